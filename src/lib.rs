@@ -1,0 +1,2 @@
+//! ringnbd
+#![deny(unsafe_code)]

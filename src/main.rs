@@ -1,0 +1,2 @@
+//! The `ringnbd` command.
+fn main() {}
