@@ -1,0 +1,65 @@
+//! Every limit of the server, named, with its default, checked against the others.
+
+use std::time::Duration;
+
+/// The limits a server runs with. Nothing grows past them; a test reaches each.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections of the whole server, in handshake or after it.
+    pub connections: usize,
+    /// Requests in flight on one connection; more stay in the socket.
+    pub requests_per_connection: usize,
+    /// Requests in flight on one shard.
+    pub requests_per_shard: usize,
+    /// Bytes of buffer memory of one shard: payloads and receive buffers; taken at start.
+    pub memory_per_shard: usize,
+    /// Bytes of one receive buffer.
+    pub receive_buffer: usize,
+    /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
+    pub option_length: u32,
+    /// Options in one handshake.
+    pub options: u32,
+    /// The longest handshake.
+    pub handshake_timeout: Duration,
+    /// Negotiated connections waiting for a shard to take them.
+    pub mailbox: usize,
+    /// Completions handled in one turn of a shard's loop.
+    pub completions_per_turn: usize,
+    /// Connections fed in one turn.
+    pub connections_per_turn: usize,
+    /// Pieces (headers and payloads) of one vectored send; the kernel's UIO_MAXIOV.
+    pub pieces_per_send: usize,
+    /// The longest shutdown: what is not finished by then is cut off.
+    pub shutdown_timeout: Duration,
+    /// Extents in one block status chunk.
+    pub extents_per_reply: usize,
+    /// Helper threads of a shard for calls that io_uring does not have (allocation queries).
+    pub helper_threads: usize,
+}
+
+impl Limits {
+    /// The smallest buffer memory of a shard: one request of 32 MiB, and the receive buffers beside it.
+    pub const MINIMUM_MEMORY_PER_SHARD: usize = 48 << 20;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            requests_per_connection: 1024,
+            requests_per_shard: 8192,
+            memory_per_shard: 80 << 20,
+            receive_buffer: 128 << 10,
+            option_length: 64 << 10,
+            options: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            mailbox: 1024,
+            completions_per_turn: 4096,
+            connections_per_turn: 1024,
+            pieces_per_send: 1024,
+            shutdown_timeout: Duration::from_secs(10),
+            extents_per_reply: 16_384,
+            helper_threads: 2,
+        }
+    }
+}

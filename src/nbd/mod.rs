@@ -1,0 +1,8 @@
+//! The NBD protocol as values: bytes in, types out. No socket, no clock, no ring.
+//!
+//! Source: `doc/proto.md` of the NBD project; each rule cites its heading.
+
+pub mod error;
+pub mod meta_context;
+pub mod session;
+pub mod wire;
