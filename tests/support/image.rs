@@ -1,0 +1,176 @@
+//! Disk images, block devices and small file systems for the server to work on.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A fresh directory on the file system of the build directory: unlike `/tmp` it is no tmpfs, so O_DIRECT works.
+pub(crate) fn disk_dir() -> TempDir {
+    std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).expect("create the directory of test images");
+    tempfile::Builder::new()
+        .prefix("img")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("make an image directory")
+}
+
+/// Bytes that depend on their place and a seed, so that data in the wrong place never looks right.
+pub(crate) fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 8);
+    let first = offset / 8;
+    for word in first..=(offset + length as u64) / 8 {
+        // splitmix64 of (seed, word)
+        let mut z = (seed << 40 ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend((z ^ (z >> 31) | 1).to_le_bytes());
+    }
+    let skip = (offset % 8) as usize;
+    bytes[skip..skip + length].to_vec()
+}
+
+/// A raw image file in its own directory; both go when it is dropped.
+pub(crate) struct Image {
+    pub(crate) path: PathBuf,
+    dir: TempDir,
+}
+
+impl Image {
+    /// An image of `size` bytes that occupies none.
+    pub(crate) fn sparse(size: u64) -> Self {
+        let dir = disk_dir();
+        let path = dir.path().join("disk.img");
+        File::create(&path).and_then(|file| file.set_len(size)).expect("create a sparse image");
+        Self { path, dir }
+    }
+
+    /// An image full of [`pattern`].
+    pub(crate) fn random(size: u64, seed: u64) -> Self {
+        let image = Self::sparse(size);
+        image.write(0, &pattern(seed, 0, size as usize));
+        image
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn open(&self) -> File {
+        OpenOptions::new().read(true).write(true).open(&self.path).expect("open the image")
+    }
+
+    /// Writes behind the server's back.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+        self.open().write_all_at(data, offset).expect("write to the image");
+    }
+
+    /// Reads behind the server's back, through the page cache.
+    pub(crate) fn read(&self, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.open().read_exact_at(&mut bytes, offset).expect("read the image");
+        bytes
+    }
+
+    /// Reads what is on the disk rather than in the page cache: `dd` with O_DIRECT, whole 4 KiB blocks.
+    pub(crate) fn read_direct(&self, offset: u64, length: usize) -> Vec<u8> {
+        read_direct(&self.path, offset, length)
+    }
+
+    /// Bytes the file occupies.
+    pub(crate) fn allocated(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&self.path).expect("stat the image").blocks() * 512
+    }
+}
+
+/// O_DIRECT read of a file or device; `offset` and `length` are multiples of 4 KiB.
+pub(crate) fn read_direct(path: &Path, offset: u64, length: usize) -> Vec<u8> {
+    assert!(offset.is_multiple_of(4096) && length.is_multiple_of(4096), "O_DIRECT wants whole blocks");
+    let output = Command::new("dd")
+        .arg(format!("if={}", path.display()))
+        .args(["bs=4096", "iflag=direct", "status=none"])
+        .arg(format!("skip={}", offset / 4096))
+        .arg(format!("count={}", length / 4096))
+        .output()
+        .expect("run dd");
+    assert!(output.status.success(), "dd failed: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout.len(), length, "dd read less than asked");
+    output.stdout
+}
+
+/// Whether a test that needs root's devices may be left out. Under `CI=true` nothing may.
+fn skip_or_panic(what: &str) {
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} is not possible here, and CI=true allows no gaps"
+    );
+    eprintln!("SKIPPED PART: {what} is not possible here (needs root and loop devices)");
+}
+
+fn run(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    if !output.status.success() {
+        eprintln!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        return None;
+    }
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A loop block device over an image.
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
+    pub(crate) image: Image,
+}
+
+impl LoopDevice {
+    /// `None` where loop devices cannot be made (not root, no module), which `CI=true` turns into a failure.
+    pub(crate) fn over(image: Image) -> Option<Self> {
+        let file = image.path.to_str().expect("a UTF-8 path").to_owned();
+        match run("losetup", &["--find", "--show", &file]) {
+            Some(path) => Some(Self { path: path.into(), image }),
+            None => {
+                skip_or_panic("a loop block device");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // A loop device that is still open detaches itself at its last close.
+        run("losetup", &["--detach", self.path.to_str().expect("a UTF-8 path")]);
+    }
+}
+
+/// A small ext4 file system of its own, to be filled to the brim.
+pub(crate) struct SmallFileSystem {
+    pub(crate) mount_point: PathBuf,
+    _image: Image,
+}
+
+impl SmallFileSystem {
+    /// `None` where mounting is not possible, as for [`LoopDevice::over`].
+    pub(crate) fn of(size: u64) -> Option<Self> {
+        let image = Image::sparse(size);
+        let mount_point = image.dir().join("mnt");
+        std::fs::create_dir(&mount_point).expect("make a mount point");
+        let file = image.path.to_str().expect("a UTF-8 path").to_owned();
+        let at = mount_point.to_str().expect("a UTF-8 path").to_owned();
+        let made = run("mkfs.ext4", &["-q", "-m", "0", "-O", "^has_journal", &file])
+            .and_then(|_| run("mount", &["-o", "loop", &file, &at]));
+        if made.is_none() {
+            skip_or_panic("mounting a small ext4 file system");
+            return None;
+        }
+        Some(Self { mount_point, _image: image })
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        run("umount", &[self.mount_point.to_str().expect("a UTF-8 path")]);
+    }
+}

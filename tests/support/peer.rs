@@ -1,0 +1,129 @@
+//! Which server the tests run against: ours, or another one to see which tests that one fails.
+
+use std::path::Path;
+
+use super::server::Options;
+
+/// A server implementation, chosen by `RINGNBD_TEST_PEER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Ringnbd,
+    QemuNbd,
+    Nbdkit,
+}
+
+/// An EXPORT argument taken apart: name, path or `None` for memory, size, direct, read-only.
+struct Export<'a> {
+    name: &'a str,
+    file: &'a str,
+    memory: Option<&'a str>,
+    direct: bool,
+    readonly: bool,
+}
+
+fn take_apart(export: &str) -> Export<'_> {
+    let (name, uri) = match export.split_once('=') {
+        Some((name, uri)) if !name.contains([':', '/', '?']) => (name, uri),
+        _ => ("", export),
+    };
+    assert!(!uri.starts_with("fault:"), "PEER CANNOT: inject faults ({uri})");
+    let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let memory = place.strip_prefix("mem:");
+    let file = place.strip_prefix("file:").unwrap_or(place);
+    Export {
+        name,
+        file,
+        memory,
+        direct: query.contains("direct=true"),
+        readonly: query.contains("readonly=true"),
+    }
+}
+
+impl Peer {
+    pub(crate) fn from_env() -> Self {
+        match std::env::var("RINGNBD_TEST_PEER").as_deref() {
+            Err(_) | Ok("" | "ringnbd") => Self::Ringnbd,
+            Ok("qemu-nbd") => Self::QemuNbd,
+            Ok("nbdkit") => Self::Nbdkit,
+            Ok(other) => panic!("RINGNBD_TEST_PEER={other}: want ringnbd, qemu-nbd or nbdkit"),
+        }
+    }
+
+    /// The command that serves `options` with its socket at `DIR/nbd.sock` and its pidfile at `DIR/pid`.
+    pub(crate) fn command_line(self, options: &Options, dir: &Path) -> Vec<String> {
+        let socket = dir.join("nbd.sock").display().to_string();
+        let pidfile = dir.join("pid").display().to_string();
+        match self {
+            Self::Ringnbd => ringnbd(options, socket, pidfile),
+            Self::QemuNbd => qemu_nbd(options, socket, pidfile, dir),
+            Self::Nbdkit => nbdkit(options, socket, pidfile),
+        }
+    }
+
+    /// The pidfile says so; for qemu-nbd, which writes it early, the socket must be there too.
+    pub(crate) fn is_ready(self, dir: &Path, unix: bool) -> bool {
+        let pidfile = std::fs::read(dir.join("pid")).is_ok_and(|bytes| !bytes.is_empty());
+        pidfile && (!unix || dir.join("nbd.sock").exists())
+    }
+}
+
+fn ringnbd(options: &Options, socket: String, pidfile: String) -> Vec<String> {
+    let mut line: Vec<String> = vec![env!("CARGO_BIN_EXE_ringnbd").into(), "serve".into()];
+    line.extend(["--pidfile".into(), pidfile, "--log-format".into(), "json".into()]);
+    line.extend(["--shards".into(), options.shards.to_string(), "--memory".into(), options.memory.clone()]);
+    if options.unix {
+        line.extend(["--unix".into(), socket]);
+    }
+    options.tcp.iter().for_each(|address| line.extend(["--tcp".into(), address.clone()]));
+    if options.read_only {
+        line.push("--read-only".into());
+    }
+    line.extend(options.arguments.iter().cloned());
+    line.extend(options.exports.iter().cloned());
+    line
+}
+
+fn only_export(options: &Options) -> Export<'_> {
+    assert!(options.exports.len() <= 1, "PEER CANNOT: serve several exports");
+    assert!(options.tcp.is_empty() && options.arguments.is_empty(), "PEER CANNOT: our own options");
+    take_apart(options.exports.first().map_or("mem:1G", String::as_str))
+}
+
+fn qemu_nbd(options: &Options, socket: String, pidfile: String, dir: &Path) -> Vec<String> {
+    let export = only_export(options);
+    let mut line: Vec<String> = vec!["qemu-nbd".into(), "--persistent".into(), "--shared=0".into()];
+    line.extend(["--format=raw".into(), "--discard=unmap".into(), "--detect-zeroes=off".into()]);
+    line.extend([format!("--socket={socket}"), format!("--pid-file={pidfile}")]);
+    line.push(format!("--export-name={}", export.name));
+    if export.direct {
+        line.push("--cache=none".into());
+    }
+    if export.readonly || options.read_only {
+        line.push("--read-only".into());
+    }
+    match export.memory {
+        None => line.push(export.file.to_owned()),
+        Some(size) => {
+            let image = dir.join("memory.img");
+            let made = std::process::Command::new("truncate").arg("-s").arg(size).arg(&image).status();
+            assert!(made.is_ok_and(|status| status.success()), "truncate -s {size}");
+            line.push(image.display().to_string());
+        }
+    }
+    line
+}
+
+fn nbdkit(options: &Options, socket: String, pidfile: String) -> Vec<String> {
+    let export = only_export(options);
+    assert!(export.name.is_empty(), "PEER CANNOT: refuse a wrong export name");
+    let mut line: Vec<String> = vec!["nbdkit".into(), "--foreground".into(), "--unix".into(), socket];
+    line.extend(["--pidfile".into(), pidfile]);
+    if export.readonly || options.read_only {
+        line.push("--readonly".into());
+    }
+    match export.memory {
+        None => line.extend(["file".into(), export.file.to_owned()]),
+        Some(size) => line.extend(["memory".into(), size.to_owned()]),
+    }
+    line
+}
