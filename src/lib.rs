@@ -4,3 +4,8 @@
 pub mod block;
 pub mod config;
 pub mod nbd;
+#[allow(unsafe_code)]
+pub mod ring;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod task;

@@ -3,6 +3,9 @@
 //! Source: `doc/proto.md` of the NBD project; each rule cites its heading.
 
 pub mod error;
+pub mod inbound;
 pub mod meta_context;
+pub mod reply;
+pub mod request;
 pub mod session;
 pub mod wire;

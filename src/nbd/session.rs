@@ -23,7 +23,11 @@ impl ExportInfo {
     /// `SEND_DF` goes with structured replies and `BLOCK_STATUS_PAYLOAD` with extended headers. `CAN_MULTI_CONN` holds because
     /// every connection works on the same file: a write that was answered is seen by all, and FLUSH covers them all.
     pub fn transmission_flags(&self, mode: ReplyMode) -> u16 {
-        let mut flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+        let mut flags = NBD_FLAG_HAS_FLAGS
+            | NBD_FLAG_SEND_FLUSH
+            | NBD_FLAG_SEND_FUA
+            | NBD_FLAG_CAN_MULTI_CONN
+            | NBD_FLAG_SEND_CACHE;
         if self.facts.read_only {
             flags |= NBD_FLAG_READ_ONLY;
         } else {

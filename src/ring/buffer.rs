@@ -1,0 +1,216 @@
+//! Buffer memory of a shard: one mapped arena, taken at start, registered with the ring, lent out as [`Lease`]s.
+//!
+//! A lease is the only way to reach the memory. It is counted: the last holder gives it back. Whoever hands one to the kernel moves
+//! it into the operation, so safe code cannot touch bytes that the kernel may be writing.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::buddy::Buddy;
+use crate::sys::Mapping;
+
+/// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
+pub const UNIT: usize = 4096;
+/// The longest lease: the largest request there is.
+pub const LARGEST_LEASE: usize = 32 << 20;
+/// Leases above this size come from the bulk zone, so that small ones never break up its large blocks.
+pub const BULK_THRESHOLD: usize = 1 << 20;
+
+/// Two zones over one mapping.
+#[derive(Debug)]
+pub struct BufferPool {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mapping: Mapping,
+    /// Small leases, then bulk leases.
+    zones: [RefCell<Zone>; 2],
+    /// Holders of the block that starts at a unit.
+    holders: Vec<Cell<u16>>,
+    /// Set when a lease came back; the shard's loop wakes who waits for memory.
+    returned: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Zone {
+    first_unit: u32,
+    units: u32,
+    buddy: Buddy,
+}
+
+/// A counted loan of part of the arena, aligned to 4,096 bytes.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Rc<Inner>,
+    unit: u32,
+    order: u8,
+    bulk: bool,
+}
+
+impl BufferPool {
+    /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses the memory.
+    pub fn new(bytes: usize) -> std::io::Result<Self> {
+        assert!(bytes >= LARGEST_LEASE + BULK_THRESHOLD, "limits leave no room for one largest lease");
+        let units = (bytes / UNIT) as u32;
+        let mapping = Mapping::anonymous(units as usize * UNIT)?;
+        let largest = (LARGEST_LEASE / UNIT) as u32;
+        let bulk = (units / 2 / largest * largest).max(largest);
+        let order = largest.trailing_zeros() as u8;
+        // The bulk zone stands first, where its blocks are aligned by their own size.
+        let zones = [
+            RefCell::new(Zone {
+                first_unit: bulk,
+                units: units - bulk,
+                buddy: Buddy::new(units - bulk, order),
+            }),
+            RefCell::new(Zone { first_unit: 0, units: bulk, buddy: Buddy::new(bulk, order) }),
+        ];
+        let holders = (0..units).map(|_| Cell::new(0)).collect();
+        Ok(Self { inner: Rc::new(Inner { mapping, zones, holders, returned: Cell::new(false) }) })
+    }
+
+    /// Lends at least `length` bytes to someone who already holds `held` bytes.
+    ///
+    /// `None` when there is no room, or when the rest must stay for others: nobody comes to hold more than what is free after it. So
+    /// a client that never reads its replies gets half of the memory at the most, the next one a quarter.
+    pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
+        assert!(length <= LARGEST_LEASE, "a lease of {length} bytes is beyond every limit");
+        let bulk = length > BULK_THRESHOLD;
+        let order = length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8;
+        let mut zone = self.inner.zones[usize::from(bulk)].borrow_mut();
+        let free = zone.buddy.free_units() as usize * UNIT;
+        if held > 0 && held + 2 * length > free {
+            return None;
+        }
+        let unit = zone.buddy.take(order)? + zone.first_unit;
+        let holders = &self.inner.holders[unit as usize];
+        assert_eq!(holders.replace(1), 0, "unit {unit} is lent twice");
+        Some(Lease { pool: Rc::clone(&self.inner), unit, order, bulk })
+    }
+
+    /// Whether a lease came back since the last call.
+    pub fn take_returned(&self) -> bool {
+        self.inner.returned.replace(false)
+    }
+
+    /// Bytes that are not lent.
+    pub fn free_bytes(&self) -> usize {
+        self.inner.zones.iter().map(|zone| zone.borrow().buddy.free_units() as usize * UNIT).sum()
+    }
+
+    /// Bytes in all.
+    pub fn total_bytes(&self) -> usize {
+        self.inner.zones.iter().map(|zone| zone.borrow().units as usize * UNIT).sum()
+    }
+
+    /// The same pool under another handle.
+    pub(super) fn another_handle(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner) }
+    }
+
+    /// Address and length of the whole arena, for registration.
+    pub(super) fn arena(&self) -> (*mut u8, usize) {
+        (self.inner.mapping.address(), self.inner.mapping.length())
+    }
+}
+
+impl Lease {
+    /// Bytes that it holds, a power of two times 4,096.
+    pub fn capacity(&self) -> usize {
+        UNIT << self.order
+    }
+
+    /// A further holder of the same bytes; from now on nobody may write them.
+    pub fn share(&self) -> Self {
+        let holders = &self.pool.holders[self.unit as usize];
+        holders.set(holders.get().checked_add(1).expect("fewer holders than chunks of one reply"));
+        Self { pool: Rc::clone(&self.pool), ..*self }
+    }
+
+    /// The bytes of a part.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.capacity());
+        // SAFETY: the block is inside the mapping, which lives as long as `pool`, and it is initialised (anonymous memory is zero). While
+        // the kernel may write it, the lease is inside an operation and out of reach of safe code.
+        unsafe { std::slice::from_raw_parts(self.address().add(range.start), range.len()) }
+    }
+
+    /// The bytes of a part, to write; only while there is one holder.
+    pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.capacity());
+        assert_eq!(self.pool.holders[self.unit as usize].get(), 1, "a shared lease is read-only");
+        // SAFETY: as in `bytes`; one holder and `&mut self` make the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.address().add(range.start), range.len()) }
+    }
+
+    /// Where the block starts, for the kernel.
+    pub(super) fn address(&self) -> *mut u8 {
+        // SAFETY: every unit lent lies inside the mapping.
+        unsafe { self.pool.mapping.address().add(self.unit as usize * UNIT) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let holders = &self.pool.holders[self.unit as usize];
+        holders.set(holders.get() - 1);
+        if holders.get() == 0 {
+            let mut zone = self.pool.zones[usize::from(self.bulk)].borrow_mut();
+            let first = zone.first_unit;
+            zone.buddy.give(self.unit - first, self.order);
+            self.pool.returned.set(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_comes_back_with_its_last_holder() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        let free = pool.free_bytes();
+        let mut lease = pool.lend(5000, 0).unwrap();
+        assert_eq!(lease.capacity(), 8192);
+        lease.bytes_mut(0..5000).fill(7);
+        let second = lease.share();
+        drop(lease);
+        assert!(!pool.take_returned());
+        assert_eq!(second.bytes(4999..5000), [7]);
+        drop(second);
+        assert!(pool.take_returned());
+        assert_eq!(pool.free_bytes(), free);
+    }
+
+    #[test]
+    #[should_panic(expected = "read-only")]
+    fn a_shared_lease_cannot_be_written() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        let mut lease = pool.lend(1, 0).unwrap();
+        let _second = lease.share();
+        lease.bytes_mut(0..1);
+    }
+
+    #[test]
+    fn hoarders_leave_memory_and_small_leases_leave_the_bulk_zone() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        let mut hoards: Vec<Vec<Lease>> = Vec::new();
+        for _ in 0..5 {
+            let mut hoard = Vec::new();
+            while let Some(lease) = pool.lend(65_536, hoard.len() * 65_536) {
+                hoard.push(lease);
+            }
+            hoards.push(hoard);
+        }
+        assert!(hoards.iter().all(|hoard| hoard.len() > 2));
+        assert!(pool.lend(4096, 0).is_some(), "a newcomer finds room");
+        assert!(pool.lend(LARGEST_LEASE, 0).is_some(), "the largest request finds room");
+    }
+}

@@ -1,0 +1,85 @@
+//! The one place that turns an [`Operation`] into an SQE.
+
+use io_uring::{opcode, squeue, types};
+
+use super::operation::{AllocateMode, FileIndex, Operation};
+use super::receive::GROUP;
+
+/// `IORING_RECVSEND_POLL_FIRST`: do not try, wait for the socket to become ready.
+const POLL_FIRST: u16 = 1;
+/// The registered buffer that is the whole arena.
+const ARENA: u16 = 0;
+
+fn fixed(file: FileIndex) -> types::Fixed {
+    types::Fixed(file.0)
+}
+
+/// The SQE for an operation that stays where it is until its terminal CQE.
+///
+/// `registered` says whether the arena is a registered buffer. The addresses point into leases, boxes and batches that
+/// `operation` owns; they stay true as long as the operation is kept, moved or not, since all of them are behind a pointer.
+pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue::Entry {
+    match operation {
+        Operation::Read { file, offset, lease, start, length } => {
+            assert!(*start as usize + *length as usize <= lease.capacity());
+            let address = lease.address().wrapping_add(*start as usize);
+            if registered {
+                opcode::ReadFixed::new(fixed(*file), address, *length, ARENA).offset(*offset).build()
+            } else {
+                opcode::Read::new(fixed(*file), address, *length).offset(*offset).build()
+            }
+        }
+        Operation::Write { file, offset, lease, start, length, durable } => {
+            assert!(*start as usize + *length as usize <= lease.capacity());
+            let address = lease.address().wrapping_add(*start as usize).cast_const();
+            let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+            if registered {
+                opcode::WriteFixed::new(fixed(*file), address, *length, ARENA)
+                    .offset(*offset)
+                    .rw_flags(flags)
+                    .build()
+            } else {
+                opcode::Write::new(fixed(*file), address, *length).offset(*offset).rw_flags(flags).build()
+            }
+        }
+        Operation::Sync { file } => {
+            opcode::Fsync::new(fixed(*file)).flags(types::FsyncFlags::DATASYNC).build()
+        }
+        Operation::Allocate { file, mode, range } => {
+            let mode = match mode {
+                AllocateMode::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+                AllocateMode::ZeroRange => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+            };
+            opcode::Fallocate::new(fixed(*file), range.length()).offset(range.offset()).mode(mode).build()
+        }
+        Operation::Prefetch { file, range } => {
+            // The kernel reads 32 bits of length here; whoever asks for more asks again.
+            let length = range.length().min(1 << 30) as libc::off_t;
+            opcode::Fadvise::new(fixed(*file), length, libc::POSIX_FADV_WILLNEED)
+                .offset(range.offset())
+                .build()
+        }
+        Operation::Receive { socket, poll_first } => {
+            opcode::Recv::new(fixed(*socket), std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .ioprio(if *poll_first { POLL_FIRST } else { 0 })
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        }
+        Operation::ReceiveInto { socket, lease, start, length } => {
+            assert!(*start as usize + *length as usize <= lease.capacity());
+            let address = lease.address().wrapping_add(*start as usize);
+            opcode::Recv::new(fixed(*socket), address, *length).flags(libc::MSG_WAITALL).build()
+        }
+        Operation::Send { socket, batch } => {
+            let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+            opcode::SendMsg::new(fixed(*socket), batch.message()).flags(flags).build()
+        }
+        Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),
+        Operation::Watch { eventfd, counter } => {
+            opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
+        }
+        Operation::Sleep { duration } => opcode::Timeout::new(&raw const **duration).build(),
+        Operation::Cancel { target } => opcode::AsyncCancel::new(u64::from(target.0)).build(),
+    }
+}

@@ -1,0 +1,162 @@
+//! The ring: operations, their table, buffer memory, and the kernel's io_uring below.
+//!
+//! Beside [`crate::sys`] the only `unsafe` of the crate. Above it everything is safe code over owned values: an [`Operation`] goes in
+//! with all the memory it needs and comes back in a [`Completion`].
+
+mod batch;
+mod buddy;
+mod buffer;
+mod entry;
+mod op;
+mod operation;
+mod receive;
+mod uring;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use batch::SendBatch;
+pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, UNIT};
+pub use op::{OpKey, Owner};
+pub use operation::{AllocateMode, Completion, FileIndex, Operation};
+pub use receive::Received;
+pub use uring::{Event, RingError, RingOptions, Wait};
+
+use uring::Uring;
+
+/// A handle of one shard's ring; clones name the same ring.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    engine: RefCell<Uring>,
+    /// The task that runs now: operations awaited by it are its own.
+    current_task: Cell<u32>,
+    files: u32,
+}
+
+impl Ring {
+    /// Sets up a ring for the calling thread, which must be the only one to use it.
+    ///
+    /// # Errors
+    /// [`RingError`]: a sentence with the cause and the remedy.
+    pub fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
+        let (engine, pool) = Uring::new(options)?;
+        let inner = Inner { engine: RefCell::new(engine), current_task: Cell::new(0), files: options.files };
+        Ok((Self { inner: Rc::new(inner) }, pool))
+    }
+
+    /// Queues an operation; its completion is reported to `owner`.
+    pub fn push(&self, operation: Operation, owner: Owner) -> OpKey {
+        self.inner.engine.borrow_mut().push(operation, owner)
+    }
+
+    /// Submits what is queued, waits as asked and collects at most `limit` completions; only records them.
+    pub fn submit_and_reap(&self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
+        self.inner.engine.borrow_mut().submit_and_reap(wait, limit, events);
+    }
+
+    /// Whether completions could be had without waiting.
+    pub fn has_work(&self) -> bool {
+        self.inner.engine.borrow_mut().has_work()
+    }
+
+    /// Receive buffers that the kernel can take.
+    pub fn available_receive_buffers(&self) -> u16 {
+        self.inner.engine.borrow().available_receive_buffers()
+    }
+
+    /// Operations whose completion was not seen yet.
+    pub fn operations_in_flight(&self) -> usize {
+        self.inner.engine.borrow().table.in_flight()
+    }
+
+    /// Makes a file or socket known to the ring, which then holds its own reference: the descriptor may be closed.
+    ///
+    /// # Errors
+    /// `EMFILE` when the table is full.
+    pub fn register_file(&self, file: BorrowedFd<'_>) -> io::Result<FileIndex> {
+        self.inner.engine.borrow_mut().register_file(file)
+    }
+
+    /// Forgets a file or socket; the last reference closes it. No operation on it may be in flight.
+    pub fn release_file(&self, file: FileIndex) {
+        self.inner.engine.borrow_mut().release_file(file);
+    }
+
+    /// Files and sockets registered now.
+    pub fn registered_files(&self) -> u32 {
+        self.inner.engine.borrow().registered_files(self.inner.files)
+    }
+
+    /// The executor says which task it is about to run.
+    pub fn set_current_task(&self, task: u32) {
+        self.inner.current_task.set(task);
+    }
+
+    /// Which task runs now.
+    pub fn current_task(&self) -> u32 {
+        self.inner.current_task.get()
+    }
+
+    /// Runs an operation for the current task.
+    pub fn run(&self, operation: Operation) -> Running {
+        Running { ring: self.clone(), state: State::Fresh(Some(operation)) }
+    }
+
+    /// Lets the current task sleep.
+    pub async fn sleep(&self, duration: Duration) {
+        let _expired = self.run(Operation::sleep(duration)).await;
+    }
+}
+
+/// An operation that a task awaits: `(result, operation)`, the result as bytes moved or a positive errno.
+pub struct Running {
+    ring: Ring,
+    state: State,
+}
+
+enum State {
+    Fresh(Option<Operation>),
+    Submitted(OpKey),
+    Finished,
+}
+
+impl Future for Running {
+    type Output = (Result<u32, i32>, Operation);
+
+    fn poll(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { ring, state } = &mut *self;
+        match state {
+            State::Fresh(operation) => {
+                let operation = operation.take().expect("an operation is submitted once");
+                let key = ring.push(operation, Owner::Task(ring.current_task()));
+                *state = State::Submitted(key);
+                Poll::Pending
+            }
+            State::Submitted(key) => {
+                let Some(finished) = ring.inner.engine.borrow_mut().table.collect(*key) else {
+                    return Poll::Pending;
+                };
+                *state = State::Finished;
+                Poll::Ready(finished)
+            }
+            State::Finished => panic!("polled after completion"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let State::Submitted(key) = self.state {
+            self.ring.inner.engine.borrow_mut().table.abandon(key);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The table of operations in flight.
+//!
+//! *Keyspace contract*: the `user_data` of every SQE is the key of its entry here and nothing else. A key is free again only after the
+//! terminal CQE was taken out, so a key names one operation at a time.
+//!
+//! *Ownership contract*: the entry owns the [`Operation`], and with it every byte that the kernel may touch, from before the SQE is pushed
+//! until the terminal CQE. Nothing removes an entry earlier: not a dropped future, not a closed connection.
+//!
+//! *Cancellation contract*: cancelling is a request ([`Operation::Cancel`]). The target still completes on its own, with its real
+//! result or `ECANCELED`, and only then gives back what it owns.
+
+use slab::Slab;
+
+use super::operation::Operation;
+
+/// The key of an operation in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpKey(pub(super) u32);
+
+/// Who is told when an operation completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The task of this index, which waits for it.
+    Task(u32),
+    /// A connection of the shard, by its key.
+    Connection(u32),
+    /// The shard's loop itself.
+    Shard,
+    /// Nobody any more: the result is dropped.
+    Nobody,
+}
+
+/// An operation in flight, or finished and not yet collected by its task.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) owner: Owner,
+    pub(super) operation: Operation,
+    pub(super) result: Option<Result<u32, i32>>,
+}
+
+/// All operations in flight.
+#[derive(Debug)]
+pub(super) struct OpTable {
+    entries: Slab<Entry>,
+    in_flight: usize,
+}
+
+impl OpTable {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self { entries: Slab::with_capacity(capacity), in_flight: 0 }
+    }
+
+    /// Takes an operation in; the key goes into its SQE.
+    pub(super) fn insert(&mut self, operation: Operation, owner: Owner) -> OpKey {
+        self.in_flight += 1;
+        OpKey(self.entries.insert(Entry { owner, operation, result: None }) as u32)
+    }
+
+    pub(super) fn operation_mut(&mut self, key: OpKey) -> &mut Operation {
+        &mut self.entries[key.0 as usize].operation
+    }
+
+    /// Nobody waits for the result any more; the entry still lives until its terminal CQE.
+    pub(super) fn abandon(&mut self, key: OpKey) {
+        let entry = &mut self.entries[key.0 as usize];
+        entry.owner = Owner::Nobody;
+        if entry.result.is_some() {
+            self.entries.remove(key.0 as usize);
+        }
+    }
+
+    pub(super) fn owner(&self, key: OpKey) -> Owner {
+        self.entries[key.0 as usize].owner
+    }
+
+    /// Records the terminal CQE of a task's operation; the task collects it when it runs.
+    pub(super) fn finish(&mut self, key: OpKey, result: Result<u32, i32>) {
+        let entry = &mut self.entries[key.0 as usize];
+        assert!(entry.result.replace(result).is_none(), "operation {key:?} completed twice");
+        self.in_flight -= 1;
+    }
+
+    /// Takes out a finished operation that its task waits for, if it is finished.
+    pub(super) fn collect(&mut self, key: OpKey) -> Option<(Result<u32, i32>, Operation)> {
+        let result = self.entries[key.0 as usize].result?;
+        Some((result, self.entries.remove(key.0 as usize).operation))
+    }
+
+    /// Takes out an operation of a connection or of the loop at its terminal CQE.
+    pub(super) fn remove(&mut self, key: OpKey) -> Operation {
+        self.in_flight -= 1;
+        self.entries.remove(key.0 as usize).operation
+    }
+
+    /// Operations whose terminal CQE has not been seen.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}

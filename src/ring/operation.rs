@@ -1,0 +1,144 @@
+//! What the ring can be asked to do. An operation owns its file index and every byte that the kernel may touch.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::batch::SendBatch;
+use super::buffer::Lease;
+use super::op::OpKey;
+use super::receive::Received;
+use crate::block::ByteRange;
+
+/// The place of a file or socket in the ring's table of registered files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIndex(pub(super) u32);
+
+/// How `fallocate(2)` changes a range; the file's size never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocateMode {
+    /// Deallocate: the range reads as zeroes and takes no room.
+    PunchHole,
+    /// Reserve blocks and make the range read as zeroes.
+    ZeroRange,
+}
+
+/// One request to the kernel.
+#[derive(Debug)]
+pub enum Operation {
+    /// Read from a file at `offset` into `lease[start..start + length]`.
+    Read {
+        /// From where.
+        file: FileIndex,
+        /// Bytes from the start of the file.
+        offset: u64,
+        /// The memory.
+        lease: Lease,
+        /// Bytes into the lease.
+        start: u32,
+        /// Bytes to read.
+        length: u32,
+    },
+    /// Write `lease[start..start + length]` to a file at `offset`.
+    Write {
+        /// Where to.
+        file: FileIndex,
+        /// Bytes from the start of the file.
+        offset: u64,
+        /// The memory.
+        lease: Lease,
+        /// Bytes into the lease.
+        start: u32,
+        /// Bytes to write.
+        length: u32,
+        /// Complete only when the data is durable (`RWF_DSYNC`).
+        durable: bool,
+    },
+    /// `fdatasync(2)`.
+    Sync {
+        /// Of what.
+        file: FileIndex,
+    },
+    /// `fallocate(2)`.
+    Allocate {
+        /// Of what.
+        file: FileIndex,
+        /// How.
+        mode: AllocateMode,
+        /// Which bytes.
+        range: ByteRange,
+    },
+    /// `posix_fadvise(2)` with `POSIX_FADV_WILLNEED`.
+    Prefetch {
+        /// Of what.
+        file: FileIndex,
+        /// Which bytes.
+        range: ByteRange,
+    },
+    /// Receive what there is into a shared receive buffer, which the kernel takes only when data is there.
+    Receive {
+        /// From whom.
+        socket: FileIndex,
+        /// Wait for the socket first: the last receive left it empty.
+        poll_first: bool,
+    },
+    /// Receive exactly `length` bytes into `lease[start..]`; less only at the end of the stream.
+    ReceiveInto {
+        /// From whom.
+        socket: FileIndex,
+        /// The memory.
+        lease: Lease,
+        /// Bytes into the lease.
+        start: u32,
+        /// Bytes to receive.
+        length: u32,
+    },
+    /// Send all pieces of a batch; less only at an error.
+    Send {
+        /// To whom.
+        socket: FileIndex,
+        /// The pieces.
+        batch: Box<SendBatch>,
+    },
+    /// Shut a socket down in both directions, so that whatever waits on it ends.
+    Shutdown {
+        /// Which.
+        socket: FileIndex,
+    },
+    /// Watch an eventfd: completes when it was rung, and drains it.
+    Watch {
+        /// The eventfd.
+        eventfd: RawFd,
+        /// Receives the counter.
+        counter: Box<u64>,
+    },
+    /// Complete after a time.
+    Sleep {
+        /// How long.
+        duration: Box<io_uring::types::Timespec>,
+    },
+    /// Ask the kernel to end another operation early; that one completes on its own.
+    Cancel {
+        /// Which.
+        target: OpKey,
+    },
+}
+
+impl Operation {
+    /// An operation that completes after `duration`.
+    pub fn sleep(duration: Duration) -> Self {
+        Self::Sleep { duration: Box::new(duration.into()) }
+    }
+}
+
+/// A finished operation: what the kernel said, and the operation itself with all it owned.
+#[derive(Debug)]
+pub struct Completion {
+    /// Bytes moved or 0, or a positive errno.
+    pub result: Result<u32, i32>,
+    /// What was asked.
+    pub operation: Operation,
+    /// The receive buffer that [`Operation::Receive`] was given.
+    pub received: Option<Received>,
+    /// The socket had more data when the receive ended.
+    pub socket_nonempty: bool,
+}
