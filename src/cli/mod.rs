@@ -1,0 +1,97 @@
+//! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
+
+pub mod info;
+pub mod list;
+pub mod map;
+pub mod serve;
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An io_uring, thread-per-core NBD storage server, and the tools to look at one.
+#[derive(Debug, Parser)]
+#[command(name = "ringnbd", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve files, block devices or memory as NBD exports
+    Serve(serve::Args),
+    /// Show what a server says about one export
+    Info(info::Args),
+    /// List the exports of a server
+    List(list::Args),
+    /// Show which parts of an export are allocated, holes or zeroes
+    Map(map::Args),
+}
+
+/// How a command ended; `main` maps it to the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// Something failed while running: exit code 1.
+    Failed,
+    /// A usage or start-up error, nothing was left behind: exit code 2.
+    Refused,
+}
+
+impl Outcome {
+    /// A failure while running, told to the user in one sentence on stderr.
+    pub fn failed(sentence: impl Display) -> Self {
+        eprintln!("ringnbd: {sentence}");
+        Self::Failed
+    }
+
+    /// A usage or start-up error, told to the user in one sentence (cause and remedy) on stderr.
+    pub fn refused(sentence: impl Display) -> Self {
+        eprintln!("ringnbd: {sentence}");
+        Self::Refused
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::SUCCESS,
+            Outcome::Failed => Self::from(1),
+            Outcome::Refused => Self::from(2),
+        }
+    }
+}
+
+/// Runs the command that was asked for, to its end.
+pub fn run(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Info(args) => info::run(args),
+        Command::List(args) => list::run(args),
+        Command::Map(args) => map::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn outcomes_have_their_exit_codes() {
+        for (outcome, code) in [(Outcome::Done, 0), (Outcome::Failed, 1), (Outcome::Refused, 2)] {
+            assert_eq!(ExitCode::from(outcome), ExitCode::from(code));
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Where an export's bytes live: `PATH`, `file:`, `mem:`, `null:`, `fault:`.
+
+use std::ffi::OsString;
+use std::fmt::{self, Display};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+
+use super::fault_options::{FaultOptions, FaultOptionsError};
+use super::size::{QuantityError, Size, parse_size};
+
+/// Where an export's bytes live.
+///
+/// * `PATH`: a file or block device, taken as it stands (no parameters, no `%` escapes)
+/// * `file:PATH[?direct=true&readonly=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
+/// * `mem:SIZE`: sparse memory, lost at exit
+/// * `null:SIZE`: reads zeroes, forgets writes
+/// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
+///
+/// A path with a colon before its first slash needs `./` or `file:` in front, since it would be taken for a kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExportUri {
+    /// A file or block device.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// O_DIRECT, without the page cache.
+        direct: bool,
+        /// Writes are refused.
+        read_only: bool,
+        /// What to tell clients; `None` asks the device.
+        rotational: Option<bool>,
+        /// A text for people.
+        description: Option<String>,
+    },
+    /// Sparse memory.
+    Memory {
+        /// Bytes.
+        size: u64,
+    },
+    /// No storage: reads zeroes, forgets writes.
+    Null {
+        /// Bytes.
+        size: u64,
+    },
+    /// Another one with faults in front.
+    Fault {
+        /// Which.
+        options: Box<FaultOptions>,
+        /// Behind them.
+        inner: Box<ExportUri>,
+    },
+}
+
+/// Why an export's URI could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExportUriError {
+    /// Nothing there.
+    #[error("an export needs a path, or file:PATH, mem:SIZE or null:SIZE")]
+    Empty,
+    /// Something like a scheme that is none of ours.
+    #[error(
+        "there is no kind of export called \"{kind}:\": use file:, mem:, null: or fault:, \
+         or ./{text} for a file whose name has a colon"
+    )]
+    UnknownKind {
+        /// Before the colon.
+        kind: String,
+        /// All of it.
+        text: String,
+    },
+    /// Not a size.
+    #[error(transparent)]
+    Size(#[from] QuantityError),
+    /// More than a file can be long.
+    #[error("\"{0}\" is too large: an export is less than 8E")]
+    TooLarge(String),
+    /// A parameter that does not exist.
+    #[error("\"{0}\" is not a parameter of file: use direct=, readonly=, rotational= or description=")]
+    UnknownParameter(String),
+    /// A parameter that is neither true nor false.
+    #[error("parameter {name}: \"{value}\" is neither true nor false")]
+    NotABoolean {
+        /// The parameter.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// A description that is not UTF-8.
+    #[error("the description is not UTF-8 text")]
+    DescriptionNotText,
+    /// `file://host/...`.
+    #[error("\"{0}\" names a host: a file is on this machine, write file:/PATH or file:///PATH")]
+    Host(String),
+    /// A path with a NUL, which no file can have.
+    #[error("the path contains a zero byte (%00)")]
+    NulInPath,
+    /// `fault:` without a second colon.
+    #[error(
+        "\"{0}\" has no export behind its faults: write fault:OPTIONS:URI, such as fault:delay=5ms:mem:1G"
+    )]
+    NoInner(String),
+    /// Faults of faults, deeper than anybody means.
+    #[error("faults are nested too deeply: at most 8")]
+    TooDeep,
+    /// A wrong fault option.
+    #[error(transparent)]
+    Fault(#[from] FaultOptionsError),
+}
+
+/// The most `fault:` in front of each other.
+const MAXIMUM_DEPTH: usize = 8;
+
+impl FromStr for ExportUri {
+    type Err = ExportUriError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse(text, 0)
+    }
+}
+
+impl ExportUri {
+    /// A file as it stands, buffered and writable.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File { path: path.into(), direct: false, read_only: false, rotational: None, description: None }
+    }
+
+    /// The text for people that the URI carries.
+    pub fn description(&self) -> Option<&str> {
+        match self {
+            Self::File { description, .. } => description.as_deref(),
+            Self::Fault { inner, .. } => inner.description(),
+            Self::Memory { .. } | Self::Null { .. } => None,
+        }
+    }
+}
+
+fn parse(text: &str, depth: usize) -> Result<ExportUri, ExportUriError> {
+    if text.is_empty() {
+        return Err(ExportUriError::Empty);
+    }
+    let Some((kind, rest)) = split_kind(text) else {
+        return path_from(text.as_bytes().to_vec()).map(ExportUri::file);
+    };
+    match kind {
+        "file" => parse_file(rest),
+        "mem" => Ok(ExportUri::Memory { size: export_size(rest)? }),
+        "null" => Ok(ExportUri::Null { size: export_size(rest)? }),
+        "fault" if depth == MAXIMUM_DEPTH => Err(ExportUriError::TooDeep),
+        "fault" => {
+            let (options, inner) =
+                rest.split_once(':').ok_or_else(|| ExportUriError::NoInner(text.to_owned()))?;
+            Ok(ExportUri::Fault {
+                options: Box::new(options.parse()?),
+                inner: Box::new(parse(inner, depth + 1)?),
+            })
+        }
+        _ => Err(ExportUriError::UnknownKind { kind: kind.to_owned(), text: text.to_owned() }),
+    }
+}
+
+/// What stands before the first colon, if it can be a kind rather than the beginning of a path.
+fn split_kind(text: &str) -> Option<(&str, &str)> {
+    let (kind, rest) = text.split_once(':')?;
+    (!kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte)))
+        .then_some((kind, rest))
+}
+
+/// A size that `off_t`, and with it every system call, can express.
+fn export_size(text: &str) -> Result<u64, ExportUriError> {
+    match parse_size(text)? {
+        size if size <= i64::MAX as u64 => Ok(size),
+        _ => Err(ExportUriError::TooLarge(text.to_owned())),
+    }
+}
+
+fn path_from(bytes: Vec<u8>) -> Result<PathBuf, ExportUriError> {
+    match bytes.as_slice() {
+        [] => Err(ExportUriError::Empty),
+        bytes if bytes.contains(&0) => Err(ExportUriError::NulInPath),
+        _ => Ok(PathBuf::from(OsString::from_vec(bytes))),
+    }
+}
+
+fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    let path = match path.strip_prefix("//") {
+        Some(absolute) if absolute.starts_with('/') => absolute,
+        Some(_) => return Err(ExportUriError::Host(format!("file:{path}"))),
+        None => path,
+    };
+    let (mut direct, mut read_only, mut rotational, mut description) = (false, false, None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "direct" => direct = boolean(name, value)?,
+            "readonly" => read_only = boolean(name, value)?,
+            "rotational" => rotational = Some(boolean(name, value)?),
+            "description" => {
+                let text = percent_decode_str(value)
+                    .decode_utf8()
+                    .map_err(|_| ExportUriError::DescriptionNotText)?;
+                description = Some(text.into_owned());
+            }
+            _ => return Err(ExportUriError::UnknownParameter(pair.to_owned())),
+        }
+    }
+    let path = path_from(percent_decode_str(path).collect())?;
+    Ok(ExportUri::File { path, direct, read_only, rotational, description })
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, ExportUriError> {
+    match value {
+        "true" | "on" | "1" | "yes" => Ok(true),
+        "false" | "off" | "0" | "no" => Ok(false),
+        _ => Err(ExportUriError::NotABoolean { name: name.to_owned(), value: value.to_owned() }),
+    }
+}
+
+/// What a path or a description cannot contain as it stands.
+const ESCAPED: &AsciiSet =
+    &CONTROLS.add(b'%').add(b'?').add(b'&').add(b'#').add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
+
+/// In the form that [`FromStr`] reads as the same.
+impl Display for ExportUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, direct, read_only, rotational, description } => {
+                write!(f, "file:{}", escaped_path(path))?;
+                let mut parameters = Vec::new();
+                if *direct {
+                    parameters.push("direct=true".to_owned());
+                }
+                if *read_only {
+                    parameters.push("readonly=true".to_owned());
+                }
+                if let Some(rotational) = rotational {
+                    parameters.push(format!("rotational={rotational}"));
+                }
+                if let Some(description) = description {
+                    parameters
+                        .push(format!("description={}", percent_encode(description.as_bytes(), ESCAPED)));
+                }
+                if !parameters.is_empty() {
+                    write!(f, "?{}", parameters.join("&"))?;
+                }
+                Ok(())
+            }
+            Self::Memory { size } => write!(f, "mem:{}", Size(*size)),
+            Self::Null { size } => write!(f, "null:{}", Size(*size)),
+            Self::Fault { options, inner } => write!(f, "fault:{options}:{inner}"),
+        }
+    }
+}
+
+/// The path with its specials escaped, also a second slash at its start, which would read as a host.
+fn escaped_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let escaped = percent_encode(bytes, ESCAPED).to_string();
+    if bytes.starts_with(b"//") { format!("//{escaped}") } else { escaped }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> ExportUri {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn a_plain_path_is_taken_as_it_stands() {
+        for text in ["disk.img", "/a/b", "./a:b", "/x/a=b?c%20d", "a/b:c", ".:x"] {
+            assert_eq!(read(text), ExportUri::file(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn file_uris_have_parameters() {
+        let all =
+            read("file:/a%20b%3f?direct=true&readonly=on&rotational=false&description=The%20disk%26more");
+        assert_eq!(
+            all,
+            ExportUri::File {
+                path: "/a b?".into(),
+                direct: true,
+                read_only: true,
+                rotational: Some(false),
+                description: Some("The disk&more".to_owned()),
+            }
+        );
+        assert_eq!(read("file:///a"), ExportUri::file("/a"));
+        assert_eq!(read("file:a=b:c"), ExportUri::file("a=b:c"));
+    }
+
+    #[test]
+    fn sizes_and_faults() {
+        assert_eq!(read("mem:1G"), ExportUri::Memory { size: 1 << 30 });
+        assert_eq!(read("null:0"), ExportUri::Null { size: 0 });
+        let ExportUri::Fault { options, inner } =
+            read("fault:seed=3,delay.read=1s:fault::file:/x?description=d")
+        else {
+            panic!("not a fault");
+        };
+        assert_eq!(options.seed, 3);
+        assert_eq!(inner.description(), Some("d"));
+    }
+
+    #[test]
+    fn wrong_uris_are_refused() {
+        for text in [
+            "",
+            "file:",
+            "mem:",
+            "mem:x",
+            "mem:8E",
+            "qcow2:a",
+            "file:a?b=c",
+            "file:a?direct=maybe",
+            "file:a?direct",
+            "file://h/x",
+            "file:a%00b",
+            "a\0b",
+            "fault:mem:",
+            "fault:delay=1s",
+            "fault:delay=1s:",
+            "mem:1G?readonly=true",
+            "file:a?description=%ff",
+            "fault::fault::fault::fault::fault::fault::fault::fault::fault::mem:1",
+        ] {
+            assert!(text.parse::<ExportUri>().is_err(), "{text}");
+        }
+    }
+
+    fn any_uri() -> impl Strategy<Value = ExportUri> {
+        let path = proptest::collection::vec(1u8.., 1..40)
+            .prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+        let file =
+            (path, any::<bool>(), any::<bool>(), any::<Option<bool>>(), proptest::option::of(".{0,20}"))
+                .prop_map(|(path, direct, read_only, rotational, description)| ExportUri::File {
+                    path,
+                    direct,
+                    read_only,
+                    rotational,
+                    description,
+                });
+        let sized = (0..=i64::MAX as u64, any::<bool>()).prop_map(|(size, null)| {
+            if null { ExportUri::Null { size } } else { ExportUri::Memory { size } }
+        });
+        let leaf = prop_oneof![file, sized];
+        (leaf, 0usize..3).prop_map(|(leaf, depth)| {
+            (0..depth).fold(leaf, |inner, seed| {
+                let options = FaultOptions { seed: seed as u64, ..FaultOptions::default() };
+                ExportUri::Fault { options: Box::new(options), inner: Box::new(inner) }
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_shown_uri_reads_as_itself(uri in any_uri()) {
+            prop_assert_eq!(uri.to_string().parse::<ExportUri>(), Ok(uri));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            let _ = text.parse::<ExportUri>();
+        }
+    }
+}
