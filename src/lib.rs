@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod block;
+pub mod cli;
 pub mod config;
 pub mod nbd;
 #[allow(unsafe_code)]

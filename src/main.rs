@@ -1,2 +1,10 @@
 //! The `ringnbd` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ringnbd::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse()).into()
+}
