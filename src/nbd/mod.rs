@@ -3,6 +3,7 @@
 //! Source: `doc/proto.md` of the NBD project; each rule cites its heading.
 
 pub mod error;
+pub mod handshake;
 pub mod inbound;
 pub mod meta_context;
 pub mod reply;

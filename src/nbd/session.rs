@@ -15,6 +15,8 @@ pub struct ExportInfo {
     pub facts: DeviceFacts,
     /// The meta contexts that a client can select.
     pub contexts: Vec<MetaContext>,
+    /// Clients that do not ask for block sizes are refused (`NBD_REP_ERR_BLOCK_SIZE_REQD`) rather than served at any alignment.
+    pub require_block_size: bool,
 }
 
 impl ExportInfo {
