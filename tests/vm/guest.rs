@@ -1,0 +1,144 @@
+//! A small Linux in qemu, in software emulation: Debian's kernel, an initramfs of busybox and the needed modules, and
+//! whatever disks and devices a test gives it. Boots in seconds, anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::cpio::Cpio;
+use crate::peers::{self, Finished};
+
+/// What a guest is made of.
+pub(crate) struct Guest {
+    modules: Vec<String>,
+    /// Shell script that runs as the first process, with the modules loaded and /dev, /proc and /sys mounted.
+    script: String,
+    /// More arguments of qemu: disks, networks.
+    arguments: Vec<String>,
+}
+
+impl Guest {
+    /// A guest that runs `script` (busybox sh) from its initramfs.
+    pub(crate) fn new(script: &str) -> Guest {
+        Guest { modules: Vec::new(), script: script.to_owned(), arguments: Vec::new() }
+    }
+
+    /// Loads kernel modules by name, and all that they need before them.
+    pub(crate) fn modules(mut self, names: &[&str]) -> Guest {
+        self.modules.extend(names.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// Adds a virtio disk (`/dev/vda` is the first) on a block device node of qemu, given as `--blockdev` takes it
+    /// but for its name: `driver=nbd,server.type=unix,...`.
+    pub(crate) fn disk(mut self, blockdev: &str) -> Guest {
+        let name = format!("disk{}", self.arguments.len());
+        let drive = format!("virtio-blk-pci,drive={name}");
+        let blockdev = format!("{blockdev},node-name={name}");
+        self.arguments.extend(["-blockdev".into(), blockdev, "-device".into(), drive]);
+        self
+    }
+
+    /// Boots it and waits until it powers off. All that it wrote to its serial console is the standard output.
+    /// `None` after a named skip.
+    #[track_caller]
+    pub(crate) fn run(self) -> Option<Finished> {
+        let root = peers::debian_root()?;
+        let mut qemu: Command = peers::command("qemu-system-x86_64")?;
+        let kernel = Kernel::of(&root);
+        let directory = TempDir::new().unwrap();
+        let initramfs = directory.path().join("initramfs");
+        fs::write(&initramfs, self.initramfs(&root, &kernel)).unwrap();
+        qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-smp", "1"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+        qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
+        // A panic reboots at once, which -no-reboot turns into an end.
+        qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        Some(peers::run(qemu.args(&self.arguments)))
+    }
+
+    fn initramfs(&self, root: &Path, kernel: &Kernel) -> Vec<u8> {
+        let mut archive = Cpio::new();
+        for directory in ["bin", "dev", "proc", "sys", "mnt", "modules"] {
+            archive.directory(directory);
+        }
+        let busybox = busybox(root);
+        archive.program("bin/busybox", &fs::read(&busybox).unwrap());
+        let mut load = String::new();
+        for path in kernel.closure(&self.modules) {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            archive.program(&format!("modules/{name}"), &unpack(&busybox, &path));
+            load += &format!("insmod /modules/{name} || echo CANNOT LOAD {name}\n");
+        }
+        let init = format!(
+            "#!/bin/busybox sh\n/bin/busybox --install -s /bin\nexport PATH=/bin\n\
+             mount -t proc proc /proc\nmount -t sysfs sys /sys\nmount -t devtmpfs dev /dev\n{load}{}\n",
+            self.script
+        );
+        archive.program("init", init.as_bytes());
+        archive.finish()
+    }
+}
+
+/// The static busybox of the peers' root: it runs in a guest, and on this machine too.
+pub(crate) fn busybox(root: &Path) -> PathBuf {
+    root.join("usr/bin/busybox")
+}
+
+/// A kernel image and the directory of its modules.
+struct Kernel {
+    image: PathBuf,
+    modules: PathBuf,
+    /// `modules.dep`: a module, a colon, and those that it needs.
+    dependencies: String,
+}
+
+impl Kernel {
+    fn of(root: &Path) -> Kernel {
+        let boot = fs::read_dir(root.join("boot")).unwrap().map(|entry| entry.unwrap().path());
+        let is_image = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("vmlinuz-");
+        let image = boot.into_iter().find(is_image).expect("a kernel in the peers' root");
+        let release = image.file_name().unwrap().to_str().unwrap().trim_start_matches("vmlinuz-").to_owned();
+        let modules = root.join("usr/lib/modules").join(release);
+        let dependencies = fs::read_to_string(modules.join("modules.dep")).unwrap();
+        Kernel { image, modules, dependencies }
+    }
+
+    /// The files of modules `names` and of all that they need, in the order in which they must be loaded.
+    /// A module that is built in has no file and is left out.
+    fn closure(&self, names: &[String]) -> Vec<PathBuf> {
+        let built_in = fs::read_to_string(self.modules.join("modules.builtin")).unwrap();
+        let mut ordered: Vec<PathBuf> = Vec::new();
+        for name in names {
+            let file = format!("/{name}.ko");
+            let line = self.dependencies.lines().find(|line| {
+                let path = line.split(':').next().unwrap();
+                path.trim_end_matches(".xz").ends_with(&file)
+            });
+            let Some((path, needed)) = line.and_then(|line| line.split_once(':')) else {
+                assert!(built_in.contains(&file), "the guest kernel has no module {name}");
+                continue;
+            };
+            // The file lists what is needed directly first, so it is loaded from the end.
+            for path in needed.split_whitespace().rev().chain([path]) {
+                let path = self.modules.join(path);
+                if !ordered.contains(&path) {
+                    ordered.push(path);
+                }
+            }
+        }
+        ordered
+    }
+}
+
+/// Contents of a module file, which Debian compresses.
+fn unpack(busybox: &Path, module: &Path) -> Vec<u8> {
+    if module.extension().is_none_or(|extension| extension != "xz") {
+        return fs::read(module).unwrap();
+    }
+    let output = Command::new(busybox).args(["unxz", "-c"]).arg(module).output().unwrap();
+    assert!(output.status.success(), "{}: {}", module.display(), String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
