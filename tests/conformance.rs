@@ -3,5 +3,13 @@
 
 mod support;
 
+#[path = "conformance/common.rs"]
+mod common;
+#[path = "conformance/export.rs"]
+mod export;
+#[path = "conformance/haggling.rs"]
+mod haggling;
 #[path = "conformance/handshake.rs"]
 mod handshake;
+#[path = "conformance/meta.rs"]
+mod meta;

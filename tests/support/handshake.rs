@@ -100,6 +100,12 @@ impl Connection {
         reply
     }
 
+    /// The next option reply, or `None` when the server closes (or resets) instead.
+    #[track_caller]
+    pub(crate) fn option_reply_or_close(&mut self) -> Option<OptionReply> {
+        if self.closes_before_a_byte() { None } else { Some(self.option_reply()) }
+    }
+
     /// Sends an option and reads its replies up to the final one, which comes last.
     #[track_caller]
     pub(crate) fn ask(&mut self, number: u32, data: &[u8]) -> Vec<OptionReply> {

@@ -115,7 +115,6 @@ fn qemu_nbd(options: &Options, socket: String, pidfile: String, dir: &Path) -> V
 
 fn nbdkit(options: &Options, socket: String, pidfile: String) -> Vec<String> {
     let export = only_export(options);
-    assert!(export.name.is_empty(), "PEER CANNOT: refuse a wrong export name");
     let mut line: Vec<String> = vec!["nbdkit".into(), "--foreground".into(), "--unix".into(), socket];
     line.extend(["--pidfile".into(), pidfile]);
     if export.readonly || options.read_only {

@@ -232,6 +232,20 @@ impl Connection {
         }
     }
 
+    /// Waits until there is something to read, without taking it: `true` when that is the end.
+    #[track_caller]
+    pub(crate) fn closes_before_a_byte(&mut self) -> bool {
+        let socket = match &self.stream {
+            Stream::Unix(stream) => socket2::SockRef::from(stream),
+            Stream::Tcp(stream) => socket2::SockRef::from(stream),
+        };
+        match socket.peek(&mut [std::mem::MaybeUninit::uninit()]) {
+            Ok(n) => n == 0,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+            Err(error) => panic!("waiting for a byte or the end: {error}{}", hang_note(&error)),
+        }
+    }
+
     /// Reads and forgets until the server closes; returns what came.
     #[track_caller]
     pub(crate) fn drain_to_close(&mut self, why: &str) -> Vec<u8> {
