@@ -13,3 +13,13 @@ mod haggling;
 mod handshake;
 #[path = "conformance/meta.rs"]
 mod meta;
+#[path = "conformance/refusal.rs"]
+mod refusal;
+#[path = "conformance/requests.rs"]
+mod requests;
+#[path = "conformance/status.rs"]
+mod status;
+#[path = "conformance/structured.rs"]
+mod structured;
+#[path = "conformance/zeroes.rs"]
+mod zeroes;

@@ -33,7 +33,14 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(kind: u16, offset: u64, length: u64) -> Self {
-        Self { flags: 0, kind, cookie: 0x0bad_cafe_0000_0000 + offset, offset, length, payload: Vec::new() }
+        Self {
+            flags: 0,
+            kind,
+            cookie: offset.wrapping_add(0x0bad_cafe_0000_0000),
+            offset,
+            length,
+            payload: Vec::new(),
+        }
     }
     pub(crate) fn read(offset: u64, length: u64) -> Self {
         Self::new(NBD_CMD_READ, offset, length)

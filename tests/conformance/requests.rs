@@ -1,0 +1,266 @@
+//! Transmission statements T10 to T12, T38, T40: FUA everywhere, odd alignment, length zero, great length, CACHE.
+
+use crate::common::{Disks, assert_same};
+use crate::support::image::pattern;
+use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::server::Server;
+use crate::support::wire::*;
+
+#[test]
+fn t10_fua_is_accepted_on_every_command() {
+    let disks = Disks::of(MIB);
+    disks.each_filled(16384, &MODES, |disk, client| {
+        if !client.export.has(NBD_FLAG_SEND_FUA) {
+            assert_eq!(disk.name, "mem", "FUA is offered wherever there is something to persist");
+            return;
+        }
+        let mut requests = vec![
+            Request::read(0, 4096),
+            Request::write(0, vec![0x11; 4096]),
+            Request::flush(),
+            Request::trim(4096, 4096),
+            Request::zeroes(8192, 4096),
+            Request::zeroes(8192, 4096).flags(NBD_CMD_FLAG_NO_HOLE),
+        ];
+        if client.export.has(NBD_FLAG_SEND_CACHE) {
+            requests.push(Request::cache(0, 4096));
+        }
+        if client.mode != Mode::Simple {
+            requests.push(Request::status(0, 4096));
+        }
+        for request in requests {
+            client.succeed(&request.flags(NBD_CMD_FLAG_FUA));
+        }
+        assert_same(&client.read(0, 4096), &[0x11; 4096], "the FUA write");
+        assert_same(&client.read(8192, 4096), &[0; 4096], "the FUA zeroes");
+        client.fail(&Request::new(42, 0, 0).flags(NBD_CMD_FLAG_FUA), NBD_EINVAL);
+        client.expect_alive();
+    });
+}
+
+/// A small generator of reproducible choices.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn t11_odd_offsets_and_lengths() {
+    const SIZE: usize = 1 << 20;
+    let seed = 20_240_611;
+    eprintln!("seed {seed}");
+    let disks = Disks::of(SIZE as u64);
+    disks.each(&MODES, |_, client| {
+        let mut dice = Dice(seed);
+        let minimum = u64::from(client.export.block_size.map_or(1, |sizes| sizes[0]));
+        let mut model = pattern(9, 0, SIZE);
+        client.write(0, &model);
+        for round in 0..150u64 {
+            let offset = dice.below(SIZE as u64 - 1);
+            let length = (1 + dice.below(20_000)).min(SIZE as u64 - offset);
+            let aligned = offset.is_multiple_of(minimum) && length.is_multiple_of(minimum);
+            let range = offset as usize..(offset + length) as usize;
+            let write = Request::write(offset, pattern(round + 10, offset, length as usize));
+            let request = match dice.below(4) {
+                0 => Request::read(offset, length),
+                1 => Request::zeroes(offset, length),
+                2 => Request::zeroes(offset, length).flags(NBD_CMD_FLAG_NO_HOLE),
+                _ => write,
+            };
+            eprintln!("-- round {round}: {}", crate::support::reply::describe(&request));
+            if !aligned {
+                // GO asked for the block sizes, so a server with a minimum is owed whole blocks.
+                client.fail(&request, NBD_EINVAL);
+                client.fail(&Request::trim(offset, length), NBD_EINVAL);
+                continue;
+            }
+            let reply = client.succeed(&request);
+            match request.kind {
+                NBD_CMD_READ => assert_same(&reply.data, &model[range], "a read"),
+                NBD_CMD_WRITE => model[range].copy_from_slice(&request.payload),
+                _ => model[range].fill(0),
+            }
+        }
+        assert_same(&client.read(0, SIZE), &model, "the whole disk");
+    });
+}
+
+#[test]
+fn t11_one_byte_at_the_very_end() {
+    let server = Server::serve(&["mem:1000001"]);
+    let image = crate::support::image::Image::sparse(1_000_001);
+    let path = image.path.display();
+    let files = Server::serve(&[format!("a=file:{path}"), format!("b=file:{path}?direct=true")]);
+    for (server, name) in [(&server, ""), (&files, "a"), (&files, "b")] {
+        let mut client = Connection::attach(server, name, Mode::Simple);
+        let last = client.export.size - 1;
+        if client.export.block_size.expect("sizes")[0] > 1 {
+            continue; // the size was rounded to whole blocks (H14)
+        }
+        client.write(last, &[0x77]);
+        assert_eq!(client.read(last, 1), [0x77]);
+        assert_eq!(client.read(last - 511, 512)[511], 0x77);
+        client.succeed(&Request::zeroes(last, 1));
+        assert_eq!(client.read(last, 1), [0]);
+        client.fail(&Request::read(last, 2), NBD_EINVAL);
+        client.fail(&Request::write(last, vec![1, 2]), NBD_ENOSPC);
+    }
+    drop(files);
+    assert_eq!(image.open().metadata().expect("stat").len(), 1_000_001, "the file keeps its length");
+}
+
+#[test]
+fn t12_zero_length_requests_do_not_disconnect() {
+    let disks = Disks::of(MIB);
+    disks.each_filled(4096, &MODES, |_, client| {
+        let kinds = [NBD_CMD_READ, NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES];
+        for offset in [0, 512, MIB - 512, MIB, MIB + 512, u64::MAX] {
+            for kind in kinds {
+                let reply = client.call(&Request::new(kind, offset, 0));
+                assert!(
+                    [0, NBD_EINVAL, NBD_ENOSPC].contains(&reply.error),
+                    "command {kind}: {}",
+                    reply.error
+                );
+                client.expect_alive();
+            }
+            // Unspecified too; here even success has nothing to describe, so only the connection counts.
+            client.send_request(&Request::status(offset, 0).cookie(12));
+            loop {
+                match client.message() {
+                    crate::support::reply::Message::Chunk(chunk) if !chunk.is_done() => {}
+                    _ => break,
+                }
+            }
+            client.expect_alive();
+        }
+        assert_same(&client.read(0, 4096), &pattern(1, 0, 4096), "after requests of nothing");
+    });
+}
+
+#[test]
+fn t12_flush_with_offset_and_length_does_not_disconnect() {
+    let server = Server::serve(&["mem:1M"]);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "", mode);
+        let reply = client.call(&Request::new(NBD_CMD_FLUSH, 512, 512));
+        assert!([0, NBD_EINVAL].contains(&reply.error), "error {}", reply.error);
+        client.expect_alive();
+    }
+}
+
+#[test]
+fn t38_largest_requests_are_served() {
+    let disks = Disks::of(40 * MIB);
+    const LENGTH: usize = 32 << 20;
+    let data = pattern(5, 4096, LENGTH);
+    disks.each(&[Mode::Simple, Mode::Extended], |_, client| {
+        client.write(4096, &data);
+        assert_same(&client.read(4096, LENGTH), &data, "32 MiB");
+        client.write(MIB, &vec![0; LENGTH]);
+    });
+}
+
+#[test]
+fn t38_oversize_read_is_an_error() {
+    let server = Server::serve(&["null=null:16G", "mem=mem:16G"]);
+    for name in ["null", "mem"] {
+        for mode in MODES {
+            let mut client = Connection::attach(&server, name, mode);
+            client.expect_alive();
+            let before = server.resident();
+            let maximum = u64::from(client.export.block_size.expect("sizes")[2]);
+            for length in [maximum + 512, 64 * MIB, GIB, 0xffff_fe00, 0xffff_ffff] {
+                if mode == Mode::Simple {
+                    client.send_request(&Request::read(0, length).cookie(3));
+                    let message = client.message();
+                    let crate::support::reply::Message::Simple { error, cookie: 3 } = message else {
+                        panic!("{message:?}")
+                    };
+                    assert!([NBD_EINVAL, NBD_EOVERFLOW].contains(&error), "error {error}");
+                } else {
+                    // Chunked modes may serve it in pieces: read until DONE, whatever comes.
+                    client.send_request(&Request::read(0, length).cookie(3));
+                    while !matches!(client.message(), crate::support::reply::Message::Chunk(c) if c.is_done())
+                    {
+                    }
+                }
+                client.expect_alive();
+            }
+            let grown = server.resident().saturating_sub(before);
+            assert!(grown < 100 * MIB, "{grown} bytes for reads that were refused");
+        }
+    }
+}
+
+#[test]
+fn t38_oversize_write_is_consumed_or_dropped() {
+    let server = Server::serve(&["mem:80M"]);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "", mode);
+        let maximum = client.export.block_size.expect("sizes")[2] as usize;
+        let before = server.resident();
+        let request = Request::write(0, vec![0x55; maximum + 512]);
+        if client.try_send(&request.encode(mode)).is_err() || client.closes_before_a_byte() {
+            // Beyond 32 MiB it may be taken for an attack; up to there it may not.
+            assert!(maximum >= 32 << 20, "a write of {maximum}+512 bytes must not disconnect");
+        } else {
+            assert!([NBD_EINVAL, NBD_EOVERFLOW].contains(&client.reply_to(&request).error));
+            client.expect_alive();
+        }
+        let mut witness = Connection::attach(&server, "", mode);
+        assert_same(&witness.read(0, 4096), &[0; 4096], "a refused write changes nothing");
+        let grown = server.resident().saturating_sub(before);
+        assert!(grown < 100 * MIB, "{grown} bytes for a refused write");
+    }
+}
+
+#[test]
+fn t38_huge_write_header_is_not_allocated() {
+    let server = Server::serve(&["null:64G"]);
+    Connection::attach(&server, "", Mode::Simple).expect_alive();
+    let before = server.resident();
+    let mut clients = Vec::new();
+    for mode in MODES {
+        for length in [0x4000_0000, 0xffff_fe00, 0xffff_ffff] {
+            let mut client = Connection::attach(&server, "", mode);
+            let request = Request { length, ..Request::write(0, vec![1; 4096]) };
+            client.send(&request.encode(mode));
+            clients.push(client);
+        }
+    }
+    Connection::attach(&server, "", Mode::Simple).expect_alive();
+    let grown = server.resident().saturating_sub(before);
+    assert!(grown < 100 * MIB, "{} begun huge writes cost {grown} bytes", clients.len());
+}
+
+#[test]
+fn t40_cache_takes_no_flag_but_fua() {
+    let disks = Disks::of(MIB);
+    disks.each_filled(65536, &MODES, |_, client| {
+        let offered = client.export.has(NBD_FLAG_SEND_CACHE);
+        for (offset, length) in [(0, 4096), (0, MIB), (4096, 65536), (MIB - 512, 512)] {
+            let reply = client.call(&Request::cache(offset, length));
+            assert!(reply.error == 0 || reply.error == NBD_EINVAL, "CACHE gives {}", reply.error);
+            for bit in 1..16 {
+                let mut request = Request::cache(offset, length);
+                if bit == 5 && client.mode == Mode::Extended {
+                    request.payload = vec![0; length as usize];
+                }
+                client.send(&request.encode_with_flags(client.mode, 1 << bit));
+                assert_eq!(client.reply_to(&request).error, NBD_EINVAL, "CACHE with flag bit {bit}");
+            }
+            if offered && client.export.has(NBD_FLAG_SEND_FUA) {
+                let plain = client.call(&Request::cache(offset, length)).error;
+                let fua = client.call(&Request::cache(offset, length).flags(NBD_CMD_FLAG_FUA)).error;
+                assert_eq!(plain, fua, "FUA makes no difference");
+            }
+        }
+        assert_same(&client.read(0, 65536), &pattern(1, 0, 65536), "CACHE never changes data");
+    });
+}
