@@ -5,8 +5,16 @@ mod support;
 
 #[path = "conformance/common.rs"]
 mod common;
+#[path = "conformance/concurrency.rs"]
+mod concurrency;
+#[path = "conformance/durability.rs"]
+mod durability;
 #[path = "conformance/export.rs"]
 mod export;
+#[path = "conformance/extended.rs"]
+mod extended;
+#[path = "conformance/faults.rs"]
+mod faults;
 #[path = "conformance/haggling.rs"]
 mod haggling;
 #[path = "conformance/handshake.rs"]
@@ -17,6 +25,8 @@ mod meta;
 mod refusal;
 #[path = "conformance/requests.rs"]
 mod requests;
+#[path = "conformance/shutdown.rs"]
+mod shutdown;
 #[path = "conformance/status.rs"]
 mod status;
 #[path = "conformance/structured.rs"]

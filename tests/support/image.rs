@@ -106,7 +106,16 @@ fn skip_or_panic(what: &str) {
         std::env::var("CI").as_deref() != Ok("true"),
         "{what} is not possible here, and CI=true allows no gaps"
     );
-    eprintln!("SKIPPED PART: {what} is not possible here (needs root and loop devices)");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("skipped part of {test}: {what} (needs root and loop devices)\n");
+    eprint!("{line}");
+    // tests/run collects what was left out.
+    if let Some(list) = std::env::var_os("RINGNBD_SKIPS")
+        && let Ok(mut file) = OpenOptions::new().append(true).create(true).open(list)
+    {
+        use std::io::Write;
+        file.write_all(line.as_bytes()).ok();
+    }
 }
 
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
@@ -148,24 +157,35 @@ impl Drop for LoopDevice {
 /// A small ext4 file system of its own, to be filled to the brim.
 pub(crate) struct SmallFileSystem {
     pub(crate) mount_point: PathBuf,
-    _image: Image,
+    /// The file that holds the file system.
+    pub(crate) image: Image,
 }
 
 impl SmallFileSystem {
+    /// Without a journal, so that nearly all of it is there to be filled.
     /// `None` where mounting is not possible, as for [`LoopDevice::over`].
     pub(crate) fn of(size: u64) -> Option<Self> {
+        Self::make(size, &["-O", "^has_journal"])
+    }
+
+    /// With a journal, so that it recovers from a power cut.
+    pub(crate) fn with_journal(size: u64) -> Option<Self> {
+        Self::make(size, &["-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+    }
+
+    fn make(size: u64, features: &[&str]) -> Option<Self> {
         let image = Image::sparse(size);
         let mount_point = image.dir().join("mnt");
         std::fs::create_dir(&mount_point).expect("make a mount point");
         let file = image.path.to_str().expect("a UTF-8 path").to_owned();
         let at = mount_point.to_str().expect("a UTF-8 path").to_owned();
-        let made = run("mkfs.ext4", &["-q", "-m", "0", "-O", "^has_journal", &file])
+        let made = run("mkfs.ext4", &[&["-q", "-m", "0"], features, &[&file]].concat())
             .and_then(|_| run("mount", &["-o", "loop", &file, &at]));
         if made.is_none() {
             skip_or_panic("mounting a small ext4 file system");
             return None;
         }
-        Some(Self { mount_point, _image: image })
+        Some(Self { mount_point, image })
     }
 }
 

@@ -1,0 +1,218 @@
+//! Transmission statements T33, T34, T42: how a connection ends, by the client's will and by the server's.
+
+use rustix::process::Signal;
+
+use crate::common::assert_same;
+use crate::support::image::{Image, pattern};
+use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::server::Server;
+use crate::support::wait_until;
+use crate::support::wire::*;
+
+#[test]
+fn t33_disconnect_finishes_what_is_outstanding() {
+    let image = Image::sparse(4 * MIB);
+    let server = Server::serve(&[format!("fault:delay.write=150ms:file:{}", image.path.display())]);
+    for (seed, mode) in MODES.into_iter().enumerate() {
+        let mut client = Connection::attach(&server, "", mode);
+        let mut in_flight: Vec<Request> = (0..32u64)
+            .map(|index| {
+                Request::write(index * 65536, pattern(seed as u64, index * 65536, 65536)).cookie(index)
+            })
+            .collect();
+        let mut bytes: Vec<u8> = in_flight.iter().flat_map(|request| request.encode(mode)).collect();
+        bytes.extend(Request::disconnect().cookie(999).encode(mode));
+        // The client must not send anything after DISC; if it does, it is not obeyed.
+        bytes.extend(Request::zeroes(0, 4 * MIB).cookie(1000).encode(mode));
+        client.send(&bytes);
+        while !in_flight.is_empty() {
+            assert_eq!(client.next_reply(&mut in_flight).1.error, 0);
+        }
+        client.expect_close("DISC, which has no reply");
+        assert_same(&image.read(0, 2 << 20), &pattern(seed as u64, 0, 2 << 20), "the outstanding writes");
+    }
+}
+
+#[test]
+fn t33_disconnect_alone_closes() {
+    let server = Server::serve(&["mem:1M"]);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "", mode);
+        client.disconnect();
+        let mut client = Connection::attach(&server, "", mode);
+        client.expect_alive();
+        client.send_in_pieces(&Request::disconnect().encode(mode), 1);
+        client.expect_close("DISC");
+    }
+    assert_eq!(server.complaints(), Vec::<String>::new(), "a disconnect is no error");
+}
+
+#[test]
+fn t33_half_closed_client_gets_its_replies() {
+    let server = Server::serve(&["fault:delay=100ms:mem:1M"]);
+    let mut client = Connection::attach(&server, "", Mode::Simple);
+    let mut in_flight: Vec<Request> =
+        (0..8).map(|i| Request::write(i * 4096, vec![1; 4096]).cookie(i)).collect();
+    in_flight.iter().for_each(|request| client.send(&request.encode(Mode::Simple)));
+    client.end_of_requests();
+    // Not to lose acknowledged writes is all that is required; the server may also drop a connection that ended without
+    // DISC. It must not hang.
+    while !in_flight.is_empty() && !client.closes_before_a_byte() {
+        client.next_reply(&mut in_flight);
+    }
+    client.drain_to_close("the client is gone");
+}
+
+/// Sends SIGTERM while a slow read is in flight, and sees what becomes of new requests.
+fn shutdown_under_load(mode: Mode) {
+    let image = Image::random(2 * MIB, 5);
+    let mut server =
+        Server::serve(&[format!("fault:delay.read=1200ms,range=0+4096:file:{}", image.path.display())]);
+    let mut client = Connection::attach(&server, "", mode);
+    let mut idle = Connection::attach(&server, "", mode);
+    client.write(MIB, &pattern(6, MIB, 65536));
+    let slow = Request::read(0, 4096).cookie(1);
+    let marker = Request::flush().cookie(2);
+    client.send_request(&slow);
+    client.send_request(&marker);
+    let mut in_flight = vec![slow, marker];
+    assert_eq!(client.next_reply(&mut in_flight).0.cookie, 2);
+    server.signal(Signal::TERM);
+    // New requests work until the server knows, and are refused with ESHUTDOWN from then on, payload and all.
+    let mut cookie = 100;
+    wait_until("ESHUTDOWN", || {
+        cookie += 1;
+        let write = Request::write(MIB + 65536, vec![1; 4096]).cookie(cookie);
+        client.send_request(&write);
+        in_flight.push(write);
+        let (request, reply) = client.next_reply(&mut in_flight);
+        assert_eq!(request.cookie, cookie, "the slow read is still in flight");
+        assert!([0, NBD_ESHUTDOWN].contains(&reply.error), "a write during shutdown: error {}", reply.error);
+        reply.error == NBD_ESHUTDOWN
+    });
+    for request in [
+        Request::read(MIB, 512),
+        Request::write(MIB, vec![1; 128 << 10]),
+        Request::flush(),
+        Request::trim(MIB, 4096),
+        Request::zeroes(MIB, 4096),
+    ] {
+        let request = request.cookie(7);
+        client.send_request(&request);
+        in_flight.push(request);
+        assert_eq!(client.next_reply(&mut in_flight).1.error, NBD_ESHUTDOWN);
+    }
+    // What was in flight is finished, then the connection closes, the idle one too.
+    let (request, reply) = client.next_reply(&mut in_flight);
+    assert_eq!(request.cookie, 1);
+    match reply.error {
+        0 => assert_same(&reply.data, &pattern(5, 0, 4096), "the read in flight"),
+        other => assert_eq!(other, NBD_ESHUTDOWN),
+    }
+    client.drain_to_close("the server's shutdown");
+    idle.drain_to_close("the server's shutdown");
+    server.stop();
+    assert_same(&image.read(MIB, 65536), &pattern(6, MIB, 65536), "an acked write is in the file");
+}
+
+#[test]
+fn t34_shutdown_finishes_and_refuses() {
+    shutdown_under_load(Mode::Simple);
+}
+
+#[test]
+fn t34_shutdown_in_structured_mode() {
+    shutdown_under_load(Mode::Structured);
+}
+
+#[test]
+fn t34_shutdown_in_extended_mode() {
+    shutdown_under_load(Mode::Extended);
+}
+
+#[test]
+fn t34_shutdown_closes_idle_connections() {
+    let mut server = Server::serve(&["mem:1M"]);
+    let mut clients = MODES.map(|mode| Connection::attach(&server, "", mode));
+    let mut haggling = Connection::haggling(&server);
+    server.signal(Signal::TERM);
+    for client in &mut clients {
+        client.expect_close("the server's shutdown");
+    }
+    haggling.drain_to_close("the server's shutdown");
+    server.stop();
+}
+
+#[test]
+fn t34_interrupt_is_graceful_too() {
+    let mut server = Server::serve(&["mem:1M"]);
+    let mut client = Connection::attach(&server, "", Mode::Simple);
+    client.write(0, &[1; 4096]);
+    server.signal(Signal::INT);
+    client.expect_close("the server's shutdown");
+    server.stop();
+}
+
+#[test]
+fn t34_second_signal_exits_at_once() {
+    let mut server = Server::serve(&["fault:delay.read=20s:mem:1M"]);
+    let mut client = Connection::attach(&server, "", Mode::Simple);
+    let slow = Request::read(0, 512).cookie(1);
+    let marker = Request::flush().cookie(2);
+    client.send_request(&slow);
+    client.send_request(&marker);
+    assert_eq!(client.next_reply(&mut vec![slow, marker]).0.cookie, 2);
+    server.signal(Signal::TERM);
+    // Once new connections are refused, the first signal was understood.
+    wait_until("the server to stop accepting", || {
+        !server.socket().exists() || std::os::unix::net::UnixStream::connect(server.socket()).is_err()
+    });
+    assert!(server.is_running(), "the slow read is waited for");
+    let before = std::time::Instant::now();
+    server.signal(Signal::TERM);
+    server.wait();
+    assert!(
+        before.elapsed().as_secs() < 8,
+        "at once, neither after the slow read nor at the limit of a shutdown"
+    );
+    client.drain_to_close("the second signal");
+    server.crash(); // settles: its exit status was its own affair
+}
+
+#[test]
+fn t42_export_that_goes_away_is_told_as_shutdown() {
+    // Removal of a single export needs the admin API; the end of the whole server takes every export away.
+    let mut server = Server::serve(&["slow=fault:delay.read=1200ms:mem:1M", "x=mem:1M"]);
+    let mut keeper = Connection::attach(&server, "slow", Mode::Simple);
+    let slow = Request::read(0, 512).cookie(1);
+    let marker = Request::flush().cookie(2);
+    keeper.send_request(&slow);
+    keeper.send_request(&marker);
+    assert_eq!(keeper.next_reply(&mut vec![slow.clone(), marker]).0.cookie, 2);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "x", mode);
+        if mode == Mode::Simple {
+            server.signal(Signal::TERM);
+        }
+        // Success, then ESHUTDOWN, then the end: never EIO.
+        let mut told = Vec::new();
+        while client.try_send(&Request::write(0, vec![1; 4096]).encode(mode)).is_ok() {
+            if client.closes_before_a_byte() {
+                break;
+            }
+            let error = client.reply_to(&Request::write(0, vec![1; 4096])).error;
+            if told.last() != Some(&error) {
+                told.push(error);
+            }
+        }
+        assert!(
+            [&[0, NBD_ESHUTDOWN][..], &[NBD_ESHUTDOWN], &[0], &[]].contains(&&told[..]),
+            "{mode:?}: a sequence of errors {told:?}"
+        );
+        if mode == Mode::Simple {
+            break; // the server accepts no more
+        }
+    }
+    keeper.reply_to(&slow);
+    server.stop();
+}
