@@ -33,3 +33,17 @@ mod status;
 mod structured;
 #[path = "conformance/zeroes.rs"]
 mod zeroes;
+
+/// The list of statements and the tests named after them agree; `tests/coverage` prints the count.
+#[test]
+fn every_statement_has_a_test() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/coverage");
+    let output = std::process::Command::new(script).output().expect("run tests/coverage");
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

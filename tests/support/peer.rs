@@ -98,6 +98,9 @@ fn qemu_nbd(options: &Options, socket: String, pidfile: String, dir: &Path) -> V
     if export.direct {
         line.push("--cache=none".into());
     }
+    // RINGNBD_TEST_PEER_ARGS=--cache=unsafe makes a server that never flushes: the durability tests must notice.
+    let extra = std::env::var("RINGNBD_TEST_PEER_ARGS").unwrap_or_default();
+    line.extend(extra.split_whitespace().map(str::to_owned));
     if export.readonly || options.read_only {
         line.push("--read-only".into());
     }
