@@ -33,6 +33,8 @@ pub struct Limits {
     pub shutdown_timeout: Duration,
     /// Extents in one block status chunk.
     pub extents_per_reply: usize,
+    /// Pin buffer memory and register it with the ring; off saves locked memory and costs a little speed.
+    pub pinned: bool,
     /// Helper threads of a shard for calls that io_uring does not have (allocation queries).
     pub helper_threads: usize,
 }
@@ -40,6 +42,23 @@ pub struct Limits {
 impl Limits {
     /// The smallest buffer memory of a shard: one request of 32 MiB, and the receive buffers beside it.
     pub const MINIMUM_MEMORY_PER_SHARD: usize = 48 << 20;
+
+    /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number.
+    pub const fn replies_per_shard(&self) -> usize {
+        8 * self.requests_per_shard
+    }
+
+    /// Receive buffers of a shard: an eighth of its memory, a power of two.
+    pub const fn receive_buffers(&self) -> u16 {
+        let wanted = self.memory_per_shard / 8 / self.receive_buffer;
+        let most = if wanted > 8192 { 8192 } else { wanted };
+        if most < 8 { 8 } else { 1 << most.ilog2() }
+    }
+
+    /// Bytes of a shard's memory that are lent to requests: all but the receive buffers.
+    pub const fn lease_memory(&self) -> usize {
+        self.memory_per_shard - self.receive_buffers() as usize * self.receive_buffer
+    }
 }
 
 impl Default for Limits {
@@ -59,7 +78,11 @@ impl Default for Limits {
             pieces_per_send: 1024,
             shutdown_timeout: Duration::from_secs(10),
             extents_per_reply: 16_384,
+            pinned: true,
             helper_threads: 2,
         }
     }
 }
+
+/// Shards that a server can have.
+pub const MAXIMUM_SHARDS: usize = 256;

@@ -7,5 +7,5 @@ pub mod limits;
 pub mod size;
 
 pub use export_uri::ExportUri;
-pub use fault_options::FaultOptions;
+pub use fault_options::{FaultCommand, FaultOptions};
 pub use limits::Limits;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::buffer::Lease;
 
 /// Bytes of the shared zero area: payloads of zeroes point there.
-pub(super) const ZERO_AREA: usize = 64 << 10;
+pub(super) const ZERO_AREA: usize = 1 << 20;
 static ZEROES: [u8; ZERO_AREA] = [0; ZERO_AREA];
 
 /// Header bytes and leased payloads in wire order, at most a fixed number of pieces and of bytes of headers.

@@ -99,6 +99,11 @@ impl BufferPool {
         self.inner.returned.replace(false)
     }
 
+    /// Whether [`BufferPool::take_returned`] would say so.
+    pub fn has_returned(&self) -> bool {
+        self.inner.returned.get()
+    }
+
     /// Bytes that are not lent.
     pub fn free_bytes(&self) -> usize {
         self.inner.zones.iter().map(|zone| zone.borrow().buddy.free_units() as usize * UNIT).sum()

@@ -80,6 +80,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
             opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
         }
         Operation::Sleep { duration } => opcode::Timeout::new(&raw const **duration).build(),
+        Operation::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
         Operation::Cancel { target } => opcode::AsyncCancel::new(u64::from(target.0)).build(),
     }
 }

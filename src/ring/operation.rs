@@ -121,6 +121,8 @@ pub enum Operation {
         /// Which.
         target: OpKey,
     },
+    /// Ask the kernel to end all other operations early.
+    CancelAll,
 }
 
 impl Operation {

@@ -236,8 +236,7 @@ impl Drop for Uring {
             if self.table.in_flight() == 0 {
                 return;
             }
-            let all = types::CancelBuilder::any().all();
-            let _ = self.ring.submitter().register_sync_cancel(Some(types::Timespec::new()), all);
+            self.push(Operation::CancelAll, Owner::Nobody);
             self.submit_and_reap(Wait::AtMost(Duration::from_millis(10)), usize::MAX, &mut events);
             events.clear();
         }

@@ -1,0 +1,233 @@
+//! An export opened for the whole server: files, memory and facts that all shards share.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use super::memory::MemoryStore;
+use super::unaligned::UnalignedGate;
+use crate::block::{BlockSizes, DeviceFacts};
+use crate::config::{ExportUri, FaultOptions};
+use crate::sys;
+
+/// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
+#[derive(Debug)]
+pub struct Export {
+    facts: DeviceFacts,
+    pub(super) store: Store,
+    pub(super) faults: Vec<FaultOptions>,
+}
+
+/// Where the bytes live.
+#[derive(Debug, Clone)]
+pub(super) enum Store {
+    File(Arc<FileStore>),
+    Memory(Arc<MemoryStore>),
+    Null,
+}
+
+/// An open file or block device.
+#[derive(Debug)]
+pub(super) struct FileStore {
+    /// Through the page cache.
+    pub(super) buffered: File,
+    /// With O_DIRECT.
+    pub(super) direct: Option<DirectFile>,
+    pub(super) is_block_device: bool,
+    /// Bytes that `fallocate` wants its ranges aligned to; 1 for files.
+    pub(super) allocation_unit: u32,
+}
+
+/// The second descriptor of an export that bypasses the page cache.
+#[derive(Debug)]
+pub(super) struct DirectFile {
+    pub(super) file: File,
+    /// Bytes that offsets and lengths must be multiples of.
+    pub(super) alignment: u32,
+    pub(super) gate: UnalignedGate,
+}
+
+/// Why an export could not be opened: the cause, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No such file.
+    #[error("{0} does not exist; create it first (truncate -s 10G {0}) or correct the path")]
+    Missing(PathBuf),
+    /// No permission.
+    #[error(
+        "no permission to open {path} for {access}; change its owner or mode, or serve it with --read-only"
+    )]
+    Permission {
+        /// Which file.
+        path: PathBuf,
+        /// Reading or writing.
+        access: &'static str,
+    },
+    /// A read-only file system or device.
+    #[error("{0} can only be read; serve it with --read-only or ?readonly=true")]
+    ReadOnly(PathBuf),
+    /// Neither file nor block device.
+    #[error("{0} is neither a regular file nor a block device")]
+    Kind(PathBuf),
+    /// The file system has no O_DIRECT.
+    #[error("the file system of {0} does not support direct I/O; leave out ?direct=true")]
+    NoDirect(PathBuf),
+    /// Too many open files.
+    #[error("too many open files for {0}; raise the limit (ulimit -n, or LimitNOFILE= in systemd)")]
+    OpenFiles(PathBuf),
+    /// Memory that cannot be had.
+    #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
+    Memory(u64, io::Error),
+    /// Anything else.
+    #[error("cannot open {0}: {1}")]
+    Other(PathBuf, io::Error),
+}
+
+impl Export {
+    /// Opens what a URI names. `read_only` refuses writes whatever the URI says.
+    ///
+    /// # Errors
+    /// [`OpenError`], a sentence with cause and remedy.
+    pub fn open(uri: &ExportUri, read_only: bool) -> Result<Self, OpenError> {
+        match uri {
+            ExportUri::File { path, direct, read_only: uri_read_only, rotational, .. } => {
+                open_file(path, *direct, read_only || *uri_read_only, *rotational)
+            }
+            ExportUri::Memory { size } => {
+                let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
+                Ok(Self::without_file(*size, read_only, Store::Memory(Arc::new(store))))
+            }
+            ExportUri::Null { size } => Ok(Self::without_file(*size, read_only, Store::Null)),
+            ExportUri::Fault { options, inner } => {
+                let mut export = Self::open(inner, read_only)?;
+                export.faults.insert(0, (**options).clone());
+                Ok(export)
+            }
+        }
+    }
+
+    fn without_file(size: u64, read_only: bool, store: Store) -> Self {
+        let block_sizes = BlockSizes::default();
+        let facts = DeviceFacts { size, read_only, rotational: false, fast_zero: true, block_sizes };
+        Self { facts, store, faults: Vec::new() }
+    }
+
+    /// What it can do.
+    pub fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+}
+
+fn open_file(
+    path: &Path,
+    direct: bool,
+    read_only: bool,
+    rotational: Option<bool>,
+) -> Result<Export, OpenError> {
+    // O_NONBLOCK so that a FIFO is refused below instead of waited for.
+    let open = |flags: OFlags| {
+        let flags = (flags | OFlags::NONBLOCK).bits() as i32;
+        OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
+    };
+    let explain = |error: io::Error| explain(path, read_only, error);
+    let buffered = open(OFlags::empty()).map_err(explain)?;
+    let metadata = buffered.metadata().map_err(explain)?;
+    let is_block_device = metadata.file_type().is_block_device();
+    if !is_block_device && !metadata.is_file() {
+        return Err(OpenError::Kind(path.to_owned()));
+    }
+    let size =
+        rustix::fs::seek(&buffered, rustix::fs::SeekFrom::End(0)).map_err(|error| explain(error.into()))?;
+    let sector = if is_block_device { rustix::fs::ioctl_blksszget(&buffered).unwrap_or(512) } else { 1 };
+    let direct = match direct {
+        false => None,
+        true => Some(open(OFlags::DIRECT).map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => OpenError::NoDirect(path.to_owned()),
+            _ => explain(error),
+        })?),
+    };
+    let direct = direct.map(|file| {
+        let alignment =
+            sys::direct_alignment(&file).map_or(4096, |(offset, memory)| offset.max(memory).min(4096));
+        DirectFile { alignment: alignment.max(sector), file, gate: UnalignedGate::default() }
+    });
+    let mut block_sizes = BlockSizes::default();
+    if let Some(direct) = &direct
+        && size.is_multiple_of(u64::from(direct.alignment))
+    {
+        // A size that is no multiple of it forbids advertising it ("Block size constraints"); then any alignment is served.
+        block_sizes.minimum = direct.alignment;
+    }
+    let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
+    let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
+    let store = FileStore { buffered, direct, is_block_device, allocation_unit: sector };
+    Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
+}
+
+fn explain(path: &Path, read_only: bool, error: io::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => OpenError::Missing(path),
+        Some(libc::EACCES | libc::EPERM) => {
+            OpenError::Permission { path, access: if read_only { "reading" } else { "writing" } }
+        }
+        Some(libc::EROFS) => OpenError::ReadOnly(path),
+        Some(libc::EISDIR | libc::ENXIO) => OpenError::Kind(path),
+        Some(libc::EMFILE | libc::ENFILE) => OpenError::OpenFiles(path),
+        _ => OpenError::Other(path, error),
+    }
+}
+
+/// What the kernel says of a block device's medium; a file is not asked, since what is below it may be anything.
+fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let file = format!("/sys/dev/block/{major}:{minor}/queue/rotational");
+    is_block_device && std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
+impl FileStore {
+    /// Both descriptors, buffered first, for registration.
+    pub(super) fn descriptors(&self) -> (std::os::fd::BorrowedFd<'_>, Option<std::os::fd::BorrowedFd<'_>>) {
+        (self.buffered.as_fd(), self.direct.as_ref().map(|direct| direct.file.as_fd()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_cause_and_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let error = Export::open(&ExportUri::file(&missing), false).unwrap_err().to_string();
+        assert!(error.contains("does not exist") && error.contains("truncate"), "{error}");
+        let error = Export::open(&ExportUri::file(directory.path()), false).unwrap_err().to_string();
+        assert!(error.contains("neither a regular file"), "{error}");
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = Export::open(&ExportUri::file(&fifo), true).unwrap_err().to_string();
+        assert!(error.contains("neither a regular file"), "{error}");
+    }
+
+    #[test]
+    fn an_odd_size_is_kept_and_served_at_any_alignment() {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let path = directory.path().join("odd");
+        File::create(&path).unwrap().set_len(1_000_001).unwrap();
+        let uri =
+            ExportUri::File { path, direct: true, read_only: false, rotational: None, description: None };
+        match Export::open(&uri, false) {
+            Ok(export) => {
+                assert_eq!(export.facts().size, 1_000_001);
+                assert_eq!(export.facts().block_sizes.minimum, 1);
+            }
+            Err(error) => assert!(matches!(error, OpenError::NoDirect(_)), "{error}"),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Faults in front of a device: requests that come late, fail, or fail half-way. For tests of guests, clients and of this server.
+
+use std::cell::Cell;
+
+use crate::block::{BlockError, ByteRange};
+use crate::config::{FaultCommand, FaultOptions};
+use crate::ring::Ring;
+
+/// One `fault:` of an export, on one shard.
+#[derive(Debug)]
+pub(super) struct Fault {
+    options: FaultOptions,
+    dice: Cell<u64>,
+}
+
+/// What a fault does to a request after its delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Pass,
+    /// It fails at once.
+    Fail(BlockError),
+    /// It fails after so many of its bytes were moved.
+    FailAfter(u64, BlockError),
+}
+
+impl Fault {
+    /// The same options roll different dice on each shard, and the same in every run.
+    pub(super) fn new(options: FaultOptions, shard: usize) -> Self {
+        let dice = Cell::new(options.seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        Self { options, dice }
+    }
+
+    /// Delays a request and decides about it. `range` is `None` for FLUSH.
+    pub(super) async fn meet(&self, command: FaultCommand, range: Option<ByteRange>, ring: &Ring) -> Verdict {
+        let hit = match (self.options.range, range) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(faulty), Some(range)) => faulty.overlaps(range),
+        };
+        if !hit {
+            return Verdict::Pass;
+        }
+        if let Some(delay) = self.options.delays.get(command) {
+            ring.sleep(delay).await;
+        }
+        let Some(error) = self.options.errors.get(command) else { return Verdict::Pass };
+        if self.roll() >= error.probability {
+            return Verdict::Pass;
+        }
+        let kind = BlockError::from_errno(error.errno);
+        let moves = matches!(command, FaultCommand::Read | FaultCommand::Write);
+        match (self.options.after, range) {
+            // A request that ends before that point is not touched.
+            (Some(after), Some(range)) if moves && range.length() <= after => Verdict::Pass,
+            (Some(after), Some(_)) if moves => Verdict::FailAfter(after, kind),
+            _ => Verdict::Fail(kind),
+        }
+    }
+
+    /// A number from 0 to below 1 (SplitMix64, public domain).
+    fn roll(&self) -> f64 {
+        let state = self.dice.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.dice.set(state);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -1,0 +1,365 @@
+//! A file or block device on one shard: every operation through the ring, every short result carried on.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::ShardContext;
+use super::export::FileStore;
+use super::unaligned::UnalignedGate;
+use crate::block::{BlockError, ByteRange, Extent, IoFlags};
+use crate::ring::{AllocateMode, FileIndex, Lease, Operation};
+
+/// A file export on one shard.
+pub(super) struct FileDevice {
+    store: Arc<FileStore>,
+    buffered: FileIndex,
+    direct: Option<FileIndex>,
+    /// Parts of the file that are known to hold no hole; see [`FileDevice::is_known_data`].
+    known: RefCell<KnownData>,
+}
+
+/// A read that ended early: which bytes from the start are good, and why it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadFailure {
+    /// Why.
+    pub error: BlockError,
+    /// Bytes from the start of the range that were read.
+    pub good: u64,
+}
+
+impl FileDevice {
+    pub(super) fn new(store: Arc<FileStore>, size: u64, context: &ShardContext) -> std::io::Result<Self> {
+        let (buffered, direct) = store.descriptors();
+        let buffered = context.ring.register_file(buffered)?;
+        let direct = direct.map(|file| context.ring.register_file(file)).transpose()?;
+        Ok(Self { store, buffered, direct, known: RefCell::new(KnownData::new(size)) })
+    }
+
+    /// The direct descriptor when there is one and the range allows it.
+    fn direct_for(&self, range: ByteRange) -> Option<(FileIndex, &UnalignedGate)> {
+        let (index, file) = self.direct.zip(self.store.direct.as_ref())?;
+        range.is_aligned(file.alignment).then_some((index, &file.gate))
+    }
+
+    /// Reads `range` into `lease[start..]`.
+    pub(super) async fn read(
+        &self,
+        range: ByteRange,
+        mut lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        let file = self.direct_for(range).map_or(self.buffered, |(index, _)| index);
+        let mut done = 0;
+        while done < range.length() {
+            let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
+            let operation = Operation::Read { file, offset, lease, start: start + done as u32, length };
+            let (result, operation) = context.ring.run(operation).await;
+            let Operation::Read { lease: back, .. } = operation else {
+                unreachable!("it comes back as it went")
+            };
+            lease = back;
+            match result {
+                // The file ends before the export does: somebody cut it. Bytes are never made up.
+                Ok(0) => return (lease, Err(ReadFailure { error: BlockError::Io, good: done })),
+                Ok(moved) => done += u64::from(moved),
+                Err(libc::EINTR | libc::EAGAIN) => {}
+                Err(errno) => return (lease, Err(ReadFailure { error: failure(errno), good: done })),
+            }
+        }
+        (lease, Ok(()))
+    }
+
+    /// Writes `lease[0..]` to `range`; durable before it returns when `fua` is asked for.
+    pub(super) async fn write(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        fua: bool,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        self.known.borrow_mut().written(range);
+        let Some(direct) = &self.store.direct else {
+            return write_all(self.buffered, range, lease, fua, context).await.map(drop);
+        };
+        if let Some((index, gate)) = self.direct_for(range) {
+            let _direct = gate.direct(context.shard, &context.ready, &context.ring).await;
+            return write_all(index, range, lease, fua, context).await.map(drop);
+        }
+        let _alone = direct.gate.unaligned(&context.ready, &context.ring).await;
+        write_all(self.buffered, range, lease, fua, context).await.map(drop)
+    }
+
+    /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
+    /// answered write has left this process for the file.
+    pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+        loop {
+            match context.ring.run(Operation::Sync { file: self.buffered }).await.0 {
+                Ok(_) => return Ok(()),
+                Err(libc::EINTR) => {}
+                Err(errno) => return Err(failure(errno)),
+            }
+        }
+    }
+
+    /// Gives the blocks of a range back. A hint: where it cannot be done it is not an error.
+    pub(super) async fn trim(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        let Some(whole) = shrunk(range, self.store.allocation_unit) else { return Ok(()) };
+        self.known.borrow_mut().discarded(range);
+        match self.allocate(AllocateMode::PunchHole, whole, context).await {
+            Ok(()) | Err(BlockError::NotSupported) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a range read as zeroes, by the cheapest way that keeps the promises of the flags.
+    pub(super) async fn write_zeroes(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let whole = shrunk(range, self.store.allocation_unit);
+        // A block device zeroes whole sectors only, and without NOUNMAP it may write them out one by one: not fast.
+        let sure_to_be_slow = whole != Some(range) || (self.store.is_block_device && flags.no_hole);
+        if flags.fast_zero && sure_to_be_slow {
+            return Err(BlockError::NotSupported);
+        }
+        self.known.borrow_mut().discarded(range);
+        let modes: &[AllocateMode] = match flags.no_hole {
+            true => &[AllocateMode::ZeroRange],
+            false => &[AllocateMode::PunchHole, AllocateMode::ZeroRange],
+        };
+        let modes = if self.store.is_block_device && flags.fast_zero { &modes[..1] } else { modes };
+        let mut zeroed = None;
+        for mode in modes {
+            let Some(whole) = whole else { break };
+            match self.allocate(*mode, whole, context).await {
+                Ok(()) => zeroed = Some(whole),
+                Err(BlockError::NotSupported) => continue,
+                Err(error) => return Err(error),
+            }
+            break;
+        }
+        let Some(zeroed) = zeroed else {
+            if flags.fast_zero {
+                return Err(BlockError::NotSupported);
+            }
+            return self.write_zeroes_as_data(range, context).await;
+        };
+        // What sticks out of whole sectors on either side.
+        for (start, end) in [(range.offset(), zeroed.offset()), (zeroed.end(), range.end())] {
+            let part = ByteRange::new(start, end - start).expect("within the range");
+            self.write_zeroes_as_data(part, context).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_zeroes_as_data(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        let mut done = 0;
+        while done < range.length() {
+            let length = (range.length() - done).min(context.zeroes.capacity() as u64);
+            let part = ByteRange::new(range.offset() + done, length).expect("within the range");
+            self.write(part, context.zeroes.share(), false, context).await?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    async fn allocate(
+        &self,
+        mode: AllocateMode,
+        range: ByteRange,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        loop {
+            let operation = Operation::Allocate { file: self.buffered, mode, range };
+            match context.ring.run(operation).await.0 {
+                Ok(_) => return Ok(()),
+                Err(libc::EINTR | libc::EAGAIN) => {}
+                Err(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
+                    return Err(BlockError::NotSupported);
+                }
+                Err(errno) => return Err(failure(errno)),
+            }
+        }
+    }
+
+    /// Asks the kernel to read ahead into the page cache; with O_DIRECT there is nothing to do.
+    pub(super) async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        const STEP: u64 = 1 << 30;
+        if self.direct.is_some() {
+            return Ok(());
+        }
+        let mut offset = range.offset();
+        while offset < range.end() {
+            let length = STEP.min(range.end() - offset);
+            let part = ByteRange::new(offset, length).expect("within the range");
+            // A prefetch that fails changes nothing that a client could see.
+            let _hint = context.ring.run(Operation::Prefetch { file: self.buffered, range: part }).await;
+            offset += length;
+        }
+        Ok(())
+    }
+
+    /// See [`super::allocation::query`].
+    pub(super) async fn extents(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        if self.store.is_block_device {
+            return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
+        }
+        let extents = context.helpers.extents(&self.store, range, limit).await?;
+        let mut offset = range.offset();
+        for extent in &extents {
+            let part = ByteRange::new(offset, extent.length).expect("within the range");
+            if !extent.zero {
+                self.known.borrow_mut().found(part);
+            }
+            offset = part.end();
+        }
+        Ok(extents)
+    }
+
+    /// Whether all of a range was seen to hold data, so that asking again for holes would find none.
+    ///
+    /// Only ever used to leave a question out: when a hole was made meanwhile, by another shard or by a stranger, its zeroes are
+    /// read as data, which is as true.
+    pub(super) fn is_known_data(&self, range: ByteRange) -> bool {
+        self.store.is_block_device || self.known.borrow().holds(range)
+    }
+}
+
+async fn write_all(
+    file: FileIndex,
+    range: ByteRange,
+    mut lease: Lease,
+    durable: bool,
+    context: &ShardContext,
+) -> Result<Lease, BlockError> {
+    let mut done = 0;
+    while done < range.length() {
+        let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
+        let operation = Operation::Write { file, offset, lease, start: done as u32, length, durable };
+        let (result, operation) = context.ring.run(operation).await;
+        let Operation::Write { lease: back, .. } = operation else {
+            unreachable!("it comes back as it went")
+        };
+        lease = back;
+        match result {
+            Ok(0) => return Err(BlockError::Io),
+            // A short write is carried on; the error that cut it comes with the next one.
+            Ok(moved) => done += u64::from(moved),
+            Err(libc::EINTR | libc::EAGAIN) => {}
+            Err(errno) => return Err(failure(errno)),
+        }
+    }
+    Ok(lease)
+}
+
+fn failure(errno: i32) -> BlockError {
+    tracing::debug!(errno, "the backend failed");
+    BlockError::from_errno(errno)
+}
+
+/// The whole units inside a range.
+fn shrunk(range: ByteRange, unit: u32) -> Option<ByteRange> {
+    let unit = u64::from(unit);
+    let start = range.offset().checked_next_multiple_of(unit)?;
+    let end = range.end() / unit * unit;
+    ByteRange::new(start, end.checked_sub(start)?).filter(|whole| !whole.is_empty())
+}
+
+/// Regions of a file that hold data throughout, in a bitmap of bounded size.
+#[derive(Debug)]
+struct KnownData {
+    region_shift: u32,
+    regions: Vec<u64>,
+}
+
+/// The most regions; beyond, regions are larger.
+const MOST_REGIONS: u64 = 1 << 20;
+
+impl KnownData {
+    fn new(size: u64) -> Self {
+        let mut region_shift = 18;
+        while size >> region_shift >= MOST_REGIONS {
+            region_shift += 1;
+        }
+        let words = ((size >> region_shift) + 1).div_ceil(64);
+        Self { region_shift, regions: vec![0; words as usize] }
+    }
+
+    fn set(&mut self, first: u64, last: u64, known: bool) {
+        for region in first..last {
+            let (word, bit) = (&mut self.regions[(region / 64) as usize], 1_u64 << (region % 64));
+            if known { *word |= bit } else { *word &= !bit }
+        }
+    }
+
+    /// A range holds data: every region that lies within it does.
+    fn found(&mut self, range: ByteRange) {
+        let first = range.offset().div_ceil(1 << self.region_shift);
+        self.set(first, range.end() >> self.region_shift, true);
+    }
+
+    fn written(&mut self, range: ByteRange) {
+        if range.length() >= 1 << self.region_shift {
+            self.found(range);
+        }
+    }
+
+    fn discarded(&mut self, range: ByteRange) {
+        if !range.is_empty() {
+            self.set(
+                range.offset() >> self.region_shift,
+                ((range.end() - 1) >> self.region_shift) + 1,
+                false,
+            );
+        }
+    }
+
+    fn holds(&self, range: ByteRange) -> bool {
+        let last = range.end().saturating_sub(1) >> self.region_shift;
+        (range.offset() >> self.region_shift..=last)
+            .all(|region| self.regions[(region / 64) as usize] >> (region % 64) & 1 != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(offset: u64, length: u64) -> ByteRange {
+        ByteRange::new(offset, length).unwrap()
+    }
+
+    #[test]
+    fn only_whole_regions_are_known() {
+        let mut known = KnownData::new(10 << 20);
+        known.found(range(100, 2 << 18));
+        assert!(known.holds(range(1 << 18, 1 << 18)));
+        assert!(!known.holds(range(0, 512)), "its start was not seen");
+        assert!(!known.holds(range(1 << 18, (1 << 18) + 1)));
+        known.discarded(range((1 << 18) + 5, 1));
+        assert!(!known.holds(range(1 << 18, 512)));
+    }
+
+    #[test]
+    fn a_large_file_has_large_regions() {
+        let mut known = KnownData::new(1 << 50);
+        assert!(known.regions.len() <= (MOST_REGIONS / 64 + 1) as usize);
+        known.found(range(0, 1 << 50));
+        assert!(known.holds(range((1 << 50) - 512, 512)));
+    }
+
+    #[test]
+    fn whole_sectors_inside_a_range() {
+        assert_eq!(shrunk(range(1, 1024), 512), Some(range(512, 512)));
+        assert_eq!(shrunk(range(1, 600), 512), None);
+        assert_eq!(shrunk(range(7, 9), 1), Some(range(7, 9)));
+    }
+}

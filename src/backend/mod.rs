@@ -1,0 +1,367 @@
+//! Backends: what carries out requests. An asserting gate stands in front of each.
+//!
+//! No protocol here: ranges, flags and leases come in, leases and errors go out.
+
+mod allocation;
+mod export;
+mod fault;
+mod file;
+mod helpers;
+mod memory;
+mod unaligned;
+
+use std::sync::Arc;
+
+pub use export::{Export, OpenError};
+pub use file::ReadFailure;
+pub use helpers::Helpers;
+
+use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags};
+use crate::config::FaultCommand;
+use crate::ring::{Lease, Ring};
+use crate::task::ReadyList;
+use export::Store;
+use fault::{Fault, Verdict};
+use file::FileDevice;
+use memory::MemoryStore;
+
+/// What every device of a shard works with.
+pub struct ShardContext {
+    /// The shard's number.
+    pub shard: usize,
+    /// Its ring.
+    pub ring: Ring,
+    /// Its ready list.
+    pub ready: ReadyList,
+    /// Its helper threads.
+    pub helpers: Helpers,
+    /// Zeroes to write where nothing better works.
+    pub zeroes: Lease,
+}
+
+/// An export on one shard.
+pub struct Device {
+    facts: DeviceFacts,
+    faults: Vec<Fault>,
+    kind: Kind,
+}
+
+enum Kind {
+    File(FileDevice),
+    Memory(Arc<MemoryStore>),
+    Null,
+}
+
+/// Copies of memory longer than this give way in between, so that they do not hold up the shard.
+const MEMORY_STEP: u64 = 256 << 10;
+/// Memory given back in one step.
+const DISCARD_STEP: u64 = 64 << 20;
+
+impl Device {
+    /// Makes an export usable on a shard.
+    ///
+    /// # Errors
+    /// When its files cannot be registered with the ring.
+    pub fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
+        let facts = export.facts().clone();
+        let kind = match &export.store {
+            Store::File(store) => Kind::File(FileDevice::new(Arc::clone(store), facts.size, context)?),
+            Store::Memory(store) => Kind::Memory(Arc::clone(store)),
+            Store::Null => Kind::Null,
+        };
+        let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
+        Ok(Self { facts, faults, kind })
+    }
+
+    /// Whether reads bring nothing but zeroes, so that no memory is needed for them.
+    pub fn reads_zeroes(&self) -> bool {
+        matches!(self.kind, Kind::Null)
+    }
+
+    /// The gate: what the protocol layer must have checked.
+    fn assert_request(&self, range: ByteRange, writes: bool) {
+        assert!(range.is_within(self.facts.size), "{range:?} is beyond the export");
+        assert!(!(writes && self.facts.read_only), "a write reached a read-only export");
+    }
+
+    async fn faults(
+        &self,
+        command: FaultCommand,
+        range: Option<ByteRange>,
+        context: &ShardContext,
+    ) -> Verdict {
+        for fault in &self.faults {
+            let verdict = fault.meet(command, range, &context.ring).await;
+            if verdict != Verdict::Pass {
+                return verdict;
+            }
+        }
+        Verdict::Pass
+    }
+
+    async fn fault(
+        &self,
+        command: FaultCommand,
+        range: Option<ByteRange>,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        match self.faults(command, range, context).await {
+            Verdict::Pass => Ok(()),
+            Verdict::Fail(error) | Verdict::FailAfter(_, error) => Err(error),
+        }
+    }
+
+    /// Reads `range` into `lease[start..]`; the lease comes back in any case.
+    pub async fn read(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        self.assert_request(range, false);
+        assert!(u64::from(start) + range.length() <= lease.capacity() as u64);
+        if self.faults.is_empty() {
+            return self.read_store(range, lease, start, context).await;
+        }
+        match self.faults(FaultCommand::Read, Some(range), context).await {
+            Verdict::Pass => self.read_store(range, lease, start, context).await,
+            Verdict::Fail(error) => (lease, Err(ReadFailure { error, good: 0 })),
+            Verdict::FailAfter(good, error) => {
+                let front = ByteRange::new(range.offset(), good).expect("within the range");
+                let (lease, result) = self.read_store(front, lease, start, context).await;
+                (lease, result.and(Err(ReadFailure { error, good })))
+            }
+        }
+    }
+
+    async fn read_store(
+        &self,
+        range: ByteRange,
+        mut lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        match &self.kind {
+            Kind::File(file) => file.read(range, lease, start, context).await,
+            Kind::Memory(store) => {
+                let mut done = 0;
+                while done < range.length() {
+                    let step = MEMORY_STEP.min(range.length() - done) as usize;
+                    let at = start as usize + done as usize;
+                    store.read(range.offset() + done, lease.bytes_mut(at..at + step));
+                    done += step as u64;
+                    if done < range.length() {
+                        context.ready.give_way(&context.ring).await;
+                    }
+                }
+                (lease, Ok(()))
+            }
+            Kind::Null => {
+                lease.bytes_mut(start as usize..start as usize + range.length() as usize).fill(0);
+                (lease, Ok(()))
+            }
+        }
+    }
+
+    /// The faults of a read that needs no data, for a device that [reads zeroes](Device::reads_zeroes).
+    ///
+    /// # Errors
+    /// The fault's.
+    pub async fn read_zeroes(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        self.assert_request(range, false);
+        self.fault(FaultCommand::Read, Some(range), context).await
+    }
+
+    /// Writes `lease[0..]` to `range`.
+    ///
+    /// # Errors
+    /// Any; part of the range may be written then.
+    pub async fn write(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        flags: IoFlags,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        self.assert_request(range, true);
+        assert!(range.length() <= lease.capacity() as u64);
+        if self.faults.is_empty() {
+            return self.write_store(range, lease, flags, context).await;
+        }
+        match self.faults(FaultCommand::Write, Some(range), context).await {
+            Verdict::Pass => self.write_store(range, lease, flags, context).await,
+            Verdict::Fail(error) => Err(error),
+            Verdict::FailAfter(good, error) => {
+                let front = ByteRange::new(range.offset(), good).expect("within the range");
+                self.write_store(front, lease, flags, context).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_store(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        flags: IoFlags,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        match &self.kind {
+            Kind::File(file) => file.write(range, lease, flags.fua, context).await,
+            Kind::Memory(store) => {
+                let mut done = 0;
+                while done < range.length() {
+                    let step = MEMORY_STEP.min(range.length() - done) as usize;
+                    store.write(range.offset() + done, lease.bytes(done as usize..done as usize + step));
+                    done += step as u64;
+                    if done < range.length() {
+                        context.ready.give_way(&context.ring).await;
+                    }
+                }
+                Ok(())
+            }
+            Kind::Null => Ok(()),
+        }
+    }
+
+    /// Makes everything durable that was answered.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+        self.fault(FaultCommand::Flush, None, context).await?;
+        match &self.kind {
+            Kind::File(file) if !self.facts.read_only => file.flush(context).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask for it.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub async fn trim(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        self.assert_request(range, true);
+        self.fault(FaultCommand::Trim, Some(range), context).await?;
+        match &self.kind {
+            Kind::File(file) => {
+                file.trim(range, context).await?;
+                if flags.fua { file.flush(context).await } else { Ok(()) }
+            }
+            Kind::Memory(store) => {
+                discard(store, range, context).await;
+                Ok(())
+            }
+            Kind::Null => Ok(()),
+        }
+    }
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// [`BlockError::NotSupported`] only when the flags ask for fast zeroing; the medium's.
+    pub async fn write_zeroes(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        self.assert_request(range, true);
+        self.fault(FaultCommand::WriteZeroes, Some(range), context).await?;
+        match &self.kind {
+            Kind::File(file) => {
+                file.write_zeroes(range, flags, context).await?;
+                if flags.fua { file.flush(context).await } else { Ok(()) }
+            }
+            Kind::Memory(store) => {
+                discard(store, range, context).await;
+                if flags.no_hole {
+                    store.mark(range);
+                }
+                Ok(())
+            }
+            Kind::Null => Ok(()),
+        }
+    }
+
+    /// Prefetches a range.
+    ///
+    /// # Errors
+    /// Only those of faults.
+    pub async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        self.assert_request(range, false);
+        self.fault(FaultCommand::Cache, Some(range), context).await?;
+        match &self.kind {
+            Kind::File(file) => file.cache(range, context).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range.
+    ///
+    /// # Errors
+    /// The medium's.
+    pub async fn extents(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        self.assert_request(range, false);
+        self.fault(FaultCommand::BlockStatus, Some(range), context).await?;
+        self.extents_of_store(range, limit, context).await
+    }
+
+    /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there is nothing
+    /// to gain: the range is known to hold data, or the device has no holes.
+    pub async fn holes_for_read(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Option<Vec<Extent>> {
+        let known = match &self.kind {
+            Kind::File(file) => file.is_known_data(range),
+            Kind::Memory(_) => false,
+            Kind::Null => true,
+        };
+        if known {
+            return None;
+        }
+        let extents = self.extents_of_store(range, limit, context).await.ok()?;
+        extents.iter().any(|extent| extent.zero).then_some(extents)
+    }
+
+    async fn extents_of_store(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        match &self.kind {
+            Kind::File(file) => file.extents(range, limit, context).await,
+            Kind::Memory(store) => Ok(store.extents(range, limit)),
+            Kind::Null => Ok(vec![Extent { length: range.length(), hole: true, zero: true }]),
+        }
+    }
+}
+
+async fn discard(store: &MemoryStore, range: ByteRange, context: &ShardContext) {
+    let mut offset = range.offset();
+    while offset < range.end() {
+        let length = DISCARD_STEP.min(range.end() - offset);
+        store.discard(ByteRange::new(offset, length).expect("within the range"));
+        offset += length;
+        if offset < range.end() {
+            context.ready.give_way(&context.ring).await;
+        }
+    }
+}
+
+const _: () = assert!(crate::ring::LARGEST_LEASE == BlockSizes::MAXIMUM_PAYLOAD as usize);

@@ -1,0 +1,382 @@
+//! One connection: received bytes become requests, replies become sends.
+//!
+//! The worker calls in, always downwards: a completion is recorded, then the connection is fed, then flushed. Nothing here waits.
+
+use std::any::Any;
+use std::rc::Rc;
+
+use super::outbound::{Outbound, Released, Reply};
+use super::receive::Unparsed;
+use super::serve::Peer;
+use crate::config::Limits;
+use crate::nbd::inbound::{Inbound, Piece};
+use crate::nbd::reply::ReplyTo;
+use crate::nbd::request::{Command, Rejected, Request, header_length};
+use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation};
+
+/// Payloads with at least so much missing are received straight into their lease.
+const DIRECT_RECEIVE: u64 = 32 << 10;
+
+/// What the connection is doing about its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Not ending.
+    No,
+    /// No more requests; what is in flight is answered first.
+    Graceful,
+    /// At once; nothing more can or may be sent.
+    Abort,
+}
+
+/// Why feeding stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// More bytes are needed.
+    NeedsBytes,
+    /// The connection has as many requests in flight as it may: its own replies let it go on.
+    WaitsForReplies,
+    /// The shard's table or memory is used up: others let it go on.
+    WaitsForShard,
+    /// No more requests will come.
+    Ended,
+}
+
+/// A request that is ready for a backend.
+pub(super) struct Admitted {
+    pub(super) request: Request,
+    pub(super) lease: Option<Lease>,
+    pub(super) held: u32,
+}
+
+/// What feeding a connection may use.
+pub(super) struct Feeding<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) pool: &'a BufferPool,
+    /// Slots that are free in the shard's table.
+    pub(super) free_slots: usize,
+    /// Replies of the shard that are not out, and how many there may be.
+    pub(super) unsent: usize,
+    pub(super) shutting_down: bool,
+    /// Receive buffers are getting scarce.
+    pub(super) scarce_buffers: bool,
+    pub(super) admitted: &'a mut Vec<Admitted>,
+}
+
+/// A request whose payload is being received.
+#[derive(Debug)]
+struct Receiving {
+    request: Request,
+    /// `None` while the kernel receives into it.
+    lease: Option<Lease>,
+    filled: u32,
+    held: u32,
+}
+
+pub(super) struct Connection {
+    pub(super) socket: FileIndex,
+    pub(super) peer: Rc<Peer>,
+    pub(super) name: String,
+    inbound: Inbound,
+    unparsed: Option<Unparsed>,
+    /// Parsed, but there was no memory for it.
+    waiting: Option<Request>,
+    receiving: Option<Receiving>,
+    pub(super) outbound: Outbound,
+    /// The receive in flight.
+    pub(super) receive: Option<OpKey>,
+    /// The last receive emptied the socket.
+    drained: bool,
+    /// Requests that are not answered, or whose reply is not out.
+    pub(super) in_flight: usize,
+    /// Bytes of leases held by them.
+    held: usize,
+    /// Ring operations of this connection in flight.
+    pub(super) operations: usize,
+    /// Requests in the shard's table.
+    pub(super) tasks: usize,
+    pub(super) ending: Ending,
+    /// The socket was shut down, the receive cancelled: each is done once.
+    pub(super) shut_down: bool,
+    pub(super) cancelled: bool,
+    /// It is on the worker's list to be fed, or among those that wait for the shard.
+    pub(super) listed: bool,
+    _permit: Box<dyn Any + Send>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        socket: FileIndex,
+        peer: Rc<Peer>,
+        name: String,
+        leftover: Vec<u8>,
+        permit: Box<dyn Any + Send>,
+    ) -> Self {
+        let inbound = Inbound::new(header_length(peer.session.reply_mode));
+        let unparsed = (!leftover.is_empty()).then(|| Unparsed::leftover(leftover));
+        Self {
+            socket,
+            peer,
+            name,
+            inbound,
+            unparsed,
+            waiting: None,
+            receiving: None,
+            outbound: Outbound::default(),
+            receive: None,
+            drained: false,
+            in_flight: 0,
+            held: 0,
+            operations: 0,
+            tasks: 0,
+            ending: Ending::No,
+            shut_down: false,
+            cancelled: false,
+            listed: false,
+            _permit: permit,
+        }
+    }
+
+    /// Records what a receive brought.
+    pub(super) fn received(&mut self, completion: Completion) {
+        self.receive = None;
+        if self.ending == Ending::Abort {
+            self.receiving = None;
+            return;
+        }
+        let Completion { result, operation, received, socket_nonempty } = completion;
+        if let Operation::ReceiveInto { lease, .. } = operation {
+            let receiving = self.receiving.as_mut().expect("a payload was being received");
+            receiving.lease = Some(lease);
+            if let Ok(length) = result {
+                receiving.filled += length;
+                self.inbound.received_elsewhere(u64::from(length));
+            }
+        }
+        match result {
+            Ok(0) => self.end(if self.inbound.is_at_boundary() { Ending::Graceful } else { Ending::Abort }),
+            Ok(_) => {
+                self.drained = !socket_nonempty;
+                if let Some(received) = received {
+                    self.unparsed = Some(Unparsed::buffer(received));
+                }
+            }
+            // No receive buffer was left: tried again when one is.
+            Err(libc::ENOBUFS | libc::EINTR | libc::EAGAIN) => self.drained = false,
+            Err(libc::ECANCELED) if self.ending == Ending::Graceful => {}
+            Err(errno) => {
+                tracing::debug!(peer = %self.name, errno, "receiving failed");
+                self.end(Ending::Abort);
+            }
+        }
+    }
+
+    /// Begins to end; an abort overrules a graceful end.
+    pub(super) fn end(&mut self, ending: Ending) {
+        if self.ending != Ending::Abort {
+            self.ending = ending;
+        }
+        if self.ending == Ending::Abort {
+            let released = self.outbound.abandon();
+            self.release(released);
+            self.unparsed = None;
+            self.waiting = None;
+            if self.receive.is_none() {
+                self.receiving = None;
+            }
+        }
+    }
+
+    /// Turns received bytes into requests until something is missing.
+    pub(super) fn feed(&mut self, feeding: &mut Feeding<'_>) -> Fed {
+        if self.ending != Ending::No {
+            return Fed::Ended;
+        }
+        if let Some(request) = self.waiting.take()
+            && let Some(stopped) = self.begin(request, feeding)
+        {
+            return stopped;
+        }
+        self.finish_payload(feeding);
+        loop {
+            if let Some(stopped) = self.is_held_up(feeding) {
+                self.give_up_buffer(feeding);
+                return stopped;
+            }
+            let Some(mut unparsed) = self.unparsed.take() else { return Fed::NeedsBytes };
+            let mut rest = unparsed.rest();
+            let piece = self.inbound.next(&mut rest);
+            let left = rest.len();
+            let header = match piece {
+                Piece::Nothing => return Fed::NeedsBytes,
+                Piece::Payload { bytes, .. } => {
+                    self.copy_payload(bytes);
+                    None
+                }
+                Piece::Header(header) => Some(header),
+            };
+            unparsed.parsed_up_to(left);
+            self.unparsed = Some(unparsed);
+            let stopped = match header {
+                Some(header) => self.header(&header, feeding),
+                None => {
+                    self.finish_payload(feeding);
+                    None
+                }
+            };
+            if let Some(stopped) = stopped {
+                self.give_up_buffer(feeding);
+                return stopped;
+            }
+        }
+    }
+
+    /// Whether a further request must wait. A payload that has begun is always received.
+    fn is_held_up(&self, feeding: &Feeding<'_>) -> Option<Fed> {
+        if self.receiving.is_some() {
+            return None;
+        }
+        // A share of what is left: replies that nobody fetches do not take all of the shard's.
+        let share = feeding.limits.replies_per_shard().saturating_sub(feeding.unsent) / 2;
+        if self.in_flight >= feeding.limits.requests_per_connection.min(share.max(1)) {
+            return Some(Fed::WaitsForReplies);
+        }
+        (feeding.free_slots == 0).then_some(Fed::WaitsForShard)
+    }
+
+    fn header(&mut self, header: &[u8], feeding: &mut Feeding<'_>) -> Option<Fed> {
+        let session = &self.peer.session;
+        let length = header_length(session.reply_mode);
+        match Request::parse(&header[..length], session, feeding.shutting_down) {
+            Ok(request) if request.command == Command::Disconnect => {
+                self.unparsed = None;
+                self.end(Ending::Graceful);
+                Some(Fed::Ended)
+            }
+            Ok(request) => self.begin(request, feeding),
+            Err(Rejected::Refusal(refusal)) => {
+                self.inbound.expect_discard(refusal.discard);
+                let to = ReplyTo::refusal(&refusal, session.reply_mode);
+                self.in_flight += 1;
+                feeding.unsent += 1;
+                self.outbound.push(Reply::error(to.error(refusal.error, refusal.reason, None)), 0);
+                None
+            }
+            Err(Rejected::Violation(violation)) => {
+                tracing::info!(peer = %self.name, %violation, "protocol violation, disconnecting");
+                self.end(Ending::Abort);
+                Some(Fed::Ended)
+            }
+        }
+    }
+
+    /// Takes memory for a request; it is admitted at once, or when its payload is here.
+    fn begin(&mut self, request: Request, feeding: &mut Feeding<'_>) -> Option<Fed> {
+        let payload = request.payload_length();
+        let memory = match request.command {
+            Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
+            _ => payload,
+        };
+        let mut lease = None;
+        if memory > 0 {
+            lease = feeding.pool.lend(memory as usize, self.held);
+            if lease.is_none() {
+                self.waiting = Some(request);
+                return Some(if self.held > 0 { Fed::WaitsForReplies } else { Fed::WaitsForShard });
+            }
+        }
+        let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);
+        self.held += held as usize;
+        self.in_flight += 1;
+        feeding.unsent += 1;
+        if payload > 0 {
+            self.inbound.expect_payload(u64::from(payload));
+            self.receiving = Some(Receiving { request, lease, filled: 0, held });
+        } else {
+            self.tasks += 1;
+            feeding.free_slots -= 1;
+            feeding.admitted.push(Admitted { request, lease, held });
+        }
+        None
+    }
+
+    fn copy_payload(&mut self, bytes: &[u8]) {
+        let receiving = self.receiving.as_mut().expect("a payload belongs to a request");
+        let start = receiving.filled as usize;
+        let lease =
+            receiving.lease.as_mut().expect("the kernel receives into it only when nothing is unparsed");
+        lease.bytes_mut(start..start + bytes.len()).copy_from_slice(bytes);
+        receiving.filled += bytes.len() as u32;
+    }
+
+    /// Admits the request whose payload is complete, if there is one.
+    ///
+    /// It had its memory, so it does not wait for a slot: the table has one more for each connection.
+    fn finish_payload(&mut self, feeding: &mut Feeding<'_>) {
+        let complete = self.receiving.as_ref().is_some_and(|receiving| {
+            receiving.lease.is_some() && receiving.filled == receiving.request.payload_length()
+        });
+        if !complete {
+            return;
+        }
+        let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
+        self.tasks += 1;
+        feeding.free_slots = feeding.free_slots.saturating_sub(1);
+        feeding.admitted.push(Admitted { request, lease, held });
+    }
+
+    /// Whoever has to wait does not keep a receive buffer when they are scarce.
+    fn give_up_buffer(&mut self, feeding: &Feeding<'_>) {
+        let Some(unparsed) = &mut self.unparsed else { return };
+        if feeding.scarce_buffers
+            && unparsed.keeps_buffer()
+            && let Some(lease) = feeding.pool.lend(unparsed.rest().len().max(1), self.held)
+        {
+            unparsed.stash(lease);
+        }
+    }
+
+    /// The receive that should be started now, if any.
+    pub(super) fn next_receive(&mut self, shutting_down: bool) -> Option<Operation> {
+        let busy = self.receive.is_some() || self.unparsed.is_some() || self.waiting.is_some();
+        if self.ending != Ending::No || busy || (shutting_down && self.is_idle()) {
+            return None;
+        }
+        let socket = self.socket;
+        if let Some(receiving) = &mut self.receiving
+            && self.inbound.wanted() >= DIRECT_RECEIVE
+        {
+            let lease = receiving.lease.take().expect("no other receive is in flight");
+            let (start, length) = (receiving.filled, self.inbound.wanted() as u32);
+            return Some(Operation::ReceiveInto { socket, lease, start, length });
+        }
+        Some(Operation::Receive { socket, poll_first: self.drained })
+    }
+
+    /// A request has left the table; its reply goes out unless nobody is there to read it.
+    pub(super) fn reply(&mut self, reply: Reply, held: u32) {
+        self.tasks -= 1;
+        if self.ending == Ending::Abort {
+            drop(reply);
+            self.release(Released { requests: 1, held: held as usize });
+        } else {
+            self.outbound.push(reply, held);
+        }
+    }
+
+    /// Replies are out, or will never be.
+    pub(super) fn release(&mut self, released: Released) {
+        self.in_flight -= released.requests;
+        self.held -= released.held;
+    }
+
+    /// Between requests, with nothing in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
+        nothing_came && self.in_flight == 0 && self.outbound.is_empty()
+    }
+
+    /// Whether nothing is left to wait for before the connection can go.
+    pub(super) fn is_over(&self) -> bool {
+        self.ending != Ending::No && self.tasks == 0 && self.operations == 0 && self.outbound.is_empty()
+    }
+}

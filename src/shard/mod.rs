@@ -1,0 +1,173 @@
+//! The data plane: one shard is one pinned thread with one ring, and owns its connections for life.
+//!
+//! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
+
+mod connection;
+mod mailbox;
+mod outbound;
+mod receive;
+mod request_table;
+mod serve;
+mod worker;
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+
+use crate::backend::Export;
+use crate::config::Limits;
+use crate::nbd::session::Session;
+use crate::ring::RingError;
+use crate::sys::{self, Doorbell};
+use mailbox::Message;
+use worker::Shard;
+
+/// A connection after its handshake, on its way to the shard that owns it from then on.
+pub struct Negotiated {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Which export, as an index into [`ShardConfig::exports`].
+    pub export: usize,
+    /// What was negotiated.
+    pub session: Session,
+    /// Bytes that the client sent behind the handshake.
+    pub leftover: Vec<u8>,
+    /// Who, for people.
+    pub peer: String,
+    /// Dropped when the connection is gone.
+    pub permit: Box<dyn Any + Send>,
+}
+
+/// What a shard is started with.
+pub struct ShardConfig {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The CPU to pin it to.
+    pub cpu: Option<usize>,
+    /// The limits of the server.
+    pub limits: Arc<Limits>,
+    /// All exports.
+    pub exports: Arc<[Arc<Export>]>,
+    /// Spin so long before sleeping.
+    pub busy_poll: Duration,
+    /// Called on the shard's thread when it has ended.
+    pub on_exit: Box<dyn FnOnce(Result<(), ShardError>) + Send>,
+}
+
+/// Why a shard could not start: the cause, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The CPU is not there.
+    #[error("cannot run on CPU {0}: {1}; choose others with --cpus")]
+    Cpu(usize, std::io::Error),
+    /// Anything else of the kernel's.
+    #[error("cannot start a shard ({0}): {1}")]
+    System(&'static str, std::io::Error),
+}
+
+/// Why a shard ended when nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("a shard failed: this is a bug in ringnbd, its message stands above")]
+pub struct ShardError;
+
+/// The control plane's end of a shard.
+#[derive(Debug)]
+pub struct ShardHandle {
+    mailbox: Sender<Message>,
+    doorbell: Arc<Doorbell>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl ShardHandle {
+    /// Starts a shard; returns when its ring is up.
+    ///
+    /// # Errors
+    /// [`StartError`]: a sentence with the cause and the remedy.
+    pub fn start(config: ShardConfig) -> Result<Self, StartError> {
+        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
+        let doorbell = Arc::new(doorbell);
+        let (mailbox, messages) = bounded(config.limits.mailbox);
+        let (started, outcome) = bounded(1);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (shard_doorbell, shard_connections) = (Arc::clone(&doorbell), Arc::clone(&connections));
+        let name = format!("shard-{}", config.index);
+        let run = move || {
+            let ShardConfig { cpu, on_exit, .. } = config;
+            if let Some(cpu) = cpu
+                && let Err(error) = sys::pin_to_cpu(cpu)
+            {
+                let _ = started.send(Err(StartError::Cpu(cpu, error)));
+                return;
+            }
+            let config = worker::WorkerConfig {
+                index: config.index,
+                limits: config.limits,
+                exports: config.exports,
+                busy_poll: config.busy_poll,
+                messages,
+                doorbell: shard_doorbell,
+                connections: shard_connections,
+            };
+            match Shard::new(config) {
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+                Ok(shard) => {
+                    let _ = started.send(Ok(()));
+                    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(shard)));
+                    on_exit(ended.map_err(|_panic| ShardError));
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|error| StartError::System("thread", error))?;
+        let died = || StartError::System("thread", std::io::Error::other("it ended while starting"));
+        outcome.recv().map_err(|_closed| died())??;
+        Ok(Self { mailbox, doorbell, connections })
+    }
+
+    /// Hands a connection over.
+    ///
+    /// # Errors
+    /// Gives it back when the mailbox is full or the shard is gone.
+    pub fn connect(&self, negotiated: Negotiated) -> Result<(), Box<Negotiated>> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        match self.mailbox.try_send(Message::Connect(Box::new(negotiated))) {
+            Ok(()) => {
+                self.doorbell.ring();
+                Ok(())
+            }
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                self.connections.fetch_sub(1, Ordering::Relaxed);
+                match message {
+                    Message::Connect(negotiated) => Err(negotiated),
+                    Message::Shutdown => unreachable!("the message is the one that was sent"),
+                }
+            }
+        }
+    }
+
+    /// Connections that the shard has or is about to get.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Asks the shard to finish what is in flight, to refuse what comes, and to end.
+    pub fn shutdown(&self) {
+        // A full mailbox drains: the shard takes messages in every turn.
+        let _ended_already = self.mailbox.send(Message::Shutdown);
+        self.doorbell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! A request, one way through: what is done for it and what is answered, top to bottom.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::outbound::{Payload, Reply, ReplyChunk};
+use super::request_table::RequestId;
+use crate::backend::{Device, ShardContext};
+use crate::block::{BlockError, ByteRange, Extent};
+use crate::nbd::meta_context::MetaContext;
+use crate::nbd::reply::ReplyTo;
+use crate::nbd::request::{Command, Request, parse_filter};
+use crate::nbd::session::{ReplyMode, Session};
+use crate::ring::Lease;
+
+/// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
+const SPARSE_READ: u64 = 32 << 10;
+/// Holes shorter than this are sent as data: a chunk of their own would cost as much.
+const SMALLEST_HOLE: u64 = 4096;
+/// The most chunks of one sparse read; what is beyond is sent as data.
+const MOST_CHUNKS: usize = 64;
+
+/// What all tasks of a shard share.
+pub(super) struct Shared {
+    pub(super) context: ShardContext,
+    /// Replies of this turn, on their way to their connections.
+    pub(super) finished: RefCell<Vec<(RequestId, Reply)>>,
+    pub(super) extents_per_reply: usize,
+}
+
+/// What requests of one connection share.
+pub(super) struct Peer {
+    pub(super) session: Session,
+    pub(super) device: Rc<Device>,
+}
+
+/// A request with all it needs.
+pub(super) struct Work {
+    pub(super) request: Request,
+    /// For a READ the memory to read into, for a WRITE (or a BLOCK_STATUS filter) its payload.
+    pub(super) lease: Option<Lease>,
+    pub(super) peer: Rc<Peer>,
+}
+
+/// Carries a request out and leaves its reply.
+pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
+    let Work { request, lease, peer } = work;
+    let to = ReplyTo::request(&request, peer.session.reply_mode);
+    let (device, context) = (&*peer.device, &shared.context);
+    let Request { range, flags, .. } = request;
+    let result = match request.command {
+        Command::Read { dont_fragment } => {
+            let reply = read(&request, dont_fragment, lease, &peer, context).await;
+            shared.finished.borrow_mut().push((id, reply));
+            return;
+        }
+        Command::BlockStatus { one, filter } => {
+            let limit = if one { 1 } else { shared.extents_per_reply };
+            let payload = lease.zip(filter);
+            let reply = block_status(&request, limit, payload, &peer, context).await;
+            shared.finished.borrow_mut().push((id, reply));
+            return;
+        }
+        _ if range.is_empty() && request.command != Command::Flush => Ok(()),
+        Command::Write => {
+            let lease = lease.expect("a write has its payload");
+            device.write(range, lease, flags, context).await
+        }
+        Command::Flush => device.flush(context).await,
+        Command::Trim => device.trim(range, flags, context).await,
+        Command::WriteZeroes => device.write_zeroes(range, flags, context).await,
+        Command::Cache => device.cache(range, context).await,
+        Command::Disconnect => unreachable!("the connection handles it"),
+    };
+    let reply = match result {
+        Ok(()) => Reply::header(to.success()),
+        Err(error) => Reply::error(to.error(error, &error.to_string(), None)),
+    };
+    shared.finished.borrow_mut().push((id, reply));
+}
+
+async fn read(
+    request: &Request,
+    dont_fragment: bool,
+    lease: Option<Lease>,
+    peer: &Peer,
+    context: &ShardContext,
+) -> Reply {
+    let mode = peer.session.reply_mode;
+    let to = ReplyTo::request(request, mode);
+    let range = request.range;
+    if range.is_empty() {
+        return Reply::header(to.success());
+    }
+    let header = || to.data(range.offset(), range.length() as u32, true);
+    let Some(lease) = lease else {
+        return match peer.device.read_zeroes(range, context).await {
+            Ok(()) => {
+                Reply::One(ReplyChunk { header: header(), payload: Payload::Zeroes(range.length() as u32) })
+            }
+            Err(error) => Reply::error(to.error(error, &error.to_string(), None)),
+        };
+    };
+    let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
+    if may_be_sparse
+        && let Some(extents) = peer.device.holes_for_read(range, MOST_CHUNKS, context).await
+        && let pieces = pieces(range, &extents)
+        && pieces.iter().any(|(_, hole)| *hole)
+    {
+        return sparse_read(&to, range, &pieces, lease, peer, context).await;
+    }
+    let (lease, result) = peer.device.read(range, lease, 0, context).await;
+    match result {
+        Ok(()) => {
+            let payload = Payload::Leased { lease, start: 0, length: range.length() as u32 };
+            Reply::One(ReplyChunk { header: header(), payload })
+        }
+        Err(failure) => {
+            let mut chunks = Vec::with_capacity(2);
+            if failure.good > 0 && mode != ReplyMode::Simple {
+                let good = failure.good as u32;
+                let header = to.data(range.offset(), good, false);
+                chunks
+                    .push(ReplyChunk { header, payload: Payload::Leased { lease, start: 0, length: good } });
+            }
+            chunks.push(read_error(&to, failure.error, range.offset() + failure.good));
+            Reply::Many(chunks)
+        }
+    }
+}
+
+fn read_error(to: &ReplyTo, error: BlockError, offset: u64) -> ReplyChunk {
+    let text = format!("{error} at offset {offset}");
+    let (header, text) = to.error(error, &text, Some(offset));
+    ReplyChunk::with_text(header, text)
+}
+
+/// The runs of a read, true for holes: neighbours merged, holes too small to matter counted as data, nothing left out.
+fn pieces(range: ByteRange, extents: &[Extent]) -> Vec<(u64, bool)> {
+    let mut pieces: Vec<(u64, bool)> = Vec::with_capacity(extents.len() + 1);
+    let told: u64 = extents.iter().map(|extent| extent.length).sum();
+    let rest = Extent { length: range.length() - told, hole: false, zero: false };
+    for extent in extents.iter().chain(std::iter::once(&rest)) {
+        let hole = extent.zero && extent.length >= SMALLEST_HOLE;
+        match pieces.last_mut() {
+            _ if extent.length == 0 => {}
+            Some(last) if last.1 == hole => last.0 += extent.length,
+            _ => pieces.push((extent.length, hole)),
+        }
+    }
+    pieces
+}
+
+async fn sparse_read(
+    to: &ReplyTo,
+    range: ByteRange,
+    pieces: &[(u64, bool)],
+    mut lease: Lease,
+    peer: &Peer,
+    context: &ShardContext,
+) -> Reply {
+    let mut chunks = Vec::with_capacity(pieces.len());
+    let mut start = 0;
+    for (index, (length, hole)) in pieces.iter().enumerate() {
+        let (offset, done) = (range.offset() + start, index + 1 == pieces.len());
+        if *hole {
+            let header = to.hole(offset, *length as u32, done);
+            chunks.push((header, None));
+        } else {
+            let part = ByteRange::new(offset, *length).expect("within the request");
+            let (back, result) = peer.device.read(part, lease, start as u32, context).await;
+            lease = back;
+            let (good, failure) = match result {
+                Ok(()) => (*length, None),
+                Err(failure) => (failure.good, Some(failure.error)),
+            };
+            if good > 0 {
+                let header = to.data(offset, good as u32, done && failure.is_none());
+                chunks.push((header, Some((start as u32, good as u32))));
+            }
+            if let Some(error) = failure {
+                let error = read_error(to, error, offset + good);
+                let mut chunks = with_lease(chunks, lease);
+                chunks.push(error);
+                return Reply::Many(chunks);
+            }
+        }
+        start += length;
+    }
+    Reply::Many(with_lease(chunks, lease))
+}
+
+/// Gives each data chunk its hold on the lease, once nothing is written into it any more.
+fn with_lease(
+    chunks: Vec<(crate::nbd::reply::HeaderBytes, Option<(u32, u32)>)>,
+    lease: Lease,
+) -> Vec<ReplyChunk> {
+    let chunk = |(header, part): (_, Option<(u32, u32)>)| {
+        let payload = match part {
+            None => Payload::Nothing,
+            Some((start, length)) => Payload::Leased { lease: lease.share(), start, length },
+        };
+        ReplyChunk { header, payload }
+    };
+    chunks.into_iter().map(chunk).collect()
+}
+
+async fn block_status(
+    request: &Request,
+    limit: usize,
+    payload: Option<(Lease, u32)>,
+    peer: &Peer,
+    context: &ShardContext,
+) -> Reply {
+    let to = ReplyTo::request(request, peer.session.reply_mode);
+    let session = &peer.session;
+    let all = || session.contexts.iter().map(|context| context.id).collect::<Vec<u32>>();
+    let (range, ids) = match payload {
+        None => (request.range, all()),
+        Some((lease, length)) => {
+            match parse_filter(lease.bytes(0..length as usize), request.offset, session) {
+                Ok(filter) => filter,
+                Err(error) => {
+                    let text = "a filter with unknown or repeated contexts, or a bad range";
+                    return Reply::error(to.error(error, text, None));
+                }
+            }
+        }
+    };
+    let mut chunks = Vec::with_capacity(ids.len());
+    for (index, id) in ids.iter().enumerate() {
+        let selected = session.contexts.iter().find(|context| context.id == *id).expect("known ids only");
+        let extents = match selected.context {
+            MetaContext::BaseAllocation => peer.device.extents(range, limit, context).await,
+        };
+        match extents {
+            Ok(extents) => {
+                let (header, text) = to.status(*id, &extents, index + 1 == ids.len());
+                chunks.push(ReplyChunk::with_text(header, text));
+            }
+            Err(error) => return Reply::error(to.error(error, &error.to_string(), None)),
+        }
+    }
+    Reply::Many(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_holes_are_data_and_the_untold_rest_too() {
+        let hole = |length| Extent { length, hole: true, zero: true };
+        let data = |length| Extent { length, hole: false, zero: false };
+        let range = ByteRange::new(0, 100_000).unwrap();
+        let extents = [hole(8192), data(4096), hole(512), data(4096), hole(40_000), data(1000)];
+        let expected = [(8192, true), (4096 + 512 + 4096, false), (40_000, true), (100_000 - 56_896, false)];
+        assert_eq!(pieces(range, &extents), expected);
+    }
+}

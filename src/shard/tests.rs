@@ -1,0 +1,155 @@
+//! A whole shard behind a socket pair, spoken to in bytes.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+
+use super::*;
+use crate::config::ExportUri;
+use crate::nbd::session::{ExportInfo, ReplyMode};
+
+struct Running {
+    shard: ShardHandle,
+    exited: mpsc::Receiver<Result<(), ShardError>>,
+    export: Arc<Export>,
+}
+
+fn start(uri: &str) -> Running {
+    let uri: ExportUri = uri.parse().unwrap();
+    let export = Arc::new(Export::open(&uri, false).unwrap());
+    let (sender, exited) = mpsc::channel();
+    let limits =
+        Limits { memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD, connections: 64, ..Limits::default() };
+    let shard = ShardHandle::start(ShardConfig {
+        index: 0,
+        cpu: None,
+        limits: Arc::new(limits),
+        exports: vec![Arc::clone(&export)].into(),
+        busy_poll: Duration::ZERO,
+        on_exit: Box::new(move |result| sender.send(result).unwrap()),
+    });
+    Running { shard: shard.unwrap(), exited, export }
+}
+
+impl Running {
+    fn connect(&self, reply_mode: ReplyMode) -> UnixStream {
+        let (client, server) = UnixStream::pair().unwrap();
+        let facts = self.export.facts().clone();
+        let info = ExportInfo {
+            name: String::new(),
+            description: String::new(),
+            facts,
+            contexts: Vec::new(),
+            require_block_size: false,
+        };
+        let session = Session {
+            reply_mode,
+            transmission_flags: info.transmission_flags(reply_mode),
+            size: info.facts.size,
+            block_sizes: info.facts.block_sizes,
+            enforce_alignment: false,
+            contexts: Vec::new(),
+        };
+        let negotiated = Negotiated {
+            socket: server.into(),
+            export: 0,
+            session,
+            leftover: Vec::new(),
+            peer: "test".into(),
+            permit: Box::new(()),
+        };
+        assert!(self.shard.connect(negotiated).is_ok());
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client
+    }
+
+    fn stop(self) {
+        self.shard.shutdown();
+        assert!(self.exited.recv_timeout(Duration::from_secs(20)).unwrap().is_ok());
+        assert_eq!(self.shard.connections(), 0);
+    }
+}
+
+fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&0_u16.to_be_bytes());
+    bytes.extend_from_slice(&command.to_be_bytes());
+    bytes.extend_from_slice(&cookie.to_be_bytes());
+    bytes.extend_from_slice(&offset.to_be_bytes());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+fn read(stream: &mut UnixStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+fn simple(error: u32, cookie: u64) -> Vec<u8> {
+    [&0x6744_6698_u32.to_be_bytes()[..], &error.to_be_bytes(), &cookie.to_be_bytes()].concat()
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("image");
+    std::fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
+    for uri in
+        ["mem:4M".into(), format!("file:{}", path.display()), format!("file:{}?direct=true", path.display())]
+    {
+        let running = start(&uri);
+        let mut client = running.connect(ReplyMode::Simple);
+        for length in [1_u32, 511, 4096, 70_000, 1 << 20] {
+            let data: Vec<u8> = (0..length).map(|at| (at % 253) as u8).collect();
+            client.write_all(&[request(1, 7, 4096, length), data.clone()].concat()).unwrap();
+            assert_eq!(read(&mut client, 16), simple(0, 7));
+            client.write_all(&request(0, 8, 4096, length)).unwrap();
+            assert_eq!(read(&mut client, 16), simple(0, 8));
+            assert!(read(&mut client, length as usize) == data, "{uri}: {length} bytes");
+        }
+        client.write_all(&request(2, 0, 0, 0)).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "closed without a reply");
+        running.stop();
+    }
+}
+
+#[test]
+fn a_thousand_requests_in_flight_are_all_answered() {
+    let running = start("mem:64M");
+    let mut client = running.connect(ReplyMode::Simple);
+    let requests: Vec<u8> = (0..3000).flat_map(|cookie| request(0, cookie, cookie * 512, 512)).collect();
+    let mut writer = client.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(&requests).unwrap());
+    let mut seen = vec![false; 3000];
+    for _ in 0..3000 {
+        let reply = read(&mut client, 16 + 512);
+        let cookie = u64::from_be_bytes(reply[8..16].try_into().unwrap());
+        assert!(!std::mem::replace(&mut seen[cookie as usize], true));
+    }
+    sender.join().unwrap();
+    drop(client);
+    running.stop();
+}
+
+#[test]
+fn a_slow_read_does_not_delay_a_fast_one() {
+    let running = start("fault:delay.read=300ms,range=0+4096:mem:1M");
+    let mut client = running.connect(ReplyMode::Simple);
+    client.write_all(&[request(0, 1, 0, 512), request(0, 2, 8192, 512)].concat()).unwrap();
+    assert_eq!(read(&mut client, 16 + 512)[..16], simple(0, 2)[..]);
+    assert_eq!(read(&mut client, 16 + 512)[..16], simple(0, 1)[..]);
+    running.stop();
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing() {
+    let running = start("fault:delay=50ms:mem:64M");
+    for length in [512, 1 << 20] {
+        let mut client = running.connect(ReplyMode::Structured);
+        let requests: Vec<u8> = (0..20).flat_map(|cookie| request(0, cookie, 0, length)).collect();
+        client.write_all(&requests).unwrap();
+        client.write_all(&request(1, 99, 0, 1 << 20)[..20]).unwrap();
+    }
+    running.stop();
+}
