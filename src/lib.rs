@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod block;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod nbd;
 #[allow(unsafe_code)]

@@ -2,11 +2,15 @@
 //!
 //! Source: `doc/proto.md` of the NBD project; each rule cites its heading.
 
+pub mod chunks;
+pub mod client_handshake;
+pub mod client_request;
 pub mod error;
 pub mod handshake;
 pub mod inbound;
 pub mod meta_context;
 pub mod reply;
 pub mod request;
+pub mod printable;
 pub mod session;
 pub mod wire;

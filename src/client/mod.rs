@@ -1,0 +1,3 @@
+//! The NBD client: URIs, connections, and what a server tells about its exports.
+
+pub mod uri;
