@@ -54,7 +54,9 @@ pub enum UriError {
     #[error("{0:?} is not an NBD URI; write nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     Scheme(String),
     /// `nbds`, or parameters that ask for TLS.
-    #[error("TLS is not supported yet ({0}); use nbd:// or nbd+unix:// with a server that does not require TLS")]
+    #[error(
+        "TLS is not supported yet ({0}); use nbd:// or nbd+unix:// with a server that does not require TLS"
+    )]
     Tls(String),
     /// A `%` without two hexadecimal digits.
     #[error("{0:?} has a `%` that two hexadecimal digits do not follow; write a literal `%` as %25")]
@@ -72,7 +74,9 @@ pub enum UriError {
     #[error("the socket path must be 1 to {MAX_SOCKET_PATH} bytes without NUL; it has {0} bytes")]
     Socket(usize),
     /// A parameter that this client does not know, or that stands twice.
-    #[error("the query parameter {0:?} is unknown here or stands twice; only `socket` of nbd+unix:// is known")]
+    #[error(
+        "the query parameter {0:?} is unknown here or stands twice; only `socket` of nbd+unix:// is known"
+    )]
     Parameter(String),
     /// The name breaks the spec's limits on strings.
     #[error("the export name must be UTF-8 of at most {NBD_MAX_STRING} bytes without NUL")]
@@ -216,7 +220,9 @@ fn tcp_address(authority: &str) -> Result<ServerAddress, UriError> {
                 None => (authority, None),
             };
             let host = String::from_utf8(decode(host)?).map_err(|_| wrong())?;
-            if host.contains(|c: char| c == ':' || c == '[' || c == '@' || c.is_control() || c.is_whitespace()) {
+            if host
+                .contains(|c: char| c == ':' || c == '[' || c == '@' || c.is_control() || c.is_whitespace())
+            {
                 return Err(wrong());
             }
             (if host.is_empty() { "localhost".into() } else { host }, port)

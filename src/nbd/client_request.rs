@@ -77,7 +77,8 @@ mod tests {
         let mut bytes = Vec::new();
         WRITE.encode(ReplyMode::Extended, &mut bytes);
         let expected = [
-            0x21, 0xe4, 0x1c, 0x71, 0, 0x21, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, // magic, flags, command, cookie
+            0x21, 0xe4, 0x1c, 0x71, 0, 0x21, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            7, // magic, flags, command, cookie
             0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3, // offset, length
         ];
         assert_eq!(bytes, expected);

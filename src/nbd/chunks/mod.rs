@@ -128,14 +128,7 @@ enum State {
 impl ReplyParser {
     /// A parser for a connection with that reply mode and those selected meta contexts.
     pub fn new(mode: ReplyMode, contexts: Vec<u32>) -> Self {
-        Self {
-            mode,
-            contexts,
-            pending: HashMap::new(),
-            state: State::Magic,
-            part: Vec::new(),
-            wanted: MAGIC,
-        }
+        Self { mode, contexts, pending: HashMap::new(), state: State::Magic, part: Vec::new(), wanted: MAGIC }
     }
 
     /// A request was sent. DISC has no reply and is not announced.
@@ -351,7 +344,10 @@ impl ReplyParser {
                 let size = if is_extended { 16 } else { 8 };
                 let left = (length - part.len() as u64) / size;
                 if is_extended && big_endian(&part[4..]) != left {
-                    return Err(ReplyError::Malformed { kind, what: "has another number of extents than it says" });
+                    return Err(ReplyError::Malformed {
+                        kind,
+                        what: "has another number of extents than it says",
+                    });
                 }
                 let pending = self.pending.get_mut(&cookie).ok_or(ReplyError::Cookie(cookie))?;
                 pending.describe(kind, context, left, &self.contexts)?;
@@ -371,8 +367,9 @@ impl ReplyParser {
         if error == 0 {
             return Err(malformed("has no error value"));
         }
-        let (message, rest) =
-            part[6..].split_at_checked(message_length).ok_or(malformed("has a message longer than itself"))?;
+        let (message, rest) = part[6..]
+            .split_at_checked(message_length)
+            .ok_or(malformed("has a message longer than itself"))?;
         if message_length > NBD_MAX_STRING {
             return Err(malformed("has a message of more than 4096 bytes"));
         }

@@ -36,7 +36,12 @@ fn data(offset: u64, length: usize) -> Vec<u8> {
 }
 
 /// Events as text, data joined by its length: how it was split does not matter.
-fn replay(mode: ReplyMode, requests: &[ClientRequest], bytes: &[u8], step: usize) -> Result<Vec<String>, ReplyError> {
+fn replay(
+    mode: ReplyMode,
+    requests: &[ClientRequest],
+    bytes: &[u8],
+    step: usize,
+) -> Result<Vec<String>, ReplyError> {
     let mut parser = ReplyParser::new(mode, vec![5, 6]);
     requests.iter().for_each(|request| parser.expect(*request));
     let mut told = Vec::new();
@@ -54,7 +59,9 @@ fn replay(mode: ReplyMode, requests: &[ClientRequest], bytes: &[u8], step: usize
                 Event::Data { .. } => unreachable!(),
                 Event::Hole { offset, length, .. } => format!("hole {offset}+{length}"),
                 Event::Extent { context, length, flags, .. } => format!("extent {context}: {length} {flags}"),
-                Event::Failure { error, message, offset, .. } => format!("{error:?} {message:?} at {offset:?}"),
+                Event::Failure { error, message, offset, .. } => {
+                    format!("{error:?} {message:?} at {offset:?}")
+                }
                 Event::Done { result, .. } => format!("done {result:?}"),
             });
         }
@@ -98,14 +105,18 @@ fn a_structured_read_in_any_order() {
         structured(1, 1, &data(1030, 10)),
     ]
     .concat();
-    assert_eq!(check(Structured, READ, &reply).unwrap(), ["60 bytes", "hole 1000+30", "10 bytes", "done Ok(())"]);
+    assert_eq!(
+        check(Structured, READ, &reply).unwrap(),
+        ["60 bytes", "hole 1000+30", "10 bytes", "done Ok(())"]
+    );
     let in_one = [structured(0, 1, &data(1000, 100)), structured(1, 0, &[])].concat();
     assert_eq!(check(Structured, DF, &in_one).unwrap(), ["100 bytes", "done Ok(())"]);
 }
 
 #[test]
 fn an_extended_read_echoes_the_offset_of_the_request() {
-    let reply = [extended(0, 1, 1000, &data(1050, 50)), extended(1, 2, 1000, &bytes![1000u64, 50u32])].concat();
+    let reply =
+        [extended(0, 1, 1000, &data(1050, 50)), extended(1, 2, 1000, &bytes![1000u64, 50u32])].concat();
     assert_eq!(check(Extended, READ, &reply).unwrap(), ["50 bytes", "hole 1000+50", "done Ok(())"]);
     let wrong = extended(1, 1, 1050, &data(1000, 100));
     assert!(broken(Extended, READ, &wrong).contains("reply to offset 1000 says offset 1050"));
@@ -129,7 +140,8 @@ fn unknown_error_chunks_fail_the_reply_only() {
     let error = [bytes![22u32, 2u16], b"no".to_vec(), vec![9; 30]].concat();
     let told = check(Extended, FLUSH, &extended(1, 0x80ff, 0, &error)).unwrap();
     assert_eq!(told, ["Invalid \"no\" at None", "done Err(Invalid)"]);
-    let two = [structured(0, 0x8001, &bytes![28u32, 0u16]), structured(1, 0x8001, &bytes![5u32, 0u16])].concat();
+    let two =
+        [structured(0, 0x8001, &bytes![28u32, 0u16]), structured(1, 0x8001, &bytes![5u32, 0u16])].concat();
     assert_eq!(check(Structured, READ, &two).unwrap().last().unwrap(), "done Err(NoSpace)");
 }
 

@@ -104,6 +104,7 @@ impl ClientHandshake {
             let frame = take(&mut self.frame);
             if let Err(error) = self.framed(&frame) {
                 self.waiting = Waiting::Ended(None);
+                self.output.clear();
                 return Err(error);
             }
         }

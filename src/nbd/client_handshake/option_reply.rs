@@ -33,7 +33,10 @@ pub(super) enum OptionReply {
 /// The content of `NBD_REP_INFO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Info {
-    Export { size: u64, transmission_flags: u16 },
+    Export {
+        size: u64,
+        transmission_flags: u16,
+    },
     Name(String),
     Description(String),
     BlockSizes(BlockSizes),

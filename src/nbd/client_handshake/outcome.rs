@@ -109,10 +109,14 @@ pub enum HandshakeError {
     #[error("the server speaks the oldstyle NBD handshake, which ended with nbd 3.10; upgrade the server")]
     Oldstyle,
     /// LIST and INFO need fixed newstyle.
-    #[error("the server speaks plain newstyle NBD, which cannot list exports; name one export and ask about it")]
+    #[error(
+        "the server speaks plain newstyle NBD, which cannot list exports; name one export and ask about it"
+    )]
     CannotList,
     /// A reply that does not begin with the magic.
-    #[error("the server broke the protocol: an option reply begins with {0:#018x}, not with {NBD_REP_MAGIC:#018x}")]
+    #[error(
+        "the server broke the protocol: an option reply begins with {0:#018x}, not with {NBD_REP_MAGIC:#018x}"
+    )]
     ReplyMagic(u64),
     /// A reply to another option.
     #[error("the server broke the protocol: it answered {} while {} was asked", option_name(*.got), option_name(*.asked))]
@@ -190,7 +194,9 @@ impl HandshakeError {
         match reply {
             NBD_REP_ERR_TLS_REQD => Self::TlsRequired(message),
             NBD_REP_ERR_SHUTDOWN => Self::Shutdown(message),
-            NBD_REP_ERR_UNKNOWN if option != NBD_OPT_LIST => Self::UnknownExport { name: export.into(), message },
+            NBD_REP_ERR_UNKNOWN if option != NBD_OPT_LIST => {
+                Self::UnknownExport { name: export.into(), message }
+            }
             _ => Self::Refused { option, reply, message },
         }
     }

@@ -184,8 +184,7 @@ impl Script {
     }
 
     fn accepted(&mut self, stage: Stage, answer: Answer) -> Result<Next, HandshakeError> {
-        let malformed =
-            |what| HandshakeError::Malformed { option: stage.option(), reply: NBD_REP_ACK, what };
+        let malformed = |what| HandshakeError::Malformed { option: stage.option(), reply: NBD_REP_ACK, what };
         let no_export = malformed("came without NBD_INFO_EXPORT");
         Ok(match stage {
             Stage::ExtendedHeaders => {
@@ -284,7 +283,8 @@ impl Script {
 
     fn enter(&mut self, export: ExportDetails) -> Next {
         let contexts = take(&mut self.selected);
-        self.result = Some(Ok(Outcome::Transmission(Transmission { dialect: self.dialect, export, contexts })));
+        self.result =
+            Some(Ok(Outcome::Transmission(Transmission { dialect: self.dialect, export, contexts })));
         Next::End
     }
 
