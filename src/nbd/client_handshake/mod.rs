@@ -197,11 +197,11 @@ impl ClientHandshake {
     fn proceed(&mut self, next: Next) -> Result<(), HandshakeError> {
         match next {
             Next::Option(stage, data) => {
-                self.send_option(stage.option(), &data);
+                push_option(&mut self.output, stage.option(), &data);
                 self.wait(Waiting::Header(stage), HEADER);
             }
             Next::ExportName => {
-                self.send_option(NBD_OPT_EXPORT_NAME, &self.script.export().as_bytes().to_vec());
+                push_option(&mut self.output, NBD_OPT_EXPORT_NAME, self.script.export().as_bytes());
                 let zeroes = if self.no_zeroes { 0 } else { EXPORT_NAME_ZEROES };
                 self.wait(Waiting::ExportName, EXPORT_NAME_REPLY + zeroes);
             }
@@ -226,14 +226,14 @@ impl ClientHandshake {
         self.waiting = waiting;
         self.frame_length = length;
     }
+}
 
-    fn send_option(&mut self, option: u32, data: &[u8]) {
-        let header = OptionHeader {
-            magic: NBD_OPTS_MAGIC.into(),
-            option: option.into(),
-            length: (data.len() as u32).into(),
-        };
-        self.output.extend(header.as_bytes());
-        self.output.extend(data);
-    }
+fn push_option(output: &mut Vec<u8>, option: u32, data: &[u8]) {
+    let header = OptionHeader {
+        magic: NBD_OPTS_MAGIC.into(),
+        option: option.into(),
+        length: (data.len() as u32).into(),
+    };
+    output.extend(header.as_bytes());
+    output.extend(data);
 }
