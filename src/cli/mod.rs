@@ -1,5 +1,6 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
 
+mod describe;
 pub mod info;
 pub mod list;
 pub mod map;

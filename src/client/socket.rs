@@ -1,0 +1,165 @@
+//! The socket of a connection: connecting, bytes with deadlines, and the handshake over it.
+
+use std::io::{self, Read, Write};
+use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::error::ClientError;
+use super::uri::ServerAddress;
+use crate::nbd::client_handshake::{ClientHandshake, Goal, Outcome, Step};
+
+/// How long a client waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To connect to one address.
+    pub connect: Duration,
+    /// For the whole handshake.
+    pub handshake: Duration,
+    /// For the next byte of a reply, and for room to send a request.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            handshake: Duration::from_secs(30),
+            silence: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A connected socket. Every wait on it ends.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Socket,
+    address: ServerAddress,
+    timeouts: Timeouts,
+    /// The end of the handshake, while it lasts.
+    deadline: Option<Instant>,
+}
+
+impl Link {
+    pub(super) fn open(address: &ServerAddress, timeouts: Timeouts) -> Result<Self, ClientError> {
+        let mut last = io::Error::other("the name has no address");
+        for candidate in resolve(address)? {
+            match connect(&candidate, timeouts) {
+                Ok(socket) => return Ok(Self { socket, address: address.clone(), timeouts, deadline: None }),
+                Err(error) => last = error,
+            }
+        }
+        Err(ClientError::Connect { address: address.clone(), source: last })
+    }
+
+    /// The whole handshake. What the server sent beyond it comes back too; a correct server sends nothing.
+    pub(super) fn negotiate(mut self, goal: Goal) -> Result<(Self, Outcome), ClientError> {
+        let address = self.address.clone();
+        let failed = |source| ClientError::Handshake { address: address.clone(), source };
+        self.deadline = Some(Instant::now() + self.timeouts.handshake);
+        let mut handshake = ClientHandshake::new(goal).map_err(failed)?;
+        let mut input = Vec::new();
+        loop {
+            // No more than the frame needs is read, so that nothing is left at the end.
+            match handshake.feed(&mut &input[..]).map_err(failed)? {
+                Step::Send(bytes) => match self.send(&bytes) {
+                    // Its last words say why it closed: they are still to be read.
+                    Err(ClientError::Closed) => {}
+                    other => other?,
+                },
+                Step::Need(bytes) => {
+                    input.resize(bytes, 0);
+                    let received = self.receive(&mut input)?;
+                    input.truncate(received);
+                    if received == 0 {
+                        return Ok((self, handshake.closed().map_err(failed)?));
+                    }
+                    continue;
+                }
+                Step::Done(outcome) => {
+                    self.deadline = None;
+                    return Ok((self, outcome));
+                }
+            }
+            input.clear();
+        }
+    }
+
+    /// Receives at least one byte; 0 when the server closed.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
+        loop {
+            let wait = self.wait()?;
+            self.socket.set_read_timeout(Some(wait))?;
+            match self.socket.read(buffer) {
+                Err(error) if is_reset(&error) => return Ok(0),
+                Err(error) => self.failed(error)?,
+                Ok(bytes) => return Ok(bytes),
+            }
+        }
+    }
+
+    /// Sends everything.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+        while !bytes.is_empty() {
+            let wait = self.wait()?;
+            self.socket.set_write_timeout(Some(wait))?;
+            match self.socket.write(bytes) {
+                Err(error) if is_reset(&error) => return Err(ClientError::Closed),
+                Err(error) => self.failed(error)?,
+                Ok(sent) => bytes = &bytes[sent..],
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the next call may take.
+    fn wait(&self) -> Result<Duration, ClientError> {
+        let left =
+            self.deadline.map_or(self.timeouts.silence, |end| end.saturating_duration_since(Instant::now()));
+        // A socket timeout of zero would mean none.
+        if left.is_zero() { Err(self.timed_out()) } else { Ok(left) }
+    }
+
+    fn failed(&self, error: io::Error) -> Result<(), ClientError> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(self.timed_out()),
+            _ => Err(error.into()),
+        }
+    }
+
+    fn timed_out(&self) -> ClientError {
+        ClientError::Timeout(self.deadline.map_or(self.timeouts.silence, |_| self.timeouts.handshake))
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+fn resolve(address: &ServerAddress) -> Result<Vec<SockAddr>, ClientError> {
+    let unix = |path: &[u8]| {
+        let address_of = SockAddr::unix(std::ffi::OsStr::from_bytes(path));
+        address_of.map_err(|source| ClientError::Connect { address: address.clone(), source })
+    };
+    match address {
+        ServerAddress::Unix(path) => Ok(vec![unix(path.as_os_str().as_bytes())?]),
+        ServerAddress::Abstract(name) => Ok(vec![unix(&[b"\0", &name[..]].concat())?]),
+        ServerAddress::Tcp { host, port } => match (host.as_str(), *port).to_socket_addrs() {
+            Ok(addresses) => Ok(addresses.map(SockAddr::from).collect()),
+            Err(source) => Err(ClientError::Resolve { host: host.clone(), source }),
+        },
+    }
+}
+
+fn connect(address: &SockAddr, timeouts: Timeouts) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    socket.connect_timeout(address, timeouts.connect)?;
+    if address.domain() != Domain::UNIX {
+        // "the client and server SHOULD disable Nagle's algorithm"
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(socket)
+}
