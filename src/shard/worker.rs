@@ -63,8 +63,8 @@ pub(super) struct Shard {
     /// Connections with something to send or to end.
     to_flush: Vec<u32>,
     admitted: Vec<(u32, Admitted)>,
-    /// Spare batches, small and large.
-    batches: [Vec<Box<SendBatch>>; 2],
+    /// Spare batches, small and large; boxed, because an operation holds one behind a pointer.
+    batches: SpareBatches,
     /// Requests of all connections whose reply is not out.
     unsent: usize,
     /// A connection waits for a receive buffer.
@@ -78,6 +78,9 @@ pub(super) struct Shard {
     busy_poll: Duration,
     connection_count: Arc<AtomicUsize>,
 }
+
+#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+type SpareBatches = [Vec<Box<SendBatch>>; 2];
 
 impl Shard {
     pub(super) fn new(config: WorkerConfig) -> Result<Self, StartError> {
@@ -383,7 +386,7 @@ const SMALL_BATCH: usize = 2 * (ZERO_PIECES + 8);
 const ZERO_PIECES: usize = SendBatch::pieces_of_zeroes(crate::ring::LARGEST_LEASE);
 
 /// A batch with room for `chunks` chunks, or for as many as one send can take.
-fn take_batch(spare: &mut [Vec<Box<SendBatch>>; 2], chunks: usize, limits: &Limits) -> Box<SendBatch> {
+fn take_batch(spare: &mut SpareBatches, chunks: usize, limits: &Limits) -> Box<SendBatch> {
     let large = chunks > 8;
     let pieces = if large { limits.pieces_per_send } else { SMALL_BATCH.min(limits.pieces_per_send) };
     let fresh = || Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));

@@ -1,0 +1,353 @@
+//! The style is a test: who imports whom, where `unsafe` may stand, how long files and functions may be, what may not be left behind.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::Span;
+use syn::spanned::Spanned;
+use syn::visit::Visit;
+
+/// A module and the modules of this crate that it may import; `*` is all. Imports go downhill: see the crate's documentation.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("cli", &["*"]),
+    (
+        "control",
+        &[
+            "nbd::handshake",
+            "nbd::session",
+            "nbd::meta_context",
+            "nbd::wire",
+            "shard",
+            "stats",
+            "backend",
+            "config",
+            "block",
+            "ring",
+            "sys",
+        ],
+    ),
+    ("client", &["nbd", "ring", "task", "stats", "config", "block", "sys"]),
+    (
+        "shard",
+        &[
+            "nbd::inbound",
+            "nbd::request",
+            "nbd::reply",
+            "nbd::error",
+            "nbd::session",
+            "nbd::meta_context",
+            "backend",
+            "task",
+            "ring",
+            "stats",
+            "config",
+            "block",
+            "sys",
+        ],
+    ),
+    ("backend", &["sync", "task", "ring", "config", "block", "sys"]),
+    ("stats", &["config", "block", "sys"]),
+    ("sync", &["task", "ring", "block", "sys"]),
+    ("task", &["ring", "block", "sys"]),
+    ("ring", &["sys", "block"]),
+    ("nbd", &["block"]),
+    ("config", &["block"]),
+    ("sys", &["block"]),
+    ("block", &[]),
+];
+
+/// Outside crates that only one place may know.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("tokio_uring", &["control"]),
+    ("tokio", &["control"]),
+    ("io_uring", &["ring"]),
+    ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config"]),
+];
+
+/// Modules that may use `unsafe`.
+const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
+/// Lines of a file without its tests, and of a function.
+const FILE_LINES: usize = 450;
+const FUNCTION_LINES: usize = 70;
+
+struct Source {
+    path: PathBuf,
+    /// The top-level module it belongs to.
+    module: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    collect(&root, &root, &mut found);
+    assert!(found.len() > 30, "the sources are where they should be");
+    found
+}
+
+fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let relative = path.strip_prefix(root).unwrap();
+            let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+            let module = first.trim_end_matches(".rs").to_owned();
+            let text = std::fs::read_to_string(&path).unwrap();
+            found.push(Source { path: relative.to_owned(), module, text });
+        }
+    }
+}
+
+/// What one file does that somebody might object to.
+#[derive(Default)]
+struct Findings {
+    /// `crate::a::b` as `a::b`, with the line.
+    imports: Vec<(String, usize)>,
+    /// First segments of other paths.
+    crates: Vec<(String, usize)>,
+    unsafes: Vec<usize>,
+    functions: Vec<(String, usize, usize)>,
+    macros: Vec<(String, usize)>,
+}
+
+impl Findings {
+    fn path(&mut self, segments: &[String], span: Span) {
+        let line = span.start().line;
+        match segments.first().map(String::as_str) {
+            Some("crate") => self.imports.push((segments[1..].join("::"), line)),
+            Some(first) => self.crates.push((first.to_owned(), line)),
+            None => {}
+        }
+    }
+
+    fn tree(&mut self, tree: &syn::UseTree, prefix: &mut Vec<String>) {
+        match tree {
+            syn::UseTree::Path(path) => {
+                prefix.push(path.ident.to_string());
+                self.tree(&path.tree, prefix);
+                prefix.pop();
+            }
+            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.tree(item, prefix)),
+            syn::UseTree::Name(name) => self.leaf(prefix, &name.ident),
+            syn::UseTree::Rename(name) => self.leaf(prefix, &name.ident),
+            syn::UseTree::Glob(glob) => self.path(&prefix.clone(), glob.span()),
+        }
+    }
+
+    fn leaf(&mut self, prefix: &[String], name: &syn::Ident) {
+        let mut segments = prefix.to_vec();
+        segments.push(name.to_string());
+        self.path(&segments, name.span());
+    }
+
+    fn function(&mut self, name: &syn::Ident, block: &syn::Block) {
+        let (start, end) = (name.span().start().line, block.span().end().line);
+        self.functions.push((name.to_string(), start, end - start + 1));
+    }
+}
+
+impl<'ast> Visit<'ast> for Findings {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        // Test modules may do as they like.
+        if item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg")) {
+            return;
+        }
+        syn::visit::visit_item_mod(self, item);
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.tree(&item.tree, &mut Vec::new());
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        if path.segments.len() > 1 {
+            let segments: Vec<String> =
+                path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+            self.path(&segments, path.span());
+        }
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_expr_unsafe(&mut self, block: &'ast syn::ExprUnsafe) {
+        self.unsafes.push(block.span().start().line);
+        syn::visit::visit_expr_unsafe(self, block);
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+        if item.unsafety.is_some() {
+            self.unsafes.push(item.span().start().line);
+        }
+        syn::visit::visit_item_impl(self, item);
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.function(&item.sig.ident, &item.block);
+        syn::visit::visit_item_fn(self, item);
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.function(&item.sig.ident, &item.block);
+        syn::visit::visit_impl_item_fn(self, item);
+    }
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        let name = item.path.segments.last().unwrap().ident.to_string();
+        self.macros.push((name, item.span().start().line));
+    }
+}
+
+fn findings() -> Vec<(Source, Findings)> {
+    let is_test = |source: &Source| source.path.iter().any(|part| part == "tests" || part == "tests.rs");
+    sources()
+        .into_iter()
+        .filter(|source| !is_test(source))
+        .map(|source| {
+            let file = syn::parse_file(&source.text)
+                .unwrap_or_else(|error| panic!("{}: {error}", source.path.display()));
+            let mut findings = Findings::default();
+            findings.visit_file(&file);
+            (source, findings)
+        })
+        .collect()
+}
+
+fn none(complaints: String) {
+    assert!(complaints.is_empty(), "\n{complaints}");
+}
+
+#[test]
+fn imports_go_downhill() {
+    let rules: BTreeMap<_, _> = MAY_IMPORT.iter().copied().collect();
+    let mut complaints = String::new();
+    for (source, findings) in findings() {
+        let Some(allowed) = rules.get(source.module.as_str()) else { continue };
+        for (path, line) in &findings.imports {
+            let own = path.split("::").next() == Some(&source.module);
+            let permitted = allowed.iter().any(|rule| {
+                *rule == "*"
+                    || path == rule
+                    || path.starts_with(&format!("{rule}::"))
+                    || rule.starts_with(&format!("{path}::"))
+            });
+            if !own && !permitted {
+                writeln!(
+                    complaints,
+                    "src/{}:{line}: {} may not import {path}",
+                    source.path.display(),
+                    source.module
+                )
+                .unwrap();
+            }
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn every_module_has_a_rule() {
+    let mut complaints = String::new();
+    for source in sources() {
+        let known = MAY_IMPORT.iter().any(|(module, _)| *module == source.module);
+        if !known && !["main", "lib"].contains(&source.module.as_str()) {
+            writeln!(complaints, "src/{}: no rule for module {}", source.path.display(), source.module)
+                .unwrap();
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn outside_crates_stay_where_they_belong() {
+    let mut complaints = String::new();
+    for (source, findings) in findings() {
+        for (name, line) in &findings.crates {
+            for (restricted, places) in ONLY_IN {
+                if name == restricted && !places.contains(&source.module.as_str()) {
+                    writeln!(
+                        complaints,
+                        "src/{}:{line}: only {places:?} may use {name}",
+                        source.path.display()
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn the_protocol_has_no_sockets_and_no_clock() {
+    let mut complaints = String::new();
+    for (source, _) in findings().iter().filter(|(source, _)| source.module == "nbd") {
+        for word in ["std::net", "std::io", "std::time", "std::os", "std::fs", "std::thread", "Instant"] {
+            if source.text.contains(word) {
+                writeln!(complaints, "src/{}: {word}", source.path.display()).unwrap();
+            }
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn unsafe_stands_in_two_places_only_and_says_why() {
+    let mut complaints = String::new();
+    for (source, findings) in findings() {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for line in findings.unsafes {
+            if !MAY_BE_UNSAFE.contains(&source.module.as_str()) {
+                writeln!(complaints, "src/{}:{line}: unsafe", source.path.display()).unwrap();
+            }
+            let before = lines[line.saturating_sub(9)..line].iter();
+            if !before.rev().any(|text| text.contains("SAFETY:")) {
+                writeln!(complaints, "src/{}:{line}: unsafe without a SAFETY line", source.path.display())
+                    .unwrap();
+            }
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn files_and_functions_can_be_read_in_one_go() {
+    let mut complaints = String::new();
+    for (source, findings) in findings() {
+        let code = source.text.split("\n#[cfg(test)]\nmod tests").next().unwrap().lines().count();
+        if code > FILE_LINES {
+            writeln!(complaints, "src/{}: {code} lines, at most {FILE_LINES}", source.path.display())
+                .unwrap();
+        }
+        for (name, line, length) in findings.functions {
+            if length > FUNCTION_LINES {
+                writeln!(
+                    complaints,
+                    "src/{}:{line}: {name} has {length} lines, at most {FUNCTION_LINES}",
+                    source.path.display()
+                )
+                .unwrap();
+            }
+        }
+    }
+    none(complaints);
+}
+
+#[test]
+fn nothing_unfinished_is_left_behind() {
+    let mut complaints = String::new();
+    for (source, findings) in findings() {
+        for (name, line) in findings.macros {
+            if ["todo", "dbg", "unimplemented"].contains(&name.as_str()) {
+                writeln!(complaints, "src/{}:{line}: {name}!", source.path.display()).unwrap();
+            }
+        }
+        for (index, line) in source.text.lines().enumerate() {
+            if ["TODO", "FIXME", "XXX"].iter().any(|word| line.contains(word)) {
+                writeln!(complaints, "src/{}:{}: {}", source.path.display(), index + 1, line.trim()).unwrap();
+            }
+        }
+    }
+    none(complaints);
+}
