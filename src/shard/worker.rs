@@ -79,7 +79,6 @@ pub(super) struct Shard {
     connection_count: Arc<AtomicUsize>,
 }
 
-#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
 type SpareBatches = [Vec<Box<SendBatch>>; 2];
 
 impl Shard {
