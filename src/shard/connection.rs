@@ -59,7 +59,9 @@ pub(super) struct Feeding<'a> {
     pub(super) shutting_down: bool,
     /// Receive buffers are getting scarce.
     pub(super) scarce_buffers: bool,
-    pub(super) admitted: &'a mut Vec<Admitted>,
+    /// The connection's key, and where its requests go with it.
+    pub(super) key: u32,
+    pub(super) admitted: &'a mut Vec<(u32, Admitted)>,
 }
 
 /// A request whose payload is being received.
@@ -100,6 +102,8 @@ pub(super) struct Connection {
     pub(super) cancelled: bool,
     /// It is on the worker's list to be fed, or among those that wait for the shard.
     pub(super) listed: bool,
+    /// It is on the worker's list to be flushed.
+    pub(super) flushing: bool,
     _permit: Box<dyn Any + Send>,
 }
 
@@ -132,6 +136,7 @@ impl Connection {
             shut_down: false,
             cancelled: false,
             listed: false,
+            flushing: false,
             _permit: permit,
         }
     }
@@ -294,7 +299,7 @@ impl Connection {
         } else {
             self.tasks += 1;
             feeding.free_slots -= 1;
-            feeding.admitted.push(Admitted { request, lease, held });
+            feeding.admitted.push((feeding.key, Admitted { request, lease, held }));
         }
         None
     }
@@ -321,7 +326,7 @@ impl Connection {
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
         self.tasks += 1;
         feeding.free_slots = feeding.free_slots.saturating_sub(1);
-        feeding.admitted.push(Admitted { request, lease, held });
+        feeding.admitted.push((feeding.key, Admitted { request, lease, held }));
     }
 
     /// Whoever has to wait does not keep a receive buffer when they are scarce.

@@ -163,7 +163,7 @@ impl Shard {
                 if !whole {
                     connection.end(Ending::Abort);
                 }
-                self.to_flush.push(key);
+                to_flush(&mut self.to_flush, key, connection);
             }
             _ => {}
         }
@@ -214,8 +214,9 @@ impl Shard {
         }
         self.shutdown = Some(Instant::now() + self.limits.shutdown_timeout);
         self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
-        let keys: Vec<u32> = self.connections.iter().map(|(key, _)| key as u32).collect();
-        keys.into_iter().for_each(|key| self.to_flush.push(key));
+        for (key, connection) in &mut self.connections {
+            to_flush(&mut self.to_flush, key as u32, connection);
+        }
     }
 
     /// Received bytes become requests.
@@ -243,7 +244,6 @@ impl Shard {
     fn feed_one(&mut self, key: u32) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
         connection.listed = false;
-        let mut admitted = Vec::new();
         let before = connection.in_flight;
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
         let mut feeding = Feeding {
@@ -253,13 +253,13 @@ impl Shard {
             unsent: self.unsent,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
-            admitted: &mut admitted,
+            key,
+            admitted: &mut self.admitted,
         };
         let fed = connection.feed(&mut feeding);
         self.unsent = self.unsent + connection.in_flight - before;
-        self.admitted.extend(admitted.into_iter().map(|admitted| (key, admitted)));
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
-            self.to_flush.push(key);
+            to_flush(&mut self.to_flush, key, connection);
         }
         match fed {
             Fed::NeedsBytes if self.ring.available_receive_buffers() > 0 => {
@@ -297,7 +297,7 @@ impl Shard {
             let before = connection.in_flight;
             connection.reply(reply, held);
             self.unsent = self.unsent + connection.in_flight - before;
-            self.to_flush.push(key);
+            to_flush(&mut self.to_flush, key, connection);
         }
         *self.shared.finished.borrow_mut() = finished;
     }
@@ -307,6 +307,7 @@ impl Shard {
         let mut keys = std::mem::take(&mut self.to_flush);
         for key in keys.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            connection.flushing = false;
             if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
                 connection.end(Ending::Graceful);
             }
@@ -369,11 +370,18 @@ impl Shard {
                 if connection.ending != Ending::Abort {
                     tracing::warn!(peer = %connection.name, "cut off: it did not finish before the shutdown timeout");
                     connection.end(Ending::Abort);
-                    self.to_flush.push(key as u32);
+                    to_flush(&mut self.to_flush, key as u32, connection);
                 }
             }
         }
         self.connections.is_empty()
+    }
+}
+
+/// Puts a connection on the list to be flushed, unless it is there already.
+fn to_flush(list: &mut Vec<u32>, key: u32, connection: &mut Connection) {
+    if !std::mem::replace(&mut connection.flushing, true) {
+        list.push(key);
     }
 }
 
