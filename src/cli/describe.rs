@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::Outcome;
 use crate::block::BlockSizes;
-use crate::client::ClientError;
 use crate::nbd::client_handshake::{Dialect, ExportDetails};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -96,7 +95,7 @@ pub(super) fn human(bytes: u64) -> String {
         return format!("{bytes} bytes");
     };
     let unit = 1u128 << (10 * (index + 1));
-    let tenths = u128::from(bytes) * 10 / unit;
+    let tenths = (u128::from(bytes) * 10 + unit / 2) / unit;
     let about = if u128::from(bytes) * 10 % unit == 0 { "" } else { "~" };
     match tenths % 10 {
         0 => format!("{about}{} {}", tenths / 10, UNITS[index]),
@@ -151,16 +150,6 @@ pub(super) fn written(result: io::Result<()>) -> Outcome {
     }
 }
 
-/// The outcome of an error: 2 until the server had agreed to talk, 1 after that.
-pub(super) fn outcome_of(error: &ClientError) -> Outcome {
-    match error {
-        ClientError::Resolve { .. } | ClientError::Connect { .. } | ClientError::Handshake { .. } => {
-            Outcome::refused(error)
-        }
-        _ => Outcome::failed(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +163,8 @@ mod tests {
             (1536, "1.5 KiB"),
             (1025, "~1 KiB"),
             (10 << 30, "10 GiB"),
-            (u64::MAX, "~15.9 EiB"),
+            (u64::MAX, "~16 EiB"),
+            (10_481_664, "~10 MiB"),
             (33_554_432, "32 MiB"),
         ] {
             assert_eq!(human(bytes), text);

@@ -53,7 +53,7 @@ struct InfoJson<'a> {
 pub fn run(args: Args) -> Outcome {
     let (dialect, details) = match client::info(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,
-        Err(error) => return outcome_of(&error),
+        Err(error) => return Outcome::refused(error),
     };
     print(&if args.json { as_json(&args.uri, dialect, &details) } else { as_table(dialect, &details) })
 }

@@ -63,7 +63,7 @@ enum KnownJson<'a> {
 pub fn run(args: Args) -> Outcome {
     let (dialect, exports) = match client::list(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,
-        Err(error) => return outcome_of(&error),
+        Err(error) => return Outcome::refused(error),
     };
     print(&if args.json { as_json(&args.uri, dialect, &exports) } else { as_table(dialect, &exports) })
 }

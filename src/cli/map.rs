@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Outcome {
     let mut connection =
         match Connection::open(&args.uri, std::slice::from_ref(&args.context), Timeouts::default()) {
             Ok(connection) => connection,
-            Err(error) => return outcome_of(&error),
+            Err(error) => return Outcome::refused(error),
         };
     let transmission = connection.transmission().clone();
     let Some(context) = transmission.contexts.iter().find(|selected| selected.name == args.context) else {

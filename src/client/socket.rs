@@ -74,7 +74,7 @@ impl Link {
                     let received = self.receive(&mut input)?;
                     input.truncate(received);
                     if received == 0 {
-                        return Ok((self, handshake.closed().map_err(failed)?));
+                        return Err(failed(handshake.closed()));
                     }
                     continue;
                 }

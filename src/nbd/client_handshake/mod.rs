@@ -110,21 +110,16 @@ impl ClientHandshake {
         }
     }
 
-    /// The server closed the connection.
-    ///
-    /// # Errors
-    /// Why that is an error here; after ABORT it is none ("the client SHOULD gracefully handle the server closing the
-    /// connection after receiving an `NBD_OPT_ABORT`").
-    pub fn closed(&mut self) -> Result<Outcome, HandshakeError> {
+    /// The server closed the connection while bytes were needed: what that means at this point.
+    pub fn closed(&mut self) -> HandshakeError {
         match std::mem::replace(&mut self.waiting, Waiting::Ended(None)) {
-            Waiting::Header(Stage::Abort) | Waiting::Data(Stage::Abort, _) => self.script.result(),
-            Waiting::Greeting => Err(HandshakeError::Closed("before it greeted; it may refuse this client")),
-            Waiting::ExportName => Err(HandshakeError::UnknownExport {
+            Waiting::Greeting => HandshakeError::Closed("before it greeted; it may refuse this client"),
+            // "If the server is unwilling to allow the export, it MUST terminate the session."
+            Waiting::ExportName => HandshakeError::UnknownExport {
                 name: self.script.export().into(),
                 message: "it closed the connection when asked for it".into(),
-            }),
-            Waiting::Ended(Some(result)) => result,
-            _ => Err(HandshakeError::Closed("during the handshake")),
+            },
+            _ => HandshakeError::Closed("during the handshake"),
         }
     }
 
@@ -217,7 +212,12 @@ impl ClientHandshake {
                 self.output.extend(disconnect.as_bytes());
                 self.waiting = Waiting::Ended(Some(self.script.result()));
             }
-            Next::End => self.waiting = Waiting::Ended(Some(self.script.result())),
+            Next::Abort => {
+                // Its ACK is not waited for: old servers send none, and "the client dropping the connection" comes next anyway.
+                push_option(&mut self.output, NBD_OPT_ABORT, &[]);
+                self.waiting = Waiting::Ended(Some(self.script.result()));
+            }
+            Next::Enter => self.waiting = Waiting::Ended(Some(self.script.result())),
         }
         Ok(())
     }

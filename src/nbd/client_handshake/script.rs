@@ -19,7 +19,6 @@ pub(super) enum Stage {
     SelectContexts,
     Info,
     Go,
-    Abort,
 }
 
 impl Stage {
@@ -32,7 +31,6 @@ impl Stage {
             Self::SelectContexts => NBD_OPT_SET_META_CONTEXT,
             Self::Info => NBD_OPT_INFO,
             Self::Go => NBD_OPT_GO,
-            Self::Abort => NBD_OPT_ABORT,
         }
     }
 }
@@ -44,10 +42,12 @@ pub(super) enum Next {
     Option(Stage, Vec<u8>),
     /// Send EXPORT_NAME for [`Script::export`].
     ExportName,
-    /// Leave the transmission phase, then end.
+    /// The result stands: part with ABORT.
+    Abort,
+    /// The result stands: leave the transmission phase that EXPORT_NAME began.
     Disconnect,
-    /// The result stands.
-    End,
+    /// The result stands: the transmission phase begins.
+    Enter,
 }
 
 /// The goal and what was learned so far.
@@ -146,9 +146,6 @@ impl Script {
         result: Result<(), (u32, String)>,
     ) -> Result<Next, HandshakeError> {
         let answer = take(&mut self.answer);
-        if stage == Stage::Abort {
-            return Ok(Next::End);
-        }
         let refusal = match result {
             Ok(()) => return self.accepted(stage, answer),
             Err((reply, message)) => HandshakeError::refused(stage.option(), reply, message, self.export()),
@@ -218,13 +215,12 @@ impl Script {
                     return Ok(self.record(Ok(details)));
                 }
                 self.result = Some(Ok(Outcome::Info(self.dialect, details)));
-                abort()
+                Next::Abort
             }
             Stage::Go => {
                 let details = self.details(answer).ok_or(no_export)?;
                 self.enter(details)
             }
-            Stage::Abort => Next::End,
         })
     }
 
@@ -252,7 +248,7 @@ impl Script {
     fn ask_next(&mut self) -> Next {
         if self.to_ask.is_empty() {
             self.result = Some(Ok(Outcome::List(self.dialect, take(&mut self.listed))));
-            return abort();
+            return Next::Abort;
         }
         self.ask_about_export()
     }
@@ -285,12 +281,12 @@ impl Script {
         let contexts = take(&mut self.selected);
         self.result =
             Some(Ok(Outcome::Transmission(Transmission { dialect: self.dialect, export, contexts })));
-        Next::End
+        Next::Enter
     }
 
     fn give_up(&mut self, error: HandshakeError) -> Next {
         self.result = Some(Err(error));
-        abort()
+        Next::Abort
     }
 
     fn details(&mut self, answer: Answer) -> Option<ExportDetails> {
@@ -315,10 +311,6 @@ impl Script {
         self.dialect.reply_mode != ReplyMode::Extended
             && matches!(refusal, HandshakeError::Refused { reply: NBD_REP_ERR_UNSUP, .. })
     }
-}
-
-fn abort() -> Next {
-    Next::Option(Stage::Abort, Vec::new())
 }
 
 /// A refusal of one export of a list, whose name stands beside it.
