@@ -77,8 +77,8 @@ impl Kind {
         }
     }
 
-    /// nbd-server 3.26 tells size 0 until the export was entered once.
-    pub(crate) fn knows_size(self) -> bool {
+    /// nbd-server opens an export on GO; INFO, which is all that a list can ask, tells size 0.
+    pub(crate) fn tells_size_in_info(self) -> bool {
         self != Kind::NbdServer
     }
 }

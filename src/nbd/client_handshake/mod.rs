@@ -18,6 +18,7 @@ use std::mem::take;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::client_request::ClientRequest;
 use super::wire::*;
 use option_reply::{HEADER, Header, OptionReply};
 use script::{Next, Script, Stage};
@@ -201,15 +202,9 @@ impl ClientHandshake {
                 self.wait(Waiting::ExportName, EXPORT_NAME_REPLY + zeroes);
             }
             Next::Disconnect => {
-                let disconnect = CompactRequest {
-                    magic: NBD_REQUEST_MAGIC.into(),
-                    flags: 0.into(),
-                    command: NBD_CMD_DISC.into(),
-                    cookie: 0.into(),
-                    offset: 0.into(),
-                    length: 0.into(),
-                };
-                self.output.extend(disconnect.as_bytes());
+                let disconnect =
+                    ClientRequest { command: NBD_CMD_DISC, flags: 0, cookie: 0, offset: 0, length: 0 };
+                disconnect.encode(self.script.reply_mode(), &mut self.output);
                 self.waiting = Waiting::Ended(Some(self.script.result()));
             }
             Next::Abort => {

@@ -44,7 +44,7 @@ pub(super) enum Next {
     ExportName,
     /// The result stands: part with ABORT.
     Abort,
-    /// The result stands: leave the transmission phase that EXPORT_NAME began.
+    /// The result stands: leave the transmission phase at once.
     Disconnect,
     /// The result stands: the transmission phase begins.
     Enter,
@@ -107,6 +107,10 @@ impl Script {
         }
     }
 
+    pub(super) const fn reply_mode(&self) -> ReplyMode {
+        self.dialect.reply_mode
+    }
+
     /// How it ended; once.
     pub(super) fn result(&mut self) -> Result<Outcome, HandshakeError> {
         self.result.take().unwrap_or(Err(HandshakeError::Closed("during the handshake")))
@@ -155,6 +159,8 @@ impl Script {
         let fatal = matches!(refusal, HandshakeError::Shutdown(_))
             || (matches!(refusal, HandshakeError::TlsRequired(_)) && stage != Stage::Info);
         match stage {
+            // GO was only to learn more than INFO told.
+            _ if self.result.is_some() => Ok(Next::Abort),
             _ if fatal => Ok(self.give_up(refusal)),
             Stage::ExtendedHeaders => Ok(Next::Option(Stage::StructuredReply, Vec::new())),
             Stage::StructuredReply => Ok(self.pursue()),
@@ -171,13 +177,7 @@ impl Script {
     pub(super) fn named(&mut self, size: u64, transmission_flags: u16) -> Next {
         let answer = Answer { export: Some((size, transmission_flags)), ..Answer::default() };
         let details = self.details(answer).expect("the answer has the export's size");
-        match self.goal {
-            Goal::Go { .. } => self.enter(details),
-            _ => {
-                self.result = Some(Ok(Outcome::Info(self.dialect, details)));
-                Next::Disconnect
-            }
-        }
+        self.entered(details)
     }
 
     fn accepted(&mut self, stage: Stage, answer: Answer) -> Result<Next, HandshakeError> {
@@ -214,12 +214,15 @@ impl Script {
                 if self.goal == Goal::List {
                     return Ok(self.record(Ok(details)));
                 }
+                // nbd-server opens an export on GO and tells size 0 before.
+                let is_open = details.size > 0;
+                self.offered.clone_from(&details.contexts);
                 self.result = Some(Ok(Outcome::Info(self.dialect, details)));
-                Next::Abort
+                if is_open { Next::Abort } else { Next::Option(Stage::Go, export_query(self.export())) }
             }
             Stage::Go => {
                 let details = self.details(answer).ok_or(no_export)?;
-                self.enter(details)
+                self.entered(details)
             }
         })
     }
@@ -277,11 +280,16 @@ impl Script {
         }
     }
 
-    fn enter(&mut self, export: ExportDetails) -> Next {
-        let contexts = take(&mut self.selected);
-        self.result =
-            Some(Ok(Outcome::Transmission(Transmission { dialect: self.dialect, export, contexts })));
-        Next::Enter
+    /// The server is in the transmission phase: stay there, or the question is answered.
+    fn entered(&mut self, export: ExportDetails) -> Next {
+        let dialect = self.dialect;
+        if let Goal::Go { .. } = self.goal {
+            let contexts = take(&mut self.selected);
+            self.result = Some(Ok(Outcome::Transmission(Transmission { dialect, export, contexts })));
+            return Next::Enter;
+        }
+        self.result = Some(Ok(Outcome::Info(dialect, export)));
+        Next::Disconnect
     }
 
     fn give_up(&mut self, error: HandshakeError) -> Next {

@@ -235,6 +235,25 @@ fn plain_newstyle_knows_export_name_only() {
 }
 
 #[test]
+fn an_empty_export_is_asked_for_by_go_too() {
+    let sized = |of: u32, size: u64| reply(of, 3, &[&[0, 0][..], &size.to_be_bytes(), &[1, 0x23]].concat());
+    let ask = [
+        (first(option(11, &[])), reply(11, ACK, &[])),
+        (option(9, &[0; 8]), [context(9, 0, "a:b"), reply(9, ACK, &[])].concat()),
+        (option(6, &info_query("")), [sized(6, 0), reply(6, ACK, &[])].concat()),
+    ];
+    let expect = |size| {
+        Ok(Outcome::Info(DIALECT, ExportDetails { size, contexts: Some(vec!["a:b".into()]), ..details("") }))
+    };
+    let disconnect = [&[0x21, 0xe4, 0x1c, 0x71, 0, 0, 0, 2][..], &[0; 24]].concat();
+    let go = (option(7, &info_query("")), [sized(7, 1 << 20), reply(7, ACK, &[])].concat());
+    let opened = [&ask[..], &[go, (disconnect, vec![])]].concat();
+    assert_eq!(check(info(""), &greeting(3), &opened), expect(1 << 20));
+    let refused = [&ask[..], &[(option(7, &info_query("")), reply(7, 0x8000_0002, &[])), abort()]].concat();
+    assert_eq!(check(info(""), &greeting(3), &refused), expect(0));
+}
+
+#[test]
 fn list_asks_about_each_export() {
     let [extended, structured] = no_chunks();
     let server = |name: &str, text: &str| reply(3, 2, &[string(name), text.into()].concat());
