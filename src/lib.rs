@@ -1,4 +1,61 @@
 //! ringnbd: an io_uring, thread-per-core NBD storage server.
+//!
+//! This page is the architecture. Read it, then a request's way through [`shard`], and you know where a change belongs.
+//!
+//! # Two planes
+//!
+//! ```text
+//! clients ──► control plane: ONE thread, tokio-uring          data plane: N shards, one pinned thread and one raw
+//!             listeners, handshake                            io_uring each; a shard owns its connections for life
+//!                     │                                               ▲
+//!                     └── Negotiated{socket, export, session, …} ─────┘
+//!                         bounded channel + eventfd doorbell that the shard's ring always watches
+//! ```
+//!
+//! * **Control plane** ([`control`], the only place that knows `tokio-uring`): accepts, negotiates, chooses the shard, hands the
+//!   socket over, and never touches it again.
+//! * **Data plane** ([`shard`]): parse → request table → backend → reply. No locks, no allocation per request, nothing shared between
+//!   shards on the hot path. Replies leave in the order in which work completes; the client matches them by cookie.
+//!
+//! # A request, one way through
+//!
+//! ```text
+//! CQE recv ► Inbound::next
+//!            ├ nothing      receive more: into a shared receive buffer, or straight into a long write's lease
+//!            ├ Refusal      its payload is skipped, then an error reply
+//!            └ Request      a lease for its data (none left: wait, and read no further: the socket is the backpressure)
+//!                           RequestTable::insert ► RequestId ► Tasks::spawn(serve(..))
+//! serve    ► backend gate ► ring operations, awaited ► Reply + Lease
+//! Reply    ► RequestTable::remove ► Outbound::push ► ONE vectored send in flight per connection
+//! CQE send ► the leases go back ► connections that waited go on
+//! ```
+//!
+//! One turn of a shard's loop: mailbox → feed → run tasks → reply → flush → one `submit_and_wait` → record completions. Each phase is
+//! bounded; nothing calls back into an earlier phase. `shard::worker::Shard` tells why, and what holds after each turn.
+//!
+//! # Who may import whom
+//!
+//! ```text
+//! main ► cli ► everything below
+//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, backend, config, block, sys
+//! client  ► nbd, ring, task, block, sys
+//! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
+//! backend ► task ► ring ► sys, block          backend: never nbd, never shard; ring: never nbd, never backend
+//! nbd ► block only                            leaves: block, sys, config
+//! ```
+//!
+//! `tests/tidy.rs` checks it. `unsafe` stands in [`ring`] and [`sys`] only. [`nbd`] is pure: bytes in, values out, no socket, no clock.
+//!
+//! # Errors by reaction
+//!
+//! A refusal or a [`block::BlockError`] is an error reply, and the connection lives. A protocol violation ends the connection. A
+//! start-up error is a sentence that names cause and remedy, and exit code 2. A contradiction of our own is an `assert!`.
+//!
+//! # What is durable when
+//!
+//! A write is answered when the kernel has taken it; FLUSH is `fdatasync` on the export's file, which covers every write answered
+//! before it on any connection of any shard, because they all went to the same file; FUA is `RWF_DSYNC` on the write itself, or
+//! `fdatasync` after a TRIM or WRITE_ZEROES.
 #![deny(unsafe_code)]
 
 pub mod backend;
