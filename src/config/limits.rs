@@ -19,6 +19,8 @@ pub struct Limits {
     pub option_length: u32,
     /// Options in one handshake.
     pub options: u32,
+    /// Bytes of one handshake, those of refused options among them.
+    pub handshake_bytes: u64,
     /// The longest handshake.
     pub handshake_timeout: Duration,
     /// Negotiated connections waiting for a shard to take them.
@@ -71,6 +73,7 @@ impl Default for Limits {
             receive_buffer: 128 << 10,
             option_length: 64 << 10,
             options: 1024,
+            handshake_bytes: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
             mailbox: 1024,
             completions_per_turn: 4096,

@@ -1,11 +1,22 @@
-//! What the server is asked to do: exports and limits. A leaf; no I/O.
+//! What the server is asked to do. A leaf; no I/O.
+//!
+//! Flags and file become [`Settings`], which say what a person asked for; [`Config::resolve`] fits them to the machine.
 
+pub mod cpus;
 mod errno;
+pub mod export;
 pub mod export_uri;
 pub mod fault_options;
 pub mod limits;
+pub mod listen;
+pub mod resolve;
+pub mod settings;
 pub mod size;
 
+pub use export::ExportConfig;
 pub use export_uri::ExportUri;
 pub use fault_options::{FaultCommand, FaultOptions};
 pub use limits::Limits;
+pub use listen::ListenAddress;
+pub use resolve::{Config, Machine};
+pub use settings::{LogFormat, Settings};

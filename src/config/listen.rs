@@ -1,0 +1,170 @@
+//! Addresses to listen on.
+
+use std::fmt::{self, Display};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The port registered for NBD.
+const DEFAULT_PORT: u16 = 10809;
+
+/// A TCP address as given, its host perhaps a name: `HOST`, `HOST:PORT`, `[V6]:PORT`, `:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpAddress {
+    /// A name or an address without brackets.
+    pub host: String,
+    /// 0 means any that is free.
+    pub port: u16,
+}
+
+/// Where a unix socket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnixAddress {
+    /// A file.
+    Path(PathBuf),
+    /// A name of Linux's abstract namespace, given as `@NAME`.
+    Abstract(String),
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `--tcp`.
+    Tcp(TcpAddress),
+    /// `--unix`.
+    Unix(UnixAddress),
+}
+
+/// Why an address could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// No host.
+    #[error(
+        "\"{0}\" names no host: write HOST:PORT, such as 127.0.0.1:10809, or 0.0.0.0:10809 for all addresses"
+    )]
+    NoHost(String),
+    /// A port that is none.
+    #[error("\"{0}\" has no valid port: write HOST:PORT with a port from 0 (any free one) to 65535")]
+    BadPort(String),
+    /// An IPv6 address without brackets.
+    #[error("\"{0}\" looks like an IPv6 address: write it in brackets, such as [::1]:10809")]
+    NoBrackets(String),
+    /// An empty path, or one that no socket can have.
+    #[error(
+        "\"{0}\" is not a socket path: write a path of at most 107 bytes, or @NAME for an abstract socket"
+    )]
+    BadPath(String),
+}
+
+/// Room for a path in `sockaddr_un`, without the zero byte behind it.
+const LONGEST_PATH: usize = 107;
+
+impl Default for TcpAddress {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: DEFAULT_PORT }
+    }
+}
+
+impl FromStr for TcpAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad_port = || AddressError::BadPort(text.to_owned());
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or_else(bad_port)?;
+                let port = port.strip_prefix(':').or(port.is_empty().then_some("")).ok_or_else(bad_port)?;
+                (host, port)
+            }
+            None => text.rsplit_once(':').unwrap_or((text, "")),
+        };
+        if host.is_empty() {
+            return Err(AddressError::NoHost(text.to_owned()));
+        }
+        if host.contains(':') && !text.starts_with('[') {
+            return Err(AddressError::NoBrackets(text.to_owned()));
+        }
+        let port = match port {
+            "" if !text.ends_with(':') => DEFAULT_PORT,
+            port if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().map_err(|_| bad_port())?,
+            _ => return Err(bad_port()),
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl FromStr for UnixAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.strip_prefix('@');
+        if name.unwrap_or(text).is_empty() || text.len() > LONGEST_PATH || text.contains('\0') {
+            return Err(AddressError::BadPath(text.to_owned()));
+        }
+        Ok(match name {
+            Some(name) => Self::Abstract(name.to_owned()),
+            None => Self::Path(Path::new(text).to_owned()),
+        })
+    }
+}
+
+impl Display for TcpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Abstract(name) => write!(f, "@{name}"),
+        }
+    }
+}
+
+impl Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_addresses() {
+        for (text, host, port) in [
+            ("127.0.0.1:10809", "127.0.0.1", 10809),
+            ("[::1]:0", "::1", 0),
+            ("[::]", "::", 10809),
+            ("localhost", "localhost", 10809),
+            ("localhost:65535", "localhost", 65535),
+        ] {
+            let address: TcpAddress = text.parse().unwrap();
+            assert_eq!((address.host.as_str(), address.port), (host, port));
+            assert_eq!(address.to_string().parse(), Ok(address));
+        }
+        for text in
+            ["", ":1", "[]:1", "a:", "a:65536", "a:x", "a:+1", "[::1", "[::1]x", "[::1]:", "::1:10809"]
+        {
+            assert!(text.parse::<TcpAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn unix_addresses() {
+        assert_eq!("/run/x".parse(), Ok(UnixAddress::Path("/run/x".into())));
+        assert_eq!("@x".parse(), Ok(UnixAddress::Abstract("x".to_owned())));
+        assert!("x".repeat(107).parse::<UnixAddress>().is_ok());
+        for text in ["", "@", "a\0", &"x".repeat(108)] {
+            assert!(text.parse::<UnixAddress>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! From settings to a [`Config`] that fits the machine.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::cpus::ShowCpus;
+use super::export::ExportConfig;
+use super::limits::Limits;
+use super::listen::ListenAddress;
+use super::settings::Settings;
+use super::size::Size;
+
+/// What the server runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// At least one; names are unique.
+    pub exports: Vec<ExportConfig>,
+    /// Where to listen; empty means that nothing was said.
+    pub listen: Vec<ListenAddress>,
+    /// For each shard the CPU that it is pinned to; at least one.
+    pub shards: Vec<usize>,
+    /// All limits.
+    pub limits: Limits,
+    /// How long a shard spins before it sleeps.
+    pub busy_poll: Duration,
+    /// Where to write the process id.
+    pub pidfile: Option<PathBuf>,
+    /// Sentences about what could not be as asked.
+    pub warnings: Vec<String>,
+}
+
+/// What the machine lets this process have.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The CPUs that this process may run on (its affinity mask), ascending.
+    pub cpus: Vec<usize>,
+    /// How many of them it may keep busy (a control group may allow less).
+    pub parallelism: usize,
+    /// File descriptors (RLIMIT_NOFILE, already raised).
+    pub open_files: u64,
+}
+
+/// Why the settings cannot be had; each a sentence with cause and remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Two exports of one name.
+    #[error("two exports are named \"{0}\": give each a name of its own")]
+    NameTwice(String),
+    /// Two without a name.
+    #[error("two exports have no name: only one can be the default, name the others with NAME=URI")]
+    TwoDefaults,
+    /// `--shards 0` or absurdly many.
+    #[error("{0} shards are not possible: choose 1 to {MAXIMUM_SHARDS}, best one per CPU")]
+    Shards(usize),
+    /// A CPU that is not there or not allowed.
+    #[error("CPU {cpu} is not available to this process: choose from {available}")]
+    Cpu {
+        /// Which.
+        cpu: usize,
+        /// Those that are.
+        available: String,
+    },
+    /// Too little memory for the shards.
+    #[error(
+        "{memory} of memory is too little for {shards} shards: give at least --memory {minimum} ({each} each), \
+         or fewer --shards"
+    )]
+    Memory {
+        /// What was given.
+        memory: Size,
+        /// Their number.
+        shards: usize,
+        /// What they need together.
+        minimum: Size,
+        /// What one needs.
+        each: Size,
+    },
+    /// `--max-connections 0`.
+    #[error("a server without connections serves nobody: give --max-connections at least 1")]
+    NoConnections,
+    /// `--handshake-timeout 0`.
+    #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]
+    NoTime,
+    /// Not even a few connections fit.
+    #[error(
+        "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
+    )]
+    OpenFiles(u64),
+}
+
+/// More make no sense on any machine.
+const MAXIMUM_SHARDS: usize = 1024;
+
+/// File descriptors of one connection: its socket, and a second one while the control plane still holds it.
+const FILES_PER_CONNECTION: u64 = 2;
+
+impl Config {
+    /// Fits settings to the machine and fills in what was not said.
+    pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
+        let mut warnings = Vec::new();
+        let read_only = settings.read_only.unwrap_or(false);
+        let mut exports = settings.exports;
+        if exports.is_empty() {
+            exports.push(ExportConfig::example());
+        }
+        check_names(&exports)?;
+        exports.iter_mut().for_each(|export| export.read_only |= read_only);
+        let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
+        let shards = place_shards(settings.shards, cpus, machine)?;
+        let mut limits = Limits::default();
+        if let Some(memory) = settings.memory {
+            limits.memory_per_shard = divide_memory(memory, shards.len())?;
+        }
+        match settings.handshake_timeout {
+            Some(Duration::ZERO) => return Err(ConfigError::NoTime),
+            Some(timeout) => limits.handshake_timeout = timeout,
+            None => {}
+        }
+        let fit = connections_that_fit(machine.open_files, shards.len(), exports.len())?;
+        let wanted = settings.max_connections.unwrap_or(limits.connections);
+        if wanted == 0 {
+            return Err(ConfigError::NoConnections);
+        }
+        if wanted > fit {
+            warnings.push(format!(
+                "only {fit} of {wanted} connections fit into the limit of {} open files: raise it (ulimit -n, or \
+                 LimitNOFILE= of systemd) for more",
+                machine.open_files
+            ));
+        }
+        limits.connections = wanted.min(fit);
+        let busy_poll = settings.busy_poll.unwrap_or(Duration::ZERO);
+        Ok(Self {
+            exports,
+            listen: settings.listen,
+            shards,
+            limits,
+            busy_poll,
+            pidfile: settings.pidfile,
+            warnings,
+        })
+    }
+}
+
+fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
+    let mut names = HashSet::new();
+    match exports.iter().find(|export| !names.insert(&export.name)) {
+        None => Ok(()),
+        Some(export) if export.name.is_empty() => Err(ConfigError::TwoDefaults),
+        Some(export) => Err(ConfigError::NameTwice(export.name.clone())),
+    }
+}
+
+/// A CPU for each shard. More shards than CPUs share them in turn.
+fn place_shards(
+    shards: Option<usize>,
+    cpus: Option<&[usize]>,
+    machine: &Machine,
+) -> Result<Vec<usize>, ConfigError> {
+    if let Some(&cpu) = cpus.unwrap_or_default().iter().find(|cpu| !machine.cpus.contains(cpu)) {
+        return Err(ConfigError::Cpu { cpu, available: ShowCpus(&machine.cpus).to_string() });
+    }
+    let count = match (shards, cpus) {
+        (Some(shards), _) => shards,
+        (None, Some(cpus)) => cpus.len(),
+        (None, None) => machine.parallelism.clamp(1, machine.cpus.len()),
+    };
+    if !(1..=MAXIMUM_SHARDS).contains(&count) {
+        return Err(ConfigError::Shards(count));
+    }
+    Ok(cpus.unwrap_or(&machine.cpus).iter().copied().cycle().take(count).collect())
+}
+
+/// The share of one shard, a multiple of the page size.
+fn divide_memory(memory: u64, shards: usize) -> Result<usize, ConfigError> {
+    const PAGE: u64 = 4096;
+    let share = memory / shards as u64 / PAGE * PAGE;
+    let each = Limits::MINIMUM_MEMORY_PER_SHARD as u64;
+    if share < each {
+        let minimum = Size(each * shards as u64);
+        return Err(ConfigError::Memory { memory: Size(memory), shards, minimum, each: Size(each) });
+    }
+    Ok(share as usize)
+}
+
+/// The connections that fit beside what the server itself keeps open.
+fn connections_that_fit(open_files: u64, shards: usize, exports: usize) -> Result<usize, ConfigError> {
+    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's file in it.
+    let own = 64 + 16 * shards as u64 + 2 * exports as u64;
+    match open_files.saturating_sub(own) / FILES_PER_CONNECTION {
+        0 => Err(ConfigError::OpenFiles(open_files)),
+        fit => Ok(fit as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine { cpus: vec![0, 1, 4, 5], parallelism: 3, open_files: 1 << 20 }
+    }
+
+    fn resolve(settings: Settings) -> Result<Config, ConfigError> {
+        Config::resolve(settings, &machine())
+    }
+
+    #[test]
+    fn nothing_said_is_a_gigabyte_of_memory_on_every_core_that_may_be_busy() {
+        let config = resolve(Settings::default()).unwrap();
+        assert_eq!(config.exports, [ExportConfig::example()]);
+        assert_eq!(config.shards, [0, 1, 4]);
+        assert_eq!(config.limits.connections, Limits::default().connections);
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn shards_take_the_cpus_in_turn() {
+        let shards = |shards, cpus: Option<&str>| {
+            let cpus = cpus.map(|cpus| cpus.parse().unwrap());
+            resolve(Settings { shards, cpus, ..Settings::default() }).map(|config| config.shards)
+        };
+        assert_eq!(shards(None, Some("5,1")), Ok(vec![5, 1]));
+        assert_eq!(shards(Some(3), Some("5,1")), Ok(vec![5, 1, 5]));
+        assert_eq!(shards(Some(1), None), Ok(vec![0]));
+        assert_eq!(shards(Some(0), None), Err(ConfigError::Shards(0)));
+        assert_eq!(shards(Some(1025), None), Err(ConfigError::Shards(1025)));
+        let error = shards(None, Some("0-2")).unwrap_err();
+        assert_eq!(error, ConfigError::Cpu { cpu: 2, available: "0-1,4-5".to_owned() });
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let exports = |texts: &[&str]| {
+            let exports = texts.iter().map(|text| text.parse().unwrap()).collect();
+            resolve(Settings { exports, ..Settings::default() }).map(|config| config.exports.len())
+        };
+        assert_eq!(exports(&["mem:1", "a=mem:1", "b=mem:1"]), Ok(3));
+        assert_eq!(exports(&["mem:1", "mem:2"]), Err(ConfigError::TwoDefaults));
+        assert_eq!(exports(&["a=mem:1", "mem:1", "a=mem:2"]), Err(ConfigError::NameTwice("a".to_owned())));
+    }
+
+    #[test]
+    fn memory_is_divided_and_has_a_floor() {
+        let share = |memory, shards| {
+            let settings = Settings { memory: Some(memory), shards: Some(shards), ..Settings::default() };
+            resolve(settings).map(|config| config.limits.memory_per_shard as u64)
+        };
+        let floor = Limits::MINIMUM_MEMORY_PER_SHARD as u64;
+        assert_eq!(share(1 << 30, 2), Ok(1 << 29));
+        assert_eq!(share(3 * floor, 3), Ok(floor));
+        let error = share(3 * floor - 1, 3).unwrap_err().to_string();
+        assert!(error.contains(&Size(3 * floor).to_string()), "{error}");
+    }
+
+    #[test]
+    fn connections_fit_into_the_open_files() {
+        let connections = |wanted, open_files| {
+            let settings = Settings { max_connections: wanted, shards: Some(1), ..Settings::default() };
+            Config::resolve(settings, &Machine { open_files, ..machine() })
+        };
+        let config = connections(None, 1024).unwrap();
+        assert_eq!(config.limits.connections, (1024 - 64 - 16 - 2) / 2);
+        assert_eq!(config.warnings.len(), 1);
+        let config = connections(Some(5), 1024).unwrap();
+        assert_eq!((config.limits.connections, config.warnings.len()), (5, 0));
+        assert_eq!(connections(None, 64).unwrap_err(), ConfigError::OpenFiles(64));
+        assert_eq!(connections(Some(0), 1024).unwrap_err(), ConfigError::NoConnections);
+    }
+
+    #[test]
+    fn read_only_is_for_all() {
+        let settings = Settings { read_only: Some(true), ..Settings::default() };
+        assert!(resolve(settings).unwrap().exports[0].read_only);
+        let settings = Settings { handshake_timeout: Some(Duration::ZERO), ..Settings::default() };
+        assert_eq!(resolve(settings).unwrap_err(), ConfigError::NoTime);
+    }
+}

@@ -1,0 +1,314 @@
+//! What a person asked for, on the command line or in a file: everything optional, nothing checked against the machine.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+use super::cpus::CpuList;
+use super::export::ExportConfig;
+use super::listen::ListenAddress;
+use super::size::{parse_duration, parse_size};
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Text for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings of the server; `None` and an empty list mean that nothing was said.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// What to serve.
+    pub exports: Vec<ExportConfig>,
+    /// Where.
+    pub listen: Vec<ListenAddress>,
+    /// Data-plane threads.
+    pub shards: Option<usize>,
+    /// The CPUs that they are pinned to.
+    pub cpus: Option<CpuList>,
+    /// Bytes of buffer memory of the whole server.
+    pub memory: Option<u64>,
+    /// How long a shard spins before it sleeps.
+    pub busy_poll: Option<Duration>,
+    /// Where to write the process id.
+    pub pidfile: Option<PathBuf>,
+    /// Every export is read-only.
+    pub read_only: Option<bool>,
+    /// Connections of the whole server.
+    pub max_connections: Option<usize>,
+    /// The longest handshake.
+    pub handshake_timeout: Option<Duration>,
+    /// The form of log lines.
+    pub log_format: Option<LogFormat>,
+}
+
+/// A configuration file that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct FileError {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl Settings {
+    /// These settings, and those of `below` where these say nothing. Lists are not mixed: exports given here replace all of
+    /// `below`'s, and so do addresses.
+    pub fn or(self, below: Self) -> Self {
+        let first = |mine: Vec<_>, theirs| if mine.is_empty() { theirs } else { mine };
+        Self {
+            exports: if self.exports.is_empty() { below.exports } else { self.exports },
+            listen: first(self.listen, below.listen),
+            shards: self.shards.or(below.shards),
+            cpus: self.cpus.or(below.cpus),
+            memory: self.memory.or(below.memory),
+            busy_poll: self.busy_poll.or(below.busy_poll),
+            pidfile: self.pidfile.or(below.pidfile),
+            read_only: self.read_only.or(below.read_only),
+            max_connections: self.max_connections.or(below.max_connections),
+            handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
+            log_format: self.log_format.or(below.log_format),
+        }
+    }
+
+    /// Reads the text of a configuration file (TOML).
+    pub fn from_toml(text: &str) -> Result<Self, FileError> {
+        let located = |start: usize, message: &str| FileError {
+            line: 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count(),
+            message: message.trim().replace('\n', ", "),
+        };
+        let file: File = toml::from_str(text)
+            .map_err(|error| located(error.span().map_or(0, |span| span.start), error.message()))?;
+        let mut exports = Vec::new();
+        for entry in file.export {
+            let start = entry.span().start;
+            exports.push(entry.into_inner().checked().map_err(|error| located(start, &error.to_string()))?);
+        }
+        let server = file.server;
+        let unix = server.unix.0.into_iter().map(|address| ListenAddress::Unix(address.0));
+        let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
+        Ok(Self {
+            exports,
+            listen: unix.chain(tcp).collect(),
+            shards: server.shards,
+            cpus: server.cpus.map(|cpus| cpus.0),
+            memory: server.memory.map(|size| size.0),
+            busy_poll: server.busy_poll.map(|duration| duration.0),
+            pidfile: server.pidfile,
+            read_only: server.read_only,
+            max_connections: server.max_connections,
+            handshake_timeout: server.handshake_timeout.map(|duration| duration.0),
+            log_format: server.log_format,
+        })
+    }
+}
+
+/// The file as it stands.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    server: Server,
+    export: Vec<toml::Spanned<Export>>,
+}
+
+/// `[server]`: the flags of the same names.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct Server {
+    unix: List<super::listen::UnixAddress>,
+    tcp: List<super::listen::TcpAddress>,
+    shards: Option<usize>,
+    cpus: Option<Text<CpuList>>,
+    memory: Option<Bytes>,
+    busy_poll: Option<Time>,
+    pidfile: Option<PathBuf>,
+    read_only: Option<bool>,
+    max_connections: Option<usize>,
+    handshake_timeout: Option<Time>,
+    log_format: Option<LogFormat>,
+}
+
+/// `[[export]]`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Export {
+    #[serde(default)]
+    name: String,
+    uri: Text<super::export_uri::ExportUri>,
+    description: Option<String>,
+    #[serde(default)]
+    read_only: bool,
+}
+
+impl Export {
+    fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
+        ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)
+    }
+}
+
+/// A value written as text.
+#[derive(Debug)]
+struct Text<T>(T);
+
+impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A duration, always with its unit.
+#[derive(Debug)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parse_duration(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A size: a number of bytes, or text with a unit.
+#[derive(Debug)]
+struct Bytes(u64);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Size;
+        impl Visitor<'_> for Size {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a size such as \"2G\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Bytes, E> {
+                parse_size(text).map(Bytes).map_err(E::custom)
+            }
+
+            fn visit_i64<E: Error>(self, bytes: i64) -> Result<Bytes, E> {
+                u64::try_from(bytes).map(Bytes).map_err(|_| E::custom("a size cannot be negative"))
+            }
+        }
+        deserializer.deserialize_any(Size)
+    }
+}
+
+/// One text or a list of them.
+#[derive(Debug)]
+struct List<T>(Vec<Text<T>>);
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany<T>(std::marker::PhantomData<T>);
+        impl<'de, T: FromStr<Err: std::fmt::Display>> Visitor<'de> for OneOrMany<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address, or a list of addresses")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<List<T>, E> {
+                text.parse().map(|value| List(vec![Text(value)])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(List(list))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+[server]
+unix = "/run/ringnbd.sock"
+tcp = ["127.0.0.1:10809", "[::1]:0"]
+shards = 2
+cpus = "0-1"
+memory = "1G"
+busy-poll = "50us"
+pidfile = "/run/ringnbd.pid"
+read-only = false
+max-connections = 100
+handshake-timeout = "5s"
+log-format = "json"
+
+[[export]]
+uri = "mem:1G"
+
+[[export]]
+name = "vm/disk:0"
+uri = "file:/data/a.img?direct=true"
+description = "a disk"
+read-only = true
+"#;
+
+    #[test]
+    fn a_file_says_what_the_flags_say() {
+        let settings = Settings::from_toml(WHOLE).unwrap();
+        assert_eq!(settings.listen.len(), 3);
+        assert_eq!(settings.memory, Some(1 << 30));
+        assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
+        assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.exports.len(), 2);
+        assert_eq!(settings.exports[1].name, "vm/disk:0");
+        assert!(settings.exports[1].read_only);
+        assert_eq!(Settings::from_toml(""), Ok(Settings::default()));
+        assert_eq!(Settings::from_toml("[server]\nmemory = 4096").unwrap().memory, Some(4096));
+    }
+
+    #[test]
+    fn errors_name_their_line_and_are_one_sentence() {
+        for (text, line, part) in [
+            ("[server]\nshard = 2", 2, "shard"),
+            ("[server]\n\nmemory = \"10GB\"", 3, "10GiB"),
+            ("[server]\nmemory = -1", 2, "negative"),
+            ("[server]\nbusy-poll = \"5\"", 2, "duration"),
+            ("[server]\ntcp = [\"a:1\", \":1\"]", 2, "host"),
+            ("[server]\nlog-format = \"xml\"", 2, "xml"),
+            ("[servers]\n", 1, "servers"),
+            ("[[export]]\nuri = \"mem:1G\"\n[[export]]\nname = \"x\"\n", 3, "uri"),
+            ("[[export]]\nuri = \"mem:x\"", 2, "size"),
+            ("[[export]]\nuri = \"mem:1\"\ndescription = \"a\\u0000\"", 1, "description"),
+            ("x = [", 1, ""),
+        ] {
+            let error = Settings::from_toml(text).unwrap_err();
+            assert_eq!(error.line, line, "{text}: {error}");
+            assert!(error.message.contains(part), "{text}: {error}");
+            assert!(!error.to_string().contains('\n'), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn flags_win_and_lists_are_replaced() {
+        let file = Settings::from_toml(WHOLE).unwrap();
+        let export: ExportConfig = "x=mem:2G".parse().unwrap();
+        let flags = Settings { exports: vec![export.clone()], shards: Some(7), ..Settings::default() };
+        let both = flags.or(file.clone());
+        assert_eq!(both.exports, [export]);
+        assert_eq!(both.shards, Some(7));
+        assert_eq!(both.listen, file.listen);
+        assert_eq!(both.memory, file.memory);
+        assert_eq!(Settings::default().or(file.clone()), file);
+    }
+}
