@@ -1,0 +1,68 @@
+//! Where clients find the server, and the URIs that say so.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+/// What a listener is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// With the real port.
+    Tcp(SocketAddr),
+    /// An absolute path.
+    Unix(PathBuf),
+    /// A name of the abstract namespace, without its `@`.
+    Abstract(Vec<u8>),
+}
+
+/// All but the unreserved characters of RFC 3986, and the slash.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+impl Endpoint {
+    /// The URI of an export here, by the URI specification of the NBD project (`doc/uri.md`).
+    ///
+    /// An unspecified address becomes the loopback one, which works at least on this machine. The specification has no abstract
+    /// sockets; they are written `socket=@NAME`.
+    pub fn uri(&self, export: &str) -> String {
+        let name = percent_encode(export.as_bytes(), ESCAPED);
+        match self {
+            Self::Tcp(address) => {
+                let ip = match address.ip() {
+                    IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                    ip => ip,
+                };
+                format!("nbd://{}/{name}", SocketAddr::new(ip, address.port()))
+            }
+            Self::Unix(path) => {
+                let path = percent_encode(path.as_os_str().as_bytes(), ESCAPED);
+                format!("nbd+unix:///{name}?socket={path}")
+            }
+            Self::Abstract(socket) => {
+                format!("nbd+unix:///{name}?socket=@{}", percent_encode(socket, ESCAPED))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_those_of_the_specification() {
+        let tcp = |address: &str| Endpoint::Tcp(address.parse().unwrap());
+        for (endpoint, export, uri) in [
+            (tcp("127.0.0.1:10809"), "", "nbd://127.0.0.1:10809/"),
+            (tcp("0.0.0.0:5"), "disk", "nbd://127.0.0.1:5/disk"),
+            (tcp("[::]:5"), "vm/a b?", "nbd://[::1]:5/vm/a%20b%3F"),
+            (tcp("[fe80::1]:5"), "ü", "nbd://[fe80::1]:5/%C3%BC"),
+            (Endpoint::Unix("/run/a b.sock".into()), "x", "nbd+unix:///x?socket=/run/a%20b.sock"),
+            (Endpoint::Abstract(b"nbd".to_vec()), "", "nbd+unix:///?socket=@nbd"),
+        ] {
+            assert_eq!(endpoint.uri(export), uri);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Listening sockets: TCP, unix, abstract, and those that systemd hands over.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::endpoint::Endpoint;
+use crate::config::ListenAddress;
+use crate::config::listen::{TcpAddress, UnixAddress};
+
+/// A socket that listens, not blocking.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: Socket,
+    pub(super) endpoint: Endpoint,
+    /// The file of a unix socket that is ours.
+    pub(super) file: Option<SocketFile>,
+}
+
+/// Why there is no listener; each a sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// No such host.
+    #[error("cannot find the host {0}: write an address such as 127.0.0.1:10809 ({1})")]
+    Host(String, io::Error),
+    /// The port is taken.
+    #[error("{0} is in use: stop what listens there, or choose another port with --tcp (port 0 takes any free one)")]
+    PortInUse(SocketAddr),
+    /// Somebody else's address.
+    #[error("{0} is not an address of this machine: choose one that is, or 0.0.0.0 for all")]
+    NotLocal(SocketAddr),
+    /// A port below 1024, mostly.
+    #[error("no permission to listen on {0}: choose a port above 1023, or grant CAP_NET_BIND_SERVICE")]
+    Privileged(SocketAddr),
+    /// A live server has the socket.
+    #[error("{0} is in use by a running server: stop it, or choose another --unix path")]
+    Live(String),
+    /// Something else has the path.
+    #[error("{} exists and is not a socket: remove it, or choose another --unix path", .0.display())]
+    NotASocket(PathBuf),
+    /// No directory.
+    #[error("the directory of {} does not exist: create it, or choose another --unix path", .0.display())]
+    NoDirectory(PathBuf),
+    /// No permission.
+    #[error("no permission to create the socket {}: choose another --unix path", .0.display())]
+    Permission(PathBuf),
+    /// systemd handed over something else.
+    #[error("the socket number {0} that was handed over is not a listening stream socket: use ListenStream= and Accept=no")]
+    Inherited(usize),
+    /// Anything else.
+    #[error("cannot listen on {0}: {1}")]
+    Other(String, io::Error),
+}
+
+/// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.
+const BACKLOG: i32 = 4096;
+
+/// Listens on every address, and on what systemd hands over. With neither, on the default TCP address.
+///
+/// # Errors
+/// [`ListenError`] of the first that fails; the others are undone.
+pub(super) fn listen(addresses: &[ListenAddress]) -> Result<Vec<Listener>, ListenError> {
+    let mut listeners = inherited()?;
+    let default = [ListenAddress::Tcp(TcpAddress::default())];
+    let addresses = if addresses.is_empty() && listeners.is_empty() { &default } else { addresses };
+    for address in addresses {
+        match address {
+            ListenAddress::Tcp(address) => listen_tcp(address, &mut listeners)?,
+            ListenAddress::Unix(UnixAddress::Path(path)) => listeners.push(listen_unix(path)?),
+            ListenAddress::Unix(UnixAddress::Abstract(name)) => listeners.push(listen_abstract(name)?),
+        }
+    }
+    Ok(listeners)
+}
+
+/// systemd's socket activation: `LISTEN_FDS`.
+fn inherited() -> Result<Vec<Listener>, ListenError> {
+    let mut handed_over = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..handed_over.len() {
+        let tcp = handed_over.take_tcp_listener(index).ok().flatten().map(Socket::from);
+        let unix = || handed_over.take_unix_listener(index).ok().flatten().map(Socket::from);
+        let socket = tcp.or_else(unix).ok_or(ListenError::Inherited(index))?;
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false);
+        let address = socket.local_addr().ok().filter(|_| listens).ok_or(ListenError::Inherited(index))?;
+        let endpoint = endpoint_of(&address).ok_or(ListenError::Inherited(index))?;
+        socket.set_nonblocking(true).map_err(|error| ListenError::Other(format!("{endpoint:?}"), error))?;
+        // The file of a unix socket is systemd's: it listens there when we are gone.
+        listeners.push(Listener { socket, endpoint, file: None });
+    }
+    Ok(listeners)
+}
+
+fn endpoint_of(address: &SockAddr) -> Option<Endpoint> {
+    let tcp = address.as_socket().map(Endpoint::Tcp);
+    let unix = || address.as_pathname().map(|path| Endpoint::Unix(path.to_owned()));
+    let named = || address.as_abstract_namespace().map(|name| Endpoint::Abstract(name.to_vec()));
+    tcp.or_else(unix).or_else(named)
+}
+
+/// Listens on all addresses of a host. Those that this machine does not have (`::1` without IPv6) may be missing as long as
+/// there is one.
+fn listen_tcp(address: &TcpAddress, listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
+    let unknown = |error| ListenError::Host(address.host.clone(), error);
+    let found: Vec<_> = (address.host.as_str(), address.port).to_socket_addrs().map_err(unknown)?.collect();
+    let mut port = address.port;
+    let mut failure = ListenError::Host(address.host.clone(), io::Error::other("no address"));
+    let mut bound = 0;
+    for mut one in found {
+        // With port 0, the port that the first one got.
+        one.set_port(port);
+        match bind_tcp(one) {
+            Ok(listener) => {
+                if let Endpoint::Tcp(real) = listener.endpoint {
+                    port = real.port();
+                }
+                listeners.push(listener);
+                bound += 1;
+            }
+            Err(error @ ListenError::NotLocal(_)) => failure = error,
+            Err(error) => return Err(error),
+        }
+    }
+    if bound == 0 { Err(failure) } else { Ok(()) }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<Listener, ListenError> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // A restart need not wait for the connections of its predecessor to time out.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let real = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(Listener { socket, endpoint: Endpoint::Tcp(real), file: None })
+    };
+    bound().map_err(|error: io::Error| match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => ListenError::PortInUse(address),
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => ListenError::NotLocal(address),
+        Some(libc::EACCES | libc::EPERM) => ListenError::Privileged(address),
+        _ => ListenError::Other(address.to_string(), error),
+    })
+}
+
+fn listen_unix(path: &Path) -> Result<Listener, ListenError> {
+    let explain = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => ListenError::NoDirectory(path.to_owned()),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => ListenError::Permission(path.to_owned()),
+        Some(libc::EADDRINUSE) => ListenError::Live(path.display().to_string()),
+        _ => ListenError::Other(path.display().to_string(), error),
+    };
+    remove_stale(path)?;
+    let address = SockAddr::unix(path).map_err(explain)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(explain)?;
+    socket.bind(&address).map_err(explain)?;
+    let path = std::path::absolute(path).map_err(explain)?;
+    let file = SocketFile::of(path.clone()).map_err(explain)?;
+    socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true)).map_err(explain)?;
+    Ok(Listener { socket, endpoint: Endpoint::Unix(path), file: Some(file) })
+}
+
+/// Removes the socket of a server that is gone. One that is not gone is an error, and so is anything but a socket.
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.to_owned()));
+    }
+    let other = |error| ListenError::Other(path.display().to_string(), error);
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(other)?;
+    // A live server with a full backlog must not hold us up.
+    probe.set_nonblocking(true).map_err(other)?;
+    match probe.connect(&SockAddr::unix(path).map_err(other)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|_| ListenError::Permission(path.to_owned()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ListenError::Permission(path.to_owned()))
+        }
+        Ok(()) | Err(_) => Err(ListenError::Live(path.display().to_string())),
+    }
+}
+
+fn listen_abstract(name: &str) -> Result<Listener, ListenError> {
+    let bound = || {
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        let socket = Socket::from(UnixListener::bind_addr(&address)?);
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(Listener { socket, endpoint: Endpoint::Abstract(name.into()), file: None })
+    };
+    bound().map_err(|error: io::Error| match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => ListenError::Live(format!("@{name}")),
+        _ => ListenError::Other(format!("@{name}"), error),
+    })
+}
+
+/// The file of a unix socket, removed when dropped, unless another server has put its own there.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: PathBuf) -> io::Result<Self> {
+        let identity = identity(&path)?;
+        Ok(Self { path, identity })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            let _gone_already = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(text: &str) -> Result<Vec<Listener>, ListenError> {
+        listen(&[ListenAddress::Tcp(text.parse().unwrap())])
+    }
+
+    fn unix(path: &Path) -> Result<Vec<Listener>, ListenError> {
+        listen(&[ListenAddress::Unix(UnixAddress::Path(path.to_owned()))])
+    }
+
+    #[test]
+    fn a_busy_port_is_an_error() {
+        let first = tcp("127.0.0.1:0").unwrap();
+        let Endpoint::Tcp(address) = first[0].endpoint else { panic!() };
+        assert_ne!(address.port(), 0);
+        assert!(matches!(tcp(&address.to_string()), Err(ListenError::PortInUse(taken)) if taken == address));
+        assert!(matches!(tcp("192.0.2.1:0"), Err(ListenError::NotLocal(_))));
+        assert!(matches!(tcp("host.invalid:0"), Err(ListenError::Host(..))));
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_share_the_port() {
+        let ports: std::collections::HashSet<_> = tcp("localhost:0")
+            .unwrap()
+            .iter()
+            .map(|listener| match listener.endpoint {
+                Endpoint::Tcp(address) => address.port(),
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(ports.len(), 1);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        // A listener of the standard library leaves its file behind.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let live = unix(&path).unwrap();
+        assert!(matches!(unix(&path), Err(ListenError::Live(_))));
+        assert!(path.exists(), "the live one is left alone");
+        drop(live);
+        assert!(!path.exists(), "ours is removed");
+    }
+
+    #[test]
+    fn the_socket_of_a_successor_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let ours = unix(&path).unwrap();
+        std::fs::rename(&path, directory.path().join("aside")).unwrap();
+        let _successor = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "data").unwrap();
+        assert!(matches!(unix(&path), Err(ListenError::NotASocket(_))));
+        assert!(matches!(unix(&directory.path().join("no/s")), Err(ListenError::NoDirectory(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn abstract_names_are_taken_once() {
+        let name = format!("ringnbd-test-{}", std::process::id());
+        let address = [ListenAddress::Unix(UnixAddress::Abstract(name))];
+        let _first = listen(&address).unwrap();
+        assert!(matches!(listen(&address), Err(ListenError::Live(_))));
+    }
+}

@@ -1,0 +1,25 @@
+//! The control plane: one thread that accepts, negotiates, and hands sockets over to the shards. It never moves a byte of data.
+//!
+//! ```text
+//!  listener ─► accept ─► negotiate (nbd::handshake) ─► placement ─► ShardHandle::connect
+//! ```
+//!
+//! This is the only place that knows tokio-uring. Its order at start is chosen so that an error leaves nothing behind: what can
+//! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
+
+mod accept;
+mod endpoint;
+mod listener;
+pub mod machine;
+mod negotiate;
+mod notify;
+mod pidfile;
+mod placement;
+mod plane;
+mod server;
+pub mod stdio;
+
+pub use endpoint::Endpoint;
+pub use listener::ListenError;
+pub use pidfile::PidfileError;
+pub use server::{Ending, Served, Service, StartError, run};

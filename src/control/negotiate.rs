@@ -1,0 +1,150 @@
+//! Drives one handshake over a socket, then hands the socket over.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_uring::net::TcpStream;
+
+use super::plane::Plane;
+use crate::nbd::handshake::{self, CloseReason, Handshake, Step};
+use crate::shard::Negotiated;
+
+/// A client that was just accepted.
+pub(super) struct Client {
+    pub(super) socket: OwnedFd,
+    /// Who, for people.
+    pub(super) peer: String,
+    /// Its place among the connections.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Bytes received at once: a whole handshake, mostly.
+const RECEIVE_BYTES: usize = 4096;
+/// Between two offers of a connection to shards that are all full.
+const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
+
+/// How a handshake ended without a session.
+enum Failure {
+    Closed(CloseReason),
+    /// The client closed the connection, or it broke.
+    Gone,
+    Io(io::Error),
+    TimedOut,
+    /// Shards were full for too long, or are stopping.
+    NoShard,
+}
+
+/// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
+pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
+    let _counted = plane.begin_handshake();
+    let Client { socket, peer, permit } = client;
+    let mut handshake = Handshake::new(plane.handshake_limits());
+    tracing::debug!(peer, "connected");
+    let outcome = match ring_stream(&socket) {
+        Err(error) => Err(Failure::Io(error)),
+        Ok(stream) => {
+            let whole = converse(&plane, &mut handshake, &stream);
+            timeout(plane.limits.handshake_timeout, whole).await.unwrap_or(Err(Failure::TimedOut))
+        }
+    };
+    let result = match outcome {
+        Ok((negotiated, leftover)) => {
+            let handshake::Negotiated { export, session } = negotiated;
+            let permit = Box::new(permit);
+            let negotiated = Negotiated { socket, export, session, leftover, peer: peer.clone(), permit };
+            hand_over(&plane, negotiated).await
+        }
+        Err(failure) => {
+            // A receive that still waits in the ring holds the other descriptor open: this ends it.
+            let _already = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+            Err(failure)
+        }
+    };
+    if let Err(failure) = result {
+        report(&peer, &failure, &handshake);
+    }
+}
+
+/// The socket for the ring. tokio-uring's streams cannot give up their descriptor, so it gets one of its own; and it has no use
+/// for the address family, so this one type does for unix sockets too.
+fn ring_stream(socket: &OwnedFd) -> io::Result<TcpStream> {
+    Ok(TcpStream::from_std(socket.try_clone()?.into()))
+}
+
+async fn converse(
+    plane: &Plane,
+    handshake: &mut Handshake,
+    stream: &TcpStream,
+) -> Result<(handshake::Negotiated, Vec<u8>), Failure> {
+    let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
+    let mut unread = 0..0;
+    loop {
+        let (consumed, step) = handshake.feed(&buffer[unread.clone()], plane.is_stopping());
+        unread.start += consumed;
+        match step {
+            Step::Need => {
+                let (received, back) = stream.read(buffer).await;
+                buffer = back;
+                unread = 0..received.map_err(Failure::from)?;
+                if unread.is_empty() {
+                    return Err(Failure::Gone);
+                }
+            }
+            Step::Reply => {
+                let (sent, _bytes) = stream.write_all(handshake.take_output()).await;
+                sent.map_err(Failure::from)?;
+            }
+            Step::Lookup(name) => handshake.found(plane.find(&name)),
+            Step::List => handshake.listed(&plane.exports),
+            Step::Done(negotiated) => return Ok((negotiated, buffer[unread].to_vec())),
+            Step::Close(reason) => return Err(Failure::Closed(reason)),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero => Self::Gone,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
+async fn hand_over(plane: &Plane, mut negotiated: Negotiated) -> Result<(), Failure> {
+    let peer = negotiated.peer.clone();
+    let export = plane.exports[negotiated.export].name.clone();
+    let mode = negotiated.session.reply_mode;
+    let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
+    loop {
+        negotiated = match plane.place(negotiated) {
+            Ok(shard) => {
+                tracing::info!(peer, export, shard, replies = ?mode, "negotiated");
+                return Ok(());
+            }
+            Err(back) => back,
+        };
+        if plane.is_stopping() || tokio::time::Instant::now() >= deadline {
+            return Err(Failure::NoShard);
+        }
+        tokio::time::sleep(PLACEMENT_PAUSE).await;
+    }
+}
+
+/// Tells what is worth telling: a client that just leaves, or never says anything, is not (port scanners, health checks).
+fn report(peer: &str, failure: &Failure, handshake: &Handshake) {
+    match failure {
+        Failure::Closed(CloseReason::Aborted) => tracing::debug!(peer, "the client ended the negotiation"),
+        Failure::Gone => tracing::debug!(peer, "the client closed the connection during the handshake"),
+        Failure::TimedOut if !handshake.has_begun() => tracing::debug!(peer, "the client never said anything"),
+        Failure::TimedOut => tracing::info!(peer, reason = "the handshake took too long", "handshake failed"),
+        Failure::Closed(reason) => tracing::info!(peer, %reason, "handshake failed"),
+        Failure::Io(error) => tracing::info!(peer, reason = %error, "handshake failed"),
+        Failure::NoShard => tracing::info!(peer, reason = "no shard took the connection", "handshake failed"),
+    }
+}

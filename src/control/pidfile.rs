@@ -1,0 +1,119 @@
+//! The file that says who serves, and that everything is up.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A pidfile of this process, removed when dropped.
+#[derive(Debug)]
+pub(super) struct Pidfile {
+    path: PathBuf,
+}
+
+/// Why there cannot be a pidfile.
+#[derive(Debug, thiserror::Error)]
+pub enum PidfileError {
+    /// Another server runs with it.
+    #[error("the pidfile {path} belongs to a running server (process {pid}): stop it, or choose another --pidfile")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        pid: u32,
+    },
+    /// It cannot be written.
+    #[error("cannot write the pidfile {path}: {error}; choose another --pidfile")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl Pidfile {
+    /// Checks early that nobody alive owns the file.
+    pub(super) fn check(path: &Path) -> Result<(), PidfileError> {
+        match owner(path) {
+            Some(pid) if pid != std::process::id() && runs_this_program(pid) => {
+                Err(PidfileError::InUse { path: path.to_owned(), pid })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes it, so that a reader sees nothing or all of it.
+    pub(super) fn write(path: &Path) -> Result<Self, PidfileError> {
+        Self::check(path)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        let written = fs::File::create(&temporary)
+            .and_then(|mut file| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| fs::rename(&temporary, path));
+        match written {
+            // Absolute, because the removal must not depend on the working directory.
+            Ok(()) => Ok(Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }),
+            Err(error) => {
+                let _never_created = fs::remove_file(&temporary);
+                Err(PidfileError::Write { path: path.to_owned(), error })
+            }
+        }
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        // Somebody may have put theirs in its place.
+        if owner(&self.path) == Some(std::process::id()) {
+            let _gone_already = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether the process lives and is a server like this one. A number alone says nothing: after a restart of the machine or
+/// container it may be anybody's.
+fn runs_this_program(pid: u32) -> bool {
+    let program = |process: &str| fs::read_link(format!("/proc/{process}/exe")).ok();
+    program(&pid.to_string()).is_some_and(|theirs| Some(theirs) == program("self"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_pidfile_is_replaced_and_ours_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for stale in ["1\n", "4294967295", "nonsense", ""] {
+            fs::write(&path, stale).unwrap();
+            let pidfile = Pidfile::write(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+            drop(pidfile);
+            assert!(!path.exists());
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_pidfile_of_another_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let pidfile = Pidfile::write(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        drop(pidfile);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_pidfile_that_cannot_be_written_is_explained() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/pid");
+        let error = Pidfile::write(&path).unwrap_err().to_string();
+        assert!(error.contains("missing/pid") && error.contains("--pidfile"), "{error}");
+    }
+}

@@ -1,0 +1,123 @@
+//! What the tasks of the control plane share.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::placement;
+use crate::config::Limits;
+use crate::nbd::handshake::HandshakeLimits;
+use crate::nbd::session::ExportInfo;
+use crate::shard::{Negotiated, ShardHandle};
+
+/// The control plane's state, on its one thread.
+#[derive(Debug)]
+pub(super) struct Plane {
+    /// By the index that shards know exports by.
+    pub(super) exports: Vec<ExportInfo>,
+    pub(super) limits: Arc<Limits>,
+    shards: Vec<ShardHandle>,
+    /// One for each connection of the whole server.
+    permits: Arc<Semaphore>,
+    stopping: Cell<bool>,
+    /// Handshakes that go on.
+    handshakes: Cell<usize>,
+    no_handshakes: Notify,
+}
+
+/// Counts a handshake while it exists.
+pub(super) struct HandshakeGuard(Rc<Plane>);
+
+impl Plane {
+    pub(super) fn new(
+        exports: Vec<ExportInfo>,
+        limits: Arc<Limits>,
+        shards: Vec<ShardHandle>,
+        connections: usize,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(connections));
+        let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
+        Self { exports, limits, shards, permits, stopping, handshakes, no_handshakes: Notify::new() }
+    }
+
+    /// The limits of a handshake.
+    pub(super) fn handshake_limits(&self) -> HandshakeLimits {
+        HandshakeLimits {
+            option_length: self.limits.option_length,
+            options: self.limits.options,
+            bytes: self.limits.handshake_bytes,
+        }
+    }
+
+    /// The export of this name, with its index.
+    pub(super) fn find(&self, name: &str) -> Option<(usize, &ExportInfo)> {
+        self.exports.iter().enumerate().find(|(_, export)| export.name == name)
+    }
+
+    /// Room for one more connection; waits until there is.
+    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return permit;
+        }
+        tracing::warn!(
+            limit = self.limits.connections,
+            "the connection limit is reached, further clients wait: raise --max-connections"
+        );
+        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Waits until a permit that was given out comes back, its connection gone.
+    pub(super) async fn returned(&self) {
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+    }
+
+    /// Offers a connection to the shards, the least loaded first.
+    ///
+    /// # Errors
+    /// Gives it back when every shard is full or gone.
+    pub(super) fn place(&self, mut negotiated: Negotiated) -> Result<usize, Negotiated> {
+        let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
+        for shard in placement::preference(&connections) {
+            match self.shards[shard].connect(negotiated) {
+                Ok(()) => return Ok(shard),
+                Err(back) => negotiated = *back,
+            }
+        }
+        Err(negotiated)
+    }
+
+    /// Whether the server is stopping, so that handshakes are refused.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Refuses handshakes from now on and asks every shard to finish.
+    pub(super) fn stop(&self) {
+        self.stopping.set(true);
+        self.shards.iter().for_each(ShardHandle::shutdown);
+    }
+
+    /// Counts one more handshake.
+    pub(super) fn begin_handshake(self: &Rc<Self>) -> HandshakeGuard {
+        self.handshakes.set(self.handshakes.get() + 1);
+        HandshakeGuard(Rc::clone(self))
+    }
+
+    /// Waits until no handshake goes on.
+    pub(super) async fn no_handshakes(&self) {
+        while self.handshakes.get() > 0 {
+            self.no_handshakes.notified().await;
+        }
+    }
+}
+
+impl Drop for HandshakeGuard {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        if self.0.handshakes.get() == 0 {
+            self.0.no_handshakes.notify_one();
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The life of a server: start, serve, stop.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+use super::accept::{accept, unix_peer};
+use super::listener::{self, ListenError, Listener};
+use super::negotiate::{Client, negotiate};
+use super::notify::notify;
+use super::pidfile::{Pidfile, PidfileError};
+use super::plane::Plane;
+use super::stdio::{self, NoClient};
+use crate::backend::{self, Export};
+use crate::config::{Config, Limits};
+use crate::nbd::meta_context::MetaContext;
+use crate::nbd::session::ExportInfo;
+use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
+
+/// Whom to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Everybody who connects.
+    Listeners,
+    /// The one client on fd 0.
+    Stdio,
+}
+
+/// An export that is about to be served.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Where its bytes live.
+    pub source: String,
+    /// Bytes.
+    pub size: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// One for each listener.
+    pub uris: Vec<String>,
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Asked to, and everything was finished.
+    Stopped,
+    /// Asked to twice: what was not finished is lost.
+    CutOff,
+    /// A shard failed, or did not end.
+    Failed,
+}
+
+/// Why a server did not start; each a sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A pidfile.
+    #[error(transparent)]
+    Pidfile(#[from] PidfileError),
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] backend::OpenError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] shard::StartError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// `--stdio`.
+    #[error(transparent)]
+    Stdio(#[from] NoClient),
+    /// The control plane.
+    #[error("cannot start the control plane: {0}")]
+    Runtime(io::Error),
+}
+
+/// Handshakes that go on when the server stops may hear of it for so long.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
+/// Shards cut off what is unfinished at [`Limits::shutdown_timeout`] by themselves; later than this they are stuck.
+const SHARD_GRACE: Duration = Duration::from_secs(2);
+
+type Exits = UnboundedReceiver<Result<(), ShardError>>;
+
+/// Serves until a signal, or until the client of [`Service::Stdio`] is gone. `ready` hears what is served once all listeners
+/// are bound and all shards run, just before the pidfile says so.
+///
+/// # Errors
+/// [`StartError`]; nothing is left behind then.
+pub fn run(config: &Config, service: Service, ready: impl FnOnce(&[Served])) -> Result<Ending, StartError> {
+    let client = match service {
+        Service::Stdio => Some(stdio::client()?),
+        Service::Listeners => None,
+    };
+    config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+    let (exports, infos) = open_exports(config)?;
+    let limits = Arc::new(config.limits.clone());
+    let (shards, exits) = start_shards(config, &exports, &limits)?;
+    let connections = if client.is_some() { 1 } else { limits.connections };
+    let plane = Rc::new(Plane::new(infos, limits, shards, connections));
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::Runtime)?;
+    let ending = runtime.block_on(Server { config, plane, exits, ended_shards: 0 }.serve(client, ready));
+    if matches!(ending, Ok(Ending::CutOff)) {
+        // Dropping it would wait for operations in flight; the process ends now.
+        std::mem::forget(runtime);
+    }
+    ending
+}
+
+type Exports = Arc<[Arc<Export>]>;
+
+fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartError> {
+    let mut exports = Vec::new();
+    let mut infos = Vec::new();
+    for wanted in &config.exports {
+        let export = Export::open(&wanted.uri, wanted.read_only)?;
+        infos.push(ExportInfo {
+            name: wanted.name.clone(),
+            description: wanted.description.clone(),
+            facts: export.facts().clone(),
+            contexts: vec![MetaContext::BaseAllocation],
+            require_block_size: false,
+        });
+        exports.push(Arc::new(export));
+    }
+    Ok((exports.into(), infos))
+}
+
+fn start_shards(
+    config: &Config,
+    exports: &Exports,
+    limits: &Arc<Limits>,
+) -> Result<(Vec<ShardHandle>, Exits), StartError> {
+    let (exit, exits) = unbounded_channel();
+    let start = |(index, &cpu)| {
+        let exit = exit.clone();
+        ShardHandle::start(ShardConfig {
+            index,
+            cpu: Some(cpu),
+            limits: Arc::clone(limits),
+            exports: Arc::clone(exports),
+            busy_poll: config.busy_poll,
+            // Nobody listens any more when the process ends.
+            on_exit: Box::new(move |result| drop(exit.send(result))),
+        })
+    };
+    let shards: Result<Vec<_>, _> = config.shards.iter().enumerate().map(start).collect();
+    Ok((shards?, exits))
+}
+
+/// Everything that ends with the server.
+struct Server<'a> {
+    config: &'a Config,
+    plane: Rc<Plane>,
+    exits: Exits,
+    ended_shards: usize,
+}
+
+impl Server<'_> {
+    async fn serve(
+        mut self,
+        client: Option<OwnedFd>,
+        ready: impl FnOnce(&[Served]),
+    ) -> Result<Ending, StartError> {
+        // From here on a signal is not the end but a wish, so that no file is left behind.
+        let mut signals = Signals::new().map_err(StartError::Runtime)?;
+        let listeners = if client.is_none() { listener::listen(&self.config.listen)? } else { Vec::new() };
+        ready(&self.served(&listeners));
+        let pidfile = self.config.pidfile.as_deref().map(Pidfile::write).transpose()?;
+        notify("READY=1");
+        let (mut tasks, mut files) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            files.push(listener.file);
+            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), listener.socket)));
+        }
+        let asked = match client {
+            Some(socket) => self.until_client_is_gone(socket, &mut signals).await,
+            None => self.until_asked(&mut signals).await,
+        };
+        notify("STOPPING=1");
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        drop(files);
+        self.plane.stop();
+        let drained = tokio::select! {
+            ending = self.drain() => ending,
+            signal = signals.next() => {
+                tracing::warn!(signal, "stopping at once");
+                Ending::CutOff
+            }
+        };
+        drop(pidfile);
+        Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    fn served(&self, listeners: &[Listener]) -> Vec<Served> {
+        let pairs = self.plane.exports.iter().zip(&self.config.exports);
+        pairs
+            .map(|(export, wanted)| Served {
+                name: export.name.clone(),
+                source: wanted.uri.to_string(),
+                size: export.facts.size,
+                read_only: export.facts.read_only,
+                uris: listeners.iter().map(|listener| listener.endpoint.uri(&export.name)).collect(),
+            })
+            .collect()
+    }
+
+    /// Waits for a signal. A shard that ends by itself is a failure, and takes the server with it.
+    async fn until_asked(&mut self, signals: &mut Signals) -> Ending {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                Ending::Stopped
+            }
+            Some(result) = self.exits.recv() => {
+                self.ended_shards += 1;
+                let reason = result.err().map_or("it ended without being asked".to_owned(), |error| error.to_string());
+                tracing::error!(reason, "a shard ended: stopping");
+                Ending::Failed
+            }
+        }
+    }
+
+    /// Serves one client. Its permit is the only one, so that another can be had when it is gone.
+    async fn until_client_is_gone(&mut self, socket: OwnedFd, signals: &mut Signals) -> Ending {
+        let plane = Rc::clone(&self.plane);
+        let permit = plane.permit().await;
+        let peer = match rustix::net::getpeername(&socket).ok().flatten().map(std::net::SocketAddr::try_from) {
+            Some(Ok(address)) => address.to_string(),
+            _ => unix_peer(&socket),
+        };
+        tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
+        tokio::select! {
+            _permit = plane.returned() => Ending::Stopped,
+            ending = self.until_asked(signals) => ending,
+        }
+    }
+
+    /// Waits until every shard has finished and every handshake has heard of it, each within its time.
+    async fn drain(&mut self) -> Ending {
+        let shards = self.config.shards.len();
+        let patience = self.plane.limits.shutdown_timeout + SHARD_GRACE;
+        let finish = async {
+            let mut ending = Ending::Stopped;
+            while self.ended_shards < shards {
+                match self.exits.recv().await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        tracing::error!(reason = %error, "a shard failed");
+                        ending = Ending::Failed;
+                    }
+                    None => break,
+                }
+                self.ended_shards += 1;
+            }
+            ending
+        };
+        let handshakes = timeout(HANDSHAKE_GRACE, self.plane.no_handshakes());
+        let (ending, _left_or_late) = tokio::join!(timeout(patience, finish), handshakes);
+        ending.unwrap_or_else(|_elapsed| {
+            tracing::error!("a shard did not stop in time: what it had in flight is lost");
+            Ending::Failed
+        })
+    }
+}
+
+/// The signals that a server lives with.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// The kernel's way of saying that a file grew beyond RLIMIT_FSIZE. Handled, so that it is EFBIG and a reply to the client
+    /// instead of the end of the server.
+    _file_size: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

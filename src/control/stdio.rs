@@ -1,0 +1,38 @@
+//! `--stdio`: one client, whose socket is the standard input.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::OFlags;
+use rustix::net::SocketType;
+
+/// The standard input is not the socket of a client.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--stdio needs a connected stream socket as standard input, as inetd, libnbd and systemd's Accept=yes give it; \
+     to listen, use --unix or --tcp"
+)]
+pub struct NoClient;
+
+/// The socket of the client on fd 0, as a descriptor of our own.
+pub(super) fn client() -> Result<OwnedFd, NoClient> {
+    let stdin = io::stdin();
+    let kind = rustix::net::sockopt::socket_type(&stdin).map_err(|_| NoClient)?;
+    let listens = rustix::net::sockopt::socket_acceptconn(&stdin).unwrap_or(false);
+    if kind != SocketType::STREAM || listens {
+        return Err(NoClient);
+    }
+    // Whoever started us may have left it non-blocking; the ring waits by itself and wants EAGAIN from nobody.
+    let flags = rustix::fs::fcntl_getfl(&stdin).map_err(|_| NoClient)?;
+    rustix::fs::fcntl_setfl(&stdin, flags - OFlags::NONBLOCK).map_err(|_| NoClient)?;
+    stdin.as_fd().try_clone_to_owned().map_err(|_| NoClient)
+}
+
+/// Whether the standard error goes to the client, as inetd has it: then nothing may be written there.
+pub fn stderr_is_the_client() -> bool {
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    match (rustix::fs::fstat(io::stdin()), rustix::fs::fstat(io::stderr())) {
+        (Ok(stdin), Ok(stderr)) => identity(stdin) == identity(stderr),
+        _ => false,
+    }
+}
