@@ -63,6 +63,7 @@ pub mod block;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod nbd;
 #[allow(unsafe_code)]
 pub mod ring;

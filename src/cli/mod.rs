@@ -3,6 +3,7 @@
 mod describe;
 pub mod info;
 pub mod list;
+mod logging;
 pub mod map;
 pub mod serve;
 

@@ -1,15 +1,295 @@
 //! `ringnbd serve`.
 
-use super::Outcome;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Outcome, logging};
+use crate::config::cpus::CpuList;
+use crate::config::listen::{TcpAddress, UnixAddress};
+use crate::config::size::{parse_duration, parse_size};
+use crate::config::{Config, ExportConfig, ListenAddress, LogFormat, Settings};
+use crate::control::{self, Ending, Served, Service};
+
+/// What an EXPORT may be; shown by `--help`.
+const EXPORT_HELP: &str = "\
+What to serve: [NAME=]URI, any number of times
+
+  PATH                 a file or block device, as it stands
+  file:PATH[?k=v&...]  the same with parameters, %XX decoded: direct=true (O_DIRECT),
+                       readonly=true, rotational=true|false, description=TEXT
+  mem:SIZE             memory, sparse, lost at exit
+  null:SIZE            no storage: reads zeroes, forgets writes
+  fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,
+                       error=EIO@1% (delay.read=, error.write=, ... for one command),
+                       range=OFFSET+LENGTH, after=BYTES, seed=N
+
+An export without a name is the default one. What stands before the first '=' is a name
+unless it contains '/', ':' or '?', so a path with '=' is written /dir/a=b, ./a=b or file:a=b.
+SIZE is in bytes, or has K, M, G, T, P or E (powers of 1024; KiB too, KB is refused).
+[default: mem:1G, so that there is something to see]";
+
+/// Examples, shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  ringnbd serve disk.img                       the default export, on 127.0.0.1:10809
+  ringnbd serve vm=/dev/vg/vm --unix /run/nbd.sock
+  ringnbd serve 'a=file:a.img?direct=true' b=b.img --tcp 0.0.0.0:10809 --read-only
+  ringnbd serve --config /etc/ringnbd.toml --pidfile /run/ringnbd.pid
+
+Signals: SIGTERM and SIGINT finish what is in flight and exit; a second one exits at once.
+Sockets of systemd (ListenStream=) are used when they are there.";
 
 /// Options of `ringnbd serve`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// What to serve: [NAME=]URI
-    pub exports: Vec<String>,
+    /// What to serve: [NAME=]URI, where URI is PATH, file:PATH, mem:SIZE or null:SIZE
+    #[arg(value_name = "EXPORT", long_help = EXPORT_HELP)]
+    pub exports: Vec<ExportConfig>,
+    /// Listen on a unix socket; @NAME is an abstract one (repeatable)
+    #[arg(long, value_name = "PATH", help_heading = "Where to listen")]
+    pub unix: Vec<UnixAddress>,
+    /// Listen on a TCP address; port 0 takes any free one (repeatable) [default: 127.0.0.1:10809]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Where to listen")]
+    pub tcp: Vec<TcpAddress>,
+    /// Serve the one client whose socket is the standard input, then exit
+    #[arg(long, conflicts_with_all = ["unix", "tcp"], help_heading = "Where to listen")]
+    pub stdio: bool,
+    /// Data-plane threads, each with its own ring [default: one per available CPU]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    pub shards: Option<usize>,
+    /// CPUs to pin the shards to, such as 0-3,5 [default: those available]
+    #[arg(long, value_name = "LIST", help_heading = "Resources")]
+    pub cpus: Option<CpuList>,
+    /// Buffer memory of the whole server, a hard cap [default: 80M for each shard]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
+    pub memory: Option<u64>,
+    /// Do not lock buffer memory: for a low locked memory limit (ulimit -l), costs a little speed
+    #[arg(long, help_heading = "Resources")]
+    pub unpinned: bool,
+    /// Spin this long before sleeping, such as 50us: less latency for more CPU [default: 0]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
+    pub busy_poll: Option<Duration>,
+    /// Connections at the same time; further clients wait [default: 16384]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    pub max_connections: Option<usize>,
+    /// How long a client may take to choose an export [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
+    pub handshake_timeout: Option<Duration>,
+    /// Refuse writes to every export
+    #[arg(long)]
+    pub read_only: bool,
+    /// Read settings from a TOML file ([server] with the names of these flags, [[export]]); flags win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write the process id here once everything is up
+    #[arg(long, value_name = "PATH")]
+    pub pidfile: Option<PathBuf>,
+    /// The form of log lines on stderr [default: human on a terminal, json otherwise]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Log more; RUST_LOG=ringnbd::control=debug and the like choose exactly
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
-/// Runs the command.
-pub fn run(_args: Args) -> Outcome {
-    Outcome::refused("`serve` is not built yet")
+/// Serves until told to stop.
+pub fn run(args: Args) -> Outcome {
+    let (stdio, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
+    let settings = match settings(args) {
+        Ok(settings) => settings,
+        Err(sentence) => {
+            logging::start(explicit.unwrap_or(LogFormat::Human), verbose, stdio);
+            return refuse(explicit, sentence);
+        }
+    };
+    let explicit = settings.log_format;
+    let format = explicit.unwrap_or_else(logging::default_format);
+    logging::start(format, verbose, stdio);
+    let config = match control::machine::survey() {
+        Err(error) => return refuse(explicit, format!("cannot see which CPUs are available: {error}")),
+        Ok(machine) => match Config::resolve(settings, &machine) {
+            Err(error) => return refuse(explicit, error),
+            Ok(config) => config,
+        },
+    };
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    config.notes.iter().for_each(|note| tracing::info!("{note}"));
+    let service = if stdio { Service::Stdio } else { Service::Listeners };
+    let ready = |served: &[Served]| announce(served, format, service);
+    match control::run(&config, service, ready) {
+        Ok(Ending::Stopped) => Outcome::Done,
+        Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,
+        Err(error) => refuse(explicit, error),
+    }
+}
+
+/// Flags over file.
+fn settings(args: Args) -> Result<Settings, String> {
+    let unix = args.unix.into_iter().map(ListenAddress::Unix);
+    let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
+    let flags = Settings {
+        exports: args.exports,
+        listen: unix.chain(tcp).collect(),
+        shards: args.shards,
+        cpus: args.cpus,
+        memory: args.memory,
+        unpinned: args.unpinned.then_some(true),
+        busy_poll: args.busy_poll,
+        pidfile: args.pidfile,
+        read_only: args.read_only.then_some(true),
+        max_connections: args.max_connections,
+        handshake_timeout: args.handshake_timeout,
+        log_format: args.log_format,
+    };
+    let Some(path) = args.config else { return Ok(flags) };
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("cannot read the configuration {}: {error}", path.display()))?;
+    let file = Settings::from_toml(&text).map_err(|error| format!("{}, {error}", path.display()))?;
+    Ok(flags.or(file))
+}
+
+/// A start-up error: a sentence for people, or a log line for those who asked for JSON.
+fn refuse(format: Option<LogFormat>, sentence: impl Display) -> Outcome {
+    if format == Some(LogFormat::Json) {
+        tracing::error!("{sentence}");
+        return Outcome::Refused;
+    }
+    Outcome::refused(sentence)
+}
+
+/// Says what is served: to programs as log lines, to people as a few lines with something to try.
+fn announce(served: &[Served], format: LogFormat, service: Service) {
+    if format == LogFormat::Json {
+        for export in served {
+            for uri in &export.uris {
+                let Served { name, source, size, read_only, .. } = export;
+                tracing::info!(export = name, uri, source, size, read_only, "serving");
+            }
+        }
+    }
+    // With --stdio the standard output may be the client's socket.
+    let people_read = format == LogFormat::Human || io::stdout().is_terminal();
+    if people_read && service == Service::Listeners {
+        // A closed standard output is no reason not to serve.
+        let _nobody_reads = io::stdout().write_all(banner(served).as_bytes());
+    }
+}
+
+fn banner(served: &[Served]) -> String {
+    let mut text = String::new();
+    for export in served {
+        let name = if export.name.is_empty() { "(default)" } else { &export.name };
+        let access = if export.read_only { ", read-only" } else { "" };
+        text += &format!("{name}: {}, {} bytes{access}\n", export.source, export.size);
+        for uri in &export.uris {
+            text += &format!("    {uri}\n");
+        }
+    }
+    if let Some(uri) = served.first().and_then(|export| export.uris.first()) {
+        text += &format!("Try: ringnbd info '{uri}'   or: qemu-img info '{uri}'   Stop with Ctrl-C.\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(words: &[&str]) -> Result<Args, clap::Error> {
+        let words = ["ringnbd", "serve"].iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Serve(args) => args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let all = [
+            "a=mem:1G",
+            "b.img",
+            "--unix",
+            "/s",
+            "--unix",
+            "@n",
+            "--tcp",
+            "[::1]:0",
+            "--shards",
+            "2",
+            "--cpus",
+            "0-1",
+            "--memory",
+            "1G",
+            "--busy-poll",
+            "50us",
+            "--pidfile",
+            "/p",
+            "--read-only",
+            "--max-connections",
+            "9",
+            "--handshake-timeout",
+            "3s",
+            "--log-format",
+            "json",
+        ];
+        let settings = settings(args(&all).unwrap()).unwrap();
+        assert_eq!(settings.exports.len(), 2);
+        assert_eq!(settings.listen.len(), 3);
+        assert_eq!(settings.memory, Some(1 << 30));
+        assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
+        assert_eq!(settings.read_only, Some(true));
+        assert_eq!(settings.log_format, Some(LogFormat::Json));
+    }
+
+    #[test]
+    fn wrong_flags_are_usage_errors() {
+        for words in [
+            &["mem:10GB"][..],
+            &["qcow2:x"],
+            &["--shards", "x"],
+            &["--cpus", "a-b"],
+            &["--memory", "lots"],
+            &["--busy-poll", "5"],
+            &["--tcp", ":"],
+            &["--stdio", "--unix", "/s"],
+            &["--log-format", "xml"],
+        ] {
+            assert_eq!(args(words).unwrap_err().exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_below_the_flags() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        std::fs::write(&path, "[server]\nshards = 3\nmemory = \"1G\"\n").unwrap();
+        let path = path.to_str().unwrap();
+        let both = settings(args(&["--config", path, "--shards", "5"]).unwrap()).unwrap();
+        assert_eq!((both.shards, both.memory), (Some(5), Some(1 << 30)));
+        std::fs::write(path, "[server]\nshard = 3\n").unwrap();
+        let error = settings(args(&["--config", path]).unwrap()).unwrap_err();
+        assert!(error.contains("c.toml, line 2:"), "{error}");
+        assert!(settings(args(&["--config", "/nonexistent"]).unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_banner_has_every_uri_and_a_line_to_try() {
+        let served = Served {
+            name: "disk".to_owned(),
+            source: "mem:1G".to_owned(),
+            size: 1 << 30,
+            read_only: true,
+            uris: vec!["nbd://127.0.0.1:1/disk".to_owned(), "nbd+unix:///disk?socket=/s".to_owned()],
+        };
+        let banner = banner(&[served]);
+        assert!(banner.contains("read-only"));
+        assert!(banner.contains("    nbd+unix:///disk?socket=/s\n"));
+        assert!(banner.contains("qemu-img info 'nbd://127.0.0.1:1/disk'"));
+    }
 }

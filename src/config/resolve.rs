@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cpus::ShowCpus;
 use super::export::ExportConfig;
-use super::limits::Limits;
+use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::ListenAddress;
 use super::settings::Settings;
 use super::size::Size;
@@ -28,6 +28,8 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// Sentences about what could not be as asked.
     pub warnings: Vec<String>,
+    /// Sentences about what is less than it might be, though nobody asked for more.
+    pub notes: Vec<String>,
 }
 
 /// What the machine lets this process have.
@@ -89,16 +91,13 @@ pub enum ConfigError {
     OpenFiles(u64),
 }
 
-/// More make no sense on any machine.
-const MAXIMUM_SHARDS: usize = 1024;
-
 /// File descriptors of one connection: its socket, and a second one while the control plane still holds it.
 const FILES_PER_CONNECTION: u64 = 2;
 
 impl Config {
     /// Fits settings to the machine and fills in what was not said.
     pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
-        let mut warnings = Vec::new();
+        let (mut warnings, mut notes) = (Vec::new(), Vec::new());
         let read_only = settings.read_only.unwrap_or(false);
         let mut exports = settings.exports;
         if exports.is_empty() {
@@ -112,6 +111,7 @@ impl Config {
         if let Some(memory) = settings.memory {
             limits.memory_per_shard = divide_memory(memory, shards.len())?;
         }
+        limits.pinned = !settings.unpinned.unwrap_or(false);
         match settings.handshake_timeout {
             Some(Duration::ZERO) => return Err(ConfigError::NoTime),
             Some(timeout) => limits.handshake_timeout = timeout,
@@ -123,7 +123,8 @@ impl Config {
             return Err(ConfigError::NoConnections);
         }
         if wanted > fit {
-            warnings.push(format!(
+            let told = if settings.max_connections.is_some() { &mut warnings } else { &mut notes };
+            told.push(format!(
                 "only {fit} of {wanted} connections fit into the limit of {} open files: raise it (ulimit -n, or \
                  LimitNOFILE= of systemd) for more",
                 machine.open_files
@@ -139,6 +140,7 @@ impl Config {
             busy_poll,
             pidfile: settings.pidfile,
             warnings,
+            notes,
         })
     }
 }
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(shards(Some(3), Some("5,1")), Ok(vec![5, 1, 5]));
         assert_eq!(shards(Some(1), None), Ok(vec![0]));
         assert_eq!(shards(Some(0), None), Err(ConfigError::Shards(0)));
-        assert_eq!(shards(Some(1025), None), Err(ConfigError::Shards(1025)));
+        assert_eq!(shards(Some(257), None), Err(ConfigError::Shards(257)));
         let error = shards(None, Some("0-2")).unwrap_err();
         assert_eq!(error, ConfigError::Cpu { cpu: 2, available: "0-1,4-5".to_owned() });
     }
@@ -262,7 +264,9 @@ mod tests {
         };
         let config = connections(None, 1024).unwrap();
         assert_eq!(config.limits.connections, (1024 - 64 - 16 - 2) / 2);
-        assert_eq!(config.warnings.len(), 1);
+        assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "nobody asked for more");
+        let config = connections(Some(5000), 1024).unwrap();
+        assert_eq!((config.warnings.len(), config.notes.len()), (1, 0));
         let config = connections(Some(5), 1024).unwrap();
         assert_eq!((config.limits.connections, config.warnings.len()), (5, 0));
         assert_eq!(connections(None, 64).unwrap_err(), ConfigError::OpenFiles(64));

@@ -34,6 +34,8 @@ pub struct Settings {
     pub cpus: Option<CpuList>,
     /// Bytes of buffer memory of the whole server.
     pub memory: Option<u64>,
+    /// Buffer memory is not locked.
+    pub unpinned: Option<bool>,
     /// How long a shard spins before it sleeps.
     pub busy_poll: Option<Duration>,
     /// Where to write the process id.
@@ -69,6 +71,7 @@ impl Settings {
             shards: self.shards.or(below.shards),
             cpus: self.cpus.or(below.cpus),
             memory: self.memory.or(below.memory),
+            unpinned: self.unpinned.or(below.unpinned),
             busy_poll: self.busy_poll.or(below.busy_poll),
             pidfile: self.pidfile.or(below.pidfile),
             read_only: self.read_only.or(below.read_only),
@@ -100,6 +103,7 @@ impl Settings {
             shards: server.shards,
             cpus: server.cpus.map(|cpus| cpus.0),
             memory: server.memory.map(|size| size.0),
+            unpinned: server.unpinned,
             busy_poll: server.busy_poll.map(|duration| duration.0),
             pidfile: server.pidfile,
             read_only: server.read_only,
@@ -127,6 +131,7 @@ struct Server {
     shards: Option<usize>,
     cpus: Option<Text<CpuList>>,
     memory: Option<Bytes>,
+    unpinned: Option<bool>,
     busy_poll: Option<Time>,
     pidfile: Option<PathBuf>,
     read_only: Option<bool>,
@@ -246,6 +251,7 @@ tcp = ["127.0.0.1:10809", "[::1]:0"]
 shards = 2
 cpus = "0-1"
 memory = "1G"
+unpinned = true
 busy-poll = "50us"
 pidfile = "/run/ringnbd.pid"
 read-only = false

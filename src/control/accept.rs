@@ -5,38 +5,72 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{SockAddr, Socket};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::OwnedSemaphorePermit;
+use socket2::SockRef;
+use tokio::net::{TcpListener, UnixListener};
 
+use super::endpoint::Endpoint;
+use super::listener::Listener;
 use super::negotiate::{Client, negotiate};
 use super::plane::Plane;
 
 /// After the process, or the system, ran out of descriptors or memory: until somebody closes one, accepting cannot succeed.
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
+/// A listener that tokio watches. tokio-uring's own can neither be made of a socket that systemd bound nor tell unix from TCP.
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    /// Takes the socket of a listener, inside the runtime.
+    pub(super) fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener.endpoint {
+            Endpoint::Tcp(_) => Self::Tcp(TcpListener::from_std(listener.socket.into())?),
+            Endpoint::Unix(_) | Endpoint::Abstract(_) => {
+                Self::Unix(UnixListener::from_std(listener.socket.into())?)
+            }
+        })
+    }
+
+    /// The next client: its socket, blocking, and who it is.
+    async fn accept(&self) -> io::Result<(OwnedFd, String)> {
+        let (socket, peer) = match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                (OwnedFd::from(stream.into_std()?), address.to_string())
+            }
+            Self::Unix(listener) => {
+                let socket = OwnedFd::from(listener.accept().await?.0.into_std()?);
+                let peer = unix_peer(&socket);
+                (socket, peer)
+            }
+        };
+        // The rings wait by themselves; a socket that answers EAGAIN is of no use to them.
+        SockRef::from(&socket).set_nonblocking(false)?;
+        if matches!(self, Self::Tcp(_)) {
+            // No delay, because requests and replies are small: a SHOULD of the spec. Keep-alive finds the clients whose machine
+            // is gone. Without either the connection still works.
+            let socket = SockRef::from(&socket);
+            let _slower = socket.set_tcp_nodelay(true).and_then(|()| socket.set_keepalive(true));
+        }
+        Ok((socket, peer))
+    }
+}
+
 /// Accepts as long as it is let: each client gets a task of its own.
 ///
-/// It waits for a client first and for room among the connections then, so that an idle listener holds no place; when there is
-/// no room, clients wait in the backlog.
-pub(super) async fn accept(plane: Rc<Plane>, listener: Socket) {
-    let listener = match AsyncFd::new(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "cannot watch a listener"),
-    };
+/// There is room for `Limits::connections`; the next client after that is accepted and waits for its greeting, and those behind it
+/// wait in the backlog.
+pub(super) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
     let mut exhausted = false;
     loop {
-        let mut ready = match listener.readable().await {
-            Ok(ready) => ready,
-            Err(error) => return tracing::error!(%error, "cannot watch a listener"),
-        };
-        let permit = plane.permit().await;
-        match listener.get_ref().accept() {
-            Ok((socket, address)) => {
+        match acceptor.accept().await {
+            Ok((socket, peer)) => {
                 exhausted = false;
-                welcome(&plane, socket, &address, permit);
+                let permit = plane.permit().await;
+                tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {
                     tracing::warn!(reason = %error, "cannot accept for now: raise the limit of open files (ulimit -n)");
@@ -52,19 +86,6 @@ pub(super) async fn accept(plane: Rc<Plane>, listener: Socket) {
 
 fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
-fn welcome(plane: &Rc<Plane>, socket: Socket, address: &SockAddr, permit: OwnedSemaphorePermit) {
-    let peer = match address.as_socket() {
-        Some(address) => {
-            // "Newstyle negotiation" works in small messages, and so do requests: a SHOULD of the spec. Keep-alive finds the
-            // clients whose machine is gone. Without either the connection still works.
-            let _slower = socket.set_tcp_nodelay(true).and_then(|()| socket.set_keepalive(true));
-            address.to_string()
-        }
-        None => unix_peer(&socket),
-    };
-    tokio_uring::spawn(negotiate(Rc::clone(plane), Client { socket: OwnedFd::from(socket), peer, permit }));
 }
 
 /// The process at the other end, which is all the name that it has.

@@ -29,7 +29,9 @@ pub enum ListenError {
     #[error("cannot find the host {0}: write an address such as 127.0.0.1:10809 ({1})")]
     Host(String, io::Error),
     /// The port is taken.
-    #[error("{0} is in use: stop what listens there, or choose another port with --tcp (port 0 takes any free one)")]
+    #[error(
+        "{0} is in use: stop what listens there, or choose another port with --tcp (port 0 takes any free one)"
+    )]
     PortInUse(SocketAddr),
     /// Somebody else's address.
     #[error("{0} is not an address of this machine: choose one that is, or 0.0.0.0 for all")]
@@ -50,7 +52,9 @@ pub enum ListenError {
     #[error("no permission to create the socket {}: choose another --unix path", .0.display())]
     Permission(PathBuf),
     /// systemd handed over something else.
-    #[error("the socket number {0} that was handed over is not a listening stream socket: use ListenStream= and Accept=no")]
+    #[error(
+        "the socket number {0} that was handed over is not a listening stream socket: use ListenStream= and Accept=no"
+    )]
     Inherited(usize),
     /// Anything else.
     #[error("cannot listen on {0}: {1}")]
@@ -227,7 +231,6 @@ impl Drop for SocketFile {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino()))
 }
-
 
 #[cfg(test)]
 mod tests {

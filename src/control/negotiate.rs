@@ -56,7 +56,7 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
             let handshake::Negotiated { export, session } = negotiated;
             let permit = Box::new(permit);
             let negotiated = Negotiated { socket, export, session, leftover, peer: peer.clone(), permit };
-            hand_over(&plane, negotiated).await
+            hand_over(&plane, Box::new(negotiated)).await
         }
         Err(failure) => {
             // A receive that still waits in the ring holds the other descriptor open: this ends it.
@@ -109,14 +109,16 @@ async fn converse(
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero => Self::Gone,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero => {
+                Self::Gone
+            }
             _ => Self::Io(error),
         }
     }
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
-async fn hand_over(plane: &Plane, mut negotiated: Negotiated) -> Result<(), Failure> {
+async fn hand_over(plane: &Plane, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
     let peer = negotiated.peer.clone();
     let export = plane.exports[negotiated.export].name.clone();
     let mode = negotiated.session.reply_mode;
@@ -141,7 +143,9 @@ fn report(peer: &str, failure: &Failure, handshake: &Handshake) {
     match failure {
         Failure::Closed(CloseReason::Aborted) => tracing::debug!(peer, "the client ended the negotiation"),
         Failure::Gone => tracing::debug!(peer, "the client closed the connection during the handshake"),
-        Failure::TimedOut if !handshake.has_begun() => tracing::debug!(peer, "the client never said anything"),
+        Failure::TimedOut if !handshake.has_begun() => {
+            tracing::debug!(peer, "the client never said anything")
+        }
         Failure::TimedOut => tracing::info!(peer, reason = "the handshake took too long", "handshake failed"),
         Failure::Closed(reason) => tracing::info!(peer, %reason, "handshake failed"),
         Failure::Io(error) => tracing::info!(peer, reason = %error, "handshake failed"),

@@ -14,7 +14,9 @@ pub(super) struct Pidfile {
 #[derive(Debug, thiserror::Error)]
 pub enum PidfileError {
     /// Another server runs with it.
-    #[error("the pidfile {path} belongs to a running server (process {pid}): stop it, or choose another --pidfile")]
+    #[error(
+        "the pidfile {path} belongs to a running server (process {pid}): stop it, or choose another --pidfile"
+    )]
     InUse {
         /// The file.
         path: PathBuf,

@@ -77,12 +77,12 @@ impl Plane {
     ///
     /// # Errors
     /// Gives it back when every shard is full or gone.
-    pub(super) fn place(&self, mut negotiated: Negotiated) -> Result<usize, Negotiated> {
+    pub(super) fn place(&self, mut negotiated: Box<Negotiated>) -> Result<usize, Box<Negotiated>> {
         let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
         for shard in placement::preference(&connections) {
-            match self.shards[shard].connect(negotiated) {
+            match self.shards[shard].connect(*negotiated) {
                 Ok(()) => return Ok(shard),
-                Err(back) => negotiated = *back,
+                Err(back) => negotiated = back,
             }
         }
         Err(negotiated)

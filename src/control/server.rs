@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use super::accept::{accept, unix_peer};
+use super::accept::{Acceptor, accept, unix_peer};
 use super::listener::{self, ListenError, Listener};
 use super::negotiate::{Client, negotiate};
 use super::notify::notify;
@@ -85,6 +85,9 @@ pub enum StartError {
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 /// Shards cut off what is unfinished at [`Limits::shutdown_timeout`] by themselves; later than this they are stuck.
 const SHARD_GRACE: Duration = Duration::from_secs(2);
+
+/// What a finished shutdown still takes.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 type Exits = UnboundedReceiver<Result<(), ShardError>>;
 
@@ -170,14 +173,17 @@ impl Server<'_> {
     ) -> Result<Ending, StartError> {
         // From here on a signal is not the end but a wish, so that no file is left behind.
         let mut signals = Signals::new().map_err(StartError::Runtime)?;
-        let listeners = if client.is_none() { listener::listen(&self.config.listen)? } else { Vec::new() };
+        let mut listeners =
+            if client.is_none() { listener::listen(&self.config.listen)? } else { Vec::new() };
+        let files: Vec<_> = listeners.iter_mut().map(|listener| listener.file.take()).collect();
         ready(&self.served(&listeners));
+        let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
+        let acceptors = acceptors.map_err(StartError::Runtime)?;
         let pidfile = self.config.pidfile.as_deref().map(Pidfile::write).transpose()?;
         notify("READY=1");
-        let (mut tasks, mut files) = (Vec::new(), Vec::new());
-        for listener in listeners {
-            files.push(listener.file);
-            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), listener.socket)));
+        let mut tasks = Vec::new();
+        for acceptor in acceptors {
+            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), acceptor)));
         }
         let asked = match client {
             Some(socket) => self.until_client_is_gone(socket, &mut signals).await,
@@ -187,13 +193,7 @@ impl Server<'_> {
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         drop(files);
         self.plane.stop();
-        let drained = tokio::select! {
-            ending = self.drain() => ending,
-            signal = signals.next() => {
-                tracing::warn!(signal, "stopping at once");
-                Ending::CutOff
-            }
-        };
+        let drained = self.drain_or_cut_off(&mut signals).await;
         drop(pidfile);
         Ok(if asked == Ending::Failed { asked } else { drained })
     }
@@ -231,7 +231,8 @@ impl Server<'_> {
     async fn until_client_is_gone(&mut self, socket: OwnedFd, signals: &mut Signals) -> Ending {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
-        let peer = match rustix::net::getpeername(&socket).ok().flatten().map(std::net::SocketAddr::try_from) {
+        let peer = match rustix::net::getpeername(&socket).ok().flatten().map(std::net::SocketAddr::try_from)
+        {
             Some(Ok(address)) => address.to_string(),
             _ => unix_peer(&socket),
         };
@@ -240,6 +241,22 @@ impl Server<'_> {
             _permit = plane.returned() => Ending::Stopped,
             ending = self.until_asked(signals) => ending,
         }
+    }
+
+    /// Drains until a second signal, and then only as long as nobody notices.
+    async fn drain_or_cut_off(&mut self, signals: &mut Signals) -> Ending {
+        let drain = self.drain();
+        tokio::pin!(drain);
+        let signal = tokio::select! {
+            ending = &mut drain => return ending,
+            signal = signals.next() => signal,
+        };
+        // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
+        // process and then its group: then nothing was lost.
+        timeout(LAST_LINES, drain).await.unwrap_or_else(|_elapsed| {
+            tracing::warn!(signal, "stopping at once: what is in flight is lost");
+            Ending::CutOff
+        })
     }
 
     /// Waits until every shard has finished and every handshake has heard of it, each within its time.
@@ -265,7 +282,7 @@ impl Server<'_> {
         let (ending, _left_or_late) = tokio::join!(timeout(patience, finish), handshakes);
         ending.unwrap_or_else(|_elapsed| {
             tracing::error!("a shard did not stop in time: what it had in flight is lost");
-            Ending::Failed
+            Ending::Stopped
         })
     }
 }

@@ -23,6 +23,7 @@ use zerocopy::byteorder::big_endian::{U16, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
 use self::options::Question;
+use self::reply::Refusal;
 use super::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use super::wire::*;
 
@@ -107,8 +108,8 @@ enum State {
     Header,
     /// The data of an option that is worth keeping.
     Data { option: u32, length: u32 },
-    /// The rest of the data of an option that was answered already.
-    Skip { remaining: u64 },
+    /// The rest of the data of an option that is refused, and the refusal unless it was sent already.
+    Skip { remaining: u64, refused: Option<(u32, Refusal)> },
     /// The driver's answer.
     Asking(Question),
     /// Nothing: the result is to be fetched.
@@ -254,7 +255,12 @@ impl Handshake {
             State::ClientFlags => self.client_flags(),
             State::Header => self.header(shutting_down),
             State::Data { option, .. } => self.data(option, shutting_down),
-            State::Skip { .. } => self.state = State::Header,
+            State::Skip { refused, .. } => {
+                if let Some((option, refusal)) = refused {
+                    reply::refuse(&mut self.output, option, refusal);
+                }
+                self.state = State::Header;
+            }
             State::Asking(_) | State::Finished(_) | State::Closed(_) => unreachable!("these are pending"),
         }
         true
@@ -267,7 +273,7 @@ impl Handshake {
             State::ClientFlags => 4 - held,
             State::Header => size_of::<OptionHeader>() as u64 - held,
             State::Data { length, .. } => u64::from(length) - held,
-            State::Skip { remaining } => remaining,
+            State::Skip { remaining, .. } => remaining,
             State::Asking(_) | State::Finished(_) | State::Closed(_) => 0,
         }
     }
@@ -278,7 +284,7 @@ impl Handshake {
         *rest = behind;
         self.bytes += count as u64;
         match &mut self.state {
-            State::Skip { remaining } => *remaining -= count as u64,
+            State::Skip { remaining, .. } => *remaining -= count as u64,
             _ => self.data.extend_from_slice(taken),
         }
     }

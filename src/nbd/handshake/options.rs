@@ -40,8 +40,8 @@ fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
 }
 
 impl Handshake {
-    /// Decides by an option's header whether its data is worth keeping. If not it is answered at once and the data skipped,
-    /// however long it is.
+    /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
+    /// once when the data is so long that the client would rather know.
     pub(super) fn screen(&mut self, option: u32, length: u32, shutting_down: bool) {
         if option == NBD_OPT_SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
@@ -57,8 +57,12 @@ impl Handshake {
         match verdict {
             Ok(()) => self.state = State::Data { option, length },
             Err(refusal) => {
-                reply::refuse(&mut self.output, option, refusal);
-                self.state = State::Skip { remaining: length.into() };
+                let mut refused = Some((option, refusal));
+                if length > self.limits.option_length {
+                    reply::refuse(&mut self.output, option, refusal);
+                    refused = None;
+                }
+                self.state = State::Skip { remaining: length.into(), refused };
             }
         }
     }

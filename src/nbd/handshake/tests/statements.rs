@@ -25,6 +25,15 @@ fn h02_unknown_options_are_refused_and_skipped() {
 }
 
 #[test]
+fn h02_the_refusal_follows_the_data() {
+    let whole = fixed(&[option(99, &[7; 100])]);
+    let outcome = speak(&whole[..whole.len() - 1]);
+    assert_eq!((outcome.kinds(), outcome.end), (vec![], Step::Need));
+    let long = fixed(&[option(99, &[7; 8193])]);
+    assert_eq!(speak(&long[..20]).kinds(), [(99, ERR + 1)]);
+}
+
+#[test]
 fn h03_abort_is_acked_whatever_it_carries() {
     for data in [vec![], vec![7; 100], vec![7; 100_000]] {
         let outcome = speak(&fixed(&[option(2, &data)]));
