@@ -68,7 +68,10 @@ impl Peer {
 }
 
 fn ringnbd(options: &Options, socket: String, pidfile: String) -> Vec<String> {
-    let mut line: Vec<String> = vec![env!("CARGO_BIN_EXE_ringnbd").into(), "serve".into()];
+    // RINGNBD_TEST_BINARY: another build, such as a release or an older version.
+    let binary =
+        std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
+    let mut line = vec![binary, "serve".into()];
     line.extend(["--pidfile".into(), pidfile, "--log-format".into(), "json".into()]);
     line.extend(["--shards".into(), options.shards.to_string(), "--memory".into(), options.memory.clone()]);
     if options.unix {

@@ -104,6 +104,8 @@ pub(crate) struct Server {
     status: Option<ExitStatus>,
     /// Whether the end was already checked, or made unclean on purpose.
     settled: bool,
+    /// A second SIGTERM or SIGINT would end it at once, so the first must stay the only one.
+    told_to_stop: std::cell::Cell<bool>,
     dir: TempDir,
     unix: bool,
     pub(crate) peer: Peer,
@@ -132,7 +134,9 @@ impl Server {
             .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {line:?}: {error}"));
-        let mut server = Self { child, status: None, settled: false, dir, unix: options.unix, peer };
+        let told_to_stop = std::cell::Cell::new(false);
+        let mut server =
+            Self { child, status: None, settled: false, told_to_stop, dir, unix: options.unix, peer };
         server.wait_ready(&line);
         server
     }
@@ -253,6 +257,7 @@ impl Server {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a pid");
         kill_process(pid, signal).expect("signal the server");
+        self.told_to_stop.set(signal == Signal::TERM || signal == Signal::INT);
     }
 
     /// Waits for its end.
@@ -271,11 +276,11 @@ impl Server {
         self.wait();
     }
 
-    /// SIGTERM, then the checks that dropping makes.
+    /// SIGTERM, unless it was told to stop before, then the checks that dropping makes.
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         self.settled = true;
-        if self.is_running() {
+        if !self.told_to_stop.get() && self.is_running() {
             self.signal(Signal::TERM);
         }
         let status = self.wait();
