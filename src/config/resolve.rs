@@ -91,6 +91,9 @@ pub enum ConfigError {
     OpenFiles(u64),
 }
 
+/// Fewer connections than this may surprise somebody who did not ask for a number.
+const NOTEWORTHY_CONNECTIONS: usize = 1024;
+
 /// File descriptors of one connection: its socket, and a second one while the control plane still holds it.
 const FILES_PER_CONNECTION: u64 = 2;
 
@@ -122,7 +125,7 @@ impl Config {
         if wanted == 0 {
             return Err(ConfigError::NoConnections);
         }
-        if wanted > fit {
+        if wanted > fit && (settings.max_connections.is_some() || fit < NOTEWORTHY_CONNECTIONS) {
             let told = if settings.max_connections.is_some() { &mut warnings } else { &mut notes };
             told.push(format!(
                 "only {fit} of {wanted} connections fit into the limit of {} open files: raise it (ulimit -n, or \
