@@ -64,26 +64,25 @@ pub enum ListenError {
 /// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address, and on what systemd hands over. With neither, on the default TCP address.
+/// Listens on every address. With none, and no listener from elsewhere, on the default TCP address.
 ///
 /// # Errors
-/// [`ListenError`] of the first that fails; the others are undone.
-pub(super) fn listen(addresses: &[ListenAddress]) -> Result<Vec<Listener>, ListenError> {
-    let mut listeners = inherited()?;
+/// [`ListenError`] of the first that fails.
+pub(super) fn listen(addresses: &[ListenAddress], listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
     let default = [ListenAddress::Tcp(TcpAddress::default())];
     let addresses = if addresses.is_empty() && listeners.is_empty() { &default } else { addresses };
     for address in addresses {
         match address {
-            ListenAddress::Tcp(address) => listen_tcp(address, &mut listeners)?,
+            ListenAddress::Tcp(address) => listen_tcp(address, listeners)?,
             ListenAddress::Unix(UnixAddress::Path(path)) => listeners.push(listen_unix(path)?),
             ListenAddress::Unix(UnixAddress::Abstract(name)) => listeners.push(listen_abstract(name)?),
         }
     }
-    Ok(listeners)
+    Ok(())
 }
 
-/// systemd's socket activation: `LISTEN_FDS`.
-fn inherited() -> Result<Vec<Listener>, ListenError> {
+/// The sockets of systemd's activation (`LISTEN_FDS`), which leave the environment.
+pub(super) fn inherited() -> Result<Vec<Listener>, ListenError> {
     let mut handed_over = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..handed_over.len() {
@@ -236,12 +235,17 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 mod tests {
     use super::*;
 
+    fn on(address: ListenAddress) -> Result<Vec<Listener>, ListenError> {
+        let mut listeners = Vec::new();
+        listen(&[address], &mut listeners).map(|()| listeners)
+    }
+
     fn tcp(text: &str) -> Result<Vec<Listener>, ListenError> {
-        listen(&[ListenAddress::Tcp(text.parse().unwrap())])
+        on(ListenAddress::Tcp(text.parse().unwrap()))
     }
 
     fn unix(path: &Path) -> Result<Vec<Listener>, ListenError> {
-        listen(&[ListenAddress::Unix(UnixAddress::Path(path.to_owned()))])
+        on(ListenAddress::Unix(UnixAddress::Path(path.to_owned())))
     }
 
     #[test]
@@ -305,8 +309,8 @@ mod tests {
     #[test]
     fn abstract_names_are_taken_once() {
         let name = format!("ringnbd-test-{}", std::process::id());
-        let address = [ListenAddress::Unix(UnixAddress::Abstract(name))];
-        let _first = listen(&address).unwrap();
-        assert!(matches!(listen(&address), Err(ListenError::Live(_))));
+        let address = ListenAddress::Unix(UnixAddress::Abstract(name));
+        let _first = on(address.clone()).unwrap();
+        assert!(matches!(on(address), Err(ListenError::Live(_))));
     }
 }

@@ -76,9 +76,24 @@ pub enum StartError {
     /// `--stdio`.
     #[error(transparent)]
     Stdio(#[from] NoClient),
+    /// The control plane's ring, which is small: after those of the shards there is little left to fail.
+    #[error(
+        "the control plane's ring does not fit into the locked memory limit: raise it (ulimit -l, or LimitMEMLOCK= of \
+         systemd), or start fewer --shards"
+    )]
+    LockedMemory,
     /// The control plane.
     #[error("cannot start the control plane: {0}")]
     Runtime(io::Error),
+}
+
+impl StartError {
+    fn of_runtime(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM) => Self::LockedMemory,
+            _ => Self::Runtime(error),
+        }
+    }
 }
 
 /// Handshakes that go on when the server stops may hear of it for so long.
@@ -102,13 +117,16 @@ pub fn run(config: &Config, service: Service, ready: impl FnOnce(&[Served])) -> 
         Service::Listeners => None,
     };
     config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+    // Takes them out of the environment, which nobody may do once there are other threads.
+    let inherited = if client.is_none() { listener::inherited()? } else { Vec::new() };
     let (exports, infos) = open_exports(config)?;
     let limits = Arc::new(config.limits.clone());
     let (shards, exits) = start_shards(config, &exports, &limits)?;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::Runtime)?;
-    let ending = runtime.block_on(Server { config, plane, exits, ended_shards: 0 }.serve(client, ready));
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
+    let server = Server { config, plane, exits, ended_shards: 0 };
+    let ending = runtime.block_on(server.serve(client, inherited, ready));
     if matches!(ending, Ok(Ending::CutOff)) {
         // Dropping it would wait for operations in flight; the process ends now.
         std::mem::forget(runtime);
@@ -169,12 +187,15 @@ impl Server<'_> {
     async fn serve(
         mut self,
         client: Option<OwnedFd>,
+        inherited: Vec<Listener>,
         ready: impl FnOnce(&[Served]),
     ) -> Result<Ending, StartError> {
         // From here on a signal is not the end but a wish, so that no file is left behind.
         let mut signals = Signals::new().map_err(StartError::Runtime)?;
-        let mut listeners =
-            if client.is_none() { listener::listen(&self.config.listen)? } else { Vec::new() };
+        let mut listeners = inherited;
+        if client.is_none() {
+            listener::listen(&self.config.listen, &mut listeners)?;
+        }
         let files: Vec<_> = listeners.iter_mut().map(|listener| listener.file.take()).collect();
         ready(&self.served(&listeners));
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
