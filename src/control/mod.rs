@@ -17,6 +17,7 @@ mod pidfile;
 mod placement;
 mod plane;
 mod server;
+mod signals;
 pub mod stdio;
 
 pub use endpoint::Endpoint;

@@ -34,8 +34,12 @@ pub enum PidfileError {
 }
 
 impl Pidfile {
-    /// Checks early that nobody alive owns the file.
+    /// Checks early that nobody alive owns the file, and that it can be written.
     pub(super) fn check(path: &Path) -> Result<(), PidfileError> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        rustix::fs::access(directory.unwrap_or(Path::new(".")), access)
+            .map_err(|error| PidfileError::Write { path: path.to_owned(), error: error.into() })?;
         match owner(path) {
             Some(pid) if pid != std::process::id() && runs_this_program(pid) => {
                 Err(PidfileError::InUse { path: path.to_owned(), pid })

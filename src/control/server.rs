@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -16,6 +15,7 @@ use super::negotiate::{Client, negotiate};
 use super::notify::notify;
 use super::pidfile::{Pidfile, PidfileError};
 use super::plane::Plane;
+use super::signals::Signals;
 use super::stdio::{self, NoClient};
 use crate::backend::{self, Export};
 use crate::config::{Config, Limits};
@@ -305,31 +305,5 @@ impl Server<'_> {
             tracing::error!("a shard did not stop in time: what it had in flight is lost");
             Ending::Stopped
         })
-    }
-}
-
-/// The signals that a server lives with.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// The kernel's way of saying that a file grew beyond RLIMIT_FSIZE. Handled, so that it is EFBIG and a reply to the client
-    /// instead of the end of the server.
-    _file_size: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }
