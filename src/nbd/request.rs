@@ -182,8 +182,9 @@ impl Header {
 
     /// Bytes that follow the header whether or not the request is valid.
     ///
-    /// Compact: only WRITE has a payload. Extended: PAYLOAD_LEN announces one on any command, and "if the flag is absent (there is no
-    /// payload)", even for a WRITE, which is then refused.
+    /// Compact: only WRITE has a payload. Extended: PAYLOAD_LEN announces one on any command. A WRITE has one even without that flag,
+    /// which "the command `NBD_CMD_WRITE` MUST use": the client of QEMU 10 leaves it out and sends the payload all the same, and
+    /// whoever did not mean to send one would have nothing to write.
     fn payload(&self, mode: ReplyMode) -> u64 {
         let announced = mode == ReplyMode::Extended && self.flags & NBD_CMD_FLAG_PAYLOAD_LEN != 0;
         if announced || (self.command == NBD_CMD_WRITE && mode != ReplyMode::Extended) {
@@ -215,10 +216,6 @@ impl Header {
         let allowed = allowed_flags(self.command, session);
         if self.flags & !allowed != 0 {
             return Err((Invalid, "a flag that this command does not have"));
-        }
-        let extended = session.reply_mode == ReplyMode::Extended;
-        if extended && command == Command::Write && self.flags & NBD_CMD_FLAG_PAYLOAD_LEN == 0 {
-            return Err((Invalid, "a write without the payload length flag"));
         }
         let request = |range| Request {
             cookie: self.cookie,

@@ -66,19 +66,19 @@ fn t39_compact_request_in_extended_mode_closes() {
     client.expect_close("a compact request in extended mode");
 }
 
+/// "The command NBD_CMD_WRITE MUST use the flag": the client of QEMU 10 does not, and sends the payload all the same. Its writes are
+/// served, since a server that took the payload for the next requests would lose every such guest.
 #[test]
-fn t39_write_without_payload_flag_is_invalid() {
+fn t39_write_without_payload_flag_still_has_its_payload() {
     let server = Server::serve(&["mem:1M"]);
     let mut client = Connection::attach(&server, "", Mode::Extended);
-    client.write(0, &pattern(1, 0, 4096));
-    // No PAYLOAD_LEN, so nothing follows the header, and the next header is the next request.
-    for flags in [0, NBD_CMD_FLAG_FUA] {
-        let request = Request { payload: Vec::new(), length: 4096, ..Request::write(0, Vec::new()) };
+    for (seed, flags) in [(1, 0), (2, NBD_CMD_FLAG_FUA)] {
+        let request = Request::write(0, pattern(seed, 0, 4096));
         client.send(&request.encode_with_flags(Mode::Extended, flags));
-        assert_eq!(client.reply_to(&request).error, NBD_EINVAL);
+        assert_eq!(client.reply_to(&request).error, 0);
         client.expect_alive();
+        assert_same(&client.read(0, 4096), &pattern(seed, 0, 4096), "it was written");
     }
-    assert_same(&client.read(0, 4096), &pattern(1, 0, 4096), "nothing was written");
 }
 
 #[test]
