@@ -45,6 +45,27 @@ impl Limits {
     /// The smallest buffer memory of a shard: one request of 32 MiB, and the receive buffers beside it.
     pub const MINIMUM_MEMORY_PER_SHARD: usize = 48 << 20;
 
+    /// The limits of a server that was told nothing else.
+    pub const DEFAULT: Self = Self {
+        connections: 16_384,
+        requests_per_connection: 1024,
+        requests_per_shard: 8192,
+        memory_per_shard: 80 << 20,
+        receive_buffer: 128 << 10,
+        option_length: 64 << 10,
+        options: 1024,
+        handshake_bytes: 64 << 20,
+        handshake_timeout: Duration::from_secs(10),
+        mailbox: 1024,
+        completions_per_turn: 4096,
+        connections_per_turn: 1024,
+        pieces_per_send: 1024,
+        shutdown_timeout: Duration::from_secs(10),
+        extents_per_reply: 16_384,
+        pinned: true,
+        helper_threads: 2,
+    };
+
     /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number.
     pub const fn replies_per_shard(&self) -> usize {
         8 * self.requests_per_shard
@@ -65,27 +86,30 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 16_384,
-            requests_per_connection: 1024,
-            requests_per_shard: 8192,
-            memory_per_shard: 80 << 20,
-            receive_buffer: 128 << 10,
-            option_length: 64 << 10,
-            options: 1024,
-            handshake_bytes: 64 << 20,
-            handshake_timeout: Duration::from_secs(10),
-            mailbox: 1024,
-            completions_per_turn: 4096,
-            connections_per_turn: 1024,
-            pieces_per_send: 1024,
-            shutdown_timeout: Duration::from_secs(10),
-            extents_per_reply: 16_384,
-            pinned: true,
-            helper_threads: 2,
-        }
+        Self::DEFAULT
     }
 }
 
 /// Shards that a server can have.
 pub const MAXIMUM_SHARDS: usize = 256;
+
+/// The limits fit each other, whoever changes one of them.
+const _: () = {
+    const LIMITS: Limits = Limits::DEFAULT;
+    const LONGEST_STRING: u32 = 4096;
+    const LONGEST_PAYLOAD: usize = crate::block::BlockSizes::MAXIMUM_PAYLOAD as usize;
+    const UIO_MAXIOV: usize = 1024;
+    // Beside the longest request there is room for the receive buffers.
+    assert!(Limits::MINIMUM_MEMORY_PER_SHARD >= LONGEST_PAYLOAD + LONGEST_PAYLOAD / 4);
+    assert!(LIMITS.memory_per_shard >= Limits::MINIMUM_MEMORY_PER_SHARD);
+    assert!(LIMITS.lease_memory() > LONGEST_PAYLOAD);
+    // One connection can fill its own share of requests, and a shard serves more than one.
+    assert!(LIMITS.requests_per_connection >= 1024);
+    assert!(LIMITS.requests_per_shard >= LIMITS.requests_per_connection);
+    assert!(LIMITS.replies_per_shard() >= LIMITS.requests_per_shard);
+    assert!(LIMITS.pieces_per_send <= UIO_MAXIOV);
+    // An option holds a name and some queries, and a handshake a few such options.
+    assert!(LIMITS.option_length >= 4 * LONGEST_STRING);
+    assert!(LIMITS.handshake_bytes >= LIMITS.options as u64 * LIMITS.option_length as u64);
+    assert!(LIMITS.connections > LIMITS.mailbox);
+};

@@ -125,11 +125,13 @@ pub fn run(config: &Config, service: Service, ready: impl FnOnce(&[Served])) -> 
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let server = Server { config, plane, exits, ended_shards: 0 };
+    let server = Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0 };
     let ending = runtime.block_on(server.serve(client, inherited, ready));
-    if matches!(ending, Ok(Ending::CutOff)) {
+    match ending {
         // Dropping it would wait for operations in flight; the process ends now.
-        std::mem::forget(runtime);
+        Ok(Ending::CutOff) => std::mem::forget(runtime),
+        Ok(Ending::Stopped | Ending::Failed) => {}
+        Err(_) => plane.stop(),
     }
     ending
 }
@@ -171,8 +173,17 @@ fn start_shards(
             on_exit: Box::new(move |result| drop(exit.send(result))),
         })
     };
-    let shards: Result<Vec<_>, _> = config.shards.iter().enumerate().map(start).collect();
-    Ok((shards?, exits))
+    let mut shards: Vec<ShardHandle> = Vec::new();
+    for place in config.shards.iter().enumerate() {
+        match start(place) {
+            Ok(shard) => shards.push(shard),
+            Err(error) => {
+                shards.iter().for_each(ShardHandle::shutdown);
+                return Err(error.into());
+            }
+        }
+    }
+    Ok((shards, exits))
 }
 
 /// Everything that ends with the server.
