@@ -187,11 +187,7 @@ impl Header {
     /// whoever did not mean to send one would have nothing to write.
     fn payload(&self, mode: ReplyMode) -> u64 {
         let announced = mode == ReplyMode::Extended && self.flags & NBD_CMD_FLAG_PAYLOAD_LEN != 0;
-        if announced || (self.command == NBD_CMD_WRITE && mode != ReplyMode::Extended) {
-            self.length
-        } else {
-            0
-        }
+        if announced || self.command == NBD_CMD_WRITE { self.length } else { 0 }
     }
 
     /// Everything that can be wrong with a well-framed request.

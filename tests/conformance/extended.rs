@@ -78,6 +78,11 @@ fn t39_write_without_payload_flag_still_has_its_payload() {
         assert_eq!(client.reply_to(&request).error, 0);
         client.expect_alive();
         assert_same(&client.read(0, 4096), &pattern(seed, 0, 4096), "it was written");
+        // Refused, it has its payload too, which is not the next request.
+        let beyond = Request::write(1 << 20, pattern(seed, 0, 4096));
+        client.send(&beyond.encode_with_flags(Mode::Extended, flags));
+        assert_eq!(client.reply_to(&beyond).error, NBD_ENOSPC);
+        client.expect_alive();
     }
 }
 
