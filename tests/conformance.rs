@@ -7,6 +7,8 @@ mod support;
 mod common;
 #[path = "conformance/concurrency.rs"]
 mod concurrency;
+#[path = "conformance/crowd.rs"]
+mod crowd;
 #[path = "conformance/durability.rs"]
 mod durability;
 #[path = "conformance/export.rs"]

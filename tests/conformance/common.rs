@@ -116,7 +116,7 @@ pub(crate) fn assert_same(got: &[u8], expected: &[u8], what: &str) {
 
 #[track_caller]
 pub(crate) fn assert_zero(got: &[u8], what: &str) {
-    const ZEROES: [u8; 65536] = [0; 65536];
+    static ZEROES: [u8; 65536] = [0; 65536];
     if got.chunks(ZEROES.len()).all(|piece| *piece == ZEROES[..piece.len()]) {
         return;
     }

@@ -1,7 +1,7 @@
 //! Transmission statements T10 to T12, T38, T40: FUA everywhere, odd alignment, length zero, great length, CACHE.
 
 use crate::common::{Disks, assert_same};
-use crate::support::image::pattern;
+use crate::support::image::{Image, LoopDevice, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::server::Server;
 use crate::support::wire::*;
@@ -49,51 +49,85 @@ impl Dice {
     }
 }
 
+const SIZE: usize = 1 << 20;
+
 #[test]
 fn t11_odd_offsets_and_lengths() {
-    const SIZE: usize = 1 << 20;
     let seed = 20_240_611;
     eprintln!("seed {seed}");
     let disks = Disks::of(SIZE as u64);
-    disks.each(&MODES, |_, client| {
-        let mut dice = Dice(seed);
-        let minimum = u64::from(client.export.block_size.map_or(1, |sizes| sizes[0]));
-        let mut model = pattern(9, 0, SIZE);
-        client.write(0, &model);
-        for round in 0..150u64 {
-            let offset = dice.below(SIZE as u64 - 1);
-            let length = (1 + dice.below(20_000)).min(SIZE as u64 - offset);
-            let aligned = offset.is_multiple_of(minimum) && length.is_multiple_of(minimum);
-            let range = offset as usize..(offset + length) as usize;
-            let write = Request::write(offset, pattern(round + 10, offset, length as usize));
-            let request = match dice.below(4) {
-                0 => Request::read(offset, length),
-                1 => Request::zeroes(offset, length),
-                2 => Request::zeroes(offset, length).flags(NBD_CMD_FLAG_NO_HOLE),
-                _ => write,
-            };
-            eprintln!("-- round {round}: {}", crate::support::reply::describe(&request));
-            if !aligned {
-                // GO asked for the block sizes, so a server with a minimum is owed whole blocks.
-                client.fail(&request, NBD_EINVAL);
-                client.fail(&Request::trim(offset, length), NBD_EINVAL);
-                continue;
-            }
-            let reply = client.succeed(&request);
-            match request.kind {
-                NBD_CMD_READ => assert_same(&reply.data, &model[range], "a read"),
-                NBD_CMD_WRITE => model[range].copy_from_slice(&request.payload),
-                _ => model[range].fill(0),
+    disks.each(&MODES, |_, client| odd_requests(client, seed));
+}
+
+#[test]
+fn t11_device_with_sectors_of_4096_bytes() {
+    let Some(device) = LoopDevice::with_sectors(Image::sparse(SIZE as u64), 4096) else { return };
+    let path = device.path.display();
+    let server = Server::serve(&[format!("buffered=file:{path}"), format!("direct=file:{path}?direct=true")]);
+    for name in ["buffered", "direct"] {
+        for mode in MODES {
+            eprintln!("-- {name}, {mode:?}");
+            let mut client = Connection::attach(&server, name, mode);
+            odd_requests(&mut client, 4096);
+            // TRIM of what is no whole sector touches no neighbour.
+            client.write(0, &pattern(3, 0, 65536));
+            for (offset, length) in [(512, 512), (4095, 2), (100, 20_000), (8192, 512)] {
+                let error = client.call(&Request::trim(offset, length)).error;
+                assert!([0, NBD_EINVAL].contains(&error), "TRIM {offset}+{length} gives {error}");
+                let (start, end) = (offset as usize, (offset + length) as usize);
+                let (now, before) = (client.read(0, 65536), pattern(3, 0, 65536));
+                assert_same(&now[..start], &before[..start], "before a TRIM");
+                assert_same(&now[end..], &before[end..], "behind a TRIM");
+                client.write(0, &before);
             }
         }
-        assert_same(&client.read(0, SIZE), &model, "the whole disk");
-    });
+    }
+}
+
+/// Random reads, writes and zeroes at odd places, compared with a model. A server that advertised a minimum block gets
+/// to refuse what is not aligned to it, since GO asked for the block sizes.
+fn odd_requests(client: &mut Connection, seed: u64) {
+    let mut dice = Dice(seed);
+    let minimum = u64::from(client.export.block_size.map_or(1, |sizes| sizes[0]));
+    let mut model = pattern(9, 0, SIZE);
+    client.write(0, &model);
+    for round in 0..150u64 {
+        let mut offset = dice.below(SIZE as u64 - 1);
+        let mut length = (1 + dice.below(20_000)).min(SIZE as u64 - offset);
+        if round % 2 == 0 {
+            offset -= offset % minimum;
+            length = length.next_multiple_of(minimum).min(SIZE as u64 - offset);
+        }
+        let aligned = offset.is_multiple_of(minimum) && length.is_multiple_of(minimum);
+        let range = offset as usize..(offset + length) as usize;
+        let write = Request::write(offset, pattern(round + 10, offset, length as usize));
+        let request = match dice.below(4) {
+            0 => Request::read(offset, length),
+            1 => Request::zeroes(offset, length),
+            2 => Request::zeroes(offset, length).flags(NBD_CMD_FLAG_NO_HOLE),
+            _ => write,
+        };
+        eprintln!("-- round {round}: {}", crate::support::reply::describe(&request));
+        if !aligned {
+            // GO asked for the block sizes, so a server with a minimum is owed whole blocks.
+            client.fail(&request, NBD_EINVAL);
+            client.fail(&Request::trim(offset, length), NBD_EINVAL);
+            continue;
+        }
+        let reply = client.succeed(&request);
+        match request.kind {
+            NBD_CMD_READ => assert_same(&reply.data, &model[range], "a read"),
+            NBD_CMD_WRITE => model[range].copy_from_slice(&request.payload),
+            _ => model[range].fill(0),
+        }
+    }
+    assert_same(&client.read(0, SIZE), &model, "the whole disk");
 }
 
 #[test]
 fn t11_one_byte_at_the_very_end() {
     let server = Server::serve(&["mem:1000001"]);
-    let image = crate::support::image::Image::sparse(1_000_001);
+    let image = Image::sparse(1_000_001);
     let path = image.path.display();
     let files = Server::serve(&[format!("a=file:{path}"), format!("b=file:{path}?direct=true")]);
     for (server, name) in [(&server, ""), (&files, "a"), (&files, "b")] {

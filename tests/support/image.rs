@@ -136,8 +136,13 @@ pub(crate) struct LoopDevice {
 impl LoopDevice {
     /// `None` where loop devices cannot be made (not root, no module), which `CI=true` turns into a failure.
     pub(crate) fn over(image: Image) -> Option<Self> {
+        Self::with_sectors(image, 512)
+    }
+
+    /// With logical sectors of this many bytes: O_DIRECT on it takes no smaller pieces.
+    pub(crate) fn with_sectors(image: Image, size: u32) -> Option<Self> {
         let file = image.path.to_str().expect("a UTF-8 path").to_owned();
-        match run("losetup", &["--find", "--show", &file]) {
+        match run("losetup", &["--sector-size", &size.to_string(), "--find", "--show", &file]) {
             Some(path) => Some(Self { path: path.into(), image }),
             None => {
                 skip_or_panic("a loop block device");

@@ -121,7 +121,8 @@ impl Connection {
     /// Connects to the server's unix socket, or its TCP port where it has no other; nothing is read or sent yet.
     #[track_caller]
     pub(crate) fn open(server: &Server) -> Self {
-        if server.socket().exists() {
+        let tcp = std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tcp");
+        if server.socket().exists() && !tcp {
             Self::over_unix(UnixStream::connect(server.socket()).expect("connect to the unix socket"))
         } else {
             Self::open_tcp(server)

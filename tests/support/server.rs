@@ -8,8 +8,8 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::PATIENCE;
 use super::peer::Peer;
-use super::{PATIENCE, wait_until};
 
 /// How to start a server. The default listens on a unix socket only, with one shard and little memory.
 pub(crate) struct Options {
@@ -26,14 +26,19 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// `RINGNBD_TEST_TRANSPORT=tcp` makes every test that does not care speak TCP, `RINGNBD_TEST_SHARDS=2` gives it
+    /// that many shards.
     pub(crate) fn new() -> Self {
+        let tcp = std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tcp");
+        let shards =
+            std::env::var("RINGNBD_TEST_SHARDS").map_or(1, |shards| shards.parse().expect("a number"));
         Self {
             exports: Vec::new(),
             arguments: Vec::new(),
-            shards: 1,
-            memory: "80M".to_owned(),
+            shards,
+            memory: format!("{}M", 80 * shards),
             unix: true,
-            tcp: Vec::new(),
+            tcp: if tcp { vec!["127.0.0.1:0".to_owned()] } else { Vec::new() },
             read_only: false,
             wrapper: Vec::new(),
             environment: Vec::new(),
@@ -260,11 +265,21 @@ impl Server {
         self.told_to_stop.set(signal == Signal::TERM || signal == Signal::INT);
     }
 
-    /// Waits for its end.
+    /// Waits for its end. A server that goes on for too long is killed, so that it does not outlive its test.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        wait_until("the server to exit", || self.try_wait().is_some());
-        self.status.expect("just waited for")
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.try_wait() {
+                return status;
+            }
+            if Instant::now() > deadline {
+                self.settled = true;
+                self.child.kill().and_then(|()| self.child.wait()).expect("kill the server");
+                panic!("the server did not exit within {PATIENCE:?}; its stderr:\n{}", self.stderr());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     /// SIGKILL: the crash of the durability tests. Nothing is checked afterwards.
