@@ -68,6 +68,7 @@ pub mod nbd;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod shard;
+pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod task;

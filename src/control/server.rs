@@ -169,6 +169,8 @@ fn start_shards(
             limits: Arc::clone(limits),
             exports: Arc::clone(exports),
             busy_poll: config.busy_poll,
+            record: true,
+            slow: None,
             // Nobody listens any more when the process ends.
             on_exit: Box::new(move |result| drop(exit.send(result))),
         })

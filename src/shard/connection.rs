@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::rc::Rc;
 
-use super::outbound::{Outbound, Released, Reply};
+use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
 use super::serve::Peer;
 use crate::config::Limits;
@@ -13,6 +13,7 @@ use crate::nbd::inbound::{Inbound, Piece};
 use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation};
+use crate::stats::ExportInterval;
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
@@ -46,6 +47,8 @@ pub(super) struct Admitted {
     pub(super) request: Request,
     pub(super) lease: Option<Lease>,
     pub(super) held: u32,
+    /// When its last byte was here, in nanoseconds of the shard's clock.
+    pub(super) arrived: u64,
 }
 
 /// What feeding a connection may use.
@@ -59,6 +62,10 @@ pub(super) struct Feeding<'a> {
     pub(super) shutting_down: bool,
     /// Receive buffers are getting scarce.
     pub(super) scarce_buffers: bool,
+    /// Now, in nanoseconds of the shard's clock.
+    pub(super) now: u64,
+    /// What is counted for the connection's export.
+    pub(super) stats: &'a mut ExportInterval,
     /// The connection's key, and where its requests go with it.
     pub(super) key: u32,
     pub(super) admitted: &'a mut Vec<(u32, Admitted)>,
@@ -80,8 +87,8 @@ pub(super) struct Connection {
     pub(super) name: String,
     inbound: Inbound,
     unparsed: Option<Unparsed>,
-    /// Parsed, but there was no memory for it.
-    waiting: Option<Request>,
+    /// Parsed, but there was no memory for it; since when.
+    waiting: Option<(Request, u64)>,
     receiving: Option<Receiving>,
     pub(super) outbound: Outbound,
     /// The receive in flight.
@@ -104,6 +111,8 @@ pub(super) struct Connection {
     pub(super) listed: bool,
     /// It is on the worker's list to be flushed.
     pub(super) flushing: bool,
+    /// When the shard took it, in nanoseconds of its clock.
+    pub(super) since: u64,
     _permit: Box<dyn Any + Send>,
 }
 
@@ -114,6 +123,7 @@ impl Connection {
         name: String,
         leftover: Vec<u8>,
         permit: Box<dyn Any + Send>,
+        since: u64,
     ) -> Self {
         let inbound = Inbound::new(header_length(peer.session.reply_mode));
         let unparsed = (!leftover.is_empty()).then(|| Unparsed::leftover(leftover));
@@ -137,6 +147,7 @@ impl Connection {
             cancelled: false,
             listed: false,
             flushing: false,
+            since,
             _permit: permit,
         }
     }
@@ -181,8 +192,9 @@ impl Connection {
             self.ending = ending;
         }
         if self.ending == Ending::Abort {
-            let released = self.outbound.abandon();
-            self.release(released);
+            for release in self.outbound.abandon() {
+                self.release(release);
+            }
             self.unparsed = None;
             self.waiting = None;
             if self.receive.is_none() {
@@ -196,8 +208,8 @@ impl Connection {
         if self.ending != Ending::No {
             return Fed::Ended;
         }
-        if let Some(request) = self.waiting.take()
-            && let Some(stopped) = self.begin(request, feeding)
+        if let Some((request, since)) = self.waiting.take()
+            && let Some(stopped) = self.begin(request, since, feeding)
         {
             return stopped;
         }
@@ -257,13 +269,17 @@ impl Connection {
                 self.end(Ending::Graceful);
                 Some(Fed::Ended)
             }
-            Ok(request) => self.begin(request, feeding),
+            Ok(request) => self.begin(request, feeding.now, feeding),
             Err(Rejected::Refusal(refusal)) => {
                 self.inbound.expect_discard(refusal.discard);
                 let to = ReplyTo::refusal(&refusal, session.reply_mode);
                 self.in_flight += 1;
                 feeding.unsent += 1;
-                self.outbound.push(Reply::error(to.error(refusal.error, refusal.reason, None)), 0);
+                feeding.stats.refused += 1;
+                feeding.stats.discarded_bytes += refusal.discard;
+                feeding.stats.count_error(refusal.error);
+                let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
+                self.outbound.push(reply, Release { held: 0, timing: None });
                 None
             }
             Err(Rejected::Violation(violation)) => {
@@ -275,7 +291,7 @@ impl Connection {
     }
 
     /// Takes memory for a request; it is admitted at once, or when its payload is here.
-    fn begin(&mut self, request: Request, feeding: &mut Feeding<'_>) -> Option<Fed> {
+    fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
         let payload = request.payload_length();
         let memory = match request.command {
             Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
@@ -285,7 +301,7 @@ impl Connection {
         if memory > 0 {
             lease = feeding.pool.lend(memory as usize, self.held);
             if lease.is_none() {
-                self.waiting = Some(request);
+                self.waiting = Some((request, arrived));
                 return Some(if self.held > 0 { Fed::WaitsForReplies } else { Fed::WaitsForShard });
             }
         }
@@ -299,7 +315,7 @@ impl Connection {
         } else {
             self.tasks += 1;
             feeding.free_slots -= 1;
-            feeding.admitted.push((feeding.key, Admitted { request, lease, held }));
+            feeding.admitted.push((feeding.key, Admitted { request, lease, held, arrived }));
         }
         None
     }
@@ -326,7 +342,8 @@ impl Connection {
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
         self.tasks += 1;
         feeding.free_slots = feeding.free_slots.saturating_sub(1);
-        feeding.admitted.push((feeding.key, Admitted { request, lease, held }));
+        let arrived = feeding.now;
+        feeding.admitted.push((feeding.key, Admitted { request, lease, held, arrived }));
     }
 
     /// Whoever has to wait does not keep a receive buffer when they are scarce.
@@ -358,20 +375,20 @@ impl Connection {
     }
 
     /// A request has left the table; its reply goes out unless nobody is there to read it.
-    pub(super) fn reply(&mut self, reply: Reply, held: u32) {
+    pub(super) fn reply(&mut self, reply: Reply, release: Release) {
         self.tasks -= 1;
         if self.ending == Ending::Abort {
             drop(reply);
-            self.release(Released { requests: 1, held: held as usize });
+            self.release(release);
         } else {
-            self.outbound.push(reply, held);
+            self.outbound.push(reply, release);
         }
     }
 
-    /// Replies are out, or will never be.
-    pub(super) fn release(&mut self, released: Released) {
-        self.in_flight -= released.requests;
-        self.held -= released.held;
+    /// A reply is out, or will never be.
+    pub(super) fn release(&mut self, release: Release) {
+        self.in_flight -= 1;
+        self.held -= release.held as usize;
     }
 
     /// Between requests, with nothing in flight.

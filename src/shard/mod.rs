@@ -3,9 +3,12 @@
 //! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
 
 mod connection;
+mod intake;
 mod mailbox;
 mod outbound;
+mod phases;
 mod receive;
+mod recorder;
 mod request_table;
 mod serve;
 mod worker;
@@ -22,8 +25,9 @@ use crate::backend::Export;
 use crate::config::Limits;
 use crate::nbd::session::Session;
 use crate::ring::RingError;
+use crate::stats::Interval;
 use crate::sys::{self, Doorbell};
-use mailbox::Message;
+use mailbox::{Collect, Message};
 use worker::Shard;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
@@ -54,6 +58,10 @@ pub struct ShardConfig {
     pub exports: Arc<[Arc<Export>]>,
     /// Spin so long before sleeping.
     pub busy_poll: Duration,
+    /// Record latencies.
+    pub record: bool,
+    /// Log requests that take longer.
+    pub slow: Option<Duration>,
     /// Called on the shard's thread when it has ended.
     pub on_exit: Box<dyn FnOnce(Result<(), ShardError>) + Send>,
 }
@@ -111,6 +119,8 @@ impl ShardHandle {
                 limits: config.limits,
                 exports: config.exports,
                 busy_poll: config.busy_poll,
+                record: config.record,
+                slow: config.slow,
                 messages,
                 doorbell: shard_doorbell,
                 connections: shard_connections,
@@ -150,7 +160,7 @@ impl ShardHandle {
                 self.connections.fetch_sub(1, Ordering::Relaxed);
                 match message {
                     Message::Connect(negotiated) => Err(negotiated),
-                    Message::Shutdown => unreachable!("the message is the one that was sent"),
+                    _ => unreachable!("the message is the one that was sent"),
                 }
             }
         }
@@ -159,6 +169,20 @@ impl ShardHandle {
     /// Connections that the shard has or is about to get.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Asks for what the shard recorded since the last time; `answer` is called on its thread and must not wait. With `spare`, an interval
+    /// of an earlier answer, its memory is used again. False when the shard is gone or has no room for the question.
+    pub fn collect(
+        &self,
+        spare: Option<Box<Interval>>,
+        connections: bool,
+        answer: impl FnOnce(Box<Interval>) + Send + 'static,
+    ) -> bool {
+        let question = Collect { spare, connections, answer: Box::new(answer) };
+        let sent = self.mailbox.try_send(Message::Collect(question)).is_ok();
+        self.doorbell.ring();
+        sent
     }
 
     /// Asks the shard to finish what is in flight, to refuse what comes, and to end.

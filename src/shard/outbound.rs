@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
 use crate::ring::{Lease, SendBatch};
+use crate::stats::Timing;
 
 /// What follows a chunk's header.
 #[derive(Debug)]
@@ -63,39 +64,42 @@ impl ReplyChunk {
     }
 }
 
-/// A queued chunk, and what its leaving releases.
+/// What a request gives back when its reply is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Release {
+    /// Bytes of memory.
+    pub(super) held: u32,
+    /// Its moments; none for a refused request.
+    pub(super) timing: Option<Timing>,
+}
+
+/// A queued chunk, and what its leaving releases: the last one of a reply ends the request.
 #[derive(Debug)]
 struct Queued {
     chunk: ReplyChunk,
-    /// The request's memory, on its last chunk.
-    releases: Option<u32>,
-}
-
-/// What a finished send released.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Released {
-    /// Requests whose reply is out.
-    pub(super) requests: usize,
-    /// Bytes of memory that they held.
-    pub(super) held: usize,
+    releases: Option<Release>,
 }
 
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     queue: VecDeque<Queued>,
-    sending: Option<Released>,
+    /// The requests whose replies end in the send in flight.
+    sending: Option<Vec<Release>>,
 }
 
+/// A queue that is empty keeps room for so many chunks: most connections never need more.
+const KEPT_CHUNKS: usize = 256;
+
 impl Outbound {
-    /// Appends a reply, whose request holds `held` bytes of memory until it is out.
-    pub(super) fn push(&mut self, reply: Reply, held: u32) {
+    /// Appends a reply; what its request holds is released when it is out.
+    pub(super) fn push(&mut self, reply: Reply, release: Release) {
         match reply {
-            Reply::One(chunk) => self.queue.push_back(Queued { chunk, releases: Some(held) }),
+            Reply::One(chunk) => self.queue.push_back(Queued { chunk, releases: Some(release) }),
             Reply::Many(chunks) => {
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
-                    self.queue.push_back(Queued { chunk, releases: (index == last).then_some(held) });
+                    self.queue.push_back(Queued { chunk, releases: (index == last).then_some(release) });
                 }
             }
         }
@@ -116,9 +120,8 @@ impl Outbound {
         self.queue.len()
     }
 
-    /// Moves as many chunks into `batch` as fit; a send of it then has to start.
-    pub(super) fn fill(&mut self, batch: &mut SendBatch) {
-        let mut released = Released::default();
+    /// Moves as many chunks into `batch` as fit, and what they release into `sending`, which comes empty; a send then has to start.
+    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Vec<Release>) {
         while let Some(front) = self.queue.front() {
             let fits = batch.room() >= front.chunk.pieces() && batch.header_room() >= LONGEST_HEADER;
             if !fits {
@@ -135,29 +138,22 @@ impl Outbound {
                 Payload::Zeroes(length) => batch.push_zeroes(length as usize),
                 Payload::Text(text) => batch.push_text(text),
             }
-            if let Some(held) = releases {
-                released.requests += 1;
-                released.held += held as usize;
-            }
+            sending.extend(releases);
         }
-        assert!(self.sending.replace(released).is_none(), "one send at a time");
+        if self.queue.is_empty() {
+            self.queue.shrink_to(KEPT_CHUNKS);
+        }
+        assert!(self.sending.replace(sending).is_none(), "one send at a time");
     }
 
-    /// The send in flight has ended.
-    pub(super) fn sent(&mut self) -> Released {
+    /// The send in flight has ended: what it released.
+    pub(super) fn sent(&mut self) -> Vec<Release> {
         self.sending.take().expect("a send was in flight")
     }
 
     /// Forgets what is queued: the client is gone.
-    pub(super) fn abandon(&mut self) -> Released {
-        let mut released = Released::default();
-        for queued in self.queue.drain(..) {
-            if let Some(held) = queued.releases {
-                released.requests += 1;
-                released.held += held as usize;
-            }
-        }
-        released
+    pub(super) fn abandon(&mut self) -> Vec<Release> {
+        self.queue.drain(..).filter_map(|queued| queued.releases).collect()
     }
 }
 
@@ -176,13 +172,14 @@ mod tests {
     #[test]
     fn a_batch_takes_what_fits_and_releases_it_when_sent() {
         let mut outbound = Outbound::default();
-        (0..5).for_each(|_| outbound.push(reply(512), 4096));
+        let release = Release { held: 4096, timing: None };
+        (0..5).for_each(|_| outbound.push(reply(512), release));
         let mut batch = SendBatch::with_capacity(7, 1024);
-        outbound.fill(&mut batch);
+        outbound.fill(&mut batch, Vec::new());
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
-        assert_eq!(outbound.sent(), Released { requests: 3, held: 3 * 4096 });
-        assert_eq!(outbound.abandon(), Released { requests: 2, held: 2 * 4096 });
+        assert_eq!(outbound.sent(), [release; 3]);
+        assert_eq!(outbound.abandon(), [release; 2]);
         assert!(outbound.is_empty());
     }
 }

@@ -4,6 +4,8 @@
 
 use slab::Slab;
 
+use crate::stats::Timing;
+
 /// A request in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RequestId(pub(super) u32);
@@ -15,6 +17,8 @@ pub(super) struct Entry {
     pub(super) connection: u32,
     /// Bytes of memory that the connection holds for it.
     pub(super) held: u32,
+    /// Its moments so far; 0 for those that have not come.
+    pub(super) timing: Timing,
 }
 
 /// A fixed number of slots.
@@ -40,6 +44,18 @@ impl RequestTable {
     pub(super) fn insert(&mut self, entry: Entry) -> RequestId {
         assert!(self.entries.len() < self.capacity + self.reserve, "the caller checks for room");
         RequestId(self.entries.insert(entry) as u32)
+    }
+
+    /// Notes when a request was handed to its backend, if it is still there.
+    pub(super) fn submitted(&mut self, id: RequestId, now: u64) {
+        if let Some(entry) = self.entries.get_mut(id.0 as usize) {
+            entry.timing.submitted = now;
+        }
+    }
+
+    /// Requests in the table.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn remove(&mut self, id: RequestId) -> Entry {

@@ -25,13 +25,33 @@ pub(super) struct Shared {
     pub(super) context: ShardContext,
     /// Replies of this turn, on their way to their connections.
     pub(super) finished: RefCell<Vec<(RequestId, Reply)>>,
+    /// Errors of this turn, to be counted.
+    pub(super) errors: RefCell<Vec<(usize, BlockError)>>,
     pub(super) extents_per_reply: usize,
+}
+
+impl Shared {
+    /// An error reply, counted.
+    fn fail(&self, to: &ReplyTo, peer: &Peer, error: BlockError, text: &str) -> Reply {
+        self.errors.borrow_mut().push((peer.export, error));
+        Reply::error(to.error(error, text, None))
+    }
+
+    /// A read that ended early, counted: everything before `offset` is good.
+    fn read_error(&self, to: &ReplyTo, peer: &Peer, error: BlockError, offset: u64) -> ReplyChunk {
+        self.errors.borrow_mut().push((peer.export, error));
+        let text = format!("{error} at offset {offset}");
+        let (header, text) = to.error(error, &text, Some(offset));
+        ReplyChunk::with_text(header, text)
+    }
 }
 
 /// What requests of one connection share.
 pub(super) struct Peer {
     pub(super) session: Session,
     pub(super) device: Rc<Device>,
+    /// Index of the export.
+    pub(super) export: usize,
 }
 
 /// A request with all it needs.
@@ -50,14 +70,14 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
     let Request { range, flags, .. } = request;
     let result = match request.command {
         Command::Read { dont_fragment } => {
-            let reply = read(&request, dont_fragment, lease, &peer, context).await;
+            let reply = read(&request, dont_fragment, lease, &peer, &shared).await;
             shared.finished.borrow_mut().push((id, reply));
             return;
         }
         Command::BlockStatus { one, filter } => {
             let limit = if one { 1 } else { shared.extents_per_reply };
             let payload = lease.zip(filter);
-            let reply = block_status(&request, limit, payload, &peer, context).await;
+            let reply = block_status(&request, limit, payload, &peer, &shared).await;
             shared.finished.borrow_mut().push((id, reply));
             return;
         }
@@ -74,7 +94,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
     };
     let reply = match result {
         Ok(()) => Reply::header(to.success()),
-        Err(error) => Reply::error(to.error(error, &error.to_string(), None)),
+        Err(error) => shared.fail(&to, &peer, error, &error.to_string()),
     };
     shared.finished.borrow_mut().push((id, reply));
 }
@@ -84,8 +104,9 @@ async fn read(
     dont_fragment: bool,
     lease: Option<Lease>,
     peer: &Peer,
-    context: &ShardContext,
+    shared: &Shared,
 ) -> Reply {
+    let context = &shared.context;
     let mode = peer.session.reply_mode;
     let to = ReplyTo::request(request, mode);
     let range = request.range;
@@ -98,7 +119,7 @@ async fn read(
             Ok(()) => {
                 Reply::One(ReplyChunk { header: header(), payload: Payload::Zeroes(range.length() as u32) })
             }
-            Err(error) => Reply::error(to.error(error, &error.to_string(), None)),
+            Err(error) => shared.fail(&to, peer, error, &error.to_string()),
         };
     };
     let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
@@ -107,7 +128,7 @@ async fn read(
         && let pieces = pieces(range, &extents)
         && pieces.iter().any(|(_, hole)| *hole)
     {
-        return sparse_read(&to, range, &pieces, lease, peer, context).await;
+        return sparse_read(&to, range, &pieces, lease, peer, shared).await;
     }
     let (lease, result) = peer.device.read(range, lease, 0, context).await;
     match result {
@@ -123,16 +144,10 @@ async fn read(
                 chunks
                     .push(ReplyChunk { header, payload: Payload::Leased { lease, start: 0, length: good } });
             }
-            chunks.push(read_error(&to, failure.error, range.offset() + failure.good));
+            chunks.push(shared.read_error(&to, peer, failure.error, range.offset() + failure.good));
             Reply::Many(chunks)
         }
     }
-}
-
-fn read_error(to: &ReplyTo, error: BlockError, offset: u64) -> ReplyChunk {
-    let text = format!("{error} at offset {offset}");
-    let (header, text) = to.error(error, &text, Some(offset));
-    ReplyChunk::with_text(header, text)
 }
 
 /// The runs of a read, true for holes: neighbours merged, holes too small to matter counted as data, nothing left out.
@@ -157,8 +172,9 @@ async fn sparse_read(
     pieces: &[(u64, bool)],
     mut lease: Lease,
     peer: &Peer,
-    context: &ShardContext,
+    shared: &Shared,
 ) -> Reply {
+    let context = &shared.context;
     let mut chunks = Vec::with_capacity(pieces.len());
     let mut start = 0;
     for (index, (length, hole)) in pieces.iter().enumerate() {
@@ -179,7 +195,7 @@ async fn sparse_read(
                 chunks.push((header, Some((start as u32, good as u32))));
             }
             if let Some(error) = failure {
-                let error = read_error(to, error, offset + good);
+                let error = shared.read_error(to, peer, error, offset + good);
                 let mut chunks = with_lease(chunks, lease);
                 chunks.push(error);
                 return Reply::Many(chunks);
@@ -210,8 +226,9 @@ async fn block_status(
     limit: usize,
     payload: Option<(Lease, u32)>,
     peer: &Peer,
-    context: &ShardContext,
+    shared: &Shared,
 ) -> Reply {
+    let context = &shared.context;
     let to = ReplyTo::request(request, peer.session.reply_mode);
     let session = &peer.session;
     let all = || session.contexts.iter().map(|context| context.id).collect::<Vec<u32>>();
@@ -222,7 +239,7 @@ async fn block_status(
                 Ok(filter) => filter,
                 Err(error) => {
                     let text = "a filter with unknown or repeated contexts, or a bad range";
-                    return Reply::error(to.error(error, text, None));
+                    return shared.fail(&to, peer, error, text);
                 }
             }
         }
@@ -238,7 +255,7 @@ async fn block_status(
                 let (header, text) = to.status(*id, &extents, index + 1 == ids.len());
                 chunks.push(ReplyChunk::with_text(header, text));
             }
-            Err(error) => return Reply::error(to.error(error, &error.to_string(), None)),
+            Err(error) => return shared.fail(&to, peer, error, &error.to_string()),
         }
     }
     Reply::Many(chunks)

@@ -26,6 +26,8 @@ fn start(uri: &str) -> Running {
         limits: Arc::new(limits),
         exports: vec![Arc::clone(&export)].into(),
         busy_poll: Duration::ZERO,
+        record: true,
+        slow: None,
         on_exit: Box::new(move |result| sender.send(result).unwrap()),
     });
     Running { shard: shard.unwrap(), exited, export }

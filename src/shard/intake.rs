@@ -1,0 +1,101 @@
+//! What comes to a shard from the control plane: connections, questions, and the order to end.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::Negotiated;
+use super::connection::{Connection, Ending};
+use super::mailbox::{Collect, Message};
+use super::phases::to_flush;
+use super::serve::Peer;
+use super::worker::Shard;
+use crate::ring::{Operation, Owner};
+use crate::stats::{ConnectionInfo, Gauges};
+
+impl Shard {
+    /// Takes in what the doorbell announced: messages, and answers of the helper threads.
+    pub(super) fn take_messages(&mut self) {
+        if !std::mem::take(&mut self.doorbell_rang) {
+            return;
+        }
+        let eventfd = self.doorbell.as_fd().as_raw_fd();
+        self.ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
+        self.shared.context.helpers.collect();
+        while let Ok(message) = self.messages.try_recv() {
+            match message {
+                Message::Connect(negotiated) => self.connect(*negotiated),
+                Message::Shutdown => self.begin_shutdown(),
+                Message::Collect(question) => self.answer(question),
+            }
+        }
+    }
+
+    /// Takes a connection over.
+    pub(super) fn connect(&mut self, negotiated: Negotiated) {
+        let Negotiated { socket, export, session, leftover, peer, permit } = negotiated;
+        let registered = self.ring.register_file(socket.as_fd());
+        let Ok(socket) = registered else {
+            tracing::error!(%peer, "no room for a connection's socket, closing it");
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export });
+        let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.now());
+        let key = self.connections.insert(connection) as u32;
+        self.list(key);
+    }
+
+    /// Hands over what was recorded, and how things stand.
+    pub(super) fn answer(&mut self, question: Collect) {
+        let Collect { spare, connections, answer } = question;
+        let mut interval = self.recorder.take(spare);
+        interval.gauges = Gauges {
+            connections: self.connections.len() as u64,
+            in_flight: self.requests.len() as u64,
+            unsent: self.unsent as u64,
+            memory_used: (self.pool.total_bytes() - self.pool.free_bytes()) as u64,
+            memory_total: self.pool.total_bytes() as u64,
+            receive_buffers: u64::from(self.ring.available_receive_buffers()),
+            operations: self.ring.operations_in_flight() as u64,
+        };
+        if connections {
+            let now = self.recorder.now();
+            interval.connections.extend(self.connections.iter().map(|(_, connection)| ConnectionInfo {
+                peer: connection.name.clone(),
+                export: connection.peer.export,
+                age_ns: now.saturating_sub(connection.since),
+                in_flight: connection.in_flight as u64,
+            }));
+        }
+        answer(interval);
+    }
+
+    /// From now on requests are refused, and connections end when nothing of them is in flight.
+    pub(super) fn begin_shutdown(&mut self) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        self.shutdown = Some(Instant::now() + self.limits.shutdown_timeout);
+        self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
+        for (key, connection) in &mut self.connections {
+            to_flush(&mut self.to_flush, key as u32, connection);
+        }
+    }
+
+    /// Cuts off what did not finish in time; true when all is over.
+    pub(super) fn shutdown_is_over(&mut self) -> bool {
+        let Some(deadline) = self.shutdown else { return false };
+        if Instant::now() >= deadline {
+            for (key, connection) in &mut self.connections {
+                if connection.ending != Ending::Abort {
+                    tracing::warn!(peer = %connection.name, "cut off: it did not finish before the shutdown timeout");
+                    connection.end(Ending::Abort);
+                    to_flush(&mut self.to_flush, key as u32, connection);
+                }
+            }
+        }
+        self.connections.is_empty()
+    }
+}

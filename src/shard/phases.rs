@@ -1,0 +1,236 @@
+//! The phases of a turn: record, feed, run, reply, flush. See [`Shard`] for their order and what holds after each turn.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use super::connection::{Admitted, Connection, Ending, Fed, Feeding};
+use super::outbound::Release;
+use super::request_table::{Entry, RequestId};
+use super::serve::{Shared, Work};
+use super::worker::{Shard, SpareBatches};
+use crate::config::Limits;
+use crate::nbd::reply::LONGEST_HEADER;
+use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch};
+use crate::task::Tasks;
+
+impl Shard {
+    /// What completions brought; nothing acts on it yet.
+    pub(super) fn record(&mut self, events: &mut Vec<Event>) {
+        for event in events.drain(..) {
+            match event {
+                Event::Task(task) => self.shared.context.ready.wake(task),
+                Event::Connection(connection, key, completion) => self.completed(connection, key, completion),
+                Event::Shard(_, completion) => {
+                    if matches!(completion.operation, Operation::Watch { .. }) {
+                        self.doorbell_rang = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end of one operation of a connection.
+    pub(super) fn completed(&mut self, key: u32, operation: OpKey, completion: Completion) {
+        let connection = &mut self.connections[key as usize];
+        let before = connection.in_flight;
+        connection.operations -= 1;
+        match completion.operation {
+            Operation::Receive { .. } | Operation::ReceiveInto { .. } => {
+                debug_assert_eq!(connection.receive, Some(operation));
+                connection.received(completion);
+            }
+            Operation::Send { mut batch, .. } => {
+                let whole = completion.result == Ok(batch.length() as u32);
+                batch.clear();
+                let large = batch.room() > SMALL_BATCH;
+                self.batches[usize::from(large)].push(batch);
+                let mut releases = connection.outbound.sent();
+                let export = connection.peer.export;
+                for release in releases.drain(..) {
+                    connection.release(release);
+                    if let Some(timing) = &release.timing {
+                        self.recorder.sent(export, timing, &connection.name);
+                    }
+                }
+                self.releases.push(releases);
+                if !whole {
+                    connection.end(Ending::Abort);
+                }
+                to_flush(&mut self.to_flush, key, connection);
+            }
+            _ => {}
+        }
+        self.unsent = self.unsent + connection.in_flight - before;
+        self.list(key);
+    }
+
+    /// Puts a connection on the list to be fed, unless it is on one already.
+    pub(super) fn list(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if !std::mem::replace(&mut connection.listed, true) {
+            self.to_feed.push_back(key);
+        }
+    }
+
+    /// Received bytes become requests.
+    pub(super) fn feed(&mut self) {
+        if self.may_go_on() {
+            self.pool.take_returned();
+            (self.slots_freed, self.starved) = (false, false);
+            // In the order in which they began to wait, before those that come new.
+            while let Some(key) = self.waiting.pop_back() {
+                self.to_feed.push_front(key);
+            }
+        }
+        for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
+            let key = self.to_feed.pop_front().expect("counted");
+            self.feed_one(key);
+        }
+    }
+
+    /// Whether something came back that connections may be waiting for.
+    pub(super) fn may_go_on(&self) -> bool {
+        let freed = self.slots_freed || self.pool.has_returned();
+        !self.waiting.is_empty() && (freed || (self.starved && self.ring.available_receive_buffers() > 0))
+    }
+
+    /// Feeds one connection, and starts its next receive.
+    pub(super) fn feed_one(&mut self, key: u32) {
+        let Some(connection) = self.connections.get_mut(key as usize) else { return };
+        connection.listed = false;
+        let before = connection.in_flight;
+        let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
+        let mut feeding = Feeding {
+            limits: &self.limits,
+            pool: &self.pool,
+            free_slots: self.requests.free(),
+            unsent: self.unsent,
+            shutting_down: self.shutdown.is_some(),
+            scarce_buffers: scarce,
+            now: self.recorder.now(),
+            stats: self.recorder.export(connection.peer.export),
+            key,
+            admitted: &mut self.admitted,
+        };
+        let fed = connection.feed(&mut feeding);
+        self.unsent = self.unsent + connection.in_flight - before;
+        if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
+            to_flush(&mut self.to_flush, key, connection);
+        }
+        match fed {
+            Fed::NeedsBytes if self.ring.available_receive_buffers() > 0 => {
+                if let Some(operation) = connection.next_receive(self.shutdown.is_some()) {
+                    connection.operations += 1;
+                    connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
+                }
+            }
+            Fed::NeedsBytes | Fed::WaitsForShard => {
+                self.starved |= fed == Fed::NeedsBytes;
+                connection.listed = true;
+                self.waiting.push_back(key);
+            }
+            Fed::WaitsForReplies | Fed::Ended => {}
+        }
+    }
+
+    /// Admitted requests become tasks; all that are ready run.
+    pub(super) fn run<F: Future<Output = ()>>(
+        &mut self,
+        tasks: &mut Tasks<F>,
+        serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
+    ) {
+        for (key, Admitted { request, lease, held, arrived }) in self.admitted.drain(..) {
+            let peer = Rc::clone(&self.connections[key as usize].peer);
+            let timing = self.recorder.admitted(peer.export, &request, arrived);
+            let id = self.requests.insert(Entry { connection: key, held, timing });
+            self.started.push(id);
+            tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, Work { request, lease, peer }));
+        }
+        tasks.run_ready();
+        let mut finished = std::mem::take(&mut *self.shared.finished.borrow_mut());
+        let after_run = if finished.is_empty() { 0 } else { self.recorder.clock() };
+        for (id, reply) in finished.drain(..) {
+            let Entry { connection: key, held, mut timing } = self.requests.remove(id);
+            self.recorder.completed(&mut timing, after_run);
+            self.slots_freed = true;
+            let connection = &mut self.connections[key as usize];
+            let before = connection.in_flight;
+            connection.reply(reply, Release { held, timing: Some(timing) });
+            self.unsent = self.unsent + connection.in_flight - before;
+            to_flush(&mut self.to_flush, key, connection);
+        }
+        *self.shared.finished.borrow_mut() = finished;
+        for (export, error) in self.shared.errors.borrow_mut().drain(..) {
+            self.recorder.export(export).count_error(error);
+        }
+    }
+
+    /// Starts sends, and lets connections go that are over.
+    pub(super) fn flush(&mut self) {
+        let mut keys = std::mem::take(&mut self.to_flush);
+        for key in keys.drain(..) {
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            connection.flushing = false;
+            if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
+                connection.end(Ending::Graceful);
+            }
+            if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
+                let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
+                connection.outbound.fill(&mut batch, self.releases.pop().unwrap_or_default());
+                connection.operations += 1;
+                let operation = Operation::Send { socket: connection.socket, batch };
+                self.ring.push(operation, Owner::Connection(key));
+            }
+            self.end(key);
+        }
+        self.to_flush = keys;
+    }
+
+    /// Does what a connection that is ending still needs, once each.
+    pub(super) fn end(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
+            connection.shut_down = true;
+            connection.operations += 1;
+            self.ring.push(Operation::Shutdown { socket: connection.socket }, Owner::Connection(key));
+        }
+        if connection.ending == Ending::Graceful
+            && let Some(target) = connection.receive
+            && !std::mem::replace(&mut connection.cancelled, true)
+        {
+            connection.operations += 1;
+            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
+        }
+        if connection.is_over() {
+            if connection.listed {
+                self.to_feed.retain(|listed| *listed != key);
+                self.waiting.retain(|listed| *listed != key);
+            }
+            let connection = self.connections.remove(key as usize);
+            self.unsent -= connection.in_flight;
+            self.ring.release_file(connection.socket);
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            tracing::debug!(peer = %connection.name, "connection closed");
+        }
+    }
+}
+
+/// Puts a connection on the list to be flushed, unless it is there already.
+pub(super) fn to_flush(list: &mut Vec<u32>, key: u32, connection: &mut Connection) {
+    if !std::mem::replace(&mut connection.flushing, true) {
+        list.push(key);
+    }
+}
+
+/// Pieces of a small batch, which is all that most connections need; thousands of slow readers then cost little.
+const SMALL_BATCH: usize = 2 * (ZERO_PIECES + 8);
+/// Pieces that the longest payload of zeroes takes.
+const ZERO_PIECES: usize = SendBatch::pieces_of_zeroes(crate::ring::LARGEST_LEASE);
+
+/// A batch with room for `chunks` chunks, or for as many as one send can take.
+fn take_batch(spare: &mut SpareBatches, chunks: usize, limits: &Limits) -> Box<SendBatch> {
+    let large = chunks > 8;
+    let pieces = if large { limits.pieces_per_send } else { SMALL_BATCH.min(limits.pieces_per_send) };
+    let fresh = || Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
+    spare[usize::from(large)].pop().unwrap_or_else(fresh)
+}

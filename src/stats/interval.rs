@@ -1,0 +1,149 @@
+//! What one shard recorded since it was last asked.
+
+use hdrhistogram::Histogram;
+
+use super::{ERRORS, Operation, Phase, error_index};
+use crate::block::BlockError;
+
+/// The shortest time that is told apart from nothing, in nanoseconds.
+pub(super) const SHORTEST_NS: u64 = 64;
+/// The longest time that is recorded as it is; longer ones count as this. In nanoseconds: 1,000 s.
+pub(super) const LONGEST_NS: u64 = 1_000_000_000_000;
+/// Significant decimal digits of every histogram.
+pub(super) const DIGITS: u8 = 3;
+
+/// The moments of a request, in nanoseconds of its shard's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// What it asked for.
+    pub operation: Operation,
+    /// Its last byte was received.
+    pub arrived: u64,
+    /// It was handed to the backend.
+    pub submitted: u64,
+    /// The backend was done, the reply was queued.
+    pub completed: u64,
+    /// Where, in bytes; for the log of slow requests.
+    pub offset: u64,
+    /// How much, in bytes.
+    pub length: u64,
+}
+
+/// Everything of one shard since it was last asked.
+#[derive(Debug, Default)]
+pub struct Interval {
+    /// One for each export of the server, in its order.
+    pub exports: Vec<ExportInterval>,
+    /// How things stand at the end.
+    pub gauges: Gauges,
+    /// The connections at the end, when they were asked for.
+    pub connections: Vec<ConnectionInfo>,
+}
+
+/// One export on one shard.
+#[derive(Debug, Default)]
+pub struct ExportInterval {
+    /// By [`Operation`]; `None` where none came.
+    pub commands: [Option<Box<CommandInterval>>; Operation::ALL.len()],
+    /// Error replies, by [`ERRORS`].
+    pub errors: [u64; ERRORS.len()],
+    /// Requests that were refused before they reached the backend; they are among the errors too.
+    pub refused: u64,
+    /// Bytes of payload of refused requests that were skipped.
+    pub discarded_bytes: u64,
+}
+
+/// One command of one export on one shard.
+#[derive(Debug)]
+pub struct CommandInterval {
+    /// Bytes that the requests named.
+    pub bytes: u64,
+    /// Nanoseconds, by [`Phase`].
+    pub phases: [Histogram<u32>; Phase::ALL.len()],
+}
+
+/// How things stand on a shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Connections.
+    pub connections: u64,
+    /// Requests that a backend works on.
+    pub in_flight: u64,
+    /// Requests that are not answered or whose reply is not out, those in flight among them.
+    pub unsent: u64,
+    /// Bytes of buffer memory that are lent.
+    pub memory_used: u64,
+    /// Bytes of buffer memory.
+    pub memory_total: u64,
+    /// Receive buffers that the kernel can take.
+    pub receive_buffers: u64,
+    /// Ring operations in flight.
+    pub operations: u64,
+}
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Who.
+    pub peer: String,
+    /// Index of its export.
+    pub export: usize,
+    /// Nanoseconds since the shard took it.
+    pub age_ns: u64,
+    /// Requests that are not answered or whose reply is not out.
+    pub in_flight: u64,
+}
+
+impl Interval {
+    /// An empty one for so many exports.
+    pub fn new(exports: usize) -> Self {
+        Self { exports: (0..exports).map(|_| ExportInterval::default()).collect(), ..Self::default() }
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.connections.clear();
+        for export in &mut self.exports {
+            let commands = std::mem::take(&mut export.commands);
+            *export = ExportInterval { commands, ..ExportInterval::default() };
+            for command in export.commands.iter_mut().flatten() {
+                command.bytes = 0;
+                command.phases.iter_mut().filter(|phase| !phase.is_empty()).for_each(Histogram::reset);
+            }
+        }
+    }
+}
+
+impl ExportInterval {
+    fn command(&mut self, operation: Operation) -> &mut CommandInterval {
+        self.commands[operation as usize].get_or_insert_with(Box::default)
+    }
+
+    /// Counts a request whose reply is out, at `sent`.
+    pub fn record(&mut self, timing: &Timing, sent: u64) {
+        let Timing { operation, arrived, submitted, completed, .. } = *timing;
+        let command = self.command(operation);
+        let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (arrived, sent)];
+        for (phase, (start, end)) in command.phases.iter_mut().zip(spans) {
+            phase.saturating_record(end.saturating_sub(start));
+        }
+    }
+
+    /// Counts the bytes that a request named.
+    pub fn count_bytes(&mut self, operation: Operation, bytes: u64) {
+        self.command(operation).bytes += bytes;
+    }
+
+    /// Counts an error reply.
+    pub fn count_error(&mut self, error: BlockError) {
+        self.errors[error_index(error)] += 1;
+    }
+}
+
+impl Default for CommandInterval {
+    fn default() -> Self {
+        let empty =
+            || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
+        Self { bytes: 0, phases: [empty(), empty(), empty(), empty()] }
+    }
+}

@@ -1,0 +1,146 @@
+//! The sum of all intervals of all shards since the start.
+
+use hdrhistogram::Histogram;
+
+use super::interval::{CommandInterval, DIGITS, ExportInterval, Gauges, Interval, LONGEST_NS, SHORTEST_NS};
+use super::{ERRORS, Operation, Phase};
+
+/// Everything since the start, or since [`Totals::clear`].
+#[derive(Debug, Clone)]
+pub struct Totals {
+    /// By export, in the server's order.
+    pub exports: Vec<ExportTotals>,
+    /// By shard: how things stood when it was last asked.
+    pub gauges: Vec<Gauges>,
+}
+
+/// One export.
+#[derive(Debug, Clone, Default)]
+pub struct ExportTotals {
+    /// By [`Operation`]; `None` where none came.
+    pub commands: [Option<Box<CommandTotals>>; Operation::ALL.len()],
+    /// Error replies, by [`ERRORS`].
+    pub errors: [u64; ERRORS.len()],
+    /// Requests that were refused before they reached the backend.
+    pub refused: u64,
+    /// Bytes of payload of refused requests that were skipped.
+    pub discarded_bytes: u64,
+}
+
+/// One command of one export.
+#[derive(Debug, Clone)]
+pub struct CommandTotals {
+    /// Bytes that the requests named.
+    pub bytes: u64,
+    /// Nanoseconds, by [`Phase`].
+    pub phases: [Histogram<u64>; Phase::ALL.len()],
+}
+
+impl Totals {
+    /// Nothing yet, for so many exports and shards.
+    pub fn new(exports: usize, shards: usize) -> Self {
+        Self { exports: vec![ExportTotals::default(); exports], gauges: vec![Gauges::default(); shards] }
+    }
+
+    /// Adds what a shard recorded.
+    pub fn add(&mut self, shard: usize, interval: &Interval) {
+        self.gauges[shard] = interval.gauges;
+        for (total, export) in self.exports.iter_mut().zip(&interval.exports) {
+            total.add(export);
+        }
+    }
+
+    /// Forgets everything but how things stand; for totals of one interval of time.
+    pub fn clear(&mut self) {
+        for export in &mut self.exports {
+            let mut commands = std::mem::take(&mut export.commands);
+            for command in commands.iter_mut().flatten() {
+                command.bytes = 0;
+                command.phases.iter_mut().for_each(Histogram::reset);
+            }
+            *export = ExportTotals { commands, ..ExportTotals::default() };
+        }
+    }
+}
+
+impl ExportTotals {
+    fn add(&mut self, export: &ExportInterval) {
+        for (total, command) in self.commands.iter_mut().zip(&export.commands) {
+            if let Some(command) = command {
+                total.get_or_insert_with(Box::default).add(command);
+            }
+        }
+        for (total, errors) in self.errors.iter_mut().zip(export.errors) {
+            *total += errors;
+        }
+        self.refused += export.refused;
+        self.discarded_bytes += export.discarded_bytes;
+    }
+}
+
+impl CommandTotals {
+    /// Requests whose reply is out.
+    pub fn requests(&self) -> u64 {
+        self.phases[Phase::Total as usize].len()
+    }
+
+    fn add(&mut self, command: &CommandInterval) {
+        self.bytes += command.bytes;
+        for (total, phase) in self.phases.iter_mut().zip(&command.phases) {
+            for bucket in phase.iter_recorded() {
+                total.saturating_record_n(bucket.value_iterated_to(), u64::from(bucket.count_at_value()));
+            }
+        }
+    }
+}
+
+impl Default for CommandTotals {
+    fn default() -> Self {
+        let empty =
+            || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
+        Self { bytes: 0, phases: [empty(), empty(), empty(), empty()] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Timing;
+    use super::*;
+    use crate::block::BlockError;
+
+    #[test]
+    fn intervals_of_all_shards_add_up_and_can_be_used_again() {
+        let mut totals = Totals::new(2, 2);
+        let mut interval = Interval::new(2);
+        for round in 1..=3_u64 {
+            interval.clear();
+            for request in 0..100 {
+                let arrived = request * 1000;
+                let (submitted, completed) = (arrived + 1_000, arrived + 5_001_000);
+                let timing = Timing {
+                    operation: Operation::Read,
+                    arrived,
+                    submitted,
+                    completed,
+                    offset: 0,
+                    length: 4096,
+                };
+                interval.exports[1].record(&timing, arrived + 5_002_000);
+            }
+            interval.exports[1].count_bytes(Operation::Read, 409_600);
+            interval.exports[1].count_error(BlockError::Io);
+            interval.gauges.connections = round;
+            totals.add((round % 2) as usize, &interval);
+        }
+        assert!(totals.exports[0].commands.iter().all(Option::is_none));
+        let read = totals.exports[1].commands[Operation::Read as usize].as_ref().unwrap();
+        assert_eq!((read.requests(), read.bytes), (300, 3 * 409_600));
+        let backend = read.phases[Phase::Backend as usize].value_at_quantile(0.5);
+        assert!(backend.abs_diff(5_000_000) <= 5_000, "{backend}");
+        assert!(read.phases[Phase::Queue as usize].max() < 1_100);
+        assert_eq!(totals.exports[1].errors[1], 3);
+        assert_eq!([totals.gauges[0].connections, totals.gauges[1].connections], [2, 3]);
+        totals.clear();
+        assert_eq!(totals.exports[1].commands[0].as_ref().unwrap().requests(), 0);
+    }
+}
