@@ -26,11 +26,14 @@ pub(super) fn query(store: &FileStore, range: ByteRange, limit: usize) -> Result
         return Ok(answer.extents);
     }
     let file = store.buffered.as_fd();
+    // What lies behind the end of a file that was cut is no hole: reading it fails, and nobody may be told that it is zero.
+    let size = rustix::fs::fstat(file).map_err(|_| BlockError::Io)?.st_size as u64;
+    let end = range.end().min(size);
     let mut offset = range.offset();
-    while offset < range.end() && !answer.is_full() {
+    while offset < end && !answer.is_full() {
         let data = match seek(file, SeekFrom::Data(offset)) {
-            Ok(data) => data.min(range.end()),
-            Err(Errno::NXIO) => range.end(),
+            Ok(data) => data.min(end),
+            Err(Errno::NXIO) => end,
             // A file system without the call: everything may be data.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => offset,
             Err(_) => return Err(BlockError::Io),
@@ -41,14 +44,15 @@ pub(super) fn query(store: &FileStore, range: ByteRange, limit: usize) -> Result
             continue;
         }
         let hole = match seek(file, SeekFrom::Hole(offset)) {
-            Ok(hole) if hole > offset => hole.min(range.end()),
-            // The file was cut behind our back: reading will tell.
-            Ok(_) | Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => range.end(),
+            Ok(hole) if hole > offset => hole.min(end),
+            // The file was cut just now: reading will tell.
+            Ok(_) | Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => end,
             Err(_) => return Err(BlockError::Io),
         };
         answer.push(hole - offset, DATA);
         offset = hole;
     }
+    answer.push(range.end() - offset.min(range.end()), DATA);
     Ok(answer.extents)
 }
 
