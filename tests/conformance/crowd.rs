@@ -132,6 +132,34 @@ fn t32_hundreds_of_connections() {
     assert!(server.resident().saturating_sub(before) < 64 * MIB, "idle connections hold no buffers");
 }
 
+/// Sends `requests` without ever reading a reply until the server stops taking them, and returns how much that cost it.
+#[track_caller]
+fn cost_of_unread(server: &Server, client: &mut Connection, requests: &[u8], times: usize) -> u64 {
+    let before = server.resident();
+    client.patience(std::time::Duration::from_millis(1500));
+    let mut sent = 0;
+    while sent < times && client.try_send(requests).is_ok() {
+        sent += 1;
+    }
+    eprintln!("-- {sent} of {times} bursts were taken");
+    // The server is not stuck: it serves others.
+    Connection::attach(server, "", Mode::Structured).expect_alive();
+    eprintln!("-- {} KiB more", server.resident().saturating_sub(before) / 1024);
+    server.resident().saturating_sub(before)
+}
+
+#[test]
+fn t32_unread_errors_are_bounded() {
+    let server = Server::serve(&["mem:1M"]);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "", mode);
+        let burst: Vec<u8> =
+            (0..1000).flat_map(|c| Request::read(2 * MIB, 512).cookie(c).encode(mode)).collect();
+        let cost = cost_of_unread(&server, &mut client, &burst, 2000);
+        assert!(cost < 64 * MIB, "{mode:?}: {cost} bytes for errors that nobody reads");
+    }
+}
+
 #[test]
 fn t34_shutdown_with_a_client_that_does_not_read() {
     let mut server = Server::serve(&["mem:8M"]);

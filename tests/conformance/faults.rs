@@ -181,6 +181,49 @@ fn t36_short_file_gives_an_error() {
 }
 
 #[test]
+fn t36_sparse_read_of_a_short_file_invents_nothing() {
+    // Nothing was read before the file was cut, so the server knows nothing of it: for the kernel, what lies beyond the
+    // end of a file is a hole, but a hole of the export it is not.
+    for query in ["", "?direct=true"] {
+        for mode in MODES {
+            let image = Image::random(4 * MIB, 9);
+            let server = Server::serve(&[format!("file:{}{query}", image.path.display())]);
+            let mut client = Connection::attach(&server, "", mode);
+            image.open().set_len(MIB + 100).expect("truncate");
+            for (offset, length) in
+                [(2 * MIB, MIB), (MIB, 65536), (MIB - 65536, 131_072), (3 * MIB, 4096), (0, 4 * MIB)]
+            {
+                eprintln!("-- {query} {mode:?} {offset:#x}+{length:#x}");
+                let reply = client.call(&Request::read(offset, length));
+                assert_eq!(
+                    reply.error,
+                    NBD_EIO,
+                    "reading {offset:#x}+{length:#x} of a file that ends at {:#x}",
+                    MIB + 100
+                );
+                let end = MIB + 100;
+                for chunk in reply.chunks.iter().filter(|chunk| chunk.is_content()) {
+                    let start = be64(&chunk.payload, 0);
+                    let hole = chunk.kind == NBD_REPLY_TYPE_OFFSET_HOLE;
+                    let size = if hole {
+                        u64::from(be32(&chunk.payload, 8))
+                    } else {
+                        chunk.payload.len() as u64 - 8
+                    };
+                    let told =
+                        start + size <= end || reply.error_offset.is_some_and(|at| at <= end.max(start));
+                    assert!(
+                        told,
+                        "content {start:#x}+{size:#x} beyond the end of the file, and no error says so"
+                    );
+                }
+            }
+            assert_same(&client.read(0, 1 << 20), &pattern(9, 0, 1 << 20), "what is left");
+        }
+    }
+}
+
+#[test]
 fn t36_status_of_a_short_file_invents_nothing() {
     let image = Image::random(2 * MIB, 9);
     let server = Server::serve(&[format!("file:{}", image.path.display())]);
