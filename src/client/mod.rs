@@ -6,6 +6,7 @@
 mod connection;
 mod error;
 mod extents;
+pub mod load;
 mod socket;
 pub mod uri;
 
@@ -14,7 +15,10 @@ pub use error::ClientError;
 pub use extents::{MappedExtent, Merge};
 pub use socket::Timeouts;
 
-use crate::nbd::client_handshake::{Dialect, ExportDetails, Goal, ListedExport, Outcome};
+use std::os::fd::OwnedFd;
+
+use crate::nbd::client_handshake::{Dialect, ExportDetails, Goal, ListedExport, Outcome, Transmission};
+use crate::nbd::session::ReplyMode;
 use socket::Link;
 use uri::NbdUri;
 
@@ -36,6 +40,23 @@ pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails)
 pub fn list(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, Vec<ListedExport>), ClientError> {
     match Link::open(&uri.address, timeouts)?.negotiate(Goal::List)? {
         (_, Outcome::List(dialect, exports)) => Ok((dialect, exports)),
+        _ => unreachable!("a handshake ends by its goal"),
+    }
+}
+
+/// Enters the transmission phase with the export of `uri` and gives the socket away, for a caller that drives it on its own. The
+/// form of replies is at best `replies`.
+///
+/// # Errors
+/// [`ClientError`], while connecting or negotiating.
+pub fn enter(
+    uri: &NbdUri,
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<(OwnedFd, Transmission), ClientError> {
+    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
+    match Link::open(&uri.address, timeouts)?.negotiate_replies(goal, replies)? {
+        (link, Outcome::Transmission(transmission)) => Ok((link.into_socket()?, transmission)),
         _ => unreachable!("a handshake ends by its goal"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::error::ClientError;
 use super::uri::ServerAddress;
 use crate::nbd::client_handshake::{ClientHandshake, Goal, Outcome, Step};
+use crate::nbd::session::ReplyMode;
 
 /// How long a client waits.
 #[derive(Debug, Clone, Copy)]
@@ -55,11 +57,20 @@ impl Link {
     }
 
     /// The whole handshake. What the server sent beyond it comes back too; a correct server sends nothing.
-    pub(super) fn negotiate(mut self, goal: Goal) -> Result<(Self, Outcome), ClientError> {
+    pub(super) fn negotiate(self, goal: Goal) -> Result<(Self, Outcome), ClientError> {
+        self.negotiate_replies(goal, ReplyMode::Extended)
+    }
+
+    /// As [`Link::negotiate`], asking for no better form of replies than `best`.
+    pub(super) fn negotiate_replies(
+        mut self,
+        goal: Goal,
+        best: ReplyMode,
+    ) -> Result<(Self, Outcome), ClientError> {
         let address = self.address.clone();
         let failed = |source| ClientError::Handshake { address: address.clone(), source };
         self.deadline = Some(Instant::now() + self.timeouts.handshake);
-        let mut handshake = ClientHandshake::new(goal).map_err(failed)?;
+        let mut handshake = ClientHandshake::with_replies(goal, best).map_err(failed)?;
         let mut input = Vec::new();
         loop {
             // No more than the frame needs is read, so that nothing is left at the end.
@@ -85,6 +96,13 @@ impl Link {
             }
             input.clear();
         }
+    }
+
+    /// Gives the socket away, without timeouts.
+    pub(super) fn into_socket(self) -> Result<OwnedFd, ClientError> {
+        self.socket.set_read_timeout(None)?;
+        self.socket.set_write_timeout(None)?;
+        Ok(self.socket.into())
     }
 
     /// Receives at least one byte; 0 when the server closed.

@@ -19,6 +19,7 @@ use std::mem::take;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::client_request::ClientRequest;
+use super::session::ReplyMode;
 use super::wire::*;
 use option_reply::{HEADER, Header, OptionReply};
 use script::{Next, Script, Stage};
@@ -72,8 +73,16 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError::Name`] when a name breaks the limits on strings.
     pub fn new(goal: Goal) -> Result<Self, HandshakeError> {
+        Self::with_replies(goal, ReplyMode::Extended)
+    }
+
+    /// As [`ClientHandshake::new`], asking for no better form of replies than `best`; the server may agree to less.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Name`] when a name breaks the limits on strings.
+    pub fn with_replies(goal: Goal, best: ReplyMode) -> Result<Self, HandshakeError> {
         Ok(Self {
-            script: Script::new(goal)?,
+            script: Script::new(goal, best)?,
             waiting: Waiting::Greeting,
             frame: Vec::new(),
             frame_length: size_of::<Greeting>(),

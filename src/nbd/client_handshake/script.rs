@@ -54,6 +54,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Script {
     goal: Goal,
+    /// The best form of replies that is asked for.
+    best: ReplyMode,
     dialect: Dialect,
     answer: Answer,
     /// The exports of LIST whose details are known, and those that are still to be asked about, the next one last.
@@ -76,7 +78,7 @@ struct Answer {
 }
 
 impl Script {
-    pub(super) fn new(goal: Goal) -> Result<Self, HandshakeError> {
+    pub(super) fn new(goal: Goal, best: ReplyMode) -> Result<Self, HandshakeError> {
         let sendable = |name: &String| name.len() <= NBD_MAX_STRING && !name.contains('\0');
         let all_sendable = match &goal {
             Goal::Info { export } => sendable(export),
@@ -89,6 +91,7 @@ impl Script {
         let dialect = Dialect { fixed_newstyle: false, reply_mode: ReplyMode::Simple };
         Ok(Self {
             goal,
+            best,
             dialect,
             answer: Answer::default(),
             listed: Vec::new(),
@@ -120,7 +123,11 @@ impl Script {
     pub(super) fn start(&mut self, fixed_newstyle: bool) -> Result<Next, HandshakeError> {
         self.dialect.fixed_newstyle = fixed_newstyle;
         match (fixed_newstyle, &self.goal) {
-            (true, _) => Ok(Next::Option(Stage::ExtendedHeaders, Vec::new())),
+            (true, _) => Ok(match self.best {
+                ReplyMode::Extended => Next::Option(Stage::ExtendedHeaders, Vec::new()),
+                ReplyMode::Structured => Next::Option(Stage::StructuredReply, Vec::new()),
+                ReplyMode::Simple => self.pursue(),
+            }),
             (false, Goal::List) => Err(HandshakeError::CannotList),
             // "In non-fixed newstyle only one option can be set (`NBD_OPT_EXPORT_NAME`)."
             (false, _) => Ok(Next::ExportName),
