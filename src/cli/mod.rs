@@ -1,5 +1,6 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
 
+pub mod bench;
 mod describe;
 pub mod info;
 pub mod list;
@@ -32,6 +33,8 @@ pub enum Command {
     List(list::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
+    /// Generate load on an export and measure its latency
+    Bench(Box<bench::Args>),
 }
 
 /// How a command ended; `main` maps it to the exit code.
@@ -76,6 +79,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Info(args) => info::run(args),
         Command::List(args) => list::run(args),
         Command::Map(args) => map::run(args),
+        Command::Bench(args) => bench::run(*args),
     }
 }
 

@@ -1,0 +1,260 @@
+//! `ringnbd bench`: load on any NBD server, and what it makes of it.
+
+mod fio;
+mod hlog;
+mod interrupt;
+mod progress;
+mod report;
+mod settings;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::Outcome;
+use super::describe::{json, outcome_of, print};
+use crate::client::load::{Interval, Load, LoadError, Observer, Results, Stop};
+use crate::client::uri::NbdUri;
+use crate::config::size::{parse_duration, parse_size};
+use hlog::{HistogramLog, LogFile};
+use progress::Progress;
+use settings::Settings;
+
+const LONG_HELP: &str = "\
+Examples:
+  ringnbd bench nbd://localhost/disk                             4 KiB random reads, 10 s
+  ringnbd bench 'nbd+unix:///?socket=/run/nbd.sock' --connections 4 --depth 32 --json
+  ringnbd bench nbd://h/disk --rw randrw --mix 70 --rate 50000 --duration 60s --hlog run.hlog
+  ringnbd bench nbd://h/scratch --rw randwrite --verify --size 1G --ops 1M
+  ringnbd bench nbd://h/disk --fio job.fio --connections 8
+
+Closed loop (no --rate): --depth requests are always in flight on each connection, and latency counts from the moment of
+sending. A server that stalls then stalls the load too, which hides the stall from the percentiles.
+Open loop (--rate): each operation has an intended start time and its latency counts from that, whether or not it could be
+sent then, so that a stall shows in full. The loop does not sleep shortly before a start; expect one busy core.
+
+read and write go through the area as one stream that all connections share.
+
+Exit codes: 0 done (errors of single requests are counted and reported), 1 a connection was lost, no request succeeded or
+content was wrong, 2 usage, or the load could not start.
+
+JSON keys:
+  uri export_size replies rw read_percent block_size depth connections rate offset size seed verify
+                  what was run; rate is null in a closed loop
+  elapsed         seconds, warm-up excluded
+  interrupted     true after Ctrl-C
+  failure         why it ended early, or null
+  total read write
+                  {operations, errors, bytes, iops, bytes_per_second, latency}, latency in nanoseconds: {min, mean, stddev,
+                  p50, p90, p99, p99_9, p99_99, max}, or null without operations
+  errors          answers with an error, by name: {\"EIO\": 3}
+  unstarted       operations of an open loop that were due and could not start before the end
+  per_connection  operations of the connections: {min, mean, max}
+  client_cpu      {seconds, cores, us_per_operation}
+  verification    null, or {checked, read_back, wrong, mismatches: [{kind, offset, expected, found}]}";
+
+/// What the operations are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadWrite {
+    /// Sequential reads
+    Read,
+    /// Sequential writes
+    Write,
+    /// Random reads
+    Randread,
+    /// Random writes
+    Randwrite,
+    /// Random reads and writes, by --mix
+    Randrw,
+}
+
+/// A form of replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReplyForm {
+    /// Simple replies
+    Simple,
+    /// Structured replies
+    Structured,
+    /// Extended headers
+    Extended,
+}
+
+/// Options of `ringnbd bench`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = LONG_HELP,
+    after_help = "`--help` shows examples, what open and closed loop measure, and the JSON keys."
+)]
+pub struct Args {
+    /// The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH
+    pub uri: Option<NbdUri>,
+    /// What to do [default: randread]
+    #[arg(long, value_name = "WHAT", help_heading = "Load")]
+    pub rw: Option<ReadWrite>,
+    /// Share of reads of --rw randrw, in percent [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100), help_heading = "Load")]
+    pub mix: Option<u8>,
+    /// Bytes of one operation [default: 4K]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Load")]
+    pub bs: Option<u64>,
+    /// Requests in flight on each connection [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), help_heading = "Load")]
+    pub depth: Option<u32>,
+    /// Connections [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=30000), help_heading = "Load")]
+    pub connections: Option<u32>,
+    /// Open loop: start so many operations a second over all connections, whatever the server does
+    #[arg(long, value_name = "OPS/S", value_parser = parse_count, help_heading = "Load")]
+    pub rate: Option<u64>,
+    /// How long operations start [default: 10s, or no limit with --ops]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Load")]
+    pub duration: Option<Duration>,
+    /// Run so long before anything counts [default: 0]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Load")]
+    pub warmup: Option<Duration>,
+    /// Stop after so many operations (1000, 50K, 2M)
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Load")]
+    pub ops: Option<u64>,
+    /// Bytes of the working area [default: to the end of the export]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Load")]
+    pub size: Option<u64>,
+    /// Where the working area begins [default: 0]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Load")]
+    pub offset: Option<u64>,
+    /// Of the places, the mix and the content [default: another one each time]
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub seed: Option<u64>,
+    /// Write content that tells where and when it was written, check every read, read all back at the end
+    #[arg(long, help_heading = "Load")]
+    pub verify: bool,
+    /// The form of replies to insist on [default: structured, else simple]
+    #[arg(long, value_name = "FORM", help_heading = "Load")]
+    pub replies: Option<ReplyForm>,
+    /// Read common keys of a fio job file (rw, bs, iodepth, numjobs, runtime, rate_iops, uri, ...); flags win
+    #[arg(long, value_name = "FILE", help_heading = "Load")]
+    pub fio: Option<PathBuf>,
+    /// Pin this process to a CPU
+    #[arg(long, value_name = "N")]
+    pub cpu: Option<usize>,
+    /// Print the results as JSON, or write them to FILE beside the table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub json: Option<String>,
+    /// Write latencies second by second to a HdrHistogram interval log, tagged read and write
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+}
+
+/// A number of operations, in powers of 1000.
+fn parse_count(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
+        Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),
+        _ => (text, 1),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(factor));
+    count.filter(|count| *count > 0).ok_or_else(|| "write a number above 0, such as 1000, 50K or 2M".into())
+}
+
+/// Everyone who watches a run.
+struct Watchers<'a> {
+    log: Option<HistogramLog<'a>>,
+    progress: Option<Progress>,
+}
+
+impl Observer for Watchers<'_> {
+    fn interval(&mut self, interval: &Interval<'_>) {
+        if let Some(log) = &mut self.log {
+            log.interval(interval);
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.interval(interval);
+        }
+    }
+
+    fn reading_back(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.reading_back();
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(mut args: Args) -> Outcome {
+    // `--json URI` reads the URI as the file's name.
+    if args.uri.is_none()
+        && let Some(uri) = args.json.as_deref().and_then(|text| text.parse().ok())
+    {
+        args.uri = Some(uri);
+        args.json = Some("-".into());
+    }
+    let settings = match Settings::resolve(&args) {
+        Ok(settings) => settings,
+        Err(sentence) => return Outcome::refused(sentence),
+    };
+    for warning in &settings.warnings {
+        eprintln!("ringnbd: {warning}");
+    }
+    match measure(&args, &settings) {
+        Ok(outcome) => outcome,
+        Err(outcome) => outcome,
+    }
+}
+
+fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
+    let refuse = |what: &str, error: std::io::Error| Outcome::refused(format_args!("cannot {what}: {error}"));
+    let log = args.hlog.as_deref().map(LogFile::create).transpose();
+    let mut log = log.map_err(|error| refuse("write the histogram log", error))?;
+    let stop = Arc::new(Stop::new().map_err(|error| refuse("make an eventfd", error))?);
+    interrupt::watch(&stop).map_err(|error| refuse("watch for signals", error))?;
+    if let Some(cpu) = args.cpu {
+        crate::sys::pin_to_cpu(cpu).map_err(|error| refuse(&format!("run on CPU {cpu}"), error))?;
+    }
+    interrupt::raise_file_limit();
+    let load = Load::prepare(settings.load.clone(), stop).map_err(|error| match error {
+        LoadError::Client(error) => outcome_of(&error),
+        error => Outcome::refused(error),
+    })?;
+    let description = report::Description::new(settings, &load);
+    let log = log.as_mut().map(|file| file.begin(settings.kinds(), &description.to_string())).transpose();
+    let log = log.map_err(|error| refuse("write the histogram log", error))?;
+    let mut watchers = Watchers { log, progress: Progress::on_terminal() };
+    let results = load.run(&mut watchers);
+    if let Some(progress) = watchers.progress {
+        progress.end();
+    }
+    if let Some(Err(error)) = watchers.log.map(HistogramLog::finish) {
+        return Err(Outcome::failed(format_args!("cannot write the histogram log: {error}")));
+    }
+    tell(args, &description, &results)?;
+    Ok(judge(&results))
+}
+
+/// The results, as they were asked for.
+fn tell(args: &Args, description: &report::Description, results: &Results) -> Result<(), Outcome> {
+    let as_json = || json(&report::ResultsJson::new(description, results));
+    let text = match args.json.as_deref() {
+        Some("-") => as_json(),
+        Some(file) => {
+            std::fs::write(file, as_json())
+                .map_err(|error| Outcome::failed(format_args!("cannot write {file}: {error}")))?;
+            report::as_table(description, results)
+        }
+        None => report::as_table(description, results),
+    };
+    match print(&text) {
+        Outcome::Done => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn judge(results: &Results) -> Outcome {
+    match &results.failure {
+        Some(failure) => Outcome::failed(failure),
+        None if results.operations() == 0 && results.error_count() > 0 => {
+            Outcome::failed("no request succeeded; the results tell the errors")
+        }
+        None => Outcome::Done,
+    }
+}

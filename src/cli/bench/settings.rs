@@ -1,0 +1,116 @@
+//! What to run: flags over a fio job file over the defaults.
+
+use std::time::{Duration, SystemTime};
+
+use super::fio::Job;
+use super::{Args, ReadWrite, ReplyForm};
+use crate::client::Timeouts;
+use crate::client::load::pattern::UNIT;
+use crate::client::load::{Kind, LoadOptions, Pattern, Replies};
+use crate::nbd::session::ReplyMode;
+
+/// Everything that a run needs.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) load: LoadOptions,
+    pub(super) rw: ReadWrite,
+    /// For stderr: what of the job file has no effect.
+    pub(super) warnings: Vec<String>,
+}
+
+impl ReadWrite {
+    fn pattern(self, mix: u8) -> Pattern {
+        let (is_random, read_percent) = match self {
+            Self::Read => (false, 100),
+            Self::Write => (false, 0),
+            Self::Randread => (true, 100),
+            Self::Randwrite => (true, 0),
+            Self::Randrw => (true, mix),
+        };
+        Pattern { is_random, read_percent }
+    }
+}
+
+impl ReplyForm {
+    const fn mode(self) -> ReplyMode {
+        match self {
+            Self::Simple => ReplyMode::Simple,
+            Self::Structured => ReplyMode::Structured,
+            Self::Extended => ReplyMode::Extended,
+        }
+    }
+}
+
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+impl Settings {
+    /// Flags win over the job file.
+    ///
+    /// # Errors
+    /// A sentence with the cause and the remedy.
+    pub(super) fn resolve(args: &Args) -> Result<Self, String> {
+        let mut warnings = Vec::new();
+        let job = match &args.fio {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                let text = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                Job::parse(&text, &mut warnings).map_err(|error| format!("{}: {error}", path.display()))?
+            }
+            None => Job::default(),
+        };
+        let uri =
+            args.uri.clone().or(job.uri).ok_or("no URI: name the export, as in nbd://localhost/disk")?;
+        let rw = args.rw.or(job.rw).unwrap_or(ReadWrite::Randread);
+        let verify = args.verify || job.verify;
+        let pattern = rw.pattern(args.mix.or(job.mix).unwrap_or(50));
+        if args.mix.is_some() && rw != ReadWrite::Randrw {
+            return Err("--mix needs --rw randrw".into());
+        }
+        let block_size = args.bs.or(job.bs).unwrap_or(4096);
+        let longest = crate::ring::LARGEST_LEASE as u64;
+        let block_size =
+            u32::try_from(block_size).ok().filter(|size| *size > 0 && u64::from(*size) <= longest);
+        let block_size = block_size.ok_or("--bs must be from 1 to 32M")?;
+        if verify && pattern.read_percent == 100 {
+            return Err(
+                "--verify checks what the run itself wrote: choose --rw write, randwrite or randrw".into()
+            );
+        }
+        if verify && !block_size.is_multiple_of(UNIT as u32) {
+            return Err(format!("--verify needs a --bs that is a multiple of {UNIT}"));
+        }
+        let operations = args.ops.or(job.operations);
+        let duration = args.duration.or(job.duration);
+        let load = LoadOptions {
+            uri,
+            pattern,
+            block_size,
+            depth: args.depth.or(job.depth).unwrap_or(1) as usize,
+            connections: args.connections.or(job.connections).unwrap_or(1) as usize,
+            rate: args.rate.or(job.rate),
+            duration: duration.or(operations.is_none().then_some(DEFAULT_DURATION)),
+            warm_up: args.warmup.or(job.warm_up).unwrap_or_default(),
+            operations,
+            offset: args.offset.or(job.offset).unwrap_or(0),
+            size: args.size.or(job.size),
+            seed: args.seed.or(job.seed).unwrap_or_else(another_seed),
+            verify,
+            replies: args.replies.map_or(Replies::Best, |form| Replies::Exactly(form.mode())),
+            timeouts: Timeouts::default(),
+        };
+        Ok(Self { load, rw, warnings })
+    }
+
+    /// The kinds of operations that the load has.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        let percent = self.load.pattern.read_percent;
+        let has = |kind: &Kind| if *kind == Kind::Read { percent > 0 } else { percent < 100 };
+        Kind::ALL.into_iter().filter(has).collect()
+    }
+}
+
+/// Small enough for every JSON reader, and another one each time.
+fn another_seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)) >> 12
+}

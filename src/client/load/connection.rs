@@ -1,0 +1,165 @@
+//! One connection under load: its requests, its send in the making, its stream of replies.
+
+use super::framing::{Framer, Piece};
+use super::plan::{Area, Kind, Planned};
+use super::slots::{Slot, Slots};
+use crate::nbd::chunks::ReplyError;
+use crate::nbd::client_request::ClientRequest;
+use crate::nbd::session::ReplyMode;
+use crate::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE};
+use crate::ring::{FileIndex, Lease, SendBatch};
+
+/// Pieces of one send that the kernel takes (`UIO_MAXIOV`).
+const MOST_PIECES: usize = 1024;
+/// Bytes of the longest request header.
+const HEADER: usize = 32;
+
+/// A connection in the transmission phase.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: FileIndex,
+    pub(super) slots: Slots,
+    /// Successful operations.
+    pub(super) completed: u64,
+    /// Stands on the list of those that could start something.
+    pub(super) is_listed: bool,
+    mode: ReplyMode,
+    framer: Framer,
+    /// The send in the making; `None` while it is in flight.
+    batch: Option<Box<SendBatch>>,
+    /// Requests in the batch whose start is the moment of sending.
+    unsent: Vec<u64>,
+    header: Vec<u8>,
+}
+
+/// What a connection tells of its stream; the cookie names the slot.
+pub(super) trait Heed {
+    /// Bytes of a READ.
+    fn data(&mut self, slot: u32, start: u64, bytes: &[u8]);
+    /// Zeroes of a READ.
+    fn hole(&mut self, slot: u32, start: u64, length: u64);
+    /// A request is over; its slot is free.
+    fn done(&mut self, slot: u32, request: &Slot);
+}
+
+impl Connection {
+    pub(super) fn new(socket: FileIndex, mode: ReplyMode, depth: usize, block_size: u32) -> Self {
+        // A write takes two pieces; reads share one.
+        let pieces = (2 * depth + 1).min(MOST_PIECES);
+        Self {
+            socket,
+            slots: Slots::new(depth, block_size),
+            completed: 0,
+            is_listed: false,
+            mode,
+            framer: Framer::new(mode),
+            batch: Some(Box::new(SendBatch::with_capacity(pieces, HEADER * (depth + 1)))),
+            unsent: Vec::with_capacity(depth),
+            header: Vec::with_capacity(HEADER),
+        }
+    }
+
+    /// Whether a request can be started now.
+    #[inline]
+    pub(super) fn can_start(&self) -> bool {
+        let has_room = |batch: &SendBatch| batch.room() >= 2 && batch.header_room() >= HEADER;
+        self.slots.free() > 0 && self.batch.as_deref().is_some_and(has_room)
+    }
+
+    /// Puts a request into the batch, a WRITE with its payload.
+    #[inline]
+    pub(super) fn start(
+        &mut self,
+        planned: &Planned,
+        area: &Area,
+        generation: u32,
+        payload: Option<(Lease, u32)>,
+    ) {
+        let Planned { kind, block, intended } = *planned;
+        let offset = area.offset_of(block);
+        let (_, cookie) = self.slots.take(kind, block, offset, intended.unwrap_or_default());
+        self.slots.get_mut(cookie).generation = generation;
+        if intended.is_none() {
+            self.unsent.push(cookie);
+        }
+        let command = if kind == Kind::Read { NBD_CMD_READ } else { NBD_CMD_WRITE };
+        let length = u64::from(area.block_size);
+        self.push_header(ClientRequest { command, flags: 0, cookie, offset, length });
+        if let Some((lease, start)) = payload {
+            let batch = self.batch.as_deref_mut().expect("seen by `can_start`");
+            batch.push_lease(lease, start as usize..start as usize + area.block_size as usize);
+        }
+    }
+
+    #[inline]
+    fn push_header(&mut self, request: ClientRequest) {
+        self.header.clear();
+        request.encode(self.mode, &mut self.header);
+        self.batch.as_deref_mut().expect("no send is in flight").push_header(&self.header);
+    }
+
+    /// Puts the request to disconnect into the batch, if no send is in flight.
+    pub(super) fn say_goodbye(&mut self) {
+        if self.batch.is_some() {
+            let command = crate::nbd::wire::NBD_CMD_DISC;
+            self.push_header(ClientRequest { command, flags: 0, cookie: 0, offset: 0, length: 0 });
+        }
+    }
+
+    /// The batch to send now, if there is anything in it. Requests without an intended start begin at `now`.
+    #[inline]
+    pub(super) fn take_batch(&mut self, now: u64) -> Option<Box<SendBatch>> {
+        for cookie in self.unsent.drain(..) {
+            self.slots.get_mut(cookie).start = now;
+        }
+        self.batch.take_if(|batch| !batch.is_empty())
+    }
+
+    /// The send has ended.
+    pub(super) fn sent(&mut self, mut batch: Box<SendBatch>) {
+        batch.clear();
+        self.batch = Some(batch);
+    }
+
+    /// Takes what was received.
+    ///
+    /// # Errors
+    /// [`ReplyError`]: the server broke the protocol.
+    #[inline]
+    pub(super) fn feed(&mut self, mut input: &[u8], heed: &mut impl Heed) -> Result<(), ReplyError> {
+        let Self { framer, slots, completed, .. } = self;
+        while let Some(piece) = framer.feed(&mut input, |cookie| slots.asked(cookie))? {
+            match piece {
+                Piece::Data { cookie, offset, bytes } => {
+                    let slot = slots.get_mut(cookie);
+                    slot.covered += bytes.len() as u64;
+                    heed.data(cookie as u32, offset - slot.offset, bytes);
+                }
+                Piece::Hole { cookie, offset, length } => {
+                    let slot = slots.get_mut(cookie);
+                    slot.covered += length;
+                    heed.hole(cookie as u32, offset - slot.offset, length);
+                }
+                Piece::Failed { cookie, error } => {
+                    let slot = slots.get_mut(cookie);
+                    if slot.error == 0 {
+                        slot.error = error;
+                    }
+                }
+                Piece::Done { cookie } => {
+                    let asked = slots.asked(cookie).expect("the framer vouches for it").length;
+                    let slot = slots.release(cookie);
+                    if slot.error == 0 {
+                        let got = slot.covered;
+                        if slot.kind == Kind::Read && got != asked {
+                            return Err(ReplyError::Incomplete { got, asked });
+                        }
+                        *completed += 1;
+                    }
+                    heed.done(cookie as u32, &slot);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Replies in the stream of a connection under load: the lean brother of [`crate::nbd::chunks`].
+//!
+//! It keeps nothing per request and copies nothing but a header that a receive cut in two. What a reply may say is checked against
+//! the request that its cookie names, so that a broken server ends the run rather than skews it; that each byte of a READ is
+//! there exactly once is checked by the sum of the lengths only.
+
+use super::reply_head::{Body, Head, LONGEST_HEAD, Parsed, parse_head};
+use crate::nbd::chunks::ReplyError;
+use crate::nbd::session::ReplyMode;
+use crate::nbd::wire::*;
+
+/// What a reply may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// A READ; else a WRITE.
+    pub(super) is_read: bool,
+    /// Bytes from the start of the export.
+    pub(super) offset: u64,
+    /// Bytes.
+    pub(super) length: u64,
+}
+
+/// What the stream brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// Bytes of a READ; a chunk may come as several pieces.
+    Data { cookie: u64, offset: u64, bytes: &'a [u8] },
+    /// Zeroes of a READ.
+    Hole { cookie: u64, offset: u64, length: u64 },
+    /// The request failed with that error value; the end of its reply still follows.
+    Failed { cookie: u64, error: u32 },
+    /// The reply is complete.
+    Done { cookie: u64 },
+}
+
+/// Where a connection's stream stands.
+#[derive(Debug)]
+pub(super) struct Framer {
+    mode: ReplyMode,
+    state: State,
+    /// The beginning of a header whose rest has not come.
+    stash: [u8; LONGEST_HEAD],
+    stashed: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Head,
+    Data {
+        cookie: u64,
+        offset: u64,
+        left: u64,
+        is_last: bool,
+    },
+    /// The text of an error chunk.
+    Skip {
+        cookie: u64,
+        left: u64,
+        is_last: bool,
+    },
+    Done(u64),
+}
+
+impl Framer {
+    pub(super) fn new(mode: ReplyMode) -> Self {
+        Self { mode, state: State::Head, stash: [0; LONGEST_HEAD], stashed: 0 }
+    }
+
+    /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked` gives the request in
+    /// flight that has a cookie.
+    ///
+    /// # Errors
+    /// [`ReplyError`]: the server broke the protocol.
+    #[inline]
+    pub(super) fn feed<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        asked: impl Fn(u64) -> Option<Asked>,
+    ) -> Result<Option<Piece<'a>>, ReplyError> {
+        loop {
+            match self.state {
+                State::Head => {
+                    let Some(head) = self.head(input)? else { return Ok(None) };
+                    let request = asked(head.cookie).ok_or(ReplyError::Cookie(head.cookie))?;
+                    if let Some(piece) = self.begin(head, request)? {
+                        return Ok(Some(piece));
+                    }
+                }
+                State::Data { cookie, offset, left, is_last } => {
+                    let taken = left.min(input.len() as u64);
+                    if taken == 0 {
+                        return Ok(None);
+                    }
+                    let (bytes, rest) = input.split_at(taken as usize);
+                    *input = rest;
+                    self.state = if taken == left {
+                        after(cookie, is_last)
+                    } else {
+                        State::Data { cookie, offset: offset + taken, left: left - taken, is_last }
+                    };
+                    return Ok(Some(Piece::Data { cookie, offset, bytes }));
+                }
+                State::Skip { cookie, left, is_last } => {
+                    let taken = left.min(input.len() as u64);
+                    *input = &input[taken as usize..];
+                    if taken < left {
+                        self.state = State::Skip { cookie, left: left - taken, is_last };
+                        return Ok(None);
+                    }
+                    self.state = after(cookie, is_last);
+                }
+                State::Done(cookie) => {
+                    self.state = State::Head;
+                    return Ok(Some(Piece::Done { cookie }));
+                }
+            }
+        }
+    }
+
+    /// The next header, once it is complete.
+    #[inline]
+    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, ReplyError> {
+        if self.stashed == 0
+            && let Parsed::Head(head, length) = parse_head(self.mode, input)?
+        {
+            *input = &input[length..];
+            return Ok(Some(head));
+        }
+        self.stashed_head(input)
+    }
+
+    /// The same for a header that comes in parts.
+    #[cold]
+    fn stashed_head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, ReplyError> {
+        loop {
+            match parse_head(self.mode, &self.stash[..self.stashed])? {
+                Parsed::Head(head, _) => {
+                    self.stashed = 0;
+                    return Ok(Some(head));
+                }
+                Parsed::Need(length) => {
+                    let taken = (length - self.stashed).min(input.len());
+                    if taken == 0 {
+                        return Ok(None);
+                    }
+                    self.stash[self.stashed..][..taken].copy_from_slice(&input[..taken]);
+                    self.stashed += taken;
+                    *input = &input[taken..];
+                }
+            }
+        }
+    }
+
+    /// What a header means for the request it answers.
+    #[inline]
+    fn begin(&mut self, head: Head, request: Asked) -> Result<Option<Piece<'static>>, ReplyError> {
+        let Head { cookie, echoed, is_last, body } = head;
+        if let Some(got) = echoed.filter(|offset| *offset != request.offset) {
+            return Err(ReplyError::Offset { got, asked: request.offset });
+        }
+        let command = if request.is_read { NBD_CMD_READ } else { NBD_CMD_WRITE };
+        self.state = after(cookie, is_last);
+        match body {
+            // "MUST NOT use a simple reply for `NBD_CMD_READ`" once structured replies are in force.
+            Body::Simple(_) if request.is_read && self.mode == ReplyMode::Structured => {
+                Err(ReplyError::Simple(command))
+            }
+            Body::Simple(0) if request.is_read => {
+                let Asked { offset, length: left, .. } = request;
+                self.state = State::Data { cookie, offset, left, is_last };
+                Ok(None)
+            }
+            Body::Simple(0) | Body::Nothing => Ok(None),
+            Body::Simple(error) => Ok(Some(Piece::Failed { cookie, error })),
+            Body::Data { at: offset, length: left } if request.is_read => {
+                check_range(request, offset, left)?;
+                self.state = State::Data { cookie, offset, left, is_last };
+                Ok(None)
+            }
+            Body::Hole { at: offset, length } if request.is_read => {
+                check_range(request, offset, length)?;
+                Ok(Some(Piece::Hole { cookie, offset, length }))
+            }
+            Body::Error { error: 0, .. } => {
+                Err(ReplyError::Malformed { kind: NBD_REPLY_TYPE_ERROR, what: "has no error value" })
+            }
+            Body::Error { error, left } => {
+                self.state = State::Skip { cookie, left, is_last };
+                Ok(Some(Piece::Failed { cookie, error }))
+            }
+            Body::Data { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_DATA, command }),
+            Body::Hole { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_HOLE, command }),
+            Body::Unknown(kind) => Err(ReplyError::Kind { kind, command }),
+        }
+    }
+}
+
+fn after(cookie: u64, is_last: bool) -> State {
+    if is_last { State::Done(cookie) } else { State::Head }
+}
+
+fn check_range(request: Asked, offset: u64, length: u64) -> Result<(), ReplyError> {
+    let end = offset.checked_add(length);
+    let is_inside = length > 0
+        && offset >= request.offset
+        && end.is_some_and(|end| end - request.offset <= request.length);
+    if is_inside { Ok(()) } else { Err(ReplyError::Outside { offset, length }) }
+}

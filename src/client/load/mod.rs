@@ -1,0 +1,199 @@
+//! A load generator for NBD servers: one thread, one ring, many connections.
+//!
+//! What it does next is decided by [`plan`] (pure), what the stream of replies means by `framing` (pure), what content must be there
+//! by `pattern` and `tracker` (pure); `run` is the loop that moves bytes and reads the clock.
+//!
+//! *Closed loop*: as many requests as the depth allows are always in flight; latency counts from the moment at which the request is
+//! handed to the kernel. *Open loop* (a rate is given): requests have intended start times, and latency counts from those, so that a
+//! stall of the server shows in full in the percentiles of all the requests that it delayed, sent or not ("coordinated omission").
+
+mod complete;
+mod connection;
+mod framing;
+pub mod pattern;
+pub mod plan;
+mod random;
+mod reply_head;
+pub mod results;
+mod run;
+mod set_up;
+mod slots;
+mod start;
+mod tracker;
+pub mod verify;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::{ClientError, Timeouts};
+use crate::block::BlockError;
+use crate::client::uri::NbdUri;
+use crate::nbd::chunks::ReplyError;
+use crate::nbd::session::ReplyMode;
+use crate::ring::RingError;
+use crate::sys::Doorbell;
+
+pub use plan::{Area, Kind, Pattern};
+pub use results::{KindResults, Results};
+pub use set_up::Load;
+
+/// What load to generate.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The export.
+    pub uri: NbdUri,
+    /// Operations and their places.
+    pub pattern: Pattern,
+    /// Bytes of one operation.
+    pub block_size: u32,
+    /// Requests in flight on one connection.
+    pub depth: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Open loop: operations in a second over all connections.
+    pub rate: Option<u64>,
+    /// How long operations start, after the warm-up; `None`: until `operations` have.
+    pub duration: Option<Duration>,
+    /// How long the load runs before anything counts.
+    pub warm_up: Duration,
+    /// How many operations start, after the warm-up.
+    pub operations: Option<u64>,
+    /// Where the working area begins, in bytes from the start of the export.
+    pub offset: u64,
+    /// Bytes of the working area; `None`: to the end of the export.
+    pub size: Option<u64>,
+    /// Of the places, the mix and the content.
+    pub seed: u64,
+    /// Write content that tells where and when it was written, check what is read, and read everything back at the end.
+    pub verify: bool,
+    /// The form of replies to ask for.
+    pub replies: Replies,
+    /// How long to wait for the server.
+    pub timeouts: Timeouts,
+}
+
+/// Which form of replies to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replies {
+    /// Structured where the server has them, else simple.
+    Best,
+    /// This one or none.
+    Exactly(ReplyMode),
+}
+
+/// Why there was no run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The ring could not be set up.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The server could not be reached or did not agree.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The export does not allow what was asked.
+    #[error("{0}")]
+    Unfit(String),
+    /// The operating system refused something.
+    #[error("cannot set up {0}: {1}")]
+    System(&'static str, std::io::Error),
+}
+
+/// Why a run ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The server closed a connection.
+    #[error("the server closed connection {connection} with {in_flight} requests in flight")]
+    Closed {
+        /// Its number, from 0.
+        connection: usize,
+        /// Requests without a reply.
+        in_flight: usize,
+    },
+    /// A socket failed.
+    #[error("connection {connection} failed with {in_flight} requests in flight: {}", std::io::Error::from_raw_os_error(*.errno))]
+    Socket {
+        /// Its number, from 0.
+        connection: usize,
+        /// Requests without a reply.
+        in_flight: usize,
+        /// Of the kernel.
+        errno: i32,
+    },
+    /// The server broke the protocol.
+    #[error("connection {connection}: {error}")]
+    Protocol {
+        /// Its number, from 0.
+        connection: usize,
+        /// How.
+        error: ReplyError,
+    },
+    /// Replies did not come.
+    #[error("the server did not answer {in_flight} requests within {}", humantime::format_duration(*.waited))]
+    Silent {
+        /// Requests without a reply.
+        in_flight: usize,
+        /// After the last request was sent.
+        waited: Duration,
+    },
+    /// The content was wrong; the verification says how.
+    #[error("verification failed: {0}")]
+    Content(String),
+    /// A block could not be read back.
+    #[error("the block at {offset} could not be read back: {error}")]
+    ReadBack {
+        /// Bytes from the start of the export.
+        offset: u64,
+        /// What the server answered.
+        error: BlockError,
+    },
+}
+
+/// A way to end a run from another thread.
+#[derive(Debug)]
+pub struct Stop {
+    is_requested: AtomicBool,
+    doorbell: Doorbell,
+}
+
+impl Stop {
+    /// Nothing is requested yet.
+    ///
+    /// # Errors
+    /// `EMFILE` and the like.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { is_requested: AtomicBool::new(false), doorbell: Doorbell::new()? })
+    }
+
+    /// Asks the run to start no more operations and to end when those in flight are answered.
+    pub fn request(&self) {
+        self.is_requested.store(true, Ordering::Release);
+        self.doorbell.ring();
+    }
+
+    fn is_requested(&self) -> bool {
+        self.is_requested.load(Ordering::Acquire)
+    }
+}
+
+/// One second of a run, or what remains at its end.
+#[derive(Debug)]
+pub struct Interval<'a> {
+    /// From the end of the warm-up; zero during it.
+    pub start: Duration,
+    /// How long it took.
+    pub length: Duration,
+    /// Nothing of it counts.
+    pub is_warm_up: bool,
+    /// Latencies, by the index of [`Kind`], in nanoseconds.
+    pub latency: [&'a Histogram<u64>; 2],
+}
+
+/// Who is told how a run goes on.
+pub trait Observer {
+    /// About once a second, and at the end of the warm-up and of the run.
+    fn interval(&mut self, interval: &Interval<'_>);
+    /// All operations are over and written blocks are now read back.
+    fn reading_back(&mut self) {}
+}

@@ -1,0 +1,205 @@
+//! Content that tells where and when it was written: each unit of 512 bytes carries its seed, its offset and its generation.
+
+use std::fmt;
+
+use super::random::mix;
+
+/// Bytes of one unit: what every device writes as a whole.
+pub const UNIT: usize = 512;
+/// The first eight bytes of a unit.
+const MAGIC: u64 = u64::from_le_bytes(*b"rnbdload");
+
+/// What a unit says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Of the run that wrote it.
+    pub seed: u64,
+    /// Bytes from the start of the export.
+    pub offset: u64,
+    /// Counts the writes of its block, from 1.
+    pub generation: u32,
+}
+
+impl Stamp {
+    fn word(&self, index: usize, filler: u64) -> u64 {
+        match index {
+            0 => MAGIC,
+            1 => self.seed,
+            2 => self.offset,
+            3 => self.generation.into(),
+            _ => filler.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        }
+    }
+
+    /// Differs in every word of the filler from that of any other stamp, but for one chance in 2^64.
+    fn filler(&self) -> u64 {
+        mix(mix(self.seed ^ mix(self.offset)) ^ u64::from(self.generation))
+    }
+
+    /// Fills a unit.
+    fn write(&self, unit: &mut [u8]) {
+        let filler = self.filler();
+        for (index, word) in unit.chunks_exact_mut(8).enumerate() {
+            word.copy_from_slice(&self.word(index, filler).to_le_bytes());
+        }
+    }
+
+    /// Whether a unit is as this stamp writes it.
+    fn is_on(&self, unit: &[u8]) -> bool {
+        let filler = self.filler();
+        unit.chunks_exact(8).enumerate().all(|(index, word)| word == self.word(index, filler).to_le_bytes())
+    }
+}
+
+/// Fills `bytes`, whole units, with the content of a generation at `offset`.
+pub fn fill(bytes: &mut [u8], stamp: Stamp) {
+    for (index, unit) in bytes.chunks_exact_mut(UNIT).enumerate() {
+        Stamp { offset: stamp.offset + (index * UNIT) as u64, ..stamp }.write(unit);
+    }
+}
+
+/// What stands in a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A whole unit of some run.
+    Stamped(Stamp),
+    /// The fields of a unit, with other bytes behind them.
+    Damaged(Stamp),
+    /// Zeroes.
+    Zeroes,
+    /// Anything else, with its first eight bytes.
+    Unknown([u8; 8]),
+}
+
+impl Found {
+    fn of(unit: &[u8]) -> Self {
+        let word = |index: usize| u64::from_le_bytes(*unit[index * 8..].first_chunk().expect("a whole unit"));
+        if unit.iter().all(|byte| *byte == 0) {
+            return Self::Zeroes;
+        }
+        let generation = u32::try_from(word(3));
+        let (MAGIC, Ok(generation)) = (word(0), generation) else {
+            return Self::Unknown(*unit.first_chunk().expect("a whole unit"));
+        };
+        let stamp = Stamp { seed: word(1), offset: word(2), generation };
+        if stamp.is_on(unit) { Self::Stamped(stamp) } else { Self::Damaged(stamp) }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stamp = |f: &mut fmt::Formatter<'_>, Stamp { seed, offset, generation }: &Stamp| {
+            write!(f, "generation {generation} of offset {offset}, seed {seed:#x}")
+        };
+        match self {
+            Self::Stamped(found) => stamp(f, found),
+            Self::Damaged(found) => {
+                f.write_str("damaged bytes that began as ")?;
+                stamp(f, found)
+            }
+            Self::Zeroes => f.write_str("zeroes"),
+            Self::Unknown(bytes) => write!(f, "bytes of no run ({} ...)", bytes.escape_ascii()),
+        }
+    }
+}
+
+/// How a block is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// All of it is an older generation: the last write is lost, or an old copy was read.
+    Stale,
+    /// Parts of it are right, or its parts are of different generations.
+    Torn,
+    /// It is the content of another place.
+    Swapped,
+    /// It was written with another seed: by another run.
+    Foreign,
+    /// Nothing of it was ever written here: the write is lost.
+    Lost,
+    /// Bytes that nobody wrote.
+    Corrupt,
+}
+
+impl Wrong {
+    /// One word for reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Torn => "torn",
+            Self::Swapped => "swapped",
+            Self::Foreign => "foreign",
+            Self::Lost => "lost",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// A block that is not what was last written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// How it is wrong.
+    pub wrong: Wrong,
+    /// Of the first wrong unit, with what it should be.
+    pub expected: Stamp,
+    /// In the first wrong unit.
+    pub found: Found,
+    /// Units of the block.
+    pub units: usize,
+    /// Units that are wrong.
+    pub wrong_units: usize,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wrong, expected, found, units, wrong_units } = self;
+        write!(
+            f,
+            "{} block at offset {}: expected generation {} of seed {:#x}, found {found} ({wrong_units} of {units} units of 512 bytes \
+             are wrong)",
+            wrong.name(),
+            expected.offset,
+            expected.generation,
+            expected.seed,
+        )
+    }
+}
+
+/// Checks that `bytes`, whole units, are the content of `expected`.
+///
+/// # Errors
+/// [`Mismatch`], with the first wrong unit.
+pub fn check(bytes: &[u8], expected: Stamp) -> Result<(), Box<Mismatch>> {
+    let at = |index: usize| Stamp { offset: expected.offset + (index * UNIT) as u64, ..expected };
+    let units = || bytes.chunks_exact(UNIT).enumerate();
+    if units().all(|(index, unit)| at(index).is_on(unit)) {
+        return Ok(());
+    }
+    let found: Vec<Found> = units().map(|(_, unit)| Found::of(unit)).collect();
+    let is_right = |index: usize| found[index] == Found::Stamped(at(index));
+    let first = (0..found.len()).find(|index| !is_right(*index)).expect("one is wrong");
+    let wrong_units = (0..found.len()).filter(|index| !is_right(*index)).count();
+    let wrong = classify(&found, &at, wrong_units);
+    Err(Box::new(Mismatch {
+        wrong,
+        expected: at(first),
+        found: found[first],
+        units: found.len(),
+        wrong_units,
+    }))
+}
+
+fn classify(found: &[Found], at: &impl Fn(usize) -> Stamp, wrong_units: usize) -> Wrong {
+    if wrong_units < found.len() {
+        return Wrong::Torn;
+    }
+    let mut kinds = found.iter().enumerate().map(|(index, found)| match found {
+        Found::Stamped(stamp) if stamp.seed != at(index).seed => (Wrong::Foreign, 0),
+        Found::Stamped(stamp) if stamp.offset != at(index).offset => (Wrong::Swapped, 0),
+        Found::Stamped(stamp) if stamp.generation < at(index).generation => (Wrong::Stale, stamp.generation),
+        Found::Zeroes => (Wrong::Lost, 0),
+        _ => (Wrong::Corrupt, 0),
+    });
+    let first = kinds.next().expect("a block has units");
+    // Different generations, or old content beside none, are halves of different writes.
+    if kinds.all(|kind| kind == first) { first.0 } else { Wrong::Torn }
+}

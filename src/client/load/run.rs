@@ -1,0 +1,316 @@
+//! The loop of the load generator.
+
+use std::time::{Duration, Instant};
+
+use super::plan::Pacer;
+use super::results::{Recorder, Results};
+use super::set_up::Load;
+use super::{Failure, Interval, Observer};
+use crate::ring::{Completion, Event, Operation, Owner, Wait};
+
+/// Completions handled in one turn.
+const COMPLETIONS: usize = 4096;
+/// The length of an interval.
+const TICK: u64 = 1_000_000_000;
+/// How long before an intended start the loop stops sleeping: the kernel may wake it late by 50 µs and more.
+const SPIN: u64 = 150_000;
+/// How long requests in flight are waited for after the last one started.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a last word to the server may take.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing counts yet, until that time.
+    WarmUp(u64),
+    Measure,
+    /// Every block that was written is read; the next one to look at.
+    ReadBack(u64),
+}
+
+/// A run. All times are nanoseconds since `epoch`.
+pub(super) struct Run<'a> {
+    pub(super) load: &'a mut Load,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) epoch: Instant,
+    pub(super) phase: Phase,
+    pub(super) recorder: Recorder,
+    /// Since when results count.
+    pub(super) measure_start: u64,
+    pub(super) cpu_start: Duration,
+    pub(super) interval_start: u64,
+    pub(super) next_tick: u64,
+    /// A timer is in flight.
+    pub(super) is_timed: bool,
+    /// Connections that could start something.
+    pub(super) ready: Vec<u32>,
+    /// Connections whose batch is to be sent.
+    pub(super) filled: Vec<u32>,
+    /// The connection that is first to start the next operation of an open loop.
+    pub(super) rotation: usize,
+    /// The plan has no more operations; since when.
+    pub(super) exhausted: Option<u64>,
+    pub(super) in_flight: usize,
+    pub(super) last_completion: u64,
+    /// Taken when the measuring ended.
+    pub(super) measured: Option<Measured>,
+    pub(super) is_interrupted: bool,
+}
+
+/// What is known when the measuring ends.
+pub(super) struct Measured {
+    cpu: Duration,
+    /// Operations of each connection.
+    connections: Vec<u64>,
+    unstarted: u64,
+}
+
+impl Load {
+    /// Runs the load to its end.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Results {
+        let mut run = Run::new(&mut self, observer);
+        let failure = run.until_over().err();
+        let results = run.finish(failure);
+        self.part();
+        results
+    }
+
+    /// Says goodbye on every connection, so that the server does not log a broken one.
+    fn part(mut self) {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            connection.say_goodbye();
+            if let Some(batch) = connection.take_batch(0) {
+                let operation = Operation::Send { socket: connection.socket, batch };
+                self.ring.push(operation, Owner::Connection(index as u32));
+            }
+        }
+        // Sends complete as they are submitted unless the server does not read; the ring ends what is left.
+        let mut events = Vec::new();
+        self.ring.submit_and_reap(Wait::AtMost(GOODBYE), COMPLETIONS, &mut events);
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(load: &'a mut Load, observer: &'a mut dyn Observer) -> Self {
+        let connections = load.connections.len();
+        let warm_up = load.options.warm_up.as_nanos() as u64;
+        load.plan.pace(load.options.rate.map(|rate| Pacer::new(0, rate)));
+        Self {
+            load,
+            observer,
+            epoch: Instant::now(),
+            phase: Phase::WarmUp(warm_up),
+            recorder: Recorder::new(),
+            measure_start: 0,
+            cpu_start: Duration::ZERO,
+            interval_start: 0,
+            next_tick: TICK,
+            is_timed: false,
+            ready: Vec::with_capacity(connections),
+            filled: Vec::with_capacity(connections),
+            rotation: 0,
+            exhausted: None,
+            in_flight: 0,
+            last_completion: 0,
+            measured: None,
+            is_interrupted: false,
+        }
+    }
+
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+
+    fn until_over(&mut self) -> Result<(), Failure> {
+        let mut events = Vec::with_capacity(COMPLETIONS);
+        for key in 0..self.load.connections.len() as u32 {
+            self.receive(key, false);
+            self.list(key);
+        }
+        loop {
+            let now = self.now();
+            self.advance(now)?;
+            let next_start = self.fill(now);
+            if self.exhausted.is_some() && self.in_flight == 0 {
+                if !self.begin_read_back() {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.flush();
+            self.keep_time(now);
+            self.submit_and_reap(next_start, &mut events);
+            let now = self.now();
+            for event in events.drain(..) {
+                match event {
+                    Event::Connection(key, _, completion) => self.completed(key, completion, now)?,
+                    Event::Shard(_, completion) => self.noticed(&completion),
+                    Event::Task(_) => unreachable!("there are no tasks"),
+                }
+            }
+        }
+    }
+
+    /// What the passing of time brings: the end of the warm-up, a tick, the end of patience.
+    #[inline]
+    fn advance(&mut self, now: u64) -> Result<(), Failure> {
+        if let Phase::WarmUp(end) = self.phase
+            && now >= end
+        {
+            self.end_interval(now);
+            self.phase = Phase::Measure;
+            self.recorder = Recorder::new();
+            self.load.connections.iter_mut().for_each(|connection| connection.completed = 0);
+            self.measure_start = now;
+            self.last_completion = now;
+            self.cpu_start = cpu_time();
+            self.next_tick = now + TICK;
+            let options = &self.load.options;
+            let end = options.duration.map_or(u64::MAX, |duration| now + duration.as_nanos() as u64);
+            if !self.is_interrupted {
+                self.load.plan.limit(options.operations.unwrap_or(u64::MAX), end);
+            }
+        }
+        if now >= self.next_tick {
+            self.end_interval(now);
+            self.next_tick = now + TICK - (now - self.next_tick) % TICK;
+        }
+        match self.exhausted {
+            Some(since) if self.in_flight > 0 && now - since >= PATIENCE.as_nanos() as u64 => {
+                Err(Failure::Silent { in_flight: self.in_flight, waited: PATIENCE })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_interval(&mut self, now: u64) {
+        let is_warm_up = matches!(self.phase, Phase::WarmUp(_));
+        let since = if is_warm_up { 0 } else { self.measure_start };
+        if now > self.interval_start && !matches!(self.phase, Phase::ReadBack(_)) {
+            self.observer.interval(&Interval {
+                start: Duration::from_nanos(self.interval_start - since),
+                length: Duration::from_nanos(now - self.interval_start),
+                is_warm_up,
+                latency: self.recorder.interval(),
+            });
+        }
+        self.recorder.next_interval();
+        self.interval_start = now;
+    }
+
+    /// After a run with verification: reads back what was written. Whether there is anything to read.
+    fn begin_read_back(&mut self) -> bool {
+        if self.phase != Phase::Measure || self.is_interrupted {
+            return false;
+        }
+        let now = self.now();
+        let Some(verifier) = &mut self.load.verifier else { return false };
+        verifier.is_reading_back = true;
+        self.end_interval(now);
+        self.finish_measuring(now);
+        self.phase = Phase::ReadBack(0);
+        self.exhausted = None;
+        self.observer.reading_back();
+        for key in 0..self.load.connections.len() {
+            self.load.connections[key].is_listed = false;
+            self.list(key as u32);
+        }
+        true
+    }
+
+    /// What is over when the last operation that counts has ended.
+    fn finish_measuring(&mut self, now: u64) {
+        if self.measured.is_none() {
+            let unstarted = self.load.plan.overdue(now);
+            let cpu = cpu_time().saturating_sub(self.cpu_start);
+            let connections = self.load.connections.iter().map(|connection| connection.completed).collect();
+            self.measured = Some(Measured { cpu, connections, unstarted });
+        }
+    }
+
+    fn finish(mut self, failure: Option<Failure>) -> Results {
+        let now = self.now();
+        self.end_interval(now);
+        self.finish_measuring(now);
+        let Measured { cpu, connections, unstarted } = self.measured.expect("just set");
+        let (kinds, errors) = self.recorder.finish();
+        let in_warm_up = matches!(self.phase, Phase::WarmUp(_));
+        let elapsed = if in_warm_up { 0 } else { self.last_completion - self.measure_start };
+        Results {
+            kinds,
+            errors,
+            connections,
+            elapsed: Duration::from_nanos(elapsed),
+            cpu: if in_warm_up { Duration::ZERO } else { cpu },
+            unstarted: if failure.is_none() && !self.is_interrupted { unstarted } else { 0 },
+            verification: self.load.verifier.as_mut().map(|verifier| std::mem::take(&mut verifier.found)),
+            interrupted: self.is_interrupted,
+            failure,
+        }
+    }
+
+    /// A timer for the next thing that only time brings.
+    #[inline]
+    fn keep_time(&mut self, now: u64) {
+        if std::mem::replace(&mut self.is_timed, true) {
+            return;
+        }
+        let end = match self.phase {
+            Phase::WarmUp(end) => end,
+            Phase::Measure => self.load.plan.end(),
+            Phase::ReadBack(_) => u64::MAX,
+        };
+        let next = if end > now { end.min(self.next_tick) } else { self.next_tick };
+        let duration = Duration::from_nanos(next.saturating_sub(now));
+        self.load.ring.push(Operation::sleep(duration), Owner::Shard);
+    }
+
+    /// Submits, and waits for a completion or for the next intended start.
+    #[inline]
+    fn submit_and_reap(&mut self, next_start: Option<u64>, events: &mut Vec<Event>) {
+        let ring = &self.load.ring;
+        let Some(start) = next_start else { return ring.submit_and_reap(Wait::Forever, COMPLETIONS, events) };
+        let left = start.saturating_sub(self.now());
+        if left > SPIN {
+            let wait = Wait::AtMost(Duration::from_nanos(left - SPIN));
+            return ring.submit_and_reap(wait, COMPLETIONS, events);
+        }
+        ring.submit_and_reap(Wait::No, COMPLETIONS, events);
+        while events.is_empty() && self.now() < start {
+            if ring.has_work() {
+                ring.submit_and_reap(Wait::No, COMPLETIONS, events);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A completion of the loop's own: the timer, or the wish to stop.
+    fn noticed(&mut self, completion: &Completion) {
+        match completion.operation {
+            Operation::Sleep { .. } => self.is_timed = false,
+            Operation::Watch { .. } if self.load.stop.is_requested() => {
+                self.is_interrupted = true;
+                self.load.plan.limit(0, 0);
+                if let Phase::ReadBack(next) = &mut self.phase {
+                    *next = u64::MAX;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn list(&mut self, key: u32) {
+        let connection = &mut self.load.connections[key as usize];
+        if !std::mem::replace(&mut connection.is_listed, true) {
+            self.ready.push(key);
+        }
+    }
+}
+
+/// Processor time of this process so far.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

@@ -1,0 +1,215 @@
+//! What stands before the first request: connections, ring, memory, and whether the load fits the export.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use super::connection::Connection;
+use super::plan::{Area, Plan};
+use super::random::Random;
+use super::tracker::Tracker;
+use super::verify::Verifier;
+use super::{LoadError, LoadOptions, Replies, Stop};
+use crate::client::enter;
+use crate::nbd::client_handshake::{ExportDetails, Transmission};
+use crate::nbd::session::ReplyMode;
+use crate::nbd::wire::*;
+use crate::ring::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, Operation, Owner, Ring, RingOptions};
+
+/// The longest payload where the server advertises no limit.
+const DEFAULT_MAXIMUM: u32 = 32 << 20;
+/// Random bytes beyond the longest write, so that writes of one payload begin at different ones.
+const VARIETY: usize = 64 << 10;
+/// Connections that share one payload: its holders are counted in 16 bits, and one send holds at most 512.
+const CONNECTIONS_PER_PAYLOAD: usize = 100;
+
+/// A load that is ready to run: all connections stand.
+pub struct Load {
+    pub(super) options: LoadOptions,
+    pub(super) ring: Ring,
+    pub(super) pool: BufferPool,
+    pub(super) connections: Vec<Connection>,
+    pub(super) area: Area,
+    pub(super) plan: Plan,
+    pub(super) payloads: Payloads,
+    pub(super) verifier: Option<Verifier>,
+    pub(super) stop: Arc<Stop>,
+    transmission: Transmission,
+}
+
+impl Load {
+    /// Connects and negotiates.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was written.
+    pub fn prepare(options: LoadOptions, stop: Arc<Stop>) -> Result<Self, LoadError> {
+        let (first, transmission) = connect(&options)?;
+        let area = fit(&options, &transmission.export).map_err(LoadError::Unfit)?;
+        let (ring, pool) = Ring::new(&ring_options(&options))?;
+        let mode = transmission.dialect.reply_mode;
+        let mut connections = Vec::with_capacity(options.connections);
+        let mut socket = Some(first);
+        while connections.len() < options.connections {
+            let socket = match socket.take() {
+                Some(socket) => socket,
+                None => connect(&options)?.0,
+            };
+            let index = ring
+                .register_file(socket.as_fd())
+                .map_err(|error| LoadError::System("a connection's socket", error))?;
+            connections.push(Connection::new(index, mode, options.depth, options.block_size));
+        }
+        let payloads = Payloads::new(&options, &pool);
+        let verifier =
+            options.verify.then(|| Verifier::new(options.seed, area, options.connections, options.depth));
+        let plan = Plan::new(options.pattern, area, options.seed);
+        let eventfd = stop.doorbell.as_fd().as_raw_fd();
+        ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
+        Ok(Self { options, ring, pool, connections, area, plan, payloads, verifier, stop, transmission })
+    }
+
+    /// What the handshake agreed; of the first connection.
+    pub fn transmission(&self) -> &Transmission {
+        &self.transmission
+    }
+
+    /// The working area.
+    pub fn area(&self) -> Area {
+        self.area
+    }
+}
+
+fn connect(options: &LoadOptions) -> Result<(std::os::fd::OwnedFd, Transmission), LoadError> {
+    let best = match options.replies {
+        Replies::Best => ReplyMode::Structured,
+        Replies::Exactly(mode) => mode,
+    };
+    let (socket, transmission) = enter(&options.uri, best, options.timeouts)?;
+    match options.replies {
+        Replies::Exactly(mode) if transmission.dialect.reply_mode != mode => {
+            let form = format!("{mode:?}").to_lowercase();
+            Err(LoadError::Unfit(format!(
+                "the server has no {form} replies; ask for another form, or for none"
+            )))
+        }
+        _ => Ok((socket, transmission)),
+    }
+}
+
+/// The working area, if the load fits the export.
+fn fit(options: &LoadOptions, export: &ExportDetails) -> Result<Area, String> {
+    let LoadOptions { block_size, offset, .. } = *options;
+    let writes = options.pattern.read_percent < 100;
+    if writes && export.transmission_flags & NBD_FLAG_READ_ONLY != 0 {
+        return Err("the export is read-only; choose --rw read or randread".into());
+    }
+    let (minimum, maximum) =
+        export.block_sizes.map_or((1, DEFAULT_MAXIMUM), |sizes| (sizes.minimum, sizes.maximum));
+    let maximum = maximum.min(LARGEST_LEASE as u32);
+    if !block_size.is_multiple_of(minimum) || !offset.is_multiple_of(minimum.into()) {
+        return Err(format!(
+            "--bs and --offset must be multiples of the export's minimum block size, {minimum}"
+        ));
+    }
+    if block_size > maximum {
+        return Err(format!("the longest payload of this export is {maximum} bytes; choose a smaller --bs"));
+    }
+    let end = match options.size {
+        Some(size) => offset.checked_add(size).filter(|end| *end <= export.size),
+        None => Some(export.size),
+    };
+    let size = export.size;
+    let Some(end) = end else {
+        return Err(format!("the export ends at {size} bytes; choose a smaller --size or --offset"));
+    };
+    let blocks = end.saturating_sub(offset) / u64::from(block_size);
+    if blocks == 0 {
+        return Err(format!(
+            "no block of {block_size} bytes fits from offset {offset} (the export has {size} bytes)"
+        ));
+    }
+    if options.verify {
+        fit_verification(options, blocks, export)?;
+    }
+    Ok(Area { offset, block_size, blocks })
+}
+
+fn fit_verification(options: &LoadOptions, blocks: u64, export: &ExportDetails) -> Result<(), String> {
+    let most = Tracker::MOST_BLOCKS;
+    if blocks > most {
+        return Err(format!(
+            "--verify tracks at most {most} blocks, this area has {blocks}; choose a smaller --size"
+        ));
+    }
+    let content = options.connections as u64 * options.depth as u64 * u64::from(options.block_size);
+    if content > Verifier::MOST_CONTENT {
+        return Err(format!(
+            "--verify would keep {} MiB in flight; choose less --depth or --bs",
+            content >> 20
+        ));
+    }
+    if options.connections > 1 && export.transmission_flags & NBD_FLAG_CAN_MULTI_CONN == 0 {
+        return Err(
+            "the server does not promise that connections see each other's writes (CAN_MULTI_CONN): \
+                    verify with one connection"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Receive buffers small enough to stay in the processor's cache, large enough for all replies of a connection.
+fn ring_options(options: &LoadOptions) -> RingOptions {
+    let reply = options.block_size as usize + 64;
+    let replies = (reply * options.depth).next_multiple_of(4096);
+    let in_flight = options.connections * options.depth;
+    let payloads = match options.verify {
+        true => in_flight * (options.block_size as usize).next_power_of_two().max(4096),
+        false => {
+            (options.block_size as usize + VARIETY)
+                * 2
+                * options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD)
+        }
+    };
+    RingOptions {
+        lease_memory: LARGEST_LEASE + BULK_THRESHOLD + 2 * payloads + (64 << 20),
+        receive_buffers: options.connections.next_power_of_two().clamp(4, 4096) as u16,
+        receive_buffer: replies.clamp(16 << 10, 1 << 20) as u32,
+        files: options.connections as u32,
+        registered: false,
+    }
+}
+
+/// Content for writes that nobody verifies: random, so that nothing compresses it.
+#[derive(Debug)]
+pub(super) struct Payloads {
+    leases: Vec<Lease>,
+    /// Places in a lease where a payload can begin.
+    places: u64,
+    random: Random,
+}
+
+impl Payloads {
+    fn new(options: &LoadOptions, pool: &BufferPool) -> Self {
+        let mut random = Random::new(options.seed ^ 1);
+        let block_size = options.block_size as usize;
+        let length = (block_size + VARIETY).min(LARGEST_LEASE);
+        let count = match options.verify || options.pattern.read_percent == 100 {
+            true => 0,
+            false => options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD),
+        };
+        let mut fresh = || {
+            let mut lease = pool.lend(length, 0).expect("the pool was made for them");
+            random.fill(lease.bytes_mut(0..length));
+            lease
+        };
+        let leases = (0..count).map(|_| fresh()).collect();
+        Self { leases, places: ((length - block_size) / 8) as u64 + 1, random }
+    }
+
+    /// A payload for a write of a connection, and where it begins.
+    #[inline]
+    pub(super) fn next(&mut self, connection: usize) -> (Lease, u32) {
+        let lease = self.leases[connection % self.leases.len()].share();
+        (lease, self.random.below(self.places) as u32 * 8)
+    }
+}

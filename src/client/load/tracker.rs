@@ -1,0 +1,68 @@
+//! Which generation each block of the working area holds, and which blocks operations in flight use.
+//!
+//! Five bytes a block. Operations in flight never overlap with a write, so what a read must find is always known.
+
+use super::plan::Kind;
+
+/// The last write failed: the block may hold this generation or the one before it, or parts of both.
+const UNCERTAIN: u32 = 1 << 31;
+/// A write is in flight.
+const WRITING: u8 = u8::MAX;
+
+/// The state of every block.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    /// 0: never written.
+    generations: Vec<u32>,
+    /// Readers in flight, or [`WRITING`].
+    users: Vec<u8>,
+}
+
+impl Tracker {
+    /// More blocks than this are not tracked: 320 MiB of memory.
+    pub(super) const MOST_BLOCKS: u64 = 1 << 26;
+
+    pub(super) fn new(blocks: u64) -> Self {
+        // Both come as zero pages, which take no memory before they are used.
+        Self { generations: vec![0; blocks as usize], users: vec![0; blocks as usize] }
+    }
+
+    /// Starts to use a block, unless that conflicts with an operation in flight.
+    pub(super) fn begin(&mut self, kind: Kind, block: u64) -> bool {
+        let users = &mut self.users[block as usize];
+        match kind {
+            Kind::Read if *users < WRITING - 1 => *users += 1,
+            Kind::Write if *users == 0 => *users = WRITING,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The generation that the write in flight writes.
+    pub(super) fn to_write(&self, block: u64) -> u32 {
+        (self.generations[block as usize] & !UNCERTAIN) + 1
+    }
+
+    /// The generation that must be read now; `None` when that is not known.
+    pub(super) fn to_read(&self, block: u64) -> Option<u32> {
+        let generation = self.generations[block as usize];
+        (generation != 0 && generation & UNCERTAIN == 0).then_some(generation)
+    }
+
+    /// A read has ended.
+    pub(super) fn end_read(&mut self, block: u64) {
+        self.users[block as usize] -= 1;
+    }
+
+    /// A write has ended.
+    pub(super) fn end_write(&mut self, block: u64, has_succeeded: bool) {
+        let generation = self.to_write(block);
+        assert_eq!(std::mem::take(&mut self.users[block as usize]), WRITING, "a write was in flight");
+        self.generations[block as usize] = if has_succeeded { generation } else { generation | UNCERTAIN };
+    }
+
+    /// The first block from `from` whose content is known.
+    pub(super) fn next_known(&self, from: u64) -> Option<u64> {
+        (from..self.generations.len() as u64).find(|block| self.to_read(*block).is_some())
+    }
+}
