@@ -24,3 +24,4 @@ pub use endpoint::Endpoint;
 pub use listener::ListenError;
 pub use pidfile::PidfileError;
 pub use server::{Ending, Served, Service, StartError, run};
+pub use signals::on_stop;

@@ -31,3 +31,29 @@ impl Signals {
         }
     }
 }
+
+/// For a command without a runtime: `first` is called at the first signal that asks to stop, `second` at the next one, both on a
+/// thread of their own.
+///
+/// # Errors
+/// The kernel's, when there is no room for a thread or a descriptor.
+pub fn on_stop(
+    first: impl FnOnce() + Send + 'static,
+    second: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
+    let watch = move || {
+        runtime.block_on(async {
+            signals.next().await;
+            first();
+            signals.next().await;
+            second();
+        });
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch)?;
+    Ok(())
+}
