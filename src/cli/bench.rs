@@ -14,8 +14,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Outcome;
-use super::describe::{json, outcome_of, print};
-use crate::client::load::{Interval, Load, LoadError, Observer, Results, Stop};
+use super::describe::{json, print};
+use crate::client::load::{Interval, Load, Observer, Results, Stop};
 use crate::client::uri::NbdUri;
 use crate::config::size::{parse_duration, parse_size};
 use hlog::{HistogramLog, LogFile};
@@ -212,10 +212,7 @@ fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
         crate::sys::pin_to_cpu(cpu).map_err(|error| refuse(&format!("run on CPU {cpu}"), error))?;
     }
     interrupt::raise_file_limit();
-    let load = Load::prepare(settings.load.clone(), stop).map_err(|error| match error {
-        LoadError::Client(error) => outcome_of(&error),
-        error => Outcome::refused(error),
-    })?;
+    let load = Load::prepare(settings.load.clone(), stop).map_err(Outcome::refused)?;
     let description = report::Description::new(settings, &load);
     let log = log.as_mut().map(|file| file.begin(settings.kinds(), &description.to_string())).transpose();
     let log = log.map_err(|error| refuse("write the histogram log", error))?;
