@@ -30,27 +30,36 @@ mount -t ext4 -o discard,errors=panic /dev/vda /mnt || poweroff -f
 exec switch_root /mnt /sbin/init
 ";
 
-/// On the served disk: proves it is there, writes, overwrites, removes, and tells what it wrote.
-const WRITE_FILES: &str = "
-echo guest: root is $(grep ' / ' /proc/mounts | tail -n 1)
-mkdir /data
-i=0
-while [ $i -lt FILES ]; do
-  dd if=/dev/urandom of=/data/file$i bs=64k count=$((1 + i * i % 64)) 2>/dev/null || echo guest: FAILED
-  dd if=/dev/urandom of=/data/gone$i bs=64k count=16 2>/dev/null || echo guest: FAILED
-  # In place, across block borders, and synchronously.
-  dd if=/dev/urandom of=/data/file$i bs=700 count=9 seek=5 conv=notrunc,fsync 2>/dev/null || echo guest: FAILED
-  i=$((i + 1))
-done
-rm /data/gone*
-sync
-fstrim -v / || echo guest: FAILED to trim
-echo 3 > /proc/sys/vm/drop_caches
-cd /data && sha256sum file*
+/// First process of the guest that attaches the disk with its own kernel's client, and stays where it is.
+const ATTACH: &str = "
+ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0
+/bin/nbd-client 10.0.2.2 PORT /dev/nbd0 -connections CONNECTIONS || poweroff -f
+mount -t ext4 -o discard,errors=panic /dev/nbd0 /mnt || poweroff -f
 ";
 
-fn write_files() -> String {
-    WRITE_FILES.replace("FILES", &FILES.to_string())
+/// In the directory TOP, on the served disk: writes, overwrites, removes, and tells what it wrote.
+const WRITE_FILES: &str = "
+echo guest: disk is $(grep ' TOP ' /proc/mounts | tail -n 1)
+mkdir TOP/data
+cd TOP/data
+i=0
+while [ $i -lt FILES ]; do
+  dd if=/dev/urandom of=file$i bs=64k count=$((1 + i * i % 64)) 2>/dev/null || echo guest: FAILED
+  dd if=/dev/urandom of=gone$i bs=64k count=16 2>/dev/null || echo guest: FAILED
+  # In place, across block borders, and synchronously.
+  dd if=/dev/urandom of=file$i bs=700 count=9 seek=5 conv=notrunc,fsync 2>/dev/null || echo guest: FAILED
+  i=$((i + 1))
+done
+rm gone*
+sync
+fstrim -v TOP || echo guest: FAILED to trim
+echo 3 > /proc/sys/vm/drop_caches
+sha256sum file*
+cd /
+";
+
+fn write_files(top: &str) -> String {
+    WRITE_FILES.replace("FILES", &FILES.to_string()).replace("TOP", top)
 }
 
 /// A disk image with an ext4 root file system: busybox, and `script` as /sbin/init.
@@ -121,8 +130,13 @@ fn boot(server: &Server, is_unix: bool) -> Option<String> {
     let guest = Guest::new(SWITCH_ROOT)
         .modules(&["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"])
         .disk(&nbd_blockdev(server, is_unix));
+    console_of(guest, "guest: disk is /dev/vda / ext4")
+}
+
+/// Runs a guest that must say `disk` and must not complain. Gives its console.
+fn console_of(guest: Guest, disk: &str) -> Option<String> {
     let console = guest.run()?.ok().replace('\r', "");
-    assert!(console.contains("guest: root is /dev/vda / ext4"), "not booted from the disk: {console}");
+    assert!(console.contains(disk), "did not reach its disk: {console}");
     assert!(console.contains("bytes trimmed"), "no fstrim: {console}");
     assert!(!console.contains("FAILED") && !console.contains("I/O error"), "{console}");
     Some(console)
@@ -153,8 +167,8 @@ fn assert_files(path: &Path, console: &str) {
 
 /// Boots, writes and powers off; the file system is clean and the files are right.
 fn boots_and_writes(lay: impl Fn(Image) -> Option<Backing>, is_unix: bool) -> Option<()> {
-    let end = "cd /; sync; mount -o remount,ro / || echo guest: FAILED; poweroff -f\n";
-    let backing = lay(root_image(&(write_files() + end))?)?;
+    let end = "sync; mount -o remount,ro / || echo guest: FAILED; poweroff -f\n";
+    let backing = lay(root_image(&(write_files("/") + end))?)?;
     let mut server = serve(&backing, is_unix);
     let console = boot(&server, is_unix)?;
     server.stop();
@@ -184,7 +198,7 @@ fn boots_from_a_block_device_over_tcp() {
 fn keeps_what_was_synced_through_a_crash() {
     let end = "while :; do dd if=/dev/urandom of=/lost bs=64k count=64 2>/dev/null; done & \n\
                sync; sleep 1; echo b > /proc/sysrq-trigger\n";
-    let Some(image) = root_image(&(write_files() + end)) else { return };
+    let Some(image) = root_image(&(write_files("/") + end)) else { return };
     let backing = Backing::File(image);
     let mut server = serve(&backing, true);
     let Some(console) = boot(&server, true) else { return };
@@ -194,5 +208,27 @@ fn keeps_what_was_synced_through_a_crash() {
     let fsck = peers::run(std::process::Command::new("fsck.ext4").args(["-fp", &path]));
     assert!(matches!(fsck.status.code(), Some(0 | 1)), "{fsck}");
     peers::system("fsck.ext4", &["-fn", &path]);
+    assert_files(backing.path(), &console);
+}
+
+/// The guest's kernel is the client: nbd.ko, attached by nbd-client over TCP, with several connections.
+#[test]
+fn a_kernel_attaches_over_tcp() {
+    let Some(image) = root_image("") else { return };
+    let backing = Backing::File(image);
+    let mut server = serve(&backing, false);
+    let attach = ATTACH.replace("PORT", &server.tcp_address().port().to_string());
+    let attach = attach.replace("CONNECTIONS", "4");
+    let end =
+        "umount /mnt || echo guest: FAILED; /bin/nbd-client -d /dev/nbd0 || echo guest: FAILED; poweroff -f";
+    let guest = Guest::new(&(attach + &write_files("/mnt") + end))
+        .modules(&["virtio_pci", "virtio_net", "nbd", "crc32c_generic", "ext4"])
+        .program("usr/sbin/nbd-client")
+        .network();
+    let Some(console) = console_of(guest, "guest: disk is /dev/nbd0 /mnt ext4") else { return };
+    let connections = server.stderr().matches("\"message\":\"negotiated\"").count();
+    assert_eq!(connections, 4, "{}", server.stderr());
+    server.stop();
+    peers::system("fsck.ext4", &["-fn", &backing.path().display().to_string()]);
     assert_files(backing.path(), &console);
 }

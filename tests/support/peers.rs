@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long one client may take. Far more than any needs: reaching it means that something hangs.
-pub(crate) const CLIENT_DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const CLIENT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How often a condition of another process is looked at while waiting for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -99,6 +99,12 @@ pub(crate) fn run(command: &mut Command) -> Finished {
 /// As [`run`], with `input` on standard input.
 #[track_caller]
 pub(crate) fn run_with_input(command: &mut Command, input: &[u8]) -> Finished {
+    run_within(CLIENT_DEADLINE, command, input)
+}
+
+/// As [`run_with_input`], with another deadline.
+#[track_caller]
+pub(crate) fn run_within(deadline: Duration, command: &mut Command, input: &[u8]) -> Finished {
     let line = describe(command);
     let mut child = command
         .stdin(Stdio::piped())
@@ -110,13 +116,13 @@ pub(crate) fn run_with_input(command: &mut Command, input: &[u8]) -> Finished {
     // A client that does not read its input closes the pipe: not our business here.
     thread::spawn(move || stdin.write_all(&input));
     let (stdout, stderr) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
-    let ended = wait(&mut child, CLIENT_DEADLINE);
+    let ended = wait(&mut child, deadline);
     if ended.is_none() {
         let _ = child.kill();
     }
     let status = child.wait().unwrap();
     let finished = Finished { line, status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
-    assert!(ended.is_some(), "no end within {CLIENT_DEADLINE:?}, killed: {finished}");
+    assert!(ended.is_some(), "no end within {deadline:?}, killed: {finished}");
     finished
 }
 

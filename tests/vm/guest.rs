@@ -1,18 +1,25 @@
 //! A small Linux in qemu, in software emulation: Debian's kernel, an initramfs of busybox and the needed modules, and
 //! whatever disks and devices a test gives it. Boots in seconds, anywhere.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::cpio::Cpio;
 use crate::peers::{self, Finished};
 
+/// How long a guest may take from its start to its end. It needs some eight seconds on an idle machine.
+const BOOT_DEADLINE: Duration = Duration::from_secs(240);
+
 /// What a guest is made of.
 pub(crate) struct Guest {
     modules: Vec<String>,
+    /// Programs of the peers' root, with their libraries.
+    programs: Vec<String>,
     /// Shell script that runs as the first process, with the modules loaded and /dev, /proc and /sys mounted.
     script: String,
     /// More arguments of qemu: disks, networks.
@@ -22,12 +29,19 @@ pub(crate) struct Guest {
 impl Guest {
     /// A guest that runs `script` (busybox sh) from its initramfs.
     pub(crate) fn new(script: &str) -> Guest {
-        Guest { modules: Vec::new(), script: script.to_owned(), arguments: Vec::new() }
+        Guest { modules: Vec::new(), programs: Vec::new(), script: script.to_owned(), arguments: Vec::new() }
     }
 
     /// Loads kernel modules by name, and all that they need before them.
     pub(crate) fn modules(mut self, names: &[&str]) -> Guest {
         self.modules.extend(names.iter().map(|name| (*name).to_owned()));
+        self
+    }
+
+    /// Puts a program of the peers' root, named by its path there without the leading slash, into the guest's `/bin`.
+    /// Scripts name it by its whole path, because busybox's shell prefers its own `nbd-client` and others.
+    pub(crate) fn program(mut self, path: &str) -> Guest {
+        self.programs.push(path.to_owned());
         self
     }
 
@@ -38,6 +52,14 @@ impl Guest {
         let drive = format!("virtio-blk-pci,drive={name}");
         let blockdev = format!("{blockdev},node-name={name}");
         self.arguments.extend(["-blockdev".into(), blockdev, "-device".into(), drive]);
+        self
+    }
+
+    /// Adds a network card through which 10.0.2.2 is this machine's loopback. The guest loads `virtio_net` and
+    /// gives `eth0` an address in 10.0.2.0/24.
+    pub(crate) fn network(mut self) -> Guest {
+        let more = ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="];
+        self.arguments.extend(more.map(str::to_owned));
         self
     }
 
@@ -56,7 +78,7 @@ impl Guest {
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
         // A panic reboots at once, which -no-reboot turns into an end.
         qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
-        Some(peers::run(qemu.args(&self.arguments)))
+        Some(peers::run_within(BOOT_DEADLINE, qemu.args(&self.arguments), b""))
     }
 
     fn initramfs(&self, root: &Path, kernel: &Kernel) -> Vec<u8> {
@@ -66,6 +88,20 @@ impl Guest {
         }
         let busybox = busybox(root);
         archive.program("bin/busybox", &fs::read(&busybox).unwrap());
+        // Debian's loader looks for libraries in /lib and for itself in /lib64.
+        archive.directory("lib");
+        archive.directory("lib64");
+        let mut libraries = BTreeSet::new();
+        for program in &self.programs {
+            let name = Path::new(program).file_name().unwrap().to_str().unwrap();
+            archive.program(&format!("bin/{name}"), &fs::read(root.join(program)).unwrap());
+            libraries.extend(libraries_of(root, program));
+        }
+        for library in &libraries {
+            let name = library.file_name().unwrap().to_str().unwrap();
+            let place = if name.starts_with("ld-linux") { "lib64" } else { "lib" };
+            archive.program(&format!("{place}/{name}"), &fs::read(library).unwrap());
+        }
         let mut load = String::new();
         for path in kernel.closure(&self.modules) {
             let name = path.file_stem().unwrap().to_str().unwrap();
@@ -85,6 +121,21 @@ impl Guest {
 /// The static busybox of the peers' root: it runs in a guest, and on this machine too.
 pub(crate) fn busybox(root: &Path) -> PathBuf {
     root.join("usr/bin/busybox")
+}
+
+/// The shared libraries of a program, its loader among them, as the root's own loader finds them.
+fn libraries_of(root: &Path, program: &str) -> Vec<PathBuf> {
+    let loader = root.join("lib64/ld-linux-x86-64.so.2");
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(&loader);
+    command.arg("--library-path").arg(&libraries).arg("--list").arg(root.join(program));
+    let listed = peers::run(&mut command).ok();
+    let found = listed.lines().filter_map(|line| line.split_once("=> ")).map(|(_, path)| path);
+    let mut paths: Vec<PathBuf> =
+        found.filter_map(|path| path.split(" (").next()).map(PathBuf::from).collect();
+    assert!(paths.iter().all(|path| path.starts_with(root)), "{listed}");
+    paths.push(loader);
+    paths
 }
 
 /// A kernel image and the directory of its modules.
