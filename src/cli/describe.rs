@@ -52,7 +52,7 @@ impl<'a> ExportJson<'a> {
     pub(super) fn new(details: &'a ExportDetails) -> Self {
         Self {
             export: &details.name,
-            description: details.description.as_deref(),
+            description: details.description.as_deref().filter(|text| !text.is_empty()),
             size: details.size,
             read_only: is_read_only(details),
             flags: flag_names(details.transmission_flags),

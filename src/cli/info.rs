@@ -19,7 +19,7 @@ Examples:
 JSON keys:
   uri             as given, in its canonical form
   export          the server's name of the export
-  description     a text, or null
+  description     a text, or null when there is none
   size            bytes
   read_only       true or false
   flags           names of the transmission flags, without NBD_FLAG_, in lower case
@@ -33,7 +33,8 @@ JSON keys:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
 pub struct Args {
-    /// The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH
+    /// The export.
+    #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: NbdUri,
     /// Print JSON instead of a table
     #[arg(long)]
@@ -160,7 +161,12 @@ handshake      fixed newstyle
             "meta_contexts": ["base:allocation"], "handshake": "fixed_newstyle", "reply_mode": "extended",
         });
         assert_eq!(value, expected);
-        let bare = ExportDetails { description: None, block_sizes: None, contexts: None, ..details() };
+        let bare = ExportDetails {
+            description: Some(String::new()),
+            block_sizes: None,
+            contexts: None,
+            ..details()
+        };
         let value: serde_json::Value = serde_json::from_str(&as_json(&uri, DIALECT, &bare)).unwrap();
         for key in ["description", "block_sizes", "meta_contexts"] {
             assert!(value[key].is_null() && value.as_object().unwrap().contains_key(key), "{key}");

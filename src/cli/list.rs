@@ -30,7 +30,8 @@ JSON keys:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
 pub struct Args {
-    /// The server: nbd://HOST[:PORT] or nbd+unix:///?socket=PATH
+    /// The server.
+    #[arg(help = "The server: nbd://HOST[:PORT] or nbd+unix:///?socket=PATH")]
     pub uri: NbdUri,
     /// Print JSON instead of a table
     #[arg(long)]

@@ -40,7 +40,8 @@ JSON keys:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows the types, examples and the JSON keys.")]
 pub struct Args {
-    /// The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH
+    /// The export.
+    #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: NbdUri,
     /// The meta context to show; `ringnbd info` lists those on offer
     #[arg(long, value_name = "NAME", default_value = BASE_ALLOCATION, value_parser = context_name)]
