@@ -1,0 +1,97 @@
+//! The stream of requests: framing and validation, whole and in pieces, which must come to the same.
+//!
+//! Input: a byte for the session, a byte for the pieces, then the client's bytes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ringnbd::block::BlockSizes;
+use ringnbd::nbd::inbound::{Inbound, Piece};
+use ringnbd::nbd::meta_context::MetaContext;
+use ringnbd::nbd::request::{Command, Rejected, Request, header_length, parse_filter};
+use ringnbd::nbd::session::{ReplyMode, SelectedContext, Session};
+
+fn session(kind: u8) -> Session {
+    let reply_mode = [ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended][usize::from(kind % 3)];
+    let context = SelectedContext { id: 1, context: MetaContext::BaseAllocation };
+    let minimum = if kind & 0x08 == 0 { 1 } else { 512 };
+    Session {
+        reply_mode,
+        // Every flag, but not the two that depend on the reply mode and not always READ_ONLY.
+        transmission_flags: 0x0f7d
+            | if kind & 0x10 != 0 { 2 } else { 0 }
+            | (u16::from(reply_mode != ReplyMode::Simple) << 7),
+        size: 1 << 20,
+        block_sizes: BlockSizes { minimum, ..BlockSizes::default() },
+        enforce_alignment: kind & 0x20 != 0,
+        contexts: if kind & 0x40 != 0 { vec![context] } else { vec![] },
+    }
+}
+
+/// What was understood, one text for each request.
+fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
+    let length = header_length(session.reply_mode);
+    let mut inbound = Inbound::new(length);
+    let mut seen = Vec::new();
+    let mut payload: Vec<u8> = Vec::new();
+    let mut filtered = None;
+    for mut bytes in data.chunks(piece) {
+        loop {
+            match inbound.next(&mut bytes) {
+                Piece::Nothing => break,
+                Piece::Payload { bytes, last } => {
+                    assert!(!bytes.is_empty());
+                    payload.extend_from_slice(bytes);
+                    if let (true, Some(offset)) = (last, filtered.take_if(|_| last)) {
+                        seen.push(format!("{:?}", parse_filter(&payload, offset, session)));
+                    }
+                    if last {
+                        payload.clear();
+                    }
+                }
+                Piece::Header(header) => {
+                    let parsed = Request::parse(&header[..length], session, false);
+                    seen.push(format!("{parsed:?}"));
+                    match parsed {
+                        Ok(request) => {
+                            check(&request, &header, session);
+                            filtered = match request.command {
+                                Command::BlockStatus { filter: Some(_), .. } => Some(request.offset),
+                                _ => None,
+                            };
+                            inbound.expect_payload(request.payload_length().into());
+                        }
+                        Err(Rejected::Refusal(refusal)) => {
+                            assert_eq!(refusal.cookie.0.to_be_bytes(), header[8..16]);
+                            inbound.expect_discard(refusal.discard);
+                        }
+                        Err(Rejected::Violation(_)) => return seen,
+                    }
+                }
+            }
+        }
+        assert!(bytes.is_empty());
+    }
+    seen
+}
+
+/// A request that passed may be carried out without looking again.
+fn check(request: &Request, header: &[u8; 32], session: &Session) {
+    assert_eq!(request.cookie.0.to_be_bytes(), header[8..16]);
+    assert!(request.payload_length() <= BlockSizes::MAXIMUM_PAYLOAD);
+    if !matches!(request.command, Command::Flush | Command::Disconnect) {
+        assert!(
+            request.range.is_within(session.size)
+                || matches!(request.command, Command::BlockStatus { filter: Some(_), .. })
+        );
+    }
+    if matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes) {
+        assert_eq!(session.transmission_flags & 2, 0, "nothing is changed on a read-only export");
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let [kind, piece, data @ ..] = data else { return };
+    let session = session(*kind);
+    let whole = run(data, data.len().max(1), &session);
+    assert_eq!(run(data, usize::from(*piece) + 1, &session), whole);
+});
