@@ -252,12 +252,12 @@ impl Connection {
         if self.receiving.is_some() {
             return None;
         }
-        // A share of what is left: replies that nobody fetches do not take all of the shard's.
-        let share = feeding.limits.replies_per_shard().saturating_sub(feeding.unsent) / 2;
-        if self.in_flight >= feeding.limits.requests_per_connection.min(share.max(1)) {
+        if self.in_flight >= feeding.limits.requests_per_connection {
             return Some(Fed::WaitsForReplies);
         }
-        (feeding.free_slots == 0).then_some(Fed::WaitsForShard)
+        // A share of what is left: replies that nobody fetches do not take all of the shard's.
+        let share = feeding.limits.replies_per_shard().saturating_sub(feeding.unsent) / 2;
+        (self.in_flight >= share.max(1) || feeding.free_slots == 0).then_some(Fed::WaitsForShard)
     }
 
     fn header(&mut self, header: &[u8], feeding: &mut Feeding<'_>) -> Option<Fed> {
@@ -302,7 +302,8 @@ impl Connection {
             lease = feeding.pool.lend(memory as usize, self.held);
             if lease.is_none() {
                 self.waiting = Some((request, arrived));
-                return Some(if self.held > 0 { Fed::WaitsForReplies } else { Fed::WaitsForShard });
+                // Not for its own replies only: whoever else gives memory back lets it go on, even if this client reads nothing.
+                return Some(Fed::WaitsForShard);
             }
         }
         let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);
@@ -375,8 +376,12 @@ impl Connection {
     }
 
     /// A request has left the table; its reply goes out unless nobody is there to read it.
-    pub(super) fn reply(&mut self, reply: Reply, release: Release) {
+    pub(super) fn reply(&mut self, reply: Reply, mut release: Release) {
         self.tasks -= 1;
+        if !release.timing.is_some_and(|timing| timing.operation == crate::stats::Operation::Read) {
+            // The payload of a write is not needed any more; only what was read stays until it is sent.
+            self.held -= std::mem::take(&mut release.held) as usize;
+        }
         if self.ending == Ending::Abort {
             drop(reply);
             self.release(release);

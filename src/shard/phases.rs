@@ -53,6 +53,7 @@ impl Shard {
                     }
                 }
                 self.releases.push(releases);
+                self.slots_freed = true;
                 if !whole {
                     connection.end(Ending::Abort);
                 }
