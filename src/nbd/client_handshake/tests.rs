@@ -1,6 +1,7 @@
 //! Handshakes with a scripted server, byte by byte.
 
 mod hostile;
+mod pair;
 
 use super::option_reply::MAX_REPLY;
 use super::*;
