@@ -252,8 +252,7 @@ impl ReplyParser {
             }
             // "an unknown or unexpected type with bit 15 set": the reply failed, the connection lives.
             _ if kind & NBD_REPLY_TYPE_FLAG_ERROR != 0 => {
-                let least = if kind == NBD_REPLY_TYPE_ERROR_OFFSET { 14 } else { 6 };
-                (length.min(MAX_ERROR_CHUNK) as usize, (least..=MAX_ERROR_CHUNK).contains(&length))
+                (length.min(MAX_ERROR_CHUNK) as usize, (6..=MAX_ERROR_CHUNK).contains(&length))
             }
             _ => return Err(ReplyError::Kind { kind, command }),
         };
