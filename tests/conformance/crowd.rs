@@ -9,28 +9,30 @@ use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
-/// Bytes of one slot: neighbours share blocks of every size.
-const SLOT: u64 = 300;
+/// Each owner has every OWNERS-th slot of this many bytes, so that neighbours share blocks of 4 KiB.
+const SLOT: u64 = 512;
 const SLOTS: u64 = 64;
 const OWNERS: u64 = 4;
 
-/// Rewrites every OWNERS-th slot many times, a few at once, and returns what the slots hold at the end.
+/// Rewrites the owner's slots many times, a few at once, and returns what they hold at the end. Half of the owners write
+/// whole slots, which O_DIRECT takes as they are; the others write 300 bytes, which it does not.
 fn own_slots(mut client: Connection, owner: u64, granularity: u64) -> Vec<(u64, Vec<u8>)> {
-    let slot = SLOT.div_ceil(granularity) * granularity;
+    let slot = SLOT.next_multiple_of(granularity);
+    let part = if owner.is_multiple_of(2) || granularity > 1 { slot } else { 300 };
     let mut dice = Dice(owner);
     let mut last: Vec<(u64, Vec<u8>)> =
-        (0..SLOTS).map(|index| ((index * OWNERS + owner) * slot, vec![0; slot as usize])).collect();
-    for round in 0..40u64 {
+        (0..SLOTS).map(|index| ((index * OWNERS + owner) * slot, vec![0; part as usize])).collect();
+    for round in 0..120u64 {
         // Never two writes to the same slot at once: which of them came last could not be told.
         let mut in_flight: Vec<Request> = Vec::new();
-        let first = dice.below(SLOTS / 2) as usize;
+        let first = dice.below(SLOTS - 8) as usize;
         for (index, (offset, content)) in last.iter_mut().enumerate().skip(first).take(8) {
-            let request = match dice.below(5) {
-                0 => Request::zeroes(*offset, slot),
-                _ => Request::write(*offset, pattern(owner * 1000 + round, *offset, slot as usize)),
+            let request = match dice.below(8) {
+                0 => Request::zeroes(*offset, part),
+                _ => Request::write(*offset, pattern(owner * 1000 + round, *offset, part as usize)),
             };
             *content =
-                if request.kind == NBD_CMD_WRITE { request.payload.clone() } else { vec![0; slot as usize] };
+                if request.kind == NBD_CMD_WRITE { request.payload.clone() } else { vec![0; part as usize] };
             in_flight.push(request.cookie(index as u64));
         }
         let bytes: Vec<u8> = in_flight.iter().flat_map(|request| request.encode(client.mode)).collect();
