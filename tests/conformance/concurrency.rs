@@ -143,10 +143,14 @@ fn t32_client_that_writes_without_reading() {
 
 #[test]
 fn t32_client_that_leaves_with_requests_in_flight() {
-    let server = Server::serve(&["fault:delay=20ms:mem:8M"]);
+    let server = Options::new().export("fault:delay=20ms:mem:8M").tcp("127.0.0.1:0").start();
     for round in 0..30u64 {
         let mode = MODES[(round % 3) as usize];
-        let mut client = Connection::attach(&server, "", mode);
+        let mut client = match round % 2 {
+            0 => Connection::attach(&server, "", mode),
+            _ => Connection::attach_tcp(&server, "", mode),
+        };
+        client.reset_on_close();
         for cookie in 0..64 {
             let request = match cookie % 3 {
                 0 => Request::read(cookie * 4096, 65536),

@@ -121,6 +121,11 @@ fn h09_overlong_name() {
             }
         }
     }
+    for length in [4097, 65536, 1 << 20] {
+        let mut client = Connection::haggling(&server);
+        client.try_send(&option(NBD_OPT_EXPORT_NAME, &vec![b'n'; length])).ok();
+        client.expect_close("EXPORT_NAME with an overlong name");
+    }
     Connection::haggling(&server).expect_in_step();
 }
 
@@ -189,10 +194,15 @@ fn h12_info_then_go_say_the_same() {
         &[NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, NBD_INFO_EXPORT],
     ];
     for disk in &disks.disks {
-        for mode in MODES {
+        // Without and with a metadata context selected.
+        for (mode, select) in MODES.into_iter().flat_map(|mode| [(mode, false), (mode, mode != Mode::Simple)])
+        {
             for requests in lists {
                 let mut client = Connection::haggling(&disks.server);
                 client.choose(mode);
+                if select {
+                    client.select(disk.name, &[b"base:allocation"]);
+                }
                 let data = info_data(disk.name.as_bytes(), requests);
                 let sorted = |mut replies: Vec<crate::support::handshake::OptionReply>| {
                     replies.iter_mut().for_each(|reply| reply.option = 0);

@@ -1,4 +1,4 @@
-//! Handshake statements H16 to H23: structured replies, extended headers, metadata contexts.
+//! Handshake statements H16 to H23 and H28: structured replies, extended headers, metadata contexts.
 
 use crate::support::handshake::contexts;
 use crate::support::raw::{CHUNKED, Connection, Mode, Request};
@@ -39,15 +39,29 @@ fn h16_negotiation_with_data_is_invalid_and_changes_nothing() {
 }
 
 #[test]
-fn h16_starttls_without_tls_is_refused() {
+fn h28_notls_refuses_starttls_and_never_asks_for_it() {
     let server = Server::serve(&["mem:1M"]);
     let mut client = Connection::haggling(&server);
     for data in [&b""[..], b"data"] {
         let replies = client.ask(NBD_OPT_STARTTLS, data);
         let allowed = [NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_PLATFORM, NBD_REP_ERR_INVALID];
         assert!(replies.len() == 1 && allowed.contains(&replies[0].kind), "{replies:02x?}");
+        assert!(
+            !data.is_empty() || replies[0].kind != NBD_REP_ERR_INVALID,
+            "nothing is wrong with it: {replies:02x?}"
+        );
+    }
+    for number in (NBD_OPT_LIST..=NBD_OPT_SET_META_CONTEXT).chain([0x0765_4321]) {
+        for data in [&b""[..], &info_data(b"no such", &[]), &meta_data(b"no such", &[])] {
+            let replies = client.ask(number, data);
+            assert!(
+                replies.iter().all(|reply| reply.kind != NBD_REP_ERR_TLS_REQD),
+                "option {number}: {replies:02x?}"
+            );
+        }
     }
     client.expect_in_step();
+    client.mode = Mode::Structured; // negotiated on the way
     client.go("");
     client.expect_alive();
 }

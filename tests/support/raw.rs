@@ -269,6 +269,13 @@ impl Connection {
         }
     }
 
+    /// Closing sends a reset instead of an orderly end (TCP only).
+    pub(crate) fn reset_on_close(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("set SO_LINGER");
+        }
+    }
+
     /// Half-closes: no more bytes will come from us.
     pub(crate) fn end_of_requests(&mut self) {
         match &self.stream {
