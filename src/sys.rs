@@ -31,6 +31,9 @@ impl Mapping {
         let address = unsafe {
             mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags)?
         };
+        // Fewer, larger pages: copies miss the TLB less often, and pinning takes fewer steps. Where there are none, small ones do.
+        // SAFETY: the range is the mapping just made.
+        let _advice = unsafe { rustix::mm::madvise(address, length, rustix::mm::Advice::LinuxHugepage) };
         Ok(Self { address: address.cast(), length })
     }
 

@@ -124,7 +124,7 @@ impl Device {
         if self.faults.is_empty() {
             return self.read_store(range, lease, start, context).await;
         }
-        match self.faults(FaultCommand::Read, Some(range), context).await {
+        match Box::pin(self.faults(FaultCommand::Read, Some(range), context)).await {
             Verdict::Pass => self.read_store(range, lease, start, context).await,
             Verdict::Fail(error) => (lease, Err(ReadFailure { error, good: 0 })),
             Verdict::FailAfter(good, error) => {
@@ -189,7 +189,7 @@ impl Device {
         if self.faults.is_empty() {
             return self.write_store(range, lease, flags, context).await;
         }
-        match self.faults(FaultCommand::Write, Some(range), context).await {
+        match Box::pin(self.faults(FaultCommand::Write, Some(range), context)).await {
             Verdict::Pass => self.write_store(range, lease, flags, context).await,
             Verdict::Fail(error) => Err(error),
             Verdict::FailAfter(good, error) => {
@@ -318,22 +318,22 @@ impl Device {
         self.extents_of_store(range, limit, context).await
     }
 
-    /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there is nothing
-    /// to gain: the range is known to hold data, or the device has no holes.
+    /// Whether it is known that a range has no holes: then [`Device::holes_for_read`] need not be asked.
+    pub fn is_known_data(&self, range: ByteRange) -> bool {
+        match &self.kind {
+            Kind::File(file) => file.is_known_data(range),
+            Kind::Memory(_) => false,
+            Kind::Null => true,
+        }
+    }
+
+    /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there are none.
     pub async fn holes_for_read(
         &self,
         range: ByteRange,
         limit: usize,
         context: &ShardContext,
     ) -> Option<Vec<Extent>> {
-        let known = match &self.kind {
-            Kind::File(file) => file.is_known_data(range),
-            Kind::Memory(_) => false,
-            Kind::Null => true,
-        };
-        if known {
-            return None;
-        }
         let extents = self.extents_of_store(range, limit, context).await.ok()?;
         extents.iter().any(|extent| extent.zero).then_some(extents)
     }

@@ -77,7 +77,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         Command::BlockStatus { one, filter } => {
             let limit = if one { 1 } else { shared.extents_per_reply };
             let payload = lease.zip(filter);
-            let reply = block_status(&request, limit, payload, &peer, &shared).await;
+            let reply = Box::pin(block_status(&request, limit, payload, &peer, &shared)).await;
             shared.finished.borrow_mut().push((id, reply));
             return;
         }
@@ -87,9 +87,10 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
             device.write(range, lease, flags, context).await
         }
         Command::Flush => device.flush(context).await,
-        Command::Trim => device.trim(range, flags, context).await,
-        Command::WriteZeroes => device.write_zeroes(range, flags, context).await,
-        Command::Cache => device.cache(range, context).await,
+        // What is rare is boxed, so that every task's slot is as small as reads and writes allow.
+        Command::Trim => Box::pin(device.trim(range, flags, context)).await,
+        Command::WriteZeroes => Box::pin(device.write_zeroes(range, flags, context)).await,
+        Command::Cache => Box::pin(device.cache(range, context)).await,
         Command::Disconnect => unreachable!("the connection handles it"),
     };
     let reply = match result {
@@ -115,7 +116,7 @@ async fn read(
     }
     let header = || to.data(range.offset(), range.length() as u32, true);
     let Some(lease) = lease else {
-        return match peer.device.read_zeroes(range, context).await {
+        return match Box::pin(peer.device.read_zeroes(range, context)).await {
             Ok(()) => {
                 Reply::One(ReplyChunk { header: header(), payload: Payload::Zeroes(range.length() as u32) })
             }
@@ -124,11 +125,12 @@ async fn read(
     };
     let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
     if may_be_sparse
-        && let Some(extents) = peer.device.holes_for_read(range, MOST_CHUNKS, context).await
+        && !peer.device.is_known_data(range)
+        && let Some(extents) = Box::pin(peer.device.holes_for_read(range, MOST_CHUNKS, context)).await
         && let pieces = pieces(range, &extents)
         && pieces.iter().any(|(_, hole)| *hole)
     {
-        return sparse_read(&to, range, &pieces, lease, peer, shared).await;
+        return Box::pin(sparse_read(&to, range, &pieces, lease, peer, shared)).await;
     }
     let (lease, result) = peer.device.read(range, lease, 0, context).await;
     match result {

@@ -194,3 +194,18 @@ fn spin(ring: &Ring, duration: Duration) {
         std::hint::spin_loop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::serve::Work;
+    use super::*;
+
+    fn size_of_task<F>(_serve: impl Fn(Rc<Shared>, RequestId, Work) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_task_is_small_enough_to_be_moved_for_each_request() {
+        assert!(size_of_task(serve) <= 800, "{} bytes", size_of_task(serve));
+    }
+}
