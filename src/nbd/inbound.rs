@@ -30,6 +30,8 @@ pub enum Piece<'a> {
         /// Nothing more of this payload follows.
         last: bool,
     },
+    /// The payload of a refused request has passed by.
+    Skipped,
     /// The piece is used up.
     Nothing,
 }
@@ -53,7 +55,7 @@ impl Inbound {
         (self.payload, self.discard) = (length, false);
     }
 
-    /// The request just refused has `length` bytes of payload, which are skipped.
+    /// The request just refused has `length` bytes of payload, which are skipped: [`Piece::Skipped`] tells when, unless there are none.
     pub fn expect_discard(&mut self, length: u64) {
         assert_eq!(self.payload, 0, "one payload at a time");
         (self.payload, self.discard) = (length, true);
@@ -89,9 +91,7 @@ impl Inbound {
                     Piece::Payload { bytes: front, last: self.payload == 0 }
                 };
             }
-            if self.payload > 0 {
-                return Piece::Nothing;
-            }
+            return if self.payload > 0 { Piece::Nothing } else { Piece::Skipped };
         }
         let length = usize::from(self.header_length);
         let filled = usize::from(self.filled);
@@ -139,6 +139,7 @@ mod tests {
                 }
             }
             let (mut inbound, mut seen, mut payload) = (Inbound::new(28), 0, Vec::new());
+            let mut skipping = false;
             let mut rest = &stream[..];
             let mut sizes = pieces.iter().cycle();
             while !rest.is_empty() {
@@ -147,11 +148,15 @@ mod tests {
                 loop {
                     match inbound.next(&mut piece) {
                         Piece::Header(header) => {
+                            prop_assert!(!skipping, "the end of a skipped payload was not told");
                             prop_assert_eq!(&header[..28], &[seen as u8; 28][..]);
                             match items[seen] {
                                 Item::Plain => {}
                                 Item::Payload(length) => inbound.expect_payload(length.into()),
-                                Item::Discard(length) => inbound.expect_discard(length.into()),
+                                Item::Discard(length) => {
+                                    inbound.expect_discard(length.into());
+                                    skipping = length > 0;
+                                }
                             }
                             seen += 1;
                         }
@@ -162,12 +167,14 @@ mod tests {
                                 prop_assert_eq!(std::mem::take(&mut payload), expected);
                             }
                         }
+                        Piece::Skipped => prop_assert!(std::mem::replace(&mut skipping, false)),
                         Piece::Nothing => break,
                     }
                 }
                 prop_assert!(piece.is_empty());
             }
             prop_assert_eq!(seen, items.len());
+            prop_assert!(!skipping);
             prop_assert!(inbound.is_at_boundary());
         }
     }

@@ -191,6 +191,7 @@ impl Connection {
         if self.ending != Ending::Abort {
             self.ending = ending;
         }
+        self.outbound.let_go();
         if self.ending == Ending::Abort {
             for release in self.outbound.abandon() {
                 self.release(release);
@@ -229,6 +230,10 @@ impl Connection {
                     self.copy_payload(bytes);
                     None
                 }
+                Piece::Skipped => {
+                    self.outbound.let_go();
+                    None
+                }
                 Piece::Header(header) => Some(header),
             };
             unparsed.parsed_up_to(left);
@@ -249,7 +254,7 @@ impl Connection {
 
     /// Whether a further request must wait. A payload that has begun is always received.
     fn is_held_up(&self, feeding: &Feeding<'_>) -> Option<Fed> {
-        if self.receiving.is_some() {
+        if self.receiving.is_some() || self.outbound.holds_back() {
             return None;
         }
         if self.in_flight >= feeding.limits.requests_per_connection {
@@ -279,7 +284,10 @@ impl Connection {
                 feeding.stats.discarded_bytes += refusal.discard;
                 feeding.stats.count_error(refusal.error);
                 let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-                self.outbound.push(reply, Release { held: 0, timing: None });
+                self.outbound.hold_back(reply, Release { held: 0, timing: None });
+                if refusal.discard == 0 {
+                    self.outbound.let_go();
+                }
                 None
             }
             Err(Rejected::Violation(violation)) => {

@@ -84,6 +84,8 @@ struct Queued {
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     queue: VecDeque<Queued>,
+    /// A refusal whose request is still coming in.
+    held_back: Option<(Reply, Release)>,
     /// The requests whose replies end in the send in flight.
     sending: Option<Vec<Release>>,
 }
@@ -103,6 +105,25 @@ impl Outbound {
                 }
             }
         }
+    }
+
+    /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does not look for the answer;
+    /// libnbd then loses its place in the stream.
+    pub(super) fn hold_back(&mut self, reply: Reply, release: Release) {
+        assert!(self.held_back.is_none(), "one request comes in at a time");
+        self.held_back = Some((reply, release));
+    }
+
+    /// Appends the reply that was held back, if there is one.
+    pub(super) fn let_go(&mut self) {
+        if let Some((reply, release)) = self.held_back.take() {
+            self.push(reply, release);
+        }
+    }
+
+    /// Whether a reply is held back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.held_back.is_some()
     }
 
     /// Whether a send could start.
@@ -181,5 +202,16 @@ mod tests {
         assert_eq!(outbound.sent(), [release; 3]);
         assert_eq!(outbound.abandon(), [release; 2]);
         assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn a_reply_that_is_held_back_keeps_its_request() {
+        let mut outbound = Outbound::default();
+        let release = Release { held: 0, timing: None };
+        outbound.hold_back(reply(512), release);
+        assert!(outbound.holds_back() && !outbound.wants_to_send());
+        outbound.let_go();
+        assert!(!outbound.holds_back() && outbound.wants_to_send());
+        assert_eq!(outbound.abandon(), [release]);
     }
 }

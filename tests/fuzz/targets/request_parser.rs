@@ -38,6 +38,7 @@ fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
         loop {
             match inbound.next(&mut bytes) {
                 Piece::Nothing => break,
+                Piece::Skipped => {}
                 Piece::Payload { bytes, last } => {
                     assert!(!bytes.is_empty());
                     payload.extend_from_slice(bytes);
