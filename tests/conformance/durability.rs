@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::{Disks, Medium, assert_same, assert_zero};
-use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern};
+use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern, unmount};
 use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
@@ -157,7 +157,7 @@ impl AfterPowerCut {
 
 impl Drop for AfterPowerCut {
     fn drop(&mut self) {
-        Command::new("umount").arg(&self.mount_point).status().ok();
+        unmount(&self.mount_point);
     }
 }
 

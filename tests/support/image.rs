@@ -4,8 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use super::PATIENCE;
 
 /// A fresh directory on the file system of the build directory: unlike `/tmp` it is no tmpfs, so O_DIRECT works.
 pub(crate) fn disk_dir() -> TempDir {
@@ -196,6 +199,22 @@ impl SmallFileSystem {
 
 impl Drop for SmallFileSystem {
     fn drop(&mut self) {
-        run("umount", &[self.mount_point.to_str().expect("a UTF-8 path")]);
+        unmount(&self.mount_point);
+    }
+}
+
+/// Unmounts, though a server that has just ended may hold its files a moment longer: the kernel takes an io_uring apart after the
+/// process is gone. What stays busy is taken out of sight and ends with its last user.
+pub(crate) fn unmount(mount_point: &Path) {
+    let unmounted =
+        || Command::new("umount").arg(mount_point).output().is_ok_and(|output| output.status.success());
+    let deadline = Instant::now() + PATIENCE;
+    while !unmounted() {
+        if Instant::now() > deadline {
+            eprintln!("{} stays busy", mount_point.display());
+            run("umount", &["--lazy", mount_point.to_str().expect("a UTF-8 path")]);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
