@@ -42,6 +42,11 @@ pub enum RingError {
     /// A feature is missing.
     #[error("this kernel's io_uring is too old ({0} is missing); ringnbd needs Linux 6.1 or newer")]
     TooOld(&'static str),
+    /// The locked memory limit is too low for the queues.
+    #[error(
+        "the locked memory limit is too low for io_uring itself; raise it to 8 MiB or more (ulimit -l, or LimitMEMLOCK= in systemd)"
+    )]
+    RingMemory,
     /// The locked memory limit is too low to pin the buffers.
     #[error(
         "cannot lock {0} MiB of buffer memory: the locked memory limit is too low; raise it (ulimit -l, or LimitMEMLOCK= in \
@@ -267,7 +272,7 @@ fn build_ring() -> Result<IoUring, RingError> {
             Some(libc::ENOSYS) => RingError::Missing,
             Some(libc::EPERM | libc::EACCES) => RingError::Forbidden,
             Some(libc::EINVAL) => RingError::TooOld("deferred task running"),
-            Some(libc::ENOMEM) => RingError::LockedMemory(1),
+            Some(libc::ENOMEM) => RingError::RingMemory,
             _ => RingError::Other("set-up", error),
         })
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Negotiated;
 use super::connection::{Connection, Ending};
@@ -13,6 +13,9 @@ use super::serve::Peer;
 use super::worker::Shard;
 use crate::ring::{Operation, Owner};
 use crate::stats::{ConnectionInfo, Gauges};
+
+/// What was cut off has so long to come to its end.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// Takes in what the doorbell announced: messages, and answers of the helper threads.
@@ -87,7 +90,15 @@ impl Shard {
     /// Cuts off what did not finish in time; true when all is over.
     pub(super) fn shutdown_is_over(&mut self) -> bool {
         let Some(deadline) = self.shutdown else { return false };
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if now < deadline {
+            return self.connections.is_empty();
+        }
+        if self.cut_off.is_none() {
+            self.cut_off = Some(now);
+            // What a backend still works on ends with an error, and its task with it.
+            self.ring.push(Operation::CancelAll, Owner::Shard);
+            self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
             for (key, connection) in &mut self.connections {
                 if connection.ending != Ending::Abort {
                     tracing::warn!(peer = %connection.name, "cut off: it did not finish before the shutdown timeout");
@@ -96,6 +107,10 @@ impl Shard {
                 }
             }
         }
-        self.connections.is_empty()
+        let late = self.cut_off.is_some_and(|since| now >= since + LAST_CALL);
+        if late && !self.connections.is_empty() {
+            tracing::error!(connections = self.connections.len(), "requests did not end, leaving them");
+        }
+        late || self.connections.is_empty()
     }
 }

@@ -15,11 +15,14 @@ struct Running {
 }
 
 fn start(uri: &str) -> Running {
+    start_with(uri, Limits::default())
+}
+
+fn start_with(uri: &str, limits: Limits) -> Running {
     let uri: ExportUri = uri.parse().unwrap();
     let export = Arc::new(Export::open(&uri, false).unwrap());
     let (sender, exited) = mpsc::channel();
-    let limits =
-        Limits { memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD, connections: 64, ..Limits::default() };
+    let limits = Limits { memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD, connections: 64, ..limits };
     let shard = ShardHandle::start(ShardConfig {
         index: 0,
         cpu: None,
@@ -154,4 +157,15 @@ fn a_client_that_vanishes_leaves_nothing() {
         client.write_all(&request(1, 99, 0, 1 << 20)[..20]).unwrap();
     }
     running.stop();
+}
+
+#[test]
+fn a_request_that_takes_too_long_does_not_hold_up_the_end() {
+    let limits = Limits { shutdown_timeout: Duration::from_millis(100), ..Limits::default() };
+    let running = start_with("fault:delay.read=1h:mem:1M", limits);
+    let mut client = running.connect(ReplyMode::Simple);
+    client.write_all(&[request(0, 1, 0, 512), request(3, 2, 0, 0)].concat()).unwrap();
+    assert_eq!(read(&mut client, 16), simple(0, 2), "the flush is answered, so the read is on its way");
+    running.stop();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
 }
