@@ -337,3 +337,26 @@ pub(super) fn human_rate(per_second: f64) -> String {
         _ => format!("{:.2}M", per_second / 1e6),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rates_for_people() {
+        for (nanoseconds, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.00 us"),
+            (12_345, "12.3 us"),
+            (123_456, "123 us"),
+            (1_500_000, "1.50 ms"),
+            (2_000_000_000, "2.00 s"),
+        ] {
+            assert_eq!(human_time(nanoseconds), text);
+        }
+        for (rate, text) in [(0.0, "0"), (950.0, "950"), (12_345.0, "12.3k"), (1_234_567.0, "1.23M")] {
+            assert_eq!(human_rate(rate), text);
+        }
+    }
+}

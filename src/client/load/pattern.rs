@@ -203,3 +203,81 @@ fn classify(found: &[Found], at: &impl Fn(usize) -> Stamp, wrong_units: usize) -
     // Different generations, or old content beside none, are halves of different writes.
     if kinds.all(|kind| kind == first) { first.0 } else { Wrong::Torn }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp { seed: 9, offset: 8192, generation: 3 };
+    const BLOCK: usize = 8 * UNIT;
+
+    fn block(stamp: Stamp) -> Vec<u8> {
+        let mut bytes = vec![0; BLOCK];
+        fill(&mut bytes, stamp);
+        bytes
+    }
+
+    #[track_caller]
+    fn wrong(bytes: &[u8]) -> (Wrong, u64, usize) {
+        let mismatch = *check(bytes, STAMP).unwrap_err();
+        (mismatch.wrong, mismatch.expected.offset, mismatch.wrong_units)
+    }
+
+    #[test]
+    fn what_was_filled_is_right() {
+        assert_eq!(check(&block(STAMP), STAMP), Ok(()));
+    }
+
+    #[test]
+    fn each_kind_of_wrong_content_has_its_name() {
+        let older = block(Stamp { generation: 2, ..STAMP });
+        assert_eq!(wrong(&older), (Wrong::Stale, 8192, 8));
+        assert_eq!(wrong(&block(Stamp { offset: 0, ..STAMP })), (Wrong::Swapped, 8192, 8));
+        assert_eq!(wrong(&block(Stamp { seed: 8, ..STAMP })), (Wrong::Foreign, 8192, 8));
+        assert_eq!(wrong(&[0; BLOCK]), (Wrong::Lost, 8192, 8));
+        assert_eq!(wrong(&[7; BLOCK]), (Wrong::Corrupt, 8192, 8));
+        // A generation that was never written is no old copy.
+        assert_eq!(wrong(&block(Stamp { generation: 4, ..STAMP })), (Wrong::Corrupt, 8192, 8));
+    }
+
+    #[test]
+    fn a_block_of_two_writes_is_torn_wherever_it_is_torn() {
+        let (new, old) = (block(STAMP), block(Stamp { generation: 2, ..STAMP }));
+        for at in 1..BLOCK {
+            let torn = [&new[..at], &old[at..]].concat();
+            // The fields of a unit are the same in both but for the generation, whose upper bytes are zero.
+            if torn == new {
+                continue;
+            }
+            let (kind, offset, _) = wrong(&torn);
+            assert_eq!(offset, 8192 + (at / UNIT * UNIT) as u64, "torn at {at}");
+            // Within the first unit no unit is right any more; with its fields all new it can also be taken for damaged.
+            assert!(kind == Wrong::Torn || at < UNIT, "{kind:?}, torn at {at}");
+        }
+        let reverse = [&old[..2 * UNIT], &new[2 * UNIT..]].concat();
+        assert_eq!(wrong(&reverse), (Wrong::Torn, 8192, 2));
+        let three = [&old[..UNIT], &block(Stamp { generation: 1, ..STAMP })[UNIT..]].concat();
+        assert_eq!(wrong(&three).0, Wrong::Torn, "two old generations");
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed_and_told() {
+        let right = block(STAMP);
+        for bit in (0..BLOCK * 8).step_by(37) {
+            let mut bytes = right.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let unit = bit / 8 / UNIT;
+            assert_eq!(wrong(&bytes), (Wrong::Torn, 8192 + (unit * UNIT) as u64, 1), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_text_tells_what_was_expected_and_found() {
+        let text = check(&block(Stamp { generation: 2, ..STAMP }), STAMP).unwrap_err().to_string();
+        let expected = "stale block at offset 8192: expected generation 3 of seed 0x9, found generation 2 of offset 8192, \
+                        seed 0x9 (8 of 8 units of 512 bytes are wrong)";
+        assert_eq!(text, expected);
+        assert_eq!(Found::of(&[0; UNIT]).to_string(), "zeroes");
+        assert_eq!(Found::of(&[b'a'; UNIT]).to_string(), "bytes of no run (aaaaaaaa ...)");
+    }
+}

@@ -203,3 +203,113 @@ impl Pacer {
         (elapsed * u128::from(self.per_second)).div_ceil(SECOND) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AREA: Area = Area { offset: 4096, block_size: 512, blocks: 100 };
+    const RANDOM_READS: Pattern = Pattern { is_random: true, read_percent: 100 };
+
+    fn started(next: Next) -> Planned {
+        match next {
+            Next::Start(planned) => planned,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An injected clock: every intended start is reported exactly, however late it is asked for.
+    #[test]
+    fn intended_starts_do_not_depend_on_when_they_are_asked_for() {
+        let mut plan = Plan::new(RANDOM_READS, AREA, 1);
+        plan.pace(Some(Pacer::new(1_000, 3)));
+        assert_eq!(plan.next(0, |_, _| true), Next::At(1_000));
+        let second = 1_000_000_000;
+        // Nothing for ten seconds, as if the server stalled: all that was due then still has its own time.
+        let mut now = 1_000;
+        for index in 0..30u64 {
+            if index == 1 {
+                now = 10 * second + 1_000;
+            }
+            let planned = started(plan.next(now, |_, _| true));
+            assert_eq!(planned.intended, Some(1_000 + index * second / 3), "start {index}");
+        }
+        assert_eq!(started(plan.next(now, |_, _| true)).intended, Some(now));
+        assert_eq!(plan.next(now, |_, _| true), Next::At(1_000 + 31 * second / 3));
+    }
+
+    #[test]
+    fn the_rate_is_exact_in_the_long_run() {
+        let mut plan = Plan::new(RANDOM_READS, AREA, 1);
+        plan.pace(Some(Pacer::new(0, 123_457)));
+        plan.limit(u64::MAX, 2_000_000_000);
+        let mut count = 0;
+        while let Next::Start(_) = plan.next(1_999_999_999, |_, _| true) {
+            count += 1;
+        }
+        assert_eq!(count, 2 * 123_457);
+        assert_eq!(plan.next(2_000_000_000, |_, _| true), Next::Over);
+    }
+
+    #[test]
+    fn what_was_due_and_did_not_start_is_counted() {
+        let mut plan = Plan::new(RANDOM_READS, AREA, 1);
+        plan.pace(Some(Pacer::new(0, 1_000)));
+        plan.limit(u64::MAX, 1_000_000_000);
+        for _ in 0..10 {
+            started(plan.next(500_000_000, |_, _| true));
+        }
+        assert_eq!(plan.overdue(500_000_000), 490, "0 ms to 499 ms, less ten");
+        assert_eq!(plan.overdue(5_000_000_000), 990, "nothing is due after the end");
+        plan.limit(3, 1_000_000_000);
+        assert_eq!(plan.overdue(5_000_000_000), 3, "no more than may start");
+    }
+
+    #[test]
+    fn a_stream_goes_round_and_a_limit_ends_it() {
+        let mut plan = Plan::new(Pattern { is_random: false, read_percent: 0 }, AREA, 1);
+        plan.limit(205, u64::MAX);
+        for index in 0..205 {
+            let planned = started(plan.next(0, |_, _| true));
+            assert_eq!((planned.kind, planned.block), (Kind::Write, index % 100));
+        }
+        assert_eq!(plan.next(0, |_, _| true), Next::Over);
+        assert_eq!(AREA.offset_of(2), 5120);
+    }
+
+    #[test]
+    fn the_mix_holds_even_where_writes_often_have_to_wait() {
+        let mut plan = Plan::new(Pattern { is_random: true, read_percent: 70 }, AREA, 7);
+        let (mut reads, mut writes, mut turn) = (0, 0, 0u32);
+        while reads + writes < 10_000 {
+            turn += 1;
+            // Writes are only possible in one turn of four.
+            match plan.next(0, |kind, _| kind == Kind::Read || turn.is_multiple_of(4)) {
+                Next::Start(Planned { kind: Kind::Read, .. }) => reads += 1,
+                Next::Start(Planned { kind: Kind::Write, .. }) => writes += 1,
+                next => assert_eq!(next, Next::InUse),
+            }
+        }
+        assert!((6_800..7_200).contains(&reads), "{reads} reads, {writes} writes");
+    }
+
+    #[test]
+    fn a_stream_waits_for_its_block_and_skips_none() {
+        let mut plan = Plan::new(Pattern { is_random: false, read_percent: 100 }, AREA, 1);
+        assert_eq!(started(plan.next(0, |_, _| true)).block, 0);
+        assert_eq!(plan.next(0, |_, _| false), Next::InUse);
+        assert_eq!(started(plan.next(0, |_, _| true)).block, 1);
+    }
+
+    #[test]
+    fn random_blocks_fill_the_area_and_depend_on_the_seed_only() {
+        let blocks = |seed| -> Vec<u64> {
+            let mut plan = Plan::new(RANDOM_READS, AREA, seed);
+            (0..2_000).map(|_| started(plan.next(0, |_, _| true)).block).collect()
+        };
+        let all: std::collections::BTreeSet<u64> = blocks(3).into_iter().collect();
+        assert_eq!(all, (0..100).collect());
+        assert_eq!(blocks(3), blocks(3));
+        assert_ne!(blocks(3), blocks(4));
+    }
+}

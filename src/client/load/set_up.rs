@@ -19,6 +19,8 @@ use crate::ring::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, Operation, O
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 /// Random bytes beyond the longest write, so that writes of one payload begin at different ones.
 const VARIETY: usize = 64 << 10;
+/// Payloads begin at multiples of it: a cache line, so that no copy is slower than another.
+const ALIGNMENT: usize = 64;
 /// Connections that share one payload: its holders are counted in 16 bits, and one send holds at most 512.
 const CONNECTIONS_PER_PAYLOAD: usize = 100;
 
@@ -203,13 +205,13 @@ impl Payloads {
             lease
         };
         let leases = (0..count).map(|_| fresh()).collect();
-        Self { leases, places: ((length - block_size) / 8) as u64 + 1, random }
+        Self { leases, places: ((length - block_size) / ALIGNMENT) as u64 + 1, random }
     }
 
     /// A payload for a write of a connection, and where it begins.
     #[inline]
     pub(super) fn next(&mut self, connection: usize) -> (Lease, u32) {
         let lease = self.leases[connection % self.leases.len()].share();
-        (lease, self.random.below(self.places) as u32 * 8)
+        (lease, self.random.below(self.places) as u32 * ALIGNMENT as u32)
     }
 }

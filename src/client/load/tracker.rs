@@ -66,3 +66,47 @@ impl Tracker {
         (from..self.generations.len() as u64).find(|block| self.to_read(*block).is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_excludes_all_others_and_reads_share() {
+        let mut tracker = Tracker::new(2);
+        assert!(tracker.begin(Kind::Read, 0) && tracker.begin(Kind::Read, 0));
+        assert!(!tracker.begin(Kind::Write, 0));
+        assert!(tracker.begin(Kind::Write, 1));
+        assert!(!tracker.begin(Kind::Write, 1) && !tracker.begin(Kind::Read, 1));
+        tracker.end_read(0);
+        assert!(!tracker.begin(Kind::Write, 0), "one reader is left");
+        tracker.end_read(0);
+        tracker.end_write(1, true);
+        assert!(tracker.begin(Kind::Write, 0) && tracker.begin(Kind::Write, 1));
+    }
+
+    #[test]
+    fn generations_count_writes_and_a_failed_one_leaves_the_content_unknown() {
+        let mut tracker = Tracker::new(3);
+        assert_eq!(tracker.to_read(1), None, "never written");
+        assert_eq!(tracker.next_known(0), None);
+        for (succeeds, generation, known) in
+            [(true, 1, Some(1)), (true, 2, Some(2)), (false, 3, None), (true, 4, Some(4))]
+        {
+            assert!(tracker.begin(Kind::Write, 1));
+            assert_eq!(tracker.to_write(1), generation);
+            tracker.end_write(1, succeeds);
+            assert_eq!(tracker.to_read(1), known, "generation {generation}");
+        }
+        assert_eq!((tracker.next_known(0), tracker.next_known(2)), (Some(1), None));
+    }
+
+    #[test]
+    fn readers_are_counted_without_overflow() {
+        let mut tracker = Tracker::new(1);
+        let granted = (0..1_000).filter(|_| tracker.begin(Kind::Read, 0)).count();
+        assert_eq!(granted, 254);
+        (0..granted).for_each(|_| tracker.end_read(0));
+        assert!(tracker.begin(Kind::Write, 0));
+    }
+}
