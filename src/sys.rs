@@ -254,6 +254,9 @@ impl AsFd for Doorbell {
 /// # Errors
 /// `EINVAL` when the CPU is not there or not allowed.
 pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
