@@ -10,6 +10,7 @@
 mod complete;
 mod connection;
 mod framing;
+mod measure;
 pub mod pattern;
 pub mod plan;
 mod random;

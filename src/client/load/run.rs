@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::measure::{Measured, TICK, nanoseconds};
 use super::plan::Pacer;
 use super::results::{Recorder, Results};
 use super::set_up::Load;
-use super::{Failure, Interval, Observer};
+use super::{Failure, Observer};
 use crate::ring::{Completion, Event, Operation, Owner, Wait};
 
 /// Completions handled in one turn.
 const COMPLETIONS: usize = 4096;
-/// The length of an interval.
-const TICK: u64 = 1_000_000_000;
 /// How long before an intended start the loop stops sleeping: the kernel may wake it late by 50 µs and more.
 const SPIN: u64 = 150_000;
 /// How long requests in flight are waited for after the last one started.
@@ -58,14 +57,6 @@ pub(super) struct Run<'a> {
     pub(super) is_interrupted: bool,
 }
 
-/// What is known when the measuring ends.
-pub(super) struct Measured {
-    cpu: Duration,
-    /// Operations of each connection.
-    connections: Vec<u64>,
-    unstarted: u64,
-}
-
 impl Load {
     /// Runs the load to its end.
     pub fn run(mut self, observer: &mut dyn Observer) -> Results {
@@ -94,7 +85,7 @@ impl Load {
 impl<'a> Run<'a> {
     fn new(load: &'a mut Load, observer: &'a mut dyn Observer) -> Self {
         let connections = load.connections.len();
-        let warm_up = load.options.warm_up.as_nanos() as u64;
+        let warm_up = nanoseconds(load.options.warm_up);
         load.plan.pace(load.options.rate.map(|rate| Pacer::new(0, rate)));
         Self {
             load,
@@ -159,19 +150,7 @@ impl<'a> Run<'a> {
         if let Phase::WarmUp(end) = self.phase
             && now >= end
         {
-            self.end_interval(now);
-            self.phase = Phase::Measure;
-            self.recorder = Recorder::new();
-            self.load.connections.iter_mut().for_each(|connection| connection.completed = 0);
-            self.measure_start = now;
-            self.last_completion = now;
-            self.cpu_start = cpu_time();
-            self.next_tick = now + TICK;
-            let options = &self.load.options;
-            let end = options.duration.map_or(u64::MAX, |duration| now + duration.as_nanos() as u64);
-            if !self.is_interrupted {
-                self.load.plan.limit(options.operations.unwrap_or(u64::MAX), end);
-            }
+            self.begin_measuring(if end == 0 { 0 } else { now });
         }
         if now >= self.next_tick {
             self.end_interval(now);
@@ -182,72 +161,6 @@ impl<'a> Run<'a> {
                 Err(Failure::Silent { in_flight: self.in_flight, waited: PATIENCE })
             }
             _ => Ok(()),
-        }
-    }
-
-    fn end_interval(&mut self, now: u64) {
-        let is_warm_up = matches!(self.phase, Phase::WarmUp(_));
-        let since = if is_warm_up { 0 } else { self.measure_start };
-        if now > self.interval_start && !matches!(self.phase, Phase::ReadBack(_)) {
-            self.observer.interval(&Interval {
-                start: Duration::from_nanos(self.interval_start - since),
-                length: Duration::from_nanos(now - self.interval_start),
-                is_warm_up,
-                latency: self.recorder.interval(),
-            });
-        }
-        self.recorder.next_interval();
-        self.interval_start = now;
-    }
-
-    /// After a run with verification: reads back what was written. Whether there is anything to read.
-    fn begin_read_back(&mut self) -> bool {
-        if self.phase != Phase::Measure || self.is_interrupted {
-            return false;
-        }
-        let now = self.now();
-        let Some(verifier) = &mut self.load.verifier else { return false };
-        verifier.is_reading_back = true;
-        self.end_interval(now);
-        self.finish_measuring(now);
-        self.phase = Phase::ReadBack(0);
-        self.exhausted = None;
-        self.observer.reading_back();
-        for key in 0..self.load.connections.len() {
-            self.load.connections[key].is_listed = false;
-            self.list(key as u32);
-        }
-        true
-    }
-
-    /// What is over when the last operation that counts has ended.
-    fn finish_measuring(&mut self, now: u64) {
-        if self.measured.is_none() {
-            let unstarted = self.load.plan.overdue(now);
-            let cpu = cpu_time().saturating_sub(self.cpu_start);
-            let connections = self.load.connections.iter().map(|connection| connection.completed).collect();
-            self.measured = Some(Measured { cpu, connections, unstarted });
-        }
-    }
-
-    fn finish(mut self, failure: Option<Failure>) -> Results {
-        let now = self.now();
-        self.end_interval(now);
-        self.finish_measuring(now);
-        let Measured { cpu, connections, unstarted } = self.measured.expect("just set");
-        let (kinds, errors) = self.recorder.finish();
-        let in_warm_up = matches!(self.phase, Phase::WarmUp(_));
-        let elapsed = if in_warm_up { 0 } else { self.last_completion - self.measure_start };
-        Results {
-            kinds,
-            errors,
-            connections,
-            elapsed: Duration::from_nanos(elapsed),
-            cpu: if in_warm_up { Duration::ZERO } else { cpu },
-            unstarted: if failure.is_none() && !self.is_interrupted { unstarted } else { 0 },
-            verification: self.load.verifier.as_mut().map(|verifier| std::mem::take(&mut verifier.found)),
-            interrupted: self.is_interrupted,
-            failure,
         }
     }
 
@@ -307,10 +220,4 @@ impl<'a> Run<'a> {
             self.ready.push(key);
         }
     }
-}
-
-/// Processor time of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
