@@ -31,7 +31,9 @@ fn bench(uri: &str, arguments: &str) -> Finished {
 /// The JSON of a run that succeeds.
 #[track_caller]
 fn json_of(uri: &str, arguments: &str) -> Value {
-    let json = parse(&bench(uri, &format!("{arguments} --json")).ok());
+    let run = bench(uri, &format!("{arguments} --json"));
+    assert_eq!(run.stderr, "", "there is no progress line without a terminal");
+    let json = parse(&run.ok());
     check_consistency(&json);
     json
 }
@@ -264,6 +266,16 @@ fn many_connections_share_the_load() {
 }
 
 #[test]
+fn a_load_over_tcp() {
+    let server = support::server::Options::new().export("mem:64M").tcp("127.0.0.1:0").start();
+    let json = json_of(
+        &server.tcp_uri(""),
+        "--rw randrw --verify --ops 4000 --connections 2 --depth 16 --bs 64K --size 16M",
+    );
+    assert_eq!((&json["total"]["operations"], &json["verification"]["wrong"]), (&4000.into(), &0.into()));
+}
+
+#[test]
 fn an_interrupted_run_tells_its_results_so_far() {
     let liar = Liar::serve(Lie::Nothing);
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringnbd"));
@@ -293,6 +305,7 @@ fn what_cannot_run_is_refused_with_a_remedy() {
         ("--rw write --verify --bs 1000", "multiple of 512"),
         ("--mix 30", "--mix needs --rw randrw"),
         ("--bs 64M", "--bs must be from 1 to 32M"),
+        ("--connections 30000 --depth 65536", "at most 1048576"),
         ("--bs 4M", "no block of 4194304 bytes fits"),
         ("--size 2M", "the export ends at 1048576 bytes"),
         ("--offset 1M", "no block of 4096 bytes fits"),

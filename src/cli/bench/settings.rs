@@ -41,6 +41,8 @@ impl ReplyForm {
     }
 }
 
+/// Requests in flight over all connections.
+const MOST_IN_FLIGHT: usize = 1 << 20;
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
 impl Settings {
@@ -79,14 +81,19 @@ impl Settings {
         if verify && !block_size.is_multiple_of(UNIT as u32) {
             return Err(format!("--verify needs a --bs that is a multiple of {UNIT}"));
         }
+        let depth = args.depth.or(job.depth).unwrap_or(1) as usize;
+        let connections = args.connections.or(job.connections).unwrap_or(1) as usize;
+        if depth * connections > MOST_IN_FLIGHT {
+            return Err(format!("--connections times --depth is at most {MOST_IN_FLIGHT}"));
+        }
         let operations = args.ops.or(job.operations);
         let duration = args.duration.or(job.duration);
         let load = LoadOptions {
             uri,
             pattern,
             block_size,
-            depth: args.depth.or(job.depth).unwrap_or(1) as usize,
-            connections: args.connections.or(job.connections).unwrap_or(1) as usize,
+            depth,
+            connections,
             rate: args.rate.or(job.rate),
             duration: duration.or(operations.is_none().then_some(DEFAULT_DURATION)),
             warm_up: args.warmup.or(job.warm_up).unwrap_or_default(),

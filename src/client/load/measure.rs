@@ -9,6 +9,9 @@ use super::{Failure, Interval};
 /// The length of an interval, in nanoseconds.
 pub(super) const TICK: u64 = 1_000_000_000;
 
+/// What is shorter and has no operations is not reported.
+const SHORTEST: u64 = TICK / 10;
+
 /// What is known when the measuring ends.
 pub(super) struct Measured {
     cpu: Duration,
@@ -41,10 +44,13 @@ impl Run<'_> {
     pub(super) fn end_interval(&mut self, now: u64) {
         let is_warm_up = matches!(self.phase, Phase::WarmUp(_));
         let since = if is_warm_up { 0 } else { self.measure_start };
-        if now > self.interval_start && !matches!(self.phase, Phase::ReadBack(_)) {
+        let length = now - self.interval_start;
+        // A moment without operations, such as that after the last one, is no interval.
+        let counts = length >= SHORTEST || self.recorder.interval().iter().any(|latency| !latency.is_empty());
+        if counts && !matches!(self.phase, Phase::ReadBack(_)) {
             self.observer.interval(&Interval {
                 start: Duration::from_nanos(self.interval_start - since),
-                length: Duration::from_nanos(now - self.interval_start),
+                length: Duration::from_nanos(length),
                 is_warm_up,
                 latency: self.recorder.interval(),
             });

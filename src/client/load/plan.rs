@@ -200,7 +200,7 @@ impl Pacer {
     /// Intended starts before `time`.
     fn due_before(&self, time: u64) -> u64 {
         let elapsed = u128::from(time.saturating_sub(self.begin));
-        (elapsed * u128::from(self.per_second)).div_ceil(SECOND) as u64
+        u64::try_from((elapsed * u128::from(self.per_second)).div_ceil(SECOND)).unwrap_or(u64::MAX)
     }
 }
 

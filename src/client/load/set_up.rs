@@ -19,6 +19,9 @@ use crate::ring::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, Operation, O
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 /// Random bytes beyond the longest write, so that writes of one payload begin at different ones.
 const VARIETY: usize = 64 << 10;
+/// Receive buffers: as many as one system call fills, and few enough to stay in the processor's cache. (The kernel runs about twenty
+/// completions at a time; where it runs more, the receives that find no buffer are armed again.)
+const MOST_BUFFERS: usize = 64;
 /// Payloads begin at multiples of it: a cache line, so that no copy is slower than another.
 const ALIGNMENT: usize = 64;
 /// Connections that share one payload: its holders are counted in 16 bits, and one send holds at most 512.
@@ -174,7 +177,7 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
     };
     RingOptions {
         lease_memory: LARGEST_LEASE + BULK_THRESHOLD + 2 * payloads + (64 << 20),
-        receive_buffers: options.connections.next_power_of_two().clamp(4, 4096) as u16,
+        receive_buffers: options.connections.next_power_of_two().clamp(4, MOST_BUFFERS) as u16,
         receive_buffer: replies.clamp(16 << 10, 1 << 20) as u32,
         files: options.connections as u32,
         registered: false,

@@ -58,9 +58,15 @@ impl Run<'_> {
     /// The open loop: what is due starts on the next connection that has room.
     fn fill_paced(&mut self, now: u64) -> Option<u64> {
         let count = self.load.connections.len();
+        let slots = count * self.load.options.depth;
         loop {
             let mut candidates = (self.rotation..count).chain(0..self.rotation);
-            let Some(key) = candidates.find(|key| self.load.connections[*key].can_start()) else {
+            // A search through thousands of full connections in every turn would itself become the delay.
+            let found = match self.in_flight < slots {
+                true => candidates.find(|key| self.load.connections[*key].can_start()),
+                false => None,
+            };
+            let Some(key) = found else {
                 // Nothing can start, but the end of the plan is still to be noticed.
                 if self.load.plan.is_over(now) {
                     self.exhausted.get_or_insert(now);
