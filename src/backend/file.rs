@@ -207,12 +207,13 @@ impl FileDevice {
         &self,
         range: ByteRange,
         limit: usize,
+        client: u32,
         context: &ShardContext,
     ) -> Result<Vec<Extent>, BlockError> {
         if self.store.is_block_device {
             return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
         }
-        let extents = context.helpers.extents(&self.store, range, limit).await?;
+        let extents = context.helpers.extents(&self.store, range, limit, client).await?;
         let mut offset = range.offset();
         for extent in &extents {
             let part = ByteRange::new(offset, extent.length).expect("within the range");

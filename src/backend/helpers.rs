@@ -1,14 +1,15 @@
 //! A few threads of a shard for calls that io_uring does not have and that may wait for the disk.
 //!
 //! The shard sends a question with the index of the task that asks, goes on with its loop, and finds the answer when its doorbell
-//! rings. At most so many questions are under way as there is room in the queue; further tasks give way until then.
+//! rings. Few questions are under way at once; the others wait here, by client, and clients take turns: one that asks a thousand
+//! times does not hold up one that asks once.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::allocation;
 use super::export::FileStore;
@@ -17,8 +18,8 @@ use crate::ring::Ring;
 use crate::sys::Doorbell;
 use crate::task::ReadyList;
 
-/// Questions under way at once.
-const QUEUE: usize = 128;
+/// Questions under way for each thread: one being answered, one so that it need not wait for the next.
+const PER_THREAD: usize = 2;
 
 type Answer = Result<Vec<Extent>, BlockError>;
 
@@ -33,6 +34,10 @@ struct Question {
 pub struct Helpers {
     questions: Sender<Question>,
     answers: Receiver<(u32, Answer)>,
+    /// Questions that wait, by client; the client at the front is next.
+    waiting: RefCell<VecDeque<(u32, VecDeque<Question>)>>,
+    under_way: Cell<usize>,
+    most_under_way: usize,
     /// Answers that their tasks have not collected yet, by task.
     arrived: RefCell<HashMap<u32, Answer>>,
     ready: ReadyList,
@@ -50,8 +55,9 @@ impl Helpers {
         ready: ReadyList,
         ring: Ring,
     ) -> std::io::Result<Self> {
-        let (questions, queue) = bounded::<Question>(QUEUE);
-        let (answer, answers) = bounded(QUEUE + threads);
+        let most_under_way = PER_THREAD * threads;
+        let (questions, queue) = bounded::<Question>(most_under_way);
+        let (answer, answers) = bounded(most_under_way);
         for _ in 0..threads {
             let (queue, answer, doorbell) = (queue.clone(), answer.clone(), Arc::clone(doorbell));
             let work = move || {
@@ -66,29 +72,53 @@ impl Helpers {
             };
             std::thread::Builder::new().name("ringnbd-helper".into()).spawn(work)?;
         }
-        Ok(Self { questions, answers, arrived: RefCell::default(), ready, ring })
+        let (waiting, under_way, arrived) = Default::default();
+        Ok(Self { questions, answers, waiting, under_way, most_under_way, arrived, ready, ring })
     }
 
-    /// Takes in what the threads have found, and wakes who asked.
+    /// Takes in what the threads have found, wakes who asked, and hands out what waits.
     pub fn collect(&self) {
         for (task, answer) in self.answers.try_iter() {
+            self.under_way.set(self.under_way.get() - 1);
             self.arrived.borrow_mut().insert(task, answer);
             self.ready.wake(task);
         }
+        self.hand_out();
     }
 
-    /// Asks for the extents of a file; see [`allocation::query`].
-    pub(super) async fn extents(&self, store: &Arc<FileStore>, range: ByteRange, limit: usize) -> Answer {
-        let task = self.ring.current_task();
-        let mut question = Question { task, store: Arc::clone(store), range, limit };
-        loop {
-            match self.questions.try_send(question) {
-                Ok(()) => break,
-                Err(TrySendError::Full(back)) => question = back,
-                Err(TrySendError::Disconnected(_)) => return Err(BlockError::Io),
+    fn hand_out(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while self.under_way.get() < self.most_under_way {
+            let Some((client, mut questions)) = waiting.pop_front() else { return };
+            let Some(question) = questions.pop_front() else { continue };
+            self.under_way.set(self.under_way.get() + 1);
+            self.questions.try_send(question).expect("no more are under way than the channel holds");
+            if !questions.is_empty() {
+                waiting.push_back((client, questions));
             }
-            self.ready.give_way(&self.ring).await;
         }
+    }
+
+    fn ask(&self, client: u32, question: Question) {
+        let mut waiting = self.waiting.borrow_mut();
+        match waiting.iter_mut().find(|(waits, _)| *waits == client) {
+            Some((_, questions)) => questions.push_back(question),
+            None => waiting.push_back((client, VecDeque::from([question]))),
+        }
+        drop(waiting);
+        self.hand_out();
+    }
+
+    /// Asks for the extents of a file on behalf of a client; see [`allocation::query`].
+    pub(super) async fn extents(
+        &self,
+        store: &Arc<FileStore>,
+        range: ByteRange,
+        limit: usize,
+        client: u32,
+    ) -> Answer {
+        let task = self.ring.current_task();
+        self.ask(client, Question { task, store: Arc::clone(store), range, limit });
         std::future::poll_fn(|_context| match self.arrived.borrow_mut().remove(&task) {
             Some(answer) => Poll::Ready(answer),
             None => Poll::Pending,

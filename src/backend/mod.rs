@@ -303,7 +303,8 @@ impl Device {
         }
     }
 
-    /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range.
+    /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range. `client` is who asks: helper threads
+    /// serve clients in turn.
     ///
     /// # Errors
     /// The medium's.
@@ -311,11 +312,12 @@ impl Device {
         &self,
         range: ByteRange,
         limit: usize,
+        client: u32,
         context: &ShardContext,
     ) -> Result<Vec<Extent>, BlockError> {
         self.assert_request(range, false);
         self.fault(FaultCommand::BlockStatus, Some(range), context).await?;
-        self.extents_of_store(range, limit, context).await
+        self.extents_of_store(range, limit, client, context).await
     }
 
     /// Whether it is known that a range has no holes: then [`Device::holes_for_read`] need not be asked.
@@ -332,9 +334,10 @@ impl Device {
         &self,
         range: ByteRange,
         limit: usize,
+        client: u32,
         context: &ShardContext,
     ) -> Option<Vec<Extent>> {
-        let extents = self.extents_of_store(range, limit, context).await.ok()?;
+        let extents = self.extents_of_store(range, limit, client, context).await.ok()?;
         extents.iter().any(|extent| extent.zero).then_some(extents)
     }
 
@@ -342,10 +345,11 @@ impl Device {
         &self,
         range: ByteRange,
         limit: usize,
+        client: u32,
         context: &ShardContext,
     ) -> Result<Vec<Extent>, BlockError> {
         match &self.kind {
-            Kind::File(file) => file.extents(range, limit, context).await,
+            Kind::File(file) => file.extents(range, limit, client, context).await,
             Kind::Memory(store) => Ok(store.extents(range, limit)),
             Kind::Null => Ok(vec![Extent { length: range.length(), hole: true, zero: true }]),
         }

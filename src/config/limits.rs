@@ -61,7 +61,7 @@ impl Limits {
         connections_per_turn: 1024,
         pieces_per_send: 1024,
         shutdown_timeout: Duration::from_secs(10),
-        extents_per_reply: 16_384,
+        extents_per_reply: 4096,
         pinned: true,
         helper_threads: 2,
     };

@@ -126,7 +126,8 @@ impl ReplyTo {
     /// `at` makes it an `NBD_REPLY_TYPE_ERROR_OFFSET`: everything in the reply before that offset is good.
     pub fn error(&self, error: BlockError, reason: &str, at: Option<u64>) -> (HeaderBytes, Vec<u8>) {
         let error = to_wire(error);
-        if self.mode == ReplyMode::Simple || (self.mode == ReplyMode::Structured && !self.chunked) {
+        // "The server SHOULD prefer sending errors via a structured reply, as the error can then be accompanied by a string payload."
+        if self.mode == ReplyMode::Simple {
             return (self.simple(error), Vec::new());
         }
         let reason = &reason.as_bytes()[..reason.floor_char_boundary(NBD_MAX_STRING)];
@@ -144,33 +145,48 @@ impl ReplyTo {
         (self.chunk(kind, true, payload.len() as u64, [&[], &[]]), payload)
     }
 
-    /// The status chunk of one meta context, as header and payload: 32-bit descriptors in a structured reply, 64-bit in an extended one.
+    /// The status chunk of one meta context: its header, and how many bytes of `payload` follow it. 32-bit descriptors in a structured
+    /// reply, 64-bit in an extended one; `payload` has room for [`status_length`] bytes.
     ///
     /// The extents are merged already and not empty; a length beyond 32 bits is cut to `0xffff_f000` in a structured reply, which
     /// then ends there.
-    pub fn status(&self, context_id: u32, extents: &[Extent], done: bool) -> (HeaderBytes, Vec<u8>) {
+    pub fn status(
+        &self,
+        context_id: u32,
+        extents: &[Extent],
+        done: bool,
+        payload: &mut [u8],
+    ) -> (HeaderBytes, usize) {
         assert!(!extents.is_empty() && extents.len() <= NBD_MAX_STATUS_DESCRIPTORS);
-        let mut payload = Vec::with_capacity(8 + 16 * extents.len());
-        payload.extend_from_slice(&context_id.to_be_bytes());
+        let mut length = 0;
+        let mut put = |bytes: &[u8]| {
+            payload[length..length + bytes.len()].copy_from_slice(bytes);
+            length += bytes.len();
+        };
+        put(&context_id.to_be_bytes());
         if self.mode == ReplyMode::Extended {
-            payload.extend_from_slice(&(extents.len() as u32).to_be_bytes());
+            put(&(extents.len() as u32).to_be_bytes());
             for extent in extents {
-                payload.extend_from_slice(&extent.length.to_be_bytes());
-                payload.extend_from_slice(&u64::from(status_flags(extent)).to_be_bytes());
+                put(&extent.length.to_be_bytes());
+                put(&u64::from(status_flags(extent)).to_be_bytes());
             }
-            let kind = NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
-            return (self.chunk(kind, done, payload.len() as u64, [&[], &[]]), payload);
+            return (self.chunk(NBD_REPLY_TYPE_BLOCK_STATUS_EXT, done, length as u64, [&[], &[]]), length);
         }
         for extent in extents {
-            let length = u32::try_from(extent.length).unwrap_or(0xffff_f000);
-            payload.extend_from_slice(&length.to_be_bytes());
-            payload.extend_from_slice(&status_flags(extent).to_be_bytes());
-            if u64::from(length) != extent.length {
+            let cut = u32::try_from(extent.length).unwrap_or(0xffff_f000);
+            put(&cut.to_be_bytes());
+            put(&status_flags(extent).to_be_bytes());
+            if u64::from(cut) != extent.length {
                 break;
             }
         }
-        (self.chunk(NBD_REPLY_TYPE_BLOCK_STATUS, done, payload.len() as u64, [&[], &[]]), payload)
+        (self.chunk(NBD_REPLY_TYPE_BLOCK_STATUS, done, length as u64, [&[], &[]]), length)
     }
+}
+
+/// The most bytes that follow the header of a status chunk of so many extents.
+pub const fn status_length(extents: usize) -> usize {
+    8 + 16 * extents
 }
 
 /// The flags of `base:allocation`.
@@ -220,11 +236,12 @@ mod tests {
             Extent { length: 1 << 40, hole: true, zero: true },
             Extent { length: 1, hole: false, zero: false },
         ];
-        let (_, short) = reply_to(ReplyMode::Structured, true).status(5, &extents, true);
-        assert_eq!(short, b"\0\0\0\x05\xff\xff\xf0\0\0\0\0\x03");
-        let (header, long) = reply_to(ReplyMode::Extended, true).status(5, &extents, true);
-        assert_eq!(long.len(), 8 + 32);
-        assert_eq!(long[..8], [0, 0, 0, 5, 0, 0, 0, 2]);
+        let mut payload = [0; status_length(2)];
+        let (_, short) = reply_to(ReplyMode::Structured, true).status(5, &extents, true, &mut payload);
+        assert_eq!(&payload[..short], b"\0\0\0\x05\xff\xff\xf0\0\0\0\0\x03");
+        let (header, long) = reply_to(ReplyMode::Extended, true).status(5, &extents, true, &mut payload);
+        assert_eq!(long, 8 + 32);
+        assert_eq!(payload[..8], [0, 0, 0, 5, 0, 0, 0, 2]);
         assert_eq!(header.as_bytes()[24..], 40_u64.to_be_bytes());
     }
 }

@@ -10,10 +10,10 @@ use super::receive::Unparsed;
 use super::serve::Peer;
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
-use crate::nbd::reply::ReplyTo;
+use crate::nbd::reply::{ReplyTo, status_length};
 use crate::nbd::request::{Command, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation};
-use crate::stats::ExportInterval;
+use crate::stats::{self, ExportInterval, Timing};
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
@@ -303,6 +303,10 @@ impl Connection {
         let payload = request.payload_length();
         let memory = match request.command {
             Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
+            Command::BlockStatus { one, .. } => {
+                let extents = if one { 1 } else { feeding.limits.extents_per_reply };
+                payload.max((self.peer.session.contexts.len() * status_length(extents)) as u32)
+            }
             _ => payload,
         };
         let mut lease = None;
@@ -386,7 +390,10 @@ impl Connection {
     /// A request has left the table; its reply goes out unless nobody is there to read it.
     pub(super) fn reply(&mut self, reply: Reply, mut release: Release) {
         self.tasks -= 1;
-        if !release.timing.is_some_and(|timing| timing.operation == crate::stats::Operation::Read) {
+        let sends_lease = |timing: Timing| {
+            matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus)
+        };
+        if !release.timing.is_some_and(sends_lease) {
             // The payload of a write is not needed any more; only what was read stays until it is sent.
             self.held -= std::mem::take(&mut release.held) as usize;
         }

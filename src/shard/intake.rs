@@ -44,7 +44,8 @@ impl Shard {
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
             return;
         };
-        let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export });
+        let client = self.connections.vacant_key() as u32;
+        let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export, client });
         let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.now());
         let key = self.connections.insert(connection) as u32;
         self.list(key);

@@ -8,7 +8,7 @@ use super::request_table::RequestId;
 use crate::backend::{Device, ShardContext};
 use crate::block::{BlockError, ByteRange, Extent};
 use crate::nbd::meta_context::MetaContext;
-use crate::nbd::reply::ReplyTo;
+use crate::nbd::reply::{ReplyTo, status_length};
 use crate::nbd::request::{Command, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, Session};
 use crate::ring::Lease;
@@ -52,12 +52,14 @@ pub(super) struct Peer {
     pub(super) device: Rc<Device>,
     /// Index of the export.
     pub(super) export: usize,
+    /// The connection's number; helper threads serve connections in turn.
+    pub(super) client: u32,
 }
 
 /// A request with all it needs.
 pub(super) struct Work {
     pub(super) request: Request,
-    /// For a READ the memory to read into, for a WRITE (or a BLOCK_STATUS filter) its payload.
+    /// For a READ the memory to read into, for a WRITE its payload; for a BLOCK_STATUS its filter, and room for the answer.
     pub(super) lease: Option<Lease>,
     pub(super) peer: Rc<Peer>,
 }
@@ -76,8 +78,8 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         }
         Command::BlockStatus { one, filter } => {
             let limit = if one { 1 } else { shared.extents_per_reply };
-            let payload = lease.zip(filter);
-            let reply = Box::pin(block_status(&request, limit, payload, &peer, &shared)).await;
+            let lease = lease.expect("a status has its memory");
+            let reply = Box::pin(block_status(&request, limit, filter, lease, &peer, &shared)).await;
             shared.finished.borrow_mut().push((id, reply));
             return;
         }
@@ -126,7 +128,8 @@ async fn read(
     let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
     if may_be_sparse
         && !peer.device.is_known_data(range)
-        && let Some(extents) = Box::pin(peer.device.holes_for_read(range, MOST_CHUNKS, context)).await
+        && let Some(extents) =
+            Box::pin(peer.device.holes_for_read(range, MOST_CHUNKS, peer.client, context)).await
         && let pieces = pieces(range, &extents)
         && pieces.iter().any(|(_, hole)| *hole)
     {
@@ -226,7 +229,8 @@ fn with_lease(
 async fn block_status(
     request: &Request,
     limit: usize,
-    payload: Option<(Lease, u32)>,
+    filter: Option<u32>,
+    mut lease: Lease,
     peer: &Peer,
     shared: &Shared,
 ) -> Reply {
@@ -234,33 +238,34 @@ async fn block_status(
     let to = ReplyTo::request(request, peer.session.reply_mode);
     let session = &peer.session;
     let all = || session.contexts.iter().map(|context| context.id).collect::<Vec<u32>>();
-    let (range, ids) = match payload {
+    let (range, ids) = match filter {
         None => (request.range, all()),
-        Some((lease, length)) => {
-            match parse_filter(lease.bytes(0..length as usize), request.offset, session) {
-                Ok(filter) => filter,
-                Err(error) => {
-                    let text = "a filter with unknown or repeated contexts, or a bad range";
-                    return shared.fail(&to, peer, error, text);
-                }
+        Some(length) => match parse_filter(lease.bytes(0..length as usize), request.offset, session) {
+            Ok(filter) => filter,
+            Err(error) => {
+                let text = "a filter with unknown or repeated contexts, or a bad range";
+                return shared.fail(&to, peer, error, text);
             }
-        }
+        },
     };
     let mut chunks = Vec::with_capacity(ids.len());
+    let room = status_length(limit);
     for (index, id) in ids.iter().enumerate() {
         let selected = session.contexts.iter().find(|context| context.id == *id).expect("known ids only");
         let extents = match selected.context {
-            MetaContext::BaseAllocation => peer.device.extents(range, limit, context).await,
+            MetaContext::BaseAllocation => peer.device.extents(range, limit, peer.client, context).await,
         };
         match extents {
             Ok(extents) => {
-                let (header, text) = to.status(*id, &extents, index + 1 == ids.len());
-                chunks.push(ReplyChunk::with_text(header, text));
+                let start = index * room;
+                let payload = lease.bytes_mut(start..start + room);
+                let (header, length) = to.status(*id, &extents, index + 1 == ids.len(), payload);
+                chunks.push((header, Some((start as u32, length as u32))));
             }
             Err(error) => return shared.fail(&to, peer, error, &error.to_string()),
         }
     }
-    Reply::Many(chunks)
+    Reply::Many(with_lease(chunks, lease))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::config::ExportUri;
-use crate::nbd::session::{ExportInfo, ReplyMode};
+use crate::nbd::meta_context::MetaContext;
+use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext};
 
 struct Running {
     shard: ShardHandle,
@@ -53,7 +54,7 @@ impl Running {
             size: info.facts.size,
             block_sizes: info.facts.block_sizes,
             enforce_alignment: false,
-            contexts: Vec::new(),
+            contexts: vec![SelectedContext { id: 1, context: MetaContext::BaseAllocation }],
         };
         let negotiated = Negotiated {
             socket: server.into(),
@@ -168,4 +169,46 @@ fn a_request_that_takes_too_long_does_not_hold_up_the_end() {
     assert_eq!(read(&mut client, 16), simple(0, 2), "the flush is answered, so the read is on its way");
     running.stop();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+/// Reads one status chunk and returns its bytes in all.
+fn status(client: &mut UnixStream) -> usize {
+    let header = read(client, 20);
+    assert_eq!(header[4..8], [0, 1, 0, 5], "one last status chunk");
+    let length = u32::from_be_bytes(header[16..].try_into().unwrap()) as usize;
+    read(client, length);
+    20 + length
+}
+
+#[test]
+fn a_thousand_questions_of_one_client_do_not_hold_up_one_of_another() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("image");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    for piece in 0..2048_u64 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], piece * 32_768).unwrap();
+    }
+    let running = start(path.to_str().unwrap());
+    let mut busy = running.connect(ReplyMode::Structured);
+    let mut other = running.connect(ReplyMode::Structured);
+    let questions: Vec<u8> = (0..1000).flat_map(|cookie| request(7, cookie, 0, 64 << 20)).collect();
+    busy.write_all(&questions).unwrap();
+    // Somebody reads the answers, so that it is the helpers that limit them.
+    let answered = Arc::new(AtomicUsize::new(0));
+    let reader = {
+        let answered = Arc::clone(&answered);
+        std::thread::spawn(move || {
+            (0..1000).for_each(|_| {
+                status(&mut busy);
+                answered.fetch_add(1, Ordering::SeqCst);
+            })
+        })
+    };
+    other.write_all(&request(7, 1, 0, 64 << 20)).unwrap();
+    status(&mut other);
+    let before = answered.load(Ordering::SeqCst);
+    assert!(before < 700, "{before} of the busy client's questions came first");
+    reader.join().unwrap();
+    running.stop();
 }
