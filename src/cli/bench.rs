@@ -88,7 +88,8 @@ pub enum ReplyForm {
     after_help = "`--help` shows examples, what open and closed loop measure, and the JSON keys."
 )]
 pub struct Args {
-    /// The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH
+    /// The export; may also stand in the job file.
+    #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: Option<NbdUri>,
     /// What to do [default: randread]
     #[arg(long, value_name = "WHAT", help_heading = "Load")]
