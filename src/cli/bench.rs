@@ -30,30 +30,35 @@ Examples:
   ringnbd bench nbd://h/scratch --rw randwrite --verify --size 1G --ops 1M
   ringnbd bench nbd://h/disk --fio job.fio --connections 8
 
-Closed loop (no --rate): --depth requests are always in flight on each connection, and latency counts from the moment of
-sending. A server that stalls then stalls the load too, which hides the stall from the percentiles.
-Open loop (--rate): each operation has an intended start time and its latency counts from that, whether or not it could be
-sent then, so that a stall shows in full. The loop does not sleep shortly before a start; expect one busy core.
+Closed loop (no --rate): --depth requests are always in flight on each connection, and latency
+counts from the moment of sending. A server that stalls then stalls the load too, which hides the
+stall from the percentiles.
+Open loop (--rate): each operation has an intended start time and its latency counts from that,
+whether or not it could be sent then, so that a stall shows in full. The loop does not sleep
+shortly before a start; expect one busy core.
 
 read and write go through the area as one stream that all connections share.
 
-Exit codes: 0 done (errors of single requests are counted and reported), 1 a connection was lost, no request succeeded or
-content was wrong, 2 usage, or the load could not start.
+Exit codes: 0 done (errors of single requests are counted and reported), 1 a connection was lost,
+no request succeeded or content was wrong, 2 usage, or the load could not start.
 
 JSON keys:
-  uri export_size replies rw read_percent block_size depth connections rate offset size seed verify
-                  what was run; rate is null in a closed loop
+  uri export_size replies rw read_percent block_size depth connections rate offset size seed
+  verify          what was run; rate is null in a closed loop
   elapsed         seconds, warm-up excluded
   interrupted     true after Ctrl-C
   failure         why it ended early, or null
   total read write
-                  {operations, errors, bytes, iops, bytes_per_second, latency}, latency in nanoseconds: {min, mean, stddev,
-                  p50, p90, p99, p99_9, p99_99, max}, or null without operations
+                  {operations, errors, bytes, iops, bytes_per_second, latency}, latency in
+                  nanoseconds: {min, mean, stddev, p50, p90, p99, p99_9, p99_99, max}, or null
+                  without operations
   errors          answers with an error, by name: {\"EIO\": 3}
   unstarted       operations of an open loop that were due and could not start before the end
   per_connection  operations of the connections: {min, mean, max}
   client_cpu      {seconds, cores, us_per_operation}
-  verification    null, or {checked, read_back, wrong, mismatches: [{kind, offset, expected, found}]}";
+  verification    null, or {checked, read_back, wrong, mismatches}; each of the first ten
+                  mismatches is {kind, offset, expected, found}, kind one of stale, torn,
+                  swapped, foreign, lost, corrupt";
 
 /// What the operations are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
