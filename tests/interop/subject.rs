@@ -108,7 +108,7 @@ impl Subject {
         };
         let backing = match disk {
             Disk::File | Disk::Direct => Backing::File(image()),
-            Disk::Device => Backing::Device(LoopDevice::over(image())?),
+            Disk::Device => Backing::Device(peers::or_skip(LoopDevice::over(image()), "loop device")?),
             Disk::Memory => Backing::Memory,
         };
         let export = match &backing {

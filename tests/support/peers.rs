@@ -62,6 +62,14 @@ pub(crate) fn skip(what: &str, remedy: &str) {
     }
 }
 
+/// Names `what` as skipped when there is none: only root can make it.
+pub(crate) fn or_skip<T>(found: Option<T>, what: &str) -> Option<T> {
+    if found.is_none() {
+        skip(what, "run the tests as root");
+    }
+    found
+}
+
 /// What a finished client said.
 #[derive(Debug)]
 pub(crate) struct Finished {
