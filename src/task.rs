@@ -1,7 +1,7 @@
 //! The shard's executor: fixed slots, a ready list, one kind of future. All safe code.
 //!
-//! There are no wakers. A task waits for ring operations, for the primitives of [`crate::sync`] or for a helper's answer; each of
-//! them puts the task's index on the ready list. Slots are pinned boxes that are reused: a task costs no allocation once its slot
+//! There are no wakers. A task waits for ring operations, for a turn given to others, or for a helper's answer; each of them puts the
+//! task's index on the ready list. Slots are pinned boxes that are reused: a task costs no allocation once its slot
 //! exists.
 
 use std::cell::RefCell;

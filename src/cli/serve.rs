@@ -81,7 +81,7 @@ pub struct Args {
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
-    /// Read settings from a TOML file ([server] with the names of these flags, [[export]]); flags win
+    /// Read settings from a TOML file (`[server]` with the names of these flags, `[[export]]`); flags win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write the process id here once everything is up

@@ -82,7 +82,7 @@ pub enum CloseReason {
     /// EXPORT_NAME with a name that does not exist.
     #[error("the client asked for an export that does not exist: {0:?}")]
     UnknownExport(String),
-    /// "A client that has used NBD_OPT_EXTENDED_HEADERS MUST NOT use [EXPORT_NAME]."
+    /// "A client that has used NBD_OPT_EXTENDED_HEADERS MUST NOT use EXPORT_NAME."
     #[error("the client used EXPORT_NAME after EXTENDED_HEADERS")]
     ExportNameAfterExtendedHeaders,
     /// EXPORT_NAME for an export whose clients must keep its block sizes.
