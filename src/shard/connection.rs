@@ -326,9 +326,7 @@ impl Connection {
             self.inbound.expect_payload(u64::from(payload));
             self.receiving = Some(Receiving { request, lease, filled: 0, held });
         } else {
-            self.tasks += 1;
-            feeding.free_slots -= 1;
-            feeding.admitted.push((feeding.key, Admitted { request, lease, held, arrived }));
+            self.admit(Admitted { request, lease, held, arrived }, feeding);
         }
         None
     }
@@ -343,8 +341,6 @@ impl Connection {
     }
 
     /// Admits the request whose payload is complete, if there is one.
-    ///
-    /// It had its memory, so it does not wait for a slot: the table has one more for each connection.
     fn finish_payload(&mut self, feeding: &mut Feeding<'_>) {
         let complete = self.receiving.as_ref().is_some_and(|receiving| {
             receiving.lease.is_some() && receiving.filled == receiving.request.payload_length()
@@ -353,10 +349,18 @@ impl Connection {
             return;
         }
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
+        let arrived = feeding.now;
+        self.admit(Admitted { request, lease, held, arrived }, feeding);
+    }
+
+    /// Gives a request to the shard's table.
+    ///
+    /// One that had waited for memory or for its payload may come when no slot is free any more: the table has one more for each
+    /// connection.
+    fn admit(&mut self, admitted: Admitted, feeding: &mut Feeding<'_>) {
         self.tasks += 1;
         feeding.free_slots = feeding.free_slots.saturating_sub(1);
-        let arrived = feeding.now;
-        feeding.admitted.push((feeding.key, Admitted { request, lease, held, arrived }));
+        feeding.admitted.push((feeding.key, admitted));
     }
 
     /// Whoever has to wait does not keep a receive buffer when they are scarce.

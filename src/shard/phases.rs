@@ -104,7 +104,7 @@ impl Shard {
         let mut feeding = Feeding {
             limits: &self.limits,
             pool: &self.pool,
-            free_slots: self.requests.free(),
+            free_slots: self.requests.free().saturating_sub(self.admitted.len()),
             unsent: self.unsent,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,

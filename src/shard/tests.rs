@@ -23,7 +23,11 @@ fn start_with(uri: &str, limits: Limits) -> Running {
     let uri: ExportUri = uri.parse().unwrap();
     let export = Arc::new(Export::open(&uri, false).unwrap());
     let (sender, exited) = mpsc::channel();
-    let limits = Limits { memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD, connections: 64, ..limits };
+    let limits = Limits {
+        memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
+        connections: limits.connections.min(64),
+        ..limits
+    };
     let shard = ShardHandle::start(ShardConfig {
         index: 0,
         cpu: None,
@@ -39,6 +43,11 @@ fn start_with(uri: &str, limits: Limits) -> Running {
 
 impl Running {
     fn connect(&self, reply_mode: ReplyMode) -> UnixStream {
+        self.connect_with(reply_mode, Vec::new())
+    }
+
+    /// Connects with bytes that came with the handshake.
+    fn connect_with(&self, reply_mode: ReplyMode, leftover: Vec<u8>) -> UnixStream {
         let (client, server) = UnixStream::pair().unwrap();
         let facts = self.export.facts().clone();
         let info = ExportInfo {
@@ -60,7 +69,7 @@ impl Running {
             socket: server.into(),
             export: 0,
             session,
-            leftover: Vec::new(),
+            leftover,
             peer: "test".into(),
             permit: Box::new(()),
         };
@@ -145,6 +154,32 @@ fn a_slow_read_does_not_delay_a_fast_one() {
     client.write_all(&[request(0, 1, 0, 512), request(0, 2, 8192, 512)].concat()).unwrap();
     assert_eq!(read(&mut client, 16 + 512)[..16], simple(0, 2)[..]);
     assert_eq!(read(&mut client, 16 + 512)[..16], simple(0, 1)[..]);
+    running.stop();
+}
+
+#[test]
+fn more_requests_than_slots_wait_for_their_turn() {
+    // No slots to spare, and connections whose requests are there already when the shard takes them, all in one turn.
+    let limits =
+        Limits { requests_per_shard: 4, requests_per_connection: 8, connections: 3, ..Limits::default() };
+    let running = start_with("mem:64M", limits);
+    for _ in 0..50 {
+        let requests: Vec<u8> = (0..40).flat_map(|cookie| request(0, cookie, cookie * 65_536, 512)).collect();
+        let mut clients: Vec<_> =
+            (0..3).map(|_| running.connect_with(ReplyMode::Simple, requests.clone())).collect();
+        for client in &mut clients {
+            let mut answered = 0_u64;
+            for _ in 0..40 {
+                let header = read(client, 16 + 512);
+                answered |= 1 << u64::from_be_bytes(header[8..16].try_into().unwrap());
+            }
+            assert_eq!(answered, (1 << 40) - 1);
+        }
+        drop(clients);
+        while running.shard.connections() > 0 {
+            std::thread::yield_now();
+        }
+    }
     running.stop();
 }
 
