@@ -94,6 +94,8 @@ pub(super) struct Uring {
     receive: ReceiveRing,
     free_files: Vec<u32>,
     registered: bool,
+    /// Completions that were taken out while submitting, to be told first.
+    early: Vec<Event>,
     /// Keeps the registered arena mapped as long as the ring.
     _pool: BufferPool,
 }
@@ -129,6 +131,7 @@ impl Uring {
             receive,
             free_files: (0..options.files).rev().collect(),
             registered: options.registered,
+            early: Vec::new(),
             _pool: pool.another_handle(),
         };
         Ok((uring, pool))
@@ -143,8 +146,11 @@ impl Uring {
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return key;
             }
-            // The queue is full: hand it over early. EBUSY means that completions wait; they are reaped in the next turn, and the kernel
-            // takes entries again as soon as it has flushed them.
+            // The queue is full: hand it over early. Completions are taken out meanwhile, because the kernel may take no entries (EBUSY)
+            // while its completion queue is full; they are told in the next turn.
+            let mut early = std::mem::take(&mut self.early);
+            self.reap(usize::MAX, &mut early);
+            self.early = early;
             match self.ring.submit() {
                 Ok(_) => {}
                 Err(error) if retry(&error) => {}
@@ -155,7 +161,8 @@ impl Uring {
 
     /// Submits what is queued, waits as asked, and collects completions, at most `limit`.
     pub(super) fn submit_and_reap(&mut self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
-        let wait = if self.ring.completion().is_empty() { wait } else { Wait::No };
+        events.append(&mut self.early);
+        let wait = if events.is_empty() && self.ring.completion().is_empty() { wait } else { Wait::No };
         let result = match wait {
             Wait::No => self.ring.submit(),
             Wait::Forever => self.ring.submit_and_wait(1),
@@ -204,7 +211,7 @@ impl Uring {
 
     /// Whether a completion is there or could be had without waiting; costs two loads.
     pub(super) fn has_work(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+        !self.early.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().taskrun()
     }
 
     pub(super) fn available_receive_buffers(&self) -> u16 {
