@@ -26,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve files, block devices or memory as NBD exports
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Show what a server says about one export
     Info(info::Args),
     /// List the exports of a server
@@ -75,7 +75,7 @@ impl From<Outcome> for ExitCode {
 /// Runs the command that was asked for, to its end.
 pub fn run(cli: Cli) -> Outcome {
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Info(args) => info::run(args),
         Command::List(args) => list::run(args),
         Command::Map(args) => map::run(args),

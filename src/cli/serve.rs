@@ -9,7 +9,7 @@ use super::{Outcome, logging};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{TcpAddress, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
-use crate::config::{Config, ExportConfig, ListenAddress, LogFormat, Settings};
+use crate::config::{AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Settings};
 use crate::control::{self, Ending, Served, Service};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -78,6 +78,18 @@ pub struct Args {
     /// How long a client may take to choose an export [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub handshake_timeout: Option<Duration>,
+    /// Serve metrics, a JSON API and a dashboard over HTTP: HOST:PORT, or unix:PATH; nobody is asked who he is
+    #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
+    pub admin: Option<AdminAddress>,
+    /// Log requests that take longer than this, such as 10ms, each with where its time went
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "What to see")]
+    pub slow: Option<Duration>,
+    /// Write latencies as an HdrHistogram interval log, one interval a second; `ringnbd report` shows it
+    #[arg(long, value_name = "FILE", help_heading = "What to see")]
+    pub latency_log: Option<PathBuf>,
+    /// Record no latencies, only counts: saves a little time for each request
+    #[arg(long, help_heading = "What to see")]
+    pub no_histograms: bool,
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
@@ -118,7 +130,7 @@ pub fn run(args: Args) -> Outcome {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config.notes.iter().for_each(|note| tracing::info!("{note}"));
     let service = if stdio { Service::Stdio } else { Service::Listeners };
-    let ready = |served: &[Served]| announce(served, format, service);
+    let ready = |served: &[Served], admin: &[String]| announce(served, admin, format, service);
     match control::run(&config, service, ready) {
         Ok(Ending::Stopped) => Outcome::Done,
         Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,
@@ -143,6 +155,10 @@ fn settings(args: Args) -> Result<Settings, String> {
         max_connections: args.max_connections,
         handshake_timeout: args.handshake_timeout,
         log_format: args.log_format,
+        admin: args.admin,
+        slow: args.slow,
+        latency_log: args.latency_log,
+        no_histograms: args.no_histograms.then_some(true),
     };
     let Some(path) = args.config else { return Ok(flags) };
     let text = std::fs::read_to_string(&path)
@@ -161,7 +177,7 @@ fn refuse(format: Option<LogFormat>, sentence: impl Display) -> Outcome {
 }
 
 /// Says what is served: to programs as log lines, to people as a few lines with something to try.
-fn announce(served: &[Served], format: LogFormat, service: Service) {
+fn announce(served: &[Served], admin: &[String], format: LogFormat, service: Service) {
     if format == LogFormat::Json {
         for export in served {
             for uri in &export.uris {
@@ -169,16 +185,17 @@ fn announce(served: &[Served], format: LogFormat, service: Service) {
                 tracing::info!(export = name, uri, source, size, read_only, "serving");
             }
         }
+        admin.iter().for_each(|url| tracing::info!(url, "admin"));
     }
     // With --stdio the standard output may be the client's socket.
     let people_read = format == LogFormat::Human || io::stdout().is_terminal();
     if people_read && service == Service::Listeners {
         // A closed standard output is no reason not to serve.
-        let _nobody_reads = io::stdout().write_all(banner(served).as_bytes());
+        let _nobody_reads = io::stdout().write_all(banner(served, admin).as_bytes());
     }
 }
 
-fn banner(served: &[Served]) -> String {
+fn banner(served: &[Served], admin: &[String]) -> String {
     let mut text = String::new();
     for export in served {
         let name = if export.name.is_empty() { "(default)" } else { &export.name };
@@ -187,6 +204,9 @@ fn banner(served: &[Served]) -> String {
         for uri in &export.uris {
             text += &format!("    {uri}\n");
         }
+    }
+    for url in admin {
+        text += &format!("admin: {url}\n");
     }
     if let Some(uri) = served.first().and_then(|export| export.uris.first()) {
         text += &format!("Try: ringnbd info '{uri}'   or: qemu-img info '{uri}'   Stop with Ctrl-C.\n");
@@ -204,7 +224,7 @@ mod tests {
     fn args(words: &[&str]) -> Result<Args, clap::Error> {
         let words = ["ringnbd", "serve"].iter().chain(words);
         Cli::try_parse_from(words).map(|cli| match cli.command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         })
     }
@@ -287,7 +307,8 @@ mod tests {
             read_only: true,
             uris: vec!["nbd://127.0.0.1:1/disk".to_owned(), "nbd+unix:///disk?socket=/s".to_owned()],
         };
-        let banner = banner(&[served]);
+        let banner = banner(&[served], &["http://127.0.0.1:9800/".to_owned()]);
+        assert!(banner.contains("admin: http://127.0.0.1:9800/\n"));
         assert!(banner.contains("read-only"));
         assert!(banner.contains("    nbd+unix:///disk?socket=/s\n"));
         assert!(banner.contains("qemu-img info 'nbd://127.0.0.1:1/disk'"));

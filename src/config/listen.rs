@@ -34,6 +34,10 @@ pub enum ListenAddress {
     Unix(UnixAddress),
 }
 
+/// Where the admin server listens: `HOST:PORT`, `unix:PATH` or `unix:@NAME`. It has no port of its own, so one must be named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminAddress(pub ListenAddress);
+
 /// Why an address could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
@@ -45,6 +49,9 @@ pub enum AddressError {
     /// A port that is none.
     #[error("\"{0}\" has no valid port: write HOST:PORT with a port from 0 (any free one) to 65535")]
     BadPort(String),
+    /// The admin server has no default port.
+    #[error("\"{0}\" has no port: write HOST:PORT, such as 127.0.0.1:9800, or unix:PATH")]
+    NoPort(String),
     /// An IPv6 address without brackets.
     #[error("\"{0}\" looks like an IPv6 address: write it in brackets, such as [::1]:10809")]
     NoBrackets(String),
@@ -107,6 +114,22 @@ impl FromStr for UnixAddress {
     }
 }
 
+impl FromStr for AdminAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self(ListenAddress::Unix(path.parse()?)));
+        }
+        let address: TcpAddress = text.parse()?;
+        let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+        match !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => Ok(Self(ListenAddress::Tcp(address))),
+            false => Err(AddressError::NoPort(text.to_owned())),
+        }
+    }
+}
+
 impl Display for TcpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -155,6 +178,21 @@ mod tests {
             ["", ":1", "[]:1", "a:", "a:65536", "a:x", "a:+1", "[::1", "[::1]x", "[::1]:", "::1:10809"]
         {
             assert!(text.parse::<TcpAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn admin_addresses() {
+        let tcp = |host: &str, port| {
+            Ok(AdminAddress(ListenAddress::Tcp(TcpAddress { host: host.to_owned(), port })))
+        };
+        assert_eq!("127.0.0.1:9800".parse(), tcp("127.0.0.1", 9800));
+        assert_eq!("[::1]:0".parse(), tcp("::1", 0));
+        let unix = |address: &str| Ok(AdminAddress(ListenAddress::Unix(address.parse().unwrap())));
+        assert_eq!("unix:/run/x".parse(), unix("/run/x"));
+        assert_eq!("unix:@x".parse(), unix("@x"));
+        for text in ["", "unix:", "unix:@", "localhost", "10.0.0.1", "[::1]", ":9800", "a:", "a:x", "9800"] {
+            assert!(text.parse::<AdminAddress>().is_err(), "{text}");
         }
     }
 

@@ -17,6 +17,6 @@ pub use export::ExportConfig;
 pub use export_uri::ExportUri;
 pub use fault_options::{FaultCommand, FaultOptions};
 pub use limits::Limits;
-pub use listen::ListenAddress;
+pub use listen::{AdminAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use settings::{LogFormat, Settings};

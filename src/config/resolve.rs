@@ -26,6 +26,14 @@ pub struct Config {
     pub busy_poll: Duration,
     /// Where to write the process id.
     pub pidfile: Option<PathBuf>,
+    /// Where the admin server listens; there is none without.
+    pub admin: Option<ListenAddress>,
+    /// Requests that take longer are logged.
+    pub slow: Option<Duration>,
+    /// Where latencies are logged as histograms.
+    pub latency_log: Option<PathBuf>,
+    /// Latencies are recorded.
+    pub histograms: bool,
     /// Sentences about what could not be as asked.
     pub warnings: Vec<String>,
     /// Sentences about what is less than it might be, though nobody asked for more.
@@ -84,6 +92,9 @@ pub enum ConfigError {
     /// `--handshake-timeout 0`.
     #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]
     NoTime,
+    /// Two flags that exclude each other.
+    #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
+    NoHistograms(&'static str),
     /// Not even a few connections fit.
     #[error(
         "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
@@ -96,6 +107,8 @@ const NOTEWORTHY_CONNECTIONS: usize = 1024;
 
 /// File descriptors of one connection: its socket, and a second one while the control plane still holds it.
 const FILES_PER_CONNECTION: u64 = 2;
+/// File descriptors of the admin server: its clients, its listeners, the latency log.
+const ADMIN_FILES: u64 = 40;
 
 impl Config {
     /// Fits settings to the machine and fills in what was not said.
@@ -120,7 +133,7 @@ impl Config {
             Some(timeout) => limits.handshake_timeout = timeout,
             None => {}
         }
-        let fit = connections_that_fit(machine.open_files, shards.len(), exports.len())?;
+        let fit = connections_that_fit(machine, shards.len(), exports.len(), settings.admin.is_some())?;
         let wanted = settings.max_connections.unwrap_or(limits.connections);
         if wanted == 0 {
             return Err(ConfigError::NoConnections);
@@ -134,6 +147,12 @@ impl Config {
             ));
         }
         limits.connections = wanted.min(fit);
+        let histograms = !settings.no_histograms.unwrap_or(false);
+        match (histograms, settings.slow, &settings.latency_log) {
+            (false, Some(_), _) => return Err(ConfigError::NoHistograms("--slow")),
+            (false, _, Some(_)) => return Err(ConfigError::NoHistograms("--latency-log")),
+            _ => {}
+        }
         let busy_poll = settings.busy_poll.unwrap_or(Duration::ZERO);
         Ok(Self {
             exports,
@@ -142,6 +161,10 @@ impl Config {
             limits,
             busy_poll,
             pidfile: settings.pidfile,
+            admin: settings.admin.map(|address| address.0),
+            slow: settings.slow,
+            latency_log: settings.latency_log,
+            histograms,
             warnings,
             notes,
         })
@@ -190,11 +213,16 @@ fn divide_memory(memory: u64, shards: usize) -> Result<usize, ConfigError> {
 }
 
 /// The connections that fit beside what the server itself keeps open.
-fn connections_that_fit(open_files: u64, shards: usize, exports: usize) -> Result<usize, ConfigError> {
+fn connections_that_fit(
+    machine: &Machine,
+    shards: usize,
+    exports: usize,
+    admin: bool,
+) -> Result<usize, ConfigError> {
     // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's file in it.
-    let own = 64 + 16 * shards as u64 + 2 * exports as u64;
-    match open_files.saturating_sub(own) / FILES_PER_CONNECTION {
-        0 => Err(ConfigError::OpenFiles(open_files)),
+    let own = 64 + 16 * shards as u64 + 2 * exports as u64 + if admin { ADMIN_FILES } else { 0 };
+    match machine.open_files.saturating_sub(own) / FILES_PER_CONNECTION {
+        0 => Err(ConfigError::OpenFiles(machine.open_files)),
         fit => Ok(fit as usize),
     }
 }
@@ -274,6 +302,16 @@ mod tests {
         assert_eq!((config.limits.connections, config.warnings.len()), (5, 0));
         assert_eq!(connections(None, 64).unwrap_err(), ConfigError::OpenFiles(64));
         assert_eq!(connections(Some(0), 1024).unwrap_err(), ConfigError::NoConnections);
+    }
+
+    #[test]
+    fn what_needs_histograms_excludes_their_absence() {
+        let none = || Settings { no_histograms: Some(true), ..Settings::default() };
+        assert!(!resolve(none()).unwrap().histograms);
+        let slow = Settings { slow: Some(Duration::ZERO), ..none() };
+        assert_eq!(resolve(slow).unwrap_err(), ConfigError::NoHistograms("--slow"));
+        let log = Settings { latency_log: Some("x".into()), ..none() };
+        assert_eq!(resolve(log).unwrap_err(), ConfigError::NoHistograms("--latency-log"));
     }
 
     #[test]

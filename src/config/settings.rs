@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use super::cpus::CpuList;
 use super::export::ExportConfig;
-use super::listen::ListenAddress;
+use super::listen::{AdminAddress, ListenAddress};
 use super::size::{parse_duration, parse_size};
 
 /// The form of log lines.
@@ -48,6 +48,14 @@ pub struct Settings {
     pub handshake_timeout: Option<Duration>,
     /// The form of log lines.
     pub log_format: Option<LogFormat>,
+    /// Where the admin server listens; nowhere when nothing was said.
+    pub admin: Option<AdminAddress>,
+    /// Requests that take longer are logged.
+    pub slow: Option<Duration>,
+    /// Where latencies are logged as histograms.
+    pub latency_log: Option<PathBuf>,
+    /// Latencies are not recorded.
+    pub no_histograms: Option<bool>,
 }
 
 /// A configuration file that could not be read.
@@ -78,6 +86,10 @@ impl Settings {
             max_connections: self.max_connections.or(below.max_connections),
             handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
             log_format: self.log_format.or(below.log_format),
+            admin: self.admin.or(below.admin),
+            slow: self.slow.or(below.slow),
+            latency_log: self.latency_log.or(below.latency_log),
+            no_histograms: self.no_histograms.or(below.no_histograms),
         }
     }
 
@@ -110,6 +122,10 @@ impl Settings {
             max_connections: server.max_connections,
             handshake_timeout: server.handshake_timeout.map(|duration| duration.0),
             log_format: server.log_format,
+            admin: server.admin.map(|address| address.0),
+            slow: server.slow.map(|duration| duration.0),
+            latency_log: server.latency_log,
+            no_histograms: server.no_histograms,
         })
     }
 }
@@ -138,6 +154,10 @@ struct Server {
     max_connections: Option<usize>,
     handshake_timeout: Option<Time>,
     log_format: Option<LogFormat>,
+    admin: Option<Text<AdminAddress>>,
+    slow: Option<Time>,
+    latency_log: Option<PathBuf>,
+    no_histograms: Option<bool>,
 }
 
 /// `[[export]]`.
@@ -258,6 +278,10 @@ read-only = false
 max-connections = 100
 handshake-timeout = "5s"
 log-format = "json"
+admin = "127.0.0.1:9800"
+slow = "10ms"
+latency-log = "/var/log/ringnbd.hlog"
+no-histograms = false
 
 [[export]]
 uri = "mem:1G"
@@ -276,6 +300,10 @@ read-only = true
         assert_eq!(settings.memory, Some(1 << 30));
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.admin, Some("127.0.0.1:9800".parse().unwrap()));
+        assert_eq!(settings.slow, Some(Duration::from_millis(10)));
+        assert_eq!(settings.latency_log.as_deref(), Some("/var/log/ringnbd.hlog".as_ref()));
+        assert_eq!(settings.no_histograms, Some(false));
         assert_eq!(settings.exports.len(), 2);
         assert_eq!(settings.exports[1].name, "vm/disk:0");
         assert!(settings.exports[1].read_only);

@@ -21,6 +21,15 @@ pub enum Endpoint {
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 impl Endpoint {
+    /// Where the admin server is, when it listens here: an HTTP URL, or `unix:PATH` as it is given to `--admin`.
+    pub(super) fn admin_url(&self) -> String {
+        match self {
+            Self::Tcp(address) => format!("http://{}/", reachable(*address)),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+            Self::Abstract(name) => format!("unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+
     /// The URI of an export here, by the URI specification of the NBD project (`doc/uri.md`).
     ///
     /// An unspecified address becomes the loopback one, which works at least on this machine. The specification has no abstract
@@ -29,12 +38,7 @@ impl Endpoint {
         let name = percent_encode(export.as_bytes(), ESCAPED);
         match self {
             Self::Tcp(address) => {
-                let ip = match address.ip() {
-                    IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-                    ip => ip,
-                };
-                format!("nbd://{}/{name}", SocketAddr::new(ip, address.port()))
+                format!("nbd://{}/{name}", reachable(*address))
             }
             Self::Unix(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), ESCAPED);
@@ -45,6 +49,16 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// The address, or the loopback one for an unspecified one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

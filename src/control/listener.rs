@@ -59,6 +59,14 @@ pub enum ListenError {
     /// Anything else.
     #[error("cannot listen on {0}: {1}")]
     Other(String, io::Error),
+    /// Any of these, of the admin server.
+    #[error("{}", of_admin(.0))]
+    Admin(Box<ListenError>),
+}
+
+/// The sentence with the flag that it is about.
+fn of_admin(error: &ListenError) -> String {
+    error.to_string().replace("--tcp", "--admin").replace("--unix path", "path with --admin unix:PATH")
 }
 
 /// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.
@@ -294,6 +302,16 @@ mod tests {
         let _successor = UnixListener::bind(&path).unwrap();
         drop(ours);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn an_error_of_the_admin_server_names_its_flag() {
+        let first = tcp("127.0.0.1:0").unwrap();
+        let Endpoint::Tcp(address) = first[0].endpoint else { panic!() };
+        let error = ListenError::Admin(Box::new(tcp(&address.to_string()).unwrap_err())).to_string();
+        assert!(error.contains("--admin") && !error.contains("--tcp"), "{error}");
+        let error = ListenError::Admin(Box::new(ListenError::Live("/s".into()))).to_string();
+        assert!(error.ends_with("choose another path with --admin unix:PATH"), "{error}");
     }
 
     #[test]

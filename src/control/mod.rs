@@ -8,11 +8,15 @@
 //! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
 
 mod accept;
+mod admin;
+mod collector;
 mod endpoint;
+mod latency_log;
 mod listener;
 pub mod machine;
 mod negotiate;
 mod notify;
+mod observe;
 mod pidfile;
 mod placement;
 mod plane;

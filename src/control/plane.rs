@@ -11,6 +11,7 @@ use crate::config::Limits;
 use crate::nbd::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{Negotiated, ShardHandle};
+use crate::stats::Interval;
 
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
@@ -86,6 +87,22 @@ impl Plane {
             }
         }
         Err(negotiated)
+    }
+
+    /// How many shards there are.
+    pub(super) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Asks a shard what it recorded; see [`ShardHandle::collect`].
+    pub(super) fn collect(
+        &self,
+        shard: usize,
+        spare: Option<Box<Interval>>,
+        connections: bool,
+        answer: impl FnOnce(Box<Interval>) + Send + 'static,
+    ) -> bool {
+        self.shards[shard].collect(spare, connections, answer)
     }
 
     /// Whether the server is stopping, so that handshakes are refused.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::accept::{Acceptor, accept, unix_peer};
 use super::listener::{self, ListenError, Listener};
 use super::negotiate::{Client, negotiate};
 use super::notify::notify;
+use super::observe::{Observers, wants_latencies};
 use super::pidfile::{Pidfile, PidfileError};
 use super::plane::Plane;
 use super::signals::Signals;
@@ -22,6 +24,7 @@ use crate::config::{Config, Limits};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
+use crate::stats::Interval;
 
 /// Whom to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,14 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// `--latency-log`.
+    #[error("cannot create the latency log {}: {error}; choose another --latency-log", path.display())]
+    LatencyLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// `--stdio`.
     #[error(transparent)]
     Stdio(#[from] NoClient),
@@ -104,14 +115,19 @@ const SHARD_GRACE: Duration = Duration::from_secs(2);
 /// What a finished shutdown still takes.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-type Exits = UnboundedReceiver<Result<(), ShardError>>;
+/// Shards that ended: which, and what they recorded last.
+type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardError>)>;
 
 /// Serves until a signal, or until the client of [`Service::Stdio`] is gone. `ready` hears what is served once all listeners
-/// are bound and all shards run, just before the pidfile says so.
+/// are bound and all shards run, and where the admin server is, just before the pidfile says so.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left behind then.
-pub fn run(config: &Config, service: Service, ready: impl FnOnce(&[Served])) -> Result<Ending, StartError> {
+pub fn run(
+    config: &Config,
+    service: Service,
+    ready: impl FnOnce(&[Served], &[String]),
+) -> Result<Ending, StartError> {
     let client = match service {
         Service::Stdio => Some(stdio::client()?),
         Service::Listeners => None,
@@ -125,7 +141,8 @@ pub fn run(config: &Config, service: Service, ready: impl FnOnce(&[Served])) -> 
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let server = Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0 };
+    let server =
+        Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0, observers: Observers::default() };
     let ending = runtime.block_on(server.serve(client, inherited, ready));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
@@ -169,10 +186,10 @@ fn start_shards(
             limits: Arc::clone(limits),
             exports: Arc::clone(exports),
             busy_poll: config.busy_poll,
-            record: true,
-            slow: None,
+            record: wants_latencies(config),
+            slow: config.slow,
             // Nobody listens any more when the process ends.
-            on_exit: Box::new(move |result| drop(exit.send(result))),
+            on_exit: Box::new(move |result| drop(exit.send((index, result)))),
         })
     };
     let mut shards: Vec<ShardHandle> = Vec::new();
@@ -194,6 +211,7 @@ struct Server<'a> {
     plane: Rc<Plane>,
     exits: Exits,
     ended_shards: usize,
+    observers: Observers,
 }
 
 impl Server<'_> {
@@ -201,7 +219,7 @@ impl Server<'_> {
         mut self,
         client: Option<OwnedFd>,
         inherited: Vec<Listener>,
-        ready: impl FnOnce(&[Served]),
+        ready: impl FnOnce(&[Served], &[String]),
     ) -> Result<Ending, StartError> {
         // From here on a signal is not the end but a wish, so that no file is left behind.
         let mut signals = Signals::new().map_err(StartError::Runtime)?;
@@ -210,11 +228,13 @@ impl Server<'_> {
             listener::listen(&self.config.listen, &mut listeners)?;
         }
         let files: Vec<_> = listeners.iter_mut().map(|listener| listener.file.take()).collect();
-        ready(&self.served(&listeners));
+        self.observers = Observers::start(&self.plane, self.config)?;
+        ready(&self.served(&listeners), &self.observers.urls);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let pidfile = self.config.pidfile.as_deref().map(Pidfile::write).transpose()?;
         notify("READY=1");
+        self.observers.accept();
         let mut tasks = Vec::new();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), acceptor)));
@@ -228,6 +248,7 @@ impl Server<'_> {
         drop(files);
         self.plane.stop();
         let drained = self.drain_or_cut_off(&mut signals).await;
+        self.observers.finish();
         drop(pidfile);
         Ok(if asked == Ending::Failed { asked } else { drained })
     }
@@ -252,9 +273,15 @@ impl Server<'_> {
                 tracing::info!(signal, "stopping");
                 Ending::Stopped
             }
-            Some(result) = self.exits.recv() => {
+            Some((shard, result)) = self.exits.recv() => {
                 self.ended_shards += 1;
-                let reason = result.err().map_or("it ended without being asked".to_owned(), |error| error.to_string());
+                let reason = match result {
+                    Ok(last) => {
+                        self.observers.take_last(shard, last);
+                        "it ended without being asked".to_owned()
+                    }
+                    Err(error) => error.to_string(),
+                };
                 tracing::error!(reason, "a shard ended: stopping");
                 Ending::Failed
             }
@@ -301,8 +328,8 @@ impl Server<'_> {
             let mut ending = Ending::Stopped;
             while self.ended_shards < shards {
                 match self.exits.recv().await {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => {
+                    Some((shard, Ok(last))) => self.observers.take_last(shard, last),
+                    Some((_, Err(error))) => {
                         tracing::error!(reason = %error, "a shard failed");
                         ending = Ending::Failed;
                     }

@@ -12,7 +12,7 @@ use super::phases::to_flush;
 use super::serve::Peer;
 use super::worker::Shard;
 use crate::ring::{Operation, Owner};
-use crate::stats::{ConnectionInfo, Gauges};
+use crate::stats::{ConnectionInfo, Gauges, Interval};
 
 /// What was cut off has so long to come to its end.
 const LAST_CALL: Duration = Duration::from_secs(1);
@@ -46,15 +46,21 @@ impl Shard {
         };
         let client = self.connections.vacant_key() as u32;
         let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export, client });
-        let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.now());
+        let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         let key = self.connections.insert(connection) as u32;
         self.list(key);
     }
 
-    /// Hands over what was recorded, and how things stand.
+    /// Answers the control plane.
     pub(super) fn answer(&mut self, question: Collect) {
         let Collect { spare, connections, answer } = question;
+        answer(self.hand_over(spare, connections));
+    }
+
+    /// What was recorded, and how things stand.
+    pub(super) fn hand_over(&mut self, spare: Option<Box<Interval>>, connections: bool) -> Box<Interval> {
         let mut interval = self.recorder.take(spare);
+        interval.end = self.recorder.elapsed();
         interval.gauges = Gauges {
             connections: self.connections.len() as u64,
             in_flight: self.requests.len() as u64,
@@ -65,7 +71,7 @@ impl Shard {
             operations: self.ring.operations_in_flight() as u64,
         };
         if connections {
-            let now = self.recorder.now();
+            let now = interval.end;
             interval.connections.extend(self.connections.iter().map(|(_, connection)| ConnectionInfo {
                 peer: connection.name.clone(),
                 export: connection.peer.export,
@@ -73,7 +79,7 @@ impl Shard {
                 in_flight: connection.in_flight as u64,
             }));
         }
-        answer(interval);
+        interval
     }
 
     /// From now on requests are refused, and connections end when nothing of them is in flight.

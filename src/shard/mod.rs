@@ -60,10 +60,10 @@ pub struct ShardConfig {
     pub busy_poll: Duration,
     /// Record latencies.
     pub record: bool,
-    /// Log requests that take longer.
+    /// Hand over requests that take longer one by one; needs `record`.
     pub slow: Option<Duration>,
-    /// Called on the shard's thread when it has ended.
-    pub on_exit: Box<dyn FnOnce(Result<(), ShardError>) + Send>,
+    /// Called on the shard's thread when it has ended, with what it recorded since it was last asked.
+    pub on_exit: Box<dyn FnOnce(Result<Box<Interval>, ShardError>) + Send>,
 }
 
 /// Why a shard could not start: the cause, and what to do.

@@ -6,7 +6,11 @@
 use std::time::{Duration, Instant};
 
 use crate::nbd::request::{Command, Request};
-use crate::stats::{ExportInterval, Interval, Operation, Timing};
+use crate::stats::{ExportInterval, Interval, Operation, SlowRequest, Timing};
+
+/// Slow requests that are told apart between two questions of the control plane, which logs them; more are only counted, so that a
+/// disk that stalls fills no disk.
+const SLOW_AT_ONCE: usize = 64;
 
 /// See the module.
 pub(super) struct Recorder {
@@ -30,6 +34,11 @@ impl Recorder {
     /// Reads the clock: nanoseconds since the shard began.
     pub(super) fn clock(&self) -> u64 {
         if self.on { self.start.elapsed().as_nanos() as u64 } else { 0 }
+    }
+
+    /// Reads the clock for what is not recorded by request.
+    pub(super) fn elapsed(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 
     /// A new turn begins: completions were reaped.
@@ -70,11 +79,23 @@ impl Recorder {
     /// A reply is out.
     pub(super) fn sent(&mut self, export: usize, timing: &Timing, peer: &str) {
         if !self.on {
+            self.interval.exports[export].count_request(timing.operation);
             return;
         }
         self.interval.exports[export].record(timing, self.now);
         if self.slow.is_some_and(|slow| self.now.saturating_sub(timing.arrived) >= slow) {
-            log_slow(export, timing, self.now, peer);
+            self.note_slow(export, timing, peer);
+        }
+    }
+
+    /// Notes a slow request for the control plane: writing a log line may wait, and a shard must not.
+    #[cold]
+    fn note_slow(&mut self, export: usize, timing: &Timing, peer: &str) {
+        if self.interval.slow.len() == SLOW_AT_ONCE {
+            self.interval.more_slow += 1;
+        } else {
+            let (peer, timing) = (peer.to_owned(), *timing);
+            self.interval.slow.push(SlowRequest { export, peer, timing, sent: self.now });
         }
     }
 
@@ -85,23 +106,6 @@ impl Recorder {
         fresh.exports.resize_with(self.exports, ExportInterval::default);
         std::mem::replace(&mut self.interval, fresh)
     }
-}
-
-fn log_slow(export: usize, timing: &Timing, sent: u64, peer: &str) {
-    let microseconds = |start: u64, end: u64| end.saturating_sub(start) / 1000;
-    tracing::warn!(
-        target: "ringnbd::slow",
-        peer,
-        export,
-        command = timing.operation.name(),
-        offset = timing.offset,
-        length = timing.length,
-        queue_us = microseconds(timing.arrived, timing.submitted),
-        backend_us = microseconds(timing.submitted, timing.completed),
-        send_us = microseconds(timing.completed, sent),
-        total_us = microseconds(timing.arrived, sent),
-        "slow request"
-    );
 }
 
 fn operation(command: Command) -> Operation {

@@ -11,7 +11,7 @@ use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext};
 
 struct Running {
     shard: ShardHandle,
-    exited: mpsc::Receiver<Result<(), ShardError>>,
+    exited: mpsc::Receiver<Result<Box<Interval>, ShardError>>,
     export: Arc<Export>,
 }
 

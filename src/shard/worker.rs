@@ -19,6 +19,7 @@ use super::serve::{Shared, serve};
 use crate::backend::{Device, Export, Helpers, ShardContext};
 use crate::config::Limits;
 use crate::ring::{BufferPool, Ring, RingOptions, SendBatch, Wait};
+use crate::stats::Interval;
 use crate::sys::Doorbell;
 use crate::task::{ReadyList, Tasks};
 
@@ -167,8 +168,8 @@ impl Shard {
 
 /// Bytes of zeroes to write where nothing better works.
 const ZEROES: usize = 256 << 10;
-/// Runs a shard until it has shut down.
-pub(super) fn run(mut shard: Shard) {
+/// Runs a shard until it has shut down; gives what it recorded since it was last asked.
+pub(super) fn run(mut shard: Shard) -> Box<Interval> {
     let mut tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
     let mut events = Vec::with_capacity(shard.limits.completions_per_turn);
     while !shard.shutdown_is_over() {
@@ -186,6 +187,7 @@ pub(super) fn run(mut shard: Shard) {
         shard.record(&mut events);
     }
     assert!(tasks.running() == 0 || shard.cut_off.is_some(), "a task outlives every connection");
+    shard.hand_over(None, false)
 }
 
 /// Submits, and looks for work without sleeping.

@@ -29,6 +29,19 @@ pub struct Timing {
     pub length: u64,
 }
 
+/// A request that took longer than it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowRequest {
+    /// Index of its export.
+    pub export: usize,
+    /// Whose.
+    pub peer: String,
+    /// Its moments but the last.
+    pub timing: Timing,
+    /// Its reply was out.
+    pub sent: u64,
+}
+
 /// Everything of one shard since it was last asked.
 #[derive(Debug, Default)]
 pub struct Interval {
@@ -38,6 +51,12 @@ pub struct Interval {
     pub gauges: Gauges,
     /// The connections at the end, when they were asked for.
     pub connections: Vec<ConnectionInfo>,
+    /// The first slow requests.
+    pub slow: Vec<SlowRequest>,
+    /// Slow requests for which there was no room.
+    pub more_slow: u64,
+    /// Its end, in nanoseconds of the shard's clock.
+    pub end: u64,
 }
 
 /// One export on one shard.
@@ -56,6 +75,8 @@ pub struct ExportInterval {
 /// One command of one export on one shard.
 #[derive(Debug)]
 pub struct CommandInterval {
+    /// Requests whose reply is out.
+    pub requests: u64,
     /// Bytes that the requests named.
     pub bytes: u64,
     /// Nanoseconds, by [`Phase`].
@@ -103,11 +124,13 @@ impl Interval {
     /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.connections.clear();
+        self.slow.clear();
+        self.more_slow = 0;
         for export in &mut self.exports {
             let commands = std::mem::take(&mut export.commands);
             *export = ExportInterval { commands, ..ExportInterval::default() };
             for command in export.commands.iter_mut().flatten() {
-                command.bytes = 0;
+                (command.requests, command.bytes) = (0, 0);
                 command.phases.iter_mut().filter(|phase| !phase.is_empty()).for_each(Histogram::reset);
             }
         }
@@ -119,10 +142,16 @@ impl ExportInterval {
         self.commands[operation as usize].get_or_insert_with(Box::default)
     }
 
-    /// Counts a request whose reply is out, at `sent`.
+    /// Counts a request whose reply is out.
+    pub fn count_request(&mut self, operation: Operation) {
+        self.command(operation).requests += 1;
+    }
+
+    /// Counts a request whose reply is out, at `sent`, and its times.
     pub fn record(&mut self, timing: &Timing, sent: u64) {
         let Timing { operation, arrived, submitted, completed, .. } = *timing;
         let command = self.command(operation);
+        command.requests += 1;
         let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (arrived, sent)];
         for (phase, (start, end)) in command.phases.iter_mut().zip(spans) {
             phase.saturating_record(end.saturating_sub(start));
@@ -144,6 +173,6 @@ impl Default for CommandInterval {
     fn default() -> Self {
         let empty =
             || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
-        Self { bytes: 0, phases: [empty(), empty(), empty(), empty()] }
+        Self { requests: 0, bytes: 0, phases: [empty(), empty(), empty(), empty()] }
     }
 }

@@ -4,10 +4,19 @@
 //! over and goes on with an empty one, so that asking costs the shard a pointer, however many histograms there are. [`Totals`] adds
 //! the intervals of all shards up.
 
+mod heat;
+mod history;
 mod interval;
+pub mod interval_log;
+mod percentiles;
+pub mod prometheus;
+pub mod provenance;
 mod totals;
 
-pub use interval::{CommandInterval, ConnectionInfo, ExportInterval, Gauges, Interval, Timing};
+pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
+pub use history::{Class, ClassSummary, HISTORY_SECONDS, History, Summary};
+pub use interval::{CommandInterval, ConnectionInfo, ExportInterval, Gauges, Interval, SlowRequest, Timing};
+pub use percentiles::Percentiles;
 pub use totals::{CommandTotals, ExportTotals, Totals};
 
 use crate::block::BlockError;

@@ -30,6 +30,8 @@ pub struct ExportTotals {
 /// One command of one export.
 #[derive(Debug, Clone)]
 pub struct CommandTotals {
+    /// Requests whose reply is out.
+    pub requests: u64,
     /// Bytes that the requests named.
     pub bytes: u64,
     /// Nanoseconds, by [`Phase`].
@@ -45,6 +47,11 @@ impl Totals {
     /// Adds what a shard recorded.
     pub fn add(&mut self, shard: usize, interval: &Interval) {
         self.gauges[shard] = interval.gauges;
+        self.add_exports(interval);
+    }
+
+    /// Adds what a shard recorded, but not how things stand.
+    pub fn add_exports(&mut self, interval: &Interval) {
         for (total, export) in self.exports.iter_mut().zip(&interval.exports) {
             total.add(export);
         }
@@ -55,8 +62,8 @@ impl Totals {
         for export in &mut self.exports {
             let mut commands = std::mem::take(&mut export.commands);
             for command in commands.iter_mut().flatten() {
-                command.bytes = 0;
-                command.phases.iter_mut().for_each(Histogram::reset);
+                (command.requests, command.bytes) = (0, 0);
+                command.phases.iter_mut().filter(|phase| !phase.is_empty()).for_each(Histogram::reset);
             }
             *export = ExportTotals { commands, ..ExportTotals::default() };
         }
@@ -79,12 +86,8 @@ impl ExportTotals {
 }
 
 impl CommandTotals {
-    /// Requests whose reply is out.
-    pub fn requests(&self) -> u64 {
-        self.phases[Phase::Total as usize].len()
-    }
-
     fn add(&mut self, command: &CommandInterval) {
+        self.requests += command.requests;
         self.bytes += command.bytes;
         for (total, phase) in self.phases.iter_mut().zip(&command.phases) {
             for bucket in phase.iter_recorded() {
@@ -98,7 +101,7 @@ impl Default for CommandTotals {
     fn default() -> Self {
         let empty =
             || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
-        Self { bytes: 0, phases: [empty(), empty(), empty(), empty()] }
+        Self { requests: 0, bytes: 0, phases: [empty(), empty(), empty(), empty()] }
     }
 }
 
@@ -134,13 +137,13 @@ mod tests {
         }
         assert!(totals.exports[0].commands.iter().all(Option::is_none));
         let read = totals.exports[1].commands[Operation::Read as usize].as_ref().unwrap();
-        assert_eq!((read.requests(), read.bytes), (300, 3 * 409_600));
+        assert_eq!((read.requests, read.bytes), (300, 3 * 409_600));
         let backend = read.phases[Phase::Backend as usize].value_at_quantile(0.5);
         assert!(backend.abs_diff(5_000_000) <= 5_000, "{backend}");
         assert!(read.phases[Phase::Queue as usize].max() < 1_100);
         assert_eq!(totals.exports[1].errors[1], 3);
         assert_eq!([totals.gauges[0].connections, totals.gauges[1].connections], [2, 3]);
         totals.clear();
-        assert_eq!(totals.exports[1].commands[0].as_ref().unwrap().requests(), 0);
+        assert_eq!(totals.exports[1].commands[0].as_ref().unwrap().requests, 0);
     }
 }

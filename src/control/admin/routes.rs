@@ -1,0 +1,135 @@
+//! What is where. Paths are compared as they are: no file is ever looked up.
+
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::Admin;
+use crate::stats::prometheus::{Format, Metrics, render};
+
+/// One page without anything from outside.
+const DASHBOARD: &str = include_str!("dashboard.html");
+/// The dashboard's own script and style, and nothing else from anywhere.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+impl Admin {
+    /// Answers a request, whatever its body is.
+    pub(super) async fn respond<B>(&self, request: &Request<B>) -> Response<String> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/" => reply(StatusCode::OK, HTML, DASHBOARD.to_owned()),
+            "/metrics" => {
+                self.collector.refresh(false).await;
+                let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+                let format = Format::accepted(accept.unwrap_or_default());
+                reply(StatusCode::OK, format.content_type(), self.metrics(format))
+            }
+            "/healthz" => self.health(),
+            "/api/v1/server" => {
+                self.collector.refresh(false).await;
+                json(&self.server())
+            }
+            "/api/v1/exports" => {
+                self.collector.refresh(false).await;
+                json(&self.exports())
+            }
+            "/api/v1/connections" => {
+                self.collector.refresh(true).await;
+                json(&self.connections(number(request, "limit")))
+            }
+            "/api/v1/latency" => {
+                self.collector.refresh(false).await;
+                json(&self.latency())
+            }
+            "/api/v1/history" => json(&self.history(number(request, "since_unix_ms").unwrap_or(0))),
+            _ => reply(StatusCode::NOT_FOUND, TEXT, NOT_FOUND.to_owned()),
+        }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        let state = self.collector.state();
+        let responsive: Vec<_> = state.shards.iter().map(|shard| shard.is_responsive()).collect();
+        let metrics = Metrics {
+            exports: &self.facts,
+            totals: &state.totals,
+            responsive: &responsive,
+            start_unix_seconds: self.start_unix_seconds(),
+        };
+        render(&metrics, format)
+    }
+
+    fn health(&self) -> Response<String> {
+        let stuck = self.collector.state().shards.iter().position(|shard| !shard.is_responsive());
+        match (self.plane.is_stopping(), stuck) {
+            (true, _) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned()),
+            (_, Some(shard)) => {
+                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("shard {shard} does not answer\n"))
+            }
+            (false, None) => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        }
+    }
+}
+
+const NOT_FOUND: &str = "\
+There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/connections /api/v1/latency /api/v1/history
+";
+
+/// A number of the query.
+fn number<B>(request: &Request<B>, name: &str) -> Option<u64> {
+    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok())
+}
+
+fn json(value: &impl Serialize) -> Response<String> {
+    let text = serde_json::to_string(value).expect("plain data has a JSON form");
+    reply(StatusCode::OK, JSON, text)
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let fields = [
+        (CONTENT_TYPE, content_type),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (HeaderName::from_static("x-content-type-options"), "nosniff"),
+        (HeaderName::from_static("referrer-policy"), "no-referrer"),
+    ];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_the_query() {
+        let request = |uri: &str| Request::builder().uri(uri).body(()).unwrap();
+        assert_eq!(number(&request("/x?limit=5"), "limit"), Some(5));
+        assert_eq!(number(&request("/x?a=1&limit=7&limit=8"), "limit"), Some(7));
+        for uri in ["/x", "/x?", "/x?limit", "/x?limit=", "/x?limit=-1", "/x?limit=1e9", "/x?%6cimit=1"] {
+            assert_eq!(number(&request(uri), "limit"), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_dashboard_needs_nothing_from_outside() {
+        for outside in ["http://", "https://", "//cdn", "@import", "src="] {
+            assert!(!DASHBOARD.contains(outside), "{outside}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The JSON of the API. Its keys are part of the interface: `snake_case`, with their unit.
+
+use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+
+use super::Admin;
+use crate::stats::{
+    Class, ClassSummary, ERRORS, HEAT_ROWS, Operation, Percentiles, Phase, Summary, error_name,
+    heat_row_start_ns,
+};
+
+/// `/api/v1/server`.
+#[derive(Debug, Serialize)]
+pub(super) struct ServerView {
+    version: &'static str,
+    start_unix_seconds: f64,
+    uptime_seconds: f64,
+    stopping: bool,
+    shards: Vec<ShardView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardView {
+    shard: usize,
+    responsive: bool,
+    connections: u64,
+    in_flight: u64,
+    unsent: u64,
+    buffer_memory_used_bytes: u64,
+    buffer_memory_bytes: u64,
+    receive_buffers_available: u64,
+    ring_operations: u64,
+}
+
+/// `/api/v1/exports`.
+#[derive(Debug, Serialize)]
+pub(super) struct ExportsView<'a> {
+    exports: Vec<ExportView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExportView<'a> {
+    export: &'a str,
+    description: &'a str,
+    source: &'a str,
+    size_bytes: u64,
+    read_only: bool,
+    rotational: bool,
+    minimum_block_bytes: u32,
+    preferred_block_bytes: u32,
+    maximum_payload_bytes: u32,
+    commands: BTreeMap<&'static str, CommandView>,
+    errors: BTreeMap<&'static str, u64>,
+    refused_requests: u64,
+    discarded_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct CommandView {
+    requests: u64,
+    bytes: u64,
+}
+
+/// `/api/v1/connections`.
+#[derive(Debug, Serialize)]
+pub(super) struct ConnectionsView<'a> {
+    /// All, whatever the limit of the list.
+    count: usize,
+    connections: Vec<ConnectionView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConnectionView<'a> {
+    peer: String,
+    export: &'a str,
+    shard: usize,
+    age_seconds: f64,
+    in_flight: u64,
+}
+
+/// `/api/v1/latency`.
+#[derive(Debug, Serialize)]
+pub(super) struct LatencyView<'a> {
+    latency: Vec<PhaseView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct PhaseView<'a> {
+    export: &'a str,
+    command: &'static str,
+    phase: &'static str,
+    #[serde(flatten)]
+    percentiles: Percentiles,
+}
+
+/// `/api/v1/history`.
+#[derive(Debug, Serialize)]
+pub(super) struct HistoryView {
+    /// Where the rows of `heat` begin.
+    heat_row_start_ns: Vec<f64>,
+    seconds: Vec<SecondView>,
+}
+
+#[derive(Debug, Serialize)]
+struct SecondView {
+    end_unix_ms: u64,
+    length_ms: u64,
+    classes: BTreeMap<&'static str, ClassView>,
+    latency: Option<PointsView>,
+    queue_mean_ns: f64,
+    backend_mean_ns: f64,
+    send_mean_ns: f64,
+    errors: u64,
+    connections: u64,
+    in_flight: u64,
+    /// From the first row with requests; `heat_first_row` says which that is.
+    heat: Vec<u64>,
+    heat_first_row: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ClassView {
+    requests: u64,
+    bytes: u64,
+    latency: Option<PointsView>,
+}
+
+#[derive(Debug, Serialize)]
+struct PointsView {
+    p50_ns: u64,
+    p90_ns: u64,
+    p99_ns: u64,
+    p99_9_ns: u64,
+    max_ns: u64,
+}
+
+impl From<Percentiles> for PointsView {
+    fn from(of: Percentiles) -> Self {
+        let Percentiles { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns, .. } = of;
+        Self { p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns }
+    }
+}
+
+impl From<&ClassSummary> for ClassView {
+    fn from(of: &ClassSummary) -> Self {
+        Self { requests: of.requests, bytes: of.bytes, latency: of.latency.map(Into::into) }
+    }
+}
+
+impl From<&Summary> for SecondView {
+    fn from(of: &Summary) -> Self {
+        let [queue_mean_ns, backend_mean_ns, send_mean_ns] = of.phase_mean_ns;
+        let is_filled = |count: &u64| *count > 0;
+        let first = of.heat.iter().position(is_filled).unwrap_or(0);
+        let end = of.heat.iter().rposition(is_filled).map_or(first, |last| last + 1);
+        Self {
+            end_unix_ms: of.end_unix_ms,
+            length_ms: of.length_ms,
+            classes: Class::ALL
+                .iter()
+                .zip(&of.classes)
+                .map(|(class, of)| (class.name(), of.into()))
+                .collect(),
+            latency: of.latency.map(Into::into),
+            queue_mean_ns,
+            backend_mean_ns,
+            send_mean_ns,
+            errors: of.errors,
+            connections: of.connections,
+            in_flight: of.in_flight,
+            heat: of.heat[first..end].to_vec(),
+            heat_first_row: first,
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn start_unix_seconds(&self) -> f64 {
+        self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    }
+
+    pub(super) fn server(&self) -> ServerView {
+        let state = self.collector.state();
+        let pairs = state.shards.iter().zip(&state.totals.gauges).enumerate();
+        ServerView {
+            version: env!("CARGO_PKG_VERSION"),
+            start_unix_seconds: self.start_unix_seconds(),
+            uptime_seconds: self.started.elapsed().unwrap_or_default().as_secs_f64(),
+            stopping: self.plane.is_stopping(),
+            shards: pairs
+                .map(|(shard, (state, of))| ShardView {
+                    shard,
+                    responsive: state.is_responsive(),
+                    connections: of.connections,
+                    in_flight: of.in_flight,
+                    unsent: of.unsent,
+                    buffer_memory_used_bytes: of.memory_used,
+                    buffer_memory_bytes: of.memory_total,
+                    receive_buffers_available: of.receive_buffers,
+                    ring_operations: of.operations,
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn exports(&self) -> ExportsView<'_> {
+        let state = self.collector.state();
+        let pairs = self.plane.exports.iter().zip(&self.sources).zip(&state.totals.exports);
+        let exports = pairs.map(|((info, source), totals)| {
+            let commands = Operation::ALL.iter().zip(&totals.commands);
+            let view =
+                |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
+            let (facts, sizes) = (&info.facts, &info.facts.block_sizes);
+            ExportView {
+                export: &info.name,
+                description: &info.description,
+                source,
+                size_bytes: facts.size,
+                read_only: facts.read_only,
+                rotational: facts.rotational,
+                minimum_block_bytes: sizes.minimum,
+                preferred_block_bytes: sizes.preferred,
+                maximum_payload_bytes: sizes.maximum,
+                commands: commands
+                    .filter_map(|(command, of)| Some((command.name(), view(of.as_ref()?))))
+                    .collect(),
+                errors: ERRORS.into_iter().map(error_name).zip(totals.errors).collect(),
+                refused_requests: totals.refused,
+                discarded_bytes: totals.discarded_bytes,
+            }
+        });
+        ExportsView { exports: exports.collect() }
+    }
+
+    /// The busiest and then the oldest connections first.
+    pub(super) fn connections(&self, limit: Option<u64>) -> ConnectionsView<'_> {
+        let state = self.collector.state();
+        let of_shards = state
+            .shards
+            .iter()
+            .enumerate()
+            .flat_map(|(shard, of)| of.connections.iter().map(move |connection| (shard, connection)));
+        let mut all: Vec<_> = of_shards.collect();
+        all.sort_by_key(|(_, of)| std::cmp::Reverse((of.in_flight, of.age_ns)));
+        let count = all.len();
+        all.truncate(limit.map_or(count, |limit| limit as usize));
+        let connections = all.into_iter().map(|(shard, of)| ConnectionView {
+            peer: of.peer.clone(),
+            export: &self.plane.exports[of.export].name,
+            shard,
+            age_seconds: of.age_ns as f64 / 1e9,
+            in_flight: of.in_flight,
+        });
+        ConnectionsView { count, connections: connections.collect() }
+    }
+
+    pub(super) fn latency(&self) -> LatencyView<'_> {
+        let state = self.collector.state();
+        let mut latency = Vec::new();
+        for (info, totals) in self.plane.exports.iter().zip(&state.totals.exports) {
+            for (operation, command) in Operation::ALL.iter().zip(&totals.commands) {
+                let phases = command.iter().flat_map(|command| Phase::ALL.iter().zip(&command.phases));
+                for (phase, histogram) in phases {
+                    let Some(percentiles) = Percentiles::of(histogram) else { continue };
+                    let (command, phase) = (operation.name(), phase.name());
+                    latency.push(PhaseView { export: &info.name, command, phase, percentiles });
+                }
+            }
+        }
+        LatencyView { latency }
+    }
+
+    pub(super) fn history(&self, since_unix_ms: u64) -> HistoryView {
+        let state = self.collector.state();
+        HistoryView {
+            heat_row_start_ns: (0..HEAT_ROWS).map(heat_row_start_ns).collect(),
+            seconds: state.history.since(since_unix_ms).map(Into::into).collect(),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Collects what the shards recorded: once a second, and when somebody wants to see it now.
+//!
+//! A question is a message, and a shard answers it between two turns by handing over an interval; it never waits for the collector, and
+//! the collector waits for it only so long. At most one question to a shard is open. An interval that was read is emptied here and goes
+//! back with the next question, so that neither side allocates.
+
+use std::cell::{Ref, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::latency_log::LatencyLog;
+use super::plane::Plane;
+use crate::stats::{ConnectionInfo, History, Interval, SlowRequest, Totals};
+
+/// How long an answer is waited for; one that comes later still counts.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// What is not older need not be asked for again, however many want to see it.
+const FRESH: Duration = Duration::from_millis(50);
+/// The length of an interval.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An answer: whose, and what.
+type Answer = (usize, Box<Interval>);
+
+/// See the module.
+pub(super) struct Collector {
+    plane: Rc<Plane>,
+    state: RefCell<State>,
+    answer: UnboundedSender<Answer>,
+    answered: Notify,
+}
+
+/// Everything that is known.
+pub(super) struct State {
+    /// Since the start.
+    pub(super) totals: Totals,
+    /// The last quarter of an hour.
+    pub(super) history: History,
+    /// By number.
+    pub(super) shards: Vec<ShardState>,
+    log: Option<LatencyLog>,
+    second_began: Instant,
+}
+
+/// What is known of a shard beside its statistics.
+#[derive(Default)]
+pub(super) struct ShardState {
+    /// Its connections when they were last asked for.
+    pub(super) connections: Vec<ConnectionInfo>,
+    /// The open question: since when, and whether it is for connections too.
+    asked: Option<(Instant, bool)>,
+    answered: Option<Instant>,
+    listed: Option<Instant>,
+    spare: Option<Box<Interval>>,
+}
+
+impl ShardState {
+    /// It answered the last question, or still has time to.
+    pub(super) fn is_responsive(&self) -> bool {
+        self.asked.is_none_or(|(since, _)| since.elapsed() < SECOND)
+    }
+}
+
+impl Collector {
+    /// Starts collecting, in tasks of its own.
+    ///
+    /// # Errors
+    /// The latency log cannot be created.
+    pub(super) fn start(plane: Rc<Plane>, latency_log: Option<PathBuf>) -> std::io::Result<Rc<Self>> {
+        let (exports, shards) = (plane.exports.len(), plane.shard_count());
+        let names = || plane.exports.iter().map(|export| export.name.clone()).collect();
+        let log = latency_log.map(|path| LatencyLog::create(path, names())).transpose()?;
+        let state = State {
+            totals: Totals::new(exports, shards),
+            history: History::new(),
+            shards: (0..shards).map(|_| ShardState::default()).collect(),
+            log,
+            second_began: Instant::now(),
+        };
+        let (answer, answers) = unbounded_channel();
+        let collector = Self { plane, state: RefCell::new(state), answer, answered: Notify::new() };
+        let collector = Rc::new(collector);
+        tokio_uring::spawn(Rc::clone(&collector).take_answers(answers));
+        tokio_uring::spawn(Rc::clone(&collector).every_second());
+        Ok(collector)
+    }
+
+    /// What is known.
+    pub(super) fn state(&self) -> Ref<'_, State> {
+        self.state.borrow()
+    }
+
+    /// Asks every shard and waits for their answers, not for long; with the list of connections when it is wanted.
+    pub(super) async fn refresh(&self, connections: bool) {
+        if connections {
+            // A question that is open may be one without them.
+            self.settle().await;
+        }
+        self.ask(connections, FRESH);
+        self.settle().await;
+    }
+
+    /// Takes what a shard recorded last, when it has ended.
+    pub(super) fn take_last(&self, shard: usize, interval: Box<Interval>) {
+        self.take(shard, interval);
+    }
+
+    /// Ends the last second, when all shards have ended.
+    pub(super) fn finish(&self) {
+        self.end_second();
+    }
+
+    async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<Answer>) {
+        while let Some((shard, interval)) = answers.recv().await {
+            self.take(shard, interval);
+        }
+    }
+
+    async fn every_second(self: Rc<Self>) {
+        let mut ticks = interval(SECOND);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            self.ask(false, Duration::ZERO);
+            self.settle().await;
+            self.end_second();
+        }
+    }
+
+    /// Asks the shards that have no open question and whose answer is older than `fresh`.
+    fn ask(&self, connections: bool, fresh: Duration) {
+        for (shard, state) in self.state.borrow_mut().shards.iter_mut().enumerate() {
+            let last = if connections { state.listed } else { state.answered };
+            if state.asked.is_some() || last.is_some_and(|last| last.elapsed() < fresh) {
+                continue;
+            }
+            let answer = self.answer.clone();
+            // Nobody listens any more when the process ends.
+            let answer = move |interval| drop(answer.send((shard, interval)));
+            let asked = self.plane.collect(shard, state.spare.take(), connections, answer);
+            state.asked = asked.then(|| (Instant::now(), connections));
+        }
+    }
+
+    /// Waits until no question is open, or no longer.
+    async fn settle(&self) {
+        let settled = async {
+            while self.state.borrow().shards.iter().any(|shard| shard.asked.is_some()) {
+                self.answered.notified().await;
+            }
+        };
+        let _late = timeout(PATIENCE, settled).await;
+    }
+
+    fn take(&self, shard: usize, mut interval: Box<Interval>) {
+        let mut state = self.state.borrow_mut();
+        let State { totals, history, shards, log, .. } = &mut *state;
+        totals.add(shard, &interval);
+        history.add(&interval);
+        if let Some(log) = log {
+            log.add(&interval);
+        }
+        self.tell_slow(&interval);
+        let of = &mut shards[shard];
+        of.answered = Some(Instant::now());
+        if of.asked.take().is_some_and(|(_, connections)| connections) {
+            of.connections.clone_from(&interval.connections);
+            of.listed = of.answered;
+        }
+        // Here and not on the shard, which has better things to do.
+        interval.clear();
+        of.spare = Some(interval);
+        self.answered.notify_waiters();
+    }
+
+    fn end_second(&self) {
+        let mut state = self.state.borrow_mut();
+        let State { totals, history, log, second_began, .. } = &mut *state;
+        let length = std::mem::replace(second_began, Instant::now()).elapsed();
+        let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sum = |of: fn(&crate::stats::Gauges) -> u64| totals.gauges.iter().map(of).sum();
+        let (connections, in_flight) = (sum(|of| of.connections), sum(|of| of.in_flight));
+        history.finish_second(end.as_millis() as u64, length.as_millis() as u64, connections, in_flight);
+        if let Some(writing) = log
+            && let Err(error) = writing.end_interval(length)
+        {
+            let path = writing.path().display();
+            tracing::error!(%path, reason = %error, "cannot write the latency log any more");
+            *log = None;
+        }
+    }
+
+    fn tell_slow(&self, interval: &Interval) {
+        for slow in &interval.slow {
+            log_slow(slow, &self.plane.exports[slow.export].name, interval.end);
+        }
+        if interval.more_slow > 0 {
+            tracing::warn!(target: "ringnbd::slow", requests = interval.more_slow, "more slow requests, not told apart");
+        }
+    }
+}
+
+fn log_slow(slow: &SlowRequest, export: &str, now: u64) {
+    let SlowRequest { peer, timing, sent, .. } = slow;
+    let microseconds = |start: u64, end: u64| end.saturating_sub(start) / 1000;
+    tracing::warn!(
+        target: "ringnbd::slow",
+        peer,
+        export,
+        command = timing.operation.name(),
+        offset = timing.offset,
+        length = timing.length,
+        queue_us = microseconds(timing.arrived, timing.submitted),
+        backend_us = microseconds(timing.submitted, timing.completed),
+        send_us = microseconds(timing.completed, *sent),
+        total_us = microseconds(timing.arrived, *sent),
+        ago_us = microseconds(*sent, now),
+        "slow request"
+    );
+}

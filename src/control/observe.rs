@@ -1,0 +1,103 @@
+//! Whatever looks at a server: the collector, the latency log, the admin server. There is nothing of it when nobody asked.
+
+use std::rc::Rc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::accept::Acceptor;
+use super::admin::{self, Admin};
+use super::collector::Collector;
+use super::endpoint::Endpoint;
+use super::listener::{self, ListenError, Listener, SocketFile};
+use super::plane::Plane;
+use super::server::StartError;
+use crate::config::Config;
+use crate::stats::Interval;
+
+/// What a server is observed with.
+#[derive(Default)]
+pub(super) struct Observers {
+    collector: Option<Rc<Collector>>,
+    /// The sockets of the admin server, which are not accepted from yet.
+    acceptors: Vec<Acceptor>,
+    admin: Option<Rc<Admin>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Where the admin server is.
+    pub(super) urls: Vec<String>,
+    _files: Vec<Option<SocketFile>>,
+}
+
+/// Whether shards need to record times.
+pub(super) fn wants_latencies(config: &Config) -> bool {
+    config.histograms && is_wanted(config)
+}
+
+fn is_wanted(config: &Config) -> bool {
+    config.admin.is_some() || config.slow.is_some() || config.latency_log.is_some()
+}
+
+impl Observers {
+    /// Starts what the configuration asks for, inside the runtime.
+    pub(super) fn start(plane: &Rc<Plane>, config: &Config) -> Result<Self, StartError> {
+        if !is_wanted(config) {
+            return Ok(Self::default());
+        }
+        let mut listeners = Vec::new();
+        if let Some(address) = &config.admin {
+            listener::listen(std::slice::from_ref(address), &mut listeners)
+                .map_err(|error| ListenError::Admin(Box::new(error)))?;
+        }
+        let collector = Collector::start(Rc::clone(plane), config.latency_log.clone()).map_err(|error| {
+            let path = config.latency_log.clone().unwrap_or_default();
+            StartError::LatencyLog { path, error }
+        })?;
+        let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
+        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources);
+        let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
+        listeners.iter().for_each(warn_of_networks);
+        let files = listeners.iter_mut().map(|listener| listener.file.take()).collect();
+        let acceptors = listeners.into_iter().map(Acceptor::new).collect::<Result<_, _>>();
+        Ok(Self {
+            collector: Some(collector),
+            acceptors: acceptors.map_err(StartError::Runtime)?,
+            admin: Some(admin),
+            tasks: Vec::new(),
+            urls,
+            _files: files,
+        })
+    }
+
+    /// Accepts clients of the admin server from now on.
+    pub(super) fn accept(&mut self) {
+        let Some(admin) = &self.admin else { return };
+        let room = Rc::new(Semaphore::new(admin::CONNECTIONS));
+        for acceptor in self.acceptors.drain(..) {
+            self.tasks.push(tokio_uring::spawn(Rc::clone(admin).serve(acceptor, Rc::clone(&room))));
+        }
+    }
+
+    /// Takes what a shard recorded last, when it has ended.
+    pub(super) fn take_last(&self, shard: usize, interval: Box<Interval>) {
+        if let Some(collector) = &self.collector {
+            collector.take_last(shard, interval);
+        }
+    }
+
+    /// Writes what is still to be written; all shards have ended.
+    pub(super) fn finish(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if let Some(collector) = &self.collector {
+            collector.finish();
+        }
+    }
+}
+
+/// Says that more than this machine can see everything, where it can.
+fn warn_of_networks(listener: &Listener) {
+    if let Endpoint::Tcp(address) = listener.endpoint
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(%address, "the admin server can be reached from the network and asks nobody who he is");
+    }
+}

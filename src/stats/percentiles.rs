@@ -1,0 +1,46 @@
+//! A histogram in a few numbers.
+
+use hdrhistogram::{Counter, Histogram};
+use serde::Serialize;
+
+/// The points that are shown of a histogram, in nanoseconds. The keys are part of the interface of the admin server and of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// Values.
+    pub count: u64,
+    /// The least.
+    pub min_ns: u64,
+    /// The mean.
+    pub mean_ns: f64,
+    /// Half of all are at most this.
+    pub p50_ns: u64,
+    /// 90 of 100 are.
+    pub p90_ns: u64,
+    /// 99 of 100 are.
+    pub p99_ns: u64,
+    /// 999 of 1,000 are.
+    pub p99_9_ns: u64,
+    /// 9,999 of 10,000 are.
+    pub p99_99_ns: u64,
+    /// The greatest.
+    pub max_ns: u64,
+}
+
+impl Percentiles {
+    /// Of a histogram of nanoseconds; `None` of an empty one.
+    pub fn of<T: Counter>(histogram: &Histogram<T>) -> Option<Self> {
+        // The upper end of a bucket may lie above the greatest value.
+        let at = |quantile| histogram.value_at_quantile(quantile).min(histogram.max());
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            min_ns: histogram.min(),
+            mean_ns: histogram.mean(),
+            p50_ns: at(0.5),
+            p90_ns: at(0.9),
+            p99_ns: at(0.99),
+            p99_9_ns: at(0.999),
+            p99_99_ns: at(0.9999),
+            max_ns: histogram.max(),
+        })
+    }
+}

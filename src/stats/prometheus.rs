@@ -1,0 +1,315 @@
+//! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
+
+use std::fmt::{Display, Write};
+
+use hdrhistogram::Histogram;
+
+use super::totals::{CommandTotals, Totals};
+use super::{ERRORS, Gauges, Operation, Phase, error_name};
+
+/// Which of the two formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// What Prometheus has read ever since.
+    Prometheus,
+    /// The standard made of it.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The best one that an `Accept` header asks for.
+    pub fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// The media type of the format.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// What is told of an export beside its statistics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportFacts {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
+/// Everything that metrics are made of.
+#[derive(Debug)]
+pub struct Metrics<'a> {
+    /// In the server's order.
+    pub exports: &'a [ExportFacts],
+    /// Since the start.
+    pub totals: &'a Totals,
+    /// By shard: it answered the last question.
+    pub responsive: &'a [bool],
+    /// When the server started, in seconds since 1970.
+    pub start_unix_seconds: f64,
+}
+
+/// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
+const BUCKETS: [(u64, &str); 20] = [
+    (5_000, "5e-06"),
+    (10_000, "1e-05"),
+    (25_000, "2.5e-05"),
+    (50_000, "5e-05"),
+    (100_000, "0.0001"),
+    (250_000, "0.00025"),
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (2_500_000, "0.0025"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (25_000_000, "0.025"),
+    (50_000_000, "0.05"),
+    (100_000_000, "0.1"),
+    (250_000_000, "0.25"),
+    (500_000_000, "0.5"),
+    (1_000_000_000, "1.0"),
+    (2_500_000_000, "2.5"),
+    (5_000_000_000, "5.0"),
+    (10_000_000_000, "10.0"),
+];
+
+/// The text of all metrics.
+pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
+    let mut page = Page { text: String::with_capacity(16 << 10), format };
+    let Metrics { exports, totals, responsive, start_unix_seconds } = *metrics;
+    page.family("ringnbd_up", "gauge", "The server runs.");
+    page.sample("ringnbd_up", &[], 1);
+    page.family("ringnbd_build_info", "gauge", "The version that runs.");
+    page.sample("ringnbd_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.family("ringnbd_start_time_seconds", "gauge", "When the server started, since 1970.");
+    page.sample("ringnbd_start_time_seconds", &[], format_args!("{start_unix_seconds:.3}"));
+    page.family("ringnbd_export_size_bytes", "gauge", "Size of the export.");
+    for export in exports {
+        page.sample("ringnbd_export_size_bytes", &[("export", &export.name)], export.size);
+    }
+    page.family("ringnbd_export_read_only", "gauge", "1 where writes are refused.");
+    for export in exports {
+        page.sample("ringnbd_export_read_only", &[("export", &export.name)], u8::from(export.read_only));
+    }
+    commands(&mut page, exports, totals);
+    errors(&mut page, exports, totals);
+    gauges(&mut page, totals, responsive);
+    if format == Format::OpenMetrics {
+        page.text.push_str("# EOF\n");
+    }
+    page.text
+}
+
+fn each_command<'a>(
+    exports: &'a [ExportFacts],
+    totals: &'a Totals,
+) -> impl Iterator<Item = (&'a str, &'static str, &'a CommandTotals)> {
+    exports.iter().zip(&totals.exports).flat_map(|(facts, export)| {
+        let commands = Operation::ALL.iter().zip(&export.commands);
+        commands.filter_map(|(operation, command)| {
+            command.as_ref().map(|command| (facts.name.as_str(), operation.name(), &**command))
+        })
+    })
+}
+
+fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
+    page.family("ringnbd_requests_total", "counter", "Requests whose reply is out.");
+    for (export, command, of) in each_command(exports, totals) {
+        page.sample("ringnbd_requests_total", &[("export", export), ("command", command)], of.requests);
+    }
+    page.family("ringnbd_request_bytes_total", "counter", "Bytes that requests named.");
+    for (export, command, of) in each_command(exports, totals) {
+        page.sample("ringnbd_request_bytes_total", &[("export", export), ("command", command)], of.bytes);
+    }
+    let help = "Time of a request in a phase: queue (arrived to submitted), backend (to completed), send (to sent), total.";
+    page.family("ringnbd_request_duration_seconds", "histogram", help);
+    for (export, command, of) in each_command(exports, totals) {
+        for (phase, histogram) in Phase::ALL.iter().zip(&of.phases) {
+            let labels = [("export", export), ("command", command), ("phase", phase.name())];
+            page.histogram("ringnbd_request_duration_seconds", labels, histogram);
+        }
+    }
+}
+
+fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
+    let pairs = || exports.iter().zip(&totals.exports);
+    page.family("ringnbd_errors_total", "counter", "Error replies.");
+    for (facts, export) in pairs() {
+        for (error, count) in ERRORS.iter().zip(export.errors) {
+            page.sample(
+                "ringnbd_errors_total",
+                &[("export", &facts.name), ("error", error_name(*error))],
+                count,
+            );
+        }
+    }
+    let help = "Requests that were refused before they reached the backend; they are among the errors too.";
+    page.family("ringnbd_refused_requests_total", "counter", help);
+    for (facts, export) in pairs() {
+        page.sample("ringnbd_refused_requests_total", &[("export", &facts.name)], export.refused);
+    }
+    page.family("ringnbd_discarded_bytes_total", "counter", "Payload of refused requests that was skipped.");
+    for (facts, export) in pairs() {
+        page.sample("ringnbd_discarded_bytes_total", &[("export", &facts.name)], export.discarded_bytes);
+    }
+}
+
+/// A gauge of a shard: name, help, value.
+type ShardGauge = (&'static str, &'static str, fn(&Gauges) -> u64);
+
+fn gauges(page: &mut Page, totals: &Totals, responsive: &[bool]) {
+    let families: [ShardGauge; 7] = [
+        ("ringnbd_connections", "Connections.", |of| of.connections),
+        ("ringnbd_requests_in_flight", "Requests that a backend works on.", |of| of.in_flight),
+        ("ringnbd_requests_unsent", "Requests whose reply is not out, those in flight among them.", |of| {
+            of.unsent
+        }),
+        ("ringnbd_buffer_memory_used_bytes", "Buffer memory that is lent.", |of| of.memory_used),
+        ("ringnbd_buffer_memory_bytes", "Buffer memory.", |of| of.memory_total),
+        ("ringnbd_receive_buffers_available", "Receive buffers that the kernel can take.", |of| {
+            of.receive_buffers
+        }),
+        ("ringnbd_ring_operations", "Ring operations in flight.", |of| of.operations),
+    ];
+    let shards: Vec<String> = (0..totals.gauges.len()).map(|shard| shard.to_string()).collect();
+    for (name, help, value) in families {
+        page.family(name, "gauge", help);
+        for (shard, gauges) in shards.iter().zip(&totals.gauges) {
+            page.sample(name, &[("shard", shard)], value(gauges));
+        }
+    }
+    page.family("ringnbd_shard_responsive", "gauge", "1 where the shard answered the last question in time.");
+    for (shard, responsive) in shards.iter().zip(responsive) {
+        page.sample("ringnbd_shard_responsive", &[("shard", shard)], u8::from(*responsive));
+    }
+}
+
+/// The text so far.
+struct Page {
+    text: String,
+    format: Format,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // OpenMetrics names a family of counters without the suffix of its samples.
+        let family = match self.format {
+            Format::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
+            Format::Prometheus => name,
+        };
+        let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{label}=\"");
+            escape(&mut self.text, text);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: [(&str, &str); 3], histogram: &Histogram<u64>) {
+        let mut counts = [0; BUCKETS.len() + 1];
+        let mut sum = 0.0;
+        for step in histogram.iter_recorded() {
+            let (value, count) = (step.value_iterated_to(), step.count_at_value());
+            counts[BUCKETS.partition_point(|(end, _)| *end < value)] += count;
+            // Histograms keep no sum; the middle of a bucket is within a thousandth of what was recorded.
+            sum += histogram.median_equivalent(value) as f64 * count as f64;
+        }
+        let [export, command, phase] = labels;
+        let ends = BUCKETS.iter().map(|(_, end)| *end).chain(["+Inf"]);
+        let mut cumulative = 0;
+        for (end, count) in ends.zip(counts) {
+            cumulative += count;
+            self.sample(&format!("{name}_bucket"), &[export, command, phase, ("le", end)], cumulative);
+        }
+        self.sample(&format!("{name}_sum"), &labels, sum / 1e9);
+        self.sample(&format!("{name}_count"), &labels, cumulative);
+    }
+}
+
+/// A label's value: an export's name may be anything.
+fn escape(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            other => text.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Interval, Timing};
+    use super::*;
+
+    fn page(format: Format) -> String {
+        let name = "a \"quoted\\\n name".to_owned();
+        let exports = [ExportFacts { name, size: 1 << 30, read_only: true }];
+        let mut totals = Totals::new(1, 1);
+        let mut interval = Interval::new(1);
+        for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
+            let timing = Timing {
+                operation: Operation::WriteZeroes,
+                arrived: 0,
+                submitted: 0,
+                completed: latency,
+                offset: 0,
+                length: 0,
+            };
+            interval.exports[0].record(&timing, latency);
+        }
+        totals.add(0, &interval);
+        let metrics =
+            Metrics { exports: &exports, totals: &totals, responsive: &[false], start_unix_seconds: 1.5 };
+        render(&metrics, format)
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_names_are_escaped() {
+        let text = page(Format::Prometheus);
+        let labels = r#"export="a \"quoted\\\n name",command="write_zeroes",phase="total""#;
+        for (end, count) in [("5e-06", 1), ("2.5e-05", 1), ("5e-05", 2), ("0.5", 3), ("10.0", 3), ("+Inf", 4)]
+        {
+            let line = format!("ringnbd_request_duration_seconds_bucket{{{labels},le=\"{end}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains(&format!("ringnbd_request_duration_seconds_count{{{labels}}} 4\n")));
+        let sum = format!("ringnbd_request_duration_seconds_sum{{{labels}}} ");
+        let sum: f64 = text.split(&sum).nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+        assert!((sum / 20.000_444 - 1.0).abs() < 0.002, "{sum}");
+        assert!(text.contains("ringnbd_shard_responsive{shard=\"0\"} 0\n"));
+    }
+
+    #[test]
+    fn openmetrics_ends_and_names_counters_without_their_suffix() {
+        let text = page(Format::OpenMetrics);
+        assert!(text.ends_with("\n# EOF\n"));
+        assert!(text.contains("# TYPE ringnbd_requests counter\n"));
+        assert!(text.contains("\nringnbd_requests_total{"));
+        assert!(!page(Format::Prometheus).contains("# EOF"));
+    }
+
+    #[test]
+    fn the_format_follows_what_is_accepted() {
+        let asked = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        assert_eq!(Format::accepted(asked), Format::OpenMetrics);
+        assert_eq!(Format::accepted("*/*"), Format::Prometheus);
+        assert_eq!(Format::accepted(""), Format::Prometheus);
+    }
+}

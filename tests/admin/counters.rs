@@ -1,0 +1,149 @@
+//! Requests, bytes, errors and connections are counted, and an independent parser reads them.
+
+use serde_json::json;
+
+use crate::support::raw::{Connection, Mode, Request};
+use crate::support::wait_until;
+use crate::support::wire::{NBD_EINVAL, NBD_ENOSPC, NBD_EPERM};
+use crate::{Subject, python};
+
+/// Names that need escaping wherever they go.
+const STRANGE: &str = "a \"b\\c, é";
+
+/// Reads metrics with Prometheus' own client library and prints `{name: [[labels, value], ...]}`.
+const PARSER: &str = r#"
+import json, sys
+if sys.argv[2] == "openmetrics":
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+else:
+    from prometheus_client.parser import text_string_to_metric_families as parse
+found = {}
+for family in parse(open(sys.argv[1], newline="").read()):
+    assert family.documentation and family.type != "unknown", family
+    for sample in family.samples:
+        found.setdefault(sample.name, []).append([sample.labels, sample.value])
+print(json.dumps(found))
+"#;
+
+fn load(subject: &Subject) {
+    let mut client = Connection::attach(&subject.server, STRANGE, Mode::Simple);
+    (0..5).for_each(|block| drop(client.read(block * 4096, 4096)));
+    (0..3).for_each(|block| client.write(block * 8192, &[7; 8192]));
+    client.flush();
+    client.succeed(&Request::trim(0, 4096));
+    client.fail(&Request::read(1 << 20, 512), NBD_EINVAL);
+    client.fail(&Request::write((1 << 20) - 512, vec![1; 1024]), NBD_ENOSPC);
+    client.disconnect();
+    let mut client = Connection::attach(&subject.server, "ro", Mode::Structured);
+    client.fail(&Request::write(0, vec![1; 2048]), NBD_EPERM);
+    client.disconnect();
+}
+
+fn subject() -> Subject {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let read_only = format!("ro=file:{}?readonly=true", image.display());
+    Subject::serve(&[&format!("{STRANGE}=mem:1M"), &read_only])
+}
+
+#[test]
+fn requests_bytes_and_errors_are_counted_by_export() {
+    let subject = subject();
+    load(&subject);
+    wait_until("all replies are counted", || {
+        subject.export(STRANGE)["commands"]["trim"]["requests"] == 1
+            && subject.json("/api/v1/connections")["count"] == 0
+    });
+    let export = subject.export(STRANGE);
+    assert_eq!(export["commands"]["read"], json!({"requests": 5, "bytes": 5 * 4096}), "{export}");
+    assert_eq!(export["commands"]["write"], json!({"requests": 3, "bytes": 3 * 8192}), "{export}");
+    assert_eq!(export["commands"]["flush"]["requests"], 1);
+    assert_eq!(
+        (&export["errors"]["EINVAL"], &export["errors"]["ENOSPC"]),
+        (&json!(1), &json!(1)),
+        "{export}"
+    );
+    assert_eq!((&export["refused_requests"], &export["discarded_bytes"]), (&json!(2), &json!(1024)));
+    assert_eq!((&export["size_bytes"], &export["read_only"]), (&json!(1 << 20), &json!(false)));
+    let export = subject.export("ro");
+    assert_eq!((&export["errors"]["EPERM"], &export["discarded_bytes"]), (&json!(1), &json!(2048)));
+    assert_eq!(export["read_only"], true);
+}
+
+#[test]
+fn an_independent_parser_reads_the_metrics_in_both_formats() {
+    let subject = subject();
+    load(&subject);
+    wait_until("all replies are counted", || subject.export("ro")["errors"]["EPERM"] == 1);
+    for (format, accept) in [
+        ("prometheus", "text/plain"),
+        ("openmetrics", "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"),
+    ] {
+        let answer = subject.admin.ask("GET", "/metrics", &format!("Accept: {accept}\r\n"));
+        assert!(answer.header("content-type").contains(accept.split(';').next().unwrap()), "{}", answer.head);
+        let file = subject.server.dir().join("metrics");
+        std::fs::write(&file, &answer.body).unwrap();
+        let Some(found) = python::json(PARSER, &[file.to_str().unwrap(), format]) else { return };
+        let value = |name: &str, labels: serde_json::Value| {
+            let samples = found[name].as_array().unwrap_or_else(|| panic!("no {name}: {found}"));
+            let sample = samples.iter().find(|sample| sample[0] == labels);
+            sample.unwrap_or_else(|| panic!("no {name}{labels}: {samples:?}"))[1].as_f64().unwrap()
+        };
+        let read = || json!({"export": STRANGE, "command": "read"});
+        assert_eq!(value("ringnbd_requests_total", read()), 5.0);
+        assert_eq!(value("ringnbd_request_bytes_total", read()), 5.0 * 4096.0);
+        let total = json!({"export": STRANGE, "command": "read", "phase": "total"});
+        assert_eq!(value("ringnbd_request_duration_seconds_count", total.clone()), 5.0);
+        assert!(value("ringnbd_request_duration_seconds_sum", total) > 0.0);
+        let all = json!({"export": STRANGE, "command": "read", "phase": "total", "le": "+Inf"});
+        assert_eq!(value("ringnbd_request_duration_seconds_bucket", all), 5.0);
+        assert_eq!(value("ringnbd_errors_total", json!({"export": "ro", "error": "EPERM"})), 1.0);
+        assert_eq!(value("ringnbd_discarded_bytes_total", json!({"export": STRANGE})), 1024.0);
+        assert!(value("ringnbd_buffer_memory_bytes", json!({"shard": "0"})) > 1e6);
+        assert_eq!(value("ringnbd_up", json!({})), 1.0);
+    }
+}
+
+#[test]
+fn connections_are_listed_with_what_they_have_in_flight() {
+    let subject = Subject::start(
+        crate::Options::new()
+            .export("slow=fault:delay.read=600s:mem:1M")
+            .export("mem:1M")
+            .shards(2)
+            .memory("160M"),
+    );
+    let idle = Connection::attach(&subject.server, "", Mode::Simple);
+    let mut busy = Connection::attach(&subject.server, "slow", Mode::Simple);
+    (0..3).for_each(|block| busy.send_request(&Request::read(block * 512, 512)));
+    let in_flight = |list: &serde_json::Value| list["connections"][0]["in_flight"].as_u64();
+    wait_until("three requests in flight", || in_flight(&subject.json("/api/v1/connections")) == Some(3));
+    let list = subject.json("/api/v1/connections");
+    assert_eq!(list["count"], 2);
+    let [first, second] = &list["connections"].as_array().unwrap()[..] else { panic!("{list}") };
+    assert_eq!((&first["export"], &second["export"]), (&json!("slow"), &json!("")), "{list}");
+    assert_eq!(second["in_flight"], 0);
+    assert_ne!(first["shard"], second["shard"], "{list}");
+    for entry in [first, second] {
+        let peer = entry["peer"].as_str().unwrap();
+        assert!(
+            peer.contains(&format!("pid={}", std::process::id())) || peer.contains("127.0.0.1"),
+            "{list}"
+        );
+        assert!(entry["age_seconds"].as_f64().unwrap() > 0.0, "{list}");
+    }
+    let few = subject.json("/api/v1/connections?limit=1");
+    assert_eq!((&few["count"], few["connections"].as_array().unwrap().len()), (&json!(2), 1));
+    drop(idle);
+    wait_until("one connection", || subject.json("/api/v1/connections")["count"] == 1);
+    assert!(subject.admin.get("/metrics").body.contains("ringnbd_requests_in_flight{shard="));
+    let shards = subject.json("/api/v1/server");
+    let sum: u64 =
+        shards["shards"].as_array().unwrap().iter().map(|of| of["in_flight"].as_u64().unwrap()).sum();
+    assert_eq!(sum, 3, "{shards}");
+    // Nobody waits ten minutes.
+    drop(busy);
+    let mut server = subject.server;
+    server.crash();
+}
