@@ -16,8 +16,7 @@ use crate::{Subject, peers};
 const BROWSER_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Requests until it is told to stop.
-fn load(subject: &Subject, export: &str, stop: &AtomicBool) {
-    let mut client = Connection::attach(&subject.server, export, Mode::Simple);
+fn load(mut client: Connection, stop: &AtomicBool) {
     let mut block = 0;
     while !stop.load(Ordering::Relaxed) {
         client.write(block % 256 * 4096, &[1; 4096]);
@@ -56,8 +55,11 @@ fn a_browser_shows_what_the_server_does() {
     let subject = Subject::start(Options::new().args(["--config", config.to_str().unwrap()]));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| load(&subject, strange, &stop));
-        scope.spawn(|| load(&subject, "slow", &stop));
+        for export in [strange, "slow"] {
+            let client = Connection::attach(&subject.server, export, Mode::Simple);
+            let stop = &stop;
+            scope.spawn(move || load(client, stop));
+        }
         let outcome =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&subject, directory.path())));
         stop.store(true, Ordering::Relaxed);
