@@ -225,6 +225,20 @@ impl FileDevice {
         Ok(extents)
     }
 
+    /// Extents of a range that is about to be read: as [`FileDevice::extents`], but asked for whole regions, so that once a region is
+    /// known to hold data nobody asks again.
+    pub(super) async fn extents_for_read(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        let wide = self.known.borrow().widened(range);
+        let extents = self.extents(wide, limit, client, context).await?;
+        Ok(within(&extents, wide.offset(), range))
+    }
+
     /// Whether all of a range was seen to hold data, so that asking again for holes would find none.
     ///
     /// Only ever used to leave a question out: when a hole was made meanwhile, by another shard or by a stranger, its zeroes are
@@ -261,6 +275,20 @@ async fn write_all(
     Ok(lease)
 }
 
+/// The part of extents, which begin at `start`, that lies in `range`.
+fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
+    let mut offset = start;
+    let mut inside = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let (from, to) = (offset.max(range.offset()), (offset + extent.length).min(range.end()));
+        if from < to {
+            inside.push(Extent { length: to - from, ..*extent });
+        }
+        offset += extent.length;
+    }
+    inside
+}
+
 fn failure(errno: i32) -> BlockError {
     tracing::debug!(errno, "the backend failed");
     BlockError::from_errno(errno)
@@ -277,10 +305,13 @@ fn shrunk(range: ByteRange, unit: u32) -> Option<ByteRange> {
 /// Regions of a file that hold data throughout, in a bitmap of bounded size.
 #[derive(Debug)]
 struct KnownData {
+    size: u64,
     region_shift: u32,
     regions: Vec<u64>,
 }
 
+/// The longest region that is asked for as a whole.
+const LARGEST_QUESTION: u64 = 4 << 20;
 /// The most regions; beyond, regions are larger.
 const MOST_REGIONS: u64 = 1 << 20;
 
@@ -291,7 +322,18 @@ impl KnownData {
             region_shift += 1;
         }
         let words = ((size >> region_shift) + 1).div_ceil(64);
-        Self { region_shift, regions: vec![0; words as usize] }
+        Self { size, region_shift, regions: vec![0; words as usize] }
+    }
+
+    /// The whole regions that a range touches, up to the end of the file; the range itself where regions are too large to ask for.
+    fn widened(&self, range: ByteRange) -> ByteRange {
+        let region = 1_u64 << self.region_shift;
+        if region > LARGEST_QUESTION {
+            return range;
+        }
+        let start = range.offset() / region * region;
+        let end = range.end().next_multiple_of(region).min(self.size);
+        ByteRange::new(start, end - start).expect("within the file")
     }
 
     fn set(&mut self, first: u64, last: u64, known: bool) {
@@ -304,7 +346,13 @@ impl KnownData {
     /// A range holds data: every region that lies within it does.
     fn found(&mut self, range: ByteRange) {
         let first = range.offset().div_ceil(1 << self.region_shift);
-        self.set(first, range.end() >> self.region_shift, true);
+        // The last region of a file may be a short one.
+        let end = if range.end() == self.size {
+            self.size.next_multiple_of(1 << self.region_shift)
+        } else {
+            range.end()
+        };
+        self.set(first, end >> self.region_shift, true);
     }
 
     fn written(&mut self, range: ByteRange) {
@@ -347,6 +395,28 @@ mod tests {
         assert!(!known.holds(range(1 << 18, (1 << 18) + 1)));
         known.discarded(range((1 << 18) + 5, 1));
         assert!(!known.holds(range(1 << 18, 512)));
+    }
+
+    #[test]
+    fn questions_are_asked_for_whole_regions_and_answered_for_the_range() {
+        let known = KnownData::new((1 << 20) + 100);
+        assert_eq!(known.widened(range(5000, 300_000)), range(0, 2 << 18));
+        assert_eq!(known.widened(range(1 << 20, 50)), range(1 << 20, 100));
+        let (hole, data) = (
+            |length| Extent { length, hole: true, zero: true },
+            |length| Extent { length, hole: false, zero: false },
+        );
+        let extents = [hole(4096), data(8192), hole(4096)];
+        assert_eq!(within(&extents, 1000, range(5000, 5000)), [hole(96), data(4904)]);
+        assert_eq!(within(&extents, 1000, range(20_000, 5000)), []);
+    }
+
+    #[test]
+    fn the_short_last_region_can_be_known() {
+        let mut known = KnownData::new((1 << 18) + 100);
+        known.found(range(1 << 18, 100));
+        assert!(known.holds(range(1 << 18, 100)));
+        assert!(!known.holds(range(0, 512)));
     }
 
     #[test]

@@ -337,7 +337,11 @@ impl Device {
         client: u32,
         context: &ShardContext,
     ) -> Option<Vec<Extent>> {
-        let extents = self.extents_of_store(range, limit, client, context).await.ok()?;
+        let extents = match &self.kind {
+            Kind::File(file) => file.extents_for_read(range, limit, client, context).await,
+            _ => self.extents_of_store(range, limit, client, context).await,
+        };
+        let extents = extents.ok()?;
         extents.iter().any(|extent| extent.zero).then_some(extents)
     }
 
