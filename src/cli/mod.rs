@@ -6,6 +6,7 @@ pub mod info;
 pub mod list;
 mod logging;
 pub mod map;
+pub mod report;
 pub mod serve;
 
 use std::fmt::Display;
@@ -35,6 +36,8 @@ pub enum Command {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Show or compare latency logs: a table, a page, a picture, JSON
+    Report(report::Args),
 }
 
 /// How a command ended; `main` maps it to the exit code.
@@ -80,6 +83,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::List(args) => list::run(args),
         Command::Map(args) => map::run(args),
         Command::Bench(args) => bench::run(*args),
+        Command::Report(args) => report::run(&args),
     }
 }
 

@@ -104,30 +104,46 @@ impl<W: Write> IntervalLogWriter<W> {
     }
 }
 
-/// A log that was read.
+/// A log that was read; its histograms are unpacked one by one, because all of them may not fit into memory.
 #[derive(Debug, Default)]
-pub struct IntervalLog {
+pub struct IntervalLog<'a> {
     /// Without their `#`, in order.
     pub comments: Vec<String>,
     /// What the starts of the intervals count from, in seconds since 1970; 0 when they are absolute or nothing is known.
     pub base_unix_seconds: f64,
+    /// When the log began, in seconds since 1970; 0 when nothing is known.
+    pub start_unix_seconds: f64,
     /// In the order of the file.
-    pub intervals: Vec<LoggedInterval>,
+    pub intervals: Vec<LoggedInterval<'a>>,
     /// The last line was not finished, as that of a log that is being written.
     pub is_cut: bool,
 }
 
 /// One interval of one tag.
-#[derive(Debug)]
-pub struct LoggedInterval {
+#[derive(Debug, Clone, Copy)]
+pub struct LoggedInterval<'a> {
     /// `""` without.
-    pub tag: String,
+    pub tag: &'a str,
     /// Since the base time.
     pub start_seconds: f64,
     /// How long it was.
     pub length_seconds: f64,
+    line: usize,
+    encoded: &'a str,
+}
+
+impl LoggedInterval<'_> {
     /// Its values.
-    pub histogram: Histogram<u64>,
+    ///
+    /// # Errors
+    /// They are not those of a histogram.
+    pub fn histogram(&self) -> Result<Histogram<u64>, LogError> {
+        let fail = |reason: String| LogError { line: self.line, reason };
+        let bytes = STANDARD.decode(self.encoded);
+        let bytes = bytes.map_err(|error| fail(format!("the histogram is not Base64: {error}")))?;
+        let histogram = Deserializer::new().deserialize(&mut &bytes[..]);
+        histogram.map_err(|error| fail(format!("the histogram cannot be read: {error}")))
+    }
 }
 
 /// What is wrong with a log.
@@ -140,31 +156,39 @@ pub struct LogError {
     pub reason: String,
 }
 
-impl IntervalLog {
+impl<'a> IntervalLog<'a> {
     /// Reads the text of a log.
     ///
     /// # Errors
     /// The first line that is none of a log's. A last line without its end is left out instead.
-    pub fn parse(text: &str) -> Result<Self, LogError> {
+    pub fn parse(text: &'a str) -> Result<Self, LogError> {
         let mut log = Self::default();
-        let mut deserializer = Deserializer::new();
         let end = text.rfind('\n').map_or(0, |end| end + 1);
-        let unfinished = &text[end..];
-        for (index, line) in text[..end].lines().enumerate() {
-            let fail = |reason: String| LogError { line: index + 1, reason };
-            log.line(line, &mut deserializer).map_err(fail)?;
+        let mut number = 0;
+        for line in text[..end].lines() {
+            number += 1;
+            log.line(line, number).map_err(|reason| LogError { line: number, reason })?;
         }
-        log.is_cut = !unfinished.is_empty() && log.line(unfinished, &mut deserializer).is_err();
+        let (unfinished, intervals) = (&text[end..], log.intervals.len());
+        let is_whole = log.line(unfinished, number + 1).is_ok()
+            && log.intervals.get(intervals).is_none_or(|interval| interval.histogram().is_ok());
+        if !is_whole {
+            log.intervals.truncate(intervals);
+            log.is_cut = true;
+        }
         Ok(log)
     }
 
-    fn line(&mut self, line: &str, deserializer: &mut Deserializer) -> Result<(), String> {
+    fn line(&mut self, line: &'a str, number: usize) -> Result<(), String> {
         let line = line.trim_end_matches('\r');
         if let Some(comment) = line.strip_prefix('#') {
             let time = |name: &str| comment.strip_prefix(name)?.split(' ').next()?.parse().ok();
-            match time("[BaseTime: ") {
-                Some(seconds) => self.base_unix_seconds = seconds,
-                None => self.comments.push(comment.to_owned()),
+            if let Some(seconds) = time("[BaseTime: ") {
+                self.base_unix_seconds = seconds;
+            } else if let Some(seconds) = time("[StartTime: ") {
+                self.start_unix_seconds = seconds;
+            } else {
+                self.comments.push(comment.to_owned());
             }
             return Ok(());
         }
@@ -184,13 +208,8 @@ impl IntervalLog {
             _ => Err(format!("\"{text}\" is not a number of seconds")),
         };
         let (start_seconds, length_seconds) = (seconds(start)?, seconds(length)?);
-        let bytes = STANDARD
-            .decode(encoded.trim())
-            .map_err(|error| format!("the histogram is not Base64: {error}"))?;
-        let histogram = deserializer
-            .deserialize(&mut &bytes[..])
-            .map_err(|error| format!("the histogram cannot be read: {error}"))?;
-        self.intervals.push(LoggedInterval { tag: tag.to_owned(), start_seconds, length_seconds, histogram });
+        let encoded = encoded.trim();
+        self.intervals.push(LoggedInterval { tag, start_seconds, length_seconds, line: number, encoded });
         Ok(())
     }
 }
@@ -219,15 +238,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let log = IntervalLog::parse(&written()).unwrap();
+        let text = written();
+        let log = IntervalLog::parse(&text).unwrap();
         assert_eq!(log.base_unix_seconds, 1_700_000_000.25);
         assert!(log.comments.contains(&"command: x".to_owned()), "{:?}", log.comments);
         assert_eq!(log.intervals.len(), 2);
         assert!(!log.is_cut);
         let last = &log.intervals[1];
         assert_eq!((last.start_seconds, last.length_seconds), (1.0, 1.0));
-        assert_eq!(last.histogram, sample());
-        assert_eq!(split_tag(&last.tag), Some(("a, b/c".to_owned(), "read", Phase::Backend)));
+        assert_eq!(last.histogram().unwrap(), sample());
+        assert_eq!(split_tag(last.tag), Some(("a, b/c".to_owned(), "read", Phase::Backend)));
         assert_eq!(split_tag("read"), None);
     }
 
@@ -249,15 +269,14 @@ mod tests {
 
     #[test]
     fn what_is_no_log_is_refused_with_its_line() {
-        for (text, line) in [
-            ("#x\nhello\n", 2),
-            ("Tag=a\n", 1),
-            ("1,2,3,4\n", 1),
-            ("-1,2,3,HISTFAAA\n", 1),
-            ("1,2,3,aGVsbG8=\n", 1),
-            ("{\n  \"a\": 1\n}\n", 1),
-        ] {
+        for (text, line) in
+            [("#x\nhello\n", 2), ("Tag=a\n", 1), ("-1,2,3,HISTFAAA\n", 1), ("{\n  \"a\": 1\n}\n", 1)]
+        {
             assert_eq!(IntervalLog::parse(text).unwrap_err().line, line, "{text}");
+        }
+        for text in ["#x\n1,2,3,4\n", "#x\n1,2,3,aGVsbG8=\n"] {
+            let log = IntervalLog::parse(text).unwrap();
+            assert_eq!(log.intervals[0].histogram().unwrap_err().line, 2, "{text}");
         }
     }
 }

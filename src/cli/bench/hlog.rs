@@ -9,6 +9,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 
 use crate::client::load::{Interval, Kind};
+use crate::stats::provenance;
 
 /// The column "Interval_Max" is in milliseconds by convention; what is recorded are nanoseconds.
 const NANOSECONDS_PER_UNIT_OF_MAX: f64 = 1e6;
@@ -43,6 +44,9 @@ impl LogFile {
             .with_start_time(now)
             .with_base_time(now)
             .with_max_value_divisor(NANOSECONDS_PER_UNIT_OF_MAX);
+        for comment in provenance::comments() {
+            builder.add_comment(&comment);
+        }
         let writer = builder.begin_log_with(&mut self.file, &mut self.serializer)?;
         Ok(HistogramLog { writer, begin, kinds, failure: None })
     }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::report::{human_rate, human_time};
+use crate::cli::describe::{human_rate, human_time};
 use crate::client::load::Interval;
 use crate::client::load::results::empty_histogram;
 

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::settings::Settings;
-use crate::cli::describe::{human, reply_mode_name, table};
+use crate::cli::describe::{human, human_time, reply_mode_name, table};
 use crate::client::load::results::empty_histogram;
 use crate::client::load::{Kind, Load, Results};
 use crate::nbd::wire::*;
@@ -310,53 +310,5 @@ fn notes(text: &mut String, json: &ResultsJson<'_>) {
     }
     if json.interrupted {
         line("interrupted", "these are the results so far".into());
-    }
-}
-
-/// A time with three digits: `870 ns`, `12.3 us`, `1.23 s`.
-pub(super) fn human_time(nanoseconds: u64) -> String {
-    let (value, unit) = match nanoseconds {
-        0..1_000 => return format!("{nanoseconds} ns"),
-        1_000..1_000_000 => (nanoseconds as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => (nanoseconds as f64 / 1e6, "ms"),
-        _ => (nanoseconds as f64 / 1e9, "s"),
-    };
-    let digits = match value {
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
-/// `950`, `12.3k`, `1.23M`.
-pub(super) fn human_rate(per_second: f64) -> String {
-    match per_second {
-        ..1e3 => format!("{per_second:.0}"),
-        ..1e6 => format!("{:.1}k", per_second / 1e3),
-        _ => format!("{:.2}M", per_second / 1e6),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_and_rates_for_people() {
-        for (nanoseconds, text) in [
-            (0, "0 ns"),
-            (999, "999 ns"),
-            (1_000, "1.00 us"),
-            (12_345, "12.3 us"),
-            (123_456, "123 us"),
-            (1_500_000, "1.50 ms"),
-            (2_000_000_000, "2.00 s"),
-        ] {
-            assert_eq!(human_time(nanoseconds), text);
-        }
-        for (rate, text) in [(0.0, "0"), (950.0, "950"), (12_345.0, "12.3k"), (1_234_567.0, "1.23M")] {
-            assert_eq!(human_rate(rate), text);
-        }
     }
 }

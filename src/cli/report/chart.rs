@@ -1,0 +1,243 @@
+//! The parts of pictures: text, lines, areas, and axes of time and of latency. Colours are classes; the style gives them, light and dark.
+
+use std::fmt::Write as _;
+
+use crate::cli::describe::human_time;
+
+/// Width of every picture.
+pub(super) const WIDTH: f64 = 680.0;
+/// Space for the labels of the vertical axis.
+pub(super) const LEFT: f64 = 58.0;
+/// Space behind the end of the horizontal axis.
+pub(super) const RIGHT: f64 = 14.0;
+/// Colours of lines; more lines than that begin again.
+pub(super) const COLORS: usize = 8;
+/// Steps of a heat map's colour.
+pub(super) const HEATS: usize = 8;
+
+/// The style of every picture, for the root of a page or of a picture alone.
+pub(super) const STYLE: &str = "\
+:root{--page:#f4f5f7;--card:#fff;--text:#16191d;--quiet:#5d6673;--line:#e1e4e8;--grid:#e6e9ed;\
+--c0:#1769c2;--c1:#c2560c;--c2:#0b8074;--c3:#7a4bc4;--c4:#c32f3a;--c5:#7c6a00;--c6:#5d6673;--c7:#b0307c;\
+--h0:#dfeaf6;--h1:#b4d4ec;--h2:#86b9de;--h3:#5598cb;--h4:#3f70b7;--h5:#4a4a9c;--h6:#55287f;--h7:#2f0a3b;--mark:#c2560c}\
+@media(prefers-color-scheme:dark){:root{--page:#0f1216;--card:#171b21;--text:#e6e9ed;--quiet:#96a0ad;--line:#262c35;--grid:#252b34;\
+--c0:#5aa9ff;--c1:#ff9a4d;--c2:#3fc7b7;--c3:#b492f5;--c4:#ff7079;--c5:#e0c94a;--c6:#96a0ad;--c7:#f07ac0;\
+--h0:#22263f;--h1:#3c2f68;--h2:#5e347d;--h3:#8f3580;--h4:#c54872;--h5:#ea6c58;--h6:#fba453;--h7:#fcefa6;--mark:#5ff0df}}\
+svg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:var(--text)}\
+svg .quiet{fill:var(--quiet)}svg .small{font-size:11px}svg .title{font-weight:600;font-size:13px}\
+svg .grid{stroke:var(--grid);stroke-width:1}svg .curve{fill:none;stroke-width:1.8;stroke-linejoin:round}\
+svg .mark{fill:none;stroke:var(--mark);stroke-width:1.5;stroke-linejoin:round}svg .dashed{stroke-dasharray:3 3}";
+
+/// The classes of the colours.
+pub(super) fn color_style() -> String {
+    let mut style = String::new();
+    for color in 0..COLORS {
+        let _ = write!(style, "svg .s{color}{{stroke:var(--c{color})}}svg .f{color}{{fill:var(--c{color})}}");
+    }
+    for heat in 0..HEATS {
+        let _ = write!(style, "svg .h{heat}{{fill:var(--h{heat})}}");
+    }
+    style
+}
+
+/// Text as HTML and XML have it.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            control if control.is_control() => escaped.push(' '),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A latency with three digits, with the sign for micro that terminals may lack.
+pub(super) fn long_time(nanoseconds: f64) -> String {
+    human_time(nanoseconds as u64).replace(" us", " µs")
+}
+
+/// A latency on an axis: `5 µs`, `10 ms`.
+pub(super) fn short_time(nanoseconds: f64) -> String {
+    let (value, unit) = match nanoseconds {
+        ..1e3 => (nanoseconds, "ns"),
+        ..1e6 => (nanoseconds / 1e3, "µs"),
+        ..1e9 => (nanoseconds / 1e6, "ms"),
+        _ => (nanoseconds / 1e9, "s"),
+    };
+    // Two decimals, as far as they are needed.
+    let text = format!("{value:.2}");
+    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// A picture in the making.
+pub(super) struct Picture {
+    pub(super) height: f64,
+    body: String,
+    /// What it shows, for those who do not see it.
+    title: String,
+}
+
+impl Picture {
+    pub(super) fn new(title: &str, height: f64) -> Self {
+        let mut picture = Self { height, body: String::new(), title: title.to_owned() };
+        picture.text(0.0, 13.0, "title", "start", title);
+        picture
+    }
+
+    pub(super) fn text(&mut self, x: f64, y: f64, class: &str, anchor: &str, text: &str) {
+        let text = escape(text);
+        let _ = write!(
+            self.body,
+            r#"<text x="{x:.1}" y="{y:.1}" class="{class}" text-anchor="{anchor}">{text}</text>"#
+        );
+    }
+
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
+        let ((x1, y1), (x2, y2)) = (from, to);
+        let _ = write!(self.body, r#"<path class="{class}" d="M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}"/>"#);
+    }
+
+    /// A filled rectangle; `tip` is shown when it is pointed at.
+    pub(super) fn rectangle(&mut self, at: (f64, f64), size: (f64, f64), class: &str, tip: &str) {
+        let ((x, y), (width, height)) = (at, size);
+        let tip = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
+        let _ = write!(
+            self.body,
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" class="{class}">{tip}</rect>"#
+        );
+    }
+
+    pub(super) fn curve(&mut self, points: &[(f64, f64)], class: &str) {
+        if points.is_empty() {
+            return;
+        }
+        let _ = write!(self.body, r#"<path class="{class}" d=""#);
+        for (index, (x, y)) in points.iter().enumerate() {
+            let _ = write!(self.body, "{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
+        }
+        self.body.push_str(r#""/>"#);
+    }
+
+    /// As part of a page.
+    pub(super) fn embedded(&self) -> String {
+        let Self { height, body, title } = self;
+        let title = escape(title);
+        format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{body}</svg>"#)
+    }
+
+    /// As a part of another picture, at a height.
+    pub(super) fn group(&self, x: f64, y: f64) -> String {
+        format!(r#"<g transform="translate({x} {y})">{}</g>"#, self.body)
+    }
+}
+
+/// A vertical axis of latency, logarithmic.
+pub(super) struct LatencyAxis {
+    low: f64,
+    high: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl LatencyAxis {
+    /// From `least` to `greatest` nanoseconds between two heights.
+    pub(super) fn new(least: f64, greatest: f64, top: f64, bottom: f64) -> Self {
+        let least = least.max(1.0);
+        // At least a decade, so that noise does not look like mountains.
+        let (low, high) = (least.log10(), greatest.max(least).log10());
+        let missing = (1.0 - (high - low)).max(0.0) / 2.0;
+        Self { low: low - missing - 0.04, high: high + missing + 0.04, top, bottom }
+    }
+
+    pub(super) fn y(&self, nanoseconds: f64) -> f64 {
+        let part = (nanoseconds.max(1.0).log10() - self.low) / (self.high - self.low);
+        self.bottom - part.clamp(0.0, 1.0) * (self.bottom - self.top)
+    }
+
+    /// Lines and labels.
+    pub(super) fn draw(&self, picture: &mut Picture) {
+        let steps: &[f64] = match self.high - self.low {
+            ..1.7 => &[1.0, 2.0, 5.0],
+            ..3.3 => &[1.0, 3.0],
+            _ => &[1.0],
+        };
+        for power in self.low.floor() as i32..=self.high.ceil() as i32 {
+            for step in steps {
+                let value = step * 10_f64.powi(power);
+                if (self.low..=self.high).contains(&value.log10()) {
+                    let y = self.y(value);
+                    picture.line((LEFT, y), (WIDTH - RIGHT, y), "grid");
+                    picture.text(LEFT - 8.0, y + 4.0, "quiet small", "end", &short_time(value));
+                }
+            }
+        }
+    }
+}
+
+/// A horizontal axis of time.
+pub(super) struct TimeAxis {
+    pub(super) seconds: f64,
+}
+
+impl TimeAxis {
+    pub(super) fn x(&self, seconds: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - RIGHT) * seconds / self.seconds.max(1e-9)
+    }
+
+    /// Labels below a height.
+    pub(super) fn draw(&self, picture: &mut Picture, bottom: f64) {
+        let steps =
+            [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21_600.0];
+        let step = steps.into_iter().find(|step| self.seconds / step <= 10.0).unwrap_or(86_400.0);
+        for index in 0..=(self.seconds / step + 1e-6) as u32 {
+            let seconds = f64::from(index) * step;
+            picture.text(self.x(seconds), bottom + 16.0, "quiet small", "middle", &clock(seconds, step));
+        }
+    }
+}
+
+fn clock(seconds: f64, step: f64) -> String {
+    let whole = seconds as u64;
+    match step {
+        ..60.0 if whole < 60 => format!("{whole} s"),
+        ..3600.0 => format!("{}:{:02}", whole / 60, whole % 60),
+        _ => format!("{} h", seconds / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_on_an_axis() {
+        for (value, text) in
+            [(5.0, "5 ns"), (1e3, "1 µs"), (2.5e3, "2.5 µs"), (3e8, "300 ms"), (1e10, "10 s")]
+        {
+            assert_eq!(short_time(value), text);
+        }
+    }
+
+    #[test]
+    fn texts_are_escaped() {
+        let mut picture = Picture::new("<a> & \"b\"", 10.0);
+        picture.rectangle((0.0, 0.0), (1.0, 1.0), "h0", "</svg><script>");
+        let svg = picture.embedded();
+        assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
+    }
+
+    #[test]
+    fn axes_keep_everything_inside() {
+        let axis = LatencyAxis::new(1e3, 1e3, 10.0, 110.0);
+        assert!((axis.y(1e3) - 60.0).abs() < 1.0, "a single value is in the middle: {}", axis.y(1e3));
+        assert_eq!((axis.y(0.0), axis.y(1e12)), (110.0, 10.0));
+        assert_eq!(clock(90.0, 30.0), "1:30");
+        assert_eq!(clock(7200.0, 3600.0), "2 h");
+    }
+}

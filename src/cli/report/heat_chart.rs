@@ -1,0 +1,95 @@
+//! A heat map: when requests took how long. Its marks are the median and the 99th percentile.
+
+use super::chart::{HEATS, LatencyAxis, Picture, RIGHT, TimeAxis, WIDTH, long_time, short_time};
+use super::source::{Column, Row};
+use crate::stats::{HEAT_ROWS, Percentiles, heat_row_start_ns};
+
+const TOP: f64 = 26.0;
+const PLOT: f64 = 190.0;
+
+/// Draws a row that has columns; `seconds` is the length of its source.
+pub(super) fn draw(title: &str, row: &Row, seconds: f64) -> Picture {
+    let bottom = TOP + PLOT;
+    let mut picture = Picture::new(title, bottom + 24.0);
+    let is_used = |index: &usize| row.columns.iter().any(|column| column.heat[*index] > 0);
+    let first = (0..HEAT_ROWS).find(is_used).unwrap_or(0);
+    let last = (0..HEAT_ROWS).rev().find(is_used).unwrap_or(0);
+    let axis = LatencyAxis::new(heat_row_start_ns(first), heat_row_start_ns(last + 1), TOP, bottom);
+    let time = TimeAxis { seconds };
+    axis.draw(&mut picture);
+    time.draw(&mut picture, bottom);
+    let most = row.columns.iter().flat_map(|column| column.heat).max().unwrap_or(1).max(1) as f64;
+    for column in &row.columns {
+        cells(&mut picture, column, &axis, &time, most);
+    }
+    marks(&mut picture, row, &axis, &time, "mark", |of| of.p50_ns);
+    marks(&mut picture, row, &axis, &time, "mark dashed", |of| of.p99_ns);
+    legend(&mut picture, most);
+    picture
+}
+
+fn cells(picture: &mut Picture, column: &Column, axis: &LatencyAxis, time: &TimeAxis, most: f64) {
+    let (left, right) = (time.x(column.start_seconds), time.x(column.start_seconds + column.length_seconds));
+    let right = right.min(WIDTH - RIGHT);
+    for (index, count) in column.heat.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let part = (1.0 + *count as f64).ln() / (1.0 + most).ln();
+        let heat = ((part * HEATS as f64) as usize).min(HEATS - 1);
+        let (from, to) = (heat_row_start_ns(index), heat_row_start_ns(index + 1));
+        let (top, low) = (axis.y(to), axis.y(from));
+        let tip = format!("{} requests of {} to {}", count, short_time(from.round()), short_time(to.round()));
+        let size = ((right - left).max(0.5) + 0.2, low - top + 0.2);
+        picture.rectangle((left, top), size, &format!("h{heat}"), &tip);
+    }
+}
+
+/// A line through the middle of the columns, broken where there is none.
+fn marks(
+    picture: &mut Picture,
+    row: &Row,
+    axis: &LatencyAxis,
+    time: &TimeAxis,
+    class: &str,
+    value: fn(&Percentiles) -> u64,
+) {
+    let mut run: Vec<(f64, f64)> = Vec::new();
+    let mut end = f64::NEG_INFINITY;
+    for column in &row.columns {
+        if column.start_seconds > end + column.length_seconds / 2.0 {
+            picture.curve(&std::mem::take(&mut run), class);
+        }
+        let middle = column.start_seconds + column.length_seconds / 2.0;
+        run.push((time.x(middle).min(WIDTH - RIGHT), axis.y(value(&column.latency) as f64)));
+        end = column.start_seconds + column.length_seconds;
+    }
+    picture.curve(&run, class);
+}
+
+fn legend(picture: &mut Picture, most: f64) {
+    let y = 9.0;
+    let mut x = WIDTH - RIGHT;
+    let count = format!("{most:.0} requests");
+    picture.text(x, y + 4.0, "quiet small", "end", &count);
+    x -= 7.0 * count.len() as f64 + 4.0;
+    for heat in (0..HEATS).rev() {
+        x -= 9.0;
+        picture.rectangle((x, y - 5.0), (9.0, 9.0), &format!("h{heat}"), "");
+    }
+    picture.text(x - 5.0, y + 4.0, "quiet small", "end", "1");
+    for (name, class) in [("p99", "mark dashed"), ("p50", "mark")] {
+        x -= 62.0;
+        picture.line((x - 8.0, y), (x + 12.0, y), class);
+        picture.text(x + 17.0, y + 4.0, "quiet small", "start", name);
+    }
+}
+
+/// How a column is described to those who do not see it.
+pub(super) fn describe(row: &Row) -> String {
+    let worst = row.columns.iter().max_by_key(|column| column.latency.max_ns);
+    worst.map_or_else(String::new, |column| {
+        format!(
+            "the slowest request took {}, at {:.0} s",
+            long_time(column.latency.max_ns as f64),
+            column.start_seconds
+        )
+    })
+}

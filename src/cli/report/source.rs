@@ -1,0 +1,314 @@
+//! What was read of a file, or of several that are added up: latencies by export and command, over time, and by phase.
+
+use std::collections::HashMap;
+
+use hdrhistogram::Histogram;
+
+use super::fio;
+use crate::stats::interval_log::{IntervalLog, LogError, LoggedInterval, split_tag};
+use crate::stats::provenance::{COMMAND, MACHINE};
+use crate::stats::{HEAT_ROWS, Percentiles, Phase, add_heat};
+
+/// Columns of a heat map, at most; longer runs have wider columns.
+const COLUMNS: f64 = 150.0;
+/// The longest latency, in nanoseconds: an hour.
+const LONGEST_NS: u64 = 3_600_000_000_000;
+/// Starts before this are not seconds since 1970 but since something later.
+const LONG_AGO: f64 = 1e8;
+
+/// A file.
+pub(super) struct Text {
+    /// Its path.
+    pub(super) name: String,
+    /// What it is called in the report.
+    pub(super) label: String,
+    pub(super) text: String,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("{0}, {1}")]
+    Log(String, LogError),
+    #[error("{0} is not the output of fio --output-format=json+: {1}")]
+    Fio(String, String),
+}
+
+/// Everything of one file, or of several.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    pub(super) label: String,
+    /// What made it, as far as that is known: names and texts.
+    pub(super) facts: Vec<(&'static str, String)>,
+    /// What the user should know.
+    pub(super) notes: Vec<String>,
+    /// Its beginning in seconds since 1970; 0 when that is not known.
+    pub(super) begin_unix_seconds: f64,
+    /// From its beginning to its end.
+    pub(super) seconds: f64,
+    /// By export and command.
+    pub(super) rows: Vec<Row>,
+}
+
+/// One command of one export.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// `""` for the default export and where nothing is said of exports.
+    pub(super) export: String,
+    pub(super) command: String,
+    /// Nanoseconds, from arrival to the end.
+    pub(super) total: Histogram<u64>,
+    /// Nanoseconds of the phases before the total; none where they are not known.
+    pub(super) phases: Option<Box<[Histogram<u64>; 3]>>,
+    /// In the order of time; none where nothing is said of time.
+    pub(super) columns: Vec<Column>,
+}
+
+/// A piece of time.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    /// Since the beginning of the source.
+    pub(super) start_seconds: f64,
+    pub(super) length_seconds: f64,
+    pub(super) latency: Percentiles,
+    pub(super) heat: [u64; HEAT_ROWS],
+}
+
+/// An empty histogram of nanoseconds.
+pub(super) fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are valid")
+}
+
+/// Adds a histogram of other bounds and another unit.
+fn add(to: &mut Histogram<u64>, from: &Histogram<u64>, unit: u64) {
+    for bucket in from.iter_recorded() {
+        to.saturating_record_n(bucket.value_iterated_to().saturating_mul(unit), bucket.count_at_value());
+    }
+}
+
+impl Row {
+    pub(super) fn new(export: &str, command: &str) -> Self {
+        let (export, command) = (export.to_owned(), command.to_owned());
+        Self { export, command, total: empty(), phases: None, columns: Vec::new() }
+    }
+
+    /// For people: the export, where it has a name, and the command.
+    pub(super) fn name(&self) -> String {
+        match self.export.as_str() {
+            "" => self.command.clone(),
+            export => format!("{export} {}", self.command),
+        }
+    }
+}
+
+impl Source {
+    /// Reads files and adds them up. `unit`: nanoseconds of a value, for logs that do not say.
+    pub(super) fn read(texts: &[Text], unit: u64) -> Result<Self, ReadError> {
+        let labels: Vec<_> = texts.iter().map(|text| text.label.as_str()).collect();
+        let mut source = Self { label: labels.join(" + "), ..Self::default() };
+        let mut logs = Vec::new();
+        for text in texts {
+            let name = || text.name.clone();
+            source.facts.push(("file", name()));
+            if fio::is_fio(&text.text) {
+                fio::add(&mut source, &text.text).map_err(|reason| ReadError::Fio(name(), reason))?;
+            } else {
+                let log = IntervalLog::parse(&text.text).map_err(|error| ReadError::Log(name(), error))?;
+                source.take_comments(&log, &text.name);
+                logs.push((text, log));
+            }
+        }
+        source.add_logs(&logs, unit)?;
+        source.rows.retain(|row| !row.total.is_empty());
+        source.rows.sort_by(|a, b| (&a.export, &a.command).cmp(&(&b.export, &b.command)));
+        Ok(source)
+    }
+
+    fn take_comments(&mut self, log: &IntervalLog<'_>, name: &str) {
+        for comment in log.comments.iter().map(|comment| comment.trim()) {
+            if let Some(command) = comment.strip_prefix(COMMAND) {
+                self.facts.push(("command", command.to_owned()));
+            } else if let Some(machine) = comment.strip_prefix(MACHINE) {
+                self.facts.push(("machine", machine.to_owned()));
+            } else if let Some(version) = comment.strip_prefix("version: ") {
+                self.facts.push(("version", version.to_owned()));
+            }
+        }
+        if log.is_cut {
+            self.notes.push(format!("{name} ends in the middle of a line, which was left out"));
+        }
+    }
+
+    fn add_logs(&mut self, logs: &[(&Text, IntervalLog<'_>)], unit: u64) -> Result<(), ReadError> {
+        let mut all: Vec<(f64, &Text, u64, &LoggedInterval<'_>)> = Vec::new();
+        for (text, log) in logs {
+            let says = log.comments.iter().any(|comment| comment.contains("nanoseconds"));
+            let unit = if says { 1 } else { unit };
+            let first = log.intervals.first().map_or(0.0, |interval| interval.start_seconds);
+            // Some tools give a start but no base, and mean the same.
+            let is_relative = log.base_unix_seconds == 0.0 && first < LONG_AGO;
+            let base = if is_relative { log.start_unix_seconds } else { log.base_unix_seconds };
+            all.extend(
+                log.intervals.iter().map(|interval| (base + interval.start_seconds, *text, unit, interval)),
+            );
+        }
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (Some(first), Some(end)) = (
+            all.first(),
+            all.iter().map(|(start, _, _, of)| start + of.length_seconds).max_by(f64::total_cmp),
+        ) else {
+            return Ok(());
+        };
+        self.begin_unix_seconds = if first.0 < LONG_AGO { 0.0 } else { first.0 };
+        self.seconds = end - first.0;
+        let mut time = TimeLine {
+            begin: first.0,
+            width: (self.seconds / COLUMNS).ceil().max(1.0),
+            open: HashMap::new(),
+        };
+        let mut indices = HashMap::new();
+        for (start, text, unit, interval) in &all {
+            let histogram = interval.histogram().map_err(|error| ReadError::Log(text.name.clone(), error))?;
+            let (export, command, phase) = match split_tag(interval.tag) {
+                Some((export, command, phase)) => (export, command, phase),
+                None if interval.tag.is_empty() => (String::new(), "all", Phase::Total),
+                None => (String::new(), interval.tag, Phase::Total),
+            };
+            let index = *indices.entry((export.clone(), command)).or_insert_with(|| {
+                self.rows.push(Row::new(&export, command));
+                self.rows.len() - 1
+            });
+            let row = &mut self.rows[index];
+            if phase == Phase::Total {
+                add(&mut row.total, &histogram, *unit);
+                time.add(index, row, (*start, start + interval.length_seconds), &histogram, *unit);
+            } else {
+                let phases = row.phases.get_or_insert_with(|| Box::new([empty(), empty(), empty()]));
+                add(&mut phases[phase as usize], &histogram, *unit);
+            }
+        }
+        for (index, row) in self.rows.iter_mut().enumerate() {
+            time.close(index, row);
+        }
+        Ok(())
+    }
+}
+
+/// Makes columns of intervals that come in the order of time.
+struct TimeLine {
+    begin: f64,
+    width: f64,
+    /// The present column of each row.
+    open: HashMap<usize, OpenColumn>,
+}
+
+struct OpenColumn {
+    number: usize,
+    /// Of its last interval, in seconds: one that was late is longer than others.
+    end: f64,
+    histogram: Histogram<u64>,
+}
+
+impl TimeLine {
+    fn add(&mut self, index: usize, row: &mut Row, span: (f64, f64), histogram: &Histogram<u64>, unit: u64) {
+        let (start, end) = (span.0 - self.begin, span.1 - self.begin);
+        let number = (start / self.width) as usize;
+        if self.open.get(&index).is_some_and(|open| open.number != number) {
+            self.close(index, row);
+        }
+        let fresh = || OpenColumn { number, end, histogram: empty() };
+        let open = self.open.entry(index).or_insert_with(fresh);
+        open.end = open.end.max(end);
+        add(&mut open.histogram, histogram, unit);
+    }
+
+    fn close(&mut self, index: usize, row: &mut Row) {
+        let Some(OpenColumn { number, end, histogram }) = self.open.remove(&index) else { return };
+        let Some(latency) = Percentiles::of(&histogram) else { return };
+        let mut heat = [0; HEAT_ROWS];
+        add_heat(&mut heat, &histogram);
+        let start_seconds = number as f64 * self.width;
+        row.columns.push(Column {
+            start_seconds,
+            // An interval that is only a little longer than it should be does not widen its column.
+            length_seconds: if end - start_seconds < 2.0 * self.width {
+                self.width
+            } else {
+                end - start_seconds
+            },
+            latency,
+            heat,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::stats::Operation;
+    use crate::stats::interval_log::{IntervalLogWriter, tag};
+
+    /// A second at 1 ms and one at 3 ms, a hundred requests each.
+    pub(in crate::cli::report) fn log(begin: u64) -> Text {
+        let mut bytes = Vec::new();
+        let base = UNIX_EPOCH + Duration::from_secs(begin);
+        let comments = ["command: x --y".to_owned(), "unit: nanoseconds".to_owned()];
+        let mut writer = IntervalLogWriter::begin(&mut bytes, &comments, base).unwrap();
+        for (second, value) in [(0, 1_000_000), (1, 3_000_000)] {
+            for phase in Phase::ALL {
+                let mut histogram = empty();
+                let value = if phase == Phase::Backend { value / 2 } else { value };
+                histogram.record_n(value, 100).unwrap();
+                let tag = tag("d", Operation::Read, phase);
+                writer
+                    .interval(&tag, Duration::from_secs(second), Duration::from_secs(1), &histogram)
+                    .unwrap();
+            }
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        Text { name: "x.hlog".to_owned(), label: "x".to_owned(), text }
+    }
+
+    #[test]
+    fn a_log_becomes_rows_with_phases_and_columns() {
+        let source = Source::read(&[log(1_700_000_000)], 1_000).unwrap();
+        assert_eq!((source.seconds, source.begin_unix_seconds), (2.0, 1_700_000_000.0));
+        assert!(source.facts.contains(&("command", "x --y".to_owned())), "{:?}", source.facts);
+        let [row] = &source.rows[..] else { panic!("{:?}", source.rows) };
+        assert_eq!((row.name().as_str(), row.total.len()), ("d read", 200));
+        let near = |value: u64, wanted: u64| value.abs_diff(wanted) <= wanted / 500;
+        assert!(near(row.total.value_at_quantile(0.5), 1_000_000));
+        assert!(near(row.total.max(), 3_000_000), "the log says its unit: {}", row.total.max());
+        let backend = &row.phases.as_ref().unwrap()[Phase::Backend as usize];
+        assert!(near(backend.max(), 1_500_000));
+        let starts: Vec<_> = row.columns.iter().map(|of| (of.start_seconds, of.latency.count)).collect();
+        assert_eq!(starts, [(0.0, 100), (1.0, 100)]);
+        assert!(near(row.columns[1].latency.p50_ns, 3_000_000));
+    }
+
+    #[test]
+    fn files_add_up_in_the_order_of_time() {
+        // The later one first.
+        let source = Source::read(&[log(1_700_000_010), log(1_700_000_000)], 1).unwrap();
+        assert_eq!((source.seconds, source.rows[0].total.len()), (12.0, 400));
+        let starts: Vec<_> = source.rows[0].columns.iter().map(|of| of.start_seconds).collect();
+        assert_eq!(starts, [0.0, 1.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn logs_of_others_have_their_unit() {
+        let mut text = log(1_700_000_000);
+        text.text = text.text.replace("#unit: nanoseconds\n", "").replace("Tag=d/read/total,", "");
+        let source = Source::read(&[text], 1_000).unwrap();
+        let all = source.rows.iter().find(|row| row.command == "all").unwrap();
+        assert!(all.total.max().abs_diff(3_000_000_000) < 6_000_000, "{}", all.total.max());
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_refused_with_its_name() {
+        let text = Text { name: "a.png".to_owned(), label: String::new(), text: "hello\n".to_owned() };
+        assert!(Source::read(&[text], 1).unwrap_err().to_string().starts_with("a.png, line 1:"));
+    }
+}
