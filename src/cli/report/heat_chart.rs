@@ -2,6 +2,7 @@
 
 use super::chart::{HEATS, LatencyAxis, Picture, RIGHT, TimeAxis, WIDTH, long_time, short_time};
 use super::source::{Column, Row};
+use crate::cli::describe::human_rate;
 use crate::stats::{HEAT_ROWS, Percentiles, heat_row_start_ns};
 
 const TOP: f64 = 26.0;
@@ -18,7 +19,8 @@ pub(super) fn draw(title: &str, row: &Row, seconds: f64) -> Picture {
     let time = TimeAxis { seconds };
     axis.draw(&mut picture);
     time.draw(&mut picture, bottom);
-    let most = row.columns.iter().flat_map(|column| column.heat).max().unwrap_or(1).max(1) as f64;
+    let rates = row.columns.iter().flat_map(|column| column.heat.map(|count| rate(column, count)));
+    let most = rates.fold(1.0, f64::max);
     for column in &row.columns {
         cells(&mut picture, column, &axis, &time, most);
     }
@@ -28,11 +30,16 @@ pub(super) fn draw(title: &str, row: &Row, seconds: f64) -> Picture {
     picture
 }
 
+/// Requests per second: a column may be wider than others.
+fn rate(column: &Column, count: u64) -> f64 {
+    count as f64 / column.length_seconds.max(1e-9)
+}
+
 fn cells(picture: &mut Picture, column: &Column, axis: &LatencyAxis, time: &TimeAxis, most: f64) {
     let (left, right) = (time.x(column.start_seconds), time.x(column.start_seconds + column.length_seconds));
     let right = right.min(WIDTH - RIGHT);
     for (index, count) in column.heat.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let part = (1.0 + *count as f64).ln() / (1.0 + most).ln();
+        let part = (1.0 + rate(column, *count)).ln() / (1.0 + most).ln();
         let heat = ((part * HEATS as f64) as usize).min(HEATS - 1);
         let (from, to) = (heat_row_start_ns(index), heat_row_start_ns(index + 1));
         let (top, low) = (axis.y(to), axis.y(from));
@@ -67,7 +74,7 @@ fn marks(
 fn legend(picture: &mut Picture, most: f64) {
     let y = 9.0;
     let mut x = WIDTH - RIGHT;
-    let count = format!("{most:.0} requests");
+    let count = format!("{}/s", human_rate(most));
     picture.text(x, y + 4.0, "quiet small", "end", &count);
     x -= 7.0 * count.len() as f64 + 4.0;
     for heat in (0..HEATS).rev() {
