@@ -179,6 +179,26 @@ fn origins(sources: &[Source]) -> String {
     text
 }
 
+/// What made the pictures, for those who have nothing but them.
+fn footer(sources: &[Source]) -> Picture {
+    const LONGEST: usize = 112;
+    const LINE: f64 = 15.0;
+    let shown =
+        sources.iter().flat_map(|source| source.facts.iter().map(move |(name, fact)| (source, *name, fact)));
+    let shown = shown.filter(|(_, name, _)| ["command", "machine"].contains(name));
+    let mut lines: Vec<String> =
+        shown.map(|(source, name, fact)| format!("{} {name}: {fact}", source.label)).collect();
+    lines.dedup_by(|a, b| a == b);
+    let mut picture = Picture::new("What made this", 22.0 + LINE * lines.len() as f64);
+    for (index, line) in lines.iter().enumerate() {
+        let is_long = line.chars().count() > LONGEST;
+        let mut shown: String = line.chars().take(LONGEST).collect();
+        shown.push_str(if is_long { "…" } else { "" });
+        picture.text(0.0, 32.0 + LINE * index as f64, "quiet small", "start", &shown);
+    }
+    picture
+}
+
 /// The pictures, one below the other.
 pub(super) fn svg(sources: &[Source]) -> String {
     const MARGIN: f64 = 20.0;
@@ -189,6 +209,9 @@ pub(super) fn svg(sources: &[Source]) -> String {
         body += &picture.group(MARGIN, y);
         y += picture.height + MARGIN;
     }
+    let footer = footer(sources);
+    body += &footer.group(MARGIN, y);
+    y += footer.height + MARGIN;
     let (width, height) = (WIDTH + 2.0 * MARGIN, y);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\
