@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! clients ──► control plane: ONE thread, tokio-uring          data plane: N shards, one pinned thread and one raw
-//!             listeners, handshake                            io_uring each; a shard owns its connections for life
+//!             listeners, handshake, admin HTTP                io_uring each; a shard owns its connections for life
 //!                     │                                               ▲
 //!                     └── Negotiated{socket, export, session, …} ─────┘
 //!                         bounded channel + eventfd doorbell that the shard's ring always watches
@@ -33,11 +33,17 @@
 //! One turn of a shard's loop: mailbox → feed → run tasks → reply → flush → one `submit_and_wait` → record completions. Each phase is
 //! bounded; nothing calls back into an earlier phase. `shard::worker::Shard` tells why, and what holds after each turn.
 //!
+//! # What a server knows of its own speed
+//!
+//! A shard records into a [`stats::Interval`] of its own: no locks, a clock read a few times a turn. The control plane's collector asks for it
+//! once a second, and when somebody looks (`--admin`): a message, answered by handing the interval over. It adds up, keeps a quarter of an
+//! hour by second, logs slow requests (`--slow`) and writes histogram logs (`--latency-log`), because a shard must wait for none of that.
+//!
 //! # Who may import whom
 //!
 //! ```text
 //! main ► cli ► everything below
-//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, backend, config, block, sys
+//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, stats, backend, config, block, sys
 //! client  ► nbd, ring, task, block, sys
 //! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
 //! backend ► task ► ring ► sys, block          backend: never nbd, never shard; ring: never nbd, never backend

@@ -1,6 +1,6 @@
 //! What one shard recorded since it was last asked.
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 
 use super::{ERRORS, Operation, Phase, error_index};
 use crate::block::BlockError;
@@ -11,6 +11,22 @@ pub(super) const SHORTEST_NS: u64 = 64;
 pub(super) const LONGEST_NS: u64 = 1_000_000_000_000;
 /// Significant decimal digits of every histogram.
 pub(super) const DIGITS: u8 = 3;
+/// What a histogram has room for at first, in nanoseconds. It grows with what it sees: most never see a second, and a server of many
+/// exports has many histograms.
+const ROOM_AT_FIRST_NS: u64 = 2_000_000;
+
+/// An empty histogram that grows.
+pub(super) fn empty<T: Counter>() -> Histogram<T> {
+    let mut histogram =
+        Histogram::new_with_bounds(SHORTEST_NS, ROOM_AT_FIRST_NS, DIGITS).expect("bounds are constant");
+    histogram.auto(true);
+    histogram
+}
+
+/// Records nanoseconds so often.
+pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64, count: T) {
+    histogram.record_n(nanoseconds.min(LONGEST_NS), count).expect("it grows to the longest");
+}
 
 /// The moments of a request, in nanoseconds of its shard's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +170,7 @@ impl ExportInterval {
         command.requests += 1;
         let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (arrived, sent)];
         for (phase, (start, end)) in command.phases.iter_mut().zip(spans) {
-            phase.saturating_record(end.saturating_sub(start));
+            record(phase, end.saturating_sub(start), 1);
         }
     }
 
@@ -171,8 +187,6 @@ impl ExportInterval {
 
 impl Default for CommandInterval {
     fn default() -> Self {
-        let empty =
-            || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
         Self { requests: 0, bytes: 0, phases: [empty(), empty(), empty(), empty()] }
     }
 }

@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::interval::{CommandInterval, DIGITS, ExportInterval, Gauges, Interval, LONGEST_NS, SHORTEST_NS};
+use super::interval::{CommandInterval, ExportInterval, Gauges, Interval, empty, record};
 use super::{ERRORS, Operation, Phase};
 
 /// Everything since the start, or since [`Totals::clear`].
@@ -91,7 +91,7 @@ impl CommandTotals {
         self.bytes += command.bytes;
         for (total, phase) in self.phases.iter_mut().zip(&command.phases) {
             for bucket in phase.iter_recorded() {
-                total.saturating_record_n(bucket.value_iterated_to(), u64::from(bucket.count_at_value()));
+                record(total, bucket.value_iterated_to(), u64::from(bucket.count_at_value()));
             }
         }
     }
@@ -99,8 +99,6 @@ impl CommandTotals {
 
 impl Default for CommandTotals {
     fn default() -> Self {
-        let empty =
-            || Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, DIGITS).expect("bounds are constant");
         Self { requests: 0, bytes: 0, phases: [empty(), empty(), empty(), empty()] }
     }
 }
@@ -110,6 +108,36 @@ mod tests {
     use super::super::Timing;
     use super::*;
     use crate::block::BlockError;
+
+    #[test]
+    fn histograms_grow_with_what_they_see() {
+        let mut interval = Interval::new(1);
+        let bytes = |interval: &Interval| {
+            let command = interval.exports[0].commands[0].as_ref().unwrap();
+            command.phases.iter().map(Histogram::distinct_values).sum::<usize>() * size_of::<u32>()
+        };
+        let mut record = |latency: u64| {
+            let timing = Timing {
+                operation: Operation::Read,
+                arrived: 0,
+                submitted: 0,
+                completed: latency,
+                offset: 0,
+                length: 0,
+            };
+            interval.exports[0].record(&timing, latency);
+            bytes(&interval)
+        };
+        assert!(record(1_000_000) < 100_000, "a server of a hundred exports has a thousand of these");
+        assert!(
+            record(u64::MAX) < 500_000,
+            "what lasts forever is as bad as what lasts a quarter of an hour"
+        );
+        let mut totals = Totals::new(1, 1);
+        totals.add(0, &interval);
+        let total = &totals.exports[0].commands[0].as_ref().unwrap().phases[Phase::Total as usize];
+        assert_eq!((total.len(), total.max() >= 999_000_000_000), (2, true), "{}", total.max());
+    }
 
     #[test]
     fn intervals_of_all_shards_add_up_and_can_be_used_again() {
