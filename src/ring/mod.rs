@@ -6,10 +6,13 @@
 mod batch;
 mod buddy;
 mod buffer;
+mod engine;
 mod entry;
 mod op;
 mod operation;
 mod receive;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod uring;
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +30,7 @@ pub use operation::{AllocateMode, Completion, FileIndex, Operation};
 pub use receive::Received;
 pub use uring::{Event, RingError, RingOptions, Wait};
 
-use uring::Uring;
+use engine::Engine;
 
 /// A handle of one shard's ring; clones name the same ring.
 #[derive(Clone)]
@@ -36,7 +39,7 @@ pub struct Ring {
 }
 
 struct Inner {
-    engine: RefCell<Uring>,
+    engine: RefCell<Engine>,
     /// The task that runs now: operations awaited by it are its own.
     current_task: Cell<u32>,
     files: u32,
@@ -48,7 +51,7 @@ impl Ring {
     /// # Errors
     /// [`RingError`]: a sentence with the cause and the remedy.
     pub fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
-        let (engine, pool) = Uring::new(options)?;
+        let (engine, pool) = Engine::new(options)?;
         let inner = Inner { engine: RefCell::new(engine), current_task: Cell::new(0), files: options.files };
         Ok((Self { inner: Rc::new(inner) }, pool))
     }
@@ -63,6 +66,11 @@ impl Ring {
         self.inner.engine.borrow_mut().submit_and_reap(wait, limit, events);
     }
 
+    /// The time since the ring was set up: the only clock of the data plane, so that a simulation can be its master.
+    pub fn now(&self) -> Duration {
+        self.inner.engine.borrow().now()
+    }
+
     /// Whether completions could be had without waiting.
     pub fn has_work(&self) -> bool {
         self.inner.engine.borrow_mut().has_work()
@@ -75,7 +83,7 @@ impl Ring {
 
     /// Operations whose completion was not seen yet.
     pub fn operations_in_flight(&self) -> usize {
-        self.inner.engine.borrow().table.in_flight()
+        self.inner.engine.borrow_mut().table().in_flight()
     }
 
     /// Makes a file or socket known to the ring, which then holds its own reference: the descriptor may be closed.
@@ -142,7 +150,7 @@ impl Future for Running {
                 Poll::Pending
             }
             State::Submitted(key) => {
-                let Some(finished) = ring.inner.engine.borrow_mut().table.collect(*key) else {
+                let Some(finished) = ring.inner.engine.borrow_mut().table().collect(*key) else {
                     return Poll::Pending;
                 };
                 *state = State::Finished;
@@ -156,7 +164,7 @@ impl Future for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let State::Submitted(key) = self.state {
-            self.ring.inner.engine.borrow_mut().table.abandon(key);
+            self.ring.inner.engine.borrow_mut().table().abandon(key);
         }
     }
 }

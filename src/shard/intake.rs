@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Negotiated;
 use super::connection::{Connection, Ending};
@@ -87,7 +87,7 @@ impl Shard {
         if self.shutdown.is_some() {
             return;
         }
-        self.shutdown = Some(Instant::now() + self.limits.shutdown_timeout);
+        self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
         self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
         for (key, connection) in &mut self.connections {
             to_flush(&mut self.to_flush, key as u32, connection);
@@ -97,7 +97,7 @@ impl Shard {
     /// Cuts off what did not finish in time; true when all is over.
     pub(super) fn shutdown_is_over(&mut self) -> bool {
         let Some(deadline) = self.shutdown else { return false };
-        let now = Instant::now();
+        let now = self.ring.now();
         if now < deadline {
             return self.connections.is_empty();
         }

@@ -3,9 +3,10 @@
 //! The clock is read a few times a turn, not a request: right after completions were reaped, before the ring is entered, and once
 //! when tasks have finished. All requests of a turn share these moments, which are those at which anything could have happened.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::nbd::request::{Command, Request};
+use crate::ring::Ring;
 use crate::stats::{ExportInterval, Interval, Operation, SlowRequest, Timing};
 
 /// Slow requests that are told apart between two questions of the control plane, which logs them; more are only counted, so that a
@@ -14,7 +15,7 @@ const SLOW_AT_ONCE: usize = 64;
 
 /// See the module.
 pub(super) struct Recorder {
-    start: Instant,
+    ring: Ring,
     /// The moment of this turn: when its completions were reaped.
     now: u64,
     interval: Box<Interval>,
@@ -25,20 +26,20 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// Records for so many exports; when off, it keeps counters but no times.
-    pub(super) fn new(exports: usize, on: bool, slow: Option<Duration>) -> Self {
+    pub(super) fn new(ring: Ring, exports: usize, on: bool, slow: Option<Duration>) -> Self {
         let interval = Box::new(Interval::new(exports));
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        Self { start: Instant::now(), now: 0, interval, exports, on, slow }
+        Self { ring, now: 0, interval, exports, on, slow }
     }
 
     /// Reads the clock: nanoseconds since the shard began.
     pub(super) fn clock(&self) -> u64 {
-        if self.on { self.start.elapsed().as_nanos() as u64 } else { 0 }
+        if self.on { self.ring.now().as_nanos() as u64 } else { 0 }
     }
 
     /// Reads the clock for what is not recorded by request.
     pub(super) fn elapsed(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+        self.ring.now().as_nanos() as u64
     }
 
     /// A new turn begins: completions were reaped.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use slab::Slab;
@@ -15,10 +15,10 @@ use super::mailbox::Message;
 use super::outbound::Release;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
-use super::serve::{Shared, serve};
+use super::serve::{Shared, Work, serve};
 use crate::backend::{Device, Export, Helpers, ShardContext};
 use crate::config::Limits;
-use crate::ring::{BufferPool, Ring, RingOptions, SendBatch, Wait};
+use crate::ring::{BufferPool, Event, Ring, RingOptions, SendBatch, Wait};
 use crate::stats::Interval;
 use crate::sys::Doorbell;
 use crate::task::{ReadyList, Tasks};
@@ -80,9 +80,10 @@ pub(super) struct Shard {
     pub(super) messages: Receiver<Message>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) doorbell_rang: bool,
-    pub(super) shutdown: Option<Instant>,
+    /// The deadline, by the ring's clock, once the order to end has come.
+    pub(super) shutdown: Option<Duration>,
     /// When the deadline had passed.
-    pub(super) cut_off: Option<Instant>,
+    pub(super) cut_off: Option<Duration>,
     pub(super) busy_poll: Duration,
     pub(super) connection_count: Arc<AtomicUsize>,
 }
@@ -116,10 +117,10 @@ impl Shard {
         let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
         Ok(Self {
             limits,
-            ring,
             pool,
             shared: Rc::new(shared),
-            recorder: Recorder::new(exports.len(), record, slow),
+            recorder: Recorder::new(ring.clone(), exports.len(), record, slow),
+            ring,
             devices,
             connections: Slab::new(),
             requests,
@@ -168,41 +169,66 @@ impl Shard {
 
 /// Bytes of zeroes to write where nothing better works.
 const ZEROES: usize = 256 << 10;
-/// Runs a shard until it has shut down; gives what it recorded since it was last asked.
-pub(super) fn run(mut shard: Shard) -> Box<Interval> {
-    let mut tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
-    let mut events = Vec::with_capacity(shard.limits.completions_per_turn);
-    while !shard.shutdown_is_over() {
+
+/// A shard with its tasks: what a thread runs, or a simulation steps.
+pub(super) struct Worker<F> {
+    pub(super) shard: Shard,
+    pub(super) tasks: Tasks<F>,
+    events: Vec<Event>,
+    serve: fn(Rc<Shared>, RequestId, Work) -> F,
+}
+
+impl<F: Future<Output = ()>> Worker<F> {
+    /// A shard whose requests are carried out by `serve`.
+    pub(super) fn new(shard: Shard, serve: fn(Rc<Shared>, RequestId, Work) -> F) -> Self {
+        let tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
+        let events = Vec::with_capacity(shard.limits.completions_per_turn);
+        Self { shard, tasks, events, serve }
+    }
+
+    /// One turn of the loop; `None` when the shard has shut down, otherwise how long the ring was allowed to wait.
+    pub(super) fn turn(&mut self) -> Option<Wait> {
+        let shard = &mut self.shard;
+        if shard.shutdown_is_over() {
+            let tasks = self.tasks.running();
+            assert!(tasks == 0 || shard.cut_off.is_some(), "a task outlives every connection");
+            return None;
+        }
         shard.take_messages();
         shard.feed();
-        shard.run(&mut tasks, &serve);
+        shard.run(&mut self.tasks, &self.serve);
         shard.flush();
         shard.mark_submitted();
         let wait = shard.wait();
         if wait == Wait::Forever && !shard.busy_poll.is_zero() {
             spin(&shard.ring, shard.busy_poll);
         }
-        shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut events);
+        shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut self.events);
         shard.recorder.turn();
-        shard.record(&mut events);
+        shard.record(&mut self.events);
+        Some(wait)
     }
-    assert!(tasks.running() == 0 || shard.cut_off.is_some(), "a task outlives every connection");
-    shard.hand_over(None, false)
+}
+
+/// Runs a shard until it has shut down; gives what it recorded since it was last asked.
+pub(super) fn run(shard: Shard) -> Box<Interval> {
+    let mut worker = Worker::new(shard, serve);
+    while worker.turn().is_some() {}
+    worker.shard.hand_over(None, false)
 }
 
 /// Submits, and looks for work without sleeping.
 fn spin(ring: &Ring, duration: Duration) {
     let mut events = Vec::new();
     ring.submit_and_reap(Wait::No, 0, &mut events);
-    let start = Instant::now();
-    while !ring.has_work() && start.elapsed() < duration {
+    let end = ring.now() + duration;
+    while !ring.has_work() && ring.now() < end {
         std::hint::spin_loop();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::serve::Work;
     use super::*;
 
     fn size_of_task<F>(_serve: impl Fn(Rc<Shared>, RequestId, Work) -> F) -> usize {

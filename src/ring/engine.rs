@@ -1,0 +1,84 @@
+//! What stands behind a [`Ring`](super::Ring): the kernel, or in a build with the feature `sim` also a simulation.
+//!
+//! Without the feature there is one variant, and the compiler sees through this file.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::buffer::BufferPool;
+use super::op::{OpKey, OpTable, Owner};
+use super::operation::{FileIndex, Operation};
+use super::uring::{Event, RingError, RingOptions, Uring, Wait};
+
+pub(super) enum Engine {
+    /// The kernel's io_uring, and when it was set up.
+    Kernel(Box<Uring>, Instant),
+    /// A world in one thread; see [`super::sim`].
+    #[cfg(feature = "sim")]
+    Simulated(super::sim::Engine),
+}
+
+/// Calls the same method of either engine.
+macro_rules! either {
+    ($engine:expr, $inner:ident => $call:expr) => {
+        match $engine {
+            Engine::Kernel($inner, _) => $call,
+            #[cfg(feature = "sim")]
+            Engine::Simulated($inner) => $call,
+        }
+    };
+}
+
+impl Engine {
+    /// The kernel's, unless the calling thread has entered a simulated world.
+    pub(super) fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
+        #[cfg(feature = "sim")]
+        if let Some(world) = super::sim::World::current() {
+            let (engine, pool) = super::sim::Engine::new(world, options)?;
+            return Ok((Self::Simulated(engine), pool));
+        }
+        let (engine, pool) = Uring::new(options)?;
+        Ok((Self::Kernel(Box::new(engine), Instant::now()), pool))
+    }
+
+    pub(super) fn table(&mut self) -> &mut OpTable {
+        either!(self, engine => &mut engine.table)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        match self {
+            Self::Kernel(_, since) => since.elapsed(),
+            #[cfg(feature = "sim")]
+            Self::Simulated(engine) => engine.now(),
+        }
+    }
+
+    pub(super) fn push(&mut self, operation: Operation, owner: Owner) -> OpKey {
+        either!(self, engine => engine.push(operation, owner))
+    }
+
+    pub(super) fn submit_and_reap(&mut self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
+        either!(self, engine => engine.submit_and_reap(wait, limit, events));
+    }
+
+    pub(super) fn has_work(&mut self) -> bool {
+        either!(self, engine => engine.has_work())
+    }
+
+    pub(super) fn available_receive_buffers(&self) -> u16 {
+        either!(self, engine => engine.available_receive_buffers())
+    }
+
+    pub(super) fn register_file(&mut self, file: BorrowedFd<'_>) -> io::Result<FileIndex> {
+        either!(self, engine => engine.register_file(file))
+    }
+
+    pub(super) fn release_file(&mut self, file: FileIndex) {
+        either!(self, engine => engine.release_file(file));
+    }
+
+    pub(super) fn registered_files(&self, total: u32) -> u32 {
+        either!(self, engine => engine.registered_files(total))
+    }
+}
