@@ -64,6 +64,9 @@
 //! `fdatasync` after a TRIM or WRITE_ZEROES.
 #![deny(unsafe_code)]
 
+#[macro_use]
+pub mod canary;
+
 pub mod backend;
 pub mod block;
 pub mod cli;

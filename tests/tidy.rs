@@ -54,6 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("nbd", &["block"]),
     ("config", &["block"]),
     ("sys", &["block"]),
+    ("canary", &[]),
     ("block", &[]),
 ];
 

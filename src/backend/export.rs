@@ -117,6 +117,35 @@ impl Export {
         Self { facts, store, faults: Vec::new() }
     }
 
+    /// A simulated file. `sector`: a block device with sectors of so many bytes.
+    #[cfg(feature = "sim")]
+    pub fn simulated(
+        tokens: crate::ring::sim::FileTokens,
+        size: u64,
+        read_only: bool,
+        sector: Option<u32>,
+    ) -> Self {
+        let direct = tokens.direct.map(|(file, alignment)| DirectFile {
+            file,
+            alignment,
+            gate: UnalignedGate::default(),
+        });
+        let facts = DeviceFacts {
+            size,
+            read_only,
+            rotational: false,
+            fast_zero: true,
+            block_sizes: BlockSizes::default(),
+        };
+        let store = FileStore {
+            buffered: tokens.buffered,
+            direct,
+            is_block_device: sector.is_some(),
+            allocation_unit: sector.unwrap_or(1),
+        };
+        Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
+    }
+
     /// What it can do.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts

@@ -63,8 +63,17 @@ impl FileDevice {
                 // The file ends before the export does: somebody cut it. Bytes are never made up.
                 Ok(0) => return (lease, Err(ReadFailure { error: BlockError::Io, good: done })),
                 Ok(moved) => done += u64::from(moved),
-                Err(libc::EINTR | libc::EAGAIN) => {}
-                Err(errno) => return (lease, Err(ReadFailure { error: failure(errno), good: done })),
+                Err(libc::EINTR | libc::EAGAIN) if !canary!(InterruptedIsFailure) => {}
+                Err(errno) => {
+                    let good = if canary!(FailedReadClaimsAll) { range.length() } else { done };
+                    return (lease, Err(ReadFailure { error: failure(errno), good }));
+                }
+            }
+            if done < range.length() && canary!(ShortReadZeroFilled) {
+                lease
+                    .bytes_mut((start as u64 + done) as usize..(u64::from(start) + range.length()) as usize)
+                    .fill(0);
+                break;
             }
         }
         (lease, Ok(()))
@@ -78,6 +87,7 @@ impl FileDevice {
         fua: bool,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
+        let fua = fua && !canary!(FuaIgnored);
         self.known.borrow_mut().written(range);
         let Some(direct) = &self.store.direct else {
             return write_all(self.buffered, range, lease, fua, context).await.map(drop);
@@ -86,6 +96,9 @@ impl FileDevice {
             let _direct = gate.direct(context.shard, &context.ready, &context.ring).await;
             return write_all(index, range, lease, fua, context).await.map(drop);
         }
+        if canary!(UnalignedGateSkipped) {
+            return write_all(self.buffered, range, lease, fua, context).await.map(drop);
+        }
         let _alone = direct.gate.unaligned(&context.ready, &context.ring).await;
         write_all(self.buffered, range, lease, fua, context).await.map(drop)
     }
@@ -93,6 +106,9 @@ impl FileDevice {
     /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
     /// answered write has left this process for the file.
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+        if canary!(FlushWithoutSync) {
+            return Ok(());
+        }
         loop {
             match context.ring.run(Operation::Sync { file: self.buffered }).await.0 {
                 Ok(_) => return Ok(()),
@@ -151,6 +167,9 @@ impl FileDevice {
         for (start, end) in [(range.offset(), zeroed.offset()), (zeroed.end(), range.end())] {
             let part = ByteRange::new(start, end - start).expect("within the range");
             self.write_zeroes_as_data(part, context).await?;
+            if canary!(ZeroesFirstPartOnly) {
+                break;
+            }
         }
         Ok(())
     }
@@ -162,6 +181,9 @@ impl FileDevice {
             let part = ByteRange::new(range.offset() + done, length).expect("within the range");
             self.write(part, context.zeroes.share(), false, context).await?;
             done += length;
+            if canary!(ZeroesFirstPartOnly) {
+                break;
+            }
         }
         Ok(())
     }
@@ -259,6 +281,10 @@ async fn write_all(
     while done < range.length() {
         let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
         let operation = Operation::Write { file, offset, lease, start: done as u32, length, durable };
+        if canary!(WriteAnsweredEarly) {
+            context.ring.push(operation, crate::ring::Owner::Nobody);
+            return Ok(context.zeroes.share());
+        }
         let (result, operation) = context.ring.run(operation).await;
         let Operation::Write { lease: back, .. } = operation else {
             unreachable!("it comes back as it went")
@@ -266,9 +292,11 @@ async fn write_all(
         lease = back;
         match result {
             Ok(0) => return Err(BlockError::Io),
+            Ok(_) if canary!(ShortWriteIsSuccess) => break,
             // A short write is carried on; the error that cut it comes with the next one.
             Ok(moved) => done += u64::from(moved),
             Err(libc::EINTR | libc::EAGAIN) => {}
+            Err(_) if canary!(WriteErrorIgnored) => break,
             Err(errno) => return Err(failure(errno)),
         }
     }

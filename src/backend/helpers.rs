@@ -55,6 +55,8 @@ impl Helpers {
         ready: ReadyList,
         ring: Ring,
     ) -> std::io::Result<Self> {
+        #[cfg(feature = "sim")]
+        let threads = if crate::ring::sim::World::current().is_some() { 0 } else { threads };
         let most_under_way = PER_THREAD * threads;
         let (questions, queue) = bounded::<Question>(most_under_way);
         let (answer, answers) = bounded(most_under_way);
@@ -109,6 +111,24 @@ impl Helpers {
         self.hand_out();
     }
 
+    /// The world's answer in a simulation; like a thread's it is old when it arrives.
+    #[cfg(feature = "sim")]
+    async fn simulated_extents(
+        &self,
+        store: &FileStore,
+        range: ByteRange,
+        limit: usize,
+    ) -> Option<Vec<Extent>> {
+        use std::os::fd::AsFd;
+        const WAY: std::time::Duration = std::time::Duration::from_micros(20);
+        let answer = |length| self.ring.simulated_extents(store.buffered.as_fd(), range, length);
+        answer(1)?;
+        self.ring.sleep(WAY).await;
+        let extents = answer(limit);
+        self.ring.sleep(WAY).await;
+        extents
+    }
+
     /// Asks for the extents of a file on behalf of a client; see [`allocation::query`].
     pub(super) async fn extents(
         &self,
@@ -117,6 +137,10 @@ impl Helpers {
         limit: usize,
         client: u32,
     ) -> Answer {
+        #[cfg(feature = "sim")]
+        if let Some(extents) = self.simulated_extents(store, range, limit).await {
+            return Ok(extents);
+        }
         let task = self.ring.current_task();
         self.ask(client, Question { task, store: Arc::clone(store), range, limit });
         std::future::poll_fn(|_context| match self.arrived.borrow_mut().remove(&task) {

@@ -277,7 +277,7 @@ impl Device {
         match &self.kind {
             Kind::File(file) => {
                 file.write_zeroes(range, flags, context).await?;
-                if flags.fua { file.flush(context).await } else { Ok(()) }
+                if flags.fua && !canary!(FuaOfZeroesIgnored) { file.flush(context).await } else { Ok(()) }
             }
             Kind::Memory(store) => {
                 discard(store, range, context).await;

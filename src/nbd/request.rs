@@ -282,7 +282,7 @@ impl Header {
             _ => BlockError::Invalid,
         };
         ByteRange::new(self.offset, self.length)
-            .filter(|range| range.is_within(session.size))
+            .filter(|range| range.is_within(session.size - u64::from(canary!(RangeCheckOffByOne))))
             .ok_or((error, "beyond the end of the export"))
     }
 }

@@ -90,7 +90,9 @@ impl SendBatch {
     /// Appends part of a lease; the batch holds it until it is cleared.
     pub fn push_lease(&mut self, lease: Lease, range: Range<usize>) {
         self.push_piece(lease.bytes(range).as_ptr_range());
-        self.leases.push(lease);
+        if !canary!(LeaseBackEarly) {
+            self.leases.push(lease);
+        }
     }
 
     /// Appends bytes that the batch then owns.
@@ -119,6 +121,12 @@ impl SendBatch {
         let iov_len = bytes.end.addr() - bytes.start.addr();
         self.pieces.push(libc::iovec { iov_base: bytes.start.cast_mut().cast(), iov_len });
         self.length += iov_len;
+    }
+
+    /// Addresses and lengths of the pieces, for a simulated kernel.
+    #[cfg(feature = "sim")]
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> {
+        self.pieces.iter().map(|piece| (piece.iov_base.cast(), piece.iov_len))
     }
 
     /// The message for the kernel; true while the batch is neither changed nor moved out of its box.

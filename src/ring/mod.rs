@@ -104,6 +104,18 @@ impl Ring {
         self.inner.engine.borrow().registered_files(self.inner.files)
     }
 
+    /// The allocation of a simulated file; `None` when the ring is the kernel's.
+    #[cfg(feature = "sim")]
+    pub fn simulated_extents(
+        &self,
+        file: BorrowedFd<'_>,
+        range: crate::block::ByteRange,
+        limit: usize,
+    ) -> Option<Vec<crate::block::Extent>> {
+        let Engine::Simulated(engine) = &*self.inner.engine.borrow() else { return None };
+        Some(engine.world().extents(file, range, limit))
+    }
+
     /// The executor says which task it is about to run.
     pub fn set_current_task(&self, task: u32) {
         self.inner.current_task.set(task);

@@ -28,6 +28,9 @@ struct Inner {
     count: u16,
     buffer_length: u32,
     tail: Cell<u16>,
+    /// The next entry that a simulated kernel takes.
+    #[cfg(feature = "sim")]
+    head: Cell<u16>,
     /// Buffers that the kernel can take.
     available: Cell<u16>,
 }
@@ -46,8 +49,16 @@ impl ReceiveRing {
         assert!(count.is_power_of_two() && count <= 1 << 14);
         let entries = Mapping::anonymous(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Mapping::anonymous(usize::from(count) * buffer_length as usize)?;
-        let inner =
-            Inner { entries, memory, count, buffer_length, tail: Cell::new(0), available: Cell::new(0) };
+        let inner = Inner {
+            entries,
+            memory,
+            count,
+            buffer_length,
+            tail: Cell::new(0),
+            #[cfg(feature = "sim")]
+            head: Cell::new(0),
+            available: Cell::new(0),
+        };
         (0..count).for_each(|buffer| inner.provide(buffer));
         Ok(Self { inner: Rc::new(inner) })
     }
@@ -62,6 +73,25 @@ impl ReceiveRing {
         assert!(buffer < self.inner.count && length <= self.inner.buffer_length);
         self.inner.available.set(self.inner.available.get() - 1);
         Received { ring: Rc::clone(&self.inner), buffer, length }
+    }
+
+    /// Does the kernel's part: takes the next provided buffer and fills it; its number and how much was filled.
+    #[cfg(feature = "sim")]
+    pub(super) fn fill(&self, fill: impl FnOnce(&mut [u8]) -> usize) -> Option<(u16, u32)> {
+        let head = self.inner.head.get();
+        if head == self.inner.tail.get() {
+            return None;
+        }
+        self.inner.head.set(head.wrapping_add(1));
+        let slot = usize::from(head & (self.inner.count - 1));
+        // SAFETY: an entry between head and tail was provided and names a whole buffer inside the mapping, which nobody else uses until
+        // it is taken as a `Received`. The memory is initialised.
+        let (buffer, bytes) = unsafe {
+            let entry = &*self.inner.entries.address().cast::<BufRingEntry>().add(slot);
+            (entry.bid(), std::slice::from_raw_parts_mut(entry.addr() as *mut u8, entry.len() as usize))
+        };
+        let length = fill(bytes);
+        Some((buffer, length as u32))
     }
 
     /// Buffers that the kernel can take.

@@ -10,7 +10,7 @@ use super::buffer::BufferPool;
 use super::entry::build_entry;
 use super::op::{OpKey, OpTable, Owner};
 use super::operation::{Completion, FileIndex, Operation};
-use super::receive::{GROUP, ReceiveRing};
+use super::receive::{GROUP, ReceiveRing, Received};
 
 /// How a ring is laid out.
 #[derive(Debug, Clone)]
@@ -187,25 +187,8 @@ impl Uring {
             let flags = entry.flags();
             let received = io_uring::cqueue::buffer_select(flags)
                 .map(|buffer| self.receive.take(buffer, result.unwrap_or(0)));
-            events.push(match self.table.owner(key) {
-                Owner::Task(task) => {
-                    self.table.finish(key, result);
-                    Event::Task(task)
-                }
-                Owner::Nobody => {
-                    drop(self.table.remove(key));
-                    continue;
-                }
-                owner => {
-                    let operation = self.table.remove(key);
-                    let socket_nonempty = io_uring::cqueue::sock_nonempty(flags);
-                    let completion = Completion { result, operation, received, socket_nonempty };
-                    match owner {
-                        Owner::Connection(connection) => Event::Connection(connection, key, completion),
-                        _ => Event::Shard(key, completion),
-                    }
-                }
-            });
+            let socket_nonempty = io_uring::cqueue::sock_nonempty(flags);
+            events.extend(deliver(&mut self.table, key, result, received, socket_nonempty));
         }
     }
 
@@ -260,6 +243,34 @@ impl Drop for Uring {
         std::mem::forget(std::mem::replace(&mut self.table, OpTable::with_capacity(0)));
         std::mem::forget(self.receive.clone());
         std::mem::forget(self._pool.another_handle());
+    }
+}
+
+/// Records a terminal CQE in the table; what its owner learns of it, if there is one.
+pub(super) fn deliver(
+    table: &mut OpTable,
+    key: OpKey,
+    result: Result<u32, i32>,
+    received: Option<Received>,
+    socket_nonempty: bool,
+) -> Option<Event> {
+    match table.owner(key) {
+        Owner::Task(task) => {
+            table.finish(key, result);
+            Some(Event::Task(task))
+        }
+        Owner::Nobody => {
+            drop(table.remove(key));
+            None
+        }
+        owner => {
+            let operation = table.remove(key);
+            let completion = Completion { result, operation, received, socket_nonempty };
+            Some(match owner {
+                Owner::Connection(connection) => Event::Connection(connection, key, completion),
+                _ => Event::Shard(key, completion),
+            })
+        }
     }
 }
 

@@ -169,6 +169,11 @@ impl Connection {
             }
         }
         match result {
+            Ok(0) if self.receiving.is_some() && canary!(TruncatedPayloadWritten) => {
+                let receiving = self.receiving.as_mut().expect("it is there");
+                receiving.filled = receiving.request.payload_length();
+                self.inbound.received_elsewhere(self.inbound.wanted());
+            }
             Ok(0) => self.end(if self.inbound.is_at_boundary() { Ending::Graceful } else { Ending::Abort }),
             Ok(_) => {
                 self.drained = !socket_nonempty;
@@ -276,7 +281,9 @@ impl Connection {
             }
             Ok(request) => self.begin(request, feeding.now, feeding),
             Err(Rejected::Refusal(refusal)) => {
-                self.inbound.expect_discard(refusal.discard);
+                if !canary!(DiscardForgotten) {
+                    self.inbound.expect_discard(refusal.discard);
+                }
                 let to = ReplyTo::refusal(&refusal, session.reply_mode);
                 self.in_flight += 1;
                 feeding.unsent += 1;
@@ -285,7 +292,7 @@ impl Connection {
                 feeding.stats.count_error(refusal.error);
                 let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
                 self.outbound.hold_back(reply, Release { held: 0, timing: None });
-                if refusal.discard == 0 {
+                if refusal.discard == 0 || canary!(DiscardForgotten) {
                     self.outbound.let_go();
                 }
                 None

@@ -11,6 +11,8 @@ mod receive;
 mod recorder;
 mod request_table;
 mod serve;
+#[cfg(feature = "sim")]
+mod simulated;
 mod worker;
 
 use std::any::Any;
@@ -29,6 +31,9 @@ use crate::stats::Interval;
 use crate::sys::{self, Doorbell};
 use mailbox::{Collect, Message};
 use worker::Shard;
+
+#[cfg(feature = "sim")]
+pub use simulated::{Holdings, SteppedShard};
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
 pub struct Negotiated {

@@ -98,7 +98,10 @@ impl Outbound {
     pub(super) fn push(&mut self, reply: Reply, release: Release) {
         match reply {
             Reply::One(chunk) => self.queue.push_back(Queued { chunk, releases: Some(release) }),
-            Reply::Many(chunks) => {
+            Reply::Many(mut chunks) => {
+                if canary!(ChunksSwapped) {
+                    chunks.reverse();
+                }
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
                     self.queue.push_back(Queued { chunk, releases: (index == last).then_some(release) });

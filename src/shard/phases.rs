@@ -91,7 +91,7 @@ impl Shard {
 
     /// Whether something came back that connections may be waiting for.
     pub(super) fn may_go_on(&self) -> bool {
-        let freed = self.slots_freed || self.pool.has_returned();
+        let freed = (self.slots_freed || self.pool.has_returned()) && !canary!(LostWakeUp);
         !self.waiting.is_empty() && (freed || (self.starved && self.ring.available_receive_buffers() > 0))
     }
 
@@ -209,7 +209,9 @@ impl Shard {
             }
             let connection = self.connections.remove(key as usize);
             self.unsent -= connection.in_flight;
-            self.ring.release_file(connection.socket);
+            if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
+                self.ring.release_file(connection.socket);
+            }
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
             tracing::debug!(peer = %connection.name, "connection closed");
         }

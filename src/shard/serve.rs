@@ -67,7 +67,10 @@ pub(super) struct Work {
 /// Carries a request out and leaves its reply.
 pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
     let Work { request, lease, peer } = work;
-    let to = ReplyTo::request(&request, peer.session.reply_mode);
+    let mut to = ReplyTo::request(&request, peer.session.reply_mode);
+    if canary!(WrongCookie) && id.0 % 8 == 7 {
+        to.cookie.0 ^= 1;
+    }
     let (device, context) = (&*peer.device, &shared.context);
     let Request { range, flags, .. } = request;
     let result = match request.command {
@@ -161,7 +164,8 @@ fn pieces(range: ByteRange, extents: &[Extent]) -> Vec<(u64, bool)> {
     let told: u64 = extents.iter().map(|extent| extent.length).sum();
     let rest = Extent { length: range.length() - told, hole: false, zero: false };
     for extent in extents.iter().chain(std::iter::once(&rest)) {
-        let hole = extent.zero && extent.length >= SMALLEST_HOLE;
+        let after_hole = matches!(pieces.last(), Some((_, true))) && canary!(HoleTooLong);
+        let hole = (extent.zero && extent.length >= SMALLEST_HOLE) || after_hole;
         match pieces.last_mut() {
             _ if extent.length == 0 => {}
             Some(last) if last.1 == hole => last.0 += extent.length,

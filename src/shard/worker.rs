@@ -186,7 +186,7 @@ impl<F: Future<Output = ()>> Worker<F> {
         Self { shard, tasks, events, serve }
     }
 
-    /// One turn of the loop; `None` when the shard has shut down, otherwise how long the ring was allowed to wait.
+    /// One turn of the loop; `None` when the shard has shut down, otherwise [`Wait::No`] when the next turn has something to do.
     pub(super) fn turn(&mut self) -> Option<Wait> {
         let shard = &mut self.shard;
         if shard.shutdown_is_over() {
@@ -205,8 +205,9 @@ impl<F: Future<Output = ()>> Worker<F> {
         }
         shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut self.events);
         shard.recorder.turn();
+        let next = if self.events.is_empty() { wait } else { Wait::No };
         shard.record(&mut self.events);
-        Some(wait)
+        Some(next)
     }
 }
 

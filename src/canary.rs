@@ -1,0 +1,94 @@
+//! Planted bugs, one of which a thread can switch on in a build with the feature `sim`: the tests of the simulation must find each.
+//!
+//! Everywhere else `canary!(..)` is `false`, and the compiler leaves nothing of it.
+
+/// Whether a planted bug is switched on.
+#[cfg(feature = "sim")]
+macro_rules! canary {
+    ($name:ident) => {
+        $crate::canary::is_on($crate::canary::Canary::$name)
+    };
+}
+
+/// Whether a planted bug is switched on: never in this build.
+#[cfg(not(feature = "sim"))]
+macro_rules! canary {
+    ($name:ident) => {
+        false
+    };
+}
+
+#[cfg(feature = "sim")]
+pub use switch::{ALL, Canary, is_on, switch};
+
+#[cfg(feature = "sim")]
+mod switch {
+    use std::cell::Cell;
+
+    macro_rules! canaries {
+        ($($(#[$doc:meta])* $name:ident,)*) => {
+            /// A bug.
+            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+            pub enum Canary { $($(#[$doc])* $name,)* }
+            /// All of them.
+            pub const ALL: &[Canary] = &[$(Canary::$name,)*];
+        };
+    }
+
+    canaries! {
+        /// A reply bears another request's cookie.
+        WrongCookie,
+        /// The memory of a payload is given back when its send starts, not when it ends.
+        LeaseBackEarly,
+        /// FLUSH is answered without `fdatasync`.
+        FlushWithoutSync,
+        /// A write is answered when it is submitted, so a FLUSH after it covers nothing.
+        WriteAnsweredEarly,
+        /// FUA of a WRITE is ignored.
+        FuaIgnored,
+        /// FUA of a WRITE_ZEROES is ignored.
+        FuaOfZeroesIgnored,
+        /// A write that moved less than asked is a success.
+        ShortWriteIsSuccess,
+        /// What a short read did not bring is zero.
+        ShortReadZeroFilled,
+        /// A write that failed is a success.
+        WriteErrorIgnored,
+        /// A read that failed half-way claims all of its bytes.
+        FailedReadClaimsAll,
+        /// The last byte of an export is refused.
+        RangeCheckOffByOne,
+        /// The payload of a refused write is read as requests.
+        DiscardForgotten,
+        /// Of a WRITE_ZEROES only the first part happens.
+        ZeroesFirstPartOnly,
+        /// Chunks of a reply leave in the wrong order.
+        ChunksSwapped,
+        /// Slots and memory that come back wake nobody.
+        LostWakeUp,
+        /// Unaligned writes of a direct export do not keep out of the way of direct ones.
+        UnalignedGateSkipped,
+        /// An interrupted operation is an error.
+        InterruptedIsFailure,
+        /// The socket of a connection that was aborted stays registered.
+        SocketLeaked,
+        /// A write whose payload did not arrive completely is carried out.
+        TruncatedPayloadWritten,
+        /// A hole's neighbour is taken for a part of it.
+        HoleTooLong,
+    }
+
+    thread_local! {
+        static ON: Cell<Option<Canary>> = const { Cell::new(None) };
+    }
+
+    /// Switches one on, or all off, for this thread.
+    pub fn switch(canary: Option<Canary>) {
+        ON.set(canary);
+    }
+
+    /// Whether one is on.
+    pub fn is_on(canary: Canary) -> bool {
+        ON.get() == Some(canary)
+    }
+}

@@ -1,0 +1,193 @@
+//! One ring of a world: takes operations like the kernel's, and knows no more of them than it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::World;
+use super::transfer::Transfer;
+use super::world::{Memory, Object, RingState, Work};
+use crate::ring::buffer::BufferPool;
+use crate::ring::op::{OpKey, OpTable, Owner};
+use crate::ring::operation::{AllocateMode, FileIndex, Operation};
+use crate::ring::receive::ReceiveRing;
+use crate::ring::uring::{Event, RingError, RingOptions, Wait, deliver};
+
+pub(in crate::ring) struct Engine {
+    pub(in crate::ring) table: OpTable,
+    world: World,
+    /// Its number in the world.
+    ring: usize,
+    /// Pushed and not submitted.
+    queue: Vec<OpKey>,
+    files: Vec<Option<Object>>,
+    free_files: Vec<u32>,
+    receive: ReceiveRing,
+    _pool: BufferPool,
+}
+
+impl Engine {
+    pub(in crate::ring) fn new(world: World, options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
+        let memory = |error| RingError::Memory(options.lease_memory >> 20, error);
+        let pool = BufferPool::new(options.lease_memory).map_err(memory)?;
+        let receive = ReceiveRing::new(options.receive_buffers, options.receive_buffer).map_err(memory)?;
+        let ring = world.state().rings.len();
+        world.state().rings.push(RingState { receive: receive.clone(), completions: Default::default() });
+        let engine = Self {
+            table: OpTable::with_capacity(64),
+            world,
+            ring,
+            queue: Vec::new(),
+            files: vec![None; options.files as usize],
+            free_files: (0..options.files).rev().collect(),
+            receive,
+            _pool: pool.another_handle(),
+        };
+        Ok((engine, pool))
+    }
+
+    pub(in crate::ring) fn now(&self) -> Duration {
+        self.world.now()
+    }
+
+    pub(in crate::ring) fn world(&self) -> &World {
+        &self.world
+    }
+
+    pub(in crate::ring) fn push(&mut self, operation: Operation, owner: Owner) -> OpKey {
+        let key = self.table.insert(operation, owner);
+        if self.queue.len() >= self.world.state().faults.submission_entries {
+            self.submit();
+        }
+        self.queue.push(key);
+        key
+    }
+
+    fn submit(&mut self) {
+        for key in std::mem::take(&mut self.queue) {
+            let work = self.work(key);
+            self.world.state().start(self.ring, key.0, work);
+        }
+    }
+
+    fn file(&self, index: FileIndex) -> (usize, bool) {
+        match self.files[index.0 as usize] {
+            Some(Object::File { file, direct }) => (file, direct),
+            other => panic!("a file operation on {other:?}"),
+        }
+    }
+
+    fn socket(&self, index: FileIndex) -> usize {
+        match self.files[index.0 as usize] {
+            Some(Object::Socket(socket)) => socket,
+            other => panic!("a socket operation on {other:?}"),
+        }
+    }
+
+    /// What an SQE would say.
+    fn work(&mut self, key: OpKey) -> Work {
+        // Taken out for a moment only to have both halves of `self`.
+        let mut table = std::mem::replace(&mut self.table, OpTable::with_capacity(0));
+        let work = self.describe(table.operation_mut(key));
+        self.table = table;
+        work
+    }
+
+    fn describe(&self, operation: &mut Operation) -> Work {
+        let memory = |lease: &crate::ring::Lease, start: u32, length: u32| {
+            assert!(start as usize + length as usize <= lease.capacity());
+            Memory::new(lease.address().wrapping_add(start as usize), length as usize)
+        };
+        match operation {
+            Operation::Read { file, offset, lease, start, length } => {
+                let (file, direct) = self.file(*file);
+                let memory = memory(lease, *start, *length);
+                let (offset, write, durable, began) = (*offset, false, false, false);
+                Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
+            }
+            Operation::Write { file, offset, lease, start, length, durable } => {
+                let (file, direct) = self.file(*file);
+                let memory = memory(lease, *start, *length);
+                let (offset, write, durable, began) = (*offset, true, *durable, false);
+                Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
+            }
+            Operation::Sync { file } => Work::Sync { file: self.file(*file).0, order: 0 },
+            Operation::Allocate { file, mode, range } => {
+                let zero_range = *mode == AllocateMode::ZeroRange;
+                Work::Allocate { file: self.file(*file).0, range: *range, zero_range }
+            }
+            Operation::Prefetch { .. } => Work::Prefetch,
+            Operation::Receive { socket, .. } => Work::Receive { socket: self.socket(*socket), fault: None },
+            Operation::ReceiveInto { socket, lease, start, length } => {
+                let memory = memory(lease, *start, *length);
+                Work::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
+            }
+            Operation::Send { socket, batch } => {
+                let pieces: Rc<[Memory]> =
+                    batch.pieces().map(|(address, length)| Memory::new(address, length)).collect();
+                let total = batch.length();
+                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total }
+            }
+            Operation::Shutdown { socket } => Work::Shutdown { socket: self.socket(*socket) },
+            Operation::Watch { eventfd, .. } => Work::Watch { eventfd: *eventfd },
+            Operation::Sleep { duration } => {
+                // SAFETY: the type is transparent over the kernel's `struct __kernel_timespec`, two integers of 64 bits.
+                let [seconds, rest] = unsafe { (&raw const **duration).cast::<[u64; 2]>().read() };
+                Work::Sleep { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(rest) }
+            }
+            Operation::Cancel { target } => Work::Cancel { target: Some(target.0) },
+            Operation::CancelAll => Work::Cancel { target: None },
+        }
+    }
+
+    /// Never waits: the world is stepped by whoever drives it.
+    pub(in crate::ring) fn submit_and_reap(&mut self, _wait: Wait, limit: usize, events: &mut Vec<Event>) {
+        self.submit();
+        for _ in 0..limit {
+            let Some(entry) = self.world.state().rings[self.ring].completions.pop_front() else { return };
+            let received = entry.buffer.map(|buffer| self.receive.take(buffer, entry.result.unwrap_or(0)));
+            let key = OpKey(entry.key);
+            events.extend(deliver(&mut self.table, key, entry.result, received, entry.socket_nonempty));
+        }
+    }
+
+    pub(in crate::ring) fn has_work(&mut self) -> bool {
+        self.world.has_completions(self.ring)
+    }
+
+    pub(in crate::ring) fn available_receive_buffers(&self) -> u16 {
+        self.receive.available()
+    }
+
+    pub(in crate::ring) fn register_file(&mut self, file: BorrowedFd<'_>) -> io::Result<FileIndex> {
+        let index = self.free_files.pop().ok_or(io::Error::from_raw_os_error(libc::EMFILE))?;
+        let mut state = self.world.state();
+        let object = state.tokens.get(&file.as_raw_fd()).copied().expect("a token of this world");
+        if let Object::Socket(socket) = object {
+            state.sockets[socket].taken = true;
+            // The descriptor is closed now; its number may come back as another token.
+            state.tokens.remove(&file.as_raw_fd());
+        }
+        self.files[index as usize] = Some(object);
+        Ok(FileIndex(index))
+    }
+
+    pub(in crate::ring) fn release_file(&mut self, file: FileIndex) {
+        let object = self.files[file.0 as usize].take().expect("it was registered");
+        if let Object::Socket(socket) = object {
+            self.world.state().release_socket(socket);
+        }
+        self.free_files.push(file.0);
+    }
+
+    pub(in crate::ring) fn registered_files(&self, total: u32) -> u32 {
+        total - self.free_files.len() as u32
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.world.state().forget_ring(self.ring);
+    }
+}

@@ -1,0 +1,188 @@
+//! Simulated files: what is read now, and what would be found after a power cut.
+
+use std::collections::BTreeMap;
+
+use super::random::Random;
+use crate::block::{ByteRange, Extent};
+
+/// Bytes that a power cut keeps or loses together.
+pub const SECTOR: usize = 512;
+
+/// What is known of a sector's allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allocation {
+    Hole,
+    /// Reserved, and reads as zeroes.
+    Reserved,
+    Data,
+}
+
+/// What a sector held after somebody changed it.
+struct Version {
+    writer: u64,
+    bytes: [u8; SECTOR],
+}
+
+/// A write through the page cache of a file that is also written directly: the kernel reads the whole pages first and writes
+/// them back later, over what a direct write put beside it meanwhile.
+struct PageWrite {
+    writer: u64,
+    start: usize,
+    before: Vec<u8>,
+    /// Bytes that a direct write changed since.
+    overtaken: Vec<bool>,
+}
+
+pub(super) struct SimFile {
+    size: usize,
+    /// What a read finds.
+    content: Vec<u8>,
+    /// What a power cut leaves at least.
+    durable: Vec<u8>,
+    allocation: Vec<Allocation>,
+    /// What sectors held since they were last made durable, oldest first.
+    pending: BTreeMap<usize, Vec<Version>>,
+    page_writes: Vec<PageWrite>,
+    /// Of the direct descriptor.
+    pub(super) alignment: Option<u32>,
+    /// Bytes that allocations must be aligned to.
+    pub(super) allocation_unit: u32,
+}
+
+impl SimFile {
+    pub(super) fn new(mut content: Vec<u8>, alignment: Option<u32>, allocation_unit: u32) -> Self {
+        let size = content.len();
+        content.resize(size.next_multiple_of(SECTOR), 0);
+        let allocation = content.chunks(SECTOR).map(|sector| match sector.iter().all(|byte| *byte == 0) {
+            true => Allocation::Hole,
+            false => Allocation::Data,
+        });
+        let allocation = allocation.collect();
+        let durable = content.clone();
+        let (pending, page_writes) = (BTreeMap::new(), Vec::new());
+        Self { size, content, durable, allocation, pending, page_writes, alignment, allocation_unit }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(super) fn bytes(&self, start: usize, end: usize) -> &[u8] {
+        &self.content[start..end]
+    }
+
+    fn remember(&mut self, writer: u64, start: usize, end: usize) {
+        for sector in start / SECTOR..end.div_ceil(SECTOR) {
+            let bytes: [u8; SECTOR] =
+                self.content[sector * SECTOR..(sector + 1) * SECTOR].try_into().expect("whole sectors");
+            let versions = self.pending.entry(sector).or_default();
+            match versions.last_mut() {
+                Some(last) if last.writer == writer => last.bytes = bytes,
+                _ => versions.push(Version { writer, bytes }),
+            }
+        }
+    }
+
+    /// Part of a write takes effect.
+    pub(super) fn write(&mut self, writer: u64, start: usize, bytes: &[u8], direct: bool) {
+        let end = start + bytes.len();
+        assert!(end <= self.size, "a write beyond the end of the file");
+        self.content[start..end].copy_from_slice(bytes);
+        self.allocation[start / SECTOR..end.div_ceil(SECTOR)].fill(Allocation::Data);
+        self.remember(writer, start, end);
+        if direct {
+            for page in &mut self.page_writes {
+                let (from, to) = (start.max(page.start), end.min(page.start + page.before.len()));
+                if from < to {
+                    page.overtaken[from - page.start..to - page.start].fill(true);
+                }
+            }
+        }
+    }
+
+    /// A write through the page cache of a file with a direct descriptor reads its pages.
+    pub(super) fn begin_page_write(&mut self, writer: u64, start: usize, end: usize) {
+        let unit = self.alignment.map_or(1, |alignment| alignment as usize);
+        let (start, end) = (start / unit * unit, end.next_multiple_of(unit).min(self.content.len()));
+        let before = self.content[start..end].to_vec();
+        let overtaken = vec![false; before.len()];
+        self.page_writes.push(PageWrite { writer, start, before, overtaken });
+    }
+
+    /// It has written them back.
+    pub(super) fn end_page_write(&mut self, writer: u64, written: ByteRange) {
+        let Some(index) = self.page_writes.iter().position(|page| page.writer == writer) else { return };
+        let page = self.page_writes.swap_remove(index);
+        let mine = |at: usize| (written.offset()..written.end()).contains(&(at as u64));
+        for (offset, old) in page.before.iter().enumerate() {
+            let at = page.start + offset;
+            if page.overtaken[offset] && !mine(at) {
+                self.content[at] = *old;
+                self.remember(writer, at, at + 1);
+            }
+        }
+    }
+
+    /// Makes a range zero; false when it is not aligned.
+    pub(super) fn zero(&mut self, writer: u64, range: ByteRange, keep_reserved: bool) -> bool {
+        if !range.is_aligned(self.allocation_unit) || range.is_empty() {
+            return false;
+        }
+        let (start, end) = (range.offset() as usize, range.end() as usize);
+        assert!(end <= self.size, "an allocation beyond the end of the file");
+        self.content[start..end].fill(0);
+        let kind = if keep_reserved { Allocation::Reserved } else { Allocation::Hole };
+        let last = if end == self.size { end.div_ceil(SECTOR) } else { end / SECTOR };
+        for sector in start.div_ceil(SECTOR)..last {
+            self.allocation[sector] = kind;
+        }
+        self.remember(writer, start, end);
+        true
+    }
+
+    /// Makes durable what the chosen writers did, and with it what stood in the sector before.
+    pub(super) fn harden(&mut self, mut chosen: impl FnMut(u64) -> bool) {
+        self.pending.retain(|sector, versions| {
+            if let Some(last) = versions.iter().rposition(|version| chosen(version.writer)) {
+                self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&versions[last].bytes);
+                versions.drain(..=last);
+            }
+            !versions.is_empty()
+        });
+    }
+
+    /// The power fails: each sector keeps what is durable, or any later version of it.
+    pub(super) fn power_cut(&mut self, random: &mut Random) {
+        let kept = random.pick(&[0.0, 0.1, 0.5, 0.9, 1.0]);
+        for (sector, versions) in std::mem::take(&mut self.pending) {
+            if random.chance(kept) {
+                let version = &versions[random.below(versions.len() as u64) as usize];
+                self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&version.bytes);
+            }
+        }
+        self.content.clone_from(&self.durable);
+        self.page_writes.clear();
+    }
+
+    /// The allocation of a range, merged, at most `limit` extents.
+    pub(super) fn extents(&self, range: ByteRange, limit: usize) -> Vec<Extent> {
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut offset = range.offset();
+        while offset < range.end() {
+            let end = ((offset / SECTOR as u64 + 1) * SECTOR as u64).min(range.end());
+            let (hole, zero) = match self.allocation[offset as usize / SECTOR] {
+                Allocation::Hole => (true, true),
+                Allocation::Reserved => (false, true),
+                Allocation::Data => (false, false),
+            };
+            let count = extents.len();
+            match extents.last_mut() {
+                Some(last) if (last.hole, last.zero) == (hole, zero) => last.length += end - offset,
+                _ if count == limit => break,
+                _ => extents.push(Extent { length: end - offset, hole, zero }),
+            }
+            offset = end;
+        }
+        extents
+    }
+}

@@ -1,0 +1,246 @@
+//! Simulated sockets: two streams of bytes, and who has left.
+
+use std::collections::VecDeque;
+
+use super::world::{State, Work};
+use super::{SocketId, World};
+
+/// What the client's end of a connection looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Client {
+    Here,
+    /// It sends no more, and still reads.
+    HalfClosed,
+    Closed,
+    /// What was on its way is lost.
+    Reset,
+}
+
+pub(super) struct SimSocket {
+    capacity: usize,
+    pub(super) to_server: VecDeque<u8>,
+    pub(super) to_client: VecDeque<u8>,
+    pub(super) client: Client,
+    pub(super) server_shut: bool,
+    /// A shard has registered it, or let go of it again.
+    pub(super) taken: bool,
+    pub(super) released: bool,
+    /// Operations that wait for the other end.
+    waiting: Vec<u64>,
+}
+
+impl SimSocket {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            client: Client::Here,
+            server_shut: false,
+            taken: false,
+            released: false,
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// The other end did something: whoever waits for it tries again.
+    pub(super) fn wake_socket(&mut self, socket: usize) {
+        for serial in std::mem::take(&mut self.sockets[socket].waiting) {
+            self.try_later(serial);
+        }
+    }
+
+    /// What a receive finds: a count of bytes that are there, the end (0), an error; `None` to wait.
+    fn receivable(&mut self, socket: usize) -> Option<Result<usize, i32>> {
+        let socket = &self.sockets[socket];
+        match socket.client {
+            _ if socket.server_shut => Some(Ok(0)),
+            Client::Reset => Some(Err(libc::ECONNRESET)),
+            _ if !socket.to_server.is_empty() => Some(Ok(socket.to_server.len())),
+            Client::Here => None,
+            Client::HalfClosed | Client::Closed => Some(Ok(0)),
+        }
+    }
+
+    pub(super) fn try_receive(&mut self, serial: u64, socket: usize, fault: Option<i32>) {
+        let there = match (self.receivable(socket), fault) {
+            (None, _) => return self.sockets[socket].waiting.push(serial),
+            (Some(_), Some(errno)) => return self.complete(serial, Err(errno)),
+            (Some(Err(errno)), _) => return self.complete(serial, Err(errno)),
+            (Some(Ok(0)), _) => return self.complete(serial, Ok(0)),
+            (Some(Ok(there)), _) => there,
+        };
+        let there = self.shortened(there);
+        let ring = self.operations[&serial].ring;
+        let bytes = &mut self.sockets[socket].to_server;
+        let filled = self.rings[ring].receive.fill(|buffer| {
+            let length = there.min(buffer.len());
+            buffer.iter_mut().zip(bytes.drain(..length)).for_each(|(target, byte)| *target = byte);
+            length
+        });
+        match filled {
+            None => self.complete(serial, Err(libc::ENOBUFS)),
+            Some((buffer, length)) => {
+                let nonempty = !self.sockets[socket].to_server.is_empty();
+                self.complete_with(serial, Ok(length), Some(buffer), nonempty);
+            }
+        }
+    }
+
+    pub(super) fn try_receive_into(&mut self, serial: u64) {
+        let Work::ReceiveInto { socket, memory, moved } = self.operations[&serial].work else {
+            unreachable!("the kind of an operation does not change")
+        };
+        let there = match self.receivable(socket) {
+            None => return self.sockets[socket].waiting.push(serial),
+            Some(Ok(0)) => return self.complete(serial, Ok(moved as u32)),
+            Some(Err(_)) if moved > 0 => return self.complete(serial, Ok(moved as u32)),
+            Some(Err(errno)) => return self.complete(serial, Err(errno)),
+            Some(Ok(there)) => there,
+        };
+        let length = self.shortened(there).min(memory.length - moved);
+        let bytes: Vec<u8> = self.sockets[socket].to_server.drain(..length).collect();
+        memory.put(moved, &bytes);
+        let now = moved + length;
+        if let Some(Work::ReceiveInto { moved, .. }) = self.work(serial) {
+            *moved = now;
+        }
+        let short = self.faults.short / 8.0;
+        if now == memory.length || self.random.chance(short) {
+            let nonempty = !self.sockets[socket].to_server.is_empty();
+            self.complete_with(serial, Ok(now as u32), None, nonempty);
+        } else {
+            self.try_later(serial);
+        }
+    }
+
+    pub(super) fn try_send(&mut self, serial: u64) {
+        let Work::Send { socket, ref pieces, moved, total } = self.operations[&serial].work else {
+            unreachable!("the kind of an operation does not change")
+        };
+        let pieces = pieces.clone();
+        let end = &self.sockets[socket];
+        if end.server_shut || matches!(end.client, Client::Closed | Client::Reset) {
+            let result = if moved > 0 { Ok(moved as u32) } else { Err(libc::EPIPE) };
+            return self.complete(serial, result);
+        }
+        let room = end.capacity.saturating_sub(end.to_client.len()).min(total - moved);
+        if room == 0 && total > moved {
+            return self.sockets[socket].waiting.push(serial);
+        }
+        let length = self.shortened(room);
+        let (mut start, mut left, mut at) = (moved, length, 0);
+        for piece in pieces.iter() {
+            let skip = start.saturating_sub(at).min(piece.length);
+            let take = left.min(piece.length - skip);
+            self.sockets[socket].to_client.extend(piece.get(skip, take));
+            at += piece.length;
+            start += take;
+            left -= take;
+        }
+        let now = moved + length;
+        if let Some(Work::Send { moved, .. }) = self.work(serial) {
+            *moved = now;
+        }
+        let cut = self.faults.cut_send;
+        if now == total || self.random.chance(cut) {
+            self.complete(serial, Ok(now as u32));
+        } else {
+            self.try_later(serial);
+        }
+    }
+
+    /// The shard lets go of a socket.
+    pub(super) fn release_socket(&mut self, socket: usize) {
+        let busy = self.operations.values().any(|operation| match operation.work {
+            Work::Receive { socket: other, .. }
+            | Work::ReceiveInto { socket: other, .. }
+            | Work::Send { socket: other, .. }
+            | Work::Shutdown { socket: other } => other == socket,
+            _ => false,
+        });
+        assert!(!busy, "a socket is released while an operation on it is in flight");
+        self.sockets[socket].released = true;
+    }
+
+    pub(super) fn shut_down(&mut self, socket: usize) {
+        self.sockets[socket].server_shut = true;
+        self.wake_socket(socket);
+    }
+}
+
+/// The client's end of a socket.
+impl World {
+    /// Takes as many of the bytes as there is room for.
+    pub fn client_send(&self, socket: SocketId, bytes: &[u8]) -> usize {
+        let mut state = self.state();
+        let end = &mut state.sockets[socket.0];
+        if end.released || end.server_shut {
+            return 0;
+        }
+        let length = bytes.len().min(end.capacity.saturating_sub(end.to_server.len()));
+        end.to_server.extend(&bytes[..length]);
+        state.wake_socket(socket.0);
+        length
+    }
+
+    /// At most `most` bytes that have arrived.
+    pub fn client_receive(&self, socket: SocketId, most: usize) -> Vec<u8> {
+        let mut state = self.state();
+        let end = &mut state.sockets[socket.0];
+        let length = most.min(end.to_client.len());
+        let bytes: Vec<u8> = end.to_client.drain(..length).collect();
+        for byte in &bytes {
+            state.note(u64::from(*byte));
+        }
+        state.wake_socket(socket.0);
+        bytes
+    }
+
+    /// Whether the server has ended the connection and everything that it sent was received.
+    pub fn client_is_at_end(&self, socket: SocketId) -> bool {
+        let state = self.state();
+        let end = &state.sockets[socket.0];
+        (end.server_shut || end.released) && end.to_client.is_empty()
+    }
+
+    /// Sends no more; the server can still answer.
+    pub fn client_half_close(&self, socket: SocketId) {
+        self.leave(socket, Client::HalfClosed);
+    }
+
+    /// Closes the socket: what was sent arrives.
+    pub fn client_close(&self, socket: SocketId) {
+        self.leave(socket, Client::Closed);
+    }
+
+    /// Breaks the connection: what was sent and has not been received is lost.
+    pub fn client_reset(&self, socket: SocketId) {
+        self.leave(socket, Client::Reset);
+    }
+
+    fn leave(&self, socket: SocketId, how: Client) {
+        let mut state = self.state();
+        let end = &mut state.sockets[socket.0];
+        end.client = how;
+        if how != Client::HalfClosed {
+            end.to_client.clear();
+        }
+        if how == Client::Reset {
+            end.to_server.clear();
+        }
+        state.wake_socket(socket.0);
+    }
+
+    /// Whether a shard has taken the socket over.
+    pub fn is_taken(&self, socket: SocketId) -> bool {
+        self.state().sockets[socket.0].taken
+    }
+
+    /// Whether the shard has let go of the socket: nothing of the connection is in flight any more.
+    pub fn is_released(&self, socket: SocketId) -> bool {
+        self.state().sockets[socket.0].released
+    }
+}

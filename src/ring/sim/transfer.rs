@@ -1,0 +1,159 @@
+//! Reads, writes, syncs and allocations of simulated files: when they take effect, and how they fail.
+
+use super::world::{Event, Memory, State, Work};
+use crate::block::ByteRange;
+
+/// A read or a write.
+#[derive(Debug, Clone)]
+pub(super) struct Transfer {
+    pub(super) file: usize,
+    pub(super) direct: bool,
+    pub(super) write: bool,
+    /// Durable when it completes.
+    pub(super) durable: bool,
+    pub(super) offset: u64,
+    pub(super) memory: Memory,
+    /// It has had an effect already.
+    pub(super) began: bool,
+}
+
+impl State {
+    /// `EINTR` or `EAGAIN`: nothing happened, try again.
+    pub(super) fn small_fault(&mut self) -> Option<i32> {
+        if self.random.chance(self.faults.interrupted) {
+            return Some(libc::EINTR);
+        }
+        self.random.chance(self.faults.again).then_some(libc::EAGAIN)
+    }
+
+    /// An error after which a request fails.
+    fn large_fault(&mut self, takes_room: bool) -> Option<i32> {
+        if self.random.chance(self.faults.io_error) {
+            return Some(libc::EIO);
+        }
+        if takes_room && self.random.chance(self.faults.no_space) {
+            return Some(libc::ENOSPC);
+        }
+        self.random.chance(self.faults.canceled).then_some(libc::ECANCELED)
+    }
+
+    /// How many bytes a transfer moves, and what it is told in the end.
+    fn fate(&mut self, transfer: &Transfer) -> (usize, Result<u32, i32>) {
+        let file = &self.files[transfer.file];
+        let unit = if transfer.direct { file.alignment.map_or(1, |unit| unit as usize) } else { 1 };
+        let rest = (file.size() as u64).saturating_sub(transfer.offset) as usize;
+        let asked = transfer.memory.length;
+        if !asked.is_multiple_of(unit) || !transfer.offset.is_multiple_of(unit as u64) {
+            return (0, Err(libc::EINVAL));
+        }
+        if let Some(errno) = self.small_fault() {
+            return (0, Err(errno));
+        }
+        let length = if transfer.write { asked } else { asked.min(rest) };
+        if let Some(errno) = self.large_fault(transfer.write) {
+            return (self.random.below(length as u64 + 1) as usize / unit * unit, Err(errno));
+        }
+        let moved = if length < unit { length } else { self.shortened(length / unit) * unit };
+        (moved, Ok(moved as u32))
+    }
+
+    /// Plans a transfer: one or two moments at which it moves, and its end.
+    pub(super) fn start_transfer(&mut self, serial: u64, transfer: &Transfer) {
+        let (moved, result) = self.fate(transfer);
+        let mut moment = self.now;
+        if transfer.write && !transfer.direct && self.files[transfer.file].alignment.is_some() {
+            moment += self.latency() / 4;
+            self.at(moment, serial, Event::Begin);
+        }
+        if moved > 0 {
+            let unit =
+                if transfer.direct { self.files[transfer.file].alignment.unwrap_or(1) as usize } else { 1 };
+            let middle = self.random.below(moved as u64 + 1) as usize / unit * unit;
+            for (start, end) in [(0, middle), (middle, moved)] {
+                moment += self.latency() / 3;
+                if start < end {
+                    self.at(moment, serial, Event::Part { start, end });
+                }
+            }
+        }
+        moment += self.latency() / 3;
+        self.at(moment, serial, Event::Complete(result));
+    }
+
+    fn transfer(&mut self, serial: u64) -> Transfer {
+        let Some(Work::Transfer(transfer)) = self.work(serial) else {
+            unreachable!("the kind of an operation does not change")
+        };
+        transfer.began = true;
+        transfer.clone()
+    }
+
+    pub(super) fn begin_page_write(&mut self, serial: u64) {
+        let transfer = self.transfer(serial);
+        let start = transfer.offset as usize;
+        self.files[transfer.file].begin_page_write(serial, start, start + transfer.memory.length);
+    }
+
+    /// Part of a transfer moves: the memory is what it is now.
+    pub(super) fn transfer_part(&mut self, serial: u64, start: usize, end: usize) {
+        let Transfer { file, direct, write, offset, memory, .. } = self.transfer(serial);
+        let at = offset as usize + start;
+        if write {
+            self.files[file].write(serial, at, memory.get(start, end - start), direct);
+        } else {
+            memory.put(start, self.files[file].bytes(at, at + end - start));
+        }
+    }
+
+    /// A sync or an allocation takes effect and completes.
+    pub(super) fn change_file(&mut self, serial: u64) {
+        let takes_room = matches!(self.operations[&serial].work, Work::Allocate { zero_range: true, .. });
+        if let Some(errno) = self.small_fault().or_else(|| self.large_fault(takes_room)) {
+            return self.complete(serial, Err(errno));
+        }
+        match self.operations[&serial].work {
+            Work::Sync { file, order } => {
+                let (completed, random) = (&self.completed, &mut self.random);
+                let luck = random.pick(&[0.0, 0.5, 1.0]);
+                self.files[file].harden(|writer| {
+                    completed.get(&writer).is_some_and(|end| *end < order) || random.chance(luck)
+                });
+                self.complete(serial, Ok(0));
+            }
+            Work::Allocate { zero_range: true, .. } if self.faults.no_zero_range => {
+                self.complete(serial, Err(libc::EOPNOTSUPP));
+            }
+            Work::Allocate { zero_range: false, .. } if self.faults.no_punch => {
+                self.complete(serial, Err(libc::EOPNOTSUPP));
+            }
+            Work::Allocate { file, range, zero_range } => {
+                let zeroed = self.files[file].zero(serial, range, zero_range);
+                self.complete(serial, if zeroed { Ok(0) } else { Err(libc::EINVAL) });
+            }
+            _ => unreachable!("only syncs and allocations come here"),
+        }
+    }
+
+    /// What the end of an operation means for its file.
+    pub(super) fn finish_file_work(
+        &mut self,
+        serial: u64,
+        order: u64,
+        work: &Work,
+        result: Result<u32, i32>,
+    ) {
+        let file = match work {
+            Work::Transfer(transfer) if transfer.write => {
+                let range = ByteRange::new(transfer.offset, u64::from(result.unwrap_or(0)));
+                self.files[transfer.file].end_page_write(serial, range.expect("within the file"));
+                transfer.file
+            }
+            Work::Allocate { file, .. } => *file,
+            _ => return,
+        };
+        self.completed.insert(serial, order);
+        if matches!(work, Work::Transfer(transfer) if transfer.durable) && result.is_ok() {
+            self.files[file].harden(|writer| writer == serial);
+        }
+    }
+}

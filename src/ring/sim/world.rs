@@ -1,0 +1,372 @@
+//! The state of a world: clock, events, operations in flight, and what completes them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::rc::Rc;
+
+use super::faults::Faults;
+use super::files::SimFile;
+use super::random::{Random, mixed};
+use super::sockets::SimSocket;
+use super::transfer::Transfer;
+use crate::block::ByteRange;
+use crate::ring::receive::ReceiveRing;
+
+/// What a descriptor or a registered index names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Object {
+    File { file: usize, direct: bool },
+    Socket(usize),
+}
+
+/// Memory that an operation in flight owns. Like the kernel, the world has nothing but its address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    address: *mut u8,
+    pub(super) length: usize,
+}
+
+impl Memory {
+    pub(super) fn new(address: *mut u8, length: usize) -> Self {
+        Self { address, length }
+    }
+
+    /// The bytes as they are now.
+    pub(super) fn get(&self, start: usize, length: usize) -> &[u8] {
+        assert!(start + length <= self.length);
+        // SAFETY: the operation's entry in its table keeps the memory mapped until the completion is reaped, and a world touches it only
+        // before that; `Engine` removes its operations when it goes. All is one thread, and nobody holds a reference across a step.
+        unsafe { std::slice::from_raw_parts(self.address.add(start), length) }
+    }
+
+    pub(super) fn put(&self, start: usize, bytes: &[u8]) {
+        assert!(start + bytes.len() <= self.length);
+        // SAFETY: as in `get`; a copy, since a buffer given back too early by a planted bug may be anybody's.
+        unsafe { std::ptr::copy(bytes.as_ptr(), self.address.add(start), bytes.len()) };
+    }
+}
+
+/// What is being done.
+pub(super) enum Work {
+    Transfer(Transfer),
+    /// `order`: what completed before is made durable.
+    Sync {
+        file: usize,
+        order: u64,
+    },
+    Allocate {
+        file: usize,
+        range: ByteRange,
+        zero_range: bool,
+    },
+    Prefetch,
+    Receive {
+        socket: usize,
+        fault: Option<i32>,
+    },
+    ReceiveInto {
+        socket: usize,
+        memory: Memory,
+        moved: usize,
+    },
+    Send {
+        socket: usize,
+        pieces: Rc<[Memory]>,
+        moved: usize,
+        total: usize,
+    },
+    Shutdown {
+        socket: usize,
+    },
+    Sleep {
+        nanoseconds: u64,
+    },
+    Watch {
+        eventfd: RawFd,
+    },
+    Cancel {
+        target: Option<u32>,
+    },
+}
+
+pub(super) struct InFlight {
+    pub(super) ring: usize,
+    pub(super) key: u32,
+    pub(super) work: Work,
+}
+
+/// Something that will happen to an operation.
+pub(super) enum Event {
+    /// Its pages are read.
+    Begin,
+    /// Part of a transfer moves.
+    Part {
+        start: usize,
+        end: usize,
+    },
+    /// It takes effect all at once, or tries what it waits for.
+    Try,
+    Complete(Result<u32, i32>),
+}
+
+pub(super) struct Completed {
+    pub(super) key: u32,
+    pub(super) result: Result<u32, i32>,
+    pub(super) buffer: Option<u16>,
+    pub(super) socket_nonempty: bool,
+}
+
+pub(super) struct RingState {
+    pub(super) receive: ReceiveRing,
+    pub(super) completions: VecDeque<Completed>,
+}
+
+pub(super) struct State {
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) now: u64,
+    /// Numbers everything that happens.
+    order: u64,
+    events: BTreeMap<(u64, u64), (u64, Event)>,
+    pub(super) operations: BTreeMap<u64, InFlight>,
+    pub(super) rings: Vec<RingState>,
+    pub(super) files: Vec<SimFile>,
+    pub(super) sockets: Vec<SimSocket>,
+    pub(super) tokens: HashMap<RawFd, Object>,
+    /// When operations that change files completed.
+    pub(super) completed: BTreeMap<u64, u64>,
+    pub(super) trace: u64,
+    pub(super) outcomes: BTreeMap<&'static str, u64>,
+}
+
+impl State {
+    pub(super) fn new(random: Random, faults: Faults) -> Self {
+        Self {
+            random,
+            faults,
+            now: 0,
+            order: 0,
+            events: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            rings: Vec::new(),
+            files: Vec::new(),
+            sockets: Vec::new(),
+            tokens: HashMap::new(),
+            completed: BTreeMap::new(),
+            trace: 0,
+            outcomes: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    /// Adds to the trace.
+    pub(super) fn note(&mut self, what: u64) {
+        self.trace = mixed(self.trace ^ what);
+    }
+
+    pub(super) fn latency(&mut self) -> u64 {
+        self.faults.latency(&mut self.random)
+    }
+
+    pub(super) fn shortened(&mut self, length: usize) -> usize {
+        let short = length > 1 && self.random.chance(self.faults.short);
+        if short { 1 + self.random.below(length as u64 - 1) as usize } else { length }
+    }
+
+    pub(super) fn at(&mut self, moment: u64, serial: u64, event: Event) {
+        let order = self.next_order();
+        self.events.insert((moment, order), (serial, event));
+    }
+
+    pub(super) fn try_later(&mut self, serial: u64) {
+        let moment = self.now + self.latency();
+        self.at(moment, serial, Event::Try);
+    }
+
+    /// The work of an operation in flight, to change it.
+    pub(super) fn work(&mut self, serial: u64) -> Option<&mut Work> {
+        self.operations.get_mut(&serial).map(|operation| &mut operation.work)
+    }
+
+    /// An operation was submitted.
+    pub(super) fn start(&mut self, ring: usize, key: u32, mut work: Work) {
+        let serial = self.next_order();
+        let mut first = self.now + self.latency();
+        match &mut work {
+            Work::Transfer(transfer) => {
+                let transfer = transfer.clone();
+                self.operations.insert(serial, InFlight { ring, key, work });
+                return self.start_transfer(serial, &transfer);
+            }
+            Work::Sync { order, .. } => *order = serial,
+            Work::Receive { fault, .. } => {
+                let no_buffers = self.random.chance(self.faults.no_buffers).then_some(libc::ENOBUFS);
+                *fault = self.small_fault().or(no_buffers);
+            }
+            Work::Sleep { nanoseconds } => first = self.now + *nanoseconds,
+            Work::Watch { eventfd } => {
+                let eventfd = *eventfd;
+                self.operations.insert(serial, InFlight { ring, key, work });
+                return self.look_at(serial, eventfd);
+            }
+            _ => {}
+        }
+        self.operations.insert(serial, InFlight { ring, key, work });
+        self.at(first, serial, Event::Try);
+    }
+
+    pub(super) fn next_event(&self) -> Option<u64> {
+        self.events.first_key_value().map(|((moment, _), _)| *moment)
+    }
+
+    pub(super) fn step(&mut self) -> bool {
+        let Some(((moment, _), (serial, event))) = self.events.pop_first() else { return false };
+        self.now = self.now.max(moment);
+        // An operation that was cancelled leaves its events behind.
+        if !self.operations.contains_key(&serial) {
+            return true;
+        }
+        match event {
+            Event::Begin => self.begin_page_write(serial),
+            Event::Part { start, end } => self.transfer_part(serial, start, end),
+            Event::Complete(result) => self.complete(serial, result),
+            Event::Try => self.attempt(serial),
+        }
+        true
+    }
+
+    fn attempt(&mut self, serial: u64) {
+        match &self.operations[&serial].work {
+            Work::Receive { socket, fault } => self.try_receive(serial, *socket, *fault),
+            Work::ReceiveInto { .. } => self.try_receive_into(serial),
+            Work::Send { .. } => self.try_send(serial),
+            Work::Shutdown { socket } => {
+                let socket = *socket;
+                self.shut_down(socket);
+                self.complete(serial, Ok(0));
+            }
+            Work::Sleep { .. } => self.complete(serial, Err(libc::ETIME)),
+            Work::Cancel { target } => {
+                let target = *target;
+                self.cancel(serial, target);
+            }
+            Work::Prefetch => self.complete(serial, Ok(0)),
+            Work::Sync { .. } | Work::Allocate { .. } => self.change_file(serial),
+            Work::Transfer(_) | Work::Watch { .. } => unreachable!("they have events of their own"),
+        }
+    }
+
+    pub(super) fn complete(&mut self, serial: u64, result: Result<u32, i32>) {
+        self.complete_with(serial, result, None, false);
+    }
+
+    pub(super) fn complete_with(
+        &mut self,
+        serial: u64,
+        result: Result<u32, i32>,
+        buffer: Option<u16>,
+        socket_nonempty: bool,
+    ) {
+        let InFlight { ring, key, work } = self.operations.remove(&serial).expect("it is in flight");
+        let order = self.next_order();
+        self.finish_file_work(serial, order, &work, result);
+        self.count(&work, result);
+        self.note(self.now);
+        self.note((ring as u64) << 32 | u64::from(key));
+        self.note(result.map_or_else(|errno| errno as u64 + (1 << 32), u64::from));
+        self.rings[ring].completions.push_back(Completed { key, result, buffer, socket_nonempty });
+    }
+
+    fn count(&mut self, work: &Work, result: Result<u32, i32>) {
+        let whole = match work {
+            Work::Transfer(transfer) => Some(transfer.memory.length),
+            Work::ReceiveInto { memory, .. } => Some(memory.length),
+            Work::Send { total, .. } => Some(*total),
+            _ => None,
+        };
+        let what = match result {
+            Ok(moved) if whole.is_some_and(|whole| whole != moved as usize) => "short",
+            Ok(_) => "ok",
+            Err(libc::EINTR) => "EINTR",
+            Err(libc::EAGAIN) => "EAGAIN",
+            Err(libc::EIO) => "EIO",
+            Err(libc::ENOSPC) => "ENOSPC",
+            Err(libc::ECANCELED) => "ECANCELED",
+            Err(libc::ENOBUFS) => "ENOBUFS",
+            Err(libc::ECONNRESET | libc::EPIPE) => "reset",
+            Err(libc::EOPNOTSUPP) => "EOPNOTSUPP",
+            Err(_) => "other",
+        };
+        *self.outcomes.entry(what).or_default() += 1;
+    }
+
+    /// A shard asks to end an operation early, or all of them.
+    fn cancel(&mut self, serial: u64, target: Option<u32>) {
+        let ring = self.operations[&serial].ring;
+        let wanted = |operation: &InFlight| {
+            let cancel = matches!(operation.work, Work::Cancel { .. });
+            operation.ring == ring && target.map_or(!cancel, |key| operation.key == key && !cancel)
+        };
+        // Only what was submitted before it.
+        let earlier = self.operations.range(..serial);
+        let found: Vec<u64> = earlier.filter(|(_, other)| wanted(other)).map(|(serial, _)| *serial).collect();
+        let mut result = Err(libc::ENOENT);
+        for target in found {
+            result = match &self.operations[&target].work {
+                Work::ReceiveInto { moved, .. } | Work::Send { moved, .. } if *moved > 0 => {
+                    let moved = *moved as u32;
+                    self.complete(target, Ok(moved));
+                    Ok(0)
+                }
+                Work::Shutdown { .. } => Err(libc::EALREADY),
+                Work::Transfer(transfer) if transfer.began || self.random.chance(0.5) => Err(libc::EALREADY),
+                _ => {
+                    self.complete(target, Err(libc::ECANCELED));
+                    Ok(0)
+                }
+            };
+        }
+        self.complete(serial, result);
+    }
+
+    /// A ring goes, and with it the memory of its operations.
+    pub(super) fn forget_ring(&mut self, ring: usize) {
+        self.operations.retain(|_, operation| operation.ring != ring);
+        self.rings[ring].completions.clear();
+    }
+
+    pub(super) fn power_cut(&mut self) {
+        self.events.clear();
+        self.operations.clear();
+        for file in &mut self.files {
+            file.power_cut(&mut self.random);
+        }
+    }
+
+    fn look_at(&mut self, serial: u64, eventfd: RawFd) {
+        // SAFETY: the shard that watches it keeps its doorbell open.
+        let doorbell = unsafe { BorrowedFd::borrow_raw(eventfd) };
+        let mut waited = [rustix::event::PollFd::from_borrowed_fd(doorbell, rustix::event::PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        if rustix::event::poll(&mut waited, Some(&now)).is_ok_and(|ready| ready > 0) {
+            let read = rustix::io::read(doorbell, &mut [0; 8][..]);
+            assert_eq!(read, Ok(8), "it was rung");
+            let moment = self.now + self.latency();
+            self.at(moment, serial, Event::Complete(Ok(8)));
+        }
+    }
+
+    pub(super) fn look_at_doorbells(&mut self) {
+        let watched = self.operations.iter().filter_map(|(serial, operation)| {
+            let Work::Watch { eventfd } = operation.work else { return None };
+            Some((*serial, eventfd))
+        });
+        for (serial, eventfd) in watched.collect::<Vec<_>>() {
+            self.look_at(serial, eventfd);
+        }
+    }
+}

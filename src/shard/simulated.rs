@@ -1,0 +1,133 @@
+//! A shard without a thread, for simulations: whoever drives the world lets it take its turns.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crossbeam_channel::bounded;
+
+use super::serve::serve;
+use super::worker::{Shard, Worker, WorkerConfig};
+use super::{Negotiated, ShardConfig, ShardHandle, StartError};
+use crate::ring::Wait;
+use crate::ring::sim::World;
+use crate::sys::Doorbell;
+
+/// A shard on a simulated ring. The thread must be in a world when it is made.
+pub struct SteppedShard {
+    worker: Box<dyn Step>,
+    handle: ShardHandle,
+    world: World,
+    ring: usize,
+    busy: bool,
+}
+
+/// What a shard has in hand; after each load it is what it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// Bytes of lease memory that are not lent.
+    pub free_bytes: usize,
+    /// Receive buffers that the ring can take.
+    pub receive_buffers: u16,
+    /// Registered files and sockets.
+    pub registered_files: u32,
+    /// Operations in flight.
+    pub operations: usize,
+    /// Requests in the table.
+    pub requests: usize,
+    /// Tasks that have not ended.
+    pub tasks: usize,
+    /// Requests whose reply is not out.
+    pub unsent: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Connections that the control plane believes it to have.
+    pub counted_connections: usize,
+}
+
+/// A worker, whatever its tasks are called.
+trait Step {
+    fn turn(&mut self) -> Option<Wait>;
+    fn holdings(&self) -> Holdings;
+}
+
+impl<F: Future<Output = ()>> Step for Worker<F> {
+    fn turn(&mut self) -> Option<Wait> {
+        Worker::turn(self)
+    }
+
+    fn holdings(&self) -> Holdings {
+        let shard = &self.shard;
+        Holdings {
+            free_bytes: shard.pool.free_bytes(),
+            receive_buffers: shard.ring.available_receive_buffers(),
+            registered_files: shard.ring.registered_files(),
+            operations: shard.ring.operations_in_flight(),
+            requests: shard.requests.len(),
+            tasks: self.tasks.running(),
+            unsent: shard.unsent,
+            connections: shard.connections.len(),
+            counted_connections: shard.connection_count.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+}
+
+impl SteppedShard {
+    /// Sets up the `ring`th shard of the world; its thread, CPU and `on_exit` have no meaning.
+    ///
+    /// # Errors
+    /// As [`ShardHandle::start`].
+    pub fn start(config: ShardConfig, ring: usize) -> Result<Self, StartError> {
+        let world = World::current().expect("the thread is in a world");
+        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
+        let doorbell = Arc::new(doorbell);
+        let (mailbox, messages) = bounded(config.limits.mailbox);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let handle =
+            ShardHandle { mailbox, doorbell: Arc::clone(&doorbell), connections: Arc::clone(&connections) };
+        let shard = Shard::new(WorkerConfig {
+            index: config.index,
+            limits: config.limits,
+            exports: config.exports,
+            busy_poll: config.busy_poll,
+            record: config.record,
+            slow: config.slow,
+            messages,
+            doorbell,
+            connections,
+        })?;
+        Ok(Self { worker: Box::new(Worker::new(shard, serve)), handle, world, ring, busy: true })
+    }
+
+    /// Whether a turn would do something.
+    pub fn may_run(&self) -> bool {
+        self.busy || self.world.has_completions(self.ring)
+    }
+
+    /// One turn of the loop; false when the shard has shut down.
+    pub fn turn(&mut self) -> bool {
+        let wait = self.worker.turn();
+        self.busy = wait == Some(Wait::No);
+        wait.is_some()
+    }
+
+    /// As [`ShardHandle::connect`].
+    ///
+    /// # Errors
+    /// Gives the connection back when the mailbox is full.
+    pub fn connect(&self, negotiated: Negotiated) -> Result<(), Box<Negotiated>> {
+        self.handle.connect(negotiated)?;
+        self.world.rang();
+        Ok(())
+    }
+
+    /// As [`ShardHandle::shutdown`].
+    pub fn shutdown(&self) {
+        self.handle.shutdown();
+        self.world.rang();
+    }
+
+    /// What it has in hand now.
+    pub fn holdings(&self) -> Holdings {
+        self.worker.holdings()
+    }
+}

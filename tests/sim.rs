@@ -1,0 +1,108 @@
+//! Nothing lost: the data plane on a simulated ring, thousands of worlds, each from one seed.
+//!
+//!     cargo test --features sim --test sim                      a few hundred worlds, and every planted bug is found
+//!     SEED=123 cargo test --features sim --test sim worlds      that world again, exactly
+//!     SEEDS=100000 cargo test --features sim --test sim worlds  many (FIRST_SEED=n: other ones)
+
+#[path = "sim/client.rs"]
+mod client;
+#[path = "sim/oracle.rs"]
+mod oracle;
+#[path = "sim/plan.rs"]
+mod plan;
+#[path = "sim/request.rs"]
+mod request;
+#[path = "sim/run.rs"]
+mod run;
+#[path = "sim/wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ringnbd::canary::{self, Canary};
+use run::Report;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Runs a seed; a panic of the server is a failure like any other.
+fn attempt(seed: u64) -> Result<Report, String> {
+    let caught = catch_unwind(AssertUnwindSafe(|| run::run(seed)));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    })
+}
+
+#[test]
+fn worlds() {
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => {
+            let first = number("FIRST_SEED").unwrap_or(1);
+            first..first + number("SEEDS").unwrap_or(300)
+        }
+    };
+    let (mut answered, mut cuts, mut failed) = (0, 0, Vec::new());
+    let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in seeds.clone() {
+        match attempt(seed) {
+            Ok(report) => {
+                answered += report.answered;
+                cuts += u64::from(report.power_cut);
+                for (name, count) in report.outcomes {
+                    *outcomes.entry(name).or_default() += count;
+                }
+            }
+            Err(error) => {
+                println!("SEED={seed}: {error}");
+                failed.push(seed);
+            }
+        }
+    }
+    println!(
+        "{} worlds, {answered} answers, {cuts} power cuts under load; operations: {outcomes:?}",
+        seeds.count()
+    );
+    assert!(failed.is_empty(), "run again with SEED=n for n in {failed:?}");
+}
+
+#[test]
+fn a_seed_always_gives_the_same_world() {
+    for seed in 1000..1020 {
+        assert_eq!(attempt(seed), attempt(seed), "SEED={seed}");
+    }
+}
+
+/// A bug that so many worlds do not show would not be found by the usual run either.
+const WORLDS_PER_CANARY: u64 = 300;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_canary = std::thread::current().name() == Some("canary");
+        if !is_canary {
+            usual(panic);
+        }
+    }));
+    let hunt = |canary: Canary| {
+        canary::switch(Some(canary));
+        let found = (1..=WORLDS_PER_CANARY).find_map(|seed| Some((seed, attempt(seed).err()?)));
+        canary::switch(None);
+        found
+    };
+    let mut missed = Vec::new();
+    for canary in canary::ALL {
+        let thread = std::thread::Builder::new().name("canary".into());
+        let found = thread.spawn(move || hunt(*canary)).unwrap().join().unwrap();
+        match found {
+            Some((seed, error)) => println!("{canary:?}: found after {seed} worlds: {error:.150}"),
+            None => missed.push(canary),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {WORLDS_PER_CANARY} worlds: {missed:?}");
+}

@@ -1,0 +1,293 @@
+//! A simulated client: pipelines random requests, reads replies at its own pace, leaves in its own way, and checks what it is told.
+
+use std::collections::BTreeMap;
+
+use ringnbd::ring::sim::{Faults, Random, SocketId, World, mixed};
+
+use super::oracle::{Oracle, WriteId};
+use super::request::{Asked, Expect, Setting};
+use super::wire::{self, Form, Reply};
+
+/// What a client works with.
+pub(crate) struct Context<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) oracle: &'a mut Oracle,
+    pub(crate) faults: &'a Faults,
+    pub(crate) random: &'a mut Random,
+    /// Numbers everything that clients do.
+    pub(crate) tick: &'a mut u64,
+    /// The server was asked to end.
+    pub(crate) shutting_down: bool,
+    /// Nanoseconds.
+    pub(crate) now: u64,
+}
+
+impl Context<'_> {
+    pub(crate) fn tick(&mut self) -> u64 {
+        *self.tick += 1;
+        *self.tick
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// It said that it would send no more; replies still come.
+    Leaving,
+    Gone,
+}
+
+/// How a client ends its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Disconnect,
+    HalfClose,
+    Close,
+    Reset,
+}
+
+/// The longest time without a byte for a client that waits and reads, in nanoseconds of the world.
+const PATIENCE: u64 = 60_000_000_000;
+
+pub(crate) struct Client {
+    pub(crate) socket: SocketId,
+    pub(crate) setting: Setting,
+    state: State,
+    outgoing: Vec<u8>,
+    /// Bytes that were queued, and that the socket took.
+    queued: u64,
+    taken: u64,
+    incoming: Vec<u8>,
+    outstanding: BTreeMap<u64, Asked>,
+    left: usize,
+    depth: usize,
+    /// Leaves early with this probability at each step.
+    restless: f64,
+    pace: u64,
+    stalls: f64,
+    stalled_until: u64,
+    heard: u64,
+    pub(crate) answered: u64,
+}
+
+impl Client {
+    pub(crate) fn new(socket: SocketId, setting: Setting, context: &mut Context<'_>) -> Self {
+        let random = &mut *context.random;
+        Self {
+            socket,
+            setting,
+            state: State::Open,
+            outgoing: Vec::new(),
+            queued: 0,
+            taken: 0,
+            incoming: Vec::new(),
+            outstanding: BTreeMap::new(),
+            left: random.between(1, 60) as usize,
+            depth: random.pick(&[1, 2, 8, 64]),
+            restless: random.pick(&[0.0, 0.0, 0.003]),
+            // Neither so fast that it only waits nor so slow that nothing overlaps.
+            pace: random.pick(&[1, 5, 50]) * context.faults.latency_ns.max(1_000) / 10,
+            stalls: random.pick(&[0.0, 0.0, 0.02]),
+            stalled_until: 0,
+            heard: context.now,
+            answered: 0,
+        }
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state == State::Gone
+    }
+
+    /// How far it is, for people.
+    pub(crate) fn describe(&self) -> String {
+        let Self { state, left, pace, outstanding, answered, incoming, outgoing, .. } = self;
+        let (waits, came, goes) = (outstanding.len(), incoming.len(), outgoing.len());
+        format!(
+            "{state:?}, {left} to ask, {answered} answered, {waits} open, {came} bytes came, {goes} to send, {pace} ns a step"
+        )
+    }
+
+    /// When it does something again.
+    pub(crate) fn next_step(&self, context: &mut Context<'_>) -> u64 {
+        (context.now + 1 + context.random.below(2 * self.pace)).max(self.stalled_until)
+    }
+
+    /// Receives, sends and decides.
+    pub(crate) fn step(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        if context.random.chance(self.stalls) {
+            self.stalled_until = context.now + context.random.between(1, 200) * 1_000_000;
+        }
+        let most = context.random.pick(&[1, 50, 4096, 1 << 20]);
+        let bytes = context.world.client_receive(self.socket, most);
+        if !bytes.is_empty() || self.outstanding.is_empty() || self.stalled_until > context.now {
+            self.heard = context.now.max(self.stalled_until);
+        }
+        self.incoming.extend_from_slice(&bytes);
+        while self.take_reply(context)? {}
+        if context.world.client_is_at_end(self.socket) {
+            return self.ended(context);
+        }
+        if self.state == State::Open {
+            self.ask(context);
+        }
+        self.send(context);
+        if context.now > self.heard + PATIENCE {
+            let waiting: Vec<_> = self.outstanding.values().take(3).collect();
+            return Err(format!("no answer for a minute; it waits for {waiting:?}"));
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, context: &mut Context<'_>) {
+        let taken = context.world.client_send(self.socket, &self.outgoing);
+        self.outgoing.drain(..taken);
+        self.taken += taken as u64;
+    }
+
+    fn ask(&mut self, context: &mut Context<'_>) {
+        while self.left > 0 && self.outstanding.len() < self.depth && context.random.chance(0.8) {
+            self.left -= 1;
+            let cookie = mixed(context.tick() ^ 0xc00c_1e00);
+            let (mut asked, bytes) = self.setting.random_request(cookie, context);
+            self.queued += bytes.len() as u64;
+            self.outgoing.extend_from_slice(&bytes);
+            asked.stream_end = self.queued;
+            self.outstanding.insert(cookie, asked);
+        }
+        let done = self.left == 0 && context.random.chance(0.3);
+        if done || context.random.chance(self.restless) {
+            self.leave(context);
+        }
+    }
+
+    fn leave(&mut self, context: &mut Context<'_>) {
+        use Manner::*;
+        match context.random.pick(&[Disconnect, Disconnect, Disconnect, HalfClose, Close, Reset]) {
+            Disconnect => {
+                let bytes = wire::request(self.setting.form, 0, wire::DISC, 0, 0, 0);
+                self.outgoing.extend_from_slice(&bytes);
+                self.state = State::Leaving;
+            }
+            // A half-closed stream ends at the edge of a request only when all of it was sent.
+            HalfClose if self.outgoing.is_empty() => {
+                context.world.client_half_close(self.socket);
+                self.state = State::Leaving;
+            }
+            HalfClose | Close => {
+                context.world.client_close(self.socket);
+                self.state = State::Gone;
+            }
+            Reset => {
+                context.world.client_reset(self.socket);
+                self.state = State::Gone;
+            }
+        }
+    }
+
+    /// The server has ended the connection.
+    fn ended(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let may = context.shutting_down || context.faults.cut_send > 0.0;
+        if self.state == State::Open && !may {
+            return Err("the server ended a connection of its own accord".into());
+        }
+        if !self.incoming.is_empty() && !may {
+            return Err(format!("the stream ends within a reply: {:02x?}", &self.incoming));
+        }
+        if !self.outstanding.is_empty() && !may {
+            let waiting: Vec<_> = self.outstanding.values().take(3).collect();
+            return Err(format!("the connection ended before answers to {waiting:?}"));
+        }
+        context.world.client_close(self.socket);
+        self.state = State::Gone;
+        Ok(())
+    }
+
+    /// Writes that were never answered, when the client is gone; those that were not sent whole must not happen.
+    pub(crate) fn unanswered_writes(&self, context: &mut Context<'_>) -> Vec<WriteId> {
+        let mut unanswered = Vec::new();
+        for asked in self.outstanding.values() {
+            let Some(write) = asked.write else { continue };
+            if asked.stream_end > self.taken {
+                context.oracle.void(write);
+            }
+            unanswered.push(write);
+        }
+        unanswered
+    }
+
+    /// Handles one reply, if all of it is here.
+    fn take_reply(&mut self, context: &mut Context<'_>) -> Result<bool, String> {
+        if self.setting.form == Form::Simple && self.incoming.len() >= 16 {
+            // The data of a simple reply has no length of its own: it is the request's.
+            let (error, cookie) = (wire::u32_at(&self.incoming, 4), wire::u64_at(&self.incoming, 8));
+            let asked = self.outstanding.get(&cookie).ok_or("a reply to nothing that was asked")?;
+            let data = if error == 0 && asked.command == wire::READ { asked.length as usize } else { 0 };
+            if self.incoming.len() < 16 + data {
+                return Ok(false);
+            }
+        }
+        let Some(reply) = wire::next(self.setting.form, &mut self.incoming)? else { return Ok(false) };
+        let (Reply::Simple { cookie, .. } | Reply::Chunk { cookie, .. }) = reply;
+        let asked = self.outstanding.get_mut(&cookie).ok_or("a reply to nothing that was asked")?;
+        let done = match reply {
+            Reply::Simple { error, .. } => {
+                let chunked = matches!(asked.command, wire::READ | wire::BLOCK_STATUS);
+                if chunked && self.setting.form != Form::Simple {
+                    return Err("a simple reply where a chunk is due".into());
+                }
+                asked.error = (error != 0).then_some(error);
+                if chunked && error == 0 {
+                    let data: Vec<u8> = self.incoming.drain(..asked.length as usize).collect();
+                    asked.add_data(asked.offset, &data, context)?;
+                }
+                true
+            }
+            Reply::Chunk { done, kind, offset, payload, .. } => {
+                if offset.is_some_and(|offset| offset != asked.offset) {
+                    return Err("an extended reply with another offset".into());
+                }
+                asked.chunk(self.setting.form, kind, &payload, context)?;
+                done
+            }
+        };
+        if done {
+            let asked = self.outstanding.remove(&cookie).expect("it is there");
+            self.answered += 1;
+            self.conclude(&asked, context).map_err(|error| format!("{error}: {asked:?}"))?;
+        }
+        Ok(true)
+    }
+
+    /// A request is answered: was that right, and what does it mean for the others?
+    fn conclude(&self, asked: &Asked, context: &mut Context<'_>) -> Result<(), String> {
+        let now = context.tick();
+        if let Some(write) = asked.write {
+            let durable = asked.flags & wire::FUA != 0;
+            context.oracle.end(now, write, asked.error.is_none() && asked.command != wire::TRIM, durable);
+        }
+        if asked.command == wire::FLUSH && asked.error.is_none() {
+            context.oracle.flushed(asked.sent);
+        }
+        let Some(error) = asked.error else {
+            if let Expect::Error(error) = asked.expect {
+                return Err(format!("success instead of error {error}"));
+            }
+            return asked.check_whole();
+        };
+        let faults = context.faults;
+        let fails = faults.io_error > 0.0 || faults.canceled > 0.0;
+        let writes = matches!(asked.command, wire::WRITE | wire::WRITE_ZEROES);
+        let moves = writes || matches!(asked.command, wire::READ | wire::FLUSH | wire::TRIM);
+        let right = match (asked.expect, error) {
+            (_, wire::ESHUTDOWN) => context.shutting_down,
+            (Expect::Error(expected), _) => error == expected,
+            (Expect::Success, wire::EIO) => moves && (fails || context.shutting_down),
+            (Expect::Success, wire::ENOSPC) => writes && faults.no_space > 0.0,
+            (Expect::Success, wire::ENOTSUP) => {
+                asked.flags & wire::FAST_ZERO != 0 && asked.command == wire::WRITE_ZEROES
+            }
+            (Expect::Success, _) => false,
+        };
+        if right { Ok(()) } else { Err(format!("error {error} that nothing explains")) }
+    }
+}

@@ -1,0 +1,241 @@
+//! What reads may return and what a power cut may leave, from nothing but what clients sent and were told.
+//!
+//! Every write has a value of its own, from which its bytes follow. An export is a row of units, and every request begins and ends at
+//! a unit's edge, so all bytes of a unit have one history: the writes that touched it. Moments are numbers that grow with everything
+//! that a client does.
+
+use ringnbd::ring::sim::mixed;
+
+/// Later than everything.
+const NEVER: u64 = u64::MAX;
+
+/// Names a write of one export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WriteId(u32);
+
+#[derive(Debug)]
+struct Write {
+    /// 0 for zeroes.
+    value: u64,
+    /// Before this it cannot have had an effect; after `ended` it has none any more.
+    sent: u64,
+    ended: u64,
+    /// Answered with success: whatever came before is gone.
+    replaces: bool,
+    /// It must survive a power cut.
+    durable: bool,
+    /// It was never sent completely: it must not have any effect.
+    void: bool,
+}
+
+/// One write in the history of one unit.
+#[derive(Debug, Clone, Copy)]
+struct Touch {
+    write: u32,
+    /// A read that had ended by then saw it here.
+    seen: u64,
+}
+
+/// The oracle of one export.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    grain: usize,
+    writes: Vec<Write>,
+    units: Vec<Vec<Touch>>,
+}
+
+/// The bytes of a value at an offset; both are multiples of 8.
+pub(crate) fn fill(value: u64, offset: u64, bytes: &mut [u8]) {
+    if value == 0 {
+        return bytes.fill(0);
+    }
+    for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
+        let place = offset / 8 + index as u64;
+        word.copy_from_slice(&mixed(value ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d)).to_le_bytes());
+    }
+}
+
+impl Oracle {
+    /// An export of `units` units that holds `values` (0 for zeroes), one for each.
+    pub(crate) fn new(grain: usize, values: &[u64]) -> Self {
+        let mut oracle = Self { grain, writes: Vec::new(), units: vec![Vec::new(); values.len()] };
+        for (unit, value) in values.iter().enumerate() {
+            let known = oracle.writes.iter().position(|write| write.value == *value);
+            let write = known.unwrap_or_else(|| {
+                let value = *value;
+                oracle.writes.push(Write {
+                    value,
+                    sent: 0,
+                    ended: 0,
+                    replaces: true,
+                    durable: true,
+                    void: false,
+                });
+                oracle.writes.len() - 1
+            });
+            oracle.units[unit].push(Touch { write: write as u32, seen: NEVER });
+        }
+        oracle
+    }
+
+    /// A client begins to send a write. `value` is its own, or 0 for zeroes.
+    pub(crate) fn begin(&mut self, now: u64, value: u64, offset: u64, length: u64) -> WriteId {
+        let write = self.writes.len() as u32;
+        self.writes.push(Write {
+            value,
+            sent: now,
+            ended: NEVER,
+            replaces: false,
+            durable: false,
+            void: false,
+        });
+        for unit in self.covered(offset, length) {
+            self.units[unit].push(Touch { write, seen: NEVER });
+        }
+        WriteId(write)
+    }
+
+    /// It was answered. `success`: it took place; `durable`: and was to be durable by then.
+    pub(crate) fn end(&mut self, now: u64, write: WriteId, success: bool, durable: bool) {
+        let write = &mut self.writes[write.0 as usize];
+        write.ended = now;
+        write.replaces = success;
+        write.durable = success && durable;
+    }
+
+    /// Its connection is gone, and nothing of it is in flight any more.
+    pub(crate) fn lost(&mut self, now: u64, write: WriteId) {
+        let write = &mut self.writes[write.0 as usize];
+        if write.ended == NEVER {
+            write.ended = now;
+        }
+    }
+
+    /// It was not sent to its end, and never will be.
+    pub(crate) fn void(&mut self, write: WriteId) {
+        self.writes[write.0 as usize].void = true;
+    }
+
+    /// A FLUSH that was sent at `sent` was answered with success.
+    pub(crate) fn flushed(&mut self, sent: u64) {
+        for write in &mut self.writes {
+            if write.replaces && write.ended < sent {
+                write.durable = true;
+            }
+        }
+    }
+
+    fn covered(&self, offset: u64, length: u64) -> std::ops::Range<usize> {
+        let grain = self.grain as u64;
+        assert!(offset.is_multiple_of(grain) && length.is_multiple_of(grain), "requests keep to units");
+        (offset / grain) as usize..((offset + length) / grain) as usize
+    }
+
+    /// Whatever ended before `bar` was replaced.
+    fn candidates(&self, unit: usize, bar: u64) -> impl Iterator<Item = &Touch> {
+        self.units[unit].iter().filter(move |touch| {
+            let write = &self.writes[touch.write as usize];
+            write.ended >= bar && !write.void
+        })
+    }
+
+    /// When the last write was sent that had certainly taken effect at `moment`.
+    fn bar_for_reads(&self, unit: usize, moment: u64) -> u64 {
+        let settled = |touch: &&Touch| {
+            let write = &self.writes[touch.write as usize];
+            (write.replaces && write.ended < moment) || touch.seen < moment
+        };
+        let sent = |touch: &Touch| self.writes[touch.write as usize].sent;
+        self.units[unit].iter().filter(settled).map(sent).max().unwrap_or(0)
+    }
+
+    /// Bytes were read at `offset` by a request sent at `sent` whose reply is here at `now`.
+    pub(crate) fn check_read(
+        &mut self,
+        sent: u64,
+        now: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let grain = self.grain as u64;
+        // A failed read may end within a unit; what is behind the last edge is not checked.
+        let whole = bytes.len() as u64 / grain * grain;
+        for unit in self.covered(offset, whole) {
+            let at = (unit as u64 * grain - offset) as usize;
+            let bar = self.bar_for_reads(unit, sent);
+            let matching = self.check_unit(unit, bar, &bytes[at..at + self.grain])?;
+            if let Some(write) = matching {
+                let touch =
+                    self.units[unit].iter_mut().find(|touch| touch.write == write).expect("it matched");
+                touch.seen = touch.seen.min(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// A reply said that a range reads as zeroes.
+    pub(crate) fn check_zeroes(&mut self, sent: u64, offset: u64, length: u64) -> Result<(), String> {
+        let grain = self.grain as u64;
+        let (first, last) = (offset.next_multiple_of(grain), (offset + length) / grain * grain);
+        if first >= last {
+            return Ok(());
+        }
+        for unit in self.covered(first, last - first) {
+            let bar = self.bar_for_reads(unit, sent);
+            if !self.candidates(unit, bar).any(|touch| self.writes[touch.write as usize].value == 0) {
+                return Err(format!(
+                    "said to be zero at {}: {}",
+                    unit as u64 * grain,
+                    self.explain(unit, bar)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the file holds after a power cut.
+    pub(crate) fn check_survival(&self, content: &[u8]) -> Result<(), String> {
+        for unit in 0..self.units.len() {
+            let durable = |touch: &&Touch| self.writes[touch.write as usize].durable;
+            let sent = |touch: &Touch| self.writes[touch.write as usize].sent;
+            let bar = self.units[unit].iter().filter(durable).map(sent).max().unwrap_or(0);
+            self.check_unit(unit, bar, &content[unit * self.grain..(unit + 1) * self.grain])
+                .map_err(|error| format!("after the power cut: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a unit may hold these bytes; the one write that they are certainly of, if there is one.
+    fn check_unit(&self, unit: usize, bar: u64, bytes: &[u8]) -> Result<Option<u32>, String> {
+        let offset = (unit * self.grain) as u64;
+        let mut expected = [0; 4096];
+        let expected = &mut expected[..self.grain];
+        let mut explained = vec![false; self.grain];
+        for touch in self.candidates(unit, bar) {
+            let value = self.writes[touch.write as usize].value;
+            fill(value, offset, expected);
+            if expected == bytes {
+                return Ok((value != 0).then_some(touch.write));
+            }
+            // Two writes under way at once, or one half done: any mixture.
+            explained.iter_mut().enumerate().for_each(|(at, known)| *known |= expected[at] == bytes[at]);
+        }
+        if explained.iter().all(|known| *known) {
+            return Ok(None);
+        }
+        Err(format!("wrong bytes at {offset} ({:02x?}...): {}", &bytes[..8], self.explain(unit, bar)))
+    }
+
+    fn explain(&self, unit: usize, bar: u64) -> String {
+        let history: Vec<_> =
+            self.units[unit].iter().map(|touch| &self.writes[touch.write as usize]).collect();
+        let last = &history[history.len().saturating_sub(6)..];
+        format!("whatever ended before {bar} is replaced; its last writes: {last:?}")
+    }
+
+    /// Checks the whole export when nothing is in flight.
+    pub(crate) fn check_content(&mut self, now: u64, content: &[u8]) -> Result<(), String> {
+        let size = self.units.len() * self.grain;
+        self.check_read(now, now, 0, &content[..size]).map_err(|error| format!("at the end: {error}"))
+    }
+}

@@ -1,0 +1,180 @@
+//! What a seed decides at the start: how many of everything, how large, and how it ends.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringnbd::backend::Export;
+use ringnbd::config::Limits;
+use ringnbd::nbd::meta_context::MetaContext;
+use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use ringnbd::ring::sim::Random;
+use ringnbd::shard::{Negotiated, ShardConfig};
+
+use super::oracle::fill;
+use super::request::Setting;
+use super::wire::Form;
+
+pub(crate) struct Plan {
+    pub(crate) shards: usize,
+    pub(crate) disks: Vec<Disk>,
+    limits: Arc<Limits>,
+    /// At once.
+    pub(crate) clients: usize,
+    /// In all.
+    pub(crate) sessions: usize,
+    pub(crate) socket_bytes: usize,
+    /// Steps of the run after which the power fails, or the server is asked to end.
+    pub(crate) power_cut_at: Option<u64>,
+    pub(crate) shutdown_at: Option<u64>,
+}
+
+/// A simulated disk.
+pub(crate) struct Disk {
+    pub(crate) size: u64,
+    pub(crate) grain: u64,
+    /// It has a direct descriptor.
+    pub(crate) alignment: Option<u32>,
+    /// It is a block device.
+    pub(crate) sector: Option<u32>,
+    pub(crate) read_only: bool,
+}
+
+impl Plan {
+    pub(crate) fn random(random: &mut Random) -> Self {
+        let shards = random.between(1, 3) as usize;
+        let disks = (0..random.between(1, 4)).map(|_| Disk::random(random)).collect();
+        let clients = random.pick(&[1, 2, 3, 4, 6, 14]);
+        let at = |random: &mut Random| {
+            let end = random.pick(&[1_000, 10_000, 50_000]);
+            Some(random.below(end))
+        };
+        let power_cut_at = if random.chance(0.4) { at(random) } else { None };
+        let shutdown_at = if random.chance(0.15) { at(random) } else { None };
+        Self {
+            shards,
+            disks,
+            limits: Arc::new(random_limits(random)),
+            clients,
+            sessions: clients + random.below(8) as usize,
+            socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
+            power_cut_at,
+            shutdown_at,
+        }
+    }
+
+    /// The configuration of a shard.
+    pub(crate) fn shard(&self, index: usize, exports: &Arc<[Arc<Export>]>) -> ShardConfig {
+        ShardConfig {
+            index,
+            cpu: None,
+            limits: Arc::clone(&self.limits),
+            exports: Arc::clone(exports),
+            busy_poll: Duration::ZERO,
+            record: true,
+            slow: None,
+            on_exit: Box::new(|_| {}),
+        }
+    }
+
+    /// What a new client negotiated.
+    pub(crate) fn setting(&self, random: &mut Random) -> Setting {
+        let export = random.below(self.disks.len() as u64) as usize;
+        let disk = &self.disks[export];
+        let form = random.pick(&[Form::Simple, Form::Structured, Form::Extended]);
+        let with_context = form != Form::Simple && random.chance(0.7);
+        let unit = disk.alignment.or(disk.sector).map(u64::from);
+        let whole = unit.is_some_and(|unit| disk.size.is_multiple_of(unit));
+        Setting {
+            form,
+            export,
+            shard: random.below(self.shards as u64) as usize,
+            size: disk.size,
+            grain: disk.grain,
+            read_only: disk.read_only,
+            enforced: unit.filter(|_| whole && random.chance(0.3)),
+            longest: (self.socket_bytes as u64 * 100).min(256 << 10),
+            context: with_context.then_some(7),
+        }
+    }
+}
+
+fn random_limits(random: &mut Random) -> Limits {
+    Limits {
+        connections: 64,
+        requests_per_connection: random.pick(&[1, 3, 16, 1024]),
+        requests_per_shard: random.pick(&[2, 16, 1024]),
+        memory_per_shard: random.pick(&[37 << 20, 38 << 20, 42 << 20]),
+        receive_buffer: random.pick(&[4096, 65_536, 512 << 10]),
+        completions_per_turn: random.pick(&[1, 7, 4096]),
+        connections_per_turn: random.pick(&[1, 1024]),
+        pieces_per_send: random.pick(&[80, 1024]),
+        extents_per_reply: random.pick(&[1, 3, 1024]),
+        pinned: false,
+        ..Limits::DEFAULT
+    }
+}
+
+impl Disk {
+    fn random(random: &mut Random) -> Self {
+        let grain = random.pick(&[64, 512]);
+        let (alignment, sector) = match random.below(6) {
+            0 | 1 => (None, None),
+            2 => (None, Some(512)),
+            3 => (Some(4096), None),
+            _ => (Some(512), None),
+        };
+        let odd = if sector.is_none() && random.chance(0.2) { grain * random.below(8) } else { 0 };
+        let size = random.pick(&[64 << 10, 256 << 10, 1 << 20]) + odd;
+        Self { size, grain, alignment, sector, read_only: random.chance(0.1) }
+    }
+
+    /// What it holds at first, and the value of each unit.
+    pub(crate) fn content(&self, random: &mut Random) -> (Vec<u8>, Vec<u64>) {
+        let mut content = vec![0; self.size as usize];
+        let mut values = Vec::new();
+        let run = random.pick(&[1, 16, 256]);
+        let filled = random.pick(&[0.0, 0.5, 1.0]);
+        let mut value = 0;
+        for (unit, bytes) in content.chunks_mut(self.grain as usize).enumerate() {
+            if unit.is_multiple_of(run) {
+                value = u64::from(random.chance(filled));
+            }
+            values.push(value);
+            fill(value, unit as u64 * self.grain, bytes);
+        }
+        (content, values)
+    }
+}
+
+/// The connection as the control plane would hand it over.
+pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Export>]) -> Negotiated {
+    let reply_mode = match setting.form {
+        Form::Simple => ReplyMode::Simple,
+        Form::Structured => ReplyMode::Structured,
+        Form::Extended => ReplyMode::Extended,
+    };
+    let mut facts = exports[setting.export].facts().clone();
+    if let Some(unit) = setting.enforced {
+        facts.block_sizes.minimum = unit as u32;
+    }
+    let info = ExportInfo {
+        name: String::new(),
+        description: String::new(),
+        facts,
+        contexts: vec![MetaContext::BaseAllocation],
+        require_block_size: false,
+    };
+    let contexts = setting.context.map(|id| SelectedContext { id, context: MetaContext::BaseAllocation });
+    let session = Session {
+        reply_mode,
+        transmission_flags: info.transmission_flags(reply_mode),
+        size: info.facts.size,
+        block_sizes: info.facts.block_sizes,
+        enforce_alignment: setting.enforced.is_some(),
+        contexts: contexts.into_iter().collect(),
+    };
+    let permit = Box::new(());
+    let (export, peer) = (setting.export, "simulated".to_owned());
+    Negotiated { socket, export, session, leftover: Vec::new(), peer, permit }
+}

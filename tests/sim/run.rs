@@ -1,0 +1,304 @@
+//! One run: a world from a seed, its shards, exports and clients, until everything has ended or the power fails.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringnbd::backend::Export;
+use ringnbd::ring::sim::{Entered, Faults, Random, SocketId, World};
+use ringnbd::shard::{Holdings, SteppedShard};
+
+use super::client::{Client, Context};
+use super::oracle::{Oracle, WriteId};
+use super::plan::{self, Plan};
+
+/// What a run that went well tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Of everything that happened.
+    pub(crate) trace: u64,
+    pub(crate) answered: u64,
+    pub(crate) virtual_time: Duration,
+    /// How operations ended, by name.
+    pub(crate) outcomes: BTreeMap<&'static str, u64>,
+    pub(crate) power_cut: bool,
+}
+
+/// A connection whose client has left while the shard may still work for it.
+struct Closing {
+    socket: SocketId,
+    export: usize,
+    writes: Vec<WriteId>,
+}
+
+struct Simulation {
+    world: World,
+    random: Random,
+    faults: Faults,
+    plan: Plan,
+    shards: Vec<SteppedShard>,
+    files: Vec<ringnbd::ring::sim::FileId>,
+    oracles: Vec<Oracle>,
+    clients: Vec<Client>,
+    /// When each client does something next.
+    wakes: Vec<u64>,
+    closing: Vec<Closing>,
+    sessions_left: usize,
+    tick: u64,
+    shutting_down: bool,
+    at_start: Vec<Holdings>,
+    answered: u64,
+    exports: Arc<[Arc<Export>]>,
+    _entered: Entered,
+}
+
+/// What a client of an export works with, out of parts of the simulation.
+macro_rules! context {
+    ($self:ident, $export:expr) => {
+        Context {
+            world: &$self.world,
+            oracle: &mut $self.oracles[$export],
+            faults: &$self.faults,
+            random: &mut $self.random,
+            tick: &mut $self.tick,
+            shutting_down: $self.shutting_down,
+            now: $self.world.now().as_nanos() as u64,
+        }
+    };
+}
+
+/// More steps than any run that ends.
+const MOST_STEPS: u64 = 5_000_000;
+
+/// Runs a seed to its end.
+pub(crate) fn run(seed: u64) -> Result<Report, String> {
+    let mut simulation = Simulation::new(seed);
+    let power_cut = simulation.drive()?;
+    if !power_cut {
+        simulation.wind_up()?;
+    }
+    simulation.survive()?;
+    let mut trace = simulation.world.trace();
+    trace = ringnbd::ring::sim::mixed(trace ^ simulation.tick);
+    Ok(Report {
+        trace,
+        answered: simulation.answered,
+        virtual_time: simulation.world.now(),
+        outcomes: simulation.world.outcomes(),
+        power_cut,
+    })
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let faults = if random.chance(0.15) { Faults::none() } else { Faults::any(&mut random) };
+        let world = World::new(random.number(), faults.clone());
+        let entered = world.enter();
+        let plan = Plan::random(&mut random);
+        let (mut exports, mut files, mut oracles) = (Vec::new(), Vec::new(), Vec::new());
+        for disk in &plan.disks {
+            let (content, values) = disk.content(&mut random);
+            let tokens = world.file(content, disk.alignment, disk.sector.unwrap_or(1));
+            files.push(tokens.id);
+            oracles.push(Oracle::new(disk.grain as usize, &values));
+            exports.push(Arc::new(Export::simulated(tokens, disk.size, disk.read_only, disk.sector)));
+        }
+        let exports: Arc<[Arc<Export>]> = exports.into();
+        let start = |index| SteppedShard::start(plan.shard(index, &exports), index);
+        let shards = (0..plan.shards).map(start).collect::<Result<_, _>>().expect("shards start");
+        let sessions_left = plan.sessions;
+        Self {
+            world,
+            random,
+            faults,
+            plan,
+            shards,
+            files,
+            oracles,
+            clients: Vec::new(),
+            wakes: Vec::new(),
+            closing: Vec::new(),
+            sessions_left,
+            tick: 1,
+            shutting_down: false,
+            at_start: Vec::new(),
+            answered: 0,
+            exports,
+            _entered: entered,
+        }
+    }
+
+    /// Lets clients and shards work until all clients are gone, or (then true) the power fails.
+    fn drive(&mut self) -> Result<bool, String> {
+        self.settle()?;
+        self.at_start = self.shards.iter().map(SteppedShard::holdings).collect();
+        for step in 0..MOST_STEPS {
+            if self.plan.power_cut_at == Some(step) {
+                return Ok(true);
+            }
+            if self.plan.shutdown_at == Some(step) {
+                self.shutting_down = true;
+                self.shards.iter().for_each(SteppedShard::shutdown);
+            }
+            while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
+                self.connect();
+            }
+            if self.clients.is_empty() {
+                return Ok(false);
+            }
+            self.step()?;
+        }
+        let waiting: Vec<_> = self.clients.iter().map(|client| client.describe()).collect();
+        let holdings: Vec<_> = self.shards.iter().map(SteppedShard::holdings).collect();
+        Err(format!("the run does not end at {:?}: {waiting:?} {holdings:?}", self.world.now()))
+    }
+
+    /// One thing happens: a shard's turn, a client's step, or an event of the world.
+    fn step(&mut self) -> Result<(), String> {
+        let ready: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].may_run()).collect();
+        if self.takes_turn(&ready) {
+            return Ok(());
+        }
+        let event = self.world.next_event().map(|at| at.as_nanos() as u64);
+        let client = (0..self.clients.len()).min_by_key(|at| self.wakes[*at]);
+        match (event, client) {
+            (event, Some(client)) if event.is_none_or(|event| event >= self.wakes[client]) => {
+                let moment = Duration::from_nanos(self.wakes[client]);
+                if moment > self.world.now() {
+                    self.world.wait_until(moment);
+                }
+                self.step_client(client)
+            }
+            (Some(_), _) => {
+                self.world.step();
+                self.note_released();
+                Ok(())
+            }
+            (None, _) => Err("nothing will ever happen again".into()),
+        }
+    }
+
+    /// Perhaps lets one of the shards that are ready take a turn. Shards may be slow, but not so slow that long timeouts pass.
+    fn takes_turn(&mut self, ready: &[usize]) -> bool {
+        const SLOWEST_TURN: Duration = Duration::from_millis(20);
+        if ready.is_empty() {
+            return false;
+        }
+        let now = self.world.now();
+        let client = self.wakes.iter().min().map(|wake| Duration::from_nanos(*wake));
+        let next = self.world.next_event().into_iter().chain(client).min();
+        let is_near = next.is_some_and(|next| next < now + SLOWEST_TURN);
+        if is_near && self.random.chance(0.3) {
+            return false;
+        }
+        let shard = self.random.pick(ready);
+        self.turn(shard);
+        true
+    }
+
+    fn turn(&mut self, shard: usize) {
+        let goes_on = self.shards[shard].turn();
+        assert!(goes_on || self.shutting_down, "a shard ended that nobody asked to");
+        if !goes_on {
+            self.shards.remove(shard);
+        }
+        self.note_released();
+    }
+
+    /// Writes of connections that are gone cannot happen any more.
+    fn note_released(&mut self) {
+        let (world, oracles, tick) = (&self.world, &mut self.oracles, &mut self.tick);
+        self.closing.retain(|closing| {
+            let released = world.is_released(closing.socket);
+            if released {
+                *tick += 1;
+                closing.writes.iter().for_each(|write| oracles[closing.export].lost(*tick, *write));
+            }
+            !released
+        });
+    }
+
+    fn connect(&mut self) {
+        self.sessions_left -= 1;
+        let (socket, token) = self.world.socket(self.plan.socket_bytes);
+        let setting = self.plan.setting(&mut self.random);
+        let negotiated = plan::negotiated(token, &setting, &self.exports);
+        let shard = setting.shard;
+        let mut context = context!(self, setting.export);
+        let client = Client::new(socket, setting, &mut context);
+        let wake = client.next_step(&mut context);
+        assert!(self.shards[shard].connect(negotiated).is_ok(), "the mailbox has room");
+        self.clients.push(client);
+        self.wakes.push(wake);
+    }
+
+    fn step_client(&mut self, index: usize) -> Result<(), String> {
+        let export = self.clients[index].setting.export;
+        let mut context = context!(self, export);
+        let client = &mut self.clients[index];
+        client
+            .step(&mut context)
+            .map_err(|error| format!("client of export {export} ({:?}): {error}", client.setting))?;
+        if client.is_gone() {
+            let writes = client.unanswered_writes(&mut context);
+            self.answered += client.answered;
+            self.closing.push(Closing { socket: client.socket, export, writes });
+            self.clients.swap_remove(index);
+            self.wakes.swap_remove(index);
+            self.note_released();
+        } else {
+            self.wakes[index] = client.next_step(&mut context);
+        }
+        Ok(())
+    }
+
+    /// Runs until nothing more happens by itself.
+    fn settle(&mut self) -> Result<(), String> {
+        for _ in 0..MOST_STEPS {
+            let ready: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].may_run()).collect();
+            if !self.takes_turn(&ready) && !self.world.step() {
+                return Ok(());
+            }
+            self.note_released();
+        }
+        Err("the shards do not come to rest".into())
+    }
+
+    /// All clients are gone: nothing may be left of them, and the shards end when they are asked to.
+    fn wind_up(&mut self) -> Result<(), String> {
+        self.settle()?;
+        if !self.shutting_down {
+            for (shard, before) in self.shards.iter().zip(&self.at_start) {
+                let after = shard.holdings();
+                if after != *before {
+                    return Err(format!("something leaked: {before:?} at the start, {after:?} at the end"));
+                }
+            }
+            self.shutting_down = true;
+            self.shards.iter().for_each(SteppedShard::shutdown);
+            self.settle()?;
+        }
+        if !self.shards.is_empty() {
+            return Err("a shard does not end".into());
+        }
+        // Whoever was still in the mailbox when a shard ended was never taken.
+        if self.closing.iter().any(|closing| self.world.is_taken(closing.socket)) {
+            return Err(format!("a socket is never released; asked to end at {:?}", self.plan.shutdown_at));
+        }
+        for (file, oracle) in self.files.iter().zip(&mut self.oracles) {
+            self.tick += 1;
+            oracle.check_content(self.tick, &self.world.content(*file))?;
+        }
+        Ok(())
+    }
+
+    /// The power fails, and what must have survived is looked for.
+    fn survive(&mut self) -> Result<(), String> {
+        self.world.power_cut();
+        for (file, oracle) in self.files.iter().zip(&self.oracles) {
+            oracle.check_survival(&self.world.content(*file))?;
+        }
+        Ok(())
+    }
+}
