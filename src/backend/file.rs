@@ -112,7 +112,7 @@ impl FileDevice {
         loop {
             match context.ring.run(Operation::Sync { file: self.buffered }).await.0 {
                 Ok(_) => return Ok(()),
-                Err(libc::EINTR) => {}
+                Err(libc::EINTR | libc::EAGAIN) => {}
                 Err(errno) => return Err(failure(errno)),
             }
         }
