@@ -214,6 +214,12 @@ impl Connection {
         if self.ending != Ending::No {
             return Fed::Ended;
         }
+        // While it waited for memory others may have taken the last slot.
+        if self.waiting.is_some()
+            && let Some(stopped) = self.is_held_up(feeding)
+        {
+            return stopped;
+        }
         if let Some((request, since)) = self.waiting.take()
             && let Some(stopped) = self.begin(request, since, feeding)
         {
