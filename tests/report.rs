@@ -198,7 +198,7 @@ import xml.etree.ElementTree as tree
 svg = tree.parse(sys.argv[1]).getroot()
 page = open(sys.argv[2], encoding="utf-8").read()
 parts = [tree.fromstring(part) for part in re.findall(r"<svg.*?</svg>", page, re.S)]
-print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": len(svg.findall(".//{*}rect"))}))
+print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": sum(len(re.findall("z", shape.get("d"))) for shape in svg.findall(".//{*}path") if shape.get("class").startswith("h"))}))
 "#;
     let Some(found) = python::json(WELL_FORMED, &[svg.to_str().unwrap(), html.to_str().unwrap()]) else {
         return;

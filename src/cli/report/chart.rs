@@ -75,9 +75,21 @@ pub(super) fn short_time(nanoseconds: f64) -> String {
     format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
+/// A cell of a heat map.
+struct Cell {
+    at: (f64, f64),
+    size: (f64, f64),
+    heat: usize,
+    tip: String,
+}
+
 /// A picture in the making.
 pub(super) struct Picture {
     pub(super) height: f64,
+    /// Below the cells.
+    ground: String,
+    cells: Vec<Cell>,
+    /// Above the cells.
     body: String,
     /// What it shows, for those who do not see it.
     title: String,
@@ -85,7 +97,8 @@ pub(super) struct Picture {
 
 impl Picture {
     pub(super) fn new(title: &str, height: f64) -> Self {
-        let mut picture = Self { height, body: String::new(), title: title.to_owned() };
+        let (ground, body) = (String::new(), String::new());
+        let mut picture = Self { height, ground, cells: Vec::new(), body, title: title.to_owned() };
         picture.text(0.0, 13.0, "title", "start", title);
         picture
     }
@@ -113,6 +126,14 @@ impl Picture {
         );
     }
 
+    /// A cell of a heat map; what was drawn so far is below it, what is drawn later above.
+    pub(super) fn cell(&mut self, at: (f64, f64), size: (f64, f64), heat: usize, tip: String) {
+        if self.cells.is_empty() {
+            self.ground = std::mem::take(&mut self.body);
+        }
+        self.cells.push(Cell { at, size, heat, tip });
+    }
+
     pub(super) fn curve(&mut self, points: &[(f64, f64)], class: &str) {
         if points.is_empty() {
             return;
@@ -124,16 +145,30 @@ impl Picture {
         self.body.push_str(r#""/>"#);
     }
 
-    /// As part of a page.
+    /// As part of a page, whose cells tell what they are when they are pointed at.
     pub(super) fn embedded(&self) -> String {
-        let Self { height, body, title } = self;
-        let title = escape(title);
-        format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{body}</svg>"#)
+        let Self { height, ground, cells, body, title } = self;
+        let mut shown = Self::new("", 0.0);
+        shown.body.clone_from(ground);
+        for Cell { at, size, heat, tip } in cells {
+            shown.rectangle(*at, *size, &format!("h{heat}"), tip);
+        }
+        let (title, below) = (escape(title), shown.body);
+        format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{below}{body}</svg>"#)
     }
 
-    /// As a part of another picture, at a height.
+    /// As a part of another picture, at a height; the cells of one colour are one shape, which takes a fraction of the bytes.
     pub(super) fn group(&self, x: f64, y: f64) -> String {
-        format!(r#"<g transform="translate({x} {y})">{}</g>"#, self.body)
+        let Self { ground, cells, body, .. } = self;
+        let mut shapes = vec![String::new(); HEATS];
+        for Cell { at: (x, y), size: (width, height), heat, .. } in cells {
+            let _ = write!(shapes[*heat], "M{x:.1} {y:.1}h{width:.1}v{height:.1}h-{width:.1}z");
+        }
+        let mut below = ground.clone();
+        for (heat, shape) in shapes.iter().enumerate().filter(|(_, shape)| !shape.is_empty()) {
+            let _ = write!(below, r#"<path class="h{heat}" d="{shape}"/>"#);
+        }
+        format!(r#"<g transform="translate({x} {y})">{below}{body}</g>"#)
     }
 }
 
@@ -227,9 +262,10 @@ mod tests {
     #[test]
     fn texts_are_escaped() {
         let mut picture = Picture::new("<a> & \"b\"", 10.0);
-        picture.rectangle((0.0, 0.0), (1.0, 1.0), "h0", "</svg><script>");
-        let svg = picture.embedded();
-        assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
+        picture.cell((0.0, 0.0), (1.0, 1.0), 0, "</svg><script>".to_owned());
+        for svg in [picture.embedded(), picture.group(0.0, 0.0)] {
+            assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn cells(picture: &mut Picture, column: &Column, axis: &LatencyAxis, time: &Time
         let (top, low) = (axis.y(to), axis.y(from));
         let tip = format!("{} requests of {} to {}", count, short_time(from.round()), short_time(to.round()));
         let size = ((right - left).max(0.5) + 0.2, low - top + 0.2);
-        picture.rectangle((left, top), size, &format!("h{heat}"), &tip);
+        picture.cell((left, top), size, heat, tip);
     }
 }
 
