@@ -52,7 +52,8 @@ fn a_browser_shows_what_the_server_does() {
         "[[export]]\nname = \"{strange}\"\nuri = \"mem:1M\"\n[[export]]\nname = \"slow\"\nuri = \"fault:delay.read=2ms:mem:1M\"\n"
     );
     std::fs::write(&config, text).unwrap();
-    let subject = Subject::start(Options::new().args(["--config", config.to_str().unwrap()]));
+    let subject =
+        Subject::start(Options::new().shards(1).memory("80M").args(["--config", config.to_str().unwrap()]));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for export in [strange, "slow"] {
