@@ -119,7 +119,8 @@ impl Client {
         }
         let most = context.random.pick(&[1, 50, 4096, 1 << 20]);
         let bytes = context.world.client_receive(self.socket, most);
-        if !bytes.is_empty() || self.outstanding.is_empty() || self.stalled_until > context.now {
+        let waits = self.state == State::Leaving || !self.outstanding.is_empty();
+        if !bytes.is_empty() || !waits || self.stalled_until > context.now {
             self.heard = context.now.max(self.stalled_until);
         }
         self.incoming.extend_from_slice(&bytes);

@@ -210,14 +210,17 @@ impl Oracle {
         let offset = (unit * self.grain) as u64;
         let mut expected = [0; 4096];
         let expected = &mut expected[..self.grain];
-        let mut explained = vec![false; self.grain];
         for touch in self.candidates(unit, bar) {
             let value = self.writes[touch.write as usize].value;
             fill(value, offset, expected);
             if expected == bytes {
                 return Ok((value != 0).then_some(touch.write));
             }
-            // Two writes under way at once, or one half done: any mixture.
+        }
+        // Two writes under way at once, or one half done: any mixture.
+        let mut explained = vec![false; self.grain];
+        for touch in self.candidates(unit, bar) {
+            fill(self.writes[touch.write as usize].value, offset, expected);
             explained.iter_mut().enumerate().for_each(|(at, known)| *known |= expected[at] == bytes[at]);
         }
         if explained.iter().all(|known| *known) {

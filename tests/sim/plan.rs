@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     /// In all.
     pub(crate) sessions: usize,
     pub(crate) socket_bytes: usize,
+    /// Bytes of the longest request; beyond 1 MiB its memory comes from another zone.
+    longest: u64,
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,
@@ -43,7 +45,8 @@ pub(crate) struct Disk {
 impl Plan {
     pub(crate) fn random(random: &mut Random) -> Self {
         let shards = random.between(1, 3) as usize;
-        let disks = (0..random.between(1, 4)).map(|_| Disk::random(random)).collect();
+        let longest: u64 = if random.chance(0.05) { 3 << 20 } else { 256 << 10 };
+        let disks = (0..random.between(1, 4)).map(|_| Disk::random(random, longest)).collect();
         let clients = random.pick(&[1, 2, 3, 4, 6, 14]);
         let at = |random: &mut Random| {
             let end = random.pick(&[1_000, 10_000, 50_000]);
@@ -57,6 +60,7 @@ impl Plan {
             limits: Arc::new(random_limits(random)),
             clients,
             sessions: clients + random.below(8) as usize,
+            longest,
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
             shutdown_at,
@@ -93,7 +97,7 @@ impl Plan {
             grain: disk.grain,
             read_only: disk.read_only,
             enforced: unit.filter(|_| whole && random.chance(0.3)),
-            longest: (self.socket_bytes as u64 * 100).min(256 << 10),
+            longest: (self.socket_bytes as u64 * 100).min(self.longest),
             context: with_context.then_some(7),
         }
     }
@@ -116,7 +120,7 @@ fn random_limits(random: &mut Random) -> Limits {
 }
 
 impl Disk {
-    fn random(random: &mut Random) -> Self {
+    fn random(random: &mut Random, longest: u64) -> Self {
         let grain = random.pick(&[64, 512]);
         let (alignment, sector) = match random.below(6) {
             0 | 1 => (None, None),
@@ -125,7 +129,8 @@ impl Disk {
             _ => (Some(512), None),
         };
         let odd = if sector.is_none() && random.chance(0.2) { grain * random.below(8) } else { 0 };
-        let size = random.pick(&[64 << 10, 256 << 10, 1 << 20]) + odd;
+        let most = if longest > 1 << 20 { 4 << 20 } else { 1 << 20 };
+        let size = random.pick(&[64 << 10, 256 << 10, most]) + odd;
         Self { size, grain, alignment, sector, read_only: random.chance(0.1) }
     }
 

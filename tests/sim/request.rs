@@ -92,8 +92,15 @@ impl Setting {
         if payload && self.form == Form::Extended {
             flags |= PAYLOAD_LEN;
         }
+        let filter = (command == BLOCK_STATUS && self.form == Form::Extended && context.random.chance(0.4))
+            .then(|| self.random_filter(length, &mut expect, context));
+        if filter.is_some() {
+            flags |= PAYLOAD_LEN;
+        }
         let sent = context.tick();
-        let mut bytes = wire::request(self.form, flags, command, cookie, offset, length);
+        let announced = filter.as_ref().map_or(length, |filter| filter.len() as u64);
+        let mut bytes = wire::request(self.form, flags, command, cookie, offset, announced);
+        bytes.extend(filter.into_iter().flatten());
         let changes = matches!(command, WRITE | TRIM | WRITE_ZEROES) && expect == Expect::Success;
         let value = if payload { sent << 8 | 0x55 } else { 0 };
         let write = changes.then(|| context.oracle.begin(sent, value, offset, length));
@@ -118,6 +125,23 @@ impl Setting {
             statuses,
         };
         (asked, bytes)
+    }
+
+    /// The payload of a BLOCK_STATUS that names the contexts it wants, or sometimes others.
+    fn random_filter(&self, length: u64, expect: &mut Expect, context: &mut Context<'_>) -> Vec<u8> {
+        let mut filter = length.to_be_bytes().to_vec();
+        let id = self.context.unwrap_or(7);
+        let ids = match context.random.below(6) {
+            0 => vec![id, id],
+            1 => vec![id + 1],
+            2 => vec![],
+            _ => vec![id],
+        };
+        if ids != [id] {
+            *expect = Expect::Error(wire::EINVAL);
+        }
+        ids.iter().for_each(|id| filter.extend_from_slice(&id.to_be_bytes()));
+        filter
     }
 
     fn random_flags(&self, command: u16, context: &mut Context<'_>) -> u16 {

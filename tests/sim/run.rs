@@ -194,6 +194,9 @@ impl Simulation {
         }
         let shard = self.random.pick(ready);
         self.turn(shard);
+        // A turn takes time: a shard that polls for something does not stop the clock.
+        let end = self.world.now() + Duration::from_nanos(self.random.between(100, 10_000));
+        self.world.wait_until(self.world.next_event().map_or(end, |next| next.min(end)));
         true
     }
 
