@@ -11,9 +11,11 @@ use super::op::{OpKey, OpTable, Owner};
 use super::operation::{FileIndex, Operation};
 use super::uring::{Event, RingError, RingOptions, Uring, Wait};
 
+// There is one engine a ring: its size does not matter, a pointer on every way to it would.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Engine {
     /// The kernel's io_uring, and when it was set up.
-    Kernel(Box<Uring>, Instant),
+    Kernel(Uring, Instant),
     /// A world in one thread; see [`super::sim`].
     #[cfg(feature = "sim")]
     Simulated(super::sim::Engine),
@@ -39,7 +41,7 @@ impl Engine {
             return Ok((Self::Simulated(engine), pool));
         }
         let (engine, pool) = Uring::new(options)?;
-        Ok((Self::Kernel(Box::new(engine), Instant::now()), pool))
+        Ok((Self::Kernel(engine, Instant::now()), pool))
     }
 
     pub(super) fn table(&mut self) -> &mut OpTable {

@@ -67,6 +67,8 @@ pub(crate) struct Client {
     stalls: f64,
     stalled_until: u64,
     heard: u64,
+    /// Steps in a row in which nothing came and nothing went.
+    idle: u64,
     pub(crate) answered: u64,
 }
 
@@ -90,6 +92,7 @@ impl Client {
             stalls: random.pick(&[0.0, 0.0, 0.02]),
             stalled_until: 0,
             heard: context.now,
+            idle: 0,
             answered: 0,
         }
     }
@@ -109,7 +112,9 @@ impl Client {
 
     /// When it does something again.
     pub(crate) fn next_step(&self, context: &mut Context<'_>) -> u64 {
-        (context.now + 1 + context.random.below(2 * self.pace)).max(self.stalled_until)
+        // Whoever only waits looks less and less often.
+        let pace = self.pace * (1 + self.idle.min(1000) / 10);
+        (context.now + 1 + context.random.below(2 * pace)).max(self.stalled_until)
     }
 
     /// Receives, sends and decides.
@@ -123,6 +128,7 @@ impl Client {
         if !bytes.is_empty() || !waits || self.stalled_until > context.now {
             self.heard = context.now.max(self.stalled_until);
         }
+        self.idle = if bytes.is_empty() { self.idle + 1 } else { 0 };
         self.incoming.extend_from_slice(&bytes);
         while self.take_reply(context)? {}
         if context.world.client_is_at_end(self.socket) {
@@ -143,6 +149,9 @@ impl Client {
         let taken = context.world.client_send(self.socket, &self.outgoing);
         self.outgoing.drain(..taken);
         self.taken += taken as u64;
+        if taken > 0 {
+            self.idle = 0;
+        }
     }
 
     fn ask(&mut self, context: &mut Context<'_>) {

@@ -57,7 +57,7 @@ impl Plan {
         Self {
             shards,
             disks,
-            limits: Arc::new(random_limits(random)),
+            limits: Arc::new(random_limits(random, longest)),
             clients,
             sessions: clients + random.below(8) as usize,
             longest,
@@ -97,18 +97,21 @@ impl Plan {
             grain: disk.grain,
             read_only: disk.read_only,
             enforced: unit.filter(|_| whole && random.chance(0.3)),
+            crowded: disk.alignment.is_some() && random.chance(0.3),
             longest: (self.socket_bytes as u64 * 100).min(self.longest),
             context: with_context.then_some(7),
         }
     }
 }
 
-fn random_limits(random: &mut Random) -> Limits {
+fn random_limits(random: &mut Random, longest: u64) -> Limits {
+    // With less, a request of 1 MiB would never find memory beside the zeroes of the shard; the server itself asks for 48 MiB.
+    let least = if longest > 256 << 10 { 40 << 20 } else { 37 << 20 };
     Limits {
         connections: 64,
         requests_per_connection: random.pick(&[1, 3, 16, 1024]),
         requests_per_shard: random.pick(&[2, 16, 1024]),
-        memory_per_shard: random.pick(&[37 << 20, 38 << 20, 42 << 20]),
+        memory_per_shard: random.pick(&[least, least + (1 << 20), 42 << 20]),
         receive_buffer: random.pick(&[4096, 65_536, 512 << 10]),
         completions_per_turn: random.pick(&[1, 7, 4096]),
         connections_per_turn: random.pick(&[1, 1024]),

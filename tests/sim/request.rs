@@ -16,6 +16,8 @@ pub(crate) struct Setting {
     pub(crate) read_only: bool,
     /// The server refuses what is not aligned to so many bytes.
     pub(crate) enforced: Option<u64>,
+    /// Short requests in the same few pages, so that aligned and unaligned ones meet.
+    pub(crate) crowded: bool,
     /// Bytes of the longest request.
     pub(crate) longest: u64,
     /// base:allocation was selected, with this id.
@@ -174,6 +176,9 @@ impl Setting {
             && random.chance(0.9)
         {
             unit = unit.max(enforced);
+        }
+        if self.crowded {
+            return (random.below((16 << 10) / unit) * unit, unit);
         }
         let units = self.size / unit;
         let longest = random.pick(&[1, 4, 16, 64, 1024]).min(units).min(self.longest / unit).max(1);

@@ -7,6 +7,8 @@ use crate::block::{ByteRange, Extent};
 
 /// Bytes that a power cut keeps or loses together.
 pub const SECTOR: usize = 512;
+/// Bytes that the page cache reads and writes back together.
+const PAGE: usize = 4096;
 
 /// What is known of a sector's allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +104,7 @@ impl SimFile {
 
     /// A write through the page cache of a file with a direct descriptor reads its pages.
     pub(super) fn begin_page_write(&mut self, writer: u64, start: usize, end: usize) {
-        let unit = self.alignment.map_or(1, |alignment| alignment as usize);
-        let (start, end) = (start / unit * unit, end.next_multiple_of(unit).min(self.content.len()));
+        let (start, end) = (start / PAGE * PAGE, end.next_multiple_of(PAGE).min(self.content.len()));
         let before = self.content[start..end].to_vec();
         let overtaken = vec![false; before.len()];
         self.page_writes.push(PageWrite { writer, start, before, overtaken });
