@@ -1,4 +1,4 @@
-//! The vocabulary of a block device, shared by every layer: ranges, block sizes, flags, extents, errors.
+//! The vocabulary of a block device, shared by every layer: ranges, block sizes, commands, flags, extents, errors.
 //!
 //! A leaf: it imports nothing of this crate, knows no protocol and does no I/O.
 
@@ -117,6 +117,44 @@ pub struct DeviceFacts {
     pub fast_zero: bool,
     /// Block sizes to advertise.
     pub block_sizes: BlockSizes,
+}
+
+/// What a request asks of a device, as faults, statistics and reports tell requests apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommandKind {
+    /// READ.
+    Read,
+    /// WRITE.
+    Write,
+    /// FLUSH.
+    Flush,
+    /// TRIM.
+    Trim,
+    /// CACHE.
+    Cache,
+    /// WRITE_ZEROES.
+    WriteZeroes,
+    /// BLOCK_STATUS.
+    BlockStatus,
+}
+
+impl CommandKind {
+    /// All, in the order of their numbers on the wire, which is that of their discriminants: use `kind as usize` as an index.
+    pub const ALL: [Self; 7] =
+        [Self::Read, Self::Write, Self::Flush, Self::Trim, Self::Cache, Self::WriteZeroes, Self::BlockStatus];
+
+    /// Its name in options, metrics, logs and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Trim => "trim",
+            Self::Cache => "cache",
+            Self::WriteZeroes => "write_zeroes",
+            Self::BlockStatus => "block_status",
+        }
+    }
 }
 
 /// How a request wants to be carried out: the command flags that reach a backend.

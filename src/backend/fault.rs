@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use crate::block::{BlockError, ByteRange};
-use crate::config::{FaultCommand, FaultOptions};
+use crate::block::{BlockError, ByteRange, CommandKind};
+use crate::config::FaultOptions;
 use crate::ring::Ring;
 
 /// One `fault:` of an export, on one shard.
@@ -32,7 +32,7 @@ impl Fault {
     }
 
     /// Delays a request and decides about it. `range` is `None` for FLUSH.
-    pub(super) async fn meet(&self, command: FaultCommand, range: Option<ByteRange>, ring: &Ring) -> Verdict {
+    pub(super) async fn meet(&self, command: CommandKind, range: Option<ByteRange>, ring: &Ring) -> Verdict {
         let hit = match (self.options.range, range) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -49,7 +49,7 @@ impl Fault {
             return Verdict::Pass;
         }
         let kind = BlockError::from_errno(error.errno);
-        let moves = matches!(command, FaultCommand::Read | FaultCommand::Write);
+        let moves = matches!(command, CommandKind::Read | CommandKind::Write);
         match (self.options.after, range) {
             // A request that ends before that point is not touched.
             (Some(after), Some(range)) if moves && range.length() <= after => Verdict::Pass,

@@ -16,8 +16,7 @@ pub use export::{Export, OpenError};
 pub use file::ReadFailure;
 pub use helpers::Helpers;
 
-use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags};
-use crate::config::FaultCommand;
+use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
 use crate::ring::{Lease, Ring};
 use crate::task::ReadyList;
 use export::Store;
@@ -86,7 +85,7 @@ impl Device {
 
     async fn faults(
         &self,
-        command: FaultCommand,
+        command: CommandKind,
         range: Option<ByteRange>,
         context: &ShardContext,
     ) -> Verdict {
@@ -101,7 +100,7 @@ impl Device {
 
     async fn fault(
         &self,
-        command: FaultCommand,
+        command: CommandKind,
         range: Option<ByteRange>,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
@@ -124,7 +123,7 @@ impl Device {
         if self.faults.is_empty() {
             return self.read_store(range, lease, start, context).await;
         }
-        match Box::pin(self.faults(FaultCommand::Read, Some(range), context)).await {
+        match Box::pin(self.faults(CommandKind::Read, Some(range), context)).await {
             Verdict::Pass => self.read_store(range, lease, start, context).await,
             Verdict::Fail(error) => (lease, Err(ReadFailure { error, good: 0 })),
             Verdict::FailAfter(good, error) => {
@@ -170,7 +169,7 @@ impl Device {
     /// The fault's.
     pub async fn read_zeroes(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
         self.assert_request(range, false);
-        self.fault(FaultCommand::Read, Some(range), context).await
+        self.fault(CommandKind::Read, Some(range), context).await
     }
 
     /// Writes `lease[0..]` to `range`.
@@ -189,7 +188,7 @@ impl Device {
         if self.faults.is_empty() {
             return self.write_store(range, lease, flags, context).await;
         }
-        match Box::pin(self.faults(FaultCommand::Write, Some(range), context)).await {
+        match Box::pin(self.faults(CommandKind::Write, Some(range), context)).await {
             Verdict::Pass => self.write_store(range, lease, flags, context).await,
             Verdict::Fail(error) => Err(error),
             Verdict::FailAfter(good, error) => {
@@ -230,7 +229,7 @@ impl Device {
     /// # Errors
     /// The medium's.
     pub async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        self.fault(FaultCommand::Flush, None, context).await?;
+        self.fault(CommandKind::Flush, None, context).await?;
         match &self.kind {
             Kind::File(file) if !self.facts.read_only => file.flush(context).await,
             _ => Ok(()),
@@ -248,7 +247,7 @@ impl Device {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         self.assert_request(range, true);
-        self.fault(FaultCommand::Trim, Some(range), context).await?;
+        self.fault(CommandKind::Trim, Some(range), context).await?;
         match &self.kind {
             Kind::File(file) => {
                 file.trim(range, context).await?;
@@ -273,7 +272,7 @@ impl Device {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         self.assert_request(range, true);
-        self.fault(FaultCommand::WriteZeroes, Some(range), context).await?;
+        self.fault(CommandKind::WriteZeroes, Some(range), context).await?;
         match &self.kind {
             Kind::File(file) => {
                 file.write_zeroes(range, flags, context).await?;
@@ -296,7 +295,7 @@ impl Device {
     /// Only those of faults.
     pub async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
         self.assert_request(range, false);
-        self.fault(FaultCommand::Cache, Some(range), context).await?;
+        self.fault(CommandKind::Cache, Some(range), context).await?;
         match &self.kind {
             Kind::File(file) => file.cache(range, context).await,
             _ => Ok(()),
@@ -316,7 +315,7 @@ impl Device {
         context: &ShardContext,
     ) -> Result<Vec<Extent>, BlockError> {
         self.assert_request(range, false);
-        self.fault(FaultCommand::BlockStatus, Some(range), context).await?;
+        self.fault(CommandKind::BlockStatus, Some(range), context).await?;
         self.extents_of_store(range, limit, client, context).await
     }
 

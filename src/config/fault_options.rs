@@ -8,69 +8,31 @@ use std::time::Duration;
 
 use super::errno;
 use super::size::{QuantityError, parse_duration, parse_size};
-use crate::block::ByteRange;
+use crate::block::{ByteRange, CommandKind};
 
-/// A kind of request that a fault can be set for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FaultCommand {
-    /// READ.
-    Read,
-    /// WRITE.
-    Write,
-    /// FLUSH.
-    Flush,
-    /// TRIM.
-    Trim,
-    /// WRITE_ZEROES.
-    WriteZeroes,
-    /// CACHE.
-    Cache,
-    /// BLOCK_STATUS.
-    BlockStatus,
-}
-
-impl FaultCommand {
-    /// All, in the order of [`PerCommand`].
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Flush, Self::Trim, Self::WriteZeroes, Self::Cache, Self::BlockStatus];
-
-    /// Its name in an option, such as `write_zeroes` in `delay.write_zeroes=5ms`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Flush => "flush",
-            Self::Trim => "trim",
-            Self::WriteZeroes => "write_zeroes",
-            Self::Cache => "cache",
-            Self::BlockStatus => "block_status",
-        }
-    }
-}
-
-/// One value for each [`FaultCommand`].
+/// One value for each [`CommandKind`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PerCommand<T>([Option<T>; 7]);
+pub struct PerCommand<T>([Option<T>; CommandKind::ALL.len()]);
 
 impl<T> Default for PerCommand<T> {
     fn default() -> Self {
-        Self([const { None }; 7])
+        Self([const { None }; CommandKind::ALL.len()])
     }
 }
 
 impl<T: Copy> PerCommand<T> {
     /// The value for a command.
-    pub fn get(&self, command: FaultCommand) -> Option<T> {
+    pub fn get(&self, command: CommandKind) -> Option<T> {
         self.0[command as usize]
     }
 
     /// Sets the value for a command.
-    pub fn set(&mut self, command: FaultCommand, value: T) {
+    pub fn set(&mut self, command: CommandKind, value: T) {
         self.0[command as usize] = Some(value);
     }
 
     fn fill(&mut self, value: T) {
-        self.0 = [Some(value); 7];
+        self.0 = [Some(value); CommandKind::ALL.len()];
     }
 }
 
@@ -200,7 +162,7 @@ impl FromStr for FaultOptions {
 impl FaultOptions {
     /// `after=` alone says when to fail, not how: EIO then.
     fn give_after_an_error(&mut self) {
-        let moving = [FaultCommand::Read, FaultCommand::Write];
+        let moving = [CommandKind::Read, CommandKind::Write];
         if self.after.is_some() && moving.iter().all(|&command| self.errors.get(command).is_none()) {
             for command in moving {
                 self.errors.set(command, FaultError { errno: libc::EIO, probability: 1.0 });
@@ -209,9 +171,9 @@ impl FaultOptions {
     }
 }
 
-fn command_named(name: &str) -> Option<FaultCommand> {
+fn command_named(name: &str) -> Option<CommandKind> {
     let name = name.replace('-', "_");
-    FaultCommand::ALL.into_iter().find(|command| command.name() == name)
+    CommandKind::ALL.into_iter().find(|command| command.name() == name)
 }
 
 fn size(option: &str, value: &str) -> Result<u64, FaultOptionsError> {
@@ -251,7 +213,7 @@ impl Display for FaultOptions {
         if let Some(after) = self.after {
             write!(f, ",after={after}")?;
         }
-        for command in FaultCommand::ALL {
+        for command in CommandKind::ALL {
             if let Some(delay) = self.delays.get(command) {
                 let delay = humantime::format_duration(delay).to_string().replace(' ', "");
                 write!(f, ",delay.{}={delay}", command.name())?;
@@ -277,8 +239,8 @@ mod tests {
     fn one_command_wins_over_all_in_any_order() {
         for text in ["delay=5ms,delay.read=1s", "delay.read=1s,delay=5ms"] {
             let options = read(text);
-            assert_eq!(options.delays.get(FaultCommand::Read), Some(Duration::from_secs(1)));
-            assert_eq!(options.delays.get(FaultCommand::WriteZeroes), Some(Duration::from_millis(5)));
+            assert_eq!(options.delays.get(CommandKind::Read), Some(Duration::from_secs(1)));
+            assert_eq!(options.delays.get(CommandKind::WriteZeroes), Some(Duration::from_millis(5)));
         }
     }
 
@@ -286,9 +248,9 @@ mod tests {
     fn errors_have_a_name_and_a_share() {
         let options = read("error=EIO@1%,error.read=ENOSPC,error.write-zeroes=28@12.5%");
         let get = |command| options.errors.get(command).unwrap();
-        assert_eq!(get(FaultCommand::Flush), FaultError { errno: 5, probability: 0.01 });
-        assert_eq!(get(FaultCommand::Read), FaultError { errno: 28, probability: 1.0 });
-        assert_eq!(get(FaultCommand::WriteZeroes), FaultError { errno: 28, probability: 0.125 });
+        assert_eq!(get(CommandKind::Flush), FaultError { errno: 5, probability: 0.01 });
+        assert_eq!(get(CommandKind::Read), FaultError { errno: 28, probability: 1.0 });
+        assert_eq!(get(CommandKind::WriteZeroes), FaultError { errno: 28, probability: 0.125 });
     }
 
     #[test]
@@ -296,9 +258,9 @@ mod tests {
         let options = read("after=64K,range=1M+2M,seed=7");
         assert_eq!((options.after, options.seed), (Some(65_536), 7));
         assert_eq!(options.range, ByteRange::new(1 << 20, 2 << 20));
-        assert_eq!(options.errors.get(FaultCommand::Write).unwrap().errno, 5);
-        assert_eq!(options.errors.get(FaultCommand::Flush), None);
-        assert_eq!(read("after=1,error.write=ENOSPC").errors.get(FaultCommand::Read), None);
+        assert_eq!(options.errors.get(CommandKind::Write).unwrap().errno, 5);
+        assert_eq!(options.errors.get(CommandKind::Flush), None);
+        assert_eq!(read("after=1,error.write=ENOSPC").errors.get(CommandKind::Read), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod size;
 
 pub use export::ExportConfig;
 pub use export_uri::ExportUri;
-pub use fault_options::{FaultCommand, FaultOptions};
+pub use fault_options::FaultOptions;
 pub use limits::Limits;
 pub use listen::{AdminAddress, ListenAddress};
 pub use resolve::{Config, Machine};

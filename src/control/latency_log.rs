@@ -5,8 +5,9 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::block::CommandKind;
 use crate::stats::interval_log::{IntervalLogWriter, tag};
-use crate::stats::{Interval, Operation, Phase, Totals, provenance};
+use crate::stats::{Interval, Phase, Totals, provenance};
 
 /// See the module.
 pub(super) struct LatencyLog {
@@ -40,7 +41,7 @@ impl LatencyLog {
     pub(super) fn end_interval(&mut self, length: Duration) -> io::Result<()> {
         let start = self.begin.elapsed().saturating_sub(length);
         for (name, export) in self.names.iter().zip(&self.totals.exports) {
-            for (operation, command) in Operation::ALL.into_iter().zip(&export.commands) {
+            for (operation, command) in CommandKind::ALL.into_iter().zip(&export.commands) {
                 let Some(command) = command else { continue };
                 for (phase, histogram) in Phase::ALL.into_iter().zip(&command.phases) {
                     if !histogram.is_empty() {

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use hdrhistogram::Histogram;
 
+use super::Phase;
 use super::heat::{HEAT_ROWS, add_heat};
 use super::interval::{DIGITS, Interval, LONGEST_NS, SHORTEST_NS};
 use super::percentiles::Percentiles;
-use super::{Operation, Phase};
+use crate::block::CommandKind;
 
 /// Summaries that are kept: one a second, 15 minutes.
 pub const HISTORY_SECONDS: usize = 900;
@@ -36,10 +37,10 @@ impl Class {
         }
     }
 
-    const fn of(operation: Operation) -> Self {
+    const fn of(operation: CommandKind) -> Self {
         match operation {
-            Operation::Read => Self::Read,
-            Operation::Write => Self::Write,
+            CommandKind::Read => Self::Read,
+            CommandKind::Write => Self::Write,
             _ => Self::Other,
         }
     }
@@ -108,7 +109,7 @@ impl History {
         let present = &mut self.present;
         for export in &interval.exports {
             present.errors += export.errors.iter().sum::<u64>();
-            for (operation, command) in Operation::ALL.iter().zip(&export.commands) {
+            for (operation, command) in CommandKind::ALL.iter().zip(&export.commands) {
                 let Some(command) = command else { continue };
                 let class = Class::of(*operation) as usize;
                 present.requests[class] += command.requests;
@@ -199,7 +200,7 @@ mod tests {
     use super::super::Timing;
     use super::*;
 
-    fn interval(operation: Operation, requests: u64, backend_ns: u64) -> Interval {
+    fn interval(operation: CommandKind, requests: u64, backend_ns: u64) -> Interval {
         let mut interval = Interval::new(1);
         for arrived in 0..requests {
             let timing = Timing {
@@ -219,9 +220,9 @@ mod tests {
     #[test]
     fn a_second_sums_up_what_all_shards_recorded_in_it() {
         let mut history = History::new();
-        history.add(&interval(Operation::Read, 90, 50_000));
-        history.add(&interval(Operation::Write, 9, 5_000_000));
-        history.add(&interval(Operation::Trim, 1, 5_000_000));
+        history.add(&interval(CommandKind::Read, 90, 50_000));
+        history.add(&interval(CommandKind::Write, 9, 5_000_000));
+        history.add(&interval(CommandKind::Trim, 1, 5_000_000));
         history.finish_second(1_000, 1_000, 7, 3);
         history.finish_second(2_000, 1_000, 7, 0);
         let seconds: Vec<_> = history.since(0).collect();

@@ -2,8 +2,8 @@
 
 use hdrhistogram::{Counter, Histogram};
 
-use super::{ERRORS, Operation, Phase, error_index};
-use crate::block::BlockError;
+use super::{ERRORS, Phase, error_index};
+use crate::block::{BlockError, CommandKind};
 
 /// The shortest time that is told apart from nothing, in nanoseconds.
 pub(super) const SHORTEST_NS: u64 = 64;
@@ -32,7 +32,7 @@ pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64,
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// What it asked for.
-    pub operation: Operation,
+    pub operation: CommandKind,
     /// Its last byte was received.
     pub arrived: u64,
     /// It was handed to the backend.
@@ -78,8 +78,8 @@ pub struct Interval {
 /// One export on one shard.
 #[derive(Debug, Default)]
 pub struct ExportInterval {
-    /// By [`Operation`]; `None` where none came.
-    pub commands: [Option<Box<CommandInterval>>; Operation::ALL.len()],
+    /// By [`CommandKind`]; `None` where none came.
+    pub commands: [Option<Box<CommandInterval>>; CommandKind::ALL.len()],
     /// Error replies, by [`ERRORS`].
     pub errors: [u64; ERRORS.len()],
     /// Requests that were refused before they reached the backend; they are among the errors too.
@@ -154,12 +154,12 @@ impl Interval {
 }
 
 impl ExportInterval {
-    fn command(&mut self, operation: Operation) -> &mut CommandInterval {
+    fn command(&mut self, operation: CommandKind) -> &mut CommandInterval {
         self.commands[operation as usize].get_or_insert_with(Box::default)
     }
 
     /// Counts a request whose reply is out.
-    pub fn count_request(&mut self, operation: Operation) {
+    pub fn count_request(&mut self, operation: CommandKind) {
         self.command(operation).requests += 1;
     }
 
@@ -175,7 +175,7 @@ impl ExportInterval {
     }
 
     /// Counts the bytes that a request named.
-    pub fn count_bytes(&mut self, operation: Operation, bytes: u64) {
+    pub fn count_bytes(&mut self, operation: CommandKind, bytes: u64) {
         self.command(operation).bytes += bytes;
     }
 

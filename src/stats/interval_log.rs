@@ -22,7 +22,8 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use hdrhistogram::{Counter, Histogram};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{Operation, Phase};
+use super::Phase;
+use crate::block::CommandKind;
 
 /// What the greatest value of an interval is divided by: it is shown in milliseconds by convention.
 const MAX_DIVISOR: f64 = 1e6;
@@ -31,7 +32,7 @@ const MAX_DIVISOR: f64 = 1e6;
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The tag of a phase of a command of an export.
-pub fn tag(export: &str, operation: Operation, phase: Phase) -> String {
+pub fn tag(export: &str, operation: CommandKind, phase: Phase) -> String {
     format!("{}/{}/{}", utf8_percent_encode(export, ESCAPED), operation.name(), phase.name())
 }
 
@@ -229,7 +230,7 @@ mod tests {
         let base = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
         let comments = ["command: x".to_owned()];
         let mut writer = IntervalLogWriter::begin(&mut bytes, &comments, base).unwrap();
-        let tag = tag("a, b/c", Operation::Read, Phase::Backend);
+        let tag = tag("a, b/c", CommandKind::Read, Phase::Backend);
         for second in 0..2 {
             writer.interval(&tag, Duration::from_secs(second), Duration::from_secs(1), &sample()).unwrap();
         }

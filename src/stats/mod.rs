@@ -19,45 +19,10 @@ pub use interval::{CommandInterval, ConnectionInfo, ExportInterval, Gauges, Inte
 pub use percentiles::Percentiles;
 pub use totals::{CommandTotals, ExportTotals, Totals};
 
-use crate::block::BlockError;
-
 /// What a request asked for, as statistics count it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// READ.
-    Read,
-    /// WRITE.
-    Write,
-    /// FLUSH.
-    Flush,
-    /// TRIM.
-    Trim,
-    /// CACHE.
-    Cache,
-    /// WRITE_ZEROES.
-    WriteZeroes,
-    /// BLOCK_STATUS.
-    BlockStatus,
-}
+pub use crate::block::CommandKind as Operation;
 
-impl Operation {
-    /// All, in the order of their command numbers.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Flush, Self::Trim, Self::Cache, Self::WriteZeroes, Self::BlockStatus];
-
-    /// The label in metrics, logs and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Flush => "flush",
-            Self::Trim => "trim",
-            Self::Cache => "cache",
-            Self::WriteZeroes => "write_zeroes",
-            Self::BlockStatus => "block_status",
-        }
-    }
-}
+use crate::block::BlockError;
 
 /// A part of a request's way through the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,8 @@ use std::fmt::{Display, Write};
 use hdrhistogram::Histogram;
 
 use super::totals::{CommandTotals, Totals};
-use super::{ERRORS, Gauges, Operation, Phase, error_name};
+use super::{ERRORS, Gauges, Phase, error_name};
+use crate::block::CommandKind;
 
 /// Which of the two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,7 @@ fn each_command<'a>(
     totals: &'a Totals,
 ) -> impl Iterator<Item = (&'a str, &'static str, &'a CommandTotals)> {
     exports.iter().zip(&totals.exports).flat_map(|(facts, export)| {
-        let commands = Operation::ALL.iter().zip(&export.commands);
+        let commands = CommandKind::ALL.iter().zip(&export.commands);
         commands.filter_map(|(operation, command)| {
             command.as_ref().map(|command| (facts.name.as_str(), operation.name(), &**command))
         })
@@ -265,7 +266,7 @@ mod tests {
         let mut interval = Interval::new(1);
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
             let timing = Timing {
-                operation: Operation::WriteZeroes,
+                operation: CommandKind::WriteZeroes,
                 arrived: 0,
                 submitted: 0,
                 completed: latency,

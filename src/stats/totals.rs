@@ -3,7 +3,8 @@
 use hdrhistogram::Histogram;
 
 use super::interval::{CommandInterval, ExportInterval, Gauges, Interval, empty, record};
-use super::{ERRORS, Operation, Phase};
+use super::{ERRORS, Phase};
+use crate::block::CommandKind;
 
 /// Everything since the start, or since [`Totals::clear`].
 #[derive(Debug, Clone)]
@@ -17,8 +18,8 @@ pub struct Totals {
 /// One export.
 #[derive(Debug, Clone, Default)]
 pub struct ExportTotals {
-    /// By [`Operation`]; `None` where none came.
-    pub commands: [Option<Box<CommandTotals>>; Operation::ALL.len()],
+    /// By [`CommandKind`]; `None` where none came.
+    pub commands: [Option<Box<CommandTotals>>; CommandKind::ALL.len()],
     /// Error replies, by [`ERRORS`].
     pub errors: [u64; ERRORS.len()],
     /// Requests that were refused before they reached the backend.
@@ -118,7 +119,7 @@ mod tests {
         };
         let mut record = |latency: u64| {
             let timing = Timing {
-                operation: Operation::Read,
+                operation: CommandKind::Read,
                 arrived: 0,
                 submitted: 0,
                 completed: latency,
@@ -149,7 +150,7 @@ mod tests {
                 let arrived = request * 1000;
                 let (submitted, completed) = (arrived + 1_000, arrived + 5_001_000);
                 let timing = Timing {
-                    operation: Operation::Read,
+                    operation: CommandKind::Read,
                     arrived,
                     submitted,
                     completed,
@@ -158,13 +159,13 @@ mod tests {
                 };
                 interval.exports[1].record(&timing, arrived + 5_002_000);
             }
-            interval.exports[1].count_bytes(Operation::Read, 409_600);
+            interval.exports[1].count_bytes(CommandKind::Read, 409_600);
             interval.exports[1].count_error(BlockError::Io);
             interval.gauges.connections = round;
             totals.add((round % 2) as usize, &interval);
         }
         assert!(totals.exports[0].commands.iter().all(Option::is_none));
-        let read = totals.exports[1].commands[Operation::Read as usize].as_ref().unwrap();
+        let read = totals.exports[1].commands[CommandKind::Read as usize].as_ref().unwrap();
         assert_eq!((read.requests, read.bytes), (300, 3 * 409_600));
         let backend = read.phases[Phase::Backend as usize].value_at_quantile(0.5);
         assert!(backend.abs_diff(5_000_000) <= 5_000, "{backend}");

@@ -247,7 +247,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::stats::Operation;
+    use crate::block::CommandKind;
     use crate::stats::interval_log::{IntervalLogWriter, tag};
 
     /// A second at 1 ms and one at 3 ms, a hundred requests each.
@@ -261,7 +261,7 @@ mod tests {
                 let mut histogram = empty();
                 let value = if phase == Phase::Backend { value / 2 } else { value };
                 histogram.record_n(value, 100).unwrap();
-                let tag = tag("d", Operation::Read, phase);
+                let tag = tag("d", CommandKind::Read, phase);
                 writer
                     .interval(&tag, Duration::from_secs(second), Duration::from_secs(1), &histogram)
                     .unwrap();

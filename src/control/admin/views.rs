@@ -6,9 +6,9 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use super::Admin;
+use crate::block::CommandKind;
 use crate::stats::{
-    Class, ClassSummary, ERRORS, HEAT_ROWS, Operation, Percentiles, Phase, Summary, error_name,
-    heat_row_start_ns,
+    Class, ClassSummary, ERRORS, HEAT_ROWS, Percentiles, Phase, Summary, error_name, heat_row_start_ns,
 };
 
 /// `/api/v1/server`.
@@ -209,7 +209,7 @@ impl Admin {
         let state = self.collector.state();
         let pairs = self.plane.exports.iter().zip(&self.sources).zip(&state.totals.exports);
         let exports = pairs.map(|((info, source), totals)| {
-            let commands = Operation::ALL.iter().zip(&totals.commands);
+            let commands = CommandKind::ALL.iter().zip(&totals.commands);
             let view =
                 |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
             let (facts, sizes) = (&info.facts, &info.facts.block_sizes);
@@ -260,7 +260,7 @@ impl Admin {
         let state = self.collector.state();
         let mut latency = Vec::new();
         for (info, totals) in self.plane.exports.iter().zip(&state.totals.exports) {
-            for (operation, command) in Operation::ALL.iter().zip(&totals.commands) {
+            for (operation, command) in CommandKind::ALL.iter().zip(&totals.commands) {
                 let phases = command.iter().flat_map(|command| Phase::ALL.iter().zip(&command.phases));
                 for (phase, histogram) in phases {
                     let Some(percentiles) = Percentiles::of(histogram) else { continue };
