@@ -1,0 +1,51 @@
+//! Durability on the real kernel: the real binary is killed under load, thousands of times, and every acknowledged write is found.
+//!
+//!     cargo test --test durability                      some seconds
+//!     RINGNBD_KILLS=3000 cargo test --test durability   a campaign
+//!
+//! What a write must leave behind is told by its contents (`durability/content.rs`): who wrote it, when and where.
+
+mod support;
+
+#[path = "durability/content.rs"]
+mod content;
+#[path = "durability/kill.rs"]
+mod kill;
+#[path = "durability/load.rs"]
+mod load;
+#[path = "durability/model.rs"]
+mod model;
+#[path = "durability/victim.rs"]
+mod victim;
+
+use kill::{Disk, campaign};
+
+#[test]
+fn killed_over_a_file() {
+    campaign(Disk::File, 1);
+}
+
+#[test]
+fn killed_over_a_file_with_two_shards() {
+    campaign(Disk::File, 2);
+}
+
+#[test]
+fn killed_over_a_direct_file() {
+    campaign(Disk::Direct, 1);
+}
+
+#[test]
+fn killed_over_a_direct_file_with_two_shards() {
+    campaign(Disk::Direct, 2);
+}
+
+#[test]
+fn killed_over_a_loop_device() {
+    campaign(Disk::Loop, 1);
+}
+
+#[test]
+fn killed_over_a_loop_device_with_two_shards() {
+    campaign(Disk::Loop, 2);
+}
