@@ -6,7 +6,7 @@ use ringnbd::ring::sim::{Faults, Random, SocketId, World, mixed};
 
 use super::oracle::{Oracle, WriteId};
 use super::request::{Asked, Expect, Setting};
-use super::wire::{self, Form, Reply};
+use super::wire::{self, Form, Reply, Stream};
 
 /// What a client works with.
 pub(crate) struct Context<'a> {
@@ -53,11 +53,11 @@ pub(crate) struct Client {
     pub(crate) socket: SocketId,
     pub(crate) setting: Setting,
     state: State,
-    outgoing: Vec<u8>,
+    outgoing: Stream,
     /// Bytes that were queued, and that the socket took.
     queued: u64,
     taken: u64,
-    incoming: Vec<u8>,
+    incoming: Stream,
     outstanding: BTreeMap<u64, Asked>,
     left: usize,
     depth: usize,
@@ -79,10 +79,10 @@ impl Client {
             socket,
             setting,
             state: State::Open,
-            outgoing: Vec::new(),
+            outgoing: Stream::default(),
             queued: 0,
             taken: 0,
-            incoming: Vec::new(),
+            incoming: Stream::default(),
             outstanding: BTreeMap::new(),
             left: random.between(1, 60) as usize,
             depth: random.pick(&[1, 2, 8, 64]),
@@ -129,7 +129,7 @@ impl Client {
             self.heard = context.now.max(self.stalled_until);
         }
         self.idle = if bytes.is_empty() { self.idle + 1 } else { 0 };
-        self.incoming.extend_from_slice(&bytes);
+        self.incoming.push(&bytes);
         while self.take_reply(context)? {}
         if context.world.client_is_at_end(self.socket) {
             return self.ended(context);
@@ -147,7 +147,7 @@ impl Client {
 
     fn send(&mut self, context: &mut Context<'_>) {
         let taken = context.world.client_send(self.socket, &self.outgoing);
-        self.outgoing.drain(..taken);
+        self.outgoing.take(taken);
         self.taken += taken as u64;
         if taken > 0 {
             self.idle = 0;
@@ -160,7 +160,7 @@ impl Client {
             let cookie = mixed(context.tick() ^ 0xc00c_1e00);
             let (mut asked, bytes) = self.setting.random_request(cookie, context);
             self.queued += bytes.len() as u64;
-            self.outgoing.extend_from_slice(&bytes);
+            self.outgoing.push(&bytes);
             asked.stream_end = self.queued;
             self.outstanding.insert(cookie, asked);
         }
@@ -175,7 +175,7 @@ impl Client {
         match context.random.pick(&[Disconnect, Disconnect, Disconnect, HalfClose, Close, Reset]) {
             Disconnect => {
                 let bytes = wire::request(self.setting.form, 0, wire::DISC, 0, 0, 0);
-                self.outgoing.extend_from_slice(&bytes);
+                self.outgoing.push(&bytes);
                 self.state = State::Leaving;
             }
             // A half-closed stream ends at the edge of a request only when all of it was sent.
@@ -201,7 +201,7 @@ impl Client {
             return Err("the server ended a connection of its own accord".into());
         }
         if !self.incoming.is_empty() && !may {
-            return Err(format!("the stream ends within a reply: {:02x?}", &self.incoming));
+            return Err(format!("the stream ends within a reply: {:02x?}", &*self.incoming));
         }
         if !self.outstanding.is_empty() && !may {
             let waiting: Vec<_> = self.outstanding.values().take(3).collect();
@@ -247,8 +247,8 @@ impl Client {
                 }
                 asked.error = (error != 0).then_some(error);
                 if chunked && error == 0 {
-                    let data: Vec<u8> = self.incoming.drain(..asked.length as usize).collect();
-                    asked.add_data(asked.offset, &data, context)?;
+                    let data = self.incoming.take(asked.length as usize);
+                    asked.add_data(asked.offset, data, context)?;
                 }
                 true
             }

@@ -41,7 +41,20 @@ struct Touch {
 pub(crate) struct Oracle {
     grain: usize,
     writes: Vec<Write>,
-    units: Vec<Vec<Touch>>,
+    units: Vec<Unit>,
+}
+
+/// The history of a unit: what it held at first, and who touched it since.
+#[derive(Debug)]
+struct Unit {
+    first: Touch,
+    later: Vec<Touch>,
+}
+
+impl Unit {
+    fn touches(&self) -> impl Iterator<Item = &Touch> {
+        std::iter::once(&self.first).chain(&self.later)
+    }
 }
 
 /// The bytes of a value at an offset; both are multiples of 8.
@@ -50,16 +63,26 @@ pub(crate) fn fill(value: u64, offset: u64, bytes: &mut [u8]) {
         return bytes.fill(0);
     }
     for (index, word) in bytes.chunks_exact_mut(8).enumerate() {
-        let place = offset / 8 + index as u64;
-        word.copy_from_slice(&mixed(value ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d)).to_le_bytes());
+        word.copy_from_slice(&word_of(value, offset / 8 + index as u64));
     }
+}
+
+/// Whether they are the bytes of a value at an offset.
+fn holds(value: u64, offset: u64, bytes: &[u8]) -> bool {
+    let mut words = bytes.chunks_exact(8).zip(offset / 8..);
+    words.all(|(word, place)| if value == 0 { word == [0; 8] } else { word == word_of(value, place) })
+}
+
+/// The eight bytes of a value, which is not 0, at a multiple of eight.
+fn word_of(value: u64, place: u64) -> [u8; 8] {
+    mixed(value ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d)).to_le_bytes()
 }
 
 impl Oracle {
     /// An export of `units` units that holds `values` (0 for zeroes), one for each.
     pub(crate) fn new(grain: usize, values: &[u64]) -> Self {
-        let mut oracle = Self { grain, writes: Vec::new(), units: vec![Vec::new(); values.len()] };
-        for (unit, value) in values.iter().enumerate() {
+        let mut oracle = Self { grain, writes: Vec::new(), units: Vec::with_capacity(values.len()) };
+        for value in values {
             let known = oracle.writes.iter().position(|write| write.value == *value);
             let write = known.unwrap_or_else(|| {
                 let value = *value;
@@ -73,7 +96,8 @@ impl Oracle {
                 });
                 oracle.writes.len() - 1
             });
-            oracle.units[unit].push(Touch { write: write as u32, seen: NEVER });
+            let first = Touch { write: write as u32, seen: NEVER };
+            oracle.units.push(Unit { first, later: Vec::new() });
         }
         oracle
     }
@@ -90,7 +114,7 @@ impl Oracle {
             void: false,
         });
         for unit in self.covered(offset, length) {
-            self.units[unit].push(Touch { write, seen: NEVER });
+            self.units[unit].later.push(Touch { write, seen: NEVER });
         }
         WriteId(write)
     }
@@ -133,7 +157,7 @@ impl Oracle {
 
     /// Whatever ended before `bar` was replaced.
     fn candidates(&self, unit: usize, bar: u64) -> impl Iterator<Item = &Touch> {
-        self.units[unit].iter().filter(move |touch| {
+        self.units[unit].touches().filter(move |touch| {
             let write = &self.writes[touch.write as usize];
             write.ended >= bar && !write.void
         })
@@ -146,7 +170,7 @@ impl Oracle {
             (write.replaces && write.ended < moment) || touch.seen < moment
         };
         let sent = |touch: &Touch| self.writes[touch.write as usize].sent;
-        self.units[unit].iter().filter(settled).map(sent).max().unwrap_or(0)
+        self.units[unit].touches().filter(settled).map(sent).max().unwrap_or(0)
     }
 
     /// Bytes were read at `offset` by a request sent at `sent` whose reply is here at `now`.
@@ -165,8 +189,9 @@ impl Oracle {
             let bar = self.bar_for_reads(unit, sent);
             let matching = self.check_unit(unit, bar, &bytes[at..at + self.grain])?;
             if let Some(write) = matching {
-                let touch =
-                    self.units[unit].iter_mut().find(|touch| touch.write == write).expect("it matched");
+                let Unit { first, later } = &mut self.units[unit];
+                let mut touches = std::iter::once(first).chain(later);
+                let touch = touches.find(|touch| touch.write == write).expect("it matched");
                 touch.seen = touch.seen.min(now);
             }
         }
@@ -198,7 +223,7 @@ impl Oracle {
         for unit in 0..self.units.len() {
             let durable = |touch: &&Touch| self.writes[touch.write as usize].durable;
             let sent = |touch: &Touch| self.writes[touch.write as usize].sent;
-            let bar = self.units[unit].iter().filter(durable).map(sent).max().unwrap_or(0);
+            let bar = self.units[unit].touches().filter(durable).map(sent).max().unwrap_or(0);
             self.check_unit(unit, bar, &content[unit * self.grain..(unit + 1) * self.grain])
                 .map_err(|error| format!("after the power cut: {error}"))?;
         }
@@ -208,19 +233,16 @@ impl Oracle {
     /// Whether a unit may hold these bytes; the one write that they are certainly of, if there is one.
     fn check_unit(&self, unit: usize, bar: u64, bytes: &[u8]) -> Result<Option<u32>, String> {
         let offset = (unit * self.grain) as u64;
-        let mut expected = [0; 4096];
-        let expected = &mut expected[..self.grain];
         for touch in self.candidates(unit, bar) {
             let value = self.writes[touch.write as usize].value;
-            fill(value, offset, expected);
-            if expected == bytes {
+            if holds(value, offset, bytes) {
                 return Ok((value != 0).then_some(touch.write));
             }
         }
         // Two writes under way at once, or one half done: any mixture.
-        let mut explained = vec![false; self.grain];
+        let (mut explained, mut expected) = (vec![false; self.grain], vec![0; self.grain]);
         for touch in self.candidates(unit, bar) {
-            fill(self.writes[touch.write as usize].value, offset, expected);
+            fill(self.writes[touch.write as usize].value, offset, &mut expected);
             explained.iter_mut().enumerate().for_each(|(at, known)| *known |= expected[at] == bytes[at]);
         }
         if explained.iter().all(|known| *known) {
@@ -231,7 +253,7 @@ impl Oracle {
 
     fn explain(&self, unit: usize, bar: u64) -> String {
         let history: Vec<_> =
-            self.units[unit].iter().map(|touch| &self.writes[touch.write as usize]).collect();
+            self.units[unit].touches().map(|touch| &self.writes[touch.write as usize]).collect();
         let last = &history[history.len().saturating_sub(6)..];
         format!("whatever ended before {bar} is replaced; its last writes: {last:?}")
     }

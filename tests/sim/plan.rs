@@ -133,7 +133,7 @@ impl Disk {
         };
         let odd = if sector.is_none() && random.chance(0.2) { grain * random.below(8) } else { 0 };
         let most = if longest > 1 << 20 { 4 << 20 } else { 1 << 20 };
-        let size = random.pick(&[64 << 10, 256 << 10, most]) + odd;
+        let size = random.pick(&[64 << 10, 64 << 10, 256 << 10, 256 << 10, most]) + odd;
         Self { size, grain, alignment, sector, read_only: random.chance(0.1) }
     }
 

@@ -156,8 +156,7 @@ impl Simulation {
 
     /// One thing happens: a shard's turn, a client's step, or an event of the world.
     fn step(&mut self) -> Result<(), String> {
-        let ready: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].may_run()).collect();
-        if self.takes_turn(&ready) {
+        if self.takes_turn() {
             return Ok(());
         }
         let event = self.world.next_event().map(|at| at.as_nanos() as u64);
@@ -180,9 +179,10 @@ impl Simulation {
     }
 
     /// Perhaps lets one of the shards that are ready take a turn. Shards may be slow, but not so slow that long timeouts pass.
-    fn takes_turn(&mut self, ready: &[usize]) -> bool {
+    fn takes_turn(&mut self) -> bool {
         const SLOWEST_TURN: Duration = Duration::from_millis(20);
-        if ready.is_empty() {
+        let ready = self.shards.iter().filter(|shard| shard.may_run()).count() as u64;
+        if ready == 0 {
             return false;
         }
         let now = self.world.now();
@@ -192,7 +192,9 @@ impl Simulation {
         if is_near && self.random.chance(0.3) {
             return false;
         }
-        let shard = self.random.pick(ready);
+        let chosen = self.random.below(ready) as usize;
+        let mut ready = (0..self.shards.len()).filter(|at| self.shards[*at].may_run());
+        let shard = ready.nth(chosen).expect("so many are ready");
         self.turn(shard);
         // A turn takes time: a shard that polls for something does not stop the clock.
         let end = self.world.now() + Duration::from_nanos(self.random.between(100, 10_000));
@@ -259,8 +261,7 @@ impl Simulation {
     /// Runs until nothing more happens by itself.
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_STEPS {
-            let ready: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].may_run()).collect();
-            if !self.takes_turn(&ready) && !self.world.step() {
+            if !self.takes_turn() && !self.world.step() {
                 return Ok(());
             }
             self.note_released();

@@ -62,6 +62,40 @@ pub(crate) fn request(
     bytes
 }
 
+/// Bytes that come at one end and are taken at the other.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    bytes: Vec<u8>,
+    /// Of these, what was taken already.
+    taken: usize,
+}
+
+impl Stream {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        // Moves what is left only when that is the smaller part.
+        if self.taken > self.len() {
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The first bytes, which must be there.
+    pub(crate) fn take(&mut self, length: usize) -> &[u8] {
+        let start = self.taken;
+        self.taken += length;
+        &self.bytes[start..start + length]
+    }
+}
+
+impl std::ops::Deref for Stream {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+}
+
 /// What came back.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -85,7 +119,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 const LONGEST_CHUNK: u64 = 4 << 20;
 
 /// Takes the next reply from the front of `bytes`, when all of it is there; of a simple one only the header.
-pub(crate) fn next(form: Form, bytes: &mut Vec<u8>) -> Result<Option<Reply>, String> {
+pub(crate) fn next(form: Form, bytes: &mut Stream) -> Result<Option<Reply>, String> {
     if bytes.len() < 4 {
         return Ok(None);
     }
@@ -95,7 +129,7 @@ pub(crate) fn next(form: Form, bytes: &mut Vec<u8>) -> Result<Option<Reply>, Str
             return Ok(None);
         }
         let reply = Reply::Simple { error: u32_at(bytes, 4), cookie: u64_at(bytes, 8) };
-        bytes.drain(..16);
+        bytes.take(16);
         return Ok(Some(reply));
     }
     let header = match (magic, form) {
@@ -118,7 +152,6 @@ pub(crate) fn next(form: Form, bytes: &mut Vec<u8>) -> Result<Option<Reply>, Str
     if bytes.len() < end {
         return Ok(None);
     }
-    let payload = bytes[header..end].to_vec();
-    bytes.drain(..end);
+    let payload = bytes.take(end)[header..].to_vec();
     Ok(Some(Reply::Chunk { cookie, done: flags & 1 != 0, kind, offset, payload }))
 }

@@ -55,7 +55,7 @@ impl SimFile {
     pub(super) fn new(mut content: Vec<u8>, alignment: Option<u32>, allocation_unit: u32) -> Self {
         let size = content.len();
         content.resize(size.next_multiple_of(SECTOR), 0);
-        let allocation = content.chunks(SECTOR).map(|sector| match sector.iter().all(|byte| *byte == 0) {
+        let allocation = content.chunks(SECTOR).map(|sector| match sector == [0; SECTOR] {
             true => Allocation::Hole,
             false => Allocation::Data,
         });

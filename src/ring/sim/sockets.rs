@@ -1,6 +1,7 @@
 //! Simulated sockets: two streams of bytes, and who has left.
 
 use std::collections::VecDeque;
+use std::io::Read;
 
 use super::world::{State, Work};
 use super::{SocketId, World};
@@ -44,6 +45,13 @@ impl SimSocket {
     }
 }
 
+/// The first `length` bytes, which must be there.
+fn take(stream: &mut VecDeque<u8>, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).expect("they are there");
+    bytes
+}
+
 impl State {
     /// The other end did something: whoever waits for it tries again.
     pub(super) fn wake_socket(&mut self, socket: usize) {
@@ -77,7 +85,7 @@ impl State {
         let bytes = &mut self.sockets[socket].to_server;
         let filled = self.rings[ring].receive.fill(|buffer| {
             let length = there.min(buffer.len());
-            buffer.iter_mut().zip(bytes.drain(..length)).for_each(|(target, byte)| *target = byte);
+            bytes.read_exact(&mut buffer[..length]).expect("they are there");
             length
         });
         match filled {
@@ -101,7 +109,7 @@ impl State {
             Some(Ok(there)) => there,
         };
         let length = self.shortened(there).min(memory.length - moved);
-        let bytes: Vec<u8> = self.sockets[socket].to_server.drain(..length).collect();
+        let bytes = take(&mut self.sockets[socket].to_server, length);
         memory.put(moved, &bytes);
         let now = moved + length;
         if let Some(Work::ReceiveInto { moved, .. }) = self.work(serial) {
@@ -191,10 +199,8 @@ impl World {
         let mut state = self.state();
         let end = &mut state.sockets[socket.0];
         let length = most.min(end.to_client.len());
-        let bytes: Vec<u8> = end.to_client.drain(..length).collect();
-        for byte in &bytes {
-            state.note(u64::from(*byte));
-        }
+        let bytes = take(&mut end.to_client, length);
+        state.note_bytes(&bytes);
         state.wake_socket(socket.0);
         bytes
     }

@@ -168,6 +168,16 @@ impl State {
         self.trace = mixed(self.trace ^ what);
     }
 
+    pub(super) fn note_bytes(&mut self, bytes: &[u8]) {
+        let mut hash = bytes.len() as u64;
+        for word in bytes.chunks(8) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            hash = (hash.rotate_left(5) ^ u64::from_le_bytes(padded)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+        self.note(hash);
+    }
+
     pub(super) fn latency(&mut self) -> u64 {
         self.faults.latency(&mut self.random)
     }
