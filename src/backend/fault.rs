@@ -1,9 +1,11 @@
 //! Faults in front of a device: requests that come late, fail, or fail half-way. For tests of guests, clients and of this server.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::block::{BlockError, ByteRange, CommandKind};
 use crate::config::FaultOptions;
+use crate::config::fault_options::Stall;
 use crate::ring::Ring;
 
 /// One `fault:` of an export, on one shard.
@@ -11,6 +13,10 @@ use crate::ring::Ring;
 pub(super) struct Fault {
     options: FaultOptions,
     dice: Cell<u64>,
+    /// Requests that it hit.
+    hits: Cell<u64>,
+    /// When the stall ends, on the ring's clock, once it has begun.
+    stalled_until: Cell<Duration>,
 }
 
 /// What a fault does to a request after its delay.
@@ -28,7 +34,7 @@ impl Fault {
     /// The same options roll different dice on each shard, and the same in every run.
     pub(super) fn new(options: FaultOptions, shard: usize) -> Self {
         let dice = Cell::new(options.seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        Self { options, dice }
+        Self { options, dice, hits: Cell::new(0), stalled_until: Cell::new(Duration::ZERO) }
     }
 
     /// Delays a request and decides about it. `range` is `None` for FLUSH.
@@ -40,6 +46,9 @@ impl Fault {
         };
         if !hit {
             return Verdict::Pass;
+        }
+        if let Some(stall) = self.options.stall {
+            self.stall(stall, ring).await;
         }
         if let Some(delay) = self.options.delays.get(command) {
             ring.sleep(delay).await;
@@ -55,6 +64,18 @@ impl Fault {
             (Some(after), Some(range)) if moves && range.length() <= after => Verdict::Pass,
             (Some(after), Some(_)) if moves => Verdict::FailAfter(after, kind),
             _ => Verdict::Fail(kind),
+        }
+    }
+
+    /// Begins the stall when it is time, and waits for its end while it lasts.
+    async fn stall(&self, stall: Stall, ring: &Ring) {
+        let now = ring.now();
+        self.hits.set(self.hits.get() + 1);
+        if self.hits.get() == stall.at {
+            self.stalled_until.set(now.saturating_add(stall.duration));
+        }
+        if let Some(rest) = self.stalled_until.get().checked_sub(now).filter(|rest| !rest.is_zero()) {
+            ring.sleep(rest).await;
         }
     }
 

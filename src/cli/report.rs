@@ -26,8 +26,8 @@ Examples:
   ringnbd report server.hlog bench.hlog fio.json             the same load seen by three
 
 A file is an HdrHistogram interval log (ringnbd serve --latency-log, ringnbd bench --hlog, or another tool's), or the output
-of fio --output-format=json+. A server's log has a tag for each export, command and phase: queue (arrived to submitted),
-backend (to completed), send (to sent) and total.";
+of fio --output-format=json+ (add --lat_percentiles=1, else fio's histogram leaves out the submission). A server's log has
+a tag for each export, command and phase: queue (arrived to submitted), backend (to completed), send (to sent) and total.";
 
 /// Options of `ringnbd report`.
 #[derive(Debug, clap::Args)]

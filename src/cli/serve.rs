@@ -23,6 +23,7 @@ What to serve: [NAME=]URI, any number of times
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,
                        error=EIO@1% (delay.read=, error.write=, ... for one command),
+                       stall=1s@N (once, from the Nth request on, all wait),
                        range=OFFSET+LENGTH, after=BYTES, seed=N
 
 An export without a name is the default one. What stands before the first '=' is a name

@@ -45,11 +45,21 @@ pub struct FaultError {
     pub probability: f64,
 }
 
+/// A time during which nothing goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stall {
+    /// From the request that begins it.
+    pub duration: Duration,
+    /// The number of that request among those that the fault hits, from 1; each shard counts its own.
+    pub at: u64,
+}
+
 /// What `fault:` does to the requests of the export behind it.
 ///
 /// | option | meaning |
 /// |---|---|
 /// | `delay=5ms`, `delay.read=5ms` | wait before the request, of every command or of one |
+/// | `stall=1s@1000` | once, from the 1,000th request on: that one and all that come meanwhile wait for the end of it |
 /// | `error=EIO@1%`, `error.read=ENOSPC@100%` | fail that share of the requests; without `@`, all |
 /// | `range=OFFSET+LENGTH` | only requests that overlap this range |
 /// | `after=BYTES` | a READ or WRITE fails once that many of its bytes were moved, not at its start |
@@ -63,6 +73,8 @@ pub struct FaultOptions {
     /// READ and WRITE fail once that many bytes of the request were moved. Some command has an error then: EIO for all
     /// READs and WRITEs unless the options named another.
     pub after: Option<u64>,
+    /// One stall.
+    pub stall: Option<Stall>,
     /// The wait before a request.
     pub delays: PerCommand<Duration>,
     /// The error of a request.
@@ -75,6 +87,7 @@ impl Default for FaultOptions {
             seed: 1,
             range: None,
             after: None,
+            stall: None,
             delays: PerCommand::default(),
             errors: PerCommand::default(),
         }
@@ -86,7 +99,7 @@ impl Default for FaultOptions {
 pub enum FaultOptionsError {
     /// No `=`, or a name that does not exist.
     #[error(
-        "\"{0}\" is not an option of fault: write delay=, error=, range=, after= or seed=, or one for a single command \
+        "\"{0}\" is not an option of fault: write delay=, stall=, error=, range=, after= or seed=, or one for a single command \
          such as delay.read= or error.write_zeroes="
     )]
     Unknown(String),
@@ -111,6 +124,11 @@ pub enum FaultOptionsError {
     /// Not `OFFSET+LENGTH`.
     #[error("fault option range: \"{0}\" is not a range: write OFFSET+LENGTH, such as 1M+64K")]
     NotARange(String),
+    /// Not `DURATION@N`.
+    #[error(
+        "fault option stall: \"{0}\" is not a stall: write its length and the request that begins it, such as 1s@1000"
+    )]
+    NotAStall(String),
     /// Not a number.
     #[error("fault option seed: \"{0}\" is not a whole number")]
     NotASeed(String),
@@ -129,6 +147,7 @@ impl FromStr for FaultOptions {
                 "delay" => options.delays.fill(duration(key, value)?),
                 "error" => options.errors.fill(error(key, value)?),
                 "range" => options.range = Some(range(value)?),
+                "stall" => options.stall = Some(stall(value)?),
                 "after" => options.after = Some(size(key, value)?),
                 "seed" => {
                     options.seed =
@@ -190,6 +209,13 @@ fn range(value: &str) -> Result<ByteRange, FaultOptionsError> {
     ByteRange::new(size("range", offset)?, size("range", length)?).ok_or_else(not_a_range)
 }
 
+fn stall(value: &str) -> Result<Stall, FaultOptionsError> {
+    let not_a_stall = || FaultOptionsError::NotAStall(value.to_owned());
+    let (length, at) = value.split_once('@').ok_or_else(not_a_stall)?;
+    let at = at.parse().ok().filter(|at| *at > 0).ok_or_else(not_a_stall)?;
+    Ok(Stall { duration: duration("stall", length)?, at })
+}
+
 fn error(option: &str, value: &str) -> Result<FaultError, FaultOptionsError> {
     let not_an_error =
         || FaultOptionsError::NotAnError { option: option.to_owned(), value: value.to_owned() };
@@ -212,6 +238,10 @@ impl Display for FaultOptions {
         }
         if let Some(after) = self.after {
             write!(f, ",after={after}")?;
+        }
+        if let Some(Stall { duration, at }) = self.stall {
+            let duration = humantime::format_duration(duration).to_string().replace(' ', "");
+            write!(f, ",stall={duration}@{at}")?;
         }
         for command in CommandKind::ALL {
             if let Some(delay) = self.delays.get(command) {
@@ -268,6 +298,8 @@ mod tests {
         for text in [
             "",
             "delay=1m30s,error=EIO@0.1%,after=9,range=0+0",
+            "stall=1s@1000,delay.read=2ms",
+            "stall=1m1s500ms@1",
             "error.cache=EPERM@33%,seed=18446744073709551615",
         ] {
             let options = read(text);
@@ -293,6 +325,11 @@ mod tests {
             "range=5",
             "range=18446744073709551615+1",
             "after=x",
+            "stall=1s",
+            "stall=1s@0",
+            "stall=@5",
+            "stall=5@5",
+            "stall.read=1s@5",
             "seed=-1",
         ] {
             assert!(text.parse::<FaultOptions>().is_err(), "{text}");

@@ -1,0 +1,227 @@
+//! One load seen by three: the server, the load generator and fio. They agree within what the client adds of its own, and a delay that was
+//! injected is where it was injected and nowhere else.
+//!
+//! What a client adds is measured, by the same client with the same load on an export with a delay that is ten times shorter: what a
+//! request costs there beside the delay, and all of it, is the most that it may add here. Other work on the machine delays whom it likes,
+//! so what counts is the closest of a few runs.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::support::server::{Options, Server};
+use super::support::wait_until;
+use super::{http, json, number, peers, ringnbd, row};
+
+const DELAY_NS: f64 = 5e6;
+const SHORT_DELAY_NS: f64 = 5e5;
+/// A histogram has three digits, on either side.
+const DIGITS: f64 = 0.002;
+/// fio's bins are a 64th wide, and it names their middle.
+const FIO_BIN: f64 = 1.0 / 64.0;
+const ATTEMPTS: usize = 10;
+const QUANTILES: [&str; 3] = ["p50_ns", "p90_ns", "p99_ns"];
+
+/// So many connections with so many requests in flight each, so often, until so many requests are done.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    connections: u64,
+    depth: u64,
+    requests: u64,
+}
+
+const SHAPES: [Shape; 2] =
+    [Shape { connections: 1, depth: 4, requests: 800 }, Shape { connections: 4, depth: 8, requests: 6400 }];
+
+/// Runs a load and leaves a log; `None` where there is no such client.
+type Client = fn(&Server, &str, Shape, &Path) -> Option<()>;
+
+fn bench(server: &Server, export: &str, shape: Shape, log: &Path) -> Option<()> {
+    let mut command = ringnbd();
+    command.args(["bench", &server.uri(export), "--rw", "randread", "--bs", "4K"]);
+    for (flag, value) in
+        [("--connections", shape.connections), ("--depth", shape.depth), ("--ops", shape.requests)]
+    {
+        command.args([flag, &value.to_string()]);
+    }
+    peers::run(command.arg("--hlog").arg(log)).ok();
+    Some(())
+}
+
+fn fio(server: &Server, export: &str, shape: Shape, log: &Path) -> Option<()> {
+    let mut command: Command = peers::command("fio")?;
+    command.args([
+        "--name=job",
+        "--ioengine=nbd",
+        "--rw=randread",
+        "--bs=4k",
+        "--size=64M",
+        "--group_reporting",
+    ]);
+    command.arg(format!("--uri={}", server.uri(export)));
+    command.arg(format!("--numjobs={}", shape.connections)).arg(format!("--iodepth={}", shape.depth));
+    command.arg(format!("--number_ios={}", shape.requests / shape.connections));
+    // From before the submission, as everyone else counts; else fio counts from behind it.
+    command.args(["--lat_percentiles=1", "--output-format=json+"]).arg(format!("--output={}", log.display()));
+    peers::run(command.current_dir(log.parent().unwrap())).ok();
+    Some(())
+}
+
+/// The rows of one run on the export with the long delay and on that with the short one: the server's, then the client's.
+struct Measured {
+    slow: [Value; 2],
+    fast: [Value; 2],
+}
+
+fn measure(client: Client, shape: Shape) -> Option<Measured> {
+    let directory = tempfile::tempdir().unwrap();
+    let log = |name: &str| directory.path().join(name);
+    let options =
+        Options::new().export("slow=fault:delay=5ms:mem:64M").export("fast=fault:delay=500us:mem:64M");
+    let options = options.args(["--latency-log", log("server").to_str().unwrap(), "--admin", "127.0.0.1:0"]);
+    let mut server = options.start();
+    client(&server, "fast", shape, &log("fast"))?;
+    client(&server, "slow", shape, &log("slow"))?;
+    let told = told(&server, shape);
+    server.stop();
+    let all = json(&[&log("server"), &log("slow"), &log("fast")], &[]);
+    let of_server = |export: &str| {
+        let rows = all["sources"][0]["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["export"] == export && row["command"] == "read").unwrap().clone()
+    };
+    for (entry, quantile) in told.iter().flat_map(|entry| QUANTILES.map(|quantile| (entry, quantile))) {
+        let row = of_server("slow");
+        let phase = entry["phase"].as_str().unwrap();
+        let logged = if phase == "total" { &row["latency"] } else { &row["phases"][phase] };
+        let (told, logged) = (number(&entry[quantile]), number(&logged[quantile]));
+        assert!(
+            (told - logged).abs() <= 64.0 + logged * DIGITS,
+            "{phase}: {logged} in the log, {told} told: {entry}"
+        );
+    }
+    let of_client = |source: usize| row(&all["sources"][source], "read").clone();
+    Some(Measured { slow: [of_server("slow"), of_client(1)], fast: [of_server("fast"), of_client(2)] })
+}
+
+/// What the running server tells of the export with the long delay, by phase.
+fn told(server: &Server, shape: Shape) -> Vec<Value> {
+    let admin = http::Address::of(server);
+    let entries = || {
+        let answer: Value = serde_json::from_str(&admin.get("/api/v1/latency").body).unwrap();
+        let entries = answer["latency"].as_array().unwrap().iter();
+        entries.filter(|entry| entry["export"] == "slow").cloned().collect::<Vec<_>>()
+    };
+    let is_whole =
+        |entries: &[Value]| entries.len() == 4 && entries.iter().all(|of| of["count"] == shape.requests);
+    wait_until("all reads are counted", || is_whole(&entries()));
+    entries()
+}
+
+/// The closest that server and client came to each other in some runs, by quantile, in nanoseconds.
+struct Closest {
+    /// What the client says beyond the server.
+    beyond: [f64; 3],
+    /// What the server says beyond the client; a client cannot be done before the server was, but for the turn of its loop in which the
+    /// server learns that its reply is out.
+    before: [f64; 3],
+    /// What a request costs beside the shorter delay, at most.
+    cost: [f64; 3],
+    /// The medians of the phases.
+    phases: [f64; 3],
+}
+
+const PHASES: [&str; 3] = ["queue", "backend", "send"];
+
+impl Closest {
+    fn new() -> Self {
+        let (beyond, before, phases) = ([f64::MAX; 3], [f64::MAX; 3], [f64::MAX; 3]);
+        Self { beyond, before, cost: [0.0; 3], phases }
+    }
+
+    fn add(&mut self, measured: &Measured) {
+        let [server, client] = &measured.slow;
+        for (index, quantile) in QUANTILES.iter().enumerate() {
+            let of = |value: &Value| number(&value[*quantile]);
+            let (ours, theirs) = (of(&server["latency"]), of(&client["latency"]));
+            self.beyond[index] = self.beyond[index].min(theirs - ours);
+            self.before[index] = self.before[index].min(ours - theirs - of(&server["phases"]["send"]));
+            self.cost[index] = self.cost[index].max(of(&measured.fast[1]["latency"]) - SHORT_DELAY_NS);
+        }
+        for (least, phase) in self.phases.iter_mut().zip(PHASES) {
+            *least = least.min(number(&server["phases"][phase]["p50_ns"]));
+        }
+    }
+
+    /// What is still wrong, given the width of the client's bins.
+    fn disagreements(&self, bin: f64) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let resolution = 2.0 * DELAY_NS * bin;
+        for (index, quantile) in QUANTILES.iter().enumerate() {
+            let (beyond, before, cost) = (self.beyond[index], self.before[index], self.cost[index]);
+            if beyond > cost + resolution {
+                wrong.push(format!("{quantile}: the client says {beyond} more, and it can add {cost}"));
+            }
+            if before > resolution {
+                wrong.push(format!("{quantile}: the server says {before} more than the client"));
+            }
+        }
+        // Five milliseconds are five milliseconds in the backend, and no part of them is anywhere else.
+        let [queue, backend, send] = self.phases;
+        if !(DELAY_NS * (1.0 - DIGITS)..DELAY_NS * 1.05).contains(&backend)
+            || queue.max(send) > DELAY_NS / 10.0
+        {
+            wrong.push(format!("the medians of {PHASES:?} are {:?}", self.phases));
+        }
+        wrong
+    }
+}
+
+/// What is true of every run, however busy the machine is.
+#[track_caller]
+fn check(measured: &Measured, shape: Shape, bin: f64) {
+    for [server, client] in [&measured.slow, &measured.fast] {
+        assert_eq!(
+            (&server["requests"], &client["requests"]),
+            (&shape.requests.into(), &shape.requests.into())
+        );
+    }
+    let [server, client] = &measured.slow;
+    assert!(number(&server["phases"]["backend"]["min_ns"]) >= DELAY_NS * (1.0 - DIGITS), "{server}");
+    assert!(number(&client["latency"]["min_ns"]) >= DELAY_NS * (1.0 - bin), "{client}");
+    let means = PHASES.map(|phase| number(&server["phases"][phase]["mean_ns"]));
+    let whole = number(&server["latency"]["mean_ns"]);
+    assert!(
+        (means.iter().sum::<f64>() / whole - 1.0).abs() < 0.005,
+        "{means:?} are not the parts of {whole}"
+    );
+}
+
+/// Measures each shape until server and client agree.
+#[track_caller]
+fn agree(client: Client, bin: f64) {
+    for shape in SHAPES {
+        let mut closest = Closest::new();
+        let mut disagreements = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let Some(measured) = measure(client, shape) else { return };
+            check(&measured, shape, bin);
+            closest.add(&measured);
+            disagreements = closest.disagreements(bin);
+            if disagreements.is_empty() {
+                break;
+            }
+        }
+        assert!(disagreements.is_empty(), "{shape:?}: {disagreements:#?}");
+    }
+}
+
+#[test]
+fn the_server_and_the_load_generator_agree() {
+    agree(bench, DIGITS);
+}
+
+#[test]
+fn the_server_and_fio_agree() {
+    agree(fio, FIO_BIN);
+}
