@@ -1,0 +1,159 @@
+"""What is measured: cells, the servers in each, and the bars that ringnbd has to reach."""
+
+from dataclasses import dataclass, field
+
+# Servers with a file, over a unix socket (nbd-server over TCP).
+FILES = ("ringnbd", "nbdkit", "qsd", "qemu-nbd", "nbd-server")
+# Those that open it with O_DIRECT.
+DIRECT = ("ringnbd", "qsd")
+NULL = ("ringnbd", "nbdkit")
+
+# Columns: key, heading, decimals.
+METRICS = {
+    "iops": ("IOPS", 0),
+    "mb_per_second": ("MB/s", 0),
+    "p50_us": ("p50 us", 0),
+    "p99_us": ("p99 us", 0),
+    "p999_us": ("p99.9 us", 0),
+    "cpu_us_per_request": ("CPU us/req", 3),
+    "resident_mib": ("MiB", 0),
+    "slowest_to_mean": ("slowest/mean", 2),
+    "client_cores": ("client", 2),
+}
+# How a bar names them.
+NAMES = {
+    "iops": "IOPS",
+    "mb_per_second": "MB/s",
+    "p50_us": "p50",
+    "p99_us": "p99",
+    "cpu_us_per_request": "CPU per request",
+    "resident_mib": "resident MiB",
+    "slowest_to_mean": "slowest connection to mean",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`own` has to be at least (or at most) `factor` times `against` in `metric`; `against` None: `factor` itself.
+
+    `against` "peers" is the best of all other programs.
+    """
+
+    metric: str
+    factor: float
+    against: str | None = None
+    own: str = "ringnbd"
+    at_least: bool = True
+
+
+def least(metric, factor, against=None, own="ringnbd"):
+    return Bar(metric, factor, against, own, True)
+
+
+def most(metric, factor, against=None, own="ringnbd"):
+    return Bar(metric, factor, against, own, False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load: what is served, what the client does, who is compared, and what has to hold."""
+
+    title: str
+    rw: str
+    block: str
+    connections: int
+    depth: int
+    store: str = "warm"  # warm (page cache), direct (O_DIRECT), null (no storage)
+    servers: tuple = FILES
+    bars: tuple = ()
+    tcp: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """ringnbd in another way than plain, or with something beside it."""
+
+    flags: tuple = ()
+    shards: int = 1
+    processes: int = 1
+    clients: int = 1
+    idle: int = 0  # connections that do nothing
+    scrapes: int = 0  # of /metrics a second
+    admin: bool = False
+    load: tuple = field(default=None)  # (connections, depth) instead of the cell's
+
+
+VARIANTS = {
+    "ringnbd": Variant(),
+    "ringnbd-spin": Variant(flags=("--busy-poll", "100us")),
+    "ringnbd-4x32": Variant(load=(4, 32)),
+    "ringnbd-idle": Variant(idle=10_000),
+    "ringnbd-off": Variant(flags=("--no-histograms",)),
+    "ringnbd-admin": Variant(admin=True),
+    "ringnbd-scraped": Variant(admin=True, scrapes=10),
+    "ringnbd-2": Variant(shards=2, clients=2),
+    "ringnbd-twins": Variant(processes=2, clients=2),
+}
+
+_SEQUENTIAL = (least("mb_per_second", 1.2, "peers"),)
+_SEQUENTIAL_DIRECT = (least("mb_per_second", 1.3, "qsd"),)
+_HISTOGRAMS = ("ringnbd-admin", "ringnbd-off")
+_HISTOGRAM_BARS = (
+    most("cpu_us_per_request", 1.03, "ringnbd-off", "ringnbd-admin"),
+    least("iops", 0.97, "ringnbd-off", "ringnbd-admin"),
+)
+
+CELLS = {
+    "read-warm": Cell(
+        "4 KiB random read, warm, 4 x 32", "randread", "4K", 4, 32,
+        bars=(least("iops", 3.5, "nbdkit"), least("iops", 4.2, "qsd"))),
+    "read-warm-1": Cell(
+        "4 KiB random read, warm, 1 x 32", "randread", "4K", 1, 32,
+        bars=(least("iops", 1.8, "nbdkit"), most("cpu_us_per_request", 0.4, "nbdkit"))),
+    "read-warm-16": Cell(
+        "4 KiB random read, warm, 16 x 16", "randread", "4K", 16, 16,
+        bars=(least("iops", 3, "nbdkit"), most("p99_us", 1, "peers"))),
+    "read-warm-depth1": Cell(
+        "4 KiB random read, warm, depth 1", "randread", "4K", 1, 1, servers=("ringnbd", "ringnbd-spin", *FILES[1:]),
+        bars=(most("p50_us", 1.05, "peers"), most("p50_us", 0.45, "peers", "ringnbd-spin"))),
+    "read-warm-tcp": Cell("4 KiB random read, warm, 4 x 32, TCP", "randread", "4K", 4, 32, tcp=True),
+    "read-direct": Cell(
+        "4 KiB random read, O_DIRECT, 4 x 32", "randread", "4K", 4, 32, "direct", (*DIRECT, "fio"),
+        bars=(least("iops", 0.95, "fio"), most("cpu_us_per_request", 0.33, "qsd"))),
+    "write-direct": Cell(
+        "4 KiB random write, O_DIRECT, 4 x 32", "randwrite", "4K", 4, 32, "direct", DIRECT,
+        bars=(least("iops", 1.3, "qsd"), most("cpu_us_per_request", 0.4, "qsd"))),
+    "seq-read-128k": Cell("128 KiB sequential read, warm", "read", "128K", 1, 16, bars=_SEQUENTIAL),
+    "seq-read-1m": Cell("1 MiB sequential read, warm", "read", "1M", 1, 8, bars=_SEQUENTIAL),
+    "seq-read-direct-128k": Cell(
+        "128 KiB sequential read, O_DIRECT", "read", "128K", 1, 16, "direct", DIRECT, _SEQUENTIAL_DIRECT),
+    "seq-read-direct-1m": Cell(
+        "1 MiB sequential read, O_DIRECT", "read", "1M", 1, 8, "direct", DIRECT, _SEQUENTIAL_DIRECT),
+    "seq-write-direct-128k": Cell(
+        "128 KiB sequential write, O_DIRECT", "write", "128K", 1, 16, "direct", DIRECT, _SEQUENTIAL_DIRECT),
+    "seq-write-direct-1m": Cell(
+        "1 MiB sequential write, O_DIRECT", "write", "1M", 1, 8, "direct", DIRECT, _SEQUENTIAL_DIRECT),
+    "null-read": Cell(
+        "null, 4 KiB read, 4 x 32", "randread", "4K", 4, 32, "null", NULL, (least("iops", 5, "nbdkit"),)),
+    "null-write": Cell(
+        "null, 4 KiB write, 4 x 32", "randwrite", "4K", 4, 32, "null", NULL, (least("iops", 5, "nbdkit"),)),
+    "many": Cell(
+        "4 KiB random read, warm, 1,000 x 1", "randread", "4K", 1000, 1, servers=("ringnbd", "ringnbd-4x32"),
+        bars=(least("iops", 0.6, "ringnbd-4x32"), least("slowest_to_mean", 0.5))),
+    "idle": Cell(
+        "the same as read-warm beside 10,000 idle connections", "randread", "4K", 4, 32,
+        servers=("ringnbd", "ringnbd-idle"),
+        bars=(most("resident_mib", 256, None, "ringnbd-idle"), least("iops", 0.9, "ringnbd", "ringnbd-idle"))),
+    "histograms": Cell(
+        "histograms on against off, read-warm", "randread", "4K", 4, 32, servers=_HISTOGRAMS, bars=_HISTOGRAM_BARS),
+    "histograms-null": Cell(
+        "histograms on against off, null-read: the hardest case", "randread", "4K", 4, 32, "null", _HISTOGRAMS),
+    "scraped": Cell(
+        "/metrics read 10 times a second against never", "randread", "4K", 4, 32,
+        servers=("ringnbd-admin", "ringnbd-scraped"), bars=(most("p99_us", 1.05, "ringnbd-admin", "ringnbd-scraped"),)),
+    "shards": Cell(
+        "null, 4 KiB read, 2 shards against 1 (twins: two servers of one shard)", "randread", "4K", 4, 32, "null",
+        ("ringnbd", "ringnbd-2", "ringnbd-twins"),
+        (most("cpu_us_per_request", 1.05, "ringnbd", "ringnbd-2"),
+         most("cpu_us_per_request", 1.05, "ringnbd-twins", "ringnbd-2"))),
+}

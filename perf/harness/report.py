@@ -1,0 +1,96 @@
+"""Medians, tables, and whether the bars hold."""
+
+import statistics
+
+from .cells import METRICS, NAMES, VARIANTS
+
+
+def medians(runs):
+    keys = [key for key in runs[0] if all(key in run for run in runs)]
+    return {key: statistics.median(run[key] for run in runs) for key in keys}
+
+
+def peers(results):
+    return [name for name in results if name.removesuffix("-b") not in VARIANTS and name != "fio"]
+
+
+def judge(cell, results):
+    """Each bar of a cell with what was reached; without a result where somebody is missing."""
+    judged = []
+    for bar in cell.bars:
+        best = max if bar.at_least else min
+        others = peers(results) if bar.against == "peers" else [bar.against] if bar.against else []
+        others = [name for name in others if bar.metric in results.get(name, {})]
+        own = results.get(bar.own, {}).get(bar.metric)
+        entry = {"metric": bar.metric, "own": bar.own, "at_least": bar.at_least, "factor": bar.factor,
+                 "against": bar.against, "reached": None, "holds": None}
+        if own is not None and (others or bar.against is None):
+            reference = 1
+            if others:
+                entry["against"] = best(others, key=lambda name: results[name][bar.metric])
+                reference = results[entry["against"]][bar.metric]
+            entry["reached"] = own / reference if reference else None
+        if entry["reached"] is not None:
+            entry["holds"] = entry["reached"] >= bar.factor if bar.at_least else entry["reached"] <= bar.factor
+        judged.append(entry)
+    return judged
+
+
+def number(value):
+    """Enough digits for a ratio near its bar."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value < 0.1 else f"{value:.2f}"
+
+
+def bar_text(bar):
+    """`IOPS >= 3.5 x nbdkit: 3.61 holds`."""
+    sign = "≥" if bar["at_least"] else "≤"
+    against = f" × {bar['against']}" if bar["against"] else ""
+    own = "" if bar["own"] == "ringnbd" else f"{bar['own']}: "
+    wanted = f"{own}{NAMES[bar['metric']]} {sign} {number(bar['factor'])}{against}"
+    if bar["reached"] is None:
+        return f"{wanted}: not measured"
+    return f"{wanted}: {number(bar['reached'])} {'✓' if bar['holds'] else '✗'}"
+
+
+def show(cell, results, bars):
+    """The table of one cell, and its bars."""
+    print(f"\n{cell.title}")
+    print(f"  {'server':<15}" + "".join(f"{heading:>13}" for heading, _ in METRICS.values()))
+    for name, result in results.items():
+        figures = [f"{result[key]:,.{digits}f}" if key in result else "-" for key, (_, digits) in METRICS.items()]
+        print(f"  {name:<15}" + "".join(f"{figure:>13}" for figure in figures))
+    own = results.get("ringnbd")
+    others = [name for name in results if name in peers(results) or name == "fio"]
+    if own and others:
+        ratios = []
+        for name in others:
+            cpu = "cpu_us_per_request"
+            less = f" (CPU {number(own[cpu] / results[name][cpu])})" if results[name].get(cpu) else ""
+            ratios.append(f"{name} {number(own['iops'] / results[name]['iops'])}{less}")
+        print("  ringnbd's IOPS to those of: " + ", ".join(ratios))
+    for name, result in results.items():
+        for key in ("idle_connections", "scrapes"):
+            if key in result:
+                print(f"  {name}: {key.replace('_', ' ')} {result[key]:,.0f}")
+    for bar in bars:
+        print(f"  bar: {bar_text(bar)}")
+
+
+def pairs(runs):
+    """What each pair of builds has: B / A round by round. The two runs of a round stand beside each other, so drift drops out."""
+    found = {}
+    for name in [name for name in runs if name.endswith("-b") and name.removesuffix("-b") in runs]:
+        both = list(zip(runs[name.removesuffix("-b")], runs[name], strict=True))
+        found[name] = {}
+        for metric in ("iops", "cpu_us_per_request", "p50_us", "p99_us"):
+            ratios = sorted(b[metric] / a[metric] for a, b in both if a[metric])
+            if ratios:
+                found[name][metric] = {"median": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
+    return found
+
+
+def show_pairs(found, rounds):
+    for name, metrics in found.items():
+        texts = [f"{NAMES[metric]} {ratio['median']:.3f} ({ratio['lowest']:.3f} to {ratio['highest']:.3f})"
+                 for metric, ratio in metrics.items()]
+        print(f"  {name} / {name.removesuffix('-b')}, median of {rounds} rounds: " + ", ".join(texts))

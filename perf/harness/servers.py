@@ -1,0 +1,124 @@
+"""Starting a server for one run, pinned, and stopping it."""
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from .cells import VARIANTS
+from .machine import ROOT, cpus
+
+TOOLS = {"qsd": "qemu-storage-daemon", "nbdkit": "nbdkit", "qemu-nbd": "qemu-nbd", "nbd-server": "nbd-server", "fio": "fio"}
+PATIENCE_SECONDS = 20
+
+
+@functools.cache
+def peer(tool):
+    """The command line that runs a peer, or None."""
+    probe = subprocess.run([ROOT / "tests/peers", "run", tool, "--version"], capture_output=True, check=False)
+    return [str(ROOT / "tests/peers"), "run", tool] if probe.returncode == 0 else None
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One running server. `with Server(...) as server:`; `server.uri` is what a client connects to."""
+
+    def __init__(self, name, cell, image, binaries, cpu=None):
+        self.name, self.cell, self.image, self.binaries = name, cell, image, binaries
+        self.variant = VARIANTS.get(name.removesuffix("-b"))
+        self.tcp = cell.tcp or name == "nbd-server"
+        self.cpus = str(cpus()[0] if cpu is None else cpu)
+        if self.variant and self.variant.shards > 1:
+            self.cpus = ",".join(str(cpu) for cpu in cpus()[:2])
+
+    def __enter__(self):
+        self._directory = tempfile.TemporaryDirectory(prefix="ringnbd-perf-")
+        self.directory = Path(self._directory.name)
+        self.port = free_port() if self.tcp else None
+        self.path = self.directory / "nbd.sock"
+        self.admin = self.directory / "admin.sock"
+        export = "disk" if self.name == "nbd-server" else ""
+        self.uri = f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
+        with open(self.directory / "log", "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(["taskset", "-c", self.cpus, *self.command()], stdout=log, stderr=log,
+                                            start_new_session=True)
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        try:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._directory.cleanup()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def command(self):
+        """The command line. The peers are set up the way their documentation recommends for speed."""
+        if self.variant:
+            return self._ringnbd()
+        command, direct = peer(TOOLS[self.name]), self.cell.store == "direct"
+        if self.name == "nbdkit":
+            listen = ["-i", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-U", str(self.path)]
+            return [*command, "-f", *listen, *(["null", "10G"] if self.cell.store == "null" else ["file", str(self.image)])]
+        if self.name == "qsd":
+            address = f"addr.type=inet,addr.host=127.0.0.1,addr.port={self.port}" if self.tcp \
+                else f"addr.type=unix,addr.path={self.path}"
+            cache = "cache.direct=on," if direct else ""
+            return [*command, "--object", "iothread,id=t0",
+                    "--blockdev", f"driver=file,node-name=f,filename={self.image},aio=io_uring,{cache}discard=unmap",
+                    "--nbd-server", f"{address},max-connections=0",
+                    "--export", "type=nbd,id=e,node-name=f,name=,writable=on,iothread=t0"]
+        if self.name == "qemu-nbd":
+            listen = ["-b", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-k", str(self.path)]
+            cache = "none" if direct else "writeback"
+            return [*command, *listen, "-f", "raw", "-t", "-e", "0", "--aio=io_uring", f"--cache={cache}", str(self.image)]
+        config = self.directory / "nbd-server.conf"
+        # Its unix socket refuses every client (it asks the peer for an address), so it is always measured over TCP.
+        config.write_text(f"[generic]\nlistenaddr = 127.0.0.1\nport = {self.port}\n[disk]\nexportname = {self.image}\n")
+        return [*command, "-n", "-C", str(config)]
+
+    def _ringnbd(self):
+        direct = "?direct=true" if self.cell.store == "direct" else ""
+        export = "null:10G" if self.cell.store == "null" else f"file:{self.image}{direct}"
+        listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
+        admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
+        shards = self.variant.shards
+        return [self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"], "serve", export, *listen, "--shards",
+                str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *self.variant.flags]
+
+    def _accepts(self):
+        family, address = (socket.AF_INET, ("127.0.0.1", self.port)) if self.tcp else (socket.AF_UNIX, str(self.path))
+        with socket.socket(family) as probe:
+            return probe.connect_ex(address) == 0
+
+    def _wait(self):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                log = (self.directory / "log").read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"{self.name} did not come up: {log}")
+            time.sleep(0.02)
+        # What it still does about the connection just closed is no part of the measurement.
+        time.sleep(0.1)
