@@ -95,7 +95,7 @@ impl Shard {
         !self.waiting.is_empty() && (freed || (self.starved && self.ring.available_receive_buffers() > 0))
     }
 
-    /// Feeds one connection, and starts its next receive.
+    /// Feeds one connection.
     pub(super) fn feed_one(&mut self, key: u32) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
         connection.listed = false;
@@ -119,12 +119,7 @@ impl Shard {
             to_flush(&mut self.to_flush, key, connection);
         }
         match fed {
-            Fed::NeedsBytes if self.ring.available_receive_buffers() > 0 => {
-                if let Some(operation) = connection.next_receive(self.shutdown.is_some()) {
-                    connection.operations += 1;
-                    connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
-                }
-            }
+            Fed::NeedsBytes if self.ring.available_receive_buffers() > 0 => self.to_receive.push(key),
             Fed::NeedsBytes | Fed::WaitsForShard => {
                 self.starved |= fed == Fed::NeedsBytes;
                 connection.listed = true;
@@ -185,6 +180,17 @@ impl Shard {
             self.end(key);
         }
         self.to_flush = keys;
+    }
+
+    /// Starts receives of connections that need more bytes. After the sends: whoever waits for a reply waits less.
+    pub(super) fn receive(&mut self) {
+        for key in self.to_receive.drain(..) {
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            if let Some(operation) = connection.next_receive(self.shutdown.is_some()) {
+                connection.operations += 1;
+                connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
+            }
+        }
     }
 
     /// Does what a connection that is ending still needs, once each.

@@ -40,7 +40,8 @@ pub(super) struct WorkerConfig {
 ///
 /// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *feed*: received bytes become requests,
 /// each with a slot and memory; *run*: tasks go as far as they can, new ones submit their first operation; *reply*: what is finished
-/// is queued on its connection; *flush*: one vectored send a connection; and one system call submits it all and waits. Feeding comes
+/// is queued on its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask for
+/// them, after the sends, so that whoever waits for a reply waits less; and one system call submits it all and waits. Feeding comes
 /// before running so that a request's first operation leaves in the turn in which its bytes came. The price: a long list of ready
 /// work delays the next reaping, so every phase takes a bounded number of items and leaves the rest for the next turn.
 ///
@@ -62,6 +63,8 @@ pub(super) struct Shard {
     pub(super) to_feed: VecDeque<u32>,
     /// Connections that wait for memory, slots or receive buffers of the shard.
     pub(super) waiting: VecDeque<u32>,
+    /// Connections that need more bytes.
+    pub(super) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
     pub(super) to_flush: Vec<u32>,
     pub(super) admitted: Vec<(u32, Admitted)>,
@@ -126,6 +129,7 @@ impl Shard {
             requests,
             to_feed: VecDeque::new(),
             waiting: VecDeque::new(),
+            to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
             batches: Default::default(),
@@ -198,6 +202,7 @@ impl<F: Future<Output = ()>> Worker<F> {
         shard.feed();
         shard.run(&mut self.tasks, &self.serve);
         shard.flush();
+        shard.receive();
         shard.mark_submitted();
         let wait = shard.wait();
         if wait == Wait::Forever && !shard.busy_poll.is_zero() {
