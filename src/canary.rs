@@ -76,6 +76,8 @@ mod switch {
         TruncatedPayloadWritten,
         /// A hole's neighbour is taken for a part of it.
         HoleTooLong,
+        /// A read that is answered from the page cache brings the bytes beside it.
+        CachedElsewhere,
     }
 
     thread_local! {

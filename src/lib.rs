@@ -23,6 +23,7 @@
 //! CQE recv ► Inbound::next
 //!            ├ nothing      receive more: into a shared receive buffer, or straight into a long write's lease
 //!            ├ Refusal      its payload is skipped, then an error reply
+//!            ├ Request      its data is at hand (page cache, null): the reply ► Outbound, at once
 //!            └ Request      a lease for its data (none left: wait, and read no further: the socket is the backpressure)
 //!                           RequestTable::insert ► RequestId ► Tasks::spawn(serve(..))
 //! serve    ► backend gate ► ring operations, awaited ► Reply + Lease
@@ -30,7 +31,7 @@
 //! CQE send ► the leases go back ► connections that waited go on
 //! ```
 //!
-//! One turn of a shard's loop: mailbox → feed → run tasks → reply → flush → one `submit_and_wait` → record completions. Each phase is
+//! One turn of a shard's loop: mailbox → feed → run tasks → reply → flush → receive → one `submit_and_wait` → record completions. Each phase is
 //! bounded; nothing calls back into an earlier phase. `shard::worker::Shard` tells why, and what holds after each turn.
 //!
 //! # What a server knows of its own speed

@@ -41,6 +41,8 @@ pub(super) struct FileStore {
     pub(super) is_block_device: bool,
     /// Bytes that `fallocate` wants its ranges aligned to; 1 for files.
     pub(super) allocation_unit: u32,
+    /// What its mapping holds is what a read brings.
+    pub(super) can_be_mapped: bool,
 }
 
 /// The second descriptor of an export that bypasses the page cache.
@@ -142,8 +144,15 @@ impl Export {
             direct,
             is_block_device: sector.is_some(),
             allocation_unit: sector.unwrap_or(1),
+            can_be_mapped: true,
         };
         Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
+    }
+
+    /// Whether its reads can be answered from the page cache.
+    #[cfg(test)]
+    pub(crate) fn can_be_mapped(&self) -> bool {
+        matches!(&self.store, Store::File(file) if file.can_be_mapped && file.direct.is_none())
     }
 
     /// What it can do.
@@ -194,7 +203,8 @@ fn open_file(
     }
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
     let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
-    let store = FileStore { buffered, direct, is_block_device, allocation_unit: sector };
+    let can_be_mapped = is_block_device || is_local(&buffered);
+    let store = FileStore { buffered, direct, is_block_device, allocation_unit: sector, can_be_mapped };
     Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
 }
 
@@ -217,6 +227,18 @@ fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
     let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let file = format!("/sys/dev/block/{major}:{minor}/queue/rotational");
     is_block_device && std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether a file lies on a file system whose page cache is always true. On a network file system a read asks the server whether it
+/// still is, and a mapping does not.
+fn is_local(file: &File) -> bool {
+    const BTRFS: u64 = 0x9123_683e;
+    const EXT4: u64 = 0xef53;
+    const F2FS: u64 = 0xf2f5_2010;
+    const TMPFS: u64 = 0x0102_1994;
+    const XFS: u64 = 0x5846_5342;
+    rustix::fs::fstatfs(file)
+        .is_ok_and(|system| [BTRFS, EXT4, F2FS, TMPFS, XFS].contains(&(system.f_type as u64)))
 }
 
 impl FileStore {

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use super::ShardContext;
 use super::export::FileStore;
+use super::page_cache::PageCache;
 use super::unaligned::UnalignedGate;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags};
-use crate::ring::{AllocateMode, FileIndex, Lease, Operation};
+use crate::ring::{AllocateMode, FileIndex, Lease, MappedRange, Operation};
 
 /// A file export on one shard.
 pub(super) struct FileDevice {
     store: Arc<FileStore>,
     buffered: FileIndex,
     direct: Option<FileIndex>,
+    /// Where reads can be answered from at once; none for an O_DIRECT export.
+    page_cache: Option<PageCache>,
     /// Parts of the file that are known to hold no hole; see [`FileDevice::is_known_data`].
     known: RefCell<KnownData>,
 }
@@ -32,7 +35,17 @@ impl FileDevice {
         let (buffered, direct) = store.descriptors();
         let buffered = context.ring.register_file(buffered)?;
         let direct = direct.map(|file| context.ring.register_file(file)).transpose()?;
-        Ok(Self { store, buffered, direct, known: RefCell::new(KnownData::new(size)) })
+        let mapping = match direct {
+            None if store.can_be_mapped && size > 0 => context.ring.map_file(store.descriptors().0, size),
+            _ => None,
+        };
+        let page_cache = mapping.map(|mapping| PageCache::new(mapping, size, !store.is_block_device));
+        Ok(Self { store, buffered, direct, page_cache, known: RefCell::new(KnownData::new(size)) })
+    }
+
+    /// A range to be sent straight from the page cache; see [`PageCache::get`].
+    pub(super) fn cached(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
+        self.page_cache.as_ref()?.get(range, now)
     }
 
     /// The direct descriptor when there is one and the range allows it.

@@ -8,6 +8,7 @@ mod fault;
 mod file;
 mod helpers;
 mod memory;
+mod page_cache;
 mod unaligned;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub use file::ReadFailure;
 pub use helpers::Helpers;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::ring::{Lease, Ring};
+use crate::ring::{Lease, MappedRange, Ring};
 use crate::task::ReadyList;
 use export::Store;
 use fault::{Fault, Verdict};
@@ -51,6 +52,15 @@ enum Kind {
     Null,
 }
 
+/// The data of a read that was answered at once.
+#[derive(Debug)]
+pub enum AtOnce {
+    /// It is in the page cache.
+    Cached(MappedRange),
+    /// Nothing but zeroes.
+    Zeroes,
+}
+
 /// Copies of memory longer than this give way in between, so that they do not hold up the shard.
 const MEMORY_STEP: u64 = 256 << 10;
 /// Memory given back in one step.
@@ -70,6 +80,24 @@ impl Device {
         };
         let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
         Ok(Self { facts, faults, kind })
+    }
+
+    /// What a read brings, if that can be had without waiting and without a buffer. `now` is the moment of the turn in nanoseconds.
+    pub fn read_at_once(&self, range: ByteRange, now: u64) -> Option<AtOnce> {
+        if !self.faults.is_empty() {
+            return None;
+        }
+        self.assert_request(range, false);
+        match &self.kind {
+            Kind::File(file) => file.cached(range, now).map(AtOnce::Cached),
+            Kind::Memory(_) => None,
+            Kind::Null => Some(AtOnce::Zeroes),
+        }
+    }
+
+    /// Whether writes vanish, so that they are done when their payload is here.
+    pub fn drops_writes(&self) -> bool {
+        matches!(self.kind, Kind::Null) && self.faults.is_empty()
     }
 
     /// Whether reads bring nothing but zeroes, so that no memory is needed for them.

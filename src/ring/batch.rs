@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::buffer::Lease;
+use super::mapped::MappedRange;
 
 /// Bytes of the shared zero area: payloads of zeroes point there.
 pub(super) const ZERO_AREA: usize = 1 << 20;
@@ -16,6 +17,8 @@ pub struct SendBatch {
     pieces: Vec<libc::iovec>,
     /// Holders of the payloads, until the send completed.
     leases: Vec<Lease>,
+    /// Holders of mapped payloads.
+    mapped: Vec<MappedRange>,
     /// Payloads that own their bytes (block status, error texts).
     texts: Vec<Vec<u8>>,
     message: libc::msghdr,
@@ -35,6 +38,7 @@ impl SendBatch {
             headers: Vec::with_capacity(headers),
             pieces: Vec::with_capacity(pieces),
             leases: Vec::with_capacity(pieces),
+            mapped: Vec::new(),
             texts: Vec::new(),
             // SAFETY: all-zero is a valid, empty `msghdr`.
             message: unsafe { std::mem::zeroed() },
@@ -47,6 +51,7 @@ impl SendBatch {
         self.headers.clear();
         self.pieces.clear();
         self.leases.clear();
+        self.mapped.clear();
         self.texts.clear();
         self.length = 0;
     }
@@ -93,6 +98,15 @@ impl SendBatch {
         if !canary!(LeaseBackEarly) {
             self.leases.push(lease);
         }
+    }
+
+    /// Appends part of a mapped file.
+    pub fn push_mapped(&mut self, mapped: MappedRange) {
+        assert!(self.room() > 0, "the caller leaves room");
+        let piece = mapped.piece();
+        self.pieces.push(piece);
+        self.length += piece.iov_len;
+        self.mapped.push(mapped);
     }
 
     /// Appends bytes that the batch then owns.

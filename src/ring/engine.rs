@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
+use super::mapped::FileMapping;
 use super::op::{OpKey, OpTable, Owner};
 use super::operation::{FileIndex, Operation};
 use super::uring::{Event, RingError, RingOptions, Uring, Wait};
@@ -78,6 +79,14 @@ impl Engine {
 
     pub(super) fn release_file(&mut self, file: FileIndex) {
         either!(self, engine => engine.release_file(file));
+    }
+
+    pub(super) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<FileMapping> {
+        match self {
+            Self::Kernel(..) => FileMapping::new(file, length),
+            #[cfg(feature = "sim")]
+            Self::Simulated(engine) => engine.map_file(file, length),
+        }
     }
 
     pub(super) fn registered_files(&self, total: u32) -> u32 {

@@ -8,6 +8,7 @@ mod buddy;
 mod buffer;
 mod engine;
 mod entry;
+mod mapped;
 mod op;
 mod operation;
 mod receive;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use batch::SendBatch;
 pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, UNIT};
+pub use mapped::{FileMapping, MappedRange, PAGE};
 pub use op::{OpKey, Owner};
 pub use operation::{AllocateMode, Completion, FileIndex, Operation};
 pub use receive::Received;
@@ -92,6 +94,11 @@ impl Ring {
     /// `EMFILE` when the table is full.
     pub fn register_file(&self, file: BorrowedFd<'_>) -> io::Result<FileIndex> {
         self.inner.engine.borrow_mut().register_file(file)
+    }
+
+    /// Maps the first `length` bytes of a file, to send from its page cache; `None` where that cannot be done.
+    pub fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> Option<Rc<FileMapping>> {
+        self.inner.engine.borrow().map_file(file, length).ok().map(Rc::new)
     }
 
     /// Forgets a file or socket; the last reference closes it. No operation on it may be in flight.

@@ -313,6 +313,9 @@ impl Connection {
 
     /// Takes memory for a request; it is admitted at once, or when its payload is here.
     fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
+        if self.read_at_once(&request, arrived, feeding) {
+            return None;
+        }
         let payload = request.payload_length();
         let memory = match request.command {
             Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
@@ -363,6 +366,10 @@ impl Connection {
         }
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
         let arrived = feeding.now;
+        if self.write_at_once(&request, arrived, feeding) {
+            self.held -= held as usize;
+            return;
+        }
         self.admit(Admitted { request, lease, held, arrived }, feeding);
     }
 

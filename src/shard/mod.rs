@@ -2,6 +2,7 @@
 //!
 //! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
 
+mod at_once;
 mod connection;
 mod intake;
 mod mailbox;

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::ring::{Lease, SendBatch};
+use crate::ring::{Lease, MappedRange, SendBatch};
 use crate::stats::Timing;
 
 /// What follows a chunk's header.
@@ -15,6 +15,8 @@ pub(super) enum Payload {
     Nothing,
     /// Part of a lease.
     Leased { lease: Lease, start: u32, length: u32 },
+    /// Part of a mapped file.
+    Mapped(MappedRange),
     /// Zeroes that need no memory.
     Zeroes(u32),
     /// Bytes of its own.
@@ -59,7 +61,7 @@ impl ReplyChunk {
         1 + match &self.payload {
             Payload::Nothing => 0,
             Payload::Zeroes(length) => SendBatch::pieces_of_zeroes(*length as usize),
-            Payload::Leased { .. } | Payload::Text(_) => 1,
+            Payload::Leased { .. } | Payload::Mapped(_) | Payload::Text(_) => 1,
         }
     }
 }
@@ -86,6 +88,8 @@ pub(super) struct Outbound {
     queue: VecDeque<Queued>,
     /// A refusal whose request is still coming in.
     held_back: Option<(Reply, Release)>,
+    /// Bytes of mapped files in the queue.
+    mapped: u64,
     /// The requests whose replies end in the send in flight.
     sending: Option<Vec<Release>>,
 }
@@ -97,7 +101,12 @@ impl Outbound {
     /// Appends a reply; what its request holds is released when it is out.
     pub(super) fn push(&mut self, reply: Reply, release: Release) {
         match reply {
-            Reply::One(chunk) => self.queue.push_back(Queued { chunk, releases: Some(release) }),
+            Reply::One(chunk) => {
+                if let Payload::Mapped(mapped) = &chunk.payload {
+                    self.mapped += mapped.length();
+                }
+                self.queue.push_back(Queued { chunk, releases: Some(release) });
+            }
             Reply::Many(mut chunks) => {
                 if canary!(ChunksSwapped) {
                     chunks.reverse();
@@ -127,6 +136,11 @@ impl Outbound {
     /// Whether a reply is held back.
     pub(super) fn holds_back(&self) -> bool {
         self.held_back.is_some()
+    }
+
+    /// Bytes of mapped files that can be queued, `most` in all; none while a send is in flight.
+    pub(super) fn mapped_room(&self, most: u64) -> u64 {
+        if self.sending.is_some() { 0 } else { most.saturating_sub(self.mapped) }
     }
 
     /// Whether a send could start.
@@ -159,6 +173,10 @@ impl Outbound {
                 Payload::Leased { lease, start, length } => {
                     batch.push_lease(lease, start as usize..(start + length) as usize);
                 }
+                Payload::Mapped(mapped) => {
+                    self.mapped -= mapped.length();
+                    batch.push_mapped(mapped);
+                }
                 Payload::Zeroes(length) => batch.push_zeroes(length as usize),
                 Payload::Text(text) => batch.push_text(text),
             }
@@ -177,6 +195,7 @@ impl Outbound {
 
     /// Forgets what is queued: the client is gone.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
+        self.mapped = 0;
         self.queue.drain(..).filter_map(|queued| queued.releases).collect()
     }
 }

@@ -44,7 +44,7 @@ impl Recorder {
 
     /// A new turn begins: completions were reaped.
     pub(super) fn turn(&mut self) {
-        self.now = self.clock();
+        self.now = self.elapsed();
     }
 
     /// The moment of this turn.

@@ -14,7 +14,7 @@ use crate::nbd::session::{ReplyMode, Session};
 use crate::ring::Lease;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
-const SPARSE_READ: u64 = 32 << 10;
+pub(super) const SPARSE_READ: u64 = 32 << 10;
 /// Holes shorter than this are sent as data: a chunk of their own would cost as much.
 const SMALLEST_HOLE: u64 = 4096;
 /// The most chunks of one sparse read; what is beyond is sent as data.

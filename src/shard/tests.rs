@@ -130,6 +130,41 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn what_is_in_the_page_cache_is_answered_at_once_and_is_what_the_file_holds_now() {
+    use std::os::unix::fs::FileExt;
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("image");
+    let mut content: Vec<u8> = (0..1 << 20).map(|at: u32| (at / 7 % 251) as u8).collect();
+    std::fs::write(&path, &content).unwrap();
+    let running = start(path.to_str().unwrap());
+    let mut client = running.connect(ReplyMode::Simple);
+    let mut expect = |content: &[u8]| {
+        for (offset, length) in
+            [(0, 4096), (5, 1), (4095, 2), (100, 70_000), (0, 1 << 20), ((1 << 20) - 1, 1)]
+        {
+            client.write_all(&request(0, 3, offset, length)).unwrap();
+            assert_eq!(read(&mut client, 16), simple(0, 3));
+            let (start, end) = (offset as usize, (offset + u64::from(length)) as usize);
+            assert!(read(&mut client, length as usize) == content[start..end], "{offset}+{length}");
+        }
+    };
+    expect(&content);
+    // Somebody else writes: the reply holds what the file holds when it is sent.
+    content[4000..9000].fill(0xee);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&content[4000..9000], 4000).unwrap();
+    expect(&content);
+    let local = running.export.can_be_mapped();
+    drop(client);
+    running.shard.shutdown();
+    let interval = running.exited.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+    let reads = interval.exports[0].commands[crate::stats::Operation::Read as usize].as_ref().unwrap();
+    assert_eq!(reads.requests, 12);
+    let backend = &reads.phases[crate::stats::Phase::Backend as usize];
+    assert!(backend.max() == 0 || !local, "no read went to the ring, but one took {} ns", backend.max());
+}
+
+#[test]
 fn a_thousand_requests_in_flight_are_all_answered() {
     let running = start("mem:64M");
     let mut client = running.connect(ReplyMode::Simple);

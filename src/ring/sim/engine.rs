@@ -6,8 +6,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::World;
+use super::mapped::{MappedFile, Piece};
 use super::transfer::Transfer;
 use super::world::{Memory, Object, RingState, Work};
+use crate::ring::FileMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::op::{OpKey, OpTable, Owner};
 use crate::ring::operation::{AllocateMode, FileIndex, Operation};
@@ -124,8 +126,9 @@ impl Engine {
                 Work::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
             }
             Operation::Send { socket, batch } => {
-                let pieces: Rc<[Memory]> =
-                    batch.pieces().map(|(address, length)| Memory::new(address, length)).collect();
+                let state = self.world.state();
+                let pieces: Rc<[Piece]> =
+                    batch.pieces().map(|(address, length)| state.piece(address, length)).collect();
                 let total = batch.length();
                 Work::Send { socket: self.socket(*socket), pieces, moved: 0, total }
             }
@@ -179,6 +182,13 @@ impl Engine {
             self.world.state().release_socket(socket);
         }
         self.free_files.push(file.0);
+    }
+
+    pub(in crate::ring) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<FileMapping> {
+        let object = self.world.state().tokens.get(&file.as_raw_fd()).copied();
+        let Some(Object::File { file, .. }) = object else { panic!("only a file is mapped") };
+        let mapped = |address| MappedFile::new(self.world.clone(), file, address, length as usize);
+        FileMapping::simulated(length, mapped)
     }
 
     pub(in crate::ring) fn registered_files(&self, total: u32) -> u32 {

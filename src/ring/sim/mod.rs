@@ -14,6 +14,7 @@
 mod engine;
 mod faults;
 mod files;
+mod mapped;
 mod random;
 mod sockets;
 mod transfer;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub(super) use engine::Engine;
 pub use faults::Faults;
 pub use files::SECTOR;
+pub(super) use mapped::MappedFile;
 pub use random::{Random, mixed};
 
 use crate::block::{ByteRange, Extent};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
+use super::mapped::Piece;
 use super::world::{State, Work};
 use super::{SocketId, World};
 
@@ -141,10 +142,16 @@ impl State {
         let length = self.shortened(room);
         let (mut start, mut left, mut at) = (moved, length, 0);
         for piece in pieces.iter() {
-            let skip = start.saturating_sub(at).min(piece.length);
-            let take = left.min(piece.length - skip);
-            self.sockets[socket].to_client.extend(piece.get(skip, take));
-            at += piece.length;
+            let skip = start.saturating_sub(at).min(piece.length());
+            let take = left.min(piece.length() - skip);
+            let bytes = match piece {
+                Piece::Memory(memory) => memory.get(skip, take),
+                Piece::File { file, offset, .. } => {
+                    self.files[*file].bytes(offset + skip, offset + skip + take)
+                }
+            };
+            self.sockets[socket].to_client.extend(bytes);
+            at += piece.length();
             start += take;
             left -= take;
         }

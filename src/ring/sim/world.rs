@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::faults::Faults;
 use super::files::SimFile;
+use super::mapped::{Mapped, Piece};
 use super::random::{Random, mixed};
 use super::sockets::SimSocket;
 use super::transfer::Transfer;
@@ -71,7 +72,7 @@ pub(super) enum Work {
     },
     Send {
         socket: usize,
-        pieces: Rc<[Memory]>,
+        pieces: Rc<[Piece]>,
         moved: usize,
         total: usize,
     },
@@ -133,6 +134,8 @@ pub(super) struct State {
     pub(super) files: Vec<SimFile>,
     pub(super) sockets: Vec<SimSocket>,
     pub(super) tokens: HashMap<RawFd, Object>,
+    /// Files that sends read from, by the address that stands for their start.
+    pub(super) mapped: BTreeMap<usize, Mapped>,
     /// When operations that change files completed.
     pub(super) completed: BTreeMap<u64, u64>,
     pub(super) trace: u64,
@@ -152,6 +155,7 @@ impl State {
             files: Vec::new(),
             sockets: Vec::new(),
             tokens: HashMap::new(),
+            mapped: BTreeMap::new(),
             completed: BTreeMap::new(),
             trace: 0,
             outcomes: BTreeMap::new(),

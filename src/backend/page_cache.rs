@@ -1,0 +1,236 @@
+//! What of a buffered export is in the page cache, so that a READ can be answered from there: no buffer, no task, no operation of its own.
+//!
+//! A range is sent straight from the mapped file. Whether that is so changes nothing that a client can see: the bytes are those that a
+//! read at this moment would bring. It only must not make the shard wait for the disk, which it would if a page were missing while the
+//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::block::ByteRange;
+use crate::ring::{FileMapping, MappedRange, PAGE};
+
+/// The longest range that is sent in this way: what is looked up here must still be true when the last byte leaves.
+const LONGEST: u64 = 1 << 20;
+
+/// Pages that one question is about.
+const QUESTION: u64 = 64;
+
+/// The page cache of one export, as one shard knows it.
+pub(super) struct PageCache {
+    mapping: Rc<FileMapping>,
+    seen: RefCell<Seen>,
+    hope: Cell<Hope>,
+    /// The second in which it was last found out whether the kernel can be asked, and whether it can.
+    told: Cell<(u64, bool)>,
+    /// A file can be cut, a block device cannot.
+    may_be_cut: bool,
+    /// Bytes of the file, and the moment at which it had them.
+    size: Cell<(u64, u64)>,
+    /// Pages that the mapping has.
+    pages: u64,
+}
+
+impl PageCache {
+    pub(super) fn new(mapping: Rc<FileMapping>, export_size: u64, may_be_cut: bool) -> Self {
+        let pages = export_size.div_ceil(PAGE);
+        Self {
+            mapping,
+            seen: RefCell::new(Seen::new(pages)),
+            hope: Cell::new(Hope::default()),
+            told: Cell::new((u64::MAX, false)),
+            may_be_cut,
+            size: Cell::new((u64::MAX, 0)),
+            pages,
+        }
+    }
+
+    /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn in nanoseconds.
+    pub(super) fn get(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
+        if range.length() > LONGEST || range.is_empty() {
+            return None;
+        }
+        let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
+        let is_fresh = self.seen.borrow().are_fresh(pages.clone(), now) || self.ask(pages, now);
+        (is_fresh && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
+    }
+
+    /// Asks about pages and what is around them.
+    #[cold]
+    fn ask(&self, pages: Range<u64>, now: u64) -> bool {
+        let (promising, hope) = self.hope.get().next();
+        self.hope.set(hope);
+        if !promising || !self.is_told_the_truth(now) {
+            return false;
+        }
+        let mut seen = self.seen.borrow_mut();
+        let mut first = pages.start / QUESTION * QUESTION;
+        while first < pages.end {
+            let mut there = [false; QUESTION as usize];
+            let there = &mut there[..QUESTION.min(self.pages - first) as usize];
+            if !self.mapping.look_up(first, there) {
+                return false;
+            }
+            for (page, there) in (first..).zip(&*there) {
+                if *there {
+                    seen.mark(page, now);
+                }
+            }
+            first += QUESTION;
+        }
+        let found = seen.are_fresh(pages, now);
+        self.hope.set(hope.after(found));
+        found
+    }
+
+    fn is_told_the_truth(&self, now: u64) -> bool {
+        let second = now >> SECOND;
+        if self.told.get().0 != second {
+            self.told.set((second, self.mapping.can_look_up()));
+        }
+        self.told.get().1
+    }
+
+    /// What lies behind the end of a cut file reads as zeroes up to the end of its page; that must be an error instead. Asked once a turn.
+    fn file_size(&self, now: u64) -> u64 {
+        if !self.may_be_cut {
+            return u64::MAX;
+        }
+        let (at, size) = self.size.get();
+        if at == now {
+            return size;
+        }
+        let size = self.mapping.file_size();
+        self.size.set((now, size));
+        size
+    }
+}
+
+/// Whether asking is worth it. Where reads go to the disk anyway, the kernel is asked before few of them only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hope {
+    left: u8,
+    refused: u8,
+}
+
+impl Hope {
+    /// Questions without success until only some are asked.
+    const MOST: u8 = 64;
+    /// Then one in so many.
+    const RARELY: u8 = 32;
+
+    /// Whether to ask this time.
+    fn next(self) -> (bool, Self) {
+        let ask = self.left > 0 || self.refused + 1 == Self::RARELY;
+        (ask, Self { refused: if ask { 0 } else { self.refused + 1 }, ..self })
+    }
+
+    fn after(self, found: bool) -> Self {
+        let left = if found { Self::MOST } else { self.left.saturating_sub(1) };
+        Self { left, ..self }
+    }
+}
+
+impl Default for Hope {
+    fn default() -> Self {
+        Self { left: Self::MOST, refused: 0 }
+    }
+}
+
+/// When pages were last seen: a table of bounded size in which pages that are far apart share an entry, and the later one takes it.
+///
+/// An entry is a tag, which tells those pages apart, over the second, 1 to 255 and round again. Two bytes a page, and memory is only used for
+/// parts of the table that are used.
+struct Seen {
+    entries: Vec<u16>,
+    shift: u32,
+}
+
+/// Entries for 16 GiB of pages.
+const USUAL_ENTRIES: u64 = 4 << 20;
+/// Pages that can share an entry.
+const TAGS: u64 = 256;
+
+impl Seen {
+    fn new(pages: u64) -> Self {
+        let most = USUAL_ENTRIES.max(pages.div_ceil(TAGS));
+        let entries = pages.clamp(1, most).next_power_of_two();
+        Self { entries: vec![0; entries as usize], shift: entries.trailing_zeros() }
+    }
+
+    fn are_fresh(&self, mut pages: Range<u64>, now: u64) -> bool {
+        let (this, last) = (second(now), second(now.saturating_sub(1 << SECOND)));
+        pages.all(|page| {
+            let [tag, seen] = self.entries[self.index(page)].to_be_bytes();
+            tag == self.tag(page) && (seen == this || seen == last)
+        })
+    }
+
+    fn mark(&mut self, page: u64, now: u64) {
+        let index = self.index(page);
+        self.entries[index] = u16::from_be_bytes([self.tag(page), second(now)]);
+    }
+
+    fn index(&self, page: u64) -> usize {
+        (page & (self.entries.len() as u64 - 1)) as usize
+    }
+
+    fn tag(&self, page: u64) -> u8 {
+        (page >> self.shift) as u8
+    }
+}
+
+/// About a second, as a power of two of nanoseconds.
+const SECOND: u32 = 30;
+
+/// The number of a moment's second, 1 to 255.
+fn second(now: u64) -> u8 {
+    ((now >> SECOND) % 255 + 1) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_fresh_for_a_second_or_two() {
+        let mut seen = Seen::new(1000);
+        assert!(!seen.are_fresh(0..1, 0));
+        (0..10).for_each(|page| seen.mark(page, 5 << SECOND));
+        assert!(seen.are_fresh(0..10, 5 << SECOND));
+        assert!(seen.are_fresh(0..10, 6 << SECOND));
+        assert!(!seen.are_fresh(0..10, 7 << SECOND));
+        assert!(!seen.are_fresh(5..11, 5 << SECOND), "one of them was never seen");
+        seen.mark(5, 7 << SECOND);
+        assert!(seen.are_fresh(5..6, 7 << SECOND) && !seen.are_fresh(4..6, 7 << SECOND));
+    }
+
+    #[test]
+    fn pages_that_share_an_entry_are_told_apart() {
+        for pages in [1, 255, USUAL_ENTRIES + 1, USUAL_ENTRIES * TAGS, USUAL_ENTRIES * TAGS + 1, 1 << 33] {
+            let mut seen = Seen::new(pages);
+            let entries = seen.entries.len() as u64;
+            seen.mark(0, 0);
+            for other in (entries..pages).step_by(entries as usize) {
+                assert!(!seen.are_fresh(other..other + 1, 0), "page {other} of {pages}");
+            }
+            seen.mark(pages - 1, 0);
+            assert!(seen.are_fresh(pages - 1..pages, 0));
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_found_few_questions_are_asked() {
+        let mut hope = Hope::default();
+        let mut asked = 0;
+        for _ in 0..10_000 {
+            let (ask, next) = hope.next();
+            hope = if ask { next.after(false) } else { next };
+            asked += u32::from(ask);
+        }
+        assert!((300..500).contains(&asked), "{asked} of 10,000");
+        let (ask, _) = hope.after(true).next();
+        assert!(ask, "one success, and it asks again");
+    }
+}

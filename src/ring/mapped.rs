@@ -1,0 +1,179 @@
+//! The page cache of a file as a source of sends: bytes go from there to the socket without a copy in between.
+//!
+//! The file is mapped, but no code of ours ever sees the bytes: they may change at any moment, and may be gone when the file was cut. Only
+//! the kernel reads them, while it sends, and it reports `EFAULT` where a program would get a signal.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use crate::block::ByteRange;
+
+/// Bytes of a page of the page cache.
+pub const PAGE: u64 = 4096;
+/// A file, mapped for the kernel to read.
+#[derive(Debug)]
+pub struct FileMapping {
+    address: *mut libc::c_void,
+    length: usize,
+    file: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Kernel(OwnedFd),
+    #[cfg(feature = "sim")]
+    Simulated(super::sim::MappedFile),
+}
+
+/// Part of a mapped file.
+#[derive(Debug)]
+pub struct MappedRange {
+    mapping: Rc<FileMapping>,
+    range: ByteRange,
+}
+
+impl FileMapping {
+    /// Maps the first `length` bytes of a file, at least one, and some more behind them.
+    ///
+    /// # Errors
+    /// The kernel's: `ENODEV` where files cannot be mapped, `ENOMEM` where there are no addresses left.
+    pub(super) fn new(file: BorrowedFd<'_>, length: u64) -> io::Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let whole = whole(length).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours, and no reference to it is ever made.
+        let address =
+            unsafe { mmap(std::ptr::null_mut(), whole, ProtFlags::READ, MapFlags::SHARED, file, 0)? };
+        Ok(Self { address, length: whole, file: Source::Kernel(file.try_clone_to_owned()?) })
+    }
+
+    /// Addresses that stand for a simulated file: nothing is behind them.
+    #[cfg(feature = "sim")]
+    pub(super) fn simulated(
+        length: u64,
+        file: impl FnOnce(usize) -> super::sim::MappedFile,
+    ) -> io::Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        let whole = whole(length).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (protection, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let address = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, protection, flags)? };
+        Ok(Self { address, length: whole, file: Source::Simulated(file(address.addr())) })
+    }
+
+    /// Says of each page from `first` on whether it is in the page cache and filled; false when that cannot be told.
+    pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {
+        match &self.file {
+            Source::Kernel(_) => self.resident(first, pages),
+            #[cfg(feature = "sim")]
+            Source::Simulated(file) => {
+                pages.fill_with(|| file.is_cached());
+                true
+            }
+        }
+    }
+
+    /// Whether the kernel says the truth: to whom the file does not belong and who may not write it, it says that all pages are there.
+    /// The last page that is mapped cannot be.
+    pub fn can_look_up(&self) -> bool {
+        match &self.file {
+            Source::Kernel(_) => {
+                let mut behind = [true];
+                self.resident(self.length as u64 / PAGE - 1, &mut behind) && !behind[0]
+            }
+            #[cfg(feature = "sim")]
+            Source::Simulated(_) => true,
+        }
+    }
+
+    fn resident(&self, first: u64, pages: &mut [bool]) -> bool {
+        const MOST: usize = 256;
+        let (start, count) = (first * PAGE, pages.len());
+        assert!(count <= MOST && start + count as u64 * PAGE <= self.length as u64);
+        let mut bytes = [0; MOST];
+        // SAFETY: the range is mapped, and there is a byte for each of its pages.
+        let result = unsafe {
+            let address = self.address.byte_add(start as usize);
+            libc::mincore(address, count * PAGE as usize, bytes.as_mut_ptr())
+        };
+        for (page, byte) in pages.iter_mut().zip(bytes) {
+            *page = byte & 1 != 0;
+        }
+        result == 0
+    }
+
+    /// Bytes of the file now; 0 for a block device.
+    pub fn file_size(&self) -> u64 {
+        match &self.file {
+            Source::Kernel(file) => rustix::fs::fstat(file).map_or(0, |status| status.st_size as u64),
+            #[cfg(feature = "sim")]
+            Source::Simulated(file) => file.size(),
+        }
+    }
+
+    /// A range to send from.
+    pub fn range(self: &Rc<Self>, range: ByteRange) -> MappedRange {
+        assert!(range.end() <= self.length as u64, "{range:?} is not mapped");
+        let beside = ByteRange::new(range.offset() ^ 512, range.length());
+        let beside = beside.filter(|beside| beside.end() <= self.length as u64 && canary!(CachedElsewhere));
+        MappedRange { mapping: Rc::clone(self), range: beside.unwrap_or(range) }
+    }
+}
+
+impl Drop for FileMapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is the one we mapped; sends that read it hold the mapping.
+        let unmapped = unsafe { rustix::mm::munmap(self.address, self.length) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+impl MappedRange {
+    /// Bytes of it.
+    pub fn length(&self) -> u64 {
+        self.range.length()
+    }
+
+    /// Where the kernel finds the bytes, and how many there are.
+    pub(super) fn piece(&self) -> libc::iovec {
+        let iov_base = self.mapping.address.wrapping_byte_add(self.range.offset() as usize);
+        libc::iovec { iov_base, iov_len: self.range.length() as usize }
+    }
+}
+
+/// Bytes to map: the last page is behind the end, and no folio of the page cache that holds something of the file reaches it.
+fn whole(length: u64) -> Option<usize> {
+    const LARGEST_FOLIO: u64 = 2 << 20;
+    usize::try_from(length.checked_next_multiple_of(LARGEST_FOLIO)?.checked_add(PAGE)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_there_and_what_was_cut_is_not() {
+        let file = tempfile::tempfile_in(std::env::current_dir().unwrap()).unwrap();
+        file.write_all_at(&[7; 64 << 10], 0).unwrap();
+        let mapping = Rc::new(FileMapping::new(file.as_fd(), (64 << 10) - 100).unwrap());
+        assert!(mapping.can_look_up(), "the file is our own");
+        let mut pages = [false; 16];
+        assert!(mapping.look_up(0, &mut pages));
+        assert_eq!(pages, [true; 16], "just written");
+        assert_eq!(mapping.file_size(), 64 << 10);
+        file.set_len(8 << 10).unwrap();
+        assert_eq!(
+            mapping.file_size(),
+            8 << 10,
+            "what lies behind may still be cached: a large folio is cut in place"
+        );
+        file.set_len(0).unwrap();
+        assert!(mapping.look_up(0, &mut pages[..3]));
+        assert_eq!(pages[..3], [false; 3], "all is gone");
+        assert!(mapping.can_look_up());
+        assert_eq!(mapping.range(ByteRange::new(4096, 100).unwrap()).piece().iov_len, 100);
+    }
+}

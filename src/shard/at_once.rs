@@ -1,0 +1,70 @@
+//! Requests that are answered when they are parsed: no slot, no task, no operation of their own.
+
+use super::connection::{Connection, Feeding};
+use super::outbound::{Payload, Release, Reply, ReplyChunk};
+use super::serve::SPARSE_READ;
+use crate::backend::AtOnce;
+use crate::nbd::reply::ReplyTo;
+use crate::nbd::request::{Command, Request};
+use crate::nbd::session::ReplyMode;
+use crate::stats::{Operation, Timing};
+
+/// Bytes of mapped files that wait to be sent at most. What is queued behind them would no longer leave at once.
+const MOST_MAPPED: u64 = 4 << 20;
+
+impl Connection {
+    /// Answers a READ whose data can be had without waiting; false when it cannot.
+    ///
+    /// Data in the page cache only when nothing is being sent, so that the reply leaves in this turn: what was looked up is true
+    /// then. Behind a slow reader data waits in memory of ours instead.
+    pub(super) fn read_at_once(
+        &mut self,
+        request: &Request,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) -> bool {
+        let Command::Read { dont_fragment } = request.command else { return false };
+        let (range, mode) = (request.range, self.peer.session.reply_mode);
+        let device = &self.peer.device;
+        let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
+        let may_have_holes = may_be_sparse && !device.is_known_data(range);
+        let leaves_now = self.outbound.mapped_room(MOST_MAPPED) >= range.length();
+        if range.is_empty() || may_have_holes || !leaves_now {
+            return false;
+        }
+        let payload = match device.read_at_once(range, feeding.now) {
+            Some(AtOnce::Cached(mapped)) => Payload::Mapped(mapped),
+            Some(AtOnce::Zeroes) => Payload::Zeroes(range.length() as u32),
+            None => return false,
+        };
+        let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
+        self.in_flight += 1;
+        feeding.unsent += 1;
+        self.answer(request, Reply::One(ReplyChunk { header, payload }), arrived, feeding);
+        true
+    }
+
+    /// Answers a WRITE whose payload is here, when its device does nothing with it; false when it does.
+    pub(super) fn write_at_once(
+        &mut self,
+        request: &Request,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) -> bool {
+        if request.command != Command::Write || !self.peer.device.drops_writes() {
+            return false;
+        }
+        let to = ReplyTo::request(request, self.peer.session.reply_mode);
+        self.answer(request, Reply::header(to.success()), arrived, feeding);
+        true
+    }
+
+    fn answer(&mut self, request: &Request, reply: Reply, arrived: u64, feeding: &mut Feeding<'_>) {
+        let operation = if request.command == Command::Write { Operation::Write } else { Operation::Read };
+        let (offset, length) = (request.range.offset(), request.range.length());
+        feeding.stats.count_bytes(operation, length);
+        let now = feeding.now;
+        let timing = Timing { operation, arrived, submitted: now, completed: now, offset, length };
+        self.outbound.push(reply, Release { held: 0, timing: Some(timing) });
+    }
+}
