@@ -196,6 +196,8 @@ fn pages_and_pictures_stand_alone_and_are_well_formed() {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("--latency-log") && page.contains("CPUs"), "what made it is missing");
+    // Programs other than browsers draw what has a variable for a colour in black.
+    assert!(!std::fs::read_to_string(&svg).unwrap().contains("var("));
     // The name of the export and that of the file are texts, not markup.
     assert!(!page.contains("<v>m") && !page.contains("a<b>"), "{page}");
     assert!(page.contains("&lt;v&gt;m"));
@@ -211,8 +213,8 @@ print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": sum(len(re.find
         return;
     };
     assert_eq!(found["root"], "{http://www.w3.org/2000/svg}svg");
-    // Two spectra, the phases, and a heat map for each command of each log.
-    assert_eq!(found["parts"], 2 + 1 + 4, "{found}");
+    // Two spectra, the phases, and a heat map for each command of each log, each for a screen and for a phone.
+    assert_eq!(found["parts"], 2 * (2 + 1 + 4), "{found}");
     // How many cells a heat map has is a matter of the machine's speed; none is empty.
     assert!(number(&found["cells"]) >= 4.0, "{found}");
 }

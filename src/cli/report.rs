@@ -9,6 +9,7 @@ mod phase_chart;
 mod source;
 mod spectrum_chart;
 mod summary;
+mod theme;
 
 use std::path::{Path, PathBuf};
 

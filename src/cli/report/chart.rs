@@ -1,44 +1,19 @@
-//! The parts of pictures: text, lines, areas, and axes of time and of latency. Colours are classes; the style gives them, light and dark.
+//! The parts of pictures: text, lines, areas, and axes of time and of latency. Colours are classes; `theme` gives
+//! them, light and dark.
 
 use std::fmt::Write as _;
 
+use super::theme::HEATS;
 use crate::cli::describe::human_time;
 
-/// Width of every picture.
-pub(super) const WIDTH: f64 = 680.0;
+/// Width of a picture on a page, and in a file of its own.
+pub(super) const WIDE: f64 = 680.0;
+/// Width of a picture on a page on a phone.
+pub(super) const NARROW: f64 = 350.0;
 /// Space for the labels of the vertical axis.
 pub(super) const LEFT: f64 = 58.0;
 /// Space behind the end of the horizontal axis.
 pub(super) const RIGHT: f64 = 14.0;
-/// Colours of lines; more lines than that begin again.
-pub(super) const COLORS: usize = 8;
-/// Steps of a heat map's colour.
-pub(super) const HEATS: usize = 8;
-
-/// The style of every picture, for the root of a page or of a picture alone.
-pub(super) const STYLE: &str = "\
-:root{--page:#f4f5f7;--card:#fff;--text:#16191d;--quiet:#5d6673;--line:#e1e4e8;--grid:#e6e9ed;\
---c0:#1769c2;--c1:#c2560c;--c2:#0b8074;--c3:#7a4bc4;--c4:#c32f3a;--c5:#7c6a00;--c6:#5d6673;--c7:#b0307c;\
---h0:#dfeaf6;--h1:#b4d4ec;--h2:#86b9de;--h3:#5598cb;--h4:#3f70b7;--h5:#4a4a9c;--h6:#55287f;--h7:#2f0a3b;--mark:#c2560c}\
-@media(prefers-color-scheme:dark){:root{--page:#0f1216;--card:#171b21;--text:#e6e9ed;--quiet:#96a0ad;--line:#262c35;--grid:#252b34;\
---c0:#5aa9ff;--c1:#ff9a4d;--c2:#3fc7b7;--c3:#b492f5;--c4:#ff7079;--c5:#e0c94a;--c6:#96a0ad;--c7:#f07ac0;\
---h0:#22263f;--h1:#3c2f68;--h2:#5e347d;--h3:#8f3580;--h4:#c54872;--h5:#ea6c58;--h6:#fba453;--h7:#fcefa6;--mark:#5ff0df}}\
-svg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:var(--text)}\
-svg .quiet{fill:var(--quiet)}svg .small{font-size:11px}svg .title{font-weight:600;font-size:13px}\
-svg .grid{stroke:var(--grid);stroke-width:1}svg .curve{fill:none;stroke-width:1.8;stroke-linejoin:round}\
-svg .mark{fill:none;stroke:var(--mark);stroke-width:1.5;stroke-linejoin:round}svg .dashed{stroke-dasharray:3 3}";
-
-/// The classes of the colours.
-pub(super) fn color_style() -> String {
-    let mut style = String::new();
-    for color in 0..COLORS {
-        let _ = write!(style, "svg .s{color}{{stroke:var(--c{color})}}svg .f{color}{{fill:var(--c{color})}}");
-    }
-    for heat in 0..HEATS {
-        let _ = write!(style, "svg .h{heat}{{fill:var(--h{heat})}}");
-    }
-    style
-}
 
 /// Text as HTML and XML have it.
 pub(super) fn escape(text: &str) -> String {
@@ -85,6 +60,7 @@ struct Cell {
 
 /// A picture in the making.
 pub(super) struct Picture {
+    pub(super) width: f64,
     pub(super) height: f64,
     /// Below the cells.
     ground: String,
@@ -96,11 +72,21 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    pub(super) fn new(title: &str, height: f64) -> Self {
+    pub(super) fn new(title: &str, width: f64, height: f64) -> Self {
         let (ground, body) = (String::new(), String::new());
-        let mut picture = Self { height, ground, cells: Vec::new(), body, title: title.to_owned() };
+        let mut picture = Self { width, height, ground, cells: Vec::new(), body, title: title.to_owned() };
         picture.text(0.0, 13.0, "title", "start", title);
         picture
+    }
+
+    /// Whether it is for a phone.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.width < WIDE
+    }
+
+    /// Where a horizontal axis ends.
+    pub(super) fn right(&self) -> f64 {
+        self.width - RIGHT
     }
 
     pub(super) fn text(&mut self, x: f64, y: f64, class: &str, anchor: &str, text: &str) {
@@ -145,16 +131,23 @@ impl Picture {
         self.body.push_str(r#""/>"#);
     }
 
-    /// As part of a page, whose cells tell what they are when they are pointed at.
+    /// As part of a page. Where there is something to point with, cells tell what they are when they are pointed at.
     pub(super) fn embedded(&self) -> String {
-        let Self { height, ground, cells, body, title } = self;
-        let mut shown = Self::new("", 0.0);
-        shown.body.clone_from(ground);
-        for Cell { at, size, heat, tip } in cells {
-            shown.rectangle(*at, *size, &format!("h{heat}"), tip);
-        }
-        let (title, below) = (escape(title), shown.body);
-        format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}">{below}{body}</svg>"#)
+        let Self { width, height, ground, cells, body, title } = self;
+        let (title, class) = (escape(title), if self.is_narrow() { "narrow" } else { "wide" });
+        let shown = if self.is_narrow() {
+            self.group(0.0, 0.0)
+        } else {
+            let mut shown = Self::new("", 0.0, 0.0);
+            shown.body.clone_from(ground);
+            for Cell { at, size, heat, tip } in cells {
+                shown.rectangle(*at, *size, &format!("h{heat}"), tip);
+            }
+            shown.body + body
+        };
+        format!(
+            r#"<svg class="{class}" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">{shown}</svg>"#
+        )
     }
 
     /// As a part of another picture, at a height; the cells of one colour are one shape, which takes a fraction of the bytes.
@@ -197,6 +190,7 @@ impl LatencyAxis {
 
     /// Lines and labels.
     pub(super) fn draw(&self, picture: &mut Picture) {
+        picture.text(LEFT - 8.0, self.top - 10.0, "quiet small", "end", "latency");
         let steps: &[f64] = match self.high - self.low {
             ..1.7 => &[1.0, 2.0, 5.0],
             ..3.3 => &[1.0, 3.0],
@@ -207,7 +201,7 @@ impl LatencyAxis {
                 let value = step * 10_f64.powi(power);
                 if (self.low..=self.high).contains(&value.log10()) {
                     let y = self.y(value);
-                    picture.line((LEFT, y), (WIDTH - RIGHT, y), "grid");
+                    picture.line((LEFT, y), (picture.right(), y), "grid");
                     picture.text(LEFT - 8.0, y + 4.0, "quiet small", "end", &short_time(value));
                 }
             }
@@ -218,18 +212,22 @@ impl LatencyAxis {
 /// A horizontal axis of time.
 pub(super) struct TimeAxis {
     pub(super) seconds: f64,
+    /// Where it ends.
+    pub(super) right: f64,
 }
 
 impl TimeAxis {
     pub(super) fn x(&self, seconds: f64) -> f64 {
-        LEFT + (WIDTH - LEFT - RIGHT) * seconds / self.seconds.max(1e-9)
+        LEFT + (self.right - LEFT) * seconds / self.seconds.max(1e-9)
     }
 
     /// Labels below a height.
     pub(super) fn draw(&self, picture: &mut Picture, bottom: f64) {
+        const ROOM: f64 = 56.0;
         let steps =
             [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21_600.0];
-        let step = steps.into_iter().find(|step| self.seconds / step <= 10.0).unwrap_or(86_400.0);
+        let most = (self.right - LEFT) / ROOM;
+        let step = steps.into_iter().find(|step| self.seconds / step <= most).unwrap_or(86_400.0);
         for index in 0..=(self.seconds / step + 1e-6) as u32 {
             let seconds = f64::from(index) * step;
             picture.text(self.x(seconds), bottom + 16.0, "quiet small", "middle", &clock(seconds, step));
@@ -261,10 +259,12 @@ mod tests {
 
     #[test]
     fn texts_are_escaped() {
-        let mut picture = Picture::new("<a> & \"b\"", 10.0);
-        picture.cell((0.0, 0.0), (1.0, 1.0), 0, "</svg><script>".to_owned());
-        for svg in [picture.embedded(), picture.group(0.0, 0.0)] {
-            assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
+        for width in [WIDE, NARROW] {
+            let mut picture = Picture::new("<a> & \"b\"", width, 10.0);
+            picture.cell((0.0, 0.0), (1.0, 1.0), 0, "</svg><script>".to_owned());
+            for svg in [picture.embedded(), picture.group(0.0, 0.0)] {
+                assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
+            }
         }
     }
 

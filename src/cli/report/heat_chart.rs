@@ -1,22 +1,24 @@
 //! A heat map: when requests took how long. Its marks are the median and the 99th percentile.
 
-use super::chart::{HEATS, LatencyAxis, Picture, RIGHT, TimeAxis, WIDTH, long_time, short_time};
+use super::chart::{LatencyAxis, Picture, TimeAxis, WIDE, long_time, short_time};
 use super::source::{Column, Row};
+use super::theme::HEATS;
 use crate::cli::describe::human_rate;
 use crate::stats::{HEAT_ROWS, Percentiles, heat_row_start_ns};
 
-const TOP: f64 = 26.0;
 const PLOT: f64 = 190.0;
 
 /// Draws a row that has columns; `seconds` is the length of its source.
-pub(super) fn draw(title: &str, row: &Row, seconds: f64) -> Picture {
-    let bottom = TOP + PLOT;
-    let mut picture = Picture::new(title, bottom + 24.0);
+pub(super) fn draw(title: &str, row: &Row, seconds: f64, width: f64) -> Picture {
+    // On a phone the legend has a line of its own.
+    let top = if width < WIDE { 60.0 } else { 42.0 };
+    let bottom = top + PLOT;
+    let mut picture = Picture::new(title, width, bottom + 24.0);
     let is_used = |index: &usize| row.columns.iter().any(|column| column.heat[*index] > 0);
     let first = (0..HEAT_ROWS).find(is_used).unwrap_or(0);
     let last = (0..HEAT_ROWS).rev().find(is_used).unwrap_or(0);
-    let axis = LatencyAxis::new(heat_row_start_ns(first), heat_row_start_ns(last + 1), TOP, bottom);
-    let time = TimeAxis { seconds };
+    let axis = LatencyAxis::new(heat_row_start_ns(first), heat_row_start_ns(last + 1), top, bottom);
+    let time = TimeAxis { seconds, right: picture.right() };
     axis.draw(&mut picture);
     time.draw(&mut picture, bottom);
     let rates = row.columns.iter().flat_map(|column| column.heat.map(|count| rate(column, count)));
@@ -25,7 +27,7 @@ pub(super) fn draw(title: &str, row: &Row, seconds: f64) -> Picture {
         cells(&mut picture, column, &axis, &time, most);
     }
     marks(&mut picture, row, &axis, &time, "mark", |of| of.p50_ns);
-    marks(&mut picture, row, &axis, &time, "mark dashed", |of| of.p99_ns);
+    marks(&mut picture, row, &axis, &time, "mark d2", |of| of.p99_ns);
     legend(&mut picture, most);
     picture
 }
@@ -37,7 +39,7 @@ fn rate(column: &Column, count: u64) -> f64 {
 
 fn cells(picture: &mut Picture, column: &Column, axis: &LatencyAxis, time: &TimeAxis, most: f64) {
     let (left, right) = (time.x(column.start_seconds), time.x(column.start_seconds + column.length_seconds));
-    let right = right.min(WIDTH - RIGHT);
+    let right = right.min(time.right);
     for (index, count) in column.heat.iter().enumerate().filter(|(_, count)| **count > 0) {
         let part = (1.0 + rate(column, *count)).ln() / (1.0 + most).ln();
         let heat = ((part * HEATS as f64) as usize).min(HEATS - 1);
@@ -65,28 +67,31 @@ fn marks(
             picture.curve(&std::mem::take(&mut run), class);
         }
         let middle = column.start_seconds + column.length_seconds / 2.0;
-        run.push((time.x(middle).min(WIDTH - RIGHT), axis.y(value(&column.latency) as f64)));
+        run.push((time.x(middle).min(time.right), axis.y(value(&column.latency) as f64)));
         end = column.start_seconds + column.length_seconds;
     }
     picture.curve(&run, class);
 }
 
 fn legend(picture: &mut Picture, most: f64) {
-    let y = 9.0;
-    let mut x = WIDTH - RIGHT;
-    let count = format!("{}/s", human_rate(most));
-    picture.text(x, y + 4.0, "quiet small", "end", &count);
-    x -= 7.0 * count.len() as f64 + 4.0;
-    for heat in (0..HEATS).rev() {
-        x -= 9.0;
-        picture.rectangle((x, y - 5.0), (9.0, 9.0), &format!("h{heat}"), "");
+    const LETTER: f64 = 6.2;
+    const STEP: f64 = 9.0;
+    let count = format!("{} requests/s", human_rate(most));
+    let lines = [("p50", "mark"), ("p99", "mark d2")];
+    let width = 56.0 * lines.len() as f64 + 12.0 + STEP * HEATS as f64 + 5.0 + LETTER * count.len() as f64;
+    let (mut x, y) = if picture.is_narrow() { (0.0, 30.0) } else { (picture.right() - width, 13.0) };
+    for (name, class) in lines {
+        picture.line((x, y - 4.0), (x + 20.0, y - 4.0), class);
+        picture.text(x + 25.0, y, "quiet small", "start", name);
+        x += 56.0;
     }
-    picture.text(x - 5.0, y + 4.0, "quiet small", "end", "1");
-    for (name, class) in [("p99", "mark dashed"), ("p50", "mark")] {
-        x -= 62.0;
-        picture.line((x - 8.0, y), (x + 12.0, y), class);
-        picture.text(x + 17.0, y + 4.0, "quiet small", "start", name);
+    picture.text(x, y, "quiet small", "start", "1");
+    x += 12.0;
+    for heat in 0..HEATS {
+        picture.rectangle((x, y - 9.0), (STEP, 9.0), &format!("h{heat}"), "");
+        x += STEP;
     }
+    picture.text(x + 5.0, y, "quiet small", "start", &count);
 }
 
 /// How a column is described to those who do not see it.
