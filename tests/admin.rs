@@ -18,6 +18,8 @@ mod http;
 mod latency;
 #[path = "admin/lifecycle.rs"]
 mod lifecycle;
+#[path = "admin/rotation.rs"]
+mod rotation;
 #[path = "admin/slow.rs"]
 mod slow;
 

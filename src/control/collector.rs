@@ -70,11 +70,11 @@ impl Collector {
     /// Starts collecting, in tasks of its own.
     ///
     /// # Errors
-    /// The latency log cannot be created.
+    /// The latency log cannot be written, or is none.
     pub(super) fn start(plane: Rc<Plane>, latency_log: Option<PathBuf>) -> std::io::Result<Rc<Self>> {
         let (exports, shards) = (plane.exports.len(), plane.shard_count());
         let names = || plane.exports.iter().map(|export| export.name.clone()).collect();
-        let log = latency_log.map(|path| LatencyLog::create(path, names())).transpose()?;
+        let log = latency_log.map(|path| LatencyLog::open(path, names())).transpose()?;
         let state = State {
             totals: Totals::new(exports, shards),
             history: History::new(),
@@ -187,12 +187,8 @@ impl Collector {
         let sum = |of: fn(&crate::stats::Gauges) -> u64| totals.gauges.iter().map(of).sum();
         let (connections, in_flight) = (sum(|of| of.connections), sum(|of| of.in_flight));
         history.finish_second(end.as_millis() as u64, length.as_millis() as u64, connections, in_flight);
-        if let Some(writing) = log
-            && let Err(error) = writing.end_interval(length)
-        {
-            let path = writing.path().display();
-            tracing::error!(%path, reason = %error, "cannot write the latency log any more");
-            *log = None;
+        if let Some(log) = log {
+            log.end_interval(length);
         }
     }
 

@@ -53,7 +53,8 @@ impl Observers {
             StartError::LatencyLog { path, error }
         })?;
         let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
-        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources);
+        let is_local = listeners.iter().any(is_loopback);
+        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local);
         let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
         listeners.iter().for_each(warn_of_networks);
         let files = listeners.iter_mut().map(|listener| listener.file.take()).collect();
@@ -93,10 +94,14 @@ impl Observers {
     }
 }
 
+fn is_loopback(listener: &Listener) -> bool {
+    matches!(listener.endpoint, Endpoint::Tcp(address) if address.ip().is_loopback())
+}
+
 /// Says that more than this machine can see everything, where it can.
 fn warn_of_networks(listener: &Listener) {
     if let Endpoint::Tcp(address) = listener.endpoint
-        && !address.ip().is_loopback()
+        && !is_loopback(listener)
     {
         tracing::warn!(%address, "the admin server can be reached from the network and asks nobody who he is");
     }

@@ -77,7 +77,7 @@ pub enum StartError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// `--latency-log`.
-    #[error("cannot create the latency log {}: {error}; choose another --latency-log", path.display())]
+    #[error("cannot write the latency log {}: {error}; choose another --latency-log", path.display())]
     LatencyLog {
         /// The file.
         path: PathBuf,

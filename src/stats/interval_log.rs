@@ -25,8 +25,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::Phase;
 use crate::block::CommandKind;
 
+/// What a log begins with, before its version.
+const HEAD: &str = "#[Histogram log format version";
+
 /// What the greatest value of an interval is divided by: it is shown in milliseconds by convention.
 const MAX_DIVISOR: f64 = 1e6;
+
+/// Starts before this are not seconds since 1970 but since something later.
+pub const LONG_AGO: f64 = 1e8;
 
 /// All but the unreserved characters of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -45,6 +51,11 @@ pub fn split_tag(tag: &str) -> Option<(String, &str, Phase)> {
     Some((export, command, phase))
 }
 
+/// Whether these are the first bytes of a log.
+pub fn is_log(bytes: &[u8]) -> bool {
+    bytes.starts_with(HEAD.as_bytes())
+}
+
 /// A log in the making.
 pub struct IntervalLogWriter<W> {
     out: W,
@@ -59,7 +70,7 @@ impl<W: Write> IntervalLogWriter<W> {
     /// # Errors
     /// Those of the writer.
     pub fn begin(mut out: W, comments: &[String], base: SystemTime) -> io::Result<Self> {
-        writeln!(out, "#[Histogram log format version 1.3]")?;
+        writeln!(out, "{HEAD} 1.3]")?;
         for comment in comments {
             writeln!(out, "#{comment}")?;
         }
@@ -96,12 +107,9 @@ impl<W: Write> IntervalLogWriter<W> {
         writeln!(self.out, "Tag={tag},{start:.3},{length:.3},{max:.3},{}", self.line)
     }
 
-    /// Hands what was written to the system.
-    ///
-    /// # Errors
-    /// Those of the writer.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 }
 
@@ -110,10 +118,10 @@ impl<W: Write> IntervalLogWriter<W> {
 pub struct IntervalLog<'a> {
     /// Without their `#`, in order.
     pub comments: Vec<String>,
-    /// What the starts of the intervals count from, in seconds since 1970; 0 when they are absolute or nothing is known.
-    pub base_unix_seconds: f64,
-    /// When the log began, in seconds since 1970; 0 when nothing is known.
-    pub start_unix_seconds: f64,
+    /// What the starts of the next intervals count from, in seconds since 1970; 0 when they are absolute or nothing is known.
+    base_unix_seconds: f64,
+    /// When the log began, or was gone on with, in seconds since 1970; 0 when nothing is known.
+    start_unix_seconds: f64,
     /// In the order of the file.
     pub intervals: Vec<LoggedInterval<'a>>,
     /// The last line was not finished, as that of a log that is being written.
@@ -125,7 +133,7 @@ pub struct IntervalLog<'a> {
 pub struct LoggedInterval<'a> {
     /// `""` without.
     pub tag: &'a str,
-    /// Since the base time.
+    /// In seconds since 1970, or since something else where the log does not tell.
     pub start_seconds: f64,
     /// How long it was.
     pub length_seconds: f64,
@@ -208,7 +216,11 @@ impl<'a> IntervalLog<'a> {
             Ok(seconds) if seconds.is_finite() && seconds >= 0.0 => Ok(seconds),
             _ => Err(format!("\"{text}\" is not a number of seconds")),
         };
-        let (start_seconds, length_seconds) = (seconds(start)?, seconds(length)?);
+        let (start, length_seconds) = (seconds(start)?, seconds(length)?);
+        // Some tools give a start but no base, and mean the same.
+        let is_relative = self.base_unix_seconds == 0.0 && start < LONG_AGO;
+        let base = if is_relative { self.start_unix_seconds } else { self.base_unix_seconds };
+        let start_seconds = base + start;
         let encoded = encoded.trim();
         self.intervals.push(LoggedInterval { tag, start_seconds, length_seconds, line: number, encoded });
         Ok(())
@@ -241,15 +253,22 @@ mod tests {
     fn what_is_written_is_read() {
         let text = written();
         let log = IntervalLog::parse(&text).unwrap();
-        assert_eq!(log.base_unix_seconds, 1_700_000_000.25);
         assert!(log.comments.contains(&"command: x".to_owned()), "{:?}", log.comments);
         assert_eq!(log.intervals.len(), 2);
         assert!(!log.is_cut);
         let last = &log.intervals[1];
-        assert_eq!((last.start_seconds, last.length_seconds), (1.0, 1.0));
+        assert_eq!((last.start_seconds, last.length_seconds), (1_700_000_001.25, 1.0));
         assert_eq!(last.histogram().unwrap(), sample());
         assert_eq!(split_tag(last.tag), Some(("a, b/c".to_owned(), "read", Phase::Backend)));
         assert_eq!(split_tag("read"), None);
+    }
+
+    #[test]
+    fn a_log_that_was_gone_on_with_has_a_base_for_each_part() {
+        let text = written() + &written().replace("1700000000.250", "1700000100.000");
+        let log = IntervalLog::parse(&text).unwrap();
+        let starts: Vec<_> = log.intervals.iter().map(|of| of.start_seconds - 1.7e9).collect();
+        assert_eq!(starts, [0.25, 1.25, 100.0, 101.0]);
     }
 
     #[test]

@@ -64,6 +64,22 @@ fn the_pages_of_strangers_may_not_read_it() {
     assert!(answer.header("content-security-policy").contains("default-src 'none'"), "{}", answer.head);
 }
 
+/// A name of a stranger that leads to the loopback address, for a page of his in a browser of this machine.
+#[test]
+fn names_of_strangers_lead_nowhere() {
+    let subject = Subject::serve(&["mem:1M"]);
+    for path in ["/", "/metrics", "/healthz", "/api/v1/connections"] {
+        let request =
+            |host: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        for host in ["rebind.example.org", "rebind.example.org:9800", "10.1.2.3"] {
+            assert_eq!(subject.admin.raw(request(host).as_bytes()).status, 421, "{host}");
+        }
+        for host in ["localhost:9800", "127.0.0.1"] {
+            assert_eq!(subject.admin.raw(request(host).as_bytes()).status, 200, "{host}");
+        }
+    }
+}
+
 #[test]
 fn clients_that_dawdle_take_a_place_for_a_while_and_no_more() {
     let subject = Subject::serve(&["mem:1M"]);
@@ -97,7 +113,7 @@ fn a_client_that_pipelines_and_reads_nothing_costs_a_bounded_amount() {
     let mut greedy = TcpStream::connect(address).unwrap();
     greedy.set_nonblocking(true).unwrap();
     let before = subject.server.resident();
-    let requests = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let requests = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
     let mut sent = 0;
     for _ in 0..20 {
         // The socket is the backpressure: at some point nothing more is taken.

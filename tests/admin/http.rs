@@ -66,7 +66,8 @@ impl Address {
     #[track_caller]
     pub(crate) fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
         self.raw(
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").as_bytes(),
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+                .as_bytes(),
         )
     }
 

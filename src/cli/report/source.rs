@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hdrhistogram::Histogram;
 
 use super::fio;
-use crate::stats::interval_log::{IntervalLog, LogError, LoggedInterval, split_tag};
+use crate::stats::interval_log::{IntervalLog, LONG_AGO, LogError, LoggedInterval, split_tag};
 use crate::stats::provenance::{COMMAND, MACHINE};
 use crate::stats::{HEAT_ROWS, Percentiles, Phase, add_heat};
 
@@ -13,8 +13,6 @@ use crate::stats::{HEAT_ROWS, Percentiles, Phase, add_heat};
 const COLUMNS: f64 = 150.0;
 /// The longest latency, in nanoseconds: an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
-/// Starts before this are not seconds since 1970 but since something later.
-const LONG_AGO: f64 = 1e8;
 
 /// A file.
 pub(super) struct Text {
@@ -125,13 +123,15 @@ impl Source {
     }
 
     fn take_comments(&mut self, log: &IntervalLog<'_>, name: &str) {
+        let from = self.facts.len();
         for comment in log.comments.iter().map(|comment| comment.trim()) {
-            if let Some(command) = comment.strip_prefix(COMMAND) {
-                self.facts.push(("command", command.to_owned()));
-            } else if let Some(machine) = comment.strip_prefix(MACHINE) {
-                self.facts.push(("machine", machine.to_owned()));
-            } else if let Some(version) = comment.strip_prefix("version: ") {
-                self.facts.push(("version", version.to_owned()));
+            let known = [("command", COMMAND), ("machine", MACHINE), ("version", "version: ")];
+            let fact = known.iter().find_map(|(name, prefix)| Some((*name, comment.strip_prefix(prefix)?)));
+            // A log that was gone on with has a head for each part.
+            if let Some((name, fact)) = fact.map(|(name, fact)| (name, fact.to_owned()))
+                && !self.facts[from..].contains(&(name, fact.clone()))
+            {
+                self.facts.push((name, fact));
             }
         }
         if log.is_cut {
@@ -144,13 +144,7 @@ impl Source {
         for (text, log) in logs {
             let says = log.comments.iter().any(|comment| comment.contains("nanoseconds"));
             let unit = if says { 1 } else { unit };
-            let first = log.intervals.first().map_or(0.0, |interval| interval.start_seconds);
-            // Some tools give a start but no base, and mean the same.
-            let is_relative = log.base_unix_seconds == 0.0 && first < LONG_AGO;
-            let base = if is_relative { log.start_unix_seconds } else { log.base_unix_seconds };
-            all.extend(
-                log.intervals.iter().map(|interval| (base + interval.start_seconds, *text, unit, interval)),
-            );
+            all.extend(log.intervals.iter().map(|interval| (interval.start_seconds, *text, unit, interval)));
         }
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (Some(first), Some(end)) = (

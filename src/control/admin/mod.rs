@@ -44,18 +44,26 @@ pub(super) struct Admin {
     facts: Vec<ExportFacts>,
     /// Where the bytes of each export live.
     sources: Vec<String>,
+    /// It listens on the loopback address.
+    is_local: bool,
     started: SystemTime,
 }
 
 impl Admin {
-    pub(super) fn new(plane: Rc<Plane>, collector: Rc<Collector>, sources: Vec<String>) -> Rc<Self> {
+    /// `is_local`: it listens on the loopback address, so that browsers of this machine are who can reach it.
+    pub(super) fn new(
+        plane: Rc<Plane>,
+        collector: Rc<Collector>,
+        sources: Vec<String>,
+        is_local: bool,
+    ) -> Rc<Self> {
         let facts = plane.exports.iter().map(|export| ExportFacts {
             name: export.name.clone(),
             size: export.facts.size,
             read_only: export.facts.read_only,
         });
         let facts = facts.collect();
-        Rc::new(Self { plane, collector, facts, sources, started: SystemTime::now() })
+        Rc::new(Self { plane, collector, facts, sources, is_local, started: SystemTime::now() })
     }
 
     /// Accepts as long as it is let.

@@ -1,7 +1,9 @@
 //! What is where. Paths are compared as they are: no file is ever looked up.
 
+use std::net::IpAddr;
+
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
@@ -26,6 +28,9 @@ impl Admin {
             let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
+        }
+        if self.is_local && !names_this_machine(request) {
+            return reply(StatusCode::MISDIRECTED_REQUEST, TEXT, MISDIRECTED.to_owned());
         }
         match request.uri().path() {
             "/" => reply(StatusCode::OK, HTML, DASHBOARD.to_owned()),
@@ -85,6 +90,27 @@ const NOT_FOUND: &str = "\
 There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/connections /api/v1/latency /api/v1/history
 ";
 
+const MISDIRECTED: &str = "\
+this server is at localhost: ask for that name or for its address, or let the proxy do so
+";
+
+/// Whether a request is meant for the loopback address. A page of a stranger may have a name that leads here, and its browser would let it
+/// read the answers; but the browser says the name that it was told. Who says none is no browser.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
+    let Some(host) = request.uri().authority().map(|authority| authority.as_str()).or(host) else {
+        return true;
+    };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => host.split(':').next(),
+    };
+    let name = name.unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// A number of the query.
 fn number<B>(request: &Request<B>, name: &str) -> Option<u64> {
     let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
@@ -124,6 +150,41 @@ mod tests {
         for uri in ["/x", "/x?", "/x?limit", "/x?limit=", "/x?limit=-1", "/x?limit=1e9", "/x?%6cimit=1"] {
             assert_eq!(number(&request(uri), "limit"), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        let request = |host: &str| Request::builder().uri("/").header(HOST, host).body(()).unwrap();
+        for host in [
+            "localhost",
+            "LocalHost:9800",
+            "127.0.0.1:9800",
+            "127.1.2.3",
+            "[::1]:9800",
+            "a.localhost.",
+            "[::1]",
+        ] {
+            assert!(names_this_machine(&request(host)), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "127.0.0.1.example.org",
+            "10.0.0.1",
+            "[::2]",
+            "\u{7f}",
+        ] {
+            let request = Request::builder().uri("/").header(
+                HOST,
+                HeaderValue::from_bytes(host.as_bytes()).unwrap_or(HeaderValue::from_static("?")),
+            );
+            assert!(!names_this_machine(&request.body(()).unwrap()), "{host}");
+        }
+        assert!(names_this_machine(&Request::builder().uri("/").body(()).unwrap()), "HTTP/1.0");
+        let absolute =
+            Request::builder().uri("http://example.org/").header(HOST, "localhost").body(()).unwrap();
+        assert!(!names_this_machine(&absolute));
     }
 
     #[test]
