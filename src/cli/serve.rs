@@ -85,8 +85,8 @@ pub struct Args {
     /// Log requests that take longer than this, such as 10ms, each with where its time went
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "What to see")]
     pub slow: Option<Duration>,
-    /// Write latencies by second as an HdrHistogram log for `ringnbd report`; an old FILE is continued, a FILE that was
-    /// moved away is begun anew
+    /// Write latencies by second as an HdrHistogram log for `ringnbd report`; an old FILE is gone on with, one that
+    /// is emptied (copytruncate) is begun anew
     #[arg(long, value_name = "FILE", help_heading = "What to see")]
     pub latency_log: Option<PathBuf>,
     /// Record no latencies, only counts: saves a little time for each request

@@ -1,9 +1,9 @@
 //! The server's own interval log: one interval a second, of every phase of every command of every export that had any.
 //!
-//! A log that is there already is appended to, with a head of its own. One that was moved away or emptied is begun anew within a second, so
-//! that a log is rotated by moving it, and no signal is needed. When it cannot be written, its intervals are lost, and one line says so.
+//! A log that is there already is appended to, with a head of its own. One that is emptied is begun anew within a second: that is how to rotate
+//! it, and needs no signal. When it cannot be written, its intervals are lost, and one line says so.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -86,22 +86,20 @@ impl LatencyLog {
         self.write()
     }
 
-    /// Begins anew when the file is not what it was: moved away, removed, replaced or emptied.
+    /// Begins anew when the file was emptied. Only the descriptor is looked at: a server in its sandbox can open nothing.
     fn follow(&mut self) -> io::Result<()> {
-        let own = self.file.metadata()?;
-        if !own.is_file() {
+        let file = self.file.metadata()?;
+        if !file.is_file() {
             return Ok(());
         }
-        let there = std::fs::metadata(&self.path).ok();
-        if there.is_some_and(|there| is_same(&own, &there)) {
-            if own.len() >= self.length {
-                return Ok(());
-            }
-            self.length = own.len();
-        } else {
-            (self.file, self.length) = open(&self.path)?;
+        if file.nlink() == 0 {
+            return Err(io::Error::other("it was removed; to begin a new one, empty it instead"));
         }
-        self.begin_anew()
+        if file.len() < self.length {
+            self.length = file.len();
+            self.begin_anew()?;
+        }
+        Ok(())
     }
 
     fn begin_anew(&mut self) -> io::Result<()> {
@@ -133,10 +131,6 @@ impl LatencyLog {
 
 fn head() -> io::Result<IntervalLogWriter<Vec<u8>>> {
     IntervalLogWriter::begin(Vec::new(), &provenance::comments(), SystemTime::now())
-}
-
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 /// Opens a log to append to it: the file, and its length without a line that a crash cut off.

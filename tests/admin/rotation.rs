@@ -1,4 +1,4 @@
-//! What becomes of a latency log: gone on with, moved away, emptied, on a full disk.
+//! What becomes of a latency log: gone on with, emptied, moved, removed, on a full disk.
 
 use std::path::Path;
 use std::process::Command;
@@ -42,6 +42,10 @@ fn wait_for_log(log: &Path) {
     wait_until("a new log has begun", begins);
 }
 
+fn empty(log: &Path) {
+    std::fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap();
+}
+
 #[test]
 fn a_log_that_is_there_is_gone_on_with_even_after_a_crash() {
     let directory = tempfile::tempdir().unwrap();
@@ -69,25 +73,29 @@ fn a_log_that_is_there_is_gone_on_with_even_after_a_crash() {
 }
 
 #[test]
-fn a_log_that_is_moved_away_or_emptied_is_begun_anew() {
+fn a_log_that_is_emptied_is_begun_anew_and_one_that_is_moved_is_gone_on_with() {
     let directory = tempfile::tempdir().unwrap();
-    let (log, old) = (directory.path().join("server.hlog"), directory.path().join("old.hlog"));
+    let (log, moved) = (directory.path().join("server.hlog"), directory.path().join("moved.hlog"));
     let mut server = options(&log).start();
     let mut client = Connection::attach(&server, "", Mode::Simple);
     read(&mut client, 100);
     wait_until("they are logged", || reads_so_far(&log) == 100);
-    std::fs::rename(&log, &old).unwrap();
+    // As logrotate's copytruncate does.
+    std::fs::copy(&log, directory.path().join("old.hlog")).unwrap();
+    empty(&log);
     wait_for_log(&log);
     read(&mut client, 30);
     wait_until("they are in the new one", || reads_so_far(&log) == 30);
-    assert_eq!(reads(&old), 100);
-    // As logrotate's copytruncate does.
-    std::fs::File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
-    wait_for_log(&log);
+    std::fs::rename(&log, &moved).unwrap();
+    read(&mut client, 7);
+    wait_until("they are in the one that was moved", || reads_so_far(&moved) == 37);
+    assert!(server.complaints().is_empty(), "{:?}", server.complaints());
+    std::fs::remove_file(&moved).unwrap();
+    wait_until("it says that there is no log any more", || !server.complaints().is_empty());
     read(&mut client, 7);
     server.stop();
-    assert_eq!(reads(&log), 7);
-    assert!(server.complaints().is_empty(), "{:?}", server.complaints());
+    assert_eq!(server.complaints().len(), 1, "{:?}", server.complaints());
+    assert!(!log.exists() && !moved.exists());
 }
 
 #[test]
@@ -116,7 +124,7 @@ fn a_full_disk_costs_the_log_and_nothing_else() {
     assert_eq!(complaints(&server).len(), 1, "{:?}", complaints(&server));
     assert!(complaints(&server)[0].contains("cannot write the latency log"), "{:?}", complaints(&server));
     assert_eq!(reads(&log), lost, "whole lines up to the end");
-    std::fs::remove_file(&log).unwrap();
+    empty(&log);
     wait_for_log(&log);
     wait_until("reads are logged again", || {
         read_some();
