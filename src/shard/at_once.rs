@@ -33,7 +33,10 @@ impl Connection {
             return false;
         }
         let payload = match device.read_at_once(range, feeding.now) {
-            Some(AtOnce::Cached(mapped)) => Payload::Mapped(mapped),
+            Some(AtOnce::Cached(mapped)) => {
+                feeding.stats.page_cache_reads += 1;
+                Payload::Mapped(mapped)
+            }
             Some(AtOnce::Zeroes) => Payload::Zeroes(range.length() as u32),
             None => return false,
         };

@@ -160,6 +160,7 @@ fn what_is_in_the_page_cache_is_answered_at_once_and_is_what_the_file_holds_now(
     let interval = running.exited.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
     let reads = interval.exports[0].commands[crate::stats::Operation::Read as usize].as_ref().unwrap();
     assert_eq!(reads.requests, 12);
+    assert_eq!(interval.exports[0].page_cache_reads, if local { 12 } else { 0 });
     let backend = &reads.phases[crate::stats::Phase::Backend as usize];
     assert!(backend.max() == 0 || !local, "no read went to the ring, but one took {} ns", backend.max());
 }

@@ -86,6 +86,8 @@ pub struct ExportInterval {
     pub refused: u64,
     /// Bytes of payload of refused requests that were skipped.
     pub discarded_bytes: u64,
+    /// Reads that were answered from the page cache when they were parsed.
+    pub page_cache_reads: u64,
 }
 
 /// One command of one export on one shard.

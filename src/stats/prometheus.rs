@@ -159,6 +159,11 @@ fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     for (facts, export) in pairs() {
         page.sample("ringnbd_discarded_bytes_total", &[("export", &facts.name)], export.discarded_bytes);
     }
+    let help = "Reads that were sent straight from the page cache; the others went to the backend.";
+    page.family("ringnbd_page_cache_reads_total", "counter", help);
+    for (facts, export) in pairs() {
+        page.sample("ringnbd_page_cache_reads_total", &[("export", &facts.name)], export.page_cache_reads);
+    }
 }
 
 /// A gauge of a shard: name, help, value.

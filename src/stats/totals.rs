@@ -26,6 +26,8 @@ pub struct ExportTotals {
     pub refused: u64,
     /// Bytes of payload of refused requests that were skipped.
     pub discarded_bytes: u64,
+    /// Reads that were answered from the page cache when they were parsed.
+    pub page_cache_reads: u64,
 }
 
 /// One command of one export.
@@ -83,6 +85,7 @@ impl ExportTotals {
         }
         self.refused += export.refused;
         self.discarded_bytes += export.discarded_bytes;
+        self.page_cache_reads += export.page_cache_reads;
     }
 }
 

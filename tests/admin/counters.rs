@@ -106,6 +106,22 @@ fn an_independent_parser_reads_the_metrics_in_both_formats() {
 }
 
 #[test]
+fn reads_from_the_page_cache_are_counted() {
+    let subject = subject();
+    let mut client = Connection::attach(&subject.server, "ro", Mode::Structured);
+    (0..7).for_each(|block| drop(client.read(block * 4096, 512)));
+    wait_until("all replies are counted", || subject.export("ro")["commands"]["read"]["requests"] == 7);
+    let counted = subject.export("ro")["page_cache_reads"].as_u64().unwrap();
+    // What was never read is not in the page cache: those reads went to the file.
+    assert!(counted < 7, "{counted} of 7 reads of a new, empty file");
+    (0..7).for_each(|block| drop(client.read(block * 4096, 512)));
+    wait_until("all replies are counted", || subject.export("ro")["commands"]["read"]["requests"] == 14);
+    let again = subject.export("ro")["page_cache_reads"].as_u64().unwrap() - counted;
+    let file_system = rustix::fs::statfs(std::env::temp_dir()).unwrap().f_type as u64;
+    assert!(again == 7 || ![0xef53, 0x5846_5342].contains(&file_system), "{again} of 7");
+}
+
+#[test]
 fn connections_are_listed_with_what_they_have_in_flight() {
     let subject = Subject::start(
         crate::Options::new()

@@ -55,6 +55,7 @@ struct ExportView<'a> {
     errors: BTreeMap<&'static str, u64>,
     refused_requests: u64,
     discarded_bytes: u64,
+    page_cache_reads: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -229,6 +230,7 @@ impl Admin {
                 errors: ERRORS.into_iter().map(error_name).zip(totals.errors).collect(),
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
+                page_cache_reads: totals.page_cache_reads,
             }
         });
         ExportsView { exports: exports.collect() }
