@@ -44,10 +44,11 @@
 //!
 //! ```text
 //! main ► cli ► everything below
-//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, stats, backend, config, block, sys
+//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, stats, backend, sandbox, config, block, sys
 //! client  ► nbd, ring, task, block, sys
 //! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
 //! backend ► task ► ring ► sys, block          backend: never nbd, never shard; ring: never nbd, never backend
+//! sandbox ► config, sys
 //! nbd ► block only                            leaves: block, sys, config
 //! ```
 //!
@@ -77,6 +78,7 @@ pub mod control;
 pub mod nbd;
 #[allow(unsafe_code)]
 pub mod ring;
+pub mod sandbox;
 pub mod shard;
 pub mod stats;
 #[allow(unsafe_code)]

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::block::ByteRange;
 
+pub mod confine;
+
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {

@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard",
             "stats",
             "backend",
+            "sandbox",
             "config",
             "block",
             "ring",
@@ -52,6 +53,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("task", &["ring", "block", "sys"]),
     ("ring", &["sys", "block"]),
     ("nbd", &["block"]),
+    ("sandbox", &["config", "sys"]),
     ("config", &["block"]),
     ("sys", &["block"]),
     ("canary", &[]),
@@ -63,7 +65,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio_uring", &["control"]),
     ("tokio", &["control"]),
     ("io_uring", &["ring"]),
-    ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config"]),
+    ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config", "sandbox"]),
+    ("landlock", &["sandbox"]),
+    ("seccompiler", &["sandbox"]),
 ];
 
 /// Modules that may use `unsafe`.

@@ -9,7 +9,9 @@ use super::{Outcome, logging};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{TcpAddress, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
-use crate::config::{AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Settings};
+use crate::config::{
+    AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, RunAs, SandboxMode, Settings,
+};
 use crate::control::{self, Ending, Served, Service};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -92,6 +94,12 @@ pub struct Args {
     /// Record no latencies, only counts: saves a little time for each request
     #[arg(long, help_heading = "What to see")]
     pub no_histograms: bool,
+    /// Become this user once everything is open, with no other groups: needs root
+    #[arg(long, value_name = "NAME[:GROUP]", help_heading = "Security")]
+    pub user: Option<RunAs>,
+    /// Give up what a running server does not need: system calls, files, new privileges [default: auto]
+    #[arg(long, value_name = "MODE", help_heading = "Security")]
+    pub sandbox: Option<SandboxMode>,
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
@@ -161,6 +169,8 @@ fn settings(args: Args) -> Result<Settings, String> {
         slow: args.slow,
         latency_log: args.latency_log,
         no_histograms: args.no_histograms.then_some(true),
+        user: args.user,
+        sandbox: args.sandbox,
     };
     let Some(path) = args.config else { return Ok(flags) };
     let text = std::fs::read_to_string(&path)
@@ -259,6 +269,10 @@ mod tests {
             "3s",
             "--log-format",
             "json",
+            "--user",
+            "nbd",
+            "--sandbox",
+            "off",
         ];
         let settings = settings(args(&all).unwrap()).unwrap();
         assert_eq!(settings.exports.len(), 2);
@@ -267,6 +281,8 @@ mod tests {
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(settings.read_only, Some(true));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.user, Some("nbd".parse().unwrap()));
+        assert_eq!(settings.sandbox, Some(SandboxMode::Off));
     }
 
     #[test]
@@ -281,6 +297,8 @@ mod tests {
             &["--tcp", ":"],
             &["--stdio", "--unix", "/s"],
             &["--log-format", "xml"],
+            &["--sandbox", "yes"],
+            &["--user", ":disk"],
         ] {
             assert_eq!(args(words).unwrap_err().exit_code(), 2, "{words:?}");
         }

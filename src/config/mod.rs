@@ -10,6 +10,7 @@ pub mod fault_options;
 pub mod limits;
 pub mod listen;
 pub mod resolve;
+pub mod sandbox;
 pub mod settings;
 pub mod size;
 
@@ -19,4 +20,5 @@ pub use fault_options::FaultOptions;
 pub use limits::Limits;
 pub use listen::{AdminAddress, ListenAddress};
 pub use resolve::{Config, Machine};
+pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};

@@ -8,6 +8,7 @@ use super::cpus::ShowCpus;
 use super::export::ExportConfig;
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::ListenAddress;
+use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
 
@@ -34,6 +35,10 @@ pub struct Config {
     pub latency_log: Option<PathBuf>,
     /// Latencies are recorded.
     pub histograms: bool,
+    /// The user that the server becomes once everything is open.
+    pub user: Option<RunAs>,
+    /// How the running server is confined.
+    pub sandbox: SandboxMode,
     /// Sentences about what could not be as asked.
     pub warnings: Vec<String>,
     /// Sentences about what is less than it might be, though nobody asked for more.
@@ -165,6 +170,8 @@ impl Config {
             slow: settings.slow,
             latency_log: settings.latency_log,
             histograms,
+            user: settings.user,
+            sandbox: settings.sandbox.unwrap_or_default(),
             warnings,
             notes,
         })

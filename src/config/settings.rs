@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::listen::{AdminAddress, ListenAddress};
+use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
 
 /// The form of log lines.
@@ -56,6 +57,10 @@ pub struct Settings {
     pub latency_log: Option<PathBuf>,
     /// Latencies are not recorded.
     pub no_histograms: Option<bool>,
+    /// The user that the server becomes.
+    pub user: Option<RunAs>,
+    /// How the running server is confined.
+    pub sandbox: Option<SandboxMode>,
 }
 
 /// A configuration file that could not be read.
@@ -90,6 +95,8 @@ impl Settings {
             slow: self.slow.or(below.slow),
             latency_log: self.latency_log.or(below.latency_log),
             no_histograms: self.no_histograms.or(below.no_histograms),
+            user: self.user.or(below.user),
+            sandbox: self.sandbox.or(below.sandbox),
         }
     }
 
@@ -126,6 +133,8 @@ impl Settings {
             slow: server.slow.map(|duration| duration.0),
             latency_log: server.latency_log,
             no_histograms: server.no_histograms,
+            user: server.user.map(|user| user.0),
+            sandbox: server.sandbox,
         })
     }
 }
@@ -158,6 +167,8 @@ struct Server {
     slow: Option<Time>,
     latency_log: Option<PathBuf>,
     no_histograms: Option<bool>,
+    user: Option<Text<RunAs>>,
+    sandbox: Option<SandboxMode>,
 }
 
 /// `[[export]]`.
@@ -282,6 +293,8 @@ admin = "127.0.0.1:9800"
 slow = "10ms"
 latency-log = "/var/log/ringnbd.hlog"
 no-histograms = false
+user = "nbd:disk"
+sandbox = "on"
 
 [[export]]
 uri = "mem:1G"
@@ -304,6 +317,8 @@ read-only = true
         assert_eq!(settings.slow, Some(Duration::from_millis(10)));
         assert_eq!(settings.latency_log.as_deref(), Some("/var/log/ringnbd.hlog".as_ref()));
         assert_eq!(settings.no_histograms, Some(false));
+        assert_eq!(settings.user, Some("nbd:disk".parse().unwrap()));
+        assert_eq!(settings.sandbox, Some(SandboxMode::On));
         assert_eq!(settings.exports.len(), 2);
         assert_eq!(settings.exports[1].name, "vm/disk:0");
         assert!(settings.exports[1].read_only);
@@ -320,6 +335,8 @@ read-only = true
             ("[server]\nbusy-poll = \"5\"", 2, "duration"),
             ("[server]\ntcp = [\"a:1\", \":1\"]", 2, "host"),
             ("[server]\nlog-format = \"xml\"", 2, "xml"),
+            ("[server]\nuser = \":disk\"", 2, "NAME:GROUP"),
+            ("[server]\nsandbox = \"yes\"", 2, "yes"),
             ("[servers]\n", 1, "servers"),
             ("[[export]]\nuri = \"mem:1G\"\n[[export]]\nname = \"x\"\n", 3, "uri"),
             ("[[export]]\nuri = \"mem:x\"", 2, "size"),

@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::endpoint::Endpoint;
 use crate::config::ListenAddress;
 use crate::config::listen::{TcpAddress, UnixAddress};
+use crate::sandbox;
 
 /// A socket that listens, not blocking.
 #[derive(Debug)]
@@ -224,6 +225,25 @@ impl SocketFile {
     fn of(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&path)?;
         Ok(Self { path, identity })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it belong to a user, who may connect to it and remove it then.
+    ///
+    /// Whoever may write to the directory could have put a link to something else there; so the owner changes through a descriptor, of
+    /// what was made here and has no other name.
+    pub(super) fn hand_over(&self, user: (u32, u32)) -> io::Result<()> {
+        use rustix::fs::{Mode, OFlags};
+        let file =
+            rustix::fs::open(&self.path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let status = rustix::fs::fstat(&file)?;
+        if (status.st_dev, status.st_ino) != self.identity || status.st_nlink != 1 {
+            return Err(io::Error::other("somebody has put another file in its place"));
+        }
+        sandbox::hand_over(file, user)
     }
 }
 

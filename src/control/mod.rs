@@ -10,6 +10,7 @@
 mod accept;
 mod admin;
 mod collector;
+mod confine;
 mod endpoint;
 mod latency_log;
 mod listener;

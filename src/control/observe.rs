@@ -25,7 +25,8 @@ pub(super) struct Observers {
     tasks: Vec<JoinHandle<()>>,
     /// Where the admin server is.
     pub(super) urls: Vec<String>,
-    _files: Vec<Option<SocketFile>>,
+    /// Their files.
+    pub(super) files: Vec<SocketFile>,
 }
 
 /// Whether shards need to record times.
@@ -57,7 +58,7 @@ impl Observers {
         let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local);
         let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
         listeners.iter().for_each(warn_of_networks);
-        let files = listeners.iter_mut().map(|listener| listener.file.take()).collect();
+        let files = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let acceptors = listeners.into_iter().map(Acceptor::new).collect::<Result<_, _>>();
         Ok(Self {
             collector: Some(collector),
@@ -65,7 +66,7 @@ impl Observers {
             admin: Some(admin),
             tasks: Vec::new(),
             urls,
-            _files: files,
+            files,
         })
     }
 

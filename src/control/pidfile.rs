@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::sandbox;
+
 /// A pidfile of this process, removed when dropped.
 #[derive(Debug)]
 pub(super) struct Pidfile {
@@ -48,22 +50,59 @@ impl Pidfile {
         }
     }
 
-    /// Writes it, so that a reader sees nothing or all of it.
-    pub(super) fn write(path: &Path) -> Result<Self, PidfileError> {
+    /// Writes it under another name.
+    pub(super) fn prepare(path: &Path) -> Result<Prepared, PidfileError> {
         Self::check(path)?;
+        // Absolute, because the removal must not depend on the working directory.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-        let written = fs::File::create(&temporary)
-            .and_then(|mut file| writeln!(file, "{}", std::process::id()))
-            .and_then(|()| fs::rename(&temporary, path));
-        match written {
-            // Absolute, because the removal must not depend on the working directory.
-            Ok(()) => Ok(Self { path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()) }),
-            Err(error) => {
-                let _never_created = fs::remove_file(&temporary);
-                Err(PidfileError::Write { path: path.to_owned(), error })
-            }
+        let failed = |error| PidfileError::Write { path: path.clone(), error };
+        let mut file = fs::File::create(&temporary).map_err(failed)?;
+        let prepared = Prepared { path: path.clone(), temporary, file: file.try_clone().map_err(failed)? };
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(prepared)
+    }
+}
+
+/// A pidfile that has its content, and not its name; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: fs::File,
+}
+
+impl Prepared {
+    /// Where it is for now.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Makes it belong to a user, who can publish it then.
+    pub(super) fn hand_over(&self, user: (u32, u32)) -> io::Result<()> {
+        sandbox::hand_over(&self.file, user)
+    }
+
+    /// Gives it its name, so that a reader sees nothing or all of it.
+    pub(super) fn publish(self) -> Result<Pidfile, PidfileError> {
+        match fs::rename(&self.temporary, &self.path) {
+            Ok(()) => Ok(Pidfile { path: self.path.clone() }),
+            Err(error) => Err(PidfileError::Write { path: self.path.clone(), error }),
         }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // After it was published there is nothing under this name.
+        let _published = fs::remove_file(&self.temporary);
+    }
+}
+
+impl Pidfile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -97,7 +136,7 @@ mod tests {
         let path = directory.path().join("pid");
         for stale in ["1\n", "4294967295", "nonsense", ""] {
             fs::write(&path, stale).unwrap();
-            let pidfile = Pidfile::write(&path).unwrap();
+            let pidfile = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
             drop(pidfile);
             assert!(!path.exists());
@@ -109,7 +148,7 @@ mod tests {
     fn a_pidfile_of_another_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        let pidfile = Pidfile::write(&path).unwrap();
+        let pidfile = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap();
         fs::write(&path, "1\n").unwrap();
         drop(pidfile);
         assert!(path.exists());
@@ -119,7 +158,7 @@ mod tests {
     fn a_pidfile_that_cannot_be_written_is_explained() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing/pid");
-        let error = Pidfile::write(&path).unwrap_err().to_string();
+        let error = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap_err().to_string();
         assert!(error.contains("missing/pid") && error.contains("--pidfile"), "{error}");
     }
 }

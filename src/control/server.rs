@@ -11,9 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::accept::{Acceptor, accept, unix_peer};
+use super::confine;
 use super::listener::{self, ListenError, Listener};
 use super::negotiate::{Client, negotiate};
-use super::notify::notify;
+use super::notify::Notifier;
 use super::observe::{Observers, wants_latencies};
 use super::pidfile::{Pidfile, PidfileError};
 use super::plane::Plane;
@@ -23,6 +24,7 @@ use crate::backend::{self, Export};
 use crate::config::{Config, Limits};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
+use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
 use crate::stats::Interval;
 
@@ -87,6 +89,9 @@ pub enum StartError {
     /// `--stdio`.
     #[error(transparent)]
     Stdio(#[from] NoClient),
+    /// `--user` or `--sandbox`.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The control plane's ring, which is small: after those of the shards there is little left to fail.
     #[error(
         "the control plane's ring does not fit into the locked memory limit: raise it (ulimit -l, or LimitMEMLOCK= of \
@@ -135,14 +140,15 @@ pub fn run(
     config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
     // Takes them out of the environment, which nobody may do once there are other threads.
     let inherited = if client.is_none() { listener::inherited()? } else { Vec::new() };
+    let sandbox = Sandbox::prepare(config.sandbox, config.user.as_ref())?;
     let (exports, infos) = open_exports(config)?;
     let limits = Arc::new(config.limits.clone());
-    let (shards, exits) = start_shards(config, &exports, &limits)?;
+    let (shards, exits) = sandbox.isolated(|| start_shards(config, &exports, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let server =
-        Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0, observers: Observers::default() };
+    let observers = Observers::default();
+    let server = Server { config, sandbox, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
     let ending = runtime.block_on(server.serve(client, inherited, ready));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
@@ -208,6 +214,7 @@ fn start_shards(
 /// Everything that ends with the server.
 struct Server<'a> {
     config: &'a Config,
+    sandbox: Sandbox,
     plane: Rc<Plane>,
     exits: Exits,
     ended_shards: usize,
@@ -227,13 +234,19 @@ impl Server<'_> {
         if client.is_none() {
             listener::listen(&self.config.listen, &mut listeners)?;
         }
-        let files: Vec<_> = listeners.iter_mut().map(|listener| listener.file.take()).collect();
+        let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         self.observers = Observers::start(&self.plane, self.config)?;
-        ready(&self.served(&listeners), &self.observers.urls);
+        let served = self.served(&listeners);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let pidfile = self.config.pidfile.as_deref().map(Pidfile::write).transpose()?;
-        notify("READY=1");
+        let service_manager = Notifier::from_environment();
+        let pidfile = self.config.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
+        let sockets = files.iter().chain(&self.observers.files);
+        let pidfile = confine::enter(&self.sandbox, sockets, pidfile)?;
+        // From here on only what a running server needs.
+        ready(&served, &self.observers.urls);
+        let pidfile = pidfile.publish()?;
+        service_manager.tell("READY=1");
         self.observers.accept();
         let mut tasks = Vec::new();
         for acceptor in acceptors {
@@ -243,7 +256,7 @@ impl Server<'_> {
             Some(socket) => self.until_client_is_gone(socket, &mut signals).await,
             None => self.until_asked(&mut signals).await,
         };
-        notify("STOPPING=1");
+        service_manager.tell("STOPPING=1");
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         drop(files);
         self.plane.stop();
@@ -280,7 +293,7 @@ impl Server<'_> {
                         self.observers.take_last(shard, last);
                         "it ended without being asked".to_owned()
                     }
-                    Err(error) => error.to_string(),
+                    Err(error) => format!("{error}{}", sandbox::hint_of_unknown()),
                 };
                 tracing::error!(reason, "a shard ended: stopping");
                 Ending::Failed
@@ -330,7 +343,10 @@ impl Server<'_> {
                 match self.exits.recv().await {
                     Some((shard, Ok(last))) => self.observers.take_last(shard, last),
                     Some((_, Err(error))) => {
-                        tracing::error!(reason = %error, "a shard failed");
+                        tracing::error!(
+                            reason = format!("{error}{}", sandbox::hint_of_unknown()),
+                            "a shard failed"
+                        );
                         ending = Ending::Failed;
                     }
                     None => break,

@@ -1,0 +1,238 @@
+//! The sandbox of a running server: what it does not need any more is given up before the first client is served.
+//!
+//! A client talks to code that has the disks of others open, as root perhaps. Should that code ever do what a client wants, it can read
+//! and write these disks, and then this is the end of the way: no program is run, no file is opened, no connection is made, no
+//! privilege is regained.
+//!
+//! # What is given up, and when
+//!
+//! ```text
+//! main thread                                          shards and their helper threads
+//! prepare      look the user up; no_new_privs                     (threads inherit it)
+//! open exports
+//! isolated     a thread restricts itself: no names ──► starts the shards, which inherit that
+//! listeners, admin server, latency log, pidfile's content
+//! enter        1. sockets are handed over; user, groups ─────────► (all threads: the C library does it)
+//!              2. Landlock: only its own names
+//!              3. seccomp, two programs ─────────────────────────► (all threads: TSYNC)
+//! banner, pidfile, READY=1, accept
+//! ```
+//!
+//! * *User* (`--user`): after everything is bound and open, because that may take root; before Landlock and seccomp, which would forbid
+//!   it. It belongs to a thread in the kernel; see [`become_user`](crate::sys::confine::become_user).
+//! * *Landlock* restricts the calling thread and what it starts afterwards. The shards must be restricted before they exist, then, and the
+//!   control plane only after it has bound its sockets. So the shards are started by a thread that can open nothing. Descriptors
+//!   that are open stay as they are: exports, block devices, logs.
+//! * *seccomp* comes last, for all threads at once. See [`filter`] for the list and for what happens to a call that is not on it.
+//!
+//! Threads that the kernel makes for a ring inherit all three from the thread that the ring belongs to.
+//!
+//! A feature that opens or connects to something in a running server finds these doors closed: either it opens it before [`Sandbox::enter`], or
+//! [`Names`] and the list of calls learn about it.
+
+mod filter;
+mod paths;
+mod user;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::{RunAs, SandboxMode};
+use crate::sys::confine;
+pub use paths::Names;
+use user::Account;
+
+/// Why a server could not be confined, or not become a user: the cause, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// `--user` of nobody.
+    #[error("there is no user {0}: create it (useradd --system {0}), or choose another --user")]
+    NoUser(String),
+    /// A group of nobody.
+    #[error(
+        "there is no group {0}: create it (groupadd --system {0}), or choose another one with --user NAME:GROUP"
+    )]
+    NoGroup(String),
+    /// A number without an entry.
+    #[error("the user {0} has no entry that tells its group: give one with --user {0}:GROUP")]
+    NoGroupOfUser(u32),
+    /// The name services.
+    #[error("cannot look up the user {0}: {1}; give numbers, as in --user 1000:1000")]
+    LookUp(RunAs, io::Error),
+    /// Not root.
+    #[error("no permission to become the user {0}: start as root, or leave out --user")]
+    MayNot(RunAs),
+    /// The kernel refuses.
+    #[error(
+        "cannot become the user {0}: {1}; start outside of a user namespace that forbids it, or leave out --user"
+    )]
+    Become(RunAs, io::Error),
+    /// It could be undone.
+    #[error(
+        "becoming the user {0} had no lasting effect: start without inherited capabilities and securebits, or leave out --user"
+    )]
+    NotForGood(RunAs),
+    /// With `--sandbox on`, a part that is missing.
+    #[error("cannot apply {0} ({1}): run on a kernel that has it, or with --sandbox auto")]
+    Missing(&'static str, String),
+    /// No thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// What confines a running server, for a log line: a part is a version, or `no` and why.
+#[derive(Debug)]
+pub struct Confinement {
+    /// The user that the server runs as now.
+    pub user: u32,
+    /// Whether programs gain privileges by being run.
+    pub no_new_privileges: String,
+    /// The filter of system calls.
+    pub seccomp: String,
+    /// The rules for names of files, for connecting and for signalling.
+    pub landlock: String,
+}
+
+/// Some of the process may be refused what it asks for.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
+/// What to add to the message of an error that the sandbox may have caused; empty when it cannot be.
+pub fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => hint_of_unknown(),
+        _ => "",
+    }
+}
+
+/// As [`hint`], where the cause is not known.
+pub fn hint_of_unknown() -> &'static str {
+    if ENTERED.load(Ordering::Relaxed) {
+        "; try --sandbox off to see whether a system call was refused"
+    } else {
+        ""
+    }
+}
+
+/// How this server will be confined.
+#[derive(Debug)]
+pub struct Sandbox {
+    mode: SandboxMode,
+    account: Option<Account>,
+    no_new_privileges: Result<String, String>,
+}
+
+type Part = Result<String, String>;
+
+impl Sandbox {
+    /// The first step, while there is only one thread: finds the user, and gives up new privileges.
+    ///
+    /// # Errors
+    /// [`SandboxError`]: there is no such user, or the process may not become him; with [`SandboxMode::On`], what is missing.
+    pub fn prepare(mode: SandboxMode, user: Option<&RunAs>) -> Result<Self, SandboxError> {
+        let account = user.map(Account::find).transpose()?;
+        let set = || {
+            let set = rustix::thread::set_no_new_privs(true);
+            set.map(|()| "yes".to_owned()).map_err(|error| io::Error::from(error).to_string())
+        };
+        let no_new_privileges = applied(mode, "no_new_privs", set)?;
+        Ok(Self { mode, account, no_new_privileges })
+    }
+
+    /// Runs `start` on a thread that can open no file, and no thread can that it starts.
+    ///
+    /// # Errors
+    /// No thread; with [`SandboxMode::On`], no Landlock.
+    pub fn isolated<T: Send>(&self, start: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
+        if self.mode == SandboxMode::Off {
+            return Ok(start());
+        }
+        let restricted = || {
+            // Without Landlock the shards start all the same, and what is missing is told by the thread that enters.
+            let _told_later =
+                applied(self.mode, "Landlock", || paths::restrict(paths::rules(&Names::default())))?;
+            Ok(start())
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("starter".into());
+            let thread = thread.spawn_scoped(scope, restricted).map_err(SandboxError::Thread)?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// The user and group to hand files over to, when the process is about to become somebody else.
+    pub fn successor(&self) -> Option<(u32, u32)> {
+        self.account.as_ref().map(|account| (account.user.user, account.user.group))
+    }
+
+    /// Whether files beside this one can be made and removed once the user has changed.
+    pub fn may_change_beside(&self, file: &Path) -> bool {
+        let Some(account) = &self.account else { return true };
+        paths::directory_of(file).metadata().is_ok_and(|directory| account.may_write_to(&directory))
+    }
+
+    /// The last step, when everything is open: becomes the user, and gives up all names but these and all system calls that a running
+    /// server does not need.
+    ///
+    /// # Errors
+    /// [`SandboxError`]; part of it may be done, and the process should end.
+    pub fn enter(&self, names: &Names) -> Result<Confinement, SandboxError> {
+        // Descriptors of directories that only root may look into.
+        let rules = (self.mode != SandboxMode::Off).then(|| paths::rules(names));
+        self.account.as_ref().map_or(Ok(()), Account::become_it)?;
+        let landlock = applied(self.mode, "Landlock", || match rules {
+            Some(rules) => paths::restrict(rules),
+            None => Err(String::new()),
+        })?;
+        let seccomp = applied(self.mode, "seccomp", install_filters)?;
+        ENTERED.store(self.mode != SandboxMode::Off, Ordering::Relaxed);
+        let told = |part: &Part| match part {
+            Ok(version) => version.clone(),
+            Err(why) => format!("no: {why}"),
+        };
+        Ok(Confinement {
+            user: rustix::process::geteuid().as_raw(),
+            no_new_privileges: told(&self.no_new_privileges),
+            seccomp: told(&seccomp),
+            landlock: told(&landlock),
+        })
+    }
+}
+
+fn install_filters() -> Part {
+    let programs = filter::programs().map_err(|error| error.to_string())?;
+    for program in programs {
+        confine::install_filter(&program).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it".to_owned(),
+            _ => error.to_string(),
+        })?;
+    }
+    Ok("yes".to_owned())
+}
+
+/// Applies a part as the mode wants it: not at all, as far as possible, or as a must.
+fn applied(
+    mode: SandboxMode,
+    name: &'static str,
+    apply: impl FnOnce() -> Part,
+) -> Result<Part, SandboxError> {
+    match (mode, apply) {
+        (SandboxMode::Off, _) => Ok(Err("switched off".to_owned())),
+        (SandboxMode::Auto, apply) => Ok(apply()),
+        (SandboxMode::On, apply) => match apply() {
+            Ok(version) => Ok(Ok(version)),
+            Err(why) => Err(SandboxError::Missing(name, why)),
+        },
+    }
+}
+
+/// Makes a file that is open belong to a user; for files that were made before the process became him.
+///
+/// # Errors
+/// The kernel's.
+pub fn hand_over(file: impl AsFd, (user, group): (u32, u32)) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Gid, Uid, chownat};
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    Ok(chownat(file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+}

@@ -1,0 +1,77 @@
+//! What can be done with names of files, by Landlock.
+//!
+//! A running server has open what it works with, so that not even its exports can be opened again: a shard can open nothing, and the
+//! control plane can remove what it made. The rings know no other rules: Landlock holds for their operations too, of which seccomp
+//! sees nothing.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+};
+
+/// The names that the control plane still uses.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// Files that are removed at the end.
+    pub removed: Vec<PathBuf>,
+    /// A file that is still to be renamed inside its directory, and then read and removed at the end.
+    pub pidfile: Option<PathBuf>,
+}
+
+/// The newest version that was looked at. An older kernel enforces its part of it.
+const NEWEST: ABI = ABI::V9;
+
+/// Rules that allow nothing but the names; made early, because naming a directory may need privileges that are gone later.
+pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    // What a panic reads to name its functions, and what the process can know of itself anyway.
+    rules = allow(rules, Path::new("/proc/self/exe"), AccessFs::ReadFile.into())?;
+    rules = allow(rules, Path::new("/proc/self"), AccessFs::ReadFile | AccessFs::ReadDir)?;
+    for name in &names.removed {
+        rules = allow(rules, directory_of(name), AccessFs::RemoveFile.into())?;
+    }
+    if let Some(name) = &names.pidfile {
+        rules = allow(rules, name, AccessFs::ReadFile.into())?;
+        // A rename is a new name and the removal of the old one.
+        rules = allow(rules, directory_of(name), AccessFs::RemoveFile | AccessFs::MakeReg)?;
+    }
+    Ok(rules)
+}
+
+/// A name that is gone needs no rule.
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
+    match PathFd::new(path) {
+        Ok(file) => rules.add_rule(PathBeneath::new(file, access)),
+        Err(_gone) => Ok(rules),
+    }
+}
+
+/// The directory of a file.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Restricts the calling thread and those that it starts from now on. Says which version of Landlock it was; `Err` says why it was none.
+pub(super) fn restrict(rules: Result<RulesetCreated, RulesetError>) -> Result<String, String> {
+    let status = rules.and_then(RulesetCreated::restrict_self).map_err(|error| error.to_string())?;
+    match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
+            Err("it is not among lsm= of the kernel's command line".to_owned())
+        }
+        (RulesetStatus::NotEnforced, _) => Err("this kernel does not have it".to_owned()),
+        (_, LandlockStatus::Available { effective_abi, .. }) => {
+            Ok(format!("version {}", effective_abi as i32))
+        }
+        _ => Ok("yes".to_owned()),
+    }
+}
