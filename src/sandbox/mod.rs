@@ -23,7 +23,7 @@
 //! * *Landlock* restricts the calling thread and what it starts afterwards. The shards must be restricted before they exist, then, and the
 //!   control plane only after it has bound its sockets. So the shards are started by a thread that can open nothing. Descriptors
 //!   that are open stay as they are: exports, block devices, logs.
-//! * *seccomp* comes last, for all threads at once. See [`filter`] for the list and for what happens to a call that is not on it.
+//! * *seccomp* comes last, for all threads at once. See `filter.rs` for the list and for what happens to a call that is not on it.
 //!
 //! Threads that the kernel makes for a ring inherit all three from the thread that the ring belongs to.
 //!
@@ -235,4 +235,68 @@ pub fn hand_over(file: impl AsFd, (user, group): (u32, u32)) -> io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Uid, chownat};
     let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
     Ok(chownat(file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const INSIDE: &str = "RINGNBD_TEST_INSIDE_SANDBOX";
+
+    /// Runs itself once more as a process of its own, because a sandbox has no way out.
+    #[test]
+    fn what_the_standard_library_does_on_a_bad_day_still_works() {
+        if let Some(directory) = std::env::var_os(INSIDE) {
+            return bad_day(Path::new(&directory));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        for part in ["ours", "foreign"] {
+            std::fs::create_dir(directory.path().join(part)).unwrap();
+            std::fs::write(directory.path().join(part).join("file"), "").unwrap();
+        }
+        let name = "sandbox::tests::what_the_standard_library_does_on_a_bad_day_still_works";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([name, "--exact", "--nocapture"]).env(INSIDE, directory.path());
+        let output = command.output().unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(output.status.success() && told.contains("at the end of the day"), "{told}");
+    }
+
+    fn bad_day(directory: &Path) {
+        let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
+        let (ours, foreign) = (directory.join("ours/file"), directory.join("foreign/file"));
+        let names = Names { removed: vec![ours.clone()], pidfile: None };
+        let confinement = sandbox.enter(&names).unwrap();
+        if confinement.seccomp != "yes" || confinement.landlock.starts_with("no") {
+            // The machine has not got it all.
+            return println!("at the end of the day: {confinement:?}");
+        }
+        let nested = std::thread::spawn(|| {
+            let panicked = std::panic::catch_unwind(|| assert_eq!(1, 2));
+            assert!(panicked.is_err());
+            std::backtrace::Backtrace::force_capture().to_string()
+        });
+        let backtrace = nested.join().unwrap();
+        assert!(backtrace.contains("bad_day"), "functions have names: {backtrace}");
+        let mut memory = vec![1_u8; 64 << 20];
+        memory.resize(256 << 20, 2);
+        drop(memory);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(std::fs::read_to_string("/proc/self/statm").is_ok());
+        let forbidden = |error: io::Error| {
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+            assert!(hint(&error).contains("--sandbox off"));
+        };
+        forbidden(std::fs::File::open(&foreign).unwrap_err());
+        forbidden(std::fs::write(&ours, "x").unwrap_err());
+        forbidden(std::net::TcpStream::connect("127.0.0.1:1").unwrap_err());
+        forbidden(std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err());
+        forbidden(std::os::unix::net::UnixDatagram::unbound().unwrap_err());
+        forbidden(Command::new("true").spawn().unwrap_err());
+        forbidden(std::fs::remove_file(&foreign).unwrap_err());
+        std::fs::remove_file(ours).unwrap();
+        println!("at the end of the day");
+    }
 }

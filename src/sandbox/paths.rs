@@ -33,6 +33,9 @@ pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
     // What a panic reads to name its functions, and what the process can know of itself anyway.
     rules = allow(rules, Path::new("/proc/self/exe"), AccessFs::ReadFile.into())?;
     rules = allow(rules, Path::new("/proc/self"), AccessFs::ReadFile | AccessFs::ReadDir)?;
+    for question_of_malloc in ["/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu/online"] {
+        rules = allow(rules, Path::new(question_of_malloc), AccessFs::ReadFile.into())?;
+    }
     for name in &names.removed {
         rules = allow(rules, directory_of(name), AccessFs::RemoveFile.into())?;
     }

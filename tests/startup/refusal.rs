@@ -22,7 +22,7 @@ fn refusal(mut command: Command, directory: &Path) -> String {
 
 /// The refusal is one line for people, and names all of `parts`.
 #[track_caller]
-fn refused(command: Command, directory: &Path, parts: &[&str]) {
+pub(crate) fn refused(command: Command, directory: &Path, parts: &[&str]) {
     let stderr = refusal(command, directory);
     assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
     assert!(stderr.starts_with("ringnbd: "), "{stderr}");
@@ -165,25 +165,7 @@ fn no_io_uring() {
     for (errno, part) in [(libc::EPERM, "kernel.io_uring_disabled"), (libc::ENOSYS, "Linux 6.1")] {
         let mut command = serve(&FILES);
         // SAFETY: between fork and exec the closure makes two system calls and touches nothing but its own stack.
-        unsafe { command.pre_exec(move || forbid_io_uring(errno)) };
+        unsafe { command.pre_exec(move || crate::forbid(libc::SYS_io_uring_setup, errno)) };
         refused(command, directory.path(), &["io_uring", part]);
     }
-}
-
-/// Makes io_uring_setup fail with `errno` for this process and its children, as a container's seccomp profile does.
-fn forbid_io_uring(errno: i32) -> std::io::Result<()> {
-    let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let filter = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number of the system call
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the program and its filter live until the calls return; the kernel copies them.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    };
-    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
