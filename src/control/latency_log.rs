@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::block::CommandKind;
+use crate::sandbox;
 use crate::stats::interval_log::{IntervalLogWriter, is_log, tag};
 use crate::stats::{Interval, Phase, Totals, provenance};
 
@@ -62,7 +63,8 @@ impl LatencyLog {
         let path = self.path.display();
         match (&result, self.fails) {
             (Err(error), false) => {
-                tracing::warn!(%path, reason = %error, "cannot write the latency log; what cannot be written is lost");
+                let reason = format!("{error}{}", sandbox::hint(error));
+                tracing::warn!(%path, reason, "cannot write the latency log; what cannot be written is lost");
             }
             (Ok(()), true) => tracing::info!(%path, "the latency log can be written again"),
             _ => {}

@@ -185,7 +185,7 @@ impl Sandbox {
             Some(rules) => paths::restrict(rules),
             None => Err(String::new()),
         })?;
-        let seccomp = applied(self.mode, "seccomp", install_filters)?;
+        let seccomp = applied(self.mode, "seccomp", || install_filters(names.log.is_some()))?;
         ENTERED.store(self.mode != SandboxMode::Off, Ordering::Relaxed);
         let told = |part: &Part| match part {
             Ok(version) => version.clone(),
@@ -200,8 +200,8 @@ impl Sandbox {
     }
 }
 
-fn install_filters() -> Part {
-    let programs = filter::programs().map_err(|error| error.to_string())?;
+fn install_filters(log: bool) -> Part {
+    let programs = filter::programs(log).map_err(|error| error.to_string())?;
     for program in programs {
         confine::install_filter(&program).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it".to_owned(),
@@ -267,7 +267,7 @@ mod tests {
     fn bad_day(directory: &Path) {
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let (ours, foreign) = (directory.join("ours/file"), directory.join("foreign/file"));
-        let names = Names { removed: vec![ours.clone()], pidfile: None };
+        let names = Names { removed: vec![ours.clone()], ..Names::default() };
         let confinement = sandbox.enter(&names).unwrap();
         if confinement.seccomp != "yes" || confinement.landlock.starts_with("no") {
             // The machine has not got it all.

@@ -1,6 +1,7 @@
 //! What made a log: the command and the machine, as comments that a report repeats.
 
 use std::fs;
+use std::sync::OnceLock;
 
 /// Begins the comment with the command line.
 pub const COMMAND: &str = "command: ";
@@ -19,8 +20,13 @@ pub fn comments() -> Vec<String> {
     ]
 }
 
-/// Host, processors, memory and kernel in one line, as far as they are known.
+/// Host, processors, memory and kernel in one line, as far as they are known. Looked at once: a server in its sandbox could not.
 pub fn machine() -> String {
+    static MACHINE: OnceLock<String> = OnceLock::new();
+    MACHINE.get_or_init(look_at_machine).clone()
+}
+
+fn look_at_machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
