@@ -1,5 +1,7 @@
 //! `ringnbd bench` against the real server, and against one that lies.
 
+#[path = "bench/job.rs"]
+mod job;
 #[path = "bench/liar.rs"]
 mod liar;
 #[path = "support/peers.rs"]
@@ -232,29 +234,6 @@ fn the_log_holds_what_the_results_say() {
         *intervals.entry(line.split(',').next().unwrap()).or_default() += 1;
     }
     assert!(intervals["Tag=read"] >= 2 && intervals["Tag=read"] == intervals["Tag=write"], "{intervals:?}");
-}
-
-#[test]
-fn a_fio_job_file_says_what_to_run_and_flags_win() {
-    let server = Server::serve(&["mem:64M"]);
-    let file = server.dir().join("job.fio");
-    let text = format!(
-        "[global]\nioengine=nbd\nuri={}\nbs=8k\ngroup_reporting\nclocksource=cpu\n[job]\nrw=randrw\nrwmixread=100\nnumjobs=2\n\
-         iodepth=3\nnumber_ios=150\nsize=1m\n",
-        server.uri("")
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringnbd"));
-    let run = peers::run(command.args(["bench", "--json", "--depth", "5", "--fio"]).arg(&file));
-    assert!(run.stderr.contains("clocksource"), "{run}");
-    let json = parse(&run.ok());
-    assert_eq!(json["rw"], "randrw");
-    for (key, value) in
-        [("read_percent", 100), ("block_size", 8192), ("depth", 5), ("connections", 2), ("size", 1 << 20)]
-    {
-        assert_eq!(json[key], value, "{key}");
-    }
-    assert_eq!(json["total"]["operations"], 300);
 }
 
 #[test]

@@ -138,7 +138,8 @@ pub struct Args {
     /// The form of replies to insist on [default: structured, else simple]
     #[arg(long, value_name = "FORM", help_heading = "Load")]
     pub replies: Option<ReplyForm>,
-    /// Read common keys of a fio job file (rw, bs, iodepth, numjobs, runtime, rate_iops, uri, ...); flags win
+    /// Read common keys of a fio job file; flags win: uri, rw, rwmixread, bs, iodepth, numjobs, rate_iops, runtime, time_based, ramp_time,
+    /// number_ios, size, offset, randseed, verify; ${NAME} is from the environment
     #[arg(long, value_name = "FILE", help_heading = "Load")]
     pub fio: Option<PathBuf>,
     /// Pin this process to a CPU
