@@ -3,6 +3,8 @@
 //! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
 
 mod at_once;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod connection;
 mod intake;
 mod mailbox;
