@@ -16,7 +16,8 @@ METRICS = {
     "p99_us": ("p99 us", 0),
     "p999_us": ("p99.9 us", 0),
     "cpu_us_per_request": ("CPU us/req", 3),
-    "resident_mib": ("MiB", 0),
+    "resident_mib": ("own MiB", 0),
+    "mapped_file_mib": ("mapped MiB", 0),
     "slowest_to_mean": ("slowest/mean", 2),
     "client_cores": ("client", 2),
 }

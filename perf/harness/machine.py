@@ -35,13 +35,17 @@ def cpu_seconds(parents):
 
 
 def resident_mib(parents):
-    total = 0
+    """Resident memory of its own, and pages of files that it has mapped: the page cache's, whoever else uses them."""
+    own = mapped = 0
     for pid in [pid for parent in parents for pid in processes(parent)]:
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()]
         except OSError:
             continue
-    return total * os.sysconf("SC_PAGE_SIZE") / 2**20
+        kib = {line[0]: int(line[1]) for line in lines if line and line[0].startswith("Rss")}
+        own += kib.get("RssAnon:", 0) + kib.get("RssShmem:", 0)
+        mapped += kib.get("RssFile:", 0)
+    return own / 1024, mapped / 1024
 
 
 def stolen_seconds():

@@ -100,9 +100,10 @@ def measure(name, cell, image, binaries, seconds):
         clients = [start_client(cell, servers[index % len(servers)], variant, binaries["ringnbd"], seconds)
                    for index in range(variant.clients if variant else 1)]
         results = [finish_client(client) for client in clients]
-        spent, memory = cpu_seconds(pids) - before, resident_mib(pids)
+        spent, (memory, mapped) = cpu_seconds(pids) - before, resident_mib(pids)
         operations = sum(result["total"]["operations"] for result in results)
-        run = combine(results) | {"cpu_us_per_request": spent * 1e6 / max(1, operations), "resident_mib": memory}
+        run = combine(results) | {"cpu_us_per_request": spent * 1e6 / max(1, operations), "resident_mib": memory,
+                                  "mapped_file_mib": mapped}
         if idle:
             run["idle_connections"] = idle
         if scraper:
