@@ -1,5 +1,6 @@
 //! A client that keeps many requests in flight until its server is gone.
 
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -93,7 +94,8 @@ fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> bool {
             replies.extend(&bytes[..length]);
             true
         }
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+        Err(error) if error.kind() == ErrorKind::Interrupted => true,
         Err(error) => panic!("reading replies: {error}"),
     }
 }
