@@ -16,6 +16,9 @@ pub const UNIT: usize = 4096;
 pub const LARGEST_LEASE: usize = 32 << 20;
 /// Leases above this size come from the bulk zone, so that small ones never break up its large blocks.
 pub const BULK_THRESHOLD: usize = 1 << 20;
+/// Of the last quarter of the small leases everybody gets the same share, and no more than this: clients that take much and give
+/// nothing back do not stop those that need little.
+const LARGEST_LAST_SHARE: usize = 128 << 10;
 
 /// Two zones over one mapping.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ struct Inner {
     zones: [RefCell<Zone>; 2],
     /// Holders of the block that starts at a unit.
     holders: Vec<Cell<u16>>,
+    /// Bytes of the last quarter of the small leases that one may hold.
+    last_share: Cell<usize>,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
 }
@@ -39,6 +44,13 @@ struct Zone {
     first_unit: u32,
     units: u32,
     buddy: Buddy,
+}
+
+impl Zone {
+    /// Bytes.
+    fn last_quarter(&self) -> usize {
+        self.units as usize * UNIT / 4
+    }
 }
 
 /// A counted loan of part of the arena, aligned to 4,096 bytes.
@@ -72,13 +84,15 @@ impl BufferPool {
             RefCell::new(Zone { first_unit: 0, units: bulk, buddy: Buddy::new(bulk, order) }),
         ];
         let holders = (0..units).map(|_| Cell::new(0)).collect();
-        Ok(Self { inner: Rc::new(Inner { mapping, zones, holders, returned: Cell::new(false) }) })
+        let (last_share, returned) = (Cell::new(LARGEST_LAST_SHARE), Cell::new(false));
+        Ok(Self { inner: Rc::new(Inner { mapping, zones, holders, last_share, returned }) })
     }
 
     /// Lends at least `length` bytes to someone who already holds `held` bytes.
     ///
     /// `None` when there is no room, or when the rest must stay for others: nobody comes to hold more than what is free after it. So
-    /// a client that never reads its replies gets half of the memory at the most, the next one a quarter.
+    /// a client that never reads its replies gets half of the memory at the most, the next one a quarter; and the last quarter is shared
+    /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
         assert!(length <= LARGEST_LEASE, "a lease of {length} bytes is beyond every limit");
         let bulk = length > BULK_THRESHOLD;
@@ -88,10 +102,20 @@ impl BufferPool {
         if held > 0 && held + 2 * length > free {
             return None;
         }
+        if !bulk && held + length > self.inner.last_share.get() && free < length + zone.last_quarter() {
+            return None;
+        }
         let unit = zone.buddy.take(order)? + zone.first_unit;
         let holders = &self.inner.holders[unit as usize];
         assert_eq!(holders.replace(1), 0, "unit {unit} is lent twice");
         Some(Lease { pool: Rc::clone(&self.inner), unit, order, bulk })
+    }
+
+    /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases, for what it holds and
+    /// once more for what it has received, as long as one page is enough for it.
+    pub fn share_among(&self, connections: usize) {
+        let quarter = self.inner.zones[0].borrow().last_quarter();
+        self.inner.last_share.set((quarter / (2 * connections.max(1))).clamp(UNIT, LARGEST_LAST_SHARE));
     }
 
     /// Whether a lease came back since the last call.
@@ -204,6 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn the_last_quarter_is_shared_out() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        pool.share_among(200);
+        let hoard = |length: usize| {
+            let mut hoard = Vec::new();
+            while let Some(lease) = pool.lend(length, hoard.len() * length) {
+                hoard.push(lease);
+            }
+            hoard
+        };
+        let hoards: Vec<Vec<Lease>> = (0..199).map(|_| hoard(65_536)).collect();
+        assert!(hoards[198].is_empty() && hoards[0].len() > 100);
+        assert!(pool.lend(1 << 20, 0).is_none(), "it must leave the rest to the small ones");
+        let small: Vec<Vec<Lease>> = (0..200).map(|_| hoard(4096)).collect();
+        assert!(small.iter().all(|hoard| hoard.len() >= 2));
+    }
+
+    #[test]
     fn hoarders_leave_memory_and_small_leases_leave_the_bulk_zone() {
         let pool = BufferPool::new(48 << 20).unwrap();
         let mut hoards: Vec<Vec<Lease>> = Vec::new();
@@ -214,7 +256,8 @@ mod tests {
             }
             hoards.push(hoard);
         }
-        assert!(hoards.iter().all(|hoard| hoard.len() > 2));
+        assert!(hoards[..2].iter().all(|hoard| hoard.len() > 10));
+        assert!(hoards.iter().all(|hoard| hoard.len() > 1));
         assert!(pool.lend(4096, 0).is_some(), "a newcomer finds room");
         assert!(pool.lend(LARGEST_LEASE, 0).is_some(), "the largest request finds room");
     }

@@ -388,7 +388,7 @@ impl Connection {
         let Some(unparsed) = &mut self.unparsed else { return };
         if feeding.scarce_buffers
             && unparsed.keeps_buffer()
-            && let Some(lease) = feeding.pool.lend(unparsed.rest().len().max(1), self.held)
+            && let Some(lease) = feeding.pool.lend(unparsed.rest().len().max(1), 0)
         {
             unparsed.stash(lease);
         }

@@ -214,6 +214,7 @@ impl Shard {
                 self.waiting.retain(|listed| *listed != key);
             }
             let connection = self.connections.remove(key as usize);
+            self.pool.share_among(self.connections.len());
             self.unsent -= connection.in_flight;
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
                 self.ring.release_file(connection.socket);
