@@ -33,6 +33,8 @@ pub struct Limits {
     pub pieces_per_send: usize,
     /// The longest shutdown: what is not finished by then is cut off.
     pub shutdown_timeout: Duration,
+    /// While others wait for memory, a connection that holds some and finishes nothing for so long is disconnected.
+    pub stall_timeout: Duration,
     /// Extents in one block status chunk.
     pub extents_per_reply: usize,
     /// Pin buffer memory and register it with the ring; off saves locked memory and costs a little speed.
@@ -61,6 +63,7 @@ impl Limits {
         connections_per_turn: 1024,
         pieces_per_send: 1024,
         shutdown_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(10),
         extents_per_reply: 4096,
         pinned: true,
         helper_threads: 2,

@@ -73,7 +73,7 @@ pub(super) struct Feeding<'a> {
 
 /// A request whose payload is being received.
 #[derive(Debug)]
-struct Receiving {
+pub(super) struct Receiving {
     request: Request,
     /// `None` while the kernel receives into it.
     lease: Option<Lease>,
@@ -89,7 +89,7 @@ pub(super) struct Connection {
     unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
     waiting: Option<(Request, u64)>,
-    receiving: Option<Receiving>,
+    pub(super) receiving: Option<Receiving>,
     pub(super) outbound: Outbound,
     /// The receive in flight.
     pub(super) receive: Option<OpKey>,
@@ -111,6 +111,7 @@ pub(super) struct Connection {
     pub(super) listed: bool,
     /// It is on the worker's list to be flushed.
     pub(super) flushing: bool,
+    pub(super) idleness: super::eviction::Idleness,
     /// When the shard took it, in nanoseconds of its clock.
     pub(super) since: u64,
     _permit: Box<dyn Any + Send>,
@@ -147,6 +148,7 @@ impl Connection {
             cancelled: false,
             listed: false,
             flushing: false,
+            idleness: Default::default(),
             since,
             _permit: permit,
         }

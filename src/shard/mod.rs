@@ -6,6 +6,7 @@ mod at_once;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod connection;
+mod eviction;
 mod intake;
 mod mailbox;
 mod outbound;

@@ -148,6 +148,11 @@ impl Outbound {
         self.sending.is_none() && !self.queue.is_empty()
     }
 
+    /// A send is in flight.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.is_some()
+    }
+
     /// Nothing queued, nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.sending.is_none() && self.queue.is_empty()

@@ -20,11 +20,11 @@ impl Shard {
             match event {
                 Event::Task(task) => self.shared.context.ready.wake(task),
                 Event::Connection(connection, key, completion) => self.completed(connection, key, completion),
-                Event::Shard(_, completion) => {
-                    if matches!(completion.operation, Operation::Watch { .. }) {
-                        self.doorbell_rang = true;
-                    }
-                }
+                Event::Shard(key, completion) => match completion.operation {
+                    Operation::Watch { .. } => self.doorbell_rang = true,
+                    Operation::Sleep { .. } => self.timer_ended(key),
+                    _ => {}
+                },
             }
         }
     }
@@ -44,6 +44,7 @@ impl Shard {
                 batch.clear();
                 let large = batch.room() > SMALL_BATCH;
                 self.batches[usize::from(large)].push(batch);
+                connection.idleness.moved = true;
                 let mut releases = connection.outbound.sent();
                 let export = connection.peer.export;
                 for release in releases.drain(..) {
@@ -124,6 +125,7 @@ impl Shard {
                 self.starved |= fed == Fed::NeedsBytes;
                 connection.listed = true;
                 self.waiting.push_back(key);
+                self.watch();
             }
             Fed::WaitsForReplies | Fed::Ended => {}
         }
@@ -136,7 +138,9 @@ impl Shard {
         serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
     ) {
         for (key, Admitted { request, lease, held, arrived }) in self.admitted.drain(..) {
-            let peer = Rc::clone(&self.connections[key as usize].peer);
+            let connection = &mut self.connections[key as usize];
+            connection.idleness.moved = true;
+            let peer = Rc::clone(&connection.peer);
             let timing = self.recorder.admitted(peer.export, &request, arrived);
             let id = self.requests.insert(Entry { connection: key, held, timing });
             self.started.push(id);

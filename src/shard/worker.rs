@@ -18,7 +18,7 @@ use super::request_table::{RequestId, RequestTable};
 use super::serve::{Shared, Work, serve};
 use crate::backend::{Device, Export, Helpers, ShardContext};
 use crate::config::Limits;
-use crate::ring::{BufferPool, Event, Ring, RingOptions, SendBatch, Wait};
+use crate::ring::{BufferPool, Event, OpKey, Ring, RingOptions, SendBatch, Wait};
 use crate::stats::Interval;
 use crate::sys::Doorbell;
 use crate::task::{ReadyList, Tasks};
@@ -85,6 +85,8 @@ pub(super) struct Shard {
     pub(super) doorbell_rang: bool,
     /// The deadline, by the ring's clock, once the order to end has come.
     pub(super) shutdown: Option<Duration>,
+    /// When to look next for connections that stall while others wait.
+    pub(super) next_look: Option<OpKey>,
     /// When the deadline had passed.
     pub(super) cut_off: Option<Duration>,
     pub(super) busy_poll: Duration,
@@ -142,6 +144,7 @@ impl Shard {
             doorbell,
             doorbell_rang: true,
             shutdown: None,
+            next_look: None,
             cut_off: None,
             busy_poll,
             connection_count: connections,
