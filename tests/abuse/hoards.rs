@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::siege::Siege;
+use crate::siege::{HOARD, Siege};
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::wire::*;
 
@@ -14,12 +14,12 @@ fn fill(client: &mut Connection, bytes: &[u8], most: usize) -> usize {
 
 /// Many connections that send `requests` as long as they are taken, and read nothing.
 #[track_caller]
-fn unread(name: &str, connections: usize, requests: impl Fn(u64) -> Request) {
+fn unread(name: &str, export: &str, connections: usize, requests: impl Fn(u64) -> Request) {
     let mut siege = Siege::lay();
     siege.endure(&format!("{connections} clients that pipeline {name} and never read"), |siege| {
         let mut clients: Vec<Connection> = Vec::new();
         for index in 0..connections {
-            let mut client = Connection::attach(&siege.server, "", MODES[index % 3]);
+            let mut client = Connection::attach(&siege.server, export, MODES[index % 3]);
             let bytes: Vec<u8> = (0..64).flat_map(|cookie| requests(cookie).encode(client.mode)).collect();
             fill(&mut client, &bytes, 4 << 20 >> bytes.len().ilog2());
             siege.look();
@@ -32,22 +32,29 @@ fn unread(name: &str, connections: usize, requests: impl Fn(u64) -> Request) {
 
 #[test]
 fn writes_whose_replies_nobody_reads() {
-    unread("writes", 16, |cookie| Request::write(GIB + cookie * 4096, vec![1; 4096]).cookie(cookie));
+    unread("writes", "", 16, |cookie| Request::write(GIB + cookie * 4096, vec![1; 4096]).cookie(cookie));
 }
 
 #[test]
 fn small_writes_whose_replies_nobody_reads() {
-    unread("writes of 16 bytes", 16, |cookie| Request::write(GIB + cookie * 16, vec![1; 16]).cookie(cookie));
+    unread("writes of 16 bytes", "", 16, |cookie| {
+        Request::write(GIB + cookie * 16, vec![1; 16]).cookie(cookie)
+    });
 }
 
 #[test]
 fn reads_whose_replies_nobody_reads() {
-    unread("reads of 4 KiB", 16, |cookie| Request::read(cookie * 4096, 4096).cookie(cookie));
+    unread("reads of 4 KiB", HOARD, 16, |cookie| Request::read(cookie * 4096, 4096).cookie(cookie));
+}
+
+#[test]
+fn reads_of_a_cached_file_whose_replies_nobody_reads() {
+    unread("reads of a cached file", "", 16, |cookie| Request::read(cookie * 4096, 4096).cookie(cookie));
 }
 
 #[test]
 fn long_reads_whose_replies_nobody_reads() {
-    unread("reads of 1 MiB", 64, |cookie| Request::read(0, MIB).cookie(cookie));
+    unread("reads of 1 MiB", HOARD, 64, |cookie| Request::read(0, MIB).cookie(cookie));
 }
 
 #[test]
@@ -70,7 +77,7 @@ fn payloads_that_never_come() {
 /// So many that the memory is theirs but for the last quarter, of which each may have a little.
 fn hoarders(siege: &Siege, count: usize, reads: u64) -> Vec<Connection> {
     let hoard = |index: usize| {
-        let mut client = Connection::attach(&siege.server, "", MODES[index % 3]);
+        let mut client = Connection::attach(&siege.server, HOARD, MODES[index % 3]);
         let reads =
             (0..reads).flat_map(|cookie| Request::read(0, 64 * KIB).cookie(cookie).encode(client.mode));
         let bytes: Vec<u8> = reads.collect();
@@ -93,8 +100,8 @@ fn hoarders_make_room_for_those_who_need_much() {
     siege.endure("25 clients that ask for 64 × 64 KiB and never read, until one wants 1 MiB", |siege| {
         let hoarders = hoarders(siege, 25, 64);
         // Its answer comes when those who finished nothing for ten seconds are gone.
-        let mut patient = Connection::attach(&siege.server, "", Mode::Simple);
-        assert_eq!(patient.read(GIB, 1 << 20), vec![0; 1 << 20]);
+        let mut patient = Connection::attach(&siege.server, HOARD, Mode::Simple);
+        assert_eq!(patient.read(MIB, 1 << 20), vec![0; 1 << 20]);
         hoarders
     });
     let complaints = siege.server.complaints();

@@ -22,6 +22,8 @@ use crate::support::{PATIENCE, wait_until};
 const BESIDE_THE_CAP: u64 = 24 * MIB;
 /// Bytes of its disk: holes, but for what the good client works on.
 pub(crate) const DISK: u64 = 8 * GIB;
+/// The export whose reads always take buffer memory: those of a file in the page cache take none. Its first bytes are no hole.
+pub(crate) const HOARD: &str = "hoard";
 /// The good client must get so much done while an abuse holds on.
 const PROGRESS: u64 = 100;
 /// The share of its speed that it keeps, if that is asserted.
@@ -61,7 +63,8 @@ impl Siege {
     pub(crate) fn with(more: impl FnOnce(Options) -> Options) -> Self {
         let image = Image::sparse(DISK);
         image.write(0, &pattern(SEED, 0, REGION as usize));
-        let options = Options::new().export(format!("file:{}", image.path.display())).shards(1);
+        let options = Options::new().export(format!("file:{}", image.path.display()));
+        let options = options.export(format!("{HOARD}=mem:64M")).shards(1);
         let options = options.memory("80M").tcp("127.0.0.1:0").args(["--admin", "127.0.0.1:0"]);
         let server = more(options).start();
         let admin = Address::of(&server);
@@ -72,6 +75,9 @@ impl Siege {
         // What is made once, at the first request, is no leak.
         let mut first = Connection::attach(&siege.server, "", Mode::Structured);
         first.read(0, 65536);
+        first.disconnect();
+        let mut first = Connection::attach(&siege.server, HOARD, Mode::Simple);
+        first.write(0, &pattern(SEED, 0, REGION as usize));
         first.disconnect();
         wait_until("the first client to be gone", || siege.shards().iter().all(|shard| shard[..3] == [0; 3]));
         siege.before = siege.holdings();

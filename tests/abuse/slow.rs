@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::siege::{Again, Siege};
+use crate::siege::{Again, HOARD, Siege};
 use crate::support::image::pattern;
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::wire::*;
@@ -18,7 +18,7 @@ fn narrow(siege: &Siege, mode: Mode) -> Connection {
     let mut client = Connection::over_tcp(socket.into());
     client.greet(MODERN);
     client.choose(mode);
-    client.go("");
+    client.go(HOARD);
     client
 }
 
@@ -31,7 +31,7 @@ fn slow_readers(count: usize, length: u64) {
             let mut clients: Vec<Connection> = (0..count)
                 .map(|index| match index % 2 {
                     0 => narrow(siege, MODES[index % 3]),
-                    _ => Connection::attach(&siege.server, "", MODES[index % 3]),
+                    _ => Connection::attach(&siege.server, HOARD, MODES[index % 3]),
                 })
                 .collect();
             for client in &mut clients {
