@@ -5,16 +5,33 @@
 //!
 //! What a write must leave behind is told by its contents (`durability/content.rs`): who wrote it, when and where.
 
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 
+#[allow(dead_code, reason = "each test crate uses its own part")]
+#[path = "vm/cpio.rs"]
+mod cpio;
+#[allow(dead_code, reason = "each test crate uses its own part")]
+#[path = "vm/guest.rs"]
+mod guest;
+
+#[path = "durability/block_log.rs"]
+mod block_log;
 #[path = "durability/content.rs"]
 mod content;
+#[path = "durability/history.rs"]
+mod history;
 #[path = "durability/kill.rs"]
 mod kill;
 #[path = "durability/load.rs"]
 mod load;
+#[path = "durability/machine.rs"]
+mod machine;
 #[path = "durability/model.rs"]
 mod model;
+#[path = "durability/power_cut.rs"]
+mod power_cut;
 #[path = "durability/victim.rs"]
 mod victim;
 

@@ -86,7 +86,7 @@ fn next_request(load: &Load<'_>, dice: &mut Dice, cookie: u64) -> (Open, Request
 }
 
 /// Reads what is there; false when the server is gone.
-fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> bool {
+pub(crate) fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> bool {
     let mut bytes = [0; 4096];
     match client.read_some(&mut bytes) {
         Ok(0) => false,
@@ -101,7 +101,7 @@ fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> bool {
 }
 
 /// The first whole reply: cookie and error. Nothing that these clients send is answered with a payload.
-fn take_reply(mode: Mode, replies: &mut Vec<u8>) -> Option<(u64, u32)> {
+pub(crate) fn take_reply(mode: Mode, replies: &mut Vec<u8>) -> Option<(u64, u32)> {
     if replies.len() < 16 {
         return None;
     }

@@ -24,12 +24,15 @@ pub(crate) struct Guest {
     script: String,
     /// More arguments of qemu: disks, networks.
     arguments: Vec<String>,
+    /// Memory in MiB.
+    memory: u32,
 }
 
 impl Guest {
     /// A guest that runs `script` (busybox sh) from its initramfs.
     pub(crate) fn new(script: &str) -> Guest {
-        Guest { modules: Vec::new(), programs: Vec::new(), script: script.to_owned(), arguments: Vec::new() }
+        let script = script.to_owned();
+        Guest { modules: Vec::new(), programs: Vec::new(), script, arguments: Vec::new(), memory: 256 }
     }
 
     /// Loads kernel modules by name, and all that they need before them.
@@ -38,7 +41,14 @@ impl Guest {
         self
     }
 
-    /// Puts a program of the peers' root, named by its path there without the leading slash, into the guest's `/bin`.
+    /// Gives it so many MiB of memory.
+    pub(crate) fn memory(mut self, mib: u32) -> Guest {
+        self.memory = mib;
+        self
+    }
+
+    /// Puts a program of the peers' root, named by its path there without the leading slash, into the guest's `/bin`; or one of this
+    /// machine, named by its whole path, that runs with the libraries of that root.
     /// Scripts name it by its whole path, because busybox's shell prefers its own `nbd-client` and others.
     pub(crate) fn program(mut self, path: &str) -> Guest {
         self.programs.push(path.to_owned());
@@ -63,6 +73,21 @@ impl Guest {
         self
     }
 
+    /// As [`Guest::network`]; and what connects to `port` of this machine's loopback reaches `to` in the guest.
+    pub(crate) fn reachable(mut self, port: u16, to: u16) -> Guest {
+        let forward = format!("user,id=net,hostfwd=tcp:127.0.0.1:{port}-:{to}");
+        self.arguments.extend(["-netdev".to_owned(), forward]);
+        self.arguments.extend(["-device", "virtio-net-pci,netdev=net,romfile="].map(str::to_owned));
+        self
+    }
+
+    /// A second serial line, `/dev/ttyS1`, whose other end is a unix socket.
+    pub(crate) fn control(mut self, socket: &Path) -> Guest {
+        let line = format!("unix:{},server=on,wait=off", socket.display());
+        self.arguments.extend(["-serial".to_owned(), line]);
+        self
+    }
+
     /// Boots it and waits until it powers off. All that it wrote to its serial console is the standard output.
     /// `None` after a named skip.
     #[track_caller]
@@ -73,7 +98,8 @@ impl Guest {
         let directory = TempDir::new().unwrap();
         let initramfs = directory.path().join("initramfs");
         fs::write(&initramfs, self.initramfs(&root, &kernel)).unwrap();
-        qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-smp", "1"]);
+        qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1"]);
+        qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
         // A panic reboots at once, which -no-reboot turns into an end.

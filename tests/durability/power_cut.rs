@@ -1,0 +1,301 @@
+//! Power cuts on the real kernel. The server runs in a guest, on disks whose writes and flushes dm-log-writes records; afterwards the log
+//! tells, for each of its flushes, what the disk held then. What clients had been told is durable must be in it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::block_log::{self, Entry, Fate};
+use super::content::{self, Dice, SECTOR};
+use super::history::History;
+use super::load::{receive, take_reply};
+use super::machine::{Disks, Line, Machine, machine};
+use super::model::Effect;
+use crate::guest::Guest;
+use crate::peers;
+use crate::support::image::{Image, unmount};
+use crate::support::raw::{Connection, MODES, Request};
+use crate::support::wait_until;
+use crate::support::wire::*;
+
+/// The exports: a device, and two files on one file system.
+const EXPORTS: [&str; 3] = ["raw", "buffered", "direct"];
+/// Bytes of each.
+const SIZE: u64 = MIB;
+/// Bytes of the file system.
+const FILE_SYSTEM: u64 = 48 * MIB;
+/// Requests between two marks.
+const BETWEEN_MARKS: usize = 60;
+/// Sectors of a slot; every second slot is written with FUA only, because the log puts such writes before older ones without.
+const SLOT: u64 = 16;
+
+/// Marks in the log: moments at which it is known what was durable.
+fn marks() -> usize {
+    let given =
+        std::env::var("RINGNBD_CUTS").ok().map(|text| text.parse().expect("RINGNBD_CUTS is a number"));
+    given.unwrap_or(20)
+}
+
+/// The moments before a mark was asked for and after it was there, by export.
+type Moments = [(u64, u64); EXPORTS.len()];
+
+/// A client that writes and flushes without a pause.
+struct Writer<'a> {
+    seed: u64,
+    history: &'a Mutex<History>,
+    stop: &'a AtomicBool,
+}
+
+impl Writer<'_> {
+    fn write(&self, mut client: Connection, mut dice: Dice) {
+        let mut in_flight: BTreeMap<u64, (Option<u64>, u64)> = BTreeMap::new();
+        let (mut cookie, mut replies) = (0, Vec::new());
+        loop {
+            let mut bytes = Vec::new();
+            while in_flight.len() < 8 && !self.stop.load(Ordering::Relaxed) {
+                cookie += 1;
+                // One FLUSH at a time: the log cannot tell which of two covers what.
+                let may_flush = in_flight.values().all(|(number, _)| number.is_some());
+                let (number, sent, request) = self.request(&mut dice, may_flush);
+                bytes.extend(request.cookie(cookie).encode(client.mode));
+                in_flight.insert(cookie, (number, sent));
+            }
+            client.send(&bytes);
+            if in_flight.is_empty() {
+                break;
+            }
+            assert!(receive(&mut client, &mut replies), "the server is there");
+            while let Some((cookie, error)) = take_reply(client.mode, &mut replies) {
+                assert_eq!(error, 0, "an error on a good disk");
+                let (number, sent) = in_flight.remove(&cookie).expect("it is in flight");
+                let mut history = self.history.lock().expect("all is well");
+                match number {
+                    Some(number) => history.answer(number),
+                    None => history.flushed(sent),
+                }
+            }
+        }
+        let sent = self.history.lock().expect("all is well").moment();
+        client.flush();
+        self.history.lock().expect("all is well").flushed(sent);
+        client.disconnect();
+    }
+
+    /// A request, its number unless it is a FLUSH, and the moment.
+    fn request(&self, dice: &mut Dice, may_flush: bool) -> (Option<u64>, u64, Request) {
+        let mut history = self.history.lock().expect("all is well");
+        if may_flush && dice.one_in(10) {
+            return (None, history.moment(), Request::flush());
+        }
+        let slot = dice.below(history.sectors() / SLOT);
+        let start = dice.below(SLOT);
+        let (first, count) = (slot * SLOT + start, 1 + dice.below(SLOT - start));
+        let (offset, length) = (first * SECTOR as u64, count * SECTOR as u64);
+        let flag = if slot % 2 == 0 { NBD_CMD_FLAG_FUA } else { 0 };
+        let fua = flag != 0;
+        let (number, request) = match dice.below(12) {
+            0 => (history.submit(Effect::Zeroed, fua, first, count), Request::zeroes(offset, length)),
+            1 => (history.submit(Effect::Trimmed, fua, first, count), Request::trim(offset, length)),
+            _ => {
+                let number = history.submit(Effect::Written, fua, first, count);
+                (number, Request::write(offset, content::written(self.seed, number, first, count)))
+            }
+        };
+        (Some(number), 0, request.flags(flag))
+    }
+}
+
+/// Lets clients write in the guest, puts marks in between, and returns when each of them was. `None` when there is no guest.
+fn write_and_mark(seed: u64, histories: &[Mutex<History>], guest: Guest, line: Line) -> Option<Vec<Moments>> {
+    let (over, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let over = &over;
+        let console = scope.spawn(move || {
+            let finished = guest.run();
+            over.store(true, Ordering::Relaxed);
+            finished
+        });
+        let machine = Machine::wait(line, || over.load(Ordering::Relaxed));
+        let marked = machine.map(|mut machine| mark_under_load(seed, histories, &mut machine, &stop));
+        let console = console.join().expect("qemu ends")?.ok();
+        let said = console.contains("guest: done") && !console.contains("FAILED");
+        assert!(said && marked.is_some(), "the guest failed: {console}");
+        marked
+    })
+}
+
+fn mark_under_load(
+    seed: u64,
+    histories: &[Mutex<History>],
+    machine: &mut Machine,
+    stop: &AtomicBool,
+) -> Vec<Moments> {
+    let attach = |(index, name): (usize, &&str)| {
+        let mut client = machine.connect();
+        client.greet(MODERN);
+        client.choose(MODES[index]);
+        client.go(name);
+        client
+    };
+    let clients: Vec<Connection> = EXPORTS.iter().enumerate().map(attach).collect();
+    let now =
+        || -> Vec<u64> { histories.iter().map(|of| of.lock().expect("all is well").moment()).collect() };
+    let answered =
+        || -> usize { histories.iter().map(|of| of.lock().expect("all is well").answered()).sum() };
+    std::thread::scope(|scope| {
+        let _stop = StopWhenDropped(stop);
+        let mut writers = Vec::new();
+        for (index, client) in clients.into_iter().enumerate() {
+            let writer = Writer { seed, history: &histories[index], stop };
+            writers.push(scope.spawn(move || writer.write(client, Dice::new(seed + index as u64))));
+        }
+        let mut moments = Vec::new();
+        for label in 0..=marks() {
+            if label < marks() {
+                let goal = answered() + BETWEEN_MARKS;
+                wait_until("some more answers", || answered() >= goal);
+            } else {
+                // The last mark comes when all is quiet.
+                stop.store(true, Ordering::Relaxed);
+                writers.drain(..).for_each(|writer| writer.join().expect("a writer"));
+            }
+            let before = now();
+            machine.mark(label);
+            let after = now();
+            moments.push(std::array::from_fn(|index| (before[index], after[index])));
+        }
+        moments
+    })
+}
+
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Goes through a log from flush to flush; calls `look` with the disk as cuts behind it may leave it, and the span of moments in which they
+/// are. With `every`, only at every so many flushes.
+fn replay(
+    entries: &[Entry],
+    disk: &mut [u8],
+    moments: &[Moments],
+    seed: u64,
+    every: usize,
+    mut look: impl FnMut(&[u8], Option<usize>, usize),
+) -> usize {
+    let (mut last_mark, mut flushes, mut cuts) = (None, 0, 0);
+    for (at, entry) in entries.iter().enumerate() {
+        block_log::redo(entry, disk);
+        if let Some(label) = entry.mark() {
+            last_mark = Some(label.parse::<usize>().expect("our labels are numbers"));
+        }
+        flushes += usize::from(entry.is_flush());
+        let is_last = last_mark.is_some_and(|mark| mark + 1 == moments.len());
+        if (entry.is_flush() && flushes % every == 0) || entry.mark().is_some() {
+            let next = last_mark.map_or(0, |mark| (mark + 1).min(moments.len() - 1));
+            let fates = [Fate::Lost, Fate::Kept, Fate::Some(seed + at as u64)];
+            // A file system takes long to mount: one of the three.
+            let fates = if every > 1 { &fates[cuts % 3..][..1] } else { &fates[..] };
+            for fate in fates {
+                look(&block_log::cut(entries, at, disk, *fate), last_mark, next);
+                cuts += 1;
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    cuts
+}
+
+/// A file system after a power cut, mounted, so that its journal is replayed.
+struct Mounted {
+    image: Image,
+}
+
+impl Mounted {
+    fn of(disk: &[u8]) -> Self {
+        let image = Image::sparse(disk.len() as u64);
+        for (index, piece) in disk.chunks(64 << 10).enumerate() {
+            if piece.iter().any(|byte| *byte != 0) {
+                image.write(index as u64 * (64 << 10), piece);
+            }
+        }
+        let at = image.dir().join("mnt");
+        std::fs::create_dir(&at).expect("make a mount point");
+        let mounted =
+            Command::new("mount").args(["-o", "loop"]).arg(&image.path).arg(&at).output().expect("run mount");
+        assert!(
+            mounted.status.success(),
+            "mount after the cut: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        Self { image }
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.image.dir().join("mnt").join(name))
+            .unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount(&self.image.dir().join("mnt"));
+    }
+}
+
+fn disks() -> Disks {
+    let files = Image::sparse(FILE_SYSTEM);
+    peers::system("mke2fs", &["-q", "-t", "ext4", "-J", "size=4", &files.path.display().to_string()]);
+    let log = || Image::sparse(GIB);
+    Disks { raw: Image::sparse(SIZE), raw_log: log(), files, files_log: log() }
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_is_durable() {
+    if peers::debian_root().is_none() {
+        return;
+    }
+    let seed = content::seed();
+    let disks = disks();
+    let mut files = disks.files.read(0, FILE_SYSTEM as usize);
+    let (guest, line) = machine(&disks, SIZE);
+    let histories = EXPORTS.map(|_| Mutex::new(History::new(seed, SIZE / SECTOR as u64)));
+    let Some(moments) = write_and_mark(seed, &histories, guest, line) else { return };
+    let histories = histories.map(|history| history.into_inner().expect("all is well"));
+    let span = |export: usize, mark: Option<usize>, next: usize| {
+        (mark.map_or(0, |mark| moments[mark][export].0), moments[next][export].1)
+    };
+    let check = |export: usize, disk: &[u8], mark, next| {
+        let (from, to) = span(export, mark, next);
+        if let Err(wrong) = histories[export].check(disk, from, to) {
+            panic!("{}, RINGNBD_SEED={seed}, after mark {mark:?}: {wrong}", EXPORTS[export]);
+        }
+    };
+    let entries = block_log::read(&disks.raw_log.path);
+    let look = |disk: &[u8], mark, next| check(0, disk, mark, next);
+    let raw_cuts = replay(&entries, &mut vec![0; SIZE as usize], &moments, seed, 1, look);
+    let file_entries = block_log::read(&disks.files_log.path);
+    let flushes = file_entries.iter().filter(|entry| entry.is_flush()).count();
+    let every = (flushes / marks().max(1)).max(2);
+    let file_cuts = replay(&file_entries, &mut files, &moments, seed, every, |disk, mark, next| {
+        // Before the first mark the files may not be there yet.
+        if mark.is_some() {
+            let mounted = Mounted::of(disk);
+            check(1, &mounted.read("buffered.img"), mark, next);
+            check(2, &mounted.read("direct.img"), mark, next);
+        }
+    });
+    let answered: usize = histories.iter().map(History::answered).sum();
+    let flushes = [&entries, &file_entries].map(|of| of.iter().filter(|entry| entry.is_flush()).count());
+    eprintln!(
+        "-- {answered} answered requests, {flushes:?} flushes in the logs of {EXPORTS:?}; {raw_cuts} cuts of the device and {file_cuts} of the file system"
+    );
+    assert!(Path::new(&disks.raw_log.path).exists() && raw_cuts > 0 && file_cuts > 0);
+}
