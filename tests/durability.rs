@@ -9,10 +9,8 @@
 mod peers;
 mod support;
 
-#[allow(dead_code, reason = "each test crate uses its own part")]
 #[path = "vm/cpio.rs"]
 mod cpio;
-#[allow(dead_code, reason = "each test crate uses its own part")]
 #[path = "vm/guest.rs"]
 mod guest;
 

@@ -93,7 +93,7 @@ impl Writer<'_> {
         let start = dice.below(SLOT);
         let (first, count) = (slot * SLOT + start, 1 + dice.below(SLOT - start));
         let (offset, length) = (first * SECTOR as u64, count * SECTOR as u64);
-        let flag = if slot % 2 == 0 { NBD_CMD_FLAG_FUA } else { 0 };
+        let flag = if slot.is_multiple_of(2) { NBD_CMD_FLAG_FUA } else { 0 };
         let fua = flag != 0;
         let (number, request) = match dice.below(12) {
             0 => (history.submit(Effect::Zeroed, fua, first, count), Request::zeroes(offset, length)),
@@ -196,7 +196,7 @@ fn replay(
         }
         flushes += usize::from(entry.is_flush());
         let is_last = last_mark.is_some_and(|mark| mark + 1 == moments.len());
-        if (entry.is_flush() && flushes % every == 0) || entry.mark().is_some() {
+        if (entry.is_flush() && flushes.is_multiple_of(every)) || entry.mark().is_some() {
             let next = last_mark.map_or(0, |mark| (mark + 1).min(moments.len() - 1));
             let fates = [Fate::Lost, Fate::Kept, Fate::Some(seed + at as u64)];
             // A file system takes long to mount: one of the three.

@@ -1,5 +1,6 @@
 //! A small Linux in qemu, in software emulation: Debian's kernel, an initramfs of busybox and the needed modules, and
 //! whatever disks and devices a test gives it. Boots in seconds, anywhere.
+#![allow(dead_code, reason = "each test crate uses its own part")]
 
 use std::collections::BTreeSet;
 use std::fs;
