@@ -108,7 +108,8 @@ fn thousands_leave_with_requests_in_flight() {
         let mut requests: Vec<Request> =
             (0..8).map(|cookie| Request::read(cookie * 4096, 65536).cookie(cookie)).collect();
         requests.push(Request::write(GIB, vec![1; 4096]).cookie(8));
-        requests.push(Request::flush().cookie(9));
+        // Few: a FLUSH is a call that the disk makes wait and nobody can take back.
+        requests.extend((visit % 100 == 0).then(|| Request::flush().cookie(9)));
         let mut bytes: Vec<u8> = requests.iter().flat_map(|request| request.encode(client.mode)).collect();
         // The last one's payload never comes whole.
         let cut = Request::write(GIB, vec![1; 100_000]).encode(client.mode);
