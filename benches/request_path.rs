@@ -1,4 +1,4 @@
-//! Times of the parts of a request's way that need no kernel: `cargo bench --features bench`.
+//! Times of the parts of a request's way, and of whole requests to a shard: `cargo bench --features bench --bench request_path`.
 //!
 //! Compare two builds with `--save-baseline` and `--baseline`; where the machine is noisy, count instructions (`perf/instructions`).
 

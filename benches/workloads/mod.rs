@@ -3,6 +3,7 @@
 mod executor;
 mod recording;
 mod replying;
+mod shard;
 mod wire;
 
 use ringnbd::ring::{Ring, RingOptions};
@@ -45,5 +46,6 @@ pub(crate) fn all() -> Vec<Workload> {
     all.extend(replying::workloads());
     all.extend(executor::workloads());
     all.extend(recording::workloads());
+    all.extend(shard::workloads());
     all
 }

@@ -13,12 +13,14 @@ use ringnbd::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE, NBD_FLAG_HAS_FLAGS, NBD_FL
 use super::{ROUND, Workload};
 
 const BLOCK: u64 = 4096;
+/// Of the export.
+pub(super) const SIZE: u64 = 64 << 20;
 
 pub(super) fn session(reply_mode: ReplyMode) -> Session {
     Session {
         reply_mode,
         transmission_flags: NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_DF,
-        size: 1 << 30,
+        size: SIZE,
         block_sizes: BlockSizes { minimum: 1, preferred: 4096, maximum: BlockSizes::MAXIMUM_PAYLOAD },
         enforce_alignment: false,
         contexts: Vec::new(),
@@ -29,15 +31,15 @@ pub(super) fn reply_to(mode: ReplyMode) -> ReplyTo {
     ReplyTo { mode, cookie: Cookie(0x0102_0304_0506_0708), offset: 1 << 20, chunked: true }
 }
 
-/// The stream of a round: requests of 4 KiB, with their payload where they have one.
-fn stream(command: u16, mode: ReplyMode) -> Vec<u8> {
+/// The stream of a round: requests of so many bytes, with their payload where they have one.
+pub(super) fn stream(command: u16, mode: ReplyMode, block: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for index in 0..u64::from(ROUND) {
         // Spread over the export like random requests, and the same each time.
-        let offset = (index * 40_503 % 65_536) * BLOCK;
-        ClientRequest { command, flags: 0, cookie: index, offset, length: BLOCK }.encode(mode, &mut bytes);
+        let offset = (index * 40_503 % (SIZE / block)) * block;
+        ClientRequest { command, flags: 0, cookie: index, offset, length: block }.encode(mode, &mut bytes);
         if command == NBD_CMD_WRITE {
-            bytes.resize(bytes.len() + BLOCK as usize, index as u8);
+            bytes.resize(bytes.len() + block as usize, index as u8);
         }
     }
     bytes
@@ -47,7 +49,7 @@ fn parse(name: &'static str, command: u16, mode: ReplyMode) -> Workload {
     let session = session(mode);
     let length = header_length(mode);
     let payload = if command == NBD_CMD_WRITE { BLOCK as usize } else { 0 };
-    let stream = stream(command, mode);
+    let stream = stream(command, mode, BLOCK);
     Workload::new(name, move || {
         for bytes in stream.chunks_exact(length + payload) {
             black_box(Request::parse(black_box(&bytes[..length]), &session, false).expect("it is valid"));
@@ -57,7 +59,7 @@ fn parse(name: &'static str, command: u16, mode: ReplyMode) -> Workload {
 
 /// A stream in pieces of so many bytes becomes headers and payloads.
 fn inbound(name: &'static str, command: u16, mode: ReplyMode, piece: usize) -> Workload {
-    let stream = stream(command, mode);
+    let stream = stream(command, mode, BLOCK);
     let mut inbound = Inbound::new(header_length(mode));
     Workload::new(name, move || {
         for mut bytes in stream.chunks(piece) {

@@ -1,14 +1,26 @@
 //! The shard's private parts for benchmarks (feature `bench`): each takes a round of requests the way a shard's turn does.
 
 use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
+use super::Negotiated;
 use super::outbound::{Outbound, Payload, Release, Reply, ReplyChunk};
 use super::request_table::{Entry, RequestId, RequestTable};
+use super::serve::serve;
+use super::worker::{Shard, Worker, WorkerConfig};
+use crate::backend::Export;
 use crate::block::ByteRange;
+use crate::config::{ExportUri, Limits};
 use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
+use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, SendBatch};
 use crate::stats::{Operation, Timing};
+use crate::sys::Doorbell;
 
 const TIMING: Timing =
     Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
@@ -98,5 +110,68 @@ impl OutboundRounds {
             self.releases.clear();
         }
         sent
+    }
+}
+
+/// A whole shard with one connection on the kernel's ring, taking its turns on the thread of its client: what a request costs in all of
+/// the program.
+pub struct ShardRounds {
+    turn: Box<dyn FnMut()>,
+    client: UnixStream,
+    answer: Vec<u8>,
+}
+
+impl ShardRounds {
+    /// A shard that serves `uri` to one client.
+    pub fn new(uri: &str, session: Session, record: bool) -> Self {
+        let uri: ExportUri = uri.parse().expect("a URI");
+        let export = Arc::new(Export::open(&uri, false).expect("it opens"));
+        let limits = Limits {
+            memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
+            connections: 16,
+            pinned: false,
+            ..Limits::default()
+        };
+        let (mailbox, messages) = crossbeam_channel::bounded(1);
+        let mut shard = Shard::new(WorkerConfig {
+            index: 0,
+            limits: Arc::new(limits),
+            exports: vec![export].into(),
+            busy_poll: Duration::ZERO,
+            record,
+            slow: None,
+            messages,
+            doorbell: Arc::new(Doorbell::new().expect("an eventfd")),
+            connections: Arc::new(AtomicUsize::new(1)),
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let (client, server) = UnixStream::pair().expect("a socket pair");
+        client.set_nonblocking(true).expect("a socket can be non-blocking");
+        let (leftover, peer, permit) = (Vec::new(), "bench".to_owned(), Box::new(()));
+        shard.connect(Negotiated { socket: server.into(), export: 0, session, leftover, peer, permit });
+        let mut worker = Worker::new(shard, serve);
+        let turn = Box::new(move || {
+            let _open_for_ever = &mailbox;
+            worker.turn();
+        });
+        Self { turn, client, answer: Vec::new() }
+    }
+
+    /// Sends `requests` in one piece and lets the shard take turns until there are `answer` bytes of replies. Both must fit into the
+    /// buffer of a socket, because a turn may wait for the kernel.
+    pub fn round(&mut self, requests: &[u8], answer: usize) -> &[u8] {
+        self.client.write_all(requests).expect("they fit");
+        self.answer.resize(answer, 0);
+        let mut filled = 0;
+        while filled < answer {
+            (self.turn)();
+            match self.client.read(&mut self.answer[filled..]) {
+                Ok(0) => panic!("the shard closed the connection"),
+                Ok(length) => filled += length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        &self.answer
     }
 }
