@@ -275,6 +275,24 @@ fn an_interrupted_run_tells_its_results_so_far() {
 }
 
 #[test]
+fn a_terminal_sees_percentiles_while_it_runs() {
+    let server = Server::serve(&["mem:1M"]);
+    let line =
+        format!("{} bench '{}' --warmup 500ms --duration 2s", env!("CARGO_BIN_EXE_ringnbd"), server.uri(""));
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    if Command::new("script").arg("--version").output().is_err() {
+        return peers::skip("script", "install the package bsdutils");
+    }
+    let shown = peers::run(&mut command).ok();
+    for part in ["\rwarm-up", "IOPS  p50 ", "  p99 ", "  p99.9 "] {
+        assert!(shown.replace("\x1b[2K", "").contains(part), "{part:?}: {shown:?}");
+    }
+    let end = shown.rsplit("\x1b[2K").next().unwrap();
+    assert!(end.starts_with("randread 4 KiB"), "the line is gone when the results come: {shown:?}");
+}
+
+#[test]
 fn what_cannot_run_is_refused_with_a_remedy() {
     let server = support::server::Options::new().export("null:1M").read_only().start();
     let uri = server.uri("");

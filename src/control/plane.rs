@@ -12,6 +12,7 @@ use crate::nbd::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{Negotiated, ShardHandle};
 use crate::stats::Interval;
+use crate::stats::prometheus::ClientCounts;
 
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Plane {
     /// Handshakes that go on.
     handshakes: Cell<usize>,
     no_handshakes: Notify,
+    counts: Cell<ClientCounts>,
 }
 
 /// Counts a handshake while it exists.
@@ -40,7 +42,8 @@ impl Plane {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(connections));
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
-        Self { exports, limits, shards, permits, stopping, handshakes, no_handshakes: Notify::new() }
+        let (no_handshakes, counts) = (Notify::new(), Cell::default());
+        Self { exports, limits, shards, permits, stopping, handshakes, no_handshakes, counts }
     }
 
     /// The limits of a handshake.
@@ -82,11 +85,25 @@ impl Plane {
         let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
         for shard in placement::preference(&connections) {
             match self.shards[shard].connect(*negotiated) {
-                Ok(()) => return Ok(shard),
+                Ok(()) => {
+                    self.count(|counts| counts.attachments += 1);
+                    return Ok(shard);
+                }
                 Err(back) => negotiated = back,
             }
         }
         Err(negotiated)
+    }
+
+    /// Clients since the start.
+    pub(super) fn counts(&self) -> ClientCounts {
+        self.counts.get()
+    }
+
+    fn count(&self, one: impl FnOnce(&mut ClientCounts)) {
+        let mut counts = self.counts.get();
+        one(&mut counts);
+        self.counts.set(counts);
     }
 
     /// How many shards there are.
@@ -119,6 +136,7 @@ impl Plane {
     /// Counts one more handshake.
     pub(super) fn begin_handshake(self: &Rc<Self>) -> HandshakeGuard {
         self.handshakes.set(self.handshakes.get() + 1);
+        self.count(|counts| counts.handshakes += 1);
         HandshakeGuard(Rc::clone(self))
     }
 

@@ -52,8 +52,19 @@ pub struct Metrics<'a> {
     pub totals: &'a Totals,
     /// By shard: it answered the last question.
     pub responsive: &'a [bool],
+    /// Of the whole server.
+    pub clients: ClientCounts,
     /// When the server started, in seconds since 1970.
     pub start_unix_seconds: f64,
+}
+
+/// Clients since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClientCounts {
+    /// Those that came.
+    pub handshakes: u64,
+    /// Those of them that chose an export, and that a shard took.
+    pub attachments: u64,
 }
 
 /// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
@@ -83,7 +94,7 @@ const BUCKETS: [(u64, &str); 20] = [
 /// The text of all metrics.
 pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
-    let Metrics { exports, totals, responsive, start_unix_seconds } = *metrics;
+    let Metrics { exports, totals, responsive, clients, start_unix_seconds } = *metrics;
     page.family("ringnbd_up", "gauge", "The server runs.");
     page.sample("ringnbd_up", &[], 1);
     page.family("ringnbd_build_info", "gauge", "The version that runs.");
@@ -100,6 +111,10 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     }
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
+    page.family("ringnbd_handshakes_total", "counter", "Clients that came, whatever became of them.");
+    page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
+    page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
+    page.sample("ringnbd_attachments_total", &[], clients.attachments);
     gauges(&mut page, totals, responsive);
     if format == Format::OpenMetrics {
         page.text.push_str("# EOF\n");
@@ -281,8 +296,13 @@ mod tests {
             interval.exports[0].record(&timing, latency);
         }
         totals.add(0, &interval);
-        let metrics =
-            Metrics { exports: &exports, totals: &totals, responsive: &[false], start_unix_seconds: 1.5 };
+        let metrics = Metrics {
+            exports: &exports,
+            totals: &totals,
+            responsive: &[false],
+            clients: ClientCounts::default(),
+            start_unix_seconds: 1.5,
+        };
         render(&metrics, format)
     }
 

@@ -100,6 +100,8 @@ fn an_independent_parser_reads_the_metrics_in_both_formats() {
         assert_eq!(value("ringnbd_request_duration_seconds_bucket", all), 5.0);
         assert_eq!(value("ringnbd_errors_total", json!({"export": "ro", "error": "EPERM"})), 1.0);
         assert_eq!(value("ringnbd_discarded_bytes_total", json!({"export": STRANGE})), 1024.0);
+        assert_eq!(value("ringnbd_attachments_total", json!({})), 2.0);
+        assert!(value("ringnbd_handshakes_total", json!({})) >= 2.0);
         assert!(value("ringnbd_buffer_memory_bytes", json!({"shard": "0"})) > 1e6);
         assert_eq!(value("ringnbd_up", json!({})), 1.0);
     }

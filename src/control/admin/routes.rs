@@ -69,6 +69,7 @@ impl Admin {
             exports: &self.facts,
             totals: &state.totals,
             responsive: &responsive,
+            clients: self.plane.counts(),
             start_unix_seconds: self.start_unix_seconds(),
         };
         render(&metrics, format)
