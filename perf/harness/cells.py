@@ -92,8 +92,10 @@ VARIANTS = {
     "ringnbd-off": Variant(flags=("--no-histograms",)),
     "ringnbd-admin": Variant(admin=True),
     "ringnbd-scraped": Variant(admin=True, scrapes=10),
-    "ringnbd-2": Variant(shards=2, clients=2),
-    "ringnbd-twins": Variant(processes=2, clients=2),
+    # Clients of one connection: each belongs to one shard, in one process or in two.
+    "ringnbd-1": Variant(clients=2, load=(1, 64)),
+    "ringnbd-2": Variant(shards=2, clients=4, load=(1, 64)),
+    "ringnbd-twins": Variant(processes=2, clients=4, load=(1, 64)),
 }
 
 _SEQUENTIAL = (least("mb_per_second", 1.2, "peers"),)
@@ -153,8 +155,8 @@ CELLS = {
         "/metrics read 10 times a second against never", "randread", "4K", 4, 32,
         servers=("ringnbd-admin", "ringnbd-scraped"), bars=(most("p99_us", 1.05, "ringnbd-admin", "ringnbd-scraped"),)),
     "shards": Cell(
-        "null, 4 KiB read, 2 shards against 1 (twins: two servers of one shard)", "randread", "4K", 4, 32, "null",
-        ("ringnbd", "ringnbd-2", "ringnbd-twins"),
-        (most("cpu_us_per_request", 1.05, "ringnbd", "ringnbd-2"),
+        "null, 4 KiB read, 2 x 64 a shard, 2 shards against 1 (twins: two servers)", "randread", "4K", 2, 64, "null",
+        ("ringnbd-1", "ringnbd-2", "ringnbd-twins"),
+        (most("cpu_us_per_request", 1.05, "ringnbd-1", "ringnbd-2"),
          most("cpu_us_per_request", 1.05, "ringnbd-twins", "ringnbd-2"))),
 }

@@ -84,7 +84,8 @@ def _governor():
 
 def describe(directory):
     """The machine as JSON states it."""
-    virtual = first_line(["systemd-detect-virt"]) or ("yes" if "hypervisor" in (_field("/proc/cpuinfo", "flags") or "") else "no")
+    virtual = "hypervisor" in (_field("/proc/cpuinfo", "flags") or "").split()
+    filesystem = first_line(["findmnt", "-n", "-o", "FSTYPE", "-T", str(directory)])
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.machine(),
         "usable_cpus": len(os.sched_getaffinity(0)),
@@ -92,7 +93,7 @@ def describe(directory):
         "governor": _governor(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "kernel": platform.release(),
-        "filesystem": first_line(["stat", "-f", "-c", "%T", str(directory)]),
+        "filesystem": filesystem,
         "load_average_before": os.getloadavg()[0],
     }
 
@@ -104,5 +105,5 @@ def versions(binaries, tools):
     changed = first_line(["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"])
     found["tree"] = f"{commit}{', changed' if changed else ''}" if commit else None
     for tool in tools:
-        found[tool] = first_line([str(ROOT / "tests/peers"), "run", tool, "--version"])
+        found[tool] = (first_line([str(ROOT / "tests/peers"), "run", tool, "--version"]) or "").rpartition("/")[2] or None
     return found
