@@ -97,8 +97,9 @@ impl Export {
     /// [`OpenError`], a sentence with cause and remedy.
     pub fn open(uri: &ExportUri, read_only: bool) -> Result<Self, OpenError> {
         match uri {
-            ExportUri::File { path, direct, read_only: uri_read_only, rotational, .. } => {
-                open_file(path, *direct, read_only || *uri_read_only, *rotational)
+            ExportUri::File { path, direct, mapped, read_only: uri_read_only, rotational, .. } => {
+                let read_only = read_only || *uri_read_only;
+                open_file(path, *direct, *mapped, read_only, *rotational)
             }
             ExportUri::Memory { size } => {
                 let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
@@ -164,6 +165,7 @@ impl Export {
 fn open_file(
     path: &Path,
     direct: bool,
+    mapped: bool,
     read_only: bool,
     rotational: Option<bool>,
 ) -> Result<Export, OpenError> {
@@ -203,7 +205,7 @@ fn open_file(
     }
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
     let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
-    let can_be_mapped = is_block_device || is_local(&buffered);
+    let can_be_mapped = mapped && (is_block_device || is_local(&buffered));
     let store = FileStore { buffered, direct, is_block_device, allocation_unit: sector, can_be_mapped };
     Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
 }
@@ -271,8 +273,7 @@ mod tests {
         let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
         let path = directory.path().join("odd");
         File::create(&path).unwrap().set_len(1_000_001).unwrap();
-        let uri =
-            ExportUri::File { path, direct: true, read_only: false, rotational: None, description: None };
+        let uri = format!("file:{}?direct=true", path.display()).parse().unwrap();
         match Export::open(&uri, false) {
             Ok(export) => {
                 assert_eq!(export.facts().size, 1_000_001);

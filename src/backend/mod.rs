@@ -82,14 +82,16 @@ impl Device {
         Ok(Self { facts, faults, kind })
     }
 
-    /// What a read brings, if that can be had without waiting and without a buffer. `now` is the moment of the turn in nanoseconds.
-    pub fn read_at_once(&self, range: ByteRange, now: u64) -> Option<AtOnce> {
+    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if that is wanted. `now` is
+    /// the moment of the turn in nanoseconds.
+    pub fn read_at_once(&self, range: ByteRange, mapped: bool, now: u64) -> Option<AtOnce> {
         if !self.faults.is_empty() {
             return None;
         }
         self.assert_request(range, false);
         match &self.kind {
-            Kind::File(file) => file.cached(range, now).map(AtOnce::Cached),
+            Kind::File(file) if mapped => file.cached(range, now).map(AtOnce::Cached),
+            Kind::File(_) => None,
             Kind::Memory(_) => None,
             Kind::Null => Some(AtOnce::Zeroes),
         }

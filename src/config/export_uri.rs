@@ -14,7 +14,7 @@ use super::size::{QuantityError, Size, parse_size};
 /// Where an export's bytes live.
 ///
 /// * `PATH`: a file or block device, taken as it stands (no parameters, no `%` escapes)
-/// * `file:PATH[?direct=true&readonly=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
+/// * `file:PATH[?direct=true&mapped=false&readonly=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
@@ -28,6 +28,8 @@ pub enum ExportUri {
         path: PathBuf,
         /// O_DIRECT, without the page cache.
         direct: bool,
+        /// What is in the page cache may be sent from there, without a copy.
+        mapped: bool,
         /// Writes are refused.
         read_only: bool,
         /// What to tell clients; `None` asks the device.
@@ -78,7 +80,9 @@ pub enum ExportUriError {
     #[error("\"{0}\" is too large: an export is less than 8E")]
     TooLarge(String),
     /// A parameter that does not exist.
-    #[error("\"{0}\" is not a parameter of file: use direct=, readonly=, rotational= or description=")]
+    #[error(
+        "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, rotational= or description="
+    )]
     UnknownParameter(String),
     /// A parameter that is neither true nor false.
     #[error("parameter {name}: \"{value}\" is neither true nor false")]
@@ -124,7 +128,14 @@ impl FromStr for ExportUri {
 impl ExportUri {
     /// A file as it stands, buffered and writable.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self::File { path: path.into(), direct: false, read_only: false, rotational: None, description: None }
+        Self::File {
+            path: path.into(),
+            direct: false,
+            mapped: true,
+            read_only: false,
+            rotational: None,
+            description: None,
+        }
     }
 
     /// The text for people that the URI carries.
@@ -191,11 +202,13 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
         Some(_) => return Err(ExportUriError::Host(format!("file:{path}"))),
         None => path,
     };
-    let (mut direct, mut read_only, mut rotational, mut description) = (false, false, None, None);
+    let (mut direct, mut mapped, mut read_only) = (false, true, false);
+    let (mut rotational, mut description) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "direct" => direct = boolean(name, value)?,
+            "mapped" => mapped = boolean(name, value)?,
             "readonly" => read_only = boolean(name, value)?,
             "rotational" => rotational = Some(boolean(name, value)?),
             "description" => {
@@ -208,7 +221,7 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
         }
     }
     let path = path_from(percent_decode_str(path).collect())?;
-    Ok(ExportUri::File { path, direct, read_only, rotational, description })
+    Ok(ExportUri::File { path, direct, mapped, read_only, rotational, description })
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool, ExportUriError> {
@@ -227,11 +240,14 @@ const ESCAPED: &AsciiSet =
 impl Display for ExportUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, direct, read_only, rotational, description } => {
+            Self::File { path, direct, mapped, read_only, rotational, description } => {
                 write!(f, "file:{}", escaped_path(path))?;
                 let mut parameters = Vec::new();
                 if *direct {
                     parameters.push("direct=true".to_owned());
+                }
+                if !*mapped {
+                    parameters.push("mapped=false".to_owned());
                 }
                 if *read_only {
                     parameters.push("readonly=true".to_owned());
@@ -281,13 +297,15 @@ mod tests {
 
     #[test]
     fn file_uris_have_parameters() {
-        let all =
-            read("file:/a%20b%3f?direct=true&readonly=on&rotational=false&description=The%20disk%26more");
+        let all = read(
+            "file:/a%20b%3f?direct=true&mapped=no&readonly=on&rotational=false&description=The%20disk%26more",
+        );
         assert_eq!(
             all,
             ExportUri::File {
                 path: "/a b?".into(),
                 direct: true,
+                mapped: false,
                 read_only: true,
                 rotational: Some(false),
                 description: Some("The disk&more".to_owned()),
@@ -339,15 +357,15 @@ mod tests {
     fn any_uri() -> impl Strategy<Value = ExportUri> {
         let path = proptest::collection::vec(1u8.., 1..40)
             .prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
-        let file =
-            (path, any::<bool>(), any::<bool>(), any::<Option<bool>>(), proptest::option::of(".{0,20}"))
-                .prop_map(|(path, direct, read_only, rotational, description)| ExportUri::File {
-                    path,
-                    direct,
-                    read_only,
-                    rotational,
-                    description,
-                });
+        let file = (path, any::<[bool; 3]>(), any::<Option<bool>>(), proptest::option::of(".{0,20}"))
+            .prop_map(|(path, [direct, mapped, read_only], rotational, description)| ExportUri::File {
+                path,
+                direct,
+                mapped,
+                read_only,
+                rotational,
+                description,
+            });
         let sized = (0..=i64::MAX as u64, any::<bool>()).prop_map(|(size, null)| {
             if null { ExportUri::Null { size } } else { ExportUri::Memory { size } }
         });

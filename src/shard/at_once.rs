@@ -9,14 +9,11 @@ use crate::nbd::request::{Command, Request};
 use crate::nbd::session::ReplyMode;
 use crate::stats::{Operation, Timing};
 
-/// Bytes of mapped files that wait to be sent at most. What is queued behind them would no longer leave at once.
-const MOST_MAPPED: u64 = 4 << 20;
-
 impl Connection {
     /// Answers a READ whose data can be had without waiting; false when it cannot.
     ///
-    /// Data in the page cache only when nothing is being sent, so that the reply leaves in this turn: what was looked up is true
-    /// then. Behind a slow reader data waits in memory of ours instead.
+    /// Data in the page cache only when the reply leaves soon, because what was looked up must still be true then. For a slow reader
+    /// data waits in memory of ours instead.
     pub(super) fn read_at_once(
         &mut self,
         request: &Request,
@@ -28,11 +25,11 @@ impl Connection {
         let device = &self.peer.device;
         let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
         let may_have_holes = may_be_sparse && !device.is_known_data(range);
-        let leaves_now = self.outbound.mapped_room(MOST_MAPPED) >= range.length();
-        if range.is_empty() || may_have_holes || !leaves_now {
+        if range.is_empty() || may_have_holes {
             return false;
         }
-        let payload = match device.read_at_once(range, feeding.now) {
+        let may_be_mapped = self.outbound.has_room_for_mapped(range.length(), feeding.now);
+        let payload = match device.read_at_once(range, may_be_mapped, feeding.now) {
             Some(AtOnce::Cached(mapped)) => {
                 feeding.stats.page_cache_reads += 1;
                 Payload::Mapped(mapped)

@@ -88,11 +88,19 @@ pub(super) struct Outbound {
     queue: VecDeque<Queued>,
     /// A refusal whose request is still coming in.
     held_back: Option<(Reply, Release)>,
-    /// Bytes of mapped files in the queue.
+    /// Bytes of mapped files in the queue and in the send in flight.
     mapped: u64,
+    /// Those of the send in flight, and the moment at which it started, in nanoseconds of the shard's clock.
+    mapped_sending: u64,
+    started: u64,
     /// The requests whose replies end in the send in flight.
     sending: Option<Vec<Release>>,
 }
+
+/// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves, so it must leave soon.
+const MOST_MAPPED: u64 = 4 << 20;
+/// A client that takes longer than this for one send, in nanoseconds, is slow: what it asks for waits in memory of ours.
+const PROMPT: u64 = 50_000_000;
 
 /// A queue that is empty keeps room for so many chunks: most connections never need more.
 const KEPT_CHUNKS: usize = 256;
@@ -138,9 +146,10 @@ impl Outbound {
         self.held_back.is_some()
     }
 
-    /// Bytes of mapped files that can be queued, `most` in all; none while a send is in flight.
-    pub(super) fn mapped_room(&self, most: u64) -> u64 {
-        if self.sending.is_some() { 0 } else { most.saturating_sub(self.mapped) }
+    /// Whether so many bytes of a mapped file can be queued: they will leave soon.
+    pub(super) fn has_room_for_mapped(&self, length: u64, now: u64) -> bool {
+        let is_slow = self.sending.is_some() && now - self.started > PROMPT;
+        !is_slow && self.mapped + length <= MOST_MAPPED
     }
 
     /// Whether a send could start.
@@ -164,7 +173,10 @@ impl Outbound {
     }
 
     /// Moves as many chunks into `batch` as fit, and what they release into `sending`, which comes empty; a send then has to start.
-    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Vec<Release>) {
+    ///
+    /// `now` is the moment of the turn, in nanoseconds of the shard's clock.
+    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Vec<Release>, now: u64) {
+        self.started = now;
         while let Some(front) = self.queue.front() {
             let fits = batch.room() >= front.chunk.pieces() && batch.header_room() >= LONGEST_HEADER;
             if !fits {
@@ -179,7 +191,7 @@ impl Outbound {
                     batch.push_lease(lease, start as usize..(start + length) as usize);
                 }
                 Payload::Mapped(mapped) => {
-                    self.mapped -= mapped.length();
+                    self.mapped_sending += mapped.length();
                     batch.push_mapped(mapped);
                 }
                 Payload::Zeroes(length) => batch.push_zeroes(length as usize),
@@ -195,12 +207,13 @@ impl Outbound {
 
     /// The send in flight has ended: what it released.
     pub(super) fn sent(&mut self) -> Vec<Release> {
+        self.mapped -= std::mem::take(&mut self.mapped_sending);
         self.sending.take().expect("a send was in flight")
     }
 
     /// Forgets what is queued: the client is gone.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
-        self.mapped = 0;
+        self.mapped = self.mapped_sending;
         self.queue.drain(..).filter_map(|queued| queued.releases).collect()
     }
 }
@@ -223,7 +236,7 @@ mod tests {
         let release = Release { held: 4096, timing: None };
         (0..5).for_each(|_| outbound.push(reply(512), release));
         let mut batch = SendBatch::with_capacity(7, 1024);
-        outbound.fill(&mut batch, Vec::new());
+        outbound.fill(&mut batch, Vec::new(), 0);
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
         assert_eq!(outbound.sent(), [release; 3]);

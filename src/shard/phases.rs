@@ -176,7 +176,11 @@ impl Shard {
             }
             if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
                 let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
-                connection.outbound.fill(&mut batch, self.releases.pop().unwrap_or_default());
+                connection.outbound.fill(
+                    &mut batch,
+                    self.releases.pop().unwrap_or_default(),
+                    self.recorder.now(),
+                );
                 connection.operations += 1;
                 let operation = Operation::Send { socket: connection.socket, batch };
                 self.ring.push(operation, Owner::Connection(key));
