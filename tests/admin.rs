@@ -53,6 +53,12 @@ impl Subject {
         serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body))
     }
 
+    /// Waits until all is well: on a machine that has other things to do, a shard may be late for a moment.
+    #[track_caller]
+    fn wait_until_healthy(&self) {
+        support::wait_until("the server is well", || self.admin.get("/healthz").status == 200);
+    }
+
     /// The entry of an export, a command and a phase.
     #[track_caller]
     fn latency(&self, export: &str, command: &str, phase: &str) -> Option<Value> {

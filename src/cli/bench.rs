@@ -148,7 +148,7 @@ pub struct Args {
     /// Print the results as JSON, or write them to FILE beside the table
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<String>,
-    /// Write latencies second by second to a HdrHistogram interval log, tagged read and write
+    /// Write latencies second by second to a HdrHistogram interval log, tagged read and write; an old FILE is replaced
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
 }

@@ -27,7 +27,7 @@ fn requests_that_are_none_are_refused() {
         let refused = (400..500).contains(&answer.status);
         assert!(refused, "{what}: {}, about {status} was expected", answer.status);
     }
-    assert_eq!(subject.admin.get("/healthz").status, 200);
+    subject.wait_until_healthy();
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn clients_that_dawdle_take_a_place_for_a_while_and_no_more() {
     client.write(0, &[1; 4096]);
     assert_eq!(client.read(0, 4096), [1; 4096]);
     // This one waits until the first of them was thrown out.
-    assert_eq!(subject.admin.get("/healthz").status, 200);
+    subject.wait_until_healthy();
     let mut rest = Vec::new();
     for dawdler in &mut dawdlers {
         // Reads the end of the connection, or its reset; a deadline would be a panic in the support code's words.
@@ -121,7 +121,7 @@ fn a_client_that_pipelines_and_reads_nothing_costs_a_bounded_amount() {
             sent += taken;
             assert!(sent < 256 << 20, "it takes everything");
         }
-        assert_eq!(subject.admin.get("/healthz").status, 200);
+        subject.wait_until_healthy();
     }
     let grown = subject.server.resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");

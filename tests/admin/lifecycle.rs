@@ -63,7 +63,7 @@ fn a_server_that_stops_says_so_until_it_has_stopped() {
     wait_until("the read is in flight", || {
         subject.json("/api/v1/connections")["connections"][0]["in_flight"] == 1
     });
-    assert_eq!(subject.admin.get("/healthz").status, 200);
+    subject.wait_until_healthy();
     subject.server.signal(Signal::TERM);
     wait_until("it says that it stops", || subject.admin.get("/healthz").status == 503);
     assert_eq!(subject.admin.get("/healthz").body, "stopping\n");
