@@ -80,7 +80,10 @@ pub(super) fn empty() -> Histogram<u64> {
 /// Adds a histogram of other bounds and another unit.
 fn add(to: &mut Histogram<u64>, from: &Histogram<u64>, unit: u64) {
     for bucket in from.iter_recorded() {
-        to.saturating_record_n(bucket.value_iterated_to().saturating_mul(unit), bucket.count_at_value());
+        let value = bucket.value_iterated_to();
+        // The end of the first bucket stands for what took no time that could be told.
+        let value = if from.lowest_equivalent(value) == 0 { 0 } else { value };
+        to.saturating_record_n(value.saturating_mul(unit), bucket.count_at_value());
     }
 }
 
