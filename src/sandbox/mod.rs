@@ -27,6 +27,12 @@
 //!
 //! Threads that the kernel makes for a ring inherit all three from the thread that the ring belongs to.
 //!
+//! # What is left
+//!
+//! Everything that is open: all disks that are served, all clients. And operations of a ring are no system calls, so that seccomp does
+//! not see them: Landlock holds for them, and the user's rights do, but a ring can still make sockets, of UDP for example.
+//! A directory that the control plane removes its files from, or writes its log to, is open to it as a whole, as far as the user's rights go.
+//!
 //! A feature that opens or connects to something in a running server finds these doors closed: either it opens it before [`Sandbox::enter`], or
 //! [`Names`] and the list of calls learn about it.
 
@@ -268,6 +274,7 @@ mod tests {
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let (ours, foreign) = (directory.join("ours/file"), directory.join("foreign/file"));
         let names = Names { removed: vec![ours.clone()], ..Names::default() };
+        let mut ring = io_uring::IoUring::new(4).unwrap();
         let confinement = sandbox.enter(&names).unwrap();
         if confinement.seccomp != "yes" || confinement.landlock.starts_with("no") {
             // The machine has not got it all.
@@ -296,7 +303,21 @@ mod tests {
         forbidden(std::os::unix::net::UnixDatagram::unbound().unwrap_err());
         forbidden(Command::new("true").spawn().unwrap_err());
         forbidden(std::fs::remove_file(&foreign).unwrap_err());
+        forbidden(open_by_ring(&mut ring, &foreign).unwrap_err());
         std::fs::remove_file(ours).unwrap();
         println!("at the end of the day");
+    }
+    #[allow(unsafe_code)]
+    fn open_by_ring(ring: &mut io_uring::IoUring, path: &Path) -> io::Result<i32> {
+        use io_uring::{opcode, types};
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+        let entry =
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(libc::O_RDONLY).build();
+        // SAFETY: the path lives until the operation is finished.
+        unsafe { ring.submission().push(&entry).unwrap() };
+        ring.submit_and_wait(1)?;
+        let result = ring.completion().next().unwrap().result();
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
     }
 }
