@@ -1,7 +1,5 @@
 //! The last step before the first client: the server goes into its sandbox, and says that it is there.
 
-use std::path::Path;
-
 use super::listener::SocketFile;
 use super::pidfile::{Pidfile, Prepared};
 use super::server::StartError;
@@ -30,7 +28,6 @@ pub(super) fn enter<'a>(
     sandbox: &Sandbox,
     sockets: impl Iterator<Item = &'a SocketFile>,
     pidfile: Option<Prepared>,
-    log: Option<&Path>,
 ) -> Result<Announcement, StartError> {
     let mut names = Names::default();
     for socket in sockets {
@@ -38,13 +35,6 @@ pub(super) fn enter<'a>(
         if let Some(user) = sandbox.successor() {
             give_away(sandbox, socket, user);
         }
-    }
-    // What is no file, a pipe say, is not moved away.
-    let log = log.filter(|log| log.metadata().is_ok_and(|log| log.is_file()));
-    names.log = log.map(Path::to_owned);
-    if let Some(log) = log.filter(|log| !sandbox.may_change_beside(log)) {
-        let path = log.display();
-        tracing::warn!(%path, "the latency log cannot be begun anew: the user of the server may not write to its directory");
     }
     names.pidfile = pidfile.as_ref().map(|pidfile| pidfile.temporary().to_owned());
     let announcement = match (pidfile, sandbox.successor()) {

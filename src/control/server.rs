@@ -242,8 +242,7 @@ impl Server<'_> {
         let service_manager = Notifier::from_environment();
         let pidfile = self.config.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
         let sockets = files.iter().chain(&self.observers.files);
-        let log = self.config.latency_log.as_deref();
-        let pidfile = confine::enter(&self.sandbox, sockets, pidfile, log)?;
+        let pidfile = confine::enter(&self.sandbox, sockets, pidfile)?;
         // From here on only what a running server needs.
         ready(&served, &self.observers.urls);
         let pidfile = pidfile.publish()?;

@@ -202,16 +202,16 @@ const HOSTILE: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Programs in the order in which they are to be installed; a call must pass all. `log`: a file is made from time to time.
+/// Programs in the order in which they are to be installed; a call must pass all.
 ///
 /// # Errors
 /// An architecture that the compiler of filters does not know.
-pub(super) fn programs(log: bool) -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
+pub(super) fn programs() -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let rules = HOSTILE.iter().map(|&call| (call, Vec::new())).collect();
     let hostile = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let allowed = SeccompFilter::new(allowed(log)?, refused, SeccompAction::Allow, architecture)?;
+    let allowed = SeccompFilter::new(allowed()?, refused, SeccompAction::Allow, architecture)?;
     let allowed = not_there().into_iter().chain(BpfProgram::try_from(allowed)?).collect();
     Ok([translated(hostile.try_into()?), translated(allowed)])
 }
@@ -233,15 +233,15 @@ fn not_there() -> [sock_filter; 4] {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allowed(log: bool) -> Result<Rules, BackendError> {
+fn allowed() -> Result<Rules, BackendError> {
     let mut rules: Rules =
         ALLOWED.iter().chain(ALLOWED_BY_OLD_NAMES).map(|&call| (call, Vec::new())).collect();
     // No memory becomes code any more.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
     }
-    // Files are opened to be read, as far as Landlock lets them be opened at all; logs to be written too.
-    let writing = if log { 0 } else { (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64 };
+    // Files are opened to be read, as far as Landlock lets them be opened at all.
+    let writing = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
     rules.insert(libc::SYS_openat, vec![masked(2, writing, libc::O_RDONLY as u64)?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![masked(1, writing, libc::O_RDONLY as u64)?]);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn nothing_is_both_allowed_and_hostile() {
-        let allowed = allowed(false).unwrap();
+        let allowed = allowed().unwrap();
         assert!(HOSTILE.iter().all(|call| !allowed.contains_key(call)));
         let calls = ALLOWED.len() + ALLOWED_BY_OLD_NAMES.len();
         assert!(allowed.len() > calls, "no call is named twice");
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn the_programs_fit_into_the_kernel() {
         const BPF_MAXINSNS: usize = 4096;
-        for program in programs(true).unwrap() {
+        for program in programs().unwrap() {
             assert!((10..BPF_MAXINSNS).contains(&program.len()));
         }
     }

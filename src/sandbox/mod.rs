@@ -31,7 +31,7 @@
 //!
 //! Everything that is open: all disks that are served, all clients. And operations of a ring are no system calls, so that seccomp does
 //! not see them: Landlock holds for them, and the user's rights do, but a ring can still make sockets, of UDP for example.
-//! A directory that the control plane removes its files from, or writes its log to, is open to it as a whole, as far as the user's rights go.
+//! From a directory that holds a socket of its own, the control plane can remove other files too, as far as the user's rights go.
 //!
 //! A feature that opens or connects to something in a running server finds these doors closed: either it opens it before [`Sandbox::enter`], or
 //! [`Names`] and the list of calls learn about it.
@@ -191,7 +191,7 @@ impl Sandbox {
             Some(rules) => paths::restrict(rules),
             None => Err(String::new()),
         })?;
-        let seccomp = applied(self.mode, "seccomp", || install_filters(names.log.is_some()))?;
+        let seccomp = applied(self.mode, "seccomp", install_filters)?;
         ENTERED.store(self.mode != SandboxMode::Off, Ordering::Relaxed);
         let told = |part: &Part| match part {
             Ok(version) => version.clone(),
@@ -206,8 +206,8 @@ impl Sandbox {
     }
 }
 
-fn install_filters(log: bool) -> Part {
-    let programs = filter::programs(log).map_err(|error| error.to_string())?;
+fn install_filters() -> Part {
+    let programs = filter::programs().map_err(|error| error.to_string())?;
     for program in programs {
         confine::install_filter(&program).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it".to_owned(),
@@ -273,7 +273,7 @@ mod tests {
     fn bad_day(directory: &Path) {
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let (ours, foreign) = (directory.join("ours/file"), directory.join("foreign/file"));
-        let names = Names { removed: vec![ours.clone()], ..Names::default() };
+        let names = Names { removed: vec![ours.clone()], pidfile: None };
         let mut ring = io_uring::IoUring::new(4).unwrap();
         let confinement = sandbox.enter(&names).unwrap();
         if confinement.seccomp != "yes" || confinement.landlock.starts_with("no") {

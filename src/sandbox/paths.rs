@@ -1,7 +1,7 @@
 //! What can be done with names of files, by Landlock.
 //!
 //! A running server has open what it works with, so that not even its exports can be opened again: a shard can open nothing, and the
-//! control plane can remove what it made and begin a log anew. The rings know no other rules: Landlock holds for their operations too, of which seccomp
+//! control plane can remove what it made. The rings know no other rules: Landlock holds for their operations too, of which seccomp
 //! sees nothing.
 
 use std::path::{Path, PathBuf};
@@ -18,8 +18,6 @@ pub struct Names {
     pub removed: Vec<PathBuf>,
     /// A file that is still to be renamed inside its directory, and then read and removed at the end.
     pub pidfile: Option<PathBuf>,
-    /// A file that is made anew when somebody has moved it away.
-    pub log: Option<PathBuf>,
 }
 
 /// The newest version that was looked at. An older kernel enforces its part of it.
@@ -45,10 +43,6 @@ pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
         rules = allow(rules, name, AccessFs::ReadFile.into())?;
         // A rename is a new name and the removal of the old one.
         rules = allow(rules, directory_of(name), AccessFs::RemoveFile | AccessFs::MakeReg)?;
-    }
-    if let Some(name) = &names.log {
-        let append = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg;
-        rules = allow(rules, directory_of(name), append)?;
     }
     Ok(rules)
 }

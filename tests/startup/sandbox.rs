@@ -42,7 +42,8 @@ fn threads(process: u32) -> Vec<(u32, String)> {
 #[track_caller]
 fn all_threads(process: u32, field: &str, value: &str) {
     let found = of_threads(process, field);
-    assert!(found.len() >= 3, "the server, a shard, its helpers: {found:?}");
+    let count: usize = found.values().map(Vec::len).sum();
+    assert!(count >= 4, "the server, a shard, its helpers: {found:?}");
     assert!(found.values().flatten().all(|have| have == value), "{field} {value}: {found:?}");
 }
 
@@ -96,9 +97,14 @@ mod inside {
     use crate::tracer::Outcome::{self, Errno, Killed, Success};
     use crate::tracer::Thread;
 
-    /// One of the server's threads of each kind.
+    /// One of the server's threads of each kind. A new thread has the name of the one that made it, until it gives itself its own.
     fn one_of_each(process: u32) -> BTreeMap<String, u32> {
-        threads(process).into_iter().map(|(thread, name)| (name, thread)).collect()
+        let mut all = BTreeMap::new();
+        wait_until("the threads to have their names", || {
+            all = threads(process).into_iter().map(|(thread, name)| (name, thread)).collect();
+            all.contains_key("shard-0") && all.contains_key("ringnbd-helper")
+        });
+        all
     }
 
     fn thread(server: &Server, name: &str) -> Thread {
@@ -315,6 +321,15 @@ fn serve_as_stranger(directory: &Path, extra: &[&str]) -> String {
     all_threads(pid, "Seccomp:", "2");
     let socket = directory.join("s").metadata().unwrap();
     assert_eq!((socket.uid(), socket.gid()), (STRANGER, STRANGER), "it can be connected to by its user");
+    let latencies = directory.join("hlog");
+    if let Ok(log) = std::fs::File::options().write(true).open(&latencies) {
+        log.set_len(0).unwrap();
+        let begun = |text: String| text.contains("machine: ");
+        wait_until("the latency log to be begun anew", || {
+            std::fs::read_to_string(&latencies).is_ok_and(begun)
+        });
+        exercise(&mut client);
+    }
     drop(client);
     stop(&mut child, &pidfile);
     text()
@@ -335,6 +350,10 @@ fn the_user_changes_and_keeps_what_is_open() {
     assert_eq!(left, ["hlog"]);
     let lines = std::fs::read_to_string(directory.path().join("hlog")).unwrap();
     assert!(lines.contains("Tag="), "latencies were written to the end: {lines}");
+    assert!(
+        lines.contains(" CPUs (") && lines.contains("Linux 6."),
+        "it is known what made the log: {lines}"
+    );
 }
 
 #[test]
