@@ -20,7 +20,10 @@ pub const BULK_THRESHOLD: usize = 1 << 20;
 /// nothing back do not stop those that need little.
 const LARGEST_LAST_SHARE: usize = 128 << 10;
 
-/// Two zones over one mapping.
+/// Bytes at the most that are kept for [`BufferPool::lend_apart`].
+const MOST_APART: usize = 16 << 20;
+
+/// Three zones over one mapping.
 #[derive(Debug)]
 pub struct BufferPool {
     inner: Rc<Inner>,
@@ -29,14 +32,23 @@ pub struct BufferPool {
 #[derive(Debug)]
 struct Inner {
     mapping: Mapping,
-    /// Small leases, then bulk leases.
-    zones: [RefCell<Zone>; 2],
+    /// By [`Kind`].
+    zones: [RefCell<Zone>; 3],
     /// Holders of the block that starts at a unit.
     holders: Vec<Cell<u16>>,
     /// Bytes of the last quarter of the small leases that one may hold.
     last_share: Cell<usize>,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
+}
+
+/// Which zone a lease is from.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Small,
+    Bulk,
+    /// For those who wait: what they keep can neither use up nor break up what they wait for.
+    Apart,
 }
 
 #[derive(Debug)]
@@ -59,11 +71,12 @@ pub struct Lease {
     pool: Rc<Inner>,
     unit: u32,
     order: u8,
-    bulk: bool,
+    kind: Kind,
 }
 
 impl BufferPool {
-    /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease.
+    /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease. Of the rest a quarter, and
+    /// at most 16 MiB, is for [`BufferPool::lend_apart`].
     ///
     /// # Errors
     /// The kernel's, when it refuses the memory.
@@ -74,15 +87,11 @@ impl BufferPool {
         let largest = (LARGEST_LEASE / UNIT) as u32;
         let bulk = (units / 2 / largest * largest).max(largest);
         let order = largest.trailing_zeros() as u8;
+        let apart = ((units - bulk) / 4).min((MOST_APART / UNIT) as u32);
+        let zone =
+            |first_unit, units| RefCell::new(Zone { first_unit, units, buddy: Buddy::new(units, order) });
         // The bulk zone stands first, where its blocks are aligned by their own size.
-        let zones = [
-            RefCell::new(Zone {
-                first_unit: bulk,
-                units: units - bulk,
-                buddy: Buddy::new(units - bulk, order),
-            }),
-            RefCell::new(Zone { first_unit: 0, units: bulk, buddy: Buddy::new(bulk, order) }),
-        ];
+        let zones = [zone(bulk, units - bulk - apart), zone(0, bulk), zone(units - apart, apart)];
         let holders = (0..units).map(|_| Cell::new(0)).collect();
         let (last_share, returned) = (Cell::new(LARGEST_LAST_SHARE), Cell::new(false));
         Ok(Self { inner: Rc::new(Inner { mapping, zones, holders, last_share, returned }) })
@@ -95,27 +104,49 @@ impl BufferPool {
     /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
         assert!(length <= LARGEST_LEASE, "a lease of {length} bytes is beyond every limit");
-        let bulk = length > BULK_THRESHOLD;
-        let order = length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8;
-        let mut zone = self.inner.zones[usize::from(bulk)].borrow_mut();
-        let free = zone.buddy.free_units() as usize * UNIT;
+        let kind = if length > BULK_THRESHOLD { Kind::Bulk } else { Kind::Small };
+        let (free, last_quarter) = {
+            let zone = self.inner.zones[kind as usize].borrow();
+            (zone.buddy.free_units() as usize * UNIT, zone.last_quarter())
+        };
         if held > 0 && held + 2 * length > free {
             return None;
         }
-        if !bulk && held + length > self.inner.last_share.get() && free < length + zone.last_quarter() {
+        let exceeds_share = matches!(kind, Kind::Small) && held + length > self.inner.last_share.get();
+        if exceeds_share && free < length + last_quarter {
             return None;
         }
+        self.take(kind, length)
+    }
+
+    /// Lends at least `length` bytes of a zone of its own to someone who waits for a lease, to keep there what it has received. Half of the
+    /// zone is for those who keep no more than their share of the last quarter.
+    pub fn lend_apart(&self, length: usize) -> Option<Lease> {
+        let (free, half) = {
+            let zone = self.inner.zones[Kind::Apart as usize].borrow();
+            (zone.buddy.free_units() as usize * UNIT, zone.units as usize * UNIT / 2)
+        };
+        if length > self.inner.last_share.get() && free < length + half {
+            return None;
+        }
+        self.take(Kind::Apart, length)
+    }
+
+    fn take(&self, kind: Kind, length: usize) -> Option<Lease> {
+        let order = length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8;
+        let mut zone = self.inner.zones[kind as usize].borrow_mut();
         let unit = zone.buddy.take(order)? + zone.first_unit;
         let holders = &self.inner.holders[unit as usize];
         assert_eq!(holders.replace(1), 0, "unit {unit} is lent twice");
-        Some(Lease { pool: Rc::clone(&self.inner), unit, order, bulk })
+        Some(Lease { pool: Rc::clone(&self.inner), unit, order, kind })
     }
 
-    /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases, for what it holds and
-    /// once more for what it has received, as long as one page is enough for it.
+    /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases for what it holds, and
+    /// of as much for what it has received, as long as one page is enough for it.
     pub fn share_among(&self, connections: usize) {
-        let quarter = self.inner.zones[0].borrow().last_quarter();
-        self.inner.last_share.set((quarter / (2 * connections.max(1))).clamp(UNIT, LARGEST_LAST_SHARE));
+        // Half of what is kept apart, which is less than that quarter.
+        let shared = self.inner.zones[Kind::Apart as usize].borrow().units as usize * UNIT / 2;
+        self.inner.last_share.set((shared / connections.max(1)).clamp(UNIT, LARGEST_LAST_SHARE));
     }
 
     /// Whether a lease came back since the last call.
@@ -190,7 +221,7 @@ impl Drop for Lease {
         let holders = &self.pool.holders[self.unit as usize];
         holders.set(holders.get() - 1);
         if holders.get() == 0 {
-            let mut zone = self.pool.zones[usize::from(self.bulk)].borrow_mut();
+            let mut zone = self.pool.zones[self.kind as usize].borrow_mut();
             let first = zone.first_unit;
             zone.buddy.give(self.unit - first, self.order);
             self.pool.returned.set(true);
@@ -239,7 +270,7 @@ mod tests {
             hoard
         };
         let hoards: Vec<Vec<Lease>> = (0..199).map(|_| hoard(65_536)).collect();
-        assert!(hoards[198].is_empty() && hoards[0].len() > 100);
+        assert!(hoards[198].is_empty() && hoards[0].len() > 80);
         assert!(pool.lend(1 << 20, 0).is_none(), "it must leave the rest to the small ones");
         let small: Vec<Vec<Lease>> = (0..200).map(|_| hoard(4096)).collect();
         assert!(small.iter().all(|hoard| hoard.len() >= 2));
@@ -260,5 +291,17 @@ mod tests {
         assert!(hoards.iter().all(|hoard| hoard.len() > 1));
         assert!(pool.lend(4096, 0).is_some(), "a newcomer finds room");
         assert!(pool.lend(LARGEST_LEASE, 0).is_some(), "the largest request finds room");
+    }
+
+    #[test]
+    fn what_those_who_wait_keep_is_not_what_they_wait_for() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        pool.share_among(200);
+        let all = || std::iter::from_fn(|| pool.lend(BULK_THRESHOLD, 0)).collect::<Vec<_>>().len();
+        let before = all();
+        let kept: Vec<Lease> = std::iter::from_fn(|| pool.lend_apart(100_000)).collect();
+        assert!(kept.len() >= 4);
+        assert!(pool.lend_apart(UNIT).is_some(), "little finds room");
+        assert_eq!(all(), before);
     }
 }

@@ -55,12 +55,10 @@ pub(super) struct Admitted {
 pub(super) struct Feeding<'a> {
     pub(super) limits: &'a Limits,
     pub(super) pool: &'a BufferPool,
-    /// Slots that are free in the shard's table.
     pub(super) free_slots: usize,
     /// Replies of the shard that are not out, and how many there may be.
     pub(super) unsent: usize,
     pub(super) shutting_down: bool,
-    /// Receive buffers are getting scarce.
     pub(super) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
     pub(super) now: u64,
@@ -101,7 +99,6 @@ pub(super) struct Connection {
     held: usize,
     /// Ring operations of this connection in flight.
     pub(super) operations: usize,
-    /// Requests in the shard's table.
     pub(super) tasks: usize,
     pub(super) ending: Ending,
     /// The socket was shut down, the receive cancelled: each is done once.
@@ -109,7 +106,6 @@ pub(super) struct Connection {
     pub(super) cancelled: bool,
     /// It is on the worker's list to be fed, or among those that wait for the shard.
     pub(super) listed: bool,
-    /// It is on the worker's list to be flushed.
     pub(super) flushing: bool,
     pub(super) idleness: super::eviction::Idleness,
     /// When the shard took it, in nanoseconds of its clock.
@@ -375,10 +371,8 @@ impl Connection {
         self.admit(Admitted { request, lease, held, arrived }, feeding);
     }
 
-    /// Gives a request to the shard's table.
-    ///
-    /// One that had waited for memory or for its payload may come when no slot is free any more: the table has one more for each
-    /// connection.
+    /// Gives a request to the shard's table. One that had waited for memory or for its payload may come when no slot is free any more: the
+    /// table has one more for each connection.
     fn admit(&mut self, admitted: Admitted, feeding: &mut Feeding<'_>) {
         self.tasks += 1;
         feeding.free_slots = feeding.free_slots.saturating_sub(1);
@@ -390,21 +384,26 @@ impl Connection {
         let Some(unparsed) = &mut self.unparsed else { return };
         if feeding.scarce_buffers
             && unparsed.keeps_buffer()
-            && let Some(lease) = feeding.pool.lend(unparsed.rest().len().max(1), 0)
+            && let Some(lease) = feeding.pool.lend_apart(unparsed.rest().len())
         {
             unparsed.stash(lease);
         }
     }
 
-    /// The receive that should be started now, if any.
-    pub(super) fn next_receive(&mut self, shutting_down: bool) -> Option<Operation> {
+    /// Whether it can do without a shared buffer: those who wait for its memory may be keeping them all.
+    pub(super) fn receives_payload(&self) -> bool {
+        self.receiving.is_some()
+    }
+
+    /// The receive that should be started now, if any; `buffers`: there is a shared one.
+    pub(super) fn next_receive(&mut self, shutting_down: bool, buffers: bool) -> Option<Operation> {
         let busy = self.receive.is_some() || self.unparsed.is_some() || self.waiting.is_some();
         if self.ending != Ending::No || busy || (shutting_down && self.is_idle()) {
             return None;
         }
         let socket = self.socket;
         if let Some(receiving) = &mut self.receiving
-            && self.inbound.wanted() >= DIRECT_RECEIVE
+            && (self.inbound.wanted() >= DIRECT_RECEIVE || !buffers)
         {
             let lease = receiving.lease.take().expect("no other receive is in flight");
             let (start, length) = (receiving.filled, self.inbound.wanted() as u32);

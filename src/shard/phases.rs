@@ -119,8 +119,9 @@ impl Shard {
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
             to_flush(&mut self.to_flush, key, connection);
         }
+        let buffers = self.ring.available_receive_buffers() > 0;
         match fed {
-            Fed::NeedsBytes if self.ring.available_receive_buffers() > 0 => self.to_receive.push(key),
+            Fed::NeedsBytes if buffers || connection.receives_payload() => self.to_receive.push(key),
             Fed::NeedsBytes | Fed::WaitsForShard => {
                 self.starved |= fed == Fed::NeedsBytes;
                 connection.listed = true;
@@ -194,7 +195,8 @@ impl Shard {
     pub(super) fn receive(&mut self) {
         for key in self.to_receive.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
-            if let Some(operation) = connection.next_receive(self.shutdown.is_some()) {
+            let buffers = self.ring.available_receive_buffers() > 0;
+            if let Some(operation) = connection.next_receive(self.shutdown.is_some(), buffers) {
                 connection.operations += 1;
                 connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
             }
