@@ -8,6 +8,8 @@
 mod client;
 #[path = "sim/oracle.rs"]
 mod oracle;
+#[path = "sim/pinned.rs"]
+mod pinned;
 #[path = "sim/plan.rs"]
 mod plan;
 #[path = "sim/request.rs"]

@@ -46,7 +46,7 @@ enum Manner {
     Reset,
 }
 
-/// The longest time without a byte for a client that waits and reads, in nanoseconds of the world.
+/// The longest time without a byte either way for a client that waits and reads, in nanoseconds of the world.
 const PATIENCE: u64 = 60_000_000_000;
 
 pub(crate) struct Client {
@@ -140,7 +140,7 @@ impl Client {
         self.send(context);
         if context.now > self.heard + PATIENCE {
             let waiting: Vec<_> = self.outstanding.values().take(3).collect();
-            return Err(format!("no answer for a minute; it waits for {waiting:?}"));
+            return Err(format!("no answer for a minute ({}); it waits for {waiting:?}", self.describe()));
         }
         Ok(())
     }
@@ -151,6 +151,8 @@ impl Client {
         self.taken += taken as u64;
         if taken > 0 {
             self.idle = 0;
+            // A long request over a slow socket takes its time.
+            self.heard = self.heard.max(context.now);
         }
     }
 

@@ -18,14 +18,14 @@ use super::wire::Form;
 pub(crate) struct Plan {
     pub(crate) shards: usize,
     pub(crate) disks: Vec<Disk>,
-    limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     /// At once.
     pub(crate) clients: usize,
     /// In all.
     pub(crate) sessions: usize,
     pub(crate) socket_bytes: usize,
     /// Bytes of the longest request; beyond 1 MiB its memory comes from another zone.
-    longest: u64,
+    pub(crate) longest: u64,
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,

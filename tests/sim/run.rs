@@ -72,7 +72,16 @@ const MOST_STEPS: u64 = 5_000_000;
 
 /// Runs a seed to its end.
 pub(crate) fn run(seed: u64) -> Result<Report, String> {
-    let mut simulation = Simulation::new(seed);
+    let mut random = Random::new(seed);
+    let faults = if random.chance(0.15) { Faults::none() } else { Faults::any(&mut random) };
+    let world = World::new(random.number(), faults.clone());
+    let plan = Plan::random(&mut random);
+    run_plan(random, world, faults, plan)
+}
+
+/// Runs what was planned; the rest is up to the dice.
+pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan) -> Result<Report, String> {
+    let mut simulation = Simulation::new(random, world, faults, plan);
     let power_cut = simulation.drive()?;
     if !power_cut {
         simulation.wind_up()?;
@@ -90,12 +99,8 @@ pub(crate) fn run(seed: u64) -> Result<Report, String> {
 }
 
 impl Simulation {
-    fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed);
-        let faults = if random.chance(0.15) { Faults::none() } else { Faults::any(&mut random) };
-        let world = World::new(random.number(), faults.clone());
+    fn new(mut random: Random, world: World, faults: Faults, plan: Plan) -> Self {
         let entered = world.enter();
-        let plan = Plan::random(&mut random);
         let (mut exports, mut files, mut oracles) = (Vec::new(), Vec::new(), Vec::new());
         for disk in &plan.disks {
             let (content, values) = disk.content(&mut random);

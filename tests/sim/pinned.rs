@@ -1,0 +1,62 @@
+//! Worlds whose plan is written down: bugs that the simulation had found, where they are most likely.
+
+use std::sync::Arc;
+
+use ringnbd::config::Limits;
+use ringnbd::ring::sim::{Faults, Random, World};
+
+use super::plan::{Disk, Plan};
+use super::run::run_plan;
+
+/// Enough for each of these bugs to show in several.
+const WORLDS: u64 = 40;
+
+/// One shard and one disk in the page cache, `clients` clients at once, and nothing that goes wrong.
+fn crowd(clients: usize, limits: Limits) -> Plan {
+    Plan {
+        shards: 1,
+        disks: vec![Disk { size: 1 << 20, grain: 512, alignment: None, sector: None, read_only: false }],
+        limits: Arc::new(limits),
+        clients,
+        sessions: 2 * clients,
+        socket_bytes: 1 << 20,
+        longest: 256 << 10,
+        power_cut_at: None,
+        shutdown_at: None,
+    }
+}
+
+fn small_memory() -> Limits {
+    Limits { connections: 64, memory_per_shard: 37 << 20, pinned: false, ..Limits::DEFAULT }
+}
+
+fn run_all(plan: impl Fn() -> Plan, faults: &Faults) {
+    for seed in 1..=WORLDS {
+        let mut random = Random::new(seed);
+        let world = World::new(random.number(), faults.clone());
+        let result = run_plan(random, world, faults.clone(), plan());
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+/// Those who waited for memory kept what they had received in that same memory, until nobody could go on.
+#[test]
+fn waiting_for_memory_takes_none_of_it() {
+    let limits = || Limits { receive_buffer: 512 << 10, ..small_memory() };
+    let slow = Faults { latency_ns: 1_000_000, ..Faults::none() };
+    run_all(|| crowd(14, limits()), &Faults { short: 0.5, ..slow });
+}
+
+/// A request that had waited for memory came when the table was full.
+#[test]
+fn memory_comes_when_the_table_is_full() {
+    let limits = || Limits { requests_per_shard: 2, ..small_memory() };
+    run_all(|| crowd(14, limits()), &Faults::none());
+}
+
+/// A sync that was told to try again is tried again.
+#[test]
+fn operations_that_should_be_tried_again_are() {
+    let again = Faults { again: 0.5, interrupted: 0.3, ..Faults::none() };
+    run_all(|| crowd(3, small_memory()), &again);
+}
