@@ -103,7 +103,7 @@ impl OutboundRounds {
         }
         let mut sent = 0;
         while self.outbound.wants_to_send() {
-            self.outbound.fill(&mut self.batch, std::mem::take(&mut self.releases));
+            self.outbound.fill(&mut self.batch, std::mem::take(&mut self.releases), 0);
             sent += self.batch.length();
             self.batch.clear();
             self.releases = self.outbound.sent();
