@@ -2,7 +2,7 @@
 //! tells, for each of its flushes, what the disk held then. What clients had been told is durable must be in it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ const SLOT: u64 = 16;
 fn marks() -> usize {
     let given =
         std::env::var("RINGNBD_CUTS").ok().map(|text| text.parse().expect("RINGNBD_CUTS is a number"));
-    given.unwrap_or(20)
+    given.unwrap_or(12)
 }
 
 /// The moments before a mark was asked for and after it was there, by export.
@@ -198,13 +198,10 @@ fn replay(
         let is_last = last_mark.is_some_and(|mark| mark + 1 == moments.len());
         if (entry.is_flush() && flushes.is_multiple_of(every)) || entry.mark().is_some() {
             let next = last_mark.map_or(0, |mark| (mark + 1).min(moments.len() - 1));
-            let fates = [Fate::Lost, Fate::Kept, Fate::Some(seed + at as u64)];
-            // A file system takes long to mount: one of the three.
-            let fates = if every > 1 { &fates[cuts % 3..][..1] } else { &fates[..] };
-            for fate in fates {
-                look(&block_log::cut(entries, at, disk, *fate), last_mark, next);
-                cuts += 1;
-            }
+            // In turn, because each look takes its time.
+            let fate = [Fate::Lost, Fate::Kept, Fate::Some(seed + at as u64)][cuts % 3];
+            look(&block_log::cut(entries, at, disk, fate), last_mark, next);
+            cuts += 1;
         }
         if is_last {
             break;
@@ -221,9 +218,12 @@ struct Mounted {
 impl Mounted {
     fn of(disk: &[u8]) -> Self {
         let image = Image::sparse(disk.len() as u64);
-        for (index, piece) in disk.chunks(64 << 10).enumerate() {
-            if piece.iter().any(|byte| *byte != 0) {
-                image.write(index as u64 * (64 << 10), piece);
+        const PIECE: usize = 64 << 10;
+        let file = image.open();
+        for (index, piece) in disk.chunks(PIECE).enumerate() {
+            // The comparison of slices is fast even in a debug build.
+            if *piece != [0; PIECE][..piece.len()] {
+                file.write_all_at(piece, (index * PIECE) as u64).expect("write the image");
             }
         }
         let at = image.dir().join("mnt");
@@ -297,5 +297,5 @@ fn power_cuts_lose_nothing_that_is_durable() {
     eprintln!(
         "-- {answered} answered requests, {flushes:?} flushes in the logs of {EXPORTS:?}; {raw_cuts} cuts of the device and {file_cuts} of the file system"
     );
-    assert!(Path::new(&disks.raw_log.path).exists() && raw_cuts > 0 && file_cuts > 0);
+    assert!(raw_cuts > 0 && file_cuts > 0);
 }
