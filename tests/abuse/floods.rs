@@ -39,7 +39,7 @@ fn error_of_reply(client: &mut Connection) -> u32 {
 #[test]
 fn lengths_of_four_gib_and_more() {
     let mut siege = Siege::lay();
-    siege.endure("lengths of 4 GiB and more", |siege| {
+    siege.endure_busy("lengths of 4 GiB and more", 1, |siege| {
         let door = siege.door();
         let mut round = 0;
         Again::and_again(move || {
@@ -73,7 +73,7 @@ fn lengths_of_four_gib_and_more() {
 #[test]
 fn options_of_four_gib() {
     let mut siege = Siege::lay();
-    siege.endure("options that claim 4 GiB", |siege| {
+    siege.endure_busy("options that claim 4 GiB", 1, |siege| {
         let door = siege.door();
         Again::and_again(move || {
             let numbers =
@@ -93,7 +93,7 @@ fn options_of_four_gib() {
 #[test]
 fn errors_without_end() {
     let mut siege = Siege::lay();
-    siege.endure("3 clients that are refused without end", |siege| {
+    siege.endure_busy("3 clients that are refused without end", 3, |siege| {
         let flood = |mode| {
             let mut client = Connection::attach(&siege.server, "", mode);
             Again::and_again(move || {
@@ -124,7 +124,7 @@ fn options_by_the_million() {
     const AT_ONCE: usize = 1000;
     let handshakes = if figures_wanted() { 1000 } else { 50 };
     let mut siege = Siege::lay();
-    siege.endure(&format!("{} options", handshakes * AT_ONCE), |siege| {
+    siege.endure_busy(&format!("{} options", handshakes * AT_ONCE), 1, |siege| {
         let door = siege.door();
         let haggle = move || {
             let mut client = door.open();

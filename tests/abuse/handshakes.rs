@@ -61,7 +61,7 @@ fn visitors(name: &str, leave: impl Fn(&Door, usize) + Send + 'static) {
     // There are three stages.
     let visits = if figures_wanted() { 5000 } else { 1700 };
     let mut siege = Siege::lay();
-    siege.endure(&format!("{visits} clients that leave {name}"), |siege| {
+    siege.endure_busy(&format!("{visits} clients that leave {name}"), 1, |siege| {
         let door = siege.door();
         for visit in 0..visits {
             leave(&door, visit);

@@ -141,34 +141,42 @@ impl Siege {
     /// client's speed is taken meanwhile.
     #[track_caller]
     pub(crate) fn endure<T>(&mut self, name: &str, abuse: impl FnOnce(&Siege) -> T) {
-        let (server, good) = (&self.server, &self.good);
-        good.done.store(0, Ordering::Relaxed);
-        good.stop.store(false, Ordering::Relaxed);
-        let client = Connection::attach(server, "", Mode::Simple);
-        let (alone, beside) = std::thread::scope(|scope| {
+        self.endure_busy(name, 0, abuse);
+    }
+
+    /// As [`Siege::endure`], for abuse that keeps so many clients busy: the good client's speed is compared to the one that it has beside
+    /// as many good ones, because busy clients share the processors.
+    #[track_caller]
+    pub(crate) fn endure_busy<T>(&mut self, name: &str, busy: usize, abuse: impl FnOnce(&Siege) -> T) {
+        let (server, good, rivals) = (&self.server, &self.good, Good::default());
+        let attach = || Connection::attach(server, "", Mode::Simple);
+        let (alone, fair, beside) = std::thread::scope(|scope| {
+            let client = attach();
             let worker = scope.spawn(|| good.work(client));
-            let stop = StopWhenDropped(good);
+            let (stop, stop_rivals) = (StopWhenDropped(good), StopWhenDropped(&rivals));
             let siege = &*self;
             siege.good_client_goes_on(); // warms up
             let alone = siege.speed();
+            for rival in (0..busy).map(|_| attach()) {
+                scope.spawn(|| rivals.work(rival));
+            }
+            let fair = if busy > 0 { siege.speed() } else { alone };
+            drop(stop_rivals);
             let goes_on = abuse(siege);
             let beside = siege.speed();
             drop(goes_on);
             drop(stop);
             worker.join().expect("the good client is content");
-            (alone, beside)
+            (alone, fair, beside)
         });
         let most = self.most_anonymous.get();
+        let kept = beside / fair;
         println!(
-            "-- {name}: good client {alone:.0}/s alone, {beside:.0}/s beside it ({:.2}); {:.1} MiB of memory at most",
-            beside / alone,
+            "-- {name}: good client {alone:.0}/s alone, {fair:.0}/s beside {busy} good ones, {beside:.0}/s beside this ({kept:.2}); {:.1} MiB of memory at most",
             most as f64 / MIB as f64,
         );
         assert!(most < self.memory + BESIDE_THE_CAP, "{name}: {most} bytes of memory");
-        assert!(
-            !figures_wanted() || beside / alone >= SPEED_KEPT,
-            "{name}: the good client lost too much speed"
-        );
+        assert!(!figures_wanted() || kept >= SPEED_KEPT, "{name}: the good client lost too much speed");
         self.expect_nothing_left(name);
     }
 
