@@ -60,7 +60,8 @@ fn half_open_handshakes_end_by_themselves() {
 fn visitors(name: &str, leave: impl Fn(&Door, usize) + Send + 'static) {
     // There are three stages.
     let visits = if figures_wanted() { 5000 } else { 1700 };
-    let mut siege = Siege::lay();
+    // They come faster than they can be let go.
+    let mut siege = Siege::with(|options| options.args(["--max-connections", "500"]));
     siege.endure_busy(&format!("{visits} clients that leave {name}"), 1, |siege| {
         let door = siege.door();
         for visit in 0..visits {
