@@ -73,7 +73,7 @@ pub struct Args {
     /// Do not lock buffer memory: for a low locked memory limit (ulimit -l), costs a little speed
     #[arg(long, help_heading = "Resources")]
     pub unpinned: bool,
-    /// Spin this long before sleeping, such as 50us: less latency for more CPU [default: 0]
+    /// Spin up to this long before sleeping while that pays, such as 50us: less latency, more CPU [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub busy_poll: Option<Duration>,
     /// Connections at the same time; further clients wait [default: 16384]

@@ -5,6 +5,7 @@
 mod at_once;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod busy_poll;
 mod connection;
 mod eviction;
 mod intake;

@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 use slab::Slab;
 
 use super::StartError;
+use super::busy_poll::BusyPoll;
 use super::connection::{Admitted, Connection};
 use super::mailbox::Message;
 use super::outbound::Release;
@@ -89,7 +90,7 @@ pub(super) struct Shard {
     pub(super) next_look: Option<OpKey>,
     /// When the deadline had passed.
     pub(super) cut_off: Option<Duration>,
-    pub(super) busy_poll: Duration,
+    pub(super) busy_poll: BusyPoll,
     pub(super) connection_count: Arc<AtomicUsize>,
 }
 
@@ -146,7 +147,7 @@ impl Shard {
             shutdown: None,
             next_look: None,
             cut_off: None,
-            busy_poll,
+            busy_poll: BusyPoll::new(busy_poll),
             connection_count: connections,
         })
     }
@@ -208,10 +209,11 @@ impl<F: Future<Output = ()>> Worker<F> {
         shard.receive();
         shard.mark_submitted();
         let wait = shard.wait();
-        if wait == Wait::Forever && !shard.busy_poll.is_zero() {
-            spin(&shard.ring, shard.busy_poll);
-        }
+        let idle_since = if wait == Wait::Forever { shard.busy_poll.spin(&shard.ring) } else { None };
         shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut self.events);
+        if let Some(since) = idle_since {
+            shard.busy_poll.waited(shard.ring.now() - since);
+        }
         shard.recorder.turn();
         let next = if self.events.is_empty() { wait } else { Wait::No };
         shard.record(&mut self.events);
@@ -224,16 +226,6 @@ pub(super) fn run(shard: Shard) -> Box<Interval> {
     let mut worker = Worker::new(shard, serve);
     while worker.turn().is_some() {}
     worker.shard.hand_over(None, false)
-}
-
-/// Submits, and looks for work without sleeping.
-fn spin(ring: &Ring, duration: Duration) {
-    let mut events = Vec::new();
-    ring.submit_and_reap(Wait::No, 0, &mut events);
-    let end = ring.now() + duration;
-    while !ring.has_work() && ring.now() < end {
-        std::hint::spin_loop();
-    }
 }
 
 #[cfg(test)]
