@@ -78,6 +78,9 @@ impl BufferPool {
     /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease. Of the rest a quarter, and
     /// at most 16 MiB, is for [`BufferPool::lend_apart`].
     ///
+    /// A server asks for 48 MiB and more ([`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD)); less is for
+    /// tests, and may leave no room for what is kept apart.
+    ///
     /// # Errors
     /// The kernel's, when it refuses the memory.
     pub fn new(bytes: usize) -> std::io::Result<Self> {
