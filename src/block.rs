@@ -1,6 +1,7 @@
 //! The vocabulary of a block device, shared by every layer: ranges, block sizes, commands, flags, extents, errors.
 //!
 //! A leaf: it imports nothing of this crate, knows no protocol and does no I/O.
+#![forbid(unsafe_code)]
 
 /// A range of bytes on a device.
 ///

@@ -72,6 +72,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 
 /// Modules that may use `unsafe`.
 const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
+/// Modules that forbid it in their tests too, so that no `#[allow]` below can bring it back.
+const FORBID_UNSAFE: &[&str] =
+    &["backend", "block", "cli", "client", "config", "control", "nbd", "shard", "stats", "task"];
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;
 const FUNCTION_LINES: usize = 70;
@@ -314,6 +317,17 @@ fn unsafe_stands_in_two_places_only_and_says_why() {
         }
     }
     none(complaints);
+}
+
+#[test]
+fn modules_without_unsafe_forbid_it() {
+    let roots = |name: &&str| [format!("src/{name}.rs"), format!("src/{name}/mod.rs")];
+    let forbids = |name: &&str| {
+        let texts = roots(name).into_iter().filter_map(|path| std::fs::read_to_string(path).ok());
+        texts.into_iter().any(|text| text.contains("\n#![forbid(unsafe_code)]\n"))
+    };
+    let missing: Vec<_> = FORBID_UNSAFE.iter().filter(|name| !forbids(name)).collect();
+    assert!(missing.is_empty(), "without #![forbid(unsafe_code)]: {missing:?}");
 }
 
 #[test]

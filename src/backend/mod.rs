@@ -1,6 +1,7 @@
 //! Backends: what carries out requests. An asserting gate stands in front of each.
 //!
 //! No protocol here: ranges, flags and leases come in, leases and errors go out.
+#![forbid(unsafe_code)]
 
 mod allocation;
 mod export;

@@ -1,4 +1,5 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
+#![forbid(unsafe_code)]
 
 pub mod bench;
 mod describe;

@@ -2,6 +2,7 @@
 //!
 //! Blocking, over std sockets: for tools that ask a few questions. The protocol itself is in [`crate::nbd`] and does no I/O; here are only
 //! the sockets, the timeouts and the order of calls.
+#![forbid(unsafe_code)]
 
 mod connection;
 mod error;

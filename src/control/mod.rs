@@ -6,6 +6,7 @@
 //!
 //! This is the only place that knows tokio-uring. Its order at start is chosen so that an error leaves nothing behind: what can
 //! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
+#![forbid(unsafe_code)]
 
 mod accept;
 mod admin;

@@ -1,6 +1,7 @@
 //! The NBD protocol as values: bytes in, types out. No socket, no clock, no ring.
 //!
 //! Source: `doc/proto.md` of the NBD project; each rule cites its heading.
+#![forbid(unsafe_code)]
 
 pub mod chunks;
 pub mod client_handshake;

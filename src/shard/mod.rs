@@ -1,6 +1,7 @@
 //! The data plane: one shard is one pinned thread with one ring, and owns its connections for life.
 //!
 //! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
+#![forbid(unsafe_code)]
 
 mod at_once;
 #[cfg(feature = "bench")]

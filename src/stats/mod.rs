@@ -3,6 +3,7 @@
 //! A shard records into an [`Interval`] of its own, without locks. The control plane asks for it by message; the shard hands the interval
 //! over and goes on with an empty one, so that asking costs the shard a pointer, however many histograms there are. [`Totals`] adds
 //! the intervals of all shards up.
+#![forbid(unsafe_code)]
 
 mod heat;
 mod history;
