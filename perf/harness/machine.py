@@ -14,11 +14,11 @@ def processes(parent):
     while queue:
         pid = queue.pop()
         found.append(pid)
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            try:
+        try:
+            for task in list(Path(f"/proc/{pid}/task").glob("*/children")):
                 queue += [int(child) for child in task.read_text().split()]
-            except OSError:
-                continue
+        except OSError:
+            continue  # It has ended: nbd-server has a process for each connection.
     return found
 
 
