@@ -38,33 +38,43 @@ impl Connection {
             None => return false,
         };
         let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
-        self.in_flight += 1;
-        feeding.unsent += 1;
-        self.answer(request, Reply::One(ReplyChunk { header, payload }), arrived, feeding);
+        let release = self.admit_at_once(Operation::Read, request, arrived, feeding);
+        self.outbound.push(Reply::One(ReplyChunk { header, payload }), release);
         true
     }
 
-    /// Answers a WRITE whose payload is here, when its device does nothing with it; false when it does.
+    /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes out. False when it does.
     pub(super) fn write_at_once(
         &mut self,
         request: &Request,
         arrived: u64,
         feeding: &mut Feeding<'_>,
     ) -> bool {
-        if request.command != Command::Write || !self.peer.device.drops_writes() {
+        let payload = u64::from(request.payload_length());
+        if request.command != Command::Write || payload == 0 || !self.peer.device.drops_writes() {
             return false;
         }
         let to = ReplyTo::request(request, self.peer.session.reply_mode);
-        self.answer(request, Reply::header(to.success()), arrived, feeding);
+        let release = self.admit_at_once(Operation::Write, request, arrived, feeding);
+        self.inbound.expect_discard(payload);
+        self.outbound.hold_back(Reply::header(to.success()), release);
         true
     }
 
-    fn answer(&mut self, request: &Request, reply: Reply, arrived: u64, feeding: &mut Feeding<'_>) {
-        let operation = if request.command == Command::Write { Operation::Write } else { Operation::Read };
+    /// Counts a request that is answered without a slot; what its reply releases.
+    fn admit_at_once(
+        &mut self,
+        operation: Operation,
+        request: &Request,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) -> Release {
         let (offset, length) = (request.range.offset(), request.range.length());
+        self.in_flight += 1;
+        feeding.unsent += 1;
         feeding.stats.count_bytes(operation, length);
         let now = feeding.now;
         let timing = Timing { operation, arrived, submitted: now, completed: now, offset, length };
-        self.outbound.push(reply, Release { held: 0, timing: Some(timing) });
+        Release { held: 0, timing: Some(timing) }
     }
 }

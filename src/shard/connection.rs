@@ -83,7 +83,7 @@ pub(super) struct Connection {
     pub(super) socket: FileIndex,
     pub(super) peer: Rc<Peer>,
     pub(super) name: String,
-    inbound: Inbound,
+    pub(super) inbound: Inbound,
     unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
     waiting: Option<(Request, u64)>,
@@ -311,7 +311,7 @@ impl Connection {
 
     /// Takes memory for a request; it is admitted at once, or when its payload is here.
     fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
-        if self.read_at_once(&request, arrived, feeding) {
+        if self.read_at_once(&request, arrived, feeding) || self.write_at_once(&request, arrived, feeding) {
             return None;
         }
         let payload = request.payload_length();
@@ -364,10 +364,6 @@ impl Connection {
         }
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
         let arrived = feeding.now;
-        if self.write_at_once(&request, arrived, feeding) {
-            self.held -= held as usize;
-            return;
-        }
         self.admit(Admitted { request, lease, held, arrived }, feeding);
     }
 

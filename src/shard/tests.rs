@@ -166,6 +166,35 @@ fn what_is_in_the_page_cache_is_answered_at_once_and_is_what_the_file_holds_now(
 }
 
 #[test]
+fn a_write_to_null_is_answered_when_all_of_its_payload_has_come() {
+    let running = start("null:64M");
+    let mut client = running.connect(ReplyMode::Simple);
+    let write = [request(1, 7, 4096, 100_000), vec![5; 100_000]].concat();
+    client.write_all(&write[..60_000]).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let early = client.read(&mut [0]).unwrap_err();
+    assert_eq!(
+        early.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "libnbd loses its place if the answer comes now"
+    );
+    client.set_nonblocking(false).unwrap();
+    // The rest, and what would be a request if the payload were not skipped to its end; then an empty write and a read.
+    client.write_all(&write[60_000..]).unwrap();
+    assert_eq!(read(&mut client, 16), simple(0, 7));
+    client.write_all(&[request(1, 8, 0, 0), request(0, 9, 4096, 512)].concat()).unwrap();
+    let replies = read(&mut client, 16 + 16 + 512);
+    assert_eq!(replies.iter().filter(|byte| **byte == 5).count(), 0, "it forgets what is written");
+    // One that leaves in the middle of a payload leaves nothing behind.
+    client.write_all(&write[..60_000]).unwrap();
+    drop(client);
+    while running.shard.connections() > 0 {
+        std::thread::yield_now();
+    }
+    running.stop();
+}
+
+#[test]
 fn a_thousand_requests_in_flight_are_all_answered() {
     let running = start("mem:64M");
     let mut client = running.connect(ReplyMode::Simple);
