@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::OFlags;
 
@@ -43,6 +44,8 @@ pub(super) struct FileStore {
     pub(super) allocation_unit: u32,
     /// What its mapping holds is what a read brings.
     pub(super) can_be_mapped: bool,
+    /// A sync has failed: what it should have written may be gone, although later ones succeed. So none does any more.
+    pub(super) sync_failed: AtomicBool,
 }
 
 /// The second descriptor of an export that bypasses the page cache.
@@ -145,6 +148,7 @@ impl Export {
             direct,
             is_block_device: sector.is_some(),
             allocation_unit: sector.unwrap_or(1),
+            sync_failed: AtomicBool::new(false),
             can_be_mapped: true,
         };
         Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
@@ -206,7 +210,9 @@ fn open_file(
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
     let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
     let can_be_mapped = mapped && (is_block_device || is_local(&buffered));
-    let store = FileStore { buffered, direct, is_block_device, allocation_unit: sector, can_be_mapped };
+    let sync_failed = AtomicBool::new(false);
+    let store =
+        FileStore { buffered, direct, is_block_device, allocation_unit: sector, can_be_mapped, sync_failed };
     Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::ShardContext;
 use super::export::FileStore;
@@ -118,15 +119,30 @@ impl FileDevice {
 
     /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
     /// answered write has left this process for the file.
+    ///
+    /// Linux marks pages clean that it could not write, and the next `fdatasync` says that all is well. So after one that failed every
+    /// other fails too, on all shards, until the export is opened again.
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         if canary!(FlushWithoutSync) {
             return Ok(());
         }
         loop {
             match context.ring.run(Operation::Sync { file: self.buffered }).await.0 {
+                // Also one that was under way beside the one that failed: the kernel tells the error only once.
+                Ok(_) if self.store.sync_failed.load(SeqCst) => return Err(BlockError::Io),
                 Ok(_) => return Ok(()),
                 Err(libc::EINTR | libc::EAGAIN) => {}
-                Err(errno) => return Err(failure(errno)),
+                // It did not run.
+                Err(libc::ECANCELED) => return Err(failure(libc::ECANCELED)),
+                Err(errno) => {
+                    if !self.store.sync_failed.swap(true, SeqCst) {
+                        tracing::error!(
+                            errno,
+                            "a sync failed, writes may be lost: FLUSH fails until the server is started again"
+                        );
+                    }
+                    return Err(failure(errno));
+                }
             }
         }
     }

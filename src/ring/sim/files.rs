@@ -152,6 +152,12 @@ impl SimFile {
         });
     }
 
+    /// A sync failed: of what it should have written some is dropped, and nobody writes it later. It still reads as written.
+    pub(super) fn drop_dirty(&mut self, random: &mut Random) {
+        let dropped = random.pick(&[0.1, 0.5, 1.0]);
+        self.pending.retain(|_, _| !random.chance(dropped));
+    }
+
     /// The power fails: each sector keeps what is durable, or any later version of it.
     pub(super) fn power_cut(&mut self, random: &mut Random) {
         let kept = random.pick(&[0.0, 0.1, 0.5, 0.9, 1.0]);

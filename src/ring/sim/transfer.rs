@@ -109,6 +109,11 @@ impl State {
     pub(super) fn change_file(&mut self, serial: u64) {
         let takes_room = matches!(self.operations[&serial].work, Work::Allocate { zero_range: true, .. });
         if let Some(errno) = self.small_fault().or_else(|| self.large_fault(takes_room)) {
+            if let Work::Sync { file, .. } = self.operations[&serial].work
+                && errno == libc::EIO
+            {
+                self.files[file].drop_dirty(&mut self.random);
+            }
             return self.complete(serial, Err(errno));
         }
         match self.operations[&serial].work {
