@@ -52,6 +52,11 @@ impl Buddy {
         self.heads.len() as u8 - 1
     }
 
+    /// Whether a block of `2^order` units can be taken.
+    pub(super) fn has(&self, order: u8) -> bool {
+        self.heads.get(usize::from(order)..).is_some_and(|heads| heads.iter().any(|head| *head != NONE))
+    }
+
     /// Takes a block of `2^order` units and returns its first unit.
     pub(super) fn take(&mut self, order: u8) -> Option<u32> {
         let mut found = order;

@@ -43,12 +43,43 @@ struct Inner {
 }
 
 /// Which zone a lease is from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Small,
     Bulk,
     /// For those who wait: what they keep can neither use up nor break up what they wait for.
     Apart,
+}
+
+impl Kind {
+    fn of(length: usize) -> Self {
+        if length > BULK_THRESHOLD { Self::Bulk } else { Self::Small }
+    }
+}
+
+/// The order of the block that so many bytes need.
+fn order_of(length: usize) -> u8 {
+    length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8
+}
+
+/// What must be free for a lease that was not lent: so many bytes of a zone, and a block of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    kind: Kind,
+    free: usize,
+    order: u8,
+}
+
+impl Shortage {
+    /// Whether it is one of the zone for leases of more than [`BULK_THRESHOLD`].
+    pub fn is_bulk(self) -> bool {
+        matches!(self.kind, Kind::Bulk)
+    }
+
+    /// What must be there for either of two of the same zone.
+    pub fn least(self, other: Self) -> Self {
+        Self { free: self.free.min(other.free), order: self.order.min(other.order), ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -59,6 +90,11 @@ struct Zone {
 }
 
 impl Zone {
+    /// Bytes that are not lent.
+    fn free(&self) -> usize {
+        self.buddy.free_units() as usize * UNIT
+    }
+
     /// Bytes.
     fn last_quarter(&self) -> usize {
         self.units as usize * UNIT / 4
@@ -107,19 +143,32 @@ impl BufferPool {
     /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
         assert!(length <= LARGEST_LEASE, "a lease of {length} bytes is beyond every limit");
-        let kind = if length > BULK_THRESHOLD { Kind::Bulk } else { Kind::Small };
-        let (free, last_quarter) = {
-            let zone = self.inner.zones[kind as usize].borrow();
-            (zone.buddy.free_units() as usize * UNIT, zone.last_quarter())
-        };
-        if held > 0 && held + 2 * length > free {
-            return None;
-        }
+        let kind = Kind::of(length);
+        let zone = self.inner.zones[kind as usize].borrow();
+        let enough = zone.free() >= self.must_be_free(&zone, kind, length, held);
+        drop(zone);
+        if enough { self.take(kind, length) } else { None }
+    }
+
+    /// Bytes of a zone that must be free for [`BufferPool::lend`].
+    fn must_be_free(&self, zone: &Zone, kind: Kind, length: usize, held: usize) -> usize {
+        let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
         let exceeds_share = matches!(kind, Kind::Small) && held + length > self.inner.last_share.get();
-        if exceeds_share && free < length + last_quarter {
-            return None;
-        }
-        self.take(kind, length)
+        let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
+        as_much_is_left.max(last_quarter_is_left)
+    }
+
+    /// What is missing when [`BufferPool::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
+    pub fn shortage(&self, length: usize, held: usize) -> Shortage {
+        let kind = Kind::of(length);
+        let zone = self.inner.zones[kind as usize].borrow();
+        Shortage { kind, free: self.must_be_free(&zone, kind, length, held), order: order_of(length) }
+    }
+
+    /// Whether what is free is enough.
+    pub fn could_meet(&self, shortage: Shortage) -> bool {
+        let zone = self.inner.zones[shortage.kind as usize].borrow();
+        zone.free() >= shortage.free && zone.buddy.has(shortage.order)
     }
 
     /// Lends at least `length` bytes of a zone of its own to someone who waits for a lease, to keep there what it has received. Half of the
@@ -127,7 +176,7 @@ impl BufferPool {
     pub fn lend_apart(&self, length: usize) -> Option<Lease> {
         let (free, half) = {
             let zone = self.inner.zones[Kind::Apart as usize].borrow();
-            (zone.buddy.free_units() as usize * UNIT, zone.units as usize * UNIT / 2)
+            (zone.free(), zone.units as usize * UNIT / 2)
         };
         if length > self.inner.last_share.get() && free < length + half {
             return None;
@@ -136,7 +185,7 @@ impl BufferPool {
     }
 
     fn take(&self, kind: Kind, length: usize) -> Option<Lease> {
-        let order = length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8;
+        let order = order_of(length);
         let mut zone = self.inner.zones[kind as usize].borrow_mut();
         let unit = zone.buddy.take(order)? + zone.first_unit;
         let holders = &self.inner.holders[unit as usize];
@@ -145,11 +194,13 @@ impl BufferPool {
     }
 
     /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases for what it holds, and
-    /// of as much for what it has received, as long as one page is enough for it.
-    pub fn share_among(&self, connections: usize) {
+    /// of as much for what it has received, as long as one page is enough for it. Whole pages, so that one more or less seldom changes
+    /// it; true when it has grown.
+    pub fn share_among(&self, connections: usize) -> bool {
         // Half of what is kept apart, which is less than that quarter.
         let shared = self.inner.zones[Kind::Apart as usize].borrow().units as usize * UNIT / 2;
-        self.inner.last_share.set((shared / connections.max(1)).clamp(UNIT, LARGEST_LAST_SHARE));
+        let share = (shared / connections.max(1) / UNIT * UNIT).clamp(UNIT, LARGEST_LAST_SHARE);
+        self.inner.last_share.replace(share) < share
     }
 
     /// Whether a lease came back since the last call.
@@ -164,7 +215,7 @@ impl BufferPool {
 
     /// Bytes that are not lent.
     pub fn free_bytes(&self) -> usize {
-        self.inner.zones.iter().map(|zone| zone.borrow().buddy.free_units() as usize * UNIT).sum()
+        self.inner.zones.iter().map(|zone| zone.borrow().free()).sum()
     }
 
     /// Bytes in all.
@@ -294,6 +345,25 @@ mod tests {
         assert!(hoards.iter().all(|hoard| hoard.len() > 1));
         assert!(pool.lend(4096, 0).is_some(), "a newcomer finds room");
         assert!(pool.lend(LARGEST_LEASE, 0).is_some(), "the largest request finds room");
+    }
+
+    #[test]
+    fn a_shortage_says_what_must_come_back() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        let mut leases: Vec<Lease> = std::iter::from_fn(|| pool.lend(UNIT, 0)).collect();
+        assert!(pool.lend(5000, 0).is_none());
+        let missing = pool.shortage(5000, 0);
+        assert!(!missing.is_bulk() && pool.shortage(BULK_THRESHOLD + 1, 0).is_bulk());
+        assert!(!pool.could_meet(missing));
+        // Which of them are neighbours depends on the order in which they were lent.
+        while !pool.could_meet(missing) {
+            assert!(pool.lend(5000, 0).is_none());
+            leases.swap_remove(leases.len() / 2);
+        }
+        assert!(pool.lend(5000, 0).is_some());
+        // One who holds some must leave as much.
+        let more = pool.shortage(5000, pool.free_bytes());
+        assert!(!pool.could_meet(more) && pool.could_meet(missing.least(more)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
 use super::serve::Peer;
+use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
 use crate::nbd::reply::{ReplyTo, status_length};
@@ -37,7 +38,7 @@ pub(super) enum Fed {
     /// The connection has as many requests in flight as it may: its own replies let it go on.
     WaitsForReplies,
     /// The shard's table or memory is used up: others let it go on.
-    WaitsForShard,
+    WaitsForShard(Need),
     /// No more requests will come.
     Ended,
 }
@@ -96,7 +97,7 @@ pub(super) struct Connection {
     /// Requests that are not answered, or whose reply is not out.
     pub(super) in_flight: usize,
     /// Bytes of leases held by them.
-    held: usize,
+    pub(super) held: usize,
     /// Ring operations of this connection in flight.
     pub(super) operations: usize,
     pub(super) tasks: usize,
@@ -104,8 +105,7 @@ pub(super) struct Connection {
     /// The socket was shut down, the receive cancelled: each is done once.
     pub(super) shut_down: bool,
     pub(super) cancelled: bool,
-    /// It is on the worker's list to be fed, or among those that wait for the shard.
-    pub(super) listed: bool,
+    pub(super) listed: Listed,
     pub(super) flushing: bool,
     pub(super) idleness: super::eviction::Idleness,
     /// When the shard took it, in nanoseconds of its clock.
@@ -142,7 +142,7 @@ impl Connection {
             ending: Ending::No,
             shut_down: false,
             cancelled: false,
-            listed: false,
+            listed: Listed::No,
             flushing: false,
             idleness: Default::default(),
             since,
@@ -270,8 +270,9 @@ impl Connection {
             return Some(Fed::WaitsForReplies);
         }
         // A share of what is left: replies that nobody fetches do not take all of the shard's.
-        let share = feeding.limits.replies_per_shard().saturating_sub(feeding.unsent) / 2;
-        (self.in_flight >= share.max(1) || feeding.free_slots == 0).then_some(Fed::WaitsForShard)
+        let room = if self.in_flight > 0 { 2 * (self.in_flight + 1) } else { 0 };
+        let has_room = room == 0 || feeding.unsent + room <= feeding.limits.replies_per_shard();
+        (!has_room || feeding.free_slots == 0).then_some(Fed::WaitsForShard(Need::Slot { room }))
     }
 
     fn header(&mut self, header: &[u8], feeding: &mut Feeding<'_>) -> Option<Fed> {
@@ -329,7 +330,8 @@ impl Connection {
             if lease.is_none() {
                 self.waiting = Some((request, arrived));
                 // Not for its own replies only: whoever else gives memory back lets it go on, even if this client reads nothing.
-                return Some(Fed::WaitsForShard);
+                let shortage = feeding.pool.shortage(memory as usize, self.held);
+                return Some(Fed::WaitsForShard(Need::Memory(shortage)));
             }
         }
         let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::connection::{Connection, Ending};
 use super::phases::to_flush;
+use super::waiting::Listed;
 use super::worker::Shard;
 use crate::ring::{OpKey, Operation, Owner};
 
@@ -49,7 +50,7 @@ impl Shard {
         let somebody_waits = !self.waiting.is_empty();
         for (_, connection) in &mut self.connections {
             let moved = std::mem::take(&mut connection.idleness.moved);
-            let has_to_do = connection.listed || is_up_to_its_client(connection);
+            let has_to_do = connection.listed != Listed::No || is_up_to_its_client(connection);
             let counts = somebody_waits && has_to_do && !moved;
             connection.idleness.looks = if counts { connection.idleness.looks + 1 } else { 0 };
         }
@@ -60,7 +61,7 @@ impl Shard {
         let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
         let is_late = |connection: &Connection| connection.idleness.looks >= looks;
         let starves = |connection: &Connection| is_late(connection) && !is_up_to_its_client(connection);
-        if !self.waiting.iter().any(|key| starves(&self.connections[*key as usize])) {
+        if !self.waiting.iter().any(|key| starves(&self.connections[key as usize])) {
             return;
         }
         let mut evicted = 0;

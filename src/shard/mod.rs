@@ -19,6 +19,7 @@ mod request_table;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;
+mod waiting;
 mod worker;
 
 use std::any::Any;

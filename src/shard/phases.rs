@@ -7,6 +7,7 @@ use super::connection::{Admitted, Connection, Ending, Fed, Feeding};
 use super::outbound::Release;
 use super::request_table::{Entry, RequestId};
 use super::serve::{Shared, Work};
+use super::waiting::{Listed, Need};
 use super::worker::{Shard, SpareBatches};
 use crate::config::Limits;
 use crate::nbd::reply::LONGEST_HEADER;
@@ -54,7 +55,6 @@ impl Shard {
                     }
                 }
                 self.releases.push(releases);
-                self.slots_freed = true;
                 if !whole {
                     connection.end(Ending::Abort);
                 }
@@ -66,40 +66,30 @@ impl Shard {
         self.list(key);
     }
 
-    /// Puts a connection on the list to be fed, unless it is on one already.
+    /// Puts a connection on the list to be fed. One that waits is fed too: what it did itself may let it go on, without a try of the others.
     pub(super) fn list(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
-        if !std::mem::replace(&mut connection.listed, true) {
-            self.to_feed.push_back(key);
+        match std::mem::replace(&mut connection.listed, Listed::ToFeed) {
+            Listed::ToFeed => return,
+            Listed::Waiting { place, .. } => self.waiting.remove(place),
+            Listed::No => {}
         }
+        self.to_feed.push_back(key);
     }
 
-    /// Received bytes become requests.
+    /// Received bytes become requests: first of those who had to wait, then of those that come new.
     pub(super) fn feed(&mut self) {
-        if self.may_go_on() {
-            self.pool.take_returned();
-            (self.slots_freed, self.starved) = (false, false);
-            // In the order in which they began to wait, before those that come new.
-            while let Some(key) = self.waiting.pop_back() {
-                self.to_feed.push_front(key);
-            }
-        }
+        self.try_waiting();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
             let key = self.to_feed.pop_front().expect("counted");
+            self.connections[key as usize].listed = Listed::No;
             self.feed_one(key);
         }
     }
 
-    /// Whether something came back that connections may be waiting for.
-    pub(super) fn may_go_on(&self) -> bool {
-        let freed = (self.slots_freed || self.pool.has_returned()) && !canary!(LostWakeUp);
-        !self.waiting.is_empty() && (freed || (self.starved && self.ring.available_receive_buffers() > 0))
-    }
-
-    /// Feeds one connection.
-    pub(super) fn feed_one(&mut self, key: u32) {
-        let Some(connection) = self.connections.get_mut(key as usize) else { return };
-        connection.listed = false;
+    /// Feeds one connection, which is on no list; false when it has to wait for the shard and got nothing at all.
+    pub(super) fn feed_one(&mut self, key: u32) -> bool {
+        let connection = &mut self.connections[key as usize];
         let before = connection.in_flight;
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
         let mut feeding = Feeding {
@@ -115,21 +105,24 @@ impl Shard {
             admitted: &mut self.admitted,
         };
         let fed = connection.feed(&mut feeding);
+        let began_requests = connection.in_flight > before;
         self.unsent = self.unsent + connection.in_flight - before;
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
             to_flush(&mut self.to_flush, key, connection);
         }
         let buffers = self.ring.available_receive_buffers() > 0;
-        match fed {
-            Fed::NeedsBytes if buffers || connection.receives_payload() => self.to_receive.push(key),
-            Fed::NeedsBytes | Fed::WaitsForShard => {
-                self.starved |= fed == Fed::NeedsBytes;
-                connection.listed = true;
-                self.waiting.push_back(key);
-                self.watch();
+        let need = match fed {
+            Fed::NeedsBytes if buffers || connection.receives_payload() => {
+                self.to_receive.push(key);
+                return true;
             }
-            Fed::WaitsForReplies | Fed::Ended => {}
-        }
+            Fed::NeedsBytes => Need::Buffer,
+            Fed::WaitsForShard(need) => need,
+            Fed::WaitsForReplies | Fed::Ended => return true,
+        };
+        connection.listed = Listed::Waiting { place: self.waiting.push(key, need), held: connection.held };
+        self.watch();
+        began_requests
     }
 
     /// Admitted requests become tasks; all that are ready run.
@@ -153,7 +146,6 @@ impl Shard {
         for (id, reply) in finished.drain(..) {
             let Entry { connection: key, held, mut timing } = self.requests.remove(id);
             self.recorder.completed(&mut timing, after_run);
-            self.slots_freed = true;
             let connection = &mut self.connections[key as usize];
             let before = connection.in_flight;
             connection.reply(reply, Release { held, timing: Some(timing) });
@@ -185,6 +177,11 @@ impl Shard {
                 connection.operations += 1;
                 let operation = Operation::Send { socket: connection.socket, batch };
                 self.ring.push(operation, Owner::Connection(key));
+            }
+            if let Listed::Waiting { held, .. } = connection.listed
+                && connection.held < held
+            {
+                self.list(key);
             }
             self.end(key);
         }
@@ -219,12 +216,16 @@ impl Shard {
             self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
         }
         if connection.is_over() {
-            if connection.listed {
-                self.to_feed.retain(|listed| *listed != key);
-                self.waiting.retain(|listed| *listed != key);
+            match connection.listed {
+                // It comes off the list in one of the next turns, and then back here.
+                Listed::ToFeed => return,
+                Listed::Waiting { place, .. } => self.waiting.remove(place),
+                Listed::No => {}
             }
             let connection = self.connections.remove(key as usize);
-            self.pool.share_among(self.connections.len());
+            if self.pool.share_among(self.connections.len()) {
+                self.waiting.shares_grew();
+            }
             self.unsent -= connection.in_flight;
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
                 self.ring.release_file(connection.socket);

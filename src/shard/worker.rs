@@ -17,6 +17,7 @@ use super::outbound::Release;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
 use super::serve::{Shared, Work, serve};
+use super::waiting::Waiting;
 use crate::backend::{Device, Export, Helpers, ShardContext};
 use crate::config::Limits;
 use crate::ring::{BufferPool, Event, OpKey, Ring, RingOptions, SendBatch, Wait};
@@ -49,7 +50,9 @@ pub(super) struct WorkerConfig {
 /// Kept after each turn:
 /// * a connection has at most one receive and one send in flight, and `operations` counts them;
 /// * every request is in exactly one place: waiting, receiving, in the table (then a task runs it), or its reply is outbound;
-/// * a listed connection is on exactly one of the lists `to_feed` and `waiting`;
+/// * a listed connection is on exactly one of the lists `to_feed` and `waiting`, and its `listed` says on which;
+/// * everybody in `waiting` was fed in vain and has not got what it needs since, or is fed again without waiting for more: see
+///   [`waiting`](super::waiting);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
 pub(super) struct Shard {
     pub(super) limits: Arc<Limits>,
@@ -63,7 +66,7 @@ pub(super) struct Shard {
     /// Connections with something to parse or to receive.
     pub(super) to_feed: VecDeque<u32>,
     /// Connections that wait for memory, slots or receive buffers of the shard.
-    pub(super) waiting: VecDeque<u32>,
+    pub(super) waiting: Waiting,
     /// Connections that need more bytes.
     pub(super) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
@@ -77,10 +80,6 @@ pub(super) struct Shard {
     pub(super) started: Vec<RequestId>,
     /// Requests of all connections whose reply is not out.
     pub(super) unsent: usize,
-    /// A connection waits for a receive buffer.
-    pub(super) starved: bool,
-    /// Slots were freed since waiting connections were last listed.
-    pub(super) slots_freed: bool,
     pub(super) messages: Receiver<Message>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) doorbell_rang: bool,
@@ -131,7 +130,7 @@ impl Shard {
             connections: Slab::new(),
             requests,
             to_feed: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
@@ -139,8 +138,6 @@ impl Shard {
             releases: Vec::new(),
             started: Vec::new(),
             unsent: 0,
-            starved: false,
-            slots_freed: false,
             messages,
             doorbell,
             doorbell_rang: true,

@@ -1,0 +1,310 @@
+//! Who waits for what the connections of a shard share: memory, slots, room for replies, receive buffers.
+//!
+//! Each waits in a queue by what it needs, and each queue knows what the least of its needs is. As long as that is not there nobody is
+//! fed again: beside hundreds who hoard, and so wait for long, all others would wait for hundreds of tries in vain in every turn. When it is
+//! there, all of the queue are to be tried once. Who gets something may be followed by the next one in the same turn; after a try in
+//! vain the turn has other things to do, and the next turn tries the next one.
+//!
+//! Kept after each turn: **everybody in a queue was fed in vain, and since then either nothing came back or less than he needs; or he is
+//! among those that are to be tried**, who stand before the others. While there are such the shard does not sleep. When there are
+//! none it does, however many wait, until something comes back that is enough for one of them. Who was tried goes to the end, so that
+//! one who needs much cannot keep those behind him, who need little, from being tried.
+//!
+//! A need is true as long as its connection holds what it held. So whoever waits and gives something back is fed at once
+//! ([`Shard::list`]); and when the shares of all have grown, all are to be tried.
+
+use std::collections::BTreeMap;
+
+use super::worker::Shard;
+use crate::ring::Shortage;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A lease.
+    Memory(Shortage),
+    /// A slot, and room for so many replies.
+    Slot { room: usize },
+    /// A receive buffer.
+    Buffer,
+}
+
+impl Need {
+    fn queue(self) -> usize {
+        match self {
+            Self::Memory(shortage) if shortage.is_bulk() => 0,
+            Self::Memory(_) => SMALL_LEASES,
+            Self::Slot { .. } => 2,
+            Self::Buffer => 3,
+        }
+    }
+
+    /// A need that is met when either of two of the same queue is.
+    fn least(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Memory(one), Self::Memory(other)) => Self::Memory(one.least(other)),
+            (Self::Slot { room: one }, Self::Slot { room: other }) => Self::Slot { room: one.min(other) },
+            (need, _) => need,
+        }
+    }
+}
+
+/// The queue of those who wait for small leases.
+const SMALL_LEASES: usize = 1;
+
+/// A place in a queue; in each they are given out in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    queue: u8,
+    number: u64,
+}
+
+/// Which of the shard's lists a connection is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// On none: it needs no bytes, or is receiving some.
+    No,
+    /// It is fed in this turn or one of the next.
+    ToFeed,
+    /// It waits for others to give something back; so many bytes of leases it held when that began.
+    Waiting { place: Place, held: usize },
+}
+
+/// Connections that wait, by their keys.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queues: [Queue; 4],
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// By number. Whoever leaves from the middle costs no look at the others.
+    places: BTreeMap<u64, u32>,
+    /// Numbers that were given out.
+    given: u64,
+    /// All with a lower number are to be tried.
+    untried: u64,
+    /// No more than the least need of the others.
+    least: Option<Need>,
+}
+
+impl Queue {
+    fn try_all(&mut self) {
+        (self.untried, self.least) = (self.given, None);
+    }
+
+    fn has_untried(&self) -> bool {
+        self.places.first_key_value().is_some_and(|(number, _)| *number < self.untried)
+    }
+
+    fn pop_untried(&mut self) -> Option<u32> {
+        let first = self.places.first_entry()?;
+        (*first.key() < self.untried).then(|| first.remove())
+    }
+}
+
+impl Waiting {
+    /// Appends a connection that has just been fed in vain.
+    pub(super) fn push(&mut self, key: u32, need: Need) -> Place {
+        let index = need.queue();
+        let queue = &mut self.queues[index];
+        let number = queue.given;
+        queue.given += 1;
+        queue.places.insert(number, key);
+        queue.least = Some(queue.least.map_or(need, |least| least.least(need)));
+        Place { queue: index as u8, number }
+    }
+
+    /// Takes a connection out, wherever it stands.
+    pub(super) fn remove(&mut self, place: Place) {
+        self.queues[usize::from(place.queue)].places.remove(&place.number).expect("it stands there");
+    }
+
+    /// The shares of small leases have grown: what was needed may be too much.
+    pub(super) fn shares_grew(&mut self) {
+        self.queues[SMALL_LEASES].try_all();
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.iter().all(|queue| queue.places.is_empty())
+    }
+
+    /// All who wait.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        self.queues.iter().flat_map(|queue| queue.places.values().copied())
+    }
+
+    fn has_untried(&self) -> bool {
+        self.queues.iter().any(Queue::has_untried)
+    }
+
+    /// Whether what is there may be enough for somebody who is not to be tried yet.
+    fn is_enough(&self, is_met: impl Fn(Need) -> bool) -> bool {
+        self.queues.iter().any(|queue| !queue.places.is_empty() && queue.least.is_some_and(&is_met))
+    }
+
+    /// In each queue for which there may be enough, all are to be tried.
+    fn wake(&mut self, is_met: impl Fn(Need) -> bool) {
+        self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(Queue::try_all);
+    }
+}
+
+impl Shard {
+    /// Whether trying some of those who wait has a point.
+    pub(super) fn may_go_on(&self) -> bool {
+        let returned = self.pool.has_returned();
+        !self.waiting.is_empty()
+            && (self.waiting.has_untried() || self.waiting.is_enough(|need| self.is_met(need, returned)))
+    }
+
+    /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
+    /// the others being there is enough, so whoever needs the least of them gets it when he is tried.
+    fn is_met(&self, need: Need, returned: bool) -> bool {
+        let met = match need {
+            Need::Memory(shortage) => returned && self.pool.could_meet(shortage),
+            Need::Slot { room } => {
+                let has_room = room == 0 || self.unsent + room <= self.limits.replies_per_shard();
+                has_room && self.requests.free() > 0
+            }
+            Need::Buffer => return self.ring.available_receive_buffers() > 0,
+        };
+        met && !canary!(LostWakeUp)
+    }
+
+    /// Feeds connections that wait, until in each queue one was fed in vain.
+    pub(super) fn try_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let returned = self.pool.take_returned();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.wake(|need| self.is_met(need, returned));
+        self.waiting = waiting;
+        for queue in 0..self.waiting.queues.len() {
+            for _ in 0..self.limits.connections_per_turn {
+                let Some(key) = self.waiting.queues[queue].pop_untried() else { break };
+                self.connections[key as usize].listed = Listed::No;
+                if !self.feed_one(key) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slot(room: usize) -> Need {
+        Need::Slot { room }
+    }
+
+    fn has(room: usize) -> impl Fn(Need) -> bool {
+        move |need| need.queue() == slot(0).queue() && need.least(slot(room)) == need
+    }
+
+    impl Waiting {
+        fn pop(&mut self) -> Option<u32> {
+            self.queues.iter_mut().find_map(Queue::pop_untried)
+        }
+    }
+
+    #[test]
+    fn all_are_tried_once_when_there_is_enough_for_one() {
+        let mut waiting = Waiting::default();
+        for (key, room) in [(0, 5), (1, 3), (2, 9)] {
+            waiting.push(key, slot(room));
+        }
+        assert_eq!((waiting.has_untried(), waiting.pop()), (false, None), "they have just been tried");
+        assert!(!waiting.is_enough(has(2)) && waiting.is_enough(has(3)));
+        waiting.wake(has(2));
+        assert!(!waiting.has_untried());
+        waiting.wake(has(3));
+        let mut tried = Vec::new();
+        while let Some(key) = waiting.pop() {
+            tried.push(key);
+            if key != 1 {
+                waiting.push(key, slot([5, 3, 9][key as usize]));
+            }
+        }
+        assert_eq!(tried, [0, 1, 2], "one round, in order");
+        assert!(!waiting.has_untried() && !waiting.is_empty(), "then the shard may sleep");
+        assert!(!waiting.is_enough(has(4)) && waiting.is_enough(has(5)));
+    }
+
+    #[test]
+    fn who_needs_much_does_not_keep_others_from_their_try() {
+        let mut waiting = Waiting::default();
+        for key in 0..3 {
+            waiting.push(key, slot(9));
+        }
+        // Each turn something comes back, and one try is in vain.
+        let tried: Vec<u32> = (0..6)
+            .map(|_| {
+                waiting.wake(has(9));
+                let key = waiting.pop().unwrap();
+                waiting.push(key, slot(9));
+                key
+            })
+            .collect();
+        assert_eq!(tried, [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize),
+        Wake(usize),
+        Pop,
+        Leave(prop::sample::Index),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0usize..10).prop_map(Step::Push),
+            (0usize..10).prop_map(Step::Wake),
+            Just(Step::Pop),
+            any::<prop::sample::Index>().prop_map(Step::Leave),
+        ]
+    }
+
+    proptest! {
+        /// Oracle: a list of those who wait, each with its need.
+        #[test]
+        fn nobody_misses_what_is_enough_for_him(steps in prop::collection::vec(step(), 1..100)) {
+            let (mut waiting, mut naive) = (Waiting::default(), Vec::<(Place, u32, usize)>::new());
+            let is_untried = |waiting: &Waiting, place: Place| {
+                place.number < waiting.queues[usize::from(place.queue)].untried
+            };
+            for (step, key) in steps.into_iter().zip(0..) {
+                match step {
+                    Step::Push(room) => {
+                        let place = waiting.push(key, slot(room));
+                        prop_assert!(!is_untried(&waiting, place));
+                        naive.push((place, key, room));
+                    }
+                    Step::Wake(room) => {
+                        let is_noticed = waiting.is_enough(has(room)) || waiting.has_untried();
+                        waiting.wake(has(room));
+                        for (place, _, _) in naive.iter().filter(|(_, _, need)| *need <= room) {
+                            prop_assert!(is_noticed && is_untried(&waiting, *place));
+                        }
+                    }
+                    Step::Pop => {
+                        let first = naive.first().filter(|(place, _, _)| is_untried(&waiting, *place));
+                        let expected = first.map(|(_, key, _)| *key);
+                        prop_assert_eq!((waiting.has_untried(), waiting.pop()), (expected.is_some(), expected));
+                        naive.retain(|(_, key, _)| Some(*key) != expected);
+                    }
+                    Step::Leave(index) if !naive.is_empty() => {
+                        waiting.remove(naive.remove(index.index(naive.len())).0);
+                    }
+                    Step::Leave(_) => {}
+                }
+                prop_assert!(waiting.iter().eq(naive.iter().map(|(_, key, _)| *key)));
+            }
+        }
+    }
+}
