@@ -11,6 +11,9 @@ use super::unaligned::UnalignedGate;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags};
 use crate::ring::{AllocateMode, FileIndex, Lease, MappedRange, Operation};
 
+/// Bytes that one CACHE reads ahead at the most.
+const LONGEST_PREFETCH: u64 = 128 << 20;
+
 /// A file export on one shard.
 pub(super) struct FileDevice {
     store: Arc<FileStore>,
@@ -236,19 +239,16 @@ impl FileDevice {
         }
     }
 
-    /// Asks the kernel to read ahead into the page cache; with O_DIRECT there is nothing to do.
+    /// Asks the kernel to read the first bytes of a range ahead into the page cache; with O_DIRECT there is nothing to do.
+    ///
+    /// The protocol leaves open "whether there is a limit on how much can be cached at once" (`NBD_CMD_CACHE`). Without one a single
+    /// request fills the page cache with a whole disk, and a later TRIM that drops it all keeps writes to the file waiting.
     pub(super) async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
-        const STEP: u64 = 1 << 30;
-        if self.direct.is_some() {
-            return Ok(());
-        }
-        let mut offset = range.offset();
-        while offset < range.end() {
-            let length = STEP.min(range.end() - offset);
-            let part = ByteRange::new(offset, length).expect("within the range");
+        if self.direct.is_none() {
+            let front = ByteRange::new(range.offset(), range.length().min(LONGEST_PREFETCH));
+            let front = front.expect("within the range");
             // A prefetch that fails changes nothing that a client could see.
-            let _hint = context.ring.run(Operation::Prefetch { file: self.buffered, range: part }).await;
-            offset += length;
+            let _hint = context.ring.run(Operation::Prefetch { file: self.buffered, range: front }).await;
         }
         Ok(())
     }

@@ -36,6 +36,24 @@ fn error_of_reply(client: &mut Connection) -> u32 {
     }
 }
 
+/// Asks for lengths that begin at an offset, and checks that what cannot be is refused.
+fn ask_for(client: &mut Connection, kinds: &[u16], offset: u64) {
+    let is_extended = client.mode == Mode::Extended;
+    for kind in kinds {
+        for length in LONG.into_iter().filter(|length| is_extended || *length >> 32 == 0) {
+            client.send_request(&Request::new(*kind, offset, length));
+            let error = error_of_reply(client);
+            let fits = offset.checked_add(length).is_some_and(|end| end <= crate::siege::DISK);
+            let carries = *kind == NBD_CMD_READ;
+            assert!(error != 0 || (fits && !carries), "{kind} of {length:#x} bytes succeeded");
+        }
+    }
+    client.expect_alive();
+}
+
+const WITHOUT_PAYLOAD: [u16; 5] =
+    [NBD_CMD_READ, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES, NBD_CMD_BLOCK_STATUS];
+
 #[test]
 fn lengths_of_four_gib_and_more() {
     let mut siege = Siege::lay();
@@ -46,26 +64,45 @@ fn lengths_of_four_gib_and_more() {
             let mode = MODES[round % 3];
             round += 1;
             let mut client = door.attach(mode);
-            let commands =
-                [NBD_CMD_READ, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES, NBD_CMD_BLOCK_STATUS];
-            for kind in commands {
-                for length in LONG.into_iter().filter(|length| mode == Mode::Extended || *length >> 32 == 0) {
-                    let mut request = Request::new(kind, 4 * KIB, length);
-                    // Not what the good client works on.
-                    request.offset +=
-                        if matches!(kind, NBD_CMD_TRIM | NBD_CMD_WRITE_ZEROES) { GIB } else { 0 };
-                    client.send_request(&request);
-                    let error = error_of_reply(&mut client);
-                    let fits =
-                        request.offset.checked_add(length).is_some_and(|end| end <= crate::siege::DISK);
-                    let carries = kind == NBD_CMD_READ;
-                    assert!(error != 0 || (fits && !carries), "{kind} of {length:#x} bytes succeeded");
-                }
-            }
-            client.expect_alive();
+            ask_for(&mut client, &WITHOUT_PAYLOAD, crate::siege::DISK - 4 * KIB);
             // A payload of nearly 4 GiB: it is refused, what comes of it is skipped, and the client leaves in its midst.
             let claimed = Request { length: u64::from(u32::MAX), ..Request::write(GIB, vec![1; 100_000]) };
             let _refused = client.try_send(&claimed.encode(mode));
+        })
+    });
+}
+
+/// The disk has them, so the kernel prefetches them, lets them go, and zeroes them, on a thread of its own: two are busy, it and the client.
+#[test]
+fn gigabytes_that_the_disk_has() {
+    let mut siege = Siege::lay();
+    siege.endure_busy("CACHE, TRIM and WRITE_ZEROES of gigabytes", 2, |siege| {
+        let mut client = siege.door().attach(Mode::Extended);
+        // Not what the good client works on.
+        Again::and_again(move || ask_for(&mut client, &WITHOUT_PAYLOAD[1..], GIB))
+    });
+}
+
+#[test]
+fn payloads_of_four_gib() {
+    let mut siege = Siege::lay();
+    siege.endure_busy("refused payloads of 4 GiB, as fast as they are taken", 1, |siege| {
+        let door = siege.door();
+        let mut client = None;
+        let (piece, mut left) = (vec![1; 1 << 20], 0);
+        Again::and_again(move || {
+            let client = client.get_or_insert_with(|| door.attach(Mode::Simple));
+            if left == 0 {
+                left = u64::from(u32::MAX);
+                client
+                    .send(&Request { length: left, ..Request::write(GIB, Vec::new()) }.encode(Mode::Simple));
+            }
+            let now = left.min(MIB);
+            client.send(&piece[..now as usize]);
+            left -= now;
+            if left == 0 {
+                assert_ne!(error_of_reply(client), 0);
+            }
         })
     });
 }
