@@ -60,8 +60,7 @@ fn half_open_handshakes_end_by_themselves() {
 fn visitors(name: &str, leave: impl Fn(&Door, usize) + Send + 'static) {
     // There are three stages.
     let visits = if figures_wanted() { 5000 } else { 1700 };
-    // They come faster than they can be let go.
-    let mut siege = Siege::with(|options| options.args(["--max-connections", "500"]));
+    let mut siege = Siege::lay();
     siege.endure_busy(&format!("{visits} clients that leave {name}"), 1, |siege| {
         let door = siege.door();
         for visit in 0..visits {
@@ -109,7 +108,7 @@ fn thousands_leave_with_requests_in_flight() {
         let mut requests: Vec<Request> =
             (0..8).map(|cookie| Request::read(cookie * 4096, 65536).cookie(cookie)).collect();
         requests.push(Request::write(GIB, vec![1; 4096]).cookie(8));
-        // Few: a FLUSH is a call that the disk makes wait and nobody can take back.
+        // Few: a FLUSH makes writes to the disk wait, which a good rival does not do.
         requests.extend((visit % 100 == 0).then(|| Request::flush().cookie(9)));
         let mut bytes: Vec<u8> = requests.iter().flat_map(|request| request.encode(client.mode)).collect();
         // The last one's payload never comes whole.
