@@ -69,7 +69,8 @@ impl Limits {
         helper_threads: 2,
     };
 
-    /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number.
+    /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number. A quarter of it is shared
+    /// evenly.
     pub const fn replies_per_shard(&self) -> usize {
         8 * self.requests_per_shard
     }
@@ -110,6 +111,8 @@ const _: () = {
     assert!(LIMITS.requests_per_connection >= 1024);
     assert!(LIMITS.requests_per_shard >= LIMITS.requests_per_connection);
     assert!(LIMITS.replies_per_shard() >= LIMITS.requests_per_shard);
+    // Each connection is sure of one reply.
+    assert!(LIMITS.replies_per_shard() / 4 >= LIMITS.connections);
     assert!(LIMITS.pieces_per_send <= UIO_MAXIOV);
     // An option holds a name and some queries, and a handshake a few such options.
     assert!(LIMITS.option_length >= 4 * LONGEST_STRING);

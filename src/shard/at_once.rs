@@ -71,7 +71,6 @@ impl Connection {
     ) -> Release {
         let (offset, length) = (request.range.offset(), request.range.length());
         self.in_flight += 1;
-        feeding.unsent += 1;
         feeding.stats.count_bytes(operation, length);
         let now = feeding.now;
         let timing = Timing { operation, arrived, submitted: now, completed: now, offset, length };

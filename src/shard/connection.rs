@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
+use super::room::Room;
 use super::serve::Peer;
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
@@ -57,8 +58,9 @@ pub(super) struct Feeding<'a> {
     pub(super) limits: &'a Limits,
     pub(super) pool: &'a BufferPool,
     pub(super) free_slots: usize,
-    /// Replies of the shard that are not out, and how many there may be.
-    pub(super) unsent: usize,
+    /// Requests that the connection may have in flight, for its own sake and that of the others.
+    pub(super) most_in_flight: usize,
+    pub(super) room: &'a Room,
     pub(super) shutting_down: bool,
     pub(super) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
@@ -266,13 +268,12 @@ impl Connection {
         if self.receiving.is_some() || self.outbound.holds_back() {
             return None;
         }
-        if self.in_flight >= feeding.limits.requests_per_connection {
-            return Some(Fed::WaitsForReplies);
+        if self.in_flight < feeding.most_in_flight && feeding.free_slots > 0 {
+            return None;
         }
-        // A share of what is left: replies that nobody fetches do not take all of the shard's.
-        let room = if self.in_flight > 0 { 2 * (self.in_flight + 1) } else { 0 };
-        let has_room = room == 0 || feeding.unsent + room <= feeding.limits.replies_per_shard();
-        (!has_room || feeding.free_slots == 0).then_some(Fed::WaitsForShard(Need::Slot { room }))
+        let has_its_own = self.in_flight >= feeding.limits.requests_per_connection;
+        let room = feeding.room.needed(self.in_flight);
+        Some(if has_its_own { Fed::WaitsForReplies } else { Fed::WaitsForShard(Need::Slot { room }) })
     }
 
     fn header(&mut self, header: &[u8], feeding: &mut Feeding<'_>) -> Option<Fed> {
@@ -291,7 +292,6 @@ impl Connection {
                 }
                 let to = ReplyTo::refusal(&refusal, session.reply_mode);
                 self.in_flight += 1;
-                feeding.unsent += 1;
                 feeding.stats.refused += 1;
                 feeding.stats.discarded_bytes += refusal.discard;
                 feeding.stats.count_error(refusal.error);
@@ -337,7 +337,6 @@ impl Connection {
         let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);
         self.held += held as usize;
         self.in_flight += 1;
-        feeding.unsent += 1;
         if payload > 0 {
             self.inbound.expect_payload(u64::from(payload));
             self.receiving = Some(Receiving { request, lease, filled: 0, held });

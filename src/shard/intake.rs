@@ -48,7 +48,7 @@ impl Shard {
         let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export, client });
         let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         let key = self.connections.insert(connection) as u32;
-        self.pool.share_among(self.connections.len());
+        self.share_out();
         self.list(key);
     }
 

@@ -16,6 +16,7 @@ mod phases;
 mod receive;
 mod recorder;
 mod request_table;
+mod room;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;

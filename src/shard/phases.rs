@@ -96,7 +96,8 @@ impl Shard {
             limits: &self.limits,
             pool: &self.pool,
             free_slots: self.requests.free().saturating_sub(self.admitted.len()),
-            unsent: self.unsent,
+            most_in_flight: self.room.most(before, self.unsent).min(self.limits.requests_per_connection),
+            room: &self.room,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
             now: self.recorder.now(),
@@ -223,9 +224,7 @@ impl Shard {
                 Listed::No => {}
             }
             let connection = self.connections.remove(key as usize);
-            if self.pool.share_among(self.connections.len()) {
-                self.waiting.shares_grew();
-            }
+            self.share_out();
             self.unsent -= connection.in_flight;
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
                 self.ring.release_file(connection.socket);

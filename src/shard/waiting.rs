@@ -34,7 +34,7 @@ impl Need {
         match self {
             Self::Memory(shortage) if shortage.is_bulk() => 0,
             Self::Memory(_) => SMALL_LEASES,
-            Self::Slot { .. } => 2,
+            Self::Slot { .. } => SLOTS,
             Self::Buffer => 3,
         }
     }
@@ -49,8 +49,9 @@ impl Need {
     }
 }
 
-/// The queue of those who wait for small leases.
+/// The queues of those who wait for what is shared out.
 const SMALL_LEASES: usize = 1;
+const SLOTS: usize = 2;
 
 /// A place in a queue; in each they are given out in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +121,10 @@ impl Waiting {
         self.queues[usize::from(place.queue)].places.remove(&place.number).expect("it stands there");
     }
 
-    /// The shares of small leases have grown: what was needed may be too much.
-    pub(super) fn shares_grew(&mut self) {
+    /// The shares of all have grown: what was needed may be too much.
+    fn shares_grew(&mut self) {
         self.queues[SMALL_LEASES].try_all();
+        self.queues[SLOTS].try_all();
     }
 
     /// Whether nobody waits.
@@ -151,6 +153,15 @@ impl Waiting {
 }
 
 impl Shard {
+    /// A connection has come or gone: the others' shares are others.
+    pub(super) fn share_out(&mut self) {
+        let connections = self.connections.len();
+        let more_memory = self.pool.share_among(connections);
+        if self.room.share_among(connections) || more_memory {
+            self.waiting.shares_grew();
+        }
+    }
+
     /// Whether trying some of those who wait has a point.
     pub(super) fn may_go_on(&self) -> bool {
         let returned = self.pool.has_returned();
@@ -163,10 +174,7 @@ impl Shard {
     fn is_met(&self, need: Need, returned: bool) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.pool.could_meet(shortage),
-            Need::Slot { room } => {
-                let has_room = room == 0 || self.unsent + room <= self.limits.replies_per_shard();
-                has_room && self.requests.free() > 0
-            }
+            Need::Slot { room } => self.room.has(self.unsent, room) && self.requests.free() > 0,
             Need::Buffer => return self.ring.available_receive_buffers() > 0,
         };
         met && !canary!(LostWakeUp)

@@ -16,6 +16,7 @@ use super::mailbox::Message;
 use super::outbound::Release;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
+use super::room::Room;
 use super::serve::{Shared, Work, serve};
 use super::waiting::Waiting;
 use crate::backend::{Device, Export, Helpers, ShardContext};
@@ -78,6 +79,8 @@ pub(super) struct Shard {
     pub(super) releases: Vec<Vec<Release>>,
     /// Requests that were handed to their backend in this turn.
     pub(super) started: Vec<RequestId>,
+    /// How many of them each connection may have.
+    pub(super) room: Room,
     /// Requests of all connections whose reply is not out.
     pub(super) unsent: usize,
     pub(super) messages: Receiver<Message>,
@@ -120,6 +123,7 @@ impl Shard {
         let shared =
             Shared { context, finished: Default::default(), errors: Default::default(), extents_per_reply };
         let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
+        let room = Room::new(limits.replies_per_shard());
         Ok(Self {
             limits,
             pool,
@@ -137,6 +141,7 @@ impl Shard {
             batches: Default::default(),
             releases: Vec::new(),
             started: Vec::new(),
+            room,
             unsent: 0,
             messages,
             doorbell,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::siege::{HOARD, Siege};
 use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::wait_until;
 use crate::support::wire::*;
 
 /// Sends the same bytes until the server takes no more for a moment, and says how many times it took them.
@@ -55,6 +56,28 @@ fn reads_of_a_cached_file_whose_replies_nobody_reads() {
 #[test]
 fn long_reads_whose_replies_nobody_reads() {
     unread("reads of 1 MiB", HOARD, 64, |cookie| Request::read(0, MIB).cookie(cookie));
+}
+
+/// Zeroes need no memory, so what is used up here is the room for replies.
+#[test]
+fn more_replies_than_there_is_room_for() {
+    const EACH: u64 = 1024;
+    let mut siege = Siege::with(|options| options.export("nothing=null:1G"));
+    siege.endure("100 clients that ask for 1,024 × 64 KiB of zeroes and never read", |siege| {
+        let clients: Vec<Connection> = (0..100)
+            .map(|index| {
+                let mut client = Connection::attach(&siege.server, "nothing", MODES[index % 3]);
+                let reads = (0..EACH)
+                    .flat_map(|cookie| Request::read(0, 64 * KIB).cookie(cookie).encode(client.mode));
+                client.send(&reads.collect::<Vec<u8>>());
+                client
+            })
+            .collect();
+        wait_until("the room for replies to be used up", || siege.unsent() > 48_000);
+        siege.good_client_goes_on();
+        clients
+    });
+    assert!(siege.server.complaints().is_empty(), "nobody had to go");
 }
 
 #[test]

@@ -200,6 +200,11 @@ impl Siege {
         self.shards().iter().map(|shard| shard[0]).sum()
     }
 
+    /// Requests whose reply is not out.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.shards().iter().map(|shard| shard[2]).sum()
+    }
+
     /// Where other threads find the server.
     pub(crate) fn door(&self) -> Door {
         Door(self.server.socket())
