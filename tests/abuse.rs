@@ -1,8 +1,8 @@
 //! Abuse: clients that stall, flood, lie and leave. Memory stays under its cap, a good client beside them is served, nothing leaks.
 //!
 //!     cargo test --test abuse -- --nocapture                          prints the figures too
-//!     RINGNBD_ABUSE_FIGURES=1 cargo test --release --test abuse -- --nocapture --test-threads=1
-//!                                                                      longer, and asserts 0.8 of the good client's speed
+//!     RINGNBD_ABUSE_FIGURES=1 cargo test --test abuse -- --nocapture --test-threads=1
+//!                                                                     longer, and asserts 0.8 of the good client's speed
 
 mod support;
 
