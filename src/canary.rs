@@ -42,6 +42,10 @@ mod switch {
         LeaseBackEarly,
         /// FLUSH is answered without `fdatasync`.
         FlushWithoutSync,
+        /// After a sync that failed, one that succeeds is believed.
+        FailedSyncForgotten,
+        /// A sync for FUA is believed whatever becomes of those beside it.
+        SyncBesideIgnored,
         /// A write is answered when it is submitted, so a FLUSH after it covers nothing.
         WriteAnsweredEarly,
         /// FUA of a WRITE is ignored.

@@ -47,7 +47,7 @@
 //! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, stats, backend, sandbox, config, block, sys
 //! client  ► nbd, ring, task, block, sys
 //! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
-//! backend ► task ► ring ► sys, block          backend: never nbd, never shard; ring: never nbd, never backend
+//! backend ► sync ► task ► ring ► sys, block   backend: never nbd, never shard; ring: never nbd, never backend
 //! sandbox ► config, sys
 //! nbd ► block only                            leaves: block, sys, config
 //! ```
@@ -62,8 +62,8 @@
 //! # What is durable when
 //!
 //! A write is answered when the kernel has taken it; FLUSH is `fdatasync` on the export's file, which covers every write answered
-//! before it on any connection of any shard, because they all went to the same file; FUA is `RWF_DSYNC` on the write itself, or
-//! `fdatasync` after a TRIM or WRITE_ZEROES.
+//! before it on any connection of any shard, because they all went to the same file; FUA is a sync of the written range, `RWF_DSYNC` on
+//! a direct write, or `fdatasync` after a TRIM or WRITE_ZEROES. `backend::durability` tells what becomes of errors.
 #![deny(unsafe_code)]
 
 #[macro_use]
@@ -81,6 +81,7 @@ pub mod ring;
 pub mod sandbox;
 pub mod shard;
 pub mod stats;
+pub mod sync;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod task;

@@ -2,14 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use rustix::fs::OFlags;
 
+use super::durability::{RangeSyncs, Syncs};
 use super::memory::MemoryStore;
 use super::unaligned::UnalignedGate;
 use crate::block::{BlockSizes, DeviceFacts};
@@ -37,6 +36,8 @@ pub(super) enum Store {
 pub(super) struct FileStore {
     /// Through the page cache.
     pub(super) buffered: File,
+    /// The same once more, for nothing but FUA; none when nobody may write.
+    pub(super) durable: Option<File>,
     /// With O_DIRECT.
     pub(super) direct: Option<DirectFile>,
     pub(super) is_block_device: bool,
@@ -44,9 +45,14 @@ pub(super) struct FileStore {
     pub(super) allocation_unit: u32,
     /// What its mapping holds is what a read brings.
     pub(super) can_be_mapped: bool,
-    /// A sync has failed: what it should have written may be gone, although later ones succeed. So none does any more.
-    pub(super) sync_failed: AtomicBool,
+    /// Of [`FileStore::buffered`].
+    pub(super) syncs: Syncs,
+    /// Of [`FileStore::durable`].
+    pub(super) range_syncs: RangeSyncs,
 }
+
+/// The most descriptors that a [`Device`](super::Device) registers with its ring.
+pub const FILES_PER_EXPORT: usize = 3;
 
 /// The second descriptor of an export that bypasses the page cache.
 #[derive(Debug)]
@@ -85,6 +91,9 @@ pub enum OpenError {
     /// Too many open files.
     #[error("too many open files for {0}; raise the limit (ulimit -n, or LimitNOFILE= in systemd)")]
     OpenFiles(PathBuf),
+    /// Somebody put another file into its place.
+    #[error("{0} was replaced by another file while it was being opened; start again")]
+    Replaced(PathBuf),
     /// Memory that cannot be had.
     #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
     Memory(u64, io::Error),
@@ -145,11 +154,13 @@ impl Export {
         };
         let store = FileStore {
             buffered: tokens.buffered,
+            durable: (!read_only).then_some(tokens.durable),
             direct,
             is_block_device: sector.is_some(),
             allocation_unit: sector.unwrap_or(1),
-            sync_failed: AtomicBool::new(false),
             can_be_mapped: true,
+            syncs: Syncs::default(),
+            range_syncs: RangeSyncs::default(),
         };
         Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
     }
@@ -195,6 +206,13 @@ fn open_file(
             _ => explain(error),
         })?),
     };
+    let durable = if read_only { None } else { Some(open(OFlags::empty()).map_err(explain)?) };
+    for other in durable.iter().chain(&direct) {
+        let other = other.metadata().map_err(explain)?;
+        if (other.dev(), other.ino()) != (metadata.dev(), metadata.ino()) {
+            return Err(OpenError::Replaced(path.to_owned()));
+        }
+    }
     let direct = direct.map(|file| {
         let alignment =
             sys::direct_alignment(&file).map_or(4096, |(offset, memory)| offset.max(memory).min(4096));
@@ -210,9 +228,16 @@ fn open_file(
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
     let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
     let can_be_mapped = mapped && (is_block_device || is_local(&buffered));
-    let sync_failed = AtomicBool::new(false);
-    let store =
-        FileStore { buffered, direct, is_block_device, allocation_unit: sector, can_be_mapped, sync_failed };
+    let store = FileStore {
+        buffered,
+        durable,
+        direct,
+        is_block_device,
+        allocation_unit: sector,
+        can_be_mapped,
+        syncs: Syncs::default(),
+        range_syncs: RangeSyncs::default(),
+    };
     Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
 }
 
@@ -247,13 +272,6 @@ fn is_local(file: &File) -> bool {
     const XFS: u64 = 0x5846_5342;
     rustix::fs::fstatfs(file)
         .is_ok_and(|system| [BTRFS, EXT4, F2FS, TMPFS, XFS].contains(&(system.f_type as u64)))
-}
-
-impl FileStore {
-    /// Both descriptors, buffered first, for registration.
-    pub(super) fn descriptors(&self) -> (std::os::fd::BorrowedFd<'_>, Option<std::os::fd::BorrowedFd<'_>>) {
-        (self.buffered.as_fd(), self.direct.as_ref().map(|direct| direct.file.as_fd()))
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! A file or block device on one shard: every operation through the ring, every short result carried on.
 
 use std::cell::RefCell;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
 
 use super::ShardContext;
 use super::export::FileStore;
+use super::known_data::KnownData;
 use super::page_cache::PageCache;
 use super::unaligned::UnalignedGate;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags};
@@ -18,6 +19,7 @@ const LONGEST_PREFETCH: u64 = 128 << 20;
 pub(super) struct FileDevice {
     store: Arc<FileStore>,
     buffered: FileIndex,
+    durable: Option<FileIndex>,
     direct: Option<FileIndex>,
     /// Where reads can be answered from at once; none for an O_DIRECT export.
     page_cache: Option<PageCache>,
@@ -36,15 +38,16 @@ pub struct ReadFailure {
 
 impl FileDevice {
     pub(super) fn new(store: Arc<FileStore>, size: u64, context: &ShardContext) -> std::io::Result<Self> {
-        let (buffered, direct) = store.descriptors();
-        let buffered = context.ring.register_file(buffered)?;
-        let direct = direct.map(|file| context.ring.register_file(file)).transpose()?;
+        let register = |file: &std::fs::File| context.ring.register_file(file.as_fd());
+        let buffered = register(&store.buffered)?;
+        let durable = store.durable.as_ref().map(register).transpose()?;
+        let direct = store.direct.as_ref().map(|direct| register(&direct.file)).transpose()?;
         let mapping = match direct {
-            None if store.can_be_mapped && size > 0 => context.ring.map_file(store.descriptors().0, size),
+            None if store.can_be_mapped && size > 0 => context.ring.map_file(store.buffered.as_fd(), size),
             _ => None,
         };
         let page_cache = mapping.map(|mapping| PageCache::new(mapping, size, !store.is_block_device));
-        Ok(Self { store, buffered, direct, page_cache, known: RefCell::new(KnownData::new(size)) })
+        Ok(Self { store, buffered, durable, direct, page_cache, known: RefCell::new(KnownData::new(size)) })
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`].
@@ -106,48 +109,56 @@ impl FileDevice {
     ) -> Result<(), BlockError> {
         let fua = fua && !canary!(FuaIgnored);
         self.known.borrow_mut().written(range);
-        let Some(direct) = &self.store.direct else {
-            return write_all(self.buffered, range, lease, fua, context).await.map(drop);
-        };
         if let Some((index, gate)) = self.direct_for(range) {
-            let _direct = gate.direct(context.shard, &context.ready, &context.ring).await;
+            // The error of a direct write is its own: `RWF_DSYNC` is told of it whatever runs beside it.
+            let _direct = gate.direct(context.shard, &context.wakeups).await;
             return write_all(index, range, lease, fua, context).await.map(drop);
         }
-        if canary!(UnalignedGateSkipped) {
-            return write_all(self.buffered, range, lease, fua, context).await.map(drop);
+        match fua {
+            true => Box::pin(self.write_durably(range, lease, context)).await,
+            false => self.write_buffered(range, lease, context).await,
         }
-        let _alone = direct.gate.unaligned(&context.ready, &context.ring).await;
-        write_all(self.buffered, range, lease, fua, context).await.map(drop)
+    }
+
+    /// Through the page cache.
+    async fn write_buffered(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let _alone = match &self.store.direct {
+            Some(direct) if !canary!(UnalignedGateSkipped) => {
+                Some(direct.gate.unaligned(&context.wakeups).await)
+            }
+            _ => None,
+        };
+        write_all(self.buffered, range, lease, false, context).await.map(drop)
+    }
+
+    /// Through the page cache to the medium.
+    async fn write_durably(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let file = self.durable.expect("only an export that may be written gets writes");
+        let write = self.store.range_syncs.begin_write();
+        self.write_buffered(range, lease, context).await?;
+        let sync = async || until_done(|| Operation::Sync { file, range: Some(range) }, context).await;
+        write.finish(&context.wakeups, sync).await
     }
 
     /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
-    /// answered write has left this process for the file.
-    ///
-    /// Linux marks pages clean that it could not write, and the next `fdatasync` says that all is well. So after one that failed every
-    /// other fails too, on all shards, until the export is opened again.
+    /// answered write has left this process for the file. See [`super::durability`].
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         if canary!(FlushWithoutSync) {
             return Ok(());
         }
-        loop {
-            match context.ring.run(Operation::Sync { file: self.buffered }).await.0 {
-                // Also one that was under way beside the one that failed: the kernel tells the error only once.
-                Ok(_) if self.store.sync_failed.load(SeqCst) => return Err(BlockError::Io),
-                Ok(_) => return Ok(()),
-                Err(libc::EINTR | libc::EAGAIN) => {}
-                // It did not run.
-                Err(libc::ECANCELED) => return Err(failure(libc::ECANCELED)),
-                Err(errno) => {
-                    if !self.store.sync_failed.swap(true, SeqCst) {
-                        tracing::error!(
-                            errno,
-                            "a sync failed, writes may be lost: FLUSH fails until the server is started again"
-                        );
-                    }
-                    return Err(failure(errno));
-                }
-            }
-        }
+        let file = self.buffered;
+        let sync = async || until_done(|| Operation::Sync { file, range: None }, context).await;
+        self.store.syncs.flush(&context.wakeups, sync).await
     }
 
     /// Gives the blocks of a range back. A hint: where it cannot be done it is not an error.
@@ -226,16 +237,13 @@ impl FileDevice {
         range: ByteRange,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        loop {
-            let operation = Operation::Allocate { file: self.buffered, mode, range };
-            match context.ring.run(operation).await.0 {
-                Ok(_) => return Ok(()),
-                Err(libc::EINTR | libc::EAGAIN) => {}
-                Err(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
-                    return Err(BlockError::NotSupported);
-                }
-                Err(errno) => return Err(failure(errno)),
+        let file = self.buffered;
+        match until_done(|| Operation::Allocate { file, mode, range }, context).await {
+            Ok(()) => Ok(()),
+            Err(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
+                Err(BlockError::NotSupported)
             }
+            Err(errno) => Err(failure(errno)),
         }
     }
 
@@ -299,6 +307,17 @@ impl FileDevice {
     }
 }
 
+/// Runs an operation that moves no bytes, and does so again while it is interrupted; an errno if it fails.
+async fn until_done(operation: impl Fn() -> Operation, context: &ShardContext) -> Result<(), i32> {
+    loop {
+        match context.ring.run(operation()).await.0 {
+            Ok(_) => return Ok(()),
+            Err(libc::EINTR | libc::EAGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 async fn write_all(
     file: FileIndex,
     range: ByteRange,
@@ -359,82 +378,6 @@ fn shrunk(range: ByteRange, unit: u32) -> Option<ByteRange> {
     ByteRange::new(start, end.checked_sub(start)?).filter(|whole| !whole.is_empty())
 }
 
-/// Regions of a file that hold data throughout, in a bitmap of bounded size.
-#[derive(Debug)]
-struct KnownData {
-    size: u64,
-    region_shift: u32,
-    regions: Vec<u64>,
-}
-
-/// The longest region that is asked for as a whole.
-const LARGEST_QUESTION: u64 = 4 << 20;
-/// The most regions; beyond, regions are larger.
-const MOST_REGIONS: u64 = 1 << 20;
-
-impl KnownData {
-    fn new(size: u64) -> Self {
-        let mut region_shift = 18;
-        while size >> region_shift >= MOST_REGIONS {
-            region_shift += 1;
-        }
-        let words = ((size >> region_shift) + 1).div_ceil(64);
-        Self { size, region_shift, regions: vec![0; words as usize] }
-    }
-
-    /// The whole regions that a range touches, up to the end of the file; the range itself where regions are too large to ask for.
-    fn widened(&self, range: ByteRange) -> ByteRange {
-        let region = 1_u64 << self.region_shift;
-        if region > LARGEST_QUESTION {
-            return range;
-        }
-        let start = range.offset() / region * region;
-        let end = range.end().next_multiple_of(region).min(self.size);
-        ByteRange::new(start, end - start).expect("within the file")
-    }
-
-    fn set(&mut self, first: u64, last: u64, known: bool) {
-        for region in first..last {
-            let (word, bit) = (&mut self.regions[(region / 64) as usize], 1_u64 << (region % 64));
-            if known { *word |= bit } else { *word &= !bit }
-        }
-    }
-
-    /// A range holds data: every region that lies within it does.
-    fn found(&mut self, range: ByteRange) {
-        let first = range.offset().div_ceil(1 << self.region_shift);
-        // The last region of a file may be a short one.
-        let end = if range.end() == self.size {
-            self.size.next_multiple_of(1 << self.region_shift)
-        } else {
-            range.end()
-        };
-        self.set(first, end >> self.region_shift, true);
-    }
-
-    fn written(&mut self, range: ByteRange) {
-        if range.length() >= 1 << self.region_shift {
-            self.found(range);
-        }
-    }
-
-    fn discarded(&mut self, range: ByteRange) {
-        if !range.is_empty() {
-            self.set(
-                range.offset() >> self.region_shift,
-                ((range.end() - 1) >> self.region_shift) + 1,
-                false,
-            );
-        }
-    }
-
-    fn holds(&self, range: ByteRange) -> bool {
-        let last = range.end().saturating_sub(1) >> self.region_shift;
-        (range.offset() >> self.region_shift..=last)
-            .all(|region| self.regions[(region / 64) as usize] >> (region % 64) & 1 != 0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,21 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_regions_are_known() {
-        let mut known = KnownData::new(10 << 20);
-        known.found(range(100, 2 << 18));
-        assert!(known.holds(range(1 << 18, 1 << 18)));
-        assert!(!known.holds(range(0, 512)), "its start was not seen");
-        assert!(!known.holds(range(1 << 18, (1 << 18) + 1)));
-        known.discarded(range((1 << 18) + 5, 1));
-        assert!(!known.holds(range(1 << 18, 512)));
+    fn whole_sectors_inside_a_range() {
+        assert_eq!(shrunk(range(1, 1024), 512), Some(range(512, 512)));
+        assert_eq!(shrunk(range(1, 600), 512), None);
+        assert_eq!(shrunk(range(7, 9), 1), Some(range(7, 9)));
     }
 
     #[test]
-    fn questions_are_asked_for_whole_regions_and_answered_for_the_range() {
-        let known = KnownData::new((1 << 20) + 100);
-        assert_eq!(known.widened(range(5000, 300_000)), range(0, 2 << 18));
-        assert_eq!(known.widened(range(1 << 20, 50)), range(1 << 20, 100));
+    fn answers_are_cut_to_the_range() {
         let (hole, data) = (
             |length| Extent { length, hole: true, zero: true },
             |length| Extent { length, hole: false, zero: false },
@@ -466,28 +402,5 @@ mod tests {
         let extents = [hole(4096), data(8192), hole(4096)];
         assert_eq!(within(&extents, 1000, range(5000, 5000)), [hole(96), data(4904)]);
         assert_eq!(within(&extents, 1000, range(20_000, 5000)), []);
-    }
-
-    #[test]
-    fn the_short_last_region_can_be_known() {
-        let mut known = KnownData::new((1 << 18) + 100);
-        known.found(range(1 << 18, 100));
-        assert!(known.holds(range(1 << 18, 100)));
-        assert!(!known.holds(range(0, 512)));
-    }
-
-    #[test]
-    fn a_large_file_has_large_regions() {
-        let mut known = KnownData::new(1 << 50);
-        assert!(known.regions.len() <= (MOST_REGIONS / 64 + 1) as usize);
-        known.found(range(0, 1 << 50));
-        assert!(known.holds(range((1 << 50) - 512, 512)));
-    }
-
-    #[test]
-    fn whole_sectors_inside_a_range() {
-        assert_eq!(shrunk(range(1, 1024), 512), Some(range(512, 512)));
-        assert_eq!(shrunk(range(1, 600), 512), None);
-        assert_eq!(shrunk(range(7, 9), 1), Some(range(7, 9)));
     }
 }

@@ -4,22 +4,25 @@
 #![forbid(unsafe_code)]
 
 mod allocation;
+mod durability;
 mod export;
 mod fault;
 mod file;
 mod helpers;
+mod known_data;
 mod memory;
 mod page_cache;
 mod unaligned;
 
 use std::sync::Arc;
 
-pub use export::{Export, OpenError};
+pub use export::{Export, FILES_PER_EXPORT, OpenError};
 pub use file::ReadFailure;
 pub use helpers::Helpers;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
 use crate::ring::{Lease, MappedRange, Ring};
+use crate::sync::Wakeups;
 use crate::task::ReadyList;
 use export::Store;
 use fault::{Fault, Verdict};
@@ -36,6 +39,8 @@ pub struct ShardContext {
     pub ready: ReadyList,
     /// Its helper threads.
     pub helpers: Helpers,
+    /// The way by which other shards wake its tasks.
+    pub wakeups: Wakeups,
     /// Zeroes to write where nothing better works.
     pub zeroes: Lease,
 }

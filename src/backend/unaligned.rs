@@ -9,8 +9,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
 use crate::config::limits::MAXIMUM_SHARDS;
-use crate::ring::Ring;
-use crate::task::ReadyList;
+use crate::sync::{Waiters, Wakeups};
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -27,6 +26,7 @@ pub(super) struct UnalignedGate {
     working: AtomicBool,
     /// Direct writes that were held up; while there are any, no further unaligned write queues, so that neither kind starves.
     held_up: AtomicU32,
+    changed: Waiters,
 }
 
 impl Default for UnalignedGate {
@@ -36,56 +36,62 @@ impl Default for UnalignedGate {
             unaligned: OwnLine::default(),
             working: AtomicBool::new(false),
             held_up: AtomicU32::new(0),
+            changed: Waiters::default(),
         }
     }
 }
 
 /// A direct write under way.
-pub(super) struct DirectWrite<'a>(&'a AtomicU32);
+pub(super) struct DirectWrite<'a> {
+    gate: &'a UnalignedGate,
+    shard: usize,
+}
 
 /// The only write under way.
 pub(super) struct UnalignedWrite<'a>(&'a UnalignedGate);
 
 impl UnalignedGate {
     /// Starts a direct write on a shard.
-    pub(super) async fn direct(&self, shard: usize, ready: &ReadyList, ring: &Ring) -> DirectWrite<'_> {
-        let own = &self.direct[shard].0;
-        let mut counted = false;
-        loop {
-            own.fetch_add(1, SeqCst);
-            if self.unaligned.0.load(SeqCst) == 0 {
-                if counted {
-                    self.held_up.fetch_sub(1, SeqCst);
-                }
-                return DirectWrite(own);
-            }
-            own.fetch_sub(1, SeqCst);
-            if !std::mem::replace(&mut counted, true) {
-                self.held_up.fetch_add(1, SeqCst);
-            }
-            ready.give_way(ring).await;
+    pub(super) async fn direct(&self, shard: usize, wakeups: &Wakeups) -> DirectWrite<'_> {
+        if let Some(started) = self.try_direct(shard) {
+            return started;
         }
+        self.held_up.fetch_add(1, SeqCst);
+        let started = self.changed.until(wakeups, || self.try_direct(shard)).await;
+        self.held_up.fetch_sub(1, SeqCst);
+        self.changed.wake_all();
+        started
+    }
+
+    fn try_direct(&self, shard: usize) -> Option<DirectWrite<'_>> {
+        if self.unaligned.0.load(SeqCst) > 0 {
+            return None;
+        }
+        self.direct[shard].0.fetch_add(1, SeqCst);
+        // When it must not start after all, its end tells those who saw the counter meanwhile.
+        let write = DirectWrite { gate: self, shard };
+        (self.unaligned.0.load(SeqCst) == 0).then_some(write)
     }
 
     /// Starts an unaligned write; it works alone.
-    pub(super) async fn unaligned(&self, ready: &ReadyList, ring: &Ring) -> UnalignedWrite<'_> {
-        while self.held_up.load(SeqCst) > 0 {
-            ready.give_way(ring).await;
-        }
+    pub(super) async fn unaligned(&self, wakeups: &Wakeups) -> UnalignedWrite<'_> {
+        let none_held_up = || (self.held_up.load(SeqCst) == 0).then_some(());
+        self.changed.until(wakeups, none_held_up).await;
         self.unaligned.0.fetch_add(1, SeqCst);
-        while self.working.swap(true, SeqCst) {
-            ready.give_way(ring).await;
-        }
-        while self.direct.iter().any(|line| line.0.load(SeqCst) > 0) {
-            ready.give_way(ring).await;
-        }
+        let own_turn = || (!self.working.swap(true, SeqCst)).then_some(());
+        self.changed.until(wakeups, own_turn).await;
+        let none_direct = || self.direct.iter().all(|line| line.0.load(SeqCst) == 0).then_some(());
+        self.changed.until(wakeups, none_direct).await;
         UnalignedWrite(self)
     }
 }
 
 impl Drop for DirectWrite<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
+        self.gate.direct[self.shard].0.fetch_sub(1, SeqCst);
+        if self.gate.unaligned.0.load(SeqCst) > 0 {
+            self.gate.changed.wake_all();
+        }
     }
 }
 
@@ -93,5 +99,6 @@ impl Drop for UnalignedWrite<'_> {
     fn drop(&mut self) {
         self.0.working.store(false, SeqCst);
         self.0.unaligned.0.fetch_sub(1, SeqCst);
+        self.0.changed.wake_all();
     }
 }

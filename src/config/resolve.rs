@@ -226,8 +226,8 @@ fn connections_that_fit(
     exports: usize,
     admin: bool,
 ) -> Result<usize, ConfigError> {
-    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's file in it.
-    let own = 64 + 16 * shards as u64 + 2 * exports as u64 + if admin { ADMIN_FILES } else { 0 };
+    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's files.
+    let own = 64 + 16 * shards as u64 + 3 * exports as u64 + if admin { ADMIN_FILES } else { 0 };
     match machine.open_files.saturating_sub(own) / FILES_PER_CONNECTION {
         0 => Err(ConfigError::OpenFiles(machine.open_files)),
         fit => Ok(fit as usize),
@@ -301,7 +301,7 @@ mod tests {
             Config::resolve(settings, &Machine { open_files, ..machine() })
         };
         let config = connections(None, 1024).unwrap();
-        assert_eq!(config.limits.connections, (1024 - 64 - 16 - 2) / 2);
+        assert_eq!(config.limits.connections, (1024 - 64 - 16 - 3) / 2);
         assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "nobody asked for more");
         let config = connections(Some(5000), 1024).unwrap();
         assert_eq!((config.warnings.len(), config.notes.len()), (1, 0));

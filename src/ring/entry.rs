@@ -42,8 +42,11 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
                 opcode::Write::new(fixed(*file), address, *length).offset(*offset).rw_flags(flags).build()
             }
         }
-        Operation::Sync { file } => {
-            opcode::Fsync::new(fixed(*file)).flags(types::FsyncFlags::DATASYNC).build()
+        Operation::Sync { file, range } => {
+            // No length means the whole file.
+            let (offset, length) = range.map_or((0, 0), |range| (range.offset(), range.length() as u32));
+            let sync = opcode::Fsync::new(fixed(*file)).flags(types::FsyncFlags::DATASYNC);
+            sync.offset(offset).len(length).build()
         }
         Operation::Allocate { file, mode, range } => {
             let mode = match mode {

@@ -53,10 +53,12 @@ pub enum Operation {
         /// Complete only when the data is durable (`RWF_DSYNC`).
         durable: bool,
     },
-    /// `fdatasync(2)`.
+    /// `fdatasync(2)`, of a range or of all.
     Sync {
         /// Of what.
         file: FileIndex,
+        /// Not empty, and less than 4 GiB.
+        range: Option<ByteRange>,
     },
     /// `fallocate(2)`.
     Allocate {

@@ -18,7 +18,7 @@ use crate::stats::{ConnectionInfo, Gauges, Interval};
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Takes in what the doorbell announced: messages, and answers of the helper threads.
+    /// Takes in what the doorbell announced: messages, answers of the helper threads, and tasks that other shards woke.
     pub(super) fn take_messages(&mut self) {
         if !std::mem::take(&mut self.doorbell_rang) {
             return;
@@ -26,6 +26,7 @@ impl Shard {
         let eventfd = self.doorbell.as_fd().as_raw_fd();
         self.ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
         self.shared.context.helpers.collect();
+        self.shared.context.wakeups.collect();
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),

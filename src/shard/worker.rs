@@ -19,10 +19,11 @@ use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
 use super::serve::{Shared, Work, serve};
 use super::waiting::Waiting;
-use crate::backend::{Device, Export, Helpers, ShardContext};
+use crate::backend::{Device, Export, FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::Limits;
 use crate::ring::{BufferPool, Event, OpKey, Ring, RingOptions, SendBatch, Wait};
 use crate::stats::Interval;
+use crate::sync::Wakeups;
 use crate::sys::Doorbell;
 use crate::task::{ReadyList, Tasks};
 
@@ -106,7 +107,7 @@ impl Shard {
             lease_memory: limits.lease_memory(),
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
-            files: (limits.connections + 2 * exports.len() + 8) as u32,
+            files: (limits.connections + FILES_PER_EXPORT * exports.len() + 8) as u32,
             registered: limits.pinned,
         };
         let (ring, pool) = Ring::new(&options)?;
@@ -115,7 +116,8 @@ impl Shard {
             .map_err(|error| StartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
-        let context = ShardContext { shard: index, ring: ring.clone(), ready, helpers, zeroes };
+        let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
+        let context = ShardContext { shard: index, ring: ring.clone(), ready, helpers, wakeups, zeroes };
         let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));
         let devices =
             devices.collect::<Result<_, _>>().map_err(|error| StartError::System("exports", error))?;

@@ -287,7 +287,7 @@ impl Client {
             return asked.check_whole();
         };
         let faults = context.faults;
-        let fails = faults.io_error > 0.0 || faults.canceled > 0.0;
+        let fails = faults.io_error + faults.lost_write_back > 0.0 || faults.canceled > 0.0;
         let writes = matches!(asked.command, wire::WRITE | wire::WRITE_ZEROES);
         let moves = writes || matches!(asked.command, wire::READ | wire::FLUSH | wire::TRIM);
         let right = match (asked.expect, error) {

@@ -6,7 +6,7 @@ use ringnbd::config::Limits;
 use ringnbd::ring::sim::{Faults, Random, World};
 
 use super::plan::{Disk, Plan};
-use super::run::run_plan;
+use super::run::{Report, run_plan};
 
 /// Enough for each of these bugs to show in several.
 const WORLDS: u64 = 40;
@@ -21,6 +21,7 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
         sessions: 2 * clients,
         socket_bytes: 1 << 20,
         longest: 256 << 10,
+        cautious: false,
         power_cut_at: None,
         shutdown_at: None,
     }
@@ -28,6 +29,24 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
 
 fn small_memory() -> Limits {
     Limits { connections: 64, memory_per_shard: 37 << 20, pinned: false, ..Limits::DEFAULT }
+}
+
+/// Many clients of one disk, syncs that fail now and then, and a power cut: what one of several syncs was told, the others must know.
+pub(crate) fn failing_syncs(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { lost_write_back: 0.03, latency_ns: 1_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let power_cut_at = Some(random.below(20_000));
+    let plan = Plan { power_cut_at, shards: 3, cautious: true, ..crowd(14, small_memory()) };
+    run_plan(random, world, faults, plan)
+}
+
+#[test]
+fn a_sync_that_fails_beside_others_is_known_to_all() {
+    for seed in 1..=10 * WORLDS {
+        let result = failing_syncs(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
 }
 
 fn run_all(plan: impl Fn() -> Plan, faults: &Faults) {
@@ -43,7 +62,7 @@ fn run_all(plan: impl Fn() -> Plan, faults: &Faults) {
 #[test]
 fn waiting_for_memory_takes_none_of_it() {
     let limits = || Limits { receive_buffer: 512 << 10, ..small_memory() };
-    let slow = Faults { latency_ns: 1_000_000, ..Faults::none() };
+    let slow = Faults { latency_ns: 2_000, slow: 0.5, ..Faults::none() };
     run_all(|| crowd(14, limits()), &Faults { short: 0.5, ..slow });
 }
 

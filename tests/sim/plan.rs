@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     /// In all.
     pub(crate) sessions: usize,
     pub(crate) socket_bytes: usize,
+    /// Clients flush a lot.
+    pub(crate) cautious: bool,
     /// Bytes of the longest request; beyond 1 MiB its memory comes from another zone.
     pub(crate) longest: u64,
     /// Steps of the run after which the power fails, or the server is asked to end.
@@ -61,6 +63,7 @@ impl Plan {
             clients,
             sessions: clients + random.below(8) as usize,
             longest,
+            cautious: random.chance(0.05),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
             shutdown_at,
@@ -99,6 +102,7 @@ impl Plan {
             enforced: unit.filter(|_| whole && random.chance(0.3)),
             crowded: disk.alignment.is_some() && random.chance(0.3),
             longest: (self.socket_bytes as u64 * 100).min(self.longest),
+            cautious: self.cautious,
             context: with_context.then_some(7),
         }
     }

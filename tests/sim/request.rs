@@ -20,6 +20,8 @@ pub(crate) struct Setting {
     pub(crate) crowded: bool,
     /// Bytes of the longest request.
     pub(crate) longest: u64,
+    /// It flushes more than others.
+    pub(crate) cautious: bool,
     /// base:allocation was selected, with this id.
     pub(crate) context: Option<u32>,
 }
@@ -56,6 +58,9 @@ impl Setting {
         use wire::*;
         let kinds = [READ, READ, READ, READ, WRITE, WRITE, WRITE, WRITE, FLUSH, TRIM, CACHE, WRITE_ZEROES];
         let mut command = context.random.pick(&kinds);
+        if self.cautious && context.random.chance(0.2) {
+            command = FLUSH;
+        }
         if context.random.chance(0.08) {
             command = context.random.pick(&[BLOCK_STATUS, BLOCK_STATUS, 8, 77]);
         }

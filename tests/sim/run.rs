@@ -37,6 +37,8 @@ struct Simulation {
     faults: Faults,
     plan: Plan,
     shards: Vec<SteppedShard>,
+    /// A shard whose thread does not run, and for how many steps more.
+    off_cpu: Option<(usize, u64)>,
     files: Vec<ringnbd::ring::sim::FileId>,
     oracles: Vec<Oracle>,
     clients: Vec<Client>,
@@ -119,6 +121,7 @@ impl Simulation {
             faults,
             plan,
             shards,
+            off_cpu: None,
             files,
             oracles,
             clients: Vec::new(),
@@ -186,25 +189,40 @@ impl Simulation {
     /// Perhaps lets one of the shards that are ready take a turn. Shards may be slow, but not so slow that long timeouts pass.
     fn takes_turn(&mut self) -> bool {
         const SLOWEST_TURN: Duration = Duration::from_millis(20);
-        let ready = self.shards.iter().filter(|shard| shard.may_run()).count() as u64;
-        if ready == 0 {
+        let mut ready: Vec<usize> = (0..self.shards.len()).filter(|at| self.shards[*at].may_run()).collect();
+        if ready.is_empty() {
             return false;
         }
         let now = self.world.now();
         let client = self.wakes.iter().min().map(|wake| Duration::from_nanos(*wake));
         let next = self.world.next_event().into_iter().chain(client).min();
         let is_near = next.is_some_and(|next| next < now + SLOWEST_TURN);
-        if is_near && self.random.chance(0.3) {
-            return false;
+        if is_near {
+            let off = self.off_its_cpu();
+            ready.retain(|shard| Some(*shard) != off);
+            if ready.is_empty() || self.random.chance(0.3) {
+                return false;
+            }
         }
-        let chosen = self.random.below(ready) as usize;
-        let mut ready = (0..self.shards.len()).filter(|at| self.shards[*at].may_run());
-        let shard = ready.nth(chosen).expect("so many are ready");
+        let shard = self.random.pick(&ready);
         self.turn(shard);
         // A turn takes time: a shard that polls for something does not stop the clock.
         let end = self.world.now() + Duration::from_nanos(self.random.between(100, 10_000));
         self.world.wait_until(self.world.next_event().map_or(end, |next| next.min(end)));
         true
+    }
+
+    /// The shard, if there is one, whose thread the kernel does not let run for some steps.
+    fn off_its_cpu(&mut self) -> Option<usize> {
+        let (shard, steps) = match self.off_cpu.take() {
+            Some(off) => off,
+            None if self.shards.len() > 1 && self.random.chance(0.01) => {
+                (self.random.below(self.shards.len() as u64) as usize, self.random.between(1, 200))
+            }
+            None => return None,
+        };
+        self.off_cpu = (steps > 0).then(|| (shard, steps - 1));
+        Some(shard)
     }
 
     fn turn(&mut self, shard: usize) {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::World;
+use super::files::Description;
 use super::mapped::{MappedFile, Piece};
 use super::transfer::Transfer;
 use super::world::{Memory, Object, RingState, Work};
@@ -73,11 +74,17 @@ impl Engine {
         }
     }
 
-    fn file(&self, index: FileIndex) -> (usize, bool) {
+    fn file(&self, index: FileIndex) -> (usize, Description) {
         match self.files[index.0 as usize] {
-            Some(Object::File { file, direct }) => (file, direct),
+            Some(Object::File { file, description }) => (file, description),
             other => panic!("a file operation on {other:?}"),
         }
+    }
+
+    /// A file, and whether it is accessed directly.
+    fn file_and_way(&self, index: FileIndex) -> (usize, bool) {
+        let (file, description) = self.file(index);
+        (file, description == Description::Direct)
     }
 
     fn socket(&self, index: FileIndex) -> usize {
@@ -103,18 +110,21 @@ impl Engine {
         };
         match operation {
             Operation::Read { file, offset, lease, start, length } => {
-                let (file, direct) = self.file(*file);
+                let (file, direct) = self.file_and_way(*file);
                 let memory = memory(lease, *start, *length);
                 let (offset, write, durable, began) = (*offset, false, false, false);
                 Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
             Operation::Write { file, offset, lease, start, length, durable } => {
-                let (file, direct) = self.file(*file);
+                let (file, direct) = self.file_and_way(*file);
                 let memory = memory(lease, *start, *length);
                 let (offset, write, durable, began) = (*offset, true, *durable, false);
                 Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
-            Operation::Sync { file } => Work::Sync { file: self.file(*file).0, order: 0 },
+            Operation::Sync { file, range } => {
+                let (file, description) = self.file(*file);
+                Work::Sync { file, description, range: *range, order: 0, written_back: false }
+            }
             Operation::Allocate { file, mode, range } => {
                 let zero_range = *mode == AllocateMode::ZeroRange;
                 Work::Allocate { file: self.file(*file).0, range: *range, zero_range }

@@ -17,6 +17,8 @@ pub struct Faults {
     pub again: f64,
     /// `EIO`; part of a write may have happened.
     pub io_error: f64,
+    /// A sync cannot write everything back; in one of fifty writes, the kernel finds that by itself.
+    pub lost_write_back: f64,
     /// `ENOSPC` of a write or an allocation; part of a write may have happened.
     pub no_space: f64,
     /// `ECANCELED` although nobody asked.
@@ -43,6 +45,7 @@ impl Faults {
             interrupted: 0.0,
             again: 0.0,
             io_error: 0.0,
+            lost_write_back: 0.0,
             no_space: 0.0,
             canceled: 0.0,
             no_buffers: 0.0,
@@ -67,6 +70,7 @@ impl Faults {
             interrupted,
             again,
             io_error,
+            lost_write_back: io_error,
             no_space,
             canceled,
             no_buffers,

@@ -10,6 +10,17 @@ pub const SECTOR: usize = 512;
 /// Bytes that the page cache reads and writes back together.
 const PAGE: usize = 4096;
 
+/// One of the ways in which a file is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Description {
+    /// Through the page cache.
+    Buffered,
+    /// The same once more.
+    Durable,
+    /// Past it.
+    Direct,
+}
+
 /// What is known of a sector's allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Allocation {
@@ -45,6 +56,9 @@ pub(super) struct SimFile {
     /// What sectors held since they were last made durable, oldest first.
     pending: BTreeMap<usize, Vec<Version>>,
     page_writes: Vec<PageWrite>,
+    /// How often data could not be written back, and how much of that each description was told.
+    write_errors: u64,
+    told: [u64; 3],
     /// Of the direct descriptor.
     pub(super) alignment: Option<u32>,
     /// Bytes that allocations must be aligned to.
@@ -62,7 +76,18 @@ impl SimFile {
         let allocation = allocation.collect();
         let durable = content.clone();
         let (pending, page_writes) = (BTreeMap::new(), Vec::new());
-        Self { size, content, durable, allocation, pending, page_writes, alignment, allocation_unit }
+        Self {
+            size,
+            content,
+            durable,
+            allocation,
+            pending,
+            page_writes,
+            write_errors: 0,
+            told: [0; 3],
+            alignment,
+            allocation_unit,
+        }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -141,10 +166,12 @@ impl SimFile {
         true
     }
 
-    /// Makes durable what the chosen writers did, and with it what stood in the sector before.
-    pub(super) fn harden(&mut self, mut chosen: impl FnMut(u64) -> bool) {
+    /// Makes durable what the chosen writers did, in a range or everywhere, and with it what stood in the sector before.
+    pub(super) fn harden(&mut self, range: Option<ByteRange>, mut chosen: impl FnMut(u64) -> bool) {
         self.pending.retain(|sector, versions| {
-            if let Some(last) = versions.iter().rposition(|version| chosen(version.writer)) {
+            if in_range(*sector, range)
+                && let Some(last) = versions.iter().rposition(|version| chosen(version.writer))
+            {
                 self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&versions[last].bytes);
                 versions.drain(..=last);
             }
@@ -152,10 +179,25 @@ impl SimFile {
         });
     }
 
-    /// A sync failed: of what it should have written some is dropped, and nobody writes it later. It still reads as written.
-    pub(super) fn drop_dirty(&mut self, random: &mut Random) {
+    /// Data could not be written back: some of it is dropped, and nobody writes it later. It still reads as written.
+    /// Only what `settled` writers wrote, since a write under way may be one that waits for the medium itself.
+    pub(super) fn drop_dirty(
+        &mut self,
+        range: Option<ByteRange>,
+        random: &mut Random,
+        settled: impl Fn(u64) -> bool,
+    ) {
         let dropped = random.pick(&[0.1, 0.5, 1.0]);
-        self.pending.retain(|_, _| !random.chance(dropped));
+        self.pending.retain(|sector, versions| {
+            let may_go = in_range(*sector, range) && versions.iter().all(|version| settled(version.writer));
+            !may_go || !random.chance(dropped)
+        });
+        self.write_errors += 1;
+    }
+
+    /// Whether there was an error of which a description was not told; now it is.
+    pub(super) fn tell(&mut self, description: Description) -> bool {
+        std::mem::replace(&mut self.told[description as usize], self.write_errors) != self.write_errors
     }
 
     /// The power fails: each sector keeps what is durable, or any later version of it.
@@ -192,4 +234,10 @@ impl SimFile {
         }
         extents
     }
+}
+
+/// Whether a sync of a range, or of all, is one of a sector: the kernel writes whole pages back.
+fn in_range(sector: usize, range: Option<ByteRange>) -> bool {
+    let page = (sector * SECTOR / PAGE * PAGE) as u64;
+    range.is_none_or(|range| page < range.end() && range.offset() < page + PAGE as u64)
 }

@@ -8,6 +8,7 @@
 //!   given back too early shows as wrong bytes. A read fills its memory in the same way.
 //! * A sync makes durable what completed before it was submitted, and of the rest what the dice say. [`World::power_cut`] keeps that,
 //!   and of everything else each sector for itself: lost, or kept as of any moment since.
+//! * What could not be written back is gone although it still reads as written, and each description of the file is told once.
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
 //! * What fails, and how often, is in [`Faults`].
 
@@ -34,7 +35,7 @@ pub(super) use mapped::MappedFile;
 pub use random::{Random, mixed};
 
 use crate::block::{ByteRange, Extent};
-use files::SimFile;
+use files::{Description, SimFile};
 use sockets::SimSocket;
 use world::{Object, State};
 
@@ -59,6 +60,8 @@ pub struct FileTokens {
     pub id: FileId,
     /// Through the page cache.
     pub buffered: File,
+    /// The same once more.
+    pub durable: File,
     /// With O_DIRECT, and the alignment that it asks for in bytes.
     pub direct: Option<(File, u32)>,
 }
@@ -136,13 +139,14 @@ impl World {
         let mut state = self.state();
         let file = state.files.len();
         state.files.push(SimFile::new(content, alignment, allocation_unit));
-        let mut token = |direct| {
+        let mut token = |description| {
             let token = token();
-            state.tokens.insert(token.as_raw_fd(), Object::File { file, direct });
+            state.tokens.insert(token.as_raw_fd(), Object::File { file, description });
             File::from(token)
         };
-        let (buffered, direct) = (token(false), alignment.map(|alignment| (token(true), alignment)));
-        FileTokens { id: FileId(file), buffered, direct }
+        let (buffered, durable) = (token(Description::Buffered), token(Description::Durable));
+        let direct = alignment.map(|alignment| (token(Description::Direct), alignment));
+        FileTokens { id: FileId(file), buffered, durable, direct }
     }
 
     /// Makes a connection; either direction holds so many bytes. The descriptor is the server's end.

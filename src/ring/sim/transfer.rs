@@ -105,26 +105,50 @@ impl State {
         }
     }
 
-    /// A sync or an allocation takes effect and completes.
+    /// Some of what was written could not be written back.
+    fn lose(&mut self, file: usize, range: Option<ByteRange>) {
+        let completed = &self.completed;
+        self.files[file].drop_dirty(range, &mut self.random, |writer| completed.contains_key(&writer));
+    }
+
+    /// A sync writes back, and then looks whether that, or anything before, has failed.
+    pub(super) fn sync_file(&mut self, serial: u64) {
+        let Work::Sync { file, description, range, order, written_back } = self.operations[&serial].work
+        else {
+            unreachable!("the kind of an operation does not change")
+        };
+        if written_back {
+            let failed = self.files[file].tell(description);
+            return self.complete(serial, if failed { Err(libc::EIO) } else { Ok(0) });
+        }
+        let canceled = self.random.chance(self.faults.canceled).then_some(libc::ECANCELED);
+        if let Some(errno) = self.small_fault().or(canceled) {
+            return self.complete(serial, Err(errno));
+        }
+        match self.random.chance(self.faults.lost_write_back) {
+            true => self.lose(file, range),
+            false => {
+                let (completed, random) = (&self.completed, &mut self.random);
+                let luck = random.pick(&[0.0, 0.5, 1.0]);
+                self.files[file].harden(range, |writer| {
+                    completed.get(&writer).is_some_and(|end| *end < order) || random.chance(luck)
+                });
+            }
+        }
+        let Some(Work::Sync { written_back, .. }) = self.work(serial) else {
+            unreachable!("the kind of an operation does not change")
+        };
+        *written_back = true;
+        self.try_later(serial);
+    }
+
+    /// An allocation takes effect and completes.
     pub(super) fn change_file(&mut self, serial: u64) {
         let takes_room = matches!(self.operations[&serial].work, Work::Allocate { zero_range: true, .. });
         if let Some(errno) = self.small_fault().or_else(|| self.large_fault(takes_room)) {
-            if let Work::Sync { file, .. } = self.operations[&serial].work
-                && errno == libc::EIO
-            {
-                self.files[file].drop_dirty(&mut self.random);
-            }
             return self.complete(serial, Err(errno));
         }
         match self.operations[&serial].work {
-            Work::Sync { file, order } => {
-                let (completed, random) = (&self.completed, &mut self.random);
-                let luck = random.pick(&[0.0, 0.5, 1.0]);
-                self.files[file].harden(|writer| {
-                    completed.get(&writer).is_some_and(|end| *end < order) || random.chance(luck)
-                });
-                self.complete(serial, Ok(0));
-            }
             Work::Allocate { zero_range: true, .. } if self.faults.no_zero_range => {
                 self.complete(serial, Err(libc::EOPNOTSUPP));
             }
@@ -135,7 +159,7 @@ impl State {
                 let zeroed = self.files[file].zero(serial, range, zero_range);
                 self.complete(serial, if zeroed { Ok(0) } else { Err(libc::EINVAL) });
             }
-            _ => unreachable!("only syncs and allocations come here"),
+            _ => unreachable!("only allocations come here"),
         }
     }
 
@@ -158,7 +182,11 @@ impl State {
         };
         self.completed.insert(serial, order);
         if matches!(work, Work::Transfer(transfer) if transfer.durable) && result.is_ok() {
-            self.files[file].harden(|writer| writer == serial);
+            self.files[file].harden(None, |writer| writer == serial);
+        }
+        // The kernel writes back by itself, too.
+        if self.random.chance(self.faults.lost_write_back / 50.0) {
+            self.lose(file, None);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use super::faults::Faults;
-use super::files::SimFile;
+use super::files::{Description, SimFile};
 use super::mapped::{Mapped, Piece};
 use super::random::{Random, mixed};
 use super::sockets::SimSocket;
@@ -16,7 +16,7 @@ use crate::ring::receive::ReceiveRing;
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Object {
-    File { file: usize, direct: bool },
+    File { file: usize, description: Description },
     Socket(usize),
 }
 
@@ -53,7 +53,11 @@ pub(super) enum Work {
     /// `order`: what completed before is made durable.
     Sync {
         file: usize,
+        description: Description,
+        range: Option<ByteRange>,
         order: u64,
+        /// What should be durable is, or is lost; it has not looked yet which of both.
+        written_back: bool,
     },
     Allocate {
         file: usize,
@@ -269,7 +273,8 @@ impl State {
                 self.cancel(serial, target);
             }
             Work::Prefetch => self.complete(serial, Ok(0)),
-            Work::Sync { .. } | Work::Allocate { .. } => self.change_file(serial),
+            Work::Sync { .. } => self.sync_file(serial),
+            Work::Allocate { .. } => self.change_file(serial),
             Work::Transfer(_) | Work::Watch { .. } => unreachable!("they have events of their own"),
         }
     }
@@ -336,7 +341,7 @@ impl State {
                     self.complete(target, Ok(moved));
                     Ok(0)
                 }
-                Work::Shutdown { .. } => Err(libc::EALREADY),
+                Work::Shutdown { .. } | Work::Sync { written_back: true, .. } => Err(libc::EALREADY),
                 Work::Transfer(transfer) if transfer.began || self.random.chance(0.5) => Err(libc::EALREADY),
                 _ => {
                     self.complete(target, Err(libc::ECANCELED));

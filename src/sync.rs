@@ -1,0 +1,99 @@
+//! Waiting for what a task of any shard does.
+//!
+//! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards; whoever waits looks first,
+//! then leaves word where to be found, and looks again, so that no change passes unseen. A woken task looks once more: being
+//! woken means nothing but that.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::ring::Ring;
+use crate::sys::Doorbell;
+use crate::task::ReadyList;
+
+/// The way by which tasks of one shard are woken from outside of it: by other shards, or by itself.
+pub struct Wakeups {
+    sender: Sender<u32>,
+    /// Tasks that were woken. Not more than wait: each leaves word once for each time it is woken.
+    woken: Receiver<u32>,
+    doorbell: Arc<Doorbell>,
+    ready: ReadyList,
+    ring: Ring,
+}
+
+/// Wakes one task.
+#[derive(Debug)]
+struct TaskWaker {
+    task: u32,
+    sender: Sender<u32>,
+    doorbell: Arc<Doorbell>,
+}
+
+impl Wakeups {
+    /// For the shard with this doorbell, ready list and ring.
+    pub fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
+        let (sender, woken) = unbounded();
+        Self { sender, woken, doorbell: Arc::clone(doorbell), ready, ring }
+    }
+
+    /// The doorbell rang: tasks that were woken go on.
+    pub fn collect(&self) {
+        for task in self.woken.try_iter() {
+            self.ready.wake(task);
+        }
+    }
+
+    /// For the task that runs now.
+    fn waker(&self) -> TaskWaker {
+        let (sender, doorbell) = (self.sender.clone(), Arc::clone(&self.doorbell));
+        TaskWaker { task: self.ring.current_task(), sender, doorbell }
+    }
+}
+
+impl TaskWaker {
+    fn wake(self) {
+        // A shard that is gone has no task to wake.
+        if self.sender.send(self.task).is_ok() {
+            self.doorbell.ring();
+            #[cfg(feature = "sim")]
+            if let Some(world) = crate::ring::sim::World::current() {
+                world.rang();
+            }
+        }
+    }
+}
+
+/// Tasks that wait for the same thing, in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Waiters(Mutex<Vec<TaskWaker>>);
+
+impl Waiters {
+    /// Waits until `condition` gives something. It must depend on nothing but what is followed by [`Waiters::wake_all`] when it changes.
+    pub async fn until<T>(&self, wakeups: &Wakeups, mut condition: impl FnMut() -> Option<T>) -> T {
+        std::future::poll_fn(|_context| {
+            if let Some(found) = condition() {
+                return Poll::Ready(found);
+            }
+            lock(&self.0).push(wakeups.waker());
+            // It may have changed before anybody could see that we wait.
+            condition().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// What they wait for may have changed.
+    pub fn wake_all(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        for waker in waiting {
+            waker.wake();
+        }
+    }
+}
+
+/// Locks what is changed in single steps only, so that it is whole even if somebody panicked beside it.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
