@@ -5,14 +5,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use super::Negotiated;
 use super::outbound::{Outbound, Payload, Release, Reply, ReplyChunk};
 use super::request_table::{Entry, RequestId, RequestTable};
 use super::serve::serve;
-use super::worker::{Shard, Worker, WorkerConfig};
+use super::worker::{Shard, Worker};
+use super::{Negotiated, ShardConfig, ShardHandle};
 use crate::backend::Export;
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits};
@@ -20,7 +19,6 @@ use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, SendBatch};
 use crate::stats::{Operation, Timing};
-use crate::sys::Doorbell;
 
 const TIMING: Timing =
     Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
@@ -132,26 +130,26 @@ impl ShardRounds {
             pinned: false,
             ..Limits::default()
         };
-        let (mailbox, messages) = crossbeam_channel::bounded(1);
-        let mut shard = Shard::new(WorkerConfig {
+        let config = ShardConfig {
             index: 0,
+            cpu: None,
             limits: Arc::new(limits),
             exports: vec![export].into(),
             busy_poll: Duration::ZERO,
             record,
             slow: None,
-            messages,
-            doorbell: Arc::new(Doorbell::new().expect("an eventfd")),
-            connections: Arc::new(AtomicUsize::new(1)),
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
+            on_exit: Box::new(|_| {}),
+        };
+        let (handle, shard_end) = ShardHandle::new(&config.limits).expect("an eventfd");
+        let shard = Shard::new(&config, shard_end);
+        let mut shard = shard.unwrap_or_else(|error| panic!("{error}"));
         let (client, server) = UnixStream::pair().expect("a socket pair");
         client.set_nonblocking(true).expect("a socket can be non-blocking");
         let (leftover, peer, permit) = (Vec::new(), "bench".to_owned(), Box::new(()));
         shard.connect(Negotiated { socket: server.into(), export: 0, session, leftover, peer, permit });
         let mut worker = Worker::new(shard, serve);
         let turn = Box::new(move || {
-            let _open_for_ever = &mailbox;
+            let _open_for_ever = &handle;
             worker.turn();
         });
         Self { turn, client, answer: Vec::new() }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::backend::Export;
 use crate::config::Limits;
@@ -106,46 +106,37 @@ pub struct ShardHandle {
     connections: Arc<AtomicUsize>,
 }
 
+/// The shard's end of it.
+struct ShardEnd {
+    messages: Receiver<Message>,
+    doorbell: Arc<Doorbell>,
+    connections: Arc<AtomicUsize>,
+}
+
 impl ShardHandle {
     /// Starts a shard; returns when its ring is up.
     ///
     /// # Errors
     /// [`StartError`]: a sentence with the cause and the remedy.
     pub fn start(config: ShardConfig) -> Result<Self, StartError> {
-        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
-        let doorbell = Arc::new(doorbell);
-        let (mailbox, messages) = bounded(config.limits.mailbox);
+        let (handle, shard_end) = Self::new(&config.limits)?;
         let (started, outcome) = bounded(1);
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (shard_doorbell, shard_connections) = (Arc::clone(&doorbell), Arc::clone(&connections));
         let name = format!("shard-{}", config.index);
         let run = move || {
-            let ShardConfig { cpu, on_exit, .. } = config;
-            if let Some(cpu) = cpu
+            if let Some(cpu) = config.cpu
                 && let Err(error) = sys::pin_to_cpu(cpu)
             {
                 let _ = started.send(Err(StartError::Cpu(cpu, error)));
                 return;
             }
-            let config = worker::WorkerConfig {
-                index: config.index,
-                limits: config.limits,
-                exports: config.exports,
-                busy_poll: config.busy_poll,
-                record: config.record,
-                slow: config.slow,
-                messages,
-                doorbell: shard_doorbell,
-                connections: shard_connections,
-            };
-            match Shard::new(config) {
+            match Shard::new(&config, shard_end) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                 }
                 Ok(shard) => {
                     let _ = started.send(Ok(()));
                     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(shard)));
-                    on_exit(ended.map_err(|_panic| ShardError));
+                    (config.on_exit)(ended.map_err(|_panic| ShardError));
                 }
             }
         };
@@ -155,7 +146,18 @@ impl ShardHandle {
             .map_err(|error| StartError::System("thread", error))?;
         let died = || StartError::System("thread", std::io::Error::other("it ended while starting"));
         outcome.recv().map_err(|_closed| died())??;
-        Ok(Self { mailbox, doorbell, connections })
+        Ok(handle)
+    }
+
+    /// Both ends of the way between the control plane and a shard.
+    fn new(limits: &Limits) -> Result<(Self, ShardEnd), StartError> {
+        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
+        let doorbell = Arc::new(doorbell);
+        let (mailbox, messages) = bounded(limits.mailbox);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let shard_end =
+            ShardEnd { messages, doorbell: Arc::clone(&doorbell), connections: Arc::clone(&connections) };
+        Ok((Self { mailbox, doorbell, connections }, shard_end))
     }
 
     /// Hands a connection over.

@@ -1,16 +1,10 @@
 //! A shard without a thread, for simulations: whoever drives the world lets it take its turns.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-
-use crossbeam_channel::bounded;
-
 use super::serve::serve;
-use super::worker::{Shard, Worker, WorkerConfig};
+use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle, StartError};
 use crate::ring::Wait;
 use crate::ring::sim::World;
-use crate::sys::Doorbell;
 
 /// A shard on a simulated ring. The thread must be in a world when it is made.
 pub struct SteppedShard {
@@ -78,23 +72,8 @@ impl SteppedShard {
     /// As [`ShardHandle::start`].
     pub fn start(config: ShardConfig, ring: usize) -> Result<Self, StartError> {
         let world = World::current().expect("the thread is in a world");
-        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
-        let doorbell = Arc::new(doorbell);
-        let (mailbox, messages) = bounded(config.limits.mailbox);
-        let connections = Arc::new(AtomicUsize::new(0));
-        let handle =
-            ShardHandle { mailbox, doorbell: Arc::clone(&doorbell), connections: Arc::clone(&connections) };
-        let shard = Shard::new(WorkerConfig {
-            index: config.index,
-            limits: config.limits,
-            exports: config.exports,
-            busy_poll: config.busy_poll,
-            record: config.record,
-            slow: config.slow,
-            messages,
-            doorbell,
-            connections,
-        })?;
+        let (handle, shard_end) = ShardHandle::new(&config.limits)?;
+        let shard = Shard::new(&config, shard_end)?;
         Ok(Self { worker: Box::new(Worker::new(shard, serve)), handle, world, ring, busy: true })
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
-use super::StartError;
 use super::busy_poll::BusyPoll;
 use super::connection::{Admitted, Connection};
 use super::mailbox::Message;
@@ -19,26 +18,14 @@ use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
 use super::serve::{Shared, Work, serve};
 use super::waiting::Waiting;
-use crate::backend::{Device, Export, FILES_PER_EXPORT, Helpers, ShardContext};
+use super::{ShardConfig, ShardEnd, StartError};
+use crate::backend::{Device, FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::Limits;
 use crate::ring::{BufferPool, Event, OpKey, Ring, RingOptions, SendBatch, Wait};
 use crate::stats::Interval;
 use crate::sync::Wakeups;
 use crate::sys::Doorbell;
 use crate::task::{ReadyList, Tasks};
-
-/// What a shard is made of.
-pub(super) struct WorkerConfig {
-    pub(super) index: usize,
-    pub(super) limits: Arc<Limits>,
-    pub(super) exports: Arc<[Arc<Export>]>,
-    pub(super) busy_poll: Duration,
-    pub(super) record: bool,
-    pub(super) slow: Option<Duration>,
-    pub(super) messages: Receiver<Message>,
-    pub(super) doorbell: Arc<Doorbell>,
-    pub(super) connections: Arc<AtomicUsize>,
-}
 
 /// One shard: a thread, a ring, and all that its connections need.
 ///
@@ -100,9 +87,11 @@ pub(super) struct Shard {
 pub(super) type SpareBatches = [Vec<Box<SendBatch>>; 2];
 
 impl Shard {
-    pub(super) fn new(config: WorkerConfig) -> Result<Self, StartError> {
-        let WorkerConfig { index, limits, exports, busy_poll, record, slow, messages, doorbell, connections } =
-            config;
+    /// Sets up all that a shard needs, on the calling thread.
+    pub(super) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, StartError> {
+        let ShardConfig { index, exports, busy_poll, record, slow, .. } = config;
+        let limits = Arc::clone(&config.limits);
+        let ShardEnd { messages, doorbell, connections } = end;
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
             receive_buffers: limits.receive_buffers(),
@@ -117,7 +106,7 @@ impl Shard {
         let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
-        let context = ShardContext { shard: index, ring: ring.clone(), ready, helpers, wakeups, zeroes };
+        let context = ShardContext { shard: *index, ring: ring.clone(), ready, helpers, wakeups, zeroes };
         let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));
         let devices =
             devices.collect::<Result<_, _>>().map_err(|error| StartError::System("exports", error))?;
@@ -130,7 +119,7 @@ impl Shard {
             limits,
             pool,
             shared: Rc::new(shared),
-            recorder: Recorder::new(ring.clone(), exports.len(), record, slow),
+            recorder: Recorder::new(ring.clone(), exports.len(), *record, *slow),
             ring,
             devices,
             connections: Slab::new(),
@@ -151,7 +140,7 @@ impl Shard {
             shutdown: None,
             next_look: None,
             cut_off: None,
-            busy_poll: BusyPoll::new(busy_poll),
+            busy_poll: BusyPoll::new(*busy_poll),
             connection_count: connections,
         })
     }
