@@ -30,8 +30,8 @@ def allow_many_files():
 
 
 def most_idle(wanted):
-    """So many idle connections as the limit allows: ringnbd counts two files for each, and some for itself."""
-    return min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 300) // 2)
+    """So many idle connections as the limit allows: each is an open file here, and has a place in a table of that size there."""
+    return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 300)
 
 
 def _exactly(connection, length):

@@ -17,6 +17,8 @@ pub struct Limits {
     pub receive_buffer: usize,
     /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
     pub option_length: u32,
+    /// Handshakes at once. Each keeps two descriptors open; a connection keeps none once its shard has registered the socket.
+    pub handshakes: usize,
     /// Options in one handshake.
     pub options: u32,
     /// Bytes of one handshake, those of refused options among them.
@@ -50,6 +52,7 @@ impl Limits {
     /// The limits of a server that was told nothing else.
     pub const DEFAULT: Self = Self {
         connections: 16_384,
+        handshakes: 16_384,
         requests_per_connection: 1024,
         requests_per_shard: 8192,
         memory_per_shard: 80 << 20,

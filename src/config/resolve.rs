@@ -110,8 +110,8 @@ pub enum ConfigError {
 /// Fewer connections than this may surprise somebody who did not ask for a number.
 const NOTEWORTHY_CONNECTIONS: usize = 1024;
 
-/// File descriptors of one connection: its socket, and a second one while the control plane still holds it.
-const FILES_PER_CONNECTION: u64 = 2;
+/// File descriptors of one connection in its handshake: its socket, and a second one for the ring of the control plane.
+const FILES_PER_HANDSHAKE: u64 = 2;
 /// File descriptors of the admin server: its clients, its listeners, the latency log.
 const ADMIN_FILES: u64 = 40;
 
@@ -138,7 +138,9 @@ impl Config {
             Some(timeout) => limits.handshake_timeout = timeout,
             None => {}
         }
-        let fit = connections_that_fit(machine, shards.len(), exports.len(), settings.admin.is_some())?;
+        let files = files_for_clients(machine, shards.len(), exports.len(), settings.admin.is_some())?;
+        // Afterwards it has a place in its shard's table of registered files, for which the same limit counts, but by itself.
+        let fit = usize::try_from(files).unwrap_or(usize::MAX);
         let wanted = settings.max_connections.unwrap_or(limits.connections);
         if wanted == 0 {
             return Err(ConfigError::NoConnections);
@@ -152,6 +154,7 @@ impl Config {
             ));
         }
         limits.connections = wanted.min(fit);
+        limits.handshakes = limits.handshakes.min(fit / FILES_PER_HANDSHAKE as usize);
         let histograms = !settings.no_histograms.unwrap_or(false);
         match (histograms, settings.slow, &settings.latency_log) {
             (false, Some(_), _) => return Err(ConfigError::NoHistograms("--slow")),
@@ -219,19 +222,17 @@ fn divide_memory(memory: u64, shards: usize) -> Result<usize, ConfigError> {
     Ok(share as usize)
 }
 
-/// The connections that fit beside what the server itself keeps open.
-fn connections_that_fit(
+/// Files that may be open beside those of the server itself.
+fn files_for_clients(
     machine: &Machine,
     shards: usize,
     exports: usize,
     admin: bool,
-) -> Result<usize, ConfigError> {
+) -> Result<u64, ConfigError> {
     // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's files.
     let own = 64 + 16 * shards as u64 + 3 * exports as u64 + if admin { ADMIN_FILES } else { 0 };
-    match machine.open_files.saturating_sub(own) / FILES_PER_CONNECTION {
-        0 => Err(ConfigError::OpenFiles(machine.open_files)),
-        fit => Ok(fit as usize),
-    }
+    let files = machine.open_files.saturating_sub(own);
+    if files < FILES_PER_HANDSHAKE { Err(ConfigError::OpenFiles(machine.open_files)) } else { Ok(files) }
 }
 
 #[cfg(test)]
@@ -301,7 +302,8 @@ mod tests {
             Config::resolve(settings, &Machine { open_files, ..machine() })
         };
         let config = connections(None, 1024).unwrap();
-        assert_eq!(config.limits.connections, (1024 - 64 - 16 - 3) / 2);
+        assert_eq!(config.limits.connections, 1024 - 64 - 16 - 3);
+        assert_eq!(config.limits.handshakes, (1024 - 64 - 16 - 3) / 2);
         assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "nobody asked for more");
         let config = connections(Some(5000), 1024).unwrap();
         assert_eq!((config.warnings.len(), config.notes.len()), (1, 0));

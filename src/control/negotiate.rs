@@ -5,11 +5,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
-use super::plane::Plane;
+use super::plane::{Permit, Plane};
 use crate::nbd::handshake::{self, CloseReason, Handshake, Step};
 use crate::shard::Negotiated;
 
@@ -18,8 +17,8 @@ pub(super) struct Client {
     pub(super) socket: OwnedFd,
     /// Who, for people.
     pub(super) peer: String,
-    /// Its place among the connections.
-    pub(super) permit: OwnedSemaphorePermit,
+    /// Its places.
+    pub(super) permit: Permit,
 }
 
 /// Bytes received at once: a whole handshake, mostly.
@@ -54,8 +53,9 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
     let result = match outcome {
         Ok((negotiated, leftover)) => {
             let handshake::Negotiated { export, session } = negotiated;
-            let permit = Box::new(permit);
-            let negotiated = Negotiated { socket, export, session, leftover, peer: peer.clone(), permit };
+            let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
+            let peer = peer.clone();
+            let negotiated = Negotiated { socket, export, session, leftover, peer, permit, socket_permit };
             hand_over(&plane, Box::new(negotiated)).await
         }
         Err(failure) => {

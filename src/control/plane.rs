@@ -23,11 +23,30 @@ pub(super) struct Plane {
     shards: Vec<ShardHandle>,
     /// One for each connection of the whole server.
     permits: Arc<Semaphore>,
+    /// One for each handshake.
+    handshake_permits: Arc<Semaphore>,
     stopping: Cell<bool>,
     /// Handshakes that go on.
     handshakes: Cell<usize>,
     no_handshakes: Notify,
     counts: Cell<ClientCounts>,
+}
+
+/// A client's places.
+pub(super) struct Permit {
+    /// Among the connections.
+    pub(super) connection: OwnedSemaphorePermit,
+    /// Among those whose socket is an open file.
+    pub(super) handshake: OwnedSemaphorePermit,
+}
+
+/// A permit; says so when it is not there at once.
+async fn acquire(permits: &Arc<Semaphore>, wait: impl FnOnce()) -> OwnedSemaphorePermit {
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        return permit;
+    }
+    wait();
+    Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed")
 }
 
 /// Counts a handshake while it exists.
@@ -41,9 +60,20 @@ impl Plane {
         connections: usize,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(connections));
+        let handshake_permits = Arc::new(Semaphore::new(limits.handshakes));
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
         let (no_handshakes, counts) = (Notify::new(), Cell::default());
-        Self { exports, limits, shards, permits, stopping, handshakes, no_handshakes, counts }
+        Self {
+            exports,
+            limits,
+            shards,
+            permits,
+            handshake_permits,
+            stopping,
+            handshakes,
+            no_handshakes,
+            counts,
+        }
     }
 
     /// The limits of a handshake.
@@ -61,15 +91,23 @@ impl Plane {
     }
 
     /// Room for one more connection; waits until there is.
-    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return permit;
-        }
-        tracing::warn!(
-            limit = self.limits.connections,
-            "the connection limit is reached, further clients wait: raise --max-connections"
-        );
-        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+    pub(super) async fn permit(&self) -> Permit {
+        let handshake = acquire(&self.handshake_permits, || {
+            let limit = self.limits.handshakes;
+            tracing::warn!(
+                limit,
+                "too many handshakes at once, further clients wait: raise the limit of open files"
+            );
+        });
+        let handshake = handshake.await;
+        let connection = acquire(&self.permits, || {
+            let limit = self.limits.connections;
+            tracing::warn!(
+                limit,
+                "the connection limit is reached, further clients wait: raise --max-connections"
+            );
+        });
+        Permit { connection: connection.await, handshake }
     }
 
     /// Waits until a permit that was given out comes back, its connection gone.

@@ -38,8 +38,10 @@ impl Shard {
 
     /// Takes a connection over.
     pub(super) fn connect(&mut self, negotiated: Negotiated) {
-        let Negotiated { socket, export, session, leftover, peer, permit } = negotiated;
+        let Negotiated { socket, export, session, leftover, peer, permit, socket_permit } = negotiated;
         let registered = self.ring.register_file(socket.as_fd());
+        drop(socket);
+        drop(socket_permit);
         let Ok(socket) = registered else {
             tracing::error!(%peer, "no room for a connection's socket, closing it");
             self.connection_count.fetch_sub(1, Ordering::Relaxed);

@@ -57,6 +57,8 @@ pub struct Negotiated {
     pub peer: String,
     /// Dropped when the connection is gone.
     pub permit: Box<dyn Any + Send>,
+    /// Dropped when the descriptor is closed: from then on the socket is known to the shard's ring only.
+    pub socket_permit: Box<dyn Any + Send>,
 }
 
 /// What a shard is started with.

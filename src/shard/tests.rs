@@ -72,6 +72,7 @@ impl Running {
             leftover,
             peer: "test".into(),
             permit: Box::new(()),
+            socket_permit: Box::new(()),
         };
         assert!(self.shard.connect(negotiated).is_ok());
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -186,7 +186,7 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
         enforce_alignment: setting.enforced.is_some(),
         contexts: contexts.into_iter().collect(),
     };
-    let permit = Box::new(());
+    let (permit, socket_permit) = (Box::new(()), Box::new(()));
     let (export, peer) = (setting.export, "simulated".to_owned());
-    Negotiated { socket, export, session, leftover: Vec::new(), peer, permit }
+    Negotiated { socket, export, session, leftover: Vec::new(), peer, permit, socket_permit }
 }

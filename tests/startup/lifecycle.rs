@@ -112,3 +112,19 @@ fn a_configuration_file_is_enough() {
     assert_eq!(client.export.size, 3 << 20);
     client.expect_alive();
 }
+
+/// With 300 open files there may be 217 connections, and half as many handshakes at once: a connection that has negotiated is known to
+/// its shard's ring only.
+#[test]
+fn connections_keep_no_files_open() {
+    let mut server = Options::new().export("mem:1M").open_files_limit(300).start();
+    let mut connections: Vec<_> =
+        (0..200).map(|_| Connection::attach(&server, "", Mode::Structured)).collect();
+    for connection in &mut connections {
+        assert_eq!(connection.read(0, 512), [0; 512]);
+    }
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    assert!(open < 100, "{open} open files");
+    drop(connections);
+    server.stop();
+}

@@ -95,6 +95,12 @@ impl Options {
         self
     }
 
+    /// Starts the server with RLIMIT_NOFILE.
+    pub(crate) fn open_files_limit(mut self, files: u64) -> Self {
+        self.wrapper = vec!["prlimit".to_owned(), format!("--nofile={files}:{files}"), "--".to_owned()];
+        self
+    }
+
     /// Starts the server and waits until it is ready. Panics with its stderr when it is not.
     #[track_caller]
     pub(crate) fn start(self) -> Server {

@@ -88,6 +88,7 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
         leftover,
         peer: "fuzz".into(),
         permit: Box::new(()),
+        socket_permit: Box::new(()),
     };
     // The connections before this one may still be on their way out.
     while let Err(back) = server().shard.connect(negotiated) {
