@@ -250,6 +250,23 @@ fn more_requests_than_slots_wait_for_their_turn() {
 }
 
 #[test]
+fn who_waits_goes_on_when_a_write_of_his_own_is_done_though_he_reads_nothing() {
+    const LENGTH: u32 = 12 << 20;
+    let running = start("fault:delay.write=200ms:mem:64M");
+    let mut client = running.connect(ReplyMode::Simple);
+    client.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The socket holds no more than a part of this reply, so no other goes out.
+    client.write_all(&request(0, 1, 0, 1 << 20)).unwrap();
+    // Beside the memory of the first write there is none for the second one, and its payload stays in the socket.
+    let payload = vec![1; LENGTH as usize];
+    for cookie in [2, 3] {
+        client.write_all(&[request(1, cookie, 0, LENGTH), payload.clone()].concat()).unwrap();
+    }
+    drop(client);
+    running.stop();
+}
+
+#[test]
 fn a_client_that_vanishes_leaves_nothing() {
     let running = start("fault:delay=50ms:mem:64M");
     for length in [512, 1 << 20] {
