@@ -24,7 +24,7 @@ fn recording(name: &'static str, histograms: bool) -> Workload {
         for (timing, sent) in black_box(&timings) {
             export.count_bytes(timing.operation, timing.length);
             if histograms {
-                export.record(timing, *sent);
+                export.record(timing, *sent, 1);
             } else {
                 export.count_request(timing.operation);
             }

@@ -19,6 +19,9 @@ pub(super) struct Recorder {
     /// The moment of this turn: when its completions were reaped.
     now: u64,
     interval: Box<Interval>,
+    /// Requests of this turn that are not recorded yet: of which export, their moments, and how many. Those of one receive have all
+    /// moments in common, and are recorded at once.
+    alike: Option<(usize, Timing, u32)>,
     exports: usize,
     on: bool,
     slow: Option<u64>,
@@ -29,7 +32,7 @@ impl Recorder {
     pub(super) fn new(ring: Ring, exports: usize, on: bool, slow: Option<Duration>) -> Self {
         let interval = Box::new(Interval::new(exports));
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        Self { ring, now: 0, interval, exports, on, slow }
+        Self { ring, now: 0, interval, alike: None, exports, on, slow }
     }
 
     /// Reads the clock: nanoseconds since the shard began.
@@ -44,6 +47,7 @@ impl Recorder {
 
     /// A new turn begins: completions were reaped.
     pub(super) fn turn(&mut self) {
+        self.record_alike();
         self.now = self.elapsed();
     }
 
@@ -83,9 +87,22 @@ impl Recorder {
             self.interval.exports[export].count_request(timing.operation);
             return;
         }
-        self.interval.exports[export].record(timing, self.now);
+        match &mut self.alike {
+            Some((of, first, count)) if *of == export && first.is_alike(timing) => *count += 1,
+            _ => {
+                self.record_alike();
+                self.alike = Some((export, *timing, 1));
+            }
+        }
         if self.slow.is_some_and(|slow| self.now.saturating_sub(timing.arrived) >= slow) {
             self.note_slow(export, timing, peer);
+        }
+    }
+
+    /// Records the requests that have everything in common.
+    fn record_alike(&mut self) {
+        if let Some((export, timing, count)) = self.alike.take() {
+            self.interval.exports[export].record(&timing, self.now, count);
         }
     }
 
@@ -102,6 +119,7 @@ impl Recorder {
 
     /// What was recorded since the last time; recording goes on in `spare`.
     pub(super) fn take(&mut self, spare: Option<Box<Interval>>) -> Box<Interval> {
+        self.record_alike();
         let mut fresh = spare.unwrap_or_default();
         fresh.clear();
         fresh.exports.resize_with(self.exports, ExportInterval::default);
@@ -119,5 +137,55 @@ fn operation(command: Command) -> Operation {
         Command::WriteZeroes => Operation::WriteZeroes,
         Command::BlockStatus { .. } => Operation::BlockStatus,
         Command::Disconnect => unreachable!("it is no request to a backend"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::RingOptions;
+
+    #[test]
+    fn what_is_alike_is_recorded_together_and_counted_one_by_one() {
+        let options = RingOptions {
+            lease_memory: 40 << 20,
+            receive_buffers: 2,
+            receive_buffer: 4096,
+            files: 2,
+            registered: false,
+        };
+        let (ring, _pool) = Ring::new(&options).unwrap();
+        let mut recorder = Recorder::new(ring, 2, true, None);
+        let timing = |operation, arrived| Timing {
+            operation,
+            arrived,
+            submitted: arrived + 10,
+            completed: arrived + 30,
+            offset: 0,
+            length: 512,
+        };
+        let (early, late) = (timing(Operation::Read, 1000), timing(Operation::Read, 2000));
+        let write = timing(Operation::Write, 2000);
+        recorder.now = 10_000;
+        for (export, timing) in
+            [(0, early), (0, early), (0, late), (0, write), (1, write), (0, early), (0, early)]
+        {
+            recorder.sent(export, &Timing { offset: 4096, ..timing }, "somebody");
+        }
+        recorder.turn();
+        recorder.now = 20_000;
+        recorder.sent(0, &early, "somebody");
+        let mut interval = recorder.take(None);
+        let mut check = |export: usize, operation, expected: &[(u64, u32)]| {
+            let command = interval.exports[export].command(operation);
+            let total = &command.phases[command.phases.len() - 1];
+            let counts: Vec<_> = expected.iter().map(|(value, _)| (*value, total.count_at(*value))).collect();
+            assert_eq!(counts, expected);
+            assert_eq!(command.requests, total.len());
+            assert_eq!(total.len(), expected.iter().map(|(_, count)| u64::from(*count)).sum::<u64>());
+        };
+        check(0, Operation::Read, &[(8000, 1), (9000, 4), (19_000, 1)]);
+        check(0, Operation::Write, &[(8000, 1)]);
+        check(1, Operation::Write, &[(8000, 1)]);
     }
 }

@@ -211,7 +211,7 @@ mod tests {
                 offset: 0,
                 length: 4096,
             };
-            interval.exports[0].record(&timing, timing.completed + 2_000);
+            interval.exports[0].record(&timing, timing.completed + 2_000, 1);
             interval.exports[0].count_bytes(operation, 4096);
         }
         interval

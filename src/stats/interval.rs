@@ -45,6 +45,14 @@ pub struct Timing {
     pub length: u64,
 }
 
+impl Timing {
+    /// Whether they are the same command with the same moments.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let key = |timing: &Self| (timing.operation, timing.arrived, timing.submitted, timing.completed);
+        key(self) == key(other)
+    }
+}
+
 /// A request that took longer than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlowRequest {
@@ -156,7 +164,7 @@ impl Interval {
 }
 
 impl ExportInterval {
-    fn command(&mut self, operation: CommandKind) -> &mut CommandInterval {
+    pub(crate) fn command(&mut self, operation: CommandKind) -> &mut CommandInterval {
         self.commands[operation as usize].get_or_insert_with(Box::default)
     }
 
@@ -165,14 +173,14 @@ impl ExportInterval {
         self.command(operation).requests += 1;
     }
 
-    /// Counts a request whose reply is out, at `sent`, and its times.
-    pub fn record(&mut self, timing: &Timing, sent: u64) {
+    /// Counts so many requests whose replies are out, at `sent`, and their times, which are the same.
+    pub fn record(&mut self, timing: &Timing, sent: u64, requests: u32) {
         let Timing { operation, arrived, submitted, completed, .. } = *timing;
         let command = self.command(operation);
-        command.requests += 1;
+        command.requests += u64::from(requests);
         let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (arrived, sent)];
         for (phase, (start, end)) in command.phases.iter_mut().zip(spans) {
-            record(phase, end.saturating_sub(start), 1);
+            record(phase, end.saturating_sub(start), requests);
         }
     }
 

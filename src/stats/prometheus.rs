@@ -293,7 +293,7 @@ mod tests {
                 offset: 0,
                 length: 0,
             };
-            interval.exports[0].record(&timing, latency);
+            interval.exports[0].record(&timing, latency, 1);
         }
         totals.add(0, &interval);
         let metrics = Metrics {

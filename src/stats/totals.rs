@@ -129,7 +129,7 @@ mod tests {
                 offset: 0,
                 length: 0,
             };
-            interval.exports[0].record(&timing, latency);
+            interval.exports[0].record(&timing, latency, 1);
             bytes(&interval)
         };
         assert!(record(1_000_000) < 100_000, "a server of a hundred exports has a thousand of these");
@@ -160,7 +160,7 @@ mod tests {
                     offset: 0,
                     length: 4096,
                 };
-                interval.exports[1].record(&timing, arrived + 5_002_000);
+                interval.exports[1].record(&timing, arrived + 5_002_000, 1);
             }
             interval.exports[1].count_bytes(CommandKind::Read, 409_600);
             interval.exports[1].count_error(BlockError::Io);
