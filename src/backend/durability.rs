@@ -59,6 +59,17 @@ enum Outcome {
     Canceled,
 }
 
+impl Outcome {
+    /// Of what the kernel said.
+    fn of(result: Result<(), i32>) -> Self {
+        match result {
+            Ok(()) => Self::Succeeded,
+            Err(libc::ECANCELED) => Self::Canceled,
+            Err(_) => Self::Failed,
+        }
+    }
+}
+
 impl Syncs {
     /// Returns when a sync that began after this call has succeeded; `sync` runs one, and gives an errno.
     pub(super) async fn flush(
@@ -74,20 +85,13 @@ impl Syncs {
                 Found::Failed => return Err(BlockError::Io),
                 Found::Lead(leading) => leading,
             };
-            match sync().await {
-                Ok(()) => leading.outcome = Outcome::Succeeded,
-                Err(libc::ECANCELED) => {
-                    leading.outcome = Outcome::Canceled;
-                    return Err(BlockError::from_errno(libc::ECANCELED));
-                }
-                Err(errno) => {
-                    tracing::error!(
-                        errno,
-                        "a sync failed, writes may be lost: FLUSH fails until the server is started again"
-                    );
-                    return Err(BlockError::from_errno(errno));
-                }
+            let result = sync().await;
+            leading.outcome = Outcome::of(result);
+            if let (Outcome::Failed, Err(errno)) = (leading.outcome, result) {
+                let what = "a sync failed, writes may be lost: FLUSH fails until the server is started again";
+                tracing::error!(errno, "{what}");
             }
+            result.map_err(BlockError::from_errno)?;
         }
     }
 
@@ -113,7 +117,7 @@ impl Drop for Leading<'_> {
         let mut state = lock(&self.syncs.state);
         state.running = false;
         match self.outcome {
-            Outcome::Succeeded => state.succeeded = state.succeeded.max(self.number),
+            Outcome::Succeeded => state.succeeded = self.number,
             Outcome::Failed => state.failed = true,
             Outcome::Canceled => {}
         }
@@ -180,11 +184,7 @@ impl DurableWrite<'_> {
         let syncs = self.syncs;
         let mut under_way = syncs.begin_sync();
         let result = sync().await;
-        under_way.outcome = match result {
-            Ok(()) => Outcome::Succeeded,
-            Err(libc::ECANCELED) => Outcome::Canceled,
-            Err(_) => Outcome::Failed,
-        };
+        under_way.outcome = Outcome::of(result);
         drop(under_way);
         result.map_err(BlockError::from_errno)?;
         if canary!(SyncBesideIgnored) {
@@ -231,14 +231,7 @@ mod tests {
     use crate::task::ReadyList;
 
     fn wakeups() -> Wakeups {
-        let options = RingOptions {
-            lease_memory: 40 << 20,
-            receive_buffers: 2,
-            receive_buffer: 4096,
-            files: 2,
-            registered: false,
-        };
-        let (ring, _pool) = Ring::new(&options).unwrap();
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
         Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ReadyList::default(), ring)
     }
 

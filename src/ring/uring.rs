@@ -27,6 +27,14 @@ pub struct RingOptions {
     pub registered: bool,
 }
 
+#[cfg(test)]
+impl RingOptions {
+    /// The least that a ring can do with, for tests that need one beside what they are about.
+    pub(crate) fn small() -> Self {
+        Self { lease_memory: 40 << 20, receive_buffers: 2, receive_buffer: 4096, files: 2, registered: false }
+    }
+}
+
 /// Why there is no ring: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {

@@ -147,14 +147,7 @@ mod tests {
 
     #[test]
     fn what_is_alike_is_recorded_together_and_counted_one_by_one() {
-        let options = RingOptions {
-            lease_memory: 40 << 20,
-            receive_buffers: 2,
-            receive_buffer: 4096,
-            files: 2,
-            registered: false,
-        };
-        let (ring, _pool) = Ring::new(&options).unwrap();
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
         let mut recorder = Recorder::new(ring, 2, true, None);
         let timing = |operation, arrived| Timing {
             operation,
