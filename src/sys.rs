@@ -5,11 +5,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::block::ByteRange;
 
 pub mod confine;
+mod shared_memory;
+
+pub use shared_memory::SharedMemory;
 
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]
@@ -55,97 +57,6 @@ impl Drop for Mapping {
         // SAFETY: the range is the one we mapped, and nothing borrows from it any more.
         let unmapped = unsafe { rustix::mm::munmap(self.address.cast(), self.length) };
         debug_assert!(unmapped.is_ok());
-    }
-}
-
-/// Memory that several shards read and write at once, sparse: the `mem:` export.
-///
-/// Copies go word by word through relaxed atomics, so that racing requests (which the protocol allows: either content may be
-/// seen) are no data race of the program. On every machine that io_uring runs on these are plain moves.
-#[derive(Debug)]
-pub struct SharedMemory {
-    mapping: Mapping,
-    length: u64,
-}
-
-// SAFETY: all access to the bytes is atomic; discarding pages is the kernel's and atomic per page.
-unsafe impl Sync for SharedMemory {}
-
-impl SharedMemory {
-    /// Maps `length` bytes, rounded up to whole pages.
-    ///
-    /// # Errors
-    /// The kernel's, mostly `ENOMEM`.
-    pub fn new(length: u64) -> io::Result<Self> {
-        let rounded =
-            length.max(1).checked_next_multiple_of(4096).and_then(|bytes| usize::try_from(bytes).ok());
-        let rounded = rounded.ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { mapping: Mapping::anonymous(rounded)?, length })
-    }
-
-    /// Bytes.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    fn cells(&self, offset: u64, length: usize) -> (&[AtomicU8], &[AtomicU64], &[AtomicU8]) {
-        assert!(offset.checked_add(length as u64).is_some_and(|end| end <= self.length), "beyond the memory");
-        // SAFETY: the range is inside the mapping, which lives as long as `self`; atomics have the size of their integers, and no other
-        // kind of reference to these bytes exists. Any bit pattern is valid for an integer.
-        unsafe {
-            let bytes = std::slice::from_raw_parts(
-                self.mapping.address().add(offset as usize).cast::<AtomicU8>(),
-                length,
-            );
-            bytes.align_to::<AtomicU64>()
-        }
-    }
-
-    /// Copies from `offset` into `target`.
-    pub fn read(&self, offset: u64, target: &mut [u8]) {
-        let (head, words, tail) = self.cells(offset, target.len());
-        let (target_head, rest) = target.split_at_mut(head.len());
-        let (target_words, target_tail) = rest.split_at_mut(words.len() * 8);
-        for (cell, byte) in head.iter().zip(target_head).chain(tail.iter().zip(target_tail)) {
-            *byte = cell.load(Ordering::Relaxed);
-        }
-        for (cell, word) in words.iter().zip(target_words.as_chunks_mut::<8>().0) {
-            *word = cell.load(Ordering::Relaxed).to_ne_bytes();
-        }
-    }
-
-    /// Copies `source` to `offset`.
-    pub fn write(&self, offset: u64, source: &[u8]) {
-        let (head, words, tail) = self.cells(offset, source.len());
-        let (source_head, rest) = source.split_at(head.len());
-        let (source_words, source_tail) = rest.split_at(words.len() * 8);
-        for (cell, byte) in head.iter().zip(source_head).chain(tail.iter().zip(source_tail)) {
-            cell.store(*byte, Ordering::Relaxed);
-        }
-        for (cell, word) in words.iter().zip(source_words.as_chunks::<8>().0) {
-            cell.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-    }
-
-    /// Makes a range zero and gives its whole pages back to the kernel.
-    pub fn discard(&self, range: ByteRange) {
-        const PAGE: u64 = 4096;
-        assert!(range.is_within(self.length), "beyond the memory");
-        let first = range.offset().next_multiple_of(PAGE).min(range.end());
-        let last = (range.end() / PAGE * PAGE).max(first);
-        for (start, end) in [(range.offset(), first), (last, range.end())] {
-            let (head, words, tail) = self.cells(start, (end - start) as usize);
-            head.iter().chain(tail).for_each(|cell| cell.store(0, Ordering::Relaxed));
-            words.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
-        }
-        if last > first {
-            // SAFETY: whole pages inside our private mapping; they read as zero afterwards, which concurrent atomic access may see at any time.
-            let discarded = unsafe {
-                let address = self.mapping.address().add(first as usize).cast();
-                rustix::mm::madvise(address, (last - first) as usize, rustix::mm::Advice::LinuxDontNeed)
-            };
-            discarded.expect("pages of a private anonymous mapping can always be dropped");
-        }
     }
 }
 
@@ -267,29 +178,6 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shared_memory_copies_any_alignment_and_discards_to_zero() {
-        let memory = SharedMemory::new(20_000).unwrap();
-        let source: Vec<u8> = (0..9001).map(|index| (index % 251) as u8 + 1).collect();
-        for offset in 0..9 {
-            memory.write(4090 + offset, &source);
-            let mut target = vec![0; source.len()];
-            memory.read(4090 + offset, &mut target);
-            assert_eq!(source, target);
-        }
-        memory.discard(ByteRange::new(5000, 8000).unwrap());
-        let mut target = vec![9; 20_000];
-        memory.read(0, &mut target);
-        assert!(target[5000..13_000].iter().all(|byte| *byte == 0));
-        assert!(target[4099..5000].iter().chain(&target[13_000..13_090]).all(|byte| *byte != 0));
-    }
-
-    #[test]
-    #[should_panic(expected = "beyond the memory")]
-    fn shared_memory_has_an_end() {
-        SharedMemory::new(4096).unwrap().read(4090, &mut [0; 7]);
-    }
 
     #[test]
     fn extents_tell_reserved_from_written() {

@@ -10,7 +10,7 @@ use super::known_data::KnownData;
 use super::page_cache::PageCache;
 use super::unaligned::UnalignedGate;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags};
-use crate::ring::{AllocateMode, FileIndex, Lease, MappedRange, Operation};
+use crate::ring::{AllocateMode, FileIndex, Lease, MappedRange, Operation, SharedLease};
 
 /// Bytes that one CACHE reads ahead at the most.
 const LONGEST_PREFETCH: u64 = 128 << 20;
@@ -103,7 +103,7 @@ impl FileDevice {
     pub(super) async fn write(
         &self,
         range: ByteRange,
-        lease: Lease,
+        lease: SharedLease,
         fua: bool,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
@@ -124,7 +124,7 @@ impl FileDevice {
     async fn write_buffered(
         &self,
         range: ByteRange,
-        lease: Lease,
+        lease: SharedLease,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let _alone = match &self.store.direct {
@@ -140,7 +140,7 @@ impl FileDevice {
     async fn write_durably(
         &self,
         range: ByteRange,
-        lease: Lease,
+        lease: SharedLease,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let file = self.durable.expect("only an export that may be written gets writes");
@@ -222,7 +222,7 @@ impl FileDevice {
         while done < range.length() {
             let length = (range.length() - done).min(context.zeroes.capacity() as u64);
             let part = ByteRange::new(range.offset() + done, length).expect("within the range");
-            self.write(part, context.zeroes.share(), false, context).await?;
+            self.write(part, context.zeroes.clone(), false, context).await?;
             done += length;
             if canary!(ZeroesFirstPartOnly) {
                 break;
@@ -321,17 +321,17 @@ async fn until_done(operation: impl Fn() -> Operation, context: &ShardContext) -
 async fn write_all(
     file: FileIndex,
     range: ByteRange,
-    mut lease: Lease,
+    mut lease: SharedLease,
     durable: bool,
     context: &ShardContext,
-) -> Result<Lease, BlockError> {
+) -> Result<SharedLease, BlockError> {
     let mut done = 0;
     while done < range.length() {
         let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
         let operation = Operation::Write { file, offset, lease, start: done as u32, length, durable };
         if canary!(WriteAnsweredEarly) {
             context.ring.push(operation, crate::ring::Owner::Nobody);
-            return Ok(context.zeroes.share());
+            return Ok(context.zeroes.clone());
         }
         let (result, operation) = context.ring.run(operation).await;
         let Operation::Write { lease: back, .. } = operation else {

@@ -21,7 +21,7 @@ pub use file::ReadFailure;
 pub use helpers::Helpers;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::ring::{Lease, MappedRange, Ring};
+use crate::ring::{Lease, MappedRange, Ring, SharedLease};
 use crate::sync::Wakeups;
 use crate::task::ReadyList;
 use export::Store;
@@ -42,7 +42,7 @@ pub struct ShardContext {
     /// The way by which other shards wake its tasks.
     pub wakeups: Wakeups,
     /// Zeroes to write where nothing better works.
-    pub zeroes: Lease,
+    pub zeroes: SharedLease,
 }
 
 /// An export on one shard.
@@ -215,7 +215,7 @@ impl Device {
     pub async fn write(
         &self,
         range: ByteRange,
-        lease: Lease,
+        lease: SharedLease,
         flags: IoFlags,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
@@ -238,7 +238,7 @@ impl Device {
     async fn write_store(
         &self,
         range: ByteRange,
-        lease: Lease,
+        lease: SharedLease,
         flags: IoFlags,
         context: &ShardContext,
     ) -> Result<(), BlockError> {

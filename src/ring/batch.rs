@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::buffer::Lease;
+use super::buffer::SharedLease;
 use super::mapped::MappedRange;
 
 /// Bytes of the shared zero area: payloads of zeroes point there.
@@ -16,7 +16,7 @@ pub struct SendBatch {
     headers: Vec<u8>,
     pieces: Vec<libc::iovec>,
     /// Holders of the payloads, until the send completed.
-    leases: Vec<Lease>,
+    leases: Vec<SharedLease>,
     /// Holders of mapped payloads.
     mapped: Vec<MappedRange>,
     /// Payloads that own their bytes (block status, error texts).
@@ -93,7 +93,7 @@ impl SendBatch {
     }
 
     /// Appends part of a lease; the batch holds it until it is cleared.
-    pub fn push_lease(&mut self, lease: Lease, range: Range<usize>) {
+    pub fn push_lease(&mut self, lease: SharedLease, range: Range<usize>) {
         self.push_piece(lease.bytes(range).as_ptr_range());
         if !canary!(LeaseBackEarly) {
             self.leases.push(lease);
@@ -175,7 +175,7 @@ mod tests {
         let mut batch = SendBatch::with_capacity(8, 64);
         batch.push_header(b"1");
         batch.push_header(b"2");
-        batch.push_lease(lease, 1..3);
+        batch.push_lease(lease.freeze(), 1..3);
         batch.push_header(b"3");
         batch.push_text(b"text".to_vec());
         batch.push_zeroes(2);

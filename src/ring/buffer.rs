@@ -1,10 +1,17 @@
 //! Buffer memory of a shard: one mapped arena, taken at start, registered with the ring, lent out as [`Lease`]s.
 //!
-//! A lease is the only way to reach the memory. It is counted: the last holder gives it back. Whoever hands one to the kernel moves
-//! it into the operation, so safe code cannot touch bytes that the kernel may be writing.
+//! A lease is the only way to reach the memory. Whoever hands one to the kernel moves it into the operation, so safe code cannot touch
+//! bytes that the kernel may be writing. There are two types, so that the compiler checks who may write:
+//!
+//! * A [`Lease`] is the only holder of its bytes. The kernel may write into it, and so may its owner. It can be [split](Lease::split_at)
+//!   into leases of disjoint parts, for several reads at once.
+//! * A [`SharedLease`], made by [`Lease::freeze`], has any number of holders. Nobody writes its bytes again.
+//!
+//! The block is counted: it goes back when the last lease of any of its parts is gone.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buddy::Buddy;
@@ -34,12 +41,39 @@ struct Inner {
     mapping: Mapping,
     /// By [`Kind`].
     zones: [RefCell<Zone>; 3],
-    /// Holders of the block that starts at a unit.
-    holders: Vec<Cell<u16>>,
+    /// The blocks that start at each unit; only those that are lent mean something.
+    blocks: Box<[Block]>,
     /// Bytes of the last quarter of the small leases that one may hold.
     last_share: Cell<usize>,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
+}
+
+/// A block that is lent.
+struct Block {
+    /// While it is lent, what it is part of; so a lease needs to know its block only.
+    pool: Cell<Option<Rc<Inner>>>,
+    /// Where it starts, inside the mapping, and as a unit of it.
+    address: *mut u8,
+    unit: u32,
+    /// Leases of it, or of parts of it.
+    holders: Cell<u16>,
+    order: Cell<u8>,
+    kind: Cell<Kind>,
+}
+
+impl Block {
+    fn new(mapping: &Mapping, unit: u32) -> Self {
+        let address = mapping.address().wrapping_add(unit as usize * UNIT);
+        let (pool, holders, order) = (Cell::new(None), Cell::new(0), Cell::new(0));
+        Self { pool, address, unit, holders, order, kind: Cell::new(Kind::Small) }
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Block({}, {} leases)", self.unit, self.holders.get())
+    }
 }
 
 /// Which zone a lease is from.
@@ -101,14 +135,38 @@ impl Zone {
     }
 }
 
-/// A counted loan of part of the arena, aligned to 4,096 bytes.
+/// A counted loan of part of the arena, aligned to 4,096 bytes unless it was split. It is the only way to its bytes.
 #[derive(Debug)]
 pub struct Lease {
-    pool: Rc<Inner>,
-    unit: u32,
-    order: u8,
-    kind: Kind,
+    /// In the pool that it holds itself until the last of its leases is gone. A pointer also keeps a lease on its shard.
+    block: NonNull<Block>,
+    /// Its part of the block, in bytes.
+    start: u32,
+    length: u32,
 }
+
+/// A lease that may have several holders, and that nobody writes any more.
+///
+/// It cannot be handed to the kernel to be written:
+///
+/// ```compile_fail,E0308
+/// # use ringnbd::ring::{FileIndex, Lease, Operation};
+/// fn read(file: FileIndex, lease: Lease) -> Operation {
+///     let shared = lease.freeze();
+///     Operation::Read { file, offset: 0, lease: shared, start: 0, length: 512 }
+/// }
+/// ```
+///
+/// nor can a lease be kept that the kernel writes:
+///
+/// ```compile_fail,E0382
+/// # use ringnbd::ring::{FileIndex, Lease, Operation};
+/// fn read(file: FileIndex, lease: Lease) -> (Operation, Lease) {
+///     (Operation::Read { file, offset: 0, lease, start: 0, length: 512 }, lease)
+/// }
+/// ```
+#[derive(Debug)]
+pub struct SharedLease(Lease);
 
 impl BufferPool {
     /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease. Of the rest a quarter, and
@@ -131,9 +189,9 @@ impl BufferPool {
             |first_unit, units| RefCell::new(Zone { first_unit, units, buddy: Buddy::new(units, order) });
         // The bulk zone stands first, where its blocks are aligned by their own size.
         let zones = [zone(bulk, units - bulk - apart), zone(0, bulk), zone(units - apart, apart)];
-        let holders = (0..units).map(|_| Cell::new(0)).collect();
+        let blocks = (0..units).map(|unit| Block::new(&mapping, unit)).collect();
         let (last_share, returned) = (Cell::new(LARGEST_LAST_SHARE), Cell::new(false));
-        Ok(Self { inner: Rc::new(Inner { mapping, zones, holders, last_share, returned }) })
+        Ok(Self { inner: Rc::new(Inner { mapping, zones, blocks, last_share, returned }) })
     }
 
     /// Lends at least `length` bytes to someone who already holds `held` bytes.
@@ -188,9 +246,12 @@ impl BufferPool {
         let order = order_of(length);
         let mut zone = self.inner.zones[kind as usize].borrow_mut();
         let unit = zone.buddy.take(order)? + zone.first_unit;
-        let holders = &self.inner.holders[unit as usize];
-        assert_eq!(holders.replace(1), 0, "unit {unit} is lent twice");
-        Some(Lease { pool: Rc::clone(&self.inner), unit, order, kind })
+        let block = &self.inner.blocks[unit as usize];
+        assert_eq!(block.holders.replace(1), 0, "unit {unit} is lent twice");
+        block.order.set(order);
+        block.kind.set(kind);
+        block.pool.set(Some(Rc::clone(&self.inner)));
+        Some(Lease { block: NonNull::from(block), start: 0, length: (UNIT << order) as u32 })
     }
 
     /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases for what it holds, and
@@ -235,50 +296,95 @@ impl BufferPool {
 }
 
 impl Lease {
-    /// Bytes that it holds, a power of two times 4,096.
+    /// Bytes that it holds: a power of two times 4,096 unless it was split.
     pub fn capacity(&self) -> usize {
-        UNIT << self.order
+        self.length as usize
     }
 
-    /// A further holder of the same bytes; from now on nobody may write them.
-    pub fn share(&self) -> Self {
-        let holders = &self.pool.holders[self.unit as usize];
+    /// Lets others hold the same bytes; from now on nobody may write them.
+    pub fn freeze(self) -> SharedLease {
+        SharedLease(self)
+    }
+
+    /// Two leases of the bytes before and from `at`. Each is the only holder of its part, so both may be read into at the same time.
+    pub fn split_at(mut self, at: usize) -> (Self, Self) {
+        assert!(at <= self.capacity(), "split beyond the end");
+        let mut rest = self.another_holder();
+        rest.start += at as u32;
+        rest.length -= at as u32;
+        self.length = at as u32;
+        (self, rest)
+    }
+
+    fn block(&self) -> &Block {
+        // SAFETY: the block lies in memory that its pool owns and never moves, and as long as there is a lease of it, it holds the pool.
+        unsafe { self.block.as_ref() }
+    }
+
+    /// The same bytes once more: the caller sees to it that they are not both written and reached otherwise.
+    fn another_holder(&self) -> Self {
+        let holders = &self.block().holders;
         holders.set(holders.get().checked_add(1).expect("fewer holders than chunks of one reply"));
-        Self { pool: Rc::clone(&self.pool), ..*self }
+        Self { block: self.block, start: self.start, length: self.length }
     }
 
     /// The bytes of a part.
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
-        // SAFETY: the block is inside the mapping, which lives as long as `pool`, and it is initialised (anonymous memory is zero). While
-        // the kernel may write it, the lease is inside an operation and out of reach of safe code.
+        // SAFETY: every block lent is inside the mapping, which lives as long as the pool that the block holds, and it is initialised (anonymous memory is zero). Who
+        // writes it has the only lease of it by `&mut` or, being the kernel, inside an operation and out of reach of safe code.
         unsafe { std::slice::from_raw_parts(self.address().add(range.start), range.len()) }
     }
 
-    /// The bytes of a part, to write; only while there is one holder.
+    /// The bytes of a part, to write.
     pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
-        assert_eq!(self.pool.holders[self.unit as usize].get(), 1, "a shared lease is read-only");
-        // SAFETY: as in `bytes`; one holder and `&mut self` make the access exclusive.
+        // SAFETY: as in `bytes`; this is the only lease of these bytes (others of the block hold other parts, and a lease that is shared
+        // is given out by shared reference only), and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.address().add(range.start), range.len()) }
     }
 
-    /// Where the block starts, for the kernel.
+    /// Where its bytes start, for the kernel.
     pub(super) fn address(&self) -> *mut u8 {
-        // SAFETY: every unit lent lies inside the mapping.
-        unsafe { self.pool.mapping.address().add(self.unit as usize * UNIT) }
+        self.block().address.wrapping_add(self.start as usize)
+    }
+}
+
+impl SharedLease {
+    /// Bytes that it holds.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// The bytes of a part.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.0.bytes(range)
+    }
+
+    /// Where its bytes start, for the kernel to read.
+    pub(super) fn address(&self) -> *const u8 {
+        self.0.address()
+    }
+}
+
+impl Clone for SharedLease {
+    fn clone(&self) -> Self {
+        Self(self.0.another_holder())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let holders = &self.pool.holders[self.unit as usize];
-        holders.set(holders.get() - 1);
-        if holders.get() == 0 {
-            let mut zone = self.pool.zones[self.kind as usize].borrow_mut();
+        let block = self.block();
+        block.holders.set(block.holders.get() - 1);
+        if block.holders.get() == 0 {
+            // It lives as long as this.
+            let pool = block.pool.take().expect("a block that is lent holds its pool");
+            let mut zone = pool.zones[block.kind.get() as usize].borrow_mut();
             let first = zone.first_unit;
-            zone.buddy.give(self.unit - first, self.order);
-            self.pool.returned.set(true);
+            zone.buddy.give(block.unit - first, block.order.get());
+            drop(zone);
+            pool.returned.set(true);
         }
     }
 }
@@ -294,7 +400,8 @@ mod tests {
         let mut lease = pool.lend(5000, 0).unwrap();
         assert_eq!(lease.capacity(), 8192);
         lease.bytes_mut(0..5000).fill(7);
-        let second = lease.share();
+        let lease = lease.freeze();
+        let second = lease.clone();
         drop(lease);
         assert!(!pool.take_returned());
         assert_eq!(second.bytes(4999..5000), [7]);
@@ -304,12 +411,32 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "read-only")]
-    fn a_shared_lease_cannot_be_written() {
+    fn parts_are_disjoint_and_give_the_block_back_together() {
         let pool = BufferPool::new(48 << 20).unwrap();
-        let mut lease = pool.lend(1, 0).unwrap();
-        let _second = lease.share();
-        lease.bytes_mut(0..1);
+        let free = pool.free_bytes();
+        let (mut front, rest) = pool.lend(8192, 0).unwrap().split_at(1000);
+        let (mut middle, mut back) = rest.split_at(3000);
+        assert_eq!((front.capacity(), middle.capacity(), back.capacity()), (1000, 3000, 4192));
+        front.bytes_mut(0..1000).fill(1);
+        middle.bytes_mut(0..3000).fill(2);
+        back.bytes_mut(0..4192).fill(3);
+        assert_eq!(middle.address(), front.address().wrapping_add(1000));
+        assert_eq!(back.address(), front.address().wrapping_add(4000));
+        assert!(front.bytes(0..1000).iter().all(|byte| *byte == 1));
+        assert!(middle.bytes(0..3000).iter().all(|byte| *byte == 2));
+        let middle = middle.freeze();
+        drop((front, back));
+        assert!(!pool.take_returned() && middle.bytes(2999..3000) == [2]);
+        drop(middle);
+        assert!(pool.take_returned() && pool.free_bytes() == free);
+    }
+
+    #[test]
+    #[should_panic(expected = "range.end <= self.capacity()")]
+    fn a_part_ends_where_the_next_begins() {
+        let pool = BufferPool::new(48 << 20).unwrap();
+        let (mut front, _back) = pool.lend(8192, 0).unwrap().split_at(1000);
+        front.bytes_mut(0..1001);
     }
 
     #[test]

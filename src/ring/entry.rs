@@ -31,7 +31,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
         }
         Operation::Write { file, offset, lease, start, length, durable } => {
             assert!(*start as usize + *length as usize <= lease.capacity());
-            let address = lease.address().wrapping_add(*start as usize).cast_const();
+            let address = lease.address().wrapping_add(*start as usize);
             let flags = if *durable { libc::RWF_DSYNC } else { 0 };
             if registered {
                 opcode::WriteFixed::new(fixed(*file), address, *length, ARENA)

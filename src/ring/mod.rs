@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use batch::SendBatch;
-pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, Shortage, UNIT};
+pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, SharedLease, Shortage, UNIT};
 pub use mapped::{FileMapping, MappedRange, PAGE};
 pub use op::{OpKey, Owner};
 pub use operation::{AllocateMode, Completion, FileIndex, Operation};

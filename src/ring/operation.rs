@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::batch::SendBatch;
-use super::buffer::Lease;
+use super::buffer::{Lease, SharedLease};
 use super::op::OpKey;
 use super::receive::Received;
 use crate::block::ByteRange;
@@ -45,7 +45,7 @@ pub enum Operation {
         /// Bytes from the start of the file.
         offset: u64,
         /// The memory.
-        lease: Lease,
+        lease: SharedLease,
         /// Bytes into the lease.
         start: u32,
         /// Bytes to write.

@@ -92,7 +92,7 @@ impl OutboundRounds {
                     (to.data(to.offset, length, true), Payload::Mapped(mapping.range(range)))
                 }
                 Content::Leased(length) => {
-                    let lease = self.pool.lend(length as usize, 0).expect("few are lent");
+                    let lease = self.pool.lend(length as usize, 0).expect("few are lent").freeze();
                     (to.data(to.offset, length, true), Payload::Leased { lease, start: 0, length })
                 }
             };

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::ring::{Lease, MappedRange, SendBatch};
+use crate::ring::{MappedRange, SendBatch, SharedLease};
 use crate::stats::Timing;
 
 /// What follows a chunk's header.
@@ -14,7 +14,7 @@ pub(super) enum Payload {
     /// Nothing.
     Nothing,
     /// Part of a lease.
-    Leased { lease: Lease, start: u32, length: u32 },
+    Leased { lease: SharedLease, start: u32, length: u32 },
     /// Part of a mapped file.
     Mapped(MappedRange),
     /// Zeroes that need no memory.

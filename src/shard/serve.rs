@@ -89,7 +89,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         _ if range.is_empty() && request.command != Command::Flush => Ok(()),
         Command::Write => {
             let lease = lease.expect("a write has its payload");
-            device.write(range, lease, flags, context).await
+            device.write(range, lease.freeze(), flags, context).await
         }
         Command::Flush => device.flush(context).await,
         // What is rare is boxed, so that every task's slot is as small as reads and writes allow.
@@ -141,7 +141,7 @@ async fn read(
     let (lease, result) = peer.device.read(range, lease, 0, context).await;
     match result {
         Ok(()) => {
-            let payload = Payload::Leased { lease, start: 0, length: range.length() as u32 };
+            let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: range.length() as u32 };
             Reply::One(ReplyChunk { header: header(), payload })
         }
         Err(failure) => {
@@ -149,8 +149,8 @@ async fn read(
             if failure.good > 0 && mode != ReplyMode::Simple {
                 let good = failure.good as u32;
                 let header = to.data(range.offset(), good, false);
-                chunks
-                    .push(ReplyChunk { header, payload: Payload::Leased { lease, start: 0, length: good } });
+                let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: good };
+                chunks.push(ReplyChunk { header, payload });
             }
             chunks.push(shared.read_error(&to, peer, failure.error, range.offset() + failure.good));
             Reply::Many(chunks)
@@ -220,10 +220,11 @@ fn with_lease(
     chunks: Vec<(crate::nbd::reply::HeaderBytes, Option<(u32, u32)>)>,
     lease: Lease,
 ) -> Vec<ReplyChunk> {
+    let lease = lease.freeze();
     let chunk = |(header, part): (_, Option<(u32, u32)>)| {
         let payload = match part {
             None => Payload::Nothing,
-            Some((start, length)) => Payload::Leased { lease: lease.share(), start, length },
+            Some((start, length)) => Payload::Leased { lease: lease.clone(), start, length },
         };
         ReplyChunk { header, payload }
     };

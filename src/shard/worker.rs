@@ -105,6 +105,7 @@ impl Shard {
             .map_err(|error| StartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
+        let zeroes = zeroes.freeze();
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
         let context = ShardContext { shard: *index, ring: ring.clone(), ready, helpers, wakeups, zeroes };
         let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));

@@ -7,7 +7,7 @@ use crate::nbd::chunks::ReplyError;
 use crate::nbd::client_request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE};
-use crate::ring::{FileIndex, Lease, SendBatch};
+use crate::ring::{FileIndex, SendBatch, SharedLease};
 
 /// Pieces of one send that the kernel takes (`UIO_MAXIOV`).
 const MOST_PIECES: usize = 1024;
@@ -73,7 +73,7 @@ impl Connection {
         planned: &Planned,
         area: &Area,
         generation: u32,
-        payload: Option<(Lease, u32)>,
+        payload: Option<(SharedLease, u32)>,
     ) {
         let Planned { kind, block, intended } = *planned;
         let offset = area.offset_of(block);

@@ -13,7 +13,9 @@ use crate::client::enter;
 use crate::nbd::client_handshake::{ExportDetails, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
-use crate::ring::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, Operation, Owner, Ring, RingOptions};
+use crate::ring::{
+    BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Operation, Owner, Ring, RingOptions, SharedLease,
+};
 
 /// The longest payload where the server advertises no limit.
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
@@ -187,7 +189,7 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
 /// Content for writes that nobody verifies: random, so that nothing compresses it.
 #[derive(Debug)]
 pub(super) struct Payloads {
-    leases: Vec<Lease>,
+    leases: Vec<SharedLease>,
     /// Places in a lease where a payload can begin.
     places: u64,
     random: Random,
@@ -205,7 +207,7 @@ impl Payloads {
         let mut fresh = || {
             let mut lease = pool.lend(length, 0).expect("the pool was made for them");
             random.fill(lease.bytes_mut(0..length));
-            lease
+            lease.freeze()
         };
         let leases = (0..count).map(|_| fresh()).collect();
         Self { leases, places: ((length - block_size) / ALIGNMENT) as u64 + 1, random }
@@ -213,8 +215,8 @@ impl Payloads {
 
     /// A payload for a write of a connection, and where it begins.
     #[inline]
-    pub(super) fn next(&mut self, connection: usize) -> (Lease, u32) {
-        let lease = self.leases[connection % self.leases.len()].share();
+    pub(super) fn next(&mut self, connection: usize) -> (SharedLease, u32) {
+        let lease = self.leases[connection % self.leases.len()].clone();
         (lease, self.random.below(self.places) as u32 * ALIGNMENT as u32)
     }
 }

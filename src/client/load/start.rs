@@ -115,7 +115,7 @@ impl Run<'_> {
             Kind::Read => (verifier.tracker.to_read(planned.block).unwrap_or(0), None),
             Kind::Write => {
                 let generation = verifier.fill(planned.block, lease.bytes_mut(0..length));
-                (generation, Some((lease, 0)))
+                (generation, Some((lease.freeze(), 0)))
             }
         };
         load.connections[key].start(&planned, &load.area, generation, payload);

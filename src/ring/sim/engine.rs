@@ -104,20 +104,20 @@ impl Engine {
     }
 
     fn describe(&self, operation: &mut Operation) -> Work {
-        let memory = |lease: &crate::ring::Lease, start: u32, length: u32| {
-            assert!(start as usize + length as usize <= lease.capacity());
-            Memory::new(lease.address().wrapping_add(start as usize), length as usize)
+        let memory = |address: *mut u8, capacity: usize, start: u32, length: u32| {
+            assert!(start as usize + length as usize <= capacity);
+            Memory::new(address.wrapping_add(start as usize), length as usize)
         };
         match operation {
             Operation::Read { file, offset, lease, start, length } => {
                 let (file, direct) = self.file_and_way(*file);
-                let memory = memory(lease, *start, *length);
+                let memory = memory(lease.address(), lease.capacity(), *start, *length);
                 let (offset, write, durable, began) = (*offset, false, false, false);
                 Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
             Operation::Write { file, offset, lease, start, length, durable } => {
                 let (file, direct) = self.file_and_way(*file);
-                let memory = memory(lease, *start, *length);
+                let memory = memory(lease.address().cast_mut(), lease.capacity(), *start, *length);
                 let (offset, write, durable, began) = (*offset, true, *durable, false);
                 Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
@@ -132,7 +132,7 @@ impl Engine {
             Operation::Prefetch { .. } => Work::Prefetch,
             Operation::Receive { socket, .. } => Work::Receive { socket: self.socket(*socket), fault: None },
             Operation::ReceiveInto { socket, lease, start, length } => {
-                let memory = memory(lease, *start, *length);
+                let memory = memory(lease.address(), lease.capacity(), *start, *length);
                 Work::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
             }
             Operation::Send { socket, batch } => {
