@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "startup/access.rs"]
+mod access;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]

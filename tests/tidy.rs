@@ -68,6 +68,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("io_uring", &["ring"]),
     ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config", "sandbox"]),
     ("landlock", &["sandbox"]),
+    ("nix", &["sandbox"]),
     ("seccompiler", &["sandbox"]),
 ];
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::{Outcome, logging};
 use crate::config::cpus::CpuList;
-use crate::config::listen::{TcpAddress, UnixAddress};
+use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
-    AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, RunAs, SandboxMode, Settings,
+    AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs, SandboxMode, Settings,
 };
 use crate::control::{self, Ending, Served, Service};
 
@@ -55,7 +55,14 @@ pub struct Args {
     /// Listen on a unix socket; @NAME is an abstract one (repeatable)
     #[arg(long, value_name = "PATH", help_heading = "Where to listen")]
     pub unix: Vec<UnixAddress>,
-    /// Listen on a TCP address; port 0 takes any free one (repeatable) [default: 127.0.0.1:10809]
+    /// Who may connect to the --unix sockets, in octal, such as 0660 [default: as the umask says; 0660 with --unix-group]
+    #[arg(long, value_name = "MODE", help_heading = "Where to listen")]
+    pub unix_mode: Option<FileMode>,
+    /// The group of the --unix sockets; the server has to be a member of it, or root
+    #[arg(long, value_name = "GROUP", help_heading = "Where to listen")]
+    pub unix_group: Option<String>,
+    /// Listen on a TCP address, or with a PORT alone on localhost; [::] is IPv6 only, port 0 any free one (repeatable)
+    /// [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Where to listen")]
     pub tcp: Vec<TcpAddress>,
     /// Serve the one client whose socket is the standard input, then exit
@@ -70,8 +77,12 @@ pub struct Args {
     /// Buffer memory of the whole server, a hard cap [default: 80M for each shard]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
     pub memory: Option<u64>,
-    /// Do not lock buffer memory: for a low locked memory limit (ulimit -l), costs a little speed
-    #[arg(long, help_heading = "Resources")]
+    /// Lock buffer memory, which saves a little time: where the locked memory limit (ulimit -l) allows it, or as a must,
+    /// or not at all [default: auto]
+    #[arg(long, value_name = "MODE", hide_possible_values = true, help_heading = "Resources")]
+    pub pinned: Option<Pinning>,
+    /// The same as --pinned off
+    #[arg(long, conflicts_with = "pinned", help_heading = "Resources")]
     pub unpinned: bool,
     /// Spin up to this long before sleeping while that pays, such as 50us: less latency, more CPU [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
@@ -156,10 +167,11 @@ fn settings(args: Args) -> Result<Settings, String> {
     let flags = Settings {
         exports: args.exports,
         listen: unix.chain(tcp).collect(),
+        unix_access: UnixAccess { mode: args.unix_mode, group: args.unix_group },
         shards: args.shards,
         cpus: args.cpus,
         memory: args.memory,
-        unpinned: args.unpinned.then_some(true),
+        pinned: if args.unpinned { Some(Pinning::Off) } else { args.pinned },
         busy_poll: args.busy_poll,
         pidfile: args.pidfile,
         read_only: args.read_only.then_some(true),
@@ -215,14 +227,16 @@ fn banner(served: &[Served], admin: &[String]) -> String {
         let access = if export.read_only { ", read-only" } else { "" };
         text += &format!("{name}: {}, {} bytes{access}\n", export.source, export.size);
         for uri in &export.uris {
-            text += &format!("    {uri}\n");
+            text += &format!("    '{uri}'\n");
         }
     }
     for url in admin {
         text += &format!("admin: {url}\n");
     }
-    if let Some(uri) = served.first().and_then(|export| export.uris.first()) {
-        text += &format!("Try: ringnbd info '{uri}'   or: qemu-img info '{uri}'   Stop with Ctrl-C.\n");
+    if let Some(Served { uris, qemu, .. }) = served.first()
+        && let (Some(uri), Some(qemu)) = (uris.first(), qemu.first())
+    {
+        text += &format!("Try: ringnbd info '{uri}'   or: qemu-img info {qemu}   Stop with Ctrl-C.\n");
     }
     text
 }
@@ -274,6 +288,11 @@ mod tests {
             "nbd",
             "--sandbox",
             "off",
+            "--unpinned",
+            "--unix-mode",
+            "0600",
+            "--unix-group",
+            "kvm",
         ];
         let settings = settings(args(&all).unwrap()).unwrap();
         assert_eq!(settings.exports.len(), 2);
@@ -284,6 +303,11 @@ mod tests {
         assert_eq!(settings.log_format, Some(LogFormat::Json));
         assert_eq!(settings.user, Some("nbd".parse().unwrap()));
         assert_eq!(settings.sandbox, Some(SandboxMode::Off));
+        assert_eq!(settings.pinned, Some(Pinning::Off));
+        assert_eq!(
+            settings.unix_access,
+            UnixAccess { mode: Some(FileMode(0o600)), group: Some("kvm".to_owned()) }
+        );
     }
 
     #[test]
@@ -300,6 +324,9 @@ mod tests {
             &["--log-format", "xml"],
             &["--sandbox", "yes"],
             &["--user", ":disk"],
+            &["--pinned", "maybe"],
+            &["--pinned", "on", "--unpinned"],
+            &["--unix-mode", "rw"],
         ] {
             assert_eq!(args(words).unwrap_err().exit_code(), 2, "{words:?}");
         }
@@ -327,11 +354,12 @@ mod tests {
             size: 1 << 30,
             read_only: true,
             uris: vec!["nbd://127.0.0.1:1/disk".to_owned(), "nbd+unix:///disk?socket=/s".to_owned()],
+            qemu: vec!["'nbd://127.0.0.1:1/disk'".to_owned()],
         };
         let banner = banner(&[served], &["http://127.0.0.1:9800/".to_owned()]);
         assert!(banner.contains("admin: http://127.0.0.1:9800/\n"));
         assert!(banner.contains("read-only"));
-        assert!(banner.contains("    nbd+unix:///disk?socket=/s\n"));
+        assert!(banner.contains("    'nbd+unix:///disk?socket=/s'\n"));
         assert!(banner.contains("qemu-img info 'nbd://127.0.0.1:1/disk'"));
     }
 }

@@ -21,7 +21,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// Nobody listens, or not for us.
-    #[error("cannot connect to {address}: {}; is the server running there?", reason(source))]
+    #[error("cannot connect to {address}: {}; {}", reason(source), remedy(source))]
     Connect {
         /// Where to.
         address: ServerAddress,
@@ -69,6 +69,15 @@ fn detail(message: &str) -> String {
     match message {
         "" => String::new(),
         _ => format!(" ({})", printable(message)),
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "the permissions of the socket or of its directory exclude this user (ringnbd serve has --unix-mode and --unix-group)"
+        }
+        _ => "is the server running there?",
     }
 }
 

@@ -2,6 +2,19 @@
 
 use std::time::Duration;
 
+/// Whether buffer memory is locked (pinned) and registered with the rings, which saves a little time for each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pinning {
+    /// As far as the locked memory limit (`ulimit -l`) allows; a warning says when it does not.
+    #[default]
+    Auto,
+    /// All of it, and the server does not start when the limit is too low.
+    On,
+    /// None of it.
+    Off,
+}
+
 /// The limits a server runs with. Nothing grows past them; a test reaches each.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -39,8 +52,8 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Extents in one block status chunk.
     pub extents_per_reply: usize,
-    /// Pin buffer memory and register it with the ring; off saves locked memory and costs a little speed.
-    pub pinned: bool,
+    /// Whether buffer memory is pinned and registered with the ring.
+    pub pinned: Pinning,
     /// Helper threads of a shard for calls that io_uring does not have (allocation queries).
     pub helper_threads: usize,
 }
@@ -68,7 +81,7 @@ impl Limits {
         shutdown_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_secs(10),
         extents_per_reply: 4096,
-        pinned: true,
+        pinned: Pinning::Auto,
         helper_threads: 2,
     };
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// The port registered for NBD.
 const DEFAULT_PORT: u16 = 10809;
 
-/// A TCP address as given, its host perhaps a name: `HOST`, `HOST:PORT`, `[V6]:PORT`, `:PORT`.
+/// A TCP address as given, its host perhaps a name: `HOST`, `HOST:PORT`, `[V6]:PORT`, or `PORT` of localhost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpAddress {
     /// A name or an address without brackets.
@@ -23,6 +23,19 @@ pub enum UnixAddress {
     Path(PathBuf),
     /// A name of Linux's abstract namespace, given as `@NAME`.
     Abstract(String),
+}
+
+/// The permissions of a socket file, in octal: `0660`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+/// Who may connect to the files of unix sockets. Without a mode the umask decides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnixAccess {
+    /// Their permissions.
+    pub mode: Option<FileMode>,
+    /// Their group, by name or by number.
+    pub group: Option<String>,
 }
 
 /// An address to listen on.
@@ -43,7 +56,8 @@ pub struct AdminAddress(pub ListenAddress);
 pub enum AddressError {
     /// No host.
     #[error(
-        "\"{0}\" names no host: write HOST:PORT, such as 127.0.0.1:10809, or 0.0.0.0:10809 for all addresses"
+        "\"{0}\" names no host: write HOST:PORT, such as 127.0.0.1:10809, PORT alone for localhost, or 0.0.0.0:PORT and \
+         [::]:PORT for all addresses"
     )]
     NoHost(String),
     /// A port that is none.
@@ -60,6 +74,9 @@ pub enum AddressError {
         "\"{0}\" is not a socket path: write a path of at most 107 bytes, or @NAME for an abstract socket"
     )]
     BadPath(String),
+    /// Not octal, or more than the nine permissions.
+    #[error("\"{0}\" is not a mode of a socket file: write it in octal, such as 0660")]
+    BadMode(String),
 }
 
 /// Room for a path in `sockaddr_un`, without the zero byte behind it.
@@ -82,6 +99,7 @@ impl FromStr for TcpAddress {
                 let port = port.strip_prefix(':').or(port.is_empty().then_some("")).ok_or_else(bad_port)?;
                 (host, port)
             }
+            None if is_number(text) => ("localhost", text),
             None => text.rsplit_once(':').unwrap_or((text, "")),
         };
         if host.is_empty() {
@@ -92,10 +110,37 @@ impl FromStr for TcpAddress {
         }
         let port = match port {
             "" if !text.ends_with(':') => DEFAULT_PORT,
-            port if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().map_err(|_| bad_port())?,
+            port if is_number(port) => port.parse().map_err(|_| bad_port())?,
             _ => return Err(bad_port()),
         };
         Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl FromStr for FileMode {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mode = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok();
+        let mode = mode.filter(|&mode| mode <= 0o777 && !text.starts_with('+'));
+        mode.map(Self).ok_or_else(|| AddressError::BadMode(text.to_owned()))
+    }
+}
+
+impl Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl UnixAccess {
+    /// The mode to set: the one that was asked for, or one that lets the group in that was asked for.
+    pub fn effective_mode(&self) -> Option<u32> {
+        self.mode.map(|mode| mode.0).or(self.group.as_ref().map(|_| 0o660))
     }
 }
 
@@ -122,8 +167,7 @@ impl FromStr for AdminAddress {
             return Ok(Self(ListenAddress::Unix(path.parse()?)));
         }
         let address: TcpAddress = text.parse()?;
-        let port = text.rsplit_once(':').map_or("", |(_, port)| port);
-        match !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        match is_number(text.rsplit_once(':').map_or(text, |(_, port)| port)) {
             true => Ok(Self(ListenAddress::Tcp(address))),
             false => Err(AddressError::NoPort(text.to_owned())),
         }
@@ -169,14 +213,27 @@ mod tests {
             ("[::]", "::", 10809),
             ("localhost", "localhost", 10809),
             ("localhost:65535", "localhost", 65535),
+            ("10809", "localhost", 10809),
+            ("0", "localhost", 0),
         ] {
             let address: TcpAddress = text.parse().unwrap();
             assert_eq!((address.host.as_str(), address.port), (host, port));
             assert_eq!(address.to_string().parse(), Ok(address));
         }
-        for text in
-            ["", ":1", "[]:1", "a:", "a:65536", "a:x", "a:+1", "[::1", "[::1]x", "[::1]:", "::1:10809"]
-        {
+        for text in [
+            "",
+            ":1",
+            "[]:1",
+            "a:",
+            "a:65536",
+            "65536",
+            "a:x",
+            "a:+1",
+            "[::1",
+            "[::1]x",
+            "[::1]:",
+            "::1:10809",
+        ] {
             assert!(text.parse::<TcpAddress>().is_err(), "{text}");
         }
     }
@@ -188,12 +245,27 @@ mod tests {
         };
         assert_eq!("127.0.0.1:9800".parse(), tcp("127.0.0.1", 9800));
         assert_eq!("[::1]:0".parse(), tcp("::1", 0));
+        assert_eq!("9800".parse(), tcp("localhost", 9800));
         let unix = |address: &str| Ok(AdminAddress(ListenAddress::Unix(address.parse().unwrap())));
         assert_eq!("unix:/run/x".parse(), unix("/run/x"));
         assert_eq!("unix:@x".parse(), unix("@x"));
-        for text in ["", "unix:", "unix:@", "localhost", "10.0.0.1", "[::1]", ":9800", "a:", "a:x", "9800"] {
+        for text in ["", "unix:", "unix:@", "localhost", "10.0.0.1", "[::1]", ":9800", "a:", "a:x"] {
             assert!(text.parse::<AdminAddress>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        for (text, mode) in [("0660", 0o660), ("660", 0o660), ("0o600", 0o600), ("0", 0), ("777", 0o777)] {
+            assert_eq!(text.parse(), Ok(FileMode(mode)), "{text}");
+        }
+        for text in ["", "0o", "rw", "0888", "1777", "+660", "-1", "0x1"] {
+            assert_eq!(text.parse::<FileMode>(), Err(AddressError::BadMode(text.to_owned())), "{text}");
+        }
+        let access = |mode, group: Option<&str>| UnixAccess { mode, group: group.map(str::to_owned) };
+        assert_eq!(access(None, None).effective_mode(), None);
+        assert_eq!(access(None, Some("kvm")).effective_mode(), Some(0o660));
+        assert_eq!(access(Some(FileMode(0o666)), Some("kvm")).effective_mode(), Some(0o666));
     }
 
     #[test]

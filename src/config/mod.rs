@@ -18,7 +18,7 @@ pub mod size;
 pub use export::ExportConfig;
 pub use export_uri::ExportUri;
 pub use fault_options::FaultOptions;
-pub use limits::Limits;
+pub use limits::{Limits, Pinning};
 pub use listen::{AdminAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};

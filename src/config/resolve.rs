@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cpus::ShowCpus;
 use super::export::ExportConfig;
 use super::limits::{Limits, MAXIMUM_SHARDS};
-use super::listen::ListenAddress;
+use super::listen::{ListenAddress, UnixAccess, UnixAddress};
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
@@ -21,6 +21,8 @@ pub struct Config {
     pub listen: Vec<ListenAddress>,
     /// For each shard the CPU that it is pinned to; at least one.
     pub shards: Vec<usize>,
+    /// Who may connect to the unix sockets.
+    pub unix_access: UnixAccess,
     /// All limits.
     pub limits: Limits,
     /// How long a shard spins before it sleeps.
@@ -97,6 +99,12 @@ pub enum ConfigError {
     /// `--handshake-timeout 0`.
     #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]
     NoTime,
+    /// `--unix-mode` without a file.
+    #[error(
+        "--unix-mode and --unix-group are for the files of unix sockets, and there is none: give --unix PATH (a socket of \
+         systemd has SocketMode= and SocketGroup=)"
+    )]
+    NoSocketFile,
     /// Two flags that exclude each other.
     #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
     NoHistograms(&'static str),
@@ -125,6 +133,8 @@ impl Config {
             exports.push(ExportConfig::example());
         }
         check_names(&exports)?;
+        let unix_access = settings.unix_access;
+        warnings.extend(check_access(&unix_access, &settings.listen)?);
         exports.iter_mut().for_each(|export| export.read_only |= read_only);
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
@@ -132,7 +142,7 @@ impl Config {
         if let Some(memory) = settings.memory {
             limits.memory_per_shard = divide_memory(memory, shards.len())?;
         }
-        limits.pinned = !settings.unpinned.unwrap_or(false);
+        limits.pinned = settings.pinned.unwrap_or_default();
         match settings.handshake_timeout {
             Some(Duration::ZERO) => return Err(ConfigError::NoTime),
             Some(timeout) => limits.handshake_timeout = timeout,
@@ -165,6 +175,7 @@ impl Config {
         Ok(Self {
             exports,
             listen: settings.listen,
+            unix_access,
             shards,
             limits,
             busy_poll,
@@ -188,6 +199,20 @@ fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
         Some(export) if export.name.is_empty() => Err(ConfigError::TwoDefaults),
         Some(export) => Err(ConfigError::NameTwice(export.name.clone())),
     }
+}
+
+/// Permissions are for files; an abstract socket has none, which somebody who asks for some should know.
+fn check_access(access: &UnixAccess, listen: &[ListenAddress]) -> Result<Option<String>, ConfigError> {
+    if *access == UnixAccess::default() {
+        return Ok(None);
+    }
+    if !listen.iter().any(|address| matches!(address, ListenAddress::Unix(UnixAddress::Path(_)))) {
+        return Err(ConfigError::NoSocketFile);
+    }
+    let open = listen.iter().find(|address| matches!(address, ListenAddress::Unix(UnixAddress::Abstract(_))));
+    Ok(open.map(|address| {
+        format!("{address} has no mode and no group: every user of this machine can connect to it")
+    }))
 }
 
 /// A CPU for each shard. More shards than CPUs share them in turn.
@@ -321,6 +346,20 @@ mod tests {
         assert_eq!(resolve(slow).unwrap_err(), ConfigError::NoHistograms("--slow"));
         let log = Settings { latency_log: Some("x".into()), ..none() };
         assert_eq!(resolve(log).unwrap_err(), ConfigError::NoHistograms("--latency-log"));
+    }
+
+    #[test]
+    fn modes_are_for_files() {
+        let warnings = |sockets: &[&str]| {
+            let listen = sockets.iter().map(|text| ListenAddress::Unix(text.parse().unwrap())).collect();
+            let unix_access = UnixAccess { mode: None, group: Some("kvm".to_owned()) };
+            resolve(Settings { listen, unix_access, ..Settings::default() })
+                .map(|config| config.warnings.len())
+        };
+        assert_eq!(warnings(&["/s"]), Ok(0));
+        assert_eq!(warnings(&["/s", "@s"]), Ok(1));
+        assert_eq!(warnings(&["@s"]), Err(ConfigError::NoSocketFile));
+        assert_eq!(warnings(&[]), Err(ConfigError::NoSocketFile));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use super::cpus::CpuList;
 use super::export::ExportConfig;
-use super::listen::{AdminAddress, ListenAddress};
+use super::limits::Pinning;
+use super::listen::{AdminAddress, ListenAddress, UnixAccess};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
 
@@ -29,14 +30,16 @@ pub struct Settings {
     pub exports: Vec<ExportConfig>,
     /// Where.
     pub listen: Vec<ListenAddress>,
+    /// Who may connect to unix sockets.
+    pub unix_access: UnixAccess,
     /// Data-plane threads.
     pub shards: Option<usize>,
     /// The CPUs that they are pinned to.
     pub cpus: Option<CpuList>,
     /// Bytes of buffer memory of the whole server.
     pub memory: Option<u64>,
-    /// Buffer memory is not locked.
-    pub unpinned: Option<bool>,
+    /// Whether buffer memory is locked.
+    pub pinned: Option<Pinning>,
     /// How long a shard spins before it sleeps.
     pub busy_poll: Option<Duration>,
     /// Where to write the process id.
@@ -81,10 +84,14 @@ impl Settings {
         Self {
             exports: if self.exports.is_empty() { below.exports } else { self.exports },
             listen: first(self.listen, below.listen),
+            unix_access: UnixAccess {
+                mode: self.unix_access.mode.or(below.unix_access.mode),
+                group: self.unix_access.group.or(below.unix_access.group),
+            },
             shards: self.shards.or(below.shards),
             cpus: self.cpus.or(below.cpus),
             memory: self.memory.or(below.memory),
-            unpinned: self.unpinned.or(below.unpinned),
+            pinned: self.pinned.or(below.pinned),
             busy_poll: self.busy_poll.or(below.busy_poll),
             pidfile: self.pidfile.or(below.pidfile),
             read_only: self.read_only.or(below.read_only),
@@ -119,10 +126,11 @@ impl Settings {
         Ok(Self {
             exports,
             listen: unix.chain(tcp).collect(),
+            unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
             shards: server.shards,
             cpus: server.cpus.map(|cpus| cpus.0),
             memory: server.memory.map(|size| size.0),
-            unpinned: server.unpinned,
+            pinned: server.pinned.or((server.unpinned == Some(true)).then_some(Pinning::Off)),
             busy_poll: server.busy_poll.map(|duration| duration.0),
             pidfile: server.pidfile,
             read_only: server.read_only,
@@ -152,10 +160,13 @@ struct File {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct Server {
     unix: List<super::listen::UnixAddress>,
+    unix_mode: Option<Text<super::listen::FileMode>>,
+    unix_group: Option<String>,
     tcp: List<super::listen::TcpAddress>,
     shards: Option<usize>,
     cpus: Option<Text<CpuList>>,
     memory: Option<Bytes>,
+    pinned: Option<Pinning>,
     unpinned: Option<bool>,
     busy_poll: Option<Time>,
     pidfile: Option<PathBuf>,
@@ -282,7 +293,9 @@ tcp = ["127.0.0.1:10809", "[::1]:0"]
 shards = 2
 cpus = "0-1"
 memory = "1G"
-unpinned = true
+pinned = "on"
+unix-mode = "0660"
+unix-group = "kvm"
 busy-poll = "50us"
 pidfile = "/run/ringnbd.pid"
 read-only = false
@@ -320,6 +333,11 @@ read-only = true
         assert_eq!(settings.user, Some("nbd:disk".parse().unwrap()));
         assert_eq!(settings.sandbox, Some(SandboxMode::On));
         assert_eq!(settings.exports.len(), 2);
+        assert_eq!(settings.pinned, Some(Pinning::On));
+        assert_eq!(settings.unix_access.effective_mode(), Some(0o660));
+        assert_eq!(settings.unix_access.group.as_deref(), Some("kvm"));
+        let unpinned = |value| Settings::from_toml(&format!("[server]\nunpinned = {value}")).unwrap().pinned;
+        assert_eq!((unpinned(true), unpinned(false)), (Some(Pinning::Off), None));
         assert_eq!(settings.exports[1].name, "vm/disk:0");
         assert!(settings.exports[1].read_only);
         assert_eq!(Settings::from_toml(""), Ok(Settings::default()));
@@ -337,6 +355,7 @@ read-only = true
             ("[server]\nlog-format = \"xml\"", 2, "xml"),
             ("[server]\nuser = \":disk\"", 2, "NAME:GROUP"),
             ("[server]\nsandbox = \"yes\"", 2, "yes"),
+            ("[server]\nunix-mode = \"rw\"", 2, "octal"),
             ("[servers]\n", 1, "servers"),
             ("[[export]]\nuri = \"mem:1G\"\n[[export]]\nname = \"x\"\n", 3, "uri"),
             ("[[export]]\nuri = \"mem:x\"", 2, "size"),

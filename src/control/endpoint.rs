@@ -32,8 +32,8 @@ impl Endpoint {
 
     /// The URI of an export here, by the URI specification of the NBD project (`doc/uri.md`).
     ///
-    /// An unspecified address becomes the loopback one, which works at least on this machine. The specification has no abstract
-    /// sockets; they are written `socket=@NAME`.
+    /// An unspecified address becomes the loopback one, which works at least on this machine. An abstract socket begins with a zero
+    /// byte (`%00`), "if the client supports this": ours does, QEMU and libnbd do not.
     pub fn uri(&self, export: &str) -> String {
         let name = percent_encode(export.as_bytes(), ESCAPED);
         match self {
@@ -45,7 +45,21 @@ impl Endpoint {
                 format!("nbd+unix:///{name}?socket={path}")
             }
             Self::Abstract(socket) => {
-                format!("nbd+unix:///{name}?socket=@{}", percent_encode(socket, ESCAPED))
+                format!("nbd+unix:///{name}?socket=%00{}", percent_encode(socket, ESCAPED))
+            }
+        }
+    }
+
+    /// How `qemu-img info` is told of an export here, quoted for a shell. It takes no URI of an abstract socket.
+    pub(super) fn qemu_arguments(&self, export: &str) -> String {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => format!("'{}'", self.uri(export)),
+            Self::Abstract(socket) => {
+                let escaped = |text: &str| text.replace(',', ",,").replace('\'', "'\\''");
+                let (path, name) = (escaped(&String::from_utf8_lossy(socket)), escaped(export));
+                format!(
+                    "--image-opts 'driver=nbd,server.type=unix,server.path={path},server.abstract=on,export={name}'"
+                )
             }
         }
     }
@@ -74,9 +88,14 @@ mod tests {
             (tcp("[::]:5"), "vm/a b?", "nbd://[::1]:5/vm/a%20b%3F"),
             (tcp("[fe80::1]:5"), "ü", "nbd://[fe80::1]:5/%C3%BC"),
             (Endpoint::Unix("/run/a b.sock".into()), "x", "nbd+unix:///x?socket=/run/a%20b.sock"),
-            (Endpoint::Abstract(b"nbd".to_vec()), "", "nbd+unix:///?socket=@nbd"),
+            (Endpoint::Abstract(b"nbd".to_vec()), "", "nbd+unix:///?socket=%00nbd"),
         ] {
             assert_eq!(endpoint.uri(export), uri);
         }
+        // Quoted for the shell; QEMU wants a comma doubled.
+        let qemu = Endpoint::Abstract(b"a,b".to_vec()).qemu_arguments("it's");
+        let expected = r"driver=nbd,server.type=unix,server.path=a,,b,server.abstract=on,export=it'\''s";
+        assert_eq!(qemu, format!("--image-opts '{expected}'"));
+        assert_eq!(tcp("127.0.0.1:1").qemu_arguments(""), "'nbd://127.0.0.1:1/'");
     }
 }

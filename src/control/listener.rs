@@ -1,9 +1,11 @@
 //! Listening sockets: TCP, unix, abstract, and those that systemd hands over.
 
+use std::fs::Permissions;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::endpoint::Endpoint;
 use crate::config::ListenAddress;
-use crate::config::listen::{TcpAddress, UnixAddress};
+use crate::config::listen::{TcpAddress, UnixAccess, UnixAddress};
 use crate::sandbox;
 
 /// A socket that listens, not blocking.
@@ -52,6 +54,15 @@ pub enum ListenError {
     /// No permission.
     #[error("no permission to create the socket {}: choose another --unix path", .0.display())]
     Permission(PathBuf),
+    /// `--unix-group` of nobody.
+    #[error("there is no group {0}: create it (groupadd --system {0}), or choose another --unix-group")]
+    NoGroup(String),
+    /// The name services.
+    #[error("cannot look up the group {0}: {1}; give a number, as in --unix-group 107")]
+    LookUp(String, io::Error),
+    /// Not a member of the group.
+    #[error("no permission to give {path} to the group {group}: start as a member of it, or as root", path = .0.display(), group = .1)]
+    GiveToGroup(PathBuf, String),
     /// systemd handed over something else.
     #[error(
         "the socket number {0} that was handed over is not a listening stream socket: use ListenStream= and Accept=no"
@@ -73,17 +84,22 @@ fn of_admin(error: &ListenError) -> String {
 /// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address. With none, and no listener from elsewhere, on the default TCP address.
+/// Listens on every address, unix sockets with these permissions. With no address, and no listener from elsewhere, on the
+/// default TCP address.
 ///
 /// # Errors
 /// [`ListenError`] of the first that fails.
-pub(super) fn listen(addresses: &[ListenAddress], listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
+pub(super) fn listen(
+    addresses: &[ListenAddress],
+    access: &UnixAccess,
+    listeners: &mut Vec<Listener>,
+) -> Result<(), ListenError> {
     let default = [ListenAddress::Tcp(TcpAddress::default())];
     let addresses = if addresses.is_empty() && listeners.is_empty() { &default } else { addresses };
     for address in addresses {
         match address {
             ListenAddress::Tcp(address) => listen_tcp(address, listeners)?,
-            ListenAddress::Unix(UnixAddress::Path(path)) => listeners.push(listen_unix(path)?),
+            ListenAddress::Unix(UnixAddress::Path(path)) => listeners.push(listen_unix(path, access)?),
             ListenAddress::Unix(UnixAddress::Abstract(name)) => listeners.push(listen_abstract(name)?),
         }
     }
@@ -115,11 +131,24 @@ fn endpoint_of(address: &SockAddr) -> Option<Endpoint> {
     tcp.or_else(unix).or_else(named)
 }
 
+/// All addresses of a host, each once. "localhost" is this machine, whatever a resolver says (RFC 6761, 6.3).
+fn addresses_of(TcpAddress { host, port }: &TcpAddress) -> io::Result<Vec<SocketAddr>> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()]);
+    }
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in (host.as_str(), *port).to_socket_addrs()? {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
 /// Listens on all addresses of a host. Those that this machine does not have (`::1` without IPv6) may be missing as long as
 /// there is one.
 fn listen_tcp(address: &TcpAddress, listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
-    let unknown = |error| ListenError::Host(address.host.clone(), error);
-    let found: Vec<_> = (address.host.as_str(), address.port).to_socket_addrs().map_err(unknown)?.collect();
+    let found = addresses_of(address).map_err(|error| ListenError::Host(address.host.clone(), error))?;
     let mut port = address.port;
     let mut failure = ListenError::Host(address.host.clone(), io::Error::other("no address"));
     let mut bound = 0;
@@ -146,6 +175,10 @@ fn bind_tcp(address: SocketAddr) -> Result<Listener, ListenError> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // A restart need not wait for the connections of its predecessor to time out.
         socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // `[::]` is all addresses of IPv6, so that 0.0.0.0 can have the same port.
+            socket.set_only_v6(true)?;
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -160,21 +193,43 @@ fn bind_tcp(address: SocketAddr) -> Result<Listener, ListenError> {
     })
 }
 
-fn listen_unix(path: &Path) -> Result<Listener, ListenError> {
+/// Nobody can connect before the permissions are right: without a mode of its own the file is made as the umask says; with one it
+/// is made without any, then gets its group, then its mode; and until the end nobody listens.
+fn listen_unix(path: &Path, access: &UnixAccess) -> Result<Listener, ListenError> {
     let explain = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => ListenError::NoDirectory(path.to_owned()),
         Some(libc::EACCES | libc::EPERM | libc::EROFS) => ListenError::Permission(path.to_owned()),
         Some(libc::EADDRINUSE) => ListenError::Live(path.display().to_string()),
         _ => ListenError::Other(path.display().to_string(), error),
     };
+    let group = access.group.as_deref().map(find_group).transpose()?;
+    let mode = access.effective_mode();
     remove_stale(path)?;
     let address = SockAddr::unix(path).map_err(explain)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(explain)?;
+    if mode.is_some() {
+        // The permissions of an unbound socket are the most that its file is made with.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::empty()).map_err(|error| explain(error.into()))?;
+    }
     socket.bind(&address).map_err(explain)?;
     let path = std::path::absolute(path).map_err(explain)?;
-    let file = SocketFile::of(path.clone()).map_err(explain)?;
+    let mut file = SocketFile::of(path.clone()).map_err(explain)?;
+    if let (Some(group), Some(name)) = (group, &access.group) {
+        file.give_to_group(group).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) => ListenError::GiveToGroup(path.clone(), name.clone()),
+            _ => explain(error),
+        })?;
+    }
+    if let Some(mode) = mode {
+        file.set_mode(mode).map_err(explain)?;
+    }
     socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true)).map_err(explain)?;
     Ok(Listener { socket, endpoint: Endpoint::Unix(path), file: Some(file) })
+}
+
+fn find_group(name: &str) -> Result<u32, ListenError> {
+    let found = sandbox::find_group(name).map_err(|error| ListenError::LookUp(name.to_owned(), error))?;
+    found.ok_or_else(|| ListenError::NoGroup(name.to_owned()))
 }
 
 /// Removes the socket of a server that is gone. One that is not gone is an error, and so is anything but a socket.
@@ -219,23 +274,30 @@ fn listen_abstract(name: &str) -> Result<Listener, ListenError> {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    /// The group that was asked for, which it keeps when its owner changes.
+    group: Option<u32>,
 }
 
 impl SocketFile {
     fn of(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&path)?;
-        Ok(Self { path, identity })
+        Ok(Self { path, identity, group: None })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    fn give_to_group(&mut self, group: u32) -> io::Result<()> {
+        self.group = Some(group);
+        sandbox::hand_over(self.open()?, (None, group))
     }
 
-    /// Makes it belong to a user, who may connect to it and remove it then.
-    ///
-    /// Whoever may write to the directory could have put a link to something else there; so the owner changes through a descriptor, of
-    /// what was made here and has no other name.
-    pub(super) fn hand_over(&self, user: (u32, u32)) -> io::Result<()> {
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        // A descriptor that is only a path cannot be asked itself before Linux 6.6.
+        let file = self.open()?;
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::fs::set_permissions(name, Permissions::from_mode(mode))
+    }
+
+    /// What was made here, and has no other name: whoever may write to the directory could have put a link to something else there.
+    fn open(&self) -> io::Result<OwnedFd> {
         use rustix::fs::{Mode, OFlags};
         let file =
             rustix::fs::open(&self.path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
@@ -243,7 +305,16 @@ impl SocketFile {
         if (status.st_dev, status.st_ino) != self.identity || status.st_nlink != 1 {
             return Err(io::Error::other("somebody has put another file in its place"));
         }
-        sandbox::hand_over(file, user)
+        Ok(file)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it belong to a user, who may connect to it and remove it then.
+    pub(super) fn hand_over(&self, (user, group): (u32, u32)) -> io::Result<()> {
+        sandbox::hand_over(self.open()?, (Some(user), self.group.unwrap_or(group)))
     }
 }
 
@@ -265,7 +336,7 @@ mod tests {
 
     fn on(address: ListenAddress) -> Result<Vec<Listener>, ListenError> {
         let mut listeners = Vec::new();
-        listen(&[address], &mut listeners).map(|()| listeners)
+        listen(&[address], &UnixAccess::default(), &mut listeners).map(|()| listeners)
     }
 
     fn tcp(text: &str) -> Result<Vec<Listener>, ListenError> {
@@ -342,6 +413,39 @@ mod tests {
         assert!(matches!(unix(&path), Err(ListenError::NotASocket(_))));
         assert!(matches!(unix(&directory.path().join("no/s")), Err(ListenError::NoDirectory(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn all_addresses_of_both_families_share_a_port() {
+        let v4 = tcp("0.0.0.0:0").unwrap();
+        let Endpoint::Tcp(address) = v4[0].endpoint else { panic!() };
+        match tcp(&format!("[::]:{}", address.port())) {
+            Ok(v6) => assert!(v6[0].socket.only_v6().unwrap()),
+            Err(error) => assert!(matches!(error, ListenError::NotLocal(_)), "no IPv6 here: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_socket_file_has_the_mode_and_the_group_that_were_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let own_group = rustix::process::getegid().as_raw();
+        for (mode, group, expected) in [
+            (Some(0o600), None, 0o600),
+            // More than the umask leaves.
+            (Some(0o666), None, 0o666),
+            (None, Some(own_group), 0o660),
+            (Some(0o640), Some(own_group), 0o640),
+        ] {
+            let mode = mode.map(crate::config::listen::FileMode);
+            let access = UnixAccess { mode, group: group.map(|group| group.to_string()) };
+            let _listener = listen_unix(&path, &access).unwrap();
+            assert_eq!(path.symlink_metadata().unwrap().mode() & 0o777, expected, "{access:?}");
+            assert_eq!(path.symlink_metadata().unwrap().gid(), own_group);
+        }
+        let access = UnixAccess { mode: None, group: Some("no-such-group".to_owned()) };
+        assert!(matches!(listen_unix(&path, &access), Err(ListenError::NoGroup(_))));
+        assert!(!path.exists());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::listener::{self, ListenError, Listener, SocketFile};
 use super::plane::Plane;
 use super::server::StartError;
 use crate::config::Config;
+use crate::config::listen::UnixAccess;
 use crate::stats::Interval;
 
 /// What a server is observed with.
@@ -46,7 +47,7 @@ impl Observers {
         }
         let mut listeners = Vec::new();
         if let Some(address) = &config.admin {
-            listener::listen(std::slice::from_ref(address), &mut listeners)
+            listener::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut listeners)
                 .map_err(|error| ListenError::Admin(Box::new(error)))?;
         }
         let collector = Collector::start(Rc::clone(plane), config.latency_log.clone()).map_err(|error| {

@@ -81,7 +81,7 @@ impl Prepared {
 
     /// Makes it belong to a user, who can publish it then.
     pub(super) fn hand_over(&self, user: (u32, u32)) -> io::Result<()> {
-        sandbox::hand_over(&self.file, user)
+        sandbox::hand_over(&self.file, (Some(user.0), user.1))
     }
 
     /// Gives it its name, so that a reader sees nothing or all of it.

@@ -21,7 +21,7 @@ use super::plane::Plane;
 use super::signals::Signals;
 use super::stdio::{self, NoClient};
 use crate::backend::{self, Export};
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Pinning};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -50,6 +50,8 @@ pub struct Served {
     pub read_only: bool,
     /// One for each listener.
     pub uris: Vec<String>,
+    /// For each listener, what `qemu-img info` is given in a shell.
+    pub qemu: Vec<String>,
 }
 
 /// How a server ended.
@@ -208,6 +210,12 @@ fn start_shards(
             }
         }
     }
+    if limits.pinned == Pinning::Auto && !shards.iter().all(ShardHandle::is_pinned) {
+        tracing::warn!(
+            "buffer memory is not locked, which costs a little speed: the locked memory limit is too low; raise it (ulimit -l, \
+             or LimitMEMLOCK= of systemd), give less --memory, or say --pinned off"
+        );
+    }
     Ok((shards, exits))
 }
 
@@ -232,7 +240,7 @@ impl Server<'_> {
         let mut signals = Signals::new().map_err(StartError::Runtime)?;
         let mut listeners = inherited;
         if client.is_none() {
-            listener::listen(&self.config.listen, &mut listeners)?;
+            listener::listen(&self.config.listen, &self.config.unix_access, &mut listeners)?;
         }
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         self.observers = Observers::start(&self.plane, self.config)?;
@@ -275,6 +283,10 @@ impl Server<'_> {
                 size: export.facts.size,
                 read_only: export.facts.read_only,
                 uris: listeners.iter().map(|listener| listener.endpoint.uri(&export.name)).collect(),
+                qemu: listeners
+                    .iter()
+                    .map(|listener| listener.endpoint.qemu_arguments(&export.name))
+                    .collect(),
             })
             .collect()
     }

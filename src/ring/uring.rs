@@ -58,7 +58,7 @@ pub enum RingError {
     /// The locked memory limit is too low to pin the buffers.
     #[error(
         "cannot lock {0} MiB of buffer memory: the locked memory limit is too low; raise it (ulimit -l, or LimitMEMLOCK= in \
-         systemd), give less --memory, or run with --unpinned"
+         systemd), give less --memory, or leave out --pinned on"
     )]
     LockedMemory(usize),
     /// Not enough file descriptors.

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! * *User* (`--user`): after everything is bound and open, because that may take root; before Landlock and seccomp, which would forbid
-//!   it. It belongs to a thread in the kernel; see [`become_user`](crate::sys::confine::become_user).
+//!   it. It belongs to a thread in the kernel; the C library changes all threads, so its calls are used.
 //! * *Landlock* restricts the calling thread and what it starts afterwards. The shards must be restricted before they exist, then, and the
 //!   control plane only after it has bound its sockets. So the shards are started by a thread that can open nothing. Descriptors
 //!   that are open stay as they are: exports, block devices, logs.
@@ -49,6 +49,7 @@ use crate::config::{RunAs, SandboxMode};
 use crate::sys::confine;
 pub use paths::Names;
 use user::Account;
+pub use user::find_group;
 
 /// Why a server could not be confined, or not become a user: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -233,14 +234,13 @@ fn applied(
     }
 }
 
-/// Makes a file that is open belong to a user; for files that were made before the process became him.
+/// Makes a file that is open belong to a user, or only to a group; for files that were made before the process became him.
 ///
 /// # Errors
 /// The kernel's.
-pub fn hand_over(file: impl AsFd, (user, group): (u32, u32)) -> io::Result<()> {
+pub fn hand_over(file: impl AsFd, (user, group): (Option<u32>, u32)) -> io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Uid, chownat};
-    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-    Ok(chownat(file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+    Ok(chownat(file, "", user.map(Uid::from_raw), Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?)
 }
 
 #[cfg(test)]

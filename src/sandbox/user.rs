@@ -1,13 +1,24 @@
-//! Becoming another user.
+//! Users and groups: who they are, and becoming one.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
+use nix::unistd::{self, Gid, Group, Uid};
 use rustix::thread::CapabilitySet;
 
 use super::SandboxError;
 use crate::config::RunAs;
-use crate::sys::confine::{self, User};
+
+/// A user, as far as a server needs to know one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct User {
+    /// Its number.
+    pub(super) user: u32,
+    /// The number of its own group.
+    pub(super) group: u32,
+}
 
 /// The user that was asked for.
 #[derive(Debug, Clone)]
@@ -30,20 +41,20 @@ impl Account {
     }
 
     fn is_in_effect(&self) -> bool {
-        confine::identity() == ([self.user.user; 3], [self.user.group; 3])
+        identity() == ([self.user.user; 3], [self.user.group; 3])
     }
 
     /// Becomes the user, for good, with all threads.
     pub(super) fn become_it(&self) -> Result<(), SandboxError> {
         let failed = |error| SandboxError::Become(self.name.clone(), error);
-        match confine::become_user(self.user) {
+        match become_user(self.user) {
             Ok(()) => {}
             // Somebody who is the user already, and may not drop groups.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.is_in_effect() => return Ok(()),
             Err(error) => return Err(failed(error)),
         }
         let groups = rustix::process::getgroups().map_err(|error| failed(error.into()))?;
-        let root_again = self.user.user != 0 && confine::can_become_root();
+        let root_again = self.user.user != 0 && unistd::setuid(Uid::from_raw(0)).is_ok();
         if !self.is_in_effect() || !groups.is_empty() || root_again {
             return Err(SandboxError::NotForGood(self.name.clone()));
         }
@@ -62,27 +73,67 @@ impl Account {
     }
 }
 
+/// Makes the whole process run as a user and its group, and drops all other groups.
+///
+/// To the kernel a user belongs to a thread. The C library's wrappers, which these are, change all threads of the process.
+fn become_user(User { user, group }: User) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    unistd::setgroups(&[])?;
+    unistd::setresgid(group, group, group)?;
+    unistd::setresuid(user, user, user)?;
+    Ok(())
+}
+
+/// Real, effective and saved numbers: those of the user, and those of the group.
+fn identity() -> ([u32; 3], [u32; 3]) {
+    let users = unistd::getresuid().expect("the call only fails for a bad address");
+    let groups = unistd::getresgid().expect("the call only fails for a bad address");
+    (
+        [users.real, users.effective, users.saved].map(Uid::as_raw),
+        [groups.real, groups.effective, groups.saved].map(Gid::as_raw),
+    )
+}
+
 /// By name, or by number.
 fn look_up(wanted: &RunAs) -> Result<User, SandboxError> {
     let failed = |error| SandboxError::LookUp(wanted.clone(), error);
-    let number = |text: &str| text.parse().ok().filter(|&number: &u32| number != u32::MAX);
-    let found = match (confine::user_by_name(&wanted.user).map_err(failed)?, number(&wanted.user)) {
+    let entry = found(unistd::User::from_name(&wanted.user)).map_err(failed)?;
+    let named = entry.map(|entry| (entry.uid.as_raw(), Some(entry.gid.as_raw())));
+    let user = match (named, number(&wanted.user)) {
         (None, Some(user)) => {
             // A number need not have an entry; then its group must be said.
-            let group = confine::user_by_number(user).map_err(failed)?.map(|entry| entry.group);
-            Some((user, group))
+            let entry = found(unistd::User::from_uid(Uid::from_raw(user))).map_err(failed)?;
+            Some((user, entry.map(|entry| entry.gid.as_raw())))
         }
-        (found, _) => found.map(|user| (user.user, Some(user.group))),
+        (named, _) => named,
     };
-    let (user, own_group) = found.ok_or_else(|| SandboxError::NoUser(wanted.user.clone()))?;
+    let (user, own_group) = user.ok_or_else(|| SandboxError::NoUser(wanted.user.clone()))?;
     let group = match &wanted.group {
         None => own_group.ok_or(SandboxError::NoGroupOfUser(user))?,
-        Some(name) => confine::group_by_name(name)
-            .map_err(failed)?
-            .or(number(name))
-            .ok_or_else(|| SandboxError::NoGroup(name.clone()))?,
+        Some(name) => find_group(name).map_err(failed)?.ok_or_else(|| SandboxError::NoGroup(name.clone()))?,
     };
     Ok(User { user, group })
+}
+
+/// The number of a group that is given by name or by number.
+///
+/// # Errors
+/// Those of the name services; no such group is none.
+pub fn find_group(name: &str) -> io::Result<Option<u32>> {
+    Ok(found(Group::from_name(name))?.map(|entry| entry.gid.as_raw()).or(number(name)))
+}
+
+/// To the kernel the largest number means that nothing is to change.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&number: &u32| number != u32::MAX)
+}
+
+/// Some name services say by an error that there is no such entry.
+fn found<T>(answer: nix::Result<Option<T>>) -> io::Result<Option<T>> {
+    match answer {
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        answer => Ok(answer?),
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +149,8 @@ mod tests {
         assert_eq!(user("4000000000:4000000001").unwrap(), (4_000_000_000, 4_000_000_001));
         assert!(matches!(user("4000000000"), Err(SandboxError::NoGroupOfUser(4_000_000_000))));
         assert!(matches!(user("nobody-at-all"), Err(SandboxError::NoUser(_))));
+        assert_eq!(find_group("root").unwrap(), Some(0));
+        assert_eq!(find_group("a\0b").unwrap(), None);
         assert!(matches!(user("root:no-such-group"), Err(SandboxError::NoGroup(_))));
         // To the kernel this number means that nothing is to change.
         assert!(matches!(user("4294967295:0"), Err(SandboxError::NoUser(_))));
@@ -106,7 +159,7 @@ mod tests {
 
     #[test]
     fn who_already_is_the_user_may_stay_so() {
-        let ([user, ..], [group, ..]) = confine::identity();
+        let ([user, ..], [group, ..]) = identity();
         assert!(Account::find(&format!("{user}:{group}").parse().unwrap()).is_ok());
     }
 }

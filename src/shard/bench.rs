@@ -14,7 +14,7 @@ use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle};
 use crate::backend::Export;
 use crate::block::ByteRange;
-use crate::config::{ExportUri, Limits};
+use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, SendBatch};
@@ -127,7 +127,7 @@ impl ShardRounds {
         let limits = Limits {
             memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
             connections: 16,
-            pinned: false,
+            pinned: Pinning::Off,
             ..Limits::default()
         };
         let config = ShardConfig {

@@ -106,6 +106,7 @@ pub struct ShardHandle {
     mailbox: Sender<Message>,
     doorbell: Arc<Doorbell>,
     connections: Arc<AtomicUsize>,
+    is_pinned: bool,
 }
 
 /// The shard's end of it.
@@ -121,7 +122,7 @@ impl ShardHandle {
     /// # Errors
     /// [`StartError`]: a sentence with the cause and the remedy.
     pub fn start(config: ShardConfig) -> Result<Self, StartError> {
-        let (handle, shard_end) = Self::new(&config.limits)?;
+        let (mut handle, shard_end) = Self::new(&config.limits)?;
         let (started, outcome) = bounded(1);
         let name = format!("shard-{}", config.index);
         let run = move || {
@@ -136,7 +137,7 @@ impl ShardHandle {
                     let _ = started.send(Err(error));
                 }
                 Ok(shard) => {
-                    let _ = started.send(Ok(()));
+                    let _ = started.send(Ok(shard.is_pinned));
                     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker::run(shard)));
                     (config.on_exit)(ended.map_err(|_panic| ShardError));
                 }
@@ -147,7 +148,7 @@ impl ShardHandle {
             .spawn(run)
             .map_err(|error| StartError::System("thread", error))?;
         let died = || StartError::System("thread", std::io::Error::other("it ended while starting"));
-        outcome.recv().map_err(|_closed| died())??;
+        handle.is_pinned = outcome.recv().map_err(|_closed| died())??;
         Ok(handle)
     }
 
@@ -159,7 +160,7 @@ impl ShardHandle {
         let connections = Arc::new(AtomicUsize::new(0));
         let shard_end =
             ShardEnd { messages, doorbell: Arc::clone(&doorbell), connections: Arc::clone(&connections) };
-        Ok((Self { mailbox, doorbell, connections }, shard_end))
+        Ok((Self { mailbox, doorbell, connections, is_pinned: false }, shard_end))
     }
 
     /// Hands a connection over.
@@ -181,6 +182,11 @@ impl ShardHandle {
                 }
             }
         }
+    }
+
+    /// Whether its buffer memory is locked, and registered with its ring.
+    pub fn is_pinned(&self) -> bool {
+        self.is_pinned
     }
 
     /// Connections that the shard has or is about to get.

@@ -20,8 +20,8 @@ use super::serve::{Shared, Work, serve};
 use super::waiting::Waiting;
 use super::{ShardConfig, ShardEnd, StartError};
 use crate::backend::{Device, FILES_PER_EXPORT, Helpers, ShardContext};
-use crate::config::Limits;
-use crate::ring::{BufferPool, Event, OpKey, Ring, RingOptions, SendBatch, Wait};
+use crate::config::{Limits, Pinning};
+use crate::ring::{BufferPool, Event, OpKey, Ring, RingError, RingOptions, SendBatch, Wait};
 use crate::stats::Interval;
 use crate::sync::Wakeups;
 use crate::sys::Doorbell;
@@ -44,6 +44,8 @@ use crate::task::{ReadyList, Tasks};
 ///   [`waiting`](super::waiting);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
 pub(super) struct Shard {
+    /// Its buffer memory is locked.
+    pub(super) is_pinned: bool,
     pub(super) limits: Arc<Limits>,
     pub(super) ring: Ring,
     pub(super) pool: BufferPool,
@@ -86,6 +88,17 @@ pub(super) struct Shard {
 
 pub(super) type SpareBatches = [Vec<Box<SendBatch>>; 2];
 
+/// A ring, and whether its memory is pinned: without when the locked memory limit is too low and nobody insists.
+fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPool, bool), RingError> {
+    match Ring::new(&options) {
+        Err(RingError::LockedMemory(_)) if pinned == Pinning::Auto => {
+            options.registered = false;
+            Ring::new(&options).map(|(ring, pool)| (ring, pool, false))
+        }
+        made => made.map(|(ring, pool)| (ring, pool, options.registered)),
+    }
+}
+
 impl Shard {
     /// Sets up all that a shard needs, on the calling thread.
     pub(super) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, StartError> {
@@ -97,9 +110,9 @@ impl Shard {
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
             files: (limits.connections + FILES_PER_EXPORT * exports.len() + 8) as u32,
-            registered: limits.pinned,
+            registered: limits.pinned != Pinning::Off,
         };
-        let (ring, pool) = Ring::new(&options)?;
+        let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
         let ready = ReadyList::default();
         let helpers = Helpers::start(limits.helper_threads, &doorbell, ready.clone(), ring.clone())
             .map_err(|error| StartError::System("helper threads", error))?;
@@ -118,6 +131,7 @@ impl Shard {
         let room = Room::new(limits.replies_per_shard());
         Ok(Self {
             limits,
+            is_pinned,
             pool,
             shared: Rc::new(shared),
             recorder: Recorder::new(ring.clone(), exports.len(), *record, *slow),

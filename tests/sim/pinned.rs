@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringnbd::config::Limits;
+use ringnbd::config::{Limits, Pinning};
 use ringnbd::ring::sim::{Faults, Random, World};
 
 use super::plan::{Disk, Plan};
@@ -28,7 +28,7 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
 }
 
 fn small_memory() -> Limits {
-    Limits { connections: 64, memory_per_shard: 37 << 20, pinned: false, ..Limits::DEFAULT }
+    Limits { connections: 64, memory_per_shard: 37 << 20, pinned: Pinning::Off, ..Limits::DEFAULT }
 }
 
 /// Many clients of one disk, syncs that fail now and then, and a power cut: what one of several syncs was told, the others must know.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringnbd::backend::Export;
-use ringnbd::config::Limits;
+use ringnbd::config::{Limits, Pinning};
 use ringnbd::nbd::meta_context::MetaContext;
 use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::ring::sim::Random;
@@ -121,7 +121,7 @@ fn random_limits(random: &mut Random, longest: u64) -> Limits {
         connections_per_turn: random.pick(&[1, 1024]),
         pieces_per_send: random.pick(&[80, 1024]),
         extents_per_reply: random.pick(&[1, 3, 1024]),
-        pinned: false,
+        pinned: Pinning::Off,
         ..Limits::DEFAULT
     }
 }

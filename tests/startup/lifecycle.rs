@@ -60,8 +60,8 @@ fn people_see_what_is_served_and_a_line_to_try() {
         BufReader::new(child.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect();
     assert_eq!(lines[0], "disk: mem:1M, 1048576 bytes, read-only");
     let uri = lines[1].trim();
-    assert!(uri.starts_with("nbd://127.0.0.1:") && uri.ends_with("/disk"), "{lines:?}");
-    assert!(lines[2].contains(&format!("qemu-img info '{uri}'")), "{lines:?}");
+    assert!(uri.starts_with("'nbd://127.0.0.1:") && uri.ends_with("/disk'"), "{lines:?}");
+    assert!(lines[2].contains(&format!("qemu-img info {uri}")), "{lines:?}");
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
 }

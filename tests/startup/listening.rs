@@ -1,5 +1,6 @@
 //! Where clients find the server.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -130,4 +131,75 @@ fn clients_beyond_the_limit_wait() {
     third.greet(3);
     third.go("");
     third.expect_alive();
+}
+
+/// What is not said twice can be told twice: both families have the port, and `[::]` alone is IPv6 only.
+#[test]
+fn all_addresses_of_both_families() {
+    let free = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let server =
+        Options::new().export("mem:1M").tcp(&format!("0.0.0.0:{free}")).tcp(&format!("[::]:{free}")).start();
+    for address in [format!("127.0.0.1:{free}"), format!("[::1]:{free}")] {
+        let mut client = Connection::over_tcp(std::net::TcpStream::connect(address).unwrap());
+        client.greet(3);
+        client.go("");
+        client.expect_alive();
+    }
+    drop(server);
+    let server = Options::new().export("mem:1M").without_unix().tcp("[::]:0").start();
+    let address = server.tcp_address();
+    assert!(std::net::TcpStream::connect(address).is_ok());
+    assert!(std::net::TcpStream::connect(("127.0.0.1", address.port())).is_err());
+}
+
+#[test]
+fn a_port_alone_is_localhost() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Options::new().export("mem:1M").without_unix().tcp(&free.to_string()).start();
+    let mut addresses = server.tcp_addresses();
+    addresses.sort();
+    let expected = [format!("127.0.0.1:{free}"), format!("[::1]:{free}")].map(|text| text.parse().unwrap());
+    assert_eq!(addresses, expected);
+}
+
+/// What is printed can be given to a client as it stands: to ours a URI, to QEMU its options.
+#[test]
+fn what_is_printed_can_be_tried_in_a_shell() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("@ringnbd-test,{}", std::process::id());
+    for socket in [&*name, "a b.sock"] {
+        let mut command = crate::serve(&["--log-format", "human", "--shards", "1", "--unix", socket]);
+        command
+            .arg("it's a disk=mem:1M")
+            .current_dir(&directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let lines: Vec<String> =
+            BufReader::new(child.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect();
+        let uri = lines[1].trim();
+        assert!(uri.starts_with("'nbd+unix:///") && uri.ends_with('\''), "quoted for any shell: {uri}");
+        let (ours, qemu) = lines[2].strip_prefix("Try: ").unwrap().split_once("   or: ").unwrap();
+        let qemu = qemu.split_once("   Stop").unwrap().0;
+        assert_eq!(ours, format!("ringnbd info {uri}"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &ours.replacen("ringnbd", "\"$0\"", 1), &crate::binary()]);
+        tried(shell, "1048576 bytes");
+        let found = Command::new("sh").args(["-c", "command -v qemu-img"]).output().unwrap();
+        if found.status.success() {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", qemu]);
+            tried(shell, "virtual size: 1 MiB");
+        } else {
+            eprintln!("skipped: no qemu-img here");
+        }
+        terminate(child);
+    }
+}
+
+#[track_caller]
+fn tried(mut command: Command, part: &str) {
+    let output = command.output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains(part), "{command:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
 }

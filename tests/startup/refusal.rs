@@ -67,6 +67,9 @@ fn wrong_words_are_usage_errors() {
         (&["--busy-poll", "50"], &["50", "50us"]),
         (&["--cpus", "0..3"], &["0..3", "0-3,5"]),
         (&["--tcp", "::1:10809"], &["::1:10809", "[::1]:10809"]),
+        (&["--tcp", "65536"], &["65536", "0 (any free one) to 65535"]),
+        (&["--unix", "s", "--unix-mode", "rw"], &["rw", "0660"]),
+        (&["--pinned", "on", "--unpinned"], &["--pinned", "--unpinned"]),
         (&["--shards", "many"], &["many"]),
         (&["--stdio", "--tcp", "127.0.0.1:0"], &["--stdio", "--tcp"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
@@ -87,6 +90,8 @@ fn wrong_numbers() {
     refused(serve(&["--cpus", "8191"]), path, &["CPU 8191", "choose from"]);
     refused(serve(&["--max-connections", "0"]), path, &["--max-connections"]);
     refused(serve(&["--handshake-timeout", "0"]), path, &["--handshake-timeout"]);
+    refused(serve(&["--unix-mode", "0660"]), path, &["--unix PATH", "SocketMode="]);
+    refused(serve(&["--unix-group", "nobodys-group", "--unix", "s"]), path, &["nobodys-group", "groupadd"]);
     refused(serve(&["a=mem:1M", "a=mem:1M"]), path, &["two exports", "\"a\""]);
     refused(serve(&["mem:1M", "mem:1M"]), path, &["two exports", "NAME=URI"]);
 }
@@ -155,7 +160,7 @@ fn too_little_locked_memory() {
         // The limit holds for those without this capability.
         command.args(["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]);
     }
-    command.arg(crate::binary()).arg("serve").args(FILES);
+    command.arg(crate::binary()).args(["serve", "--pinned", "on"]).args(FILES);
     refused(command, directory.path(), &["locked memory limit", "ulimit -l"]);
 }
 
