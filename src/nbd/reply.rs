@@ -33,6 +33,14 @@ impl HeaderBytes {
         header
     }
 
+    /// A header whose bytes are known already.
+    ///
+    /// # Panics
+    /// When there are more than [`LONGEST_HEADER`].
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self::new([bytes, &[], &[]])
+    }
+
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]

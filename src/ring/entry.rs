@@ -2,7 +2,7 @@
 
 use io_uring::{opcode, squeue, types};
 
-use super::operation::{AllocateMode, FileIndex, Operation};
+use super::operation::{AllocateMode, FileIndex, Operation, SendMode};
 use super::receive::GROUP;
 
 /// `IORING_RECVSEND_POLL_FIRST`: do not try, wait for the socket to become ready.
@@ -74,8 +74,12 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
             let address = lease.address().wrapping_add(*start as usize);
             opcode::Recv::new(fixed(*socket), address, *length).flags(libc::MSG_WAITALL).build()
         }
-        Operation::Send { socket, batch } => {
-            let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+        Operation::Send { socket, mode, batch } => {
+            let mode = match mode {
+                SendMode::Whole => libc::MSG_WAITALL,
+                SendMode::Some => 0,
+            };
+            let flags = (mode | libc::MSG_NOSIGNAL) as u32;
             opcode::SendMsg::new(fixed(*socket), batch.message()).flags(flags).build()
         }
         Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),

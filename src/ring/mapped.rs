@@ -4,6 +4,7 @@
 //! the kernel reads them, while it sends, and it reports `EFAULT` where a program would get a signal.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
@@ -134,10 +135,11 @@ impl MappedRange {
         self.range.length()
     }
 
-    /// Where the kernel finds the bytes, and how many there are.
-    pub(super) fn piece(&self) -> libc::iovec {
-        let iov_base = self.mapping.address.wrapping_byte_add(self.range.offset() as usize);
-        libc::iovec { iov_base, iov_len: self.range.length() as usize }
+    /// Where the kernel finds part of the bytes, and how many there are.
+    pub(super) fn piece(&self, part: Range<usize>) -> libc::iovec {
+        assert!(part.end as u64 <= self.range.length());
+        let iov_base = self.mapping.address.wrapping_byte_add(self.range.offset() as usize + part.start);
+        libc::iovec { iov_base, iov_len: part.len() }
     }
 }
 
@@ -174,6 +176,6 @@ mod tests {
         assert!(mapping.look_up(0, &mut pages[..3]));
         assert_eq!(pages[..3], [false; 3], "all is gone");
         assert!(mapping.can_look_up());
-        assert_eq!(mapping.range(ByteRange::new(4096, 100).unwrap()).piece().iov_len, 100);
+        assert_eq!(mapping.range(ByteRange::new(4096, 100).unwrap()).piece(20..100).iov_len, 80);
     }
 }

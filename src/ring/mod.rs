@@ -24,11 +24,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub use batch::SendBatch;
+pub use batch::{Payload, SendBatch};
 pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, SharedLease, Shortage, UNIT};
 pub use mapped::{FileMapping, MappedRange, PAGE};
 pub use op::{OpKey, Owner};
-pub use operation::{AllocateMode, Completion, FileIndex, Operation};
+pub use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub use receive::Received;
 pub use uring::{Event, RingError, RingOptions, Wait};
 

@@ -22,6 +22,15 @@ pub enum AllocateMode {
     ZeroRange,
 }
 
+/// When a send ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendMode {
+    /// When all has left; less only at an error.
+    Whole,
+    /// When the socket takes no more: at least one byte, for which it waits, or an error.
+    Some,
+}
+
 /// One request to the kernel.
 #[derive(Debug)]
 pub enum Operation {
@@ -94,10 +103,12 @@ pub enum Operation {
         /// Bytes to receive.
         length: u32,
     },
-    /// Send all pieces of a batch; less only at an error.
+    /// Send pieces of a batch.
     Send {
         /// To whom.
         socket: FileIndex,
+        /// When it ends.
+        mode: SendMode,
         /// The pieces.
         batch: Box<SendBatch>,
     },

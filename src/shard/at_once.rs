@@ -1,12 +1,13 @@
 //! Requests that are answered when they are parsed: no slot, no task, no operation of their own.
 
 use super::connection::{Connection, Feeding};
-use super::outbound::{Payload, Release, Reply, ReplyChunk};
+use super::outbound::{Release, Reply, ReplyChunk};
 use super::serve::SPARSE_READ;
 use crate::backend::AtOnce;
 use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Request};
 use crate::nbd::session::ReplyMode;
+use crate::ring::Payload;
 use crate::stats::{Operation, Timing};
 
 impl Connection {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outbound::{Outbound, Payload, Release, Reply, ReplyChunk};
+use super::outbound::{Outbound, Release, Reply, ReplyChunk, Sending};
 use super::request_table::{Entry, RequestId, RequestTable};
 use super::serve::serve;
 use super::worker::{Shard, Worker};
@@ -17,7 +17,7 @@ use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
 use crate::nbd::session::Session;
-use crate::ring::{BufferPool, FileMapping, SendBatch};
+use crate::ring::{BufferPool, FileMapping, Payload, SendBatch};
 use crate::stats::{Operation, Timing};
 
 const TIMING: Timing =
@@ -69,7 +69,7 @@ pub enum Content {
 pub struct OutboundRounds {
     outbound: Outbound,
     batch: Box<SendBatch>,
-    releases: Vec<Release>,
+    releases: Sending,
     pool: BufferPool,
 }
 
@@ -102,9 +102,9 @@ impl OutboundRounds {
         let mut sent = 0;
         while self.outbound.wants_to_send() {
             self.outbound.fill(&mut self.batch, std::mem::take(&mut self.releases), 0);
-            sent += self.batch.length();
-            self.batch.clear();
-            self.releases = self.outbound.sent();
+            let bytes = self.batch.length();
+            sent += bytes;
+            self.releases = self.outbound.sent(&mut self.batch, bytes);
             self.releases.clear();
         }
         sent

@@ -5,23 +5,8 @@
 use std::collections::VecDeque;
 
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::ring::{MappedRange, SendBatch, SharedLease};
+use crate::ring::{Payload, SendBatch};
 use crate::stats::Timing;
-
-/// What follows a chunk's header.
-#[derive(Debug)]
-pub(super) enum Payload {
-    /// Nothing.
-    Nothing,
-    /// Part of a lease.
-    Leased { lease: SharedLease, start: u32, length: u32 },
-    /// Part of a mapped file.
-    Mapped(MappedRange),
-    /// Zeroes that need no memory.
-    Zeroes(u32),
-    /// Bytes of its own.
-    Text(Vec<u8>),
-}
 
 /// One chunk of a reply.
 #[derive(Debug)]
@@ -56,14 +41,6 @@ impl ReplyChunk {
         let payload = if text.is_empty() { Payload::Nothing } else { Payload::Text(text) };
         Self { header, payload }
     }
-
-    fn pieces(&self) -> usize {
-        1 + match &self.payload {
-            Payload::Nothing => 0,
-            Payload::Zeroes(length) => SendBatch::pieces_of_zeroes(*length as usize),
-            Payload::Leased { .. } | Payload::Mapped(_) | Payload::Text(_) => 1,
-        }
-    }
 }
 
 /// What a request gives back when its reply is out.
@@ -80,6 +57,8 @@ pub(super) struct Release {
 struct Queued {
     chunk: ReplyChunk,
     releases: Option<Release>,
+    /// Bytes of header and payload that have left; of the first chunk only.
+    left: usize,
 }
 
 /// The queue of one connection.
@@ -93,9 +72,12 @@ pub(super) struct Outbound {
     /// Those of the send in flight, and the moment at which it started, in nanoseconds of the shard's clock.
     mapped_sending: u64,
     started: u64,
-    /// The requests whose replies end in the send in flight.
-    sending: Option<Vec<Release>>,
+    /// What each chunk of the send in flight releases.
+    sending: Option<Sending>,
 }
+
+/// What the chunks of a send release, one by one.
+pub(super) type Sending = Vec<Option<Release>>;
 
 /// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves, so it must leave soon.
 const MOST_MAPPED: u64 = 4 << 20;
@@ -113,7 +95,7 @@ impl Outbound {
                 if let Payload::Mapped(mapped) = &chunk.payload {
                     self.mapped += mapped.length();
                 }
-                self.queue.push_back(Queued { chunk, releases: Some(release) });
+                self.queue.push_back(Queued { chunk, releases: Some(release), left: 0 });
             }
             Reply::Many(mut chunks) => {
                 if canary!(ChunksSwapped) {
@@ -121,7 +103,8 @@ impl Outbound {
                 }
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
-                    self.queue.push_back(Queued { chunk, releases: (index == last).then_some(release) });
+                    let releases = (index == last).then_some(release);
+                    self.queue.push_back(Queued { chunk, releases, left: 0 });
                 }
             }
         }
@@ -175,40 +158,44 @@ impl Outbound {
     /// Moves as many chunks into `batch` as fit, and what they release into `sending`, which comes empty; a send then has to start.
     ///
     /// `now` is the moment of the turn, in nanoseconds of the shard's clock.
-    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Vec<Release>, now: u64) {
+    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Sending, now: u64) {
         self.started = now;
-        while let Some(front) = self.queue.front() {
-            let fits = batch.room() >= front.chunk.pieces() && batch.header_room() >= LONGEST_HEADER;
-            if !fits {
-                assert!(!batch.is_empty(), "one chunk always fits into an empty batch");
-                break;
+        while batch.has_room_for_chunk(LONGEST_HEADER)
+            && let Some(Queued { chunk, releases, left }) = self.queue.pop_front()
+        {
+            if let Payload::Mapped(mapped) = &chunk.payload {
+                self.mapped_sending += mapped.length();
             }
-            let Queued { chunk, releases } = self.queue.pop_front().expect("there is a front");
-            batch.push_header(chunk.header.as_bytes());
-            match chunk.payload {
-                Payload::Nothing => {}
-                Payload::Leased { lease, start, length } => {
-                    batch.push_lease(lease, start as usize..(start + length) as usize);
-                }
-                Payload::Mapped(mapped) => {
-                    self.mapped_sending += mapped.length();
-                    batch.push_mapped(mapped);
-                }
-                Payload::Zeroes(length) => batch.push_zeroes(length as usize),
-                Payload::Text(text) => batch.push_text(text),
-            }
-            sending.extend(releases);
+            batch.push_chunk(chunk.header.as_bytes(), chunk.payload, left);
+            sending.push(releases);
         }
         if self.queue.is_empty() {
             self.queue.shrink_to(KEPT_CHUNKS);
         }
+        assert!(!batch.is_empty(), "one chunk always fits into an empty batch");
         assert!(self.sending.replace(sending).is_none(), "one send at a time");
     }
 
-    /// The send in flight has ended: what it released.
-    pub(super) fn sent(&mut self) -> Vec<Release> {
+    /// The send in flight has ended, and so many bytes have left: what is released. The rest is queued again, and the batch is empty.
+    pub(super) fn sent(&mut self, batch: &mut SendBatch, bytes: usize) -> Sending {
+        let mut sending = self.sending.take().expect("a send was in flight");
         self.mapped -= std::mem::take(&mut self.mapped_sending);
-        self.sending.take().expect("a send was in flight")
+        if bytes == batch.length() && batch.is_whole() {
+            batch.clear();
+            return sending;
+        }
+        let mut unsent = Vec::new();
+        let complete = batch.take_unsent(bytes, |header, payload, left| {
+            let header = HeaderBytes::from_bytes(header);
+            unsent.push((ReplyChunk { header, payload }, left));
+        });
+        for ((chunk, left), releases) in unsent.into_iter().zip(sending.drain(complete..)).rev() {
+            if let Payload::Mapped(mapped) = &chunk.payload {
+                self.mapped += mapped.length();
+            }
+            self.queue.push_front(Queued { chunk, releases, left });
+        }
+        sending
     }
 
     /// Forgets what is queued: the client is gone.
@@ -230,28 +217,44 @@ mod tests {
         Reply::One(ReplyChunk { header: to.data(0, length, true), payload: Payload::Zeroes(length) })
     }
 
+    const RELEASE: Release = Release { held: 4096, timing: None };
+
     #[test]
     fn a_batch_takes_what_fits_and_releases_it_when_sent() {
         let mut outbound = Outbound::default();
-        let release = Release { held: 4096, timing: None };
-        (0..5).for_each(|_| outbound.push(reply(512), release));
+        (0..5).for_each(|_| outbound.push(reply(512), RELEASE));
         let mut batch = SendBatch::with_capacity(7, 1024);
         outbound.fill(&mut batch, Vec::new(), 0);
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
-        assert_eq!(outbound.sent(), [release; 3]);
-        assert_eq!(outbound.abandon(), [release; 2]);
+        assert_eq!(outbound.sent(&mut batch, 3 * 528), [Some(RELEASE); 3]);
+        assert_eq!(outbound.abandon(), [RELEASE; 2]);
         assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn a_short_send_is_gone_on_with_where_it_stopped() {
+        let mut outbound = Outbound::default();
+        (0..5).for_each(|_| outbound.push(reply(512), RELEASE));
+        let mut batch = SendBatch::with_capacity(100, 1024);
+        let mut left = 5 * 528;
+        // Within a payload, at an edge, nothing, within a header, a header's end.
+        for (sent, released) in [(700, 1), (356, 1), (0, 0), (5, 0), (11, 0), (1040, 2), (528, 1)] {
+            outbound.fill(&mut batch, Vec::new(), 0);
+            assert_eq!(batch.length(), left);
+            assert_eq!(outbound.sent(&mut batch, sent), vec![Some(RELEASE); released]);
+            left -= sent;
+        }
+        assert!(left == 0 && outbound.is_empty());
     }
 
     #[test]
     fn a_reply_that_is_held_back_keeps_its_request() {
         let mut outbound = Outbound::default();
-        let release = Release { held: 0, timing: None };
-        outbound.hold_back(reply(512), release);
+        outbound.hold_back(reply(512), RELEASE);
         assert!(outbound.holds_back() && !outbound.wants_to_send());
         outbound.let_go();
         assert!(!outbound.holds_back() && outbound.wants_to_send());
-        assert_eq!(outbound.abandon(), [release]);
+        assert_eq!(outbound.abandon(), [RELEASE]);
     }
 }

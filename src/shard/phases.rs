@@ -11,7 +11,7 @@ use super::waiting::{Listed, Need};
 use super::worker::{Shard, SpareBatches};
 use crate::config::Limits;
 use crate::nbd::reply::LONGEST_HEADER;
-use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch};
+use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch, SendMode};
 use crate::task::Tasks;
 
 impl Shard {
@@ -40,30 +40,37 @@ impl Shard {
                 debug_assert_eq!(connection.receive, Some(operation));
                 connection.received(completion);
             }
-            Operation::Send { mut batch, .. } => {
-                let whole = completion.result == Ok(batch.length() as u32);
-                batch.clear();
-                let large = batch.room() > SMALL_BATCH;
-                self.batches[usize::from(large)].push(batch);
-                connection.idleness.moved = true;
-                let mut releases = connection.outbound.sent();
-                let export = connection.peer.export;
-                for release in releases.drain(..) {
-                    connection.release(release);
-                    if let Some(timing) = &release.timing {
-                        self.recorder.sent(export, timing, &connection.name);
-                    }
-                }
-                self.releases.push(releases);
-                if !whole {
-                    connection.end(Ending::Abort);
-                }
-                to_flush(&mut self.to_flush, key, connection);
-            }
+            Operation::Send { batch, .. } => self.sent(key, completion.result, batch),
             _ => {}
         }
-        self.unsent = self.unsent + connection.in_flight - before;
+        self.unsent = self.unsent + self.connections[key as usize].in_flight - before;
         self.list(key);
+    }
+
+    /// The end of a connection's send.
+    fn sent(&mut self, key: u32, result: Result<u32, i32>, mut batch: Box<SendBatch>) {
+        let connection = &mut self.connections[key as usize];
+        let bytes = result.unwrap_or(0) as usize;
+        let mut released = connection.outbound.sent(&mut batch, bytes);
+        let large = batch.room() > SMALL_BATCH;
+        self.batches[usize::from(large)].push(batch);
+        connection.idleness.moved |= bytes > 0;
+        let export = connection.peer.export;
+        for release in released.drain(..).flatten() {
+            connection.release(release);
+            if let Some(timing) = &release.timing {
+                self.recorder.sent(export, timing, &connection.name);
+            }
+        }
+        self.releases.push(released);
+        let goes_on = match result {
+            Ok(sent) => sent > 0,
+            Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN),
+        };
+        if !goes_on || connection.ending == Ending::Abort {
+            connection.end(Ending::Abort);
+        }
+        to_flush(&mut self.to_flush, key, connection);
     }
 
     /// Puts a connection on the list to be fed. One that waits is fed too: what it did itself may let it go on, without a try of the others.
@@ -176,7 +183,8 @@ impl Shard {
                     self.recorder.now(),
                 );
                 connection.operations += 1;
-                let operation = Operation::Send { socket: connection.socket, batch };
+                let (socket, mode) = (connection.socket, SendMode::Some);
+                let operation = Operation::Send { socket, mode, batch };
                 self.ring.push(operation, Owner::Connection(key));
             }
             if let Listed::Waiting { held, .. } = connection.listed
@@ -242,14 +250,13 @@ pub(super) fn to_flush(list: &mut Vec<u32>, key: u32, connection: &mut Connectio
     }
 }
 
-/// Pieces of a small batch, which is all that most connections need; thousands of slow readers then cost little.
-const SMALL_BATCH: usize = 2 * (ZERO_PIECES + 8);
-/// Pieces that the longest payload of zeroes takes.
-const ZERO_PIECES: usize = SendBatch::pieces_of_zeroes(crate::ring::LARGEST_LEASE);
+/// Chunks of a small batch, which is all that most connections need; thousands of slow readers then cost little.
+const SMALL_BATCH_CHUNKS: usize = 8;
+const SMALL_BATCH: usize = SMALL_BATCH_CHUNKS * SendBatch::PIECES_PER_CHUNK;
 
 /// A batch with room for `chunks` chunks, or for as many as one send can take.
 fn take_batch(spare: &mut SpareBatches, chunks: usize, limits: &Limits) -> Box<SendBatch> {
-    let large = chunks > 8;
+    let large = chunks > SMALL_BATCH_CHUNKS;
     let pieces = if large { limits.pieces_per_send } else { SMALL_BATCH.min(limits.pieces_per_send) };
     let fresh = || Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
     spare[usize::from(large)].pop().unwrap_or_else(fresh)

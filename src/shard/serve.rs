@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::outbound::{Payload, Reply, ReplyChunk};
+use super::outbound::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use crate::backend::{Device, ShardContext};
 use crate::block::{BlockError, ByteRange, Extent};
@@ -11,7 +11,7 @@ use crate::nbd::meta_context::MetaContext;
 use crate::nbd::reply::{ReplyTo, status_length};
 use crate::nbd::request::{Command, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, Session};
-use crate::ring::Lease;
+use crate::ring::{Lease, Payload};
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
 pub(super) const SPARSE_READ: u64 = 32 << 10;

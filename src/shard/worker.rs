@@ -12,7 +12,7 @@ use slab::Slab;
 use super::busy_poll::BusyPoll;
 use super::connection::{Admitted, Connection};
 use super::mailbox::Message;
-use super::outbound::Release;
+use super::outbound::Sending;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
@@ -66,7 +66,7 @@ pub(super) struct Shard {
     /// Spare batches, small and large; boxed, because an operation holds one behind a pointer.
     pub(super) batches: SpareBatches,
     /// Spare lists of what a send releases.
-    pub(super) releases: Vec<Vec<Release>>,
+    pub(super) releases: Vec<Sending>,
     /// Requests that were handed to their backend in this turn.
     pub(super) started: Vec<RequestId>,
     /// How many of them each connection may have.

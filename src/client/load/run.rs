@@ -7,7 +7,7 @@ use super::plan::Pacer;
 use super::results::{Recorder, Results};
 use super::set_up::Load;
 use super::{Failure, Observer};
-use crate::ring::{Completion, Event, Operation, Owner, Wait};
+use crate::ring::{Completion, Event, Operation, Owner, SendMode, Wait};
 
 /// Completions handled in one turn.
 const COMPLETIONS: usize = 4096;
@@ -72,7 +72,7 @@ impl Load {
         for (index, connection) in self.connections.iter_mut().enumerate() {
             connection.say_goodbye();
             if let Some(batch) = connection.take_batch(0) {
-                let operation = Operation::Send { socket: connection.socket, batch };
+                let operation = Operation::Send { socket: connection.socket, mode: SendMode::Whole, batch };
                 self.ring.push(operation, Owner::Connection(index as u32));
             }
         }

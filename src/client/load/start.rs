@@ -3,7 +3,7 @@
 use super::plan::{Kind, Next, Planned};
 use super::run::{Phase, Run};
 use super::verify::Verifier;
-use crate::ring::{Operation, Owner};
+use crate::ring::{Operation, Owner, SendMode};
 
 /// What came of the attempt to start an operation.
 enum Started {
@@ -145,7 +145,7 @@ impl Run<'_> {
         for key in self.filled.drain(..) {
             let connection = &mut self.load.connections[key as usize];
             if let Some(batch) = connection.take_batch(now) {
-                let operation = Operation::Send { socket: connection.socket, batch };
+                let operation = Operation::Send { socket: connection.socket, mode: SendMode::Whole, batch };
                 self.load.ring.push(operation, Owner::Connection(key));
             }
         }

@@ -13,7 +13,7 @@ use super::world::{Memory, Object, RingState, Work};
 use crate::ring::FileMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::op::{OpKey, OpTable, Owner};
-use crate::ring::operation::{AllocateMode, FileIndex, Operation};
+use crate::ring::operation::{AllocateMode, FileIndex, Operation, SendMode};
 use crate::ring::receive::ReceiveRing;
 use crate::ring::uring::{Event, RingError, RingOptions, Wait, deliver};
 
@@ -135,12 +135,13 @@ impl Engine {
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);
                 Work::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
             }
-            Operation::Send { socket, batch } => {
+            Operation::Send { socket, mode, batch } => {
                 let state = self.world.state();
                 let pieces: Rc<[Piece]> =
                     batch.pieces().map(|(address, length)| state.piece(address, length)).collect();
                 let total = batch.length();
-                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total }
+                let whole = *mode == SendMode::Whole;
+                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total, whole }
             }
             Operation::Shutdown { socket } => Work::Shutdown { socket: self.socket(*socket) },
             Operation::Watch { eventfd, .. } => Work::Watch { eventfd: *eventfd },

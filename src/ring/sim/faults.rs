@@ -25,7 +25,7 @@ pub struct Faults {
     pub canceled: f64,
     /// `ENOBUFS` although there is a receive buffer.
     pub no_buffers: f64,
-    /// A send ends early although the peer is there.
+    /// A send fails although the peer is there.
     pub cut_send: f64,
     /// `fallocate` cannot punch holes.
     pub no_punch: bool,

@@ -126,7 +126,7 @@ impl State {
     }
 
     pub(super) fn try_send(&mut self, serial: u64) {
-        let Work::Send { socket, ref pieces, moved, total } = self.operations[&serial].work else {
+        let Work::Send { socket, ref pieces, moved, total, whole } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
         };
         let pieces = pieces.clone();
@@ -138,6 +138,12 @@ impl State {
         let room = end.capacity.saturating_sub(end.to_client.len()).min(total - moved);
         if room == 0 && total > moved {
             return self.sockets[socket].waiting.push(serial);
+        }
+        let broken = self.random.chance(self.faults.cut_send).then_some(libc::ETIMEDOUT);
+        if moved == 0
+            && let Some(errno) = self.small_fault().or(broken)
+        {
+            return self.complete(serial, Err(errno));
         }
         let length = self.shortened(room);
         let (mut start, mut left, mut at) = (moved, length, 0);
@@ -159,8 +165,7 @@ impl State {
         if let Some(Work::Send { moved, .. }) = self.work(serial) {
             *moved = now;
         }
-        let cut = self.faults.cut_send;
-        if now == total || self.random.chance(cut) {
+        if now == total || !whole {
             self.complete(serial, Ok(now as u32));
         } else {
             self.try_later(serial);

@@ -79,6 +79,8 @@ pub(super) enum Work {
         pieces: Rc<[Piece]>,
         moved: usize,
         total: usize,
+        /// It ends only when all has left.
+        whole: bool,
     },
     Shutdown {
         socket: usize,
