@@ -82,6 +82,8 @@ mod switch {
         HoleTooLong,
         /// A read that is answered from the page cache brings the bytes beside it.
         CachedElsewhere,
+        /// What of a chunk has left leaves once more after a short send.
+        ShortSendRepeated,
     }
 
     thread_local! {

@@ -169,7 +169,8 @@ impl SendBatch {
             let now = here.min(sent);
             sent -= now;
             let header = &self.headers[header.start as usize..header.end as usize];
-            let left = left + now;
+            let repeats = canary!(ShortSendRepeated) && now < here;
+            let left = if repeats { left } else { left + now };
             if left == header.len() + payload.length() {
                 complete += 1;
             } else {
