@@ -62,6 +62,22 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
                 .offset(range.offset())
                 .build()
         }
+        Operation::Watch { eventfd, counter } => {
+            opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
+        }
+        Operation::Sleep { duration } => opcode::Timeout::new(&raw const **duration).build(),
+        Operation::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
+        Operation::Cancel { target } => opcode::AsyncCancel::new(u64::from(target.0)).build(),
+        Operation::Receive { .. }
+        | Operation::ReceiveInto { .. }
+        | Operation::Send { .. }
+        | Operation::Shutdown { .. } => build_socket_entry(operation),
+    }
+}
+
+/// The same for an operation on a socket.
+fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
+    match operation {
         Operation::Receive { socket, poll_first } => {
             opcode::Recv::new(fixed(*socket), std::ptr::null_mut(), 0)
                 .buf_group(GROUP)
@@ -83,11 +99,6 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
             opcode::SendMsg::new(fixed(*socket), batch.message()).flags(flags).build()
         }
         Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),
-        Operation::Watch { eventfd, counter } => {
-            opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
-        }
-        Operation::Sleep { duration } => opcode::Timeout::new(&raw const **duration).build(),
-        Operation::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
-        Operation::Cancel { target } => opcode::AsyncCancel::new(u64::from(target.0)).build(),
+        _ => unreachable!("it is no operation on a socket"),
     }
 }
