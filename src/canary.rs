@@ -84,6 +84,12 @@ mod switch {
         CachedElsewhere,
         /// What of a chunk has left leaves once more after a short send.
         ShortSendRepeated,
+        /// Any number of prefetches run at once.
+        PrefetchUnbounded,
+        /// A TRIM or WRITE_ZEROES is one `fallocate` however long its range is.
+        PunchWhole,
+        /// A long WRITE_ZEROES goes on when its client is gone.
+        AbandonedZeroingGoesOn,
     }
 
     thread_local! {

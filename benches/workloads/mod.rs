@@ -36,6 +36,7 @@ fn ring() -> Ring {
         receive_buffer: 4096,
         files: 1,
         registered: false,
+        workers: 0,
     };
     Ring::new(&options).unwrap_or_else(|error| panic!("{error}")).0
 }

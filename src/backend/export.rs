@@ -45,11 +45,20 @@ pub(super) struct FileStore {
     pub(super) allocation_unit: u32,
     /// What its mapping holds is what a read brings.
     pub(super) can_be_mapped: bool,
+    /// Bytes of one step of a prefetch, and of a punch or a zeroing.
+    pub(super) read_ahead: u64,
+    pub(super) allocation_step: u64,
     /// Of [`FileStore::buffered`].
     pub(super) syncs: Syncs,
     /// Of [`FileStore::durable`].
     pub(super) range_syncs: RangeSyncs,
 }
+
+/// Bytes that one `fallocate` changes at the most: some 15 ms where all of it is allocated.
+const ALLOCATION_STEP: u64 = 64 << 20;
+/// Bytes of a step of a simulated file.
+#[cfg(feature = "sim")]
+const SIMULATED_STEP: u64 = 64 << 10;
 
 /// The most descriptors that a [`Device`](super::Device) registers with its ring.
 pub const FILES_PER_EXPORT: usize = 3;
@@ -159,6 +168,9 @@ impl Export {
             is_block_device: sector.is_some(),
             allocation_unit: sector.unwrap_or(1),
             can_be_mapped: true,
+            // Short, as simulated files are.
+            read_ahead: SIMULATED_STEP,
+            allocation_step: SIMULATED_STEP,
             syncs: Syncs::default(),
             range_syncs: RangeSyncs::default(),
         };
@@ -235,6 +247,8 @@ fn open_file(
         is_block_device,
         allocation_unit: sector,
         can_be_mapped,
+        read_ahead: read_ahead(&metadata, is_block_device),
+        allocation_step: ALLOCATION_STEP,
         syncs: Syncs::default(),
         range_syncs: RangeSyncs::default(),
     };
@@ -260,6 +274,23 @@ fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
     let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let file = format!("/sys/dev/block/{major}:{minor}/queue/rotational");
     is_block_device && std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Bytes that a read-ahead on a file's device brings at the most.
+fn read_ahead(metadata: &std::fs::Metadata, is_block_device: bool) -> u64 {
+    /// The kernel's default, which few devices fall short of.
+    const USUAL: u64 = 128 << 10;
+    let device = if is_block_device { metadata.rdev() } else { metadata.dev() };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let read = |file: String| {
+        let kibibytes: u64 = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        Some(kibibytes << 10)
+    };
+    // A partition has the queue of its disk; a network file system has only the first.
+    let known = read(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"))
+        .or_else(|| read(format!("/sys/dev/block/{major}:{minor}/queue/read_ahead_kb")))
+        .or_else(|| read(format!("/sys/dev/block/{major}:{minor}/../queue/read_ahead_kb")));
+    known.unwrap_or(USUAL).clamp(64 << 10, 2 << 20)
 }
 
 /// Whether a file lies on a file system whose page cache is always true. On a network file system a read asks the server whether it

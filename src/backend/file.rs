@@ -8,23 +8,27 @@ use super::ShardContext;
 use super::export::FileStore;
 use super::known_data::KnownData;
 use super::page_cache::PageCache;
+use super::prefetch::Prefetching;
 use super::unaligned::UnalignedGate;
-use crate::block::{BlockError, ByteRange, Extent, IoFlags};
-use crate::ring::{AllocateMode, FileIndex, Lease, MappedRange, Operation, SharedLease};
-
-/// Bytes that one CACHE reads ahead at the most.
-const LONGEST_PREFETCH: u64 = 128 << 20;
+use super::workers::WorkerShare;
+use crate::block::{BlockError, ByteRange, Extent};
+use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 
 /// A file export on one shard.
 pub(super) struct FileDevice {
-    store: Arc<FileStore>,
-    buffered: FileIndex,
+    pub(super) store: Arc<FileStore>,
+    pub(super) buffered: FileIndex,
     durable: Option<FileIndex>,
-    direct: Option<FileIndex>,
+    pub(super) direct: Option<FileIndex>,
     /// Where reads can be answered from at once; none for an O_DIRECT export.
     page_cache: Option<PageCache>,
     /// Parts of the file that are known to hold no hole; see [`FileDevice::is_known_data`].
-    known: RefCell<KnownData>,
+    pub(super) known: RefCell<KnownData>,
+    /// What may block goes through here, but for allocations and writes through the page cache.
+    pub(super) workers: WorkerShare,
+    /// One `fallocate` at a time: the file's lock lets no more than that run, and it would wait for it in a worker thread.
+    pub(super) allocations: WorkerShare,
+    pub(super) prefetching: Prefetching,
 }
 
 /// A read that ended early: which bytes from the start are good, and why it ended.
@@ -47,7 +51,10 @@ impl FileDevice {
             _ => None,
         };
         let page_cache = mapping.map(|mapping| PageCache::new(mapping, size, !store.is_block_device));
-        Ok(Self { store, buffered, durable, direct, page_cache, known: RefCell::new(KnownData::new(size)) })
+        let share = |places| WorkerShare::new(places, context.ready.clone());
+        let (workers, allocations) = (share(context.workers_per_export), share(1));
+        let (known, prefetching) = (RefCell::new(KnownData::new(size)), Prefetching::default());
+        Ok(Self { store, buffered, durable, direct, page_cache, known, workers, allocations, prefetching })
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`].
@@ -146,7 +153,7 @@ impl FileDevice {
         let file = self.durable.expect("only an export that may be written gets writes");
         let write = self.store.range_syncs.begin_write();
         self.write_buffered(range, lease, context).await?;
-        let sync = async || until_done(|| Operation::Sync { file, range: Some(range) }, context).await;
+        let sync = async || self.sync(file, Some(range), context).await;
         write.finish(&context.wakeups, sync).await
     }
 
@@ -157,108 +164,18 @@ impl FileDevice {
             return Ok(());
         }
         let file = self.buffered;
-        let sync = async || until_done(|| Operation::Sync { file, range: None }, context).await;
+        let sync = async || self.sync(file, None, context).await;
         self.store.syncs.flush(&context.wakeups, sync).await
     }
 
-    /// Gives the blocks of a range back. A hint: where it cannot be done it is not an error.
-    pub(super) async fn trim(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
-        let Some(whole) = shrunk(range, self.store.allocation_unit) else { return Ok(()) };
-        self.known.borrow_mut().discarded(range);
-        match self.allocate(AllocateMode::PunchHole, whole, context).await {
-            Ok(()) | Err(BlockError::NotSupported) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes a range read as zeroes, by the cheapest way that keeps the promises of the flags.
-    pub(super) async fn write_zeroes(
+    async fn sync(
         &self,
-        range: ByteRange,
-        flags: IoFlags,
+        file: FileIndex,
+        range: Option<ByteRange>,
         context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        let whole = shrunk(range, self.store.allocation_unit);
-        // A block device zeroes whole sectors only, and without NOUNMAP it may write them out one by one: not fast.
-        let sure_to_be_slow = whole != Some(range) || (self.store.is_block_device && flags.no_hole);
-        if flags.fast_zero && sure_to_be_slow {
-            return Err(BlockError::NotSupported);
-        }
-        self.known.borrow_mut().discarded(range);
-        let modes: &[AllocateMode] = match flags.no_hole {
-            true => &[AllocateMode::ZeroRange],
-            false => &[AllocateMode::PunchHole, AllocateMode::ZeroRange],
-        };
-        let modes = if self.store.is_block_device && flags.fast_zero { &modes[..1] } else { modes };
-        let mut zeroed = None;
-        for mode in modes {
-            let Some(whole) = whole else { break };
-            match self.allocate(*mode, whole, context).await {
-                Ok(()) => zeroed = Some(whole),
-                Err(BlockError::NotSupported) => continue,
-                Err(error) => return Err(error),
-            }
-            break;
-        }
-        let Some(zeroed) = zeroed else {
-            if flags.fast_zero {
-                return Err(BlockError::NotSupported);
-            }
-            return self.write_zeroes_as_data(range, context).await;
-        };
-        // What sticks out of whole sectors on either side.
-        for (start, end) in [(range.offset(), zeroed.offset()), (zeroed.end(), range.end())] {
-            let part = ByteRange::new(start, end - start).expect("within the range");
-            self.write_zeroes_as_data(part, context).await?;
-            if canary!(ZeroesFirstPartOnly) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_zeroes_as_data(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
-        let mut done = 0;
-        while done < range.length() {
-            let length = (range.length() - done).min(context.zeroes.capacity() as u64);
-            let part = ByteRange::new(range.offset() + done, length).expect("within the range");
-            self.write(part, context.zeroes.clone(), false, context).await?;
-            done += length;
-            if canary!(ZeroesFirstPartOnly) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn allocate(
-        &self,
-        mode: AllocateMode,
-        range: ByteRange,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        let file = self.buffered;
-        match until_done(|| Operation::Allocate { file, mode, range }, context).await {
-            Ok(()) => Ok(()),
-            Err(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
-                Err(BlockError::NotSupported)
-            }
-            Err(errno) => Err(failure(errno)),
-        }
-    }
-
-    /// Asks the kernel to read the first bytes of a range ahead into the page cache; with O_DIRECT there is nothing to do.
-    ///
-    /// The protocol leaves open "whether there is a limit on how much can be cached at once" (`NBD_CMD_CACHE`). Without one a single
-    /// request fills the page cache with a whole disk, and a later TRIM that drops it all keeps writes to the file waiting.
-    pub(super) async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
-        if self.direct.is_none() {
-            let front = ByteRange::new(range.offset(), range.length().min(LONGEST_PREFETCH));
-            let front = front.expect("within the range");
-            // A prefetch that fails changes nothing that a client could see.
-            let _hint = context.ring.run(Operation::Prefetch { file: self.buffered, range: front }).await;
-        }
-        Ok(())
+    ) -> Result<(), i32> {
+        let _place = self.workers.enter(&context.ring).await;
+        until_done(|| Operation::Sync { file, range }, context).await
     }
 
     /// See [`super::allocation::query`].
@@ -308,7 +225,7 @@ impl FileDevice {
 }
 
 /// Runs an operation that moves no bytes, and does so again while it is interrupted; an errno if it fails.
-async fn until_done(operation: impl Fn() -> Operation, context: &ShardContext) -> Result<(), i32> {
+pub(super) async fn until_done(operation: impl Fn() -> Operation, context: &ShardContext) -> Result<(), i32> {
     loop {
         match context.ring.run(operation()).await.0 {
             Ok(_) => return Ok(()),
@@ -365,17 +282,9 @@ fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
     inside
 }
 
-fn failure(errno: i32) -> BlockError {
+pub(super) fn failure(errno: i32) -> BlockError {
     tracing::debug!(errno, "the backend failed");
     BlockError::from_errno(errno)
-}
-
-/// The whole units inside a range.
-fn shrunk(range: ByteRange, unit: u32) -> Option<ByteRange> {
-    let unit = u64::from(unit);
-    let start = range.offset().checked_next_multiple_of(unit)?;
-    let end = range.end() / unit * unit;
-    ByteRange::new(start, end.checked_sub(start)?).filter(|whole| !whole.is_empty())
 }
 
 #[cfg(test)]
@@ -384,13 +293,6 @@ mod tests {
 
     fn range(offset: u64, length: u64) -> ByteRange {
         ByteRange::new(offset, length).unwrap()
-    }
-
-    #[test]
-    fn whole_sectors_inside_a_range() {
-        assert_eq!(shrunk(range(1, 1024), 512), Some(range(512, 512)));
-        assert_eq!(shrunk(range(1, 600), 512), None);
-        assert_eq!(shrunk(range(7, 9), 1), Some(range(7, 9)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! No protocol here: ranges, flags and leases come in, leases and errors go out.
 #![forbid(unsafe_code)]
 
+mod abandon;
 mod allocation;
 mod durability;
 mod export;
@@ -12,10 +13,15 @@ mod helpers;
 mod known_data;
 mod memory;
 mod page_cache;
+mod prefetch;
+mod steps;
 mod unaligned;
+mod workers;
+mod zeroing;
 
 use std::sync::Arc;
 
+pub use abandon::Abandon;
 pub use export::{Export, FILES_PER_EXPORT, OpenError};
 pub use file::ReadFailure;
 pub use helpers::Helpers;
@@ -28,6 +34,7 @@ use export::Store;
 use fault::{Fault, Verdict};
 use file::FileDevice;
 use memory::MemoryStore;
+use steps::steps;
 
 /// What every device of a shard works with.
 pub struct ShardContext {
@@ -41,6 +48,8 @@ pub struct ShardContext {
     pub helpers: Helpers,
     /// The way by which other shards wake its tasks.
     pub wakeups: Wakeups,
+    /// Worker threads of its ring that one export may keep busy.
+    pub workers_per_export: usize,
     /// Zeroes to write where nothing better works.
     pub zeroes: SharedLease,
 }
@@ -272,7 +281,8 @@ impl Device {
         }
     }
 
-    /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask for it.
+    /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask for it. Stops when it is
+    /// abandoned.
     ///
     /// # Errors
     /// The medium's.
@@ -280,24 +290,24 @@ impl Device {
         &self,
         range: ByteRange,
         flags: IoFlags,
+        abandon: &Abandon,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         self.assert_request(range, true);
         self.fault(CommandKind::Trim, Some(range), context).await?;
         match &self.kind {
             Kind::File(file) => {
-                file.trim(range, context).await?;
+                file.trim(range, abandon, context).await?;
                 if flags.fua { file.flush(context).await } else { Ok(()) }
             }
             Kind::Memory(store) => {
-                discard(store, range, context).await;
-                Ok(())
+                discard(store, range, abandon, context).await
             }
             Kind::Null => Ok(()),
         }
     }
 
-    /// Makes a range read as zeroes.
+    /// Makes a range read as zeroes. Stops when it is abandoned.
     ///
     /// # Errors
     /// [`BlockError::NotSupported`] only when the flags ask for fast zeroing; the medium's.
@@ -305,17 +315,18 @@ impl Device {
         &self,
         range: ByteRange,
         flags: IoFlags,
+        abandon: &Abandon,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         self.assert_request(range, true);
         self.fault(CommandKind::WriteZeroes, Some(range), context).await?;
         match &self.kind {
             Kind::File(file) => {
-                file.write_zeroes(range, flags, context).await?;
+                file.write_zeroes(range, flags, abandon, context).await?;
                 if flags.fua && !canary!(FuaOfZeroesIgnored) { file.flush(context).await } else { Ok(()) }
             }
             Kind::Memory(store) => {
-                discard(store, range, context).await;
+                discard(store, range, abandon, context).await?;
                 if flags.no_hole {
                     store.mark(range);
                 }
@@ -325,15 +336,20 @@ impl Device {
         }
     }
 
-    /// Prefetches a range.
+    /// Prefetches a range, as far as that disturbs nobody. Stops when it is abandoned.
     ///
     /// # Errors
     /// Only those of faults.
-    pub async fn cache(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+    pub async fn cache(
+        &self,
+        range: ByteRange,
+        abandon: &Abandon,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
         self.assert_request(range, false);
         self.fault(CommandKind::Cache, Some(range), context).await?;
         match &self.kind {
-            Kind::File(file) => file.cache(range, context).await,
+            Kind::File(file) => file.cache(range, abandon, context).await,
             _ => Ok(()),
         }
     }
@@ -395,16 +411,20 @@ impl Device {
     }
 }
 
-async fn discard(store: &MemoryStore, range: ByteRange, context: &ShardContext) {
-    let mut offset = range.offset();
-    while offset < range.end() {
-        let length = DISCARD_STEP.min(range.end() - offset);
-        store.discard(ByteRange::new(offset, length).expect("within the range"));
-        offset += length;
-        if offset < range.end() {
+async fn discard(
+    store: &MemoryStore,
+    range: ByteRange,
+    abandon: &Abandon,
+    context: &ShardContext,
+) -> Result<(), BlockError> {
+    for (index, step) in steps(range, DISCARD_STEP).enumerate() {
+        if index > 0 {
             context.ready.give_way(&context.ring).await;
+            abandon.check()?;
         }
+        store.discard(step);
     }
+    Ok(())
 }
 
 const _: () = assert!(crate::ring::LARGEST_LEASE == BlockSizes::MAXIMUM_PAYLOAD as usize);

@@ -54,6 +54,9 @@ pub struct Limits {
     pub extents_per_reply: usize,
     /// Whether buffer memory is pinned and registered with the ring.
     pub pinned: Pinning,
+    /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to its page cache, and one
+    /// allocate or punch; see [`Limits::workers`].
+    pub workers_per_export: usize,
     /// Helper threads of a shard for calls that io_uring does not have (allocation queries).
     pub helper_threads: usize,
 }
@@ -82,6 +85,7 @@ impl Limits {
         stall_timeout: Duration::from_secs(10),
         extents_per_reply: 4096,
         pinned: Pinning::Auto,
+        workers_per_export: 32,
         helper_threads: 2,
     };
 
@@ -89,6 +93,14 @@ impl Limits {
     /// evenly.
     pub const fn replies_per_shard(&self) -> usize {
         8 * self.requests_per_shard
+    }
+
+    /// Worker threads of a shard's ring at the most: as many as all exports may keep busy, so that one whose disk hangs leaves the others
+    /// theirs, but no more than a host can stand. The kernel starts them only while those that there are sleep.
+    pub const fn workers(&self, exports: usize) -> usize {
+        const MOST: usize = 512;
+        let wanted = exports.saturating_mul(self.workers_per_export + 2).saturating_add(2);
+        if wanted < MOST { wanted } else { MOST }
     }
 
     /// Receive buffers of a shard: an eighth of its memory, a power of two.

@@ -25,13 +25,22 @@ pub struct RingOptions {
     pub files: u32,
     /// Register (and so pin) the lease memory.
     pub registered: bool,
+    /// Threads of the kernel for what blocks, at the most; never fewer than the kernel's own choice.
+    pub workers: usize,
 }
 
 #[cfg(test)]
 impl RingOptions {
     /// The least that a ring can do with, for tests that need one beside what they are about.
     pub(crate) fn small() -> Self {
-        Self { lease_memory: 40 << 20, receive_buffers: 2, receive_buffer: 4096, files: 2, registered: false }
+        Self {
+            lease_memory: 40 << 20,
+            receive_buffers: 2,
+            receive_buffer: 4096,
+            files: 2,
+            registered: false,
+            workers: 0,
+        }
     }
 }
 
@@ -133,6 +142,7 @@ impl Uring {
                 _ => RingError::Other("registered files", error),
             }
         })?;
+        limit_workers(&ring, options.workers)?;
         let uring = Self {
             ring,
             table: OpTable::with_capacity(1024),
@@ -326,6 +336,21 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
     let parameters = ring.params();
     if !parameters.is_feature_nodrop() || !parameters.is_feature_ext_arg() {
         return Err(RingError::TooOld("NODROP"));
+    }
+    Ok(())
+}
+
+/// Lets the ring have more threads for operations that block on files; those for sockets stay as they are.
+fn limit_workers(ring: &IoUring, workers: usize) -> Result<(), RingError> {
+    let change = |bounded: u32| {
+        // Nothing changes where 0 is asked for, and what was there comes back.
+        let mut limits = [bounded, 0];
+        let changed = ring.submitter().register_iowq_max_workers(&mut limits);
+        changed.map(|()| limits[0]).map_err(|error| RingError::Other("worker threads", error))
+    };
+    let wanted = u32::try_from(workers).unwrap_or(u32::MAX);
+    if change(0)? < wanted {
+        change(wanted)?;
     }
     Ok(())
 }

@@ -198,6 +198,7 @@ impl Connection {
         }
         self.outbound.let_go();
         if self.ending == Ending::Abort {
+            self.peer.abandon.abandon();
             for release in self.outbound.abandon() {
                 self.release(release);
             }

@@ -48,7 +48,8 @@ impl Shard {
             return;
         };
         let client = self.connections.vacant_key() as u32;
-        let shared = Rc::new(Peer { session, device: Rc::clone(&self.devices[export]), export, client });
+        let (device, abandon) = (Rc::clone(&self.devices[export]), Default::default());
+        let shared = Rc::new(Peer { session, device, export, client, abandon });
         let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         let key = self.connections.insert(connection) as u32;
         self.share_out();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::outbound::{Reply, ReplyChunk};
 use super::request_table::RequestId;
-use crate::backend::{Device, ShardContext};
+use crate::backend::{Abandon, Device, ShardContext};
 use crate::block::{BlockError, ByteRange, Extent};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::reply::{ReplyTo, status_length};
@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) export: usize,
     /// The connection's number; helper threads serve connections in turn.
     pub(super) client: u32,
+    /// Said when the connection was aborted: replies to its requests go nowhere.
+    pub(super) abandon: Abandon,
 }
 
 /// A request with all it needs.
@@ -93,13 +95,15 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         }
         Command::Flush => device.flush(context).await,
         // What is rare is boxed, so that every task's slot is as small as reads and writes allow.
-        Command::Trim => Box::pin(device.trim(range, flags, context)).await,
-        Command::WriteZeroes => Box::pin(device.write_zeroes(range, flags, context)).await,
-        Command::Cache => Box::pin(device.cache(range, context)).await,
+        Command::Trim => Box::pin(device.trim(range, flags, &peer.abandon, context)).await,
+        Command::WriteZeroes => Box::pin(device.write_zeroes(range, flags, &peer.abandon, context)).await,
+        Command::Cache => Box::pin(device.cache(range, &peer.abandon, context)).await,
         Command::Disconnect => unreachable!("the connection handles it"),
     };
     let reply = match result {
         Ok(()) => Reply::header(to.success()),
+        // It may have stopped for that reason; nobody gets this reply.
+        Err(error) if peer.abandon.is_abandoned() => Reply::error(to.error(error, "abandoned", None)),
         Err(error) => shared.fail(&to, &peer, error, &error.to_string()),
     };
     shared.finished.borrow_mut().push((id, reply));

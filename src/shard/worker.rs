@@ -111,6 +111,7 @@ impl Shard {
             receive_buffer: limits.receive_buffer as u32,
             files: (limits.connections + FILES_PER_EXPORT * exports.len() + 8) as u32,
             registered: limits.pinned != Pinning::Off,
+            workers: limits.workers(exports.len()),
         };
         let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
         let ready = ReadyList::default();
@@ -120,7 +121,16 @@ impl Shard {
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
-        let context = ShardContext { shard: *index, ring: ring.clone(), ready, helpers, wakeups, zeroes };
+        let (shard, workers_per_export) = (*index, limits.workers_per_export);
+        let context = ShardContext {
+            shard,
+            ring: ring.clone(),
+            ready,
+            helpers,
+            wakeups,
+            workers_per_export,
+            zeroes,
+        };
         let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));
         let devices =
             devices.collect::<Result<_, _>>().map_err(|error| StartError::System("exports", error))?;

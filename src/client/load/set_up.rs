@@ -183,6 +183,8 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
         receive_buffer: replies.clamp(16 << 10, 1 << 20) as u32,
         files: options.connections as u32,
         registered: false,
+        // Sockets only.
+        workers: 0,
     }
 }
 

@@ -1,0 +1,166 @@
+//! What one export may have in the worker threads of a shard's ring.
+//!
+//! What cannot be done without blocking (`fallocate`, syncs, prefetches, everything on a file system without `RWF_NOWAIT`) goes to worker
+//! threads of the kernel, which all exports of the ring share. Without a limit, one export that floods them, or whose disk hangs,
+//! takes them all, and the others' requests queue behind it.
+//!
+//! Writes through the page cache of a regular file are not counted: the kernel gives all writes of one inode to one worker at a time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::task::Poll;
+
+use crate::ring::Ring;
+use crate::task::ReadyList;
+
+/// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is handed to the next.
+#[derive(Debug)]
+pub(super) struct WorkerShare {
+    state: RefCell<State>,
+    ready: ReadyList,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    next_ticket: u64,
+    /// Those who wait, by ticket and task, in the order in which they came.
+    waiting: VecDeque<(u64, u32)>,
+    /// Tickets that were given a place which was not taken yet.
+    granted: Vec<u64>,
+}
+
+/// A place in the worker threads; comes free on drop.
+#[derive(Debug)]
+pub(super) struct Place<'a>(&'a WorkerShare);
+
+/// A ticket in the line.
+struct InLine<'a> {
+    share: &'a WorkerShare,
+    ticket: u64,
+}
+
+impl WorkerShare {
+    pub(super) fn new(places: usize, ready: ReadyList) -> Self {
+        assert!(places > 0, "an export without workers would wait for ever");
+        let state = State { free: places, next_ticket: 0, waiting: VecDeque::new(), granted: Vec::new() };
+        Self { state: RefCell::new(state), ready }
+    }
+
+    /// A place, if there is one now.
+    pub(super) fn try_enter(&self) -> Option<Place<'_>> {
+        let mut state = self.state.borrow_mut();
+        // While anybody waits, nothing is free: what comes free is handed on.
+        state.free = state.free.checked_sub(1)?;
+        Some(Place(self))
+    }
+
+    /// Waits for a place.
+    pub(super) async fn enter(&self, ring: &Ring) -> Place<'_> {
+        if let Some(place) = self.try_enter() {
+            return place;
+        }
+        let line = self.line_up(ring.current_task());
+        std::future::poll_fn(|_context| match line.take() {
+            Some(place) => Poll::Ready(place),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    fn line_up(&self, task: u32) -> InLine<'_> {
+        let mut state = self.state.borrow_mut();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.waiting.push_back((ticket, task));
+        InLine { share: self, ticket }
+    }
+
+    /// A place comes free: it is the next one's, or nobody's.
+    fn leave(&self) {
+        let mut state = self.state.borrow_mut();
+        match state.waiting.pop_front() {
+            Some((ticket, task)) => {
+                state.granted.push(ticket);
+                self.ready.wake(task);
+            }
+            None => state.free += 1,
+        }
+    }
+}
+
+impl<'a> InLine<'a> {
+    fn take(&self) -> Option<Place<'a>> {
+        let mut state = self.share.state.borrow_mut();
+        let index = state.granted.iter().position(|granted| *granted == self.ticket)?;
+        state.granted.swap_remove(index);
+        Some(Place(self.share))
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        // Given a place at the last moment, it hands it on.
+        if self.take().is_some() {
+            return;
+        }
+        self.share.state.borrow_mut().waiting.retain(|(ticket, _)| *ticket != self.ticket);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::ring::RingOptions;
+
+    fn poll<F: Future>(future: &mut Pin<&mut F>) -> Option<F::Output> {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn places_are_handed_to_one_after_the_other() {
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let ready = ReadyList::default();
+        let share = WorkerShare::new(1, ready.clone());
+        let place = share.try_enter().unwrap();
+        let (mut first, mut second) = (pin!(share.enter(&ring)), pin!(share.enter(&ring)));
+        assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+        assert!(ready.is_empty());
+        drop(place);
+        assert!(!ready.is_empty() && share.try_enter().is_none(), "it is the first one's");
+        assert!(poll(&mut second).is_none());
+        let place = poll(&mut first).unwrap();
+        assert!(poll(&mut second).is_none());
+        drop(place);
+        drop(poll(&mut second).unwrap());
+        assert!(share.try_enter().is_some());
+    }
+
+    #[test]
+    fn who_gives_up_leaves_the_line_and_hands_its_place_on() {
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let share = WorkerShare::new(1, ReadyList::default());
+        let place = share.try_enter().unwrap();
+        let mut last = pin!(share.enter(&ring));
+        {
+            let (mut waits, mut gets) = (pin!(share.enter(&ring)), pin!(share.enter(&ring)));
+            assert!(poll(&mut gets).is_none() && poll(&mut waits).is_none());
+            assert!(poll(&mut last).is_none());
+            drop(place);
+        }
+        drop(poll(&mut last).expect("the two before it are gone"));
+        assert!(share.try_enter().is_some());
+    }
+}
