@@ -88,6 +88,8 @@ mod switch {
         PrefetchUnbounded,
         /// A TRIM or WRITE_ZEROES is one `fallocate` however long its range is.
         PunchWhole,
+        /// A read of a file into which a hole is being punched is tried in the shard.
+        ReadsBesidePunch,
         /// A long WRITE_ZEROES goes on when its client is gone.
         AbandonedZeroingGoesOn,
     }

@@ -6,6 +6,8 @@
 
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/neighbours.rs"]
+mod neighbours;
 #[path = "sim/oracle.rs"]
 mod oracle;
 #[path = "sim/pinned.rs"]
@@ -101,6 +103,9 @@ fn every_planted_bug_is_found() {
         let run = match canary {
             // In one of thousands of worlds: looked for where it is most likely.
             Canary::SyncBesideIgnored => pinned::failing_syncs,
+            Canary::PrefetchUnbounded => neighbours::cache_flood,
+            Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,
+            Canary::AbandonedZeroingGoesOn => neighbours::abandoned_zeroing,
             _ => run::run,
         };
         let found = (1..=WORLDS_PER_CANARY).find_map(|seed| Some((seed, attempt_in(run, seed).err()?)));

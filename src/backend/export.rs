@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::changes::Changes;
 use super::durability::{RangeSyncs, Syncs};
 use super::memory::MemoryStore;
 use super::unaligned::UnalignedGate;
@@ -45,6 +46,9 @@ pub(super) struct FileStore {
     pub(super) allocation_unit: u32,
     /// What its mapping holds is what a read brings.
     pub(super) can_be_mapped: bool,
+    /// Its file system has no `RWF_NOWAIT`: whatever is done with it needs a worker thread.
+    pub(super) always_blocks: bool,
+    pub(super) changes: Changes,
     /// Bytes of one step of a prefetch, and of a punch or a zeroing.
     pub(super) read_ahead: u64,
     pub(super) allocation_step: u64,
@@ -168,6 +172,8 @@ impl Export {
             is_block_device: sector.is_some(),
             allocation_unit: sector.unwrap_or(1),
             can_be_mapped: true,
+            always_blocks: false,
+            changes: Changes::default(),
             // Short, as simulated files are.
             read_ahead: SIMULATED_STEP,
             allocation_step: SIMULATED_STEP,
@@ -240,6 +246,7 @@ fn open_file(
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
     let facts = DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes };
     let can_be_mapped = mapped && (is_block_device || is_local(&buffered));
+    let always_blocks = has_no_nowait(direct.as_ref().map_or(&buffered, |direct| &direct.file));
     let store = FileStore {
         buffered,
         durable,
@@ -247,6 +254,8 @@ fn open_file(
         is_block_device,
         allocation_unit: sector,
         can_be_mapped,
+        always_blocks,
+        changes: Changes::default(),
         read_ahead: read_ahead(&metadata, is_block_device),
         allocation_step: ALLOCATION_STEP,
         syncs: Syncs::default(),
@@ -274,6 +283,15 @@ fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
     let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let file = format!("/sys/dev/block/{major}:{minor}/queue/rotational");
     is_block_device && std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether a file's reads cannot be tried without waiting, as on network file systems, FUSE and tmpfs.
+fn has_no_nowait(file: &File) -> bool {
+    // Asked before the range is looked at, so an answer of any other kind is one that says yes.
+    let mut byte = [0];
+    let buffer = &mut [std::io::IoSliceMut::new(&mut byte)];
+    rustix::io::preadv2(file, buffer, 0, rustix::io::ReadWriteFlags::NOWAIT)
+        == Err(rustix::io::Errno::OPNOTSUPP)
 }
 
 /// Bytes that a read-ahead on a file's device brings at the most.

@@ -57,8 +57,11 @@ impl FileDevice {
         Ok(Self { store, buffered, durable, direct, page_cache, known, workers, allocations, prefetching })
     }
 
-    /// A range to be sent straight from the page cache; see [`PageCache::get`].
+    /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
     pub(super) fn cached(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
+        if self.store.changes.are_under_way() {
+            return None;
+        }
         self.page_cache.as_ref()?.get(range, now)
     }
 
@@ -68,19 +71,38 @@ impl FileDevice {
         range.is_aligned(file.alignment).then_some((index, &file.gate))
     }
 
-    /// Reads `range` into `lease[start..]`.
+    /// Whether a transfer may need a worker thread for longer than it takes to copy.
+    pub(super) fn may_block(&self) -> bool {
+        self.store.always_blocks || self.store.changes.are_under_way()
+    }
+
+    /// As [`FileDevice::read`], where it [may block](FileDevice::may_block).
+    pub(super) async fn read_in_worker(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        let _place = self.workers.enter(&context.ring).await;
+        self.read(range, lease, start, !canary!(ReadsBesidePunch), context).await
+    }
+
+    /// Reads `range` into `lease[start..]`. `in_worker`: the shard does not even try.
     pub(super) async fn read(
         &self,
         range: ByteRange,
         mut lease: Lease,
         start: u32,
+        in_worker: bool,
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
         let file = self.direct_for(range).map_or(self.buffered, |(index, _)| index);
         let mut done = 0;
         while done < range.length() {
             let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
-            let operation = Operation::Read { file, offset, lease, start: start + done as u32, length };
+            let start = start + done as u32;
+            let operation = Operation::Read { file, offset, lease, start, length, in_worker };
             let (result, operation) = context.ring.run(operation).await;
             let Operation::Read { lease: back, .. } = operation else {
                 unreachable!("it comes back as it went")
@@ -119,6 +141,10 @@ impl FileDevice {
         if let Some((index, gate)) = self.direct_for(range) {
             // The error of a direct write is its own: `RWF_DSYNC` is told of it whatever runs beside it.
             let _direct = gate.direct(context.shard, &context.wakeups).await;
+            let _place = match self.may_block() {
+                true => Some(Box::pin(self.workers.enter(&context.ring)).await),
+                false => None,
+            };
             return write_all(index, range, lease, fua, context).await.map(drop);
         }
         match fua {
@@ -139,6 +165,11 @@ impl FileDevice {
                 Some(direct.gate.unaligned(&context.wakeups).await)
             }
             _ => None,
+        };
+        let _place = match self.store.is_block_device {
+            // All writes of a regular file have one worker between them.
+            false => None,
+            true => Some(Box::pin(self.workers.enter(&context.ring)).await),
         };
         write_all(self.buffered, range, lease, false, context).await.map(drop)
     }

@@ -1,11 +1,10 @@
 //! A few threads of a shard for calls that io_uring does not have and that may wait for the disk.
 //!
 //! The shard sends a question with the index of the task that asks, goes on with its loop, and finds the answer when its doorbell
-//! rings. Few questions are under way at once; the others wait here, by client, and clients take turns: one that asks a thousand
-//! times does not hold up one that asks once.
+//! rings. Few questions are under way at once; the others wait in [`Lines`].
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -13,18 +12,18 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::allocation;
 use super::export::FileStore;
+use super::helper_lines::Lines;
 use crate::block::{BlockError, ByteRange, Extent};
 use crate::ring::Ring;
 use crate::sys::Doorbell;
 use crate::task::ReadyList;
 
-/// Questions under way for each thread: one being answered, one so that it need not wait for the next.
-const PER_THREAD: usize = 2;
-
 type Answer = Result<Vec<Extent>, BlockError>;
 
 struct Question {
     task: u32,
+    /// Names the file to [`Lines`].
+    file: usize,
     store: Arc<FileStore>,
     range: ByteRange,
     limit: usize,
@@ -33,11 +32,8 @@ struct Question {
 /// The helper threads of one shard.
 pub struct Helpers {
     questions: Sender<Question>,
-    answers: Receiver<(u32, Answer)>,
-    /// Questions that wait, by client; the client at the front is next.
-    waiting: RefCell<VecDeque<(u32, VecDeque<Question>)>>,
-    under_way: Cell<usize>,
-    most_under_way: usize,
+    answers: Receiver<(u32, usize, Answer)>,
+    lines: RefCell<Lines<Question>>,
     /// Answers that their tasks have not collected yet, by task.
     arrived: RefCell<HashMap<u32, Answer>>,
     ready: ReadyList,
@@ -45,28 +41,38 @@ pub struct Helpers {
 }
 
 impl Helpers {
-    /// Starts `threads` threads, which ring `doorbell` with each answer. They end when this value is dropped.
+    /// Starts `threads` threads, which ring `doorbell` with each answer. They end when this value is dropped. At most `per_file` of them
+    /// are busy with one file.
     ///
     /// # Errors
     /// The kernel's, when no thread can be had.
     pub fn start(
-        threads: usize,
+        (threads, per_file): (usize, usize),
         doorbell: &Arc<Doorbell>,
         ready: ReadyList,
         ring: Ring,
     ) -> std::io::Result<Self> {
+        Self::start_with((threads, per_file), doorbell, ready, ring, allocation::query)
+    }
+
+    fn start_with(
+        (threads, per_file): (usize, usize),
+        doorbell: &Arc<Doorbell>,
+        ready: ReadyList,
+        ring: Ring,
+        query: fn(&FileStore, ByteRange, usize) -> Answer,
+    ) -> std::io::Result<Self> {
         #[cfg(feature = "sim")]
         let threads = if crate::ring::sim::World::current().is_some() { 0 } else { threads };
-        let most_under_way = PER_THREAD * threads;
-        let (questions, queue) = bounded::<Question>(most_under_way);
-        let (answer, answers) = bounded(most_under_way);
+        let (questions, queue) = bounded::<Question>(threads);
+        let (answer, answers) = bounded(threads);
         for _ in 0..threads {
             let (queue, answer, doorbell) = (queue.clone(), answer.clone(), Arc::clone(doorbell));
             let work = move || {
-                for Question { task, store, range, limit } in queue {
-                    let extents = allocation::query(&store, range, limit);
+                for Question { task, file, store, range, limit } in queue {
+                    let extents = query(&store, range, limit);
                     drop(store);
-                    if answer.send((task, extents)).is_err() {
+                    if answer.send((task, file, extents)).is_err() {
                         return;
                     }
                     doorbell.ring();
@@ -74,14 +80,14 @@ impl Helpers {
             };
             std::thread::Builder::new().name("ringnbd-helper".into()).spawn(work)?;
         }
-        let (waiting, under_way, arrived) = Default::default();
-        Ok(Self { questions, answers, waiting, under_way, most_under_way, arrived, ready, ring })
+        let lines = RefCell::new(Lines::new(threads, per_file));
+        Ok(Self { questions, answers, lines, arrived: Default::default(), ready, ring })
     }
 
     /// Takes in what the threads have found, wakes who asked, and hands out what waits.
     pub fn collect(&self) {
-        for (task, answer) in self.answers.try_iter() {
-            self.under_way.set(self.under_way.get() - 1);
+        for (task, file, answer) in self.answers.try_iter() {
+            self.lines.borrow_mut().answered(file);
             self.arrived.borrow_mut().insert(task, answer);
             self.ready.wake(task);
         }
@@ -89,26 +95,10 @@ impl Helpers {
     }
 
     fn hand_out(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        while self.under_way.get() < self.most_under_way {
-            let Some((client, mut questions)) = waiting.pop_front() else { return };
-            let Some(question) = questions.pop_front() else { continue };
-            self.under_way.set(self.under_way.get() + 1);
+        let mut lines = self.lines.borrow_mut();
+        while let Some((_, question)) = lines.next() {
             self.questions.try_send(question).expect("no more are under way than the channel holds");
-            if !questions.is_empty() {
-                waiting.push_back((client, questions));
-            }
         }
-    }
-
-    fn ask(&self, client: u32, question: Question) {
-        let mut waiting = self.waiting.borrow_mut();
-        match waiting.iter_mut().find(|(waits, _)| *waits == client) {
-            Some((_, questions)) => questions.push_back(question),
-            None => waiting.push_back((client, VecDeque::from([question]))),
-        }
-        drop(waiting);
-        self.hand_out();
     }
 
     /// The world's answer in a simulation; like a thread's it is old when it arrives.
@@ -142,11 +132,81 @@ impl Helpers {
             return Ok(extents);
         }
         let task = self.ring.current_task();
-        self.ask(client, Question { task, store: Arc::clone(store), range, limit });
+        let file = Arc::as_ptr(store).addr();
+        let question = Question { task, file, store: Arc::clone(store), range, limit };
+        self.lines.borrow_mut().ask(file, client, question);
+        self.hand_out();
         std::future::poll_fn(|_context| match self.arrived.borrow_mut().remove(&task) {
             Some(answer) => Poll::Ready(answer),
             None => Poll::Pending,
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::backend::Export;
+    use crate::backend::export::Store;
+    use crate::config::ExportUri;
+    use crate::ring::RingOptions;
+
+    /// Takes one byte for a file that is not empty, so that it hangs.
+    fn query(store: &FileStore, range: ByteRange, _limit: usize) -> Answer {
+        while rustix::fs::fstat(store.buffered.as_fd()).unwrap().st_size > 0 {
+            std::thread::yield_now();
+        }
+        Ok(vec![Extent { length: range.length(), hole: false, zero: false }])
+    }
+
+    fn poll<F: Future>(future: &mut Pin<&mut F>) -> Poll<F::Output> {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_does_not_stop_another_files_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = |name: &str, size| {
+            let path = directory.path().join(name);
+            std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+            let export = Export::open(&ExportUri::file(&path), false).unwrap();
+            let Store::File(store) = &export.store else { panic!("a file") };
+            Arc::clone(store)
+        };
+        let (hung, good) = (store("hung", 1), store("good", 0));
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let doorbell = Arc::new(Doorbell::new().unwrap());
+        let ready = ReadyList::default();
+        let helpers = Helpers::start_with((3, 2), &doorbell, ready, ring.clone(), query).unwrap();
+        let ask = |store, task, client| {
+            ring.set_current_task(task);
+            let range = ByteRange::new(0, 1).unwrap();
+            let mut question = Box::pin(helpers.extents(store, range, 1, client));
+            assert!(poll(&mut question.as_mut()).is_pending());
+            question
+        };
+        let mut waiting: Vec<_> = (0..10).map(|task| ask(&hung, task, task)).collect();
+        let mut question = pin!(ask(&good, 10, 10));
+        let answer = loop {
+            helpers.collect();
+            match poll(&mut question) {
+                Poll::Ready(answer) => break answer,
+                Poll::Pending => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(answer.unwrap().len(), 1);
+        assert!(waiting.iter_mut().all(|question| poll(&mut question.as_mut()).is_pending()));
+        hung.buffered.set_len(0).unwrap();
+        for question in &mut waiting {
+            while poll(&mut question.as_mut()).is_pending() {
+                helpers.collect();
+                std::thread::yield_now();
+            }
+        }
     }
 }

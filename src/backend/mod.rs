@@ -5,10 +5,12 @@
 
 mod abandon;
 mod allocation;
+mod changes;
 mod durability;
 mod export;
 mod fault;
 mod file;
+mod helper_lines;
 mod helpers;
 mod known_data;
 mod memory;
@@ -61,6 +63,8 @@ pub struct Device {
     kind: Kind,
 }
 
+// There is one value a device and shard, itself behind an `Rc`: another pointer on every way to a file would cost more.
+#[allow(clippy::large_enum_variant)]
 enum Kind {
     File(FileDevice),
     Memory(Arc<MemoryStore>),
@@ -187,7 +191,11 @@ impl Device {
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
         match &self.kind {
-            Kind::File(file) => file.read(range, lease, start, context).await,
+            // What is rare is boxed.
+            Kind::File(file) if file.may_block() => {
+                Box::pin(file.read_in_worker(range, lease, start, context)).await
+            }
+            Kind::File(file) => file.read(range, lease, start, false, context).await,
             Kind::Memory(store) => {
                 let mut done = 0;
                 while done < range.length() {
@@ -300,9 +308,7 @@ impl Device {
                 file.trim(range, abandon, context).await?;
                 if flags.fua { file.flush(context).await } else { Ok(()) }
             }
-            Kind::Memory(store) => {
-                discard(store, range, abandon, context).await
-            }
+            Kind::Memory(store) => discard(store, range, abandon, context).await,
             Kind::Null => Ok(()),
         }
     }

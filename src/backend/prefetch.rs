@@ -6,10 +6,10 @@
 
 use std::cell::Cell;
 
+use super::ShardContext;
 use super::abandon::Abandon;
 use super::file::FileDevice;
 use super::steps::steps;
-use super::ShardContext;
 use crate::block::{BlockError, ByteRange};
 use crate::ring::Operation;
 

@@ -57,7 +57,9 @@ pub struct Limits {
     /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to its page cache, and one
     /// allocate or punch; see [`Limits::workers`].
     pub workers_per_export: usize,
-    /// Helper threads of a shard for calls that io_uring does not have (allocation queries).
+    /// Helper threads of a shard for calls that io_uring does not have (allocation queries), for each export and in all.
+    pub helper_threads_per_export: usize,
+    /// See there.
     pub helper_threads: usize,
 }
 
@@ -86,13 +88,22 @@ impl Limits {
         extents_per_reply: 4096,
         pinned: Pinning::Auto,
         workers_per_export: 32,
-        helper_threads: 2,
+        helper_threads_per_export: 2,
+        helper_threads: 16,
     };
 
     /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number. A quarter of it is shared
     /// evenly.
     pub const fn replies_per_shard(&self) -> usize {
         8 * self.requests_per_shard
+    }
+
+    /// Helper threads of a shard, and of these for one export: as many as all exports may keep busy, so that one whose file system hangs
+    /// leaves the others theirs.
+    pub const fn helpers(&self, exports: usize) -> (usize, usize) {
+        let wanted = exports.saturating_mul(self.helper_threads_per_export);
+        let threads = if wanted < self.helper_threads { wanted } else { self.helper_threads };
+        (if threads == 0 { 1 } else { threads }, self.helper_threads_per_export)
     }
 
     /// Worker threads of a shard's ring at the most: as many as all exports may keep busy, so that one whose disk hangs leaves the others

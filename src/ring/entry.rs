@@ -20,13 +20,17 @@ fn fixed(file: FileIndex) -> types::Fixed {
 /// `operation` owns; they stay true as long as the operation is kept, moved or not, since all of them are behind a pointer.
 pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue::Entry {
     match operation {
-        Operation::Read { file, offset, lease, start, length } => {
+        Operation::Read { file, offset, lease, start, length, in_worker } => {
             assert!(*start as usize + *length as usize <= lease.capacity());
             let address = lease.address().wrapping_add(*start as usize);
+            let flags = if *in_worker { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
             if registered {
-                opcode::ReadFixed::new(fixed(*file), address, *length, ARENA).offset(*offset).build()
+                opcode::ReadFixed::new(fixed(*file), address, *length, ARENA)
+                    .offset(*offset)
+                    .build()
+                    .flags(flags)
             } else {
-                opcode::Read::new(fixed(*file), address, *length).offset(*offset).build()
+                opcode::Read::new(fixed(*file), address, *length).offset(*offset).build().flags(flags)
             }
         }
         Operation::Write { file, offset, lease, start, length, durable } => {

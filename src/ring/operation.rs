@@ -46,6 +46,8 @@ pub enum Operation {
         start: u32,
         /// Bytes to read.
         length: u32,
+        /// Do not even try without a worker thread: also a read that must not wait sleeps when somebody punches a hole into its file.
+        in_worker: bool,
     },
     /// Write `lease[start..start + length]` to a file at `offset`.
     Write {

@@ -79,7 +79,7 @@ impl SteppedShard {
 
     /// Whether a turn would do something.
     pub fn may_run(&self) -> bool {
-        self.busy || self.world.has_completions(self.ring)
+        !self.world.is_asleep(self.ring) && (self.busy || self.world.has_completions(self.ring))
     }
 
     /// One turn of the loop; false when the shard has shut down.

@@ -115,22 +115,15 @@ impl Shard {
         };
         let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
         let ready = ReadyList::default();
-        let helpers = Helpers::start(limits.helper_threads, &doorbell, ready.clone(), ring.clone())
+        let helpers = Helpers::start(limits.helpers(exports.len()), &doorbell, ready.clone(), ring.clone())
             .map_err(|error| StartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
         let (shard, workers_per_export) = (*index, limits.workers_per_export);
-        let context = ShardContext {
-            shard,
-            ring: ring.clone(),
-            ready,
-            helpers,
-            wakeups,
-            workers_per_export,
-            zeroes,
-        };
+        let context =
+            ShardContext { shard, ring: ring.clone(), ready, helpers, wakeups, workers_per_export, zeroes };
         let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));
         let devices =
             devices.collect::<Result<_, _>>().map_err(|error| StartError::System("exports", error))?;

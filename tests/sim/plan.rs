@@ -121,6 +121,7 @@ fn random_limits(random: &mut Random, longest: u64) -> Limits {
         connections_per_turn: random.pick(&[1, 1024]),
         pieces_per_send: random.pick(&[80, 1024]),
         extents_per_reply: random.pick(&[1, 3, 1024]),
+        workers_per_export: random.pick(&[1, 2, 32]),
         pinned: Pinning::Off,
         ..Limits::DEFAULT
     }

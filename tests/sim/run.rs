@@ -88,6 +88,7 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
     if !power_cut {
         simulation.wind_up()?;
     }
+    simulation.check_sleep()?;
     simulation.survive()?;
     let mut trace = simulation.world.trace();
     trace = ringnbd::ring::sim::mixed(trace ^ simulation.tick);
@@ -318,6 +319,14 @@ impl Simulation {
             oracle.check_content(self.tick, &self.world.content(*file))?;
         }
         Ok(())
+    }
+
+    /// Whatever the exports did, no shard has slept.
+    fn check_sleep(&self) -> Result<(), String> {
+        match self.world.sleeps() {
+            0 => Ok(()),
+            sleeps => Err(format!("a shard slept in the kernel {sleeps} times")),
+        }
     }
 
     /// The power fails, and what must have survived is looked for.

@@ -9,7 +9,8 @@ use super::World;
 use super::files::Description;
 use super::mapped::{MappedFile, Piece};
 use super::transfer::Transfer;
-use super::world::{Memory, Object, RingState, Work};
+use super::workers::RingState;
+use super::world::{Memory, Object, Work};
 use crate::ring::FileMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::op::{OpKey, OpTable, Owner};
@@ -36,7 +37,7 @@ impl Engine {
         let pool = BufferPool::new(options.lease_memory).map_err(memory)?;
         let receive = ReceiveRing::new(options.receive_buffers, options.receive_buffer).map_err(memory)?;
         let ring = world.state().rings.len();
-        world.state().rings.push(RingState { receive: receive.clone(), completions: Default::default() });
+        world.state().rings.push(RingState::new(receive.clone(), options.workers));
         let engine = Self {
             table: OpTable::with_capacity(64),
             world,
@@ -109,8 +110,11 @@ impl Engine {
             Memory::new(address.wrapping_add(start as usize), length as usize)
         };
         match operation {
-            Operation::Read { file, offset, lease, start, length } => {
+            Operation::Read { file, offset, lease, start, length, in_worker } => {
                 let (file, direct) = self.file_and_way(*file);
+                if !*in_worker && !direct {
+                    self.world.state().sleep_for(self.ring, file);
+                }
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);
                 let (offset, write, durable, began) = (*offset, false, false, false);
                 Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
@@ -129,7 +133,7 @@ impl Engine {
                 let zero_range = *mode == AllocateMode::ZeroRange;
                 Work::Allocate { file: self.file(*file).0, range: *range, zero_range }
             }
-            Operation::Prefetch { .. } => Work::Prefetch,
+            Operation::Prefetch { range, .. } => Work::Prefetch { range: *range },
             Operation::Receive { socket, .. } => Work::Receive { socket: self.socket(*socket), fault: None },
             Operation::ReceiveInto { socket, lease, start, length } => {
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);

@@ -10,6 +10,8 @@
 //!   and of everything else each sector for itself: lost, or kept as of any moment since.
 //! * What could not be written back is gone although it still reads as written, and each description of the file is told once.
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
+//! * What blocks goes through a bounded number of worker threads of its ring, in order, and an allocation locks its file meanwhile. A read
+//!   that is tried in the shard then puts the shard to sleep.
 //! * What fails, and how often, is in [`Faults`].
 
 mod engine;
@@ -19,6 +21,7 @@ mod mapped;
 mod random;
 mod sockets;
 mod transfer;
+mod workers;
 mod world;
 
 use std::cell::{RefCell, RefMut};
@@ -132,6 +135,17 @@ impl World {
     /// Whether a ring, numbered in the order in which they were set up, has completions to reap.
     pub fn has_completions(&self, ring: usize) -> bool {
         !self.state().rings[ring].completions.is_empty()
+    }
+
+    /// Whether the thread of a ring's shard sleeps in the kernel.
+    pub fn is_asleep(&self, ring: usize) -> bool {
+        let state = self.state();
+        state.rings[ring].asleep_until > state.now
+    }
+
+    /// How often the thread of a shard slept in the kernel although it had asked not to wait.
+    pub fn sleeps(&self) -> u64 {
+        self.state().sleeps
     }
 
     /// Makes a file. `alignment`: also a direct descriptor that asks for it; `allocation_unit`: what `fallocate` asks for.

@@ -60,7 +60,7 @@ impl State {
     /// Plans a transfer: one or two moments at which it moves, and its end.
     pub(super) fn start_transfer(&mut self, serial: u64, transfer: &Transfer) {
         let (moved, result) = self.fate(transfer);
-        let mut moment = self.now;
+        let mut moment = self.unlocked(transfer.file, self.now);
         if transfer.write && !transfer.direct && self.files[transfer.file].alignment.is_some() {
             moment += self.latency() / 4;
             self.at(moment, serial, Event::Begin);

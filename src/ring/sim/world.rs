@@ -1,6 +1,6 @@
 //! The state of a world: clock, events, operations in flight, and what completes them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 
@@ -10,8 +10,8 @@ use super::mapped::{Mapped, Piece};
 use super::random::{Random, mixed};
 use super::sockets::SimSocket;
 use super::transfer::Transfer;
+use super::workers::RingState;
 use crate::block::ByteRange;
-use crate::ring::receive::ReceiveRing;
 
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,9 @@ pub(super) enum Work {
         range: ByteRange,
         zero_range: bool,
     },
-    Prefetch,
+    Prefetch {
+        range: ByteRange,
+    },
     Receive {
         socket: usize,
         fault: Option<i32>,
@@ -123,11 +125,6 @@ pub(super) struct Completed {
     pub(super) socket_nonempty: bool,
 }
 
-pub(super) struct RingState {
-    pub(super) receive: ReceiveRing,
-    pub(super) completions: VecDeque<Completed>,
-}
-
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) faults: Faults,
@@ -142,6 +139,10 @@ pub(super) struct State {
     pub(super) tokens: HashMap<RawFd, Object>,
     /// Files that sends read from, by the address that stands for their start.
     pub(super) mapped: BTreeMap<usize, Mapped>,
+    /// Files with an allocation under way, and until when it holds their lock.
+    pub(super) locked: BTreeMap<usize, u64>,
+    /// How often a shard slept in the kernel.
+    pub(super) sleeps: u64,
     /// When operations that change files completed.
     pub(super) completed: BTreeMap<u64, u64>,
     pub(super) trace: u64,
@@ -162,6 +163,8 @@ impl State {
             sockets: Vec::new(),
             tokens: HashMap::new(),
             mapped: BTreeMap::new(),
+            locked: BTreeMap::new(),
+            sleeps: 0,
             completed: BTreeMap::new(),
             trace: 0,
             outcomes: BTreeMap::new(),
@@ -235,8 +238,12 @@ impl State {
             }
             _ => {}
         }
+        let needs_worker = matches!(work, Work::Sync { .. } | Work::Allocate { .. } | Work::Prefetch { .. });
         self.operations.insert(serial, InFlight { ring, key, work });
-        self.at(first, serial, Event::Try);
+        match needs_worker {
+            true => self.queue_for_worker(ring, serial),
+            false => self.at(first, serial, Event::Try),
+        }
     }
 
     pub(super) fn next_event(&self) -> Option<u64> {
@@ -274,7 +281,7 @@ impl State {
                 let target = *target;
                 self.cancel(serial, target);
             }
-            Work::Prefetch => self.complete(serial, Ok(0)),
+            Work::Prefetch { .. } => self.complete(serial, Ok(0)),
             Work::Sync { .. } => self.sync_file(serial),
             Work::Allocate { .. } => self.change_file(serial),
             Work::Transfer(_) | Work::Watch { .. } => unreachable!("they have events of their own"),
@@ -293,6 +300,7 @@ impl State {
         socket_nonempty: bool,
     ) {
         let InFlight { ring, key, work } = self.operations.remove(&serial).expect("it is in flight");
+        self.leave_worker(ring, serial);
         let order = self.next_order();
         self.finish_file_work(serial, order, &work, result);
         self.count(&work, result);
@@ -357,12 +365,14 @@ impl State {
     /// A ring goes, and with it the memory of its operations.
     pub(super) fn forget_ring(&mut self, ring: usize) {
         self.operations.retain(|_, operation| operation.ring != ring);
-        self.rings[ring].completions.clear();
+        self.rings[ring].clear();
     }
 
     pub(super) fn power_cut(&mut self) {
         self.events.clear();
         self.operations.clear();
+        self.locked.clear();
+        self.rings.iter_mut().for_each(RingState::clear);
         for file in &mut self.files {
             file.power_cut(&mut self.random);
         }

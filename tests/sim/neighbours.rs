@@ -1,0 +1,214 @@
+//! Scripted worlds without faults: what one client floods, or leaves behind, must not hold up another. Bounds are times of the world, so
+//! that they hold on any machine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringnbd::backend::Export;
+use ringnbd::config::{Limits, Pinning};
+use ringnbd::ring::sim::{Entered, Faults, Random, SocketId, World};
+use ringnbd::shard::SteppedShard;
+
+use super::plan::{Disk, Plan, negotiated};
+use super::run::Report;
+use super::wire::{self, CACHE, FLUSH, Form, READ, TRIM, WRITE, WRITE_ZEROES};
+
+/// Enough for luck to play no part.
+const WORLDS: u64 = 20;
+/// What one operation takes on average.
+const LATENCY: Duration = Duration::from_micros(50);
+/// The size of the first export, which is a file like the second.
+const LARGE: u64 = 4 << 20;
+const SMALL: u64 = 64 << 10;
+
+/// One shard with two exports in the page cache.
+struct Scene {
+    world: World,
+    shard: SteppedShard,
+    exports: Arc<[Arc<Export>]>,
+    plan: Plan,
+    random: Random,
+    answered: u64,
+    _entered: Entered,
+}
+
+impl Scene {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let mut random = Random::new(seed);
+        let faults = Faults { latency_ns: LATENCY.as_nanos() as u64, slow: 0.0, ..faults };
+        let world = World::new(random.number(), faults);
+        let entered = world.enter();
+        let disk = |size| Disk { size, grain: 512, alignment: None, sector: None, read_only: false };
+        let limits = Limits {
+            connections: 64,
+            memory_per_shard: 37 << 20,
+            workers_per_export: 2,
+            pinned: Pinning::Off,
+            ..Limits::DEFAULT
+        };
+        let plan = Plan {
+            shards: 1,
+            disks: vec![disk(LARGE), disk(SMALL)],
+            limits: Arc::new(limits),
+            clients: 2,
+            sessions: 2,
+            socket_bytes: 1 << 20,
+            longest: 256 << 10,
+            cautious: false,
+            power_cut_at: None,
+            shutdown_at: None,
+        };
+        let export = |disk: &Disk| {
+            let tokens = world.file(vec![7; disk.size as usize], None, 1);
+            Arc::new(Export::simulated(tokens, disk.size, false, None))
+        };
+        let exports: Arc<[Arc<Export>]> = plan.disks.iter().map(export).collect();
+        let shard = SteppedShard::start(plan.shard(0, &exports), 0).expect("a shard starts");
+        Self { world, shard, exports, plan, random, answered: 0, _entered: entered }
+    }
+
+    fn connect(&mut self, export: usize) -> SocketId {
+        let (socket, token) = self.world.socket(self.plan.socket_bytes);
+        let mut setting = self.plan.setting(&mut self.random);
+        (setting.form, setting.context, setting.export, setting.enforced) =
+            (Form::Simple, None, export, None);
+        setting.size = self.plan.disks[export].size;
+        assert!(self.shard.connect(negotiated(token, &setting, &self.exports)).is_ok());
+        socket
+    }
+
+    /// Something happens.
+    fn step(&mut self) -> Result<(), String> {
+        if self.shard.may_run() {
+            self.shard.turn();
+            let end = self.world.now() + Duration::from_micros(1);
+            self.world.wait_until(self.world.next_event().map_or(end, |next| next.min(end)));
+            return Ok(());
+        }
+        if self.world.step() { Ok(()) } else { Err("nothing will ever happen again".into()) }
+    }
+
+    fn send(&self, socket: SocketId, command: u16, offset: u64, length: u64) {
+        let mut bytes = wire::request(Form::Simple, 0, command, 1, offset, length);
+        if command == WRITE {
+            bytes.resize(bytes.len() + length as usize, 1);
+        }
+        assert_eq!(self.world.client_send(socket, &bytes), bytes.len(), "the socket has room");
+    }
+
+    /// Waits for so many replies without data, or for one with `data` bytes.
+    fn replies(&mut self, socket: SocketId, count: usize, data: usize) -> Result<Duration, String> {
+        let (since, mut missing) = (self.world.now(), 16 * count + data);
+        loop {
+            let bytes = self.world.client_receive(socket, missing);
+            let is_header = missing == 16 * count + data && bytes.len() >= 8;
+            if is_header && bytes[4..8] != [0; 4] {
+                return Err(format!("an error: {:02x?}", &bytes[..8]));
+            }
+            missing -= bytes.len();
+            if missing == 0 {
+                self.answered += count as u64;
+                return Ok(self.world.now() - since);
+            }
+            self.step()?;
+        }
+    }
+
+    /// A request of a client that waits for its answer, and how long that took.
+    fn ask(&mut self, socket: SocketId, command: u16, offset: u64, length: u64) -> Result<Duration, String> {
+        self.send(socket, command, offset, length);
+        self.replies(socket, 1, if command == READ { length as usize } else { 0 })
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<(), String> {
+        let end = self.world.now() + time;
+        while self.world.now() < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// No shard has slept, and all was in time.
+    fn end(self, what: &str, times: &[Duration], bound: Duration) -> Result<Report, String> {
+        if let Some(late) = times.iter().find(|time| **time > bound) {
+            return Err(format!("{what}: {late:?}, more than {bound:?}"));
+        }
+        match self.world.sleeps() {
+            0 => Ok(Report {
+                trace: self.world.trace(),
+                answered: self.answered,
+                virtual_time: self.world.now(),
+                outcomes: self.world.outcomes(),
+                power_cut: false,
+            }),
+            sleeps => Err(format!("the shard slept in the kernel {sleeps} times")),
+        }
+    }
+}
+
+/// A thousand prefetches of one export, and another one that writes and syncs.
+pub(crate) fn cache_flood(seed: u64) -> Result<Report, String> {
+    let mut scene = Scene::new(seed, Faults::none());
+    let (flood, good) = (scene.connect(0), scene.connect(1));
+    scene.ask(good, WRITE, 0, 4096)?;
+    (0..1000).for_each(|_| scene.send(flood, CACHE, 0, LARGE));
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(scene.ask(good, WRITE, 4096, 4096)?);
+        times.push(scene.ask(good, FLUSH, 0, 0)?);
+    }
+    scene.replies(flood, 1000, 0)?;
+    scene.end("a request beside a flood of CACHE", &times, 12 * LATENCY)
+}
+
+/// TRIMs of all of an export, and reads inside of it.
+pub(crate) fn reads_beside_trim(seed: u64) -> Result<Report, String> {
+    let mut scene = Scene::new(seed, Faults::none());
+    let (flood, reader, other) = (scene.connect(0), scene.connect(0), scene.connect(1));
+    (0..4).for_each(|_| scene.send(flood, TRIM, 0, LARGE));
+    scene.wait(4 * LATENCY)?;
+    let mut times = Vec::new();
+    for index in 0..20 {
+        times.push(scene.ask(reader, READ, index * 4096, 4096)?);
+        times.push(scene.ask(other, FLUSH, 0, 0)?);
+    }
+    scene.replies(flood, 4, 0)?;
+    scene.end("a request beside TRIMs", &times, 16 * LATENCY)
+}
+
+/// A client asks for zeroes that must be written as data, and breaks its connection.
+pub(crate) fn abandoned_zeroing(seed: u64) -> Result<Report, String> {
+    let mut scene = Scene::new(seed, Faults { no_punch: true, no_zero_range: true, ..Faults::none() });
+    let client = scene.connect(0);
+    scene.send(client, WRITE_ZEROES, 0, LARGE);
+    scene.wait(8 * LATENCY)?;
+    scene.world.client_reset(client);
+    let since = scene.world.now();
+    while !scene.world.is_released(client) {
+        scene.step()?;
+    }
+    let time = scene.world.now() - since;
+    scene.end("a zeroing went on without its client", &[time], 12 * LATENCY)
+}
+
+fn in_all_worlds(run: fn(u64) -> Result<Report, String>) {
+    for seed in 1..=WORLDS {
+        let result = run(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+#[test]
+fn a_flood_of_prefetches_delays_nobody_else() {
+    in_all_worlds(cache_flood);
+}
+
+#[test]
+fn a_long_trim_delays_nobody_for_long_and_puts_no_shard_to_sleep() {
+    in_all_worlds(reads_beside_trim);
+}
+
+#[test]
+fn a_zeroing_stops_when_its_client_is_gone() {
+    in_all_worlds(abandoned_zeroing);
+}
