@@ -55,20 +55,31 @@ def _finish(connection):
         _exactly(connection, length)
 
 
+HELLO = struct.pack(">I", 3) + OPTION_MAGIC + struct.pack(">II", OPT_GO, 6) + bytes(6)
+
+
+def _begin(path):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(PATIENCE_SECONDS)
+    connection.connect(str(path))
+    connection.sendall(HELLO)
+    return connection
+
+
+def connect(path):
+    """A connection to the default export, in the transmission phase, with simple replies."""
+    connection = _begin(path)
+    _finish(connection)
+    return connection
+
+
 class Idle:
     """Connections to the default export that have negotiated and then do nothing."""
 
     def __init__(self, path, count):
         self.connections = []
-        hello = struct.pack(">I", 3) + OPTION_MAGIC + struct.pack(">II", OPT_GO, 6) + bytes(6)
         while len(self.connections) < count:
-            batch = []
-            for _ in range(min(AT_ONCE, count - len(self.connections))):
-                connection = socket.socket(socket.AF_UNIX)
-                connection.settimeout(PATIENCE_SECONDS)
-                connection.connect(str(path))
-                connection.sendall(hello)
-                batch.append(connection)
+            batch = [_begin(path) for _ in range(min(AT_ONCE, count - len(self.connections)))]
             for connection in batch:
                 _finish(connection)
             self.connections += batch

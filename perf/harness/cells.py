@@ -7,6 +7,11 @@ FILES = ("ringnbd", "nbdkit", "qsd", "qemu-nbd", "nbd-server")
 # Those that open it with O_DIRECT, and no server at all: what the disk gives.
 DIRECT = ("ringnbd", "qsd", "fio")
 NULL = ("ringnbd", "nbdkit")
+# What is no server to compete with: the disk alone, and the least that a server does which copies (perf/floor).
+REFERENCES = ("fio", "floor")
+COPIED = ("ringnbd", "ringnbd-copied", *FILES[1:], "floor")
+# Those that serve a second export to a neighbour, in the same thread.
+NEIGHBOURS = ("ringnbd", "qsd")
 
 # Columns: key, heading, decimals.
 METRICS = {
@@ -15,11 +20,18 @@ METRICS = {
     "p50_us": ("p50 us", 0),
     "p99_us": ("p99 us", 0),
     "p999_us": ("p99.9 us", 0),
+    "max_us": ("max us", 0),
     "cpu_us_per_request": ("CPU us/req", 3),
     "resident_mib": ("own MiB", 0),
     "mapped_file_mib": ("mapped MiB", 0),
     "slowest_to_mean": ("slowest/mean", 2),
     "client_cores": ("client", 2),
+    # Of a client of another export, which has one request of 512 bytes in flight.
+    "probe_p50_us": ("probe p50", 0),
+    "probe_p99_us": ("probe p99", 0),
+    "probe_max_us": ("probe max", 0),
+    # Commands of a flood that were answered.
+    "flood_per_second": ("flood/s", 1),
 }
 # How a bar names them.
 NAMES = {
@@ -27,6 +39,8 @@ NAMES = {
     "mb_per_second": "MB/s",
     "p50_us": "p50",
     "p99_us": "p99",
+    "max_us": "the longest",
+    "probe_p99_us": "the probe's p99",
     "cpu_us_per_request": "CPU per request",
     "resident_mib": "resident MiB",
     "slowest_to_mean": "slowest connection to mean",
@@ -64,10 +78,21 @@ class Cell:
     block: str
     connections: int
     depth: int
-    store: str = "warm"  # warm (page cache), direct (O_DIRECT), null (no storage)
+    store: str = "warm"  # warm (page cache), cold (dropped from it), direct (O_DIRECT), null (no storage)
     servers: tuple = FILES
     bars: tuple = ()
     tcp: bool = False
+    size_gib: int = 0  # of a file of its own; 0: that of all cells
+    memory_mib: int = 0  # of the cgroup in which the server runs
+    neighbour: str = ""  # a second export of that name: null, or file
+    probe: bool = False  # somebody reads from the neighbour meanwhile, 1 x 1
+    flood: str = ""  # of the first export: cache, or trim; the load is then the neighbour's
+    warmup: float = 0  # seconds
+
+    @property
+    def is_plain(self):
+        """Whether a client alone makes this load."""
+        return not (self.memory_mib or self.neighbour)
 
 
 @dataclass(frozen=True)
@@ -82,10 +107,12 @@ class Variant:
     scrapes: int = 0  # of /metrics a second
     admin: bool = False
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
+    query: str = ""  # parameters of a file's URI
 
 
 VARIANTS = {
     "ringnbd": Variant(),
+    "ringnbd-copied": Variant(query="mapped=false"),
     "ringnbd-spin": Variant(flags=("--busy-poll", "100us")),
     "ringnbd-4x32": Variant(load=(4, 32)),
     "ringnbd-idle": Variant(idle=10_000),
@@ -106,10 +133,17 @@ _HISTOGRAM_BARS = (
     least("iops", 0.97, "ringnbd-off", "ringnbd-admin"),
 )
 
+_FLOOR = (
+    most("cpu_us_per_request", 1.05, "floor"),
+    most("cpu_us_per_request", 1.05, "floor", "ringnbd-copied"),
+)
+
 CELLS = {
     "read-warm": Cell(
-        "4 KiB random read, warm, 4 x 32", "randread", "4K", 4, 32,
-        bars=(least("iops", 3.5, "nbdkit"), least("iops", 4.2, "qsd"))),
+        "4 KiB random read, warm, 4 x 32", "randread", "4K", 4, 32, servers=COPIED,
+        bars=(least("iops", 3.5, "nbdkit"), least("iops", 4.2, "qsd"), *_FLOOR)),
+    "read-warm-4g": Cell(
+        "4 KiB random read, warm, 4 GiB, 4 x 32", "randread", "4K", 4, 32, servers=COPIED, bars=_FLOOR, size_gib=4),
     "read-warm-1": Cell(
         "4 KiB random read, warm, 1 x 32", "randread", "4K", 1, 32,
         bars=(least("iops", 1.8, "nbdkit"), most("cpu_us_per_request", 0.4, "nbdkit"))),
@@ -159,4 +193,14 @@ CELLS = {
         ("ringnbd-1", "ringnbd-2", "ringnbd-twins"),
         (most("cpu_us_per_request", 1.05, "ringnbd-1", "ringnbd-2"),
          most("cpu_us_per_request", 1.05, "ringnbd-twins", "ringnbd-2"))),
+    "beyond-memory": Cell(
+        "4 KiB random read, 1 x 32, of a file of which 400 MiB fit into memory; a neighbour's probe of null", "randread", "4K", 1, 32,
+        "cold", ("ringnbd", "ringnbd-copied", "qsd"), memory_mib=400, neighbour="null", probe=True, warmup=2,
+        bars=(least("iops", 0.9, "ringnbd-copied"), most("probe_p99_us", 1000))),
+    "cache-flood": Cell(
+        "a neighbour's 4 KiB write, 1 x 1, beside 1,000 CACHE at once", "randwrite", "4K", 1, 1, "cold", NEIGHBOURS,
+        neighbour="file", flood="cache", bars=(most("p99_us", 10_000),)),
+    "trim-flood": Cell(
+        "a neighbour's read of null, 1 x 1, beside TRIM of 2,000 MiB and reads inside it", "randread", "512", 1, 1, "cold", NEIGHBOURS,
+        size_gib=2, neighbour="null", flood="trim", bars=(most("max_us", 50_000),)),
 }

@@ -6,13 +6,18 @@ import os
 import subprocess
 
 from .beside import Idle, Scraper, most_idle
+from .cage import Cage
+from .flood import Flood
 from .machine import cpu_seconds, cpus, resident_mib
-from .servers import TOOLS, Server, peer
+from .servers import Server, is_here, peer
+
+# A file that a neighbour has beside the cell's, and a sparse one to flood.
+NEIGHBOUR_BYTES, SPARSE_BYTES = 256 << 20, 4 << 30
 
 
-def make_image(directory, size):
+def make_image(directory, size, name="perf.img"):
     """A file of random bytes; one of another size is replaced."""
-    image = directory / "perf.img"
+    image = directory / name
     if not image.exists() or image.stat().st_size != size:
         directory.mkdir(parents=True, exist_ok=True)
         with open(image, "wb") as file:
@@ -22,6 +27,19 @@ def make_image(directory, size):
     return image
 
 
+def images(cell, image, size):
+    """The file of a cell and that of its neighbour; `image` is what cells have in common, made with so many bytes."""
+    directory = image.parent
+    neighbour = make_image(directory, NEIGHBOUR_BYTES, "perf-neighbour.img") if cell.neighbour == "file" else None
+    if cell.flood:
+        image = directory / f"perf-{cell.flood}.img"
+        with open(image, "wb") as file:
+            file.truncate(cell.size_gib << 30 or SPARSE_BYTES)
+    elif cell.size_gib and cell.size_gib << 30 != size:
+        image = make_image(directory, cell.size_gib << 30, f"perf-{cell.size_gib}g.img")
+    return image, neighbour
+
+
 def prepare(cell, image):
     """Warms or drops the page cache: a direct access before may have emptied it."""
     with open(image, "rb", buffering=0) as file:
@@ -29,7 +47,7 @@ def prepare(cell, image):
             memory = bytearray(4 << 20)
             while file.readinto(memory):
                 pass
-        elif cell.store == "direct":
+        elif cell.store in ("direct", "cold"):
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -47,12 +65,26 @@ def run_fio(cell, image, seconds):
 
 
 def start_client(cell, server, variant, binary, seconds):
-    """`ringnbd bench`, on the client's CPU; several clients of several shards take what the shards leave."""
+    """`ringnbd bench`, on the client's CPU; several clients of several shards take what the shards leave. Beside a flood it is the
+    neighbour's."""
     connections, depth = variant.load if variant and variant.load else (cell.connections, cell.depth)
     pinned = [] if variant and variant.clients > 1 else ["--cpu", str(cpus()[1])]
-    command = [binary, "bench", server.uri, *pinned, "--rw", cell.rw, "--bs", cell.block, "--connections", str(connections),
-               "--depth", str(depth), "--duration", f"{round(seconds * 1000)}ms", "--json"]
+    uri = server.neighbour if cell.flood else server.uri
+    command = [binary, "bench", uri, *pinned, "--rw", cell.rw, "--bs", cell.block, "--connections", str(connections),
+               "--depth", str(depth), "--duration", f"{round(seconds * 1000)}ms", "--warmup", f"{round(cell.warmup * 1000)}ms", "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def start_probe(cell, server, binary, seconds):
+    """A client of the neighbour's with one request in flight."""
+    times = ["--duration", f"{round(seconds * 1000)}ms", "--warmup", f"{round(cell.warmup * 1000)}ms"]
+    command = [binary, "bench", server.neighbour, "--cpu", str(cpus()[2]), "--bs", "512", *times, "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def probed(process):
+    latency = combine([finish_client(process)])
+    return {f"probe_{key}": latency[key] for key in ("p50_us", "p99_us", "max_us")}
 
 
 def finish_client(process):
@@ -67,45 +99,59 @@ def combine(results):
     totals = [result["total"] for result in results]
     if any(total["errors"] for total in totals):
         raise RuntimeError(f"requests failed: {[result['errors'] for result in results]}")
-    worst = {key: max(total["latency"][key] for total in totals) / 1e3 for key in ("p50", "p99", "p99_9")}
+    worst = {key: max(total["latency"][key] for total in totals) / 1e3 for key in ("p50", "p99", "p99_9", "max")}
     shares = [result["per_connection"]["min"] / max(1, result["per_connection"]["mean"]) for result in results]
     return {"iops": sum(total["iops"] for total in totals), "mb_per_second": sum(total["bytes_per_second"] for total in totals) / 1e6,
-            "p50_us": worst["p50"], "p99_us": worst["p99"], "p999_us": worst["p99_9"],
+            "p50_us": worst["p50"], "p99_us": worst["p99"], "p999_us": worst["p99_9"], "max_us": worst["max"],
             "client_cores": sum(result["client_cpu"]["cores"] for result in results),
             "slowest_to_mean": min(shares)}
 
 
-def measure(name, cell, image, binaries, seconds):
-    """One run of one server, or None where it is not here. The client is the first build for all."""
-    if name in TOOLS and peer(TOOLS[name]) is None:
+def measure(name, cell, files, binaries, seconds):
+    """One run of one server, or None where it is not here. `files` are those of [`images`]. The client is the first build for all."""
+    if not is_here(name):
         return None
+    image, neighbour = files
     prepare(cell, image)
     if name == "fio":
         return run_fio(cell, image, seconds)
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(Server(name, cell, image, binaries))
+        confine = stack.enter_context(Cage(cell.memory_mib)).command if cell.memory_mib else list
+        first = stack.enter_context(Server(name, cell, image, binaries, neighbour=neighbour, confine=confine))
         variant = first.variant
         servers = [first]
         if variant and variant.processes > 1:
             servers += [stack.enter_context(Server(name, cell, image, binaries, cpu))
                         for cpu in cpus()[1:variant.processes]]
-        scraper = None
         idle = most_idle(variant.idle) if variant else 0
         if idle:
             stack.enter_context(Idle(first.path, idle))
-        if variant and variant.scrapes:
-            scraper = stack.enter_context(Scraper(first.admin, variant.scrapes))
-        pids = [server.pid for server in servers]
-        before = cpu_seconds(pids)
-        clients = [start_client(cell, servers[index % len(servers)], variant, binaries["ringnbd"], seconds)
-                   for index in range(variant.clients if variant else 1)]
-        results = [finish_client(client) for client in clients]
-        spent, (memory, mapped) = cpu_seconds(pids) - before, resident_mib(pids)
-        operations = sum(result["total"]["operations"] for result in results)
-        run = combine(results) | {"cpu_us_per_request": spent * 1e6 / max(1, operations), "resident_mib": memory,
-                                  "mapped_file_mib": mapped}
+        scraper = stack.enter_context(Scraper(first.admin, variant.scrapes)) if variant and variant.scrapes else None
+        flood = stack.enter_context(Flood(cell.flood, first.path, image)) if cell.flood else None
+        run = load(cell, servers, variant, binaries["ringnbd"], seconds)
         if idle:
             run["idle_connections"] = idle
         if scraper:
             run["scrapes"] = scraper.scrapes
+        if flood:
+            run["flood_per_second"] = flood.per_second()
+            # The server's time is that of the flood.
+            del run["cpu_us_per_request"]
         return run
+
+
+def load(cell, servers, variant, client, seconds):
+    """Runs the clients of a cell, and says what they saw and what it took."""
+    pids = [server.pid for server in servers]
+    before = cpu_seconds(pids)
+    clients = [start_client(cell, servers[index % len(servers)], variant, client, seconds)
+               for index in range(variant.clients if variant else 1)]
+    probe = start_probe(cell, servers[0], client, seconds) if cell.probe else None
+    results = [finish_client(process) for process in clients]
+    run = combine(results) | (probed(probe) if probe else {})
+    spent, (memory, mapped) = cpu_seconds(pids) - before, resident_mib(pids)
+    operations = sum(result["total"]["operations"] for result in results)
+    # What is done while it warms up is not counted, so the time that it takes is not either.
+    share = seconds / (seconds + cell.warmup)
+    return run | {"cpu_us_per_request": spent * share * 1e6 / max(1, operations), "resident_mib": memory,
+                  "mapped_file_mib": mapped}

@@ -2,7 +2,7 @@
 
 import statistics
 
-from .cells import METRICS, NAMES, VARIANTS
+from .cells import METRICS, NAMES, REFERENCES, VARIANTS
 
 
 def medians(runs):
@@ -10,8 +10,13 @@ def medians(runs):
     return {key: statistics.median(run[key] for run in runs) for key in keys}
 
 
+def own_name(name):
+    """The variant that a build is run as: the second one has -b behind it, the first one once more -a."""
+    return name.removesuffix("-b").removesuffix("-a")
+
+
 def peers(results):
-    return [name for name in results if name.removesuffix("-b") not in VARIANTS and name != "fio"]
+    return [name for name in results if own_name(name) not in VARIANTS and name not in REFERENCES]
 
 
 def judge(cell, results):
@@ -55,12 +60,13 @@ def bar_text(bar):
 def show(cell, results, bars):
     """The table of one cell, and its bars."""
     print(f"\n{cell.title}")
-    print(f"  {'server':<15}" + "".join(f"{heading:>13}" for heading, _ in METRICS.values()))
+    columns = {key: column for key, column in METRICS.items() if any(key in result for result in results.values())}
+    print(f"  {'server':<15}" + "".join(f"{heading:>13}" for heading, _ in columns.values()))
     for name, result in results.items():
-        figures = [f"{result[key]:,.{digits}f}" if key in result else "-" for key, (_, digits) in METRICS.items()]
+        figures = [f"{result[key]:,.{digits}f}" if key in result else "-" for key, (_, digits) in columns.items()]
         print(f"  {name:<15}" + "".join(f"{figure:>13}" for figure in figures))
     own = results.get("ringnbd")
-    others = [name for name in results if name in peers(results) or name == "fio"]
+    others = [name for name in results if name in peers(results) or name in REFERENCES]
     if own and others:
         ratios = []
         for name in others:
@@ -68,6 +74,10 @@ def show(cell, results, bars):
             less = f" (CPU {number(own[cpu] / results[name][cpu])})" if results[name].get(cpu) else ""
             ratios.append(f"{name} {number(own['iops'] / results[name]['iops'])}{less}")
         print("  ringnbd's IOPS to those of: " + ", ".join(ratios))
+    floor = results.get("floor", {}).get("cpu_us_per_request")
+    if floor:
+        ratios = [f"{name} {number(result['cpu_us_per_request'] / floor)}" for name, result in results.items() if name != "floor"]
+        print("  CPU to that of the floor: " + ", ".join(ratios))
     for name, result in results.items():
         for key in ("idle_connections", "scrapes"):
             if key in result:

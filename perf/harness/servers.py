@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from .cells import VARIANTS
 from .machine import ROOT, cpus
+from .report import own_name
 
 TOOLS = {"qsd": "qemu-storage-daemon", "nbdkit": "nbdkit", "qemu-nbd": "qemu-nbd", "nbd-server": "nbd-server", "fio": "fio"}
 PATIENCE_SECONDS = 20
@@ -23,6 +25,25 @@ def peer(tool):
     return [str(ROOT / "tests/peers"), "run", tool] if probe.returncode == 0 else None
 
 
+@functools.cache
+def floor():
+    """The prototype of perf/floor, built here; None where it cannot be."""
+    target = ROOT / "target/floor"
+    build = ["cargo", "build", "--quiet", "--locked", "--release", "--manifest-path", ROOT / "perf/floor/Cargo.toml",
+             "--target-dir", target]
+    try:
+        subprocess.run(build, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"perf/floor cannot be built: {error}", file=sys.stderr)
+        return None
+    return str(target / "release/floor")
+
+
+def is_here(name):
+    """Whether a server can be started on this machine."""
+    return floor() is not None if name == "floor" else name not in TOOLS or peer(TOOLS[name]) is not None
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -30,11 +51,15 @@ def free_port():
 
 
 class Server:
-    """One running server. `with Server(...) as server:`; `server.uri` is what a client connects to."""
+    """One running server. `with Server(...) as server:`; `server.uri` is what a client connects to, `server.neighbour` the second export.
 
-    def __init__(self, name, cell, image, binaries, cpu=None):
+    `confine` changes its command line.
+    """
+
+    def __init__(self, name, cell, image, binaries, cpu=None, neighbour=None, confine=list):
         self.name, self.cell, self.image, self.binaries = name, cell, image, binaries
-        self.variant = VARIANTS.get(name.removesuffix("-b"))
+        self.neighbour_image, self.confine = neighbour, confine
+        self.variant = VARIANTS.get(own_name(name))
         self.tcp = cell.tcp or name == "nbd-server"
         self.cpus = str(cpus()[0] if cpu is None else cpu)
         if self.variant and self.variant.shards > 1:
@@ -48,8 +73,10 @@ class Server:
         self.admin = self.directory / "admin.sock"
         export = "disk" if self.name == "nbd-server" else ""
         self.uri = f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
+        self.neighbour = f"nbd+unix:///neighbour?socket={self.path}"
         with open(self.directory / "log", "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(["taskset", "-c", self.cpus, *self.command()], stdout=log, stderr=log,
+            command = self.confine(["taskset", "-c", self.cpus, *self.command()])
+            self.process = subprocess.Popen(command, stdout=log, stderr=log,
                                             start_new_session=True)
         try:
             self._wait()
@@ -78,6 +105,8 @@ class Server:
         """The command line. The peers are set up the way their documentation recommends for speed."""
         if self.variant:
             return self._ringnbd()
+        if self.name == "floor":
+            return [floor(), str(self.image), str(self.path)]
         command, direct = peer(TOOLS[self.name]), self.cell.store == "direct"
         if self.name == "nbdkit":
             listen = ["-i", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-U", str(self.path)]
@@ -89,7 +118,7 @@ class Server:
             return [*command, "--object", "iothread,id=t0",
                     "--blockdev", f"driver=file,node-name=f,filename={self.image},aio=io_uring,{cache}discard=unmap",
                     "--nbd-server", f"{address},max-connections=0",
-                    "--export", "type=nbd,id=e,node-name=f,name=,writable=on,iothread=t0"]
+                    "--export", "type=nbd,id=e,node-name=f,name=,writable=on,iothread=t0", *self._qsd_neighbour()]
         if self.name == "qemu-nbd":
             listen = ["-b", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-k", str(self.path)]
             cache = "none" if direct else "writeback"
@@ -99,13 +128,22 @@ class Server:
         config.write_text(f"[generic]\nlistenaddr = 127.0.0.1\nport = {self.port}\n[disk]\nexportname = {self.image}\n")
         return [*command, "-n", "-C", str(config)]
 
+    def _qsd_neighbour(self):
+        if not self.cell.neighbour:
+            return []
+        node = "driver=null-co,size=1G,read-zeroes=on" if self.cell.neighbour == "null" \
+            else f"driver=file,filename={self.neighbour_image},aio=io_uring"
+        return ["--blockdev", f"{node},node-name=n",
+                "--export", "type=nbd,id=n,node-name=n,name=neighbour,writable=on,iothread=t0"]
+
     def _ringnbd(self):
-        direct = "?direct=true" if self.cell.store == "direct" else ""
-        export = "null:10G" if self.cell.store == "null" else f"file:{self.image}{direct}"
+        query = "&".join(filter(None, ("direct=true" if self.cell.store == "direct" else "", self.variant.query)))
+        export = "null:10G" if self.cell.store == "null" else f"file:{self.image}{'?' if query else ''}{query}"
+        neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}"]}[self.cell.neighbour]
         listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
         shards = self.variant.shards
-        return [self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"], "serve", export, *listen, "--shards",
+        return [self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"], "serve", export, *neighbour, *listen, "--shards",
                 str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *self.variant.flags]
 
     def _accepts(self):
