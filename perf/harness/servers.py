@@ -131,7 +131,7 @@ class Server:
     def _qsd_neighbour(self):
         if not self.cell.neighbour:
             return []
-        node = "driver=null-co,size=1G,read-zeroes=on" if self.cell.neighbour == "null" \
+        node = "driver=null-co,size=1073741824,read-zeroes=on" if self.cell.neighbour == "null" \
             else f"driver=file,filename={self.neighbour_image},aio=io_uring"
         return ["--blockdev", f"{node},node-name=n",
                 "--export", "type=nbd,id=n,node-name=n,name=neighbour,writable=on,iothread=t0"]
