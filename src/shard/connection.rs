@@ -9,6 +9,7 @@ use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
 use super::room::Room;
 use super::serve::Peer;
+use super::stall::{Progress, RECEIVE_STEP};
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
@@ -79,7 +80,7 @@ pub(super) struct Receiving {
     /// `None` while the kernel receives into it.
     lease: Option<Lease>,
     filled: u32,
-    held: u32,
+    pub(super) held: u32,
 }
 
 pub(super) struct Connection {
@@ -109,7 +110,7 @@ pub(super) struct Connection {
     pub(super) cancelled: bool,
     pub(super) listed: Listed,
     pub(super) flushing: bool,
-    pub(super) idleness: super::eviction::Idleness,
+    pub(super) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
     pub(super) since: u64,
     _permit: Box<dyn Any + Send>,
@@ -146,7 +147,7 @@ impl Connection {
             cancelled: false,
             listed: Listed::No,
             flushing: false,
-            idleness: Default::default(),
+            progress: Progress::default(),
             since,
             _permit: permit,
         }
@@ -166,6 +167,7 @@ impl Connection {
             if let Ok(length) = result {
                 receiving.filled += length;
                 self.inbound.received_elsewhere(u64::from(length));
+                self.progress.inbound.moved(u64::from(length));
             }
         }
         match result {
@@ -354,6 +356,7 @@ impl Connection {
             receiving.lease.as_mut().expect("the kernel receives into it only when nothing is unparsed");
         lease.bytes_mut(start..start + bytes.len()).copy_from_slice(bytes);
         receiving.filled += bytes.len() as u32;
+        self.progress.inbound.moved(bytes.len() as u64);
     }
 
     /// Admits the request whose payload is complete, if there is one.
@@ -404,7 +407,7 @@ impl Connection {
             && (self.inbound.wanted() >= DIRECT_RECEIVE || !buffers)
         {
             let lease = receiving.lease.take().expect("no other receive is in flight");
-            let (start, length) = (receiving.filled, self.inbound.wanted() as u32);
+            let (start, length) = (receiving.filled, self.inbound.wanted().min(RECEIVE_STEP.into()) as u32);
             return Some(Operation::ReceiveInto { socket, lease, start, length });
         }
         Some(Operation::Receive { socket, poll_first: self.drained })

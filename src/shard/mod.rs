@@ -8,7 +8,6 @@ mod at_once;
 pub mod bench;
 mod busy_poll;
 mod connection;
-mod eviction;
 mod intake;
 mod mailbox;
 mod outbound;
@@ -20,6 +19,7 @@ mod room;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;
+mod stall;
 mod waiting;
 mod worker;
 

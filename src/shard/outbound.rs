@@ -67,6 +67,8 @@ pub(super) struct Outbound {
     queue: VecDeque<Queued>,
     /// A refusal whose request is still coming in.
     held_back: Option<(Reply, Release)>,
+    /// Bytes of leases that the replies in the queue and in the send in flight keep.
+    held: u64,
     /// Bytes of mapped files in the queue and in the send in flight.
     mapped: u64,
     /// Those of the send in flight, and the moment at which it started, in nanoseconds of the shard's clock.
@@ -90,6 +92,7 @@ const KEPT_CHUNKS: usize = 256;
 impl Outbound {
     /// Appends a reply; what its request holds is released when it is out.
     pub(super) fn push(&mut self, reply: Reply, release: Release) {
+        self.held += u64::from(release.held);
         match reply {
             Reply::One(chunk) => {
                 if let Payload::Mapped(mapped) = &chunk.payload {
@@ -145,6 +148,11 @@ impl Outbound {
         self.sending.is_some()
     }
 
+    /// Bytes of leases that come free when the client fetches its replies.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
     /// Nothing queued, nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.sending.is_none() && self.queue.is_empty()
@@ -182,6 +190,7 @@ impl Outbound {
         self.mapped -= std::mem::take(&mut self.mapped_sending);
         if bytes == batch.length() && batch.is_whole() {
             batch.clear();
+            self.held -= held_by(sending.iter().flatten());
             return sending;
         }
         let mut unsent = Vec::new();
@@ -195,14 +204,22 @@ impl Outbound {
             }
             self.queue.push_front(Queued { chunk, releases, left });
         }
+        self.held -= held_by(sending.iter().flatten());
         sending
     }
 
     /// Forgets what is queued: the client is gone.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
         self.mapped = self.mapped_sending;
-        self.queue.drain(..).filter_map(|queued| queued.releases).collect()
+        let releases: Vec<Release> = self.queue.drain(..).filter_map(|queued| queued.releases).collect();
+        self.held -= held_by(&releases);
+        releases
     }
+}
+
+/// Bytes of leases in all.
+fn held_by<'a>(releases: impl IntoIterator<Item = &'a Release>) -> u64 {
+    releases.into_iter().map(|release| u64::from(release.held)).sum()
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Shard {
         let mut released = connection.outbound.sent(&mut batch, bytes);
         let large = batch.room() > SMALL_BATCH;
         self.batches[usize::from(large)].push(batch);
-        connection.idleness.moved |= bytes > 0;
+        connection.progress.outbound.moved(bytes as u64);
         let export = connection.peer.export;
         for release in released.drain(..).flatten() {
             connection.release(release);
@@ -141,7 +141,7 @@ impl Shard {
     ) {
         for (key, Admitted { request, lease, held, arrived }) in self.admitted.drain(..) {
             let connection = &mut self.connections[key as usize];
-            connection.idleness.moved = true;
+            connection.progress.admitted = true;
             let peer = Rc::clone(&connection.peer);
             let timing = self.recorder.admitted(peer.export, &request, arrived);
             let id = self.requests.insert(Entry { connection: key, held, timing });

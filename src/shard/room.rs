@@ -3,7 +3,7 @@
 //! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to whoever asks, but nobody comes to
 //! have more than what is left after it; the last quarter is shared out evenly among all connections, so that each is sure of
 //! its part whatever the others do. So nobody who fetches his replies waits for this room for long, and nobody has to go for it
-//! (see [`eviction`](super::eviction)).
+//! (see [`stall`](super::stall)).
 
 /// Room for so many replies that are not out.
 #[derive(Debug)]

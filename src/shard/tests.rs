@@ -266,6 +266,48 @@ fn who_waits_goes_on_when_a_write_of_his_own_is_done_though_he_reads_nothing() {
     running.stop();
 }
 
+/// Two clients that both need the only memory for so long a request: the first sends `pieces` pieces, each followed by a pause, then the
+/// rest at once unless it was disconnected; the second needs that memory all the time. Whether the first got its answer.
+fn share_the_memory_of_one_long_request(pieces: usize, piece: usize, pause: Duration) -> bool {
+    const LENGTH: u32 = 24 << 20;
+    let limits = Limits { stall_timeout: Duration::from_secs(2), ..Limits::default() };
+    let running = start_with("mem:64M", limits);
+    let (mut first, mut second) = (running.connect(ReplyMode::Simple), running.connect(ReplyMode::Simple));
+    let write = |cookie| [request(1, cookie, 0, LENGTH), vec![cookie as u8; LENGTH as usize]].concat();
+    let bytes = write(1);
+    // More than the socket holds, so the shard has taken memory for it.
+    let (start, rest) = bytes.split_at(1 << 20);
+    first.write_all(start).unwrap();
+    let answered = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            second.set_read_timeout(None).unwrap();
+            second.write_all(&write(2)).unwrap();
+            assert_eq!(read(&mut second, 16), simple(0, 2));
+        });
+        let sent = rest.chunks(piece).take(pieces).try_for_each(|piece| {
+            std::thread::sleep(pause);
+            first.write_all(piece)
+        });
+        let sent = sent.and_then(|()| first.write_all(&rest[rest.len().min(pieces * piece)..]));
+        let answered = sent.is_ok() && read(&mut first, 16) == simple(0, 1);
+        waits.join().unwrap();
+        answered
+    });
+    running.stop();
+    answered
+}
+
+#[test]
+fn a_slow_and_steady_writer_is_served_to_its_end_though_others_wait() {
+    // Three times the stall timeout.
+    assert!(share_the_memory_of_one_long_request(375, 64 << 10, Duration::from_millis(16)));
+}
+
+#[test]
+fn a_writer_of_a_byte_now_and_then_has_to_go_when_others_wait() {
+    assert!(!share_the_memory_of_one_long_request(600, 1, Duration::from_millis(100)));
+}
+
 #[test]
 fn a_client_that_vanishes_leaves_nothing() {
     let running = start("fault:delay=50ms:mem:64M");

@@ -132,11 +132,6 @@ impl Waiting {
         self.queues.iter().all(|queue| queue.places.is_empty())
     }
 
-    /// All who wait.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        self.queues.iter().flat_map(|queue| queue.places.values().copied())
-    }
-
     fn has_untried(&self) -> bool {
         self.queues.iter().any(Queue::has_untried)
     }
@@ -217,6 +212,10 @@ mod tests {
     impl Waiting {
         fn pop(&mut self) -> Option<u32> {
             self.queues.iter_mut().find_map(Queue::pop_untried)
+        }
+
+        fn iter(&self) -> impl Iterator<Item = u32> {
+            self.queues.iter().flat_map(|queue| queue.places.values().copied())
         }
     }
 
