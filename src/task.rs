@@ -43,6 +43,36 @@ impl ReadyList {
     }
 }
 
+/// Runs futures side by side within the current task, at most `most` at once; what they gave, in their order.
+///
+/// Whatever wakes the task, each of them looks whether it was meant.
+pub async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>, most: usize) -> Vec<F::Output> {
+    let mut fresh = futures.enumerate();
+    let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
+    let mut outputs: Vec<Option<F::Output>> = Vec::new();
+    std::future::poll_fn(|context| {
+        loop {
+            let room = most.max(1) - running.len();
+            running.extend(fresh.by_ref().take(room).map(|(index, future)| (index, Box::pin(future))));
+            let before = running.len();
+            running.retain_mut(|(index, future)| {
+                let Poll::Ready(output) = future.as_mut().poll(context) else { return true };
+                outputs.resize_with(outputs.len().max(*index + 1), || None);
+                outputs[*index] = Some(output);
+                false
+            });
+            match running.len() {
+                0 if before == 0 => return Poll::Ready(()),
+                left if left == before => return Poll::Pending,
+                // Others may take their places.
+                _ => {}
+            }
+        }
+    })
+    .await;
+    outputs.into_iter().map(|output| output.expect("all have ended")).collect()
+}
+
 /// The tasks of one shard, all of one future type.
 pub struct Tasks<F> {
     slots: Vec<Pin<Box<Option<F>>>>,
@@ -92,5 +122,42 @@ impl<F: Future<Output = ()>> Tasks<F> {
             }
         }
         self.turn = turn;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn futures_run_side_by_side_up_to_a_bound_and_keep_their_order() {
+        let started = Cell::new(0);
+        let ended: [Cell<bool>; 5] = Default::default();
+        let futures = (0..5).map(|index| {
+            let (started, ended) = (&started, &ended);
+            async move {
+                started.set(started.get() + 1);
+                let end =
+                    |_: &mut Context<'_>| if ended[index].get() { Poll::Ready(()) } else { Poll::Pending };
+                std::future::poll_fn(end).await;
+                index
+            }
+        });
+        let mut all = pin!(side_by_side(futures, 2));
+        let mut poll = || all.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending() && started.get() == 2);
+        ended[1].set(true);
+        assert!(poll().is_pending() && started.get() == 3);
+        assert!(poll().is_pending() && started.get() == 3);
+        ended.iter().for_each(|end| end.set(true));
+        assert_eq!(poll(), Poll::Ready(vec![0, 1, 2, 3, 4]));
+        assert_eq!(
+            pin!(side_by_side(std::iter::empty::<std::future::Ready<()>>(), 2))
+                .poll(&mut Context::from_waker(Waker::noop())),
+            Poll::Ready(vec![])
+        );
     }
 }

@@ -97,7 +97,11 @@ impl FileDevice {
         in_worker: bool,
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
-        let file = self.direct_for(range).map_or(self.buffered, |(index, _)| index);
+        let file = match self.direct_for(range).zip(self.store.direct.as_ref()) {
+            // A part of a sparse read may begin at an aligned offset and anywhere in memory.
+            Some(((index, _), direct)) if lease.is_aligned(start, direct.alignment) => index,
+            _ => self.buffered,
+        };
         let mut done = 0;
         while done < range.length() {
             let (offset, length) = (range.offset() + done, (range.length() - done) as u32);

@@ -306,6 +306,11 @@ impl Lease {
         SharedLease(self)
     }
 
+    /// Whether the byte at `start` has an address that is a multiple of `alignment`, as O_DIRECT wants it.
+    pub fn is_aligned(&self, start: u32, alignment: u32) -> bool {
+        (self.address().addr() + start as usize).is_multiple_of(alignment as usize)
+    }
+
     /// Two leases of the bytes before and from `at`. Each is the only holder of its part, so both may be read into at the same time.
     pub fn split_at(mut self, at: usize) -> (Self, Self) {
         assert!(at <= self.capacity(), "split beyond the end");

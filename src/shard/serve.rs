@@ -12,6 +12,7 @@ use crate::nbd::reply::{ReplyTo, status_length};
 use crate::nbd::request::{Command, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, Session};
 use crate::ring::{Lease, Payload};
+use crate::task::side_by_side;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
 pub(super) const SPARSE_READ: u64 = 32 << 10;
@@ -19,6 +20,9 @@ pub(super) const SPARSE_READ: u64 = 32 << 10;
 const SMALLEST_HOLE: u64 = 4096;
 /// The most chunks of one sparse read; what is beyond is sent as data.
 const MOST_CHUNKS: usize = 64;
+
+/// Reads of one sparse read that run side by side.
+const PARTS_AT_ONCE: usize = 16;
 
 /// What all tasks of a shard share.
 pub(super) struct Shared {
@@ -179,44 +183,54 @@ fn pieces(range: ByteRange, extents: &[Extent]) -> Vec<(u64, bool)> {
     pieces
 }
 
+/// Reads the data of a range side by side, each run into its own part of the lease, and leaves holes out.
 async fn sparse_read(
     to: &ReplyTo,
     range: ByteRange,
     pieces: &[(u64, bool)],
-    mut lease: Lease,
+    lease: Lease,
     peer: &Peer,
     shared: &Shared,
 ) -> Reply {
     let context = &shared.context;
+    let (mut offset, mut rest) = (range.offset(), lease);
+    let mut parts = Vec::with_capacity(pieces.len());
+    for (length, hole) in pieces {
+        let (part, after) = rest.split_at(*length as usize);
+        rest = after;
+        if !hole {
+            parts.push((ByteRange::new(offset, *length).expect("within the request"), part));
+        }
+        offset += length;
+    }
+    let reads = parts.into_iter().map(|(part, lease)| peer.device.read(part, lease, 0, context));
+    let mut results = side_by_side(reads, PARTS_AT_ONCE).await.into_iter();
     let mut chunks = Vec::with_capacity(pieces.len());
-    let mut start = 0;
+    let mut offset = range.offset();
     for (index, (length, hole)) in pieces.iter().enumerate() {
-        let (offset, done) = (range.offset() + start, index + 1 == pieces.len());
+        let done = index + 1 == pieces.len();
         if *hole {
             let header = to.hole(offset, *length as u32, done);
-            chunks.push((header, None));
+            chunks.push(ReplyChunk { header, payload: Payload::Nothing });
         } else {
-            let part = ByteRange::new(offset, *length).expect("within the request");
-            let (back, result) = peer.device.read(part, lease, start as u32, context).await;
-            lease = back;
+            let (part, result) = results.next().expect("each run was read");
             let (good, failure) = match result {
-                Ok(()) => (*length, None),
-                Err(failure) => (failure.good, Some(failure.error)),
+                Ok(()) => (*length as u32, None),
+                Err(failure) => (failure.good as u32, Some(failure.error)),
             };
             if good > 0 {
-                let header = to.data(offset, good as u32, done && failure.is_none());
-                chunks.push((header, Some((start as u32, good as u32))));
+                let header = to.data(offset, good, done && failure.is_none());
+                let payload = Payload::Leased { lease: part.freeze(), start: 0, length: good };
+                chunks.push(ReplyChunk { header, payload });
             }
             if let Some(error) = failure {
-                let error = shared.read_error(to, peer, error, offset + good);
-                let mut chunks = with_lease(chunks, lease);
-                chunks.push(error);
-                return Reply::Many(chunks);
+                chunks.push(shared.read_error(to, peer, error, offset + u64::from(good)));
+                break;
             }
         }
-        start += length;
+        offset += length;
     }
-    Reply::Many(with_lease(chunks, lease))
+    Reply::Many(chunks)
 }
 
 /// Gives each data chunk its hold on the lease, once nothing is written into it any more.
