@@ -90,6 +90,8 @@ mod switch {
         PunchWhole,
         /// A read of a file into which a hole is being punched is tried in the shard.
         ReadsBesidePunch,
+        /// A client that was killed while it waited is taken for one that waits.
+        HangUpUnseen,
         /// A long WRITE_ZEROES goes on when its client is gone.
         AbandonedZeroingGoesOn,
     }

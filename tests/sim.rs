@@ -105,7 +105,7 @@ fn every_planted_bug_is_found() {
             Canary::SyncBesideIgnored => pinned::failing_syncs,
             Canary::PrefetchUnbounded => neighbours::cache_flood,
             Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,
-            Canary::AbandonedZeroingGoesOn => neighbours::abandoned_zeroing,
+            Canary::AbandonedZeroingGoesOn | Canary::HangUpUnseen => neighbours::abandoned_zeroing,
             _ => run::run,
         };
         let found = (1..=WORLDS_PER_CANARY).find_map(|seed| Some((seed, attempt_in(run, seed).err()?)));

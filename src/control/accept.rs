@@ -53,11 +53,16 @@ impl Acceptor {
             // No delay, because requests and replies are small: a SHOULD of the spec. Keep-alive finds the clients whose machine
             // is gone. Without either the connection still works.
             let socket = SockRef::from(&socket);
-            let _slower = socket.set_tcp_nodelay(true).and_then(|()| socket.set_keepalive(true));
+            let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+            let _slower = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
         }
         Ok((socket, peer))
     }
 }
+
+/// After so long without a byte the kernel asks whether the client's is still there. Two hours, its own choice, is long for a request that
+/// goes on for a client that was killed.
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Accepts as long as it is let: each client gets a task of its own.
 ///

@@ -75,6 +75,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
         Operation::Receive { .. }
         | Operation::ReceiveInto { .. }
         | Operation::Send { .. }
+        | Operation::AwaitHangUp { .. }
         | Operation::Shutdown { .. } => build_socket_entry(operation),
     }
 }
@@ -101,6 +102,10 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
             };
             let flags = (mode | libc::MSG_NOSIGNAL) as u32;
             opcode::SendMsg::new(fixed(*socket), batch.message()).flags(flags).build()
+        }
+        // Both are always told of; nothing else is asked for.
+        Operation::AwaitHangUp { socket } => {
+            opcode::PollAdd::new(fixed(*socket), (libc::POLLHUP | libc::POLLERR) as u32).build()
         }
         Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),
         _ => unreachable!("it is no operation on a socket"),

@@ -114,6 +114,11 @@ pub enum Operation {
         /// The pieces.
         batch: Box<SendBatch>,
     },
+    /// Wait until the other end of a socket is gone for good: it has closed it, or broken it; not only ended its own stream.
+    AwaitHangUp {
+        /// Which.
+        socket: FileIndex,
+    },
     /// Shut a socket down in both directions, so that whatever waits on it ends.
     Shutdown {
         /// Which.

@@ -325,6 +325,7 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
         (opcode::Recv::CODE, "RECV"),
         (opcode::SendMsg::CODE, "SENDMSG"),
         (opcode::Shutdown::CODE, "SHUTDOWN"),
+        (opcode::PollAdd::CODE, "POLL_ADD"),
         (opcode::Timeout::CODE, "TIMEOUT"),
         (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     ];

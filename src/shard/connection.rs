@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::rc::Rc;
 
+use super::hang_up::HangUp;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
 use super::room::Room;
@@ -97,6 +98,7 @@ pub(super) struct Connection {
     pub(super) receive: Option<OpKey>,
     /// The last receive emptied the socket.
     drained: bool,
+    pub(super) hang_up: HangUp,
     /// Requests that are not answered, or whose reply is not out.
     pub(super) in_flight: usize,
     /// Bytes of leases held by them.
@@ -138,6 +140,7 @@ impl Connection {
             outbound: Outbound::default(),
             receive: None,
             drained: false,
+            hang_up: HangUp::default(),
             in_flight: 0,
             held: 0,
             operations: 0,
@@ -176,7 +179,7 @@ impl Connection {
                 receiving.filled = receiving.request.payload_length();
                 self.inbound.received_elsewhere(self.inbound.wanted());
             }
-            Ok(0) => self.end(if self.inbound.is_at_boundary() { Ending::Graceful } else { Ending::Abort }),
+            Ok(0) => self.stream_ended(),
             Ok(_) => {
                 self.drained = !socket_nonempty;
                 if let Some(received) = received {
@@ -441,10 +444,5 @@ impl Connection {
     pub(super) fn is_idle(&self) -> bool {
         let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
         nothing_came && self.in_flight == 0 && self.outbound.is_empty()
-    }
-
-    /// Whether nothing is left to wait for before the connection can go.
-    pub(super) fn is_over(&self) -> bool {
-        self.ending != Ending::No && self.tasks == 0 && self.operations == 0 && self.outbound.is_empty()
     }
 }

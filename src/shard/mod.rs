@@ -8,6 +8,7 @@ mod at_once;
 pub mod bench;
 mod busy_poll;
 mod connection;
+mod hang_up;
 mod intake;
 mod mailbox;
 mod outbound;

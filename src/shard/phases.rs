@@ -36,6 +36,10 @@ impl Shard {
         let before = connection.in_flight;
         connection.operations -= 1;
         match completion.operation {
+            Operation::AwaitHangUp { .. } => {
+                connection.hung_up(completion.result);
+                to_flush(&mut self.to_flush, key, connection);
+            }
             Operation::Receive { .. } | Operation::ReceiveInto { .. } => {
                 debug_assert_eq!(connection.receive, Some(operation));
                 connection.received(completion);
@@ -120,6 +124,10 @@ impl Shard {
         }
         let buffers = self.ring.available_receive_buffers() > 0;
         let need = match fed {
+            Fed::Ended if connection.should_watch_client() => {
+                self.to_receive.push(key);
+                return true;
+            }
             Fed::NeedsBytes if buffers || connection.receives_payload() => {
                 self.to_receive.push(key);
                 return true;
@@ -202,7 +210,10 @@ impl Shard {
         for key in self.to_receive.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             let buffers = self.ring.available_receive_buffers() > 0;
-            if let Some(operation) = connection.next_receive(self.shutdown.is_some(), buffers) {
+            let watch = connection.watch_client();
+            if let Some(operation) =
+                watch.or_else(|| connection.next_receive(self.shutdown.is_some(), buffers))
+            {
                 connection.operations += 1;
                 connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
             }
@@ -217,8 +228,7 @@ impl Shard {
             connection.operations += 1;
             self.ring.push(Operation::Shutdown { socket: connection.socket }, Owner::Connection(key));
         }
-        if connection.ending == Ending::Graceful
-            && let Some(target) = connection.receive
+        if let Some(target) = connection.useless_receive()
             && !std::mem::replace(&mut connection.cancelled, true)
         {
             connection.operations += 1;

@@ -176,13 +176,16 @@ pub(crate) fn reads_beside_trim(seed: u64) -> Result<Report, String> {
     scene.end("a request beside TRIMs", &times, 16 * LATENCY)
 }
 
-/// A client asks for zeroes that must be written as data, and breaks its connection.
+/// A client asks for zeroes that must be written as data, and breaks its connection or is killed.
 pub(crate) fn abandoned_zeroing(seed: u64) -> Result<Report, String> {
     let mut scene = Scene::new(seed, Faults { no_punch: true, no_zero_range: true, ..Faults::none() });
     let client = scene.connect(0);
     scene.send(client, WRITE_ZEROES, 0, LARGE);
     scene.wait(8 * LATENCY)?;
-    scene.world.client_reset(client);
+    match seed.is_multiple_of(2) {
+        true => scene.world.client_reset(client),
+        false => scene.world.client_close(client),
+    }
     let since = scene.world.now();
     while !scene.world.is_released(client) {
         scene.step()?;

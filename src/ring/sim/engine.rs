@@ -147,6 +147,7 @@ impl Engine {
                 let whole = *mode == SendMode::Whole;
                 Work::Send { socket: self.socket(*socket), pieces, moved: 0, total, whole }
             }
+            Operation::AwaitHangUp { socket } => Work::AwaitHangUp { socket: self.socket(*socket) },
             Operation::Shutdown { socket } => Work::Shutdown { socket: self.socket(*socket) },
             Operation::Watch { eventfd, .. } => Work::Watch { eventfd: *eventfd },
             Operation::Sleep { duration } => {

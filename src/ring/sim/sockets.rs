@@ -125,6 +125,15 @@ impl State {
         }
     }
 
+    /// Whether both directions have ended.
+    pub(super) fn try_hang_up(&mut self, serial: u64, socket: usize) {
+        let end = &mut self.sockets[socket];
+        if end.server_shut || matches!(end.client, Client::Closed | Client::Reset) {
+            return self.complete(serial, Ok(libc::POLLHUP as u32));
+        }
+        end.waiting.push(serial);
+    }
+
     pub(super) fn try_send(&mut self, serial: u64) {
         let Work::Send { socket, ref pieces, moved, total, whole } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
@@ -178,6 +187,7 @@ impl State {
             Work::Receive { socket: other, .. }
             | Work::ReceiveInto { socket: other, .. }
             | Work::Send { socket: other, .. }
+            | Work::AwaitHangUp { socket: other }
             | Work::Shutdown { socket: other } => other == socket,
             _ => false,
         });

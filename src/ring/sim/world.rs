@@ -84,6 +84,9 @@ pub(super) enum Work {
         /// It ends only when all has left.
         whole: bool,
     },
+    AwaitHangUp {
+        socket: usize,
+    },
     Shutdown {
         socket: usize,
     },
@@ -271,6 +274,7 @@ impl State {
             Work::Receive { socket, fault } => self.try_receive(serial, *socket, *fault),
             Work::ReceiveInto { .. } => self.try_receive_into(serial),
             Work::Send { .. } => self.try_send(serial),
+            Work::AwaitHangUp { socket } => self.try_hang_up(serial, *socket),
             Work::Shutdown { socket } => {
                 let socket = *socket;
                 self.shut_down(socket);
