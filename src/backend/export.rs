@@ -82,6 +82,9 @@ pub enum OpenError {
     /// No such file.
     #[error("{0} does not exist; create it first (truncate -s 10G {0}) or correct the path")]
     Missing(PathBuf),
+    /// No such file, and what looks like parameters.
+    #[error("there is no file of the name {name}: parameters need file: before the path, as in 'file:{name}'", name = .0.display())]
+    Parameters(PathBuf),
     /// No permission.
     #[error(
         "no permission to open {path} for {access}; change its owner or mode, or serve it with --read-only"
@@ -267,6 +270,7 @@ fn open_file(
 fn explain(path: &Path, read_only: bool, error: io::Error) -> OpenError {
     let path = path.to_owned();
     match error.raw_os_error() {
+        Some(libc::ENOENT) if has_parameters(&path) => OpenError::Parameters(path),
         Some(libc::ENOENT | libc::ENOTDIR) => OpenError::Missing(path),
         Some(libc::EACCES | libc::EPERM) => {
             OpenError::Permission { path, access: if read_only { "reading" } else { "writing" } }
@@ -276,6 +280,13 @@ fn explain(path: &Path, read_only: bool, error: io::Error) -> OpenError {
         Some(libc::EMFILE | libc::ENFILE) => OpenError::OpenFiles(path),
         _ => OpenError::Other(path, error),
     }
+}
+
+/// Whether a path without a kind in front was meant to have parameters: one of them stands there, and a file does without.
+fn has_parameters(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let Some((file, parameters)) = text.split_once('?') else { return false };
+    format!("file:{file}?{parameters}").parse::<ExportUri>().is_ok() && Path::new(file).exists()
 }
 
 /// What the kernel says of a block device's medium; a file is not asked, since what is below it may be anything.

@@ -15,10 +15,14 @@ pub(super) fn default_format() -> LogFormat {
 
 /// Sends log lines to the standard error from now on; nowhere when that is the client's socket.
 ///
-/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `info` without it, `debug` when `verbose`.
+/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `info` without it, `debug` when `verbose`. One that cannot be read is told, and
+/// as good as none.
 pub(super) fn start(format: LogFormat, verbose: bool, stdio: bool) {
     let default = if verbose { "ringnbd=debug,info" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let chosen = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|text| !text.is_empty());
+    let filter = chosen.as_ref().map(|text| text.to_str().and_then(|text| EnvFilter::try_new(text).ok()));
+    let is_wrong = matches!(filter, Some(None));
+    let filter = filter.flatten().unwrap_or_else(|| EnvFilter::new(default));
     let writer = if stdio && stderr_is_the_client() {
         BoxMakeWriter::new(io::sink)
     } else {
@@ -34,4 +38,10 @@ pub(super) fn start(format: LogFormat, verbose: bool, stdio: bool) {
             builder.compact().with_target(false).with_ansi(io::stderr().is_terminal()).try_init()
         }
     };
+    if is_wrong {
+        tracing::warn!(
+            "RUST_LOG={} is not understood and ignored: write levels (error, warn, info, debug, trace), such as ringnbd=debug",
+            chosen.unwrap_or_default().to_string_lossy()
+        );
+    }
 }

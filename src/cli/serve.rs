@@ -2,10 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Outcome, logging};
+use super::{Outcome, describe, logging};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
@@ -115,9 +115,13 @@ pub struct Args {
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
-    /// Read settings from a TOML file (`[server]` with the names of these flags, `[[export]]`); flags win
+    /// Read settings from a TOML file (`[server]` with the names of these flags, `[[export]]`), whose paths are relative to
+    /// it; EXPORTs add to the file's, flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Only see whether this would start: settings, users and exports; nothing is served, exit code 0 or 2
+    #[arg(long, conflicts_with = "stdio")]
+    pub check: bool,
     /// Write the process id here once everything is up
     #[arg(long, value_name = "PATH")]
     pub pidfile: Option<PathBuf>,
@@ -132,8 +136,9 @@ pub struct Args {
 /// Serves until told to stop.
 pub fn run(args: Args) -> Outcome {
     let (stdio, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
-    let settings = match settings(args) {
-        Ok(settings) => settings,
+    let check = args.check;
+    let (settings, added) = match settings(args) {
+        Ok(both) => both,
         Err(sentence) => {
             logging::start(explicit.unwrap_or(LogFormat::Human), verbose, stdio);
             return refuse(explicit, sentence);
@@ -150,7 +155,13 @@ pub fn run(args: Args) -> Outcome {
         },
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    config.notes.iter().for_each(|note| tracing::info!("{note}"));
+    config.notes.iter().chain(&added).for_each(|note| tracing::info!("{note}"));
+    if check {
+        return match control::check(&config) {
+            Ok(served) => describe::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[]))),
+            Err(error) => refuse(explicit, error),
+        };
+    }
     let service = if stdio { Service::Stdio } else { Service::Listeners };
     let ready = |served: &[Served], admin: &[String]| announce(served, admin, format, service);
     match control::run(&config, service, ready) {
@@ -160,8 +171,8 @@ pub fn run(args: Args) -> Outcome {
     }
 }
 
-/// Flags over file.
-fn settings(args: Args) -> Result<Settings, String> {
+/// Flags over file, and sentences about what came of that.
+fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
@@ -185,11 +196,20 @@ fn settings(args: Args) -> Result<Settings, String> {
         user: args.user,
         sandbox: args.sandbox,
     };
-    let Some(path) = args.config else { return Ok(flags) };
+    let Some(path) = args.config else { return Ok((flags, Vec::new())) };
     let text = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read the configuration {}: {error}", path.display()))?;
     let file = Settings::from_toml(&text).map_err(|error| format!("{}, {error}", path.display()))?;
-    Ok(flags.or(file))
+    let file = file.relative_to(path.parent().unwrap_or(Path::new("")));
+    let mut notes = Vec::new();
+    let (shown, own, more) = (path.display(), file.exports.len(), flags.exports.len());
+    if own > 0 && more > 0 {
+        notes.push(format!("exports of {shown}: {own}; added by the command line: {more}"));
+    }
+    if !file.listen.is_empty() && !flags.listen.is_empty() {
+        notes.push(format!("the addresses of the command line are used instead of those of {shown}"));
+    }
+    Ok((flags.or(file), notes))
 }
 
 /// A start-up error: a sentence for people, or a log line for those who asked for JSON.
@@ -294,7 +314,7 @@ mod tests {
             "--unix-group",
             "kvm",
         ];
-        let settings = settings(args(&all).unwrap()).unwrap();
+        let (settings, _notes) = settings(args(&all).unwrap()).unwrap();
         assert_eq!(settings.exports.len(), 2);
         assert_eq!(settings.listen.len(), 3);
         assert_eq!(settings.memory, Some(1 << 30));
@@ -325,6 +345,7 @@ mod tests {
             &["--sandbox", "yes"],
             &["--user", ":disk"],
             &["--pinned", "maybe"],
+            &["--check", "--stdio"],
             &["--pinned", "on", "--unpinned"],
             &["--unix-mode", "rw"],
         ] {
@@ -338,8 +359,14 @@ mod tests {
         let path = directory.path().join("c.toml");
         std::fs::write(&path, "[server]\nshards = 3\nmemory = \"1G\"\n").unwrap();
         let path = path.to_str().unwrap();
-        let both = settings(args(&["--config", path, "--shards", "5"]).unwrap()).unwrap();
+        let (both, notes) = settings(args(&["--config", path, "--shards", "5"]).unwrap()).unwrap();
+        assert!(notes.is_empty());
         assert_eq!((both.shards, both.memory), (Some(5), Some(1 << 30)));
+        std::fs::write(path, "[server]\ntcp = \"1\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n").unwrap();
+        let (both, notes) = settings(args(&["--config", path, "b=mem:2M", "--tcp", "2"]).unwrap()).unwrap();
+        assert_eq!(both.exports.iter().map(|export| &*export.name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(both.listen.len(), 1);
+        assert_eq!(notes.len(), 2, "{notes:?}");
         std::fs::write(path, "[server]\nshard = 3\n").unwrap();
         let error = settings(args(&["--config", path]).unwrap()).unwrap_err();
         assert!(error.contains("c.toml, line 2:"), "{error}");

@@ -79,6 +79,9 @@ pub enum ExportUriError {
     /// More than a file can be long.
     #[error("\"{0}\" is too large: an export is less than 8E")]
     TooLarge(String),
+    /// Nothing.
+    #[error("an export of 0 bytes holds nothing: give it a size, such as 1G")]
+    NoBytes,
     /// A parameter that does not exist.
     #[error(
         "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, rotational= or description="
@@ -138,6 +141,15 @@ impl ExportUri {
         }
     }
 
+    /// Makes a relative path one that begins in a directory.
+    pub(super) fn make_relative_to(&mut self, directory: &Path) {
+        match self {
+            Self::File { path, .. } => *path = directory.join(&*path),
+            Self::Fault { inner, .. } => inner.make_relative_to(directory),
+            Self::Memory { .. } | Self::Null { .. } => {}
+        }
+    }
+
     /// The text for people that the URI carries.
     pub fn description(&self) -> Option<&str> {
         match self {
@@ -182,6 +194,7 @@ fn split_kind(text: &str) -> Option<(&str, &str)> {
 /// A size that `off_t`, and with it every system call, can express.
 fn export_size(text: &str) -> Result<u64, ExportUriError> {
     match parse_size(text)? {
+        0 => Err(ExportUriError::NoBytes),
         size if size <= i64::MAX as u64 => Ok(size),
         _ => Err(ExportUriError::TooLarge(text.to_owned())),
     }
@@ -318,7 +331,7 @@ mod tests {
     #[test]
     fn sizes_and_faults() {
         assert_eq!(read("mem:1G"), ExportUri::Memory { size: 1 << 30 });
-        assert_eq!(read("null:0"), ExportUri::Null { size: 0 });
+        assert_eq!(read("null:1"), ExportUri::Null { size: 1 });
         let ExportUri::Fault { options, inner } =
             read("fault:seed=3,delay.read=1s:fault::file:/x?description=d")
         else {
@@ -336,6 +349,8 @@ mod tests {
             "mem:",
             "mem:x",
             "mem:8E",
+            "mem:0",
+            "null:0K",
             "qcow2:a",
             "file:a?b=c",
             "file:a?direct=maybe",
@@ -366,7 +381,7 @@ mod tests {
                 rotational,
                 description,
             });
-        let sized = (0..=i64::MAX as u64, any::<bool>()).prop_map(|(size, null)| {
+        let sized = (1..=i64::MAX as u64, any::<bool>()).prop_map(|(size, null)| {
             if null { ExportUri::Null { size } } else { ExportUri::Memory { size } }
         });
         let leaf = prop_oneof![file, sized];

@@ -14,6 +14,7 @@ pub mod resolve;
 pub mod sandbox;
 pub mod settings;
 pub mod size;
+mod toml_words;
 
 pub use export::ExportConfig;
 pub use export_uri::ExportUri;

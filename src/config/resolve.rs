@@ -54,6 +54,8 @@ pub struct Machine {
     pub cpus: Vec<usize>,
     /// How many of them it may keep busy (a control group may allow less).
     pub parallelism: usize,
+    /// Bytes of memory: of the machine, or of the control group if that has less.
+    pub memory: u64,
     /// File descriptors (RLIMIT_NOFILE, already raised).
     pub open_files: u64,
 }
@@ -92,6 +94,17 @@ pub enum ConfigError {
         minimum: Size,
         /// What one needs.
         each: Size,
+    },
+    /// More memory than there is.
+    #[error(
+        "{wanted} of buffer memory is more than the {available} that this machine or control group has: give less --memory, or \
+         fewer --shards"
+    )]
+    TooMuchMemory {
+        /// Of all shards.
+        wanted: Size,
+        /// What there is, in whole MiB.
+        available: Size,
     },
     /// `--max-connections 0`.
     #[error("a server without connections serves nobody: give --max-connections at least 1")]
@@ -142,6 +155,8 @@ impl Config {
         if let Some(memory) = settings.memory {
             limits.memory_per_shard = divide_memory(memory, shards.len())?;
         }
+        check_memory(limits.memory_per_shard as u64 * shards.len() as u64, machine.memory)?;
+        warnings.extend(told_of_sharing(settings.shards, &shards));
         limits.pinned = settings.pinned.unwrap_or_default();
         match settings.handshake_timeout {
             Some(Duration::ZERO) => return Err(ConfigError::NoTime),
@@ -235,6 +250,24 @@ fn place_shards(
     Ok(cpus.unwrap_or(&machine.cpus).iter().copied().cycle().take(count).collect())
 }
 
+/// Fails when the buffers alone are more than there is: taking them would end the process, or others.
+fn check_memory(wanted: u64, available: u64) -> Result<(), ConfigError> {
+    let (wanted, available) = (Size(wanted), Size(available >> 20 << 20));
+    if wanted.0 > available.0 { Err(ConfigError::TooMuchMemory { wanted, available }) } else { Ok(()) }
+}
+
+/// Shards that share a CPU take turns, which is slower than fewer of them.
+fn told_of_sharing(asked: Option<usize>, shards: &[usize]) -> Option<String> {
+    let cpus = shards.iter().collect::<HashSet<_>>().len();
+    (asked.is_some() && shards.len() > cpus).then(|| {
+        format!(
+            "{} shards share {cpus} CPU{} and wait for each other: one shard for each CPU is fastest (--shards {cpus})",
+            shards.len(),
+            if cpus == 1 { "" } else { "s" }
+        )
+    })
+}
+
 /// The share of one shard, a multiple of the page size.
 fn divide_memory(memory: u64, shards: usize) -> Result<usize, ConfigError> {
     const PAGE: u64 = 4096;
@@ -265,7 +298,7 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        Machine { cpus: vec![0, 1, 4, 5], parallelism: 3, open_files: 1 << 20 }
+        Machine { cpus: vec![0, 1, 4, 5], parallelism: 3, memory: 8 << 30, open_files: 1 << 20 }
     }
 
     fn resolve(settings: Settings) -> Result<Config, ConfigError> {
@@ -292,6 +325,11 @@ mod tests {
         assert_eq!(shards(Some(1), None), Ok(vec![0]));
         assert_eq!(shards(Some(0), None), Err(ConfigError::Shards(0)));
         assert_eq!(shards(Some(257), None), Err(ConfigError::Shards(257)));
+        let warned = |shards| {
+            resolve(Settings { shards: Some(shards), ..Settings::default() })
+                .map(|config| config.warnings.len())
+        };
+        assert_eq!((warned(4), warned(5)), (Ok(0), Ok(1)));
         let error = shards(None, Some("0-2")).unwrap_err();
         assert_eq!(error, ConfigError::Cpu { cpu: 2, available: "0-1,4-5".to_owned() });
     }
@@ -316,6 +354,9 @@ mod tests {
         let floor = Limits::MINIMUM_MEMORY_PER_SHARD as u64;
         assert_eq!(share(1 << 30, 2), Ok(1 << 29));
         assert_eq!(share(3 * floor, 3), Ok(floor));
+        assert_eq!(share(8 << 30, 1), Ok(8 << 30));
+        let (wanted, available) = (Size(1 << 40), Size(8 << 30));
+        assert_eq!(share(1 << 40, 2), Err(ConfigError::TooMuchMemory { wanted, available }));
         let error = share(3 * floor - 1, 3).unwrap_err().to_string();
         assert!(error.contains(&Size(3 * floor).to_string()), "{error}");
     }

@@ -1,6 +1,6 @@
 //! What a person asked for, on the command line or in a file: everything optional, nothing checked against the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::Pinning;
-use super::listen::{AdminAddress, ListenAddress, UnixAccess};
+use super::listen::{AdminAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
+use super::toml_words::explain;
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
@@ -77,12 +78,12 @@ pub struct FileError {
 }
 
 impl Settings {
-    /// These settings, and those of `below` where these say nothing. Lists are not mixed: exports given here replace all of
-    /// `below`'s, and so do addresses.
+    /// These settings, and those of `below` where these say nothing. Exports add up, those of `below` first; addresses given here replace
+    /// all of `below`'s.
     pub fn or(self, below: Self) -> Self {
         let first = |mine: Vec<_>, theirs| if mine.is_empty() { theirs } else { mine };
         Self {
-            exports: if self.exports.is_empty() { below.exports } else { self.exports },
+            exports: below.exports.into_iter().chain(self.exports).collect(),
             listen: first(self.listen, below.listen),
             unix_access: UnixAccess {
                 mode: self.unix_access.mode.or(below.unix_access.mode),
@@ -107,11 +108,28 @@ impl Settings {
         }
     }
 
+    /// The same with paths that are relative to a directory.
+    #[must_use]
+    pub fn relative_to(mut self, directory: &Path) -> Self {
+        self.exports.iter_mut().for_each(|export| export.uri.make_relative_to(directory));
+        let admin = self.admin.iter_mut().map(|address| &mut address.0);
+        for address in self.listen.iter_mut().chain(admin) {
+            if let ListenAddress::Unix(UnixAddress::Path(path)) = address {
+                *path = directory.join(&*path);
+            }
+        }
+        for path in [&mut self.pidfile, &mut self.latency_log].into_iter().flatten() {
+            *path = directory.join(&*path);
+        }
+        self
+    }
+
     /// Reads the text of a configuration file (TOML).
     pub fn from_toml(text: &str) -> Result<Self, FileError> {
-        let located = |start: usize, message: &str| FileError {
-            line: 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count(),
-            message: message.trim().replace('\n', ", "),
+        let located = |start: usize, message: &str| {
+            let before = text.bytes().take(start).filter(|&byte| byte == b'\n').count();
+            let message = explain(message, text.lines().nth(before).unwrap_or_default());
+            FileError { line: 1 + before, message }
         };
         let file: File = toml::from_str(text)
             .map_err(|error| located(error.span().map_or(0, |span| span.start), error.message()))?;
@@ -285,6 +303,7 @@ impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ExportUri;
 
     const WHOLE: &str = r#"
 [server]
@@ -370,12 +389,74 @@ read-only = true
     }
 
     #[test]
-    fn flags_win_and_lists_are_replaced() {
+    fn no_sentence_is_for_programmers() {
+        let wrong = ["\"x\"", "7", "-7", "1.5", "true", "[1]", "[\"x\"]", "{ a = 1 }", "[[]]", "1979-05-27"];
+        let server = WHOLE
+            .lines()
+            .take_while(|line| !line.starts_with("[["))
+            .filter_map(|line| line.split_once(" = "));
+        let exports = ["name", "uri", "description", "read-only"].map(|key| (key, "[[export]]"));
+        let all: Vec<_> = server.map(|(key, _)| (key, "[server]")).chain(exports).collect();
+        assert!(all.len() > 20);
+        let mut texts: Vec<String> =
+            ["server = 3", "server = [1]", "export = 3", "export = [3]", "export = \"x\""]
+                .map(str::to_owned)
+                .to_vec();
+        for (key, table) in &all {
+            texts.extend(wrong.iter().map(|value| format!("{table}\n{key} = {value}")));
+        }
+        let mut refused = 0;
+        for text in texts {
+            let Err(error) = Settings::from_toml(&text) else { continue };
+            refused += 1;
+            let message = error.message;
+            for word in [
+                "usize", "u64", "struct", "invalid", "expected", "sequence", "map", "variant", "field", "`",
+                "integer",
+            ] {
+                assert!(!message.contains(word), "{word:?} in {text:?}: {message}");
+            }
+        }
+        assert!(refused > 100, "{refused}");
+        let message = |text: &str| Settings::from_toml(text).unwrap_err().to_string();
+        assert_eq!(
+            message("[server]\nshards = \"two\""),
+            "line 2: shards is the text \"two\": write a whole number, such as 4"
+        );
+        assert_eq!(message("[server]\nread-only = 1"), "line 2: read-only is 1: write true or false");
+        assert!(
+            message("[server]\nlog-format = \"xml\"").starts_with("line 2: log-format cannot be xml: use ")
+        );
+        assert_eq!(message("[[export]]\nname = \"x\""), "line 1: uri is missing");
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let text = "[server]\nunix = [\"s\", \"@s\", \"/s\"]\npidfile = \"pid\"\nadmin = \"unix:admin\"\nlatency-log = \"../log\"\n\
+                    [[export]]\nuri = \"fault:delay=1s:file:a.img?direct=true\"\n[[export]]\nname = \"b\"\nuri = \"/b.img\"";
+        let settings = Settings::from_toml(text).unwrap().relative_to(Path::new("/etc/nbd"));
+        let shown: Vec<_> = settings.listen.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["/etc/nbd/s", "@s", "/s"]);
+        assert_eq!(settings.admin, Some("unix:/etc/nbd/admin".parse().unwrap()));
+        assert_eq!(settings.pidfile.as_deref(), Some(Path::new("/etc/nbd/pid")));
+        assert_eq!(settings.latency_log.as_deref(), Some(Path::new("/etc/nbd/../log")));
+        let uris: Vec<_> = settings.exports.iter().map(|export| export.uri.to_string()).collect();
+        assert_eq!(
+            uris[0],
+            "fault:delay=1s:file:/etc/nbd/a.img?direct=true".parse::<ExportUri>().unwrap().to_string()
+        );
+        assert_eq!(uris[1], "file:/b.img");
+        let here = Settings::from_toml(text).unwrap();
+        assert_eq!(here.clone().relative_to(Path::new("")), here);
+    }
+
+    #[test]
+    fn flags_win_and_exports_add_up() {
         let file = Settings::from_toml(WHOLE).unwrap();
         let export: ExportConfig = "x=mem:2G".parse().unwrap();
         let flags = Settings { exports: vec![export.clone()], shards: Some(7), ..Settings::default() };
         let both = flags.or(file.clone());
-        assert_eq!(both.exports, [export]);
+        assert_eq!(both.exports, [file.exports.clone(), vec![export]].concat());
         assert_eq!(both.shards, Some(7));
         assert_eq!(both.listen, file.listen);
         assert_eq!(both.memory, file.memory);

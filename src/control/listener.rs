@@ -227,6 +227,11 @@ fn listen_unix(path: &Path, access: &UnixAccess) -> Result<Listener, ListenError
     Ok(Listener { socket, endpoint: Endpoint::Unix(path), file: Some(file) })
 }
 
+/// Whether there is the group that sockets are to have.
+pub(super) fn check(access: &UnixAccess) -> Result<(), ListenError> {
+    access.group.as_deref().map(find_group).transpose().map(|_found| ())
+}
+
 fn find_group(name: &str) -> Result<u32, ListenError> {
     let found = sandbox::find_group(name).map_err(|error| ListenError::LookUp(name.to_owned(), error))?;
     found.ok_or_else(|| ListenError::NoGroup(name.to_owned()))

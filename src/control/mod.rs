@@ -29,5 +29,5 @@ pub mod stdio;
 pub use endpoint::Endpoint;
 pub use listener::ListenError;
 pub use pidfile::PidfileError;
-pub use server::{Ending, Served, Service, StartError, run};
+pub use server::{Ending, Served, Service, StartError, check, run};
 pub use signals::on_stop;

@@ -21,7 +21,7 @@ use super::plane::Plane;
 use super::signals::Signals;
 use super::stdio::{self, NoClient};
 use crate::backend::{self, Export};
-use crate::config::{Config, Limits, Pinning};
+use crate::config::{Config, ExportConfig, Limits, Pinning};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -161,6 +161,30 @@ pub fn run(
     ending
 }
 
+/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. Tells what
+/// would be served, without URIs.
+///
+/// # Errors
+/// [`StartError`].
+pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
+    Sandbox::prepare(config.sandbox, config.user.as_ref())?;
+    listener::check(&config.unix_access)?;
+    let (_exports, infos) = open_exports(config)?;
+    Ok(describe(config, &infos, &[]))
+}
+
+fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Vec<Served> {
+    let one = |(export, wanted): (&ExportInfo, &ExportConfig)| Served {
+        name: export.name.clone(),
+        source: wanted.uri.to_string(),
+        size: export.facts.size,
+        read_only: export.facts.read_only,
+        uris: listeners.iter().map(|listener| listener.endpoint.uri(&export.name)).collect(),
+        qemu: listeners.iter().map(|listener| listener.endpoint.qemu_arguments(&export.name)).collect(),
+    };
+    infos.iter().zip(&config.exports).map(one).collect()
+}
+
 type Exports = Arc<[Arc<Export>]>;
 
 fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartError> {
@@ -168,6 +192,13 @@ fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartErro
     let mut infos = Vec::new();
     for wanted in &config.exports {
         let export = Export::open(&wanted.uri, wanted.read_only)?;
+        if export.facts().size == 0 {
+            tracing::warn!(
+                export = wanted.name,
+                "{} is empty, so clients see a disk of 0 bytes: give it a size (truncate -s 10G) and start again",
+                wanted.uri
+            );
+        }
         infos.push(ExportInfo {
             name: wanted.name.clone(),
             description: wanted.description.clone(),
@@ -244,7 +275,7 @@ impl Server<'_> {
         }
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         self.observers = Observers::start(&self.plane, self.config)?;
-        let served = self.served(&listeners);
+        let served = describe(self.config, &self.plane.exports, &listeners);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let service_manager = Notifier::from_environment();
@@ -272,23 +303,6 @@ impl Server<'_> {
         self.observers.finish();
         drop(pidfile);
         Ok(if asked == Ending::Failed { asked } else { drained })
-    }
-
-    fn served(&self, listeners: &[Listener]) -> Vec<Served> {
-        let pairs = self.plane.exports.iter().zip(&self.config.exports);
-        pairs
-            .map(|(export, wanted)| Served {
-                name: export.name.clone(),
-                source: wanted.uri.to_string(),
-                size: export.facts.size,
-                read_only: export.facts.read_only,
-                uris: listeners.iter().map(|listener| listener.endpoint.uri(&export.name)).collect(),
-                qemu: listeners
-                    .iter()
-                    .map(|listener| listener.endpoint.qemu_arguments(&export.name))
-                    .collect(),
-            })
-            .collect()
     }
 
     /// Waits for a signal. A shard that ends by itself is a failure, and takes the server with it.

@@ -29,6 +29,9 @@ pub(crate) enum How {
 pub(crate) fn how(line: &str) -> How {
     let starts =
         |words: &str| line.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    if starts("ringnbd serve --check") || starts("ringnbd serve --help") {
+        return How::Run;
+    }
     if starts("ringnbd serve") || starts("cargo run --release -- serve") {
         return How::Serve;
     }

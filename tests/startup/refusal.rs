@@ -52,6 +52,9 @@ fn wrong_exports() {
     refused(serve("x=file:missing.img?direct=true"), path, &["missing.img", "does not exist"]);
     refused(serve("dir"), path, &["dir", "neither a regular file nor a block device"]);
     refused(serve("mem:7E"), path, &["smaller mem:"]);
+    std::fs::write(path.join("disk.img"), [0; 4096]).unwrap();
+    refused(serve("disk.img?direct=true"), path, &["'file:disk.img?direct=true'"]);
+    refused(serve("disk.img?what=true"), path, &["does not exist", "create it"]);
     refused(serve("/dev/null"), path, &["/dev/null", "neither a regular file nor a block device"]);
 }
 
@@ -60,6 +63,8 @@ fn wrong_words_are_usage_errors() {
     let directory = tempfile::tempdir().unwrap();
     for (words, parts) in [
         (&["mem:10GB"][..], &["10GB", "10GiB"][..]),
+        (&["mem:0"], &["0 bytes", "1G"]),
+        (&["a=null:0K"], &["0 bytes", "1G"]),
         (&["qcow2:x"], &["qcow2:", "file:"]),
         (&["file:x?directly=true"], &["directly=true", "direct="]),
         (&["fault:error=EWHAT@1%:mem:1M"], &["EWHAT@1%", "EIO@1%"]),
@@ -86,6 +91,11 @@ fn wrong_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     refused(serve(&["--memory", "90M", "--shards", "2"]), path, &["90M", "2 shards", "--memory 96M"]);
+    refused(
+        serve(&["--memory", "1000T"]),
+        path,
+        &["1000T", "this machine or control group has", "less --memory"],
+    );
     refused(serve(&["--shards", "0"]), path, &["0 shards", "one per CPU"]);
     refused(serve(&["--cpus", "8191"]), path, &["CPU 8191", "choose from"]);
     refused(serve(&["--max-connections", "0"]), path, &["--max-connections"]);
@@ -103,13 +113,80 @@ fn wrong_configuration_files() {
     refused(serve(&["--config", "c.toml"]), path, &["c.toml", "No such file"]);
     for (text, parts) in [
         ("[server]\nshard = 1\n", &["c.toml, line 2", "shard"][..]),
-        ("[server]\n\ntcp = 10809\n", &["c.toml, line 3", "address"]),
+        ("[server]\n\ntcp = 10809\n", &["c.toml, line 3", "tcp is 10809", "address"]),
+        ("[server]\nshards = \"two\"\n", &["c.toml, line 2", "shards is the text \"two\"", "a whole number"]),
+        ("[server]\nread-only = 1\n", &["c.toml, line 2", "read-only is 1", "true or false"]),
+        ("[[export]]\nuri = 3\n", &["c.toml, line 2", "uri is 3", "in quotes"]),
         ("[[export]]\nname = \"x\"\n", &["c.toml, line 1", "uri"]),
         ("[[export]]\nuri = \"mem:x\"\n", &["c.toml, line 2", "not a size"]),
         ("not toml", &["c.toml, line 1"]),
     ] {
         std::fs::write(path.join("c.toml"), text).unwrap();
         refused(serve(&["--config", "c.toml"]), path, parts);
+    }
+}
+
+#[test]
+fn an_export_of_the_command_line_is_one_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    std::fs::write(path.join("c.toml"), "[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n").unwrap();
+    refused(serve(&["--config", "c.toml", "a=mem:2M"]), path, &["two exports", "\"a\""]);
+    let output = serve(&["--check", "--config", "c.toml", "b=mem:2M"]).current_dir(path).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        told.contains("a: mem:1M, 1048576 bytes\n") && told.contains("b: mem:2M, 2097152 bytes\n"),
+        "{told}"
+    );
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("exports of c.toml: 1; added by the command line: 1"), "{log}");
+}
+
+/// Everything that can be wrong is found, nothing is made, and a running server is not in the way.
+#[test]
+fn a_check_serves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = busy.local_addr().unwrap().to_string();
+    std::fs::create_dir(path.join("etc")).unwrap();
+    std::fs::write(path.join("etc/disk.img"), [0; 4096]).unwrap();
+    let text = "[server]\nunix = \"nbd.sock\"\npidfile = \"pid\"\n[[export]]\nuri = \"disk.img\"\n";
+    std::fs::write(path.join("etc/c.toml"), text).unwrap();
+    let check = |words: &[&str]| {
+        let mut command = serve(&[&["--check", "--config", "etc/c.toml"], words].concat());
+        command.env("RUST_LOG", "error");
+        command
+    };
+    let output = check(&["--tcp", &busy]).current_dir(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("etc/disk.img, 4096 bytes"));
+    assert_eq!(names(&path.join("etc")), ["c.toml", "disk.img"]);
+    refused(check(&["b=missing.img"]), path, &["missing.img does not exist"]);
+    refused(check(&["--unix-group", "nobodys-group"]), path, &["nobodys-group"]);
+    refused(check(&["--user", "nobody-at-all"]), path, &["nobody-at-all"]);
+    refused(check(&["--shards", "0"]), path, &["0 shards"]);
+}
+
+/// What is odd but can be served is told in one line.
+#[test]
+fn sentences_about_what_is_odd() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("empty.img"), "").unwrap();
+    for (words, filter, parts) in [
+        (&["empty.img"][..], "info", &["empty.img is empty", "truncate -s"][..]),
+        (&["mem:1M", "--shards", "9", "--cpus", "0"], "info", &["9 shards share 1 CPU", "--shards 1"]),
+        (&["mem:1M"], "ringnbd=loud", &["RUST_LOG=ringnbd=loud", "debug"]),
+        (&["mem:1M"], "info", &[]),
+    ] {
+        let mut command = serve(&[&["--check", "--memory", "900M"], words].concat());
+        let output = command.env("RUST_LOG", filter).current_dir(&directory).output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{log}");
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(warnings.len(), usize::from(!parts.is_empty()), "{words:?}: {log}");
+        assert!(parts.iter().all(|part| log.contains(part)), "{parts:?}: {log}");
     }
 }
 
