@@ -72,6 +72,8 @@ mod switch {
         LostWakeUp,
         /// Unaligned writes of a direct export do not keep out of the way of direct ones.
         UnalignedGateSkipped,
+        /// A direct read does not look where in memory its bytes go.
+        MisalignedMemory,
         /// An interrupted operation is an error.
         InterruptedIsFailure,
         /// The socket of a connection that was aborted stays registered.

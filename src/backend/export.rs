@@ -73,6 +73,8 @@ pub(super) struct DirectFile {
     pub(super) file: File,
     /// Bytes that offsets and lengths must be multiples of.
     pub(super) alignment: u32,
+    /// Bytes that addresses of memory must be multiples of.
+    pub(super) memory_alignment: u32,
     pub(super) gate: UnalignedGate,
 }
 
@@ -159,6 +161,7 @@ impl Export {
         let direct = tokens.direct.map(|(file, alignment)| DirectFile {
             file,
             alignment,
+            memory_alignment: alignment,
             gate: UnalignedGate::default(),
         });
         let facts = DeviceFacts {
@@ -235,9 +238,9 @@ fn open_file(
         }
     }
     let direct = direct.map(|file| {
-        let alignment =
-            sys::direct_alignment(&file).map_or(4096, |(offset, memory)| offset.max(memory).min(4096));
-        DirectFile { alignment: alignment.max(sector), file, gate: UnalignedGate::default() }
+        let (offset, memory_alignment) = sys::direct_alignment(&file).unwrap_or((4096, 4096));
+        let alignment = offset.max(memory_alignment).min(4096).max(sector);
+        DirectFile { alignment, memory_alignment, file, gate: UnalignedGate::default() }
     });
     let mut block_sizes = BlockSizes::default();
     if let Some(direct) = &direct

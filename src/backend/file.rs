@@ -71,6 +71,19 @@ impl FileDevice {
         range.is_aligned(file.alignment).then_some((index, &file.gate))
     }
 
+    /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease is aligned, but in a
+    /// sparse read the memory of a data part begins where the part begins in the request, which may be anywhere.
+    fn to_read_from(&self, range: ByteRange, lease: &Lease, start: u32) -> FileIndex {
+        match self.store.direct.as_ref().zip(self.direct_for(range)) {
+            Some((file, (index, _)))
+                if lease.is_aligned(start, file.memory_alignment) || canary!(MisalignedMemory) =>
+            {
+                index
+            }
+            _ => self.buffered,
+        }
+    }
+
     /// Whether a transfer may need a worker thread for longer than it takes to copy.
     pub(super) fn may_block(&self) -> bool {
         self.store.always_blocks || self.store.changes.are_under_way()
@@ -97,11 +110,7 @@ impl FileDevice {
         in_worker: bool,
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
-        let file = match self.direct_for(range).zip(self.store.direct.as_ref()) {
-            // A part of a sparse read may begin at an aligned offset and anywhere in memory.
-            Some(((index, _), direct)) if lease.is_aligned(start, direct.alignment) => index,
-            _ => self.buffered,
-        };
+        let file = self.to_read_from(range, &lease, start);
         let mut done = 0;
         while done < range.length() {
             let (offset, length) = (range.offset() + done, (range.length() - done) as u32);

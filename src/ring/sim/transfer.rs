@@ -43,7 +43,8 @@ impl State {
         let unit = if transfer.direct { file.alignment.map_or(1, |unit| unit as usize) } else { 1 };
         let rest = (file.size() as u64).saturating_sub(transfer.offset) as usize;
         let asked = transfer.memory.length;
-        if !asked.is_multiple_of(unit) || !transfer.offset.is_multiple_of(unit as u64) {
+        let range_is_aligned = asked.is_multiple_of(unit) && transfer.offset.is_multiple_of(unit as u64);
+        if !range_is_aligned || !transfer.memory.is_aligned(unit) {
             return (0, Err(libc::EINVAL));
         }
         if let Some(errno) = self.small_fault() {

@@ -32,6 +32,11 @@ impl Memory {
         Self { address, length }
     }
 
+    /// Whether O_DIRECT takes it on a disk with sectors of so many bytes.
+    pub(super) fn is_aligned(&self, unit: usize) -> bool {
+        self.address.addr().is_multiple_of(unit)
+    }
+
     /// The bytes as they are now.
     pub(super) fn get(&self, start: usize, length: usize) -> &[u8] {
         assert!(start + length <= self.length);
