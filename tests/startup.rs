@@ -9,6 +9,8 @@ mod access;
 mod lifecycle;
 #[path = "startup/listening.rs"]
 mod listening;
+#[path = "startup/log.rs"]
+mod log;
 #[path = "startup/refusal.rs"]
 mod refusal;
 #[path = "startup/sandbox.rs"]

@@ -1,7 +1,7 @@
 //! `ringnbd serve`.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
     AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs, SandboxMode, Settings,
 };
+use crate::control::log::{LOG, OUTPUT};
 use crate::control::{self, Ending, Served, Service};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -135,6 +136,12 @@ pub struct Args {
 
 /// Serves until told to stop.
 pub fn run(args: Args) -> Outcome {
+    let outcome = serve(args);
+    logging::finish();
+    outcome
+}
+
+fn serve(args: Args) -> Outcome {
     let (stdio, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
     let (settings, added) = match settings(args) {
@@ -216,9 +223,10 @@ fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
 fn refuse(format: Option<LogFormat>, sentence: impl Display) -> Outcome {
     if format == Some(LogFormat::Json) {
         tracing::error!("{sentence}");
-        return Outcome::Refused;
+    } else {
+        LOG.write(format!("ringnbd: {sentence}\n").as_bytes());
     }
-    Outcome::refused(sentence)
+    Outcome::Refused
 }
 
 /// Says what is served: to programs as log lines, to people as a few lines with something to try.
@@ -235,8 +243,7 @@ fn announce(served: &[Served], admin: &[String], format: LogFormat, service: Ser
     // With --stdio the standard output may be the client's socket.
     let people_read = format == LogFormat::Human || io::stdout().is_terminal();
     if people_read && service == Service::Listeners {
-        // A closed standard output is no reason not to serve.
-        let _nobody_reads = io::stdout().write_all(banner(served, admin).as_bytes());
+        OUTPUT.write(banner(served, admin).as_bytes());
     }
 }
 

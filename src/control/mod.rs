@@ -15,6 +15,7 @@ mod confine;
 mod endpoint;
 mod latency_log;
 mod listener;
+pub mod log;
 pub mod machine;
 mod negotiate;
 mod notify;

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::accept::{Acceptor, accept, unix_peer};
 use super::confine;
 use super::listener::{self, ListenError, Listener};
+use super::log;
 use super::negotiate::{Client, negotiate};
 use super::notify::Notifier;
 use super::observe::{Observers, wants_latencies};
@@ -145,7 +146,10 @@ pub fn run(
     let sandbox = Sandbox::prepare(config.sandbox, config.user.as_ref())?;
     let (exports, infos) = open_exports(config)?;
     let limits = Arc::new(config.limits.clone());
-    let (shards, exits) = sandbox.isolated(|| start_shards(config, &exports, &limits))??;
+    let (shards, exits) = sandbox.isolated(|| {
+        log::detach().map_err(StartError::Runtime)?;
+        start_shards(config, &exports, &limits)
+    })??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;

@@ -1,4 +1,4 @@
-//! `--stdio`: one client, whose socket is the standard input.
+//! What the standard streams are: the socket of the one client of `--stdio`, the journal.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,4 +35,11 @@ pub fn stderr_is_the_client() -> bool {
         (Ok(stdin), Ok(stderr)) => identity(stdin) == identity(stderr),
         _ => false,
     }
+}
+
+/// Whether the standard error goes to the journal of systemd, by what `JOURNAL_STREAM` says: it is inherited by processes whose streams go
+/// elsewhere.
+pub fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

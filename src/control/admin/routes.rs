@@ -9,6 +9,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Admin;
+use crate::control::log::LOG;
 use crate::stats::prometheus::{Format, Metrics, render};
 
 /// One page without anything from outside.
@@ -70,6 +71,7 @@ impl Admin {
             totals: &state.totals,
             responsive: &responsive,
             clients: self.plane.counts(),
+            log_lines_dropped: LOG.dropped(),
             start_unix_seconds: self.start_unix_seconds(),
         };
         render(&metrics, format)
