@@ -82,6 +82,8 @@ mod switch {
         TruncatedPayloadWritten,
         /// A hole's neighbour is taken for a part of it.
         HoleTooLong,
+        /// Requests that did not begin before the end are answered with ESHUTDOWN, though nobody asked for that.
+        AnswersAtTheEnd,
         /// A read that is answered from the page cache brings the bytes beside it.
         CachedElsewhere,
         /// What of a chunk has left leaves once more after a short send.

@@ -11,6 +11,7 @@ use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
     AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs, SandboxMode, Settings,
+    Shutdown,
 };
 use crate::control::log::{LOG, OUTPUT};
 use crate::control::{self, Ending, Served, Service};
@@ -43,7 +44,7 @@ Examples:
   ringnbd serve 'a=file:a.img?direct=true' b=b.img --tcp 0.0.0.0:10809 --read-only
   ringnbd serve --config /etc/ringnbd.toml --pidfile /run/ringnbd.pid
 
-Signals: SIGTERM and SIGINT finish what is in flight and exit; a second one exits at once.
+Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once.
 Sockets of systemd (ListenStream=) are used when they are there.";
 
 /// Options of `ringnbd serve`.
@@ -94,6 +95,9 @@ pub struct Args {
     /// How long a client may take to choose an export [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub handshake_timeout: Option<Duration>,
+    /// What becomes of requests that did not begin before SIGTERM [default: close]
+    #[arg(long, value_name = "MODE", help_heading = "Resources")]
+    pub shutdown: Option<Shutdown>,
     /// Serve metrics, a JSON API and a dashboard over HTTP: HOST:PORT, or unix:PATH; nobody is asked who he is
     #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
     pub admin: Option<AdminAddress>,
@@ -195,6 +199,7 @@ fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
         read_only: args.read_only.then_some(true),
         max_connections: args.max_connections,
         handshake_timeout: args.handshake_timeout,
+        shutdown: args.shutdown,
         log_format: args.log_format,
         admin: args.admin,
         slow: args.slow,
@@ -309,6 +314,8 @@ mod tests {
             "9",
             "--handshake-timeout",
             "3s",
+            "--shutdown",
+            "errors",
             "--log-format",
             "json",
             "--user",
@@ -328,6 +335,7 @@ mod tests {
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(settings.read_only, Some(true));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.shutdown, Some(Shutdown::Errors));
         assert_eq!(settings.user, Some("nbd".parse().unwrap()));
         assert_eq!(settings.sandbox, Some(SandboxMode::Off));
         assert_eq!(settings.pinned, Some(Pinning::Off));
@@ -350,6 +358,7 @@ mod tests {
             &["--stdio", "--unix", "/s"],
             &["--log-format", "xml"],
             &["--sandbox", "yes"],
+            &["--shutdown", "now"],
             &["--user", ":disk"],
             &["--pinned", "maybe"],
             &["--check", "--stdio"],

@@ -15,6 +15,17 @@ pub enum Pinning {
     Off,
 }
 
+/// What becomes of requests that did not begin before the server was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shutdown {
+    /// No answer, and the connection closes: a client that reconnects sends them again
+    #[default]
+    Close,
+    /// ESHUTDOWN, until all that had begun is finished: for clients that do not reconnect
+    Errors,
+}
+
 /// The limits a server runs with. Nothing grows past them; a test reaches each.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -48,6 +59,8 @@ pub struct Limits {
     pub pieces_per_send: usize,
     /// The longest shutdown: what is not finished by then is cut off.
     pub shutdown_timeout: Duration,
+    /// What becomes of requests that did not begin.
+    pub shutdown: Shutdown,
     /// While others wait for memory, a connection that holds some and finishes nothing for so long is disconnected.
     pub stall_timeout: Duration,
     /// Extents in one block status chunk.
@@ -84,6 +97,7 @@ impl Limits {
         connections_per_turn: 1024,
         pieces_per_send: 1024,
         shutdown_timeout: Duration::from_secs(10),
+        shutdown: Shutdown::Close,
         stall_timeout: Duration::from_secs(10),
         extents_per_reply: 4096,
         pinned: Pinning::Auto,

@@ -19,7 +19,7 @@ mod toml_words;
 pub use export::ExportConfig;
 pub use export_uri::ExportUri;
 pub use fault_options::FaultOptions;
-pub use limits::{Limits, Pinning};
+pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};

@@ -158,6 +158,7 @@ impl Config {
         check_memory(limits.memory_per_shard as u64 * shards.len() as u64, machine.memory)?;
         warnings.extend(told_of_sharing(settings.shards, &shards));
         limits.pinned = settings.pinned.unwrap_or_default();
+        limits.shutdown = settings.shutdown.unwrap_or_default();
         match settings.handshake_timeout {
             Some(Duration::ZERO) => return Err(ConfigError::NoTime),
             Some(timeout) => limits.handshake_timeout = timeout,

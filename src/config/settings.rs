@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 use super::cpus::CpuList;
 use super::export::ExportConfig;
-use super::limits::Pinning;
+use super::limits::{Pinning, Shutdown};
 use super::listen::{AdminAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
@@ -51,6 +51,8 @@ pub struct Settings {
     pub max_connections: Option<usize>,
     /// The longest handshake.
     pub handshake_timeout: Option<Duration>,
+    /// What becomes of requests that did not begin before the end.
+    pub shutdown: Option<Shutdown>,
     /// The form of log lines.
     pub log_format: Option<LogFormat>,
     /// Where the admin server listens; nowhere when nothing was said.
@@ -98,6 +100,7 @@ impl Settings {
             read_only: self.read_only.or(below.read_only),
             max_connections: self.max_connections.or(below.max_connections),
             handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
+            shutdown: self.shutdown.or(below.shutdown),
             log_format: self.log_format.or(below.log_format),
             admin: self.admin.or(below.admin),
             slow: self.slow.or(below.slow),
@@ -154,6 +157,7 @@ impl Settings {
             read_only: server.read_only,
             max_connections: server.max_connections,
             handshake_timeout: server.handshake_timeout.map(|duration| duration.0),
+            shutdown: server.shutdown,
             log_format: server.log_format,
             admin: server.admin.map(|address| address.0),
             slow: server.slow.map(|duration| duration.0),
@@ -191,6 +195,7 @@ struct Server {
     read_only: Option<bool>,
     max_connections: Option<usize>,
     handshake_timeout: Option<Time>,
+    shutdown: Option<Shutdown>,
     log_format: Option<LogFormat>,
     admin: Option<Text<AdminAddress>>,
     slow: Option<Time>,
@@ -320,6 +325,7 @@ pidfile = "/run/ringnbd.pid"
 read-only = false
 max-connections = 100
 handshake-timeout = "5s"
+shutdown = "errors"
 log-format = "json"
 admin = "127.0.0.1:9800"
 slow = "10ms"
@@ -345,6 +351,7 @@ read-only = true
         assert_eq!(settings.memory, Some(1 << 30));
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.shutdown, Some(Shutdown::Errors));
         assert_eq!(settings.admin, Some("127.0.0.1:9800".parse().unwrap()));
         assert_eq!(settings.slow, Some(Duration::from_millis(10)));
         assert_eq!(settings.latency_log.as_deref(), Some("/var/log/ringnbd.hlog".as_ref()));

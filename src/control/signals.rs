@@ -1,35 +1,73 @@
 //! The signals that a server lives with.
 
 use std::io;
+use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Those that ask the server to stop: each would end the process otherwise, and leave sockets and replies behind.
+const STOP: [(libc::c_int, &str); 6] = [
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGINT, "SIGINT"),
+    // A terminal that was closed. Reading the configuration again would be the other meaning; there is nothing to read again yet.
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    // The soft limit of CPU time; at the hard one the kernel kills.
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGPWR, "SIGPWR"),
+];
+
+/// Those that mean nothing to the server, and would end it. (SIGPIPE is ignored from the start.)
+const NOTHING: [libc::c_int; 7] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    // The kernel's way of saying that a file grew beyond RLIMIT_FSIZE. Handled, so that it is EFBIG and a reply to the client.
+    libc::SIGXFSZ,
+];
+
 /// Signals are wishes while this exists, and not the end of the process.
 pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// The kernel's way of saying that a file grew beyond RLIMIT_FSIZE. Handled, so that it is EFBIG and a reply to the client
-    /// instead of the end of the server.
-    _file_size: Signal,
+    stop: Vec<(&'static str, Signal)>,
+    _nothing: Vec<Signal>,
 }
 
 impl Signals {
     /// Takes the signals over; inside the runtime.
     pub(super) fn new() -> io::Result<Self> {
+        let ignored = ignored();
+        // nohup(1) and shells that start a command in the background mean it.
+        let keeps =
+            |number| [libc::SIGHUP, libc::SIGQUIT].contains(&number) && ignored >> (number - 1) & 1 == 1;
+        let take = |number| signal(SignalKind::from_raw(number));
+        let stop = STOP.into_iter().filter(|(number, _)| !keeps(*number));
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+            stop: stop.map(|(number, name)| Ok((name, take(number)?))).collect::<io::Result<_>>()?,
+            _nothing: NOTHING.into_iter().map(take).collect::<io::Result<_>>()?,
         })
     }
 
     /// The name of the next one that asks the server to stop.
     pub(super) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+        std::future::poll_fn(|context| {
+            let came = self.stop.iter_mut().find_map(|(name, signal)| {
+                let came = signal.poll_recv(context).is_ready();
+                came.then_some(*name)
+            });
+            came.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
+}
+
+/// The signals that this process ignores, as a mask of bits; none when the kernel does not say.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// For a command without a runtime: `first` is called at the first signal that asks to stop, `second` at the next one, both on a

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::rc::Rc;
 
+use super::ending::Ending;
 use super::hang_up::HangUp;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
@@ -21,17 +22,6 @@ use crate::stats::{self, ExportInterval, Timing};
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
-
-/// What the connection is doing about its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// Not ending.
-    No,
-    /// No more requests; what is in flight is answered first.
-    Graceful,
-    /// At once; nothing more can or may be sent.
-    Abort,
-}
 
 /// Why feeding stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +79,9 @@ pub(super) struct Connection {
     pub(super) peer: Rc<Peer>,
     pub(super) name: String,
     pub(super) inbound: Inbound,
-    unparsed: Option<Unparsed>,
+    pub(super) unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
-    waiting: Option<(Request, u64)>,
+    pub(super) waiting: Option<(Request, u64)>,
     pub(super) receiving: Option<Receiving>,
     pub(super) outbound: Outbound,
     /// The receive in flight.
@@ -173,6 +163,10 @@ impl Connection {
                 self.progress.inbound.moved(u64::from(length));
             }
         }
+        if self.ending == Ending::Graceful && result.is_ok() {
+            // It came too late, or is the client's own end, which is under way.
+            return;
+        }
         match result {
             Ok(0) if self.receiving.is_some() && canary!(TruncatedPayloadWritten) => {
                 let receiving = self.receiving.as_mut().expect("it is there");
@@ -192,25 +186,6 @@ impl Connection {
             Err(errno) => {
                 tracing::debug!(peer = %self.name, errno, "receiving failed");
                 self.end(Ending::Abort);
-            }
-        }
-    }
-
-    /// Begins to end; an abort overrules a graceful end.
-    pub(super) fn end(&mut self, ending: Ending) {
-        if self.ending != Ending::Abort {
-            self.ending = ending;
-        }
-        self.outbound.let_go();
-        if self.ending == Ending::Abort {
-            self.peer.abandon.abandon();
-            for release in self.outbound.abandon() {
-                self.release(release);
-            }
-            self.unparsed = None;
-            self.waiting = None;
-            if self.receive.is_none() {
-                self.receiving = None;
             }
         }
     }
@@ -438,11 +413,5 @@ impl Connection {
     pub(super) fn release(&mut self, release: Release) {
         self.in_flight -= 1;
         self.held -= release.held as usize;
-    }
-
-    /// Between requests, with nothing in flight.
-    pub(super) fn is_idle(&self) -> bool {
-        let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
-        nothing_came && self.in_flight == 0 && self.outbound.is_empty()
     }
 }

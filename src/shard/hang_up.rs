@@ -4,7 +4,8 @@
 //! watched for the end of the other direction. A local client's end shows at once; that of one behind TCP when something is sent to
 //! it, which keep-alive does after a while.
 
-use super::connection::{Connection, Ending};
+use super::connection::Connection;
+use super::ending::Ending;
 use crate::ring::{OpKey, Operation};
 
 /// What is known of it.

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Negotiated;
-use super::connection::{Connection, Ending};
+use super::connection::Connection;
+use super::ending::Ending;
 use super::mailbox::{Collect, Message};
 use super::phases::to_flush;
 use super::serve::Peer;
 use super::worker::Shard;
+use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
 use crate::stats::{ConnectionInfo, Gauges, Interval};
 
@@ -30,9 +32,11 @@ impl Shard {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),
-                Message::Shutdown => self.begin_shutdown(),
                 Message::Collect(question) => self.answer(question),
             }
+        }
+        if self.asked_to_end.load(Ordering::Acquire) {
+            self.begin_shutdown();
         }
     }
 
@@ -87,14 +91,19 @@ impl Shard {
         interval
     }
 
-    /// From now on requests are refused, and connections end when nothing of them is in flight.
-    pub(super) fn begin_shutdown(&mut self) {
-        if self.shutdown.is_some() {
-            return;
+    /// From now on no request begins, and connections end when nothing of them is in flight; see [`crate::config::Shutdown`].
+    fn begin_shutdown(&mut self) {
+        if self.shutdown.is_none() {
+            self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
+            self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
         }
-        self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
-        self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
+        // Those too that came with the last messages.
         for (key, connection) in &mut self.connections {
+            if self.limits.shutdown == Shutdown::Close && !canary!(AnswersAtTheEnd) {
+                let before = connection.in_flight;
+                connection.stop();
+                self.unsent = self.unsent + connection.in_flight - before;
+            }
             to_flush(&mut self.to_flush, key as u32, connection);
         }
     }

@@ -7,8 +7,6 @@ use crate::stats::Interval;
 pub(super) enum Message {
     /// Own this connection from now on.
     Connect(Box<Negotiated>),
-    /// Finish and end.
-    Shutdown,
     /// Hand over what was recorded.
     Collect(Collect),
 }

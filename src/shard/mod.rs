@@ -8,6 +8,7 @@ mod at_once;
 pub mod bench;
 mod busy_poll;
 mod connection;
+mod ending;
 mod hang_up;
 mod intake;
 mod mailbox;
@@ -27,7 +28,7 @@ mod worker;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -108,6 +109,8 @@ pub struct ShardHandle {
     doorbell: Arc<Doorbell>,
     connections: Arc<AtomicUsize>,
     is_pinned: bool,
+    /// The order to end. Not a message: it must not wait for room in the mailbox of a shard that is stuck.
+    end: Arc<AtomicBool>,
 }
 
 /// The shard's end of it.
@@ -115,6 +118,7 @@ struct ShardEnd {
     messages: Receiver<Message>,
     doorbell: Arc<Doorbell>,
     connections: Arc<AtomicUsize>,
+    end: Arc<AtomicBool>,
 }
 
 impl ShardHandle {
@@ -159,9 +163,14 @@ impl ShardHandle {
         let doorbell = Arc::new(doorbell);
         let (mailbox, messages) = bounded(limits.mailbox);
         let connections = Arc::new(AtomicUsize::new(0));
-        let shard_end =
-            ShardEnd { messages, doorbell: Arc::clone(&doorbell), connections: Arc::clone(&connections) };
-        Ok((Self { mailbox, doorbell, connections, is_pinned: false }, shard_end))
+        let end = Arc::new(AtomicBool::new(false));
+        let shard_end = ShardEnd {
+            messages,
+            doorbell: Arc::clone(&doorbell),
+            connections: Arc::clone(&connections),
+            end: Arc::clone(&end),
+        };
+        Ok((Self { mailbox, doorbell, connections, is_pinned: false, end }, shard_end))
     }
 
     /// Hands a connection over.
@@ -209,10 +218,9 @@ impl ShardHandle {
         sent
     }
 
-    /// Asks the shard to finish what is in flight, to refuse what comes, and to end.
+    /// Asks the shard to finish what has begun, to begin nothing more, and to end. Never waits.
     pub fn shutdown(&self) {
-        // A full mailbox drains: the shard takes messages in every turn.
-        let _ended_already = self.mailbox.send(Message::Shutdown);
+        self.end.store(true, Ordering::Release);
         self.doorbell.ring();
     }
 }

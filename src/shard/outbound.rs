@@ -127,6 +127,11 @@ impl Outbound {
         }
     }
 
+    /// Forgets the reply that is held back, if there is one: what it would have released.
+    pub(super) fn forget_held_back(&mut self) -> Option<Release> {
+        self.held_back.take().map(|(_reply, release)| release)
+    }
+
     /// Whether a reply is held back.
     pub(super) fn holds_back(&self) -> bool {
         self.held_back.is_some()

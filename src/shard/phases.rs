@@ -3,7 +3,8 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::connection::{Admitted, Connection, Ending, Fed, Feeding};
+use super::connection::{Admitted, Connection, Fed, Feeding};
+use super::ending::Ending;
 use super::outbound::Release;
 use super::request_table::{Entry, RequestId};
 use super::serve::{Shared, Work};

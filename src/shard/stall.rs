@@ -13,7 +13,8 @@
 
 use std::time::Duration;
 
-use super::connection::{Connection, Ending};
+use super::connection::Connection;
+use super::ending::Ending;
 use super::phases::to_flush;
 use super::waiting::Listed;
 use super::worker::Shard;

@@ -372,3 +372,13 @@ fn a_thousand_questions_of_one_client_do_not_hold_up_one_of_another() {
     reader.join().unwrap();
     running.stop();
 }
+
+#[test]
+fn the_order_to_end_does_not_wait_for_a_shard_that_is_stuck() {
+    let limits = Limits { mailbox: 1, ..Limits::default() };
+    let (handle, shard_end) = ShardHandle::new(&limits).unwrap();
+    assert!(handle.collect(None, false, |_| {}), "one message fits");
+    assert!(!handle.collect(None, false, |_| {}), "and no other");
+    handle.shutdown();
+    assert!(shard_end.end.load(Ordering::Acquire));
+}

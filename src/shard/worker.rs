@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -76,6 +76,8 @@ pub(super) struct Shard {
     pub(super) messages: Receiver<Message>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) doorbell_rang: bool,
+    /// The order to end.
+    pub(super) asked_to_end: Arc<AtomicBool>,
     /// The deadline, by the ring's clock, once the order to end has come.
     pub(super) shutdown: Option<Duration>,
     /// When to look next for connections that stall while others wait.
@@ -104,7 +106,7 @@ impl Shard {
     pub(super) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, StartError> {
         let ShardConfig { index, exports, busy_poll, record, slow, .. } = config;
         let limits = Arc::clone(&config.limits);
-        let ShardEnd { messages, doorbell, connections } = end;
+        let ShardEnd { messages, doorbell, connections, end } = end;
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
             receive_buffers: limits.receive_buffers(),
@@ -155,6 +157,7 @@ impl Shard {
             messages,
             doorbell,
             doorbell_rang: true,
+            asked_to_end: end,
             shutdown: None,
             next_look: None,
             cut_off: None,

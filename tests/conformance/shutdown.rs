@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::common::assert_same;
 use crate::support::image::{Image, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
-use crate::support::server::Server;
+use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 use crate::support::wire::*;
 
@@ -63,11 +63,16 @@ fn t33_half_closed_client_gets_its_replies() {
     client.drain_to_close("the client is gone");
 }
 
-/// Sends SIGTERM while a slow read is in flight, and sees what becomes of new requests.
+/// A server with `--shutdown MODE`, and a first page that takes its time to read.
+fn slow_first_page(image: &Image, shutdown: &str) -> Server {
+    let export = format!("fault:delay.read=1200ms,range=0+4096:file:{}", image.path.display());
+    Options::new().export(export).args(["--shutdown", shutdown]).start()
+}
+
+/// With `--shutdown errors`: sends SIGTERM while a slow read is in flight, and sees what becomes of new requests.
 fn shutdown_under_load(mode: Mode) {
     let image = Image::random(2 * MIB, 5);
-    let mut server =
-        Server::serve(&[format!("fault:delay.read=1200ms,range=0+4096:file:{}", image.path.display())]);
+    let mut server = slow_first_page(&image, "errors");
     let mut client = Connection::attach(&server, "", mode);
     let mut idle = Connection::attach(&server, "", mode);
     client.write(MIB, &pattern(6, MIB, 65536));
@@ -113,6 +118,47 @@ fn shutdown_under_load(mode: Mode) {
     idle.drain_to_close("the server's shutdown");
     server.stop();
     assert_same(&image.read(MIB, 65536), &pattern(6, MIB, 65536), "an acked write is in the file");
+}
+
+/// By default: what has begun is finished, the rest gets no answer, so that a client that reconnects sends it again.
+#[test]
+fn t34_what_did_not_begin_gets_no_answer() {
+    for mode in MODES {
+        let image = Image::random(2 * MIB, 5);
+        let mut server = slow_first_page(&image, "close");
+        let mut client = Connection::attach(&server, "", mode);
+        let mut idle = Connection::attach(&server, "", mode);
+        let mut half = Connection::attach(&server, "", mode);
+        let begun = Request { length: 65536, ..Request::write(MIB, vec![1; 30_000]) };
+        half.send(&begun.encode(mode));
+        let slow = Request::read(0, 4096).cookie(1);
+        let marker = Request::flush().cookie(2);
+        client.send_request(&slow);
+        client.send_request(&marker);
+        let mut in_flight = vec![slow, marker];
+        assert_eq!(client.next_reply(&mut in_flight).0.cookie, 2);
+        server.signal(Signal::TERM);
+        // They end although the slow read goes on: both have nothing that began.
+        idle.drain_to_close("the server's shutdown");
+        half.drain_to_close("the server's shutdown");
+        let later = [
+            Request::read(MIB, 512),
+            Request::write(MIB + 65536, vec![1; 4096]),
+            Request::write(MIB + 65536, vec![1; 128 << 10]),
+            Request::flush(),
+            Request::read(4 * MIB, 512), // beyond the end: an error, at any other time
+        ];
+        for (request, cookie) in later.into_iter().zip(7..) {
+            client.send_request(&request.cookie(cookie));
+        }
+        let (request, reply) = client.next_reply(&mut in_flight);
+        assert_eq!((request.cookie, reply.error), (1, 0), "{mode:?}");
+        assert_same(&reply.data, &pattern(5, 0, 4096), "the read in flight");
+        let rest = client.drain_to_close("the server's shutdown");
+        assert!(rest.is_empty(), "{mode:?}: an answer to what did not begin: {rest:02x?}");
+        server.stop();
+        assert_same(&image.read(MIB, 512 << 10), &pattern(5, MIB, 512 << 10), "what did not begin");
+    }
 }
 
 #[test]

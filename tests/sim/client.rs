@@ -16,6 +16,8 @@ pub(crate) struct Context<'a> {
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
+    /// The server was asked to end, and is to say so to whoever asks for something.
+    pub(crate) refuses: bool,
     /// The server was asked to end.
     pub(crate) shutting_down: bool,
     /// Nanoseconds.
@@ -291,7 +293,7 @@ impl Client {
         let writes = matches!(asked.command, wire::WRITE | wire::WRITE_ZEROES);
         let moves = writes || matches!(asked.command, wire::READ | wire::FLUSH | wire::TRIM);
         let right = match (asked.expect, error) {
-            (_, wire::ESHUTDOWN) => context.shutting_down,
+            (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
             (Expect::Success, wire::EIO) => moves && (fails || context.shutting_down),
             (Expect::Success, wire::ENOSPC) => writes && faults.no_space > 0.0,

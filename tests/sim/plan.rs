@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringnbd::backend::Export;
-use ringnbd::config::{Limits, Pinning};
+use ringnbd::config::{Limits, Pinning, Shutdown};
 use ringnbd::nbd::meta_context::MetaContext;
 use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::ring::sim::Random;
@@ -123,6 +123,7 @@ fn random_limits(random: &mut Random, longest: u64) -> Limits {
         extents_per_reply: random.pick(&[1, 3, 1024]),
         workers_per_export: random.pick(&[1, 2, 32]),
         pinned: Pinning::Off,
+        shutdown: random.pick(&[Shutdown::Close, Shutdown::Errors]),
         ..Limits::DEFAULT
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringnbd::backend::Export;
+use ringnbd::config::Shutdown;
 use ringnbd::ring::sim::{Entered, Faults, Random, SocketId, World};
 use ringnbd::shard::{Holdings, SteppedShard};
 
@@ -63,6 +64,7 @@ macro_rules! context {
             faults: &$self.faults,
             random: &mut $self.random,
             tick: &mut $self.tick,
+            refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
             shutting_down: $self.shutting_down,
             now: $self.world.now().as_nanos() as u64,
         }

@@ -100,6 +100,46 @@ fn the_second_signal_leaves_no_files_either() {
     server.crash(); // settles: its exit status was checked here
 }
 
+/// What a closed terminal, a shutdown of the machine or somebody's mistake sends.
+#[test]
+fn no_usual_signal_ends_it_without_cleaning_up() {
+    let nothing = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::IO];
+    let stop = [Signal::HUP, Signal::QUIT, Signal::XCPU, Signal::POWER];
+    for last in stop {
+        let mut server = Server::serve(&["fault:delay.read=300ms:mem:1M"]);
+        let mut client = Connection::attach(&server, "", Mode::Simple);
+        nothing.into_iter().chain([Signal::PIPE, Signal::XFSZ]).for_each(|signal| server.signal(signal));
+        client.write(0, &[7; 512]);
+        let (slow, marker) = (Request::read(0, 512).cookie(1), Request::flush().cookie(2));
+        client.send_request(&slow);
+        client.send_request(&marker);
+        let mut in_flight = vec![slow, marker];
+        assert_eq!(client.next_reply(&mut in_flight).0.cookie, 2);
+        server.signal(last);
+        let (_, reply) = client.next_reply(&mut in_flight);
+        assert_eq!((reply.error, reply.data), (0, vec![7; 512]), "{last:?}: what had begun");
+        client.expect_close("the server's shutdown");
+        assert!(server.wait().success(), "{last:?}");
+        server.stop();
+    }
+}
+
+/// nohup(1) means it.
+#[test]
+fn a_hang_up_that_was_ignored_stays_ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "trap '' HUP; exec \"$0\" serve --shards 1 --unix s --pidfile p mem:1M";
+    let mut child = Command::new("sh");
+    child.args(["-c", script, &crate::binary()]).current_dir(&directory);
+    let mut child = child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    crate::support::wait_until("the pidfile", || directory.path().join("p").exists());
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(directory.path().join("s")).unwrap();
+    std::io::Read::read_exact(&mut stream, &mut [0; 18]).expect("a greeting");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn a_configuration_file_is_enough() {
     let directory = tempfile::tempdir().unwrap();
