@@ -57,7 +57,8 @@
 //! # Errors by reaction
 //!
 //! A refusal or a [`block::BlockError`] is an error reply, and the connection lives. A protocol violation ends the connection. A
-//! start-up error is a sentence that names cause and remedy, and exit code 2. A contradiction of our own is an `assert!`.
+//! start-up error is a sentence that names cause and remedy, and exit code 2. A contradiction of our own is an `assert!`:
+//! it ends its shard, whose connections close, and the other shards go on with all exports; what shards share is given back by guards.
 //!
 //! # What is durable when
 //!

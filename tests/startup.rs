@@ -5,6 +5,8 @@ mod support;
 
 #[path = "startup/access.rs"]
 mod access;
+#[path = "startup/failure.rs"]
+mod failure;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]

@@ -47,6 +47,8 @@ impl Fault {
         if !hit {
             return Verdict::Pass;
         }
+        self.hits.set(self.hits.get() + 1);
+        assert!(self.options.panic != Some(self.hits.get()), "fault: a panic was asked for");
         if let Some(stall) = self.options.stall {
             self.stall(stall, ring).await;
         }
@@ -70,7 +72,6 @@ impl Fault {
     /// Begins the stall when it is time, and waits for its end while it lasts.
     async fn stall(&self, stall: Stall, ring: &Ring) {
         let now = ring.now();
-        self.hits.set(self.hits.get() + 1);
         if self.hits.get() == stall.at {
             self.stalled_until.set(now.saturating_add(stall.duration));
         }

@@ -48,7 +48,30 @@ pub(super) struct DirectWrite<'a> {
 }
 
 /// The only write under way.
-pub(super) struct UnalignedWrite<'a>(&'a UnalignedGate);
+pub(super) struct UnalignedWrite<'a> {
+    gate: &'a UnalignedGate,
+    _counted: Counted<'a>,
+}
+
+/// One that waits or works, for as long as it lives: a shard that panics drops its tasks, and the others must not wait for them.
+struct Counted<'a> {
+    counter: &'a AtomicU32,
+    changed: &'a Waiters,
+}
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicU32, changed: &'a Waiters) -> Self {
+        counter.fetch_add(1, SeqCst);
+        Self { counter, changed }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, SeqCst);
+        self.changed.wake_all();
+    }
+}
 
 impl UnalignedGate {
     /// Starts a direct write on a shard.
@@ -56,11 +79,8 @@ impl UnalignedGate {
         if let Some(started) = self.try_direct(shard) {
             return started;
         }
-        self.held_up.fetch_add(1, SeqCst);
-        let started = self.changed.until(wakeups, || self.try_direct(shard)).await;
-        self.held_up.fetch_sub(1, SeqCst);
-        self.changed.wake_all();
-        started
+        let _held_up = Counted::new(&self.held_up, &self.changed);
+        self.changed.until(wakeups, || self.try_direct(shard)).await
     }
 
     fn try_direct(&self, shard: usize) -> Option<DirectWrite<'_>> {
@@ -77,12 +97,13 @@ impl UnalignedGate {
     pub(super) async fn unaligned(&self, wakeups: &Wakeups) -> UnalignedWrite<'_> {
         let none_held_up = || (self.held_up.load(SeqCst) == 0).then_some(());
         self.changed.until(wakeups, none_held_up).await;
-        self.unaligned.0.fetch_add(1, SeqCst);
+        let counted = Counted::new(&self.unaligned.0, &self.changed);
         let own_turn = || (!self.working.swap(true, SeqCst)).then_some(());
         self.changed.until(wakeups, own_turn).await;
+        let write = UnalignedWrite { gate: self, _counted: counted };
         let none_direct = || self.direct.iter().all(|line| line.0.load(SeqCst) == 0).then_some(());
         self.changed.until(wakeups, none_direct).await;
-        UnalignedWrite(self)
+        write
     }
 }
 
@@ -97,8 +118,43 @@ impl Drop for DirectWrite<'_> {
 
 impl Drop for UnalignedWrite<'_> {
     fn drop(&mut self) {
-        self.0.working.store(false, SeqCst);
-        self.0.unaligned.0.fetch_sub(1, SeqCst);
-        self.0.changed.wake_all();
+        // Then its count goes, and tells the others.
+        self.gate.working.store(false, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::ring::{Ring, RingOptions};
+    use crate::sys::Doorbell;
+    use crate::task::ReadyList;
+
+    fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// As when a shard panics: its tasks are dropped, wherever they stand.
+    #[test]
+    fn whoever_is_dropped_while_waiting_holds_up_nobody() {
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let wakeups = Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ReadyList::default(), ring);
+        let gate = UnalignedGate::default();
+        let Poll::Ready(direct) = poll(gate.direct(0, &wakeups)) else { panic!("nobody is there") };
+        assert!(
+            poll(gate.unaligned(&wakeups)).is_pending(),
+            "a direct write works; this one is dropped while it waits"
+        );
+        drop(direct);
+        let Poll::Ready(unaligned) = poll(gate.unaligned(&wakeups)) else { panic!("nobody works") };
+        assert!(poll(gate.direct(1, &wakeups)).is_pending(), "an unaligned write works");
+        assert!(poll(gate.unaligned(&wakeups)).is_pending(), "one at a time");
+        drop(unaligned);
+        assert!(poll(gate.direct(1, &wakeups)).is_ready());
+        assert!(poll(gate.unaligned(&wakeups)).is_ready());
     }
 }

@@ -60,6 +60,7 @@ pub struct Stall {
 /// |---|---|
 /// | `delay=5ms`, `delay.read=5ms` | wait before the request, of every command or of one |
 /// | `stall=1s@1000` | once, from the 1,000th request on: that one and all that come meanwhile wait for the end of it |
+/// | `panic=1000` | at the 1,000th request the shard panics, as a bug of ours would make it |
 /// | `error=EIO@1%`, `error.read=ENOSPC@100%` | fail that share of the requests; without `@`, all |
 /// | `range=OFFSET+LENGTH` | only requests that overlap this range |
 /// | `after=BYTES` | a READ or WRITE fails once that many of its bytes were moved, not at its start |
@@ -75,6 +76,8 @@ pub struct FaultOptions {
     pub after: Option<u64>,
     /// One stall.
     pub stall: Option<Stall>,
+    /// The number of the request at which the shard panics, counted as that of a stall.
+    pub panic: Option<u64>,
     /// The wait before a request.
     pub delays: PerCommand<Duration>,
     /// The error of a request.
@@ -88,6 +91,7 @@ impl Default for FaultOptions {
             range: None,
             after: None,
             stall: None,
+            panic: None,
             delays: PerCommand::default(),
             errors: PerCommand::default(),
         }
@@ -99,7 +103,7 @@ impl Default for FaultOptions {
 pub enum FaultOptionsError {
     /// No `=`, or a name that does not exist.
     #[error(
-        "\"{0}\" is not an option of fault: write delay=, stall=, error=, range=, after= or seed=, or one for a single command \
+        "\"{0}\" is not an option of fault: write delay=, stall=, panic=, error=, range=, after= or seed=, or one for a single command \
          such as delay.read= or error.write_zeroes="
     )]
     Unknown(String),
@@ -129,6 +133,9 @@ pub enum FaultOptionsError {
         "fault option stall: \"{0}\" is not a stall: write its length and the request that begins it, such as 1s@1000"
     )]
     NotAStall(String),
+    /// Not the number of a request.
+    #[error("fault option panic: \"{0}\" is not the number of a request: write 1 for the first")]
+    NotAPanic(String),
     /// Not a number.
     #[error("fault option seed: \"{0}\" is not a whole number")]
     NotASeed(String),
@@ -148,6 +155,10 @@ impl FromStr for FaultOptions {
                 "error" => options.errors.fill(error(key, value)?),
                 "range" => options.range = Some(range(value)?),
                 "stall" => options.stall = Some(stall(value)?),
+                "panic" => {
+                    let at = value.parse().ok().filter(|at| *at > 0);
+                    options.panic = Some(at.ok_or_else(|| FaultOptionsError::NotAPanic(value.to_owned()))?);
+                }
                 "after" => options.after = Some(size(key, value)?),
                 "seed" => {
                     options.seed =
@@ -243,6 +254,9 @@ impl Display for FaultOptions {
             let duration = humantime::format_duration(duration).to_string().replace(' ', "");
             write!(f, ",stall={duration}@{at}")?;
         }
+        if let Some(at) = self.panic {
+            write!(f, ",panic={at}")?;
+        }
         for command in CommandKind::ALL {
             if let Some(delay) = self.delays.get(command) {
                 let delay = humantime::format_duration(delay).to_string().replace(' ', "");
@@ -299,7 +313,7 @@ mod tests {
             "",
             "delay=1m30s,error=EIO@0.1%,after=9,range=0+0",
             "stall=1s@1000,delay.read=2ms",
-            "stall=1m1s500ms@1",
+            "stall=1m1s500ms@1,panic=7",
             "error.cache=EPERM@33%,seed=18446744073709551615",
         ] {
             let options = read(text);
@@ -330,6 +344,7 @@ mod tests {
             "stall=@5",
             "stall=5@5",
             "stall.read=1s@5",
+            "panic=0",
             "seed=-1",
         ] {
             assert!(text.parse::<FaultOptions>().is_err(), "{text}");

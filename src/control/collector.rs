@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::latency_log::LatencyLog;
 use super::plane::Plane;
-use crate::stats::{ConnectionInfo, History, Interval, SlowRequest, Totals};
+use crate::stats::{ConnectionInfo, Gauges, History, Interval, SlowRequest, Totals};
 
 /// How long an answer is waited for; one that comes later still counts.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -57,12 +57,14 @@ pub(super) struct ShardState {
     answered: Option<Instant>,
     listed: Option<Instant>,
     spare: Option<Box<Interval>>,
+    /// It panicked.
+    pub(super) failed: bool,
 }
 
 impl ShardState {
-    /// It answered the last question, or still has time to.
+    /// It has not failed, and answered the last question or still has time to.
     pub(super) fn is_responsive(&self) -> bool {
-        self.asked.is_none_or(|(since, _)| since.elapsed() < SECOND)
+        !self.failed && self.asked.is_none_or(|(since, _)| since.elapsed() < SECOND)
     }
 }
 
@@ -110,6 +112,15 @@ impl Collector {
         self.take(shard, interval);
     }
 
+    /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
+    pub(super) fn note_failure(&self, shard: usize) {
+        let mut state = self.state.borrow_mut();
+        state.totals.gauges[shard] = Gauges::default();
+        state.shards[shard] = ShardState { failed: true, ..ShardState::default() };
+        drop(state);
+        self.answered.notify_waiters();
+    }
+
     /// Ends the last second, when all shards have ended.
     pub(super) fn finish(&self) {
         self.end_second();
@@ -137,7 +148,7 @@ impl Collector {
     fn ask(&self, connections: bool, fresh: Duration) {
         for (shard, state) in self.state.borrow_mut().shards.iter_mut().enumerate() {
             let last = if connections { state.listed } else { state.answered };
-            if state.asked.is_some() || last.is_some_and(|last| last.elapsed() < fresh) {
+            if state.failed || state.asked.is_some() || last.is_some_and(|last| last.elapsed() < fresh) {
                 continue;
             }
             let answer = self.answer.clone();
@@ -184,7 +195,7 @@ impl Collector {
         let State { totals, history, log, second_began, .. } = &mut *state;
         let length = std::mem::replace(second_began, Instant::now()).elapsed();
         let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let sum = |of: fn(&crate::stats::Gauges) -> u64| totals.gauges.iter().map(of).sum();
+        let sum = |of: fn(&Gauges) -> u64| totals.gauges.iter().map(of).sum();
         let (connections, in_flight) = (sum(|of| of.connections), sum(|of| of.in_flight));
         history.finish_second(end.as_millis() as u64, length.as_millis() as u64, connections, in_flight);
         if let Some(log) = log {

@@ -87,6 +87,13 @@ impl Observers {
         }
     }
 
+    /// A shard has failed: it answers nothing any more.
+    pub(super) fn note_failure(&self, shard: usize) {
+        if let Some(collector) = &self.collector {
+            collector.note_failure(shard);
+        }
+    }
+
     /// Writes what is still to be written; all shards have ended.
     pub(super) fn finish(self) {
         self.tasks.iter().for_each(JoinHandle::abort);

@@ -21,6 +21,8 @@ pub(super) struct Plane {
     pub(super) exports: Vec<ExportInfo>,
     pub(super) limits: Arc<Limits>,
     shards: Vec<ShardHandle>,
+    /// By shard: it panicked.
+    failed: Box<[Cell<bool>]>,
     /// One for each connection of the whole server.
     permits: Arc<Semaphore>,
     /// One for each handshake.
@@ -61,12 +63,14 @@ impl Plane {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(connections));
         let handshake_permits = Arc::new(Semaphore::new(limits.handshakes));
+        let failed = shards.iter().map(|_| Cell::new(false)).collect();
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
         let (no_handshakes, counts) = (Notify::new(), Cell::default());
         Self {
             exports,
             limits,
             shards,
+            failed,
             permits,
             handshake_permits,
             stopping,
@@ -115,6 +119,21 @@ impl Plane {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
     }
 
+    /// A shard has ended by itself: it gets nothing any more.
+    pub(super) fn note_failure(&self, shard: usize) {
+        self.failed[shard].set(true);
+    }
+
+    /// Whether a shard has failed.
+    pub(super) fn has_failed(&self, shard: usize) -> bool {
+        self.failed[shard].get()
+    }
+
+    /// Shards that failed.
+    pub(super) fn failures(&self) -> usize {
+        self.failed.iter().filter(|failed| failed.get()).count()
+    }
+
     /// Offers a connection to the shards, the least loaded first.
     ///
     /// # Errors
@@ -122,6 +141,9 @@ impl Plane {
     pub(super) fn place(&self, mut negotiated: Box<Negotiated>) -> Result<usize, Box<Negotiated>> {
         let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
         for shard in placement::preference(&connections) {
+            if self.has_failed(shard) {
+                continue;
+            }
             match self.shards[shard].connect(*negotiated) {
                 Ok(()) => {
                     self.count(|counts| counts.attachments += 1);

@@ -309,26 +309,40 @@ impl Server<'_> {
         Ok(if asked == Ending::Failed { asked } else { drained })
     }
 
-    /// Waits for a signal. A shard that ends by itself is a failure, and takes the server with it.
+    /// Waits for a signal. A shard that fails takes its own connections with it; the last one takes the server.
     async fn until_asked(&mut self, signals: &mut Signals) -> Ending {
-        tokio::select! {
-            signal = signals.next() => {
-                tracing::info!(signal, "stopping");
-                Ending::Stopped
-            }
-            Some((shard, result)) = self.exits.recv() => {
-                self.ended_shards += 1;
-                let reason = match result {
-                    Ok(last) => {
-                        self.observers.take_last(shard, last);
-                        "it ended without being asked".to_owned()
+        loop {
+            tokio::select! {
+                signal = signals.next() => {
+                    tracing::info!(signal, "stopping");
+                    return Ending::Stopped;
+                }
+                Some((shard, result)) = self.exits.recv() => {
+                    self.shard_failed(shard, result);
+                    if self.ended_shards == self.config.shards.len() {
+                        tracing::error!("no shard is left: stopping");
+                        return Ending::Failed;
                     }
-                    Err(error) => format!("{error}{}", sandbox::hint_of_unknown()),
-                };
-                tracing::error!(reason, "a shard ended: stopping");
-                Ending::Failed
+                }
             }
         }
+    }
+
+    /// A shard has ended though nobody asked it to.
+    fn shard_failed(&mut self, shard: usize, result: Result<Box<Interval>, ShardError>) {
+        self.ended_shards += 1;
+        self.plane.note_failure(shard);
+        self.observers.note_failure(shard);
+        let reason = match result {
+            Ok(last) => {
+                self.observers.take_last(shard, last);
+                "it ended without being asked".to_owned()
+            }
+            Err(error) => format!("{error}{}", sandbox::hint_of_unknown()),
+        };
+        const WHAT: &str = "a shard failed: its connections are closed, the others are served by the other \
+                            shards; restart the server when you can";
+        tracing::error!(shard, reason, "{WHAT}");
     }
 
     /// Serves one client. Its permit is the only one, so that another can be had when it is gone.
@@ -366,26 +380,23 @@ impl Server<'_> {
     /// Waits until every shard has finished and every handshake has heard of it, each within its time.
     async fn drain(&mut self) -> Ending {
         let shards = self.config.shards.len();
-        let patience = self.plane.limits.shutdown_timeout + SHARD_GRACE;
+        let plane = Rc::clone(&self.plane);
+        let patience = plane.limits.shutdown_timeout + SHARD_GRACE;
         let finish = async {
-            let mut ending = Ending::Stopped;
             while self.ended_shards < shards {
                 match self.exits.recv().await {
                     Some((shard, Ok(last))) => self.observers.take_last(shard, last),
-                    Some((_, Err(error))) => {
-                        tracing::error!(
-                            reason = format!("{error}{}", sandbox::hint_of_unknown()),
-                            "a shard failed"
-                        );
-                        ending = Ending::Failed;
+                    Some((shard, failed)) => {
+                        self.shard_failed(shard, failed);
+                        continue;
                     }
                     None => break,
                 }
                 self.ended_shards += 1;
             }
-            ending
+            if self.plane.failures() > 0 { Ending::Failed } else { Ending::Stopped }
         };
-        let handshakes = timeout(HANDSHAKE_GRACE, self.plane.no_handshakes());
+        let handshakes = timeout(HANDSHAKE_GRACE, plane.no_handshakes());
         let (ending, _left_or_late) = tokio::join!(timeout(patience, finish), handshakes);
         ending.unwrap_or_else(|_elapsed| {
             tracing::error!("a shard did not stop in time: what it had in flight is lost");

@@ -382,3 +382,14 @@ fn the_order_to_end_does_not_wait_for_a_shard_that_is_stuck() {
     handle.shutdown();
     assert!(shard_end.end.load(Ordering::Acquire));
 }
+
+#[test]
+fn a_panic_ends_the_connections_of_its_shard_and_the_shard() {
+    let running = start("mem:1M");
+    let mut client = running.connect(ReplyMode::Simple);
+    client.write_all(&request(3, 1, 0, 0)).unwrap();
+    assert_eq!(read(&mut client, 16), simple(0, 1), "the shard has it");
+    assert!(running.shard.collect(None, false, |_| panic!("of the test")));
+    assert!(running.exited.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "its ring is gone, and with it the socket");
+}

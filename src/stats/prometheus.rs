@@ -54,6 +54,8 @@ pub struct Metrics<'a> {
     pub responsive: &'a [bool],
     /// Of the whole server.
     pub clients: ClientCounts,
+    /// Shards that panicked.
+    pub shards_failed: usize,
     /// Log lines that nobody read in time.
     pub log_lines_dropped: u64,
     /// When the server started, in seconds since 1970.
@@ -96,7 +98,15 @@ const BUCKETS: [(u64, &str); 20] = [
 /// The text of all metrics.
 pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
-    let Metrics { exports, totals, responsive, clients, log_lines_dropped, start_unix_seconds } = *metrics;
+    let Metrics {
+        exports,
+        totals,
+        responsive,
+        clients,
+        shards_failed,
+        log_lines_dropped,
+        start_unix_seconds,
+    } = *metrics;
     page.family("ringnbd_up", "gauge", "The server runs.");
     page.sample("ringnbd_up", &[], 1);
     page.family("ringnbd_build_info", "gauge", "The version that runs.");
@@ -117,6 +127,8 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
     page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
     page.sample("ringnbd_attachments_total", &[], clients.attachments);
+    page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
+    page.sample("ringnbd_shards_failed", &[], shards_failed);
     page.family("ringnbd_log_lines_dropped_total", "counter", "Log lines that nobody read in time.");
     page.sample("ringnbd_log_lines_dropped_total", &[], log_lines_dropped);
     gauges(&mut page, totals, responsive);
@@ -305,6 +317,7 @@ mod tests {
             totals: &totals,
             responsive: &[false],
             clients: ClientCounts::default(),
+            shards_failed: 1,
             log_lines_dropped: 0,
             start_unix_seconds: 1.5,
         };

@@ -71,6 +71,7 @@ impl Admin {
             totals: &state.totals,
             responsive: &responsive,
             clients: self.plane.counts(),
+            shards_failed: self.plane.failures(),
             log_lines_dropped: LOG.dropped(),
             start_unix_seconds: self.start_unix_seconds(),
         };
@@ -82,7 +83,8 @@ impl Admin {
         match (self.plane.is_stopping(), stuck) {
             (true, _) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n".to_owned()),
             (_, Some(shard)) => {
-                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("shard {shard} does not answer\n"))
+                let what = if self.plane.has_failed(shard) { "has failed" } else { "does not answer" };
+                reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("shard {shard} {what}\n"))
             }
             (false, None) => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
         }

@@ -25,6 +25,7 @@ pub(super) struct ServerView {
 struct ShardView {
     shard: usize,
     responsive: bool,
+    failed: bool,
     connections: u64,
     in_flight: u64,
     unsent: u64,
@@ -194,6 +195,7 @@ impl Admin {
                 .map(|(shard, (state, of))| ShardView {
                     shard,
                     responsive: state.is_responsive(),
+                    failed: state.failed,
                     connections: of.connections,
                     in_flight: of.in_flight,
                     unsent: of.unsent,
