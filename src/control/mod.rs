@@ -23,6 +23,7 @@ mod observe;
 mod pidfile;
 mod placement;
 mod plane;
+mod process;
 mod server;
 mod signals;
 pub mod stdio;

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use super::session::{ReplyMode, Session};
 use super::wire::*;
-use crate::block::{BlockError, BlockSizes, ByteRange, IoFlags};
+use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, IoFlags};
 
 /// The client's name of a request: opaque, echoed, never a key, since a client may repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct Refusal {
     pub cookie: Cookie,
     /// Echoed in extended replies.
     pub offset: u64,
+    /// What it asked for; `None` when no such command exists.
+    pub command: Option<CommandKind>,
     /// Why.
     pub error: BlockError,
     /// For people; goes into structured error chunks.
@@ -143,6 +145,7 @@ impl Request {
             Rejected::Refusal(Refusal {
                 cookie: header.cookie,
                 offset: header.offset,
+                command: header.kind(),
                 error,
                 reason,
                 chunked: matches!(header.command, NBD_CMD_READ | NBD_CMD_BLOCK_STATUS),
@@ -177,6 +180,20 @@ impl Header {
             cookie: Cookie(header.cookie.get()),
             offset: header.offset.get(),
             length: u64::from(header.length.get()),
+        })
+    }
+
+    /// The command, if it is one that a device can be asked for.
+    fn kind(&self) -> Option<CommandKind> {
+        Some(match self.command {
+            NBD_CMD_READ => CommandKind::Read,
+            NBD_CMD_WRITE => CommandKind::Write,
+            NBD_CMD_FLUSH => CommandKind::Flush,
+            NBD_CMD_TRIM => CommandKind::Trim,
+            NBD_CMD_CACHE => CommandKind::Cache,
+            NBD_CMD_WRITE_ZEROES => CommandKind::WriteZeroes,
+            NBD_CMD_BLOCK_STATUS => CommandKind::BlockStatus,
+            _ => return None,
         })
     }
 

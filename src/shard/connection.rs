@@ -275,7 +275,7 @@ impl Connection {
                 self.in_flight += 1;
                 feeding.stats.refused += 1;
                 feeding.stats.discarded_bytes += refusal.discard;
-                feeding.stats.count_error(refusal.error);
+                feeding.stats.count_error(refusal.command, refusal.error);
                 let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
                 self.outbound.hold_back(reply, Release { held: 0, timing: None });
                 if refusal.discard == 0 || canary!(DiscardForgotten) {

@@ -170,8 +170,8 @@ impl Shard {
             to_flush(&mut self.to_flush, key, connection);
         }
         *self.shared.finished.borrow_mut() = finished;
-        for (export, error) in self.shared.errors.borrow_mut().drain(..) {
-            self.recorder.export(export).count_error(error);
+        for (export, command, error) in self.shared.errors.borrow_mut().drain(..) {
+            self.recorder.export(export).count_error(Some(command), error);
         }
     }
 

@@ -127,7 +127,8 @@ impl Recorder {
     }
 }
 
-fn operation(command: Command) -> Operation {
+/// What statistics call a command.
+pub(super) fn operation(command: Command) -> Operation {
     match command {
         Command::Read { .. } => Operation::Read,
         Command::Write => Operation::Write,

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::outbound::{Reply, ReplyChunk};
+use super::recorder::operation;
 use super::request_table::RequestId;
 use crate::backend::{Abandon, Device, ShardContext};
-use crate::block::{BlockError, ByteRange, Extent};
+use crate::block::{BlockError, ByteRange, CommandKind, Extent};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::reply::{ReplyTo, status_length};
 use crate::nbd::request::{Command, Request, parse_filter};
@@ -29,21 +30,21 @@ pub(super) struct Shared {
     pub(super) context: ShardContext,
     /// Replies of this turn, on their way to their connections.
     pub(super) finished: RefCell<Vec<(RequestId, Reply)>>,
-    /// Errors of this turn, to be counted.
-    pub(super) errors: RefCell<Vec<(usize, BlockError)>>,
+    /// Errors of this turn, to be counted: of which export and command.
+    pub(super) errors: RefCell<Vec<(usize, CommandKind, BlockError)>>,
     pub(super) extents_per_reply: usize,
 }
 
 impl Shared {
     /// An error reply, counted.
-    fn fail(&self, to: &ReplyTo, peer: &Peer, error: BlockError, text: &str) -> Reply {
-        self.errors.borrow_mut().push((peer.export, error));
+    fn fail(&self, to: &ReplyTo, peer: &Peer, command: CommandKind, error: BlockError, text: &str) -> Reply {
+        self.errors.borrow_mut().push((peer.export, command, error));
         Reply::error(to.error(error, text, None))
     }
 
     /// A read that ended early, counted: everything before `offset` is good.
     fn read_error(&self, to: &ReplyTo, peer: &Peer, error: BlockError, offset: u64) -> ReplyChunk {
-        self.errors.borrow_mut().push((peer.export, error));
+        self.errors.borrow_mut().push((peer.export, CommandKind::Read, error));
         let text = format!("{error} at offset {offset}");
         let (header, text) = to.error(error, &text, Some(offset));
         ReplyChunk::with_text(header, text)
@@ -108,7 +109,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         Ok(()) => Reply::header(to.success()),
         // It may have stopped for that reason; nobody gets this reply.
         Err(error) if peer.abandon.is_abandoned() => Reply::error(to.error(error, "abandoned", None)),
-        Err(error) => shared.fail(&to, &peer, error, &error.to_string()),
+        Err(error) => shared.fail(&to, &peer, operation(request.command), error, &error.to_string()),
     };
     shared.finished.borrow_mut().push((id, reply));
 }
@@ -133,7 +134,7 @@ async fn read(
             Ok(()) => {
                 Reply::One(ReplyChunk { header: header(), payload: Payload::Zeroes(range.length() as u32) })
             }
-            Err(error) => shared.fail(&to, peer, error, &error.to_string()),
+            Err(error) => shared.fail(&to, peer, CommandKind::Read, error, &error.to_string()),
         };
     };
     let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
@@ -267,7 +268,7 @@ async fn block_status(
             Ok(filter) => filter,
             Err(error) => {
                 let text = "a filter with unknown or repeated contexts, or a bad range";
-                return shared.fail(&to, peer, error, text);
+                return shared.fail(&to, peer, CommandKind::BlockStatus, error, text);
             }
         },
     };
@@ -285,7 +286,9 @@ async fn block_status(
                 let (header, length) = to.status(*id, &extents, index + 1 == ids.len(), payload);
                 chunks.push((header, Some((start as u32, length as u32))));
             }
-            Err(error) => return shared.fail(&to, peer, error, &error.to_string()),
+            Err(error) => {
+                return shared.fail(&to, peer, CommandKind::BlockStatus, error, &error.to_string());
+            }
         }
     }
     Reply::Many(with_lease(chunks, lease))

@@ -108,7 +108,7 @@ impl History {
     pub fn add(&mut self, interval: &Interval) {
         let present = &mut self.present;
         for export in &interval.exports {
-            present.errors += export.errors.iter().sum::<u64>();
+            present.errors += export.errors.total();
             for (operation, command) in CommandKind::ALL.iter().zip(&export.commands) {
                 let Some(command) = command else { continue };
                 let class = Class::of(*operation) as usize;

@@ -2,7 +2,7 @@
 
 use hdrhistogram::{Counter, Histogram};
 
-use super::{ERRORS, Phase, error_index};
+use super::{ErrorCounts, Phase};
 use crate::block::{BlockError, CommandKind};
 
 /// The shortest time that is told apart from nothing, in nanoseconds.
@@ -88,8 +88,8 @@ pub struct Interval {
 pub struct ExportInterval {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandInterval>>; CommandKind::ALL.len()],
-    /// Error replies, by [`ERRORS`].
-    pub errors: [u64; ERRORS.len()],
+    /// Error replies.
+    pub errors: ErrorCounts,
     /// Requests that were refused before they reached the backend; they are among the errors too.
     pub refused: u64,
     /// Bytes of payload of refused requests that were skipped.
@@ -189,9 +189,9 @@ impl ExportInterval {
         self.command(operation).bytes += bytes;
     }
 
-    /// Counts an error reply.
-    pub fn count_error(&mut self, error: BlockError) {
-        self.errors[error_index(error)] += 1;
+    /// Counts an error reply; `None`: to a command that does not exist.
+    pub fn count_error(&mut self, command: Option<CommandKind>, error: BlockError) {
+        self.errors.count(command, error);
     }
 }
 

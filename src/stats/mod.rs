@@ -5,6 +5,7 @@
 //! the intervals of all shards up.
 #![forbid(unsafe_code)]
 
+mod errors;
 mod heat;
 mod history;
 mod interval;
@@ -14,6 +15,7 @@ pub mod prometheus;
 pub mod provenance;
 mod totals;
 
+pub use errors::{ERRORS, ErrorCounts, error_name};
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
 pub use history::{Class, ClassSummary, HISTORY_SECONDS, History, Summary};
 pub use interval::{CommandInterval, ConnectionInfo, ExportInterval, Gauges, Interval, SlowRequest, Timing};
@@ -22,8 +24,6 @@ pub use totals::{CommandTotals, ExportTotals, Totals};
 
 /// What a request asked for, as statistics count it.
 pub use crate::block::CommandKind as Operation;
-
-use crate::block::BlockError;
 
 /// A part of a request's way through the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +42,9 @@ impl Phase {
     /// All, in the order of a request's way.
     pub const ALL: [Self; 4] = [Self::Queue, Self::Backend, Self::Send, Self::Total];
 
+    /// Those that together are the whole.
+    pub const PARTS: [Self; 3] = [Self::Queue, Self::Backend, Self::Send];
+
     /// The label in metrics, logs and reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,42 +53,5 @@ impl Phase {
             Self::Send => "send",
             Self::Total => "total",
         }
-    }
-}
-
-/// The errors that a request can end with, in the order in which they are counted.
-pub const ERRORS: [BlockError; 7] = [
-    BlockError::NotPermitted,
-    BlockError::Io,
-    BlockError::Invalid,
-    BlockError::NoSpace,
-    BlockError::Overflow,
-    BlockError::NotSupported,
-    BlockError::Shutdown,
-];
-
-/// The name of an error's value on the wire.
-pub const fn error_name(error: BlockError) -> &'static str {
-    match error {
-        BlockError::NotPermitted => "EPERM",
-        BlockError::Io => "EIO",
-        BlockError::Invalid => "EINVAL",
-        BlockError::NoSpace => "ENOSPC",
-        BlockError::Overflow => "EOVERFLOW",
-        BlockError::NotSupported => "ENOTSUP",
-        BlockError::Shutdown => "ESHUTDOWN",
-    }
-}
-
-/// Where an error is counted.
-pub(crate) const fn error_index(error: BlockError) -> usize {
-    match error {
-        BlockError::NotPermitted => 0,
-        BlockError::Io => 1,
-        BlockError::Invalid => 2,
-        BlockError::NoSpace => 3,
-        BlockError::Overflow => 4,
-        BlockError::NotSupported => 5,
-        BlockError::Shutdown => 6,
     }
 }

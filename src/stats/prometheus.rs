@@ -35,8 +35,8 @@ impl Format {
 /// What is told of an export beside its statistics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportFacts {
-    /// Its name.
-    pub name: String,
+    /// Its [label](export_label).
+    pub label: String,
     /// Bytes.
     pub size: u64,
     /// Writes are refused.
@@ -60,6 +60,42 @@ pub struct Metrics<'a> {
     pub log_lines_dropped: u64,
     /// When the server started, in seconds since 1970.
     pub start_unix_seconds: f64,
+    /// What the kernel knows of it.
+    pub process: ProcessFacts,
+}
+
+/// What the kernel knows of the process; `None` is left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessFacts {
+    /// Processor time of all threads, in seconds.
+    pub cpu_seconds: f64,
+    /// When it started, in seconds since 1970.
+    pub start_unix_seconds: Option<f64>,
+    /// Bytes of memory that it has.
+    pub resident_bytes: Option<u64>,
+    /// Bytes of its address space.
+    pub virtual_bytes: Option<u64>,
+    /// Threads, those of the kernel that work for its rings among them.
+    pub threads: Option<u64>,
+    /// File descriptors that are open; sockets that only a ring knows have none.
+    pub open_descriptors: Option<u64>,
+    /// The most that may be; `None`: no limit.
+    pub most_descriptors: Option<u64>,
+}
+
+/// The value of the label `export`: the export's name, and `(default)` for the default export, whose name is empty: to Prometheus a label
+/// without a value is no label. An export that is really called `(default)` is shown as `((default))`, and so on, so that two exports
+/// never have the same label.
+pub fn export_label(name: &str) -> String {
+    const DEFAULT: &str = "(default)";
+    let mut core = name;
+    while let Some(inner) = core.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+        if core == DEFAULT {
+            return format!("({name})");
+        }
+        core = inner;
+    }
+    if name.is_empty() { DEFAULT.to_owned() } else { name.to_owned() }
 }
 
 /// Clients since the start.
@@ -106,6 +142,7 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
         shards_failed,
         log_lines_dropped,
         start_unix_seconds,
+        process,
     } = *metrics;
     page.family("ringnbd_up", "gauge", "The server runs.");
     page.sample("ringnbd_up", &[], 1);
@@ -115,11 +152,11 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_start_time_seconds", &[], format_args!("{start_unix_seconds:.3}"));
     page.family("ringnbd_export_size_bytes", "gauge", "Size of the export.");
     for export in exports {
-        page.sample("ringnbd_export_size_bytes", &[("export", &export.name)], export.size);
+        page.sample("ringnbd_export_size_bytes", &[("export", &export.label)], export.size);
     }
     page.family("ringnbd_export_read_only", "gauge", "1 where writes are refused.");
     for export in exports {
-        page.sample("ringnbd_export_read_only", &[("export", &export.name)], u8::from(export.read_only));
+        page.sample("ringnbd_export_read_only", &[("export", &export.label)], u8::from(export.read_only));
     }
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
@@ -132,6 +169,7 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.family("ringnbd_log_lines_dropped_total", "counter", "Log lines that nobody read in time.");
     page.sample("ringnbd_log_lines_dropped_total", &[], log_lines_dropped);
     gauges(&mut page, totals, responsive);
+    self::process(&mut page, &process);
     if format == Format::OpenMetrics {
         page.text.push_str("# EOF\n");
     }
@@ -145,7 +183,7 @@ fn each_command<'a>(
     exports.iter().zip(&totals.exports).flat_map(|(facts, export)| {
         let commands = CommandKind::ALL.iter().zip(&export.commands);
         commands.filter_map(|(operation, command)| {
-            command.as_ref().map(|command| (facts.name.as_str(), operation.name(), &**command))
+            command.as_ref().map(|command| (facts.label.as_str(), operation.name(), &**command))
         })
     })
 }
@@ -159,41 +197,50 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     for (export, command, of) in each_command(exports, totals) {
         page.sample("ringnbd_request_bytes_total", &[("export", export), ("command", command)], of.bytes);
     }
-    let help = "Time of a request in a phase: queue (arrived to submitted), backend (to completed), send (to sent), total.";
+    // The whole and its parts are two metrics, or a sum over all of one would count every request twice.
+    let help = "Time of a request, from its arrival until its reply was out.";
     page.family("ringnbd_request_duration_seconds", "histogram", help);
     for (export, command, of) in each_command(exports, totals) {
-        for (phase, histogram) in Phase::ALL.iter().zip(&of.phases) {
+        let labels = [("export", export), ("command", command)];
+        page.histogram("ringnbd_request_duration_seconds", &labels, &of.phases[Phase::Total as usize]);
+    }
+    let help =
+        "Time of a request by phase: queue (arrived to submitted), backend (to completed), send (to sent).";
+    page.family("ringnbd_request_phase_seconds", "histogram", help);
+    for (export, command, of) in each_command(exports, totals) {
+        for (phase, histogram) in Phase::PARTS.iter().zip(&of.phases) {
             let labels = [("export", export), ("command", command), ("phase", phase.name())];
-            page.histogram("ringnbd_request_duration_seconds", labels, histogram);
+            page.histogram("ringnbd_request_phase_seconds", &labels, histogram);
         }
     }
 }
 
 fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     let pairs = || exports.iter().zip(&totals.exports);
+    // All of them from the start: what appears with its first error is no increase to Prometheus.
     page.family("ringnbd_errors_total", "counter", "Error replies.");
     for (facts, export) in pairs() {
-        for (error, count) in ERRORS.iter().zip(export.errors) {
-            page.sample(
-                "ringnbd_errors_total",
-                &[("export", &facts.name), ("error", error_name(*error))],
-                count,
-            );
+        for (command, counts) in export.errors.by_command() {
+            for (error, count) in ERRORS.iter().zip(counts) {
+                let labels =
+                    [("export", facts.label.as_str()), ("command", command), ("error", error_name(*error))];
+                page.sample("ringnbd_errors_total", &labels, count);
+            }
         }
     }
     let help = "Requests that were refused before they reached the backend; they are among the errors too.";
     page.family("ringnbd_refused_requests_total", "counter", help);
     for (facts, export) in pairs() {
-        page.sample("ringnbd_refused_requests_total", &[("export", &facts.name)], export.refused);
+        page.sample("ringnbd_refused_requests_total", &[("export", &facts.label)], export.refused);
     }
     page.family("ringnbd_discarded_bytes_total", "counter", "Payload of refused requests that was skipped.");
     for (facts, export) in pairs() {
-        page.sample("ringnbd_discarded_bytes_total", &[("export", &facts.name)], export.discarded_bytes);
+        page.sample("ringnbd_discarded_bytes_total", &[("export", &facts.label)], export.discarded_bytes);
     }
     let help = "Reads that were sent straight from the page cache; the others went to the backend.";
     page.family("ringnbd_page_cache_reads_total", "counter", help);
     for (facts, export) in pairs() {
-        page.sample("ringnbd_page_cache_reads_total", &[("export", &facts.name)], export.page_cache_reads);
+        page.sample("ringnbd_page_cache_reads_total", &[("export", &facts.label)], export.page_cache_reads);
     }
 }
 
@@ -227,6 +274,25 @@ fn gauges(page: &mut Page, totals: &Totals, responsive: &[bool]) {
     }
 }
 
+/// What every exporter tells of its process, under the names that all use.
+fn process(page: &mut Page, of: &ProcessFacts) {
+    page.family("process_cpu_seconds_total", "counter", "Processor time of all threads.");
+    page.sample("process_cpu_seconds_total", &[], format_args!("{:.6}", of.cpu_seconds));
+    let mut gauge = |name: &str, help: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            page.family(name, "gauge", help);
+            page.sample(name, &[], value);
+        }
+    };
+    let count = |count: Option<u64>| count.map(|count| count as f64);
+    gauge("process_start_time_seconds", "When the process started, since 1970.", of.start_unix_seconds);
+    gauge("process_resident_memory_bytes", "Memory of the process.", count(of.resident_bytes));
+    gauge("process_virtual_memory_bytes", "Address space of the process.", count(of.virtual_bytes));
+    gauge("process_threads", "Threads, workers of its rings among them.", count(of.threads));
+    gauge("process_open_fds", "Open file descriptors.", count(of.open_descriptors));
+    gauge("process_max_fds", "The most file descriptors that may be open.", count(of.most_descriptors));
+}
+
 /// The text so far.
 struct Page {
     text: String,
@@ -257,7 +323,7 @@ impl Page {
         let _ = writeln!(self.text, " {value}");
     }
 
-    fn histogram(&mut self, name: &str, labels: [(&str, &str); 3], histogram: &Histogram<u64>) {
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<u64>) {
         let mut counts = [0; BUCKETS.len() + 1];
         let mut sum = 0.0;
         for step in histogram.iter_recorded() {
@@ -266,15 +332,16 @@ impl Page {
             // Histograms keep no sum; the middle of a bucket is within a thousandth of what was recorded.
             sum += histogram.median_equivalent(value) as f64 * count as f64;
         }
-        let [export, command, phase] = labels;
         let ends = BUCKETS.iter().map(|(_, end)| *end).chain(["+Inf"]);
+        let bucket = format!("{name}_bucket");
         let mut cumulative = 0;
         for (end, count) in ends.zip(counts) {
             cumulative += count;
-            self.sample(&format!("{name}_bucket"), &[export, command, phase, ("le", end)], cumulative);
+            let labels: Vec<_> = labels.iter().copied().chain([("le", end)]).collect();
+            self.sample(&bucket, &labels, cumulative);
         }
-        self.sample(&format!("{name}_sum"), &labels, sum / 1e9);
-        self.sample(&format!("{name}_count"), &labels, cumulative);
+        self.sample(&format!("{name}_sum"), labels, sum / 1e9);
+        self.sample(&format!("{name}_count"), labels, cumulative);
     }
 }
 
@@ -297,7 +364,7 @@ mod tests {
 
     fn page(format: Format) -> String {
         let name = "a \"quoted\\\n name".to_owned();
-        let exports = [ExportFacts { name, size: 1 << 30, read_only: true }];
+        let exports = [ExportFacts { label: name, size: 1 << 30, read_only: true }];
         let mut totals = Totals::new(1, 1);
         let mut interval = Interval::new(1);
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
@@ -320,6 +387,7 @@ mod tests {
             shards_failed: 1,
             log_lines_dropped: 0,
             start_unix_seconds: 1.5,
+            process: ProcessFacts { open_descriptors: Some(7), ..ProcessFacts::default() },
         };
         render(&metrics, format)
     }
@@ -327,7 +395,7 @@ mod tests {
     #[test]
     fn buckets_are_cumulative_and_names_are_escaped() {
         let text = page(Format::Prometheus);
-        let labels = r#"export="a \"quoted\\\n name",command="write_zeroes",phase="total""#;
+        let labels = r#"export="a \"quoted\\\n name",command="write_zeroes""#;
         for (end, count) in [("5e-06", 1), ("2.5e-05", 1), ("5e-05", 2), ("0.5", 3), ("10.0", 3), ("+Inf", 4)]
         {
             let line = format!("ringnbd_request_duration_seconds_bucket{{{labels},le=\"{end}\"}} {count}\n");
@@ -338,6 +406,51 @@ mod tests {
         let sum: f64 = text.split(&sum).nth(1).unwrap().lines().next().unwrap().parse().unwrap();
         assert!((sum / 20.000_444 - 1.0).abs() < 0.002, "{sum}");
         assert!(text.contains("ringnbd_shard_responsive{shard=\"0\"} 0\n"));
+    }
+
+    /// Every request once in each metric: a sum over all labels of one must not count it twice.
+    #[test]
+    fn the_whole_is_not_beside_its_parts() {
+        let text = page(Format::Prometheus);
+        let sum = |name: &str| {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+        };
+        assert_eq!(sum("ringnbd_request_duration_seconds_count"), sum("ringnbd_requests_total"));
+        let (whole, parts) =
+            (sum("ringnbd_request_duration_seconds_sum"), sum("ringnbd_request_phase_seconds_sum"));
+        assert!((parts / whole - 1.0).abs() < 0.002, "{parts} of {whole}");
+        assert!(!text.contains("phase=\"total\""), "{text}");
+    }
+
+    #[test]
+    fn errors_have_their_command_from_the_start() {
+        let text = page(Format::Prometheus);
+        for command in ["read", "write_zeroes", "block_status", "unknown"] {
+            let line = format!(",command=\"{command}\",error=\"EIO\"}} 0\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_is_left_out() {
+        let text = page(Format::Prometheus);
+        assert!(text.contains("\nprocess_open_fds 7\n") && text.contains("\nprocess_cpu_seconds_total 0"));
+        assert!(!text.contains("process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn labels_of_exports_are_never_the_same_and_never_empty() {
+        let names =
+            ["", "(default)", "((default))", "(((default)))", "default", "()", "(", "(a)", "(default"];
+        let labels: std::collections::BTreeSet<_> = names.iter().map(|name| export_label(name)).collect();
+        assert_eq!(labels.len(), names.len(), "{labels:?}");
+        assert!(!labels.contains(""));
+        assert_eq!(export_label(""), "(default)");
+        assert_eq!(export_label("(default)"), "((default))");
+        for name in ["disk", "default", "()", "(a)", "((a))", "(default"] {
+            assert_eq!(export_label(name), name);
+        }
     }
 
     #[test]

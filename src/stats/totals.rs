@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::interval::{CommandInterval, ExportInterval, Gauges, Interval, empty, record};
-use super::{ERRORS, Phase};
+use super::{ErrorCounts, Phase};
 use crate::block::CommandKind;
 
 /// Everything since the start, or since [`Totals::clear`].
@@ -20,8 +20,8 @@ pub struct Totals {
 pub struct ExportTotals {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandTotals>>; CommandKind::ALL.len()],
-    /// Error replies, by [`ERRORS`].
-    pub errors: [u64; ERRORS.len()],
+    /// Error replies.
+    pub errors: ErrorCounts,
     /// Requests that were refused before they reached the backend.
     pub refused: u64,
     /// Bytes of payload of refused requests that were skipped.
@@ -80,9 +80,7 @@ impl ExportTotals {
                 total.get_or_insert_with(Box::default).add(command);
             }
         }
-        for (total, errors) in self.errors.iter_mut().zip(export.errors) {
-            *total += errors;
-        }
+        self.errors.add(&export.errors);
         self.refused += export.refused;
         self.discarded_bytes += export.discarded_bytes;
         self.page_cache_reads += export.page_cache_reads;
@@ -163,7 +161,7 @@ mod tests {
                 interval.exports[1].record(&timing, arrived + 5_002_000, 1);
             }
             interval.exports[1].count_bytes(CommandKind::Read, 409_600);
-            interval.exports[1].count_error(BlockError::Io);
+            interval.exports[1].count_error(Some(CommandKind::Read), BlockError::Io);
             interval.gauges.connections = round;
             totals.add((round % 2) as usize, &interval);
         }
@@ -173,7 +171,7 @@ mod tests {
         let backend = read.phases[Phase::Backend as usize].value_at_quantile(0.5);
         assert!(backend.abs_diff(5_000_000) <= 5_000, "{backend}");
         assert!(read.phases[Phase::Queue as usize].max() < 1_100);
-        assert_eq!(totals.exports[1].errors[1], 3);
+        assert_eq!(totals.exports[1].errors.by_error()[1], 3);
         assert_eq!([totals.gauges[0].connections, totals.gauges[1].connections], [2, 3]);
         totals.clear();
         assert_eq!(totals.exports[1].commands[0].as_ref().unwrap().requests, 0);

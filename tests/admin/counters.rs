@@ -44,7 +44,7 @@ fn subject() -> Subject {
     let image = directory.path().join("image");
     std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
     let read_only = format!("ro=file:{}?readonly=true", image.display());
-    Subject::serve(&[&format!("{STRANGE}=mem:1M"), &read_only])
+    Subject::serve(&[&format!("{STRANGE}=mem:1M"), &read_only, "mem:1M"])
 }
 
 #[test]
@@ -66,6 +66,8 @@ fn requests_bytes_and_errors_are_counted_by_export() {
     );
     assert_eq!((&export["refused_requests"], &export["discarded_bytes"]), (&json!(2), &json!(1024)));
     assert_eq!((&export["size_bytes"], &export["read_only"]), (&json!(1 << 20), &json!(false)));
+    let by_command = json!({"read": {"EINVAL": 1}, "write": {"ENOSPC": 1}});
+    assert_eq!(export["errors_by_command"], by_command);
     let export = subject.export("ro");
     assert_eq!((&export["errors"]["EPERM"], &export["discarded_bytes"]), (&json!(1), &json!(2048)));
     assert_eq!(export["read_only"], true);
@@ -93,17 +95,51 @@ fn an_independent_parser_reads_the_metrics_in_both_formats() {
         let read = || json!({"export": STRANGE, "command": "read"});
         assert_eq!(value("ringnbd_requests_total", read()), 5.0);
         assert_eq!(value("ringnbd_request_bytes_total", read()), 5.0 * 4096.0);
-        let total = json!({"export": STRANGE, "command": "read", "phase": "total"});
+        let total = json!({"export": STRANGE, "command": "read"});
         assert_eq!(value("ringnbd_request_duration_seconds_count", total.clone()), 5.0);
         assert!(value("ringnbd_request_duration_seconds_sum", total) > 0.0);
-        let all = json!({"export": STRANGE, "command": "read", "phase": "total", "le": "+Inf"});
+        let all = json!({"export": STRANGE, "command": "read", "le": "+Inf"});
         assert_eq!(value("ringnbd_request_duration_seconds_bucket", all), 5.0);
-        assert_eq!(value("ringnbd_errors_total", json!({"export": "ro", "error": "EPERM"})), 1.0);
+        let backend = json!({"export": STRANGE, "command": "read", "phase": "backend"});
+        assert_eq!(value("ringnbd_request_phase_seconds_count", backend), 5.0);
+        // As a dashboard sums it up: each request once.
+        let sum = |name: &str| -> f64 {
+            found[name].as_array().unwrap().iter().map(|sample| sample[1].as_f64().unwrap()).sum()
+        };
+        assert_eq!(sum("ringnbd_request_duration_seconds_count"), sum("ringnbd_requests_total"));
+        assert_eq!(
+            value("ringnbd_errors_total", json!({"export": "ro", "command": "write", "error": "EPERM"})),
+            1.0
+        );
+        assert_eq!(
+            value("ringnbd_errors_total", json!({"export": "ro", "command": "read", "error": "EPERM"})),
+            0.0
+        );
+        assert_eq!(sum("ringnbd_errors_total"), 3.0);
+        assert_eq!(value("ringnbd_export_size_bytes", json!({"export": "(default)"})), f64::from(1 << 20));
+        process(&value);
         assert_eq!(value("ringnbd_discarded_bytes_total", json!({"export": STRANGE})), 1024.0);
         assert_eq!(value("ringnbd_attachments_total", json!({})), 2.0);
         assert!(value("ringnbd_handshakes_total", json!({})) >= 2.0);
         assert!(value("ringnbd_buffer_memory_bytes", json!({"shard": "0"})) > 1e6);
         assert_eq!(value("ringnbd_up", json!({})), 1.0);
+    }
+}
+
+/// What all exporters tell of their process, from a server in its sandbox.
+fn process(value: &dyn Fn(&str, serde_json::Value) -> f64) {
+    let of = |name: &str| value(name, json!({}));
+    assert!(of("process_cpu_seconds_total") > 0.0);
+    let (resident, all) = (of("process_resident_memory_bytes"), of("process_virtual_memory_bytes"));
+    assert!(resident > 1e6 && resident <= all, "{resident} of {all}");
+    assert!(of("process_threads") >= 2.0);
+    assert!((of("process_start_time_seconds") - of("ringnbd_start_time_seconds")).abs() < 60.0);
+    assert!(of("process_max_fds") >= 64.0);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = kernel.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2) {
+        let open = of("process_open_fds");
+        assert!(open > 5.0 && open < of("process_max_fds"), "{open}");
     }
 }
 

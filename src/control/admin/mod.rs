@@ -19,7 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::accept::Acceptor;
 use super::collector::Collector;
 use super::plane::Plane;
-use crate::stats::prometheus::ExportFacts;
+use super::process::Process;
+use crate::stats::prometheus::{ExportFacts, export_label};
 
 /// Connections at the same time; further ones wait in the backlog.
 pub(super) const CONNECTIONS: usize = 32;
@@ -47,6 +48,7 @@ pub(super) struct Admin {
     /// It listens on the loopback address.
     is_local: bool,
     started: SystemTime,
+    process: Process,
 }
 
 impl Admin {
@@ -58,12 +60,13 @@ impl Admin {
         is_local: bool,
     ) -> Rc<Self> {
         let facts = plane.exports.iter().map(|export| ExportFacts {
-            name: export.name.clone(),
+            label: export_label(&export.name),
             size: export.facts.size,
             read_only: export.facts.read_only,
         });
         let facts = facts.collect();
-        Rc::new(Self { plane, collector, facts, sources, is_local, started: SystemTime::now() })
+        let (started, process) = (SystemTime::now(), Process::open());
+        Rc::new(Self { plane, collector, facts, sources, is_local, started, process })
     }
 
     /// Accepts as long as it is let.

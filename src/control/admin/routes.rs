@@ -74,6 +74,7 @@ impl Admin {
             shards_failed: self.plane.failures(),
             log_lines_dropped: LOG.dropped(),
             start_unix_seconds: self.start_unix_seconds(),
+            process: self.process.look(),
         };
         render(&metrics, format)
     }

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::Admin;
 use crate::block::CommandKind;
 use crate::stats::{
-    Class, ClassSummary, ERRORS, HEAT_ROWS, Percentiles, Phase, Summary, error_name, heat_row_start_ns,
+    Class, ClassSummary, ERRORS, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, error_name,
+    heat_row_start_ns,
 };
 
 /// `/api/v1/server`.
@@ -54,6 +55,8 @@ struct ExportView<'a> {
     maximum_payload_bytes: u32,
     commands: BTreeMap<&'static str, CommandView>,
     errors: BTreeMap<&'static str, u64>,
+    /// Only what is not 0.
+    errors_by_command: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     refused_requests: u64,
     discarded_bytes: u64,
     page_cache_reads: u64,
@@ -178,6 +181,18 @@ impl From<&Summary> for SecondView {
     }
 }
 
+/// Errors with their names.
+fn by_name(counts: &[u64; ERRORS.len()]) -> impl Iterator<Item = (&'static str, u64)> {
+    ERRORS.into_iter().map(error_name).zip(*counts)
+}
+
+fn errors_by_command(errors: &ErrorCounts) -> BTreeMap<&'static str, BTreeMap<&'static str, u64>> {
+    let happened = |(_, count): &(&str, u64)| *count > 0;
+    let commands = errors.by_command();
+    let commands = commands.map(|(name, counts)| (name, by_name(counts).filter(happened).collect()));
+    commands.filter(|(_, counts): &(_, BTreeMap<_, _>)| !counts.is_empty()).collect()
+}
+
 impl Admin {
     pub(super) fn start_unix_seconds(&self) -> f64 {
         self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
@@ -229,7 +244,8 @@ impl Admin {
                 commands: commands
                     .filter_map(|(command, of)| Some((command.name(), view(of.as_ref()?))))
                     .collect(),
-                errors: ERRORS.into_iter().map(error_name).zip(totals.errors).collect(),
+                errors: by_name(&totals.errors.by_error()).collect(),
+                errors_by_command: errors_by_command(&totals.errors),
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
