@@ -79,7 +79,7 @@ impl Collector {
         let log = latency_log.map(|path| LatencyLog::open(path, names())).transpose()?;
         let state = State {
             totals: Totals::new(exports, shards),
-            history: History::new(),
+            history: History::new(exports),
             shards: (0..shards).map(|_| ShardState::default()).collect(),
             log,
             second_began: Instant::now(),
@@ -195,9 +195,8 @@ impl Collector {
         let State { totals, history, log, second_began, .. } = &mut *state;
         let length = std::mem::replace(second_began, Instant::now()).elapsed();
         let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let sum = |of: fn(&Gauges) -> u64| totals.gauges.iter().map(of).sum();
-        let (connections, in_flight) = (sum(|of| of.connections), sum(|of| of.in_flight));
-        history.finish_second(end.as_millis() as u64, length.as_millis() as u64, connections, in_flight);
+        let gauges = (0..totals.exports.len()).map(|export| totals.export_gauges(export)).collect();
+        history.finish_second(end.as_millis() as u64, length.as_millis() as u64, gauges);
         if let Some(log) = log {
             log.end_interval(length);
         }

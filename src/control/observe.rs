@@ -56,7 +56,7 @@ impl Observers {
         })?;
         let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
         let is_local = listeners.iter().any(is_loopback);
-        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local);
+        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local, config.histograms);
         let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
         listeners.iter().for_each(warn_of_networks);
         let files = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();

@@ -105,6 +105,9 @@ pub(super) struct Connection {
     pub(super) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
     pub(super) since: u64,
+    /// Requests whose reply is out, and the bytes that they named.
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
     _permit: Box<dyn Any + Send>,
 }
 
@@ -142,6 +145,8 @@ impl Connection {
             flushing: false,
             progress: Progress::default(),
             since,
+            requests: 0,
+            bytes: 0,
             _permit: permit,
         }
     }
@@ -411,6 +416,8 @@ impl Connection {
 
     /// A reply is out, or will never be.
     pub(super) fn release(&mut self, release: Release) {
+        self.requests += 1;
+        self.bytes += release.timing.map_or(0, |timing| timing.length);
         self.in_flight -= 1;
         self.held -= release.held as usize;
     }

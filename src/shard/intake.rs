@@ -56,6 +56,7 @@ impl Shard {
         let shared = Rc::new(Peer { session, device, export, client, abandon });
         let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         let key = self.connections.insert(connection) as u32;
+        self.recorder.connected(export);
         self.share_out();
         self.list(key);
     }
@@ -84,8 +85,11 @@ impl Shard {
             interval.connections.extend(self.connections.iter().map(|(_, connection)| ConnectionInfo {
                 peer: connection.name.clone(),
                 export: connection.peer.export,
+                since_ns: connection.since,
                 age_ns: now.saturating_sub(connection.since),
                 in_flight: connection.in_flight as u64,
+                requests: connection.requests,
+                bytes: connection.bytes,
             }));
         }
         interval

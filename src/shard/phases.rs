@@ -162,8 +162,8 @@ impl Shard {
         let after_run = if finished.is_empty() { 0 } else { self.recorder.clock() };
         for (id, reply) in finished.drain(..) {
             let Entry { connection: key, held, mut timing } = self.requests.remove(id);
-            self.recorder.completed(&mut timing, after_run);
             let connection = &mut self.connections[key as usize];
+            self.recorder.completed(connection.peer.export, &mut timing, after_run);
             let before = connection.in_flight;
             connection.reply(reply, Release { held, timing: Some(timing) });
             self.unsent = self.unsent + connection.in_flight - before;
@@ -243,6 +243,7 @@ impl Shard {
                 Listed::No => {}
             }
             let connection = self.connections.remove(key as usize);
+            self.recorder.disconnected(connection.peer.export);
             self.share_out();
             self.unsent -= connection.in_flight;
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {

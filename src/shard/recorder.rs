@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::nbd::request::{Command, Request};
 use crate::ring::Ring;
-use crate::stats::{ExportInterval, Interval, Operation, SlowRequest, Timing};
+use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
 
 /// Slow requests that are told apart between two questions of the control plane, which logs them; more are only counted, so that a
 /// disk that stalls fills no disk.
@@ -22,7 +22,8 @@ pub(super) struct Recorder {
     /// Requests of this turn that are not recorded yet: of which export, their moments, and how many. Those of one receive have all
     /// moments in common, and are recorded at once.
     alike: Option<(usize, Timing, u32)>,
-    exports: usize,
+    /// By export; they go on when an interval ends.
+    gauges: Vec<ExportGauges>,
     on: bool,
     slow: Option<u64>,
 }
@@ -32,7 +33,8 @@ impl Recorder {
     pub(super) fn new(ring: Ring, exports: usize, on: bool, slow: Option<Duration>) -> Self {
         let interval = Box::new(Interval::new(exports));
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        Self { ring, now: 0, interval, alike: None, exports, on, slow }
+        let gauges = vec![ExportGauges::default(); exports];
+        Self { ring, now: 0, interval, alike: None, gauges, on, slow }
     }
 
     /// Reads the clock: nanoseconds since the shard began.
@@ -66,19 +68,31 @@ impl Recorder {
         let operation = operation(request.command);
         let (offset, length) = (request.range.offset(), request.range.length());
         self.interval.exports[export].count_bytes(operation, length);
+        self.gauges[export].in_flight += 1;
         Timing { operation, arrived, submitted: 0, completed: 0, offset, length }
     }
 
     /// A task has ended, in the turn at whose end the clock showed `after_run`.
     ///
     /// One that waited for the ring was done when its completion was reaped; one that ended in its first turn needed no ring.
-    pub(super) fn completed(&self, timing: &mut Timing, after_run: u64) {
+    pub(super) fn completed(&mut self, export: usize, timing: &mut Timing, after_run: u64) {
+        self.gauges[export].in_flight -= 1;
         if timing.submitted == 0 {
             timing.submitted = self.now;
             timing.completed = after_run;
         } else {
             timing.completed = self.now;
         }
+    }
+
+    /// A connection came.
+    pub(super) fn connected(&mut self, export: usize) {
+        self.gauges[export].connections += 1;
+    }
+
+    /// A connection is gone.
+    pub(super) fn disconnected(&mut self, export: usize) {
+        self.gauges[export].connections -= 1;
     }
 
     /// A reply is out.
@@ -122,8 +136,10 @@ impl Recorder {
         self.record_alike();
         let mut fresh = spare.unwrap_or_default();
         fresh.clear();
-        fresh.exports.resize_with(self.exports, ExportInterval::default);
-        std::mem::replace(&mut self.interval, fresh)
+        fresh.exports.resize_with(self.gauges.len(), ExportInterval::default);
+        let mut recorded = std::mem::replace(&mut self.interval, fresh);
+        recorded.export_gauges.clone_from(&self.gauges);
+        recorded
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Interval {
     pub exports: Vec<ExportInterval>,
     /// How things stand at the end.
     pub gauges: Gauges,
+    /// The same by export; empty where nothing is known.
+    pub export_gauges: Vec<ExportGauges>,
     /// The connections at the end, when they were asked for.
     pub connections: Vec<ConnectionInfo>,
     /// The first slow requests.
@@ -128,6 +130,15 @@ pub struct Gauges {
     pub operations: u64,
 }
 
+/// How things stand with an export on a shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExportGauges {
+    /// Connections.
+    pub connections: u64,
+    /// Requests that a backend works on.
+    pub in_flight: u64,
+}
+
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionInfo {
@@ -135,10 +146,16 @@ pub struct ConnectionInfo {
     pub peer: String,
     /// Index of its export.
     pub export: usize,
-    /// Nanoseconds since the shard took it.
+    /// When the shard took it, in nanoseconds of its clock; no two connections of a shard have the same at once.
+    pub since_ns: u64,
+    /// Nanoseconds since then.
     pub age_ns: u64,
     /// Requests that are not answered or whose reply is not out.
     pub in_flight: u64,
+    /// Requests since it came whose reply is out.
+    pub requests: u64,
+    /// Bytes that they named.
+    pub bytes: u64,
 }
 
 impl Interval {

@@ -17,8 +17,10 @@ mod totals;
 
 pub use errors::{ERRORS, ErrorCounts, error_name};
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
-pub use history::{Class, ClassSummary, HISTORY_SECONDS, History, Summary};
-pub use interval::{CommandInterval, ConnectionInfo, ExportInterval, Gauges, Interval, SlowRequest, Timing};
+pub use history::{Activity, Class, ClassSummary, HISTORY_SECONDS, History, Summary};
+pub use interval::{
+    CommandInterval, ConnectionInfo, ExportGauges, ExportInterval, Gauges, Interval, SlowRequest, Timing,
+};
 pub use percentiles::Percentiles;
 pub use totals::{CommandTotals, ExportTotals, Totals};
 

@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::interval::{CommandInterval, ExportInterval, Gauges, Interval, empty, record};
+use super::interval::{CommandInterval, ExportGauges, ExportInterval, Gauges, Interval, empty, record};
 use super::{ErrorCounts, Phase};
 use crate::block::CommandKind;
 
@@ -13,6 +13,8 @@ pub struct Totals {
     pub exports: Vec<ExportTotals>,
     /// By shard: how things stood when it was last asked.
     pub gauges: Vec<Gauges>,
+    /// The same by shard and export.
+    export_gauges: Vec<Vec<ExportGauges>>,
 }
 
 /// One export.
@@ -44,13 +46,28 @@ pub struct CommandTotals {
 impl Totals {
     /// Nothing yet, for so many exports and shards.
     pub fn new(exports: usize, shards: usize) -> Self {
-        Self { exports: vec![ExportTotals::default(); exports], gauges: vec![Gauges::default(); shards] }
+        Self {
+            exports: vec![ExportTotals::default(); exports],
+            gauges: vec![Gauges::default(); shards],
+            export_gauges: vec![vec![ExportGauges::default(); exports]; shards],
+        }
     }
 
     /// Adds what a shard recorded.
     pub fn add(&mut self, shard: usize, interval: &Interval) {
         self.gauges[shard] = interval.gauges;
+        self.export_gauges[shard].clone_from(&interval.export_gauges);
         self.add_exports(interval);
+    }
+
+    /// How things stand with an export on all shards.
+    pub fn export_gauges(&self, export: usize) -> ExportGauges {
+        let mut sum = ExportGauges::default();
+        for of in self.export_gauges.iter().filter_map(|shard| shard.get(export)) {
+            sum.connections += of.connections;
+            sum.in_flight += of.in_flight;
+        }
+        sum
     }
 
     /// Adds what a shard recorded, but not how things stand.

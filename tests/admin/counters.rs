@@ -189,6 +189,15 @@ fn connections_are_listed_with_what_they_have_in_flight() {
     }
     let few = subject.json("/api/v1/connections?limit=1");
     assert_eq!((&few["count"], few["connections"].as_array().unwrap().len()), (&json!(2), 1));
+    assert_ne!(first["id"], second["id"]);
+    let mut idle = idle;
+    (0..4).for_each(|block| drop(idle.read(block * 4096, 4096)));
+    let of_idle = || {
+        let list = subject.json("/api/v1/connections");
+        let found = list["connections"].as_array().unwrap().iter().find(|of| of["id"] == second["id"]);
+        found.map(|of| (of["requests"].clone(), of["bytes"].clone()))
+    };
+    wait_until("its requests are counted", || of_idle() == Some((json!(4), json!(4 * 4096))));
     drop(idle);
     wait_until("one connection", || subject.json("/api/v1/connections")["count"] == 1);
     assert!(subject.admin.get("/metrics").body.contains("ringnbd_requests_in_flight{shard="));

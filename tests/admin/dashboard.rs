@@ -70,6 +70,49 @@ fn a_browser_shows_what_the_server_does() {
     });
 }
 
+/// Runs the page's own script with something behind it, away from any server, and gives what that leaves in the title.
+fn evaluate(script: &str) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("page.html");
+    let page = include_str!("../../src/control/admin/dashboard.html");
+    let page =
+        page.replace("loop();\n</script>", &format!("document.title = JSON.stringify({script});\n</script>"));
+    assert!(page.contains(script), "the page ends as it did");
+    std::fs::write(&file, page).unwrap();
+    let mut command = browser(&directory.path().join("profile"), 1000)?;
+    command.args(["--dump-dom", &format!("file://{}", file.display())]);
+    let page = peers::run_within(BROWSER_DEADLINE, &mut command, b"").ok();
+    Some(page.split("<title>").nth(1).unwrap().split("</title>").next().unwrap().to_owned())
+}
+
+/// Intervals that end late lie beside each other as early ones do: nothing between them looks like an outage.
+#[test]
+fn late_intervals_leave_no_gap() {
+    // Of 1.0, 1.3, 1.0, 2.6 seconds; then two seconds that nobody recorded.
+    let script = r#"columns([[1000, 1000], [2300, 1300], [3300, 1000], [5900, 2600], [8900, 1000]].map(([end_unix_ms, length_ms]) =>
+        ({ end_unix_ms, length_ms, heat: [3], heat_first_row: 2 })), 1).map(column => [column.start, column.end, column.rows.get(2)])"#;
+    let Some(found) = evaluate(script) else { return };
+    assert_eq!(found, "[[0,1000,3],[1000,2300,3],[2300,3300,3],[3300,5900,3],[7900,8900,3]]");
+    let script = script.replace(", 1)", ", 2000)");
+    assert_eq!(evaluate(&script).unwrap(), "[[0,2300,6],[2300,5900,6],[7900,8900,3]]");
+}
+
+/// What an axis says when there is nothing, and one system of units for bytes.
+#[test]
+fn idle_axes_and_bytes_are_plain() {
+    let script = r#"[CHARTS.filter(chart => chart.idle).map(chart => scale({ bottom: 100 }, 0, chart.idle, false, chart.whole, chart.binary).ticks
+        .map(value => words(chart.text(value)).trim())), words(bytes(1536)), words(bytes(2 ** 30))]"#;
+    let Some(found) = evaluate(script) else { return };
+    assert!(
+        found.starts_with(r#"[[["0","5","10"],["0 B","512 KiB","1 MiB"]"#) || found.contains("MiB"),
+        "{found}"
+    );
+    for wrong in ["0.50", "0.5 ns", "kB", "MB", "ns"] {
+        assert!(!found.contains(wrong), "{wrong}: {found}");
+    }
+    assert!(found.contains(r#""1.5 KiB","1 GiB""#), "{found}");
+}
+
 fn look(subject: &Subject, directory: &std::path::Path) {
     let seconds = || subject.json("/api/v1/history")["seconds"].as_array().unwrap().len();
     wait_until("some seconds of history", || seconds() >= 4);
@@ -93,10 +136,22 @@ fn look(subject: &Subject, directory: &std::path::Path) {
     assert!(!page.contains("class=\"lost\""), "{page}");
     let rows = page.split("id=\"connections\"").nth(1).unwrap().split("</table>").next().unwrap();
     assert_eq!(rows.matches("<tr>").count(), 1 + 2, "{rows}");
+    // Nothing of a tile is cut off, on narrow screens least of all.
+    for width in [1024, 1280, 1920] {
+        let Some(mut command) = browser(&directory.join(format!("width-{width}")), 4000) else { return };
+        command.arg(format!("--window-size={width},900")).args(["--dump-dom", &format!("{url}#export=slow")]);
+        let page = peers::run_within(BROWSER_DEADLINE, &mut command, b"").ok();
+        assert!(
+            page.contains("data-cut=\"0\""),
+            "{width}: {}",
+            &page[page.find("data-cut").unwrap_or(0)..][..40]
+        );
+        assert!(page.contains("<option value=\"1\">slow</option>"), "{page}");
+    }
     let pictures =
         std::env::var_os("RINGNBD_SCREENSHOTS").map_or_else(|| directory.to_owned(), PathBuf::from);
     for (name, size, scheme) in
-        [("desktop", "1400,1500", 1), ("dark", "1400,1500", 0), ("phone", "500,2600", 1)]
+        [("desktop", "1400,2100", 1), ("dark", "1400,2100", 0), ("phone", "500,3600", 1)]
     {
         let Some(mut command) = browser(&directory.join(name), 4000) else { return };
         let file = pictures.join(format!("dashboard-{name}.png"));

@@ -163,11 +163,39 @@ fn requests_of_the_last_moment_are_in_the_log() {
 }
 
 #[test]
+fn the_history_of_an_export_is_its_own() {
+    let subject = Subject::serve(&["a b&=fault:error.read=EIO@100%:mem:1M", "other=mem:1M", "mem:1M"]);
+    let mut client = Connection::attach(&subject.server, "a b&", Mode::Simple);
+    (0..9).for_each(|block| client.write((block + 1) * 4096, &[1; 4096]));
+    client.fail(&Request::read(0, 4096), crate::support::wire::NBD_EIO);
+    let sum = |query: &str, of: &dyn Fn(&Value) -> u64| -> u64 {
+        let history = subject.json(&format!("/api/v1/history{query}"));
+        history["seconds"].as_array().unwrap().iter().map(of).sum()
+    };
+    let writes = |second: &Value| number(&second["classes"]["write"], "requests");
+    let errors = |second: &Value| second["errors_by_kind"]["EIO"].as_u64().unwrap_or(0);
+    let mine = "?export=a%20b%26";
+    wait_until("the writes are history", || sum(mine, &writes) == 9 && sum(mine, &errors) == 1);
+    assert_eq!((sum("", &writes), sum("", &errors)), (9, 1), "those of all");
+    for other in ["?export=other", "?export="] {
+        assert_eq!((sum(other, &writes), sum(other, &errors)), (0, 0), "{other}");
+    }
+    let last = |query: &str| {
+        let history = subject.json(&format!("/api/v1/history{query}"));
+        number(history["seconds"].as_array().unwrap().last().unwrap(), "connections")
+    };
+    wait_until("its connection is counted", || last(mine) == 1 && last("") == 1);
+    assert_eq!(last("?export=other"), 0);
+    assert_eq!(subject.admin.get("/api/v1/history?export=none").status, 404);
+}
+
+#[test]
 fn without_histograms_there_are_counts() {
     let subject = Subject::start(Options::new().export("mem:1M").args(["--no-histograms"]));
     let mut client = Connection::attach(&subject.server, "", Mode::Simple);
     (0..10).for_each(|block| drop(client.read(block * 4096, 4096)));
     wait_for_requests(&subject, "", "read", 10);
     assert_eq!(subject.json("/api/v1/latency")["latency"], Value::Array(Vec::new()));
+    assert_eq!(subject.json("/api/v1/server")["histograms"], false);
     assert!(subject.json("/api/v1/connections")["connections"][0]["age_seconds"].as_f64().unwrap() > 0.0);
 }

@@ -47,6 +47,8 @@ pub(super) struct Admin {
     sources: Vec<String>,
     /// It listens on the loopback address.
     is_local: bool,
+    /// Shards record times.
+    histograms: bool,
     started: SystemTime,
     process: Process,
 }
@@ -58,6 +60,7 @@ impl Admin {
         collector: Rc<Collector>,
         sources: Vec<String>,
         is_local: bool,
+        histograms: bool,
     ) -> Rc<Self> {
         let facts = plane.exports.iter().map(|export| ExportFacts {
             label: export_label(&export.name),
@@ -66,7 +69,7 @@ impl Admin {
         });
         let facts = facts.collect();
         let (started, process) = (SystemTime::now(), Process::open());
-        Rc::new(Self { plane, collector, facts, sources, is_local, started, process })
+        Rc::new(Self { plane, collector, facts, sources, is_local, histograms, started, process })
     }
 
     /// Accepts as long as it is let.

@@ -58,8 +58,21 @@ impl Admin {
                 self.collector.refresh(false).await;
                 json(&self.latency())
             }
-            "/api/v1/history" => json(&self.history(number(request, "since_unix_ms").unwrap_or(0))),
+            "/api/v1/history" => self.answer_history(request),
             _ => reply(StatusCode::NOT_FOUND, TEXT, NOT_FOUND.to_owned()),
+        }
+    }
+
+    fn answer_history<B>(&self, request: &Request<B>) -> Response<String> {
+        let since = number(request, "since_unix_ms").unwrap_or(0);
+        let Some(name) = text(request, "export") else { return json(&self.history(since, None)) };
+        match self.export_index(&name) {
+            Some(export) => json(&self.history(since, Some(export))),
+            None => reply(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "no export has that name; see /api/v1/exports\n".to_owned(),
+            ),
         }
     }
 
@@ -117,10 +130,21 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// The values of a name in the query, as they came.
+fn values<'a, B>(request: &'a Request<B>, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value)
+}
+
 /// A number of the query.
 fn number<B>(request: &Request<B>, name: &str) -> Option<u64> {
-    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok())
+    values(request, name).find_map(|value| value.parse().ok())
+}
+
+/// A text of the query, percent-encoded as encodeURIComponent does it.
+fn text<B>(request: &Request<B>, name: &str) -> Option<String> {
+    let text = percent_encoding::percent_decode_str(values(request, name).next()?);
+    Some(text.decode_utf8_lossy().into_owned())
 }
 
 fn json(value: &impl Serialize) -> Response<String> {
@@ -156,6 +180,15 @@ mod tests {
         for uri in ["/x", "/x?", "/x?limit", "/x?limit=", "/x?limit=-1", "/x?limit=1e9", "/x?%6cimit=1"] {
             assert_eq!(number(&request(uri), "limit"), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn texts_of_the_query_are_decoded() {
+        let request = |uri: &str| Request::builder().uri(uri).body(()).unwrap();
+        let of = |uri: &str| text(&request(uri), "export");
+        assert_eq!(of("/x?a=1&export=a%20%22b%26%C3%A9").as_deref(), Some("a \"b&é"));
+        assert_eq!(of("/x?export=").as_deref(), Some(""), "the default export");
+        assert_eq!((of("/x"), of("/x?export")), (None, None));
     }
 
     #[test]

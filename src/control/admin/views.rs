@@ -19,6 +19,7 @@ pub(super) struct ServerView {
     start_unix_seconds: f64,
     uptime_seconds: f64,
     stopping: bool,
+    histograms: bool,
     shards: Vec<ShardView>,
 }
 
@@ -78,11 +79,14 @@ pub(super) struct ConnectionsView<'a> {
 
 #[derive(Debug, Serialize)]
 struct ConnectionView<'a> {
+    id: String,
     peer: String,
     export: &'a str,
     shard: usize,
     age_seconds: f64,
     in_flight: u64,
+    requests: u64,
+    bytes: u64,
 }
 
 /// `/api/v1/latency`.
@@ -118,6 +122,8 @@ struct SecondView {
     backend_mean_ns: f64,
     send_mean_ns: f64,
     errors: u64,
+    /// Only what is not 0.
+    errors_by_kind: BTreeMap<&'static str, u64>,
     connections: u64,
     in_flight: u64,
     /// From the first row with requests; `heat_first_row` says which that is.
@@ -154,29 +160,25 @@ impl From<&ClassSummary> for ClassView {
     }
 }
 
-impl From<&Summary> for SecondView {
-    fn from(of: &Summary) -> Self {
+impl SecondView {
+    fn new(second: &Summary, export: Option<usize>) -> Self {
+        let (of, gauges) = second.of(export);
         let [queue_mean_ns, backend_mean_ns, send_mean_ns] = of.phase_mean_ns;
-        let is_filled = |count: &u64| *count > 0;
-        let first = of.heat.iter().position(is_filled).unwrap_or(0);
-        let end = of.heat.iter().rposition(is_filled).map_or(first, |last| last + 1);
+        let classes = Class::ALL.iter().zip(&of.classes);
         Self {
-            end_unix_ms: of.end_unix_ms,
-            length_ms: of.length_ms,
-            classes: Class::ALL
-                .iter()
-                .zip(&of.classes)
-                .map(|(class, of)| (class.name(), of.into()))
-                .collect(),
+            end_unix_ms: second.end_unix_ms,
+            length_ms: second.length_ms,
+            classes: classes.map(|(class, of)| (class.name(), of.into())).collect(),
             latency: of.latency.map(Into::into),
             queue_mean_ns,
             backend_mean_ns,
             send_mean_ns,
-            errors: of.errors,
-            connections: of.connections,
-            in_flight: of.in_flight,
-            heat: of.heat[first..end].to_vec(),
-            heat_first_row: first,
+            errors: of.errors.iter().sum(),
+            errors_by_kind: by_name(&of.errors).filter(|(_, count)| *count > 0).collect(),
+            connections: gauges.connections,
+            in_flight: gauges.in_flight,
+            heat: of.heat.clone(),
+            heat_first_row: of.heat_first_row,
         }
     }
 }
@@ -206,6 +208,7 @@ impl Admin {
             start_unix_seconds: self.start_unix_seconds(),
             uptime_seconds: self.started.elapsed().unwrap_or_default().as_secs_f64(),
             stopping: self.plane.is_stopping(),
+            histograms: self.histograms,
             shards: pairs
                 .map(|(shard, (state, of))| ShardView {
                     shard,
@@ -267,11 +270,14 @@ impl Admin {
         let count = all.len();
         all.truncate(limit.map_or(count, |limit| limit as usize));
         let connections = all.into_iter().map(|(shard, of)| ConnectionView {
+            id: format!("{shard}.{}", of.since_ns),
             peer: of.peer.clone(),
             export: &self.plane.exports[of.export].name,
             shard,
             age_seconds: of.age_ns as f64 / 1e9,
             in_flight: of.in_flight,
+            requests: of.requests,
+            bytes: of.bytes,
         });
         ConnectionsView { count, connections: connections.collect() }
     }
@@ -292,11 +298,18 @@ impl Admin {
         LatencyView { latency }
     }
 
-    pub(super) fn history(&self, since_unix_ms: u64) -> HistoryView {
+    /// The number of the export with a name.
+    pub(super) fn export_index(&self, name: &str) -> Option<usize> {
+        self.plane.exports.iter().position(|export| export.name == name)
+    }
+
+    /// Of one export, or of the whole server.
+    pub(super) fn history(&self, since_unix_ms: u64, export: Option<usize>) -> HistoryView {
         let state = self.collector.state();
+        let seconds = state.history.since(since_unix_ms);
         HistoryView {
             heat_row_start_ns: (0..HEAT_ROWS).map(heat_row_start_ns).collect(),
-            seconds: state.history.since(since_unix_ms).map(Into::into).collect(),
+            seconds: seconds.map(|second| SecondView::new(second, export)).collect(),
         }
     }
 }
