@@ -219,6 +219,79 @@ print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": sum(len(re.find
     assert!(number(&found["cells"]) >= 4.0, "{found}");
 }
 
+/// Two logs of many exports, as a host has them, without a server.
+fn many_exports(directory: &Path, name: &str, exports: std::ops::Range<u64>) -> PathBuf {
+    use ringnbd::stats::interval_log::{IntervalLogWriter, tag};
+    use ringnbd::stats::{Operation, Phase};
+    use std::time::{Duration, UNIX_EPOCH};
+    let mut bytes = Vec::new();
+    let comments = ["unit: nanoseconds".to_owned()];
+    let mut log =
+        IntervalLogWriter::begin(&mut bytes, &comments, UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+            .unwrap();
+    for second in 0..30 {
+        for export in exports.clone() {
+            for (operation, slower) in [(Operation::Read, 1), (Operation::Write, 3)] {
+                for phase in Phase::ALL {
+                    let mut histogram =
+                        hdrhistogram::Histogram::<u64>::new_with_bounds(64, 1 << 40, 3).unwrap();
+                    (1..50).for_each(|step| histogram.record(step * step * 1_000 * slower * export).unwrap());
+                    let tag = tag(&format!("vm{export}"), operation, phase);
+                    log.interval(&tag, Duration::from_secs(second), Duration::from_secs(1), &histogram)
+                        .unwrap();
+                }
+            }
+        }
+    }
+    let path = directory.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn many_exports_are_all_there_in_the_order_in_which_people_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        many_exports(directory.path(), "before.hlog", 1..15),
+        many_exports(directory.path(), "after.hlog", 2..16),
+    );
+    let kept =
+        std::env::var_os("RINGNBD_SCREENSHOTS").map_or_else(|| directory.path().to_owned(), PathBuf::from);
+    let (html, svg) = (kept.join("report.html"), kept.join("report.svg"));
+    let mut command = report(&["--html", html.to_str().unwrap(), "--svg", svg.to_str().unwrap()]);
+    let text = peers::run(command.args([&a, &b])).ok();
+    let line = |label: &str, name: &str| {
+        let is_it = |line: &&str| line.starts_with(label) && line.contains(&format!(" {name} "));
+        text.lines().position(|line| is_it(&line)).unwrap_or_else(|| panic!("no {label} {name}: {text}"))
+    };
+    assert!(line("before", "vm2 read") < line("before", "vm10 read"), "{text}");
+    assert_eq!(line("after", "vm2 read"), line("before", "vm2 read") + 1, "pairs are side by side: {text}");
+    let (page, pictures) = (std::fs::read_to_string(&html).unwrap(), std::fs::read_to_string(&svg).unwrap());
+    for source in ["before", "after"] {
+        for export in 2..15 {
+            for command in ["read", "write"] {
+                let title = format!("{source}: vm{export} {command} over time");
+                assert!(page.contains(&title) && pictures.contains(&title), "{title} is missing");
+            }
+        }
+    }
+    // vm1 is in the first log only, and what would stand beside it is said to be missing: vm1 and vm15, two commands each.
+    assert_eq!(page.matches("no such requests in this log").count(), 4);
+    assert!(page.len() < 8 << 20, "{} bytes", page.len());
+    let some = json(&[&a, &b], &["--export", "vm3", "--export", "vm11", "--from", "10s", "--to", "20s"]);
+    for source in some["sources"].as_array().unwrap() {
+        let rows: Vec<_> =
+            source["rows"].as_array().unwrap().iter().map(|row| row["export"].as_str().unwrap()).collect();
+        assert_eq!(rows, ["vm3", "vm3", "vm11", "vm11"]);
+        assert_eq!(
+            (number(&source["duration_seconds"]), number(&source["rows"][0]["requests"])),
+            (10.0, 490.0)
+        );
+    }
+    let none = peers::run(report(&["--export", "nobody"]).arg(&a));
+    assert!(none.status.code() == Some(2) && none.stderr.contains("--export"), "{none}");
+}
+
 #[test]
 fn what_is_no_log_is_refused_with_a_sentence() {
     let directory = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use clap::ValueEnum;
 
 use super::Outcome;
 use super::describe::{json as as_json, print};
-use source::{Source, Text};
+use source::{Moment, Reading, Source, Text};
 
 const LONG_HELP: &str = "\
 Examples:
@@ -25,6 +25,7 @@ Examples:
   ringnbd report before.hlog after.hlog --html report.html   compared: ratios are to the first file
   ringnbd report a.hlog b.hlog --merge                       two servers, or two clients, as one
   ringnbd report server.hlog bench.hlog fio.json             the same load seen by three
+  ringnbd report server.hlog --export vm7 --from 5m --to 10m
 
 A file is an HdrHistogram interval log (ringnbd serve --latency-log, ringnbd bench --hlog, or another tool's), or the output
 of fio --output-format=json+ (add --lat_percentiles=1, else fio's histogram leaves out the submission). A server's log has
@@ -46,6 +47,15 @@ pub struct Args {
     /// The unit of other tools' logs; ringnbd's own say theirs
     #[arg(long, value_enum, value_name = "UNIT", default_value_t = Unit::Ns)]
     pub unit: Unit,
+    /// Only exports with this name; again for more of them, '' for the default export
+    #[arg(long, value_name = "NAME")]
+    pub export: Vec<String>,
+    /// Leave out what was before: a time after the beginning of each log (90s, 5m), or a moment (2026-03-01T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    pub from: Option<Moment>,
+    /// Leave out what was later
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    pub to: Option<Moment>,
     /// Write a page that needs nothing but itself
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -90,12 +100,13 @@ pub fn run(args: &Args) -> Outcome {
 fn report(args: &Args) -> Result<Outcome, Outcome> {
     let texts = args.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let refuse = |error: source::ReadError| Outcome::refused(error);
-    let unit = args.unit.nanoseconds();
+    let (exports, from, to) = (args.export.clone(), args.from, args.to);
+    let reading = Reading { unit: args.unit.nanoseconds(), exports, from, to };
     let mut sources: Vec<Source> = match args.merge {
-        true => vec![Source::read(&texts, unit).map_err(refuse)?],
+        true => vec![Source::read(&texts, &reading).map_err(refuse)?],
         false => texts
             .iter()
-            .map(|text| Source::read(std::slice::from_ref(text), unit))
+            .map(|text| Source::read(std::slice::from_ref(text), &reading))
             .collect::<Result<_, _>>()
             .map_err(refuse)?,
     };
@@ -106,7 +117,9 @@ fn report(args: &Args) -> Result<Outcome, Outcome> {
         eprintln!("ringnbd: {note}");
     }
     if sources.iter().all(|source| source.rows.is_empty()) {
-        return Err(Outcome::refused("there is not one latency in these files: were there any requests?"));
+        let chosen = !args.export.is_empty() || args.from.or(args.to).is_some();
+        let remedy = if chosen { "widen --export, --from or --to" } else { "were there any requests?" };
+        return Err(Outcome::refused(format_args!("there is not one latency in these files: {remedy}")));
     }
     if let Some(path) = &args.html {
         write(path, &page::html(&sources))?;

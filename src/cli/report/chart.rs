@@ -15,7 +15,7 @@ pub(super) const LEFT: f64 = 58.0;
 /// Space behind the end of the horizontal axis.
 pub(super) const RIGHT: f64 = 14.0;
 
-/// Text as HTML and XML have it.
+/// Text as HTML and XML have it. By hand, because html-escape and the like leave control characters, which XML does not allow at all.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -131,11 +131,11 @@ impl Picture {
         self.body.push_str(r#""/>"#);
     }
 
-    /// As part of a page. Where there is something to point with, cells tell what they are when they are pointed at.
-    pub(super) fn embedded(&self) -> String {
+    /// As part of a page. `tips`: cells tell what they are when they are pointed at.
+    pub(super) fn embedded(&self, tips: bool) -> String {
         let Self { width, height, ground, cells, body, title } = self;
         let (title, class) = (escape(title), if self.is_narrow() { "narrow" } else { "wide" });
-        let shown = if self.is_narrow() {
+        let shown = if !tips {
             self.group(0.0, 0.0)
         } else {
             let mut shown = Self::new("", 0.0, 0.0);
@@ -262,7 +262,7 @@ mod tests {
         for width in [WIDE, NARROW] {
             let mut picture = Picture::new("<a> & \"b\"", width, 10.0);
             picture.cell((0.0, 0.0), (1.0, 1.0), 0, "</svg><script>".to_owned());
-            for svg in [picture.embedded(), picture.group(0.0, 0.0)] {
+            for svg in [picture.embedded(true), picture.embedded(false), picture.group(0.0, 0.0)] {
                 assert!(!svg.contains("<script>") && !svg.contains("<a>"), "{svg}");
             }
         }

@@ -7,24 +7,27 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::chart::{NARROW, Picture, WIDE, escape, long_time};
 use super::source::{Row, Source};
 use super::spectrum_chart::{self, Curve};
-use super::summary::{baseline, counts, heads, latencies, phase_rows, ratio};
+use super::summary::{baseline, counts, groups, heads, latencies, phase_rows, ratio};
 use super::{heat_chart, phase_chart, theme};
 use crate::stats::provenance;
 
-/// Heat maps and curves of one picture, at most: beyond that nobody sees anything.
-const MOST_ROWS: usize = 24;
+/// Curves of one picture, at most: beyond that nobody tells them apart, and each export has a picture of its own.
+const MOST_CURVES: usize = 8;
+/// Heat maps of which each cell tells what it is when it is pointed at; in a page of more they would take tens of megabytes.
+const MOST_TOLD: usize = 24;
 
 const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--text);font:14px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}\
 main{max-width:1480px;margin:0 auto;padding:20px 16px 40px}h1{font-size:20px;margin:0 0 4px}h2{font-size:14px;margin:0 0 6px}\
 p{margin:0}.quiet{color:var(--quiet)}.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;margin-top:12px}\
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,560px),1fr));gap:12px;margin-top:12px}.grid .card{margin:0;min-width:0}\
+.grid.pairs{grid-template-columns:repeat(2,minmax(0,1fr))}.absent{display:flex;align-items:center;justify-content:center;color:var(--quiet)}\
 .scroll{overflow-x:auto}.card svg{display:block;width:100%}.card svg.narrow{display:none}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th,td{text-align:right;padding:5px 0 5px 18px;white-space:nowrap;border-top:1px solid var(--line)}th{border-top:0;color:var(--quiet);font-weight:500;font-size:12px}\
 th:first-child,td:first-child,.left{text-align:left}th:first-child,td:first-child{padding-left:0}td small{display:block;color:var(--quiet);font-size:11px;line-height:1.2}\
 td small.worse{color:var(--c4)}td small.better{color:var(--c2)}.swatch{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:7px}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 14px;margin:0}dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,SFMono-Regular,Menlo,'DejaVu Sans Mono',monospace;font-size:12.5px}\
-dd.plain{font:inherit}@media(max-width:560px){main{padding:14px 10px 30px}.card{padding:12px}.card svg.wide{display:none}.card svg.narrow{display:block}\
+dd.plain{font:inherit}@media(max-width:1000px){.grid.pairs{grid-template-columns:minmax(0,1fr)}.absent{display:none}}@media(max-width:560px){main{padding:14px 10px 30px}.card{padding:12px}.card svg.wide{display:none}.card svg.narrow{display:block}\
 dl{display:block}dd{margin-bottom:6px}}@media print{.card{break-inside:avoid}}";
 
 /// A row, what it is called here, its colour, and what tells it from others of that colour.
@@ -36,45 +39,97 @@ struct Entry<'a> {
     dash: usize,
 }
 
-/// Colours tell sources apart where there are several, and rows where there is one.
+/// Colours tell sources apart where there are several, and rows where there is one. Those of one export and command are beside each other.
 fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
+    let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut entries = Vec::new();
-    for (source, of) in sources.iter().enumerate() {
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        for (index, row) in of.rows.iter().enumerate() {
-            let nth = seen.entry(&row.command).or_default();
-            let (name, color, dash) = match sources.len() {
-                1 => (row.name(), index, 0),
-                _ => (format!("{}: {}", of.label, row.name()), source, *nth),
-            };
-            *nth += 1;
-            entries.push(Entry { source, row, name, color, dash });
-        }
+    for (source, row) in groups(sources).into_iter().flatten() {
+        let nth = seen.entry((source, &row.command)).or_default();
+        let (name, color, dash) = match sources.len() {
+            1 => (row.name(), entries.len(), entries.len() / theme::COLORS),
+            _ => (format!("{}: {}", sources[source].label, row.name()), source, *nth),
+        };
+        *nth += 1;
+        entries.push(Entry { source, row, name, color, dash });
     }
     entries
 }
 
-/// All pictures in their order: spectra by command, phases, heat maps.
-fn pictures(sources: &[Source], width: f64) -> Vec<Picture> {
+/// All spectra: one for each command, or where those would hold too many curves one for each export and command.
+fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
     let entries = entries(sources);
-    let mut commands: BTreeMap<&str, Vec<Curve<'_>>> = BTreeMap::new();
-    for Entry { row, name, color, dash, .. } in entries.iter().take(MOST_ROWS) {
-        let curve = Curve { name: name.clone(), color: *color, dash: *dash, histogram: &row.total };
-        commands.entry(&row.command).or_default().push(curve);
+    let mut commands: BTreeMap<&str, Vec<&Entry<'_>>> = BTreeMap::new();
+    for entry in &entries {
+        commands.entry(&entry.row.command).or_default().push(entry);
     }
-    let mut pictures: Vec<_> = commands
-        .iter()
-        .map(|(command, curves)| {
-            spectrum_chart::draw(&format!("Latency by percentile: {command}"), curves, width)
-        })
-        .collect();
-    let rows: Vec<_> = entries.iter().take(MOST_ROWS).map(|entry| (entry.name.clone(), entry.row)).collect();
-    pictures.extend(phase_chart::draw("Where the time of a mean request goes", &rows, width));
-    for entry in entries.iter().filter(|entry| !entry.row.columns.is_empty()).take(MOST_ROWS) {
-        let title = format!("{} over time", entry.name);
-        pictures.push(heat_chart::draw(&title, entry.row, sources[entry.source].seconds, width));
+    let mut pictures = Vec::new();
+    for (command, entries) in commands {
+        let together = entries.len() <= MOST_CURVES;
+        for part in entries.chunk_by(|a, b| together || a.row.compare(b.row).is_eq()) {
+            let what = if together { command.to_owned() } else { part[0].row.name() };
+            let mut curves = Vec::new();
+            for Entry { name, color, dash, row, .. } in part {
+                let (name, dash) = (name.clone(), if together { *dash } else { 0 });
+                curves.push(Curve { name, color: *color, dash, histogram: &row.total });
+            }
+            pictures.push(spectrum_chart::draw(&format!("Latency by percentile: {what}"), &curves, width));
+        }
     }
     pictures
+}
+
+fn phases(sources: &[Source], width: f64) -> Option<Picture> {
+    let rows: Vec<_> = entries(sources).into_iter().map(|entry| (entry.name, entry.row)).collect();
+    phase_chart::draw("Where the time of a mean request goes", &rows, width)
+}
+
+/// A heat map for each row that has times; by export and command, and where any source has one, `None` for those that have not.
+fn heat_maps(sources: &[Source], width: f64) -> Vec<Vec<Option<Picture>>> {
+    let entries = entries(sources);
+    let draw = |entry: &Entry<'_>| {
+        let title = format!("{} over time", entry.name);
+        heat_chart::draw(&title, entry.row, sources[entry.source].seconds, width)
+    };
+    let mut maps = Vec::new();
+    for group in entries.chunk_by(|a, b| a.row.compare(b.row).is_eq()) {
+        let of = |source: usize| {
+            group.iter().find(|entry| entry.source == source && !entry.row.columns.is_empty())
+        };
+        let pictures: Vec<_> = (0..sources.len()).map(|source| of(source).map(draw)).collect();
+        if pictures.iter().any(Option::is_some) {
+            maps.push(pictures);
+        }
+    }
+    maps
+}
+
+/// One picture for screens and one for phones, on a card.
+fn card(page: &mut String, wide: &Picture, narrow: &Picture, tips: bool) {
+    let _ =
+        writeln!(page, "<section class=\"card\">{}{}</section>", wide.embedded(tips), narrow.embedded(false));
+}
+
+/// The pictures of a page: what sums up, and then the heat maps, those of two sources side by side.
+fn cards(page: &mut String, sources: &[Source]) {
+    *page += "<div class=\"grid\">\n";
+    let both = |width| spectra(sources, width).into_iter().chain(phases(sources, width));
+    for (wide, narrow) in both(WIDE).zip(both(NARROW)) {
+        card(page, &wide, &narrow, true);
+    }
+    let maps = heat_maps(sources, WIDE);
+    let tips = maps.iter().flatten().flatten().count() <= MOST_TOLD;
+    let pairs = if sources.len() == 2 { " pairs" } else { "" };
+    let _ = writeln!(page, "</div>\n<div class=\"grid{pairs}\">");
+    for (wide, narrow) in maps.iter().flatten().zip(heat_maps(sources, NARROW).iter().flatten()) {
+        match (wide, narrow) {
+            (Some(wide), Some(narrow)) => card(page, wide, narrow, tips),
+            _ if sources.len() == 2 => {
+                *page += "<section class=\"card absent\">no such requests in this log</section>\n"
+            }
+            _ => {}
+        }
+    }
+    *page += "</div>\n";
 }
 
 /// The page.
@@ -92,11 +147,8 @@ pub(super) fn html(sources: &[Source]) -> String {
     let _ = writeln!(page, "<p class=\"quiet\">{}</p>", escape(&overview(sources)));
     page += "<section class=\"card scroll\">";
     page += &main_table(sources);
-    page += "</section>\n<div class=\"grid\">\n";
-    for (wide, narrow) in pictures(sources, WIDE).iter().zip(pictures(sources, NARROW)) {
-        let _ = writeln!(page, "<section class=\"card\">{}{}</section>", wide.embedded(), narrow.embedded());
-    }
-    page += "</div>\n";
+    page += "</section>\n";
+    cards(&mut page, sources);
     let phases = phase_rows(sources);
     if phases.len() > 1 {
         page += "<section class=\"card scroll\"><h2>Phases</h2>";
@@ -222,18 +274,29 @@ fn wrap(text: &str, lines: &mut Vec<String>) {
     lines.push(rest.iter().collect());
 }
 
-/// The pictures, one below the other.
+/// The pictures, one below the other; heat maps of two sources side by side.
 pub(super) fn svg(sources: &[Source]) -> String {
     const MARGIN: f64 = 20.0;
-    let mut pictures = pictures(sources, WIDE);
-    pictures.push(footer(sources));
-    let mut body = String::new();
-    let mut y = MARGIN;
-    for picture in &pictures {
-        body += &picture.group(MARGIN, y);
-        y += picture.height + MARGIN;
+    let columns = if sources.len() == 2 { 2 } else { 1 };
+    let (mut body, mut y) = (String::new(), MARGIN);
+    let mut line = |pictures: &[Option<Picture>]| {
+        for (column, picture) in pictures.iter().enumerate() {
+            let x = MARGIN + (WIDE + MARGIN) * column as f64;
+            body += &picture.as_ref().map_or_else(String::new, |picture| picture.group(x, y));
+        }
+        let height = pictures.iter().flatten().map(|picture| picture.height).fold(0.0, f64::max);
+        y += height + MARGIN;
+    };
+    let mut spectra: Vec<_> = spectra(sources, WIDE).into_iter().map(Some).collect();
+    spectra.chunks_mut(columns).for_each(|pictures| line(pictures));
+    if let Some(phases) = phases(sources, WIDE) {
+        line(&[Some(phases)]);
     }
-    let (width, height) = (WIDE + 2.0 * MARGIN, y);
+    for maps in heat_maps(sources, WIDE) {
+        maps.chunks(columns).for_each(&mut line);
+    }
+    line(&[Some(footer(sources))]);
+    let (width, height) = (MARGIN + (WIDE + MARGIN) * columns as f64, y);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\
          <style>{}</style><rect width=\"100%\" height=\"100%\" class=\"ground\"/>{body}</svg>\n",

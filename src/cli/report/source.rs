@@ -1,6 +1,8 @@
 //! What was read of a file, or of several that are added up: latencies by export and command, over time, and by phase.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::time::UNIX_EPOCH;
 
 use hdrhistogram::Histogram;
 
@@ -30,6 +32,69 @@ pub(super) enum ReadError {
     Log(String, LogError),
     #[error("{0} is not the output of fio --output-format=json+: {1}")]
     Fio(String, String),
+    #[error(
+        "{0} is fio's output, which does not say when each request was: leave out --from and --to, or that file"
+    )]
+    NoTime(String),
+}
+
+/// What of the files is wanted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reading {
+    /// Nanoseconds of a value, for logs that do not say.
+    pub(super) unit: u64,
+    /// Names of exports; all when empty.
+    pub(super) exports: Vec<String>,
+    pub(super) from: Option<Moment>,
+    pub(super) to: Option<Moment>,
+}
+
+/// A moment of a log.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Moment {
+    /// Seconds since its beginning.
+    After(f64),
+    /// Seconds since 1970.
+    At(f64),
+}
+
+impl Moment {
+    /// Reads `90s` or `5m`, from the beginning of the log on, or `2026-03-01T12:00:00Z`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+            return Ok(Self::At(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()));
+        }
+        let duration = humantime::parse_duration(text);
+        let duration = duration.map_err(|_| {
+            "write a time after the beginning, as 90s or 5m, or one as 2026-03-01T12:00:00Z".to_owned()
+        })?;
+        Ok(Self::After(duration.as_secs_f64()))
+    }
+
+    /// In the seconds that the log counts in.
+    fn of(self, begin: f64) -> f64 {
+        match self {
+            Self::After(seconds) => begin + seconds,
+            Self::At(seconds) => seconds,
+        }
+    }
+}
+
+impl Reading {
+    /// Whether an export is wanted.
+    fn wants(&self, export: &str) -> bool {
+        self.exports.is_empty() || self.exports.iter().any(|name| name == export)
+    }
+
+    /// Whether an interval of a log that begins at `begin` is wanted: what lies across an end counts where its middle is.
+    fn covers(&self, begin: f64, start: f64, length: f64) -> bool {
+        let middle = start + length / 2.0;
+        self.from.is_none_or(|from| middle >= from.of(begin))
+            && self.to.is_none_or(|to| middle < to.of(begin))
+    }
 }
 
 /// Everything of one file, or of several.
@@ -87,10 +152,43 @@ fn add(to: &mut Histogram<u64>, from: &Histogram<u64>, unit: u64) {
     }
 }
 
+/// The order in which people count: numbers within names by their value.
+fn natural(a: &str, b: &str) -> Ordering {
+    let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (mut left, mut right) = (a, b);
+    loop {
+        let (of_left, of_right) = (digits(left), digits(right));
+        if of_left > 0 && of_right > 0 {
+            let (number, other) = (&left[..of_left], &right[..of_right]);
+            let (value, against) = (number.trim_start_matches('0'), other.trim_start_matches('0'));
+            let order = value.len().cmp(&against.len()).then_with(|| value.cmp(against));
+            if order.is_ne() {
+                return order;
+            }
+            (left, right) = (&left[of_left..], &right[of_right..]);
+            continue;
+        }
+        match (left.chars().next(), right.chars().next()) {
+            // The same numbers, perhaps with other zeroes before them.
+            (None, None) => return a.cmp(b),
+            (one, two) if one != two => return one.cmp(&two),
+            (one, _) => {
+                let length = one.map_or(0, char::len_utf8);
+                (left, right) = (&left[length..], &right[length..]);
+            }
+        }
+    }
+}
+
 impl Row {
     pub(super) fn new(export: &str, command: &str) -> Self {
         let (export, command) = (export.to_owned(), command.to_owned());
         Self { export, command, total: empty(), phases: None, columns: Vec::new() }
+    }
+
+    /// By export, `vm2` before `vm10`, and then by command.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
+        natural(&self.export, &other.export).then_with(|| self.command.cmp(&other.command))
     }
 
     /// For people: the export, where it has a name, and the command.
@@ -103,8 +201,8 @@ impl Row {
 }
 
 impl Source {
-    /// Reads files and adds them up. `unit`: nanoseconds of a value, for logs that do not say.
-    pub(super) fn read(texts: &[Text], unit: u64) -> Result<Self, ReadError> {
+    /// Reads files and adds them up.
+    pub(super) fn read(texts: &[Text], reading: &Reading) -> Result<Self, ReadError> {
         let labels: Vec<_> = texts.iter().map(|text| text.label.as_str()).collect();
         let mut source = Self { label: labels.join(" + "), ..Self::default() };
         let mut logs = Vec::new();
@@ -112,6 +210,9 @@ impl Source {
             let name = || text.name.clone();
             source.facts.push(("file", name()));
             if fio::is_fio(&text.text) {
+                if reading.from.or(reading.to).is_some() {
+                    return Err(ReadError::NoTime(name()));
+                }
                 fio::add(&mut source, &text.text).map_err(|reason| ReadError::Fio(name(), reason))?;
             } else {
                 let log = IntervalLog::parse(&text.text).map_err(|error| ReadError::Log(name(), error))?;
@@ -119,9 +220,9 @@ impl Source {
                 logs.push((text, log));
             }
         }
-        source.add_logs(&logs, unit)?;
-        source.rows.retain(|row| !row.total.is_empty());
-        source.rows.sort_by(|a, b| (&a.export, &a.command).cmp(&(&b.export, &b.command)));
+        source.add_logs(&logs, reading)?;
+        source.rows.retain(|row| !row.total.is_empty() && reading.wants(&row.export));
+        source.rows.sort_by(Row::compare);
         Ok(source)
     }
 
@@ -142,14 +243,16 @@ impl Source {
         }
     }
 
-    fn add_logs(&mut self, logs: &[(&Text, IntervalLog<'_>)], unit: u64) -> Result<(), ReadError> {
+    fn add_logs(&mut self, logs: &[(&Text, IntervalLog<'_>)], reading: &Reading) -> Result<(), ReadError> {
         let mut all: Vec<(f64, &Text, u64, &LoggedInterval<'_>)> = Vec::new();
         for (text, log) in logs {
             let says = log.comments.iter().any(|comment| comment.contains("nanoseconds"));
-            let unit = if says { 1 } else { unit };
+            let unit = if says { 1 } else { reading.unit };
             all.extend(log.intervals.iter().map(|interval| (interval.start_seconds, *text, unit, interval)));
         }
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let begin = all.first().map_or(0.0, |(start, ..)| *start);
+        all.retain(|(start, _, _, of)| reading.covers(begin, *start, of.length_seconds));
         let (Some(first), Some(end)) = (
             all.first(),
             all.iter().map(|(start, _, _, of)| start + of.length_seconds).max_by(f64::total_cmp),
@@ -241,7 +344,7 @@ impl TimeLine {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::Duration;
 
     use super::*;
     use crate::block::CommandKind;
@@ -268,9 +371,63 @@ mod tests {
         Text { name: "x.hlog".to_owned(), label: "x".to_owned(), text }
     }
 
+    fn reading(unit: u64) -> Reading {
+        Reading { unit, ..Reading::default() }
+    }
+
+    #[test]
+    fn names_are_in_the_order_in_which_people_count() {
+        let mut names = [
+            "vm10",
+            "vm2",
+            "",
+            "vm2b",
+            "vm02",
+            "vm",
+            "b",
+            "vm2-10",
+            "vm2-9",
+            "é1",
+            "vm99999999999999999999999",
+        ];
+        names.sort_by(|a, b| natural(a, b));
+        let wanted = [
+            "",
+            "b",
+            "vm",
+            "vm02",
+            "vm2",
+            "vm2-9",
+            "vm2-10",
+            "vm2b",
+            "vm10",
+            "vm99999999999999999999999",
+            "é1",
+        ];
+        assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn a_part_of_the_time_and_some_exports() {
+        let part = |from: Option<&str>, to: Option<&str>| {
+            let moment = |text: Option<&str>| text.map(|text| Moment::parse(text).unwrap());
+            let reading = Reading { unit: 1, from: moment(from), to: moment(to), ..Reading::default() };
+            let source = Source::read(&[log(1_700_000_000)], &reading).unwrap();
+            (source.rows.first().map_or(0, |row| row.total.max() / 1_000_000), source.seconds)
+        };
+        assert_eq!(part(None, Some("1s")), (1, 1.0));
+        assert_eq!(part(Some("1s"), None), (3, 1.0));
+        assert_eq!(part(Some("2023-11-14T22:13:21Z"), Some("1h")), (3, 1.0));
+        assert_eq!(part(Some("5s"), None), (0, 0.0));
+        assert!(Moment::parse("soon").is_err());
+        let reading = |name: &str| Reading { unit: 1, exports: vec![name.to_owned()], ..Reading::default() };
+        assert_eq!(Source::read(&[log(1)], &reading("d")).unwrap().rows.len(), 1);
+        assert_eq!(Source::read(&[log(1)], &reading("e")).unwrap().rows.len(), 0);
+    }
+
     #[test]
     fn a_log_becomes_rows_with_phases_and_columns() {
-        let source = Source::read(&[log(1_700_000_000)], 1_000).unwrap();
+        let source = Source::read(&[log(1_700_000_000)], &reading(1_000)).unwrap();
         assert_eq!((source.seconds, source.begin_unix_seconds), (2.0, 1_700_000_000.0));
         assert!(source.facts.contains(&("command", "x --y".to_owned())), "{:?}", source.facts);
         let [row] = &source.rows[..] else { panic!("{:?}", source.rows) };
@@ -288,7 +445,7 @@ mod tests {
     #[test]
     fn files_add_up_in_the_order_of_time() {
         // The later one first.
-        let source = Source::read(&[log(1_700_000_010), log(1_700_000_000)], 1).unwrap();
+        let source = Source::read(&[log(1_700_000_010), log(1_700_000_000)], &reading(1)).unwrap();
         assert_eq!((source.seconds, source.rows[0].total.len()), (12.0, 400));
         let starts: Vec<_> = source.rows[0].columns.iter().map(|of| of.start_seconds).collect();
         assert_eq!(starts, [0.0, 1.0, 10.0, 11.0]);
@@ -298,7 +455,7 @@ mod tests {
     fn logs_of_others_have_their_unit() {
         let mut text = log(1_700_000_000);
         text.text = text.text.replace("#unit: nanoseconds\n", "").replace("Tag=d/read/total,", "");
-        let source = Source::read(&[text], 1_000).unwrap();
+        let source = Source::read(&[text], &reading(1_000)).unwrap();
         let all = source.rows.iter().find(|row| row.command == "all").unwrap();
         assert!(all.total.max().abs_diff(3_000_000_000) < 6_000_000, "{}", all.total.max());
     }
@@ -306,6 +463,6 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_refused_with_its_name() {
         let text = Text { name: "a.png".to_owned(), label: String::new(), text: "hello\n".to_owned() };
-        assert!(Source::read(&[text], 1).unwrap_err().to_string().starts_with("a.png, line 1:"));
+        assert!(Source::read(&[text], &reading(1)).unwrap_err().to_string().starts_with("a.png, line 1:"));
     }
 }

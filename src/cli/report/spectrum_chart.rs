@@ -29,6 +29,27 @@ impl Curve<'_> {
     }
 }
 
+/// A histogram's values with how many are at most that: a histogram searches from its start for each quantile.
+struct Values(Vec<(u64, u64)>);
+
+impl Values {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let mut sum = 0;
+        let mut step = |value: u64, count: u64| {
+            sum += count;
+            (sum, value.min(histogram.max()))
+        };
+        Self(histogram.iter_recorded().map(|of| step(of.value_iterated_to(), of.count_at_value())).collect())
+    }
+
+    fn at(&self, quantile: f64) -> u64 {
+        let all = self.0.last().map_or(0, |(sum, _)| *sum);
+        let rank = ((quantile * all as f64).ceil() as u64).clamp(1, all.max(1));
+        let place = self.0.partition_point(|(sum, _)| *sum < rank);
+        self.0.get(place).map_or(0, |(_, value)| *value)
+    }
+}
+
 /// Draws the curves; there is at least one, and none is empty.
 pub(super) fn draw(title: &str, curves: &[Curve<'_>], width: f64) -> Picture {
     let top = 36.0 + LEGEND_LINE * curves.len() as f64;
@@ -60,14 +81,31 @@ pub(super) fn draw(title: &str, curves: &[Curve<'_>], width: f64) -> Picture {
     picture.text(x(end / 2.0), bottom + 32.0, "quiet small", "middle", caption);
     for curve in curves {
         let last = rarest(curve.histogram);
+        let values = Values::of(curve.histogram);
         let points: Vec<_> = (0..=POINTS)
             .map(|point| last * point as f64 / POINTS as f64)
-            .map(|power| {
-                let value = curve.histogram.value_at_quantile(1.0 - 10_f64.powf(-power));
-                (x(power), axis.y(value.min(curve.histogram.max()) as f64))
-            })
+            .map(|power| (x(power), axis.y(values.at(1.0 - 10_f64.powf(-power)) as f64)))
             .collect();
         picture.curve(&points, &curve.class());
     }
     picture
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_those_that_the_histogram_names() {
+        let mut histogram = super::super::source::empty();
+        (1..=1_000_u64).for_each(|value| histogram.record(value * value * 100).unwrap());
+        let values = Values::of(&histogram);
+        for quantile in [0.0, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0] {
+            assert_eq!(
+                values.at(quantile),
+                histogram.value_at_quantile(quantile).min(histogram.max()),
+                "{quantile}"
+            );
+        }
+    }
 }

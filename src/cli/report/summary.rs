@@ -57,6 +57,16 @@ pub(super) fn counts(row: &Row, source: &Source) -> [String; 2] {
     [row.total.len().to_string(), human_rate(rate)]
 }
 
+/// The rows of all sources: those of one export and command together, in the order of the sources.
+pub(super) fn groups(sources: &[Source]) -> Vec<Vec<(usize, &Row)>> {
+    let rows =
+        sources.iter().enumerate().flat_map(|(source, of)| of.rows.iter().map(move |row| (source, row)));
+    let mut rows: Vec<_> = rows.collect();
+    // Stable: sources keep their order.
+    rows.sort_by(|(_, a), (_, b)| a.compare(b));
+    rows.chunk_by(|(_, a), (_, b)| a.compare(b).is_eq()).map(<[_]>::to_vec).collect()
+}
+
 /// Everything as text.
 pub(super) fn as_text(sources: &[Source]) -> String {
     let mut text = String::new();
@@ -69,8 +79,9 @@ pub(super) fn as_text(sources: &[Source]) -> String {
     }
     text.push('\n');
     let mut rows = vec![["", ""].into_iter().chain(heads()).map(str::to_owned).collect::<Vec<_>>()];
-    for (index, source) in sources.iter().enumerate() {
-        for row in &source.rows {
+    for group in groups(sources) {
+        for (index, row) in group {
+            let source = &sources[index];
             let latencies = latencies(&row.total);
             let mut cells = vec![source.label.clone(), row.name()];
             cells.extend(counts(row, source));
@@ -104,8 +115,9 @@ fn aligned(rows: &[Vec<String>]) -> String {
 pub(super) fn phase_rows(sources: &[Source]) -> Vec<Vec<String>> {
     let heads = heads().into_iter().skip(2);
     let mut rows = vec![["", "phase"].into_iter().chain(heads).map(str::to_owned).collect::<Vec<_>>()];
-    for source in sources {
-        for row in &source.rows {
+    for group in groups(sources) {
+        for (source, row) in group {
+            let source = &sources[source];
             let Some(phases) = &row.phases else { continue };
             for (phase, histogram) in Phase::ALL.iter().zip(phases.iter()) {
                 let mut cells = vec![format!("{}  {}", source.label, row.name()), phase.name().to_owned()];
