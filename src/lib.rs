@@ -49,7 +49,7 @@
 //! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
 //! backend ► sync ► task ► ring ► sys, block   backend: never nbd, never shard; ring: never nbd, never backend
 //! sandbox ► config, sys
-//! nbd ► block only                            leaves: block, sys, config
+//! nbd ► block only                            leaves: block, sys, config, random
 //! ```
 //!
 //! `tests/tidy.rs` checks it. `unsafe` stands in [`ring`] and [`sys`] only. [`nbd`] is pure: bytes in, values out, no socket, no clock.
@@ -77,6 +77,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod nbd;
+pub mod random;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod sandbox;

@@ -51,7 +51,9 @@ fn check_consistency(json: &Value) {
     let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no number in {json:#}"));
     let close = |a: f64, b: f64| assert!((a - b).abs() <= b.abs() * 1e-6 + 1e-6, "{a}, not {b}, in {json:#}");
     for key in ["operations", "errors", "bytes"] {
-        let sum = number(&json["read"][key]) + number(&json["write"][key]);
+        let parts: &[&str] =
+            if key == "errors" { &["read", "write", "trim", "flush"] } else { &["read", "write", "trim"] };
+        let sum: f64 = parts.iter().map(|part| number(&json[part][key])).sum();
         assert_eq!(number(&json["total"][key]), sum, "{key} in {json:#}");
     }
     let errors: f64 = json["errors"].as_object().unwrap().values().map(number).sum();
@@ -62,7 +64,7 @@ fn check_consistency(json: &Value) {
         number(&spread["min"]) <= number(&spread["mean"])
             && number(&spread["mean"]) <= number(&spread["max"])
     );
-    for kind in ["total", "read", "write"] {
+    for kind in ["total", "read", "write", "trim"] {
         let of = &json[kind];
         let operations = number(&of["operations"]);
         assert_eq!(number(&of["bytes"]), operations * number(&json["block_size"]), "{kind} in {json:#}");
@@ -101,19 +103,48 @@ fn decode(text: &str) -> Histogram<u64> {
 fn every_kind_of_load_runs_and_counts() {
     let image = Image::random(4 << 20, 1);
     let server = Server::serve(&[image.path.display().to_string()]);
-    for (rw, reads) in [("read", 1.0), ("write", 0.0), ("randread", 1.0), ("randwrite", 0.0), ("randrw", 0.5)]
-    {
+    for (rw, reads) in [
+        ("read", 1.0),
+        ("write", 0.0),
+        ("randread", 1.0),
+        ("randwrite", 0.0),
+        ("randrw", 0.5),
+        ("trim", 0.0),
+        ("randtrim", 0.0),
+    ] {
         let json = json_of(
             &server.uri(""),
             &format!("--rw {rw} --ops 2000 --connections 3 --depth 7 --bs 16K --seed 3"),
         );
         assert_eq!(json["total"]["operations"], 2000, "{rw}");
         assert_eq!(json["rw"], rw);
+        assert_eq!(json["trim"]["operations"], if rw.ends_with("trim") { 2000 } else { 0 }, "{rw}");
         assert_eq!(json["replies"], "structured");
         let share = json["read"]["operations"].as_f64().unwrap() / 2000.0;
         assert!((share - reads).abs() < 0.05, "{rw}: {share} of the operations are reads");
         assert!(json["failure"].is_null() && json["verification"].is_null() && json["interrupted"] == false);
     }
+}
+
+#[test]
+fn flushes_follow_writes_and_are_counted_apart() {
+    let server = Server::serve(&["mem:4M", "small=fault:error.flush=EIO@100%:mem:4M"]);
+    let json = json_of(&server.uri(""), "--rw randwrite --fsync 8 --ops 801 --connections 2 --depth 4");
+    assert_eq!(
+        (&json["write"]["operations"], &json["flush"]["operations"]),
+        (&801.into(), &100.into()),
+        "{json:#}"
+    );
+    assert_eq!((&json["total"]["operations"], &json["flush"]["bytes"]), (&801.into(), &0.into()), "{json:#}");
+    assert!(json["flush"]["latency"]["p50"].as_u64().unwrap() > 0, "{json:#}");
+    let json = json_of(&server.uri("small"), "--rw write --fsync 10 --ops 100");
+    assert_eq!(
+        (&json["write"]["operations"], &json["flush"]["errors"]),
+        (&100.into(), &9.into()),
+        "{json:#}"
+    );
+    let table = bench(&server.uri(""), "--rw write --fsync 10 --ops 100").ok();
+    assert!(table.lines().any(|line| line.starts_with("flush ")), "{table}");
 }
 
 #[test]
@@ -277,15 +308,18 @@ fn an_interrupted_run_tells_its_results_so_far() {
 #[test]
 fn a_terminal_sees_percentiles_while_it_runs() {
     let server = Server::serve(&["mem:1M"]);
-    let line =
-        format!("{} bench '{}' --warmup 500ms --duration 2s", env!("CARGO_BIN_EXE_ringnbd"), server.uri(""));
+    let line = format!(
+        "stty cols 120; {} bench '{}' --warmup 500ms --duration 2s",
+        env!("CARGO_BIN_EXE_ringnbd"),
+        server.uri("")
+    );
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     if Command::new("script").arg("--version").output().is_err() {
         return peers::skip("script", "install the package bsdutils");
     }
     let shown = peers::run(&mut command).ok();
-    for part in ["\rwarm-up", "IOPS  p50 ", "  p99 ", "  p99.9 "] {
+    for part in ["warm-up", "s left  ", "IOPS  p50 ", "  p99 ", "  p99.9 "] {
         assert!(shown.replace("\x1b[2K", "").contains(part), "{part:?}: {shown:?}");
     }
     let end = shown.rsplit("\x1b[2K").next().unwrap();
@@ -300,6 +334,7 @@ fn what_cannot_run_is_refused_with_a_remedy() {
         ("--rw randwrite", "choose --rw read or randread"),
         ("--verify", "choose --rw write, randwrite or randrw"),
         ("--rw write --verify --bs 1000", "multiple of 512"),
+        ("--rw randread --fsync 3", "--fsync comes after writes"),
         ("--mix 30", "--mix needs --rw randrw"),
         ("--bs 64M", "--bs must be from 1 to 32M"),
         ("--connections 30000 --depth 65536", "at most 1048576"),

@@ -1,18 +1,19 @@
 //! Faults in front of a device: requests that come late, fail, or fail half-way. For tests of guests, clients and of this server.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use crate::block::{BlockError, ByteRange, CommandKind};
 use crate::config::FaultOptions;
 use crate::config::fault_options::Stall;
+use crate::random::{Random, STEP};
 use crate::ring::Ring;
 
 /// One `fault:` of an export, on one shard.
 #[derive(Debug)]
 pub(super) struct Fault {
     options: FaultOptions,
-    dice: Cell<u64>,
+    dice: RefCell<Random>,
     /// Requests that it hit.
     hits: Cell<u64>,
     /// When the stall ends, on the ring's clock, once it has begun.
@@ -33,7 +34,8 @@ pub(super) enum Verdict {
 impl Fault {
     /// The same options roll different dice on each shard, and the same in every run.
     pub(super) fn new(options: FaultOptions, shard: usize) -> Self {
-        let dice = Cell::new(options.seed.wrapping_add((shard as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let dice = Random::new(options.seed.wrapping_add((shard as u64).wrapping_mul(STEP)));
+        let dice = RefCell::new(dice);
         Self { options, dice, hits: Cell::new(0), stalled_until: Cell::new(Duration::ZERO) }
     }
 
@@ -56,7 +58,7 @@ impl Fault {
             ring.sleep(delay).await;
         }
         let Some(error) = self.options.errors.get(command) else { return Verdict::Pass };
-        if self.roll() >= error.probability {
+        if self.dice.borrow_mut().fraction() >= error.probability {
             return Verdict::Pass;
         }
         let kind = BlockError::from_errno(error.errno);
@@ -78,16 +80,5 @@ impl Fault {
         if let Some(rest) = self.stalled_until.get().checked_sub(now).filter(|rest| !rest.is_zero()) {
             ring.sleep(rest).await;
         }
-    }
-
-    /// A number from 0 to below 1 (SplitMix64, public domain).
-    fn roll(&self) -> f64 {
-        let state = self.dice.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.dice.set(state);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

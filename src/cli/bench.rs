@@ -29,6 +29,7 @@ Examples:
   ringnbd bench nbd://h/disk --rw randrw --mix 70 --rate 50000 --duration 60s --hlog run.hlog
   ringnbd bench nbd://h/scratch --rw randwrite --verify --size 1G --ops 1M
   ringnbd bench nbd://h/disk --fio job.fio --connections 8
+  ringnbd bench nbd://h/scratch --rw randwrite --fsync 32        a flush after every 32 writes
 
 Closed loop (no --rate): --depth requests are always in flight on each connection, and latency
 counts from the moment of sending. A server that stalls then stalls the load too, which hides the
@@ -37,21 +38,21 @@ Open loop (--rate): each operation has an intended start time and its latency co
 whether or not it could be sent then, so that a stall shows in full. The loop does not sleep
 shortly before a start; expect one busy core.
 
-read and write go through the area as one stream that all connections share.
+read, write and trim go through the area as one stream that all connections share.
 
 Exit codes: 0 done (errors of single requests are counted and reported), 1 a connection was lost,
 no request succeeded or content was wrong, 2 usage, or the load could not start.
 
 JSON keys:
-  uri export_size replies rw read_percent block_size depth connections rate offset size seed
+  uri export_size replies rw read_percent fsync block_size depth connections rate offset size seed
   verify          what was run; rate is null in a closed loop
   elapsed         seconds, warm-up excluded
   interrupted     true after Ctrl-C
   failure         why it ended early, or null
-  total read write
+  total read write trim flush
                   {operations, errors, bytes, iops, bytes_per_second, latency}, latency in
                   nanoseconds: {min, mean, stddev, p50, p90, p99, p99_9, p99_99, max}, or null
-                  without operations
+                  without operations; total leaves flushes out
   errors          answers with an error, by name: {\"EIO\": 3}
   unstarted       operations of an open loop that were due and could not start before the end
   per_connection  operations of the connections: {min, mean, max}
@@ -73,6 +74,10 @@ pub enum ReadWrite {
     Randwrite,
     /// Random reads and writes, by --mix
     Randrw,
+    /// Sequential trims
+    Trim,
+    /// Random trims
+    Randtrim,
 }
 
 /// A form of replies.
@@ -102,6 +107,9 @@ pub struct Args {
     /// Share of reads of --rw randrw, in percent [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100), help_heading = "Load")]
     pub mix: Option<u8>,
+    /// Flush after every N writes of all connections; flushes are counted apart
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Load")]
+    pub fsync: Option<u32>,
     /// Bytes of one operation [default: 4K]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Load")]
     pub bs: Option<u64>,
@@ -138,7 +146,7 @@ pub struct Args {
     /// The form of replies to insist on [default: structured, else simple]
     #[arg(long, value_name = "FORM", help_heading = "Load")]
     pub replies: Option<ReplyForm>,
-    /// Read common keys of a fio job file; flags win: uri, rw, rwmixread, bs, iodepth, numjobs, rate_iops, runtime, time_based, ramp_time,
+    /// Read common keys of a fio job file; flags win: uri, rw, rwmixread, fsync, bs, iodepth, numjobs, rate_iops, runtime, time_based, ramp_time,
     /// number_ios, size, offset, randseed, verify; ${NAME} is from the environment
     #[arg(long, value_name = "FILE", help_heading = "Load")]
     pub fio: Option<PathBuf>,
@@ -148,7 +156,7 @@ pub struct Args {
     /// Print the results as JSON, or write them to FILE beside the table
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<String>,
-    /// Write latencies second by second to a HdrHistogram interval log, tagged read and write; an old FILE is replaced
+    /// Write latencies second by second to a HdrHistogram interval log, tagged read, write, trim, flush; an old FILE is replaced
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
 }
@@ -223,7 +231,7 @@ fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
     let description = report::Description::new(settings, &load);
     let log = log.as_mut().map(|file| file.begin(settings.kinds(), &description.to_string())).transpose();
     let log = log.map_err(|error| refuse("write the histogram log", error))?;
-    let mut watchers = Watchers { log, progress: Progress::on_terminal() };
+    let mut watchers = Watchers { log, progress: Progress::on_terminal(&settings.load) };
     let results = load.run(&mut watchers);
     if let Some(progress) = watchers.progress {
         progress.end();

@@ -88,11 +88,27 @@ fn unknown_keys_are_named_and_the_run_goes_on() {
     assert_eq!(parse(&run.ok())["total"]["operations"], 20);
 }
 
-/// What a server was asked for, as its own log counts it: reads and writes.
-fn counts(log: &Path) -> [u64; 2] {
+#[test]
+fn the_number_of_operations_can_stand_on_the_command_line() {
+    let server = Server::serve(&["mem:16M"]);
+    for lines in
+        ["rw=randread", "rw=randread\ntime_based", "rw=randread\nnumber_ios=9", "rw=randwrite\nfsync=0"]
+    {
+        let file = write(&server, "job.fio", &format!("uri={}\n{lines}", server.uri("")));
+        let json = parse(&bench(&file, &["--ops", "70"]).ok());
+        assert_eq!(
+            (&json["total"]["operations"], &json["failure"]),
+            (&70.into(), &Value::Null),
+            "{lines}: {json:#}"
+        );
+    }
+}
+
+/// What a server was asked for, as its own log counts it: reads, writes, trims and flushes.
+fn counts(log: &Path) -> [u64; 4] {
     let mut report = Command::new(env!("CARGO_BIN_EXE_ringnbd"));
     let json = parse(&peers::run(report.args(["report", "--json"]).arg(log)).ok());
-    ["read", "write"].map(|command| {
+    ["read", "write", "trim", "flush"].map(|command| {
         let rows = json["sources"][0]["rows"].as_array().unwrap().iter();
         rows.filter(|row| row["command"] == command).map(|row| row["requests"].as_u64().unwrap()).sum()
     })
@@ -105,6 +121,8 @@ fn fio_does_the_same_with_the_same_file() {
         "rw=write\nbs=64k\nsize=2m\noffset=1m",
         "rw=randwrite\nnumber_ios=50\nnumjobs=3\nsize=4m",
         "rw=randrw\nrwmixread=100\nsize=1m\nruntime=60",
+        "rw=randwrite\nfsync=10\nnumber_ios=100\nsize=4m",
+        "rw=randtrim\nnumber_ios=64\nsize=4m",
         "rw=randrw\nrate_iops=200\nrwmixread=70\nsize=4m\nnumber_ios=400",
     ] {
         let [ours, theirs] = [false, true].map(|with_fio| {

@@ -1,5 +1,7 @@
 //! What sectors hold: each says by which write it was made and where it belongs, and everything else in it follows from that.
 
+use ringnbd::random::{STEP, mixed};
+
 /// Bytes of a sector: what may be old or new as a whole when a write was cut off.
 pub(crate) const SECTOR: usize = 512;
 
@@ -11,26 +13,19 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(mix(seed))
+        Self(mixed(seed))
     }
 
     /// A number below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(self.0) >> 11) % limit
+        self.0 = self.0.wrapping_add(STEP);
+        (mixed(self.0) >> 11) % limit
     }
 
     /// True once in `n` times.
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
-}
-
-/// The finaliser of splitmix64.
-fn mix(z: u64) -> u64 {
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The contents that write number `generation` of the run `seed` puts at sectors `first..first + count`.
@@ -40,7 +35,7 @@ pub(crate) fn written(seed: u64, generation: u64, first: u64, count: u64) -> Vec
         bytes.extend(seed.to_le_bytes());
         bytes.extend(generation.to_le_bytes());
         bytes.extend(sector.to_le_bytes());
-        let mut word = mix(seed ^ mix(generation ^ mix(sector)));
+        let mut word = mixed(seed ^ mixed(generation ^ mixed(sector)));
         for _ in 3..SECTOR / 8 {
             word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             bytes.extend(word.to_le_bytes());

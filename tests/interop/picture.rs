@@ -1,5 +1,6 @@
 //! Disk contents made from a seed: the tests' oracle.
 
+use ringnbd::random::Random;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -25,10 +26,10 @@ impl Picture {
     /// but on a sector when `size` does.
     pub(crate) fn sparse(size: usize) -> Picture {
         let seed = seed();
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (mut bytes, mut data, mut at, mut is_data) = (vec![0; size], Vec::new(), 0, true);
         while at < size {
-            let end = size.min(at + GRAIN * (1 + random.below(16)));
+            let end = size.min(at + GRAIN * (1 + random.below(16) as usize));
             if is_data {
                 bytes[at..end].copy_from_slice(&image::pattern(seed >> 40, at as u64, end - at));
                 data.push(at..end);
@@ -95,26 +96,8 @@ pub(crate) fn seed() -> u64 {
     let given = std::env::var("RINGNBD_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| {
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        Random(now ^ u64::from(std::process::id()) << 32).next()
+        Random::new(now ^ u64::from(std::process::id()) << 32).number()
     });
     println!("RINGNBD_SEED={seed}");
     seed
-}
-
-/// splitmix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number in `0..limit`.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
 }

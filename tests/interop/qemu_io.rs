@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use crate::peers::{self, Finished, run};
-use crate::picture::{Picture, Random, assert_same};
+use crate::picture::{Picture, assert_same};
 use crate::subject::{Disk, Subject, Transport};
+use ringnbd::random::Random;
 
 const SIZE: usize = 16 << 20;
 const MIB: usize = 1 << 20;
@@ -45,8 +46,8 @@ impl Model {
     fn step(&mut self) {
         let is_odd = self.random.below(4) == 0;
         let grain = if is_odd { 1 } else { 512 };
-        let length = grain * (1 + self.random.below(if is_odd { 9_000 } else { 512 }));
-        let at = self.random.below((SIZE - length) / grain) * grain;
+        let length = grain * (1 + self.random.below(if is_odd { 9_000 } else { 512 }) as usize);
+        let at = self.random.below(((SIZE - length) / grain) as u64) as usize * grain;
         let pattern = 1 + self.random.below(255) as u8;
         let (line, value) = match self.random.below(8) {
             0 | 1 => (format!("write -P {pattern:#x} {at} {length}"), Some(pattern)),
@@ -78,7 +79,7 @@ pub(crate) fn random_script(transport: Transport, disk: Disk) -> Option<()> {
     let subject = Subject::holding(&before, transport, disk)?;
     let mut model = Model {
         bytes: before.bytes.iter().copied().map(Some).collect(),
-        random: Random(before.seed),
+        random: Random::new(before.seed),
         commands: Vec::new(),
     };
     for _ in 0..60 {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ringnbd::random::{STEP, mixed};
 use tempfile::TempDir;
 
 use super::PATIENCE;
@@ -24,11 +25,7 @@ pub(crate) fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 8);
     let first = offset / 8;
     for word in first..=(offset + length as u64) / 8 {
-        // splitmix64 of (seed, word)
-        let mut z = (seed << 40 ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bytes.extend((z ^ (z >> 31) | 1).to_le_bytes());
+        bytes.extend((mixed((seed << 40 ^ word).wrapping_add(STEP)) | 1).to_le_bytes());
     }
     let skip = (offset % 8) as usize;
     bytes[skip..skip + length].to_vec()

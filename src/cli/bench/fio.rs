@@ -13,6 +13,7 @@ pub(super) struct Job {
     pub(super) uri: Option<NbdUri>,
     pub(super) rw: Option<ReadWrite>,
     pub(super) mix: Option<u8>,
+    pub(super) fsync: Option<u32>,
     pub(super) bs: Option<u64>,
     pub(super) depth: Option<u32>,
     pub(super) connections: Option<u32>,
@@ -42,11 +43,11 @@ const WITHOUT_EFFECT: [&str; 8] = [
 ];
 
 impl Job {
-    /// Reads a job file. Keys that it does not know are named in `warnings`.
+    /// Reads a job file. `ends`: something else than the file says when the run ends. Keys that it does not know are named in `warnings`.
     ///
     /// # Errors
     /// A clause with the cause and the remedy, and the line where there is one.
-    pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, ends: bool, warnings: &mut Vec<String>) -> Result<Self, String> {
         let mut job = Self::default();
         let mut name: Option<&str> = None;
         let mut unknown = Vec::new();
@@ -84,7 +85,7 @@ impl Job {
                 unknown.join(", ")
             ));
         }
-        job.settle(warnings)?;
+        job.settle(ends, warnings)?;
         Ok(job)
     }
 
@@ -99,6 +100,10 @@ impl Job {
             "uri" => self.uri = Some(text()?.parse().map_err(|error| format!("uri: {error}"))?),
             "rw" | "readwrite" => self.rw = Some(read_write(text()?)?),
             "rwmixread" => self.mix = Some(percent(key, text()?)?),
+            // To an NBD server both are a FLUSH; 0 is none.
+            "fsync" | "fdatasync" => {
+                self.fsync = if text()? == "0" { None } else { Some(number(key, text()?)?) }
+            }
             "rwmixwrite" => self.mix = Some(100 - percent(key, text()?)?),
             "bs" | "blocksize" => self.bs = Some(size(key, text()?)?),
             "iodepth" => self.depth = Some(number(key, text()?)?),
@@ -130,8 +135,6 @@ impl Job {
             | "rwmixcycle"
             | "zonemode"
             | "random_distribution"
-            | "fsync"
-            | "fdatasync"
             | "thinktime"
             | "loops" => {
                 return Err(format!("{key} is not supported: remove it, or run this job with fio"));
@@ -143,7 +146,7 @@ impl Job {
     }
 
     /// What the keys mean together.
-    fn settle(&mut self, warnings: &mut Vec<String>) -> Result<(), String> {
+    fn settle(&mut self, ends: bool, warnings: &mut Vec<String>) -> Result<(), String> {
         let jobs = u64::from(self.connections.unwrap_or(1));
         // "Cap the bandwidth to this number of IOPS": each job's.
         self.rate = match self.rate.map(|rate| rate.checked_mul(jobs)) {
@@ -160,7 +163,7 @@ impl Job {
             }
             self.mix = Some(50);
         }
-        if self.time_based && self.duration.is_none() {
+        if self.time_based && self.duration.is_none() && !ends {
             return Err("time_based needs a runtime".into());
         }
         if self.operations.is_some() {
@@ -173,6 +176,7 @@ impl Job {
                     "without time_based fio ends after it has gone through the export once; this run lasts for its whole runtime"
                         .into(),
                 ),
+                None if ends => {}
                 None => return Err("give size, or runtime and time_based: else there is no end".into()),
             }
         }
@@ -201,9 +205,11 @@ fn read_write(text: &str) -> Result<ReadWrite, String> {
         "randread" => ReadWrite::Randread,
         "randwrite" => ReadWrite::Randwrite,
         "randrw" => ReadWrite::Randrw,
+        "trim" => ReadWrite::Trim,
+        "randtrim" => ReadWrite::Randtrim,
         _ => {
             return Err(format!(
-                "rw={text} is not supported; there are read, write, randread, randwrite, randrw"
+                "rw={text} is not supported; there are read, write, randread, randwrite, randrw, trim, randtrim"
             ));
         }
     })

@@ -20,6 +20,7 @@ pub(super) struct Description {
     replies: &'static str,
     rw: String,
     read_percent: u8,
+    fsync: Option<u32>,
     block_size: u32,
     depth: usize,
     connections: usize,
@@ -39,6 +40,7 @@ impl Description {
             replies: reply_mode_name(transmission.dialect.reply_mode),
             rw: format!("{:?}", settings.rw).to_lowercase(),
             read_percent: options.pattern.read_percent,
+            fsync: options.pattern.flush_after,
             block_size: options.block_size,
             depth: options.depth,
             connections: options.connections,
@@ -75,6 +77,8 @@ pub(super) struct ResultsJson<'a> {
     total: KindJson,
     read: KindJson,
     write: KindJson,
+    trim: KindJson,
+    flush: KindJson,
     errors: BTreeMap<String, u64>,
     unstarted: u64,
     per_connection: SpreadJson,
@@ -177,11 +181,14 @@ impl<'a> ResultsJson<'a> {
     pub(super) fn new(description: &'a Description, results: &Results) -> Self {
         let seconds = results.elapsed.as_secs_f64();
         let mut all = empty_histogram();
-        results.kinds.iter().for_each(|kind| all.add(&kind.latency).expect("equal bounds"));
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Flush) {
+            all.add(&results.kinds[kind as usize].latency).expect("equal bounds");
+        }
         let block_size = description.block_size;
         let kind = |kind: Kind| {
             let of = &results.kinds[kind as usize];
-            KindJson::new(&of.latency, of.errors, block_size, seconds)
+            let bytes = if kind == Kind::Flush { 0 } else { block_size };
+            KindJson::new(&of.latency, of.errors, bytes, seconds)
         };
         let cpu = results.cpu.as_secs_f64();
         let counts = &results.connections;
@@ -193,6 +200,8 @@ impl<'a> ResultsJson<'a> {
             total: KindJson::new(&all, results.error_count(), block_size, seconds),
             read: kind(Kind::Read),
             write: kind(Kind::Write),
+            trim: kind(Kind::Trim),
+            flush: kind(Kind::Flush),
             errors: results.errors.iter().map(|(error, count)| (error_name(*error), *count)).collect(),
             unstarted: results.unstarted,
             per_connection: SpreadJson {
@@ -254,7 +263,9 @@ pub(super) fn as_table(description: &Description, results: &Results) -> String {
     for (name, kind, shown) in [
         ("read", &json.read, json.read.operations > 0),
         ("write", &json.write, json.write.operations > 0),
+        ("trim", &json.trim, json.trim.operations > 0),
         ("total", &json.total, both || json.total.operations == 0),
+        ("flush", &json.flush, json.flush.operations > 0),
     ] {
         if shown {
             rows.push(row(name, kind));

@@ -19,15 +19,18 @@ pub(super) struct Settings {
 }
 
 impl ReadWrite {
-    fn pattern(self, mix: u8) -> Pattern {
+    fn pattern(self, mix: u8, flush_after: Option<u32>) -> Pattern {
         let (is_random, read_percent) = match self {
+            Self::Trim => (false, 0),
+            Self::Randtrim => (true, 0),
             Self::Read => (false, 100),
             Self::Write => (false, 0),
             Self::Randread => (true, 100),
             Self::Randwrite => (true, 0),
             Self::Randrw => (true, mix),
         };
-        Pattern { is_random, read_percent }
+        let trims = matches!(self, Self::Trim | Self::Randtrim);
+        Pattern { is_random, read_percent, trims, flush_after }
     }
 }
 
@@ -56,7 +59,8 @@ impl Settings {
             Some(path) => {
                 let read = std::fs::read_to_string(path);
                 let text = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                Job::parse(&text, &mut warnings).map_err(|error| format!("{}: {error}", path.display()))?
+                Job::parse(&text, args.ops.is_some() || args.duration.is_some(), &mut warnings)
+                    .map_err(|error| format!("{}: {error}", path.display()))?
             }
             None => Job::default(),
         };
@@ -64,7 +68,7 @@ impl Settings {
             args.uri.clone().or(job.uri).ok_or("no URI: name the export, as in nbd://localhost/disk")?;
         let rw = args.rw.or(job.rw).unwrap_or(ReadWrite::Randread);
         let verify = args.verify || job.verify;
-        let pattern = rw.pattern(args.mix.or(job.mix).unwrap_or(50));
+        let pattern = rw.pattern(args.mix.or(job.mix).unwrap_or(50), args.fsync.or(job.fsync));
         if args.mix.is_some() && rw != ReadWrite::Randrw {
             return Err("--mix needs --rw randrw".into());
         }
@@ -73,7 +77,10 @@ impl Settings {
         let block_size =
             u32::try_from(block_size).ok().filter(|size| *size > 0 && u64::from(*size) <= longest);
         let block_size = block_size.ok_or("--bs must be from 1 to 32M")?;
-        if verify && pattern.read_percent == 100 {
+        if pattern.has(Kind::Flush) && !pattern.has(Kind::Write) {
+            return Err("--fsync comes after writes: choose --rw write, randwrite or randrw".into());
+        }
+        if verify && !pattern.has(Kind::Write) {
             return Err(
                 "--verify checks what the run itself wrote: choose --rw write, randwrite or randrw".into()
             );
@@ -110,9 +117,7 @@ impl Settings {
 
     /// The kinds of operations that the load has.
     pub(super) fn kinds(&self) -> Vec<Kind> {
-        let percent = self.load.pattern.read_percent;
-        let has = |kind: &Kind| if *kind == Kind::Read { percent > 0 } else { percent < 100 };
-        Kind::ALL.into_iter().filter(has).collect()
+        Kind::ALL.into_iter().filter(|kind| self.load.pattern.has(*kind)).collect()
     }
 }
 

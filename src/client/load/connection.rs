@@ -6,7 +6,7 @@ use super::slots::{Slot, Slots};
 use crate::nbd::chunks::ReplyError;
 use crate::nbd::client_request::ClientRequest;
 use crate::nbd::session::ReplyMode;
-use crate::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE};
+use crate::nbd::wire::{NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_TRIM, NBD_CMD_WRITE};
 use crate::ring::{FileIndex, SendBatch, SharedLease};
 
 /// Pieces of one send that the kernel takes (`UIO_MAXIOV`).
@@ -76,14 +76,21 @@ impl Connection {
         payload: Option<(SharedLease, u32)>,
     ) {
         let Planned { kind, block, intended } = *planned;
-        let offset = area.offset_of(block);
+        // "length and offset of a FLUSH MUST be zero".
+        let is_flush = kind == Kind::Flush;
+        let offset = if is_flush { 0 } else { area.offset_of(block) };
         let (_, cookie) = self.slots.take(kind, block, offset, intended.unwrap_or_default());
         self.slots.get_mut(cookie).generation = generation;
         if intended.is_none() {
             self.unsent.push(cookie);
         }
-        let command = if kind == Kind::Read { NBD_CMD_READ } else { NBD_CMD_WRITE };
-        let length = u64::from(area.block_size);
+        let command = match kind {
+            Kind::Read => NBD_CMD_READ,
+            Kind::Write => NBD_CMD_WRITE,
+            Kind::Trim => NBD_CMD_TRIM,
+            Kind::Flush => NBD_CMD_FLUSH,
+        };
+        let length = if is_flush { 0 } else { u64::from(area.block_size) };
         self.push_header(ClientRequest { command, flags: 0, cookie, offset, length });
         if let Some((lease, start)) = payload {
             let batch = self.batch.as_deref_mut().expect("seen by `can_start`");
@@ -154,7 +161,7 @@ impl Connection {
                         if slot.kind == Kind::Read && got != asked {
                             return Err(ReplyError::Incomplete { got, asked });
                         }
-                        *completed += 1;
+                        *completed += u64::from(slot.kind != Kind::Flush);
                     }
                     heed.done(cookie as u32, &slot);
                 }

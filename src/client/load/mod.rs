@@ -13,7 +13,6 @@ mod framing;
 mod measure;
 pub mod pattern;
 pub mod plan;
-mod random;
 mod reply_head;
 pub mod results;
 mod run;
@@ -188,7 +187,7 @@ pub struct Interval<'a> {
     /// Nothing of it counts.
     pub is_warm_up: bool,
     /// Latencies, by the index of [`Kind`], in nanoseconds.
-    pub latency: [&'a Histogram<u64>; 2],
+    pub latency: [&'a Histogram<u64>; Kind::COUNT],
 }
 
 /// Who is told how a run goes on.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::random::mix;
+use crate::random::{STEP, mixed};
 
 /// Bytes of one unit: what every device writes as a whole.
 pub const UNIT: usize = 512;
@@ -27,13 +27,13 @@ impl Stamp {
             1 => self.seed,
             2 => self.offset,
             3 => self.generation.into(),
-            _ => filler.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            _ => filler.wrapping_add((index as u64).wrapping_mul(STEP)),
         }
     }
 
     /// Differs in every word of the filler from that of any other stamp, but for one chance in 2^64.
     fn filler(&self) -> u64 {
-        mix(mix(self.seed ^ mix(self.offset)) ^ u64::from(self.generation))
+        mixed(mixed(self.seed ^ mixed(self.offset)) ^ u64::from(self.generation))
     }
 
     /// Fills a unit.

@@ -1,6 +1,6 @@
 //! What to do next: which operation, where, and when. Pure: the time is an argument.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// A kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,17 +9,25 @@ pub enum Kind {
     Read,
     /// `NBD_CMD_WRITE`.
     Write,
+    /// `NBD_CMD_TRIM`.
+    Trim,
+    /// `NBD_CMD_FLUSH`; comes between the others, and counts as none of them.
+    Flush,
 }
 
 impl Kind {
-    /// Both, in the order of their index.
-    pub const ALL: [Self; 2] = [Self::Read, Self::Write];
+    /// How many there are.
+    pub const COUNT: usize = 4;
+    /// All, in the order of their index.
+    pub const ALL: [Self; Self::COUNT] = [Self::Read, Self::Write, Self::Trim, Self::Flush];
 
-    /// `read` or `write`.
+    /// As logs and reports call it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Trim => "trim",
+            Self::Flush => "flush",
         }
     }
 }
@@ -31,6 +39,22 @@ pub struct Pattern {
     pub is_random: bool,
     /// How many of 100 operations are reads.
     pub read_percent: u8,
+    /// The others are TRIMs rather than WRITEs.
+    pub trims: bool,
+    /// A FLUSH after so many WRITEs of all connections.
+    pub flush_after: Option<u32>,
+}
+
+impl Pattern {
+    /// Whether it has operations of a kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Read => self.read_percent > 0,
+            Kind::Write => self.read_percent < 100 && !self.trims,
+            Kind::Trim => self.read_percent < 100 && self.trims,
+            Kind::Flush => self.flush_after.is_some(),
+        }
+    }
 }
 
 /// The working area, in whole blocks.
@@ -88,6 +112,8 @@ pub(super) struct Plan {
     left: u64,
     /// Drawn, but its block was in use.
     drawn: Option<Kind>,
+    /// WRITEs since the last FLUSH.
+    unflushed: u32,
 }
 
 /// How often a random block that is in use is replaced before the plan waits.
@@ -96,7 +122,17 @@ const DRAWS: u32 = 16;
 impl Plan {
     pub(super) fn new(pattern: Pattern, area: Area, seed: u64) -> Self {
         let random = Random::new(seed);
-        Self { pattern, area, random, cursor: 0, pacer: None, end: u64::MAX, left: u64::MAX, drawn: None }
+        Self {
+            pattern,
+            area,
+            random,
+            cursor: 0,
+            pacer: None,
+            end: u64::MAX,
+            left: u64::MAX,
+            drawn: None,
+            unflushed: 0,
+        }
     }
 
     /// From now on `operations` more may start, all of them before `end`.
@@ -126,6 +162,10 @@ impl Plan {
         if self.is_over(now) {
             return Next::Over;
         }
+        if self.pattern.flush_after.is_some_and(|writes| self.unflushed >= writes) {
+            self.unflushed = 0;
+            return Next::Start(Planned { kind: Kind::Flush, block: 0, intended: None });
+        }
         let intended = self.pacer.as_ref().map(Pacer::next_start);
         match intended {
             Some(start) if start >= self.end => return Next::Over,
@@ -134,19 +174,25 @@ impl Plan {
         }
         let Some((kind, block)) = self.draw(&mut take) else { return Next::InUse };
         self.left -= 1;
+        self.unflushed += u32::from(kind == Kind::Write && self.pattern.flush_after.is_some());
         if let Some(pacer) = &mut self.pacer {
             pacer.started += 1;
         }
         Next::Start(Planned { kind, block, intended })
     }
 
+    /// What is no read.
+    fn other(&self) -> Kind {
+        if self.pattern.trims { Kind::Trim } else { Kind::Write }
+    }
+
     fn draw(&mut self, take: &mut impl FnMut(Kind, u64) -> bool) -> Option<(Kind, u64)> {
         // A kind that had to wait comes next, or the mix would drift towards what waits less.
         let kind = self.drawn.take().unwrap_or_else(|| match self.pattern.read_percent {
             100 => Kind::Read,
-            0 => Kind::Write,
+            0 => self.other(),
             percent if self.random.below(100) < u64::from(percent) => Kind::Read,
-            _ => Kind::Write,
+            _ => self.other(),
         });
         if !self.pattern.is_random {
             let block = self.cursor;
@@ -209,7 +255,8 @@ mod tests {
     use super::*;
 
     const AREA: Area = Area { offset: 4096, block_size: 512, blocks: 100 };
-    const RANDOM_READS: Pattern = Pattern { is_random: true, read_percent: 100 };
+    const WRITES: Pattern = Pattern { is_random: false, read_percent: 0, trims: false, flush_after: None };
+    const RANDOM_READS: Pattern = Pattern { is_random: true, read_percent: 100, ..WRITES };
 
     fn started(next: Next) -> Planned {
         match next {
@@ -267,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_stream_goes_round_and_a_limit_ends_it() {
-        let mut plan = Plan::new(Pattern { is_random: false, read_percent: 0 }, AREA, 1);
+        let mut plan = Plan::new(WRITES, AREA, 1);
         plan.limit(205, u64::MAX);
         for index in 0..205 {
             let planned = started(plan.next(0, |_, _| true));
@@ -279,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_mix_holds_even_where_writes_often_have_to_wait() {
-        let mut plan = Plan::new(Pattern { is_random: true, read_percent: 70 }, AREA, 7);
+        let mut plan = Plan::new(Pattern { is_random: true, read_percent: 70, ..WRITES }, AREA, 7);
         let (mut reads, mut writes, mut turn) = (0, 0, 0u32);
         while reads + writes < 10_000 {
             turn += 1;
@@ -294,8 +341,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_follows_every_so_many_writes_and_takes_no_place_of_theirs() {
+        let mut plan = Plan::new(Pattern { flush_after: Some(3), ..WRITES }, AREA, 1);
+        plan.limit(7, u64::MAX);
+        let mut kinds = Vec::new();
+        while let Next::Start(planned) = plan.next(0, |_, _| true) {
+            kinds.push(planned.kind.name());
+        }
+        let wanted = ["write", "write", "write", "flush", "write", "write", "write", "flush", "write"];
+        assert_eq!(kinds, wanted);
+        let mut plan = Plan::new(Pattern { trims: true, ..WRITES }, AREA, 1);
+        assert_eq!(started(plan.next(0, |_, _| true)).kind, Kind::Trim);
+    }
+
+    #[test]
     fn a_stream_waits_for_its_block_and_skips_none() {
-        let mut plan = Plan::new(Pattern { is_random: false, read_percent: 100 }, AREA, 1);
+        let mut plan = Plan::new(Pattern { read_percent: 100, ..WRITES }, AREA, 1);
         assert_eq!(started(plan.next(0, |_, _| true)).block, 0);
         assert_eq!(plan.next(0, |_, _| false), Next::InUse);
         assert_eq!(started(plan.next(0, |_, _| true)).block, 1);

@@ -37,7 +37,7 @@ impl KindResults {
 #[derive(Debug)]
 pub struct Results {
     /// By the index of [`Kind`].
-    pub kinds: [KindResults; 2],
+    pub kinds: [KindResults; Kind::COUNT],
     /// Answers with an error, by error value (`NBD_E*`).
     pub errors: BTreeMap<u32, u64>,
     /// Successful operations of each connection.
@@ -57,9 +57,10 @@ pub struct Results {
 }
 
 impl Results {
-    /// Successful operations of both kinds.
+    /// Successful operations; a FLUSH is none, it comes beside them.
     pub fn operations(&self) -> u64 {
-        self.kinds.iter().map(KindResults::operations).sum()
+        let all: u64 = self.kinds.iter().map(KindResults::operations).sum();
+        all - self.kinds[Kind::Flush as usize].operations()
     }
 
     /// Answers with an error.
@@ -71,8 +72,8 @@ impl Results {
 /// Counts while a run goes on: the present interval, and all before it.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    interval: [Histogram<u64>; 2],
-    total: [KindResults; 2],
+    interval: [Histogram<u64>; Kind::COUNT],
+    total: [KindResults; Kind::COUNT],
     errors: BTreeMap<u32, u64>,
 }
 
@@ -80,8 +81,8 @@ impl Recorder {
     pub(super) fn new() -> Self {
         let empty = || KindResults { latency: empty_histogram(), errors: 0 };
         Self {
-            interval: [empty_histogram(), empty_histogram()],
-            total: [empty(), empty()],
+            interval: Kind::ALL.map(|_| empty_histogram()),
+            total: Kind::ALL.map(|_| empty()),
             errors: BTreeMap::new(),
         }
     }
@@ -97,20 +98,22 @@ impl Recorder {
     }
 
     /// The present interval, by the index of [`Kind`].
-    pub(super) fn interval(&self) -> [&Histogram<u64>; 2] {
-        [&self.interval[0], &self.interval[1]]
+    pub(super) fn interval(&self) -> [&Histogram<u64>; Kind::COUNT] {
+        self.interval.each_ref()
     }
 
     /// Ends the present interval.
     pub(super) fn next_interval(&mut self) {
         for (interval, total) in self.interval.iter_mut().zip(&mut self.total) {
-            total.latency.add(&*interval).expect("equal bounds");
-            interval.reset();
+            if !interval.is_empty() {
+                total.latency.add(&*interval).expect("equal bounds");
+                interval.reset();
+            }
         }
     }
 
     /// All intervals that were ended.
-    pub(super) fn finish(self) -> ([KindResults; 2], BTreeMap<u32, u64>) {
+    pub(super) fn finish(self) -> ([KindResults; Kind::COUNT], BTreeMap<u32, u64>) {
         (self.total, self.errors)
     }
 }

@@ -4,8 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use super::connection::Connection;
-use super::plan::{Area, Plan};
-use super::random::Random;
+use super::plan::{Area, Kind, Plan};
 use super::tracker::Tracker;
 use super::verify::Verifier;
 use super::{LoadError, LoadOptions, Replies, Stop};
@@ -13,6 +12,7 @@ use crate::client::enter;
 use crate::nbd::client_handshake::{ExportDetails, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
+use crate::random::Random;
 use crate::ring::{
     BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Operation, Owner, Ring, RingOptions, SharedLease,
 };
@@ -109,6 +109,14 @@ fn fit(options: &LoadOptions, export: &ExportDetails) -> Result<Area, String> {
     if writes && export.transmission_flags & NBD_FLAG_READ_ONLY != 0 {
         return Err("the export is read-only; choose --rw read or randread".into());
     }
+    for (kind, flag, remedy) in [
+        (Kind::Trim, NBD_FLAG_SEND_TRIM, "choose another --rw"),
+        (Kind::Flush, NBD_FLAG_SEND_FLUSH, "leave out --fsync"),
+    ] {
+        if options.pattern.has(kind) && export.transmission_flags & flag == 0 {
+            return Err(format!("the export has no {}; {remedy}", kind.name()));
+        }
+    }
     let (minimum, maximum) =
         export.block_sizes.map_or((1, DEFAULT_MAXIMUM), |sizes| (sizes.minimum, sizes.maximum));
     let maximum = maximum.min(LARGEST_LEASE as u32);
@@ -202,7 +210,7 @@ impl Payloads {
         let mut random = Random::new(options.seed ^ 1);
         let block_size = options.block_size as usize;
         let length = (block_size + VARIETY).min(LARGEST_LEASE);
-        let count = match options.verify || options.pattern.read_percent == 100 {
+        let count = match options.verify || !options.pattern.has(Kind::Write) {
             true => 0,
             false => options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD),
         };

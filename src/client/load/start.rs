@@ -112,6 +112,7 @@ impl Run<'_> {
         };
         let Next::Start(planned) = next else { return self.not_started(next, now) };
         let (generation, payload) = match planned.kind {
+            Kind::Trim | Kind::Flush => (0, None),
             Kind::Read => (verifier.tracker.to_read(planned.block).unwrap_or(0), None),
             Kind::Write => {
                 let generation = verifier.fill(planned.block, lease.bytes_mut(0..length));

@@ -32,7 +32,7 @@ impl Tracker {
         let users = &mut self.users[block as usize];
         match kind {
             Kind::Read if *users < WRITING - 1 => *users += 1,
-            Kind::Write if *users == 0 => *users = WRITING,
+            Kind::Write | Kind::Trim if *users == 0 => *users = WRITING,
             _ => return false,
         }
         true

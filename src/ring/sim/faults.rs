@@ -1,6 +1,6 @@
 //! What goes wrong in a world, and how often.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// Rates are probabilities from 0 to 1 of one operation; times are nanoseconds of the world's clock.
 #[derive(Debug, Clone)]

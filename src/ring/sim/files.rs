@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::random::Random;
 use crate::block::{ByteRange, Extent};
+use crate::random::Random;
 
 /// Bytes that a power cut keeps or loses together.
 pub const SECTOR: usize = 512;

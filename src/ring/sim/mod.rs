@@ -18,7 +18,6 @@ mod engine;
 mod faults;
 mod files;
 mod mapped;
-mod random;
 mod sockets;
 mod transfer;
 mod workers;
@@ -31,11 +30,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use crate::random::{Random, mixed};
 pub(super) use engine::Engine;
 pub use faults::Faults;
 pub use files::SECTOR;
 pub(super) use mapped::MappedFile;
-pub use random::{Random, mixed};
 
 use crate::block::{ByteRange, Extent};
 use files::{Description, SimFile};

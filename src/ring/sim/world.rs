@@ -7,11 +7,11 @@ use std::rc::Rc;
 use super::faults::Faults;
 use super::files::{Description, SimFile};
 use super::mapped::{Mapped, Piece};
-use super::random::{Random, mixed};
 use super::sockets::SimSocket;
 use super::transfer::Transfer;
 use super::workers::RingState;
 use crate::block::ByteRange;
+use crate::random::{Random, mixed};
 
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@ use super::*;
 
 fn parse(text: &str) -> (Result<Job, String>, Vec<String>) {
     let mut warnings = Vec::new();
-    (Job::parse(text, &mut warnings), warnings)
+    (Job::parse(text, false, &mut warnings), warnings)
 }
 
 #[track_caller]
@@ -27,6 +27,7 @@ ramp_time=500ms
 # of both sections
 rw=randrw
 rwmixread=50
+fsync=16
 numjobs=4
 rate_iops=1000
 offset=1m
@@ -40,6 +41,7 @@ group_reporting
         uri: Some("nbd+unix:///?socket=/tmp/socket".parse().unwrap()),
         rw: Some(ReadWrite::Randrw),
         mix: Some(50),
+        fsync: Some(16),
         bs: Some(4096),
         depth: Some(32),
         connections: Some(4),
@@ -96,7 +98,7 @@ fn unknown_keys_are_named_and_unsupported_ones_refused() {
     assert!(warnings[0].ends_with(": clocksource, cpus_allowed"), "{warnings:?}");
     for (line, says) in [
         ("rw=rw", "rw=rw is not supported"),
-        ("rw=randtrim", "not supported"),
+        ("rw=trimwrite", "not supported"),
         ("bs=4k-64k", "one size"),
         ("bs=4k,8k", "one size"),
         ("size=50%", "one size"),
