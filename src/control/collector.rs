@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::latency_log::LatencyLog;
 use super::plane::Plane;
-use crate::stats::{ConnectionInfo, Gauges, History, Interval, SlowRequest, Totals};
+use crate::stats::{ConnectionInfo, History, Interval, SlowRequest, Totals};
 
 /// How long an answer is waited for; one that comes later still counts.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -115,7 +115,7 @@ impl Collector {
     /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
     pub(super) fn note_failure(&self, shard: usize) {
         let mut state = self.state.borrow_mut();
-        state.totals.gauges[shard] = Gauges::default();
+        state.totals.forget_gauges(shard);
         state.shards[shard] = ShardState { failed: true, ..ShardState::default() };
         drop(state);
         self.answered.notify_waiters();

@@ -60,6 +60,12 @@ impl Totals {
         self.add_exports(interval);
     }
 
+    /// A shard is gone, and with it all that stood there.
+    pub fn forget_gauges(&mut self, shard: usize) {
+        self.gauges[shard] = Gauges::default();
+        self.export_gauges[shard].clear();
+    }
+
     /// How things stand with an export on all shards.
     pub fn export_gauges(&self, export: usize) -> ExportGauges {
         let mut sum = ExportGauges::default();
