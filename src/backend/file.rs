@@ -98,22 +98,23 @@ impl FileDevice {
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
         let _place = self.workers.enter(&context.ring).await;
-        self.read(range, lease, start, !canary!(ReadsBesidePunch), context).await
+        self.read(range, lease, start, context).await
     }
 
-    /// Reads `range` into `lease[start..]`. `in_worker`: the shard does not even try.
+    /// Reads `range` into `lease[start..]`.
     pub(super) async fn read(
         &self,
         range: ByteRange,
         mut lease: Lease,
         start: u32,
-        in_worker: bool,
         context: &ShardContext,
     ) -> (Lease, Result<(), ReadFailure>) {
         let file = self.to_read_from(range, &lease, start);
         let mut done = 0;
         while done < range.length() {
             let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
+            // Looked at for each operation: a change may have begun during the one before.
+            let in_worker = self.store.changes.are_under_way() && !canary!(ReadsBesidePunch);
             let start = start + done as u32;
             let operation = Operation::Read { file, offset, lease, start, length, in_worker };
             let (result, operation) = context.ring.run(operation).await;

@@ -195,7 +195,7 @@ impl Device {
             Kind::File(file) if file.may_block() => {
                 Box::pin(file.read_in_worker(range, lease, start, context)).await
             }
-            Kind::File(file) => file.read(range, lease, start, false, context).await,
+            Kind::File(file) => file.read(range, lease, start, context).await,
             Kind::Memory(store) => {
                 let mut done = 0;
                 while done < range.length() {
