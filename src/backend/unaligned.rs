@@ -48,38 +48,32 @@ pub(super) struct DirectWrite<'a> {
 }
 
 /// The only write under way.
-pub(super) struct UnalignedWrite<'a> {
-    gate: &'a UnalignedGate,
-    _counted: Counted<'a>,
-}
+pub(super) struct UnalignedWrite<'a>(Queued<'a>);
 
-/// One that waits or works, for as long as it lives: a shard that panics drops its tasks, and the others must not wait for them.
-struct Counted<'a> {
-    counter: &'a AtomicU32,
-    changed: &'a Waiters,
-}
+/// An unaligned write that waits or works. It counts for as long as it lives: a shard that panics drops its tasks, and the others must
+/// not wait for them.
+struct Queued<'a>(&'a UnalignedGate);
 
-impl<'a> Counted<'a> {
-    fn new(counter: &'a AtomicU32, changed: &'a Waiters) -> Self {
-        counter.fetch_add(1, SeqCst);
-        Self { counter, changed }
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.counter.fetch_sub(1, SeqCst);
-        self.changed.wake_all();
-    }
-}
+/// A direct write that waits; counted likewise.
+struct HeldUp<'a>(&'a UnalignedGate);
 
 impl UnalignedGate {
+    fn queued(&self) -> Queued<'_> {
+        self.unaligned.0.fetch_add(1, SeqCst);
+        Queued(self)
+    }
+
+    fn held_up(&self) -> HeldUp<'_> {
+        self.held_up.fetch_add(1, SeqCst);
+        HeldUp(self)
+    }
+
     /// Starts a direct write on a shard.
     pub(super) async fn direct(&self, shard: usize, wakeups: &Wakeups) -> DirectWrite<'_> {
         if let Some(started) = self.try_direct(shard) {
             return started;
         }
-        let _held_up = Counted::new(&self.held_up, &self.changed);
+        let _held_up = self.held_up();
         self.changed.until(wakeups, || self.try_direct(shard)).await
     }
 
@@ -97,13 +91,27 @@ impl UnalignedGate {
     pub(super) async fn unaligned(&self, wakeups: &Wakeups) -> UnalignedWrite<'_> {
         let none_held_up = || (self.held_up.load(SeqCst) == 0).then_some(());
         self.changed.until(wakeups, none_held_up).await;
-        let counted = Counted::new(&self.unaligned.0, &self.changed);
+        let queued = self.queued();
         let own_turn = || (!self.working.swap(true, SeqCst)).then_some(());
         self.changed.until(wakeups, own_turn).await;
-        let write = UnalignedWrite { gate: self, _counted: counted };
+        let write = UnalignedWrite(queued);
         let none_direct = || self.direct.iter().all(|line| line.0.load(SeqCst) == 0).then_some(());
         self.changed.until(wakeups, none_direct).await;
         write
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.unaligned.0.fetch_sub(1, SeqCst);
+        self.0.changed.wake_all();
+    }
+}
+
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.0.held_up.fetch_sub(1, SeqCst);
+        self.0.changed.wake_all();
     }
 }
 
@@ -119,7 +127,7 @@ impl Drop for DirectWrite<'_> {
 impl Drop for UnalignedWrite<'_> {
     fn drop(&mut self) {
         // Then its count goes, and tells the others.
-        self.gate.working.store(false, SeqCst);
+        self.0.0.working.store(false, SeqCst);
     }
 }
 
