@@ -40,9 +40,11 @@ enum Failure {
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
 pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
     let _counted = plane.begin_handshake();
+    // Handshakes are counted, so this one has a number of its own.
+    let number = plane.counts().handshakes;
     let Client { socket, peer, permit } = client;
     let mut handshake = Handshake::new(plane.handshake_limits());
-    tracing::debug!(peer, "connected");
+    tracing::debug!(connection = number, peer, "connected");
     let outcome = match ring_stream(&socket) {
         Err(error) => Err(Failure::Io(error)),
         Ok(stream) => {
@@ -55,7 +57,8 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
             let handshake::Negotiated { export, session } = negotiated;
             let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
             let peer = peer.clone();
-            let negotiated = Negotiated { socket, export, session, leftover, peer, permit, socket_permit };
+            let negotiated =
+                Negotiated { number, socket, export, session, leftover, peer, permit, socket_permit };
             hand_over(&plane, Box::new(negotiated)).await
         }
         Err(failure) => {
@@ -65,7 +68,7 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
         }
     };
     if let Err(failure) = result {
-        report(&peer, &failure, &handshake);
+        report(number, &peer, &failure, &handshake);
     }
 }
 
@@ -119,14 +122,14 @@ impl From<io::Error> for Failure {
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
 async fn hand_over(plane: &Plane, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
-    let peer = negotiated.peer.clone();
+    let (number, peer) = (negotiated.number, negotiated.peer.clone());
     let export = plane.exports[negotiated.export].name.clone();
     let mode = negotiated.session.reply_mode;
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
-                tracing::info!(peer, export, shard, replies = ?mode, "negotiated");
+                tracing::info!(connection = number, peer, export, shard, replies = ?mode, "negotiated");
                 return Ok(());
             }
             Err(back) => back,
@@ -139,16 +142,24 @@ async fn hand_over(plane: &Plane, mut negotiated: Box<Negotiated>) -> Result<(),
 }
 
 /// Tells what is worth telling: a client that just leaves, or never says anything, is not (port scanners, health checks).
-fn report(peer: &str, failure: &Failure, handshake: &Handshake) {
+fn report(connection: u64, peer: &str, failure: &Failure, handshake: &Handshake) {
     match failure {
-        Failure::Closed(CloseReason::Aborted) => tracing::debug!(peer, "the client ended the negotiation"),
-        Failure::Gone => tracing::debug!(peer, "the client closed the connection during the handshake"),
-        Failure::TimedOut if !handshake.has_begun() => {
-            tracing::debug!(peer, "the client never said anything")
+        Failure::Closed(CloseReason::Aborted) => {
+            tracing::debug!(connection, peer, "the client ended the negotiation")
         }
-        Failure::TimedOut => tracing::info!(peer, reason = "the handshake took too long", "handshake failed"),
-        Failure::Closed(reason) => tracing::info!(peer, %reason, "handshake failed"),
-        Failure::Io(error) => tracing::info!(peer, reason = %error, "handshake failed"),
-        Failure::NoShard => tracing::info!(peer, reason = "no shard took the connection", "handshake failed"),
+        Failure::Gone => {
+            tracing::debug!(connection, peer, "the client closed the connection during the handshake")
+        }
+        Failure::TimedOut if !handshake.has_begun() => {
+            tracing::debug!(connection, peer, "the client never said anything")
+        }
+        Failure::TimedOut => {
+            tracing::info!(connection, peer, reason = "the handshake took too long", "handshake failed")
+        }
+        Failure::Closed(reason) => tracing::info!(connection, peer, %reason, "handshake failed"),
+        Failure::Io(error) => tracing::info!(connection, peer, reason = %error, "handshake failed"),
+        Failure::NoShard => {
+            tracing::info!(connection, peer, reason = "no shard took the connection", "handshake failed")
+        }
     }
 }

@@ -147,7 +147,16 @@ impl ShardRounds {
         client.set_nonblocking(true).expect("a socket can be non-blocking");
         let (leftover, peer, permit) = (Vec::new(), "bench".to_owned(), Box::new(()));
         let (socket, socket_permit) = (server.into(), Box::new(()));
-        shard.connect(Negotiated { socket, export: 0, session, leftover, peer, permit, socket_permit });
+        shard.connect(Negotiated {
+            number: 1,
+            socket,
+            export: 0,
+            session,
+            leftover,
+            peer,
+            permit,
+            socket_permit,
+        });
         let mut worker = Worker::new(shard, serve);
         let turn = Box::new(move || {
             let _open_for_ever = &handle;

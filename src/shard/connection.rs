@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::rc::Rc;
 
-use super::ending::Ending;
+use super::ending::{Ending, Reason, Totals};
 use super::hang_up::HangUp;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
@@ -97,6 +97,11 @@ pub(super) struct Connection {
     pub(super) operations: usize,
     pub(super) tasks: usize,
     pub(super) ending: Ending,
+    /// Why it ends.
+    pub(super) reason: Option<Reason>,
+    pub(super) totals: Totals,
+    /// Its number in the log.
+    pub(super) number: u64,
     /// The socket was shut down, the receive cancelled: each is done once.
     pub(super) shut_down: bool,
     pub(super) cancelled: bool,
@@ -139,6 +144,9 @@ impl Connection {
             operations: 0,
             tasks: 0,
             ending: Ending::No,
+            reason: None,
+            totals: Totals::default(),
+            number: 0,
             shut_down: false,
             cancelled: false,
             listed: Listed::No,
@@ -190,7 +198,7 @@ impl Connection {
             Err(libc::ECANCELED) if self.ending == Ending::Graceful => {}
             Err(errno) => {
                 tracing::debug!(peer = %self.name, errno, "receiving failed");
-                self.end(Ending::Abort);
+                self.because(Reason::Broken(errno)).end(Ending::Abort);
             }
         }
     }
@@ -268,7 +276,7 @@ impl Connection {
         match Request::parse(&header[..length], session, feeding.shutting_down) {
             Ok(request) if request.command == Command::Disconnect => {
                 self.unparsed = None;
-                self.end(Ending::Graceful);
+                self.because(Reason::Disconnected).end(Ending::Graceful);
                 Some(Fed::Ended)
             }
             Ok(request) => self.begin(request, feeding.now, feeding),
@@ -289,8 +297,8 @@ impl Connection {
                 None
             }
             Err(Rejected::Violation(violation)) => {
-                tracing::info!(peer = %self.name, %violation, "protocol violation, disconnecting");
-                self.end(Ending::Abort);
+                tracing::info!(connection = self.number, peer = %self.name, %violation, "protocol violation, disconnecting");
+                self.because(Reason::Violation).end(Ending::Abort);
                 Some(Fed::Ended)
             }
         }

@@ -5,7 +5,7 @@
 //! it, which keep-alive does after a while.
 
 use super::connection::Connection;
-use super::ending::Ending;
+use super::ending::{Ending, Reason};
 use crate::ring::{OpKey, Operation};
 
 /// What is known of it.
@@ -21,7 +21,10 @@ impl Connection {
     /// A receive found the end of the stream.
     pub(super) fn stream_ended(&mut self) {
         self.hang_up.stream_ended = true;
-        self.end(if self.inbound.is_at_boundary() { Ending::Graceful } else { Ending::Abort });
+        match self.inbound.is_at_boundary() {
+            true => self.because(Reason::Closed).end(Ending::Graceful),
+            false => self.because(Reason::ClosedWithin).end(Ending::Abort),
+        }
     }
 
     /// The watch that should be started now, if any.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Negotiated;
 use super::connection::Connection;
-use super::ending::Ending;
+use super::ending::{Ending, Reason};
 use super::mailbox::{Collect, Message};
 use super::phases::to_flush;
 use super::serve::Peer;
@@ -42,7 +42,8 @@ impl Shard {
 
     /// Takes a connection over.
     pub(super) fn connect(&mut self, negotiated: Negotiated) {
-        let Negotiated { socket, export, session, leftover, peer, permit, socket_permit } = negotiated;
+        let Negotiated { number, socket, export, session, leftover, peer, permit, socket_permit } =
+            negotiated;
         let registered = self.ring.register_file(socket.as_fd());
         drop(socket);
         drop(socket_permit);
@@ -54,7 +55,8 @@ impl Shard {
         let client = self.connections.vacant_key() as u32;
         let (device, abandon) = (Rc::clone(&self.devices[export]), Default::default());
         let shared = Rc::new(Peer { session, device, export, client, abandon });
-        let connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
+        let mut connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
+        connection.number = number;
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
         self.share_out();
@@ -126,7 +128,12 @@ impl Shard {
             self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
             for (key, connection) in &mut self.connections {
                 if connection.ending != Ending::Abort {
-                    tracing::warn!(peer = %connection.name, "cut off: it did not finish before the shutdown timeout");
+                    tracing::warn!(
+                        connection = connection.number,
+                        peer = %connection.name,
+                        "cut off: it did not finish before the shutdown timeout"
+                    );
+                    connection.reason = Some(Reason::CutOff);
                     connection.end(Ending::Abort);
                     to_flush(&mut self.to_flush, key as u32, connection);
                 }

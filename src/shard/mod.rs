@@ -47,6 +47,8 @@ pub use simulated::{Holdings, SteppedShard};
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
 pub struct Negotiated {
+    /// Its number, by which the log lines of its beginning and its end belong together.
+    pub number: u64,
     /// The socket.
     pub socket: OwnedFd,
     /// Which export, as an index into [`ShardConfig::exports`].

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::connection::{Admitted, Connection, Fed, Feeding};
-use super::ending::Ending;
+use super::ending::{Ending, Reason};
 use super::outbound::Release;
 use super::request_table::{Entry, RequestId};
 use super::serve::{Shared, Work};
@@ -64,6 +64,7 @@ impl Shard {
         for release in released.drain(..).flatten() {
             connection.release(release);
             if let Some(timing) = &release.timing {
+                connection.totals.count(timing);
                 self.recorder.sent(export, timing, &connection.name);
             }
         }
@@ -73,7 +74,7 @@ impl Shard {
             Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN),
         };
         if !goes_on || connection.ending == Ending::Abort {
-            connection.end(Ending::Abort);
+            connection.because(Reason::Broken(result.err().unwrap_or(libc::EPIPE))).end(Ending::Abort);
         }
         to_flush(&mut self.to_flush, key, connection);
     }
@@ -182,7 +183,7 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             connection.flushing = false;
             if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
-                connection.end(Ending::Graceful);
+                connection.because(Reason::Stopping).end(Ending::Graceful);
             }
             if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
                 let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
@@ -250,7 +251,7 @@ impl Shard {
                 self.ring.release_file(connection.socket);
             }
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
-            tracing::debug!(peer = %connection.name, "connection closed");
+            connection.tell_end(self.recorder.elapsed());
         }
     }
 }

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::ending::Ending;
+use super::ending::{Ending, Reason};
 use super::phases::to_flush;
 use super::waiting::Listed;
 use super::worker::Shard;
@@ -137,7 +137,7 @@ impl Shard {
             if connection.progress.is_late(looks) && connection.ending != Ending::Abort {
                 tracing::debug!(peer = %connection.name, progress = ?connection.progress, "evicted");
                 let before = connection.in_flight;
-                connection.end(Ending::Abort);
+                connection.because(Reason::Evicted).end(Ending::Abort);
                 self.unsent -= before - connection.in_flight;
                 to_flush(&mut self.to_flush, key as u32, connection);
                 evicted += 1;

@@ -66,6 +66,7 @@ impl Running {
             contexts: vec![SelectedContext { id: 1, context: MetaContext::BaseAllocation }],
         };
         let negotiated = Negotiated {
+            number: 1,
             socket: server.into(),
             export: 0,
             session,

@@ -190,5 +190,5 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     };
     let (permit, socket_permit) = (Box::new(()), Box::new(()));
     let (export, peer) = (setting.export, "simulated".to_owned());
-    Negotiated { socket, export, session, leftover: Vec::new(), peer, permit, socket_permit }
+    Negotiated { number: 1, socket, export, session, leftover: Vec::new(), peer, permit, socket_permit }
 }

@@ -110,6 +110,49 @@ fn the_last_lines_come_out() {
     assert!(text.lines().last().unwrap().contains("\"stopping\""), "{text}");
 }
 
+/// A connection's beginning and its end have one number; the end tells why, and what was done.
+#[test]
+fn connections_tell_of_their_beginning_and_their_end() {
+    use crate::support::raw::{Connection, Mode, Request};
+    let server = crate::support::server::Server::serve(&["mem:1M"]);
+    let attach = || Connection::attach(&server, "", Mode::Simple);
+    let mut client = attach();
+    client.write(0, &[1; 4096]);
+    client.write(4096, &[1; 4096]);
+    client.read(0, 512);
+    client.disconnect();
+    drop(attach());
+    let mut client = attach();
+    client.send(&Request::write(0, vec![1; 4096]).encode(Mode::Simple)[..100]);
+    client.end_of_requests();
+    client.drain_to_close("the end within a request");
+    let mut client = attach();
+    client.send(&[0xff; 28]);
+    client.drain_to_close("a violation");
+    let expected = [
+        ("the client disconnected", [3, 512, 8192]),
+        ("the client closed it", [0; 3]),
+        ("the client closed it within a request", [0; 3]),
+        ("protocol violation", [0; 3]),
+    ];
+    let lines = |message: &str| {
+        let mut lines = server.log();
+        lines.retain(|line| line["message"] == message);
+        lines
+    };
+    wait_until("the end of all", || lines("connection closed").len() == expected.len());
+    let (began, ended) = (lines("negotiated"), lines("connection closed"));
+    for (begin, (reason, totals)) in began.iter().zip(expected) {
+        let number = begin["connection"].as_u64().expect("a number");
+        let end = ended.iter().find(|end| end["connection"] == number).expect("its end");
+        assert_eq!((&end["level"], &end["reason"]), (&"INFO".into(), &reason.into()));
+        let told =
+            ["requests", "read_bytes", "written_bytes"].map(|name| end[name].as_u64().expect("a number"));
+        assert_eq!(told, totals, "{end}");
+        assert!(end["seconds"].as_f64().is_some());
+    }
+}
+
 #[test]
 fn the_journal_gets_priorities_and_neither_times_nor_colours() {
     let serve = |stream: &str| {

@@ -82,6 +82,7 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
     let (client, socket) = UnixStream::pair().expect("a socket pair");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut negotiated = Negotiated {
+        number: 1,
         socket: socket.into(),
         export,
         session,
