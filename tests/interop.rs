@@ -23,6 +23,8 @@ mod picture;
 mod qemu_img;
 #[path = "interop/qemu_io.rs"]
 mod qemu_io;
+#[path = "interop/reconnect.rs"]
+mod reconnect;
 #[path = "interop/relay.rs"]
 mod relay;
 #[path = "interop/subject.rs"]
