@@ -80,6 +80,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
     }
     let (device, context) = (&*peer.device, &shared.context);
     let Request { range, flags, .. } = request;
+    let kind = operation(request.command);
     let result = match request.command {
         Command::Read { dont_fragment } => {
             let reply = read(&request, dont_fragment, lease, &peer, &shared).await;
@@ -109,7 +110,7 @@ pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
         Ok(()) => Reply::header(to.success()),
         // It may have stopped for that reason; nobody gets this reply.
         Err(error) if peer.abandon.is_abandoned() => Reply::error(to.error(error, "abandoned", None)),
-        Err(error) => shared.fail(&to, &peer, operation(request.command), error, &error.to_string()),
+        Err(error) => shared.fail(&to, &peer, kind, error, &error.to_string()),
     };
     shared.finished.borrow_mut().push((id, reply));
 }

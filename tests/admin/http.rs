@@ -30,8 +30,10 @@ impl Address {
     /// As the server's log tells it.
     #[track_caller]
     pub(crate) fn of(server: &Server) -> Self {
-        let log = server.log();
-        let line = log.iter().find(|line| line["message"] == "admin").expect("a line about the admin server");
+        // The log is written beside the server, and may be a moment later than its pidfile.
+        let find = || server.log().into_iter().find(|line| line["message"] == "admin");
+        crate::support::wait_until("a line about the admin server", || find().is_some());
+        let line = find().expect("it was there");
         let url = line["url"].as_str().unwrap();
         match url.strip_prefix("unix:") {
             Some(path) => Self::Unix(path.into()),
