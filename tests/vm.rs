@@ -10,6 +10,10 @@ mod support;
 mod cpio;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/netlink.rs"]
+mod netlink;
+#[path = "vm/restart.rs"]
+mod restart;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -154,8 +154,10 @@ pub(crate) fn busybox(root: &Path) -> PathBuf {
 fn libraries_of(root: &Path, program: &str) -> Vec<PathBuf> {
     let loader = root.join("lib64/ld-linux-x86-64.so.2");
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    // fio's, which it loads whether or not it is asked for RBD.
+    let libraries = format!("{0}:{0}/ceph", libraries.display());
     let mut command = Command::new(&loader);
-    command.arg("--library-path").arg(&libraries).arg("--list").arg(root.join(program));
+    command.arg("--library-path").arg(libraries).arg("--list").arg(root.join(program));
     let listed = peers::run(&mut command).ok();
     let found = listed.lines().filter_map(|line| line.split_once("=> ")).map(|(_, path)| path);
     let mut paths: Vec<PathBuf> =
