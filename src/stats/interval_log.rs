@@ -12,6 +12,10 @@
 //! A line is an interval of one tag: its start in seconds since the base time, its length in seconds, its greatest value in
 //! milliseconds, and the histogram, whose values are nanoseconds. A server's tags are `EXPORT/COMMAND/PHASE`, the export's name
 //! percent-encoded (so that it has neither slash nor comma nor space, and the default export gives `/read/total`).
+//!
+//! By hand, although the `hdrhistogram` crate has such a log, which `ringnbd bench` uses: its writer borrows what it writes to for its whole life, and a
+//! server's log is emptied and begun anew to rotate it; its reader knows neither a log with several heads nor one whose last line is being
+//! written. A test has the crate's reader read what is written here.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
