@@ -83,8 +83,10 @@ pub struct BlockSizes {
 }
 
 impl BlockSizes {
-    /// The longest payload that this server ever advertises: 32 MiB, the size every client may assume.
-    pub const MAXIMUM_PAYLOAD: u32 = 32 << 20;
+    /// The longest payload that this server can be told to take.
+    pub const MAXIMUM_PAYLOAD: u32 = 256 << 20;
+    /// The longest payload that every client may assume.
+    pub const ASSUMED_MAXIMUM: u32 = 32 << 20;
 
     /// Whether the three values keep the limits of the spec.
     pub const fn are_valid(self) -> bool {
@@ -97,11 +99,16 @@ impl BlockSizes {
             && self.maximum >= self.preferred
             && self.maximum.is_multiple_of(self.minimum)
     }
+
+    /// Whether a client that assumes the default sizes would break them.
+    pub const fn are_stricter_than_default(self) -> bool {
+        self.minimum > 1 || self.maximum < Self::ASSUMED_MAXIMUM
+    }
 }
 
 impl Default for BlockSizes {
     fn default() -> Self {
-        Self { minimum: 1, preferred: 4096, maximum: Self::MAXIMUM_PAYLOAD }
+        Self { minimum: 1, preferred: 4096, maximum: Self::ASSUMED_MAXIMUM }
     }
 }
 

@@ -76,6 +76,8 @@ mod switch {
         MisalignedMemory,
         /// An interrupted operation is an error.
         InterruptedIsFailure,
+        /// Bytes that a client sends or fetches are no progress of its requests.
+        ProgressCountsReplies,
         /// The socket of a connection that was aborted stays registered.
         SocketLeaked,
         /// A write whose payload did not arrive completely is carried out.

@@ -32,6 +32,7 @@ impl Workload {
 fn ring() -> Ring {
     let options = RingOptions {
         lease_memory: 48 << 20,
+        longest_lease: 32 << 20,
         receive_buffers: 1,
         receive_buffer: 4096,
         files: 1,

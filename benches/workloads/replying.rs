@@ -31,7 +31,7 @@ fn table(name: &'static str, in_flight: usize) -> Workload {
 
 /// Leases that are taken, then all given back, as a turn does it.
 fn leases(name: &'static str, length: usize) -> Workload {
-    let pool = BufferPool::new(48 << 20).expect("48 MiB of memory");
+    let pool = BufferPool::new(48 << 20, 32 << 20).expect("48 MiB of memory");
     let mut held = Vec::with_capacity(ROUND as usize);
     Workload::new(name, move || {
         held.extend((0..ROUND).map(|_| pool.lend(black_box(length), 0).expect("there is room")));

@@ -76,7 +76,7 @@ pub struct Args {
     /// CPUs to pin the shards to, such as 0-3,5 [default: those available]
     #[arg(long, value_name = "LIST", help_heading = "Resources")]
     pub cpus: Option<CpuList>,
-    /// Buffer memory of the whole server, a hard cap [default: 80M for each shard]
+    /// Buffer memory of the whole server, a hard cap [default: 128M for each shard]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
     pub memory: Option<u64>,
     /// Lock buffer memory, which saves a little time: where the locked memory limit (ulimit -l) allows it, or as a must,
@@ -86,6 +86,10 @@ pub struct Args {
     /// The same as --pinned off
     #[arg(long, conflicts_with = "pinned", help_heading = "Resources")]
     pub unpinned: bool,
+    /// The longest READ or WRITE that clients may send, 1M to 256M: with more memory, a longer one
+    /// [default: 64M, or 32M with less than 108M for each shard]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
+    pub max_request: Option<u64>,
     /// Spin up to this long before sleeping while that pays, such as 50us: less latency, more CPU [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub busy_poll: Option<Duration>,
@@ -193,6 +197,7 @@ fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
         shards: args.shards,
         cpus: args.cpus,
         memory: args.memory,
+        max_request: args.max_request,
         pinned: if args.unpinned { Some(Pinning::Off) } else { args.pinned },
         busy_poll: args.busy_poll,
         pidfile: args.pidfile,
@@ -305,6 +310,8 @@ mod tests {
             "0-1",
             "--memory",
             "1G",
+            "--max-request",
+            "16M",
             "--busy-poll",
             "50us",
             "--pidfile",
@@ -332,6 +339,7 @@ mod tests {
         assert_eq!(settings.exports.len(), 2);
         assert_eq!(settings.listen.len(), 3);
         assert_eq!(settings.memory, Some(1 << 30));
+        assert_eq!(settings.max_request, Some(16 << 20));
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(settings.read_only, Some(true));
         assert_eq!(settings.log_format, Some(LogFormat::Json));

@@ -37,12 +37,16 @@ pub struct Limits {
     pub requests_per_shard: usize,
     /// Bytes of buffer memory of one shard: payloads and receive buffers; taken at start.
     pub memory_per_shard: usize,
+    /// Bytes of the longest READ or WRITE; advertised, and no more than there is memory for.
+    pub longest_request: u32,
     /// Bytes of one receive buffer.
     pub receive_buffer: usize,
     /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
     pub option_length: u32,
     /// Handshakes at once. Each keeps two descriptors open; a connection keeps none once its shard has registered the socket.
     pub handshakes: usize,
+    /// Bytes of all options that come in and of all answers to them; further handshakes wait.
+    pub handshake_memory: usize,
     /// Options in one handshake.
     pub options: u32,
     /// Bytes of one handshake, those of refused options among them.
@@ -77,8 +81,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The smallest buffer memory of a shard: one request of 32 MiB, and the receive buffers beside it.
+    /// The least `--memory` for each shard, its part for handshakes included: one request of 32 MiB, and the receive buffers beside it.
     pub const MINIMUM_MEMORY_PER_SHARD: usize = 48 << 20;
+    /// What a shard has when nothing was said, its part for handshakes included.
+    pub const DEFAULT_MEMORY_PER_SHARD: usize = 128 << 20;
 
     /// The limits of a server that was told nothing else.
     pub const DEFAULT: Self = Self {
@@ -86,7 +92,9 @@ impl Limits {
         handshakes: 16_384,
         requests_per_connection: 1024,
         requests_per_shard: 8192,
-        memory_per_shard: 80 << 20,
+        memory_per_shard: Self::DEFAULT_MEMORY_PER_SHARD / 32 * 31,
+        handshake_memory: Self::DEFAULT_MEMORY_PER_SHARD / 32,
+        longest_request: 64 << 20,
         receive_buffer: 128 << 10,
         option_length: 64 << 10,
         options: 1024,
@@ -154,12 +162,13 @@ pub const MAXIMUM_SHARDS: usize = 256;
 const _: () = {
     const LIMITS: Limits = Limits::DEFAULT;
     const LONGEST_STRING: u32 = 4096;
-    const LONGEST_PAYLOAD: usize = crate::block::BlockSizes::MAXIMUM_PAYLOAD as usize;
+    const ASSUMED: usize = crate::block::BlockSizes::ASSUMED_MAXIMUM as usize;
     const UIO_MAXIOV: usize = 1024;
     // Beside the longest request there is room for the receive buffers.
-    assert!(Limits::MINIMUM_MEMORY_PER_SHARD >= LONGEST_PAYLOAD + LONGEST_PAYLOAD / 4);
+    assert!(Limits::MINIMUM_MEMORY_PER_SHARD >= ASSUMED + ASSUMED / 4);
     assert!(LIMITS.memory_per_shard >= Limits::MINIMUM_MEMORY_PER_SHARD);
-    assert!(LIMITS.lease_memory() > LONGEST_PAYLOAD);
+    assert!(LIMITS.lease_memory() > LIMITS.longest_request as usize);
+    assert!(LIMITS.longest_request <= crate::block::BlockSizes::MAXIMUM_PAYLOAD);
     // One connection can fill its own share of requests, and a shard serves more than one.
     assert!(LIMITS.requests_per_connection >= 1024);
     assert!(LIMITS.requests_per_shard >= LIMITS.requests_per_connection);
@@ -167,6 +176,8 @@ const _: () = {
     // Each connection is sure of one reply.
     assert!(LIMITS.replies_per_shard() / 4 >= LIMITS.connections);
     assert!(LIMITS.pieces_per_send <= UIO_MAXIOV);
+    // More than one option at a time, and each can be read.
+    assert!(LIMITS.handshake_memory >= 8 * LIMITS.option_length as usize);
     // An option holds a name and some queries, and a handshake a few such options.
     assert!(LIMITS.option_length >= 4 * LONGEST_STRING);
     assert!(LIMITS.handshake_bytes >= LIMITS.options as u64 * LIMITS.option_length as u64);

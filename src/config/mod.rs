@@ -10,6 +10,7 @@ pub mod export_uri;
 pub mod fault_options;
 pub mod limits;
 pub mod listen;
+mod memory;
 pub mod resolve;
 pub mod sandbox;
 pub mod settings;

@@ -8,6 +8,7 @@ use super::cpus::ShowCpus;
 use super::export::ExportConfig;
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::{ListenAddress, UnixAccess, UnixAddress};
+use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
@@ -106,6 +107,19 @@ pub enum ConfigError {
         /// What there is, in whole MiB.
         available: Size,
     },
+    /// `--max-request` out of bounds.
+    #[error("requests of up to {0} are not possible: give --max-request from 1M to 256M, a multiple of 64K")]
+    LongestRequest(Size),
+    /// Too little memory for it.
+    #[error(
+        "requests of up to {longest} need more memory: give at least --memory {minimum}, or a shorter --max-request"
+    )]
+    MemoryForRequest {
+        /// What was asked for.
+        longest: Size,
+        /// What all shards need together.
+        minimum: Size,
+    },
     /// `--max-connections 0`.
     #[error("a server without connections serves nobody: give --max-connections at least 1")]
     NoConnections,
@@ -152,11 +166,11 @@ impl Config {
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
         let mut limits = Limits::default();
-        if let Some(memory) = settings.memory {
-            limits.memory_per_shard = divide_memory(memory, shards.len())?;
-        }
-        check_memory(limits.memory_per_shard as u64 * shards.len() as u64, machine.memory)?;
+        memory::divide(settings.memory, shards.len(), &mut limits)?;
+        let buffers = limits.memory_per_shard as u64 * shards.len() as u64 + limits.handshake_memory as u64;
+        check_memory(buffers, machine.memory)?;
         warnings.extend(told_of_sharing(settings.shards, &shards));
+        limits.longest_request = memory::longest_request(settings.max_request, shards.len(), &limits)?;
         limits.pinned = settings.pinned.unwrap_or_default();
         limits.shutdown = settings.shutdown.unwrap_or_default();
         match settings.handshake_timeout {
@@ -269,18 +283,6 @@ fn told_of_sharing(asked: Option<usize>, shards: &[usize]) -> Option<String> {
     })
 }
 
-/// The share of one shard, a multiple of the page size.
-fn divide_memory(memory: u64, shards: usize) -> Result<usize, ConfigError> {
-    const PAGE: u64 = 4096;
-    let share = memory / shards as u64 / PAGE * PAGE;
-    let each = Limits::MINIMUM_MEMORY_PER_SHARD as u64;
-    if share < each {
-        let minimum = Size(each * shards as u64);
-        return Err(ConfigError::Memory { memory: Size(memory), shards, minimum, each: Size(each) });
-    }
-    Ok(share as usize)
-}
-
 /// Files that may be open beside those of the server itself.
 fn files_for_clients(
     machine: &Machine,
@@ -347,19 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_divided_and_has_a_floor() {
-        let share = |memory, shards| {
-            let settings = Settings { memory: Some(memory), shards: Some(shards), ..Settings::default() };
-            resolve(settings).map(|config| config.limits.memory_per_shard as u64)
+    fn memory_is_no_more_than_there_is() {
+        let resolved =
+            |memory| resolve(Settings { memory: Some(memory), shards: Some(2), ..Settings::default() });
+        assert!(resolved(8 << 30).is_ok());
+        let Err(ConfigError::TooMuchMemory { available, .. }) = resolved(1 << 40) else {
+            panic!("a terabyte")
         };
-        let floor = Limits::MINIMUM_MEMORY_PER_SHARD as u64;
-        assert_eq!(share(1 << 30, 2), Ok(1 << 29));
-        assert_eq!(share(3 * floor, 3), Ok(floor));
-        assert_eq!(share(8 << 30, 1), Ok(8 << 30));
-        let (wanted, available) = (Size(1 << 40), Size(8 << 30));
-        assert_eq!(share(1 << 40, 2), Err(ConfigError::TooMuchMemory { wanted, available }));
-        let error = share(3 * floor - 1, 3).unwrap_err().to_string();
-        assert!(error.contains(&Size(3 * floor).to_string()), "{error}");
+        assert_eq!(available, Size(8 << 30));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Settings {
     pub cpus: Option<CpuList>,
     /// Bytes of buffer memory of the whole server.
     pub memory: Option<u64>,
+    /// Bytes of the longest READ or WRITE.
+    pub max_request: Option<u64>,
     /// Whether buffer memory is locked.
     pub pinned: Option<Pinning>,
     /// How long a shard spins before it sleeps.
@@ -94,6 +96,7 @@ impl Settings {
             shards: self.shards.or(below.shards),
             cpus: self.cpus.or(below.cpus),
             memory: self.memory.or(below.memory),
+            max_request: self.max_request.or(below.max_request),
             pinned: self.pinned.or(below.pinned),
             busy_poll: self.busy_poll.or(below.busy_poll),
             pidfile: self.pidfile.or(below.pidfile),
@@ -151,6 +154,7 @@ impl Settings {
             shards: server.shards,
             cpus: server.cpus.map(|cpus| cpus.0),
             memory: server.memory.map(|size| size.0),
+            max_request: server.max_request.map(|size| size.0),
             pinned: server.pinned.or((server.unpinned == Some(true)).then_some(Pinning::Off)),
             busy_poll: server.busy_poll.map(|duration| duration.0),
             pidfile: server.pidfile,
@@ -188,6 +192,7 @@ struct Server {
     shards: Option<usize>,
     cpus: Option<Text<CpuList>>,
     memory: Option<Bytes>,
+    max_request: Option<Bytes>,
     pinned: Option<Pinning>,
     unpinned: Option<bool>,
     busy_poll: Option<Time>,

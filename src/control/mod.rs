@@ -13,6 +13,7 @@ mod admin;
 mod collector;
 mod confine;
 mod endpoint;
+mod handshake_memory;
 mod latency_log;
 mod listener;
 pub mod log;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
+use super::handshake_memory::FREE_BYTES;
 use super::plane::{Permit, Plane};
 use crate::nbd::handshake::{self, CloseReason, Handshake, Step};
 use crate::shard::Negotiated;
@@ -21,8 +22,8 @@ pub(super) struct Client {
     pub(super) permit: Permit,
 }
 
-/// Bytes received at once: a whole handshake, mostly.
-const RECEIVE_BYTES: usize = 4096;
+/// Bytes received at once: a whole handshake, mostly. Each of thousands that wait for their clients keeps so many.
+const RECEIVE_BYTES: usize = FREE_BYTES;
 /// Between two offers of a connection to shards that are all full.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
 
@@ -85,11 +86,13 @@ async fn converse(
 ) -> Result<(handshake::Negotiated, Vec<u8>), Failure> {
     let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
     let mut unread = 0..0;
+    let mut claim = plane.handshake_memory.claim();
     loop {
         let (consumed, step) = handshake.feed(&buffer[unread.clone()], plane.is_stopping());
         unread.start += consumed;
         match step {
             Step::Need => {
+                claim.hold(handshake.option_bytes()).await;
                 let (received, back) = stream.read(buffer).await;
                 buffer = back;
                 unread = 0..received.map_err(Failure::from)?;
@@ -101,8 +104,16 @@ async fn converse(
                 let (sent, _bytes) = stream.write_all(handshake.take_output()).await;
                 sent.map_err(Failure::from)?;
             }
-            Step::Lookup(name) => handshake.found(plane.find(&name)),
-            Step::List => handshake.listed(&plane.exports),
+            Step::Lookup(name) => {
+                let export = plane.find(&name);
+                let answer = export.map_or(0, |(_, export)| plane.answer_bytes(Some(export)));
+                claim.hold(handshake.option_bytes().max(answer)).await;
+                handshake.found(export);
+            }
+            Step::List => {
+                claim.hold(plane.answer_bytes(None)).await;
+                handshake.listed(&plane.exports);
+            }
             Step::Done(negotiated) => return Ok((negotiated, buffer[unread].to_vec())),
             Step::Close(reason) => return Err(Failure::Closed(reason)),
         }

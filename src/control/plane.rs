@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use crate::config::Limits;
 use crate::nbd::handshake::HandshakeLimits;
@@ -27,6 +28,7 @@ pub(super) struct Plane {
     permits: Arc<Semaphore>,
     /// One for each handshake.
     handshake_permits: Arc<Semaphore>,
+    pub(super) handshake_memory: HandshakeMemory,
     stopping: Cell<bool>,
     /// Handshakes that go on.
     handshakes: Cell<usize>,
@@ -64,6 +66,7 @@ impl Plane {
         let permits = Arc::new(Semaphore::new(connections));
         let handshake_permits = Arc::new(Semaphore::new(limits.handshakes));
         let failed = shards.iter().map(|_| Cell::new(false)).collect();
+        let handshake_memory = HandshakeMemory::new(limits.handshake_memory);
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
         let (no_handshakes, counts) = (Notify::new(), Cell::default());
         Self {
@@ -73,6 +76,7 @@ impl Plane {
             failed,
             permits,
             handshake_permits,
+            handshake_memory,
             stopping,
             handshakes,
             no_handshakes,
@@ -92,6 +96,14 @@ impl Plane {
     /// The export of this name, with its index.
     pub(super) fn find(&self, name: &str) -> Option<(usize, &ExportInfo)> {
         self.exports.iter().enumerate().find(|(_, export)| export.name == name)
+    }
+
+    /// Bytes of the answer about an export, or (`None`) about all of them.
+    pub(super) fn answer_bytes(&self, export: Option<&ExportInfo>) -> usize {
+        // Headers, sizes and flags, meta contexts.
+        const BESIDE_TEXTS: usize = 256;
+        let bytes = |export: &ExportInfo| export.name.len() + export.description.len() + BESIDE_TEXTS;
+        export.map_or_else(|| self.exports.iter().map(bytes).sum(), bytes)
     }
 
     /// Room for one more connection; waits until there is.

@@ -203,10 +203,12 @@ fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartErro
                 wanted.uri
             );
         }
+        let mut facts = export.facts().clone();
+        facts.block_sizes.maximum = config.limits.longest_request;
         infos.push(ExportInfo {
             name: wanted.name.clone(),
             description: wanted.description.clone(),
-            facts: export.facts().clone(),
+            facts,
             contexts: vec![MetaContext::BaseAllocation],
             require_block_size: false,
         });

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use super::session::{ReplyMode, Session};
 use super::wire::*;
-use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, IoFlags};
+use crate::block::{BlockError, ByteRange, CommandKind, IoFlags};
 
 /// The client's name of a request: opaque, echoed, never a key, since a client may repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Request {
         let payload = header.payload(session.reply_mode);
         // "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a
         // server's [...] maximum payload length." A compact request is skipped instead, whatever 32-bit length it names.
-        if session.reply_mode == ReplyMode::Extended && payload > u64::from(BlockSizes::MAXIMUM_PAYLOAD) {
+        if session.reply_mode == ReplyMode::Extended && payload > u64::from(session.block_sizes.maximum) {
             return Err(Rejected::Violation(Violation::Payload(payload)));
         }
         header.check(session, shutting_down).map_err(|(error, reason)| {
@@ -262,8 +262,7 @@ impl Header {
         }
         let range = self.range(command, session)?;
         let carries = matches!(command, Command::Write | Command::Read { .. });
-        if carries && range.length() > u64::from(BlockSizes::MAXIMUM_PAYLOAD.min(session.block_sizes.maximum))
-        {
+        if carries && range.length() > u64::from(session.block_sizes.maximum) {
             return Err((Invalid, "longer than the maximum block size"));
         }
         if session.enforce_alignment && !range.is_aligned(session.block_sizes.minimum) {

@@ -9,7 +9,7 @@
 //!
 //! The block is counted: it goes back when the last lease of any of its parts is gone.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -19,18 +19,22 @@ use crate::sys::Mapping;
 
 /// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
 pub const UNIT: usize = 4096;
-/// The longest lease: the largest request there is.
-pub const LARGEST_LEASE: usize = 32 << 20;
-/// Leases above this size come from the bulk zone, so that small ones never break up its large blocks.
+/// The longest lease that a pool can be made for.
+pub const LARGEST_LEASE: usize = 256 << 20;
+/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
 pub const BULK_THRESHOLD: usize = 1 << 20;
+/// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
+const LONG_THRESHOLD: usize = 4 << 20;
 /// Of the last quarter of the small leases everybody gets the same share, and no more than this: clients that take much and give
 /// nothing back do not stop those that need little.
 const LARGEST_LAST_SHARE: usize = 128 << 10;
 
 /// Bytes at the most that are kept for [`BufferPool::lend_apart`].
 const MOST_APART: usize = 16 << 20;
+/// The zone for leases of 1 to 4 MiB is a multiple of so many units.
+const MIDDLE_STEP: u32 = ((8 << 20) / UNIT) as u32;
 
-/// Three zones over one mapping.
+/// Four zones over one mapping.
 #[derive(Debug)]
 pub struct BufferPool {
     inner: Rc<Inner>,
@@ -40,7 +44,11 @@ pub struct BufferPool {
 struct Inner {
     mapping: Mapping,
     /// By [`Kind`].
-    zones: [RefCell<Zone>; 3],
+    zones: [RefCell<Zone>; 4],
+    /// Bytes of the longest lease.
+    longest: usize,
+    /// Somebody waits for a long lease: no shorter ones are taken out of that zone.
+    long_is_wanted: Cell<bool>,
     /// The blocks that start at each unit; only those that are lent mean something.
     blocks: Box<[Block]>,
     /// Bytes of the last quarter of the small leases that one may hold.
@@ -80,14 +88,20 @@ impl std::fmt::Debug for Block {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Small,
-    Bulk,
+    /// Leases of more than 1 MiB; when their zone is used up they come from that of the long ones.
+    Middle,
+    Long,
     /// For those who wait: what they keep can neither use up nor break up what they wait for.
     Apart,
 }
 
 impl Kind {
     fn of(length: usize) -> Self {
-        if length > BULK_THRESHOLD { Self::Bulk } else { Self::Small }
+        match length {
+            0..=BULK_THRESHOLD => Self::Small,
+            ..=LONG_THRESHOLD => Self::Middle,
+            _ => Self::Long,
+        }
     }
 }
 
@@ -105,9 +119,14 @@ pub struct Shortage {
 }
 
 impl Shortage {
-    /// Whether it is one of the zone for leases of more than [`BULK_THRESHOLD`].
+    /// Whether it is one of leases of more than [`BULK_THRESHOLD`].
     pub fn is_bulk(self) -> bool {
-        matches!(self.kind, Kind::Bulk)
+        matches!(self.kind, Kind::Middle | Kind::Long)
+    }
+
+    /// Whether it is one of the longest leases.
+    pub fn is_long(self) -> bool {
+        matches!(self.kind, Kind::Long)
     }
 
     /// What must be there for either of two of the same zone.
@@ -169,29 +188,41 @@ pub struct Lease {
 pub struct SharedLease(Lease);
 
 impl BufferPool {
-    /// Maps `bytes` of memory, of which leases of more than 1 MiB get half, and at least the largest lease. Of the rest a quarter, and
-    /// at most 16 MiB, is for [`BufferPool::lend_apart`].
+    /// Maps `bytes` of memory for leases of up to `longest` bytes. Long ones get three eighths, and at least one of the longest; those of 1 to
+    /// 4 MiB a third of the rest, in steps of 8 MiB. Of what is left a quarter, and at most 16 MiB, is for [`BufferPool::lend_apart`].
     ///
     /// A server asks for 48 MiB and more ([`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD)); less is for
     /// tests, and may leave no room for what is kept apart.
     ///
     /// # Errors
     /// The kernel's, when it refuses the memory.
-    pub fn new(bytes: usize) -> std::io::Result<Self> {
-        assert!(bytes >= LARGEST_LEASE + BULK_THRESHOLD, "limits leave no room for one largest lease");
+    pub fn new(bytes: usize, longest: usize) -> std::io::Result<Self> {
+        let largest = longest.next_power_of_two().max(UNIT);
+        assert!(longest <= LARGEST_LEASE, "a lease of {longest} bytes is beyond every limit");
+        assert!(bytes >= largest + BULK_THRESHOLD, "limits leave no room for one largest lease");
         let units = (bytes / UNIT) as u32;
         let mapping = Mapping::anonymous(units as usize * UNIT)?;
-        let largest = (LARGEST_LEASE / UNIT) as u32;
-        let bulk = (units / 2 / largest * largest).max(largest);
-        let order = largest.trailing_zeros() as u8;
-        let apart = ((units - bulk) / 4).min((MOST_APART / UNIT) as u32);
+        let (long, middle) = if longest > BULK_THRESHOLD {
+            let largest = (largest / UNIT) as u32;
+            let long = (units / 8 * 3 / largest * largest).max(largest);
+            (long, (units - long) / 3 / MIDDLE_STEP * MIDDLE_STEP)
+        } else {
+            (0, 0)
+        };
+        let order = order_of(longest.max(BULK_THRESHOLD));
+        let apart = ((units - long - middle) / 4).min((MOST_APART / UNIT) as u32);
         let zone =
             |first_unit, units| RefCell::new(Zone { first_unit, units, buddy: Buddy::new(units, order) });
-        // The bulk zone stands first, where its blocks are aligned by their own size.
-        let zones = [zone(bulk, units - bulk - apart), zone(0, bulk), zone(units - apart, apart)];
+        // The long zone stands first, where its blocks are aligned by their own size.
+        let small = units - long - middle - apart;
+        let zones =
+            [zone(long + middle, small), zone(long, middle), zone(0, long), zone(units - apart, apart)];
         let blocks = (0..units).map(|unit| Block::new(&mapping, unit)).collect();
         let (last_share, returned) = (Cell::new(LARGEST_LAST_SHARE), Cell::new(false));
-        Ok(Self { inner: Rc::new(Inner { mapping, zones, blocks, last_share, returned }) })
+        let long_is_wanted = Cell::new(false);
+        Ok(Self {
+            inner: Rc::new(Inner { mapping, zones, longest, long_is_wanted, blocks, last_share, returned }),
+        })
     }
 
     /// Lends at least `length` bytes to someone who already holds `held` bytes.
@@ -200,33 +231,57 @@ impl BufferPool {
     /// a client that never reads its replies gets half of the memory at the most, the next one a quarter; and the last quarter is shared
     /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
-        assert!(length <= LARGEST_LEASE, "a lease of {length} bytes is beyond every limit");
+        assert!(length <= self.inner.longest, "a lease of {length} bytes is beyond every limit");
         let kind = Kind::of(length);
-        let zone = self.inner.zones[kind as usize].borrow();
-        let enough = zone.free() >= self.must_be_free(&zone, kind, length, held);
-        drop(zone);
-        if enough { self.take(kind, length) } else { None }
+        if self.free_for(kind) < self.must_be_free(kind, length, held) {
+            return None;
+        }
+        self.zones_for(kind).find_map(|kind| self.take(kind, length))
     }
 
     /// Bytes of a zone that must be free for [`BufferPool::lend`].
-    fn must_be_free(&self, zone: &Zone, kind: Kind, length: usize, held: usize) -> usize {
+    fn must_be_free(&self, kind: Kind, length: usize, held: usize) -> usize {
         let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
         let exceeds_share = matches!(kind, Kind::Small) && held + length > self.inner.last_share.get();
-        let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
+        let last_quarter_is_left = if exceeds_share { length + self.zone(kind).last_quarter() } else { 0 };
         as_much_is_left.max(last_quarter_is_left)
     }
 
     /// What is missing when [`BufferPool::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
     pub fn shortage(&self, length: usize, held: usize) -> Shortage {
         let kind = Kind::of(length);
-        let zone = self.inner.zones[kind as usize].borrow();
-        Shortage { kind, free: self.must_be_free(&zone, kind, length, held), order: order_of(length) }
+        Shortage { kind, free: self.must_be_free(kind, length, held), order: order_of(length) }
     }
 
     /// Whether what is free is enough.
     pub fn could_meet(&self, shortage: Shortage) -> bool {
-        let zone = self.inner.zones[shortage.kind as usize].borrow();
-        zone.free() >= shortage.free && zone.buddy.has(shortage.order)
+        self.free_for(shortage.kind) >= shortage.free
+            && self.zones_for(shortage.kind).any(|kind| self.zone(kind).buddy.has(shortage.order))
+    }
+
+    /// While somebody waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is one: their zone is theirs
+    /// alone, so in return they do not keep long ones from being lent for ever.
+    pub fn want_long(&self, wanted: bool) {
+        if self.inner.long_is_wanted.replace(wanted) && !wanted {
+            // Whoever waits for one of those may have it now.
+            self.inner.returned.set(true);
+        }
+    }
+
+    fn zone(&self, kind: Kind) -> Ref<'_, Zone> {
+        self.inner.zones[kind as usize].borrow()
+    }
+
+    /// The zones that leases of a kind may come from now, in order.
+    fn zones_for(&self, kind: Kind) -> impl Iterator<Item = Kind> + use<> {
+        let may_spill = !self.inner.long_is_wanted.get() || self.zone(Kind::Middle).units == 0;
+        let second = (kind == Kind::Middle && may_spill).then_some(Kind::Long);
+        std::iter::once(kind).chain(second)
+    }
+
+    /// Bytes of these zones that are not lent.
+    fn free_for(&self, kind: Kind) -> usize {
+        self.zones_for(kind).map(|kind| self.zone(kind).free()).sum()
     }
 
     /// Lends at least `length` bytes of a zone of its own to someone who waits for a lease, to keep there what it has received. Half of the
@@ -398,9 +453,11 @@ impl Drop for Lease {
 mod tests {
     use super::*;
 
+    const LONGEST: usize = 32 << 20;
+
     #[test]
     fn a_lease_comes_back_with_its_last_holder() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         let free = pool.free_bytes();
         let mut lease = pool.lend(5000, 0).unwrap();
         assert_eq!(lease.capacity(), 8192);
@@ -417,7 +474,7 @@ mod tests {
 
     #[test]
     fn parts_are_disjoint_and_give_the_block_back_together() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         let free = pool.free_bytes();
         let (mut front, rest) = pool.lend(8192, 0).unwrap().split_at(1000);
         let (mut middle, mut back) = rest.split_at(3000);
@@ -439,14 +496,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "range.end <= self.capacity()")]
     fn a_part_ends_where_the_next_begins() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         let (mut front, _back) = pool.lend(8192, 0).unwrap().split_at(1000);
         front.bytes_mut(0..1001);
     }
 
     #[test]
     fn the_last_quarter_is_shared_out() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         pool.share_among(200);
         let hoard = |length: usize| {
             let mut hoard = Vec::new();
@@ -464,7 +521,7 @@ mod tests {
 
     #[test]
     fn hoarders_leave_memory_and_small_leases_leave_the_bulk_zone() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         let mut hoards: Vec<Vec<Lease>> = Vec::new();
         for _ in 0..5 {
             let mut hoard = Vec::new();
@@ -476,12 +533,12 @@ mod tests {
         assert!(hoards[..2].iter().all(|hoard| hoard.len() > 10));
         assert!(hoards.iter().all(|hoard| hoard.len() > 1));
         assert!(pool.lend(4096, 0).is_some(), "a newcomer finds room");
-        assert!(pool.lend(LARGEST_LEASE, 0).is_some(), "the largest request finds room");
+        assert!(pool.lend(LONGEST, 0).is_some(), "the largest request finds room");
     }
 
     #[test]
     fn a_shortage_says_what_must_come_back() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         let mut leases: Vec<Lease> = std::iter::from_fn(|| pool.lend(UNIT, 0)).collect();
         assert!(pool.lend(5000, 0).is_none());
         let missing = pool.shortage(5000, 0);
@@ -500,7 +557,7 @@ mod tests {
 
     #[test]
     fn what_those_who_wait_keep_is_not_what_they_wait_for() {
-        let pool = BufferPool::new(48 << 20).unwrap();
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
         pool.share_among(200);
         let all = || std::iter::from_fn(|| pool.lend(BULK_THRESHOLD, 0)).collect::<Vec<_>>().len();
         let before = all();
@@ -508,5 +565,49 @@ mod tests {
         assert!(kept.len() >= 4);
         assert!(pool.lend_apart(UNIT).is_some(), "little finds room");
         assert_eq!(all(), before);
+    }
+
+    #[test]
+    fn long_leases_leave_room_for_those_of_a_few_mebibytes() {
+        // What a shard has by default.
+        let pool = BufferPool::new(116 << 20, 64 << 20).unwrap();
+        let slow = pool.lend(48 << 20, 0).unwrap();
+        assert!(pool.lend(5 << 20, 0).is_none(), "48 MiB take a block of 64");
+        let several: Vec<Lease> = (0..8).map_while(|_| pool.lend(2 << 20, 0)).collect();
+        assert_eq!(several.len(), 8);
+        let missing = pool.shortage(2 << 20, 0);
+        assert!(pool.lend(2 << 20, 0).is_none() && !pool.could_meet(missing));
+        drop(slow);
+        assert!(pool.could_meet(missing) && pool.lend(2 << 20, 0).is_some(), "what is idle may be used");
+    }
+
+    #[test]
+    fn whoever_waits_for_a_long_lease_gets_it_in_the_end() {
+        let pool = BufferPool::new(116 << 20, 64 << 20).unwrap();
+        let mut lent: Vec<Lease> = (0..10).map_while(|_| pool.lend(2 << 20, 0)).collect();
+        assert_eq!(lent.len(), 10);
+        assert!(pool.lend(64 << 20, 0).is_none());
+        pool.want_long(true);
+        // As many come as go.
+        for _ in 0..100 {
+            if pool.lend(64 << 20, 0).is_some() {
+                pool.take_returned();
+                let missing = pool.shortage(2 << 20, 0);
+                assert!(!pool.could_meet(missing), "the others have their own zone");
+                pool.want_long(false);
+                assert!(pool.take_returned() && pool.could_meet(missing));
+                return;
+            }
+            drop(lent.pop());
+            lent.splice(0..0, pool.lend(2 << 20, 0));
+        }
+        panic!("it starves");
+    }
+
+    #[test]
+    fn a_pool_for_short_leases_has_one_zone_for_them() {
+        let pool = BufferPool::new(8 << 20, 1 << 20).unwrap();
+        let all: Vec<Lease> = std::iter::from_fn(|| pool.lend(UNIT, 0)).collect();
+        assert_eq!(all.len(), 6 * 256);
     }
 }

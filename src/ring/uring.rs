@@ -17,6 +17,8 @@ use super::receive::{GROUP, ReceiveRing, Received};
 pub struct RingOptions {
     /// Bytes of memory for leases.
     pub lease_memory: usize,
+    /// Bytes of the longest lease.
+    pub longest_lease: usize,
     /// Receive buffers; a power of two.
     pub receive_buffers: u16,
     /// Bytes of one receive buffer.
@@ -35,6 +37,7 @@ impl RingOptions {
     pub(crate) fn small() -> Self {
         Self {
             lease_memory: 40 << 20,
+            longest_lease: 32 << 20,
             receive_buffers: 2,
             receive_buffer: 4096,
             files: 2,
@@ -125,8 +128,8 @@ impl Uring {
         let ring = build_ring()?;
         probe(&ring)?;
         let megabytes = options.lease_memory >> 20;
-        let pool =
-            BufferPool::new(options.lease_memory).map_err(|error| RingError::Memory(megabytes, error))?;
+        let pool = BufferPool::new(options.lease_memory, options.longest_lease)
+            .map_err(|error| RingError::Memory(megabytes, error))?;
         let receive = ReceiveRing::new(options.receive_buffers, options.receive_buffer)
             .map_err(|error| RingError::Memory(megabytes, error))?;
         if options.registered {

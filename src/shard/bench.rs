@@ -77,7 +77,7 @@ impl OutboundRounds {
     /// A queue whose sends have room for `pieces` pieces.
     pub fn new(pieces: usize) -> Self {
         let batch = Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
-        let pool = BufferPool::new(48 << 20).expect("48 MiB of memory");
+        let pool = BufferPool::new(48 << 20, 32 << 20).expect("48 MiB of memory");
         Self { outbound: Outbound::default(), batch, releases: Vec::new(), pool }
     }
 
@@ -126,6 +126,7 @@ impl ShardRounds {
         let export = Arc::new(Export::open(&uri, false).expect("it opens"));
         let limits = Limits {
             memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
+            longest_request: crate::block::BlockSizes::ASSUMED_MAXIMUM,
             connections: 16,
             pinned: Pinning::Off,
             ..Limits::default()

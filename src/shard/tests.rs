@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
 use super::*;
+use crate::block::BlockSizes;
 use crate::config::ExportUri;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext};
@@ -25,6 +26,7 @@ fn start_with(uri: &str, limits: Limits) -> Running {
     let (sender, exited) = mpsc::channel();
     let limits = Limits {
         memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
+        longest_request: BlockSizes::ASSUMED_MAXIMUM,
         connections: limits.connections.min(64),
         ..limits
     };

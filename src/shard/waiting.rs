@@ -32,10 +32,11 @@ pub(super) enum Need {
 impl Need {
     fn queue(self) -> usize {
         match self {
-            Self::Memory(shortage) if shortage.is_bulk() => 0,
+            Self::Memory(shortage) if shortage.is_long() => LONG_LEASES,
+            Self::Memory(shortage) if shortage.is_bulk() => MIDDLE_LEASES,
             Self::Memory(_) => SMALL_LEASES,
             Self::Slot { .. } => SLOTS,
-            Self::Buffer => 3,
+            Self::Buffer => BUFFERS,
         }
     }
 
@@ -50,8 +51,11 @@ impl Need {
 }
 
 /// The queues of those who wait for what is shared out.
-const SMALL_LEASES: usize = 1;
-const SLOTS: usize = 2;
+const LONG_LEASES: usize = 0;
+const MIDDLE_LEASES: usize = 1;
+const SMALL_LEASES: usize = 2;
+const SLOTS: usize = 3;
+const BUFFERS: usize = 4;
 
 /// A place in a queue; in each they are given out in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +78,7 @@ pub(super) enum Listed {
 /// Connections that wait, by their keys.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    queues: [Queue; 4],
+    queues: [Queue; 5],
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +136,11 @@ impl Waiting {
         self.queues.iter().all(|queue| queue.places.is_empty())
     }
 
+    /// Whether somebody waits for one of the longest leases.
+    fn wants_long(&self) -> bool {
+        !self.queues[LONG_LEASES].places.is_empty()
+    }
+
     fn has_untried(&self) -> bool {
         self.queues.iter().any(Queue::has_untried)
     }
@@ -159,6 +168,8 @@ impl Shard {
 
     /// Whether trying some of those who wait has a point.
     pub(super) fn may_go_on(&self) -> bool {
+        // Whoever waited for a long lease may have left.
+        self.pool.want_long(self.waiting.wants_long());
         let returned = self.pool.has_returned();
         !self.waiting.is_empty()
             && (self.waiting.has_untried() || self.waiting.is_enough(|need| self.is_met(need, returned)))
@@ -177,6 +188,7 @@ impl Shard {
 
     /// Feeds connections that wait, until in each queue one was fed in vain.
     pub(super) fn try_waiting(&mut self) {
+        self.pool.want_long(self.waiting.wants_long());
         if self.waiting.is_empty() {
             return;
         }

@@ -109,6 +109,7 @@ impl Shard {
         let ShardEnd { messages, doorbell, connections, end } = end;
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
+            longest_lease: limits.longest_request as usize,
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
             files: (limits.connections + FILES_PER_EXPORT * exports.len() + 8) as u32,

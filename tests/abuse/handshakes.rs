@@ -55,6 +55,33 @@ fn half_open_handshakes_end_by_themselves() {
     });
 }
 
+/// Each would keep 64 KiB and more, 2,000 of them several times what the server may have.
+#[test]
+fn options_one_byte_short() {
+    const CONNECTIONS: usize = 2000;
+    const LENGTH: usize = 64 << 10;
+    let mut siege = Siege::with(|options| options.args(["--handshake-timeout", "5s"]));
+    siege.endure("2,000 handshakes, each one byte short of an option of 64 KiB", |siege| {
+        let data = vec![7; LENGTH - 1];
+        let mut clients: Vec<Connection> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut client = siege.door().open();
+                client.greet(MODERN);
+                client
+            })
+            .collect();
+        for client in &mut clients {
+            client.patience(std::time::Duration::from_millis(1));
+            // What is not read stays in the socket.
+            let _waits = client.try_send(&option_claiming(NBD_OPT_GO, LENGTH as u32, &data));
+            siege.look();
+        }
+        // Whoever needs little is served meanwhile.
+        Connection::attach(&siege.server, "", Mode::Structured).expect_alive();
+        clients
+    });
+}
+
 /// Clients that come, go to some stage, and leave.
 #[track_caller]
 fn visitors(name: &str, leave: impl Fn(&Door, usize) + Send + 'static) {

@@ -3,7 +3,7 @@
 use crate::common::{Disks, assert_same};
 use crate::support::image::{Image, LoopDevice, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
-use crate::support::server::Server;
+use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
 #[test]
@@ -200,6 +200,62 @@ fn t38_largest_requests_are_served() {
     });
 }
 
+/// The maximum that is advertised follows memory and `--max-request`, and each request of so many bytes is served.
+#[test]
+fn t38_the_advertised_maximum_is_served() {
+    for (memory, flag, maximum) in [
+        ("128M", None, 64 * MIB),
+        ("107M", None, 32 * MIB),
+        ("48M", Some("1M"), MIB),
+        ("144M", Some("48M"), 48 * MIB),
+    ] {
+        let options = Options::new().export("mem:100M").shards(1).memory(memory);
+        let options = options.args(flag.iter().flat_map(|size| ["--max-request", *size]));
+        let server = options.start();
+        for mode in MODES {
+            let mut client = Connection::attach(&server, "", mode);
+            assert_eq!(u64::from(client.export.block_size.expect("sizes")[2]), maximum, "{memory}, {flag:?}");
+            let data = pattern(maximum, 512, maximum as usize);
+            client.write(512, &data);
+            assert_same(&client.read(512, maximum as usize), &data, "as long as it may be");
+            let reply = client.call(&Request::read(0, maximum + 512));
+            assert!([NBD_EINVAL, NBD_EOVERFLOW].contains(&reply.error), "error {}", reply.error);
+            client.expect_alive();
+        }
+    }
+}
+
+/// One client sends the longest request there is slowly: those of a few MiB go on beside it.
+#[test]
+fn t32_requests_of_a_few_mib_go_on_beside_a_slow_long_one() {
+    const LENGTH: usize = 2 << 20;
+    let server = Options::new().export("mem:100M").shards(1).memory("128M").start();
+    let mut slow = Connection::attach(&server, "", Mode::Simple);
+    let claimed = Request { length: 64 * MIB, ..Request::write(0, vec![1; 1 << 20]) };
+    slow.send(&claimed.encode(Mode::Simple));
+    let mut writers: Vec<Connection> =
+        (0..6).map(|index| Connection::attach(&server, "", MODES[index % 3])).collect();
+    // All of them have their memory before the first is answered.
+    let requests: Vec<Request> =
+        (0..6).map(|index| Request::write(64 * MIB + index * LENGTH as u64, vec![2; LENGTH])).collect();
+    let halves = |client: &Connection, request: &Request| {
+        let bytes = request.encode(client.mode);
+        let rest = bytes.len() / 2;
+        (bytes[..rest].to_vec(), bytes[rest..].to_vec())
+    };
+    for (client, request) in writers.iter_mut().zip(&requests) {
+        let (first, _) = halves(client, request);
+        client.send(&first);
+    }
+    for (client, request) in writers.iter_mut().zip(&requests) {
+        let (_, second) = halves(client, request);
+        client.send(&second);
+        assert_eq!(client.reply_to(request).error, 0);
+    }
+    slow.send(&vec![1; 63 << 20]);
+    assert_eq!(slow.reply_to(&claimed).error, 0);
+}
+
 #[test]
 fn t38_oversize_read_is_an_error() {
     let server = Server::serve(&["null=null:16G", "mem=mem:16G"]);
@@ -209,7 +265,7 @@ fn t38_oversize_read_is_an_error() {
             client.expect_alive();
             let before = server.resident();
             let maximum = u64::from(client.export.block_size.expect("sizes")[2]);
-            for length in [maximum + 512, 64 * MIB, GIB, 0xffff_fe00, 0xffff_ffff] {
+            for length in [maximum + 512, 2 * maximum, GIB, 0xffff_fe00, 0xffff_ffff] {
                 if mode == Mode::Simple {
                     client.send_request(&Request::read(0, length).cookie(3));
                     let message = client.message();

@@ -48,6 +48,10 @@ enum Manner {
     Reset,
 }
 
+/// What a slow and steady client sends and receives at once, and after how many nanoseconds again: half a mebibyte a second.
+const STEADY_BYTES: usize = 64 << 10;
+const STEADY_PAUSE: u64 = 125_000_000;
+
 /// The longest time without a byte either way for a client that waits and reads, in nanoseconds of the world.
 const PATIENCE: u64 = 60_000_000_000;
 
@@ -77,6 +81,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(socket: SocketId, setting: Setting, context: &mut Context<'_>) -> Self {
         let random = &mut *context.random;
+        let steady = setting.steady;
         Self {
             socket,
             setting,
@@ -86,12 +91,12 @@ impl Client {
             taken: 0,
             incoming: Stream::default(),
             outstanding: BTreeMap::new(),
-            left: random.between(1, 60) as usize,
-            depth: random.pick(&[1, 2, 8, 64]),
-            restless: random.pick(&[0.0, 0.0, 0.003]),
+            left: if steady { 2 } else { random.between(1, 60) as usize },
+            depth: if steady { 1 } else { random.pick(&[1, 2, 8, 64]) },
+            restless: if steady { 0.0 } else { random.pick(&[0.0, 0.0, 0.003]) },
             // Neither so fast that it only waits nor so slow that nothing overlaps.
             pace: random.pick(&[1, 5, 50]) * context.faults.latency_ns.max(1_000) / 10,
-            stalls: random.pick(&[0.0, 0.0, 0.02]),
+            stalls: if steady { 0.0 } else { random.pick(&[0.0, 0.0, 0.02]) },
             stalled_until: 0,
             heard: context.now,
             idle: 0,
@@ -114,6 +119,9 @@ impl Client {
 
     /// When it does something again.
     pub(crate) fn next_step(&self, context: &mut Context<'_>) -> u64 {
+        if self.setting.steady {
+            return context.now + STEADY_PAUSE;
+        }
         // Whoever only waits looks less and less often.
         let pace = self.pace * (1 + self.idle.min(1000) / 10);
         (context.now + 1 + context.random.below(2 * pace)).max(self.stalled_until)
@@ -124,7 +132,10 @@ impl Client {
         if context.random.chance(self.stalls) {
             self.stalled_until = context.now + context.random.between(1, 200) * 1_000_000;
         }
-        let most = context.random.pick(&[1, 50, 4096, 1 << 20]);
+        let most = match self.setting.steady {
+            true => STEADY_BYTES,
+            false => context.random.pick(&[1, 50, 4096, 1 << 20]),
+        };
         let bytes = context.world.client_receive(self.socket, most);
         let waits = self.state == State::Leaving || !self.outstanding.is_empty();
         if !bytes.is_empty() || !waits || self.stalled_until > context.now {
@@ -148,7 +159,9 @@ impl Client {
     }
 
     fn send(&mut self, context: &mut Context<'_>) {
-        let taken = context.world.client_send(self.socket, &self.outgoing);
+        let most = if self.setting.steady { STEADY_BYTES } else { usize::MAX };
+        let bytes = &self.outgoing[..self.outgoing.len().min(most)];
+        let taken = context.world.client_send(self.socket, bytes);
         self.outgoing.take(taken);
         self.taken += taken as u64;
         if taken > 0 {

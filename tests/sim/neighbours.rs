@@ -42,6 +42,7 @@ impl Scene {
         let limits = Limits {
             connections: 64,
             memory_per_shard: 37 << 20,
+            longest_request: 32 << 20,
             workers_per_export: 2,
             pinned: Pinning::Off,
             ..Limits::DEFAULT
@@ -54,6 +55,7 @@ impl Scene {
             sessions: 2,
             socket_bytes: 1 << 20,
             longest: 256 << 10,
+            steady: false,
             cautious: false,
             power_cut_at: None,
             shutdown_at: None,

@@ -21,6 +21,7 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
         sessions: 2 * clients,
         socket_bytes: 1 << 20,
         longest: 256 << 10,
+        steady: false,
         cautious: false,
         power_cut_at: None,
         shutdown_at: None,
@@ -28,7 +29,13 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
 }
 
 fn small_memory() -> Limits {
-    Limits { connections: 64, memory_per_shard: 37 << 20, pinned: Pinning::Off, ..Limits::DEFAULT }
+    Limits {
+        connections: 64,
+        memory_per_shard: 37 << 20,
+        longest_request: 32 << 20,
+        pinned: Pinning::Off,
+        ..Limits::DEFAULT
+    }
 }
 
 /// Many clients of one disk, syncs that fail now and then, and a power cut: what one of several syncs was told, the others must know.
@@ -45,6 +52,24 @@ pub(crate) fn failing_syncs(seed: u64) -> Result<Report, String> {
 fn a_sync_that_fails_beside_others_is_known_to_all() {
     for seed in 1..=10 * WORLDS {
         let result = failing_syncs(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+/// Six clients that are slow and steady, and memory for four: each goes on to its end, however long the others have to wait.
+pub(crate) fn slow_and_steady(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let disks = vec![Disk { size: 8 << 20, grain: 512, alignment: None, sector: None, read_only: false }];
+    let plan = Plan { disks, steady: true, longest: 8 << 20, sessions: 6, ..crowd(6, small_memory()) };
+    run_plan(random, world, faults, plan)
+}
+
+#[test]
+fn whoever_moves_bytes_steadily_is_never_cut_off() {
+    for seed in 1..=WORLDS / 4 {
+        let result = slow_and_steady(seed);
         assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
 }

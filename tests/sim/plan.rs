@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) socket_bytes: usize,
     /// Clients flush a lot.
     pub(crate) cautious: bool,
+    /// Clients send and fetch long requests slowly and steadily.
+    pub(crate) steady: bool,
     /// Bytes of the longest request; beyond 1 MiB its memory comes from another zone.
     pub(crate) longest: u64,
     /// Steps of the run after which the power fails, or the server is asked to end.
@@ -63,6 +65,7 @@ impl Plan {
             clients,
             sessions: clients + random.below(8) as usize,
             longest,
+            steady: false,
             cautious: random.chance(0.05),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
@@ -103,6 +106,7 @@ impl Plan {
             crowded: disk.alignment.is_some() && random.chance(0.3),
             longest: (self.socket_bytes as u64 * 100).min(self.longest),
             cautious: self.cautious,
+            steady: self.steady,
             context: with_context.then_some(7),
         }
     }
@@ -122,6 +126,7 @@ fn random_limits(random: &mut Random, longest: u64) -> Limits {
         pieces_per_send: random.pick(&[80, 1024]),
         extents_per_reply: random.pick(&[1, 3, 1024]),
         workers_per_export: random.pick(&[1, 2, 32]),
+        longest_request: 32 << 20,
         pinned: Pinning::Off,
         shutdown: random.pick(&[Shutdown::Close, Shutdown::Errors]),
         ..Limits::DEFAULT

@@ -20,6 +20,8 @@ pub(crate) struct Setting {
     pub(crate) crowded: bool,
     /// Bytes of the longest request.
     pub(crate) longest: u64,
+    /// Nothing but the longest READs and WRITEs.
+    pub(crate) steady: bool,
     /// It flushes more than others.
     pub(crate) cautious: bool,
     /// base:allocation was selected, with this id.
@@ -63,6 +65,9 @@ impl Setting {
         }
         if context.random.chance(0.08) {
             command = context.random.pick(&[BLOCK_STATUS, BLOCK_STATUS, 8, 77]);
+        }
+        if self.steady {
+            command = context.random.pick(&[READ, WRITE, WRITE]);
         }
         let (mut offset, mut length) = self.random_range(context);
         let mut flags = self.random_flags(command, context);
@@ -181,6 +186,9 @@ impl Setting {
             && random.chance(0.9)
         {
             unit = unit.max(enforced);
+        }
+        if self.steady {
+            return (0, self.longest);
         }
         if self.crowded {
             return (random.below((16 << 10) / unit) * unit, unit);

@@ -116,7 +116,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Longer than anything that these tests ask for.
-const LONGEST_CHUNK: u64 = 4 << 20;
+const LONGEST_CHUNK: u64 = 9 << 20;
 
 /// Takes the next reply from the front of `bytes`, when all of it is there; of a simple one only the header.
 pub(crate) fn next(form: Form, bytes: &mut Stream) -> Result<Option<Reply>, String> {

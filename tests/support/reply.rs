@@ -87,7 +87,7 @@ impl Connection {
 
     #[track_caller]
     fn chunk(&mut self, rest: &[u8], offset: Option<u64>, length: u64) -> Message {
-        assert!(length <= 33 * MIB, "a chunk of {length} bytes");
+        assert!(length <= 65 * MIB, "a chunk of {length} bytes");
         let chunk = Chunk {
             flags: be16(rest, 0),
             kind: be16(rest, 2),

@@ -76,7 +76,7 @@ impl Settings {
         let longest = crate::ring::LARGEST_LEASE as u64;
         let block_size =
             u32::try_from(block_size).ok().filter(|size| *size > 0 && u64::from(*size) <= longest);
-        let block_size = block_size.ok_or("--bs must be from 1 to 32M")?;
+        let block_size = block_size.ok_or("--bs must be from 1 to 256M")?;
         if pattern.has(Kind::Flush) && !pattern.has(Kind::Write) {
             return Err("--fsync comes after writes: choose --rw write, randwrite or randrw".into());
         }

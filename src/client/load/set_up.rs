@@ -185,8 +185,10 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
                 * options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD)
         }
     };
+    let longest = (options.block_size as usize + VARIETY).min(LARGEST_LEASE);
     RingOptions {
-        lease_memory: LARGEST_LEASE + BULK_THRESHOLD + 2 * payloads + (64 << 20),
+        lease_memory: longest.next_power_of_two() + BULK_THRESHOLD + 3 * payloads + (64 << 20),
+        longest_lease: longest,
         receive_buffers: options.connections.next_power_of_two().clamp(4, MOST_BUFFERS) as u16,
         receive_buffer: replies.clamp(16 << 10, 1 << 20) as u32,
         files: options.connections as u32,

@@ -191,6 +191,14 @@ impl Handshake {
         self.bytes > 0
     }
 
+    /// Bytes of the option that is coming in, or about which [`Step::Lookup`] asks, as far as they are kept.
+    pub fn option_bytes(&self) -> usize {
+        match self.state {
+            State::Data { length, .. } => length as usize,
+            _ => self.data.len(),
+        }
+    }
+
     /// Answers [`Step::Lookup`]: the export and the number under which [`Negotiated`] will name it.
     ///
     /// # Panics

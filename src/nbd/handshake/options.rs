@@ -3,7 +3,6 @@
 use super::parse::{self, InfoRequests, MetaRequest};
 use super::reply::{self, Refusal};
 use super::{ChosenContexts, CloseReason, Handshake, Negotiated, State};
-use crate::block::BlockSizes;
 use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::nbd::wire::*;
 
@@ -197,7 +196,7 @@ impl Handshake {
         let session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
         let required = must_negotiate_block_sizes(export, asked.block_size);
         // "A server with size constraints other than the default [...] MUST" advertise them, asked or not.
-        if asked.block_size || required || export.facts.block_sizes != BlockSizes::default() {
+        if asked.block_size || required || export.facts.block_sizes.are_stricter_than_default() {
             reply::info_block_size(&mut self.output, option, export);
         }
         if required {
