@@ -301,10 +301,12 @@ fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
 
 /// Whether a file's reads cannot be tried without waiting, as on network file systems, FUSE and tmpfs.
 fn has_no_nowait(file: &File) -> bool {
-    // Asked before the range is looked at, so an answer of any other kind is one that says yes.
+    /// Beyond any file: a read from the front would start a read-ahead and so fill the page cache.
+    const BEYOND: u64 = 1 << 60;
+    // The flag is checked before the range is, so any other answer says yes.
     let mut byte = [0];
     let buffer = &mut [std::io::IoSliceMut::new(&mut byte)];
-    rustix::io::preadv2(file, buffer, 0, rustix::io::ReadWriteFlags::NOWAIT)
+    rustix::io::preadv2(file, buffer, BEYOND, rustix::io::ReadWriteFlags::NOWAIT)
         == Err(rustix::io::Errno::OPNOTSUPP)
 }
 
