@@ -97,10 +97,12 @@ enum Kind {
 
 impl Kind {
     fn of(length: usize) -> Self {
-        match length {
-            0..=BULK_THRESHOLD => Self::Small,
-            ..=LONG_THRESHOLD => Self::Middle,
-            _ => Self::Long,
+        if length <= BULK_THRESHOLD {
+            Self::Small
+        } else if length <= LONG_THRESHOLD {
+            Self::Middle
+        } else {
+            Self::Long
         }
     }
 }
