@@ -35,6 +35,13 @@ pub(super) fn detach() -> io::Result<()> {
     OUTPUT.detach(|_| {})
 }
 
+/// What was logged so far is written when this returns, unless its reader is stuck: whoever hears that the server is ready and then looks into
+/// the log finds the addresses there.
+pub(super) fn settle() {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    [&LOG, &OUTPUT].iter().for_each(|log| log.flush(PATIENCE));
+}
+
 thread_local! {
     /// This thread tells how many lines were dropped: that line may exceed the room.
     static WRITES: Cell<bool> = const { Cell::new(false) };

@@ -290,6 +290,7 @@ impl Server<'_> {
         let pidfile = confine::enter(&self.sandbox, sockets, pidfile)?;
         // From here on only what a running server needs.
         ready(&served, &self.observers.urls);
+        log::settle();
         let pidfile = pidfile.publish()?;
         service_manager.tell("READY=1");
         self.observers.accept();

@@ -97,12 +97,10 @@ enum Kind {
 
 impl Kind {
     fn of(length: usize) -> Self {
-        if length <= BULK_THRESHOLD {
-            Self::Small
-        } else if length <= LONG_THRESHOLD {
-            Self::Middle
-        } else {
-            Self::Long
+        match length {
+            0..=BULK_THRESHOLD => Self::Small,
+            _ if length <= LONG_THRESHOLD => Self::Middle,
+            _ => Self::Long,
         }
     }
 }
