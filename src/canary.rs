@@ -100,6 +100,12 @@ mod switch {
         HangUpUnseen,
         /// A long WRITE_ZEROES goes on when its client is gone.
         AbandonedZeroingGoesOn,
+        /// A mapped range that has waited is sent without a look at whether it is still in the page cache.
+        StalePagesTrusted,
+        /// A mapped range that has waited is sent without a look at whether the file still has it.
+        SizeNotAskedAgain,
+        /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
+        FaultsIgnored,
     }
 
     thread_local! {

@@ -42,7 +42,7 @@ fn leases(name: &'static str, length: usize) -> Workload {
 fn mapping() -> Rc<FileMapping> {
     let file = tempfile::tempfile().expect("a file");
     file.set_len(1 << 20).expect("room");
-    ring().map_file(file.as_fd(), 1 << 20).expect("files can be mapped")
+    ring().map_file(file.as_fd(), 1 << 20).expect("files can be mapped").handle()
 }
 
 pub(super) fn workloads() -> Vec<Workload> {

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
@@ -14,6 +14,7 @@ use super::memory::MemoryStore;
 use super::unaligned::UnalignedGate;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions};
+use crate::ring::SharedMapping;
 use crate::sys;
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
@@ -52,6 +53,8 @@ pub(super) struct FileStore {
     /// Bytes of one step of a prefetch, and of a punch or a zeroing.
     pub(super) read_ahead: u64,
     pub(super) allocation_step: u64,
+    /// That mapping, which all shards share, once the first has made it; none when it cannot be made.
+    pub(super) mapping: OnceLock<Option<SharedMapping>>,
     /// Of [`FileStore::buffered`].
     pub(super) syncs: Syncs,
     /// Of [`FileStore::durable`].
@@ -183,6 +186,7 @@ impl Export {
             // Short, as simulated files are.
             read_ahead: SIMULATED_STEP,
             allocation_step: SIMULATED_STEP,
+            mapping: OnceLock::new(),
             syncs: Syncs::default(),
             range_syncs: RangeSyncs::default(),
         };
@@ -264,6 +268,7 @@ fn open_file(
         changes: Changes::default(),
         read_ahead: read_ahead(&metadata, is_block_device),
         allocation_step: ALLOCATION_STEP,
+        mapping: OnceLock::new(),
         syncs: Syncs::default(),
         range_syncs: RangeSyncs::default(),
     };

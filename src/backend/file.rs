@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ShardContext;
 use super::export::FileStore;
 use super::known_data::KnownData;
-use super::page_cache::PageCache;
+use super::page_cache::{PageCache, Standing};
 use super::prefetch::Prefetching;
 use super::unaligned::UnalignedGate;
 use super::workers::WorkerShare;
@@ -47,10 +47,13 @@ impl FileDevice {
         let durable = store.durable.as_ref().map(register).transpose()?;
         let direct = store.direct.as_ref().map(|direct| register(&direct.file)).transpose()?;
         let mapping = match direct {
-            None if store.can_be_mapped && size > 0 => context.ring.map_file(store.buffered.as_fd(), size),
+            None if store.can_be_mapped && size > 0 => {
+                store.mapping.get_or_init(|| context.ring.map_file(store.buffered.as_fd(), size)).as_ref()
+            }
             _ => None,
         };
-        let page_cache = mapping.map(|mapping| PageCache::new(mapping, size, !store.is_block_device));
+        let page_cache =
+            mapping.map(|mapping| PageCache::new(mapping.handle(), size, !store.is_block_device));
         let share = |places| WorkerShare::new(places, context.ready.clone());
         let (workers, allocations) = (share(context.workers_per_export), share(1));
         let (known, prefetching) = (RefCell::new(KnownData::new(size)), Prefetching::default());
@@ -63,6 +66,26 @@ impl FileDevice {
             return None;
         }
         self.page_cache.as_ref()?.get(range, now)
+    }
+
+    /// See [`PageCache::standing`].
+    pub(super) fn standing(&self, range: ByteRange, now: u64) -> Standing {
+        let cache = self.page_cache.as_ref().filter(|_| !self.store.changes.are_under_way());
+        cache.map_or(Standing::Gone, |cache| cache.standing(range, now))
+    }
+
+    /// Reads `range` into `lease` through the page cache.
+    pub(super) fn copying(&self, range: ByteRange, lease: Lease) -> Operation {
+        let (file, offset, length) = (self.buffered, range.offset(), range.length() as u32);
+        let in_worker = self.store.changes.are_under_way();
+        Operation::Read { file, offset, lease, start: 0, length, in_worker }
+    }
+
+    /// See [`PageCache::distrust`].
+    pub(super) fn distrust_page_cache(&self) {
+        if let Some(cache) = &self.page_cache {
+            cache.distrust();
+        }
     }
 
     /// The direct descriptor when there is one and the range allows it.

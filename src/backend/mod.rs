@@ -5,6 +5,7 @@
 
 mod abandon;
 mod allocation;
+mod at_once;
 mod changes;
 mod durability;
 mod export;
@@ -24,12 +25,14 @@ mod zeroing;
 use std::sync::Arc;
 
 pub use abandon::Abandon;
+pub use at_once::AtOnce;
 pub use export::{Export, FILES_PER_EXPORT, OpenError};
 pub use file::ReadFailure;
 pub use helpers::Helpers;
+pub use page_cache::Standing;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::ring::{Lease, MappedRange, Ring, SharedLease};
+use crate::ring::{Lease, Ring, SharedLease};
 use crate::sync::Wakeups;
 use crate::task::ReadyList;
 use export::Store;
@@ -71,15 +74,6 @@ enum Kind {
     Null,
 }
 
-/// The data of a read that was answered at once.
-#[derive(Debug)]
-pub enum AtOnce {
-    /// It is in the page cache.
-    Cached(MappedRange),
-    /// Nothing but zeroes.
-    Zeroes,
-}
-
 /// Copies of memory longer than this give way in between, so that they do not hold up the shard.
 const MEMORY_STEP: u64 = 256 << 10;
 /// Memory given back in one step.
@@ -99,21 +93,6 @@ impl Device {
         };
         let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
         Ok(Self { facts, faults, kind })
-    }
-
-    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if that is wanted. `now` is
-    /// the moment of the turn in nanoseconds.
-    pub fn read_at_once(&self, range: ByteRange, mapped: bool, now: u64) -> Option<AtOnce> {
-        if !self.faults.is_empty() {
-            return None;
-        }
-        self.assert_request(range, false);
-        match &self.kind {
-            Kind::File(file) if mapped => file.cached(range, now).map(AtOnce::Cached),
-            Kind::File(_) => None,
-            Kind::Memory(_) => None,
-            Kind::Null => Some(AtOnce::Zeroes),
-        }
     }
 
     /// Whether writes vanish, so that they are done when their payload is here.

@@ -2,14 +2,15 @@
 //!
 //! A range is sent straight from the mapped file. Whether that is so changes nothing that a client can see: the bytes are those that a
 //! read at this moment would bring. It only must not make the shard wait for the disk, which it would if a page were missing while the
-//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two.
+//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two. A range that has waited
+//! to be sent is asked about again, and when the shard has waited for a page after all, it maps nothing for a while.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::block::ByteRange;
-use crate::ring::{FileMapping, MappedRange, PAGE};
+use crate::ring::{FileMapping, MOST_PAGES, MappedRange, PAGE};
 
 /// The longest range that is sent in this way: what is looked up here must still be true when the last byte leaves.
 const LONGEST: u64 = 1 << 20;
@@ -54,6 +55,31 @@ impl PageCache {
         let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
         let is_fresh = self.seen.borrow().are_fresh(pages.clone(), now) || self.ask(pages, now);
         (is_fresh && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
+    }
+
+    /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its pages, since it has waited.
+    pub(super) fn standing(&self, range: ByteRange, now: u64) -> Standing {
+        if range.end() > self.file_size(now) && !canary!(SizeNotAskedAgain) {
+            return Standing::Cut;
+        }
+        if canary!(StalePagesTrusted) {
+            return Standing::There;
+        }
+        let (mut first, end) = (range.offset() / PAGE, range.end().div_ceil(PAGE));
+        while first < end {
+            let mut there = [false; MOST_PAGES];
+            let there = &mut there[..(MOST_PAGES as u64).min(end - first) as usize];
+            if !self.mapping.look_up(first, there) || !there.iter().all(|there| *there) {
+                return Standing::Gone;
+            }
+            first += there.len() as u64;
+        }
+        Standing::There
+    }
+
+    /// Trusts no page that it has seen: each is asked about again.
+    pub(super) fn distrust(&self) {
+        *self.seen.borrow_mut() = Seen::new(self.pages);
     }
 
     /// Asks about pages and what is around them.
@@ -105,6 +131,17 @@ impl PageCache {
         self.size.set((now, size));
         size
     }
+}
+
+/// What has become of a range that was in the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is still there.
+    There,
+    /// Some of it would have to be read first.
+    Gone,
+    /// The file ends before the range does.
+    Cut,
 }
 
 /// Whether asking is worth it. Where reads go to the disk anyway, the kernel is asked before few of them only.

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
-use super::mapped::FileMapping;
+use super::mapped::SharedMapping;
 use super::op::{OpKey, OpTable, Owner};
 use super::operation::{FileIndex, Operation};
 use super::uring::{Event, RingError, RingOptions, Uring, Wait};
@@ -81,11 +81,19 @@ impl Engine {
         either!(self, engine => engine.release_file(file));
     }
 
-    pub(super) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<FileMapping> {
+    pub(super) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<SharedMapping> {
         match self {
-            Self::Kernel(..) => FileMapping::new(file, length),
+            Self::Kernel(..) => SharedMapping::new(file, length),
             #[cfg(feature = "sim")]
             Self::Simulated(engine) => engine.map_file(file, length),
+        }
+    }
+
+    pub(super) fn major_faults(&self) -> u64 {
+        match self {
+            Self::Kernel(..) => crate::sys::major_faults(),
+            #[cfg(feature = "sim")]
+            Self::Simulated(engine) => engine.major_faults(),
         }
     }
 

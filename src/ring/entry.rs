@@ -69,6 +69,11 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
         Operation::Watch { eventfd, counter } => {
             opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
         }
+        Operation::Populate { mapped } => {
+            let pages = mapped.pages();
+            opcode::Madvise::new(pages.iov_base, pages.iov_len as libc::off_t, libc::MADV_POPULATE_READ)
+                .build()
+        }
         Operation::Sleep { duration } => opcode::Timeout::new(&raw const **duration).build(),
         Operation::CancelAll => opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
         Operation::Cancel { target } => opcode::AsyncCancel::new(u64::from(target.0)).build(),
@@ -76,6 +81,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
         | Operation::ReceiveInto { .. }
         | Operation::Send { .. }
         | Operation::AwaitHangUp { .. }
+        | Operation::AwaitRoom { .. }
         | Operation::Shutdown { .. } => build_socket_entry(operation),
     }
 }
@@ -99,6 +105,7 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
             let mode = match mode {
                 SendMode::Whole => libc::MSG_WAITALL,
                 SendMode::Some => 0,
+                SendMode::Now => libc::MSG_DONTWAIT,
             };
             let flags = (mode | libc::MSG_NOSIGNAL) as u32;
             opcode::SendMsg::new(fixed(*socket), batch.message()).flags(flags).build()
@@ -107,6 +114,7 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
         Operation::AwaitHangUp { socket } => {
             opcode::PollAdd::new(fixed(*socket), (libc::POLLHUP | libc::POLLERR) as u32).build()
         }
+        Operation::AwaitRoom { socket } => opcode::PollAdd::new(fixed(*socket), libc::POLLOUT as u32).build(),
         Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),
         _ => unreachable!("it is no operation on a socket"),
     }

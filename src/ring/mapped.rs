@@ -7,15 +7,24 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::block::ByteRange;
 
 /// Bytes of a page of the page cache.
 pub const PAGE: u64 = 4096;
-/// A file, mapped for the kernel to read.
+/// Pages that one question can be about.
+pub const MOST_PAGES: usize = 256;
+/// A file, mapped once for all shards.
 #[derive(Debug)]
-pub struct FileMapping {
-    address: *mut libc::c_void,
+pub struct SharedMapping {
+    whole: Arc<Whole>,
+}
+
+/// The mapping itself.
+#[derive(Debug)]
+struct Whole {
+    address: usize,
     length: usize,
     file: Source,
 }
@@ -27,14 +36,20 @@ enum Source {
     Simulated(super::sim::MappedFile),
 }
 
-/// Part of a mapped file.
+/// A shard's handle of a file that is mapped for the kernel to read.
 #[derive(Debug)]
+pub struct FileMapping {
+    whole: Arc<Whole>,
+}
+
+/// Part of a mapped file.
+#[derive(Debug, Clone)]
 pub struct MappedRange {
     mapping: Rc<FileMapping>,
     range: ByteRange,
 }
 
-impl FileMapping {
+impl SharedMapping {
     /// Maps the first `length` bytes of a file, at least one, and some more behind them.
     ///
     /// # Errors
@@ -45,7 +60,11 @@ impl FileMapping {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours, and no reference to it is ever made.
         let address =
             unsafe { mmap(std::ptr::null_mut(), whole, ProtFlags::READ, MapFlags::SHARED, file, 0)? };
-        Ok(Self { address, length: whole, file: Source::Kernel(file.try_clone_to_owned()?) })
+        // A page that is missing after all is read alone, not with those around it. Advice that is not taken changes nothing else.
+        // SAFETY: the range is the new mapping.
+        let _advice = unsafe { rustix::mm::madvise(address, whole, rustix::mm::Advice::Random) };
+        let file = Source::Kernel(file.try_clone_to_owned()?);
+        Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
     /// Addresses that stand for a simulated file: nothing is behind them.
@@ -59,16 +78,25 @@ impl FileMapping {
         let (protection, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, protection, flags)? };
-        Ok(Self { address, length: whole, file: Source::Simulated(file(address.addr())) })
+        let file = Source::Simulated(file(address.addr()));
+        Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
+    /// A handle for one shard: what it counts by request is its own.
+    pub fn handle(&self) -> Rc<FileMapping> {
+        Rc::new(FileMapping { whole: Arc::clone(&self.whole) })
+    }
+}
+
+impl FileMapping {
     /// Says of each page from `first` on whether it is in the page cache and filled; false when that cannot be told.
     pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {
-        match &self.file {
+        assert!(pages.len() <= MOST_PAGES);
+        match &self.whole.file {
             Source::Kernel(_) => self.resident(first, pages),
             #[cfg(feature = "sim")]
             Source::Simulated(file) => {
-                pages.fill_with(|| file.is_cached());
+                pages.iter_mut().zip(first..).for_each(|(page, number)| *page = file.is_cached(number));
                 true
             }
         }
@@ -77,10 +105,10 @@ impl FileMapping {
     /// Whether the kernel says the truth: to whom the file does not belong and who may not write it, it says that all pages are there.
     /// The last page that is mapped cannot be.
     pub fn can_look_up(&self) -> bool {
-        match &self.file {
+        match &self.whole.file {
             Source::Kernel(_) => {
                 let mut behind = [true];
-                self.resident(self.length as u64 / PAGE - 1, &mut behind) && !behind[0]
+                self.resident(self.whole.length as u64 / PAGE - 1, &mut behind) && !behind[0]
             }
             #[cfg(feature = "sim")]
             Source::Simulated(_) => true,
@@ -88,13 +116,12 @@ impl FileMapping {
     }
 
     fn resident(&self, first: u64, pages: &mut [bool]) -> bool {
-        const MOST: usize = 256;
         let (start, count) = (first * PAGE, pages.len());
-        assert!(count <= MOST && start + count as u64 * PAGE <= self.length as u64);
-        let mut bytes = [0; MOST];
+        assert!(start + count as u64 * PAGE <= self.whole.length as u64);
+        let mut bytes = [0; MOST_PAGES];
         // SAFETY: the range is mapped, and there is a byte for each of its pages.
         let result = unsafe {
-            let address = self.address.byte_add(start as usize);
+            let address = std::ptr::with_exposed_provenance_mut(self.whole.address + start as usize);
             libc::mincore(address, count * PAGE as usize, bytes.as_mut_ptr())
         };
         for (page, byte) in pages.iter_mut().zip(bytes) {
@@ -105,26 +132,32 @@ impl FileMapping {
 
     /// Bytes of the file now; 0 for a block device.
     pub fn file_size(&self) -> u64 {
-        match &self.file {
+        match &self.whole.file {
             Source::Kernel(file) => rustix::fs::fstat(file).map_or(0, |status| status.st_size as u64),
             #[cfg(feature = "sim")]
             Source::Simulated(file) => file.size(),
         }
     }
 
+    fn address_of(&self, offset: u64) -> *mut libc::c_void {
+        std::ptr::with_exposed_provenance_mut(self.whole.address + offset as usize)
+    }
+
     /// A range to send from.
     pub fn range(self: &Rc<Self>, range: ByteRange) -> MappedRange {
-        assert!(range.end() <= self.length as u64, "{range:?} is not mapped");
+        assert!(range.end() <= self.whole.length as u64, "{range:?} is not mapped");
         let beside = ByteRange::new(range.offset() ^ 512, range.length());
-        let beside = beside.filter(|beside| beside.end() <= self.length as u64 && canary!(CachedElsewhere));
+        let beside =
+            beside.filter(|beside| beside.end() <= self.whole.length as u64 && canary!(CachedElsewhere));
         MappedRange { mapping: Rc::clone(self), range: beside.unwrap_or(range) }
     }
 }
 
-impl Drop for FileMapping {
+impl Drop for Whole {
     fn drop(&mut self) {
         // SAFETY: the range is the one we mapped; sends that read it hold the mapping.
-        let unmapped = unsafe { rustix::mm::munmap(self.address, self.length) };
+        let unmapped =
+            unsafe { rustix::mm::munmap(std::ptr::with_exposed_provenance_mut(self.address), self.length) };
         debug_assert!(unmapped.is_ok());
     }
 }
@@ -135,10 +168,22 @@ impl MappedRange {
         self.range.length()
     }
 
+    /// Where in the file.
+    pub fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// The pages that hold it.
+    pub(super) fn pages(&self) -> libc::iovec {
+        let first = self.range.offset() / PAGE * PAGE;
+        let iov_base = self.mapping.address_of(first);
+        libc::iovec { iov_base, iov_len: (self.range.end().next_multiple_of(PAGE) - first) as usize }
+    }
+
     /// Where the kernel finds part of the bytes, and how many there are.
     pub(super) fn piece(&self, part: Range<usize>) -> libc::iovec {
         assert!(part.end as u64 <= self.range.length());
-        let iov_base = self.mapping.address.wrapping_byte_add(self.range.offset() as usize + part.start);
+        let iov_base = self.mapping.address_of(self.range.offset() + part.start as u64);
         libc::iovec { iov_base, iov_len: part.len() }
     }
 }
@@ -160,7 +205,7 @@ mod tests {
     fn what_was_read_is_there_and_what_was_cut_is_not() {
         let file = tempfile::tempfile_in(std::env::current_dir().unwrap()).unwrap();
         file.write_all_at(&[7; 64 << 10], 0).unwrap();
-        let mapping = Rc::new(FileMapping::new(file.as_fd(), (64 << 10) - 100).unwrap());
+        let mapping = SharedMapping::new(file.as_fd(), (64 << 10) - 100).unwrap().handle();
         assert!(mapping.can_look_up(), "the file is our own");
         let mut pages = [false; 16];
         assert!(mapping.look_up(0, &mut pages));

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use batch::{Payload, SendBatch};
 pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, SharedLease, Shortage, UNIT};
-pub use mapped::{FileMapping, MappedRange, PAGE};
+pub use mapped::{FileMapping, MOST_PAGES, MappedRange, PAGE, SharedMapping};
 pub use op::{OpKey, Owner};
 pub use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub use receive::Received;
@@ -97,13 +97,18 @@ impl Ring {
     }
 
     /// Maps the first `length` bytes of a file, to send from its page cache; `None` where that cannot be done.
-    pub fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> Option<Rc<FileMapping>> {
-        self.inner.engine.borrow().map_file(file, length).ok().map(Rc::new)
+    pub fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> Option<SharedMapping> {
+        self.inner.engine.borrow().map_file(file, length).ok()
     }
 
     /// Forgets a file or socket; the last reference closes it. No operation on it may be in flight.
     pub fn release_file(&self, file: FileIndex) {
         self.inner.engine.borrow_mut().release_file(file);
+    }
+
+    /// How often the calling thread, which is the ring's, has waited for a page to be read so far.
+    pub fn major_faults(&self) -> u64 {
+        self.inner.engine.borrow().major_faults()
     }
 
     /// Files and sockets registered now.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::batch::SendBatch;
 use super::buffer::{Lease, SharedLease};
+use super::mapped::MappedRange;
 use super::op::OpKey;
 use super::receive::Received;
 use crate::block::ByteRange;
@@ -29,6 +30,8 @@ pub enum SendMode {
     Whole,
     /// When the socket takes no more: at least one byte, for which it waits, or an error.
     Some,
+    /// At once, with what the socket takes: `EAGAIN` when that is nothing.
+    Now,
 }
 
 /// One request to the kernel.
@@ -118,6 +121,16 @@ pub enum Operation {
     AwaitHangUp {
         /// Which.
         socket: FileIndex,
+    },
+    /// Complete when a socket can take some bytes, or will never take any more.
+    AwaitRoom {
+        /// Which.
+        socket: FileIndex,
+    },
+    /// Bring part of a mapped file into the page cache, on a thread of the kernel's: `EFAULT` when it is gone or cannot be read.
+    Populate {
+        /// Which part.
+        mapped: MappedRange,
     },
     /// Shut a socket down in both directions, so that whatever waits on it ends.
     Shutdown {

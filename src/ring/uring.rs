@@ -327,6 +327,8 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
         (opcode::Fadvise::CODE, "FADVISE"),
         (opcode::Recv::CODE, "RECV"),
         (opcode::SendMsg::CODE, "SENDMSG"),
+        (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::Madvise::CODE, "MADVISE"),
         (opcode::Shutdown::CODE, "SHUTDOWN"),
         (opcode::PollAdd::CODE, "POLL_ADD"),
         (opcode::Timeout::CODE, "TIMEOUT"),

@@ -12,7 +12,7 @@ use super::request_table::{Entry, RequestId, RequestTable};
 use super::serve::serve;
 use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle};
-use crate::backend::Export;
+use crate::backend::{Export, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
@@ -69,7 +69,7 @@ pub enum Content {
 pub struct OutboundRounds {
     outbound: Outbound,
     batch: Box<SendBatch>,
-    releases: Sending,
+    releases: Vec<Sending>,
     pool: BufferPool,
 }
 
@@ -96,16 +96,17 @@ impl OutboundRounds {
                     (to.data(to.offset, length, true), Payload::Leased { lease, start: 0, length })
                 }
             };
-            let release = Release { held: 4096, timing: Some(TIMING) };
+            let release = Release { held: 4096, timing: Some(TIMING), mapped: None };
             self.outbound.push(Reply::One(ReplyChunk { header, payload }), release);
         }
         let mut sent = 0;
         while self.outbound.wants_to_send() {
-            self.outbound.fill(&mut self.batch, std::mem::take(&mut self.releases), 0);
+            self.outbound.fill(&mut self.batch, &mut self.releases, 0, |_| Standing::There);
             let bytes = self.batch.length();
             sent += bytes;
-            self.releases = self.outbound.sent(&mut self.batch, bytes);
-            self.releases.clear();
+            let (mut released, _goes_on) = self.outbound.sent(&mut self.batch, Ok(bytes as u32));
+            released.clear();
+            self.releases.push(released);
         }
         sent
     }

@@ -43,6 +43,8 @@ pub(super) struct Admitted {
     pub(super) held: u32,
     /// When its last byte was here, in nanoseconds of the shard's clock.
     pub(super) arrived: u64,
+    /// Its moments so far, when it was to be answered in another way before.
+    pub(super) again: Option<Timing>,
 }
 
 /// What feeding a connection may use.
@@ -57,6 +59,8 @@ pub(super) struct Feeding<'a> {
     pub(super) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
     pub(super) now: u64,
+    /// READs may be answered from mapped files.
+    pub(super) may_map: bool,
     /// What is counted for the connection's export.
     pub(super) stats: &'a mut ExportInterval,
     /// The connection's key, and where its requests go with it.
@@ -205,6 +209,11 @@ impl Connection {
 
     /// Turns received bytes into requests until something is missing.
     pub(super) fn feed(&mut self, feeding: &mut Feeding<'_>) -> Fed {
+        if self.ending == Ending::Graceful
+            && let Some(stopped) = self.read_lost(feeding)
+        {
+            return stopped;
+        }
         if self.ending != Ending::No {
             return Fed::Ended;
         }
@@ -258,9 +267,12 @@ impl Connection {
     }
 
     /// Whether a further request must wait. A payload that has begun is always received.
-    fn is_held_up(&self, feeding: &Feeding<'_>) -> Option<Fed> {
+    fn is_held_up(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         if self.receiving.is_some() || self.outbound.holds_back() {
             return None;
+        }
+        if let Some(stopped) = self.read_lost(feeding) {
+            return Some(stopped);
         }
         if self.in_flight < feeding.most_in_flight && feeding.free_slots > 0 {
             return None;
@@ -290,7 +302,7 @@ impl Connection {
                 feeding.stats.discarded_bytes += refusal.discard;
                 feeding.stats.count_error(refusal.command, refusal.error);
                 let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-                self.outbound.hold_back(reply, Release { held: 0, timing: None });
+                self.outbound.hold_back(reply, Release { held: 0, timing: None, mapped: None });
                 if refusal.discard == 0 || canary!(DiscardForgotten) {
                     self.outbound.let_go();
                 }
@@ -335,7 +347,7 @@ impl Connection {
             self.inbound.expect_payload(u64::from(payload));
             self.receiving = Some(Receiving { request, lease, filled: 0, held });
         } else {
-            self.admit(Admitted { request, lease, held, arrived }, feeding);
+            self.admit(Admitted { request, lease, held, arrived, again: None }, feeding);
         }
         None
     }
@@ -360,12 +372,12 @@ impl Connection {
         }
         let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
         let arrived = feeding.now;
-        self.admit(Admitted { request, lease, held, arrived }, feeding);
+        self.admit(Admitted { request, lease, held, arrived, again: None }, feeding);
     }
 
     /// Gives a request to the shard's table. One that had waited for memory or for its payload may come when no slot is free any more: the
     /// table has one more for each connection.
-    fn admit(&mut self, admitted: Admitted, feeding: &mut Feeding<'_>) {
+    pub(super) fn admit(&mut self, admitted: Admitted, feeding: &mut Feeding<'_>) {
         self.tasks += 1;
         feeding.free_slots = feeding.free_slots.saturating_sub(1);
         feeding.admitted.push((feeding.key, admitted));

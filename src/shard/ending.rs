@@ -27,6 +27,8 @@ pub(super) enum Reason {
     ClosedWithin,
     /// The kernel's errno, or that of a send that moved nothing.
     Broken(i32),
+    /// Of a reply a part has left, and the rest is gone: the errno of bringing it in.
+    Torn(i32),
     /// What came is no NBD.
     Violation,
     /// It kept others waiting.
@@ -45,6 +47,10 @@ impl Display for Reason {
             Self::ClosedWithin => "the client closed it within a request",
             Self::Broken(libc::ECONNRESET | libc::EPIPE) => "reset by the client",
             Self::Broken(errno) => return write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
+            Self::Torn(errno) => {
+                let cause = std::io::Error::from_raw_os_error(*errno);
+                return write!(f, "the rest of a reply is gone: was its file cut? ({cause})");
+            }
             Self::Violation => "protocol violation",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Stopping => "the server stops",

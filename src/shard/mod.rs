@@ -9,6 +9,7 @@ pub mod bench;
 mod busy_poll;
 mod connection;
 mod ending;
+mod fault_watch;
 mod hang_up;
 mod intake;
 mod mailbox;

@@ -4,8 +4,11 @@
 
 use std::collections::VecDeque;
 
+use crate::backend::Standing;
+use crate::block::ByteRange;
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::ring::{Payload, SendBatch};
+use crate::nbd::request::Cookie;
+use crate::ring::{MappedRange, Payload, SendBatch, SendMode, SharedLease};
 use crate::stats::Timing;
 
 /// One chunk of a reply.
@@ -50,6 +53,8 @@ pub(super) struct Release {
     pub(super) held: u32,
     /// Its moments; none for a refused request.
     pub(super) timing: Option<Timing>,
+    /// Of a READ whose data is sent from the page cache: by which it can be read in another way.
+    pub(super) mapped: Option<Cookie>,
 }
 
 /// A queued chunk, and what its leaving releases: the last one of a reply ends the request.
@@ -59,6 +64,8 @@ struct Queued {
     releases: Option<Release>,
     /// Bytes of header and payload that have left; of the first chunk only.
     left: usize,
+    /// When its mapped payload was last known to be in the page cache, in nanoseconds of the shard's clock.
+    seen: u64,
 }
 
 /// The queue of one connection.
@@ -76,6 +83,45 @@ pub(super) struct Outbound {
     started: u64,
     /// What each chunk of the send in flight releases.
     sending: Option<Sending>,
+    /// An operation is in flight that must end before the next send starts.
+    pausing: bool,
+    /// The last send filled the socket, and did not wait for room.
+    full: bool,
+    /// It ended within a mapped payload, which is not copied yet.
+    uncopied: bool,
+    /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual way.
+    lost: VecDeque<Release>,
+    /// How the first chunk is sent that has left in part.
+    torn: Torn,
+}
+
+/// What is done about the rest of a mapped chunk of which a part has left. No other reply can take its place any more.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Torn {
+    /// It is sent when its pages are there.
+    #[default]
+    Usual,
+    /// Its pages could not be read: they are brought in first.
+    Populate,
+    /// They were brought in: it is sent alone, so that it is clear whose a further failure is.
+    Alone,
+}
+
+/// What a connection does next to send.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Starts a send of the batch.
+    Send(SendMode),
+    /// Waits until the socket takes some bytes.
+    AwaitRoom,
+    /// Copies a range of which a part has left: no error can take the place of the rest, should it be gone when there is room again.
+    Copy(ByteRange),
+    /// Brings pages in first.
+    Populate(MappedRange),
+    /// Nothing: what was queued is to be read in the usual way.
+    Nothing,
+    /// It cannot go on within a reply.
+    Broken,
 }
 
 /// What the chunks of a send release, one by one.
@@ -86,19 +132,25 @@ const MOST_MAPPED: u64 = 4 << 20;
 /// A client that takes longer than this for one send, in nanoseconds, is slow: what it asks for waits in memory of ours.
 const PROMPT: u64 = 50_000_000;
 
+/// No moment at which a mapped payload was seen.
+const NEVER: u64 = u64::MAX;
+
 /// A queue that is empty keeps room for so many chunks: most connections never need more.
 const KEPT_CHUNKS: usize = 256;
 
 impl Outbound {
+    /// Appends a reply with data of a mapped file that was seen in the page cache at `now`.
+    pub(super) fn push_mapped(&mut self, chunk: ReplyChunk, release: Release, now: u64) {
+        self.mapped += chunk.payload.length() as u64;
+        self.queue.push_back(Queued { chunk, releases: Some(release), left: 0, seen: now });
+    }
+
     /// Appends a reply; what its request holds is released when it is out.
     pub(super) fn push(&mut self, reply: Reply, release: Release) {
         self.held += u64::from(release.held);
         match reply {
             Reply::One(chunk) => {
-                if let Payload::Mapped(mapped) = &chunk.payload {
-                    self.mapped += mapped.length();
-                }
-                self.queue.push_back(Queued { chunk, releases: Some(release), left: 0 });
+                self.queue.push_back(Queued { chunk, releases: Some(release), left: 0, seen: NEVER });
             }
             Reply::Many(mut chunks) => {
                 if canary!(ChunksSwapped) {
@@ -107,7 +159,7 @@ impl Outbound {
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
                     let releases = (index == last).then_some(release);
-                    self.queue.push_back(Queued { chunk, releases, left: 0 });
+                    self.queue.push_back(Queued { chunk, releases, left: 0, seen: NEVER });
                 }
             }
         }
@@ -139,18 +191,57 @@ impl Outbound {
 
     /// Whether so many bytes of a mapped file can be queued: they will leave soon.
     pub(super) fn has_room_for_mapped(&self, length: u64, now: u64) -> bool {
-        let is_slow = self.sending.is_some() && now - self.started > PROMPT;
+        let is_slow = self.is_sending() && now - self.started > PROMPT;
         !is_slow && self.mapped + length <= MOST_MAPPED
     }
 
     /// Whether a send could start.
     pub(super) fn wants_to_send(&self) -> bool {
-        self.sending.is_none() && !self.queue.is_empty()
+        !self.is_sending() && !self.queue.is_empty()
     }
 
-    /// A send is in flight.
+    /// A send is in flight, or the next one waits for something.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending.is_some()
+        self.sending.is_some() || self.pausing
+    }
+
+    /// The next send waits for an operation.
+    pub(super) fn pause(&mut self) {
+        assert!(!self.is_sending(), "one operation at a time");
+        self.pausing = true;
+    }
+
+    /// That operation has ended.
+    pub(super) fn go_on(&mut self) {
+        assert!(std::mem::take(&mut self.pausing), "it was waited for");
+    }
+
+    /// The payload of the first chunk was copied into a lease: the bytes of memory that its request holds from now on.
+    pub(super) fn copied(&mut self, copy: SharedLease) -> usize {
+        let Some(Queued { chunk, releases: Some(release), .. }) = self.queue.front_mut() else { return 0 };
+        let (held, length) = (copy.capacity(), chunk.payload.length() as u32);
+        self.mapped -= u64::from(length);
+        chunk.payload = Payload::Leased { lease: copy, start: 0, length };
+        release.held += held as u32;
+        self.held += held as u64;
+        held
+    }
+
+    /// The pages of the first chunk were brought in.
+    pub(super) fn populated(&mut self) {
+        if !self.queue.is_empty() {
+            self.torn = Torn::Alone;
+        }
+    }
+
+    /// A READ that must be read in the usual way, if there is one.
+    pub(super) fn lost(&self) -> Option<Release> {
+        self.lost.front().copied()
+    }
+
+    /// It is being read.
+    pub(super) fn found(&mut self) {
+        self.lost.pop_front().expect("there was one");
     }
 
     /// Bytes of leases that come free when the client fetches its replies.
@@ -160,7 +251,7 @@ impl Outbound {
 
     /// Nothing queued, nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
-        self.sending.is_none() && self.queue.is_empty()
+        self.sending.is_none() && self.queue.is_empty() && self.lost.is_empty()
     }
 
     /// Chunks that wait.
@@ -168,36 +259,108 @@ impl Outbound {
         self.queue.len()
     }
 
-    /// Moves as many chunks into `batch` as fit, and what they release into `sending`, which comes empty; a send then has to start.
-    ///
-    /// `now` is the moment of the turn, in nanoseconds of the shard's clock.
-    pub(super) fn fill(&mut self, batch: &mut SendBatch, mut sending: Sending, now: u64) {
-        self.started = now;
-        while batch.has_room_for_chunk(LONGEST_HEADER)
-            && let Some(Queued { chunk, releases, left }) = self.queue.pop_front()
+    /// What must come before the next send, once each, when the last one has filled the socket.
+    fn what_comes_first(&mut self) -> Option<Next> {
+        if std::mem::take(&mut self.uncopied)
+            && let Some(Queued { chunk, left: 1.., .. }) = self.queue.front()
+            && let Payload::Mapped(mapped) = &chunk.payload
         {
-            if let Payload::Mapped(mapped) = &chunk.payload {
+            return Some(Next::Copy(mapped.range()));
+        }
+        std::mem::take(&mut self.full).then_some(Next::AwaitRoom)
+    }
+
+    /// Moves as many chunks into `batch` as fit; what they release waits for the end of the send, in a list of `spare` ones.
+    ///
+    /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that were
+    /// last seen before it.
+    pub(super) fn fill(
+        &mut self,
+        batch: &mut SendBatch,
+        spare: &mut Vec<Sending>,
+        now: u64,
+        mut standing: impl FnMut(ByteRange) -> Standing,
+    ) -> Next {
+        if let Some(first) = self.what_comes_first() {
+            return first;
+        }
+        self.started = now;
+        let mut sending = spare.pop().unwrap_or_default();
+        let mut next = Next::Nothing;
+        while batch.has_room_for_chunk(LONGEST_HEADER)
+            && let Some(mut front) = self.queue.pop_front()
+        {
+            if let Payload::Mapped(mapped) = &front.chunk.payload {
+                let is_torn = front.left > 0;
+                let found = match self.torn {
+                    Torn::Populate if is_torn => Standing::Gone,
+                    // They were there, so it is tried; only the size is asked for again.
+                    Torn::Alone if is_torn && standing(mapped.range()) != Standing::Cut => Standing::There,
+                    _ if front.seen == now => Standing::There,
+                    _ => standing(mapped.range()),
+                };
+                match found {
+                    Standing::There => {}
+                    _ if !is_torn => {
+                        self.mapped -= mapped.length();
+                        self.lost.extend(front.releases);
+                        continue;
+                    }
+                    Standing::Cut => {
+                        next = Next::Broken;
+                        self.queue.push_front(front);
+                        break;
+                    }
+                    Standing::Gone => {
+                        next = Next::Populate(mapped.clone());
+                        self.queue.push_front(front);
+                        break;
+                    }
+                }
+                front.seen = now;
                 self.mapped_sending += mapped.length();
+                next = Next::Send(SendMode::Now);
+            } else if matches!(next, Next::Nothing) {
+                next = Next::Send(SendMode::Some);
             }
-            batch.push_chunk(chunk.header.as_bytes(), chunk.payload, left);
-            sending.push(releases);
+            batch.push_chunk(front.chunk.header.as_bytes(), front.chunk.payload, front.left);
+            sending.push(front.releases);
+            if self.torn == Torn::Alone {
+                break;
+            }
         }
         if self.queue.is_empty() {
             self.queue.shrink_to(KEPT_CHUNKS);
         }
-        assert!(!batch.is_empty(), "one chunk always fits into an empty batch");
-        assert!(self.sending.replace(sending).is_none(), "one send at a time");
+        match sending.is_empty() {
+            true => spare.push(sending),
+            false => assert!(self.sending.replace(sending).is_none(), "one send at a time"),
+        }
+        next
     }
 
-    /// The send in flight has ended, and so many bytes have left: what is released. The rest is queued again, and the batch is empty.
-    pub(super) fn sent(&mut self, batch: &mut SendBatch, bytes: usize) -> Sending {
+    /// The send in flight has ended: what is released, and whether the connection can go on. What did not leave is queued again, and the
+    /// batch is empty.
+    pub(super) fn sent(&mut self, batch: &mut SendBatch, result: Result<u32, i32>) -> (Sending, bool) {
         let mut sending = self.sending.take().expect("a send was in flight");
         self.mapped -= std::mem::take(&mut self.mapped_sending);
-        if bytes == batch.length() && batch.is_whole() {
+        let (bytes, whole) = (result.unwrap_or(0) as usize, batch.length());
+        let faulted = result == Err(libc::EFAULT);
+        let goes_on = match result {
+            Ok(sent) => sent > 0,
+            Err(libc::EFAULT) => self.torn != Torn::Alone,
+            Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN),
+        };
+        if bytes > 0 {
+            self.torn = Torn::Usual;
+        }
+        if bytes == whole && batch.is_whole() {
             batch.clear();
             self.held -= held_by(sending.iter().flatten());
-            return sending;
+            return (sending, true);
         }
+        self.full = bytes < whole && !faulted;
+        self.uncopied = self.full;
         let mut unsent = Vec::new();
         let complete = batch.take_unsent(bytes, |header, payload, left| {
             let header = HeaderBytes::from_bytes(header);
@@ -205,18 +368,28 @@ impl Outbound {
         });
         for ((chunk, left), releases) in unsent.into_iter().zip(sending.drain(complete..)).rev() {
             if let Payload::Mapped(mapped) = &chunk.payload {
+                if faulted && left == 0 {
+                    // One of those in the send could not be read; which one shows when each is read for itself.
+                    self.lost.extend(releases);
+                    continue;
+                }
+                if faulted {
+                    self.torn = Torn::Populate;
+                }
                 self.mapped += mapped.length();
             }
-            self.queue.push_front(Queued { chunk, releases, left });
+            self.queue.push_front(Queued { chunk, releases, left, seen: NEVER });
         }
         self.held -= held_by(sending.iter().flatten());
-        sending
+        (sending, goes_on)
     }
 
     /// Forgets what is queued: the client is gone.
     pub(super) fn abandon(&mut self) -> Vec<Release> {
         self.mapped = self.mapped_sending;
-        let releases: Vec<Release> = self.queue.drain(..).filter_map(|queued| queued.releases).collect();
+        self.torn = Torn::Usual;
+        let queued = self.queue.drain(..).filter_map(|queued| queued.releases);
+        let releases: Vec<Release> = queued.chain(self.lost.drain(..)).collect();
         self.held -= held_by(&releases);
         releases
     }
@@ -239,17 +412,26 @@ mod tests {
         Reply::One(ReplyChunk { header: to.data(0, length, true), payload: Payload::Zeroes(length) })
     }
 
-    const RELEASE: Release = Release { held: 4096, timing: None };
+    const RELEASE: Release = Release { held: 4096, timing: None, mapped: None };
+
+    /// What the next send is; waits for room are over at once.
+    fn fill(outbound: &mut Outbound, batch: &mut SendBatch) -> Next {
+        let everything_is_there = |_| Standing::There;
+        match outbound.fill(batch, &mut Vec::new(), 0, everything_is_there) {
+            Next::AwaitRoom => outbound.fill(batch, &mut Vec::new(), 0, everything_is_there),
+            next => next,
+        }
+    }
 
     #[test]
     fn a_batch_takes_what_fits_and_releases_it_when_sent() {
         let mut outbound = Outbound::default();
         (0..5).for_each(|_| outbound.push(reply(512), RELEASE));
         let mut batch = SendBatch::with_capacity(7, 1024);
-        outbound.fill(&mut batch, Vec::new(), 0);
+        fill(&mut outbound, &mut batch);
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
-        assert_eq!(outbound.sent(&mut batch, 3 * 528), [Some(RELEASE); 3]);
+        assert_eq!(outbound.sent(&mut batch, Ok(3 * 528)), (vec![Some(RELEASE); 3], true));
         assert_eq!(outbound.abandon(), [RELEASE; 2]);
         assert!(outbound.is_empty());
     }
@@ -262,9 +444,10 @@ mod tests {
         let mut left = 5 * 528;
         // Within a payload, at an edge, nothing, within a header, a header's end.
         for (sent, released) in [(700, 1), (356, 1), (0, 0), (5, 0), (11, 0), (1040, 2), (528, 1)] {
-            outbound.fill(&mut batch, Vec::new(), 0);
+            fill(&mut outbound, &mut batch);
             assert_eq!(batch.length(), left);
-            assert_eq!(outbound.sent(&mut batch, sent), vec![Some(RELEASE); released]);
+            let result = if sent == 0 { Err(libc::EINTR) } else { Ok(sent as u32) };
+            assert_eq!(outbound.sent(&mut batch, result), (vec![Some(RELEASE); released], true));
             left -= sent;
         }
         assert!(left == 0 && outbound.is_empty());

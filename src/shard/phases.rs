@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use super::connection::{Admitted, Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::Release;
+use super::outbound::{Next, Release};
 use super::request_table::{Entry, RequestId};
 use super::serve::{Shared, Work};
 use super::waiting::{Listed, Need};
 use super::worker::{Shard, SpareBatches};
 use crate::config::Limits;
 use crate::nbd::reply::LONGEST_HEADER;
-use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch, SendMode};
+use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch};
 use crate::task::Tasks;
 
 impl Shard {
@@ -46,6 +46,10 @@ impl Shard {
                 connection.received(completion);
             }
             Operation::Send { batch, .. } => self.sent(key, completion.result, batch),
+            Operation::AwaitRoom { .. } | Operation::Populate { .. } | Operation::Read { .. } => {
+                connection.may_send(completion);
+                to_flush(&mut self.to_flush, key, connection);
+            }
             _ => {}
         }
         self.unsent = self.unsent + self.connections[key as usize].in_flight - before;
@@ -55,11 +59,9 @@ impl Shard {
     /// The end of a connection's send.
     fn sent(&mut self, key: u32, result: Result<u32, i32>, mut batch: Box<SendBatch>) {
         let connection = &mut self.connections[key as usize];
-        let bytes = result.unwrap_or(0) as usize;
-        let mut released = connection.outbound.sent(&mut batch, bytes);
-        let large = batch.room() > SMALL_BATCH;
-        self.batches[usize::from(large)].push(batch);
-        connection.progress.outbound.moved(bytes as u64);
+        let (mut released, goes_on) = connection.outbound.sent(&mut batch, result);
+        give_batch(&mut self.batches, batch);
+        connection.progress.outbound.moved(u64::from(result.unwrap_or(0)));
         let export = connection.peer.export;
         for release in released.drain(..).flatten() {
             connection.release(release);
@@ -69,10 +71,6 @@ impl Shard {
             }
         }
         self.releases.push(released);
-        let goes_on = match result {
-            Ok(sent) => sent > 0,
-            Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN),
-        };
         if !goes_on || connection.ending == Ending::Abort {
             connection.because(Reason::Broken(result.err().unwrap_or(libc::EPIPE))).end(Ending::Abort);
         }
@@ -114,6 +112,7 @@ impl Shard {
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
             now: self.recorder.now(),
+            may_map: self.fault_watch.may_map(self.recorder.now()),
             stats: self.recorder.export(connection.peer.export),
             key,
             admitted: &mut self.admitted,
@@ -149,11 +148,14 @@ impl Shard {
         tasks: &mut Tasks<F>,
         serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
     ) {
-        for (key, Admitted { request, lease, held, arrived }) in self.admitted.drain(..) {
+        for (key, Admitted { request, lease, held, arrived, again }) in self.admitted.drain(..) {
             let connection = &mut self.connections[key as usize];
             connection.progress.admitted = true;
             let peer = Rc::clone(&connection.peer);
-            let timing = self.recorder.admitted(peer.export, &request, arrived);
+            let timing = match again {
+                Some(timing) => self.recorder.admitted_again(peer.export, timing),
+                None => self.recorder.admitted(peer.export, &request, arrived),
+            };
             let id = self.requests.insert(Entry { connection: key, held, timing });
             self.started.push(id);
             tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, Work { request, lease, peer }));
@@ -166,7 +168,7 @@ impl Shard {
             let connection = &mut self.connections[key as usize];
             self.recorder.completed(connection.peer.export, &mut timing, after_run);
             let before = connection.in_flight;
-            connection.reply(reply, Release { held, timing: Some(timing) });
+            connection.reply(reply, Release { held, timing: Some(timing), mapped: None });
             self.unsent = self.unsent + connection.in_flight - before;
             to_flush(&mut self.to_flush, key, connection);
         }
@@ -186,17 +188,9 @@ impl Shard {
                 connection.because(Reason::Stopping).end(Ending::Graceful);
             }
             if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
-                let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
-                connection.outbound.fill(
-                    &mut batch,
-                    self.releases.pop().unwrap_or_default(),
-                    self.recorder.now(),
-                );
-                connection.operations += 1;
-                let (socket, mode) = (connection.socket, SendMode::Some);
-                let operation = Operation::Send { socket, mode, batch };
-                self.ring.push(operation, Owner::Connection(key));
+                self.start_send(key);
             }
+            let connection = &mut self.connections[key as usize];
             if let Listed::Waiting { held, .. } = connection.listed
                 && connection.held < held
             {
@@ -205,6 +199,47 @@ impl Shard {
             self.end(key);
         }
         self.to_flush = keys;
+    }
+
+    /// Starts a connection's send, or what must come before it.
+    fn start_send(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        let (socket, now) = (connection.socket, self.recorder.now());
+        let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
+        let device = &connection.peer.device;
+        let standing = |range| device.standing(range, now);
+        let operation = match connection.outbound.fill(&mut batch, &mut self.releases, now, standing) {
+            Next::Send(mode) => {
+                self.fault_watch.sends(mode);
+                connection.operations += 1;
+                let operation = Operation::Send { socket, mode, batch };
+                self.ring.push(operation, Owner::Connection(key));
+                return;
+            }
+            Next::AwaitRoom => Some(Operation::AwaitRoom { socket }),
+            Next::Copy(range) => {
+                let lease = self.pool.lend(range.length() as usize, connection.held);
+                // Without memory it stays where it is.
+                lease.map_or(Some(Operation::AwaitRoom { socket }), |lease| device.copying(range, lease))
+            }
+            Next::Populate(mapped) => Some(Operation::Populate { mapped }),
+            Next::Nothing => None,
+            Next::Broken => {
+                let before = connection.in_flight;
+                connection.because(Reason::Torn(libc::EIO)).end(Ending::Abort);
+                self.unsent -= before - connection.in_flight;
+                None
+            }
+        };
+        give_batch(&mut self.batches, batch);
+        if let Some(operation) = operation {
+            connection.outbound.pause();
+            connection.operations += 1;
+            self.ring.push(operation, Owner::Connection(key));
+        }
+        if connection.outbound.lost().is_some() {
+            self.list(key);
+        }
     }
 
     /// Starts receives of connections that need more bytes. After the sends: whoever waits for a reply waits less.
@@ -273,4 +308,10 @@ fn take_batch(spare: &mut SpareBatches, chunks: usize, limits: &Limits) -> Box<S
     let pieces = if large { limits.pieces_per_send } else { SMALL_BATCH.min(limits.pieces_per_send) };
     let fresh = || Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
     spare[usize::from(large)].pop().unwrap_or_else(fresh)
+}
+
+/// Gives back a batch that is empty.
+fn give_batch(spare: &mut SpareBatches, batch: Box<SendBatch>) {
+    let large = batch.room() > SMALL_BATCH;
+    spare[usize::from(large)].push(batch);
 }

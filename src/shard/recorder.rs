@@ -50,7 +50,8 @@ impl Recorder {
     /// A new turn begins: completions were reaped.
     pub(super) fn turn(&mut self) {
         self.record_alike();
-        self.now = self.elapsed();
+        // Each turn has a moment of its own.
+        self.now = self.elapsed().max(self.now + 1);
     }
 
     /// The moment of this turn.
@@ -70,6 +71,12 @@ impl Recorder {
         self.interval.exports[export].count_bytes(operation, length);
         self.gauges[export].in_flight += 1;
         Timing { operation, arrived, submitted: 0, completed: 0, offset, length }
+    }
+
+    /// A request that was to be answered without a task, and is counted, goes to one after all.
+    pub(super) fn admitted_again(&mut self, export: usize, timing: Timing) -> Timing {
+        self.gauges[export].in_flight += 1;
+        timing
     }
 
     /// A task has ended, in the turn at whose end the clock showed `after_run`.

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::busy_poll::BusyPoll;
 use super::connection::{Admitted, Connection};
+use super::fault_watch::FaultWatch;
 use super::mailbox::Message;
 use super::outbound::Sending;
 use super::recorder::Recorder;
@@ -84,6 +85,7 @@ pub(super) struct Shard {
     pub(super) next_look: Option<OpKey>,
     /// When the deadline had passed.
     pub(super) cut_off: Option<Duration>,
+    pub(super) fault_watch: FaultWatch,
     pub(super) busy_poll: BusyPoll,
     pub(super) connection_count: Arc<AtomicUsize>,
 }
@@ -135,6 +137,7 @@ impl Shard {
             Shared { context, finished: Default::default(), errors: Default::default(), extents_per_reply };
         let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
         let room = Room::new(limits.replies_per_shard());
+        let fault_watch = FaultWatch::new(ring.major_faults());
         Ok(Self {
             limits,
             is_pinned,
@@ -162,6 +165,7 @@ impl Shard {
             shutdown: None,
             next_look: None,
             cut_off: None,
+            fault_watch,
             busy_poll: BusyPoll::new(*busy_poll),
             connection_count: connections,
         })
@@ -230,6 +234,7 @@ impl<F: Future<Output = ()>> Worker<F> {
             shard.busy_poll.waited(shard.ring.now() - since);
         }
         shard.recorder.turn();
+        shard.watch_faults();
         let next = if self.events.is_empty() { wait } else { Wait::No };
         shard.record(&mut self.events);
         Some(next)

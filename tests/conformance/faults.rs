@@ -241,3 +241,42 @@ fn t36_status_of_a_short_file_invents_nothing() {
         client.expect_alive();
     }
 }
+
+/// Replies that wait for their client are in the page cache only. What of them is gone when there is room to send is an error, and
+/// neither an end of the connection nor zeroes.
+#[test]
+fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
+    const SIZE: u64 = 256 << 10;
+    let image = Image::random(SIZE, 3);
+    let last = SIZE - 4096;
+    let server = Options::new().export(format!("a={}", image.path.display())).shards(1).start();
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "a", mode);
+        let mut other = Connection::attach(&server, "a", mode);
+        assert_same(&client.read(last, 4096), &image.read(last, 4096), "before the cut");
+        let mut in_flight: Vec<_> =
+            (0..768).map(|cookie| Request::read(last, 4096).cookie(0x7000 + cookie)).collect();
+        let requests: Vec<u8> = in_flight.iter().flat_map(|request| request.encode(mode)).collect();
+        client.send(&requests);
+        // The shard takes them in before these, and sends as much as the socket holds.
+        for _ in 0..10 {
+            other.read(0, 512);
+        }
+        let whole = image.read(last, 4096);
+        image.open().set_len(SIZE - 4000).expect("cut the file");
+        let mut errors = 0;
+        while !in_flight.is_empty() {
+            let (request, reply) = client.next_reply(&mut in_flight);
+            match reply.error {
+                0 => assert_same(&reply.data, &whole, &crate::support::reply::describe(&request)),
+                error => {
+                    assert_eq!(error, NBD_EIO);
+                    errors += 1;
+                }
+            }
+        }
+        assert!(errors > 0, "all replies had left before the cut");
+        client.expect_alive();
+        image.write(last, &whole);
+    }
+}

@@ -13,6 +13,8 @@ pub(crate) struct Context<'a> {
     pub(crate) world: &'a World,
     pub(crate) oracle: &'a mut Oracle,
     pub(crate) faults: &'a Faults,
+    /// Its file is cut now and then.
+    pub(crate) cuts: bool,
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
@@ -213,7 +215,9 @@ impl Client {
 
     /// The server has ended the connection.
     fn ended(&mut self, context: &mut Context<'_>) -> Result<(), String> {
-        let may = context.shutting_down || context.faults.cut_send > 0.0;
+        // Of a mapped file the rest of a reply can be gone when its header has left.
+        let is_torn = !self.incoming.is_empty() && (context.cuts || context.faults.io_error > 0.0);
+        let may = context.shutting_down || context.faults.cut_send > 0.0 || is_torn;
         if self.state == State::Open && !may {
             return Err("the server ended a connection of its own accord".into());
         }
@@ -302,7 +306,7 @@ impl Client {
             return asked.check_whole();
         };
         let faults = context.faults;
-        let fails = faults.io_error + faults.lost_write_back > 0.0 || faults.canceled > 0.0;
+        let fails = faults.io_error + faults.lost_write_back > 0.0 || faults.canceled > 0.0 || context.cuts;
         let writes = matches!(asked.command, wire::WRITE | wire::WRITE_ZEROES);
         let moves = writes || matches!(asked.command, wire::READ | wire::FLUSH | wire::TRIM);
         let right = match (asked.expect, error) {

@@ -48,6 +48,8 @@ impl Scene {
             ..Limits::DEFAULT
         };
         let plan = Plan {
+            evictions: 0.0,
+            cuts: 0.0,
             shards: 1,
             disks: vec![disk(LARGE), disk(SMALL)],
             limits: Arc::new(limits),

@@ -23,6 +23,8 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
         longest: 256 << 10,
         steady: false,
         cautious: false,
+        evictions: 0.0,
+        cuts: 0.0,
         power_cut_at: None,
         shutdown_at: None,
     }
@@ -70,6 +72,30 @@ pub(crate) fn slow_and_steady(seed: u64) -> Result<Report, String> {
 fn whoever_moves_bytes_steadily_is_never_cut_off() {
     for seed in 1..=WORLDS / 4 {
         let result = slow_and_steady(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+/// A file that nobody writes is cut and made whole again while replies wait for slow clients.
+pub(crate) fn cut_files(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults::none();
+    let world = World::new(random.number(), faults.clone());
+    let disk = Disk { size: 64 << 10, grain: 64, alignment: None, sector: None, read_only: true };
+    let plan = Plan {
+        disks: vec![disk],
+        cuts: 0.01,
+        socket_bytes: 4096,
+        longest: 16 << 10,
+        ..crowd(6, small_memory())
+    };
+    run_plan(random, world, faults, plan)
+}
+
+#[test]
+fn what_is_cut_off_is_never_sent() {
+    for seed in 1..=WORLDS {
+        let result = cut_files(seed);
         assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct Plan {
     pub(crate) steady: bool,
     /// Bytes of the longest request; beyond 1 MiB its memory comes from another zone.
     pub(crate) longest: u64,
+    /// How often pages leave the page cache, by step.
+    pub(crate) evictions: f64,
+    /// How often a file that nobody may write is cut, or is whole again, by step.
+    pub(crate) cuts: f64,
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,
@@ -67,6 +71,8 @@ impl Plan {
             longest,
             steady: false,
             cautious: random.chance(0.05),
+            evictions: random.pick(&[0.0, 0.0003, 0.003]),
+            cuts: random.pick(&[0.0, 0.0, 0.001]),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
             shutdown_at,

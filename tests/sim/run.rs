@@ -62,6 +62,7 @@ macro_rules! context {
             world: &$self.world,
             oracle: &mut $self.oracles[$export],
             faults: &$self.faults,
+            cuts: $self.plan.cuts > 0.0 && $self.plan.disks[$export].read_only,
             random: &mut $self.random,
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
@@ -159,10 +160,30 @@ impl Simulation {
                 return Ok(false);
             }
             self.step()?;
+            self.disturb()?;
         }
         let waiting: Vec<_> = self.clients.iter().map(|client| client.describe()).collect();
         let holdings: Vec<_> = self.shards.iter().map(SteppedShard::holdings).collect();
         Err(format!("the run does not end at {:?}: {waiting:?} {holdings:?}", self.world.now()))
+    }
+
+    /// Memory gets short, or somebody cuts a file, behind the server's back.
+    fn disturb(&mut self) -> Result<(), String> {
+        if self.random.chance(self.plan.evictions) {
+            self.world.evict(self.random.pick(&self.files));
+        }
+        if self.random.chance(self.plan.cuts) {
+            let disk = self.random.below(self.files.len() as u64) as usize;
+            if self.plan.disks[disk].read_only {
+                let size = self.random.below(self.plan.disks[disk].size) as usize;
+                let size = self.random.chance(0.5).then_some(size);
+                self.world.cut(self.files[disk], size);
+            }
+        }
+        match self.world.slept_in_vain() {
+            true => Err("a shard waits again and again for pages that are gone".into()),
+            false => Ok(()),
+        }
     }
 
     /// One thing happens: a shard's turn, a client's step, or an event of the world.

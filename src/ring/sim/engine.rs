@@ -11,10 +11,10 @@ use super::mapped::{MappedFile, Piece};
 use super::transfer::Transfer;
 use super::workers::RingState;
 use super::world::{Memory, Object, Work};
-use crate::ring::FileMapping;
+use crate::ring::SharedMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::op::{OpKey, OpTable, Owner};
-use crate::ring::operation::{AllocateMode, FileIndex, Operation, SendMode};
+use crate::ring::operation::{AllocateMode, FileIndex, Operation};
 use crate::ring::receive::ReceiveRing;
 use crate::ring::uring::{Event, RingError, RingOptions, Wait, deliver};
 
@@ -144,8 +144,15 @@ impl Engine {
                 let pieces: Rc<[Piece]> =
                     batch.pieces().map(|(address, length)| state.piece(address, length)).collect();
                 let total = batch.length();
-                let whole = *mode == SendMode::Whole;
-                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total, whole }
+                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total, mode: *mode }
+            }
+            Operation::AwaitRoom { socket } => Work::AwaitRoom { socket: self.socket(*socket) },
+            Operation::Populate { mapped } => {
+                let pages = mapped.pages();
+                match self.world.state().piece(pages.iov_base.cast(), pages.iov_len) {
+                    Piece::File { file, .. } => Work::Populate { file, range: mapped.range() },
+                    Piece::Memory(_) => panic!("only a mapped file is brought in"),
+                }
             }
             Operation::AwaitHangUp { socket } => Work::AwaitHangUp { socket: self.socket(*socket) },
             Operation::Shutdown { socket } => Work::Shutdown { socket: self.socket(*socket) },
@@ -163,6 +170,7 @@ impl Engine {
     /// Never waits: the world is stepped by whoever drives it.
     pub(in crate::ring) fn submit_and_reap(&mut self, _wait: Wait, limit: usize, events: &mut Vec<Event>) {
         self.submit();
+        self.world.state().rings[self.ring].faults.turn += 1;
         for _ in 0..limit {
             let Some(entry) = self.world.state().rings[self.ring].completions.pop_front() else { return };
             let received = entry.buffer.map(|buffer| self.receive.take(buffer, entry.result.unwrap_or(0)));
@@ -200,11 +208,15 @@ impl Engine {
         self.free_files.push(file.0);
     }
 
-    pub(in crate::ring) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<FileMapping> {
+    pub(in crate::ring) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<SharedMapping> {
         let object = self.world.state().tokens.get(&file.as_raw_fd()).copied();
         let Some(Object::File { file, .. }) = object else { panic!("only a file is mapped") };
-        let mapped = |address| MappedFile::new(self.world.clone(), file, address, length as usize);
-        FileMapping::simulated(length, mapped)
+        let mapped = |address| MappedFile::new(&self.world, file, address, length as usize);
+        SharedMapping::simulated(length, mapped)
+    }
+
+    pub(in crate::ring) fn major_faults(&self) -> u64 {
+        self.world.state().major_faults(self.ring)
     }
 
     pub(in crate::ring) fn registered_files(&self, total: u32) -> u32 {

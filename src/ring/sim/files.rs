@@ -8,7 +8,7 @@ use crate::random::Random;
 /// Bytes that a power cut keeps or loses together.
 pub const SECTOR: usize = 512;
 /// Bytes that the page cache reads and writes back together.
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// One of the ways in which a file is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,10 @@ struct PageWrite {
 
 pub(super) struct SimFile {
     size: usize,
+    /// Somebody has cut it to so many bytes.
+    cut: Option<usize>,
+    /// When each page was evicted from the page cache; `None` when it is there.
+    evicted: Vec<Option<u64>>,
     /// What a read finds.
     content: Vec<u8>,
     /// What a power cut leaves at least.
@@ -76,8 +80,11 @@ impl SimFile {
         let allocation = allocation.collect();
         let durable = content.clone();
         let (pending, page_writes) = (BTreeMap::new(), Vec::new());
+        let evicted = vec![None; size.div_ceil(PAGE)];
         Self {
             size,
+            cut: None,
+            evicted,
             content,
             durable,
             allocation,
@@ -90,8 +97,41 @@ impl SimFile {
         }
     }
 
+    /// Bytes that it has now.
     pub(super) fn size(&self) -> usize {
+        self.cut.unwrap_or(self.size)
+    }
+
+    /// Bytes that it has when nobody has cut it.
+    pub(super) fn whole_size(&self) -> usize {
         self.size
+    }
+
+    pub(super) fn cut(&mut self, size: Option<usize>) {
+        self.cut = size.map(|size| size.min(self.size));
+    }
+
+    pub(super) fn is_cached(&self, page: usize) -> bool {
+        self.evicted.get(page).is_some_and(Option::is_none)
+    }
+
+    /// When a page was evicted.
+    pub(super) fn evicted(&self, page: usize) -> u64 {
+        self.evicted[page].unwrap_or(0)
+    }
+
+    pub(super) fn evict(&mut self, order: u64, mut goes: impl FnMut(usize) -> bool) {
+        for (page, evicted) in self.evicted.iter_mut().enumerate() {
+            if evicted.is_none() && goes(page) {
+                *evicted = Some(order);
+            }
+        }
+    }
+
+    /// The pages of a range come into the page cache.
+    pub(super) fn cache(&mut self, start: usize, end: usize) {
+        let end = end.div_ceil(PAGE).min(self.evicted.len());
+        self.evicted[(start / PAGE).min(end)..end].fill(None);
     }
 
     pub(super) fn bytes(&self, start: usize, end: usize) -> &[u8] {

@@ -1,14 +1,12 @@
 //! Simulated files that sends read from, and the pieces of a send.
 
-use super::World;
+use super::files::PAGE;
 use super::world::{Memory, State};
-
-/// How often a page that was there is still there.
-const STAYS: f64 = 0.8;
+use super::{FileId, World};
+use crate::block::ByteRange;
 
 /// A simulated file behind a [`FileMapping`](crate::ring::FileMapping).
 pub(in crate::ring) struct MappedFile {
-    world: World,
     file: usize,
     address: usize,
 }
@@ -25,24 +23,42 @@ pub(super) enum Piece {
     File { file: usize, offset: usize, length: usize },
 }
 
+/// What a shard's thread has waited for.
+#[derive(Default)]
+pub(super) struct MajorFaults {
+    count: u64,
+    /// The ring's turns, which end when it has reaped.
+    pub(super) turn: u64,
+    /// The first faults of the turns in which there were some, far enough apart that the shard has looked in between: turn, moment, number.
+    episodes: Vec<(u64, u64, u64)>,
+}
+
+/// A shard has looked at its faults after so many nanoseconds.
+const EPISODE: u64 = 100_000;
+
 impl MappedFile {
-    pub(super) fn new(world: World, file: usize, address: usize, length: usize) -> Self {
+    pub(super) fn new(world: &World, file: usize, address: usize, length: usize) -> Self {
         world.state().mapped.insert(address, Mapped { length, file });
-        Self { world, file, address }
+        Self { file, address }
     }
 
-    pub(in crate::ring) fn is_cached(&self) -> bool {
-        self.world.state().random.chance(STAYS)
+    /// Whoever uses it is in the world; it is shared between shards, and a handle of the world cannot be.
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+        World::current().map(|world| act(&mut world.state()))
+    }
+
+    pub(in crate::ring) fn is_cached(&self, page: u64) -> bool {
+        self.with(|state| state.files[self.file].is_cached(page as usize)).unwrap_or(false)
     }
 
     pub(in crate::ring) fn size(&self) -> u64 {
-        self.world.state().files[self.file].size() as u64
+        self.with(|state| state.files[self.file].size() as u64).unwrap_or(0)
     }
 }
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        self.world.state().mapped.remove(&self.address);
+        self.with(|state| state.mapped.remove(&self.address));
     }
 }
 
@@ -70,5 +86,96 @@ impl State {
             }
             _ => Piece::Memory(Memory::new(address, length)),
         }
+    }
+
+    pub(super) fn major_faults(&self, ring: usize) -> u64 {
+        self.rings[ring].faults.count
+    }
+
+    /// What a send finds at a place of a mapped file: its bytes, zeroes behind the end up to the end of the page, `EFAULT` behind that and where
+    /// the medium fails. A page that is not there is waited for by the ring's thread.
+    pub(super) fn mapped_bytes(
+        &mut self,
+        ring: usize,
+        file: usize,
+        start: usize,
+        end: usize,
+    ) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::with_capacity(end - start);
+        let mut at = start;
+        while at < end {
+            let page = at / PAGE;
+            let size = self.files[file].size();
+            if page * PAGE >= size {
+                return (bytes, false);
+            }
+            if !self.files[file].is_cached(page) && !self.wait_for_page(ring, file, page) {
+                return (bytes, false);
+            }
+            let stop = end.min((page + 1) * PAGE);
+            bytes.extend_from_slice(self.files[file].bytes(at, stop.min(size).max(at)));
+            bytes.resize(stop - start, 0);
+            at = stop;
+        }
+        (bytes, true)
+    }
+
+    fn wait_for_page(&mut self, ring: usize, file: usize, page: usize) -> bool {
+        let (order, now) = (self.next_order(), self.now);
+        self.now += self.latency();
+        let faults = &mut self.rings[ring].faults;
+        faults.count += 1;
+        let turn = faults.turn;
+        if faults.episodes.last().is_none_or(|(last, moment, _)| turn != *last && now >= moment + EPISODE) {
+            faults.episodes.push((turn, now, order));
+        }
+        // The first makes the shard look, or at the latest the second; from then on it asks about each page.
+        if let [.., (_, _, known), _, _] = faults.episodes[..]
+            && self.files[file].evicted(page) < known
+        {
+            self.slept_in_vain = true;
+        }
+        if self.random.chance(self.faults.io_error) {
+            return false;
+        }
+        self.files[file].cache(page * PAGE, (page + 1) * PAGE);
+        true
+    }
+
+    /// A thread of the kernel's brings pages in.
+    pub(super) fn populate(&mut self, serial: u64, file: usize, range: ByteRange) {
+        if let Some(errno) = self.small_fault() {
+            return self.complete(serial, Err(errno));
+        }
+        let end = self.files[file].size().next_multiple_of(PAGE) as u64;
+        let pages = range.offset() as usize / PAGE..range.end().div_ceil(PAGE as u64) as usize;
+        let all_there = pages.clone().all(|page| self.files[file].is_cached(page));
+        if range.end() > end || (!all_there && self.random.chance(self.faults.io_error)) {
+            return self.complete(serial, Err(libc::EFAULT));
+        }
+        self.files[file].cache(pages.start * PAGE, pages.end * PAGE);
+        self.complete(serial, Ok(0));
+    }
+}
+
+/// What happens to the page cache and to files behind a shard's back.
+impl World {
+    /// Memory is short: some of a file's pages go.
+    pub fn evict(&self, file: FileId) {
+        let mut state = self.state();
+        let order = state.next_order();
+        let part = state.random.pick(&[0.1, 0.5, 1.0]);
+        let State { files, random, .. } = &mut *state;
+        files[file.0].evict(order, |_| random.chance(part));
+    }
+
+    /// Somebody cuts a file, or (`None`) puts back what was cut off.
+    pub fn cut(&self, file: FileId, size: Option<usize>) {
+        self.state().files[file.0].cut(size);
+    }
+
+    /// Whether a shard has waited for a page though it could know that the page cache had lost some.
+    pub fn slept_in_vain(&self) -> bool {
+        self.state().slept_in_vain
     }
 }

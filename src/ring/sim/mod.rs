@@ -12,6 +12,8 @@
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
 //! * What blocks goes through a bounded number of worker threads of its ring, in order, and an allocation locks its file meanwhile. A read
 //!   that is tried in the shard then puts the shard to sleep.
+//! * A send from a mapped file that needs an evicted page lets time pass, as its thread would sleep; behind the end of a cut file it finds
+//!   zeroes up to the end of the page, and `EFAULT` there and where the medium fails.
 //! * What fails, and how often, is in [`Faults`].
 
 mod engine;
@@ -176,7 +178,7 @@ impl World {
     pub fn content(&self, file: FileId) -> Vec<u8> {
         let state = self.state();
         let file = &state.files[file.0];
-        file.bytes(0, file.size()).to_vec()
+        file.bytes(0, file.whole_size()).to_vec()
     }
 
     /// The power fails: all operations are gone, and files hold what survived.

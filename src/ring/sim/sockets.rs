@@ -6,6 +6,7 @@ use std::io::Read;
 use super::mapped::Piece;
 use super::world::{State, Work};
 use super::{SocketId, World};
+use crate::ring::operation::SendMode;
 
 /// What the client's end of a connection looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl State {
     }
 
     pub(super) fn try_send(&mut self, serial: u64) {
-        let Work::Send { socket, ref pieces, moved, total, whole } = self.operations[&serial].work else {
+        let Work::Send { socket, ref pieces, moved, total, mode } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
         };
         let pieces = pieces.clone();
@@ -145,6 +146,9 @@ impl State {
             return self.complete(serial, result);
         }
         let room = end.capacity.saturating_sub(end.to_client.len()).min(total - moved);
+        if room == 0 && mode == SendMode::Now {
+            return self.complete(serial, Err(libc::EAGAIN));
+        }
         if room == 0 && total > moved {
             return self.sockets[socket].waiting.push(serial);
         }
@@ -155,29 +159,58 @@ impl State {
             return self.complete(serial, Err(errno));
         }
         let length = self.shortened(room);
-        let (mut start, mut left, mut at) = (moved, length, 0);
-        for piece in pieces.iter() {
-            let skip = start.saturating_sub(at).min(piece.length());
-            let take = left.min(piece.length() - skip);
-            let bytes = match piece {
-                Piece::Memory(memory) => memory.get(skip, take),
-                Piece::File { file, offset, .. } => {
-                    self.files[*file].bytes(offset + skip, offset + skip + take)
-                }
-            };
-            self.sockets[socket].to_client.extend(bytes);
-            at += piece.length();
-            start += take;
-            left -= take;
+        let (bytes, faulted) = self.pieces(serial, &pieces, moved, length);
+        let length = bytes.len();
+        self.sockets[socket].to_client.extend(bytes);
+        if faulted {
+            let moved = moved + length;
+            return self.complete(serial, if moved > 0 { Ok(moved as u32) } else { Err(libc::EFAULT) });
         }
         let now = moved + length;
         if let Some(Work::Send { moved, .. }) = self.work(serial) {
             *moved = now;
         }
-        if now == total || !whole {
+        if now == total || mode != SendMode::Whole {
             self.complete(serial, Ok(now as u32));
         } else {
             self.try_later(serial);
+        }
+    }
+
+    /// Bytes of a send from `start` on, and whether they end early because a mapped file has them no more: then some before go, too,
+    /// because the kernel copies a piece of the stream as a whole.
+    fn pieces(&mut self, serial: u64, pieces: &[Piece], start: usize, length: usize) -> (Vec<u8>, bool) {
+        let ring = self.operations[&serial].ring;
+        let (mut start, mut left, mut at, mut bytes) = (start, length, 0, Vec::with_capacity(length));
+        for piece in pieces {
+            let skip = start.saturating_sub(at).min(piece.length());
+            let take = left.min(piece.length() - skip);
+            match piece {
+                Piece::Memory(memory) => bytes.extend_from_slice(memory.get(skip, take)),
+                Piece::File { file, offset, .. } => {
+                    let (read, whole) = self.mapped_bytes(ring, *file, offset + skip, offset + skip + take);
+                    bytes.extend(read);
+                    if !whole {
+                        let kept = self.random.below(bytes.len() as u64 + 1);
+                        bytes.truncate(kept as usize);
+                        return (bytes, true);
+                    }
+                }
+            }
+            at += piece.length();
+            start += take;
+            left -= take;
+        }
+        (bytes, false)
+    }
+
+    pub(super) fn try_await_room(&mut self, serial: u64, socket: usize) {
+        let end = &self.sockets[socket];
+        let ended = end.server_shut || matches!(end.client, Client::Closed | Client::Reset);
+        if ended || end.to_client.len() < end.capacity {
+            self.complete(serial, Ok(libc::POLLOUT as u32));
+        } else {
+            self.sockets[socket].waiting.push(serial);
         }
     }
 
@@ -188,6 +221,7 @@ impl State {
             | Work::ReceiveInto { socket: other, .. }
             | Work::Send { socket: other, .. }
             | Work::AwaitHangUp { socket: other }
+            | Work::AwaitRoom { socket: other }
             | Work::Shutdown { socket: other } => other == socket,
             _ => false,
         });

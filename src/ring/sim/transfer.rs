@@ -99,6 +99,7 @@ impl State {
     pub(super) fn transfer_part(&mut self, serial: u64, start: usize, end: usize) {
         let Transfer { file, direct, write, offset, memory, .. } = self.transfer(serial);
         let at = offset as usize + start;
+        self.files[file].cache(at, at + end - start);
         if write {
             self.files[file].write(serial, at, memory.get(start, end - start), direct);
         } else {

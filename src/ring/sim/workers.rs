@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::mapped::MajorFaults;
 use super::world::{Completed, Event, State, Work};
 use crate::block::ByteRange;
 use crate::ring::receive::ReceiveRing;
@@ -15,13 +16,14 @@ pub(super) struct RingState {
     waiting: VecDeque<u64>,
     /// The thread of the shard sleeps in the kernel until then.
     pub(super) asleep_until: u64,
+    pub(super) faults: MajorFaults,
 }
 
 impl RingState {
     pub(super) fn new(receive: ReceiveRing, workers: usize) -> Self {
         let workers = workers.max(1);
-        let (completions, working, waiting) = Default::default();
-        Self { receive, completions, workers, working, waiting, asleep_until: 0 }
+        let (completions, working, waiting, faults) = Default::default();
+        Self { receive, completions, workers, working, waiting, asleep_until: 0, faults }
     }
 
     /// Nothing is in flight any more.

@@ -12,6 +12,7 @@ use super::transfer::Transfer;
 use super::workers::RingState;
 use crate::block::ByteRange;
 use crate::random::{Random, mixed};
+use crate::ring::operation::SendMode;
 
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +87,14 @@ pub(super) enum Work {
         pieces: Rc<[Piece]>,
         moved: usize,
         total: usize,
-        /// It ends only when all has left.
-        whole: bool,
+        mode: SendMode,
+    },
+    AwaitRoom {
+        socket: usize,
+    },
+    Populate {
+        file: usize,
+        range: ByteRange,
     },
     AwaitHangUp {
         socket: usize,
@@ -153,6 +160,8 @@ pub(super) struct State {
     pub(super) sleeps: u64,
     /// When operations that change files completed.
     pub(super) completed: BTreeMap<u64, u64>,
+    /// See [`World::slept_in_vain`](super::World::slept_in_vain).
+    pub(super) slept_in_vain: bool,
     pub(super) trace: u64,
     pub(super) outcomes: BTreeMap<&'static str, u64>,
 }
@@ -174,6 +183,7 @@ impl State {
             locked: BTreeMap::new(),
             sleeps: 0,
             completed: BTreeMap::new(),
+            slept_in_vain: false,
             trace: 0,
             outcomes: BTreeMap::new(),
         }
@@ -238,6 +248,11 @@ impl State {
                 let no_buffers = self.random.chance(self.faults.no_buffers).then_some(libc::ENOBUFS);
                 *fault = self.small_fault().or(no_buffers);
             }
+            // What does not wait is done when it is submitted.
+            Work::Send { mode: SendMode::Now, .. } => {
+                self.operations.insert(serial, InFlight { ring, key, work });
+                return self.try_send(serial);
+            }
             Work::Sleep { nanoseconds } => first = self.now + *nanoseconds,
             Work::Watch { eventfd } => {
                 let eventfd = *eventfd;
@@ -280,6 +295,8 @@ impl State {
             Work::ReceiveInto { .. } => self.try_receive_into(serial),
             Work::Send { .. } => self.try_send(serial),
             Work::AwaitHangUp { socket } => self.try_hang_up(serial, *socket),
+            Work::AwaitRoom { socket } => self.try_await_room(serial, *socket),
+            Work::Populate { file, range } => self.populate(serial, *file, *range),
             Work::Shutdown { socket } => {
                 let socket = *socket;
                 self.shut_down(socket);

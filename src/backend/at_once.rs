@@ -1,0 +1,55 @@
+//! Reads that can be answered without waiting, and what becomes of those that are answered from the page cache.
+
+use super::page_cache::Standing;
+use super::{Device, Kind};
+use crate::block::ByteRange;
+use crate::ring::{Lease, MappedRange, Operation};
+
+/// The data of a read that was answered at once.
+#[derive(Debug)]
+pub enum AtOnce {
+    /// It is in the page cache.
+    Cached(MappedRange),
+    /// Nothing but zeroes.
+    Zeroes,
+}
+
+impl Device {
+    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if that is wanted. `now` is
+    /// the moment of the turn in nanoseconds.
+    pub fn read_at_once(&self, range: ByteRange, mapped: bool, now: u64) -> Option<AtOnce> {
+        if !self.faults.is_empty() {
+            return None;
+        }
+        self.assert_request(range, false);
+        match &self.kind {
+            Kind::File(file) if mapped => file.cached(range, now).map(AtOnce::Cached),
+            Kind::File(_) => None,
+            Kind::Memory(_) => None,
+            Kind::Null => Some(AtOnce::Zeroes),
+        }
+    }
+
+    /// What has become of a range that [`Device::read_at_once`] found in the page cache in an earlier turn.
+    pub fn standing(&self, range: ByteRange, now: u64) -> Standing {
+        match &self.kind {
+            Kind::File(file) => file.standing(range, now),
+            Kind::Memory(_) | Kind::Null => Standing::Gone,
+        }
+    }
+
+    /// Reads such a range into memory in one operation, which may be short.
+    pub fn copying(&self, range: ByteRange, lease: Lease) -> Option<Operation> {
+        match &self.kind {
+            Kind::File(file) => Some(file.copying(range, lease)),
+            Kind::Memory(_) | Kind::Null => None,
+        }
+    }
+
+    /// What was seen in the page cache may not be there any more: [`Device::read_at_once`] asks again.
+    pub fn distrust_page_cache(&self) {
+        if let Kind::File(file) = &self.kind {
+            file.distrust_page_cache();
+        }
+    }
+}
