@@ -229,10 +229,19 @@ mod tests {
         assert!(dropped > 0, "800 kB fit into no pipe and no buffer");
         log.flush(Duration::from_millis(1));
         let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
-        for line in 0..total - dropped {
-            assert_eq!(lines.next().unwrap().trim(), line.to_string(), "in order, none missing between");
+        // When the thread takes what is pending is up to the scheduler, so lines can be missing in several places.
+        let (mut next, mut seen, mut told) = (0, 0, 0);
+        while seen + told < total {
+            let line = lines.next().unwrap();
+            if let Some(missing) = line.strip_suffix(" lines were dropped") {
+                told += missing.parse::<u64>().unwrap();
+            } else {
+                let number: u64 = line.trim().parse().unwrap();
+                assert!(number >= next, "{number} came after {next}");
+                (next, seen) = (number + 1, seen + 1);
+            }
         }
-        assert_eq!(lines.next().unwrap(), format!("{dropped} lines were dropped"));
+        assert_eq!(told, dropped, "each line that is missing was told of");
         log.write(b"again\n");
         assert_eq!(lines.next().unwrap(), "again");
         assert_eq!(log.dropped(), dropped);
