@@ -97,7 +97,11 @@ impl OutboundRounds {
                 }
             };
             let release = Release { held: 4096, timing: Some(TIMING), mapped: None };
-            self.outbound.push(Reply::One(ReplyChunk { header, payload }), release);
+            let chunk = ReplyChunk { header, payload };
+            match content {
+                Content::Mapped(..) => self.outbound.push_mapped(chunk, Release { held: 0, ..release }, 0),
+                _ => self.outbound.push(Reply::One(chunk), release),
+            }
         }
         let mut sent = 0;
         while self.outbound.wants_to_send() {

@@ -251,7 +251,8 @@ fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
     let last = SIZE - 4096;
     let server = Options::new().export(format!("a={}", image.path.display())).shards(1).start();
     for mode in MODES {
-        let mut client = Connection::attach(&server, "a", mode);
+        // TCP buffers may take in all replies, and then none is queued.
+        let mut client = Connection::attach_unix(&server, "a", mode);
         let mut other = Connection::attach(&server, "a", mode);
         assert_same(&client.read(last, 4096), &image.read(last, 4096), "before the cut");
         let mut in_flight: Vec<_> =
