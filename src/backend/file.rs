@@ -47,7 +47,9 @@ impl FileDevice {
         let durable = store.durable.as_ref().map(register).transpose()?;
         let direct = store.direct.as_ref().map(|direct| register(&direct.file)).transpose()?;
         let mapping = match direct {
-            None if store.can_be_mapped && size > 0 => context.ring.map_file(store.buffered.as_fd(), size),
+            None if store.can_be_mapped && !store.inode.has_direct() && size > 0 => {
+                context.ring.map_file(store.buffered.as_fd(), size)
+            }
             _ => None,
         };
         let page_cache = mapping.map(|mapping| PageCache::new(mapping, size, !store.is_block_device));
@@ -59,7 +61,7 @@ impl FileDevice {
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
     pub(super) fn cached(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
-        if self.store.changes.are_under_way() {
+        if self.store.inode.changes.are_under_way() {
             return None;
         }
         self.page_cache.as_ref()?.get(range, now)
@@ -68,7 +70,7 @@ impl FileDevice {
     /// The direct descriptor when there is one and the range allows it.
     fn direct_for(&self, range: ByteRange) -> Option<(FileIndex, &UnalignedGate)> {
         let (index, file) = self.direct.zip(self.store.direct.as_ref())?;
-        range.is_aligned(file.alignment).then_some((index, &file.gate))
+        range.is_aligned(file.alignment).then_some((index, &self.store.inode.gate))
     }
 
     /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease is aligned, but in a
@@ -86,7 +88,7 @@ impl FileDevice {
 
     /// Whether a transfer may need a worker thread for longer than it takes to copy.
     pub(super) fn may_block(&self) -> bool {
-        self.store.always_blocks || self.store.changes.are_under_way()
+        self.store.always_blocks || self.store.inode.changes.are_under_way()
     }
 
     /// As [`FileDevice::read`], where it [may block](FileDevice::may_block).
@@ -173,11 +175,11 @@ impl FileDevice {
         lease: SharedLease,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        let _alone = match &self.store.direct {
-            Some(direct) if !canary!(UnalignedGateSkipped) => {
-                Some(direct.gate.unaligned(&context.wakeups).await)
-            }
-            _ => None,
+        // Also those of an export without a direct descriptor, when another export of the same file has one.
+        let must_be_alone = self.store.inode.has_direct() && !canary!(UnalignedGateSkipped);
+        let _alone = match must_be_alone {
+            true => Some(self.store.inode.gate.unaligned(&context.wakeups).await),
+            false => None,
         };
         let _place = match self.store.is_block_device {
             // All writes of a regular file have one worker between them.
@@ -195,7 +197,7 @@ impl FileDevice {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let file = self.durable.expect("only an export that may be written gets writes");
-        let write = self.store.range_syncs.begin_write();
+        let write = self.store.inode.range_syncs.begin_write();
         self.write_buffered(range, lease, context).await?;
         let sync = async || self.sync(file, Some(range), context).await;
         write.finish(&context.wakeups, sync).await
@@ -209,7 +211,7 @@ impl FileDevice {
         }
         let file = self.buffered;
         let sync = async || self.sync(file, None, context).await;
-        self.store.syncs.flush(&context.wakeups, sync).await
+        self.store.inode.syncs.flush(&context.wakeups, sync).await
     }
 
     async fn sync(
