@@ -82,12 +82,19 @@ def _governor():
     return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
+def processor():
+    """Its name, and what tells processors of one name apart."""
+    name = _field("/proc/cpuinfo", "model name") or platform.machine()
+    family, model = (_field("/proc/cpuinfo", field) for field in ("cpu family", "model\t"))
+    return f"{name} (family {family} model {model})" if family and model else name
+
+
 def describe(directory):
     """The machine as JSON states it."""
     virtual = "hypervisor" in (_field("/proc/cpuinfo", "flags") or "").split()
     filesystem = first_line(["findmnt", "-n", "-o", "FSTYPE", "-T", str(directory)])
     return {
-        "cpu": _field("/proc/cpuinfo", "model name") or platform.machine(),
+        "cpu": processor(),
         "usable_cpus": len(os.sched_getaffinity(0)),
         "virtual": virtual,
         "governor": _governor(),

@@ -87,13 +87,14 @@ def show(cell, results, bars):
 
 
 def pairs(runs):
-    """What each pair of builds has: B / A round by round. The two runs of a round stand beside each other, so drift drops out."""
+    """What each pair of builds has: B / A round by round, and A once more / A. The runs of a round stand beside each other, so drift
+    drops out."""
     found = {}
-    for name in [name for name in runs if name.endswith("-b") and name.removesuffix("-b") in runs]:
-        both = list(zip(runs[name.removesuffix("-b")], runs[name], strict=True))
+    for name in [name for name in runs if own_name(name) != name and own_name(name) in runs]:
+        both = list(zip(runs[own_name(name)], runs[name], strict=True))
         found[name] = {}
         for metric in ("iops", "cpu_us_per_request", "p50_us", "p99_us"):
-            ratios = sorted(b[metric] / a[metric] for a, b in both if a[metric])
+            ratios = sorted(b[metric] / a[metric] for a, b in both if a.get(metric))
             if ratios:
                 found[name][metric] = {"median": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
     return found
@@ -103,4 +104,26 @@ def show_pairs(found, rounds):
     for name, metrics in found.items():
         texts = [f"{NAMES[metric]} {ratio['median']:.3f} ({ratio['lowest']:.3f} to {ratio['highest']:.3f})"
                  for metric, ratio in metrics.items()]
-        print(f"  {name} / {name.removesuffix('-b')}, median of {rounds} rounds: " + ", ".join(texts))
+        print(f"  {name} / {own_name(name)}, median of {rounds} rounds: " + ", ".join(texts))
+
+
+# Less than this is no difference, however well two runs of the same build agreed.
+NO_DIFFERENCE = 0.01
+
+
+def slower(found):
+    """In what a second build is slower than the first one by more than noise: in the median of its rounds it is worse than the worst round of
+    the first build against itself. Empty when nothing can be said."""
+    worse = []
+    for name, metrics in found.items():
+        noise = found.get(f"{own_name(name)}-a")
+        if not name.endswith("-b") or not noise:
+            continue
+        # More requests are better, more CPU time is worse.
+        for metric, sign in (("iops", -1), ("cpu_us_per_request", 1)):
+            if metric in metrics and metric in noise:
+                change = sign * (metrics[metric]["median"] - 1)
+                spread = max(sign * (noise[metric][end] - 1) for end in ("lowest", "highest"))
+                if change > max(spread, NO_DIFFERENCE):
+                    worse.append(f"{name}: {NAMES[metric]} {metrics[metric]['median']:.3f}, noise {1 + sign * spread:.3f}")
+    return worse

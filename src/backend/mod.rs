@@ -29,7 +29,7 @@ pub use file::ReadFailure;
 pub use helpers::Helpers;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::ring::{Lease, MappedRange, Ring, SharedLease};
+use crate::ring::{FileIndex, Lease, MappedRange, Ring, SharedLease};
 use crate::sync::Wakeups;
 use crate::task::ReadyList;
 use export::Store;
@@ -114,6 +114,13 @@ impl Device {
             Kind::Memory(_) => None,
             Kind::Null => Some(AtOnce::Zeroes),
         }
+    }
+
+    /// The file that a read of a range is one operation of, if it is.
+    pub fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+        let Kind::File(file) = &self.kind else { return None };
+        self.assert_request(range, false);
+        if self.faults.is_empty() { file.single_read(range) } else { None }
     }
 
     /// Whether writes vanish, so that they are done when their payload is here.

@@ -20,6 +20,7 @@ mod room;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;
+mod single;
 mod waiting;
 mod worker;
 
