@@ -175,7 +175,7 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Page faults of the calling thread that had to wait for a page to be read. A system call of some 200 ns.
+/// Page faults of the calling thread that had to wait for a page to be read.
 pub fn major_faults() -> u64 {
     // SAFETY: all-zero is a valid `rusage`, which the call fills; it keeps no pointer to it.
     let usage = unsafe {

@@ -6,7 +6,7 @@
 use super::worker::Shard;
 use crate::ring::SendMode;
 
-/// Between two looks, in nanoseconds: a look costs 200.
+/// Between two looks, in nanoseconds: each look is a system call.
 const LOOK_EVERY: u64 = 100_000;
 /// How long nothing is mapped after the first fault, and at the most.
 const SHORTEST_PAUSE: u64 = 100_000_000;
