@@ -104,6 +104,8 @@ mod switch {
         StalePagesTrusted,
         /// A mapped range that has waited is sent without a look at whether the file still has it.
         SizeNotAskedAgain,
+        /// Any number of pages that were in the page cache a second ago are sent in one turn without a look.
+        TrustUnbounded,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
     }

@@ -107,6 +107,7 @@ fn every_planted_bug_is_found() {
             Canary::PrefetchUnbounded => neighbours::cache_flood,
             Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,
             Canary::AbandonedZeroingGoesOn | Canary::HangUpUnseen => neighbours::abandoned_zeroing,
+            Canary::TrustUnbounded => neighbours::burst_after_eviction,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,
             _ => run::run,

@@ -1,6 +1,7 @@
 //! Reads that can be answered without waiting, and what becomes of those that are answered from the page cache.
 
 use super::page_cache::Standing;
+use super::trust::Trust;
 use super::{Device, Kind};
 use crate::block::ByteRange;
 use crate::ring::{Lease, MappedRange, Operation};
@@ -15,16 +16,15 @@ pub enum AtOnce {
 }
 
 impl Device {
-    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if that is wanted. `now` is
-    /// the moment of the turn in nanoseconds.
-    pub fn read_at_once(&self, range: ByteRange, mapped: bool, now: u64) -> Option<AtOnce> {
+    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if there is some trust in what
+    /// was seen there. `now` is the moment of the turn in nanoseconds.
+    pub fn read_at_once(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Option<AtOnce> {
         if !self.faults.is_empty() {
             return None;
         }
         self.assert_request(range, false);
         match &self.kind {
-            Kind::File(file) if mapped => file.cached(range, now).map(AtOnce::Cached),
-            Kind::File(_) => None,
+            Kind::File(file) => file.cached(range, trust?, now).map(AtOnce::Cached),
             Kind::Memory(_) => None,
             Kind::Null => Some(AtOnce::Zeroes),
         }

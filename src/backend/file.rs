@@ -9,6 +9,7 @@ use super::export::FileStore;
 use super::known_data::KnownData;
 use super::page_cache::{PageCache, Standing};
 use super::prefetch::Prefetching;
+use super::trust::Trust;
 use super::unaligned::UnalignedGate;
 use super::workers::WorkerShare;
 use crate::block::{BlockError, ByteRange, Extent};
@@ -61,11 +62,11 @@ impl FileDevice {
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
-    pub(super) fn cached(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
+    pub(super) fn cached(&self, range: ByteRange, trust: &mut Trust, now: u64) -> Option<MappedRange> {
         if self.store.changes.are_under_way() {
             return None;
         }
-        self.page_cache.as_ref()?.get(range, now)
+        self.page_cache.as_ref()?.get(range, trust, now)
     }
 
     /// See [`PageCache::standing`].

@@ -18,6 +18,7 @@ mod memory;
 mod page_cache;
 mod prefetch;
 mod steps;
+mod trust;
 mod unaligned;
 mod workers;
 mod zeroing;
@@ -30,6 +31,7 @@ pub use export::{Export, FILES_PER_EXPORT, OpenError};
 pub use file::ReadFailure;
 pub use helpers::Helpers;
 pub use page_cache::Standing;
+pub use trust::Trust;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
 use crate::ring::{Lease, Ring, SharedLease};

@@ -2,13 +2,15 @@
 //!
 //! A range is sent straight from the mapped file. Whether that is so changes nothing that a client can see: the bytes are those that a
 //! read at this moment would bring. It only must not make the shard wait for the disk, which it would if a page were missing while the
-//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two. A range that has waited
-//! to be sent is asked about again, and when the shard has waited for a page after all, it maps nothing for a while.
+//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two, but only so many pages
+//! in a turn (see [`Trust`]). A range that has waited to be sent is asked about again, and when the shard has waited for a page after
+//! all, it maps nothing for a while.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::trust::Trust;
 use crate::block::ByteRange;
 use crate::ring::{FileMapping, MOST_PAGES, MappedRange, PAGE};
 
@@ -48,13 +50,17 @@ impl PageCache {
     }
 
     /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn in nanoseconds.
-    pub(super) fn get(&self, range: ByteRange, now: u64) -> Option<MappedRange> {
+    pub(super) fn get(&self, range: ByteRange, trust: &mut Trust, now: u64) -> Option<MappedRange> {
         if range.length() > LONGEST || range.is_empty() {
             return None;
         }
         let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
-        let is_fresh = self.seen.borrow().are_fresh(pages.clone(), now) || self.ask(pages, now);
-        (is_fresh && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
+        let was_seen = self.seen.borrow().are_fresh(pages.clone(), now);
+        let is_there = match was_seen {
+            true => trust.take(pages.end - pages.start) || self.are_still_there(pages, trust, now),
+            false => self.ask(pages, now),
+        };
+        (is_there && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
     }
 
     /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its pages, since it has waited.
@@ -65,16 +71,37 @@ impl PageCache {
         if canary!(StalePagesTrusted) {
             return Standing::There;
         }
-        let (mut first, end) = (range.offset() / PAGE, range.end().div_ceil(PAGE));
-        while first < end {
+        match self.are_there(range.offset() / PAGE..range.end().div_ceil(PAGE)) {
+            true => Standing::There,
+            false => Standing::Gone,
+        }
+    }
+
+    /// Asks the kernel about these pages and no others.
+    fn are_there(&self, pages: Range<u64>) -> bool {
+        let mut first = pages.start;
+        while first < pages.end {
             let mut there = [false; MOST_PAGES];
-            let there = &mut there[..(MOST_PAGES as u64).min(end - first) as usize];
+            let there = &mut there[..(MOST_PAGES as u64).min(pages.end - first) as usize];
             if !self.mapping.look_up(first, there) || !there.iter().all(|there| *there) {
-                return Standing::Gone;
+                return false;
             }
             first += there.len() as u64;
         }
-        Standing::There
+        true
+    }
+
+    /// Asks again about pages that were seen, but are not taken on trust.
+    fn are_still_there(&self, pages: Range<u64>, trust: &mut Trust, now: u64) -> bool {
+        let are_there = self.are_there(pages.clone());
+        let mut seen = self.seen.borrow_mut();
+        if are_there {
+            pages.for_each(|page| seen.mark(page, now));
+        } else {
+            pages.for_each(|page| seen.forget(page));
+            trust.shake();
+        }
+        are_there
     }
 
     /// Trusts no page that it has seen: each is asked about again.
@@ -209,6 +236,11 @@ impl Seen {
         self.entries[index] = u16::from_be_bytes([self.tag(page), second(now)]);
     }
 
+    fn forget(&mut self, page: u64) {
+        let index = self.index(page);
+        self.entries[index] = 0;
+    }
+
     fn index(&self, page: u64) -> usize {
         (page & (self.entries.len() as u64 - 1)) as usize
     }
@@ -240,6 +272,8 @@ mod tests {
         assert!(!seen.are_fresh(0..10, 7 << SECOND));
         assert!(!seen.are_fresh(5..11, 5 << SECOND), "one of them was never seen");
         seen.mark(5, 7 << SECOND);
+        seen.forget(9);
+        assert!(!seen.are_fresh(9..10, 5 << SECOND));
         assert!(seen.are_fresh(5..6, 7 << SECOND) && !seen.are_fresh(4..6, 7 << SECOND));
     }
 

@@ -32,8 +32,9 @@ impl Connection {
         if range.is_empty() || may_have_holes {
             return false;
         }
-        let may_be_mapped = feeding.may_map && self.outbound.has_room_for_mapped(range.length(), feeding.now);
-        let payload = match device.read_at_once(range, may_be_mapped, feeding.now) {
+        let trust = feeding.fault_watch.trust(feeding.now);
+        let trust = trust.filter(|_| self.outbound.has_room_for_mapped(range.length(), feeding.now));
+        let payload = match device.read_at_once(range, trust, feeding.now) {
             Some(AtOnce::Cached(mapped)) => {
                 feeding.stats.page_cache_reads += 1;
                 Payload::Mapped(mapped)

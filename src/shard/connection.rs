@@ -6,6 +6,7 @@ use std::any::Any;
 use std::rc::Rc;
 
 use super::ending::{Ending, Reason, Totals};
+use super::fault_watch::FaultWatch;
 use super::hang_up::HangUp;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
@@ -59,8 +60,8 @@ pub(super) struct Feeding<'a> {
     pub(super) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
     pub(super) now: u64,
-    /// READs may be answered from mapped files.
-    pub(super) may_map: bool,
+    /// How far READs may be answered from mapped files.
+    pub(super) fault_watch: &'a mut FaultWatch,
     /// What is counted for the connection's export.
     pub(super) stats: &'a mut ExportInterval,
     /// The connection's key, and where its requests go with it.

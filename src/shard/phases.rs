@@ -112,7 +112,7 @@ impl Shard {
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
             now: self.recorder.now(),
-            may_map: self.fault_watch.may_map(self.recorder.now()),
+            fault_watch: &mut self.fault_watch,
             stats: self.recorder.export(connection.peer.export),
             key,
             admitted: &mut self.admitted,
@@ -210,7 +210,7 @@ impl Shard {
         let standing = |range| device.standing(range, now);
         let operation = match connection.outbound.fill(&mut batch, &mut self.releases, now, standing) {
             Next::Send(mode) => {
-                self.fault_watch.sends(mode);
+                self.fault_watch.sends(mode, now);
                 connection.operations += 1;
                 let operation = Operation::Send { socket, mode, batch };
                 self.ring.push(operation, Owner::Connection(key));

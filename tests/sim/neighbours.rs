@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringnbd::backend::Export;
 use ringnbd::config::{Limits, Pinning};
-use ringnbd::ring::sim::{Entered, Faults, Random, SocketId, World};
+use ringnbd::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
 use ringnbd::shard::SteppedShard;
 
 use super::plan::{Disk, Plan, negotiated};
@@ -26,6 +26,7 @@ struct Scene {
     world: World,
     shard: SteppedShard,
     exports: Arc<[Arc<Export>]>,
+    files: Vec<FileId>,
     plan: Plan,
     random: Random,
     answered: u64,
@@ -62,13 +63,15 @@ impl Scene {
             power_cut_at: None,
             shutdown_at: None,
         };
+        let mut files = Vec::new();
         let export = |disk: &Disk| {
             let tokens = world.file(vec![7; disk.size as usize], None, 1);
+            files.push(tokens.id);
             Arc::new(Export::simulated(tokens, disk.size, false, None))
         };
         let exports: Arc<[Arc<Export>]> = plan.disks.iter().map(export).collect();
         let shard = SteppedShard::start(plan.shard(0, &exports), 0).expect("a shard starts");
-        Self { world, shard, exports, plan, random, answered: 0, _entered: entered }
+        Self { world, shard, exports, files, plan, random, answered: 0, _entered: entered }
     }
 
     fn connect(&mut self, export: usize) -> SocketId {
@@ -126,8 +129,12 @@ impl Scene {
 
     fn wait(&mut self, time: Duration) -> Result<(), String> {
         let end = self.world.now() + time;
-        while self.world.now() < end {
+        let happens = |scene: &Self| scene.world.next_event().is_some_and(|next| next < end);
+        while self.world.now() < end && (self.shard.may_run() || happens(self)) {
             self.step()?;
+        }
+        if !self.shard.may_run() {
+            self.world.wait_until(end);
         }
         Ok(())
     }
@@ -198,6 +205,40 @@ pub(crate) fn abandoned_zeroing(seed: u64) -> Result<Report, String> {
     scene.end("a zeroing went on without its client", &[time], 12 * LATENCY)
 }
 
+/// A client reads what is in the page cache. Then all of it is evicted, before or after the client asks for all of it once more in one go.
+/// Nobody else pays for that: a shard waits for few pages in one turn, and then goes another way.
+pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
+    const READS: u64 = 500;
+    const PAGE: u64 = 4096;
+    let mut scene = Scene::new(seed, Faults::none());
+    let (reader, other) = (scene.connect(0), scene.connect(1));
+    let burst =
+        |scene: &mut Scene| (0..READS).for_each(|read| scene.send(reader, READ, 2 * read * PAGE, PAGE));
+    let drain = |scene: &mut Scene| scene.replies(reader, READS as usize, (READS * PAGE) as usize);
+    // Twice: what was seen is trusted the second time.
+    for _ in 0..2 {
+        burst(&mut scene);
+        drain(&mut scene)?;
+        scene.ask(other, READ, 0, 512)?;
+    }
+    scene.wait(Duration::from_millis(20))?;
+    let is_waiting = seed.is_multiple_of(2);
+    if is_waiting {
+        burst(&mut scene);
+        scene.wait(4 * LATENCY)?;
+    }
+    scene.world.evict_all(scene.files[0]);
+    if !is_waiting {
+        burst(&mut scene);
+    }
+    let time = scene.ask(other, READ, 0, 512)?;
+    drain(&mut scene)?;
+    match scene.world.most_faults_in_a_turn() {
+        0..=8 => scene.end("a read beside a burst for evicted pages", &[time], 16 * LATENCY),
+        faults => Err(format!("the shard waited for {faults} pages in one turn")),
+    }
+}
+
 fn in_all_worlds(run: fn(u64) -> Result<Report, String>) {
     for seed in 1..=WORLDS {
         let result = run(seed);
@@ -213,6 +254,11 @@ fn a_flood_of_prefetches_delays_nobody_else() {
 #[test]
 fn a_long_trim_delays_nobody_for_long_and_puts_no_shard_to_sleep() {
     in_all_worlds(reads_beside_trim);
+}
+
+#[test]
+fn a_burst_for_evicted_pages_holds_up_nobody_else() {
+    in_all_worlds(burst_after_eviction);
 }
 
 #[test]

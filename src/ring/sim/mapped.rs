@@ -29,6 +29,9 @@ pub(super) struct MajorFaults {
     count: u64,
     /// The ring's turns, which end when it has reaped.
     pub(super) turn: u64,
+    /// Those of the turn in which there were some last, and the most that there were in one.
+    in_turn: (u64, u64),
+    most_in_turn: u64,
     /// The first faults of the turns in which there were some, far enough apart that the shard has looked in between: turn, moment, number.
     episodes: Vec<(u64, u64, u64)>,
 }
@@ -126,6 +129,9 @@ impl State {
         let faults = &mut self.rings[ring].faults;
         faults.count += 1;
         let turn = faults.turn;
+        let before = if faults.in_turn.0 == turn { faults.in_turn.1 } else { 0 };
+        faults.in_turn = (turn, before + 1);
+        faults.most_in_turn = faults.most_in_turn.max(before + 1);
         if faults.episodes.last().is_none_or(|(last, moment, _)| turn != *last && now >= moment + EPISODE) {
             faults.episodes.push((turn, now, order));
         }
@@ -167,6 +173,18 @@ impl World {
         let part = state.random.pick(&[0.1, 0.5, 1.0]);
         let State { files, random, .. } = &mut *state;
         files[file.0].evict(order, |_| random.chance(part));
+    }
+
+    /// Memory is very short: all pages of a file go.
+    pub fn evict_all(&self, file: FileId) {
+        let mut state = self.state();
+        let order = state.next_order();
+        state.files[file.0].evict(order, |_| true);
+    }
+
+    /// The most pages that a shard has waited for in one turn.
+    pub fn most_faults_in_a_turn(&self) -> u64 {
+        self.state().rings.iter().map(|ring| ring.faults.most_in_turn).max().unwrap_or(0)
     }
 
     /// Somebody cuts a file, or (`None`) puts back what was cut off.
