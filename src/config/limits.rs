@@ -114,6 +114,14 @@ impl Limits {
         helper_threads: 16,
     };
 
+    /// The least that a shard works with: its memory, and the longest request for which that is enough.
+    pub const SMALLEST: Self = Self {
+        memory_per_shard: Self::MINIMUM_MEMORY_PER_SHARD / 32 * 31,
+        handshake_memory: Self::MINIMUM_MEMORY_PER_SHARD / 32,
+        longest_request: crate::block::BlockSizes::ASSUMED_MAXIMUM,
+        ..Self::DEFAULT
+    };
+
     /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number. A quarter of it is shared
     /// evenly.
     pub const fn replies_per_shard(&self) -> usize {
@@ -168,6 +176,7 @@ const _: () = {
     assert!(Limits::MINIMUM_MEMORY_PER_SHARD >= ASSUMED + ASSUMED / 4);
     assert!(LIMITS.memory_per_shard >= Limits::MINIMUM_MEMORY_PER_SHARD);
     assert!(LIMITS.lease_memory() > LIMITS.longest_request as usize);
+    assert!(Limits::SMALLEST.lease_memory() > Limits::SMALLEST.longest_request as usize);
     assert!(LIMITS.longest_request <= crate::block::BlockSizes::MAXIMUM_PAYLOAD);
     // One connection can fill its own share of requests, and a shard serves more than one.
     assert!(LIMITS.requests_per_connection >= 1024);

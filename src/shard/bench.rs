@@ -129,13 +129,7 @@ impl ShardRounds {
     pub fn new(uri: &str, session: Session, record: bool) -> Self {
         let uri: ExportUri = uri.parse().expect("a URI");
         let export = Arc::new(Export::open(&uri, false).expect("it opens"));
-        let limits = Limits {
-            memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
-            longest_request: crate::block::BlockSizes::ASSUMED_MAXIMUM,
-            connections: 16,
-            pinned: Pinning::Off,
-            ..Limits::default()
-        };
+        let limits = Limits { connections: 16, pinned: Pinning::Off, ..Limits::SMALLEST };
         let config = ShardConfig {
             index: 0,
             cpu: None,

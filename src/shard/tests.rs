@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
 use super::*;
-use crate::block::BlockSizes;
 use crate::config::ExportUri;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext};
@@ -17,19 +16,14 @@ struct Running {
 }
 
 fn start(uri: &str) -> Running {
-    start_with(uri, Limits::default())
+    start_with(uri, Limits::SMALLEST)
 }
 
 fn start_with(uri: &str, limits: Limits) -> Running {
     let uri: ExportUri = uri.parse().unwrap();
     let export = Arc::new(Export::open(&uri, false).unwrap());
     let (sender, exited) = mpsc::channel();
-    let limits = Limits {
-        memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
-        longest_request: BlockSizes::ASSUMED_MAXIMUM,
-        connections: limits.connections.min(64),
-        ..limits
-    };
+    let limits = Limits { connections: limits.connections.min(64), ..limits };
     let shard = ShardHandle::start(ShardConfig {
         index: 0,
         cpu: None,
@@ -230,7 +224,7 @@ fn a_slow_read_does_not_delay_a_fast_one() {
 fn more_requests_than_slots_wait_for_their_turn() {
     // No slots to spare, and connections whose requests are there already when the shard takes them, all in one turn.
     let limits =
-        Limits { requests_per_shard: 4, requests_per_connection: 8, connections: 3, ..Limits::default() };
+        Limits { requests_per_shard: 4, requests_per_connection: 8, connections: 3, ..Limits::SMALLEST };
     let running = start_with("mem:64M", limits);
     for _ in 0..50 {
         let requests: Vec<u8> = (0..40).flat_map(|cookie| request(0, cookie, cookie * 65_536, 512)).collect();
@@ -273,7 +267,7 @@ fn who_waits_goes_on_when_a_write_of_his_own_is_done_though_he_reads_nothing() {
 /// rest at once unless it was disconnected; the second needs that memory all the time. Whether the first got its answer.
 fn share_the_memory_of_one_long_request(pieces: usize, piece: usize, pause: Duration) -> bool {
     const LENGTH: u32 = 24 << 20;
-    let limits = Limits { stall_timeout: Duration::from_secs(2), ..Limits::default() };
+    let limits = Limits { stall_timeout: Duration::from_secs(2), ..Limits::SMALLEST };
     let running = start_with("mem:64M", limits);
     let (mut first, mut second) = (running.connect(ReplyMode::Simple), running.connect(ReplyMode::Simple));
     let write = |cookie| [request(1, cookie, 0, LENGTH), vec![cookie as u8; LENGTH as usize]].concat();
@@ -325,7 +319,7 @@ fn a_client_that_vanishes_leaves_nothing() {
 
 #[test]
 fn a_request_that_takes_too_long_does_not_hold_up_the_end() {
-    let limits = Limits { shutdown_timeout: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits { shutdown_timeout: Duration::from_millis(100), ..Limits::SMALLEST };
     let running = start_with("fault:delay.read=1h:mem:1M", limits);
     let mut client = running.connect(ReplyMode::Simple);
     client.write_all(&[request(0, 1, 0, 512), request(3, 2, 0, 0)].concat()).unwrap();
@@ -378,7 +372,7 @@ fn a_thousand_questions_of_one_client_do_not_hold_up_one_of_another() {
 
 #[test]
 fn the_order_to_end_does_not_wait_for_a_shard_that_is_stuck() {
-    let limits = Limits { mailbox: 1, ..Limits::default() };
+    let limits = Limits { mailbox: 1, ..Limits::SMALLEST };
     let (handle, shard_end) = ShardHandle::new(&limits).unwrap();
     assert!(handle.collect(None, false, |_| {}), "one message fits");
     assert!(!handle.collect(None, false, |_| {}), "and no other");

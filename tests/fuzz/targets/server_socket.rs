@@ -48,11 +48,7 @@ fn server() -> &'static Server {
             vec![open("mem:128K"), open(&format!("file:{}", image.display())), open("null:1T")].into();
         // Open files stay; the name is not needed again.
         let _ = std::fs::remove_file(&image);
-        let limits = Limits {
-            memory_per_shard: Limits::MINIMUM_MEMORY_PER_SHARD,
-            connections: 64,
-            ..Limits::default()
-        };
+        let limits = Limits { connections: 64, ..Limits::SMALLEST };
         let shard = ShardHandle::start(ShardConfig {
             index: 0,
             cpu: None,
