@@ -199,6 +199,13 @@ impl Export {
         matches!(&self.store, Store::File(file) if file.can_be_mapped && file.direct.is_none())
     }
 
+    /// Bytes of address space in which its file is mapped for replies that are sent from the page cache: once, whatever the number of
+    /// shards. 0 before the first shard started, and for what is not mapped.
+    pub fn mapped_bytes(&self) -> u64 {
+        let Store::File(file) = &self.store else { return 0 };
+        file.mapping.get().and_then(Option::as_ref).map_or(0, SharedMapping::length)
+    }
+
     /// What it can do.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts

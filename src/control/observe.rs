@@ -11,7 +11,7 @@ use super::collector::Collector;
 use super::endpoint::Endpoint;
 use super::listener::{self, ListenError, Listener, SocketFile};
 use super::plane::Plane;
-use super::server::StartError;
+use super::server::{Exports, StartError};
 use crate::config::Config;
 use crate::config::listen::UnixAccess;
 use crate::stats::Interval;
@@ -41,7 +41,7 @@ fn is_wanted(config: &Config) -> bool {
 
 impl Observers {
     /// Starts what the configuration asks for, inside the runtime.
-    pub(super) fn start(plane: &Rc<Plane>, config: &Config) -> Result<Self, StartError> {
+    pub(super) fn start(plane: &Rc<Plane>, exports: &Exports, config: &Config) -> Result<Self, StartError> {
         if !is_wanted(config) {
             return Ok(Self::default());
         }
@@ -54,7 +54,8 @@ impl Observers {
             let path = config.latency_log.clone().unwrap_or_default();
             StartError::LatencyLog { path, error }
         })?;
-        let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
+        let sources = config.exports.iter().map(|export| export.uri.to_string());
+        let sources = exports.iter().cloned().zip(sources).collect();
         let is_local = listeners.iter().any(is_loopback);
         let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local, config.histograms);
         let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();

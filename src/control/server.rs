@@ -154,7 +154,8 @@ pub fn run(
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let observers = Observers::default();
-    let server = Server { config, sandbox, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
+    let server =
+        Server { config, exports, sandbox, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
     let ending = runtime.block_on(server.serve(client, inherited, ready));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
@@ -189,7 +190,8 @@ fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Ve
     infos.iter().zip(&config.exports).map(one).collect()
 }
 
-type Exports = Arc<[Arc<Export>]>;
+/// By the index that shards know them by.
+pub(super) type Exports = Arc<[Arc<Export>]>;
 
 fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartError> {
     let mut exports = Vec::new();
@@ -259,6 +261,7 @@ fn start_shards(
 /// Everything that ends with the server.
 struct Server<'a> {
     config: &'a Config,
+    exports: Exports,
     sandbox: Sandbox,
     plane: Rc<Plane>,
     exits: Exits,
@@ -280,7 +283,7 @@ impl Server<'_> {
             listener::listen(&self.config.listen, &self.config.unix_access, &mut listeners)?;
         }
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
-        self.observers = Observers::start(&self.plane, self.config)?;
+        self.observers = Observers::start(&self.plane, &self.exports, self.config)?;
         let served = describe(self.config, &self.plane.exports, &listeners);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;

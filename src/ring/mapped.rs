@@ -82,6 +82,11 @@ impl SharedMapping {
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
+    /// Bytes of address space that it takes.
+    pub fn length(&self) -> u64 {
+        self.whole.length as u64
+    }
+
     /// A handle for one shard: what it counts by request is its own.
     pub fn handle(&self) -> Rc<FileMapping> {
         Rc::new(FileMapping { whole: Arc::clone(&self.whole) })

@@ -48,6 +48,8 @@ pub struct ExportFacts {
 pub struct Metrics<'a> {
     /// In the server's order.
     pub exports: &'a [ExportFacts],
+    /// Bytes of address space in which the file of each is mapped.
+    pub mapped_bytes: &'a [u64],
     /// Since the start.
     pub totals: &'a Totals,
     /// By shard: it answered the last question.
@@ -136,6 +138,7 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
     let Metrics {
         exports,
+        mapped_bytes,
         totals,
         responsive,
         clients,
@@ -157,6 +160,11 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.family("ringnbd_export_read_only", "gauge", "1 where writes are refused.");
     for export in exports {
         page.sample("ringnbd_export_read_only", &[("export", &export.label)], u8::from(export.read_only));
+    }
+    let help = "Address space in which the file is mapped, once for all shards; 0 where it is not.";
+    page.family("ringnbd_export_mapped_bytes", "gauge", help);
+    for (export, bytes) in exports.iter().zip(mapped_bytes) {
+        page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], bytes);
     }
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
@@ -381,6 +389,7 @@ mod tests {
         totals.add(0, &interval);
         let metrics = Metrics {
             exports: &exports,
+            mapped_bytes: &[0],
             totals: &totals,
             responsive: &[false],
             clients: ClientCounts::default(),

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::raw::{Connection, Mode, Request};
+use crate::support::server::Options;
 use crate::support::wait_until;
 use crate::support::wire::{NBD_EINVAL, NBD_ENOSPC, NBD_EPERM};
 use crate::{Subject, python};
@@ -209,4 +210,45 @@ fn connections_are_listed_with_what_they_have_in_flight() {
     drop(busy);
     let mut server = subject.server;
     server.crash();
+}
+
+#[test]
+fn shards_share_one_mapping_of_a_file() {
+    const SIZE: u64 = 4 << 20;
+    // In the file system of the build: what is mapped must be a file of the page cache.
+    let image = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::write(image.path(), vec![7; SIZE as usize]).unwrap();
+    let path = image.path().display();
+    let exports = [format!("a={path}"), format!("b=file:{path}?mapped=false"), "c=mem:1M".to_owned()];
+    let subject = Subject::start(
+        exports.iter().fold(Options::new().shards(2).memory("96M"), |options, export| options.export(export)),
+    );
+    let mut clients = [0, 1].map(|_| Connection::attach(&subject.server, "a", Mode::Simple));
+    for client in &mut clients {
+        (0..SIZE / 65_536).for_each(|block| assert_eq!(client.read(block * 65_536, 65_536), [7; 65_536]));
+    }
+    wait_until("all replies are counted", || {
+        subject.export("a")["commands"]["read"]["requests"] == 2 * SIZE / 65_536
+    });
+    let all = subject.json("/api/v1/connections");
+    let mut shards: Vec<_> =
+        all["connections"].as_array().unwrap().iter().map(|of| of["shard"].as_u64()).collect();
+    shards.sort_unstable();
+    assert_eq!(shards, [Some(0), Some(1)], "{all}");
+    assert_eq!(subject.export("a")["page_cache_reads"], 2 * SIZE / 65_536);
+    // What the kernel says.
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", subject.server.pid())).unwrap();
+    let mapped = maps.lines().filter(|line| line.ends_with(&path.to_string())).map(|line| {
+        let (first, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(first, 16).unwrap()
+    });
+    let mapped: Vec<_> = mapped.collect();
+    assert_eq!(mapped.len(), 1, "one mapping for two shards: {maps}");
+    assert!(mapped[0] >= SIZE, "{mapped:?}");
+    // And what the server says.
+    let bytes = ["a", "b", "c"].map(|name| subject.export(name)["mapped_bytes"].as_u64().unwrap());
+    assert_eq!(bytes, [mapped[0], 0, 0]);
+    let line = format!("ringnbd_export_mapped_bytes{{export=\"a\"}} {}\n", mapped[0]);
+    let metrics = subject.admin.get("/metrics").body;
+    assert!(metrics.contains(&line), "{metrics}");
 }

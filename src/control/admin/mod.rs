@@ -8,6 +8,7 @@ mod routes;
 mod views;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
@@ -20,6 +21,7 @@ use super::accept::Acceptor;
 use super::collector::Collector;
 use super::plane::Plane;
 use super::process::Process;
+use crate::backend::Export;
 use crate::stats::prometheus::{ExportFacts, export_label};
 
 /// Connections at the same time; further ones wait in the backlog.
@@ -43,8 +45,8 @@ pub(super) struct Admin {
     collector: Rc<Collector>,
     /// By the index that shards know exports by.
     facts: Vec<ExportFacts>,
-    /// Where the bytes of each export live.
-    sources: Vec<String>,
+    /// The exports, and where the bytes of each live.
+    sources: Vec<(Arc<Export>, String)>,
     /// It listens on the loopback address.
     is_local: bool,
     /// Shards record times.
@@ -58,7 +60,7 @@ impl Admin {
     pub(super) fn new(
         plane: Rc<Plane>,
         collector: Rc<Collector>,
-        sources: Vec<String>,
+        sources: Vec<(Arc<Export>, String)>,
         is_local: bool,
         histograms: bool,
     ) -> Rc<Self> {

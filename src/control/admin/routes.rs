@@ -79,8 +79,10 @@ impl Admin {
     fn metrics(&self, format: Format) -> String {
         let state = self.collector.state();
         let responsive: Vec<_> = state.shards.iter().map(|shard| shard.is_responsive()).collect();
+        let mapped_bytes: Vec<_> = self.sources.iter().map(|(export, _)| export.mapped_bytes()).collect();
         let metrics = Metrics {
             exports: &self.facts,
+            mapped_bytes: &mapped_bytes,
             totals: &state.totals,
             responsive: &responsive,
             clients: self.plane.counts(),

@@ -61,6 +61,7 @@ struct ExportView<'a> {
     refused_requests: u64,
     discarded_bytes: u64,
     page_cache_reads: u64,
+    mapped_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -229,7 +230,7 @@ impl Admin {
     pub(super) fn exports(&self) -> ExportsView<'_> {
         let state = self.collector.state();
         let pairs = self.plane.exports.iter().zip(&self.sources).zip(&state.totals.exports);
-        let exports = pairs.map(|((info, source), totals)| {
+        let exports = pairs.map(|((info, (export, source)), totals)| {
             let commands = CommandKind::ALL.iter().zip(&totals.commands);
             let view =
                 |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
@@ -252,6 +253,7 @@ impl Admin {
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
+                mapped_bytes: export.mapped_bytes(),
             }
         });
         ExportsView { exports: exports.collect() }
