@@ -6,6 +6,8 @@
 mod peers;
 mod support;
 
+#[path = "vm/compare.rs"]
+mod compare;
 #[path = "vm/cpio.rs"]
 mod cpio;
 #[path = "vm/guest.rs"]
