@@ -98,6 +98,8 @@ mod switch {
         ReadsBesidePunch,
         /// A client that was killed while it waited is taken for one that waits.
         HangUpUnseen,
+        /// A client that sends no more is taken for one that is gone.
+        HalfCloseIsEnd,
         /// A long WRITE_ZEROES goes on when its client is gone.
         AbandonedZeroingGoesOn,
         /// A mapped range that has waited is sent without a look at whether it is still in the page cache.

@@ -108,6 +108,7 @@ fn every_planted_bug_is_found() {
             Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,
             Canary::AbandonedZeroingGoesOn | Canary::HangUpUnseen => neighbours::abandoned_zeroing,
             Canary::TrustUnbounded => neighbours::burst_after_eviction,
+            Canary::HalfCloseIsEnd => neighbours::patient_zeroing,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,
             _ => run::run,

@@ -117,7 +117,8 @@ pub enum Operation {
         /// The pieces.
         batch: Box<SendBatch>,
     },
-    /// Wait until the other end of a socket is gone for good: it has closed it, or broken it; not only ended its own stream.
+    /// Wait until the other end of a socket is gone for good (`POLLHUP`, `POLLERR`) or has ended its own stream (neither of them: the kernel
+    /// always looks for that as well).
     AwaitHangUp {
         /// Which.
         socket: FileIndex,

@@ -1,8 +1,13 @@
 //! A client that sends no more: does it still wait for replies, or was it killed?
 //!
 //! Both end its stream in the same way, and one that waits must get its replies. So while requests of it are carried out, the socket is
-//! watched for the end of the other direction. A local client's end shows at once; that of one behind TCP when something is sent to
-//! it, which keep-alive does after a while.
+//! watched for the end of the other direction. A local client's end shows within [`REST`]; that of one behind TCP when something is sent to
+//! it, which keep-alive does after a minute.
+//!
+//! A poll of the ring ends for the end of one direction as well, whether asked for it or not, and would do so again at once. So between
+//! two polls the watch rests.
+
+use std::time::Duration;
 
 use super::connection::Connection;
 use super::ending::{Ending, Reason};
@@ -13,9 +18,24 @@ use crate::ring::{OpKey, Operation};
 pub(super) struct HangUp {
     /// Its stream has ended, without a DISC before.
     stream_ended: bool,
-    /// The socket is watched, by the operation that stands for its receive, or was.
-    watched: bool,
+    watch: Watch,
 }
+
+/// The watch of the socket: an operation that stands for the connection's receive.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// It should be started.
+    #[default]
+    Due,
+    UnderWay,
+    /// The client still takes replies: a rest should be started.
+    RestDue,
+    Resting,
+    Over,
+}
+
+/// Between two polls of a socket whose other end sends no more.
+const REST: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// A receive found the end of the stream.
@@ -32,29 +52,50 @@ impl Connection {
         if !self.should_watch_client() {
             return None;
         }
-        self.hang_up.watched = true;
-        Some(Operation::AwaitHangUp { socket: self.socket })
+        let (watch, operation) = match self.hang_up.watch {
+            Watch::RestDue => (Watch::Resting, Operation::sleep(REST)),
+            _ => (Watch::UnderWay, Operation::AwaitHangUp { socket: self.socket }),
+        };
+        self.hang_up.watch = watch;
+        Some(operation)
     }
 
     /// Whether it should be found out.
     pub(super) fn should_watch_client(&self) -> bool {
-        let HangUp { stream_ended, watched } = self.hang_up;
-        let may = stream_ended && !watched && !self.cancelled && !canary!(HangUpUnseen);
-        may && self.ending == Ending::Graceful && self.tasks > 0
+        let HangUp { stream_ended, watch } = self.hang_up;
+        let is_due = stream_ended && matches!(watch, Watch::Due | Watch::RestDue);
+        is_due
+            && !self.cancelled
+            && !canary!(HangUpUnseen)
+            && self.ending == Ending::Graceful
+            && self.tasks > 0
     }
 
-    /// The watch has ended.
-    pub(super) fn hung_up(&mut self, result: Result<u32, i32>) {
+    /// A poll of the watch has ended, with the events that it saw, or a rest.
+    pub(super) fn watched(&mut self, result: Result<u32, i32>) {
+        const GONE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
         self.receive = None;
-        if result.is_ok() {
-            self.peer.abandon.abandon();
-        }
+        self.hang_up.watch = match result {
+            _ if self.hang_up.watch == Watch::Resting => Watch::Due,
+            Ok(events) if events & GONE == 0 && !canary!(HalfCloseIsEnd) => Watch::RestDue,
+            Ok(_) => {
+                self.peer.abandon.abandon();
+                Watch::Over
+            }
+            Err(_) => Watch::Over,
+        };
     }
 
     /// The receive or watch in flight, when it is of no use any more.
     pub(super) fn useless_receive(&self) -> Option<OpKey> {
-        let watches = self.hang_up.watched && self.tasks > 0;
-        self.receive.filter(|_| self.ending == Ending::Graceful && !watches)
+        let watch = self.hang_up.watch;
+        let is_useless = match self.ending {
+            Ending::No => false,
+            Ending::Graceful => !matches!(watch, Watch::UnderWay | Watch::Resting) || self.tasks == 0,
+            // What is in flight on the socket ends with it.
+            Ending::Abort => watch == Watch::Resting,
+        };
+        self.receive.filter(|_| is_useless)
     }
 
     /// Whether nothing is left to wait for before the connection can go.

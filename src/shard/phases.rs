@@ -37,8 +37,8 @@ impl Shard {
         let before = connection.in_flight;
         connection.operations -= 1;
         match completion.operation {
-            Operation::AwaitHangUp { .. } => {
-                connection.hung_up(completion.result);
+            Operation::AwaitHangUp { .. } | Operation::Sleep { .. } => {
+                connection.watched(completion.result);
                 to_flush(&mut self.to_flush, key, connection);
             }
             Operation::Receive { .. } | Operation::ReceiveInto { .. } => {

@@ -63,6 +63,23 @@ fn t33_half_closed_client_gets_its_replies() {
     client.drain_to_close("the client is gone");
 }
 
+/// What takes many steps goes on for a client that only sends no more.
+#[test]
+fn t33_half_closed_client_gets_the_reply_to_a_long_request() {
+    let image = Image::sparse(3 * GIB);
+    let server = Server::serve(&[&format!("file:{}", image.path.display())]);
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "", mode);
+        let mut in_flight: Vec<Request> = (0..4).map(|i| Request::trim(0, 3 * GIB).cookie(i)).collect();
+        in_flight.iter().for_each(|request| client.send(&request.encode(mode)));
+        client.end_of_requests();
+        while !in_flight.is_empty() {
+            let reply = client.next_reply(&mut in_flight);
+            assert_eq!(reply.1.error, 0, "{mode:?}");
+        }
+    }
+}
+
 /// A server with `--shutdown MODE`, and a first page that takes its time to read.
 fn slow_first_page(image: &Image, shutdown: &str) -> Server {
     let export = format!("fault:delay.read=1200ms,range=0+4096:file:{}", image.path.display());

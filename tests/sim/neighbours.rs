@@ -205,6 +205,22 @@ pub(crate) fn abandoned_zeroing(seed: u64) -> Result<Report, String> {
     scene.end("a zeroing went on without its client", &[time], 12 * LATENCY)
 }
 
+/// A client asks for zeroes that must be written as data, ends its stream, and waits for the answer.
+pub(crate) fn patient_zeroing(seed: u64) -> Result<Report, String> {
+    let mut scene = Scene::new(seed, Faults { no_punch: true, no_zero_range: true, ..Faults::none() });
+    let client = scene.connect(0);
+    scene.send(client, WRITE_ZEROES, 0, LARGE);
+    if seed.is_multiple_of(2) {
+        scene.wait(4 * LATENCY)?;
+    }
+    scene.world.client_half_close(client);
+    let time = scene.replies(client, 1, 0)?;
+    while !scene.world.is_released(client) {
+        scene.step()?;
+    }
+    scene.end("a zeroing for a client that waits", &[time], 100 * LATENCY)
+}
+
 /// A client reads what is in the page cache. Then all of it is evicted, before or after the client asks for all of it once more in one go.
 /// Nobody else pays for that: a shard waits for few pages in one turn, and then goes another way.
 pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
@@ -254,6 +270,11 @@ fn a_flood_of_prefetches_delays_nobody_else() {
 #[test]
 fn a_long_trim_delays_nobody_for_long_and_puts_no_shard_to_sleep() {
     in_all_worlds(reads_beside_trim);
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_gets_its_answer() {
+    in_all_worlds(patient_zeroing);
 }
 
 #[test]

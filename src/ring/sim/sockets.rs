@@ -126,11 +126,14 @@ impl State {
         }
     }
 
-    /// Whether both directions have ended.
+    /// Whether both directions have ended, or that from the client.
     pub(super) fn try_hang_up(&mut self, serial: u64, socket: usize) {
         let end = &mut self.sockets[socket];
         if end.server_shut || matches!(end.client, Client::Closed | Client::Reset) {
             return self.complete(serial, Ok(libc::POLLHUP as u32));
+        }
+        if end.client == Client::HalfClosed {
+            return self.complete(serial, Ok(libc::POLLRDHUP as u32));
         }
         end.waiting.push(serial);
     }
