@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::liar::{Liar, Lie};
 use super::support::image::Image;
-use super::support::server::Server;
-use super::{bench, json_of, parse};
+use super::support::server::{Options, Server};
+use super::{bench, json_of, parse, peers};
 
 #[test]
 fn verification_is_content_with_an_honest_server_in_every_form_of_replies() {
@@ -118,4 +118,27 @@ fn a_failed_write_leaves_its_block_unknown() {
     let json = parse(&run.stdout);
     assert_eq!(json["verification"]["wrong"], 0, "{run}");
     assert!(json["failure"].as_str().is_none_or(|text| text.contains("could not be read back")), "{run}");
+}
+
+/// Clients in the wild send up to 48 MiB, nbdkit takes 64: so do we, from our own client and from libnbd.
+#[test]
+fn the_longest_requests_of_clients_are_served() {
+    let server = Options::new().export("mem:160M").shards(1).memory("128M").start();
+    for length in ["48M", "64M"] {
+        let arguments = format!("--rw randwrite --verify --ops 3 --bs {length}");
+        let json = json_of(&server.uri(""), &arguments);
+        assert_eq!((&json["total"]["operations"], &json["verification"]["wrong"]), (&3.into(), &0.into()));
+        assert!(json["verification"]["read_back"].as_u64().unwrap() > 0, "{json:#}");
+    }
+    let refused = bench(&server.uri(""), "--bs 65M --ops 1");
+    assert!(!refused.status.success() && refused.stderr.contains("67108864"), "{refused}");
+    const SCRIPT: &str = r"
+assert h.get_block_size(nbd.SIZE_MAXIMUM) == 64 << 20
+for length in (48 << 20, 64 << 20):
+    data = bytes(range(251)) * (length // 251) + bytes(length % 251)
+    h.pwrite(data, 512)
+    assert h.pread(length, 512) == data
+";
+    let Some(mut shell) = peers::command("nbdsh") else { return };
+    peers::run(shell.args(["-u", &server.uri(""), "-c", SCRIPT])).ok();
 }
