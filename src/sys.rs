@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::block::ByteRange;
 
+mod byte_lock;
 pub mod confine;
 mod shared_memory;
 
+pub use byte_lock::{Holder, lock_byte, other_holder, unlock_byte};
 pub use shared_memory::SharedMemory;
 
 /// Anonymous private memory, zero at first, unmapped on drop.

@@ -1,6 +1,8 @@
 //! The life of a server around its requests: how it starts, refuses to start, listens, serves one client, stops; and what it leaves
 //! behind, which is nothing.
 
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 
 #[path = "startup/access.rs"]
@@ -11,6 +13,8 @@ mod failure;
 mod lifecycle;
 #[path = "startup/listening.rs"]
 mod listening;
+#[path = "startup/locks.rs"]
+mod locks;
 #[path = "startup/log.rs"]
 mod log;
 #[path = "startup/refusal.rs"]

@@ -1,6 +1,6 @@
 //! An export opened for the whole server: files, memory and facts that all shards share.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
-use super::changes::Changes;
-use super::durability::{RangeSyncs, Syncs};
+use super::inode::Inode;
+use super::lock::{Access, ImageLock, LockError, may_go_without};
 use super::memory::MemoryStore;
-use super::unaligned::UnalignedGate;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{ExportUri, FaultOptions};
+use crate::config::{ExportUri, FaultOptions, Locking};
 use crate::ring::SharedMapping;
-use crate::sys;
+use crate::sync::lock;
+use crate::sys::{self, Holder};
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
 #[derive(Debug)]
@@ -49,16 +49,13 @@ pub(super) struct FileStore {
     pub(super) can_be_mapped: bool,
     /// Its file system has no `RWF_NOWAIT`: whatever is done with it needs a worker thread.
     pub(super) always_blocks: bool,
-    pub(super) changes: Changes,
+    /// What it shares with other exports of the same file.
+    pub(super) inode: Arc<Inode>,
     /// Bytes of one step of a prefetch, and of a punch or a zeroing.
     pub(super) read_ahead: u64,
     pub(super) allocation_step: u64,
     /// That mapping, which all shards share, once the first has made it; none when it cannot be made.
     pub(super) mapping: OnceLock<Option<SharedMapping>>,
-    /// Of [`FileStore::buffered`].
-    pub(super) syncs: Syncs,
-    /// Of [`FileStore::durable`].
-    pub(super) range_syncs: RangeSyncs,
 }
 
 /// Bytes that one `fallocate` changes at the most: some 15 ms where all of it is allocated.
@@ -78,7 +75,6 @@ pub(super) struct DirectFile {
     pub(super) alignment: u32,
     /// Bytes that addresses of memory must be multiples of.
     pub(super) memory_alignment: u32,
-    pub(super) gate: UnalignedGate,
 }
 
 /// Why an export could not be opened: the cause, and what to do.
@@ -115,6 +111,21 @@ pub enum OpenError {
     /// Somebody put another file into its place.
     #[error("{0} was replaced by another file while it was being opened; start again")]
     Replaced(PathBuf),
+    /// Somebody else uses the file.
+    #[error(
+        "{path} is in use by {}; stop that one, or give ?shared=true if both may write at the same time, or ?lock=off to \
+         serve it all the same",
+        name_of(*holder)
+    )]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+        /// By whom.
+        holder: Holder,
+    },
+    /// No locks, and they were asked for.
+    #[error("{0} cannot be locked against other processes: {1}; leave out ?lock=on")]
+    NoLocks(PathBuf, io::Error),
     /// Memory that cannot be had.
     #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
     Memory(u64, io::Error),
@@ -130,9 +141,21 @@ impl Export {
     /// [`OpenError`], a sentence with cause and remedy.
     pub fn open(uri: &ExportUri, read_only: bool) -> Result<Self, OpenError> {
         match uri {
-            ExportUri::File { path, direct, mapped, read_only: uri_read_only, rotational, .. } => {
+            ExportUri::File {
+                path,
+                direct,
+                mapped,
+                read_only: uri_read_only,
+                rotational,
+                locking,
+                shared,
+                ..
+            } => {
                 let read_only = read_only || *uri_read_only;
-                open_file(path, *direct, *mapped, read_only, *rotational)
+                let (metadata, buffered) = open_buffered(path, read_only)?;
+                let inode = Inode::of(&metadata);
+                lock_image(path, &metadata, &inode, *locking, Access::new(read_only, *shared))?;
+                open_file(path, (metadata, buffered, inode), *direct, *mapped, read_only, *rotational)
             }
             ExportUri::Memory { size } => {
                 let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
@@ -161,11 +184,14 @@ impl Export {
         read_only: bool,
         sector: Option<u32>,
     ) -> Self {
+        let inode = Arc::new(Inode::default());
+        if tokens.direct.is_some() && !read_only {
+            inode.is_direct();
+        }
         let direct = tokens.direct.map(|(file, alignment)| DirectFile {
             file,
             alignment,
             memory_alignment: alignment,
-            gate: UnalignedGate::default(),
         });
         let facts = DeviceFacts {
             size,
@@ -182,13 +208,11 @@ impl Export {
             allocation_unit: sector.unwrap_or(1),
             can_be_mapped: true,
             always_blocks: false,
-            changes: Changes::default(),
+            inode,
             // Short, as simulated files are.
             read_ahead: SIMULATED_STEP,
             allocation_step: SIMULATED_STEP,
             mapping: OnceLock::new(),
-            syncs: Syncs::default(),
-            range_syncs: RangeSyncs::default(),
         };
         Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
     }
@@ -212,25 +236,80 @@ impl Export {
     }
 }
 
+fn name_of(holder: Holder) -> String {
+    match holder {
+        Holder::Description => "another process".to_owned(),
+        Holder::Process(id) => format!("process {id}"),
+    }
+}
+
+fn open_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<File> {
+    // O_NONBLOCK so that a FIFO is refused below instead of waited for.
+    let flags = (flags | OFlags::NONBLOCK).bits() as i32;
+    OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
+}
+
+fn open_buffered(path: &Path, read_only: bool) -> Result<(Metadata, File), OpenError> {
+    let explain = |error: io::Error| explain(path, read_only, error);
+    let buffered = open_with(path, read_only, OFlags::empty()).map_err(explain)?;
+    let metadata = buffered.metadata().map_err(explain)?;
+    match metadata.is_file() || metadata.file_type().is_block_device() {
+        true => Ok((metadata, buffered)),
+        false => Err(OpenError::Kind(path.to_owned())),
+    }
+}
+
+/// Whether a further descriptor is of the same file.
+fn is_same(file: &File, metadata: &Metadata) -> io::Result<bool> {
+    let other = file.metadata()?;
+    Ok((other.dev(), other.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+/// Keeps others out, for as long as any export of the file is open.
+fn lock_image(
+    path: &Path,
+    metadata: &Metadata,
+    inode: &Inode,
+    locking: Locking,
+    access: Access,
+) -> Result<(), OpenError> {
+    if locking == Locking::Off {
+        return Ok(());
+    }
+    let mut held = lock(&inode.lock);
+    let image = match &mut *held {
+        Some(image) => image,
+        none => {
+            let file = open_with(path, true, OFlags::empty()).map_err(|error| explain(path, true, error))?;
+            if !is_same(&file, metadata).map_err(|error| explain(path, true, error))? {
+                return Err(OpenError::Replaced(path.to_owned()));
+            }
+            none.insert(ImageLock::new(file))
+        }
+    };
+    match image.add(access) {
+        Ok(()) => Ok(()),
+        Err(LockError::InUse(holder)) => Err(OpenError::InUse { path: path.to_owned(), holder }),
+        Err(LockError::Impossible(error)) if may_go_without(locking, &error) => {
+            let what = "the file system has no locks: nothing keeps others from writing to this file";
+            tracing::warn!(path = %path.display(), %error, "{what}");
+            Ok(())
+        }
+        Err(LockError::Impossible(error)) => Err(OpenError::NoLocks(path.to_owned(), error)),
+    }
+}
+
 fn open_file(
     path: &Path,
+    (metadata, buffered, inode): (Metadata, File, Arc<Inode>),
     direct: bool,
     mapped: bool,
     read_only: bool,
     rotational: Option<bool>,
 ) -> Result<Export, OpenError> {
-    // O_NONBLOCK so that a FIFO is refused below instead of waited for.
-    let open = |flags: OFlags| {
-        let flags = (flags | OFlags::NONBLOCK).bits() as i32;
-        OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
-    };
+    let open = |flags: OFlags| open_with(path, read_only, flags);
     let explain = |error: io::Error| explain(path, read_only, error);
-    let buffered = open(OFlags::empty()).map_err(explain)?;
-    let metadata = buffered.metadata().map_err(explain)?;
     let is_block_device = metadata.file_type().is_block_device();
-    if !is_block_device && !metadata.is_file() {
-        return Err(OpenError::Kind(path.to_owned()));
-    }
     let size =
         rustix::fs::seek(&buffered, rustix::fs::SeekFrom::End(0)).map_err(|error| explain(error.into()))?;
     let sector = if is_block_device { rustix::fs::ioctl_blksszget(&buffered).unwrap_or(512) } else { 1 };
@@ -243,16 +322,18 @@ fn open_file(
     };
     let durable = if read_only { None } else { Some(open(OFlags::empty()).map_err(explain)?) };
     for other in durable.iter().chain(&direct) {
-        let other = other.metadata().map_err(explain)?;
-        if (other.dev(), other.ino()) != (metadata.dev(), metadata.ino()) {
+        if !is_same(other, &metadata).map_err(explain)? {
             return Err(OpenError::Replaced(path.to_owned()));
         }
     }
     let direct = direct.map(|file| {
         let (offset, memory_alignment) = sys::direct_alignment(&file).unwrap_or((4096, 4096));
         let alignment = offset.max(memory_alignment).min(4096).max(sector);
-        DirectFile { alignment, memory_alignment, file, gate: UnalignedGate::default() }
+        DirectFile { alignment, memory_alignment, file }
     });
+    if direct.is_some() && !read_only {
+        inode.is_direct();
+    }
     let mut block_sizes = BlockSizes::default();
     if let Some(direct) = &direct
         && size.is_multiple_of(u64::from(direct.alignment))
@@ -272,12 +353,10 @@ fn open_file(
         allocation_unit: sector,
         can_be_mapped,
         always_blocks,
-        changes: Changes::default(),
+        inode,
         read_ahead: read_ahead(&metadata, is_block_device),
         allocation_step: ALLOCATION_STEP,
         mapping: OnceLock::new(),
-        syncs: Syncs::default(),
-        range_syncs: RangeSyncs::default(),
     };
     Ok(Export { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
 }
@@ -367,6 +446,32 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let error = Export::open(&ExportUri::file(&fifo), true).unwrap_err().to_string();
         assert!(error.contains("neither a regular file"), "{error}");
+    }
+
+    #[test]
+    fn exports_of_one_file_share_what_is_known_of_it() {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let (path, link, other) =
+            (directory.path().join("a"), directory.path().join("b"), directory.path().join("c"));
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        File::create(&other).unwrap().set_len(1 << 20).unwrap();
+        std::fs::hard_link(&path, &link).unwrap();
+        let inode = |path: &Path, parameters: &str| {
+            let uri = format!("file:{}{parameters}", path.display()).parse().unwrap();
+            match Export::open(&uri, false).unwrap().store {
+                Store::File(store) => Arc::clone(&store.inode),
+                store => panic!("not a file: {store:?}"),
+            }
+        };
+        let first = inode(&path, "");
+        assert!(Arc::ptr_eq(&first, &inode(&link, "?readonly=true")));
+        assert!(!Arc::ptr_eq(&first, &inode(&other, "")));
+        assert!(!first.has_direct());
+        let direct = format!("file:{}?direct=true", link.display()).parse().unwrap();
+        match Export::open(&direct, false) {
+            Ok(_) => assert!(first.has_direct(), "its buffered writes must pass the gate"),
+            Err(error) => assert!(matches!(error, OpenError::NoDirect(_)), "{error}"),
+        }
     }
 
     #[test]

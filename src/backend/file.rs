@@ -48,7 +48,7 @@ impl FileDevice {
         let durable = store.durable.as_ref().map(register).transpose()?;
         let direct = store.direct.as_ref().map(|direct| register(&direct.file)).transpose()?;
         let mapping = match direct {
-            None if store.can_be_mapped && size > 0 => {
+            None if store.can_be_mapped && !store.inode.has_direct() && size > 0 => {
                 store.mapping.get_or_init(|| context.ring.map_file(store.buffered.as_fd(), size)).as_ref()
             }
             _ => None,
@@ -63,7 +63,7 @@ impl FileDevice {
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
     pub(super) fn cached(&self, range: ByteRange, trust: &mut Trust, now: u64) -> Option<MappedRange> {
-        if self.store.changes.are_under_way() {
+        if self.store.inode.changes.are_under_way() {
             return None;
         }
         self.page_cache.as_ref()?.get(range, trust, now)
@@ -71,14 +71,14 @@ impl FileDevice {
 
     /// See [`PageCache::standing`].
     pub(super) fn standing(&self, range: ByteRange, now: u64) -> Standing {
-        let cache = self.page_cache.as_ref().filter(|_| !self.store.changes.are_under_way());
+        let cache = self.page_cache.as_ref().filter(|_| !self.store.inode.changes.are_under_way());
         cache.map_or(Standing::Gone, |cache| cache.standing(range, now))
     }
 
     /// Reads `range` into `lease` through the page cache.
     pub(super) fn copying(&self, range: ByteRange, lease: Lease) -> Operation {
         let (file, offset, length) = (self.buffered, range.offset(), range.length() as u32);
-        let in_worker = self.store.changes.are_under_way();
+        let in_worker = self.store.inode.changes.are_under_way();
         Operation::Read { file, offset, lease, start: 0, length, in_worker }
     }
 
@@ -92,7 +92,7 @@ impl FileDevice {
     /// The direct descriptor when there is one and the range allows it.
     fn direct_for(&self, range: ByteRange) -> Option<(FileIndex, &UnalignedGate)> {
         let (index, file) = self.direct.zip(self.store.direct.as_ref())?;
-        range.is_aligned(file.alignment).then_some((index, &file.gate))
+        range.is_aligned(file.alignment).then_some((index, &self.store.inode.gate))
     }
 
     /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease is aligned, but in a
@@ -110,7 +110,7 @@ impl FileDevice {
 
     /// Whether a transfer may need a worker thread for longer than it takes to copy.
     pub(super) fn may_block(&self) -> bool {
-        self.store.always_blocks || self.store.changes.are_under_way()
+        self.store.always_blocks || self.store.inode.changes.are_under_way()
     }
 
     /// As [`FileDevice::read`], where it [may block](FileDevice::may_block).
@@ -138,7 +138,7 @@ impl FileDevice {
         while done < range.length() {
             let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
             // Looked at for each operation: a change may have begun during the one before.
-            let in_worker = self.store.changes.are_under_way() && !canary!(ReadsBesidePunch);
+            let in_worker = self.store.inode.changes.are_under_way() && !canary!(ReadsBesidePunch);
             let start = start + done as u32;
             let operation = Operation::Read { file, offset, lease, start, length, in_worker };
             let (result, operation) = context.ring.run(operation).await;
@@ -198,11 +198,11 @@ impl FileDevice {
         lease: SharedLease,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        let _alone = match &self.store.direct {
-            Some(direct) if !canary!(UnalignedGateSkipped) => {
-                Some(direct.gate.unaligned(&context.wakeups).await)
-            }
-            _ => None,
+        // Also those of an export without a direct descriptor, when another export of the same file has one.
+        let must_be_alone = self.store.inode.has_direct() && !canary!(UnalignedGateSkipped);
+        let _alone = match must_be_alone {
+            true => Some(self.store.inode.gate.unaligned(&context.wakeups).await),
+            false => None,
         };
         let _place = match self.store.is_block_device {
             // All writes of a regular file have one worker between them.
@@ -220,7 +220,7 @@ impl FileDevice {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let file = self.durable.expect("only an export that may be written gets writes");
-        let write = self.store.range_syncs.begin_write();
+        let write = self.store.inode.range_syncs.begin_write();
         self.write_buffered(range, lease, context).await?;
         let sync = async || self.sync(file, Some(range), context).await;
         write.finish(&context.wakeups, sync).await
@@ -234,7 +234,7 @@ impl FileDevice {
         }
         let file = self.buffered;
         let sync = async || self.sync(file, None, context).await;
-        self.store.syncs.flush(&context.wakeups, sync).await
+        self.store.inode.syncs.flush(&context.wakeups, sync).await
     }
 
     async fn sync(

@@ -1,8 +1,8 @@
-//! Keeps unaligned writes of a direct export apart from its direct writes, across all shards.
+//! Keeps unaligned writes of a direct export apart from its direct writes, across all shards and all exports of one file.
 //!
 //! An unaligned request cannot go through O_DIRECT; it goes through the page cache of a second descriptor, where the kernel does the
 //! read-modify-write. A page that is dirtied while a direct write to its other sectors is under way could write them back old.
-//! So direct writes and unaligned writes of one export exclude each other; reads need nothing, the kernel keeps them coherent.
+//! So direct writes and unaligned writes of one file exclude each other; reads need nothing, the kernel keeps them coherent.
 //!
 //! The usual case, direct writes only, touches one cache line of the shard's own and reads one that nobody writes.
 

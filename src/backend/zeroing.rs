@@ -104,7 +104,7 @@ impl FileDevice {
     ) -> Result<(), BlockError> {
         let file = self.buffered;
         let longest = if canary!(PunchWhole) { u64::MAX } else { self.store.allocation_step };
-        let _change = self.store.changes.begin();
+        let _change = self.store.inode.changes.begin();
         for (index, range) in steps(range, longest).enumerate() {
             let _alone = self.allocations.enter(&context.ring).await;
             if index > 0 {

@@ -23,7 +23,8 @@ What to serve: [NAME=]URI, any number of times
   PATH                 a file or block device, as it stands
   file:PATH[?k=v&...]  the same with parameters, %XX decoded: direct=true (O_DIRECT),
                        mapped=false (copy what the page cache has, for a small
-                       RSS), readonly=true, rotational=true|false, description=TEXT
+                       RSS), readonly=true, shared=true (others may write too), lock=off|on|auto,
+                       rotational=true|false, description=TEXT
   mem:SIZE             memory, sparse, lost at exit
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,

@@ -14,7 +14,7 @@ use super::size::{QuantityError, Size, parse_size};
 /// Where an export's bytes live.
 ///
 /// * `PATH`: a file or block device, taken as it stands (no parameters, no `%` escapes)
-/// * `file:PATH[?direct=true&mapped=false&readonly=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
+/// * `file:PATH[?direct=true&mapped=false&readonly=true&lock=off&shared=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
@@ -32,6 +32,10 @@ pub enum ExportUri {
         mapped: bool,
         /// Writes are refused.
         read_only: bool,
+        /// Whether others are kept out.
+        locking: Locking,
+        /// Others may write too, if they say the same.
+        shared: bool,
         /// What to tell clients; `None` asks the device.
         rotational: Option<bool>,
         /// A text for people.
@@ -54,6 +58,18 @@ pub enum ExportUri {
         /// Behind them.
         inner: Box<ExportUri>,
     },
+}
+
+/// Whether a file is locked against others that lock it as QEMU does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locking {
+    /// Where the file system can; elsewhere a warning.
+    #[default]
+    Auto,
+    /// Or it is not served.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Why an export's URI could not be read.
@@ -84,7 +100,7 @@ pub enum ExportUriError {
     NoBytes,
     /// A parameter that does not exist.
     #[error(
-        "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, rotational= or description="
+        "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, lock=, shared=, rotational= or description="
     )]
     UnknownParameter(String),
     /// A parameter that is neither true nor false.
@@ -136,6 +152,8 @@ impl ExportUri {
             direct: false,
             mapped: true,
             read_only: false,
+            locking: Locking::Auto,
+            shared: false,
             rotational: None,
             description: None,
         }
@@ -216,6 +234,7 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
         None => path,
     };
     let (mut direct, mut mapped, mut read_only) = (false, true, false);
+    let (mut locking, mut shared) = (Locking::Auto, false);
     let (mut rotational, mut description) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -223,6 +242,9 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
             "direct" => direct = boolean(name, value)?,
             "mapped" => mapped = boolean(name, value)?,
             "readonly" => read_only = boolean(name, value)?,
+            "lock" if value == "auto" => locking = Locking::Auto,
+            "lock" => locking = if boolean(name, value)? { Locking::On } else { Locking::Off },
+            "shared" => shared = boolean(name, value)?,
             "rotational" => rotational = Some(boolean(name, value)?),
             "description" => {
                 let text = percent_decode_str(value)
@@ -234,7 +256,7 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
         }
     }
     let path = path_from(percent_decode_str(path).collect())?;
-    Ok(ExportUri::File { path, direct, mapped, read_only, rotational, description })
+    Ok(ExportUri::File { path, direct, mapped, read_only, locking, shared, rotational, description })
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool, ExportUriError> {
@@ -253,7 +275,7 @@ const ESCAPED: &AsciiSet =
 impl Display for ExportUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, direct, mapped, read_only, rotational, description } => {
+            Self::File { path, direct, mapped, read_only, locking, shared, rotational, description } => {
                 write!(f, "file:{}", escaped_path(path))?;
                 let mut parameters = Vec::new();
                 if *direct {
@@ -264,6 +286,14 @@ impl Display for ExportUri {
                 }
                 if *read_only {
                     parameters.push("readonly=true".to_owned());
+                }
+                match locking {
+                    Locking::Auto => {}
+                    Locking::On => parameters.push("lock=on".to_owned()),
+                    Locking::Off => parameters.push("lock=off".to_owned()),
+                }
+                if *shared {
+                    parameters.push("shared=true".to_owned());
                 }
                 if let Some(rotational) = rotational {
                     parameters.push(format!("rotational={rotational}"));
@@ -311,7 +341,7 @@ mod tests {
     #[test]
     fn file_uris_have_parameters() {
         let all = read(
-            "file:/a%20b%3f?direct=true&mapped=no&readonly=on&rotational=false&description=The%20disk%26more",
+            "file:/a%20b%3f?direct=true&mapped=no&readonly=on&lock=off&shared=yes&rotational=false&description=The%20disk%26more",
         );
         assert_eq!(
             all,
@@ -320,6 +350,8 @@ mod tests {
                 direct: true,
                 mapped: false,
                 read_only: true,
+                locking: Locking::Off,
+                shared: true,
                 rotational: Some(false),
                 description: Some("The disk&more".to_owned()),
             }
@@ -354,6 +386,7 @@ mod tests {
             "qcow2:a",
             "file:a?b=c",
             "file:a?direct=maybe",
+            "file:a?lock=maybe",
             "file:a?direct",
             "file://h/x",
             "file:a%00b",
@@ -369,18 +402,27 @@ mod tests {
         }
     }
 
+    fn any_locking() -> impl Strategy<Value = Locking> {
+        prop_oneof![Just(Locking::Auto), Just(Locking::On), Just(Locking::Off)]
+    }
+
     fn any_uri() -> impl Strategy<Value = ExportUri> {
         let path = proptest::collection::vec(1u8.., 1..40)
             .prop_map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
-        let file = (path, any::<[bool; 3]>(), any::<Option<bool>>(), proptest::option::of(".{0,20}"))
-            .prop_map(|(path, [direct, mapped, read_only], rotational, description)| ExportUri::File {
-                path,
-                direct,
-                mapped,
-                read_only,
-                rotational,
-                description,
-            });
+        let file =
+            (path, any::<[bool; 4]>(), any_locking(), any::<Option<bool>>(), proptest::option::of(".{0,20}"))
+                .prop_map(|(path, [direct, mapped, read_only, shared], locking, rotational, description)| {
+                    ExportUri::File {
+                        path,
+                        direct,
+                        mapped,
+                        read_only,
+                        locking,
+                        shared,
+                        rotational,
+                        description,
+                    }
+                });
         let sized = (1..=i64::MAX as u64, any::<bool>()).prop_map(|(size, null)| {
             if null { ExportUri::Null { size } } else { ExportUri::Memory { size } }
         });

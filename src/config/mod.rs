@@ -18,7 +18,7 @@ pub mod size;
 mod toml_words;
 
 pub use export::ExportConfig;
-pub use export_uri::ExportUri;
+pub use export_uri::{ExportUri, Locking};
 pub use fault_options::FaultOptions;
 pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ListenAddress};
