@@ -5,6 +5,7 @@
 //! woken means nothing but that.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -89,6 +90,69 @@ impl Waiters {
         let waiting = std::mem::take(&mut *lock(&self.0));
         for waker in waiting {
             waker.wake();
+        }
+    }
+}
+
+/// Tasks that take turns, in the order in which they came. The end of a turn wakes the next one alone.
+#[derive(Debug, Default)]
+pub struct Line(Mutex<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    /// Those in the line, by their numbers, and how to wake each.
+    taken: BTreeMap<u64, Option<TaskWaker>>,
+    next: u64,
+}
+
+/// A place in a line: who is first has its turn until this is dropped. Who drops it earlier leaves the line.
+#[derive(Debug)]
+pub struct Place<'a> {
+    line: &'a Line,
+    number: u64,
+}
+
+impl Line {
+    /// Queues at the end.
+    pub fn join(&self) -> Place<'_> {
+        let mut places = lock(&self.0);
+        let number = places.next;
+        places.next += 1;
+        places.taken.insert(number, None);
+        Place { line: self, number }
+    }
+}
+
+impl Place<'_> {
+    /// Waits until it is first.
+    pub async fn turn(&self, wakeups: &Wakeups) {
+        std::future::poll_fn(|_context| {
+            let mut places = lock(&self.line.0);
+            let mut first = places.taken.first_entry().expect("this one is there");
+            if *first.key() == self.number {
+                first.insert(None);
+                return Poll::Ready(());
+            }
+            // Under the same lock as the end of the turn before, so that this passes by nobody.
+            places.taken.insert(self.number, Some(wakeups.waker()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut places = lock(&self.line.0);
+        let was_first = places.taken.keys().next() == Some(&self.number);
+        places.taken.remove(&self.number);
+        let next = match was_first {
+            true => places.taken.first_entry().and_then(|mut first| first.get_mut().take()),
+            false => None,
+        };
+        drop(places);
+        if let Some(next) = next {
+            next.wake();
         }
     }
 }

@@ -29,6 +29,12 @@ impl ReadyList {
         self.ready.borrow().is_empty()
     }
 
+    /// Tasks that can go on; one that was woken twice counts twice.
+    #[cfg(test)]
+    pub(crate) fn length(&self) -> usize {
+        self.ready.borrow().len()
+    }
+
     /// Gives way once: the current task goes on after the others that are ready.
     pub async fn give_way(&self, ring: &Ring) {
         let mut woken = false;

@@ -201,7 +201,7 @@ impl FileDevice {
         // Also those of an export without a direct descriptor, when another export of the same file has one.
         let must_be_alone = self.store.inode.has_direct() && !canary!(UnalignedGateSkipped);
         let _alone = match must_be_alone {
-            true => Some(self.store.inode.gate.unaligned(&context.wakeups).await),
+            true => Some(Box::pin(self.store.inode.gate.unaligned(&context.wakeups)).await),
             false => None,
         };
         let _place = match self.store.is_block_device {
