@@ -43,10 +43,19 @@ fn serve(arguments: &[&str]) -> Command {
 
 /// Makes a system call fail with `errno` for this process and its children, as a container's seccomp profile does.
 fn forbid(call: libc::c_long, errno: i32) -> std::io::Result<()> {
+    forbid_with(call, None, errno)
+}
+
+/// As [`forbid`], with this second argument only.
+fn forbid_with(call: libc::c_long, argument: Option<u32>, errno: i32) -> std::io::Result<()> {
     let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mask = if argument.is_some() { u32::MAX } else { 0 };
     let filter = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number of the system call
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 4, call as u32),
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 24), // the lower half of its second argument
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, argument.unwrap_or(0)),
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];

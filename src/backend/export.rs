@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::OFlags;
 
 use super::inode::Inode;
-use super::lock::{Access, ImageLock, LockError, may_go_without};
+use super::lock::{Access, ImageLock, LockError, PATIENCE, may_go_without};
 use super::memory::MemoryStore;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, Locking};
@@ -113,8 +113,8 @@ pub enum OpenError {
     Replaced(PathBuf),
     /// Somebody else uses the file.
     #[error(
-        "{path} is in use by {}; stop that one, or give ?shared=true if both may write at the same time, or ?lock=off to \
-         serve it all the same",
+        "{path} is in use by {}, and still was after {PATIENCE} s; stop that one, or give ?shared=true to both if they may write \
+         at the same time, or ?lock=off to serve it all the same",
         name_of(*holder)
     )]
     InUse {
@@ -123,8 +123,8 @@ pub enum OpenError {
         /// By whom.
         holder: Holder,
     },
-    /// No locks, and they were asked for.
-    #[error("{0} cannot be locked against other processes: {1}; leave out ?lock=on")]
+    /// No locks, and they were asked for, or their failure says nothing about the file system.
+    #[error("{0} cannot be locked against other processes: {1}; ?lock=off serves it all the same")]
     NoLocks(PathBuf, io::Error),
     /// Memory that cannot be had.
     #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
@@ -135,11 +135,24 @@ pub enum OpenError {
 }
 
 impl Export {
-    /// Opens what a URI names. `read_only` refuses writes whatever the URI says.
+    /// Opens what a URI names. `read_only` refuses writes whatever the URI says. A file that others write, or that others read and this
+    /// one would write, is waited for some seconds.
     ///
     /// # Errors
     /// [`OpenError`], a sentence with cause and remedy.
     pub fn open(uri: &ExportUri, read_only: bool) -> Result<Self, OpenError> {
+        Self::open_with(uri, read_only, true)
+    }
+
+    /// As [`Export::open`], without a lock: to see whether it can be opened, beside a server that has it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn look_at(uri: &ExportUri, read_only: bool) -> Result<Self, OpenError> {
+        Self::open_with(uri, read_only, false)
+    }
+
+    fn open_with(uri: &ExportUri, read_only: bool, may_lock: bool) -> Result<Self, OpenError> {
         match uri {
             ExportUri::File {
                 path,
@@ -154,7 +167,8 @@ impl Export {
                 let read_only = read_only || *uri_read_only;
                 let (metadata, buffered) = open_buffered(path, read_only)?;
                 let inode = Inode::of(&metadata);
-                lock_image(path, &metadata, &inode, *locking, Access::new(read_only, *shared))?;
+                let locking = if may_lock { *locking } else { Locking::Off };
+                lock_image(path, &metadata, &inode, locking, Access::new(read_only, *shared))?;
                 open_file(path, (metadata, buffered, inode), *direct, *mapped, read_only, *rotational)
             }
             ExportUri::Memory { size } => {
@@ -163,7 +177,7 @@ impl Export {
             }
             ExportUri::Null { size } => Ok(Self::without_file(*size, read_only, Store::Null)),
             ExportUri::Fault { options, inner } => {
-                let mut export = Self::open(inner, read_only)?;
+                let mut export = Self::open_with(inner, read_only, may_lock)?;
                 export.faults.insert(0, (**options).clone());
                 Ok(export)
             }
@@ -243,7 +257,7 @@ fn name_of(holder: Holder) -> String {
     }
 }
 
-fn open_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<File> {
+fn open_file_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<File> {
     // O_NONBLOCK so that a FIFO is refused below instead of waited for.
     let flags = (flags | OFlags::NONBLOCK).bits() as i32;
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
@@ -251,7 +265,7 @@ fn open_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<File> {
 
 fn open_buffered(path: &Path, read_only: bool) -> Result<(Metadata, File), OpenError> {
     let explain = |error: io::Error| explain(path, read_only, error);
-    let buffered = open_with(path, read_only, OFlags::empty()).map_err(explain)?;
+    let buffered = open_file_with(path, read_only, OFlags::empty()).map_err(explain)?;
     let metadata = buffered.metadata().map_err(explain)?;
     match metadata.is_file() || metadata.file_type().is_block_device() {
         true => Ok((metadata, buffered)),
@@ -280,7 +294,8 @@ fn lock_image(
     let image = match &mut *held {
         Some(image) => image,
         none => {
-            let file = open_with(path, true, OFlags::empty()).map_err(|error| explain(path, true, error))?;
+            let file =
+                open_file_with(path, true, OFlags::empty()).map_err(|error| explain(path, true, error))?;
             if !is_same(&file, metadata).map_err(|error| explain(path, true, error))? {
                 return Err(OpenError::Replaced(path.to_owned()));
             }
@@ -307,7 +322,7 @@ fn open_file(
     read_only: bool,
     rotational: Option<bool>,
 ) -> Result<Export, OpenError> {
-    let open = |flags: OFlags| open_with(path, read_only, flags);
+    let open = |flags: OFlags| open_file_with(path, read_only, flags);
     let explain = |error: io::Error| explain(path, read_only, error);
     let is_block_device = metadata.file_type().is_block_device();
     let size =

@@ -5,9 +5,13 @@
 //! holds a lock of the opposite byte. Two that come together may refuse each other, but never both go on.
 //!
 //! The locks belong to a description of their own: descriptions of one process conflict like those of two.
+//!
+//! A process that was killed keeps its locks until the kernel has closed its files, which waits for the worker threads of its ring, and
+//! those for the disk. Whoever starts it again does not always wait for that, so one that finds an image in use looks again for a while.
 
 use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use crate::config::Locking;
 use crate::sys::{self, Holder};
@@ -20,6 +24,12 @@ const CONSISTENT_READ: u8 = 1;
 const WRITE: u8 = 1 << 1;
 const RESIZE: u8 = 1 << 3;
 const KINDS: u64 = 4;
+
+/// How often a lock that others hold is tried for again, and the time between two tries.
+const TRIES: u32 = 120;
+const PAUSE: Duration = Duration::from_millis(25);
+/// That in seconds, for people.
+pub(super) const PATIENCE: u64 = PAUSE.as_millis() as u64 * TRIES as u64 / 1000;
 
 /// What an export does with an image, and what others must not do meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,15 +85,31 @@ impl ImageLock {
         Self { file, held: Access::default() }
     }
 
-    /// Adds what one more export does; when it cannot be, all is as before.
+    /// Adds what one more export does, and gives whoever is in the way some seconds to go; when it cannot be, all is as before.
     pub(super) fn add(&mut self, access: Access) -> Result<(), LockError> {
+        // Two servers that start at the same moment refuse each other; with pauses of the same length they would do so for ever.
+        let pause = PAUSE + Duration::from_millis(u64::from(std::process::id() % 16));
+        self.add_patiently(access, || std::thread::sleep(pause))
+    }
+
+    fn add_patiently(&mut self, access: Access, mut pause: impl FnMut()) -> Result<(), LockError> {
+        for _ in 0..TRIES {
+            match self.add_now(access) {
+                Err(LockError::InUse(_)) => pause(),
+                ended => return ended,
+            }
+        }
+        self.add_now(access)
+    }
+
+    fn add_now(&mut self, access: Access) -> Result<(), LockError> {
         let before: Vec<u64> = self.held.bytes().collect();
         let result = self.try_add(access);
         match result {
             Ok(()) => self.held = self.held.and(access),
             Err(_) => {
                 for byte in access.bytes().filter(|byte| !before.contains(byte)) {
-                    // What was not locked need not be unlocked, and the description ends soon.
+                    // What was not locked need not be unlocked, and a lock that stays ends with the description.
                     let _unlocked = sys::unlock_byte(&self.file, byte);
                 }
             }
@@ -146,13 +172,43 @@ mod tests {
         for (first, second, both) in all_pairs() {
             for (first, second) in [(first, second), (second, first)] {
                 let (mut one, mut other) = (lock(), lock());
-                one.add(first).unwrap();
-                assert_eq!(other.add(second).is_ok(), both, "{second:?} beside {first:?}");
+                one.add_now(first).unwrap();
+                assert_eq!(other.add_now(second).is_ok(), both, "{second:?} beside {first:?}");
                 if !both {
                     drop(one);
-                    lock().add(first).expect("one that was refused holds nothing");
+                    lock().add_now(first).expect("one that was refused holds nothing");
                 }
             }
         }
+    }
+
+    /// As when a server is started again while the kernel still closes the files of the one that was killed.
+    #[test]
+    fn one_that_goes_soon_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        File::create(&path).unwrap();
+        let lock = || ImageLock::new(File::open(&path).unwrap());
+        let (writer, mut killed, mut next) = (Access::new(false, false), lock(), lock());
+        killed.add_now(writer).unwrap();
+        let (mut killed, mut pauses) = (Some(killed), 0);
+        let pause = || {
+            pauses += 1;
+            killed.take_if(|_| pauses == 3);
+        };
+        next.add_patiently(writer, pause).unwrap();
+        assert_eq!(pauses, 3);
+        let mut pauses = 0;
+        let refused = lock().add_patiently(writer, || pauses += 1);
+        assert!(matches!(refused, Err(LockError::InUse(_))), "{refused:?}");
+        assert_eq!(pauses, TRIES, "it gives up");
+    }
+
+    #[test]
+    fn only_what_a_file_system_cannot_do_is_done_without() {
+        let error = io::Error::from_raw_os_error;
+        assert!(may_go_without(Locking::Auto, &error(libc::ENOLCK)));
+        assert!(!may_go_without(Locking::On, &error(libc::ENOLCK)));
+        assert!(!may_go_without(Locking::Auto, &error(libc::EIO)));
     }
 }

@@ -129,7 +129,8 @@ pub struct Args {
     /// it; EXPORTs add to the file's, flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Only see whether this would start: settings, users and exports; nothing is served, exit code 0 or 2
+    /// Only see whether this would start: settings, users and exports; nothing is served or locked, so that it goes beside a
+    /// server of the same files; exit code 0 or 2
     #[arg(long, conflicts_with = "stdio")]
     pub check: bool,
     /// Write the process id here once everything is up

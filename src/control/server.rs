@@ -21,8 +21,8 @@ use super::pidfile::{Pidfile, PidfileError};
 use super::plane::Plane;
 use super::signals::Signals;
 use super::stdio::{self, NoClient};
-use crate::backend::{self, Export};
-use crate::config::{Config, ExportConfig, Limits, Pinning};
+use crate::backend::{self, Export, OpenError};
+use crate::config::{Config, ExportConfig, ExportUri, Limits, Pinning};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -144,7 +144,7 @@ pub fn run(
     // Takes them out of the environment, which nobody may do once there are other threads.
     let inherited = if client.is_none() { listener::inherited()? } else { Vec::new() };
     let sandbox = Sandbox::prepare(config.sandbox, config.user.as_ref())?;
-    let (exports, infos) = open_exports(config)?;
+    let (exports, infos) = open_exports(config, Export::open)?;
     let limits = Arc::new(config.limits.clone());
     let (shards, exits) = sandbox.isolated(|| {
         log::detach().map_err(StartError::Runtime)?;
@@ -166,15 +166,15 @@ pub fn run(
     ending
 }
 
-/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. Tells what
-/// would be served, without URIs.
+/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. No
+/// file is locked, so that it goes beside a server. Tells what would be served, without URIs.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
     Sandbox::prepare(config.sandbox, config.user.as_ref())?;
     listener::check(&config.unix_access)?;
-    let (_exports, infos) = open_exports(config)?;
+    let (_exports, infos) = open_exports(config, Export::look_at)?;
     Ok(describe(config, &infos, &[]))
 }
 
@@ -193,11 +193,14 @@ fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Ve
 /// By the index that shards know them by.
 pub(super) type Exports = Arc<[Arc<Export>]>;
 
-fn open_exports(config: &Config) -> Result<(Exports, Vec<ExportInfo>), StartError> {
+fn open_exports(
+    config: &Config,
+    open: impl Fn(&ExportUri, bool) -> Result<Export, OpenError>,
+) -> Result<(Exports, Vec<ExportInfo>), StartError> {
     let mut exports = Vec::new();
     let mut infos = Vec::new();
     for wanted in &config.exports {
-        let export = Export::open(&wanted.uri, wanted.read_only)?;
+        let export = open(&wanted.uri, wanted.read_only)?;
         if export.facts().size == 0 {
             tracing::warn!(
                 export = wanted.name,
