@@ -78,6 +78,8 @@ mod switch {
         InterruptedIsFailure,
         /// Bytes that a client sends or fetches are no progress of its requests.
         ProgressCountsReplies,
+        /// Whoever waits for a long lease is overtaken by any number of others.
+        LongestOvertaken,
         /// The socket of a connection that was aborted stays registered.
         SocketLeaked,
         /// A write whose payload did not arrive completely is carried out.

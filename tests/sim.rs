@@ -109,6 +109,7 @@ fn every_planted_bug_is_found() {
             Canary::AbandonedZeroingGoesOn | Canary::HangUpUnseen => neighbours::abandoned_zeroing,
             Canary::TrustUnbounded => neighbours::burst_after_eviction,
             Canary::HalfCloseIsEnd => neighbours::patient_zeroing,
+            Canary::LongestOvertaken => neighbours::long_request_beside_steady_ones,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,
             _ => run::run,

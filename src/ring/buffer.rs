@@ -129,6 +129,11 @@ impl Shortage {
         matches!(self.kind, Kind::Long)
     }
 
+    /// Bytes of the lease.
+    pub fn bytes(self) -> usize {
+        UNIT << self.order
+    }
+
     /// What must be there for either of two of the same zone.
     pub fn least(self, other: Self) -> Self {
         Self { free: self.free.min(other.free), order: self.order.min(other.order), ..self }
@@ -232,11 +237,24 @@ impl BufferPool {
     /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
         assert!(length <= self.inner.longest, "a lease of {length} bytes is beyond every limit");
-        let kind = Kind::of(length);
+        let kind = self.kind_of(length);
         if self.free_for(kind) < self.must_be_free(kind, length, held) {
             return None;
         }
         self.zones_for(kind).find_map(|kind| self.take(kind, length))
+    }
+
+    fn kind_of(&self, length: usize) -> Kind {
+        match Kind::of(length) {
+            // They would have no zone of their own.
+            Kind::Middle if self.zone(Kind::Middle).units == 0 => Kind::Long,
+            kind => kind,
+        }
+    }
+
+    /// Whether a lease is part of what is shared out evenly, of which each connection is sure.
+    pub fn is_sure_of(&self, length: usize, held: usize) -> bool {
+        matches!(Kind::of(length), Kind::Small) && held + length <= self.inner.last_share.get()
     }
 
     /// Bytes of a zone that must be free for [`BufferPool::lend`].
@@ -249,7 +267,7 @@ impl BufferPool {
 
     /// What is missing when [`BufferPool::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
     pub fn shortage(&self, length: usize, held: usize) -> Shortage {
-        let kind = Kind::of(length);
+        let kind = self.kind_of(length);
         Shortage { kind, free: self.must_be_free(kind, length, held), order: order_of(length) }
     }
 
@@ -274,7 +292,7 @@ impl BufferPool {
 
     /// The zones that leases of a kind may come from now, in order.
     fn zones_for(&self, kind: Kind) -> impl Iterator<Item = Kind> + use<> {
-        let may_spill = !self.inner.long_is_wanted.get() || self.zone(Kind::Middle).units == 0;
+        let may_spill = !self.inner.long_is_wanted.get();
         let second = (kind == Kind::Middle && may_spill).then_some(Kind::Long);
         std::iter::once(kind).chain(second)
     }

@@ -63,8 +63,9 @@ impl Connection {
             let (timing, cookie) = release.timing.zip(release.mapped).expect("it was a mapped read");
             let range = ByteRange::new(timing.offset, timing.length).expect("it was one before");
             let length = timing.length as usize;
-            let Some(lease) = feeding.pool.lend(length, self.held) else {
-                return Some(Fed::WaitsForShard(Need::Memory(feeding.pool.shortage(length, self.held))));
+            let lease = match self.lend(length, feeding) {
+                Ok(lease) => lease,
+                Err(need) => return Some(Fed::WaitsForShard(need)),
             };
             self.outbound.found();
             let held = lease.capacity() as u32;

@@ -11,12 +11,13 @@ use super::hang_up::HangUp;
 use super::outbound::{Outbound, Release, Reply};
 use super::receive::Unparsed;
 use super::room::Room;
+use super::seniority::{Seniority, Ticket};
 use super::serve::Peer;
 use super::stall::{Progress, RECEIVE_STEP};
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
-use crate::nbd::reply::{ReplyTo, status_length};
+use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation};
 use crate::stats::{self, ExportInterval, Timing};
@@ -52,6 +53,7 @@ pub(super) struct Admitted {
 pub(super) struct Feeding<'a> {
     pub(super) limits: &'a Limits,
     pub(super) pool: &'a BufferPool,
+    pub(super) seniority: &'a mut Seniority,
     pub(super) free_slots: usize,
     /// Requests that the connection may have in flight, for its own sake and that of the others.
     pub(super) most_in_flight: usize,
@@ -111,6 +113,8 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
     pub(super) cancelled: bool,
     pub(super) listed: Listed,
+    /// Its place among those who wait for memory that others hold.
+    pub(super) ticket: Option<Ticket>,
     pub(super) flushing: bool,
     pub(super) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
@@ -155,6 +159,7 @@ impl Connection {
             shut_down: false,
             cancelled: false,
             listed: Listed::No,
+            ticket: None,
             flushing: false,
             progress: Progress::default(),
             since,
@@ -323,22 +328,15 @@ impl Connection {
             return None;
         }
         let payload = request.payload_length();
-        let memory = match request.command {
-            Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
-            Command::BlockStatus { one, .. } => {
-                let extents = if one { 1 } else { feeding.limits.extents_per_reply };
-                payload.max((self.peer.session.contexts.len() * status_length(extents)) as u32)
-            }
-            _ => payload,
-        };
+        let memory = self.memory_for(&request, feeding);
         let mut lease = None;
         if memory > 0 {
-            lease = feeding.pool.lend(memory as usize, self.held);
-            if lease.is_none() {
-                self.waiting = Some((request, arrived));
-                // Not for its own replies only: whoever else gives memory back lets it go on, even if this client reads nothing.
-                let shortage = feeding.pool.shortage(memory as usize, self.held);
-                return Some(Fed::WaitsForShard(Need::Memory(shortage)));
+            match self.lend(memory as usize, feeding) {
+                Ok(lent) => lease = Some(lent),
+                Err(need) => {
+                    self.waiting = Some((request, arrived));
+                    return Some(Fed::WaitsForShard(need));
+                }
             }
         }
         let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);

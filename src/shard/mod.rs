@@ -19,6 +19,7 @@ mod receive;
 mod recorder;
 mod request_table;
 mod room;
+mod seniority;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;

@@ -106,6 +106,7 @@ impl Shard {
         let mut feeding = Feeding {
             limits: &self.limits,
             pool: &self.pool,
+            seniority: &mut self.seniority,
             free_slots: self.requests.free().saturating_sub(self.admitted.len()),
             most_in_flight: self.room.most(before, self.unsent).min(self.limits.requests_per_connection),
             room: &self.room,
@@ -123,6 +124,9 @@ impl Shard {
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
             to_flush(&mut self.to_flush, key, connection);
         }
+        let waits_for = if let Fed::WaitsForShard(need) = fed { Some(need) } else { None };
+        connection.stand_in_line(waits_for, key, &mut self.seniority);
+        self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
         let buffers = self.ring.available_receive_buffers() > 0;
         let need = match fed {
             Fed::Ended if connection.should_watch_client() => {
@@ -278,7 +282,9 @@ impl Shard {
                 Listed::Waiting { place, .. } => self.waiting.remove(place),
                 Listed::No => {}
             }
-            let connection = self.connections.remove(key as usize);
+            let mut connection = self.connections.remove(key as usize);
+            connection.stand_in_line(None, key, &mut self.seniority);
+            self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
             self.recorder.disconnected(connection.peer.export);
             self.share_out();
             self.unsent -= connection.in_flight;

@@ -40,6 +40,14 @@ impl Need {
         }
     }
 
+    /// The kind of lease that it needs and its bytes, if it needs one.
+    pub(super) fn lease(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Memory(shortage) => Some((self.queue(), shortage.bytes())),
+            _ => None,
+        }
+    }
+
     /// A need that is met when either of two of the same queue is.
     fn least(self, other: Self) -> Self {
         match (self, other) {
@@ -54,6 +62,8 @@ impl Need {
 const LONG_LEASES: usize = 0;
 const MIDDLE_LEASES: usize = 1;
 const SMALL_LEASES: usize = 2;
+/// Kinds of leases: each has a queue of its own.
+pub(super) const KINDS: usize = 3;
 const SLOTS: usize = 3;
 const BUFFERS: usize = 4;
 
@@ -129,6 +139,11 @@ impl Waiting {
     fn shares_grew(&mut self) {
         self.queues[SMALL_LEASES].try_all();
         self.queues[SLOTS].try_all();
+    }
+
+    /// All who wait for leases of a kind are to be tried: they may have been kept for somebody else.
+    pub(super) fn try_all(&mut self, kind: usize) {
+        self.queues[kind].try_all();
     }
 
     /// Whether nobody waits.

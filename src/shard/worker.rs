@@ -17,6 +17,7 @@ use super::outbound::Sending;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
+use super::seniority::Seniority;
 use super::serve::{Shared, Work, serve};
 use super::waiting::Waiting;
 use super::{ShardConfig, ShardEnd, StartError};
@@ -59,6 +60,7 @@ pub(super) struct Shard {
     pub(super) to_feed: VecDeque<u32>,
     /// Connections that wait for memory, slots or receive buffers of the shard.
     pub(super) waiting: Waiting,
+    pub(super) seniority: Seniority,
     /// Connections that need more bytes.
     pub(super) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
@@ -150,6 +152,7 @@ impl Shard {
             requests,
             to_feed: VecDeque::new(),
             waiting: Waiting::default(),
+            seniority: Seniority::default(),
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),

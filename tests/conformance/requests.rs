@@ -1,5 +1,7 @@
 //! Transmission statements T10 to T12, T38, T40: FUA everywhere, odd alignment, length zero, great length, CACHE.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use crate::common::{Disks, assert_same};
 use crate::support::image::{Image, LoopDevice, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
@@ -254,6 +256,53 @@ fn t32_requests_of_a_few_mib_go_on_beside_a_slow_long_one() {
     }
     slow.send(&vec![1; 63 << 20]);
     assert_eq!(slow.reply_to(&claimed).error, 0);
+}
+
+/// Clients keep all memory for long requests in use, and one needs all of it at once: it gets its turn.
+#[test]
+fn t32_the_longest_request_gets_its_turn_beside_steady_ones() {
+    const LENGTH: u64 = 16 * MIB;
+    let server = Options::new().export("mem:100M").shards(1).memory("128M").start();
+    let mut long = Connection::attach(&server, "", Mode::Simple);
+    let is_over = AtomicBool::new(false);
+    /// Also when the test fails.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let (begun, steady) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for mode in [Mode::Simple, Mode::Structured, Mode::Extended, Mode::Simple] {
+            let mut client = Connection::attach(&server, "", mode);
+            let (begun, is_over) = (begun.clone(), &is_over);
+            scope.spawn(move || {
+                let read = Request::read(0, LENGTH);
+                client.send_request(&read);
+                for _ in 0.. {
+                    // There is always one that waits.
+                    let done = is_over.load(Relaxed);
+                    if !done {
+                        client.send_request(&read);
+                    }
+                    assert_eq!(client.reply_to(&read).error, 0);
+                    let _nobody_counts = begun.send(());
+                    if done {
+                        break;
+                    }
+                }
+            });
+        }
+        steady.iter().take(8).for_each(drop);
+        let _ends = Ends(&is_over);
+        let longest = Request::read(0, 64 * MIB);
+        long.send_request(&longest);
+        assert_eq!(long.reply_to(&longest).error, 0);
+        // Four times as much as it needs are 16, and some had begun or come while it is sent.
+        let before = steady.try_iter().count();
+        assert!(before <= 64, "{before} shorter requests were answered before it");
+    });
 }
 
 #[test]

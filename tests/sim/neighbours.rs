@@ -35,6 +35,10 @@ struct Scene {
 
 impl Scene {
     fn new(seed: u64, faults: Faults) -> Self {
+        Self::with_sizes(seed, faults, [LARGE, SMALL])
+    }
+
+    fn with_sizes(seed: u64, faults: Faults, sizes: [u64; 2]) -> Self {
         let mut random = Random::new(seed);
         let faults = Faults { latency_ns: LATENCY.as_nanos() as u64, slow: 0.0, ..faults };
         let world = World::new(random.number(), faults);
@@ -52,7 +56,7 @@ impl Scene {
             evictions: 0.0,
             cuts: 0.0,
             shards: 1,
-            disks: vec![disk(LARGE), disk(SMALL)],
+            disks: sizes.map(disk).into(),
             limits: Arc::new(limits),
             clients: 2,
             sessions: 2,
@@ -221,6 +225,38 @@ pub(crate) fn patient_zeroing(seed: u64) -> Result<Report, String> {
     scene.end("a zeroing for a client that waits", &[time], 100 * LATENCY)
 }
 
+/// Clients keep all memory for long leases in use, 8 MiB at a time, and one needs all of it at once.
+pub(crate) fn long_request_beside_steady_ones(seed: u64) -> Result<Report, String> {
+    const LONG: u64 = 32 << 20;
+    const LENGTH: u64 = 8 << 20;
+    const REPLY: usize = 16 + LENGTH as usize;
+    // Four times what the long one needs, and what had begun before it came.
+    const MOST_BEFORE: u64 = 4 * LONG / LENGTH + 8;
+    let mut scene = Scene::with_sizes(seed, Faults::none(), [LONG, SMALL]);
+    let steady: Vec<SocketId> = (0..4).map(|_| scene.connect(0)).collect();
+    let long = scene.connect(0);
+    steady.iter().for_each(|socket| (0..2).for_each(|_| scene.send(*socket, READ, 0, LENGTH)));
+    scene.wait(4 * LATENCY)?;
+    scene.send(long, READ, 0, LONG);
+    let (mut fetched, mut missing) = ([0; 4], 16 + LONG as usize);
+    while missing > 0 {
+        for (socket, fetched) in steady.iter().zip(&mut fetched) {
+            let bytes = scene.world.client_receive(*socket, REPLY - *fetched % REPLY).len();
+            *fetched += bytes;
+            if bytes > 0 && *fetched % REPLY == 0 {
+                scene.send(*socket, READ, 0, LENGTH);
+                scene.answered += 1;
+            }
+        }
+        missing -= scene.world.client_receive(long, missing).len();
+        if scene.answered > MOST_BEFORE {
+            return Err(format!("{} shorter requests were answered before a long one", scene.answered));
+        }
+        scene.step()?;
+    }
+    scene.end("nothing", &[], LATENCY)
+}
+
 /// A client reads what is in the page cache. Then all of it is evicted, before or after the client asks for all of it once more in one go.
 /// Nobody else pays for that: a shard waits for few pages in one turn, and then goes another way.
 pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
@@ -256,7 +292,11 @@ pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
 }
 
 fn in_all_worlds(run: fn(u64) -> Result<Report, String>) {
-    for seed in 1..=WORLDS {
+    in_worlds(WORLDS, run);
+}
+
+fn in_worlds(worlds: u64, run: fn(u64) -> Result<Report, String>) {
+    for seed in 1..=worlds {
         let result = run(seed);
         assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
@@ -270,6 +310,12 @@ fn a_flood_of_prefetches_delays_nobody_else() {
 #[test]
 fn a_long_trim_delays_nobody_for_long_and_puts_no_shard_to_sleep() {
     in_all_worlds(reads_beside_trim);
+}
+
+#[test]
+fn a_long_request_gets_its_turn() {
+    // They move much data.
+    in_worlds(3, long_request_beside_steady_ones);
 }
 
 #[test]
