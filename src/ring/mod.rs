@@ -12,6 +12,7 @@ mod mapped;
 mod op;
 mod operation;
 mod receive;
+mod shortage;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod uring;
