@@ -146,6 +146,9 @@ impl PageCache {
     }
 
     /// What lies behind the end of a cut file reads as zeroes up to the end of its page; that must be an error instead. Asked once a turn.
+    ///
+    /// Between this and the send of the same turn the file can be cut. Pages that lie wholly behind the new end then give the send `EFAULT`, and
+    /// the range is read in the usual way, which finds the end. Of the page that the end is in the rest is sent as zeroes. README says so.
     fn file_size(&self, now: u64) -> u64 {
         if !self.may_be_cut {
             return u64::MAX;

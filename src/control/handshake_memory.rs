@@ -4,6 +4,10 @@
 //! option, or makes a longer answer, it claims the bytes. When the budget is used up it waits, and its client with it: the socket is the
 //! backpressure. A handshake has one claim at a time and gives it up before it waits for another one, so handshakes cannot wait for each
 //! other; and each ends with the handshake timeout at the latest.
+//!
+//! The budget is given out in the order in which they ask. Clients that hold all of it keep those waiting that need some, by turns as long
+//! as the timeout, but nobody whose options and answers are no longer than [`FREE_BYTES`]: that is every usual client. A LIST of many exports
+//! needs more.
 
 use std::sync::Arc;
 
