@@ -125,6 +125,18 @@ impl FileDevice {
         self.read(range, lease, start, context).await
     }
 
+    /// The file that a read of `range` is one operation of: the page cache, or the medium where the range allows it. Not the page cache
+    /// beside a direct descriptor, where more may be needed than one operation, nor what needs a place among the workers.
+    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+        if self.may_block() {
+            return None;
+        }
+        match self.direct {
+            Some(_) => self.direct_for(range).map(|(index, _)| index),
+            None => Some(self.buffered),
+        }
+    }
+
     /// Reads `range` into `lease[start..]`.
     pub(super) async fn read(
         &self,

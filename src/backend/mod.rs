@@ -36,7 +36,7 @@ pub use page_cache::Standing;
 pub use trust::Trust;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::ring::{Lease, Ring, SharedLease};
+use crate::ring::{FileIndex, Lease, Ring, SharedLease};
 use crate::sync::Wakeups;
 use crate::task::ReadyList;
 use export::Store;
@@ -97,6 +97,13 @@ impl Device {
         };
         let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
         Ok(Self { facts, faults, kind })
+    }
+
+    /// The file that a read of a range is one operation of, if it is.
+    pub fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+        let Kind::File(file) = &self.kind else { return None };
+        self.assert_request(range, false);
+        if self.faults.is_empty() { file.single_read(range) } else { None }
     }
 
     /// Whether writes vanish, so that they are done when their payload is here.

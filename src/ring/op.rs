@@ -22,6 +22,8 @@ pub struct OpKey(pub(super) u32);
 pub enum Owner {
     /// The task of this index, which waits for it.
     Task(u32),
+    /// A request of the shard, by its number.
+    Request(u32),
     /// A connection of the shard, by its key.
     Connection(u32),
     /// The shard's loop itself.

@@ -91,6 +91,8 @@ pub enum RingError {
 pub enum Event {
     /// A task's operation is finished; its result waits for it.
     Task(u32),
+    /// An operation of a request is finished.
+    Request(u32, Completion),
     /// An operation of a connection is finished.
     Connection(u32, OpKey, Completion),
     /// An operation of the loop is finished.
@@ -289,6 +291,7 @@ pub(super) fn deliver(
             let completion = Completion { result, operation, received, socket_nonempty };
             Some(match owner {
                 Owner::Connection(connection) => Event::Connection(connection, key, completion),
+                Owner::Request(request) => Event::Request(request, completion),
                 _ => Event::Shard(key, completion),
             })
         }

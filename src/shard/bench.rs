@@ -33,7 +33,7 @@ impl TableRounds {
     /// So many requests are in the table all the time.
     pub fn new(in_flight: usize) -> Self {
         let mut table = RequestTable::new(in_flight, 0);
-        let entry = |_| Entry { connection: 1, held: 4096, timing: TIMING };
+        let entry = |_| Entry { connection: 1, held: 4096, timing: TIMING, single: None };
         let in_flight = (0..in_flight).map(|index| table.insert(entry(index))).collect();
         Self { table, in_flight }
     }
@@ -44,7 +44,7 @@ impl TableRounds {
         for now in 0..requests {
             let id = self.in_flight.pop_front().expect("some are in flight");
             held += u64::from(self.table.remove(id).held);
-            let id = self.table.insert(Entry { connection: now, held: 4096, timing: TIMING });
+            let id = self.table.insert(Entry { connection: now, held: 4096, timing: TIMING, single: None });
             self.table.submitted(id, u64::from(now));
             self.in_flight.push_back(id);
         }

@@ -23,6 +23,7 @@ mod seniority;
 mod serve;
 #[cfg(feature = "sim")]
 mod simulated;
+mod single;
 mod stall;
 mod waiting;
 mod worker;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::connection::{Admitted, Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::{Next, Release};
+use super::outbound::{Next, Release, Reply};
 use super::request_table::{Entry, RequestId};
 use super::serve::{Shared, Work};
 use super::waiting::{Listed, Need};
@@ -22,6 +22,7 @@ impl Shard {
             match event {
                 Event::Task(task) => self.shared.context.ready.wake(task),
                 Event::Connection(connection, key, completion) => self.completed(connection, key, completion),
+                Event::Request(request, completion) => self.single_ended(RequestId(request), completion),
                 Event::Shard(key, completion) => match completion.operation {
                     Operation::Watch { .. } => self.doorbell_rang = true,
                     Operation::Sleep { .. } => self.timer_ended(key),
@@ -152,7 +153,8 @@ impl Shard {
         tasks: &mut Tasks<F>,
         serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
     ) {
-        for (key, Admitted { request, lease, held, arrived, again }) in self.admitted.drain(..) {
+        let mut admitted = std::mem::take(&mut self.admitted);
+        for (key, Admitted { request, lease, held, arrived, again }) in admitted.drain(..) {
             let connection = &mut self.connections[key as usize];
             connection.progress.admitted = true;
             let peer = Rc::clone(&connection.peer);
@@ -160,26 +162,37 @@ impl Shard {
                 Some(timing) => self.recorder.admitted_again(peer.export, timing),
                 None => self.recorder.admitted(peer.export, &request, arrived),
             };
-            let id = self.requests.insert(Entry { connection: key, held, timing });
+            let id = self.requests.insert(Entry { connection: key, held, timing, single: None });
             self.started.push(id);
-            tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, Work { request, lease, peer }));
+            if let Some(work) = self.start_single(id, Work { request, lease, peer }) {
+                tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, work));
+            }
+        }
+        self.admitted = admitted;
+        for (id, work) in self.again.drain(..) {
+            tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, work));
         }
         tasks.run_ready();
         let mut finished = std::mem::take(&mut *self.shared.finished.borrow_mut());
         let after_run = if finished.is_empty() { 0 } else { self.recorder.clock() };
         for (id, reply) in finished.drain(..) {
-            let Entry { connection: key, held, mut timing } = self.requests.remove(id);
-            let connection = &mut self.connections[key as usize];
-            self.recorder.completed(connection.peer.export, &mut timing, after_run);
-            let before = connection.in_flight;
-            connection.reply(reply, Release { held, timing: Some(timing), mapped: None });
-            self.unsent = self.unsent + connection.in_flight - before;
-            to_flush(&mut self.to_flush, key, connection);
+            self.reply(id, reply, after_run);
         }
         *self.shared.finished.borrow_mut() = finished;
         for (export, command, error) in self.shared.errors.borrow_mut().drain(..) {
             self.recorder.export(export).count_error(Some(command), error);
         }
+    }
+
+    /// A request leaves the table with its reply.
+    pub(super) fn reply(&mut self, id: RequestId, reply: Reply, after_run: u64) {
+        let Entry { connection: key, held, mut timing, .. } = self.requests.remove(id);
+        let connection = &mut self.connections[key as usize];
+        self.recorder.completed(connection.peer.export, &mut timing, after_run);
+        let before = connection.in_flight;
+        connection.reply(reply, Release { held, timing: Some(timing), mapped: None });
+        self.unsent = self.unsent + connection.in_flight - before;
+        to_flush(&mut self.to_flush, key, connection);
     }
 
     /// Starts sends, and lets connections go that are over.

@@ -1,9 +1,11 @@
 //! Requests that a backend works on, by their own number.
 //!
-//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the entry and the index of the task that serves it.
+//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the entry and the index of the task that serves it, if
+//! one does.
 
 use slab::Slab;
 
+use crate::nbd::request::Request;
 use crate::stats::Timing;
 
 /// A request in the table.
@@ -19,6 +21,8 @@ pub(super) struct Entry {
     pub(super) held: u32,
     /// Its moments so far; 0 for those that have not come.
     pub(super) timing: Timing,
+    /// What is asked for, while it is read without a task.
+    pub(super) single: Option<Request>,
 }
 
 /// A fixed number of slots.
@@ -51,6 +55,15 @@ impl RequestTable {
         if let Some(entry) = self.entries.get_mut(id.0 as usize) {
             entry.timing.submitted = now;
         }
+    }
+
+    /// A request is read without a task.
+    pub(super) fn read_alone(&mut self, id: RequestId, request: Request) {
+        self.entries[id.0 as usize].single = Some(request);
+    }
+
+    pub(super) fn entry(&mut self, id: RequestId) -> &mut Entry {
+        &mut self.entries[id.0 as usize]
     }
 
     /// Requests in the table.

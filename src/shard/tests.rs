@@ -164,6 +164,38 @@ fn what_is_in_the_page_cache_is_answered_at_once_and_is_what_the_file_holds_now(
 }
 
 #[test]
+fn a_copied_read_that_comes_back_short_is_an_error_and_makes_nothing_up() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("image");
+    std::fs::write(&path, vec![7; 64 << 10]).unwrap();
+    let running = start(&format!("file:{}?mapped=false", path.display()));
+    let mut client = running.connect(ReplyMode::Simple);
+    let requests: Vec<u8> = (0..16).flat_map(|cookie| request(0, cookie, cookie * 4096, 4096)).collect();
+    client.write_all(&requests).unwrap();
+    let replies = read(&mut client, 16 * (16 + 4096));
+    let mut cookies: Vec<u64> = Vec::new();
+    for reply in replies.chunks(16 + 4096) {
+        let cookie = u64::from_be_bytes(reply[8..16].try_into().unwrap());
+        assert_eq!(reply[..16], simple(0, cookie));
+        assert!(reply[16..].iter().all(|byte| *byte == 7));
+        cookies.push(cookie);
+    }
+    cookies.sort_unstable();
+    assert_eq!(cookies, (0..16).collect::<Vec<_>>());
+    // Somebody cuts the file: one read ends in the middle, one finds nothing.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(6000).unwrap();
+    for (offset, error) in [(0, 0), (4096, 5), (8192, 5)] {
+        client.write_all(&request(0, 1, offset, 4096)).unwrap();
+        assert_eq!(read(&mut client, 16), simple(error, 1), "at {offset}");
+        if error == 0 {
+            read(&mut client, 4096);
+        }
+    }
+    drop(client);
+    running.stop();
+}
+
+#[test]
 fn a_write_to_null_is_answered_when_all_of_its_payload_has_come() {
     let running = start("null:64M");
     let mut client = running.connect(ReplyMode::Simple);

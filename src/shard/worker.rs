@@ -40,7 +40,8 @@ use crate::task::{ReadyList, Tasks};
 ///
 /// Kept after each turn:
 /// * a connection has at most one receive and one send in flight, and `operations` counts them;
-/// * every request is in exactly one place: waiting, receiving, in the table (then a task runs it), or its reply is outbound;
+/// * every request is in exactly one place: waiting, receiving, in the table (then a task runs it, or a read of its own is in flight: see
+///   [`single`](super::single)), or its reply is outbound;
 /// * a listed connection is on exactly one of the lists `to_feed` and `waiting`, and its `listed` says on which;
 /// * everybody in `waiting` was fed in vain and has not got what it needs since, or is fed again without waiting for more: see
 ///   [`waiting`](super::waiting);
@@ -66,6 +67,8 @@ pub(super) struct Shard {
     /// Connections with something to send or to end.
     pub(super) to_flush: Vec<u32>,
     pub(super) admitted: Vec<(u32, Admitted)>,
+    /// Reads without a task that now need one.
+    pub(super) again: Vec<(RequestId, Work)>,
     /// Spare batches, small and large; boxed, because an operation holds one behind a pointer.
     pub(super) batches: SpareBatches,
     /// Spare lists of what a send releases.
@@ -156,6 +159,7 @@ impl Shard {
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
+            again: Vec::new(),
             batches: Default::default(),
             releases: Vec::new(),
             started: Vec::new(),
@@ -190,6 +194,7 @@ impl Shard {
         let busy = !self.shared.context.ready.is_empty()
             || !self.to_feed.is_empty()
             || !self.to_flush.is_empty()
+            || !self.again.is_empty()
             || self.doorbell_rang
             || (self.shutdown.is_some() && self.connections.is_empty())
             || self.may_go_on();

@@ -138,7 +138,9 @@ impl<'a> Run<'a> {
                 match event {
                     Event::Connection(key, _, completion) => self.completed(key, completion, now)?,
                     Event::Shard(_, completion) => self.noticed(&completion),
-                    Event::Task(_) => unreachable!("there are no tasks"),
+                    Event::Task(_) | Event::Request(..) => {
+                        unreachable!("there are no tasks, and no requests to a backend")
+                    }
                 }
             }
         }
