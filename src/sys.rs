@@ -125,6 +125,18 @@ pub fn mapped_extents(file: BorrowedFd<'_>, range: ByteRange) -> io::Result<Vec<
         .collect())
 }
 
+/// Bytes of a block device now. No lock is taken for it, as `lseek` takes one that a long discard holds.
+///
+/// # Errors
+/// The kernel's, when it is no block device.
+pub fn device_size(device: BorrowedFd<'_>) -> io::Result<u64> {
+    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
+    let mut size = 0_u64;
+    // SAFETY: the kernel writes one `u64` through the argument, and no more.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64, &raw mut size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(size) }
+}
+
 /// The alignment that O_DIRECT asks of offsets and of memory for this file, in bytes; `None` where the kernel does not tell.
 pub fn direct_alignment(file: &File) -> Option<(u32, u32)> {
     // SAFETY: zero is a valid `struct statx`, and the call writes only that.

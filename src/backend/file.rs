@@ -53,8 +53,7 @@ impl FileDevice {
             }
             _ => None,
         };
-        let page_cache =
-            mapping.map(|mapping| PageCache::new(mapping.handle(), size, !store.is_block_device));
+        let page_cache = mapping.map(|mapping| PageCache::new(mapping.handle(), size));
         let share = |places| WorkerShare::new(places, context.ready.clone());
         let (workers, allocations) = (share(context.workers_per_export), share(1));
         let (known, prefetching) = (RefCell::new(KnownData::new(size)), Prefetching::default());

@@ -27,23 +27,20 @@ pub(super) struct PageCache {
     hope: Cell<Hope>,
     /// The second in which it was last found out whether the kernel can be asked, and whether it can.
     told: Cell<(u64, bool)>,
-    /// A file can be cut, a block device cannot.
-    may_be_cut: bool,
-    /// Bytes of the file, and the moment at which it had them.
+    /// Bytes of the file or block device, and the moment at which it had them.
     size: Cell<(u64, u64)>,
     /// Pages that the mapping has.
     pages: u64,
 }
 
 impl PageCache {
-    pub(super) fn new(mapping: Rc<FileMapping>, export_size: u64, may_be_cut: bool) -> Self {
+    pub(super) fn new(mapping: Rc<FileMapping>, export_size: u64) -> Self {
         let pages = export_size.div_ceil(PAGE);
         Self {
             mapping,
             seen: RefCell::new(Seen::new(pages)),
             hope: Cell::new(Hope::default()),
             told: Cell::new((u64::MAX, false)),
-            may_be_cut,
             size: Cell::new((u64::MAX, 0)),
             pages,
         }
@@ -146,13 +143,12 @@ impl PageCache {
     }
 
     /// What lies behind the end of a cut file reads as zeroes up to the end of its page; that must be an error instead. Asked once a turn.
+    /// Block devices get smaller as well (logical volumes, loop devices, devices of a network), and their pages stay in the page cache.
     ///
     /// Between this and the send of the same turn the file can be cut. Pages that lie wholly behind the new end then give the send `EFAULT`, and
-    /// the range is read in the usual way, which finds the end. Of the page that the end is in the rest is sent as zeroes. README says so.
+    /// the range is read in the usual way, which finds the end. Of the page that the end is in the rest is sent as zeroes; of a device that
+    /// got smaller, what was there before. README says so.
     fn file_size(&self, now: u64) -> u64 {
-        if !self.may_be_cut {
-            return u64::MAX;
-        }
         let (at, size) = self.size.get();
         if at == now {
             return size;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ struct Whole {
 #[derive(Debug)]
 enum Source {
     Kernel(OwnedFd),
+    /// A block device.
+    Device(OwnedFd),
     #[cfg(feature = "sim")]
     Simulated(super::sim::MappedFile),
 }
@@ -63,7 +65,10 @@ impl SharedMapping {
         // A page that is missing after all is read alone, not with those around it. Advice that is not taken changes nothing else.
         // SAFETY: the range is the new mapping.
         let _advice = unsafe { rustix::mm::madvise(address, whole, rustix::mm::Advice::Random) };
-        let file = Source::Kernel(file.try_clone_to_owned()?);
+        let is_device =
+            rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_block_device();
+        let file = file.try_clone_to_owned()?;
+        let file = if is_device { Source::Device(file) } else { Source::Kernel(file) };
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
@@ -98,7 +103,7 @@ impl FileMapping {
     pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {
         assert!(pages.len() <= MOST_PAGES);
         match &self.whole.file {
-            Source::Kernel(_) => self.resident(first, pages),
+            Source::Kernel(_) | Source::Device(_) => self.resident(first, pages),
             #[cfg(feature = "sim")]
             Source::Simulated(file) => {
                 pages.iter_mut().zip(first..).for_each(|(page, number)| *page = file.is_cached(number));
@@ -111,7 +116,7 @@ impl FileMapping {
     /// The last page that is mapped cannot be.
     pub fn can_look_up(&self) -> bool {
         match &self.whole.file {
-            Source::Kernel(_) => {
+            Source::Kernel(_) | Source::Device(_) => {
                 let mut behind = [true];
                 self.resident(self.whole.length as u64 / PAGE - 1, &mut behind) && !behind[0]
             }
@@ -135,10 +140,11 @@ impl FileMapping {
         result == 0
     }
 
-    /// Bytes of the file now; 0 for a block device.
+    /// Bytes of the file or block device now; 0 when the kernel does not tell.
     pub fn file_size(&self) -> u64 {
         match &self.whole.file {
             Source::Kernel(file) => rustix::fs::fstat(file).map_or(0, |status| status.st_size as u64),
+            Source::Device(device) => crate::sys::device_size(device.as_fd()).unwrap_or(0),
             #[cfg(feature = "sim")]
             Source::Simulated(file) => file.size(),
         }
@@ -201,7 +207,6 @@ fn whole(length: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
 
     use super::*;

@@ -247,8 +247,8 @@ fn allowed() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_open, vec![masked(1, writing, libc::O_RDONLY as u64)?]);
     // Registered files come and go with connections; all other resources of a ring are registered at start.
     one_of(&mut rules, libc::SYS_io_uring_register, 1, &ring::REGISTER)?;
-    // Extents of a file; a socket that blocks or does not; whether a descriptor is a terminal, as glibc and as musl ask.
-    one_of(&mut rules, libc::SYS_ioctl, 1, &[FS_IOC_FIEMAP, FIONBIO, TCGETS, TIOCGWINSZ])?;
+    // Extents of a file; the size of a block device; a socket that blocks or does not; whether a descriptor is a terminal, as glibc and as musl ask.
+    one_of(&mut rules, libc::SYS_ioctl, 1, &[FS_IOC_FIEMAP, BLKGETSIZE64, FIONBIO, TCGETS, TIOCGWINSZ])?;
     let descriptors =
         [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
     one_of(&mut rules, libc::SYS_fcntl, 1, &descriptors.map(|command| command as u64))?;
@@ -278,6 +278,7 @@ const FIONBIO: u64 = 0x5421;
 const TCGETS: u64 = 0x5401;
 const TIOCGWINSZ: u64 = 0x5413;
 const FS_IOC_FIEMAP: u64 = 0xc020_660b;
+const BLKGETSIZE64: u64 = 0x8008_1272;
 
 /// `IORING_REGISTER_*` of a ring in use.
 mod ring {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::image::{Image, LoopDevice};
 use crate::support::raw::{Connection, Mode, Request};
 use crate::support::server::Options;
 use crate::support::wait_until;
@@ -251,4 +252,19 @@ fn shards_share_one_mapping_of_a_file() {
     let line = format!("ringnbd_export_mapped_bytes{{export=\"a\"}} {}\n", mapped[0]);
     let metrics = subject.admin.get("/metrics").body;
     assert!(metrics.contains(&line), "{metrics}");
+}
+
+/// Its size is asked in each turn, which the sandbox must let pass.
+#[test]
+fn a_block_device_is_read_from_the_page_cache() {
+    let Some(device) = LoopDevice::over(Image::random(1 << 20, 5)) else { return };
+    let subject = Subject::start(Options::new().export(format!("a={}", device.path.display())));
+    let mut client = Connection::attach(&subject.server, "a", Mode::Simple);
+    (0..2).for_each(|_| drop(client.read(4096, 65_536)));
+    let counted = || subject.export("a")["commands"]["read"]["requests"].as_u64().unwrap();
+    wait_until("all replies are counted", || counted() == 2);
+    let before = subject.export("a")["page_cache_reads"].as_u64().unwrap();
+    (0..7).for_each(|_| drop(client.read(4096, 65_536)));
+    wait_until("all replies are counted", || counted() == 9);
+    assert_eq!(subject.export("a")["page_cache_reads"], before + 7);
 }

@@ -1,7 +1,7 @@
 //! Transmission statements T16, T35, T36: which errors a client sees, and that no failure is taken for success.
 
 use crate::common::{assert_same, assert_zero};
-use crate::support::image::{Image, SmallFileSystem, pattern};
+use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
@@ -279,5 +279,32 @@ fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
         assert!(errors > 0, "all replies had left before the cut");
         client.expect_alive();
         image.write(last, &whole);
+    }
+}
+
+/// A block device that gets smaller keeps its pages in the page cache: they are no data of its any more.
+#[test]
+fn t35_a_block_device_that_gets_smaller_gives_errors() {
+    const SIZE: u64 = 256 << 10;
+    let Some(device) = LoopDevice::over(Image::random(SIZE, 4)) else { return };
+    let last = SIZE - 4096;
+    let server =
+        Options::new().export(format!("a=file:{}?readonly=true", device.path.display())).shards(1).start();
+    for mode in MODES {
+        let mut client = Connection::attach(&server, "a", mode);
+        let whole = device.image.read(last, 4096);
+        assert_same(&client.read(last, 4096), &whole, "before");
+        device.resize(last + 512);
+        assert_same(&client.read(last, 512), &whole[..512], "what is left");
+        for (offset, length) in [(last, 4096), (last + 512, 512), (last, 513)] {
+            assert_eq!(
+                client.call(&Request::read(offset, length)).error,
+                NBD_EIO,
+                "{length} bytes at {offset}"
+            );
+        }
+        client.expect_alive();
+        device.image.write(last, &whole);
+        device.resize(SIZE);
     }
 }

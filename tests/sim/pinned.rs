@@ -78,10 +78,19 @@ fn whoever_moves_bytes_steadily_is_never_cut_off() {
 
 /// A file that nobody writes is cut and made whole again while replies wait for slow clients.
 pub(crate) fn cut_files(seed: u64) -> Result<Report, String> {
+    cut_disks(seed, None)
+}
+
+/// The same of a block device: it gets smaller.
+fn shrunk_devices(seed: u64) -> Result<Report, String> {
+    cut_disks(seed, Some(512))
+}
+
+fn cut_disks(seed: u64, sector: Option<u32>) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults::none();
     let world = World::new(random.number(), faults.clone());
-    let disk = Disk { size: 64 << 10, grain: 64, alignment: None, sector: None, read_only: true };
+    let disk = Disk { size: 64 << 10, grain: 64, alignment: None, sector, read_only: true };
     let plan = Plan {
         disks: vec![disk],
         cuts: 0.01,
@@ -94,8 +103,10 @@ pub(crate) fn cut_files(seed: u64) -> Result<Report, String> {
 
 #[test]
 fn what_is_cut_off_is_never_sent() {
-    for seed in 1..=WORLDS {
-        let result = cut_files(seed);
+    for (seed, world) in
+        (1..=WORLDS).flat_map(|seed| [(seed, cut_files as fn(u64) -> _), (seed, shrunk_devices)])
+    {
+        let result = world(seed);
         assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
 }

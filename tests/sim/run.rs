@@ -175,7 +175,8 @@ impl Simulation {
         if self.random.chance(self.plan.cuts) {
             let disk = self.random.below(self.files.len() as u64) as usize;
             if self.plan.disks[disk].read_only {
-                let size = self.random.below(self.plan.disks[disk].size) as usize;
+                let unit = self.plan.disks[disk].sector.unwrap_or(1) as usize;
+                let size = self.random.below(self.plan.disks[disk].size) as usize / unit * unit;
                 let size = self.random.chance(0.5).then_some(size);
                 self.world.cut(self.files[disk], size);
             }

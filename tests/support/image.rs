@@ -150,6 +150,13 @@ impl LoopDevice {
             }
         }
     }
+
+    /// Makes it smaller or larger while it is in use.
+    pub(crate) fn resize(&self, size: u64) {
+        self.image.open().set_len(size).expect("resize the file below it");
+        let path = self.path.to_str().expect("a UTF-8 path");
+        run("losetup", &["--set-capacity", path]).expect("the device takes the size of its file");
+    }
 }
 
 impl Drop for LoopDevice {
