@@ -4,6 +4,9 @@
 //! watched for the end of the other direction. A local client's end shows within [`REST`]; that of one behind TCP when something is sent to
 //! it, which keep-alive does after a minute.
 //!
+//! A client that has as many requests under way as it may, or waits for memory, is not received from. Whether it is gone is looked at once a
+//! second ([`Connection::glance`]): a poll, and its cancellation behind it.
+//!
 //! A poll of the ring ends for the end of one direction as well, whether asked for it or not, and would do so again at once. So between
 //! two polls the watch rests.
 
@@ -71,10 +74,22 @@ impl Connection {
             && self.tasks > 0
     }
 
+    /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is received that would tell.
+    pub(super) fn glance(&self) -> Option<Operation> {
+        let is_blind = self.receive.is_none() && self.ending == Ending::No && self.tasks > 0;
+        (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
+    }
+
     /// A poll of the watch has ended, with the events that it saw, or a rest.
     pub(super) fn watched(&mut self, result: Result<u32, i32>) {
         const GONE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
         self.receive = None;
+        if self.ending == Ending::No {
+            if result.is_ok_and(|events| events & GONE != 0) {
+                self.because(Reason::Broken(libc::EPIPE)).end(Ending::Abort);
+            }
+            return;
+        }
         self.hang_up.watch = match result {
             _ if self.hang_up.watch == Watch::Resting => Watch::Due,
             Ok(events) if events & GONE == 0 && !canary!(HalfCloseIsEnd) => Watch::RestDue,

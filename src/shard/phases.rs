@@ -140,7 +140,11 @@ impl Shard {
             }
             Fed::NeedsBytes => Need::Buffer,
             Fed::WaitsForShard(need) => need,
-            Fed::WaitsForReplies | Fed::Ended => return true,
+            Fed::WaitsForReplies => {
+                self.watch();
+                return true;
+            }
+            Fed::Ended => return true,
         };
         connection.listed = Listed::Waiting { place: self.waiting.push(key, need), held: connection.held };
         self.watch();

@@ -9,7 +9,8 @@
 //! payload that it sends, and for the replies that it fetches, each judged by itself. So 32 MiB at 2 MiB/s are honest, however long that
 //! takes, and a byte now and then is not. Receives are cut into steps ([`RECEIVE_STEP`]) so that each is seen as progress.
 //!
-//! The shard looks once a second, and only while some connection waits.
+//! The shard looks once a second, and only while some connection waits. Those that are not received from meanwhile are looked at as well: see
+//! [`hang_up`](super::hang_up).
 
 use std::time::Duration;
 
@@ -93,7 +94,7 @@ fn up_to_client(connection: &Connection) -> [Option<u64>; 2] {
 }
 
 impl Shard {
-    /// Somebody waits: looks from now on.
+    /// Somebody waits, or has as much under way as it may: looks from now on.
     pub(super) fn watch(&mut self) {
         if self.next_look.is_none() {
             self.next_look = Some(self.ring.push(Operation::sleep(LOOK_EVERY), Owner::Shard));
@@ -111,8 +112,16 @@ impl Shard {
     fn look(&mut self) {
         let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
         let somebody_waits = !self.waiting.is_empty();
-        let mut somebody_starves = false;
-        for (_, connection) in &mut self.connections {
+        let (mut somebody_starves, mut somebody_is_held_up) = (false, false);
+        for (key, connection) in &mut self.connections {
+            if let Some(glance) = connection.glance() {
+                somebody_is_held_up = true;
+                connection.operations += 2;
+                let owner = Owner::Connection(key as u32);
+                let target = self.ring.push(glance, owner);
+                connection.receive = Some(target);
+                self.ring.push(Operation::Cancel { target }, owner);
+            }
             let [inbound, outbound] = up_to_client(connection).map(|held| held.filter(|_| somebody_waits));
             let waits = matches!(connection.listed, Listed::Waiting { .. });
             let progress = &mut connection.progress;
@@ -123,7 +132,7 @@ impl Shard {
             progress.starved = if starves { progress.starved + 1 } else { 0 };
             somebody_starves |= progress.starved >= looks;
         }
-        if somebody_waits {
+        if somebody_waits || somebody_is_held_up {
             self.watch();
         }
         if somebody_starves {

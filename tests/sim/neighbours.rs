@@ -209,6 +209,25 @@ pub(crate) fn abandoned_zeroing(seed: u64) -> Result<Report, String> {
     scene.end("a zeroing went on without its client", &[time], 12 * LATENCY)
 }
 
+/// A client that has as many TRIMs under way as it may is killed, or breaks its connection: nothing is received from it that would tell.
+pub(crate) fn abandoned_crowd(seed: u64) -> Result<Report, String> {
+    let mut scene = Scene::new(seed, Faults::none());
+    let client = scene.connect(0);
+    let requests = scene.plan.limits.requests_per_connection as u64 + 8;
+    (0..requests).for_each(|_| scene.send(client, TRIM, 0, LARGE));
+    scene.wait(20 * LATENCY)?;
+    match seed.is_multiple_of(2) {
+        true => scene.world.client_reset(client),
+        false => scene.world.client_close(client),
+    }
+    let since = scene.world.now();
+    while !scene.world.is_released(client) {
+        scene.step()?;
+    }
+    let time = scene.world.now() - since;
+    scene.end("TRIMs went on without their client", &[time], Duration::from_secs(2))
+}
+
 /// A client asks for zeroes that must be written as data, ends its stream, and waits for the answer.
 pub(crate) fn patient_zeroing(seed: u64) -> Result<Report, String> {
     let mut scene = Scene::new(seed, Faults { no_punch: true, no_zero_range: true, ..Faults::none() });
@@ -310,6 +329,11 @@ fn a_flood_of_prefetches_delays_nobody_else() {
 #[test]
 fn a_long_trim_delays_nobody_for_long_and_puts_no_shard_to_sleep() {
     in_all_worlds(reads_beside_trim);
+}
+
+#[test]
+fn nothing_goes_on_for_a_client_that_left_all_it_may_have() {
+    in_all_worlds(abandoned_crowd);
 }
 
 #[test]

@@ -253,6 +253,12 @@ impl State {
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.try_send(serial);
             }
+            // A poll looks when it is submitted.
+            Work::AwaitHangUp { socket } => {
+                let socket = *socket;
+                self.operations.insert(serial, InFlight { ring, key, work });
+                return self.try_hang_up(serial, socket);
+            }
             Work::Sleep { nanoseconds } => first = self.now + *nanoseconds,
             Work::Watch { eventfd } => {
                 let eventfd = *eventfd;
