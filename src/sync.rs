@@ -94,6 +94,70 @@ impl Waiters {
     }
 }
 
+/// A count that only grows, and tasks that wait until it has reached a number of their own. Only those are woken whose number it reaches:
+/// thousands may wait.
+#[derive(Debug, Default)]
+pub struct Milestones(Mutex<Reached>);
+
+#[derive(Debug, Default)]
+struct Reached {
+    count: u64,
+    /// By the number each waits for, and its place among those that wait for the same one.
+    waiting: BTreeMap<(u64, u64), TaskWaker>,
+    next: u64,
+}
+
+/// One that waits; it is forgotten when it is dropped.
+struct Waiting<'a> {
+    milestones: &'a Milestones,
+    key: (u64, u64),
+}
+
+impl Milestones {
+    /// Returns when the count has reached `number`.
+    pub async fn until(&self, number: u64, wakeups: &Wakeups) {
+        let waiting = {
+            let mut reached = lock(&self.0);
+            if reached.count >= number {
+                return;
+            }
+            reached.next += 1;
+            Waiting { milestones: self, key: (number, reached.next) }
+        };
+        std::future::poll_fn(|_context| {
+            let mut reached = lock(&self.0);
+            if reached.count >= number {
+                return Poll::Ready(());
+            }
+            // Under the same lock as the growth of the count, so that this misses none.
+            reached.waiting.insert(waiting.key, wakeups.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The count has grown to `count`. A smaller one than before changes nothing: shards may tell of their steps in any order.
+    pub fn reach(&self, count: u64) {
+        let mut reached = lock(&self.0);
+        if count <= reached.count {
+            return;
+        }
+        reached.count = count;
+        let later = reached.waiting.split_off(&(count.saturating_add(1), 0));
+        let done = std::mem::replace(&mut reached.waiting, later);
+        drop(reached);
+        for waker in done.into_values() {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.milestones.0).waiting.remove(&self.key);
+    }
+}
+
 /// Tasks that take turns, in the order in which they came. The end of a turn wakes the next one alone.
 #[derive(Debug, Default)]
 pub struct Line(Mutex<Places>);

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use crate::block::BlockError;
-use crate::sync::{Waiters, Wakeups, lock};
+use crate::sync::{Milestones, Waiters, Wakeups, lock};
 
 /// Whole syncs of a file, one at a time.
 #[derive(Debug, Default)]
@@ -130,7 +130,8 @@ impl Drop for Leading<'_> {
 #[derive(Debug, Default)]
 pub(super) struct RangeSyncs {
     state: Mutex<RangeState>,
-    changed: Waiters,
+    /// The number up to which all syncs have ended; each write waits for one of its own.
+    ended: Milestones,
 }
 
 #[derive(Debug, Default)]
@@ -191,7 +192,7 @@ impl DurableWrite<'_> {
             return Ok(());
         }
         let last = lock(&syncs.state).syncs;
-        syncs.changed.until(wakeups, || lock(&syncs.state).have_ended(last).then_some(())).await;
+        syncs.ended.until(last, wakeups).await;
         match self.number <= lock(&syncs.state).suspect {
             true => Err(BlockError::Io),
             false => Ok(()),
@@ -200,9 +201,9 @@ impl DurableWrite<'_> {
 }
 
 impl RangeState {
-    /// Whether all syncs up to a number have ended.
-    fn have_ended(&self, last: u64) -> bool {
-        self.under_way.first().is_none_or(|first| *first > last)
+    /// The number up to which all syncs have ended.
+    fn ended(&self) -> u64 {
+        self.under_way.first().map_or(self.syncs, |first| first - 1)
     }
 }
 
@@ -213,14 +214,16 @@ impl Drop for UnderWay<'_> {
         if matches!(self.outcome, Outcome::Failed) {
             state.suspect = state.writes;
         }
+        let ended = state.ended();
         drop(state);
-        self.syncs.changed.wake_all();
+        // After what is suspect is written down: whoever is woken looks there.
+        self.syncs.ended.reach(ended);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::pin::{Pin, pin};
     use std::sync::Arc;
     use std::task::{Context, Poll, Waker};
@@ -228,7 +231,7 @@ mod tests {
     use super::*;
     use crate::ring::{Ring, RingOptions};
     use crate::sys::Doorbell;
-    use crate::task::ReadyList;
+    use crate::task::{ReadyList, Tasks};
 
     fn wakeups() -> Wakeups {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
@@ -335,5 +338,73 @@ mod tests {
         assert!(poll(&mut later).is_pending());
         kernels[2].ends(Ok(()));
         assert_eq!(poll(&mut later), Poll::Ready(Ok(())), "what was written later has an answer of its own");
+    }
+
+    #[test]
+    fn a_write_that_is_withdrawn_holds_up_nobody_and_counts_as_failed() {
+        let (wakeups, syncs) = (wakeups(), RangeSyncs::default());
+        let kernels: [Kernel; 3] = Default::default();
+        let write = |kernel: usize| {
+            let (write, kernel, wakeups) = (syncs.begin_write(), &kernels[kernel], &wakeups);
+            async move { write.finish(wakeups, async || kernel.sync().await).await }
+        };
+        let mut waits = pin!(write(0));
+        {
+            let (mut waits_too, mut syncing) = (pin!(write(1)), pin!(write(2)));
+            assert!(poll(&mut waits).is_pending());
+            assert!(poll(&mut waits_too).is_pending() && poll(&mut syncing).is_pending());
+            kernels[0].ends(Ok(()));
+            kernels[1].ends(Ok(()));
+            assert!(poll(&mut waits).is_pending() && poll(&mut waits_too).is_pending());
+        }
+        assert_eq!(poll(&mut waits), Poll::Ready(Err(BlockError::Io)), "nobody knows how the third sync ended");
+        let mut later = pin!(write(0));
+        assert!(poll(&mut later).is_pending());
+        kernels[0].ends(Ok(()));
+        assert_eq!(poll(&mut later), Poll::Ready(Ok(())));
+    }
+
+    /// Polls a write do not grow with the writes beside it: one to start, one when its sync ends, one when the last of them has ended.
+    #[test]
+    fn many_writes_side_by_side_cost_each_the_same() {
+        let polls = |count: u32, backwards: bool| {
+            let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+            let ready = ReadyList::default();
+            let wakeups = Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ready.clone(), ring.clone());
+            let syncs = RangeSyncs::default();
+            let kernels: Vec<Kernel> = (0..count).map(|_| Kernel::default()).collect();
+            let task_numbers = RefCell::new(Vec::new());
+            let mut tasks = Tasks::new(ring.clone(), ready.clone());
+            for (name, kernel) in (0..).zip(&kernels) {
+                let (write, wakeups, ring, task_numbers) = (syncs.begin_write(), &wakeups, &ring, &task_numbers);
+                tasks.spawn(name, async move {
+                    task_numbers.borrow_mut().push(ring.current_task());
+                    assert_eq!(write.finish(wakeups, async || kernel.sync().await).await, Ok(()));
+                });
+            }
+            let mut polls = 0;
+            let mut run = |tasks: &mut Tasks<_>| loop {
+                wakeups.collect();
+                if ready.is_empty() {
+                    break;
+                }
+                polls += ready.length();
+                tasks.run_ready();
+            };
+            run(&mut tasks);
+            for step in 0..count {
+                let which = if backwards { count - 1 - step } else { step } as usize;
+                kernels[which].ends(Ok(()));
+                ready.wake(task_numbers.borrow()[which]);
+                run(&mut tasks);
+            }
+            assert_eq!(tasks.running(), 0, "some wait for ever");
+            polls
+        };
+        for count in [16, 1024] {
+            // The one whose sync ends last waits for nobody.
+            let expected = 3 * count as usize - 1;
+            assert_eq!((polls(count, false), polls(count, true)), (expected, expected), "{count} writes");
+        }
     }
 }
