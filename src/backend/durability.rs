@@ -357,7 +357,11 @@ mod tests {
             kernels[1].ends(Ok(()));
             assert!(poll(&mut waits).is_pending() && poll(&mut waits_too).is_pending());
         }
-        assert_eq!(poll(&mut waits), Poll::Ready(Err(BlockError::Io)), "nobody knows how the third sync ended");
+        assert_eq!(
+            poll(&mut waits),
+            Poll::Ready(Err(BlockError::Io)),
+            "nobody knows how the third sync ended"
+        );
         let mut later = pin!(write(0));
         assert!(poll(&mut later).is_pending());
         kernels[0].ends(Ok(()));
@@ -376,7 +380,8 @@ mod tests {
             let task_numbers = RefCell::new(Vec::new());
             let mut tasks = Tasks::new(ring.clone(), ready.clone());
             for (name, kernel) in (0..).zip(&kernels) {
-                let (write, wakeups, ring, task_numbers) = (syncs.begin_write(), &wakeups, &ring, &task_numbers);
+                let (write, wakeups, ring, task_numbers) =
+                    (syncs.begin_write(), &wakeups, &ring, &task_numbers);
                 tasks.spawn(name, async move {
                     task_numbers.borrow_mut().push(ring.current_task());
                     assert_eq!(write.finish(wakeups, async || kernel.sync().await).await, Ok(()));

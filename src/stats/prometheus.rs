@@ -161,7 +161,7 @@ pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
     for export in exports {
         page.sample("ringnbd_export_read_only", &[("export", &export.label)], u8::from(export.read_only));
     }
-    let help = "Address space in which the file is mapped, once for all shards; 0 where it is not.";
+    let help = "Address space in which the export maps its file, once for all shards; 0 where it does not.";
     page.family("ringnbd_export_mapped_bytes", "gauge", help);
     for (export, bytes) in exports.iter().zip(mapped_bytes) {
         page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], bytes);

@@ -238,13 +238,8 @@ fn shards_share_one_mapping_of_a_file() {
     assert_eq!(shards, [Some(0), Some(1)], "{all}");
     assert_eq!(subject.export("a")["page_cache_reads"], 2 * SIZE / 65_536);
     // What the kernel says.
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", subject.server.pid())).unwrap();
-    let mapped = maps.lines().filter(|line| line.ends_with(&path.to_string())).map(|line| {
-        let (first, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-        u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(first, 16).unwrap()
-    });
-    let mapped: Vec<_> = mapped.collect();
-    assert_eq!(mapped.len(), 1, "one mapping for two shards: {maps}");
+    let mapped = mapped_by(&subject, image.path());
+    assert_eq!(mapped.len(), 1, "one mapping for two shards: {mapped:?}");
     assert!(mapped[0] >= SIZE, "{mapped:?}");
     // And what the server says.
     let bytes = ["a", "b", "c"].map(|name| subject.export(name)["mapped_bytes"].as_u64().unwrap());
@@ -267,4 +262,31 @@ fn a_block_device_is_read_from_the_page_cache() {
     (0..7).for_each(|_| drop(client.read(4096, 65_536)));
     wait_until("all replies are counted", || counted() == 9);
     assert_eq!(subject.export("a")["page_cache_reads"], before + 7);
+}
+
+#[test]
+fn exports_of_one_file_have_mappings_of_their_own() {
+    const SIZE: u64 = 4 << 20;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, link) = (directory.path().join("image"), directory.path().join("link"));
+    std::fs::write(&path, vec![7; SIZE as usize]).unwrap();
+    std::fs::hard_link(&path, &link).unwrap();
+    let exports = [&path, &link].map(|path| format!("file:{}?readonly=true", path.display()));
+    let options = Options::new().shards(1).export(format!("a={}", exports[0]));
+    let subject = Subject::start(options.export(format!("b={}", exports[1])));
+    let mapped = mapped_by(&subject, directory.path());
+    assert_eq!(mapped.len(), 2, "{mapped:?}");
+    let bytes = ["a", "b"].map(|name| subject.export(name)["mapped_bytes"].as_u64().unwrap());
+    assert!(bytes.iter().all(|bytes| *bytes >= SIZE), "{bytes:?}");
+    assert_eq!(bytes.iter().sum::<u64>(), mapped.iter().sum::<u64>(), "a sum counts nothing twice");
+}
+
+/// Sizes of the mappings of files below a path, as the kernel tells them.
+fn mapped_by(subject: &Subject, path: &std::path::Path) -> Vec<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", subject.server.pid())).unwrap();
+    let mapped = maps.lines().filter(|line| line.contains(&path.display().to_string())).map(|line| {
+        let (first, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(first, 16).unwrap()
+    });
+    mapped.collect()
 }
