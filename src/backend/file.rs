@@ -369,7 +369,17 @@ pub(super) fn failure(errno: i32) -> BlockError {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+    use crate::backend::export::Store;
+    use crate::backend::{Export, Helpers};
+    use crate::config::ExportUri;
+    use crate::ring::{Ring, RingOptions, Wait};
+    use crate::sync::Wakeups;
+    use crate::sys::Doorbell;
+    use crate::task::ReadyList;
 
     fn range(offset: u64, length: u64) -> ByteRange {
         ByteRange::new(offset, length).unwrap()
@@ -384,5 +394,46 @@ mod tests {
         let extents = [hole(4096), data(8192), hole(4096)];
         assert_eq!(within(&extents, 1000, range(5000, 5000)), [hole(96), data(4904)]);
         assert_eq!(within(&extents, 1000, range(20_000, 5000)), []);
+    }
+
+    fn context() -> ShardContext {
+        let (ring, pool) = Ring::new(&RingOptions { files: 16, ..RingOptions::small() }).unwrap();
+        let (doorbell, ready) = (Arc::new(Doorbell::new().unwrap()), ReadyList::default());
+        let helpers = Helpers::start((1, 1), &doorbell, ready.clone(), ring.clone()).unwrap();
+        let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
+        let zeroes = pool.lend(4096, 0).unwrap().freeze();
+        ShardContext { shard: 0, ring, ready, helpers, wakeups, workers_per_export: 1, zeroes }
+    }
+
+    fn finish<F: Future>(future: F, ring: &Ring) -> F::Output {
+        let mut future = pin!(future);
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return output;
+            }
+            ring.submit_and_reap(Wait::Forever, 8, &mut Vec::new());
+        }
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_known_to_all_exports_of_the_file() {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let [path, link, other] = ["path", "link", "other"].map(|name| directory.path().join(name));
+        std::fs::write(&path, [1; 4096]).unwrap();
+        std::fs::hard_link(&path, &link).unwrap();
+        std::fs::write(&other, [1; 4096]).unwrap();
+        let context = context();
+        let [path, link, other] = [path, link, other].map(|path| {
+            let export = Export::open(&ExportUri::file(&path), false).unwrap();
+            let Store::File(store) = &export.store else { panic!("a file") };
+            FileDevice::new(Arc::clone(store), 4096, &context).unwrap()
+        });
+        let flush = |device: &FileDevice| finish(device.flush(&context), &context.ring);
+        assert_eq!([&path, &link, &other].map(flush), [Ok(()); 3]);
+        // Its syncs fail from now on, with EBADF; those of the other exports would not.
+        context.ring.release_file(path.buffered);
+        assert!(flush(&path).is_err());
+        assert_eq!(flush(&link), Err(BlockError::Io), "what was lost is lost for this one too");
+        assert_eq!(flush(&other), Ok(()), "another file");
     }
 }
