@@ -1,11 +1,16 @@
 //! A buddy allocator over numbered units: pure bookkeeping, no memory of its own.
 //!
-//! Every step is O(log n), nothing is allocated after construction, and a block is aligned to its own size.
+//! Every step is O(log n), nothing is allocated after construction, and a block is aligned to its own size. Most blocks are single units
+//! that come and go all the time: some of those that came back stay as they are for the next one, and merge when a larger one is wanted.
 
 /// No block.
 const NONE: u32 = u32::MAX;
 /// Marks a unit that does not start a free block.
 const NOT_FREE: u8 = u8::MAX;
+/// Marks a free unit that has not been merged.
+const READY: u8 = u8::MAX - 1;
+/// Units that are kept so: those of the requests that a busy shard answers in a turn or two.
+const MOST_READY: usize = 256;
 
 /// Which units of a zone are free.
 #[derive(Debug)]
@@ -17,6 +22,8 @@ pub(super) struct Buddy {
     /// The order of the free block that starts at a unit, or [`NOT_FREE`].
     order_of_free: Vec<u8>,
     free_units: u32,
+    /// The last one that came back is the next one to be taken: its memory is in the processor's caches.
+    ready: Vec<u32>,
 }
 
 impl Buddy {
@@ -29,6 +36,7 @@ impl Buddy {
             previous: vec![NONE; count],
             order_of_free: vec![NOT_FREE; count],
             free_units: units,
+            ready: Vec::with_capacity(MOST_READY),
         };
         let mut start = 0;
         while start < units {
@@ -53,16 +61,31 @@ impl Buddy {
     }
 
     /// Whether a block of `2^order` units can be taken.
-    pub(super) fn has(&self, order: u8) -> bool {
-        self.heads.get(usize::from(order)..).is_some_and(|heads| heads.iter().any(|head| *head != NONE))
+    pub(super) fn has(&mut self, order: u8) -> bool {
+        order == 0 && !self.ready.is_empty() || self.find(order).is_some()
+    }
+
+    /// The order of the smallest free block of at least `2^order` units.
+    fn find(&mut self, order: u8) -> Option<u8> {
+        let first =
+            |heads: &[u32]| heads.iter().position(|head| *head != NONE).map(|above| order + above as u8);
+        let heads = self.heads.get(usize::from(order)..)?;
+        first(heads).or_else(|| {
+            self.merge_ready();
+            first(&self.heads[usize::from(order)..])
+        })
     }
 
     /// Takes a block of `2^order` units and returns its first unit.
     pub(super) fn take(&mut self, order: u8) -> Option<u32> {
-        let mut found = order;
-        while self.heads.get(usize::from(found)).copied()? == NONE {
-            found += 1;
+        if order == 0
+            && let Some(unit) = self.ready.pop()
+        {
+            self.order_of_free[unit as usize] = NOT_FREE;
+            self.free_units -= 1;
+            return Some(unit);
         }
+        let mut found = self.find(order)?;
         let start = self.heads[usize::from(found)];
         self.unlink(start, found);
         while found > order {
@@ -74,8 +97,26 @@ impl Buddy {
     }
 
     /// Gives a block back; it merges with its free neighbours.
-    pub(super) fn give(&mut self, mut start: u32, mut order: u8) {
+    pub(super) fn give(&mut self, start: u32, order: u8) {
         self.free_units += 1 << order;
+        if order == 0 && self.ready.len() < MOST_READY {
+            assert_eq!(self.order_of_free[start as usize], NOT_FREE, "unit {start} is freed twice");
+            self.order_of_free[start as usize] = READY;
+            self.ready.push(start);
+        } else {
+            self.merge(start, order);
+        }
+    }
+
+    #[cold]
+    fn merge_ready(&mut self) {
+        while let Some(unit) = self.ready.pop() {
+            self.order_of_free[unit as usize] = NOT_FREE;
+            self.merge(unit, 0);
+        }
+    }
+
+    fn merge(&mut self, mut start: u32, mut order: u8) {
         while order < self.max_order() {
             let neighbour = start ^ (1 << order);
             if self.order_of_free.get(neighbour as usize) != Some(&order) {
@@ -124,10 +165,11 @@ mod tests {
         let mut buddy = Buddy::new(96, 6);
         let all: Vec<u32> = (0..96).map(|_| buddy.take(0).unwrap()).collect();
         assert_eq!(buddy.take(0), None);
-        for unit in all {
-            buddy.give(unit, 0);
-        }
-        assert_eq!(buddy.free_units(), 96);
+        all.iter().for_each(|unit| buddy.give(*unit, 0));
+        let last = all[95];
+        assert_eq!(buddy.take(0), Some(last), "it came back last");
+        buddy.give(last, 0);
+        assert_eq!((buddy.free_units(), buddy.has(6)), (96, true));
         assert_eq!(buddy.take(6), Some(0));
         assert_eq!(buddy.take(5), Some(64));
         assert_eq!(buddy.take(5), None);

@@ -218,7 +218,9 @@ impl BufferPool {
     /// Whether what is free is enough.
     pub fn could_meet(&self, shortage: Shortage) -> bool {
         self.free_for(shortage.kind) >= shortage.free
-            && self.zones_for(shortage.kind).any(|kind| self.zone(kind).buddy.has(shortage.order))
+            && self
+                .zones_for(shortage.kind)
+                .any(|kind| self.inner.zones[kind as usize].borrow_mut().buddy.has(shortage.order))
     }
 
     /// While somebody waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is one: their zone is theirs
