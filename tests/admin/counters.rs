@@ -191,6 +191,11 @@ fn connections_are_listed_with_what_they_have_in_flight() {
     }
     let few = subject.json("/api/v1/connections?limit=1");
     assert_eq!((&few["count"], few["connections"].as_array().unwrap().len()), (&json!(2), 1));
+    let of_one = subject.json("/api/v1/connections?export=slow");
+    assert_eq!((&of_one["count"], &of_one["connections"][0]["id"]), (&json!(1), &first["id"]));
+    let of_default = subject.json("/api/v1/connections?limit=9&export=");
+    assert_eq!((&of_default["count"], &of_default["connections"][0]["id"]), (&json!(1), &second["id"]));
+    assert_eq!(subject.admin.get("/api/v1/connections?export=none").status, 404);
     assert_ne!(first["id"], second["id"]);
     let mut idle = idle;
     (0..4).for_each(|block| drop(idle.read(block * 4096, 4096)));

@@ -52,7 +52,10 @@ impl Admin {
             }
             "/api/v1/connections" => {
                 self.collector.refresh(true).await;
-                json(&self.connections(number(request, "limit")))
+                match self.chosen_export(request) {
+                    Some(export) => json(&self.connections(export, number(request, "limit"))),
+                    None => no_such_export(),
+                }
             }
             "/api/v1/latency" => {
                 self.collector.refresh(false).await;
@@ -65,15 +68,15 @@ impl Admin {
 
     fn answer_history<B>(&self, request: &Request<B>) -> Response<String> {
         let since = number(request, "since_unix_ms").unwrap_or(0);
-        let Some(name) = text(request, "export") else { return json(&self.history(since, None)) };
-        match self.export_index(&name) {
-            Some(export) => json(&self.history(since, Some(export))),
-            None => reply(
-                StatusCode::NOT_FOUND,
-                TEXT,
-                "no export has that name; see /api/v1/exports\n".to_owned(),
-            ),
+        match self.chosen_export(request) {
+            Some(export) => json(&self.history(since, export)),
+            None => no_such_export(),
         }
+    }
+
+    /// The export that the query chooses, or all of them; nothing when there is none of that name.
+    fn chosen_export<B>(&self, request: &Request<B>) -> Option<Option<usize>> {
+        text(request, "export").map_or(Some(None), |name| self.export_index(&name).map(Some))
     }
 
     fn metrics(&self, format: Format) -> String {
@@ -105,6 +108,10 @@ impl Admin {
             (false, None) => reply(StatusCode::OK, TEXT, "ok\n".to_owned()),
         }
     }
+}
+
+fn no_such_export() -> Response<String> {
+    reply(StatusCode::NOT_FOUND, TEXT, "no export has that name; see /api/v1/exports\n".to_owned())
 }
 
 const NOT_FOUND: &str = "\

@@ -259,15 +259,16 @@ impl Admin {
         ExportsView { exports: exports.collect() }
     }
 
-    /// The busiest and then the oldest connections first.
-    pub(super) fn connections(&self, limit: Option<u64>) -> ConnectionsView<'_> {
+    /// Of one export, or of the whole server: the busiest and then the oldest connections first.
+    pub(super) fn connections(&self, export: Option<usize>, limit: Option<u64>) -> ConnectionsView<'_> {
         let state = self.collector.state();
         let of_shards = state
             .shards
             .iter()
             .enumerate()
             .flat_map(|(shard, of)| of.connections.iter().map(move |connection| (shard, connection)));
-        let mut all: Vec<_> = of_shards.collect();
+        let mut all: Vec<_> =
+            of_shards.filter(|(_, of)| export.is_none_or(|export| of.export == export)).collect();
         all.sort_by_key(|(_, of)| std::cmp::Reverse((of.in_flight, of.age_ns)));
         let count = all.len();
         all.truncate(limit.map_or(count, |limit| limit as usize));
