@@ -106,7 +106,10 @@ fn no_usual_signal_ends_it_without_cleaning_up() {
     let nothing = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::IO];
     let stop = [Signal::HUP, Signal::QUIT, Signal::XCPU, Signal::POWER];
     for last in stop {
-        let mut server = Server::serve(&["fault:delay.read=300ms:mem:1M"]);
+        let mut options = Options::new().export("fault:delay.read=300ms:mem:1M");
+        // The tests may run under nohup(1), whose children ignore a hang-up.
+        options.wrapper = ["env", "--default-signal=HUP,QUIT"].map(str::to_owned).into();
+        let mut server = options.start();
         let mut client = Connection::attach(&server, "", Mode::Simple);
         nothing.into_iter().chain([Signal::PIPE, Signal::XFSZ]).for_each(|signal| server.signal(signal));
         client.write(0, &[7; 512]);
