@@ -3,13 +3,11 @@
 use super::connection::{Admitted, Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
 use super::outbound::{Release, Reply, ReplyChunk};
-use super::serve::SPARSE_READ;
 use super::waiting::Need;
 use crate::backend::AtOnce;
 use crate::block::ByteRange;
 use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Request};
-use crate::nbd::session::ReplyMode;
 use crate::ring::{self, Completion, Payload};
 use crate::stats::{Operation, Timing};
 
@@ -27,9 +25,7 @@ impl Connection {
         let Command::Read { dont_fragment } = request.command else { return false };
         let (range, mode) = (request.range, self.peer.session.reply_mode);
         let device = &self.peer.device;
-        let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
-        let may_have_holes = may_be_sparse && !device.is_known_data(range);
-        if range.is_empty() || may_have_holes {
+        if range.is_empty() || self.peer.may_leave_out_holes(range, dont_fragment) {
             return false;
         }
         let trust = feeding.fault_watch.trust(feeding.now);

@@ -16,7 +16,7 @@ use crate::ring::{Lease, Payload};
 use crate::task::side_by_side;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
-pub(super) const SPARSE_READ: u64 = 32 << 10;
+const SPARSE_READ: u64 = 32 << 10;
 /// Holes shorter than this are sent as data: a chunk of their own would cost as much.
 const SMALLEST_HOLE: u64 = 4096;
 /// The most chunks of one sparse read; what is beyond is sent as data.
@@ -61,6 +61,14 @@ pub(super) struct Peer {
     pub(super) client: u32,
     /// Said when the connection was aborted: replies to its requests go nowhere.
     pub(super) abandon: Abandon,
+}
+
+impl Peer {
+    /// Whether the holes of a range are looked for when it is read, to leave them out of the reply.
+    pub(super) fn may_leave_out_holes(&self, range: ByteRange, dont_fragment: bool) -> bool {
+        let may = self.session.reply_mode != ReplyMode::Simple && !dont_fragment;
+        may && range.length() >= SPARSE_READ && !self.device.is_known_data(range)
+    }
 }
 
 /// A request with all it needs.
@@ -138,9 +146,7 @@ async fn read(
             Err(error) => shared.fail(&to, peer, CommandKind::Read, error, &error.to_string()),
         };
     };
-    let may_be_sparse = mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
-    if may_be_sparse
-        && !peer.device.is_known_data(range)
+    if peer.may_leave_out_holes(range, dont_fragment)
         && let Some(extents) =
             Box::pin(peer.device.holes_for_read(range, MOST_CHUNKS, peer.client, context)).await
         && let pieces = pieces(range, &extents)

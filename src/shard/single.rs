@@ -5,20 +5,17 @@
 
 use super::outbound::{Reply, ReplyChunk};
 use super::request_table::RequestId;
-use super::serve::{Peer, SPARSE_READ, Work};
+use super::serve::{Peer, Work};
 use super::worker::Shard;
 use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Request};
-use crate::nbd::session::ReplyMode;
 use crate::ring::{Completion, FileIndex, Operation, Owner, Payload};
 
 /// The file that a request is one read of, if it is.
 fn file(request: &Request, peer: &Peer) -> Option<FileIndex> {
     let Command::Read { dont_fragment } = request.command else { return None };
     let range = request.range;
-    let may_be_sparse =
-        peer.session.reply_mode != ReplyMode::Simple && !dont_fragment && range.length() >= SPARSE_READ;
-    if range.is_empty() || (may_be_sparse && !peer.device.is_known_data(range)) {
+    if range.is_empty() || peer.may_leave_out_holes(range, dont_fragment) {
         return None;
     }
     peer.device.single_read(range)
