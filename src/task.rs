@@ -82,34 +82,33 @@ pub async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>, most: usi
 /// The tasks of one shard, all of one future type.
 pub struct Tasks<F> {
     slots: Vec<Pin<Box<Option<F>>>>,
+    /// Slots without a task; the last one is the next to be taken, since its memory was used last.
+    free: Vec<u32>,
     ready: ReadyList,
     /// The list being worked on; kept for its memory.
     turn: Vec<u32>,
     ring: Ring,
-    running: usize,
 }
 
 impl<F: Future<Output = ()>> Tasks<F> {
     /// An executor without tasks.
     pub fn new(ring: Ring, ready: ReadyList) -> Self {
-        Self { slots: Vec::new(), ready, turn: Vec::new(), ring, running: 0 }
+        Self { slots: Vec::new(), free: Vec::new(), ready, turn: Vec::new(), ring }
     }
 
-    /// Puts a task into slot `index`, which must be free, and makes it ready.
-    pub fn spawn(&mut self, index: u32, future: F) {
-        while self.slots.len() <= index as usize {
+    /// Puts a task into a free slot and makes it ready.
+    pub fn spawn(&mut self, future: F) {
+        let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Box::pin(None));
-        }
-        let slot = &mut self.slots[index as usize];
-        assert!(slot.is_none(), "slot {index} runs a task already");
-        slot.set(Some(future));
-        self.running += 1;
+            self.slots.len() as u32 - 1
+        });
+        self.slots[index as usize].set(Some(future));
         self.ready.wake(index);
     }
 
     /// Tasks that have not ended.
     pub fn running(&self) -> usize {
-        self.running
+        self.slots.len() - self.free.len()
     }
 
     /// Runs each ready task once; what becomes ready meanwhile waits for the next call.
@@ -124,7 +123,7 @@ impl<F: Future<Output = ()>> Tasks<F> {
             self.ring.set_current_task(index);
             if future.poll(&mut context).is_ready() {
                 slot.set(None);
-                self.running -= 1;
+                self.free.push(index);
             }
         }
         self.turn = turn;

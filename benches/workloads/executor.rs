@@ -24,7 +24,7 @@ fn tasks(name: &'static str, waits: u32) -> Workload {
     };
     Workload::new(name, move || {
         for index in 0..ROUND {
-            tasks.spawn(index, work(ready.clone(), ring.clone(), index));
+            tasks.spawn(work(ready.clone(), ring.clone(), index));
         }
         for _ in 0..=waits {
             tasks.run_ready();

@@ -29,11 +29,11 @@ fn requests(name: &'static str, uri: &str, command: u16, record: bool, pieces: u
 /// Reads of a file in the page cache; it is gone when the shard has it open. Eight at once: so many pages a shard always takes on trust,
 /// how many more depends on the time. Writes are left out: the kernel may hand them to threads
 /// of its own, and how many completions a turn then finds is chance.
-fn cached(name: &'static str) -> Workload {
+fn cached(name: &'static str, options: &str, pieces: usize) -> Workload {
     let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
     file.write_all(&vec![7; super::wire::SIZE as usize]).expect("room");
     let path = file.path().to_str().expect("a path of letters");
-    requests(name, &format!("file:{path}"), NBD_CMD_READ, true, ROUND as usize / 8)
+    requests(name, &format!("file:{path}{options}"), NBD_CMD_READ, true, pieces)
 }
 
 pub(super) fn workloads() -> Vec<Workload> {
@@ -43,6 +43,7 @@ pub(super) fn workloads() -> Vec<Workload> {
         requests("request/null_write", "null:64M", NBD_CMD_WRITE, true, 1),
         requests("request/memory_read", "mem:64M", NBD_CMD_READ, true, 1),
         requests("request/memory_write", "mem:64M", NBD_CMD_WRITE, true, 1),
-        cached("request/cached_read"),
+        cached("request/cached_read", "", ROUND as usize / 8),
+        cached("request/copied_read", "?mapped=false", 1),
     ]
 }

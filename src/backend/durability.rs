@@ -379,10 +379,10 @@ mod tests {
             let kernels: Vec<Kernel> = (0..count).map(|_| Kernel::default()).collect();
             let task_numbers = RefCell::new(Vec::new());
             let mut tasks = Tasks::new(ring.clone(), ready.clone());
-            for (name, kernel) in (0..).zip(&kernels) {
+            for kernel in &kernels {
                 let (write, wakeups, ring, task_numbers) =
                     (syncs.begin_write(), &wakeups, &ring, &task_numbers);
-                tasks.spawn(name, async move {
+                tasks.spawn(async move {
                     task_numbers.borrow_mut().push(ring.current_task());
                     assert_eq!(write.finish(wakeups, async || kernel.sync().await).await, Ok(()));
                 });

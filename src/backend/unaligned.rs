@@ -264,7 +264,7 @@ mod tests {
             let shard = Rc::new(Shard::new());
             let mut tasks = Tasks::new(shard.ring.clone(), shard.ready.clone());
             for (name, (direct, turns, patience)) in (0..).zip(&writes) {
-                tasks.spawn(name, Rc::clone(&shard).write(name, *direct, *turns, *patience));
+                tasks.spawn(Rc::clone(&shard).write(name, *direct, *turns, *patience));
             }
             run(&shard, &mut tasks);
             prop_assert_eq!(tasks.running(), 0, "some wait for ever");
@@ -279,7 +279,7 @@ mod tests {
             let shard = Rc::new(Shard::new());
             let mut tasks = Tasks::new(shard.ring.clone(), shard.ready.clone());
             for name in 0..count {
-                tasks.spawn(name, Rc::clone(&shard).write(name, false, 1, None));
+                tasks.spawn(Rc::clone(&shard).write(name, false, 1, None));
             }
             let polls = run(&shard, &mut tasks);
             assert_eq!(tasks.running(), 0);

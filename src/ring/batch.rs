@@ -50,8 +50,29 @@ struct Chunk {
     header: Range<u32>,
     payload: Payload,
     /// Bytes of header and payload that left with an earlier send, and that are in this batch.
-    left: usize,
-    here: usize,
+    left: u32,
+    here: u32,
+    tag: u32,
+}
+
+impl Chunk {
+    /// Bytes of header and payload.
+    fn length(&self) -> usize {
+        self.header.len() + self.payload.length()
+    }
+}
+
+/// A chunk that did not leave as a whole.
+#[derive(Debug)]
+pub struct Unsent<'a> {
+    /// All of its header.
+    pub header: &'a [u8],
+    /// All of its payload.
+    pub payload: Payload,
+    /// Bytes of both that have left so far.
+    pub left: u32,
+    /// What it was pushed with.
+    pub tag: u32,
 }
 
 /// Header bytes and payloads in wire order, at most a fixed number of pieces and of bytes of headers.
@@ -127,66 +148,99 @@ impl SendBatch {
 
     /// Appends a header and its payload, of which the first `left` bytes have left already, up to [`SendBatch::MOST_BYTES`].
     ///
-    /// The batch holds the payload until it is cleared; [`SendBatch::take_unsent`] gives back what did not leave.
-    pub fn push_chunk(&mut self, header: &[u8], payload: Payload, left: usize) {
+    /// The batch holds the payload until it is cleared; [`SendBatch::take_sent`] tells by `tag` what has left and gives back what did not.
+    #[inline]
+    pub fn push_chunk(&mut self, header: &[u8], payload: Payload, left: u32, tag: u32) {
         let room = Self::MOST_BYTES.checked_sub(self.length).expect("the caller leaves room");
         let length = header.len() + payload.length();
-        let here = (length - left).min(room);
         let start = self.headers.len();
         assert!(header.len() <= self.header_room(), "the caller leaves room");
         self.headers.extend_from_slice(header);
-        let header_left = left.min(header.len());
-        let header_end = header.len().min(left + here);
-        self.push_header_piece(start + header_left..start + header_end);
-        let skip = left - header_left;
-        let part = skip..skip + here - (header_end - header_left);
-        if !part.is_empty() {
-            match &payload {
-                Payload::Nothing => {}
-                Payload::Leased { lease, start, .. } => {
-                    let start = *start as usize;
-                    self.push_piece(lease.bytes(start + part.start..start + part.end).as_ptr_range());
-                }
-                Payload::Mapped(mapped) => self.push_iovec(mapped.piece(part)),
-                Payload::Zeroes(_) => self.push_piece(ZEROES[..part.len()].as_ptr_range()),
-                // Moving the vector does not move its bytes.
-                Payload::Text(text) => self.push_piece(text[part].as_ptr_range()),
-            }
+        if left == 0 && length <= room {
+            self.push_header_piece(start..start + header.len());
+            self.push_payload_piece(&payload, 0..payload.length());
+            self.hold(start..start + header.len(), payload, 0, length, tag);
+        } else {
+            self.push_part(start..start + header.len(), payload, left, (length - left as usize).min(room), tag);
         }
+    }
+
+    /// Keeps a payload, and what is known of its chunk, until the batch is cleared.
+    #[inline]
+    fn hold(&mut self, header: Range<usize>, payload: Payload, left: u32, here: usize, tag: u32) {
         let payload = match payload {
             Payload::Leased { length, .. } if canary!(LeaseBackEarly) => Payload::Zeroes(length),
             payload => payload,
         };
-        let header = start as u32..(start + header.len()) as u32;
-        self.chunks.push(Chunk { header, payload, left, here });
+        let header = header.start as u32..header.end as u32;
+        self.chunks.push(Chunk { header, payload, left, here: here as u32, tag });
     }
 
-    /// After `sent` bytes have left: gives back chunks that are not complete, in order, each with the bytes of it that have left so far,
-    /// and empties the batch. The number of chunks that are complete.
-    pub fn take_unsent(&mut self, sent: usize, mut put: impl FnMut(&[u8], Payload, usize)) -> usize {
-        let (mut sent, mut complete) = (sent, 0);
-        for Chunk { header, payload, left, here } in self.chunks.drain(..) {
-            let now = here.min(sent);
-            sent -= now;
-            let header = &self.headers[header.start as usize..header.end as usize];
-            let repeats = canary!(ShortSendRepeated) && now < here;
-            let left = if repeats { left } else { left + now };
-            if left == header.len() + payload.length() {
-                complete += 1;
+    /// Appends the `here` bytes of a chunk that follow the first `left`.
+    fn push_part(&mut self, header: Range<usize>, payload: Payload, left: u32, here: usize, tag: u32) {
+        let start = header.start;
+        let left_before = left as usize;
+        let header_left = left_before.min(header.len());
+        let header_end = header.len().min(left_before + here);
+        self.push_header_piece(start + header_left..start + header_end);
+        let skip = left_before - header_left;
+        self.push_payload_piece(&payload, skip..skip + here - (header_end - header_left));
+        self.hold(header, payload, left, here, tag);
+    }
+
+    /// Appends part of a payload.
+    #[inline]
+    fn push_payload_piece(&mut self, payload: &Payload, part: Range<usize>) {
+        if part.is_empty() {
+            return;
+        }
+        match payload {
+            Payload::Nothing => {}
+            Payload::Leased { lease, start, .. } => {
+                let start = *start as usize;
+                self.push_piece(lease.bytes(start + part.start..start + part.end).as_ptr_range());
+            }
+            Payload::Mapped(mapped) => self.push_iovec(mapped.piece(part)),
+            Payload::Zeroes(_) => self.push_piece(ZEROES[..part.len()].as_ptr_range()),
+            // Moving the vector does not move its bytes.
+            Payload::Text(text) => self.push_piece(text[part].as_ptr_range()),
+        }
+    }
+
+    /// After `sent` bytes have left: tells the tags of chunks that are complete, gives back the others, both in order, and empties the
+    /// batch.
+    #[inline]
+    pub fn take_sent(
+        &mut self,
+        sent: usize,
+        mut complete: impl FnMut(u32),
+        mut put: impl FnMut(Unsent<'_>),
+    ) {
+        if sent == self.length && self.is_whole() {
+            self.chunks.drain(..).for_each(|chunk| complete(chunk.tag));
+            return self.clear();
+        }
+        let mut sent = sent;
+        for chunk in self.chunks.drain(..) {
+            let now = (chunk.here as usize).min(sent) as u32;
+            sent -= now as usize;
+            let repeats = canary!(ShortSendRepeated) && now < chunk.here;
+            let left = if repeats { chunk.left } else { chunk.left + now };
+            if left as usize == chunk.length() {
+                complete(chunk.tag);
             } else {
-                put(header, payload, left);
+                let header = &self.headers[chunk.header.start as usize..chunk.header.end as usize];
+                put(Unsent { header, payload: chunk.payload, left, tag: chunk.tag });
             }
         }
         self.clear();
-        complete
     }
 
     /// Whether all of its chunks end in it.
     pub fn is_whole(&self) -> bool {
         // Only the last one can be cut, since the batch is full then.
-        self.chunks
-            .last()
-            .is_none_or(|chunk| chunk.left + chunk.here == chunk.header.len() + chunk.payload.length())
+        let ends = |chunk: &Chunk| chunk.left as usize + chunk.here as usize == chunk.length();
+        self.chunks.last().is_none_or(ends)
     }
 
     /// Appends header bytes; directly after other header bytes they share a piece.
@@ -217,7 +271,7 @@ impl SendBatch {
         self.push_piece(lease.bytes(range.clone()).as_ptr_range());
         let (start, length) = (range.start as u32, range.len() as u32);
         let payload = Payload::Leased { lease, start, length };
-        self.chunks.push(Chunk { header: 0..0, payload, left: 0, here: range.len() });
+        self.chunks.push(Chunk { header: 0..0, payload, left: 0, here: length, tag: 0 });
     }
 
     fn push_piece(&mut self, bytes: Range<*const u8>) {
@@ -269,10 +323,10 @@ mod tests {
         lease.bytes_mut(0..3).copy_from_slice(b"abc");
         let mut batch = SendBatch::with_capacity(8, 64);
         batch.push_header(b"0");
-        batch.push_chunk(b"1", Payload::Nothing, 0);
-        batch.push_chunk(b"2", Payload::Leased { lease: lease.freeze(), start: 1, length: 2 }, 0);
-        batch.push_chunk(b"3", Payload::Text(b"text".to_vec()), 0);
-        batch.push_chunk(b"4", Payload::Zeroes(2), 0);
+        batch.push_chunk(b"1", Payload::Nothing, 0, 1);
+        batch.push_chunk(b"2", Payload::Leased { lease: lease.freeze(), start: 1, length: 2 }, 0, 2);
+        batch.push_chunk(b"3", Payload::Text(b"text".to_vec()), 0, 3);
+        batch.push_chunk(b"4", Payload::Zeroes(2), 0, 4);
         assert_eq!(content(&batch), b"012bc3text4\0\0");
         assert_eq!(batch.pieces.len(), 6);
         assert_eq!(batch.length(), 13);
@@ -286,14 +340,17 @@ mod tests {
         let length = 2 * SendBatch::MOST_BYTES as u32;
         let (mut left, mut sends) = (Some((0, Payload::Zeroes(length))), Vec::new());
         while let Some((from, payload)) = left.take() {
-            batch.push_chunk(b"header", payload, from);
+            batch.push_chunk(b"header", payload, from, 7);
             assert!(!batch.has_room_for_chunk(6) || batch.is_whole());
             let sent = batch.length();
             sends.push(sent);
-            batch.take_unsent(sent, |header, payload, gone| {
-                assert_eq!(header, b"header");
-                left = Some((gone, payload));
-            });
+            let mut complete = None;
+            let put = |unsent: Unsent<'_>| {
+                assert_eq!((unsent.header, unsent.tag), (&b"header"[..], 7));
+                left = Some((unsent.left, unsent.payload));
+            };
+            batch.take_sent(sent, |tag| complete = Some(tag), put);
+            assert_eq!(complete, left.is_none().then_some(7));
         }
         assert_eq!(sends, [1 << 20, 1 << 20, 6]);
     }
@@ -308,30 +365,30 @@ mod tests {
             let text = |index: usize, length: usize| {
                 (0..length).map(|at| (index * 31 + at) as u8).collect::<Vec<u8>>()
             };
-            let mut queue: std::collections::VecDeque<(Vec<u8>, Vec<u8>, usize)> = Default::default();
+            let mut queue: std::collections::VecDeque<(Vec<u8>, Vec<u8>, u32, u32)> = Default::default();
             for (index, (header, payload)) in chunks.iter().enumerate() {
-                queue.push_back((text(index, header + 1), text(index + 7, *payload), 0));
+                queue.push_back((text(index, header + 1), text(index + 7, *payload), 0, index as u32));
             }
             let all: Vec<u8> =
-                queue.iter().flat_map(|(header, payload, _)| [header.clone(), payload.clone()].concat()).collect();
-            let (mut out, total) = (Vec::new(), queue.len());
-            let mut complete = 0;
+                queue.iter().flat_map(|(header, payload, ..)| [header.clone(), payload.clone()].concat()).collect();
+            let (mut out, mut complete, total) = (Vec::new(), Vec::new(), queue.len());
             let mut batch = SendBatch::with_capacity(12, 100);
             for sent in sends {
-                while batch.has_room_for_chunk(21) && let Some((header, payload, left)) = queue.pop_front() {
-                    batch.push_chunk(&header, Payload::Text(payload), left);
+                while batch.has_room_for_chunk(21) && let Some((header, payload, left, tag)) = queue.pop_front() {
+                    batch.push_chunk(&header, Payload::Text(payload), left, tag);
                 }
                 let sent = sent.min(batch.length());
                 out.extend_from_slice(&content(&batch)[..sent]);
                 let mut back = Vec::new();
-                complete += batch.take_unsent(sent, |header, payload, left| {
+                batch.take_sent(sent, |tag| complete.push(tag), |Unsent { header, payload, left, tag }| {
                     let Payload::Text(payload) = payload else { panic!("all are texts") };
-                    back.push((header.to_vec(), payload, left));
+                    back.push((header.to_vec(), payload, left, tag));
                 });
                 back.into_iter().rev().for_each(|chunk| queue.push_front(chunk));
             }
             prop_assert_eq!(&out[..], &all[..out.len()]);
-            prop_assert_eq!(complete + queue.len(), total);
+            prop_assert_eq!(complete.len() + queue.len(), total);
+            prop_assert!(complete.iter().copied().eq(0..complete.len() as u32), "in order, once each");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The ring: operations, their table, buffer memory, and the kernel's io_uring below.
 //!
 //! Beside [`crate::sys`] the only `unsafe` of the crate. Above it everything is safe code over owned values: an [`Operation`] goes in
-//! with all the memory it needs and comes back in a [`Completion`].
+//! with all the memory it needs and comes back in a [`Completion`] when its owner collects it.
 
 mod batch;
 mod buddy;
@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub use batch::{Payload, SendBatch};
+pub use batch::{Payload, SendBatch, Unsent};
 pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, SharedLease, Shortage, UNIT};
 pub use mapped::{FileMapping, MOST_PAGES, MappedRange, PAGE, SharedMapping};
 pub use op::{OpKey, Owner};
@@ -67,6 +67,15 @@ impl Ring {
     /// Submits what is queued, waits as asked and collects at most `limit` completions; only records them.
     pub fn submit_and_reap(&self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
         self.inner.engine.borrow_mut().submit_and_reap(wait, limit, events);
+    }
+
+    /// The finished operation of which an event told.
+    #[inline]
+    pub fn collect(&self, event: Event) -> Completion {
+        let Event { key, received, socket_nonempty, .. } = event;
+        let finished = self.inner.engine.borrow_mut().table().collect(key);
+        let (result, operation) = finished.expect("an event comes once, when it is finished");
+        Completion { result, operation, received, socket_nonempty }
     }
 
     /// The time since the ring was set up: the only clock of the data plane, so that a simulation can be its master.

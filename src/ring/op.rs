@@ -32,7 +32,7 @@ pub enum Owner {
     Nobody,
 }
 
-/// An operation in flight, or finished and not yet collected by its task.
+/// An operation in flight, or finished and not yet collected by its owner.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) owner: Owner,
@@ -71,27 +71,22 @@ impl OpTable {
         }
     }
 
-    pub(super) fn owner(&self, key: OpKey) -> Owner {
-        self.entries[key.0 as usize].owner
-    }
-
-    /// Records the terminal CQE of a task's operation; the task collects it when it runs.
-    pub(super) fn finish(&mut self, key: OpKey, result: Result<u32, i32>) {
+    /// Records the terminal CQE of an operation; its owner, who is told and collects it. What nobody waits for any more is dropped.
+    pub(super) fn finish(&mut self, key: OpKey, result: Result<u32, i32>) -> Owner {
+        self.in_flight -= 1;
         let entry = &mut self.entries[key.0 as usize];
         assert!(entry.result.replace(result).is_none(), "operation {key:?} completed twice");
-        self.in_flight -= 1;
+        let owner = entry.owner;
+        if owner == Owner::Nobody {
+            self.entries.remove(key.0 as usize);
+        }
+        owner
     }
 
-    /// Takes out a finished operation that its task waits for, if it is finished.
+    /// Takes out an operation, if it is finished.
     pub(super) fn collect(&mut self, key: OpKey) -> Option<(Result<u32, i32>, Operation)> {
         let result = self.entries[key.0 as usize].result?;
         Some((result, self.entries.remove(key.0 as usize).operation))
-    }
-
-    /// Takes out an operation of a connection or of the loop at its terminal CQE.
-    pub(super) fn remove(&mut self, key: OpKey) -> Operation {
-        self.in_flight -= 1;
-        self.entries.remove(key.0 as usize).operation
     }
 
     /// Operations whose terminal CQE has not been seen.

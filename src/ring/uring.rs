@@ -9,7 +9,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use super::buffer::BufferPool;
 use super::entry::build_entry;
 use super::op::{OpKey, OpTable, Owner};
-use super::operation::{Completion, FileIndex, Operation};
+use super::operation::{FileIndex, Operation};
 use super::receive::{GROUP, ReceiveRing, Received};
 
 /// How a ring is laid out.
@@ -86,17 +86,18 @@ pub enum RingError {
     Other(&'static str, io::Error),
 }
 
-/// What the loop learns of one completion.
+/// What the loop learns of one completion. The operation and its result stay where they are until its owner
+/// [collects](super::Ring::collect) them: they are moved once.
 #[derive(Debug)]
-pub enum Event {
-    /// A task's operation is finished; its result waits for it.
-    Task(u32),
-    /// An operation of a request is finished.
-    Request(u32, Completion),
-    /// An operation of a connection is finished.
-    Connection(u32, OpKey, Completion),
-    /// An operation of the loop is finished.
-    Shard(OpKey, Completion),
+pub struct Event {
+    /// Whose operation is finished.
+    pub owner: Owner,
+    /// Its key.
+    pub key: OpKey,
+    /// The receive buffer that [`Operation::Receive`] was given.
+    pub received: Option<Received>,
+    /// The socket had more data when the receive ended.
+    pub socket_nonempty: bool,
 }
 
 /// How long to wait for completions.
@@ -270,6 +271,7 @@ impl Drop for Uring {
 }
 
 /// Records a terminal CQE in the table; what its owner learns of it, if there is one.
+#[inline]
 pub(super) fn deliver(
     table: &mut OpTable,
     key: OpKey,
@@ -277,24 +279,9 @@ pub(super) fn deliver(
     received: Option<Received>,
     socket_nonempty: bool,
 ) -> Option<Event> {
-    match table.owner(key) {
-        Owner::Task(task) => {
-            table.finish(key, result);
-            Some(Event::Task(task))
-        }
-        Owner::Nobody => {
-            drop(table.remove(key));
-            None
-        }
-        owner => {
-            let operation = table.remove(key);
-            let completion = Completion { result, operation, received, socket_nonempty };
-            Some(match owner {
-                Owner::Connection(connection) => Event::Connection(connection, key, completion),
-                Owner::Request(request) => Event::Request(request, completion),
-                _ => Event::Shard(key, completion),
-            })
-        }
+    match table.finish(key, result) {
+        Owner::Nobody => None,
+        owner => Some(Event { owner, key, received, socket_nonempty }),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Requests that are answered when they are parsed: no slot, no task, no operation of their own.
 
-use super::connection::{Admitted, Connection, Fed, Feeding};
+use super::connection::{Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::{Release, Reply, ReplyChunk};
+use super::outbound::{Reply, ReplyChunk};
+use super::request_table::RequestId;
 use super::waiting::Need;
 use crate::backend::AtOnce;
 use crate::block::ByteRange;
@@ -32,31 +33,31 @@ impl Connection {
         let trust = trust.filter(|_| self.outbound.has_room_for_mapped(range.length(), feeding.now));
         let payload = match device.read_at_once(range, trust, feeding.now) {
             Some(AtOnce::Cached(mapped)) => {
-                feeding.stats.page_cache_reads += 1;
+                feeding.recorder.export(self.peer.export).page_cache_reads += 1;
                 Payload::Mapped(mapped)
             }
             Some(AtOnce::Zeroes) => Payload::Zeroes(range.length() as u32),
             None => return false,
         };
         let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
-        let mut release = self.admit_at_once(Operation::Read, request, arrived, feeding);
+        let id = self.answer_at_once(Operation::Read, request, arrived, feeding);
         let chunk = ReplyChunk { header, payload };
         if matches!(chunk.payload, Payload::Mapped(_)) {
-            release.mapped = Some(request.cookie);
-            self.outbound.push_mapped(chunk, release, feeding.now);
+            self.outbound.push_mapped(chunk, id, feeding.now);
         } else {
-            self.outbound.push(Reply::One(chunk), release);
+            self.outbound.push(Reply::One(chunk), id);
         }
         true
     }
 
     /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had to.
     pub(super) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
-        while let Some(release) = self.outbound.lost() {
-            if feeding.free_slots == 0 {
+        while let Some(id) = self.outbound.lost() {
+            if feeding.requests.free() == 0 {
                 return Some(Fed::WaitsForShard(Need::Slot { room: 0 }));
             }
-            let (timing, cookie) = release.timing.zip(release.mapped).expect("it was a mapped read");
+            let record = feeding.requests.record(id);
+            let (cookie, timing) = (record.cookie, record.timing.expect("it was a mapped read"));
             let range = ByteRange::new(timing.offset, timing.length).expect("it was one before");
             let length = timing.length as usize;
             let lease = match self.lend(length, feeding) {
@@ -64,27 +65,29 @@ impl Connection {
                 Err(need) => return Some(Fed::WaitsForShard(need)),
             };
             self.outbound.found();
-            let held = lease.capacity() as u32;
-            self.held += held as usize;
+            self.held += lease.capacity();
+            feeding.requests.record(id).held = lease.capacity() as u32;
             // In one chunk, as it would have been.
             let command = Command::Read { dont_fragment: true };
             let (offset, flags) = (range.offset(), Default::default());
             let request = Request { cookie, command, range, offset, flags };
-            let again = Some(Timing { submitted: 0, completed: 0, ..timing });
-            let arrived = timing.arrived;
-            self.admit(Admitted { request, lease: Some(lease), held, arrived, again }, feeding);
+            let timing = feeding.recorder.admitted_again(self.peer.export, timing);
+            self.admit(id, &request, Some(lease), timing, feeding);
         }
         None
     }
 
-    /// What had to come before the next send is done.
-    pub(super) fn may_send(&mut self, completion: Completion) {
+    /// What had to come before the next send is done; the request that holds so much more memory now.
+    pub(super) fn may_send(&mut self, completion: Completion) -> Option<(RequestId, usize)> {
         self.outbound.go_on();
         match (completion.operation, completion.result) {
             (ring::Operation::Read { lease, length, .. }, result) => {
                 // When it cannot be copied as a whole it stays where it is.
                 if result == Ok(length) {
-                    self.held += self.outbound.copied(lease.freeze());
+                    let held = lease.capacity();
+                    let id = self.outbound.copied(lease.freeze())?;
+                    self.held += held;
+                    return Some((id, held));
                 }
             }
             (ring::Operation::Populate { .. }, Ok(_)) => self.outbound.populated(),
@@ -93,6 +96,7 @@ impl Connection {
                 self.because(Reason::Torn(errno)).end(Ending::Abort);
             }
         }
+        None
     }
 
     /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes out. False when it does.
@@ -107,25 +111,24 @@ impl Connection {
             return false;
         }
         let to = ReplyTo::request(request, self.peer.session.reply_mode);
-        let release = self.admit_at_once(Operation::Write, request, arrived, feeding);
+        let id = self.answer_at_once(Operation::Write, request, arrived, feeding);
         self.inbound.expect_discard(payload);
-        self.outbound.hold_back(Reply::header(to.success()), release);
+        self.outbound.hold_back(Reply::header(to.success()), id);
         true
     }
 
-    /// Counts a request that is answered without a slot; what its reply releases.
-    fn admit_at_once(
+    /// Notes and counts a request that is answered without a slot.
+    fn answer_at_once(
         &mut self,
         operation: Operation,
         request: &Request,
         arrived: u64,
         feeding: &mut Feeding<'_>,
-    ) -> Release {
+    ) -> RequestId {
         let (offset, length) = (request.range.offset(), request.range.length());
-        self.in_flight += 1;
-        feeding.stats.count_bytes(operation, length);
+        feeding.recorder.export(self.peer.export).count_bytes(operation, length);
         let now = feeding.now;
         let timing = Timing { operation, arrived, submitted: now, completed: now, offset, length };
-        Release { held: 0, timing: Some(timing), mapped: None }
+        self.note(request.cookie, 0, Some(timing), feeding)
     }
 }

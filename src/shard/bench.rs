@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outbound::{Outbound, Release, Reply, ReplyChunk, Sending};
-use super::request_table::{Entry, RequestId, RequestTable};
+use super::outbound::{Outbound, Reply, ReplyChunk};
+use super::request_table::{Record, RequestId, RequestTable};
 use super::serve::serve;
 use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle};
@@ -16,12 +16,20 @@ use crate::backend::{Export, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
+use crate::nbd::request::Cookie;
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, Payload, SendBatch};
 use crate::stats::{Operation, Timing};
 
 const TIMING: Timing =
     Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
+
+/// A request comes and goes to its backend.
+fn begin(table: &mut RequestTable, connection: u32) -> RequestId {
+    let id = table.insert(Record { connection, held: 4096, cookie: Cookie(1), timing: None });
+    table.admitted(id, TIMING);
+    id
+}
 
 /// The request table with a number of requests that stays the same.
 pub struct TableRounds {
@@ -33,8 +41,7 @@ impl TableRounds {
     /// So many requests are in the table all the time.
     pub fn new(in_flight: usize) -> Self {
         let mut table = RequestTable::new(in_flight, 0);
-        let entry = |_| Entry { connection: 1, held: 4096, timing: TIMING, single: None };
-        let in_flight = (0..in_flight).map(|index| table.insert(entry(index))).collect();
+        let in_flight = (0..in_flight).map(|_| begin(&mut table, 1)).collect();
         Self { table, in_flight }
     }
 
@@ -43,8 +50,9 @@ impl TableRounds {
         let mut held = 0;
         for now in 0..requests {
             let id = self.in_flight.pop_front().expect("some are in flight");
+            self.table.answered(id);
             held += u64::from(self.table.remove(id).held);
-            let id = self.table.insert(Entry { connection: now, held: 4096, timing: TIMING, single: None });
+            let id = begin(&mut self.table, now);
             self.table.submitted(id, u64::from(now));
             self.in_flight.push_back(id);
         }
@@ -69,7 +77,7 @@ pub enum Content {
 pub struct OutboundRounds {
     outbound: Outbound,
     batch: Box<SendBatch>,
-    releases: Vec<Sending>,
+    ended: Vec<RequestId>,
     pool: BufferPool,
 }
 
@@ -78,12 +86,12 @@ impl OutboundRounds {
     pub fn new(pieces: usize) -> Self {
         let batch = Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
         let pool = BufferPool::new(48 << 20, 32 << 20).expect("48 MiB of memory");
-        Self { outbound: Outbound::default(), batch, releases: Vec::new(), pool }
+        Self { outbound: Outbound::default(), batch, ended: Vec::new(), pool }
     }
 
     /// So many replies are queued, and leave in as few sends as they need; gives the bytes sent.
     pub fn round(&mut self, replies: u32, to: &ReplyTo, content: &Content) -> usize {
-        for _ in 0..replies {
+        for reply in 0..replies {
             let (header, payload) = match *content {
                 Content::Nothing => (to.success(), Payload::Nothing),
                 Content::Zeroes(length) => (to.data(to.offset, length, true), Payload::Zeroes(length)),
@@ -96,21 +104,19 @@ impl OutboundRounds {
                     (to.data(to.offset, length, true), Payload::Leased { lease, start: 0, length })
                 }
             };
-            let release = Release { held: 4096, timing: Some(TIMING), mapped: None };
             let chunk = ReplyChunk { header, payload };
             match content {
-                Content::Mapped(..) => self.outbound.push_mapped(chunk, Release { held: 0, ..release }, 0),
-                _ => self.outbound.push(Reply::One(chunk), release),
+                Content::Mapped(..) => self.outbound.push_mapped(chunk, RequestId(reply), 0),
+                _ => self.outbound.push(Reply::One(chunk), RequestId(reply)),
             }
         }
         let mut sent = 0;
         while self.outbound.wants_to_send() {
-            self.outbound.fill(&mut self.batch, &mut self.releases, 0, |_| Standing::There);
+            self.outbound.fill(&mut self.batch, 0, |_| Standing::There);
             let bytes = self.batch.length();
             sent += bytes;
-            let (mut released, _goes_on) = self.outbound.sent(&mut self.batch, Ok(bytes as u32));
-            released.clear();
-            self.releases.push(released);
+            self.outbound.sent(&mut self.batch, Ok(bytes as u32), &mut self.ended);
+            self.ended.clear();
         }
         sent
     }

@@ -8,19 +8,21 @@ use std::rc::Rc;
 use super::ending::{Ending, Reason, Totals};
 use super::fault_watch::FaultWatch;
 use super::hang_up::HangUp;
-use super::outbound::{Outbound, Release, Reply};
+use super::outbound::{Outbound, Reply};
 use super::receive::Unparsed;
+use super::recorder::Recorder;
+use super::request_table::{Record, RequestId, RequestTable};
 use super::room::Room;
 use super::seniority::{Seniority, Ticket};
-use super::serve::Peer;
+use super::serve::{Peer, Work};
 use super::stall::{Progress, RECEIVE_STEP};
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
 use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::{Command, Rejected, Request, header_length};
-use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation};
-use crate::stats::{self, ExportInterval, Timing};
+use crate::nbd::request::{Command, Cookie, Rejected, Request, header_length};
+use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
+use crate::stats::{self, Timing};
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
@@ -38,23 +40,13 @@ pub(super) enum Fed {
     Ended,
 }
 
-/// A request that is ready for a backend.
-pub(super) struct Admitted {
-    pub(super) request: Request,
-    pub(super) lease: Option<Lease>,
-    pub(super) held: u32,
-    /// When its last byte was here, in nanoseconds of the shard's clock.
-    pub(super) arrived: u64,
-    /// Its moments so far, when it was to be answered in another way before.
-    pub(super) again: Option<Timing>,
-}
-
 /// What feeding a connection may use.
 pub(super) struct Feeding<'a> {
     pub(super) limits: &'a Limits,
     pub(super) pool: &'a BufferPool,
+    pub(super) ring: &'a Ring,
     pub(super) seniority: &'a mut Seniority,
-    pub(super) free_slots: usize,
+    pub(super) requests: &'a mut RequestTable,
     /// Requests that the connection may have in flight, for its own sake and that of the others.
     pub(super) most_in_flight: usize,
     pub(super) room: &'a Room,
@@ -64,16 +56,18 @@ pub(super) struct Feeding<'a> {
     pub(super) now: u64,
     /// How far READs may be answered from mapped files.
     pub(super) fault_watch: &'a mut FaultWatch,
-    /// What is counted for the connection's export.
-    pub(super) stats: &'a mut ExportInterval,
-    /// The connection's key, and where its requests go with it.
+    pub(super) recorder: &'a mut Recorder,
+    /// The connection's key.
     pub(super) key: u32,
-    pub(super) admitted: &'a mut Vec<(u32, Admitted)>,
+    /// Where requests go that need a task, and a note of all that go to their backend.
+    pub(super) admitted: &'a mut Vec<(RequestId, Work)>,
+    pub(super) started: &'a mut Vec<RequestId>,
 }
 
 /// A request whose payload is being received.
 #[derive(Debug)]
 pub(super) struct Receiving {
+    id: RequestId,
     request: Request,
     /// `None` while the kernel receives into it.
     lease: Option<Lease>,
@@ -98,10 +92,13 @@ pub(super) struct Connection {
     pub(super) hang_up: HangUp,
     /// Requests that are not answered, or whose reply is not out.
     pub(super) in_flight: usize,
+    /// Those of them that will not be answered, until the shard forgets them.
+    pub(super) forgotten: Vec<RequestId>,
     /// Bytes of leases held by them.
     pub(super) held: usize,
     /// Ring operations of this connection in flight.
     pub(super) operations: usize,
+    /// Requests that a backend works on.
     pub(super) tasks: usize,
     pub(super) ending: Ending,
     /// Why it ends.
@@ -149,6 +146,7 @@ impl Connection {
             drained: false,
             hang_up: HangUp::default(),
             in_flight: 0,
+            forgotten: Vec::new(),
             held: 0,
             operations: 0,
             tasks: 0,
@@ -173,7 +171,7 @@ impl Connection {
     pub(super) fn received(&mut self, completion: Completion) {
         self.receive = None;
         if self.ending == Ending::Abort {
-            self.receiving = None;
+            self.forget_payload();
             return;
         }
         let Completion { result, operation, received, socket_nonempty } = completion;
@@ -280,7 +278,7 @@ impl Connection {
         if let Some(stopped) = self.read_lost(feeding) {
             return Some(stopped);
         }
-        if self.in_flight < feeding.most_in_flight && feeding.free_slots > 0 {
+        if self.in_flight < feeding.most_in_flight && feeding.requests.free() > 0 {
             return None;
         }
         let has_its_own = self.in_flight >= feeding.limits.requests_per_connection;
@@ -303,12 +301,13 @@ impl Connection {
                     self.inbound.expect_discard(refusal.discard);
                 }
                 let to = ReplyTo::refusal(&refusal, session.reply_mode);
-                self.in_flight += 1;
-                feeding.stats.refused += 1;
-                feeding.stats.discarded_bytes += refusal.discard;
-                feeding.stats.count_error(refusal.command, refusal.error);
+                let stats = feeding.recorder.export(self.peer.export);
+                stats.refused += 1;
+                stats.discarded_bytes += refusal.discard;
+                stats.count_error(refusal.command, refusal.error);
                 let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-                self.outbound.hold_back(reply, Release { held: 0, timing: None, mapped: None });
+                let id = self.note(refusal.cookie, 0, None, feeding);
+                self.outbound.hold_back(reply, id);
                 if refusal.discard == 0 || canary!(DiscardForgotten) {
                     self.outbound.let_go();
                 }
@@ -340,15 +339,29 @@ impl Connection {
             }
         }
         let held = lease.as_ref().map_or(0, |lease| lease.capacity() as u32);
-        self.held += held as usize;
-        self.in_flight += 1;
+        let id = self.note(request.cookie, held, None, feeding);
         if payload > 0 {
             self.inbound.expect_payload(u64::from(payload));
-            self.receiving = Some(Receiving { request, lease, filled: 0, held });
+            self.receiving = Some(Receiving { id, request, lease, filled: 0, held });
         } else {
-            self.admit(Admitted { request, lease, held, arrived, again: None }, feeding);
+            let timing = feeding.recorder.admitted(self.peer.export, &request, arrived);
+            self.admit(id, &request, lease, timing, feeding);
         }
         None
+    }
+
+    /// A request that holds so many bytes of memory is in flight from now on.
+    #[inline]
+    pub(super) fn note(
+        &mut self,
+        cookie: Cookie,
+        held: u32,
+        timing: Option<Timing>,
+        feeding: &mut Feeding<'_>,
+    ) -> RequestId {
+        self.in_flight += 1;
+        self.held += held as usize;
+        feeding.requests.insert(Record { connection: feeding.key, held, cookie, timing })
     }
 
     fn copy_payload(&mut self, bytes: &[u8]) {
@@ -369,17 +382,34 @@ impl Connection {
         if !complete {
             return;
         }
-        let Receiving { request, lease, held, .. } = self.receiving.take().expect("it is complete");
-        let arrived = feeding.now;
-        self.admit(Admitted { request, lease, held, arrived, again: None }, feeding);
+        let Receiving { id, request, lease, .. } = self.receiving.take().expect("it is complete");
+        let timing = feeding.recorder.admitted(self.peer.export, &request, feeding.now);
+        self.admit(id, &request, lease, timing, feeding);
     }
 
-    /// Gives a request to the shard's table. One that had waited for memory or for its payload may come when no slot is free any more: the
+    /// Gives a request to its backend. One that had waited for memory or for its payload may come when no slot is free any more: the
     /// table has one more for each connection.
-    pub(super) fn admit(&mut self, admitted: Admitted, feeding: &mut Feeding<'_>) {
+    #[inline]
+    pub(super) fn admit(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        lease: Option<Lease>,
+        timing: Timing,
+        feeding: &mut Feeding<'_>,
+    ) {
         self.tasks += 1;
-        feeding.free_slots = feeding.free_slots.saturating_sub(1);
-        feeding.admitted.push((feeding.key, admitted));
+        self.progress.admitted = true;
+        feeding.requests.admitted(id, timing);
+        feeding.started.push(id);
+        if let Err(lease) = self.read_alone(id, request, lease, feeding) {
+            feeding.admitted.push((id, Work { request: *request, lease, peer: Rc::clone(&self.peer) }));
+        }
+    }
+
+    /// The payload that was being received will not come, or is of no use any more.
+    pub(super) fn forget_payload(&mut self) {
+        self.forgotten.extend(self.receiving.take().map(|receiving| receiving.id));
     }
 
     /// Whoever has to wait does not keep a receive buffer when they are scarce.
@@ -415,29 +445,30 @@ impl Connection {
         Some(Operation::Receive { socket, poll_first: self.drained })
     }
 
-    /// A request has left the table; its reply goes out unless nobody is there to read it.
-    pub(super) fn reply(&mut self, reply: Reply, mut release: Release) {
+    /// A backend is done with a request; its reply goes out unless nobody is there to read it.
+    #[inline]
+    pub(super) fn reply(&mut self, reply: Reply, id: RequestId, record: &mut Record) {
         self.tasks -= 1;
-        let sends_lease = |timing: Timing| {
+        let sends_lease = |timing: &Timing| {
             matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus)
         };
-        if !release.timing.is_some_and(sends_lease) {
+        if !record.timing.as_ref().is_some_and(sends_lease) {
             // The payload of a write is not needed any more; only what was read stays until it is sent.
-            self.held -= std::mem::take(&mut release.held) as usize;
+            self.held -= std::mem::take(&mut record.held) as usize;
         }
         if self.ending == Ending::Abort {
             drop(reply);
-            self.release(release);
+            self.forgotten.push(id);
         } else {
-            self.outbound.push(reply, release);
+            self.outbound.push(reply, id);
         }
     }
 
     /// A reply is out, or will never be.
-    pub(super) fn release(&mut self, release: Release) {
+    pub(super) fn release(&mut self, record: &Record) {
         self.requests += 1;
-        self.bytes += release.timing.map_or(0, |timing| timing.length);
+        self.bytes += record.timing.as_ref().map_or(0, |timing| timing.length);
         self.in_flight -= 1;
-        self.held -= release.held as usize;
+        self.held -= record.held as usize;
     }
 }

@@ -112,13 +112,11 @@ impl Connection {
         self.outbound.let_go();
         if self.ending == Ending::Abort {
             self.peer.abandon.abandon();
-            for release in self.outbound.abandon() {
-                self.release(release);
-            }
+            self.forgotten.extend(self.outbound.abandon());
             self.unparsed = None;
             self.waiting = None;
             if self.receive.is_none() {
-                self.receiving = None;
+                self.forget_payload();
             }
         }
     }
@@ -131,9 +129,7 @@ impl Connection {
         self.because(Reason::Stopping).ending = Ending::Graceful;
         self.unparsed = None;
         self.waiting = None;
-        if let Some(release) = self.outbound.forget_held_back() {
-            self.release(release);
-        }
+        self.forgotten.extend(self.outbound.forget_held_back());
     }
 
     /// Between requests, with nothing in flight.

@@ -75,8 +75,8 @@ impl Shard {
         interval.end = self.recorder.elapsed();
         interval.gauges = Gauges {
             connections: self.connections.len() as u64,
-            in_flight: self.requests.len() as u64,
-            unsent: self.unsent as u64,
+            in_flight: self.requests.working() as u64,
+            unsent: self.requests.unsent() as u64,
             memory_used: (self.pool.total_bytes() - self.pool.free_bytes()) as u64,
             memory_total: self.pool.total_bytes() as u64,
             receive_buffers: u64::from(self.ring.available_receive_buffers()),
@@ -106,9 +106,7 @@ impl Shard {
         // Those too that came with the last messages.
         for (key, connection) in &mut self.connections {
             if self.limits.shutdown == Shutdown::Close && !canary!(AnswersAtTheEnd) {
-                let before = connection.in_flight;
                 connection.stop();
-                self.unsent = self.unsent + connection.in_flight - before;
             }
             to_flush(&mut self.to_flush, key as u32, connection);
         }

@@ -4,12 +4,11 @@
 
 use std::collections::VecDeque;
 
+use super::request_table::RequestId;
 use crate::backend::Standing;
 use crate::block::ByteRange;
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::nbd::request::Cookie;
-use crate::ring::{MappedRange, Payload, SendBatch, SendMode, SharedLease};
-use crate::stats::Timing;
+use crate::ring::{MappedRange, Payload, SendBatch, SendMode, SharedLease, Unsent};
 
 /// One chunk of a reply.
 #[derive(Debug)]
@@ -46,43 +45,34 @@ impl ReplyChunk {
     }
 }
 
-/// What a request gives back when its reply is out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Release {
-    /// Bytes of memory.
-    pub(super) held: u32,
-    /// Its moments; none for a refused request.
-    pub(super) timing: Option<Timing>,
-    /// Of a READ whose data is sent from the page cache: by which it can be read in another way.
-    pub(super) mapped: Option<Cookie>,
-}
-
-/// A queued chunk, and what its leaving releases: the last one of a reply ends the request.
+/// A queued chunk, and the request that its leaving ends: it is the last one of a reply.
 #[derive(Debug)]
 struct Queued {
     chunk: ReplyChunk,
-    releases: Option<Release>,
+    /// The request, or [`MORE_FOLLOWS`].
+    ends: u32,
     /// Bytes of header and payload that have left; of the first chunk only.
-    left: usize,
+    left: u32,
     /// When its mapped payload was last known to be in the page cache, in nanoseconds of the shard's clock.
     seen: u64,
 }
+
+/// Instead of the request that a chunk ends: others of its reply come behind it.
+const MORE_FOLLOWS: u32 = u32::MAX;
 
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     queue: VecDeque<Queued>,
     /// A refusal whose request is still coming in.
-    held_back: Option<(Reply, Release)>,
-    /// Bytes of leases that the replies in the queue and in the send in flight keep.
-    held: u64,
+    held_back: Option<(Reply, RequestId)>,
     /// Bytes of mapped files in the queue and in the send in flight.
     mapped: u64,
     /// Those of the send in flight, and the moment at which it started, in nanoseconds of the shard's clock.
     mapped_sending: u64,
     started: u64,
-    /// What each chunk of the send in flight releases.
-    sending: Option<Sending>,
+    /// A send is in flight.
+    sending: bool,
     /// An operation is in flight that must end before the next send starts.
     pausing: bool,
     /// The last send filled the socket, and did not wait for room.
@@ -90,7 +80,7 @@ pub(super) struct Outbound {
     /// It ended within a mapped payload, which is not copied yet.
     uncopied: bool,
     /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual way.
-    lost: VecDeque<Release>,
+    lost: VecDeque<RequestId>,
     /// How the first chunk is sent that has left in part.
     torn: Torn,
 }
@@ -124,9 +114,6 @@ pub(super) enum Next {
     Broken,
 }
 
-/// What the chunks of a send release, one by one.
-pub(super) type Sending = Vec<Option<Release>>;
-
 /// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves, so it must leave soon.
 const MOST_MAPPED: u64 = 4 << 20;
 /// A client that takes longer than this for one send, in nanoseconds, is slow: what it asks for waits in memory of ours.
@@ -140,17 +127,16 @@ const KEPT_CHUNKS: usize = 256;
 
 impl Outbound {
     /// Appends a reply with data of a mapped file that was seen in the page cache at `now`.
-    pub(super) fn push_mapped(&mut self, chunk: ReplyChunk, release: Release, now: u64) {
+    pub(super) fn push_mapped(&mut self, chunk: ReplyChunk, request: RequestId, now: u64) {
         self.mapped += chunk.payload.length() as u64;
-        self.queue.push_back(Queued { chunk, releases: Some(release), left: 0, seen: now });
+        self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: now });
     }
 
-    /// Appends a reply; what its request holds is released when it is out.
-    pub(super) fn push(&mut self, reply: Reply, release: Release) {
-        self.held += u64::from(release.held);
+    /// Appends the reply to a request.
+    pub(super) fn push(&mut self, reply: Reply, request: RequestId) {
         match reply {
             Reply::One(chunk) => {
-                self.queue.push_back(Queued { chunk, releases: Some(release), left: 0, seen: NEVER });
+                self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: NEVER });
             }
             Reply::Many(mut chunks) => {
                 if canary!(ChunksSwapped) {
@@ -158,8 +144,8 @@ impl Outbound {
                 }
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
-                    let releases = (index == last).then_some(release);
-                    self.queue.push_back(Queued { chunk, releases, left: 0, seen: NEVER });
+                    let ends = if index == last { request.0 } else { MORE_FOLLOWS };
+                    self.queue.push_back(Queued { chunk, ends, left: 0, seen: NEVER });
                 }
             }
         }
@@ -167,21 +153,21 @@ impl Outbound {
 
     /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does not look for the answer;
     /// libnbd then loses its place in the stream.
-    pub(super) fn hold_back(&mut self, reply: Reply, release: Release) {
+    pub(super) fn hold_back(&mut self, reply: Reply, request: RequestId) {
         assert!(self.held_back.is_none(), "one request comes in at a time");
-        self.held_back = Some((reply, release));
+        self.held_back = Some((reply, request));
     }
 
     /// Appends the reply that was held back, if there is one.
     pub(super) fn let_go(&mut self) {
-        if let Some((reply, release)) = self.held_back.take() {
-            self.push(reply, release);
+        if let Some((reply, request)) = self.held_back.take() {
+            self.push(reply, request);
         }
     }
 
-    /// Forgets the reply that is held back, if there is one: what it would have released.
-    pub(super) fn forget_held_back(&mut self) -> Option<Release> {
-        self.held_back.take().map(|(_reply, release)| release)
+    /// Forgets the reply that is held back, if there is one: the request that it would have ended.
+    pub(super) fn forget_held_back(&mut self) -> Option<RequestId> {
+        self.held_back.take().map(|(_reply, request)| request)
     }
 
     /// Whether a reply is held back.
@@ -202,7 +188,7 @@ impl Outbound {
 
     /// A send is in flight, or the next one waits for something.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending.is_some() || self.pausing
+        self.sending || self.pausing
     }
 
     /// The next send waits for an operation.
@@ -216,15 +202,13 @@ impl Outbound {
         assert!(std::mem::take(&mut self.pausing), "it was waited for");
     }
 
-    /// The payload of the first chunk was copied into a lease: the bytes of memory that its request holds from now on.
-    pub(super) fn copied(&mut self, copy: SharedLease) -> usize {
-        let Some(Queued { chunk, releases: Some(release), .. }) = self.queue.front_mut() else { return 0 };
-        let (held, length) = (copy.capacity(), chunk.payload.length() as u32);
+    /// The payload of the first chunk was copied into a lease: the request that holds it from now on, unless nothing is queued any more.
+    pub(super) fn copied(&mut self, copy: SharedLease) -> Option<RequestId> {
+        let Queued { chunk, ends, .. } = self.queue.front_mut()?;
+        let length = chunk.payload.length() as u32;
         self.mapped -= u64::from(length);
         chunk.payload = Payload::Leased { lease: copy, start: 0, length };
-        release.held += held as u32;
-        self.held += held as u64;
-        held
+        Some(RequestId(*ends))
     }
 
     /// The pages of the first chunk were brought in.
@@ -235,7 +219,7 @@ impl Outbound {
     }
 
     /// A READ that must be read in the usual way, if there is one.
-    pub(super) fn lost(&self) -> Option<Release> {
+    pub(super) fn lost(&self) -> Option<RequestId> {
         self.lost.front().copied()
     }
 
@@ -244,14 +228,9 @@ impl Outbound {
         self.lost.pop_front().expect("there was one");
     }
 
-    /// Bytes of leases that come free when the client fetches its replies.
-    pub(super) fn held(&self) -> u64 {
-        self.held
-    }
-
     /// Nothing queued, nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
-        self.sending.is_none() && self.queue.is_empty() && self.lost.is_empty()
+        !self.sending && self.queue.is_empty() && self.lost.is_empty()
     }
 
     /// Chunks that wait.
@@ -270,14 +249,13 @@ impl Outbound {
         std::mem::take(&mut self.full).then_some(Next::AwaitRoom)
     }
 
-    /// Moves as many chunks into `batch` as fit; what they release waits for the end of the send, in a list of `spare` ones.
+    /// Moves as many chunks into `batch` as fit.
     ///
     /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that were
     /// last seen before it.
     pub(super) fn fill(
         &mut self,
         batch: &mut SendBatch,
-        spare: &mut Vec<Sending>,
         now: u64,
         mut standing: impl FnMut(ByteRange) -> Standing,
     ) -> Next {
@@ -285,7 +263,6 @@ impl Outbound {
             return first;
         }
         self.started = now;
-        let mut sending = spare.pop().unwrap_or_default();
         let mut next = Next::Nothing;
         while batch.has_room_for_chunk(LONGEST_HEADER)
             && let Some(mut front) = self.queue.pop_front()
@@ -303,7 +280,7 @@ impl Outbound {
                     Standing::There => {}
                     _ if !is_torn => {
                         self.mapped -= mapped.length();
-                        self.lost.extend(front.releases);
+                        self.lost.push_back(RequestId(front.ends));
                         continue;
                     }
                     Standing::Cut => {
@@ -323,8 +300,7 @@ impl Outbound {
             } else if matches!(next, Next::Nothing) {
                 next = Next::Send(SendMode::Some);
             }
-            batch.push_chunk(front.chunk.header.as_bytes(), front.chunk.payload, front.left);
-            sending.push(front.releases);
+            batch.push_chunk(front.chunk.header.as_bytes(), front.chunk.payload, front.left, front.ends);
             if self.torn == Torn::Alone {
                 break;
             }
@@ -332,17 +308,21 @@ impl Outbound {
         if self.queue.is_empty() {
             self.queue.shrink_to(KEPT_CHUNKS);
         }
-        match sending.is_empty() {
-            true => spare.push(sending),
-            false => assert!(self.sending.replace(sending).is_none(), "one send at a time"),
+        if !batch.is_empty() {
+            assert!(!std::mem::replace(&mut self.sending, true), "one send at a time");
         }
         next
     }
 
-    /// The send in flight has ended: what is released, and whether the connection can go on. What did not leave is queued again, and the
-    /// batch is empty.
-    pub(super) fn sent(&mut self, batch: &mut SendBatch, result: Result<u32, i32>) -> (Sending, bool) {
-        let mut sending = self.sending.take().expect("a send was in flight");
+    /// The send in flight has ended: tells the requests whose replies are out; whether the connection can go on. What did not leave is
+    /// queued again, and the batch is empty.
+    pub(super) fn sent(
+        &mut self,
+        batch: &mut SendBatch,
+        result: Result<u32, i32>,
+        ended: &mut Vec<RequestId>,
+    ) -> bool {
+        assert!(std::mem::take(&mut self.sending), "a send was in flight");
         self.mapped -= std::mem::take(&mut self.mapped_sending);
         let (bytes, whole) = (result.unwrap_or(0) as usize, batch.length());
         let faulted = result == Err(libc::EFAULT);
@@ -354,23 +334,19 @@ impl Outbound {
         if bytes > 0 {
             self.torn = Torn::Usual;
         }
-        if bytes == whole && batch.is_whole() {
-            batch.clear();
-            self.held -= held_by(sending.iter().flatten());
-            return (sending, true);
-        }
         self.full = bytes < whole && !faulted;
         self.uncopied = self.full;
         let mut unsent = Vec::new();
-        let complete = batch.take_unsent(bytes, |header, payload, left| {
-            let header = HeaderBytes::from_bytes(header);
-            unsent.push((ReplyChunk { header, payload }, left));
+        let complete = |tag| ended.extend(request(tag));
+        batch.take_sent(bytes, complete, |Unsent { header, payload, left, tag }| {
+            let chunk = ReplyChunk { header: HeaderBytes::from_bytes(header), payload };
+            unsent.push(Queued { chunk, ends: tag, left, seen: NEVER });
         });
-        for ((chunk, left), releases) in unsent.into_iter().zip(sending.drain(complete..)).rev() {
-            if let Payload::Mapped(mapped) = &chunk.payload {
-                if faulted && left == 0 {
+        for queued in unsent.into_iter().rev() {
+            if let Payload::Mapped(mapped) = &queued.chunk.payload {
+                if faulted && queued.left == 0 {
                     // One of those in the send could not be read; which one shows when each is read for itself.
-                    self.lost.extend(releases);
+                    self.lost.push_back(RequestId(queued.ends));
                     continue;
                 }
                 if faulted {
@@ -378,26 +354,22 @@ impl Outbound {
                 }
                 self.mapped += mapped.length();
             }
-            self.queue.push_front(Queued { chunk, releases, left, seen: NEVER });
+            self.queue.push_front(queued);
         }
-        self.held -= held_by(sending.iter().flatten());
-        (sending, goes_on)
+        goes_on
     }
 
-    /// Forgets what is queued: the client is gone.
-    pub(super) fn abandon(&mut self) -> Vec<Release> {
+    /// Forgets what is queued, since the client is gone: the requests that it would have ended.
+    pub(super) fn abandon(&mut self) -> impl Iterator<Item = RequestId> {
         self.mapped = self.mapped_sending;
         self.torn = Torn::Usual;
-        let queued = self.queue.drain(..).filter_map(|queued| queued.releases);
-        let releases: Vec<Release> = queued.chain(self.lost.drain(..)).collect();
-        self.held -= held_by(&releases);
-        releases
+        self.queue.drain(..).filter_map(|queued| request(queued.ends)).chain(self.lost.drain(..))
     }
 }
 
-/// Bytes of leases in all.
-fn held_by<'a>(releases: impl IntoIterator<Item = &'a Release>) -> u64 {
-    releases.into_iter().map(|release| u64::from(release.held)).sum()
+/// The request that a chunk ends, if it is the last one of its reply.
+fn request(ends: u32) -> Option<RequestId> {
+    (ends != MORE_FOLLOWS).then_some(RequestId(ends))
 }
 
 #[cfg(test)]
@@ -407,48 +379,56 @@ mod tests {
     use crate::nbd::request::Cookie;
     use crate::nbd::session::ReplyMode;
 
+    const REQUEST: RequestId = RequestId(5);
+
     fn reply(length: u32) -> Reply {
         let to = ReplyTo { mode: ReplyMode::Simple, cookie: Cookie(1), offset: 0, chunked: true };
         Reply::One(ReplyChunk { header: to.data(0, length, true), payload: Payload::Zeroes(length) })
     }
 
-    const RELEASE: Release = Release { held: 4096, timing: None, mapped: None };
-
     /// What the next send is; waits for room are over at once.
     fn fill(outbound: &mut Outbound, batch: &mut SendBatch) -> Next {
         let everything_is_there = |_| Standing::There;
-        match outbound.fill(batch, &mut Vec::new(), 0, everything_is_there) {
-            Next::AwaitRoom => outbound.fill(batch, &mut Vec::new(), 0, everything_is_there),
+        match outbound.fill(batch, 0, everything_is_there) {
+            Next::AwaitRoom => outbound.fill(batch, 0, everything_is_there),
             next => next,
         }
+    }
+
+    /// How many requests have ended with a send that went well enough.
+    fn sent(outbound: &mut Outbound, batch: &mut SendBatch, result: Result<u32, i32>) -> usize {
+        let mut ended = Vec::new();
+        assert!(outbound.sent(batch, result, &mut ended));
+        ended.iter().for_each(|request| assert_eq!(*request, REQUEST));
+        ended.len()
     }
 
     #[test]
     fn a_batch_takes_what_fits_and_releases_it_when_sent() {
         let mut outbound = Outbound::default();
-        (0..5).for_each(|_| outbound.push(reply(512), RELEASE));
+        (0..5).for_each(|_| outbound.push(reply(512), REQUEST));
         let mut batch = SendBatch::with_capacity(7, 1024);
         fill(&mut outbound, &mut batch);
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
-        assert_eq!(outbound.sent(&mut batch, Ok(3 * 528)), (vec![Some(RELEASE); 3], true));
-        assert_eq!(outbound.abandon(), [RELEASE; 2]);
+        assert_eq!(sent(&mut outbound, &mut batch, Ok(3 * 528)), 3);
+        assert_eq!(outbound.abandon().collect::<Vec<_>>(), [REQUEST; 2]);
         assert!(outbound.is_empty());
     }
 
     #[test]
     fn a_short_send_is_gone_on_with_where_it_stopped() {
         let mut outbound = Outbound::default();
-        (0..5).for_each(|_| outbound.push(reply(512), RELEASE));
+        (0..5).for_each(|_| outbound.push(reply(512), REQUEST));
         let mut batch = SendBatch::with_capacity(100, 1024);
         let mut left = 5 * 528;
         // Within a payload, at an edge, nothing, within a header, a header's end.
-        for (sent, released) in [(700, 1), (356, 1), (0, 0), (5, 0), (11, 0), (1040, 2), (528, 1)] {
+        for (bytes, ended) in [(700, 1), (356, 1), (0, 0), (5, 0), (11, 0), (1040, 2), (528, 1)] {
             fill(&mut outbound, &mut batch);
             assert_eq!(batch.length(), left);
-            let result = if sent == 0 { Err(libc::EINTR) } else { Ok(sent as u32) };
-            assert_eq!(outbound.sent(&mut batch, result), (vec![Some(RELEASE); released], true));
-            left -= sent;
+            let result = if bytes == 0 { Err(libc::EINTR) } else { Ok(bytes as u32) };
+            assert_eq!(sent(&mut outbound, &mut batch, result), ended);
+            left -= bytes;
         }
         assert!(left == 0 && outbound.is_empty());
     }
@@ -456,10 +436,10 @@ mod tests {
     #[test]
     fn a_reply_that_is_held_back_keeps_its_request() {
         let mut outbound = Outbound::default();
-        outbound.hold_back(reply(512), RELEASE);
+        outbound.hold_back(reply(512), REQUEST);
         assert!(outbound.holds_back() && !outbound.wants_to_send());
         outbound.let_go();
         assert!(!outbound.holds_back() && outbound.wants_to_send());
-        assert_eq!(outbound.abandon(), [RELEASE]);
+        assert_eq!(outbound.abandon().collect::<Vec<_>>(), [REQUEST]);
     }
 }

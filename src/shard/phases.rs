@@ -3,39 +3,42 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::connection::{Admitted, Connection, Fed, Feeding};
+use super::connection::{Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::{Next, Release, Reply};
-use super::request_table::{Entry, RequestId};
+use super::outbound::{Next, Reply};
+use super::request_table::RequestId;
 use super::serve::{Shared, Work};
 use super::waiting::{Listed, Need};
 use super::worker::{Shard, SpareBatches};
 use crate::config::Limits;
 use crate::nbd::reply::LONGEST_HEADER;
-use crate::ring::{Completion, Event, OpKey, Operation, Owner, SendBatch};
+use crate::ring::{Event, Operation, Owner, SendBatch};
 use crate::task::Tasks;
 
 impl Shard {
     /// What completions brought; nothing acts on it yet.
     pub(super) fn record(&mut self, events: &mut Vec<Event>) {
         for event in events.drain(..) {
-            match event {
-                Event::Task(task) => self.shared.context.ready.wake(task),
-                Event::Connection(connection, key, completion) => self.completed(connection, key, completion),
-                Event::Request(request, completion) => self.single_ended(RequestId(request), completion),
-                Event::Shard(key, completion) => match completion.operation {
+            let key = event.key;
+            match event.owner {
+                Owner::Task(task) => self.shared.context.ready.wake(task),
+                Owner::Request(request) => self.single_ended(RequestId(request), event),
+                Owner::Connection(connection) => self.completed(connection, event),
+                Owner::Shard => match self.ring.collect(event).operation {
                     Operation::Watch { .. } => self.doorbell_rang = true,
                     Operation::Sleep { .. } => self.timer_ended(key),
                     _ => {}
                 },
+                Owner::Nobody => unreachable!("nobody is told"),
             }
         }
     }
 
     /// The end of one operation of a connection.
-    pub(super) fn completed(&mut self, key: u32, operation: OpKey, completion: Completion) {
+    pub(super) fn completed(&mut self, key: u32, event: Event) {
+        let operation = event.key;
+        let completion = self.ring.collect(event);
         let connection = &mut self.connections[key as usize];
-        let before = connection.in_flight;
         connection.operations -= 1;
         match completion.operation {
             Operation::AwaitHangUp { .. } | Operation::Sleep { .. } => {
@@ -48,30 +51,31 @@ impl Shard {
             }
             Operation::Send { batch, .. } => self.sent(key, completion.result, batch),
             Operation::AwaitRoom { .. } | Operation::Populate { .. } | Operation::Read { .. } => {
-                connection.may_send(completion);
+                if let Some((id, held)) = connection.may_send(completion) {
+                    self.requests.record(id).held += held as u32;
+                }
                 to_flush(&mut self.to_flush, key, connection);
             }
             _ => {}
         }
-        self.unsent = self.unsent + self.connections[key as usize].in_flight - before;
         self.list(key);
     }
 
     /// The end of a connection's send.
     fn sent(&mut self, key: u32, result: Result<u32, i32>, mut batch: Box<SendBatch>) {
         let connection = &mut self.connections[key as usize];
-        let (mut released, goes_on) = connection.outbound.sent(&mut batch, result);
+        let goes_on = connection.outbound.sent(&mut batch, result, &mut self.ended);
         give_batch(&mut self.batches, batch);
         connection.progress.outbound.moved(u64::from(result.unwrap_or(0)));
         let export = connection.peer.export;
-        for release in released.drain(..).flatten() {
-            connection.release(release);
-            if let Some(timing) = &release.timing {
+        for id in self.ended.drain(..) {
+            let record = self.requests.remove(id);
+            connection.release(&record);
+            if let Some(timing) = &record.timing {
                 connection.totals.count(timing);
                 self.recorder.sent(export, timing, &connection.name);
             }
         }
-        self.releases.push(released);
         if !goes_on || connection.ending == Ending::Abort {
             connection.because(Reason::Broken(result.err().unwrap_or(libc::EPIPE))).end(Ending::Abort);
         }
@@ -104,24 +108,26 @@ impl Shard {
         let connection = &mut self.connections[key as usize];
         let before = connection.in_flight;
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
+        let most = self.room.most(before, self.requests.unsent());
         let mut feeding = Feeding {
             limits: &self.limits,
             pool: &self.pool,
+            ring: &self.ring,
             seniority: &mut self.seniority,
-            free_slots: self.requests.free().saturating_sub(self.admitted.len()),
-            most_in_flight: self.room.most(before, self.unsent).min(self.limits.requests_per_connection),
+            requests: &mut self.requests,
+            most_in_flight: most.min(self.limits.requests_per_connection),
             room: &self.room,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
             now: self.recorder.now(),
             fault_watch: &mut self.fault_watch,
-            stats: self.recorder.export(connection.peer.export),
+            recorder: &mut self.recorder,
             key,
             admitted: &mut self.admitted,
+            started: &mut self.started,
         };
         let fed = connection.feed(&mut feeding);
         let began_requests = connection.in_flight > before;
-        self.unsent = self.unsent + connection.in_flight - before;
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
             to_flush(&mut self.to_flush, key, connection);
         }
@@ -157,24 +163,8 @@ impl Shard {
         tasks: &mut Tasks<F>,
         serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
     ) {
-        let mut admitted = std::mem::take(&mut self.admitted);
-        for (key, Admitted { request, lease, held, arrived, again }) in admitted.drain(..) {
-            let connection = &mut self.connections[key as usize];
-            connection.progress.admitted = true;
-            let peer = Rc::clone(&connection.peer);
-            let timing = match again {
-                Some(timing) => self.recorder.admitted_again(peer.export, timing),
-                None => self.recorder.admitted(peer.export, &request, arrived),
-            };
-            let id = self.requests.insert(Entry { connection: key, held, timing, single: None });
-            self.started.push(id);
-            if let Some(work) = self.start_single(id, Work { request, lease, peer }) {
-                tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, work));
-            }
-        }
-        self.admitted = admitted;
-        for (id, work) in self.again.drain(..) {
-            tasks.spawn(id.0, serve(Rc::clone(&self.shared), id, work));
+        for (id, work) in self.admitted.drain(..) {
+            tasks.spawn(serve(Rc::clone(&self.shared), id, work));
         }
         tasks.run_ready();
         let mut finished = std::mem::take(&mut *self.shared.finished.borrow_mut());
@@ -188,14 +178,14 @@ impl Shard {
         }
     }
 
-    /// A request leaves the table with its reply.
+    /// A backend is done with a request.
     pub(super) fn reply(&mut self, id: RequestId, reply: Reply, after_run: u64) {
-        let Entry { connection: key, held, mut timing, .. } = self.requests.remove(id);
+        let record = self.requests.answered(id);
+        let key = record.connection;
         let connection = &mut self.connections[key as usize];
-        self.recorder.completed(connection.peer.export, &mut timing, after_run);
-        let before = connection.in_flight;
-        connection.reply(reply, Release { held, timing: Some(timing), mapped: None });
-        self.unsent = self.unsent + connection.in_flight - before;
+        let timing = record.timing.as_mut().expect("it was admitted");
+        self.recorder.completed(connection.peer.export, timing, after_run);
+        connection.reply(reply, id, record);
         to_flush(&mut self.to_flush, key, connection);
     }
 
@@ -229,7 +219,7 @@ impl Shard {
         let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
         let device = &connection.peer.device;
         let standing = |range| device.standing(range, now);
-        let operation = match connection.outbound.fill(&mut batch, &mut self.releases, now, standing) {
+        let operation = match connection.outbound.fill(&mut batch, now, standing) {
             Next::Send(mode) => {
                 self.fault_watch.sends(mode, now);
                 connection.operations += 1;
@@ -246,9 +236,7 @@ impl Shard {
             Next::Populate(mapped) => Some(Operation::Populate { mapped }),
             Next::Nothing => None,
             Next::Broken => {
-                let before = connection.in_flight;
                 connection.because(Reason::Torn(libc::EIO)).end(Ending::Abort);
-                self.unsent -= before - connection.in_flight;
                 None
             }
         };
@@ -281,6 +269,14 @@ impl Shard {
     /// Does what a connection that is ending still needs, once each.
     pub(super) fn end(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
+        let is_over = connection.is_over();
+        if is_over {
+            connection.forget_payload();
+        }
+        for id in std::mem::take(&mut connection.forgotten) {
+            let record = self.requests.remove(id);
+            connection.release(&record);
+        }
         if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
             connection.shut_down = true;
             connection.operations += 1;
@@ -292,7 +288,7 @@ impl Shard {
             connection.operations += 1;
             self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
         }
-        if connection.is_over() {
+        if is_over {
             match connection.listed {
                 // It comes off the list in one of the next turns, and then back here.
                 Listed::ToFeed => return,
@@ -304,7 +300,7 @@ impl Shard {
             self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
             self.recorder.disconnected(connection.peer.export);
             self.share_out();
-            self.unsent -= connection.in_flight;
+            assert_eq!(connection.in_flight, 0, "each request ends or is forgotten");
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
                 self.ring.release_file(connection.socket);
             }

@@ -37,9 +37,9 @@ impl Recorder {
         Self { ring, now: 0, interval, alike: None, gauges, on, slow }
     }
 
-    /// Reads the clock: nanoseconds since the shard began.
+    /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn will do.
     pub(super) fn clock(&self) -> u64 {
-        if self.on { self.ring.now().as_nanos() as u64 } else { 0 }
+        if self.on { self.elapsed() } else { self.now }
     }
 
     /// Reads the clock for what is not recorded by request.
@@ -64,7 +64,7 @@ impl Recorder {
         &mut self.interval.exports[export]
     }
 
-    /// A request goes to its task.
+    /// A request goes to its backend.
     pub(super) fn admitted(&mut self, export: usize, request: &Request, arrived: u64) -> Timing {
         let operation = operation(request.command);
         let (offset, length) = (request.range.offset(), request.range.length());
@@ -73,15 +73,15 @@ impl Recorder {
         Timing { operation, arrived, submitted: 0, completed: 0, offset, length }
     }
 
-    /// A request that was to be answered without a task, and is counted, goes to one after all.
+    /// A request that was to be answered without its backend, and is counted, goes there after all.
     pub(super) fn admitted_again(&mut self, export: usize, timing: Timing) -> Timing {
         self.gauges[export].in_flight += 1;
-        timing
+        Timing { submitted: 0, completed: 0, ..timing }
     }
 
-    /// A task has ended, in the turn at whose end the clock showed `after_run`.
+    /// A backend is done, in the turn at whose end the clock showed `after_run`.
     ///
-    /// One that waited for the ring was done when its completion was reaped; one that ended in its first turn needed no ring.
+    /// What waited for the ring was done when its completion was reaped; what ended in its first turn needed no ring.
     pub(super) fn completed(&mut self, export: usize, timing: &mut Timing, after_run: u64) {
         self.gauges[export].in_flight -= 1;
         if timing.submitted == 0 {

@@ -1,34 +1,35 @@
-//! Requests that a backend works on, by their own number.
+//! All requests of a shard, from when they take up memory until their reply is out.
 //!
-//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the entry and the index of the task that serves it, if
-//! one does.
+//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the request's record. Whatever a request goes through
+//! carries the id alone; so what is known of it is written once and moved nowhere.
 
 use slab::Slab;
 
-use crate::nbd::request::Request;
+use crate::nbd::request::Cookie;
 use crate::stats::Timing;
 
 /// A request in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct RequestId(pub(super) u32);
 
-/// What is remembered of a request while a backend works on it.
-#[derive(Debug)]
-pub(super) struct Entry {
+/// What is remembered of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
     /// The connection that waits for the reply.
     pub(super) connection: u32,
     /// Bytes of memory that the connection holds for it.
     pub(super) held: u32,
-    /// Its moments so far; 0 for those that have not come.
-    pub(super) timing: Timing,
-    /// What is asked for, while it is read without a task.
-    pub(super) single: Option<Request>,
+    /// For its reply, when that is made where the request is not.
+    pub(super) cookie: Cookie,
+    /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is received.
+    pub(super) timing: Option<Timing>,
 }
 
-/// A fixed number of slots.
+/// A fixed number of slots for requests that a backend works on, and records of those and of all whose reply is not out.
 #[derive(Debug)]
 pub(super) struct RequestTable {
-    entries: Slab<Entry>,
+    records: Slab<Record>,
+    working: usize,
     capacity: usize,
     reserve: usize,
 }
@@ -36,42 +37,65 @@ pub(super) struct RequestTable {
 impl RequestTable {
     /// `capacity` slots, and `reserve` more for writes whose payload was being received when the others ran out.
     pub(super) fn new(capacity: usize, reserve: usize) -> Self {
-        Self { entries: Slab::with_capacity(1024), capacity, reserve }
+        Self { records: Slab::with_capacity(1024), working: 0, capacity, reserve }
     }
 
     /// Slots that new requests may take.
     pub(super) fn free(&self) -> usize {
-        self.capacity.saturating_sub(self.entries.len())
+        self.capacity.saturating_sub(self.working)
     }
 
-    /// Takes a request in; the caller has checked that there is room.
-    pub(super) fn insert(&mut self, entry: Entry) -> RequestId {
-        assert!(self.entries.len() < self.capacity + self.reserve, "the caller checks for room");
-        RequestId(self.entries.insert(entry) as u32)
+    /// Requests that a backend works on.
+    pub(super) fn working(&self) -> usize {
+        self.working
     }
 
-    /// Notes when a request was handed to its backend, if it is still there.
+    /// Requests whose reply is not out.
+    pub(super) fn unsent(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Notes a request; it takes no slot yet.
+    pub(super) fn insert(&mut self, record: Record) -> RequestId {
+        RequestId(self.records.insert(record) as u32)
+    }
+
+    /// A request goes to its backend, and takes a slot; the caller has checked that there is one.
+    pub(super) fn admitted(&mut self, id: RequestId, timing: Timing) {
+        assert!(self.working < self.capacity + self.reserve, "the caller checks for room");
+        self.working += 1;
+        self.records[id.0 as usize].timing = Some(timing);
+    }
+
+    /// Notes when a request was handed to its backend, if that still works on it.
     pub(super) fn submitted(&mut self, id: RequestId, now: u64) {
-        if let Some(entry) = self.entries.get_mut(id.0 as usize) {
-            entry.timing.submitted = now;
+        if let Some(Record { timing: Some(timing), .. }) = self.records.get_mut(id.0 as usize)
+            && timing.completed == 0
+        {
+            timing.submitted = now;
         }
     }
 
-    /// A request is read without a task.
-    pub(super) fn read_alone(&mut self, id: RequestId, request: Request) {
-        self.entries[id.0 as usize].single = Some(request);
+    /// The backend is done with a request; it gives up its slot.
+    pub(super) fn answered(&mut self, id: RequestId) -> &mut Record {
+        self.working -= 1;
+        &mut self.records[id.0 as usize]
     }
 
-    pub(super) fn entry(&mut self, id: RequestId) -> &mut Entry {
-        &mut self.entries[id.0 as usize]
+    /// Bytes that connections hold, by their keys, for requests whose backend is done: they come back when the client fetches its reply.
+    pub(super) fn held_by_replies(&self) -> impl Iterator<Item = (u32, u32)> {
+        let is_answered = |record: &&Record| record.timing.is_some_and(|timing| timing.completed > 0);
+        let held = |(_, record): (usize, &Record)| (record.connection, record.held);
+        self.records.iter().filter(move |(_, record)| is_answered(record)).map(held)
     }
 
-    /// Requests in the table.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
+    /// What is remembered of a request.
+    pub(super) fn record(&mut self, id: RequestId) -> &mut Record {
+        &mut self.records[id.0 as usize]
     }
 
-    pub(super) fn remove(&mut self, id: RequestId) -> Entry {
-        self.entries.remove(id.0 as usize)
+    /// A request's reply is out, or will never be.
+    pub(super) fn remove(&mut self, id: RequestId) -> Record {
+        self.records.remove(id.0 as usize)
     }
 }

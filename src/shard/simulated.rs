@@ -56,9 +56,9 @@ impl<F: Future<Output = ()>> Step for Worker<F> {
             receive_buffers: shard.ring.available_receive_buffers(),
             registered_files: shard.ring.registered_files(),
             operations: shard.ring.operations_in_flight(),
-            requests: shard.requests.len(),
+            requests: shard.requests.working(),
             tasks: self.tasks.running(),
-            unsent: shard.unsent,
+            unsent: shard.requests.unsent(),
             connections: shard.connections.len(),
             counted_connections: shard.connection_count.load(std::sync::atomic::Ordering::Relaxed),
         }

@@ -1,17 +1,20 @@
-//! Reads that are one operation of the ring: a slot, but no task.
+//! Reads that are one operation of the ring: a slot, but no task. They are queued when they are parsed.
 //!
 //! Most copied reads are. Only the whole success is dealt with here: a read that came back short or with an error starts again as a task,
 //! which has one way for all that can happen.
 
+use super::connection::{Connection, Feeding};
 use super::outbound::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use super::serve::{Peer, Work};
 use super::worker::Shard;
+use crate::block::ByteRange;
 use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::{Command, Request};
-use crate::ring::{Completion, FileIndex, Operation, Owner, Payload};
+use crate::ring::{Completion, Event, FileIndex, Lease, Operation, Owner, Payload};
 
 /// The file that a request is one read of, if it is.
+#[inline]
 fn file(request: &Request, peer: &Peer) -> Option<FileIndex> {
     let Command::Read { dont_fragment } = request.command else { return None };
     let range = request.range;
@@ -21,38 +24,44 @@ fn file(request: &Request, peer: &Peer) -> Option<FileIndex> {
     peer.device.single_read(range)
 }
 
-impl Shard {
-    /// Starts a read that needs no task; gives back what does.
-    pub(super) fn start_single(&mut self, id: RequestId, work: Work) -> Option<Work> {
-        let Some(file) = file(&work.request, &work.peer) else { return Some(work) };
-        let Work { request, lease, .. } = work;
+impl Connection {
+    /// Starts a read that needs no task; gives back the memory of what does.
+    #[inline]
+    pub(super) fn read_alone(
+        &self,
+        id: RequestId,
+        request: &Request,
+        lease: Option<Lease>,
+        feeding: &mut Feeding<'_>,
+    ) -> Result<(), Option<Lease>> {
+        let Some(file) = file(request, &self.peer) else { return Err(lease) };
         let lease = lease.expect("a read of a file has its memory");
-        let length = request.range.length() as u32;
-        let offset = request.range.offset();
+        let (offset, length) = (request.range.offset(), request.range.length() as u32);
         let operation = Operation::Read { file, offset, lease, start: 0, length, in_worker: false };
-        self.requests.read_alone(id, request);
-        self.ring.push(operation, Owner::Request(id.0));
-        None
+        feeding.ring.push(operation, Owner::Request(id.0));
+        Ok(())
     }
+}
 
+impl Shard {
     /// The end of such a read: its reply, or a task that reads again.
-    pub(super) fn single_ended(&mut self, id: RequestId, completion: Completion) {
-        let Operation::Read { lease, .. } = completion.operation else {
-            unreachable!("it comes back as it went")
-        };
-        let entry = self.requests.entry(id);
-        let request = entry.single.take().expect("it is read without a task");
-        let key = entry.connection;
-        let connection = &mut self.connections[key as usize];
-        let length = request.range.length() as u32;
-        if completion.result != Ok(length) {
-            let work = Work { request, lease: Some(lease), peer: connection.peer.clone() };
-            self.again.push((id, work));
+    pub(super) fn single_ended(&mut self, id: RequestId, event: Event) {
+        let Completion { result, operation, .. } = self.ring.collect(event);
+        let Operation::Read { lease, .. } = operation else { unreachable!("it comes back as it went") };
+        let record = self.requests.record(id);
+        let timing = record.timing.as_ref().expect("it was admitted");
+        let (cookie, offset, length) = (record.cookie, timing.offset, timing.length);
+        let peer = &self.connections[record.connection as usize].peer;
+        if result != Ok(length as u32) {
+            let command = Command::Read { dont_fragment: true };
+            let range = ByteRange::new(offset, length).expect("it was one before");
+            let request = Request { cookie, command, range, offset, flags: Default::default() };
+            self.admitted.push((id, Work { request, lease: Some(lease), peer: peer.clone() }));
             return;
         }
-        let to = ReplyTo::request(&request, connection.peer.session.reply_mode);
-        let header = to.data(request.range.offset(), length, true);
-        let payload = Payload::Leased { lease: lease.freeze(), start: 0, length };
+        let to = ReplyTo { mode: peer.session.reply_mode, cookie, offset, chunked: true };
+        let header = to.data(offset, length as u32, true);
+        let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };
         self.reply(id, Reply::One(ReplyChunk { header, payload }), 0);
     }
 }

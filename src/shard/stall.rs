@@ -86,10 +86,10 @@ impl Progress {
     }
 }
 
-/// What the client keeps by not sending the rest of a payload, and by not fetching replies, in bytes.
-fn up_to_client(connection: &Connection) -> [Option<u64>; 2] {
+/// What the client keeps by not sending the rest of a payload, and by not fetching replies that hold so much, in bytes.
+fn up_to_client(connection: &Connection, held_by_replies: u64) -> [Option<u64>; 2] {
     let inbound = connection.receiving.as_ref().map(|receiving| receiving.held.into());
-    let outbound = connection.outbound.is_sending().then(|| connection.outbound.held());
+    let outbound = connection.outbound.is_sending().then_some(held_by_replies);
     [inbound, outbound]
 }
 
@@ -112,6 +112,10 @@ impl Shard {
     fn look(&mut self) {
         let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
         let somebody_waits = !self.waiting.is_empty();
+        let mut held_by_replies = vec![0; self.connections.capacity()];
+        for (key, held) in self.requests.held_by_replies() {
+            held_by_replies[key as usize] += u64::from(held);
+        }
         let (mut somebody_starves, mut somebody_is_held_up) = (false, false);
         for (key, connection) in &mut self.connections {
             if let Some(glance) = connection.glance() {
@@ -122,7 +126,7 @@ impl Shard {
                 connection.receive = Some(target);
                 self.ring.push(Operation::Cancel { target }, owner);
             }
-            let [inbound, outbound] = up_to_client(connection).map(|held| held.filter(|_| somebody_waits));
+            let [inbound, outbound] = up_to_client(connection, held_by_replies[key]).map(|held| held.filter(|_| somebody_waits));
             let waits = matches!(connection.listed, Listed::Waiting { .. });
             let progress = &mut connection.progress;
             progress.inbound.look(inbound);
@@ -145,9 +149,7 @@ impl Shard {
         for (key, connection) in &mut self.connections {
             if connection.progress.is_late(looks) && connection.ending != Ending::Abort {
                 tracing::debug!(peer = %connection.name, progress = ?connection.progress, "evicted");
-                let before = connection.in_flight;
                 connection.because(Reason::Evicted).end(Ending::Abort);
-                self.unsent -= before - connection.in_flight;
                 to_flush(&mut self.to_flush, key as u32, connection);
                 evicted += 1;
             }

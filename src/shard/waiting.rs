@@ -195,7 +195,7 @@ impl Shard {
     fn is_met(&self, need: Need, returned: bool) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.pool.could_meet(shortage),
-            Need::Slot { room } => self.room.has(self.unsent, room) && self.requests.free() > 0,
+            Need::Slot { room } => self.room.has(self.requests.unsent(), room) && self.requests.free() > 0,
             Need::Buffer => return self.ring.available_receive_buffers() > 0,
         };
         met && !canary!(LostWakeUp)

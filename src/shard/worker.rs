@@ -10,10 +10,9 @@ use crossbeam_channel::Receiver;
 use slab::Slab;
 
 use super::busy_poll::BusyPoll;
-use super::connection::{Admitted, Connection};
+use super::connection::Connection;
 use super::fault_watch::FaultWatch;
 use super::mailbox::Message;
-use super::outbound::Sending;
 use super::recorder::Recorder;
 use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
@@ -66,19 +65,16 @@ pub(super) struct Shard {
     pub(super) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
     pub(super) to_flush: Vec<u32>,
-    pub(super) admitted: Vec<(u32, Admitted)>,
-    /// Reads without a task that now need one.
-    pub(super) again: Vec<(RequestId, Work)>,
+    /// Requests of this turn that need a task.
+    pub(super) admitted: Vec<(RequestId, Work)>,
     /// Spare batches, small and large; boxed, because an operation holds one behind a pointer.
     pub(super) batches: SpareBatches,
-    /// Spare lists of what a send releases.
-    pub(super) releases: Vec<Sending>,
+    /// Requests that a send has ended; kept for its memory.
+    pub(super) ended: Vec<RequestId>,
     /// Requests that were handed to their backend in this turn.
     pub(super) started: Vec<RequestId>,
     /// How many of them each connection may have.
     pub(super) room: Room,
-    /// Requests of all connections whose reply is not out.
-    pub(super) unsent: usize,
     pub(super) messages: Receiver<Message>,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) doorbell_rang: bool,
@@ -159,12 +155,10 @@ impl Shard {
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
-            again: Vec::new(),
             batches: Default::default(),
-            releases: Vec::new(),
+            ended: Vec::new(),
             started: Vec::new(),
             room,
-            unsent: 0,
             messages,
             doorbell,
             doorbell_rang: true,
@@ -194,7 +188,7 @@ impl Shard {
         let busy = !self.shared.context.ready.is_empty()
             || !self.to_feed.is_empty()
             || !self.to_flush.is_empty()
-            || !self.again.is_empty()
+            || !self.admitted.is_empty()
             || self.doorbell_rang
             || (self.shutdown.is_some() && self.connections.is_empty())
             || self.may_go_on();

@@ -135,12 +135,12 @@ impl<'a> Run<'a> {
             self.submit_and_reap(next_start, &mut events);
             let now = self.now();
             for event in events.drain(..) {
-                match event {
-                    Event::Connection(key, _, completion) => self.completed(key, completion, now)?,
-                    Event::Shard(_, completion) => self.noticed(&completion),
-                    Event::Task(_) | Event::Request(..) => {
-                        unreachable!("there are no tasks, and no requests to a backend")
-                    }
+                let owner = event.owner;
+                let completion = self.load.ring.collect(event);
+                match owner {
+                    Owner::Connection(key) => self.completed(key, completion, now)?,
+                    Owner::Shard => self.noticed(&completion),
+                    _ => unreachable!("there are no tasks, and no requests to a backend"),
                 }
             }
         }
