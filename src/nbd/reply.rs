@@ -3,8 +3,8 @@
 //! Source: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message", "Structured reply types". Only
 //! headers are built here; the data of a READ never passes through.
 
-use zerocopy::IntoBytes;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{Immutable, IntoBytes, Unaligned, transmute};
 
 use super::error::to_wire;
 use super::request::{Cookie, Refusal, Request};
@@ -23,6 +23,14 @@ pub struct HeaderBytes {
 }
 
 impl HeaderBytes {
+    /// A header that is one value: its size is known to the compiler.
+    #[inline]
+    fn of<const N: usize>(bytes: [u8; N]) -> Self {
+        let mut header = Self { bytes: [0; LONGEST_HEADER], length: N as u8 };
+        header.bytes[..N].copy_from_slice(&bytes);
+        header
+    }
+
     fn new(parts: [&[u8]; 3]) -> Self {
         let mut header = Self { bytes: [0; LONGEST_HEADER], length: 0 };
         for part in parts {
@@ -45,6 +53,20 @@ impl HeaderBytes {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
+
+    /// The bytes with room behind them, and how many they are.
+    #[inline]
+    pub fn padded(&self) -> (&[u8; LONGEST_HEADER], usize) {
+        (&self.bytes, usize::from(self.length))
+    }
+}
+
+/// The header of a chunk of data, with what precedes them.
+#[derive(IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct WithOffset<T> {
+    header: T,
+    offset: U64,
 }
 
 /// What replies to a request have in common.
@@ -75,32 +97,42 @@ impl ReplyTo {
 
     /// The header of a chunk of `length` bytes, of which `fixed` are given here.
     fn chunk(&self, kind: u16, done: bool, length: u64, fixed: [&[u8]; 2]) -> HeaderBytes {
-        let flags = if done { NBD_REPLY_FLAG_DONE } else { 0 };
-        if self.mode == ReplyMode::Extended {
-            let header = ExtendedReply {
-                magic: U32::new(NBD_EXTENDED_REPLY_MAGIC),
-                flags: U16::new(flags),
-                kind: U16::new(kind),
-                cookie: U64::new(self.cookie.0),
-                offset: U64::new(self.offset),
-                length: U64::new(length),
-            };
-            return HeaderBytes::new([header.as_bytes(), fixed[0], fixed[1]]);
+        match self.mode {
+            ReplyMode::Extended => {
+                HeaderBytes::new([self.extended(kind, done, length).as_bytes(), fixed[0], fixed[1]])
+            }
+            _ => HeaderBytes::new([self.structured(kind, done, length).as_bytes(), fixed[0], fixed[1]]),
         }
-        let header = StructuredReply {
+    }
+
+    #[inline]
+    fn extended(&self, kind: u16, done: bool, length: u64) -> ExtendedReply {
+        ExtendedReply {
+            magic: U32::new(NBD_EXTENDED_REPLY_MAGIC),
+            flags: U16::new(if done { NBD_REPLY_FLAG_DONE } else { 0 }),
+            kind: U16::new(kind),
+            cookie: U64::new(self.cookie.0),
+            offset: U64::new(self.offset),
+            length: U64::new(length),
+        }
+    }
+
+    #[inline]
+    fn structured(&self, kind: u16, done: bool, length: u64) -> StructuredReply {
+        StructuredReply {
             magic: U32::new(NBD_STRUCTURED_REPLY_MAGIC),
-            flags: U16::new(flags),
+            flags: U16::new(if done { NBD_REPLY_FLAG_DONE } else { 0 }),
             kind: U16::new(kind),
             cookie: U64::new(self.cookie.0),
             length: U32::new(u32::try_from(length).expect("a chunk is shorter than 4 GiB")),
-        };
-        HeaderBytes::new([header.as_bytes(), fixed[0], fixed[1]])
+        }
     }
 
+    #[inline]
     fn simple(&self, error: u32) -> HeaderBytes {
         let magic = U32::new(NBD_SIMPLE_REPLY_MAGIC);
         let reply = SimpleReply { magic, error: U32::new(error), cookie: U64::new(self.cookie.0) };
-        HeaderBytes::new([reply.as_bytes(), &[], &[]])
+        HeaderBytes::of::<16>(transmute!(reply))
     }
 
     /// Success without data: for everything but a READ with data, and the end of a chunked reply.
@@ -112,12 +144,18 @@ impl ReplyTo {
     }
 
     /// What precedes `length` bytes of data (at least 1) read from `offset`; in simple mode the only one of the reply.
+    #[inline]
     pub fn data(&self, offset: u64, length: u32, done: bool) -> HeaderBytes {
+        let (kind, length, offset) = (NBD_REPLY_TYPE_OFFSET_DATA, 8 + u64::from(length), U64::new(offset));
         match self.mode {
             ReplyMode::Simple => self.simple(0),
-            _ => {
-                let offset = offset.to_be_bytes();
-                self.chunk(NBD_REPLY_TYPE_OFFSET_DATA, done, 8 + u64::from(length), [&offset, &[]])
+            ReplyMode::Structured => {
+                let header = self.structured(kind, done, length);
+                HeaderBytes::of::<28>(transmute!(WithOffset { header, offset }))
+            }
+            ReplyMode::Extended => {
+                let header = self.extended(kind, done, length);
+                HeaderBytes::of::<40>(transmute!(WithOffset { header, offset }))
             }
         }
     }

@@ -143,7 +143,7 @@ impl SendBatch {
     /// Whether another chunk can be pushed, with a header of at most so many bytes.
     pub fn has_room_for_chunk(&self, header: usize) -> bool {
         let has_pieces = self.room() >= Self::PIECES_PER_CHUNK;
-        self.length < Self::MOST_BYTES && has_pieces && self.header_room() >= header
+        !self.is_full() && has_pieces && self.header_room() >= header
     }
 
     /// Appends a header and its payload, of which the first `left` bytes have left already, up to [`SendBatch::MOST_BYTES`].
@@ -151,18 +151,56 @@ impl SendBatch {
     /// The batch holds the payload until it is cleared; [`SendBatch::take_sent`] tells by `tag` what has left and gives back what did not.
     #[inline]
     pub fn push_chunk(&mut self, header: &[u8], payload: Payload, left: u32, tag: u32) {
-        let room = Self::MOST_BYTES.checked_sub(self.length).expect("the caller leaves room");
-        let length = header.len() + payload.length();
         let start = self.headers.len();
         assert!(header.len() <= self.header_room(), "the caller leaves room");
         self.headers.extend_from_slice(header);
+        self.push_with_header(start..start + header.len(), payload, left, tag);
+    }
+
+    /// The same for the first `length` bytes of a header of fixed size, none of which have left: copying all of it is cheaper.
+    #[inline]
+    pub fn push_fixed<const N: usize>(
+        &mut self,
+        header: &[u8; N],
+        length: usize,
+        payload: Payload,
+        tag: u32,
+    ) {
+        let start = self.headers.len();
+        assert!(N <= self.header_room() && length <= N, "the caller leaves room");
+        self.headers.extend_from_slice(header);
+        self.headers.truncate(start + length);
+        self.push_with_header(start..start + length, payload, 0, tag);
+    }
+
+    #[inline]
+    fn push_with_header(&mut self, header: Range<usize>, payload: Payload, left: u32, tag: u32) {
+        let room = Self::MOST_BYTES.checked_sub(self.length).expect("the caller leaves room");
+        let length = header.len() + payload.length();
         if left == 0 && length <= room {
-            self.push_header_piece(start..start + header.len());
+            self.push_header_piece(header.clone());
             self.push_payload_piece(&payload, 0..payload.length());
-            self.hold(start..start + header.len(), payload, 0, length, tag);
+            self.hold(header, payload, 0, length, tag);
         } else {
-            self.push_part(start..start + header.len(), payload, left, (length - left as usize).min(room), tag);
+            self.push_part(header, payload, left, (length - left as usize).min(room), tag);
         }
+    }
+
+    /// Moves all chunks of another batch here, which must have room for them. None of them may have been sent.
+    pub fn append(&mut self, other: &mut Self) {
+        let put =
+            |Unsent { header, payload, left, tag }: Unsent<'_>| self.push_chunk(header, payload, left, tag);
+        other.take_sent(0, |_tag| unreachable!("no chunk is empty"), put);
+    }
+
+    /// Chunks in it.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Whether it has as many bytes as one may have.
+    pub fn is_full(&self) -> bool {
+        self.length >= Self::MOST_BYTES
     }
 
     /// Keeps a payload, and what is known of its chunk, until the batch is cleared.
@@ -210,12 +248,7 @@ impl SendBatch {
     /// After `sent` bytes have left: tells the tags of chunks that are complete, gives back the others, both in order, and empties the
     /// batch.
     #[inline]
-    pub fn take_sent(
-        &mut self,
-        sent: usize,
-        mut complete: impl FnMut(u32),
-        mut put: impl FnMut(Unsent<'_>),
-    ) {
+    pub fn take_sent(&mut self, sent: usize, mut complete: impl FnMut(u32), mut put: impl FnMut(Unsent<'_>)) {
         if sent == self.length && self.is_whole() {
             self.chunks.drain(..).for_each(|chunk| complete(chunk.tag));
             return self.clear();

@@ -77,6 +77,7 @@ impl Buddy {
     }
 
     /// Takes a block of `2^order` units and returns its first unit.
+    #[inline]
     pub(super) fn take(&mut self, order: u8) -> Option<u32> {
         if order == 0
             && let Some(unit) = self.ready.pop()
@@ -85,6 +86,10 @@ impl Buddy {
             self.free_units -= 1;
             return Some(unit);
         }
+        self.take_merged(order)
+    }
+
+    fn take_merged(&mut self, order: u8) -> Option<u32> {
         let mut found = self.find(order)?;
         let start = self.heads[usize::from(found)];
         self.unlink(start, found);
@@ -97,6 +102,7 @@ impl Buddy {
     }
 
     /// Gives a block back; it merges with its free neighbours.
+    #[inline]
     pub(super) fn give(&mut self, start: u32, order: u8) {
         self.free_units += 1 << order;
         if order == 0 && self.ready.len() < MOST_READY {

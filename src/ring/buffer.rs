@@ -180,12 +180,30 @@ impl BufferPool {
     /// a client that never reads its replies gets half of the memory at the most, the next one a quarter; and the last quarter is shared
     /// out evenly, see [`BufferPool::share_among`].
     pub fn lend(&self, length: usize, held: usize) -> Option<Lease> {
+        if length <= UNIT {
+            return self.lend_unit(length, held);
+        }
         assert!(length <= self.inner.longest, "a lease of {length} bytes is beyond every limit");
         let kind = self.kind_of(length);
         if self.free_for(kind) < self.must_be_free(kind, length, held) {
             return None;
         }
         self.zones_for(kind).find_map(|kind| self.take(kind, length))
+    }
+
+    /// The same for what most requests need, with one look at its zone.
+    #[inline]
+    fn lend_unit(&self, length: usize, held: usize) -> Option<Lease> {
+        let mut zone = self.inner.zones[Kind::Small as usize].borrow_mut();
+        let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
+        let exceeds_share = held + length > self.inner.last_share.get();
+        let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
+        if zone.free() < as_much_is_left.max(last_quarter_is_left) {
+            return None;
+        }
+        let unit = zone.buddy.take(0)? + zone.first_unit;
+        drop(zone);
+        Some(self.hand_out(unit, 0, Kind::Small))
     }
 
     fn kind_of(&self, length: usize) -> Kind {
@@ -265,12 +283,18 @@ impl BufferPool {
         let order = order_of(length);
         let mut zone = self.inner.zones[kind as usize].borrow_mut();
         let unit = zone.buddy.take(order)? + zone.first_unit;
+        drop(zone);
+        Some(self.hand_out(unit, order, kind))
+    }
+
+    #[inline]
+    fn hand_out(&self, unit: u32, order: u8, kind: Kind) -> Lease {
         let block = &self.inner.blocks[unit as usize];
         assert_eq!(block.holders.replace(1), 0, "unit {unit} is lent twice");
         block.order.set(order);
         block.kind.set(kind);
         block.pool.set(Some(Rc::clone(&self.inner)));
-        Some(Lease { block: NonNull::from(block), start: 0, length: (UNIT << order) as u32 })
+        Lease { block: NonNull::from(block), start: 0, length: (UNIT << order) as u32 }
     }
 
     /// So many connections share the memory: each is sure of an equal part of the last quarter of the small leases for what it holds, and

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::{Reply, ReplyChunk};
+use super::outbound::Reply;
 use super::request_table::RequestId;
 use super::waiting::Need;
 use crate::backend::AtOnce;
@@ -41,17 +41,17 @@ impl Connection {
         };
         let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
         let id = self.answer_at_once(Operation::Read, request, arrived, feeding);
-        let chunk = ReplyChunk { header, payload };
-        if matches!(chunk.payload, Payload::Mapped(_)) {
-            self.outbound.push_mapped(chunk, id, feeding.now);
-        } else {
-            self.outbound.push(Reply::One(chunk), id);
-        }
+        self.outbound.push_one(header, payload, id, feeding.now, feeding.batches);
         true
     }
 
     /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had to.
+    #[inline]
     pub(super) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
+        self.outbound.lost().and_then(|_| self.read_all_lost(feeding))
+    }
+
+    fn read_all_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         while let Some(id) = self.outbound.lost() {
             if feeding.requests.free() == 0 {
                 return Some(Fed::WaitsForShard(Need::Slot { room: 0 }));

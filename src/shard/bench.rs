@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batches::Batches;
 use super::outbound::{Outbound, Reply, ReplyChunk};
 use super::request_table::{Record, RequestId, RequestTable};
 use super::serve::serve;
@@ -15,10 +16,10 @@ use super::{Negotiated, ShardConfig, ShardHandle};
 use crate::backend::{Export, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
-use crate::nbd::reply::{LONGEST_HEADER, ReplyTo};
+use crate::nbd::reply::ReplyTo;
 use crate::nbd::request::Cookie;
 use crate::nbd::session::Session;
-use crate::ring::{BufferPool, FileMapping, Payload, SendBatch};
+use crate::ring::{BufferPool, FileMapping, Payload};
 use crate::stats::{Operation, Timing};
 
 const TIMING: Timing =
@@ -76,7 +77,7 @@ pub enum Content {
 /// One connection's outbound queue and its batches.
 pub struct OutboundRounds {
     outbound: Outbound,
-    batch: Box<SendBatch>,
+    batches: Batches,
     ended: Vec<RequestId>,
     pool: BufferPool,
 }
@@ -84,14 +85,14 @@ pub struct OutboundRounds {
 impl OutboundRounds {
     /// A queue whose sends have room for `pieces` pieces.
     pub fn new(pieces: usize) -> Self {
-        let batch = Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
+        let batches = Batches::new(pieces);
         let pool = BufferPool::new(48 << 20, 32 << 20).expect("48 MiB of memory");
-        Self { outbound: Outbound::default(), batch, ended: Vec::new(), pool }
+        Self { outbound: Outbound::default(), batches, ended: Vec::new(), pool }
     }
 
     /// So many replies are queued, and leave in as few sends as they need; gives the bytes sent.
     pub fn round(&mut self, replies: u32, to: &ReplyTo, content: &Content) -> usize {
-        for reply in 0..replies {
+        for request in 0..replies {
             let (header, payload) = match *content {
                 Content::Nothing => (to.success(), Payload::Nothing),
                 Content::Zeroes(length) => (to.data(to.offset, length, true), Payload::Zeroes(length)),
@@ -104,18 +105,22 @@ impl OutboundRounds {
                     (to.data(to.offset, length, true), Payload::Leased { lease, start: 0, length })
                 }
             };
-            let chunk = ReplyChunk { header, payload };
             match content {
-                Content::Mapped(..) => self.outbound.push_mapped(chunk, RequestId(reply), 0),
-                _ => self.outbound.push(Reply::One(chunk), RequestId(reply)),
+                Content::Nothing => {
+                    let reply = Reply::One(ReplyChunk { header, payload });
+                    self.outbound.push(reply, RequestId(request));
+                }
+                _ => self.outbound.push_one(header, payload, RequestId(request), 0, &mut self.batches),
             }
         }
         let mut sent = 0;
         while self.outbound.wants_to_send() {
-            self.outbound.fill(&mut self.batch, 0, |_| Standing::There);
-            let bytes = self.batch.length();
+            let mut batch = self.outbound.take_batch(&mut self.batches);
+            self.outbound.fill(&mut batch, 0, |_| Standing::There);
+            let bytes = batch.length();
             sent += bytes;
-            self.outbound.sent(&mut self.batch, Ok(bytes as u32), &mut self.ended);
+            self.outbound.sent(&mut batch, Ok(bytes as u32), &mut self.ended);
+            self.batches.give(batch);
             self.ended.clear();
         }
         sent

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::rc::Rc;
 
+use super::batches::Batches;
 use super::ending::{Ending, Reason, Totals};
 use super::fault_watch::FaultWatch;
 use super::hang_up::HangUp;
@@ -45,6 +46,7 @@ pub(super) struct Feeding<'a> {
     pub(super) limits: &'a Limits,
     pub(super) pool: &'a BufferPool,
     pub(super) ring: &'a Ring,
+    pub(super) batches: &'a mut Batches,
     pub(super) seniority: &'a mut Seniority,
     pub(super) requests: &'a mut RequestTable,
     /// Requests that the connection may have in flight, for its own sake and that of the others.
@@ -233,17 +235,29 @@ impl Connection {
             return stopped;
         }
         self.finish_payload(feeding);
+        let mut unparsed = self.unparsed.take();
+        let stopped = self.parse(&mut unparsed, feeding);
+        if self.ending == Ending::No {
+            self.unparsed = unparsed;
+            self.give_up_buffer(feeding);
+        }
+        stopped
+    }
+
+    /// Parses what there is until something is missing.
+    fn parse(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
         loop {
             if let Some(stopped) = self.is_held_up(feeding) {
-                self.give_up_buffer(feeding);
                 return stopped;
             }
-            let Some(mut unparsed) = self.unparsed.take() else { return Fed::NeedsBytes };
-            let mut rest = unparsed.rest();
-            let piece = self.inbound.next(&mut rest);
-            let left = rest.len();
-            let header = match piece {
-                Piece::Nothing => return Fed::NeedsBytes,
+            let Some(received) = unparsed else { return Fed::NeedsBytes };
+            let mut rest = received.rest();
+            let before = rest.len();
+            let header = match self.inbound.next(&mut rest) {
+                Piece::Nothing => {
+                    *unparsed = None;
+                    return Fed::NeedsBytes;
+                }
                 Piece::Payload { bytes, .. } => {
                     self.copy_payload(bytes);
                     None
@@ -254,23 +268,21 @@ impl Connection {
                 }
                 Piece::Header(header) => Some(header),
             };
-            unparsed.parsed_up_to(left);
-            self.unparsed = Some(unparsed);
-            let stopped = match header {
-                Some(header) => self.header(&header, feeding),
-                None => {
-                    self.finish_payload(feeding);
-                    None
+            let parsed = before - rest.len();
+            received.parsed(parsed);
+            match header {
+                Some(header) => {
+                    if let Some(stopped) = self.header(&header, feeding) {
+                        return stopped;
+                    }
                 }
-            };
-            if let Some(stopped) = stopped {
-                self.give_up_buffer(feeding);
-                return stopped;
+                None => self.finish_payload(feeding),
             }
         }
     }
 
     /// Whether a further request must wait. A payload that has begun is always received.
+    #[inline]
     fn is_held_up(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         if self.receiving.is_some() || self.outbound.holds_back() {
             return None;
@@ -291,7 +303,6 @@ impl Connection {
         let length = header_length(session.reply_mode);
         match Request::parse(&header[..length], session, feeding.shutting_down) {
             Ok(request) if request.command == Command::Disconnect => {
-                self.unparsed = None;
                 self.because(Reason::Disconnected).end(Ending::Graceful);
                 Some(Fed::Ended)
             }
@@ -445,9 +456,9 @@ impl Connection {
         Some(Operation::Receive { socket, poll_first: self.drained })
     }
 
-    /// A backend is done with a request; its reply goes out unless nobody is there to read it.
+    /// A backend is done with a request.
     #[inline]
-    pub(super) fn reply(&mut self, reply: Reply, id: RequestId, record: &mut Record) {
+    pub(super) fn answered(&mut self, record: &mut Record) {
         self.tasks -= 1;
         let sends_lease = |timing: &Timing| {
             matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus)
@@ -455,12 +466,6 @@ impl Connection {
         if !record.timing.as_ref().is_some_and(sends_lease) {
             // The payload of a write is not needed any more; only what was read stays until it is sent.
             self.held -= std::mem::take(&mut record.held) as usize;
-        }
-        if self.ending == Ending::Abort {
-            drop(reply);
-            self.forgotten.push(id);
-        } else {
-            self.outbound.push(reply, id);
         }
     }
 

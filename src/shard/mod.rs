@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod at_once;
+mod batches;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod busy_poll;

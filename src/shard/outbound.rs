@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::batches::Batches;
 use super::request_table::RequestId;
 use crate::backend::Standing;
 use crate::block::ByteRange;
@@ -64,6 +65,10 @@ const MORE_FOLLOWS: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     queue: VecDeque<Queued>,
+    /// The send that starts at the end of this turn. Replies with data go there and need no queue, as long as nothing must come before them.
+    open: Option<Box<SendBatch>>,
+    /// Chunks of the last send: as many as the next one is likely to have.
+    usual_chunks: usize,
     /// A refusal whose request is still coming in.
     held_back: Option<(Reply, RequestId)>,
     /// Bytes of mapped files in the queue and in the send in flight.
@@ -126,10 +131,49 @@ const NEVER: u64 = u64::MAX;
 const KEPT_CHUNKS: usize = 256;
 
 impl Outbound {
-    /// Appends a reply with data of a mapped file that was seen in the page cache at `now`.
-    pub(super) fn push_mapped(&mut self, chunk: ReplyChunk, request: RequestId, now: u64) {
-        self.mapped += chunk.payload.length() as u64;
-        self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: now });
+    /// Appends a reply of one chunk; when its data are those of a mapped file, they were seen in the page cache at `now`, the moment of
+    /// this turn.
+    #[inline]
+    pub(super) fn push_one(
+        &mut self,
+        header: HeaderBytes,
+        payload: Payload,
+        request: RequestId,
+        now: u64,
+        batches: &mut Batches,
+    ) {
+        let mapped = if let Payload::Mapped(mapped) = &payload { mapped.length() } else { 0 };
+        self.mapped += mapped;
+        let Some(batch) = self.open(batches) else {
+            let chunk = ReplyChunk { header, payload };
+            return self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: now });
+        };
+        let (header, length) = header.padded();
+        batch.push_fixed(header, length, payload, request.0);
+        self.mapped_sending += mapped;
+    }
+
+    /// The batch of the send that starts at the end of this turn, with room for another chunk, if that can be the next one.
+    #[inline]
+    fn open(&mut self, batches: &mut Batches) -> Option<&mut Box<SendBatch>> {
+        match &mut self.open {
+            Some(batch) => {
+                let has_room = batch.has_room_for_chunk(LONGEST_HEADER) || batches.grow(batch);
+                (has_room && self.queue.is_empty()).then_some(batch)
+            }
+            none => {
+                let is_held_up = self.sending || self.pausing || self.full || self.uncopied;
+                if is_held_up || self.torn != Torn::Usual || !self.queue.is_empty() {
+                    return None;
+                }
+                Some(none.insert(batches.take(self.usual_chunks)))
+            }
+        }
+    }
+
+    /// The batch of the next send, empty or begun.
+    pub(super) fn take_batch(&mut self, batches: &mut Batches) -> Box<SendBatch> {
+        self.open.take().unwrap_or_else(|| batches.take(self.queue.len()))
     }
 
     /// Appends the reply to a request.
@@ -183,7 +227,7 @@ impl Outbound {
 
     /// Whether a send could start.
     pub(super) fn wants_to_send(&self) -> bool {
-        !self.is_sending() && !self.queue.is_empty()
+        !self.is_sending() && (self.open.is_some() || !self.queue.is_empty())
     }
 
     /// A send is in flight, or the next one waits for something.
@@ -230,12 +274,7 @@ impl Outbound {
 
     /// Nothing queued, nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
-        !self.sending && self.queue.is_empty() && self.lost.is_empty()
-    }
-
-    /// Chunks that wait.
-    pub(super) fn queued(&self) -> usize {
-        self.queue.len()
+        !self.sending && self.open.is_none() && self.queue.is_empty() && self.lost.is_empty()
     }
 
     /// What must come before the next send, once each, when the last one has filled the socket.
@@ -249,7 +288,7 @@ impl Outbound {
         std::mem::take(&mut self.full).then_some(Next::AwaitRoom)
     }
 
-    /// Moves as many chunks into `batch` as fit.
+    /// Moves as many chunks of the queue into `batch` as fit, behind those that are there.
     ///
     /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that were
     /// last seen before it.
@@ -259,11 +298,15 @@ impl Outbound {
         now: u64,
         mut standing: impl FnMut(ByteRange) -> Standing,
     ) -> Next {
-        if let Some(first) = self.what_comes_first() {
-            return first;
-        }
+        let mut next = if batch.is_empty() {
+            if let Some(first) = self.what_comes_first() {
+                return first;
+            }
+            Next::Nothing
+        } else {
+            Next::Send(if self.mapped_sending > 0 { SendMode::Now } else { SendMode::Some })
+        };
         self.started = now;
-        let mut next = Next::Nothing;
         while batch.has_room_for_chunk(LONGEST_HEADER)
             && let Some(mut front) = self.queue.pop_front()
         {
@@ -308,6 +351,7 @@ impl Outbound {
         if self.queue.is_empty() {
             self.queue.shrink_to(KEPT_CHUNKS);
         }
+        self.usual_chunks = batch.chunks();
         if !batch.is_empty() {
             assert!(!std::mem::replace(&mut self.sending, true), "one send at a time");
         }
@@ -360,10 +404,17 @@ impl Outbound {
     }
 
     /// Forgets what is queued, since the client is gone: the requests that it would have ended.
-    pub(super) fn abandon(&mut self) -> impl Iterator<Item = RequestId> {
+    pub(super) fn abandon(&mut self) -> Vec<RequestId> {
+        let mut ended = Vec::new();
+        if let Some(mut batch) = self.open.take() {
+            batch.take_sent(0, |_tag| (), |unsent| ended.extend(request(unsent.tag)));
+            self.mapped_sending = 0;
+        }
         self.mapped = self.mapped_sending;
         self.torn = Torn::Usual;
-        self.queue.drain(..).filter_map(|queued| request(queued.ends)).chain(self.lost.drain(..))
+        ended.extend(self.queue.drain(..).filter_map(|queued| request(queued.ends)));
+        ended.extend(self.lost.drain(..));
+        ended
     }
 }
 
@@ -412,7 +463,40 @@ mod tests {
         assert_eq!(batch.length(), 3 * 528, "three replies of two pieces each");
         assert!(!outbound.wants_to_send());
         assert_eq!(sent(&mut outbound, &mut batch, Ok(3 * 528)), 3);
-        assert_eq!(outbound.abandon().collect::<Vec<_>>(), [REQUEST; 2]);
+        assert_eq!(outbound.abandon(), [REQUEST; 2]);
+        assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn what_can_leave_at_once_needs_no_queue_and_what_cannot_comes_behind_it() {
+        let mut batches = Batches::new(1024);
+        let to = ReplyTo { mode: ReplyMode::Simple, cookie: Cookie(1), offset: 0, chunked: true };
+        let mut outbound = Outbound::default();
+        let mut one = |outbound: &mut Outbound, request| {
+            outbound.push_one(
+                to.data(0, 512, true),
+                Payload::Zeroes(512),
+                RequestId(request),
+                7,
+                &mut batches,
+            );
+        };
+        // More than a small batch has room for.
+        (0..20).for_each(|request| one(&mut outbound, request));
+        assert!(outbound.queue.is_empty() && outbound.wants_to_send());
+        outbound.push(reply(512), RequestId(20));
+        one(&mut outbound, 21);
+        assert_eq!(outbound.queue.len(), 2, "the order is kept");
+        let mut batch = outbound.open.take().unwrap();
+        fill(&mut outbound, &mut batch);
+        one(&mut outbound, 22);
+        assert!(outbound.open.is_none() && outbound.queue.len() == 1, "a send is in flight");
+        let mut ended = Vec::new();
+        assert!(outbound.sent(&mut batch, Ok(22 * 528), &mut ended));
+        assert_eq!(ended, (0..22).map(RequestId).collect::<Vec<_>>());
+        assert_eq!(outbound.abandon(), [RequestId(22)]);
+        one(&mut outbound, 23);
+        assert_eq!(outbound.abandon(), [RequestId(23)], "of the batch, too");
         assert!(outbound.is_empty());
     }
 
@@ -440,6 +524,6 @@ mod tests {
         assert!(outbound.holds_back() && !outbound.wants_to_send());
         outbound.let_go();
         assert!(!outbound.holds_back() && outbound.wants_to_send());
-        assert_eq!(outbound.abandon().collect::<Vec<_>>(), [REQUEST]);
+        assert_eq!(outbound.abandon(), [REQUEST]);
     }
 }

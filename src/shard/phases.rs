@@ -9,9 +9,7 @@ use super::outbound::{Next, Reply};
 use super::request_table::RequestId;
 use super::serve::{Shared, Work};
 use super::waiting::{Listed, Need};
-use super::worker::{Shard, SpareBatches};
-use crate::config::Limits;
-use crate::nbd::reply::LONGEST_HEADER;
+use super::worker::Shard;
 use crate::ring::{Event, Operation, Owner, SendBatch};
 use crate::task::Tasks;
 
@@ -65,7 +63,7 @@ impl Shard {
     fn sent(&mut self, key: u32, result: Result<u32, i32>, mut batch: Box<SendBatch>) {
         let connection = &mut self.connections[key as usize];
         let goes_on = connection.outbound.sent(&mut batch, result, &mut self.ended);
-        give_batch(&mut self.batches, batch);
+        self.batches.give(batch);
         connection.progress.outbound.moved(u64::from(result.unwrap_or(0)));
         let export = connection.peer.export;
         for id in self.ended.drain(..) {
@@ -113,6 +111,7 @@ impl Shard {
             limits: &self.limits,
             pool: &self.pool,
             ring: &self.ring,
+            batches: &mut self.batches,
             seniority: &mut self.seniority,
             requests: &mut self.requests,
             most_in_flight: most.min(self.limits.requests_per_connection),
@@ -178,15 +177,27 @@ impl Shard {
         }
     }
 
-    /// A backend is done with a request.
+    /// A backend is done with a request: its reply goes out unless nobody is there to read it.
     pub(super) fn reply(&mut self, id: RequestId, reply: Reply, after_run: u64) {
+        let Some(connection) = self.answered(id, after_run) else { return };
+        self.connections[connection as usize].outbound.push(reply, id);
+    }
+
+    /// A backend is done with a request; the connection that gets the reply, if it still takes one.
+    #[inline]
+    pub(super) fn answered(&mut self, id: RequestId, after_run: u64) -> Option<u32> {
         let record = self.requests.answered(id);
         let key = record.connection;
         let connection = &mut self.connections[key as usize];
         let timing = record.timing.as_mut().expect("it was admitted");
         self.recorder.completed(connection.peer.export, timing, after_run);
-        connection.reply(reply, id, record);
+        connection.answered(record);
         to_flush(&mut self.to_flush, key, connection);
+        if connection.ending == Ending::Abort {
+            connection.forgotten.push(id);
+            return None;
+        }
+        Some(key)
     }
 
     /// Starts sends, and lets connections go that are over.
@@ -216,7 +227,7 @@ impl Shard {
     fn start_send(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         let (socket, now) = (connection.socket, self.recorder.now());
-        let mut batch = take_batch(&mut self.batches, connection.outbound.queued(), &self.limits);
+        let mut batch = connection.outbound.take_batch(&mut self.batches);
         let device = &connection.peer.device;
         let standing = |range| device.standing(range, now);
         let operation = match connection.outbound.fill(&mut batch, now, standing) {
@@ -240,7 +251,7 @@ impl Shard {
                 None
             }
         };
-        give_batch(&mut self.batches, batch);
+        self.batches.give(batch);
         if let Some(operation) = operation {
             connection.outbound.pause();
             connection.operations += 1;
@@ -315,22 +326,4 @@ pub(super) fn to_flush(list: &mut Vec<u32>, key: u32, connection: &mut Connectio
     if !std::mem::replace(&mut connection.flushing, true) {
         list.push(key);
     }
-}
-
-/// Chunks of a small batch, which is all that most connections need; thousands of slow readers then cost little.
-const SMALL_BATCH_CHUNKS: usize = 8;
-const SMALL_BATCH: usize = SMALL_BATCH_CHUNKS * SendBatch::PIECES_PER_CHUNK;
-
-/// A batch with room for `chunks` chunks, or for as many as one send can take.
-fn take_batch(spare: &mut SpareBatches, chunks: usize, limits: &Limits) -> Box<SendBatch> {
-    let large = chunks > SMALL_BATCH_CHUNKS;
-    let pieces = if large { limits.pieces_per_send } else { SMALL_BATCH.min(limits.pieces_per_send) };
-    let fresh = || Box::new(SendBatch::with_capacity(pieces, pieces * LONGEST_HEADER / 2));
-    spare[usize::from(large)].pop().unwrap_or_else(fresh)
-}
-
-/// Gives back a batch that is empty.
-fn give_batch(spare: &mut SpareBatches, batch: Box<SendBatch>) {
-    let large = batch.room() > SMALL_BATCH;
-    spare[usize::from(large)].push(batch);
 }

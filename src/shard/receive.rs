@@ -38,9 +38,9 @@ impl Unparsed {
         &all[self.position..]
     }
 
-    /// All but the last `left` bytes are parsed.
-    pub(super) fn parsed_up_to(&mut self, left: usize) {
-        self.position += self.rest().len() - left;
+    /// The first bytes of the rest are parsed.
+    pub(super) fn parsed(&mut self, bytes: usize) {
+        self.position += bytes;
     }
 
     /// Whether a shared receive buffer is being kept.

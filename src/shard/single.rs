@@ -4,7 +4,6 @@
 //! which has one way for all that can happen.
 
 use super::connection::{Connection, Feeding};
-use super::outbound::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use super::serve::{Peer, Work};
 use super::worker::Shard;
@@ -62,6 +61,9 @@ impl Shard {
         let to = ReplyTo { mode: peer.session.reply_mode, cookie, offset, chunked: true };
         let header = to.data(offset, length as u32, true);
         let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };
-        self.reply(id, Reply::One(ReplyChunk { header, payload }), 0);
+        if let Some(key) = self.answered(id, 0) {
+            let outbound = &mut self.connections[key as usize].outbound;
+            outbound.push_one(header, payload, id, self.recorder.now(), &mut self.batches);
+        }
     }
 }

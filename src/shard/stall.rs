@@ -126,7 +126,8 @@ impl Shard {
                 connection.receive = Some(target);
                 self.ring.push(Operation::Cancel { target }, owner);
             }
-            let [inbound, outbound] = up_to_client(connection, held_by_replies[key]).map(|held| held.filter(|_| somebody_waits));
+            let [inbound, outbound] =
+                up_to_client(connection, held_by_replies[key]).map(|held| held.filter(|_| somebody_waits));
             let waits = matches!(connection.listed, Listed::Waiting { .. });
             let progress = &mut connection.progress;
             progress.inbound.look(inbound);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
+use super::batches::Batches;
 use super::busy_poll::BusyPoll;
 use super::connection::Connection;
 use super::fault_watch::FaultWatch;
@@ -22,7 +23,7 @@ use super::waiting::Waiting;
 use super::{ShardConfig, ShardEnd, StartError};
 use crate::backend::{Device, FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::{Limits, Pinning};
-use crate::ring::{BufferPool, Event, OpKey, Ring, RingError, RingOptions, SendBatch, Wait};
+use crate::ring::{BufferPool, Event, OpKey, Ring, RingError, RingOptions, Wait};
 use crate::stats::Interval;
 use crate::sync::Wakeups;
 use crate::sys::Doorbell;
@@ -67,8 +68,7 @@ pub(super) struct Shard {
     pub(super) to_flush: Vec<u32>,
     /// Requests of this turn that need a task.
     pub(super) admitted: Vec<(RequestId, Work)>,
-    /// Spare batches, small and large; boxed, because an operation holds one behind a pointer.
-    pub(super) batches: SpareBatches,
+    pub(super) batches: Batches,
     /// Requests that a send has ended; kept for its memory.
     pub(super) ended: Vec<RequestId>,
     /// Requests that were handed to their backend in this turn.
@@ -90,8 +90,6 @@ pub(super) struct Shard {
     pub(super) busy_poll: BusyPoll,
     pub(super) connection_count: Arc<AtomicUsize>,
 }
-
-pub(super) type SpareBatches = [Vec<Box<SendBatch>>; 2];
 
 /// A ring, and whether its memory is pinned: without when the locked memory limit is too low and nobody insists.
 fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPool, bool), RingError> {
@@ -137,6 +135,7 @@ impl Shard {
         let shared =
             Shared { context, finished: Default::default(), errors: Default::default(), extents_per_reply };
         let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
+        let batches = Batches::new(limits.pieces_per_send);
         let room = Room::new(limits.replies_per_shard());
         let fault_watch = FaultWatch::new(ring.major_faults());
         Ok(Self {
@@ -155,7 +154,7 @@ impl Shard {
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
-            batches: Default::default(),
+            batches,
             ended: Vec::new(),
             started: Vec::new(),
             room,
@@ -224,6 +223,8 @@ impl<F: Future<Output = ()>> Worker<F> {
             return None;
         }
         shard.take_messages();
+        // First the replies of what the last turn brought: when their sends end before the reads behind them do, those replies need no queue.
+        shard.flush();
         shard.feed();
         shard.run(&mut self.tasks, &self.serve);
         shard.flush();
