@@ -66,7 +66,7 @@ fn inbound(name: &'static str, command: u16, mode: ReplyMode, piece: usize) -> W
             loop {
                 match inbound.next(black_box(&mut bytes)) {
                     Piece::Header(header) => {
-                        black_box(&header);
+                        black_box(header);
                         if command == NBD_CMD_WRITE {
                             inbound.expect_payload(BLOCK);
                         }

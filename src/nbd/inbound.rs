@@ -20,13 +20,13 @@ pub struct Inbound {
 
 /// What the front of a piece is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece<'a> {
-    /// A whole header.
-    Header([u8; LONGEST_HEADER]),
+pub enum Piece<'header, 'bytes> {
+    /// A whole header, where it was received if it came in one piece.
+    Header(&'header [u8]),
     /// Bytes of the payload of the request before; `last` with its final byte.
     Payload {
         /// The bytes.
-        bytes: &'a [u8],
+        bytes: &'bytes [u8],
         /// Nothing more of this payload follows.
         last: bool,
     },
@@ -78,7 +78,26 @@ impl Inbound {
     }
 
     /// Takes the next thing from the front of `bytes`.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Piece<'a> {
+    #[inline]
+    pub fn next<'header, 'bytes: 'header>(
+        &'header mut self,
+        bytes: &mut &'bytes [u8],
+    ) -> Piece<'header, 'bytes> {
+        let length = usize::from(self.header_length);
+        if self.payload == 0
+            && self.filled == 0
+            && let Some((header, rest)) = bytes.split_at_checked(length)
+        {
+            *bytes = rest;
+            return Piece::Header(header);
+        }
+        self.next_in_pieces(bytes)
+    }
+
+    fn next_in_pieces<'header, 'bytes: 'header>(
+        &'header mut self,
+        bytes: &mut &'bytes [u8],
+    ) -> Piece<'header, 'bytes> {
         if self.payload > 0 {
             let here = self.payload.min(bytes.len() as u64) as usize;
             let (front, rest) = bytes.split_at(here);
@@ -104,7 +123,7 @@ impl Inbound {
             return Piece::Nothing;
         }
         self.filled = 0;
-        Piece::Header(self.header)
+        Piece::Header(&self.header[..length])
     }
 }
 

@@ -21,7 +21,7 @@ use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::nbd::inbound::{Inbound, Piece};
 use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::{Command, Cookie, Rejected, Request, header_length};
+use crate::nbd::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
 use crate::stats::{self, Timing};
 
@@ -266,13 +266,15 @@ impl Connection {
                     self.outbound.let_go();
                     None
                 }
-                Piece::Header(header) => Some(header),
+                Piece::Header(header) => {
+                    Some(Request::parse(header, &self.peer.session, feeding.shutting_down))
+                }
             };
             let parsed = before - rest.len();
             received.parsed(parsed);
             match header {
-                Some(header) => {
-                    if let Some(stopped) = self.header(&header, feeding) {
+                Some(request) => {
+                    if let Some(stopped) = self.parsed(request, feeding) {
                         return stopped;
                     }
                 }
@@ -298,30 +300,17 @@ impl Connection {
         Some(if has_its_own { Fed::WaitsForReplies } else { Fed::WaitsForShard(Need::Slot { room }) })
     }
 
-    fn header(&mut self, header: &[u8], feeding: &mut Feeding<'_>) -> Option<Fed> {
-        let session = &self.peer.session;
-        let length = header_length(session.reply_mode);
-        match Request::parse(&header[..length], session, feeding.shutting_down) {
+    /// Acts on a header.
+    #[inline]
+    fn parsed(&mut self, request: Result<Request, Rejected>, feeding: &mut Feeding<'_>) -> Option<Fed> {
+        match request {
             Ok(request) if request.command == Command::Disconnect => {
                 self.because(Reason::Disconnected).end(Ending::Graceful);
                 Some(Fed::Ended)
             }
             Ok(request) => self.begin(request, feeding.now, feeding),
             Err(Rejected::Refusal(refusal)) => {
-                if !canary!(DiscardForgotten) {
-                    self.inbound.expect_discard(refusal.discard);
-                }
-                let to = ReplyTo::refusal(&refusal, session.reply_mode);
-                let stats = feeding.recorder.export(self.peer.export);
-                stats.refused += 1;
-                stats.discarded_bytes += refusal.discard;
-                stats.count_error(refusal.command, refusal.error);
-                let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-                let id = self.note(refusal.cookie, 0, None, feeding);
-                self.outbound.hold_back(reply, id);
-                if refusal.discard == 0 || canary!(DiscardForgotten) {
-                    self.outbound.let_go();
-                }
+                self.refuse(&refusal, feeding);
                 None
             }
             Err(Rejected::Violation(violation)) => {
@@ -329,6 +318,24 @@ impl Connection {
                 self.because(Reason::Violation).end(Ending::Abort);
                 Some(Fed::Ended)
             }
+        }
+    }
+
+    #[cold]
+    fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
+        if !canary!(DiscardForgotten) {
+            self.inbound.expect_discard(refusal.discard);
+        }
+        let to = ReplyTo::refusal(refusal, self.peer.session.reply_mode);
+        let stats = feeding.recorder.export(self.peer.export);
+        stats.refused += 1;
+        stats.discarded_bytes += refusal.discard;
+        stats.count_error(refusal.command, refusal.error);
+        let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
+        let id = self.note(refusal.cookie, 0, None, feeding);
+        self.outbound.hold_back(reply, id);
+        if refusal.discard == 0 || canary!(DiscardForgotten) {
+            self.outbound.let_go();
         }
     }
 

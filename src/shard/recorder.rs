@@ -65,6 +65,7 @@ impl Recorder {
     }
 
     /// A request goes to its backend.
+    #[inline]
     pub(super) fn admitted(&mut self, export: usize, request: &Request, arrived: u64) -> Timing {
         let operation = operation(request.command);
         let (offset, length) = (request.range.offset(), request.range.length());

@@ -202,6 +202,7 @@ impl ExportInterval {
     }
 
     /// Counts the bytes that a request named.
+    #[inline]
     pub fn count_bytes(&mut self, operation: CommandKind, bytes: u64) {
         self.command(operation).bytes += bytes;
     }

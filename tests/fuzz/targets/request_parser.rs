@@ -54,7 +54,7 @@ fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
                     seen.push(format!("{parsed:?}"));
                     match parsed {
                         Ok(request) => {
-                            check(&request, &header, session);
+                            check(&request, header, session);
                             filtered = match request.command {
                                 Command::BlockStatus { filter: Some(_), .. } => Some(request.offset),
                                 _ => None,
