@@ -7,7 +7,9 @@ use crate::ring::SendBatch;
 const SMALL_CHUNKS: usize = 8;
 const SMALL_PIECES: usize = SMALL_CHUNKS * SendBatch::PIECES_PER_CHUNK;
 
-/// Spare batches of a shard. Boxed, because an operation holds one behind a pointer.
+/// Spare batches of a shard.
+// An operation holds one behind a pointer: they are boxed once, not for each send.
+#[allow(clippy::vec_box)]
 #[derive(Debug)]
 pub(super) struct Batches {
     small: Vec<Box<SendBatch>>,

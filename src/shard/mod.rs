@@ -3,6 +3,7 @@
 //! The control plane reaches it through [`ShardHandle`] only: a bounded channel and a doorbell.
 #![forbid(unsafe_code)]
 
+mod admit;
 mod at_once;
 mod batches;
 #[cfg(feature = "bench")]

@@ -31,17 +31,18 @@ use crate::task::{ReadyList, Tasks};
 
 /// One shard: a thread, a ring, and all that its connections need.
 ///
-/// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *feed*: received bytes become requests,
-/// each with a slot and memory; *run*: tasks go as far as they can, new ones submit their first operation; *reply*: what is finished
-/// is queued on its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask for
+/// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *flush*: what was answered by them leaves;
+/// *feed*: received bytes become requests, each with a slot and memory; *run*: tasks go as far as they can, new ones submit their first
+/// operation; *reply*: what is finished is queued on its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask for
 /// them, after the sends, so that whoever waits for a reply waits less; and one system call submits it all and waits. Feeding comes
 /// before running so that a request's first operation leaves in the turn in which its bytes came. The price: a long list of ready
-/// work delays the next reaping, so every phase takes a bounded number of items and leaves the rest for the next turn.
+/// work delays the next reaping, so every phase takes a bounded number of items and leaves the rest for the next turn. Sends come before
+/// the reads of their turn, so they end before them: then the replies of those reads need no queue.
 ///
 /// Kept after each turn:
 /// * a connection has at most one receive and one send in flight, and `operations` counts them;
-/// * every request is in exactly one place: waiting, receiving, in the table (then a task runs it, or a read of its own is in flight: see
-///   [`single`](super::single)), or its reply is outbound;
+/// * every request that holds memory or whose reply is not out has one record in `requests`, and is in exactly one place: receiving, with its
+///   backend (a task runs it, or a read of its own is in flight: see [`single`](super::single)), outbound, or forgotten;
 /// * a listed connection is on exactly one of the lists `to_feed` and `waiting`, and its `listed` says on which;
 /// * everybody in `waiting` was fed in vain and has not got what it needs since, or is fed again without waiting for more: see
 ///   [`waiting`](super::waiting);
@@ -223,7 +224,6 @@ impl<F: Future<Output = ()>> Worker<F> {
             return None;
         }
         shard.take_messages();
-        // First the replies of what the last turn brought: when their sends end before the reads behind them do, those replies need no queue.
         shard.flush();
         shard.feed();
         shard.run(&mut self.tasks, &self.serve);
