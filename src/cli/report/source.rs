@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::UNIX_EPOCH;
 
 use hdrhistogram::Histogram;
@@ -303,39 +304,44 @@ struct TimeLine {
 }
 
 struct OpenColumn {
-    number: usize,
-    /// Of its last interval, in seconds: one that was late is longer than others.
-    end: f64,
+    /// The place of its first interval, and the end of the last one: one that was late takes several places.
+    places: Range<usize>,
     histogram: Histogram<u64>,
+}
+
+/// The places, each `width` seconds, of an interval in seconds: those of which it has the greater part. Intervals seldom begin and end when
+/// they should, so neither their beginnings nor their ends say which places they are for.
+fn places(span: &Range<f64>, width: f64) -> Range<usize> {
+    let half = (span.end - span.start).min(width) / 2.0;
+    let number = |moment: f64| (moment / width).max(0.0) as usize;
+    let first = number(span.start + half);
+    first..number(span.end - half).max(first) + 1
 }
 
 impl TimeLine {
     fn add(&mut self, index: usize, row: &mut Row, span: (f64, f64), histogram: &Histogram<u64>, unit: u64) {
-        let (start, end) = (span.0 - self.begin, span.1 - self.begin);
-        let number = (start / self.width) as usize;
-        if self.open.get(&index).is_some_and(|open| open.number != number) {
+        let places = places(&(span.0 - self.begin..span.1 - self.begin), self.width);
+        if let Some(open) = self.open.get_mut(&index)
+            && open.places.start < places.start
+        {
+            // No column covers the next one.
+            open.places.end = open.places.end.min(places.start);
             self.close(index, row);
         }
-        let fresh = || OpenColumn { number, end, histogram: empty() };
+        let fresh = || OpenColumn { places: places.clone(), histogram: empty() };
         let open = self.open.entry(index).or_insert_with(fresh);
-        open.end = open.end.max(end);
+        open.places.end = open.places.end.max(places.end);
         add(&mut open.histogram, histogram, unit);
     }
 
     fn close(&mut self, index: usize, row: &mut Row) {
-        let Some(OpenColumn { number, end, histogram }) = self.open.remove(&index) else { return };
+        let Some(OpenColumn { places, histogram }) = self.open.remove(&index) else { return };
         let Some(latency) = Percentiles::of(&histogram) else { return };
         let mut heat = [0; HEAT_ROWS];
         add_heat(&mut heat, &histogram);
-        let start_seconds = number as f64 * self.width;
         row.columns.push(Column {
-            start_seconds,
-            // An interval that is only a little longer than it should be does not widen its column.
-            length_seconds: if end - start_seconds < 2.0 * self.width {
-                self.width
-            } else {
-                end - start_seconds
-            },
+            start_seconds: places.start as f64 * self.width,
+            length_seconds: places.len() as f64 * self.width,
             latency,
             heat,
         });
@@ -440,6 +446,23 @@ mod tests {
         let starts: Vec<_> = row.columns.iter().map(|of| (of.start_seconds, of.latency.count)).collect();
         assert_eq!(starts, [(0.0, 100), (1.0, 100)]);
         assert!(near(row.columns[1].latency.p50_ns, 3_000_000));
+    }
+
+    #[test]
+    fn intervals_that_come_late_leave_no_gap() {
+        // Of two servers that got too little of their processors.
+        let late = [
+            ([(0.0, 1.918), (1.878, 2.958), (3.158, 4.173), (3.832, 4.603)], [0..2, 2..3, 3..4, 4..5]),
+            ([(0.0, 2.013), (1.922, 3.317), (3.128, 4.321), (4.306, 4.672)], [0..2, 2..3, 3..4, 4..5]),
+            // On time, nearly on time, and two places without any.
+            ([(0.0, 1.0), (1.0, 2.3), (2.4, 3.0), (5.0, 6.0)], [0..1, 1..2, 2..3, 5..6]),
+        ];
+        for (spans, expected) in late {
+            assert_eq!(spans.map(|(start, end)| places(&(start..end), 1.0)), expected);
+        }
+        // Ten short ones in a place.
+        let tens = (0..20).map(|second| places(&(f64::from(second)..f64::from(second + 1)), 10.0));
+        assert!(tens.eq((0..20).map(|second| second / 10..second / 10 + 1)));
     }
 
     #[test]
