@@ -76,7 +76,7 @@ fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
 }
 
 /// A request that passed may be carried out without looking again.
-fn check(request: &Request, header: &[u8; 32], session: &Session) {
+fn check(request: &Request, header: &[u8], session: &Session) {
     assert_eq!(request.cookie.0.to_be_bytes(), header[8..16]);
     assert!(request.payload_length() <= BlockSizes::MAXIMUM_PAYLOAD);
     if !matches!(request.command, Command::Flush | Command::Disconnect) {
