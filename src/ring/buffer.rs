@@ -185,7 +185,7 @@ impl BufferPool {
         }
         assert!(length <= self.inner.longest, "a lease of {length} bytes is beyond every limit");
         let kind = self.kind_of(length);
-        if self.free_for(kind) < self.must_be_free(kind, length, held) {
+        if self.free_for(kind) < self.must_be_free(kind, &self.zone(kind), length, held) {
             return None;
         }
         self.zones_for(kind).find_map(|kind| self.take(kind, length))
@@ -195,10 +195,7 @@ impl BufferPool {
     #[inline]
     fn lend_unit(&self, length: usize, held: usize) -> Option<Lease> {
         let mut zone = self.inner.zones[Kind::Small as usize].borrow_mut();
-        let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
-        let exceeds_share = held + length > self.inner.last_share.get();
-        let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
-        if zone.free() < as_much_is_left.max(last_quarter_is_left) {
+        if zone.free() < self.must_be_free(Kind::Small, &zone, length, held) {
             return None;
         }
         let unit = zone.buddy.take(0)? + zone.first_unit;
@@ -219,18 +216,20 @@ impl BufferPool {
         matches!(Kind::of(length), Kind::Small) && held + length <= self.inner.last_share.get()
     }
 
-    /// Bytes of a zone that must be free for [`BufferPool::lend`].
-    fn must_be_free(&self, kind: Kind, length: usize, held: usize) -> usize {
+    /// Bytes of the zone of a kind that must be free for [`BufferPool::lend`].
+    #[inline]
+    fn must_be_free(&self, kind: Kind, zone: &Zone, length: usize, held: usize) -> usize {
         let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
         let exceeds_share = matches!(kind, Kind::Small) && held + length > self.inner.last_share.get();
-        let last_quarter_is_left = if exceeds_share { length + self.zone(kind).last_quarter() } else { 0 };
+        let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
         as_much_is_left.max(last_quarter_is_left)
     }
 
     /// What is missing when [`BufferPool::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
     pub fn shortage(&self, length: usize, held: usize) -> Shortage {
         let kind = self.kind_of(length);
-        Shortage { kind, free: self.must_be_free(kind, length, held), order: order_of(length) }
+        let free = self.must_be_free(kind, &self.zone(kind), length, held);
+        Shortage { kind, free, order: order_of(length) }
     }
 
     /// Whether what is free is enough.

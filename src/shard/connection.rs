@@ -94,10 +94,10 @@ pub(super) struct Connection {
     pub(super) hang_up: HangUp,
     /// Requests that are not answered, or whose reply is not out.
     pub(super) in_flight: usize,
-    /// Those of them that will not be answered, until the shard forgets them.
-    pub(super) forgotten: Vec<RequestId>,
     /// Bytes of leases held by them.
     pub(super) held: usize,
+    /// Requests among them that will not be answered, until the shard removes them from its table.
+    pub(super) forgotten: Vec<RequestId>,
     /// Ring operations of this connection in flight.
     pub(super) operations: usize,
     /// Requests that a backend works on.
@@ -148,8 +148,8 @@ impl Connection {
             drained: false,
             hang_up: HangUp::default(),
             in_flight: 0,
-            forgotten: Vec::new(),
             held: 0,
+            forgotten: Vec::new(),
             operations: 0,
             tasks: 0,
             ending: Ending::No,

@@ -71,10 +71,11 @@ pub(super) struct Outbound {
     usual_chunks: usize,
     /// A refusal whose request is still coming in.
     held_back: Option<(Reply, RequestId)>,
-    /// Bytes of mapped files in the queue and in the send in flight.
+    /// Bytes of mapped files in the queue, in `open` and in the send in flight.
     mapped: u64,
-    /// Those of the send in flight, and the moment at which it started, in nanoseconds of the shard's clock.
+    /// Those in `open`, or in the send in flight: there is only one of both.
     mapped_sending: u64,
+    /// When the send in flight started, in nanoseconds of the shard's clock.
     started: u64,
     /// A send is in flight.
     sending: bool,

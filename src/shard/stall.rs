@@ -113,8 +113,10 @@ impl Shard {
         let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
         let somebody_waits = !self.waiting.is_empty();
         let mut held_by_replies = vec![0; self.connections.capacity()];
-        for (key, held) in self.requests.held_by_replies() {
-            held_by_replies[key as usize] += u64::from(held);
+        if somebody_waits {
+            for (key, held) in self.requests.held_by_replies() {
+                held_by_replies[key as usize] += u64::from(held);
+            }
         }
         let (mut somebody_starves, mut somebody_is_held_up) = (false, false);
         for (key, connection) in &mut self.connections {
