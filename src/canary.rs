@@ -88,6 +88,8 @@ mod switch {
         HoleTooLong,
         /// Requests that did not begin before the end are answered with ESHUTDOWN, though nobody asked for that.
         AnswersAtTheEnd,
+        /// At the end of the server a socket of TCP is closed while bytes are unread: replies that have not arrived are lost.
+        ClosedUnread,
         /// A read that is answered from the page cache brings the bytes beside it.
         CachedElsewhere,
         /// What of a chunk has left leaves once more after a short send.

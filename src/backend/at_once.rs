@@ -17,23 +17,30 @@ pub enum AtOnce {
 
 impl Device {
     /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if there is some trust in what
-    /// was seen there. `now` is the moment of the turn in nanoseconds.
-    pub fn read_at_once(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Option<AtOnce> {
+    /// was seen there; that it `waits` means that its [standing](Device::standing) is asked for before it leaves. `now` is the moment of the turn in nanoseconds.
+    pub fn read_at_once(
+        &self,
+        range: ByteRange,
+        waits: bool,
+        trust: Option<&mut Trust>,
+        now: u64,
+    ) -> Option<AtOnce> {
         if !self.faults.is_empty() {
             return None;
         }
         self.assert_request(range, false);
         match &self.kind {
-            Kind::File(file) => file.cached(range, trust?, now).map(AtOnce::Cached),
+            Kind::File(file) => file.cached(range, waits, trust?, now).map(AtOnce::Cached),
             Kind::Memory(_) => None,
             Kind::Null => Some(AtOnce::Zeroes),
         }
     }
 
-    /// What has become of a range that [`Device::read_at_once`] found in the page cache in an earlier turn.
-    pub fn standing(&self, range: ByteRange, now: u64) -> Standing {
+    /// What has become of a range that [`Device::read_at_once`] found in the page cache in an earlier turn; with `trust`, because that
+    /// was only a moment ago.
+    pub fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         match &self.kind {
-            Kind::File(file) => file.standing(range, now),
+            Kind::File(file) => file.standing(range, trust, now),
             Kind::Memory(_) | Kind::Null => Standing::Gone,
         }
     }

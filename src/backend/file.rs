@@ -61,17 +61,23 @@ impl FileDevice {
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
-    pub(super) fn cached(&self, range: ByteRange, trust: &mut Trust, now: u64) -> Option<MappedRange> {
+    pub(super) fn cached(
+        &self,
+        range: ByteRange,
+        waits: bool,
+        trust: &mut Trust,
+        now: u64,
+    ) -> Option<MappedRange> {
         if self.store.inode.changes.are_under_way() {
             return None;
         }
-        self.page_cache.as_ref()?.get(range, trust, now)
+        self.page_cache.as_ref()?.get(range, waits, trust, now)
     }
 
     /// See [`PageCache::standing`].
-    pub(super) fn standing(&self, range: ByteRange, now: u64) -> Standing {
+    pub(super) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         let cache = self.page_cache.as_ref().filter(|_| !self.store.inode.changes.are_under_way());
-        cache.map_or(Standing::Gone, |cache| cache.standing(range, now))
+        cache.map_or(Standing::Gone, |cache| cache.standing(range, trust, now))
     }
 
     /// Reads `range` into `lease` through the page cache.

@@ -46,29 +46,41 @@ impl PageCache {
         }
     }
 
-    /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn in nanoseconds.
-    pub(super) fn get(&self, range: ByteRange, trust: &mut Trust, now: u64) -> Option<MappedRange> {
+    /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn in nanoseconds. When
+    /// it `waits` it will be asked about [before it leaves](Self::standing), so what was seen is enough now.
+    pub(super) fn get(
+        &self,
+        range: ByteRange,
+        waits: bool,
+        trust: &mut Trust,
+        now: u64,
+    ) -> Option<MappedRange> {
         if range.length() > LONGEST || range.is_empty() {
             return None;
         }
         let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
         let was_seen = self.seen.borrow().are_fresh(pages.clone(), now);
         let is_there = match was_seen {
-            true => trust.take(pages.end - pages.start) || self.are_still_there(pages, trust, now),
+            true => waits || trust.take(pages.end - pages.start) || self.are_still_there(pages, trust, now),
             false => self.ask(pages, now),
         };
         (is_there && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
     }
 
-    /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its pages, since it has waited.
-    pub(super) fn standing(&self, range: ByteRange, now: u64) -> Standing {
+    /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its pages, since it has waited, or is
+    /// not when there is `trust`.
+    pub(super) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         if range.end() > self.file_size(now) && !canary!(SizeNotAskedAgain) {
             return Standing::Cut;
         }
         if canary!(StalePagesTrusted) {
             return Standing::There;
         }
-        match self.are_there(range.offset() / PAGE..range.end().div_ceil(PAGE)) {
+        let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
+        let is_trusted = |trust: &mut Trust| {
+            self.seen.borrow().are_fresh(pages.clone(), now) && trust.take(pages.end - pages.start)
+        };
+        match trust.is_some_and(is_trusted) || self.are_there(pages) {
             true => Standing::There,
             false => Standing::Gone,
         }

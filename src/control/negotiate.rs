@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
@@ -58,8 +59,18 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
             let handshake::Negotiated { export, session } = negotiated;
             let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
             let peer = peer.clone();
-            let negotiated =
-                Negotiated { number, socket, export, session, leftover, peer, permit, socket_permit };
+            let over_tcp = is_tcp(&socket);
+            let negotiated = Negotiated {
+                number,
+                socket,
+                over_tcp,
+                export,
+                session,
+                leftover,
+                peer,
+                permit,
+                socket_permit,
+            };
             hand_over(&plane, Box::new(negotiated)).await
         }
         Err(failure) => {
@@ -77,6 +88,12 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
 /// for the address family, so this one type does for unix sockets too.
 fn ring_stream(socket: &OwnedFd) -> io::Result<TcpStream> {
     Ok(TcpStream::from_std(socket.try_clone()?.into()))
+}
+
+/// Whether a stream is one of TCP; one that was inherited may be of any kind.
+fn is_tcp(socket: &OwnedFd) -> bool {
+    let domain = rustix::net::sockopt::socket_domain(socket);
+    matches!(domain, Ok(AddressFamily::INET | AddressFamily::INET6))
 }
 
 async fn converse(

@@ -115,7 +115,10 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
             opcode::PollAdd::new(fixed(*socket), (libc::POLLHUP | libc::POLLERR) as u32).build()
         }
         Operation::AwaitRoom { socket } => opcode::PollAdd::new(fixed(*socket), libc::POLLOUT as u32).build(),
-        Operation::Shutdown { socket } => opcode::Shutdown::new(fixed(*socket), libc::SHUT_RDWR).build(),
+        Operation::Shutdown { socket, how } => {
+            let how = if *how == std::net::Shutdown::Write { libc::SHUT_WR } else { libc::SHUT_RDWR };
+            opcode::Shutdown::new(fixed(*socket), how).build()
+        }
         _ => unreachable!("it is no operation on a socket"),
     }
 }

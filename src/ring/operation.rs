@@ -133,10 +133,12 @@ pub enum Operation {
         /// Which part.
         mapped: MappedRange,
     },
-    /// Shut a socket down in both directions, so that whatever waits on it ends.
+    /// Shut a socket down. In both directions, whatever waits on it ends; in that of sends, the other end learns that no more will come.
     Shutdown {
         /// Which.
         socket: FileIndex,
+        /// `Both` or `Write`.
+        how: std::net::Shutdown,
     },
     /// Watch an eventfd: completes when it was rung, and drains it.
     Watch {

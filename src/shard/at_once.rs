@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::Reply;
+use super::reply::Reply;
 use super::request_table::RequestId;
 use super::waiting::Need;
 use crate::backend::AtOnce;
@@ -31,7 +31,7 @@ impl Connection {
         }
         let trust = feeding.fault_watch.trust(feeding.now);
         let trust = trust.filter(|_| self.outbound.has_room_for_mapped(range.length(), feeding.now));
-        let payload = match device.read_at_once(range, trust, feeding.now) {
+        let payload = match device.read_at_once(range, self.outbound.is_sending(), trust, feeding.now) {
             Some(AtOnce::Cached(mapped)) => {
                 feeding.recorder.export(self.peer.export).page_cache_reads += 1;
                 Payload::Mapped(mapped)

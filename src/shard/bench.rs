@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batches::Batches;
-use super::outbound::{Outbound, Reply, ReplyChunk};
+use super::outbound::Outbound;
+use super::reply::{Reply, ReplyChunk};
 use super::request_table::{Record, RequestId, RequestTable};
 use super::serve::serve;
 use super::worker::{Shard, Worker};
@@ -116,10 +117,10 @@ impl OutboundRounds {
         let mut sent = 0;
         while self.outbound.wants_to_send() {
             let mut batch = self.outbound.take_batch(&mut self.batches);
-            self.outbound.fill(&mut batch, 0, |_| Standing::There);
+            self.outbound.fill(&mut batch, 0, |_, _| Standing::There);
             let bytes = batch.length();
             sent += bytes;
-            self.outbound.sent(&mut batch, Ok(bytes as u32), &mut self.ended);
+            self.outbound.sent(&mut batch, Ok(bytes as u32), 0, &mut self.ended);
             self.batches.give(batch);
             self.ended.clear();
         }
@@ -161,6 +162,7 @@ impl ShardRounds {
         shard.connect(Negotiated {
             number: 1,
             socket,
+            over_tcp: false,
             export: 0,
             session,
             leftover,

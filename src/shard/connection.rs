@@ -9,9 +9,11 @@ use super::batches::Batches;
 use super::ending::{Ending, Reason, Totals};
 use super::fault_watch::FaultWatch;
 use super::hang_up::HangUp;
-use super::outbound::{Outbound, Reply};
+use super::linger::Linger;
+use super::outbound::Outbound;
 use super::receive::Unparsed;
 use super::recorder::Recorder;
+use super::reply::Reply;
 use super::request_table::{Record, RequestId, RequestTable};
 use super::room::Room;
 use super::seniority::{Seniority, Ticket};
@@ -92,6 +94,10 @@ pub(super) struct Connection {
     /// The last receive emptied the socket.
     drained: bool,
     pub(super) hang_up: HangUp,
+    pub(super) linger: Linger,
+    /// Ends it; and whether it was cancelled.
+    pub(super) linger_timer: Option<OpKey>,
+    pub(super) timer_cancelled: bool,
     /// Requests that are not answered, or whose reply is not out.
     pub(super) in_flight: usize,
     /// Bytes of leases held by them.
@@ -147,6 +153,9 @@ impl Connection {
             receive: None,
             drained: false,
             hang_up: HangUp::default(),
+            linger: Linger::default(),
+            linger_timer: None,
+            timer_cancelled: false,
             in_flight: 0,
             held: 0,
             forgotten: Vec::new(),
@@ -186,8 +195,9 @@ impl Connection {
                 self.progress.inbound.moved(u64::from(length));
             }
         }
-        if self.ending == Ending::Graceful && result.is_ok() {
+        if self.ending == Ending::Graceful && (result.is_ok() || self.discards()) {
             // It came too late, or is the client's own end, which is under way.
+            self.linger.received(result);
             return;
         }
         match result {
@@ -215,6 +225,9 @@ impl Connection {
 
     /// Turns received bytes into requests until something is missing.
     pub(super) fn feed(&mut self, feeding: &mut Feeding<'_>) -> Fed {
+        if self.discards() {
+            return Fed::NeedsBytes;
+        }
         if self.ending == Ending::Graceful
             && let Some(stopped) = self.read_lost(feeding)
         {
@@ -357,6 +370,9 @@ impl Connection {
 
     /// The receive that should be started now, if any; `buffers`: there is a shared one.
     pub(super) fn next_receive(&mut self, shutting_down: bool, buffers: bool) -> Option<Operation> {
+        if self.discards() && self.receive.is_none() {
+            return Some(Operation::Receive { socket: self.socket, poll_first: true });
+        }
         let busy = self.receive.is_some() || self.unparsed.is_some() || self.waiting.is_some();
         if self.ending != Ending::No || busy || (shutting_down && self.is_idle()) {
             return None;

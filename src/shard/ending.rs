@@ -122,10 +122,12 @@ impl Connection {
     }
 
     /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is told of an error it is one.
-    pub(super) fn stop(&mut self) {
+    /// `now` is by the shard's clock.
+    pub(super) fn stop(&mut self, now: u64) {
         if self.ending != Ending::No {
             return;
         }
+        self.want_lingering(now);
         self.because(Reason::Stopping).ending = Ending::Graceful;
         self.unparsed = None;
         self.waiting = None;

@@ -106,6 +106,7 @@ impl Connection {
         let watch = self.hang_up.watch;
         let is_useless = match self.ending {
             Ending::No => false,
+            Ending::Graceful if self.discards() => false,
             Ending::Graceful => !matches!(watch, Watch::UnderWay | Watch::Resting) || self.tasks == 0,
             // What is in flight on the socket ends with it.
             Ending::Abort => watch == Watch::Resting,
@@ -115,6 +116,11 @@ impl Connection {
 
     /// Whether nothing is left to wait for before the connection can go.
     pub(super) fn is_over(&self) -> bool {
+        self.has_done_all() && !self.lingers()
+    }
+
+    /// Whether it ends, and nothing of it is in flight.
+    pub(super) fn has_done_all(&self) -> bool {
         self.ending != Ending::No && self.tasks == 0 && self.operations == 0 && self.outbound.is_empty()
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Negotiated;
 use super::connection::Connection;
 use super::ending::{Ending, Reason};
+use super::linger::Linger;
 use super::mailbox::{Collect, Message};
 use super::phases::to_flush;
 use super::serve::Peer;
@@ -42,7 +43,7 @@ impl Shard {
 
     /// Takes a connection over.
     pub(super) fn connect(&mut self, negotiated: Negotiated) {
-        let Negotiated { number, socket, export, session, leftover, peer, permit, socket_permit } =
+        let Negotiated { number, socket, over_tcp, export, session, leftover, peer, permit, socket_permit } =
             negotiated;
         let registered = self.ring.register_file(socket.as_fd());
         drop(socket);
@@ -57,6 +58,7 @@ impl Shard {
         let shared = Rc::new(Peer { session, device, export, client, abandon });
         let mut connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         connection.number = number;
+        connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
         self.share_out();
@@ -80,7 +82,7 @@ impl Shard {
             memory_used: (self.pool.total_bytes() - self.pool.free_bytes()) as u64,
             memory_total: self.pool.total_bytes() as u64,
             receive_buffers: u64::from(self.ring.available_receive_buffers()),
-            operations: self.ring.operations_in_flight() as u64,
+            operations: (self.ring.operations_in_flight() - self.slow_sends.operations()) as u64,
         };
         if connections {
             let now = interval.end;
@@ -103,10 +105,11 @@ impl Shard {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
             self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
         }
+        let now = self.recorder.now();
         // Those too that came with the last messages.
         for (key, connection) in &mut self.connections {
             if self.limits.shutdown == Shutdown::Close && !canary!(AnswersAtTheEnd) {
-                connection.stop();
+                connection.stop(now);
             }
             to_flush(&mut self.to_flush, key as u32, connection);
         }

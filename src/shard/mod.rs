@@ -14,11 +14,13 @@ mod ending;
 mod fault_watch;
 mod hang_up;
 mod intake;
+mod linger;
 mod mailbox;
 mod outbound;
 mod phases;
 mod receive;
 mod recorder;
+mod reply;
 mod request_table;
 mod room;
 mod seniority;
@@ -26,6 +28,7 @@ mod serve;
 #[cfg(feature = "sim")]
 mod simulated;
 mod single;
+mod slow_sends;
 mod stall;
 mod waiting;
 mod worker;
@@ -56,6 +59,8 @@ pub struct Negotiated {
     pub number: u64,
     /// The socket.
     pub socket: OwnedFd,
+    /// It is one of TCP, which takes back what has not arrived when it is closed in the wrong way.
+    pub over_tcp: bool,
     /// Which export, as an index into [`ShardConfig::exports`].
     pub export: usize,
     /// What was negotiated.

@@ -3,68 +3,37 @@
 //! Chunks leave in the order in which they were pushed, each header directly before its payload, so a reply is never torn by another.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::batches::Batches;
+use super::reply::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use crate::backend::Standing;
 use crate::block::ByteRange;
 use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
-use crate::ring::{MappedRange, Payload, SendBatch, SendMode, SharedLease, Unsent};
-
-/// One chunk of a reply.
-#[derive(Debug)]
-pub(super) struct ReplyChunk {
-    pub(super) header: HeaderBytes,
-    pub(super) payload: Payload,
-}
-
-/// All chunks of a reply.
-#[derive(Debug)]
-pub(super) enum Reply {
-    /// The usual case.
-    One(ReplyChunk),
-    /// Sparse reads, errors half-way, several meta contexts.
-    Many(Vec<ReplyChunk>),
-}
-
-impl Reply {
-    /// A header alone.
-    pub(super) fn header(header: HeaderBytes) -> Self {
-        Self::One(ReplyChunk { header, payload: Payload::Nothing })
-    }
-
-    /// An error with its text.
-    pub(super) fn error((header, text): (HeaderBytes, Vec<u8>)) -> Self {
-        Self::One(ReplyChunk::with_text(header, text))
-    }
-}
-
-impl ReplyChunk {
-    pub(super) fn with_text(header: HeaderBytes, text: Vec<u8>) -> Self {
-        let payload = if text.is_empty() { Payload::Nothing } else { Payload::Text(text) };
-        Self { header, payload }
-    }
-}
+use crate::ring::{MappedRange, OpKey, Payload, SendBatch, SendMode, SharedLease, Unsent};
 
 /// A queued chunk, and the request that its leaving ends: it is the last one of a reply.
 #[derive(Debug)]
-struct Queued {
-    chunk: ReplyChunk,
+pub(super) struct Queued {
+    pub(super) chunk: ReplyChunk,
     /// The request, or [`MORE_FOLLOWS`].
     ends: u32,
     /// Bytes of header and payload that have left; of the first chunk only.
-    left: u32,
-    /// When its mapped payload was last known to be in the page cache, in nanoseconds of the shard's clock.
-    seen: u64,
+    pub(super) left: u32,
+    /// It could not leave in the turn in which it was queued.
+    waits: bool,
+    /// When it was queued or last tried, in nanoseconds of the shard's clock. Only for a mapped payload.
+    since: u64,
 }
 
 /// Instead of the request that a chunk ends: others of its reply come behind it.
 const MORE_FOLLOWS: u32 = u32::MAX;
 
 /// The queue of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbound {
-    queue: VecDeque<Queued>,
+    pub(super) queue: VecDeque<Queued>,
     /// The send that starts at the end of this turn. Replies with data go there and need no queue, as long as nothing must come before them.
     open: Option<Box<SendBatch>>,
     /// Chunks of the last send: as many as the next one is likely to have.
@@ -75,16 +44,24 @@ pub(super) struct Outbound {
     mapped: u64,
     /// Those in `open`, or in the send in flight: there is only one of both.
     mapped_sending: u64,
-    /// When the send in flight started, in nanoseconds of the shard's clock.
-    started: u64,
+    /// When the last send started, in nanoseconds of the shard's clock.
+    pub(super) started: u64,
     /// A send is in flight.
-    sending: bool,
-    /// An operation is in flight that must end before the next send starts.
-    pausing: bool,
+    pub(super) sending: bool,
+    /// That send, when it ends only when everything has left.
+    pub(super) whole: Option<OpKey>,
+    /// The last send was slow.
+    pub(super) is_slow: bool,
+    /// Bytes that the socket is likely to take at once. More of mapped files need not be asked about before a send.
+    room: u64,
+    /// It is on the list of those that are looked at.
+    pub(super) is_watched: bool,
+    /// Operations in flight that must end before the next send starts.
+    pub(super) pausing: u8,
     /// The last send filled the socket, and did not wait for room.
     full: bool,
-    /// It ended within a mapped payload, which is not copied yet.
-    uncopied: bool,
+    /// It ended within a payload, of which nothing is copied yet, should it be mapped.
+    pub(super) uncopied: bool,
     /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual way.
     lost: VecDeque<RequestId>,
     /// How the first chunk is sent that has left in part.
@@ -110,8 +87,6 @@ pub(super) enum Next {
     Send(SendMode),
     /// Waits until the socket takes some bytes.
     AwaitRoom,
-    /// Copies a range of which a part has left: no error can take the place of the rest, should it be gone when there is room again.
-    Copy(ByteRange),
     /// Brings pages in first.
     Populate(MappedRange),
     /// Nothing: what was queued is to be read in the usual way.
@@ -122,14 +97,40 @@ pub(super) enum Next {
 
 /// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves, so it must leave soon.
 const MOST_MAPPED: u64 = 4 << 20;
-/// A client that takes longer than this for one send, in nanoseconds, is slow: what it asks for waits in memory of ours.
-const PROMPT: u64 = 50_000_000;
+/// A client that takes longer than this for one send, in nanoseconds: what it asks for waits in memory of ours.
+const LATE: u64 = 50_000_000;
 
-/// No moment at which a mapped payload was seen.
-const NEVER: u64 = u64::MAX;
+/// Whoever takes longer for a send is slow.
+pub(super) const PROMPT: Duration = Duration::from_millis(10);
+/// What any socket takes at once when it is empty.
+const LEAST_ROOM: u64 = 64 << 10;
 
 /// A queue that is empty keeps room for so many chunks: most connections never need more.
 const KEPT_CHUNKS: usize = 256;
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            open: None,
+            usual_chunks: 0,
+            held_back: None,
+            mapped: 0,
+            mapped_sending: 0,
+            started: 0,
+            sending: false,
+            whole: None,
+            is_slow: false,
+            room: SendBatch::MOST_BYTES as u64,
+            is_watched: false,
+            pausing: 0,
+            full: false,
+            uncopied: false,
+            lost: VecDeque::new(),
+            torn: Torn::Usual,
+        }
+    }
+}
 
 impl Outbound {
     /// Appends a reply of one chunk; when its data are those of a mapped file, they were seen in the page cache at `now`, the moment of
@@ -145,9 +146,10 @@ impl Outbound {
     ) {
         let mapped = if let Payload::Mapped(mapped) = &payload { mapped.length() } else { 0 };
         self.mapped += mapped;
+        let waits = self.is_sending();
         let Some(batch) = self.open(batches) else {
             let chunk = ReplyChunk { header, payload };
-            return self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: now });
+            return self.queue.push_back(Queued { chunk, ends: request.0, left: 0, waits, since: now });
         };
         let (header, length) = header.padded();
         batch.push_fixed(header, length, payload, request.0);
@@ -163,7 +165,7 @@ impl Outbound {
                 (has_room && self.queue.is_empty()).then_some(batch)
             }
             none => {
-                let is_held_up = self.sending || self.pausing || self.full || self.uncopied;
+                let is_held_up = self.sending || self.pausing > 0 || self.full;
                 if is_held_up || self.torn != Torn::Usual || !self.queue.is_empty() {
                     return None;
                 }
@@ -181,7 +183,7 @@ impl Outbound {
     pub(super) fn push(&mut self, reply: Reply, request: RequestId) {
         match reply {
             Reply::One(chunk) => {
-                self.queue.push_back(Queued { chunk, ends: request.0, left: 0, seen: NEVER });
+                self.queue.push_back(Queued { chunk, ends: request.0, left: 0, waits: false, since: 0 });
             }
             Reply::Many(mut chunks) => {
                 if canary!(ChunksSwapped) {
@@ -190,7 +192,7 @@ impl Outbound {
                 let last = chunks.len() - 1;
                 for (index, chunk) in chunks.into_iter().enumerate() {
                     let ends = if index == last { request.0 } else { MORE_FOLLOWS };
-                    self.queue.push_back(Queued { chunk, ends, left: 0, seen: NEVER });
+                    self.queue.push_back(Queued { chunk, ends, left: 0, waits: false, since: 0 });
                 }
             }
         }
@@ -222,7 +224,7 @@ impl Outbound {
 
     /// Whether so many bytes of a mapped file can be queued: they will leave soon.
     pub(super) fn has_room_for_mapped(&self, length: u64, now: u64) -> bool {
-        let is_slow = self.is_sending() && now - self.started > PROMPT;
+        let is_slow = self.is_sending() && now - self.started > LATE;
         !is_slow && self.mapped + length <= MOST_MAPPED
     }
 
@@ -233,18 +235,18 @@ impl Outbound {
 
     /// A send is in flight, or the next one waits for something.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending || self.pausing
+        self.sending || self.pausing > 0
     }
 
-    /// The next send waits for an operation.
+    /// The next send waits for one more operation.
     pub(super) fn pause(&mut self) {
-        assert!(!self.is_sending(), "one operation at a time");
-        self.pausing = true;
+        assert!(!self.sending && self.pausing < 2, "room is waited for, and beside it a copy");
+        self.pausing += 1;
     }
 
     /// That operation has ended.
     pub(super) fn go_on(&mut self) {
-        assert!(std::mem::take(&mut self.pausing), "it was waited for");
+        self.pausing = self.pausing.checked_sub(1).expect("it was waited for");
     }
 
     /// The payload of the first chunk was copied into a lease: the request that holds it from now on, unless nothing is queued any more.
@@ -278,71 +280,65 @@ impl Outbound {
         !self.sending && self.open.is_none() && self.queue.is_empty() && self.lost.is_empty()
     }
 
-    /// What must come before the next send, once each, when the last one has filled the socket.
-    fn what_comes_first(&mut self) -> Option<Next> {
-        if std::mem::take(&mut self.uncopied)
-            && let Some(Queued { chunk, left: 1.., .. }) = self.queue.front()
-            && let Payload::Mapped(mapped) = &chunk.payload
-        {
-            return Some(Next::Copy(mapped.range()));
-        }
-        std::mem::take(&mut self.full).then_some(Next::AwaitRoom)
+    /// How the next send of memory of ours ends.
+    fn usual_mode(&self) -> SendMode {
+        if self.is_slow { SendMode::Some } else { SendMode::Whole }
     }
 
     /// Moves as many chunks of the queue into `batch` as fit, behind those that are there.
     ///
-    /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that were
-    /// last seen before it.
+    /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that have
+    /// waited, which may have been longer than a moment.
     pub(super) fn fill(
         &mut self,
         batch: &mut SendBatch,
         now: u64,
-        mut standing: impl FnMut(ByteRange) -> Standing,
+        mut standing: impl FnMut(ByteRange, bool) -> Standing,
     ) -> Next {
         let mut next = if batch.is_empty() {
-            if let Some(first) = self.what_comes_first() {
-                return first;
+            if std::mem::take(&mut self.full) {
+                return Next::AwaitRoom;
             }
             Next::Nothing
         } else {
-            Next::Send(if self.mapped_sending > 0 { SendMode::Now } else { SendMode::Some })
+            Next::Send(if self.mapped_sending > 0 { SendMode::Now } else { self.usual_mode() })
         };
+        self.uncopied = false;
         self.started = now;
         while batch.has_room_for_chunk(LONGEST_HEADER)
             && let Some(mut front) = self.queue.pop_front()
         {
             if let Payload::Mapped(mapped) = &front.chunk.payload {
+                if self.mapped_sending >= self.room {
+                    self.queue.push_front(front);
+                    break;
+                }
                 let is_torn = front.left > 0;
                 let found = match self.torn {
                     Torn::Populate if is_torn => Standing::Gone,
                     // They were there, so it is tried; only the size is asked for again.
-                    Torn::Alone if is_torn && standing(mapped.range()) != Standing::Cut => Standing::There,
-                    _ if front.seen == now => Standing::There,
-                    _ => standing(mapped.range()),
+                    Torn::Alone if is_torn && standing(mapped.range(), true) != Standing::Cut => {
+                        Standing::There
+                    }
+                    _ if !front.waits && front.since == now => Standing::There,
+                    _ => standing(mapped.range(), now >= front.since + PROMPT.as_nanos() as u64),
                 };
-                match found {
-                    Standing::There => {}
-                    _ if !is_torn => {
+                if found != Standing::There {
+                    if !is_torn {
                         self.mapped -= mapped.length();
                         self.lost.push_back(RequestId(front.ends));
                         continue;
                     }
-                    Standing::Cut => {
-                        next = Next::Broken;
-                        self.queue.push_front(front);
-                        break;
-                    }
-                    Standing::Gone => {
-                        next = Next::Populate(mapped.clone());
-                        self.queue.push_front(front);
-                        break;
-                    }
+                    let is_cut = found == Standing::Cut;
+                    next = if is_cut { Next::Broken } else { Next::Populate(mapped.clone()) };
+                    self.queue.push_front(front);
+                    break;
                 }
-                front.seen = now;
+                (front.waits, front.since) = (true, now);
                 self.mapped_sending += mapped.length();
                 next = Next::Send(SendMode::Now);
             } else if matches!(next, Next::Nothing) {
-                next = Next::Send(SendMode::Some);
+                next = Next::Send(self.usual_mode());
             }
             batch.push_chunk(front.chunk.header.as_bytes(), front.chunk.payload, front.left, front.ends);
             if self.torn == Torn::Alone {
@@ -365,27 +361,34 @@ impl Outbound {
         &mut self,
         batch: &mut SendBatch,
         result: Result<u32, i32>,
+        now: u64,
         ended: &mut Vec<RequestId>,
     ) -> bool {
         assert!(std::mem::take(&mut self.sending), "a send was in flight");
+        self.whole = None;
+        self.is_slow = now >= self.started + PROMPT.as_nanos() as u64;
         self.mapped -= std::mem::take(&mut self.mapped_sending);
         let (bytes, whole) = (result.unwrap_or(0) as usize, batch.length());
         let faulted = result == Err(libc::EFAULT);
         let goes_on = match result {
             Ok(sent) => sent > 0,
             Err(libc::EFAULT) => self.torn != Torn::Alone,
-            Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN),
+            Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN | libc::ECANCELED),
         };
         if bytes > 0 {
             self.torn = Torn::Usual;
         }
         self.full = bytes < whole && !faulted;
+        self.room = match self.full {
+            true => (bytes as u64).max(LEAST_ROOM),
+            false => (2 * self.room).min(SendBatch::MOST_BYTES as u64),
+        };
         self.uncopied = self.full;
         let mut unsent = Vec::new();
         let complete = |tag| ended.extend(request(tag));
         batch.take_sent(bytes, complete, |Unsent { header, payload, left, tag }| {
             let chunk = ReplyChunk { header: HeaderBytes::from_bytes(header), payload };
-            unsent.push(Queued { chunk, ends: tag, left, seen: NEVER });
+            unsent.push(Queued { chunk, ends: tag, left, waits: true, since: self.started });
         });
         for queued in unsent.into_iter().rev() {
             if let Payload::Mapped(mapped) = &queued.chunk.payload {
@@ -440,7 +443,7 @@ mod tests {
 
     /// What the next send is; waits for room are over at once.
     fn fill(outbound: &mut Outbound, batch: &mut SendBatch) -> Next {
-        let everything_is_there = |_| Standing::There;
+        let everything_is_there = |_, _| Standing::There;
         match outbound.fill(batch, 0, everything_is_there) {
             Next::AwaitRoom => outbound.fill(batch, 0, everything_is_there),
             next => next,
@@ -450,7 +453,7 @@ mod tests {
     /// How many requests have ended with a send that went well enough.
     fn sent(outbound: &mut Outbound, batch: &mut SendBatch, result: Result<u32, i32>) -> usize {
         let mut ended = Vec::new();
-        assert!(outbound.sent(batch, result, &mut ended));
+        assert!(outbound.sent(batch, result, 0, &mut ended));
         ended.iter().for_each(|request| assert_eq!(*request, REQUEST));
         ended.len()
     }
@@ -493,7 +496,7 @@ mod tests {
         one(&mut outbound, 22);
         assert!(outbound.open.is_none() && outbound.queue.len() == 1, "a send is in flight");
         let mut ended = Vec::new();
-        assert!(outbound.sent(&mut batch, Ok(22 * 528), &mut ended));
+        assert!(outbound.sent(&mut batch, Ok(22 * 528), 0, &mut ended));
         assert_eq!(ended, (0..22).map(RequestId).collect::<Vec<_>>());
         assert_eq!(outbound.abandon(), [RequestId(22)]);
         one(&mut outbound, 23);

@@ -1,11 +1,13 @@
 //! The phases of a turn: record, feed, run, reply, flush. See [`Shard`] for their order and what holds after each turn.
 
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use super::connection::{Connection, Fed, Feeding};
 use super::ending::{Ending, Reason};
-use super::outbound::{Next, Reply};
+use super::outbound::Next;
+use super::reply::Reply;
 use super::request_table::RequestId;
 use super::serve::{Shared, Work};
 use super::waiting::{Listed, Need};
@@ -39,6 +41,9 @@ impl Shard {
         let connection = &mut self.connections[key as usize];
         connection.operations -= 1;
         match completion.operation {
+            Operation::Sleep { .. } if connection.lingered(operation) => {
+                to_flush(&mut self.to_flush, key, connection);
+            }
             Operation::AwaitHangUp { .. } | Operation::Sleep { .. } => {
                 connection.watched(completion.result);
                 to_flush(&mut self.to_flush, key, connection);
@@ -62,7 +67,7 @@ impl Shard {
     /// The end of a connection's send.
     fn sent(&mut self, key: u32, result: Result<u32, i32>, mut batch: Box<SendBatch>) {
         let connection = &mut self.connections[key as usize];
-        let goes_on = connection.outbound.sent(&mut batch, result, &mut self.ended);
+        let goes_on = connection.outbound.sent(&mut batch, result, self.recorder.now(), &mut self.ended);
         self.batches.give(batch);
         connection.progress.outbound.moved(u64::from(result.unwrap_or(0)));
         let export = connection.peer.export;
@@ -207,7 +212,7 @@ impl Shard {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             connection.flushing = false;
             if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
-                connection.because(Reason::Stopping).end(Ending::Graceful);
+                connection.stop(self.recorder.now());
             }
             if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
                 self.start_send(key);
@@ -229,21 +234,21 @@ impl Shard {
         let (socket, now) = (connection.socket, self.recorder.now());
         let mut batch = connection.outbound.take_batch(&mut self.batches);
         let device = &connection.peer.device;
-        let standing = |range| device.standing(range, now);
+        let fault_watch = &mut self.fault_watch;
+        let standing = |range, waited_long: bool| {
+            let trust = if waited_long { None } else { fault_watch.trust(now) };
+            device.standing(range, trust, now)
+        };
         let operation = match connection.outbound.fill(&mut batch, now, standing) {
             Next::Send(mode) => {
                 self.fault_watch.sends(mode, now);
                 connection.operations += 1;
                 let operation = Operation::Send { socket, mode, batch };
-                self.ring.push(operation, Owner::Connection(key));
-                return;
+                let operation = self.ring.push(operation, Owner::Connection(key));
+                connection.outbound.started(mode, operation);
+                return self.watch_send(key);
             }
             Next::AwaitRoom => Some(Operation::AwaitRoom { socket }),
-            Next::Copy(range) => {
-                let lease = self.pool.lend(range.length() as usize, connection.held);
-                // Without memory it stays where it is.
-                lease.map_or(Some(Operation::AwaitRoom { socket }), |lease| device.copying(range, lease))
-            }
             Next::Populate(mapped) => Some(Operation::Populate { mapped }),
             Next::Nothing => None,
             Next::Broken => {
@@ -256,7 +261,9 @@ impl Shard {
             connection.outbound.pause();
             connection.operations += 1;
             self.ring.push(operation, Owner::Connection(key));
+            self.watch_send(key);
         }
+        let connection = &mut self.connections[key as usize];
         if connection.outbound.lost().is_some() {
             self.list(key);
         }
@@ -281,7 +288,7 @@ impl Shard {
     pub(super) fn end(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         let is_over = connection.is_over();
-        if is_over {
+        if connection.has_done_all() {
             connection.forget_payload();
         }
         for id in std::mem::take(&mut connection.forgotten) {
@@ -291,7 +298,21 @@ impl Shard {
         if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
             connection.shut_down = true;
             connection.operations += 1;
-            self.ring.push(Operation::Shutdown { socket: connection.socket }, Owner::Connection(key));
+            let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
+            self.ring.push(operation, Owner::Connection(key));
+        }
+        if let Some((operation, time)) = connection.begin_lingering() {
+            connection.operations += 1;
+            self.ring.push(operation, Owner::Connection(key));
+            if let Some(time) = time {
+                connection.operations += 1;
+                let timer = self.ring.push(Operation::sleep(time), Owner::Connection(key));
+                connection.linger_timer = Some(timer);
+            }
+        }
+        if let Some(target) = connection.useless_timer() {
+            connection.operations += 1;
+            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
         }
         if let Some(target) = connection.useless_receive()
             && !std::mem::replace(&mut connection.cancelled, true)

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::outbound::{Reply, ReplyChunk};
 use super::recorder::operation;
+use super::reply::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use crate::backend::{Abandon, Device, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent};

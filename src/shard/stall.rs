@@ -107,6 +107,7 @@ impl Shard {
             self.next_look = None;
             self.look();
         }
+        self.look_at_sends(timer);
     }
 
     fn look(&mut self) {

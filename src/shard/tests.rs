@@ -64,6 +64,7 @@ impl Running {
         let negotiated = Negotiated {
             number: 1,
             socket: server.into(),
+            over_tcp: false,
             export: 0,
             session,
             leftover,

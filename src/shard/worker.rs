@@ -19,6 +19,7 @@ use super::request_table::{RequestId, RequestTable};
 use super::room::Room;
 use super::seniority::Seniority;
 use super::serve::{Shared, Work, serve};
+use super::slow_sends::SlowSends;
 use super::waiting::Waiting;
 use super::{ShardConfig, ShardEnd, StartError};
 use crate::backend::{Device, FILES_PER_EXPORT, Helpers, ShardContext};
@@ -87,6 +88,7 @@ pub(super) struct Shard {
     pub(super) next_look: Option<OpKey>,
     /// When the deadline had passed.
     pub(super) cut_off: Option<Duration>,
+    pub(super) slow_sends: SlowSends,
     pub(super) fault_watch: FaultWatch,
     pub(super) busy_poll: BusyPoll,
     pub(super) connection_count: Arc<AtomicUsize>,
@@ -166,6 +168,7 @@ impl Shard {
             shutdown: None,
             next_look: None,
             cut_off: None,
+            slow_sends: SlowSends::default(),
             fault_watch,
             busy_poll: BusyPoll::new(*busy_poll),
             connection_count: connections,

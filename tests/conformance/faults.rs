@@ -249,20 +249,23 @@ fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
     const SIZE: u64 = 256 << 10;
     let image = Image::random(SIZE, 3);
     let last = SIZE - 4096;
-    let server = Options::new().export(format!("a={}", image.path.display())).shards(1).start();
+    let server = Options::new()
+        .export(format!("a={}", image.path.display()))
+        .export("slow=fault:delay.read=50ms:mem:1M")
+        .shards(1)
+        .start();
     for mode in MODES {
         // TCP buffers may take in all replies, and then none is queued.
         let mut client = Connection::attach_unix(&server, "a", mode);
-        let mut other = Connection::attach(&server, "a", mode);
+        let mut other = Connection::attach(&server, "slow", mode);
         assert_same(&client.read(last, 4096), &image.read(last, 4096), "before the cut");
         let mut in_flight: Vec<_> =
             (0..768).map(|cookie| Request::read(last, 4096).cookie(0x7000 + cookie)).collect();
         let requests: Vec<u8> = in_flight.iter().flat_map(|request| request.encode(mode)).collect();
         client.send(&requests);
-        // The shard takes them in before these, and sends as much as the socket holds.
-        for _ in 0..10 {
-            other.read(0, 512);
-        }
+        // The shard takes them in before this, sends as much as the socket holds, and copies the rest of a reply of which a part has left:
+        // that waits in vain for so long.
+        other.read(0, 512);
         let whole = image.read(last, 4096);
         image.open().set_len(SIZE - 4000).expect("cut the file");
         let mut errors = 0;

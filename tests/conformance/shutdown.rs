@@ -1,5 +1,7 @@
 //! Transmission statements T33, T34, T42: how a connection ends, by the client's will and by the server's.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use crate::common::assert_same;
@@ -204,6 +206,47 @@ fn t34_shutdown_closes_idle_connections() {
     }
     haggling.drain_to_close("the server's shutdown");
     server.stop();
+}
+
+/// A client that has sent more than the server had read gets every reply that the server counts as sent, and then the end of the stream. A
+/// socket that is closed with bytes unread would take back what is on its way.
+#[test]
+fn t34_over_tcp_each_reply_that_was_sent_arrives() {
+    const LENGTH: usize = 64 << 10;
+    let mut server = Options::new().export("mem:1M").tcp("127.0.0.1:0").args(["-v"]).start();
+    // Little room at this end: what the server has sent waits at its end.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set SO_RCVBUF");
+    socket.connect(&server.tcp_address().into()).expect("connect");
+    let mut client = Connection::over_tcp(socket.into());
+    client.greet(MODERN);
+    client.choose(Mode::Simple);
+    client.go("");
+    client.write(0, &pattern(9, 0, LENGTH));
+    let mut sender = client.twin();
+    sender.patience(Duration::from_secs(60));
+    let requests: Vec<u8> = (0..1000)
+        .flat_map(|cookie| Request::read(0, LENGTH as u64).cookie(cookie).encode(Mode::Simple))
+        .collect();
+    let sending = std::thread::spawn(move || while sender.try_send(&requests).is_ok() {});
+    client.receive(16, "the begin of a reply");
+    server.signal(Signal::TERM);
+    let (mut received, mut bytes) = (16, vec![0; LENGTH]);
+    loop {
+        match client.read_some(&mut bytes) {
+            Ok(0) => break,
+            Ok(length) => received += length,
+            Err(error) => panic!("after {received} bytes of replies: {error}"),
+        }
+    }
+    client.hang_up();
+    sending.join().expect("the sender does not panic");
+    server.stop();
+    let log = server.log();
+    let end = log.iter().find(|line| line["message"] == "connection closed").expect("it is logged");
+    let (replies, rest) = (received / (16 + LENGTH), received % (16 + LENGTH));
+    // The write is one of them.
+    assert_eq!((end["requests"].as_u64(), rest), (Some(replies as u64 + 1), 0), "{end}");
 }
 
 #[test]

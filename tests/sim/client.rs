@@ -215,6 +215,10 @@ impl Client {
 
     /// The server has ended the connection.
     fn ended(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let taken_back = context.world.taken_back(self.socket);
+        if taken_back > 0 && context.faults.cut_send == 0.0 {
+            return Err(format!("{taken_back} bytes of replies were taken back when the socket was closed"));
+        }
         // Of a mapped file the rest of a reply can be gone when its header has left.
         let is_torn = !self.incoming.is_empty() && (context.cuts || context.faults.io_error > 0.0);
         let may = context.shutting_down || context.faults.cut_send > 0.0 || is_torn;

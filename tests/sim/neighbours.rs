@@ -79,7 +79,7 @@ impl Scene {
     }
 
     fn connect(&mut self, export: usize) -> SocketId {
-        let (socket, token) = self.world.socket(self.plan.socket_bytes);
+        let (socket, token) = self.world.socket(self.plan.socket_bytes, false);
         let mut setting = self.plan.setting(&mut self.random);
         (setting.form, setting.context, setting.export, setting.enforced) =
             (Form::Simple, None, export, None);
@@ -304,8 +304,12 @@ pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
     }
     let time = scene.ask(other, READ, 0, 512)?;
     drain(&mut scene)?;
+    // What waits was queued by turns that had found nothing missing, so they may take more on trust than the first one.
+    let most = if is_waiting { 16 } else { 8 };
     match scene.world.most_faults_in_a_turn() {
-        0..=8 => scene.end("a read beside a burst for evicted pages", &[time], 16 * LATENCY),
+        faults if faults <= most => {
+            scene.end("a read beside a burst for evicted pages", &[time], 16 * LATENCY)
+        }
         faults => Err(format!("the shard waited for {faults} pages in one turn")),
     }
 }

@@ -113,6 +113,7 @@ impl Plan {
             longest: (self.socket_bytes as u64 * 100).min(self.longest),
             cautious: self.cautious,
             steady: self.steady,
+            over_tcp: random.chance(0.5),
             context: with_context.then_some(7),
         }
     }
@@ -201,5 +202,6 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     };
     let (permit, socket_permit) = (Box::new(()), Box::new(()));
     let (export, peer) = (setting.export, "simulated".to_owned());
-    Negotiated { number: 1, socket, export, session, leftover: Vec::new(), peer, permit, socket_permit }
+    let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
+    Negotiated { number, socket, over_tcp, export, session, leftover, peer, permit, socket_permit }
 }

@@ -7,6 +7,8 @@ use super::wire::{self, Form};
 /// What a client knows of its session.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
+    /// Its socket is as one of TCP.
+    pub(crate) over_tcp: bool,
     pub(crate) form: Form,
     pub(crate) export: usize,
     pub(crate) shard: usize,

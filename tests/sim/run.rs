@@ -274,8 +274,8 @@ impl Simulation {
 
     fn connect(&mut self) {
         self.sessions_left -= 1;
-        let (socket, token) = self.world.socket(self.plan.socket_bytes);
         let setting = self.plan.setting(&mut self.random);
+        let (socket, token) = self.world.socket(self.plan.socket_bytes, setting.over_tcp);
         let negotiated = plan::negotiated(token, &setting, &self.exports);
         let shard = setting.shard;
         let mut context = context!(self, setting.export);

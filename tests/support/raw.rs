@@ -276,6 +276,14 @@ impl Connection {
         }
     }
 
+    /// Ends both directions, for all handles on the socket.
+    pub(crate) fn hang_up(&self) {
+        let _closed_by_the_server = match &self.stream {
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
     /// Half-closes: no more bytes will come from us.
     pub(crate) fn end_of_requests(&mut self) {
         match &self.stream {

@@ -155,7 +155,7 @@ impl Engine {
                 }
             }
             Operation::AwaitHangUp { socket } => Work::AwaitHangUp { socket: self.socket(*socket) },
-            Operation::Shutdown { socket } => Work::Shutdown { socket: self.socket(*socket) },
+            Operation::Shutdown { socket, how } => Work::Shutdown { socket: self.socket(*socket), how: *how },
             Operation::Watch { eventfd, .. } => Work::Watch { eventfd: *eventfd },
             Operation::Sleep { duration } => {
                 // SAFETY: the type is transparent over the kernel's `struct __kernel_timespec`, two integers of 64 bits.

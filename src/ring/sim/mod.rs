@@ -165,10 +165,10 @@ impl World {
     }
 
     /// Makes a connection; either direction holds so many bytes. The descriptor is the server's end.
-    pub fn socket(&self, capacity: usize) -> (SocketId, OwnedFd) {
+    pub fn socket(&self, capacity: usize, over_tcp: bool) -> (SocketId, OwnedFd) {
         let mut state = self.state();
         let socket = state.sockets.len();
-        state.sockets.push(SimSocket::new(capacity));
+        state.sockets.push(SimSocket::new(capacity, over_tcp));
         let token = token();
         state.tokens.insert(token.as_raw_fd(), Object::Socket(socket));
         (SocketId(socket), token)

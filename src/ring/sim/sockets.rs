@@ -24,7 +24,13 @@ pub(super) struct SimSocket {
     pub(super) to_server: VecDeque<u8>,
     pub(super) to_client: VecDeque<u8>,
     pub(super) client: Client,
+    /// The server has shut down both directions, or at least that of its sends.
     pub(super) server_shut: bool,
+    sends_no_more: bool,
+    /// It is as TCP: closing it while bytes are unread takes back what has not arrived.
+    over_tcp: bool,
+    /// So many bytes were taken back from a client whose connection was not cut off.
+    taken_back: usize,
     /// A shard has registered it, or let go of it again.
     pub(super) taken: bool,
     pub(super) released: bool,
@@ -33,13 +39,16 @@ pub(super) struct SimSocket {
 }
 
 impl SimSocket {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, over_tcp: bool) -> Self {
         Self {
             capacity,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
             client: Client::Here,
             server_shut: false,
+            sends_no_more: false,
+            over_tcp,
+            taken_back: 0,
             taken: false,
             released: false,
             waiting: Vec::new(),
@@ -144,7 +153,7 @@ impl State {
         };
         let pieces = pieces.clone();
         let end = &self.sockets[socket];
-        if end.server_shut || matches!(end.client, Client::Closed | Client::Reset) {
+        if end.sends_no_more || matches!(end.client, Client::Closed | Client::Reset) {
             let result = if moved > 0 { Ok(moved as u32) } else { Err(libc::EPIPE) };
             return self.complete(serial, result);
         }
@@ -209,7 +218,7 @@ impl State {
 
     pub(super) fn try_await_room(&mut self, serial: u64, socket: usize) {
         let end = &self.sockets[socket];
-        let ended = end.server_shut || matches!(end.client, Client::Closed | Client::Reset);
+        let ended = end.sends_no_more || matches!(end.client, Client::Closed | Client::Reset);
         if ended || end.to_client.len() < end.capacity {
             self.complete(serial, Ok(libc::POLLOUT as u32));
         } else {
@@ -225,15 +234,22 @@ impl State {
             | Work::Send { socket: other, .. }
             | Work::AwaitHangUp { socket: other }
             | Work::AwaitRoom { socket: other }
-            | Work::Shutdown { socket: other } => other == socket,
+            | Work::Shutdown { socket: other, .. } => other == socket,
             _ => false,
         });
         assert!(!busy, "a socket is released while an operation on it is in flight");
-        self.sockets[socket].released = true;
+        let end = &mut self.sockets[socket];
+        end.released = true;
+        if end.over_tcp && !end.server_shut && !end.to_server.is_empty() {
+            end.taken_back = end.to_client.len();
+            end.to_client.clear();
+        }
     }
 
-    pub(super) fn shut_down(&mut self, socket: usize) {
-        self.sockets[socket].server_shut = true;
+    pub(super) fn shut_down(&mut self, socket: usize, how: std::net::Shutdown) {
+        let end = &mut self.sockets[socket];
+        end.sends_no_more = true;
+        end.server_shut |= how != std::net::Shutdown::Write;
         self.wake_socket(socket);
     }
 }
@@ -268,7 +284,12 @@ impl World {
     pub fn client_is_at_end(&self, socket: SocketId) -> bool {
         let state = self.state();
         let end = &state.sockets[socket.0];
-        (end.server_shut || end.released) && end.to_client.is_empty()
+        (end.sends_no_more || end.released) && end.to_client.is_empty()
+    }
+
+    /// Bytes of replies that were sent and never arrived, because the socket was closed in the wrong way.
+    pub fn taken_back(&self, socket: SocketId) -> usize {
+        self.state().sockets[socket.0].taken_back
     }
 
     /// Sends no more; the server can still answer.

@@ -101,6 +101,7 @@ pub(super) enum Work {
     },
     Shutdown {
         socket: usize,
+        how: std::net::Shutdown,
     },
     Sleep {
         nanoseconds: u64,
@@ -303,9 +304,9 @@ impl State {
             Work::AwaitHangUp { socket } => self.try_hang_up(serial, *socket),
             Work::AwaitRoom { socket } => self.try_await_room(serial, *socket),
             Work::Populate { file, range } => self.populate(serial, *file, *range),
-            Work::Shutdown { socket } => {
-                let socket = *socket;
-                self.shut_down(socket);
+            Work::Shutdown { socket, how } => {
+                let (socket, how) = (*socket, *how);
+                self.shut_down(socket, how);
                 self.complete(serial, Ok(0));
             }
             Work::Sleep { .. } => self.complete(serial, Err(libc::ETIME)),

@@ -80,6 +80,7 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
     let mut negotiated = Negotiated {
         number: 1,
         socket: socket.into(),
+        over_tcp: false,
         export,
         session,
         leftover,

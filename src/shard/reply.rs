@@ -1,0 +1,39 @@
+//! A reply as it is queued: its chunks, each a header and its payload.
+
+use crate::nbd::reply::HeaderBytes;
+use crate::ring::Payload;
+
+/// One chunk of a reply.
+#[derive(Debug)]
+pub(super) struct ReplyChunk {
+    pub(super) header: HeaderBytes,
+    pub(super) payload: Payload,
+}
+
+/// All chunks of a reply.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// The usual case.
+    One(ReplyChunk),
+    /// Sparse reads, errors half-way, several meta contexts.
+    Many(Vec<ReplyChunk>),
+}
+
+impl Reply {
+    /// A header alone.
+    pub(super) fn header(header: HeaderBytes) -> Self {
+        Self::One(ReplyChunk { header, payload: Payload::Nothing })
+    }
+
+    /// An error with its text.
+    pub(super) fn error((header, text): (HeaderBytes, Vec<u8>)) -> Self {
+        Self::One(ReplyChunk::with_text(header, text))
+    }
+}
+
+impl ReplyChunk {
+    pub(super) fn with_text(header: HeaderBytes, text: Vec<u8>) -> Self {
+        let payload = if text.is_empty() { Payload::Nothing } else { Payload::Text(text) };
+        Self { header, payload }
+    }
+}
