@@ -60,8 +60,6 @@ mod switch {
         WriteErrorIgnored,
         /// A read that failed half-way claims all of its bytes.
         FailedReadClaimsAll,
-        /// The last byte of an export is refused.
-        RangeCheckOffByOne,
         /// The payload of a refused write is read as requests.
         DiscardForgotten,
         /// Of a WRITE_ZEROES only the first part happens.

@@ -40,20 +40,6 @@
 //! once a second, and when somebody looks (`--admin`): a message, answered by handing the interval over. It adds up, keeps a quarter of an
 //! hour by second, logs slow requests (`--slow`) and writes histogram logs (`--latency-log`), because a shard must wait for none of that.
 //!
-//! # Who may import whom
-//!
-//! ```text
-//! main ► cli ► everything below
-//! control ► nbd::{handshake, session}, shard::{ShardHandle, Negotiated}, stats, backend, sandbox, config, block, sys
-//! client  ► nbd, ring, task, block, sys
-//! shard   ► nbd::{inbound, request, reply, error, session}, backend, task, ring, config, block, sys
-//! backend ► sync ► task ► ring ► sys, block   backend: never nbd, never shard; ring: never nbd, never backend
-//! sandbox ► config, sys
-//! nbd ► block only                            leaves: block, sys, config, random
-//! ```
-//!
-//! `tests/tidy.rs` checks it. `unsafe` stands in [`ring`] and [`sys`] only. [`nbd`] is pure: bytes in, values out, no socket, no clock.
-//!
 //! # Errors by reaction
 //!
 //! A refusal or a [`block::BlockError`] is an error reply, and the connection lives. A protocol violation ends the connection. A
@@ -65,18 +51,21 @@
 //! A write is answered when the kernel has taken it; FLUSH is `fdatasync` on the export's file, which covers every write answered
 //! before it on any connection of any shard, because they all went to the same file; FUA is a sync of the written range, `RWF_DSYNC` on
 //! a direct write, or `fdatasync` after a TRIM or WRITE_ZEROES. `backend::durability` tells what becomes of errors.
+//!
+//! `tests/tidy.rs` checks the table that follows. `unsafe` stands in [`ring`] and [`sys`] only. [`nbd`] is pure: bytes in, values out, no socket, no
+//! clock.
+//!
+#![doc = include_str!("imports.md")]
 #![deny(unsafe_code)]
 
 #[macro_use]
 pub mod canary;
 
 pub mod backend;
-pub mod block;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
-pub mod nbd;
 pub mod random;
 #[allow(unsafe_code)]
 pub mod ring;
@@ -87,3 +76,6 @@ pub mod sync;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod task;
+
+pub use ringnbd_proto as nbd;
+pub use ringnbd_proto::vocabulary as block;

@@ -3,10 +3,10 @@
 use std::hint::black_box;
 
 use ringnbd::block::{BlockError, BlockSizes, Extent};
-use ringnbd::nbd::client_request::ClientRequest;
-use ringnbd::nbd::inbound::{Inbound, Piece};
-use ringnbd::nbd::reply::{ReplyTo, status_length};
-use ringnbd::nbd::request::{Cookie, Request, header_length};
+use ringnbd::nbd::client::request::ClientRequest;
+use ringnbd::nbd::server::inbound::{Inbound, Piece};
+use ringnbd::nbd::server::reply::{ReplyTo, status_length};
+use ringnbd::nbd::server::request::{Cookie, Request, header_length};
 use ringnbd::nbd::session::{ReplyMode, Session};
 use ringnbd::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE, NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_DF};
 

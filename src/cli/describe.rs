@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use crate::block::BlockSizes;
-use crate::nbd::client_handshake::{Dialect, ExportDetails};
+use crate::nbd::client::handshake::{Dialect, ExportDetails};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 

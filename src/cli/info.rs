@@ -6,7 +6,7 @@ use super::Outcome;
 use super::describe::*;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
-use crate::nbd::client_handshake::{Dialect, ExportDetails};
+use crate::nbd::client::handshake::{Dialect, ExportDetails};
 use crate::nbd::printable::printable;
 use crate::nbd::session::ReplyMode;
 

@@ -7,7 +7,7 @@ use super::describe::*;
 use super::info::export_name;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
-use crate::nbd::client_handshake::{Dialect, ListedExport};
+use crate::nbd::client::handshake::{Dialect, ListedExport};
 use crate::nbd::printable::printable;
 
 const LONG_HELP: &str = "\
@@ -128,7 +128,7 @@ fn description(listed: &ListedExport) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nbd::client_handshake::ExportDetails;
+    use crate::nbd::client::handshake::ExportDetails;
     use crate::nbd::session::ReplyMode;
 
     fn exports() -> Vec<ListedExport> {

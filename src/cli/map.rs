@@ -9,7 +9,7 @@ use super::Outcome;
 use super::describe::*;
 use crate::client::uri::NbdUri;
 use crate::client::{ClientError, Connection, MappedExtent, Merge, Timeouts};
-use crate::nbd::client_handshake::Transmission;
+use crate::nbd::client::handshake::Transmission;
 use crate::nbd::printable::printable;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::{NBD_STATE_HOLE, NBD_STATE_ZERO};
@@ -257,7 +257,7 @@ fn type_name(context: &str, flags: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nbd::client_handshake::{Dialect, ExportDetails};
+    use crate::nbd::client::handshake::{Dialect, ExportDetails};
 
     fn transmission(mode: ReplyMode, contexts: Option<Vec<String>>) -> Transmission {
         Transmission {

@@ -5,9 +5,9 @@ use super::extents::MappedExtent;
 use super::socket::{Link, Timeouts};
 use super::uri::NbdUri;
 use crate::block::BlockError;
-use crate::nbd::chunks::{Event, ReplyParser};
-use crate::nbd::client_handshake::{Goal, Outcome, Transmission};
-use crate::nbd::client_request::ClientRequest;
+use crate::nbd::client::handshake::{Goal, Outcome, Transmission};
+use crate::nbd::client::replies::{Event, ReplyParser};
+use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::uri::ServerAddress;
 use crate::block::BlockError;
-use crate::nbd::chunks::ReplyError;
-use crate::nbd::client_handshake::HandshakeError;
+use crate::nbd::client::handshake::HandshakeError;
+use crate::nbd::client::replies::ReplyError;
 use crate::nbd::printable::printable;
 
 /// What went wrong, for people: each text is one clause that names the cause and, where there is one, the remedy.

@@ -18,7 +18,7 @@ pub use socket::Timeouts;
 
 use std::os::fd::OwnedFd;
 
-use crate::nbd::client_handshake::{Dialect, ExportDetails, Goal, ListedExport, Outcome, Transmission};
+use crate::nbd::client::handshake::{Dialect, ExportDetails, Goal, ListedExport, Outcome, Transmission};
 use crate::nbd::session::ReplyMode;
 use socket::Link;
 use uri::NbdUri;

@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::ClientError;
 use super::uri::ServerAddress;
-use crate::nbd::client_handshake::{ClientHandshake, Goal, Outcome, Step};
+use crate::nbd::client::handshake::{ClientHandshake, Goal, Outcome, Step};
 use crate::nbd::session::ReplyMode;
 
 /// How long a client waits.

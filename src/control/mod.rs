@@ -1,7 +1,7 @@
 //! The control plane: one thread that accepts, negotiates, and hands sockets over to the shards. It never moves a byte of data.
 //!
 //! ```text
-//!  listener ─► accept ─► negotiate (nbd::handshake) ─► placement ─► ShardHandle::connect
+//!  listener ─► accept ─► negotiate (nbd::server::handshake) ─► placement ─► ShardHandle::connect
 //! ```
 //!
 //! This is the only place that knows tokio-uring. Its order at start is chosen so that an error leaves nothing behind: what can

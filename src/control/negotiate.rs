@@ -11,7 +11,7 @@ use tokio_uring::net::TcpStream;
 
 use super::handshake_memory::FREE_BYTES;
 use super::plane::{Permit, Plane};
-use crate::nbd::handshake::{self, CloseReason, Handshake, Step};
+use crate::nbd::server::handshake::{self, CloseReason, Handshake, Step};
 use crate::shard::Negotiated;
 
 /// A client that was just accepted.

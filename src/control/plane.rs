@@ -9,7 +9,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use crate::config::Limits;
-use crate::nbd::handshake::HandshakeLimits;
+use crate::nbd::server::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{Negotiated, ShardHandle};
 use crate::stats::Interval;

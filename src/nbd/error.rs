@@ -1,12 +1,13 @@
 //! The one map between [`BlockError`] and the protocol's error values ("Error values").
 
-use super::wire::*;
-use crate::block::BlockError;
+use crate::vocabulary::BlockError;
+use crate::wire::*;
 
 /// The error value that a client is told.
 ///
 /// Only the eight values of the spec exist on the wire; `NBD_ENOMEM` is never sent, because memory is taken at start
 /// and a request that finds none waits in the socket instead.
+#[inline]
 pub const fn to_wire(error: BlockError) -> u32 {
     match error {
         BlockError::NotPermitted => NBD_EPERM,
@@ -20,6 +21,7 @@ pub const fn to_wire(error: BlockError) -> u32 {
 }
 
 /// What an error value from a server means. "A client SHOULD treat an unexpected error value as `NBD_EINVAL`."
+#[inline]
 pub const fn from_wire(error: u32) -> BlockError {
     match error {
         NBD_EPERM => BlockError::NotPermitted,

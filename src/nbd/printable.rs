@@ -1,5 +1,7 @@
 //! Text of the other side, made safe to show.
 
+use alloc::string::String;
+
 /// `text` with control characters escaped, so that a name or message from a peer cannot steer a terminal or forge a log line.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());

@@ -1,8 +1,11 @@
 //! What a finished handshake fixes for the life of a connection.
 
-use super::meta_context::MetaContext;
-use super::wire::*;
-use crate::block::{BlockSizes, DeviceFacts};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::meta_context::MetaContext;
+use crate::vocabulary::{BlockSizes, DeviceFacts};
+use crate::wire::*;
 
 /// An export as the handshake shows it: a name and what its device can do.
 #[derive(Debug, Clone, PartialEq, Eq)]

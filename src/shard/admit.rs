@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::connection::{Connection, Fed, Feeding, Receiving};
 use super::request_table::{Record, RequestId};
 use super::serve::Work;
-use crate::nbd::request::{Cookie, Request};
+use crate::nbd::server::request::{Cookie, Request};
 use crate::ring::Lease;
 use crate::stats::Timing;
 

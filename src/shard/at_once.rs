@@ -7,8 +7,8 @@ use super::request_table::RequestId;
 use super::waiting::Need;
 use crate::backend::AtOnce;
 use crate::block::ByteRange;
-use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::{Command, Request};
+use crate::nbd::server::reply::ReplyTo;
+use crate::nbd::server::request::{Command, Request};
 use crate::ring::{self, Completion, Payload};
 use crate::stats::{Operation, Timing};
 

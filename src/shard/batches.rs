@@ -1,6 +1,6 @@
 //! Spare send batches, small and large: thousands of connections that send little then cost little.
 
-use crate::nbd::reply::LONGEST_HEADER;
+use crate::nbd::server::reply::LONGEST_HEADER;
 use crate::ring::SendBatch;
 
 /// Chunks of a small batch, which is all that most connections need.

@@ -21,9 +21,9 @@ use super::serve::{Peer, Work};
 use super::stall::{Progress, RECEIVE_STEP};
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
-use crate::nbd::inbound::{Inbound, Piece};
-use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::{Command, Refusal, Rejected, Request, header_length};
+use crate::nbd::server::inbound::{Inbound, Piece};
+use crate::nbd::server::reply::ReplyTo;
+use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
 use crate::stats::{self, Timing};
 

@@ -10,7 +10,7 @@ use super::reply::{Reply, ReplyChunk};
 use super::request_table::RequestId;
 use crate::backend::Standing;
 use crate::block::ByteRange;
-use crate::nbd::reply::{HeaderBytes, LONGEST_HEADER};
+use crate::nbd::server::reply::{HeaderBytes, LONGEST_HEADER};
 use crate::ring::{MappedRange, OpKey, Payload, SendBatch, SendMode, SharedLease, Unsent};
 
 /// A queued chunk, and the request that its leaving ends: it is the last one of a reply.
@@ -430,8 +430,8 @@ fn request(ends: u32) -> Option<RequestId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nbd::reply::ReplyTo;
-    use crate::nbd::request::Cookie;
+    use crate::nbd::server::reply::ReplyTo;
+    use crate::nbd::server::request::Cookie;
     use crate::nbd::session::ReplyMode;
 
     const REQUEST: RequestId = RequestId(5);

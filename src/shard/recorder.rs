@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::nbd::request::{Command, Request};
+use crate::nbd::server::request::{Command, Request};
 use crate::ring::Ring;
 use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
 

@@ -1,6 +1,6 @@
 //! A reply as it is queued: its chunks, each a header and its payload.
 
-use crate::nbd::reply::HeaderBytes;
+use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::Payload;
 
 /// One chunk of a reply.

@@ -5,7 +5,7 @@
 
 use slab::Slab;
 
-use crate::nbd::request::Cookie;
+use crate::nbd::server::request::Cookie;
 use crate::stats::Timing;
 
 /// A request in the table.

@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 
 use super::connection::{Connection, Feeding};
 use super::waiting::{KINDS, Need};
-use crate::nbd::reply::status_length;
-use crate::nbd::request::{Command, Request};
+use crate::nbd::server::reply::status_length;
+use crate::nbd::server::request::{Command, Request};
 use crate::ring::{BufferPool, Lease};
 
 /// The first of a line is overtaken by so many times the bytes that it needs.

@@ -9,8 +9,8 @@ use super::request_table::RequestId;
 use crate::backend::{Abandon, Device, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent};
 use crate::nbd::meta_context::MetaContext;
-use crate::nbd::reply::{ReplyTo, status_length};
-use crate::nbd::request::{Command, Request, parse_filter};
+use crate::nbd::server::reply::{ReplyTo, status_length};
+use crate::nbd::server::request::{Command, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, Session};
 use crate::ring::{Lease, Payload};
 use crate::task::side_by_side;
@@ -243,7 +243,7 @@ async fn sparse_read(
 
 /// Gives each data chunk its hold on the lease, once nothing is written into it any more.
 fn with_lease(
-    chunks: Vec<(crate::nbd::reply::HeaderBytes, Option<(u32, u32)>)>,
+    chunks: Vec<(crate::nbd::server::reply::HeaderBytes, Option<(u32, u32)>)>,
     lease: Lease,
 ) -> Vec<ReplyChunk> {
     let lease = lease.freeze();

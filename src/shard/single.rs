@@ -8,8 +8,8 @@ use super::request_table::RequestId;
 use super::serve::{Peer, Work};
 use super::worker::Shard;
 use crate::block::ByteRange;
-use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::{Command, Request};
+use crate::nbd::server::reply::ReplyTo;
+use crate::nbd::server::request::{Command, Request};
 use crate::ring::{Completion, Event, FileIndex, Lease, Operation, Owner, Payload};
 
 /// The file that a request is one read of, if it is.

@@ -3,8 +3,8 @@
 use super::framing::{Framer, Piece};
 use super::plan::{Area, Kind, Planned};
 use super::slots::{Slot, Slots};
-use crate::nbd::chunks::ReplyError;
-use crate::nbd::client_request::ClientRequest;
+use crate::nbd::client::replies::ReplyError;
+use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::{NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_TRIM, NBD_CMD_WRITE};
 use crate::ring::{FileIndex, SendBatch, SharedLease};

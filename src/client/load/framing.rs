@@ -1,4 +1,4 @@
-//! Replies in the stream of a connection under load: the lean brother of [`crate::nbd::chunks`].
+//! Replies in the stream of a connection under load: the lean brother of [`crate::nbd::client::replies`].
 //!
 //! It keeps nothing per request and copies nothing but a header that a receive cut in two. What a reply may say is checked against
 //! the request that its cookie names, so that a broken server ends the run rather than skews it; that each byte of a READ is
@@ -7,8 +7,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::reply_head::{Body, Head, LONGEST_HEAD, Parsed, parse_head};
-use crate::nbd::chunks::ReplyError;
+use crate::nbd::client::replies::ReplyError;
+use crate::nbd::client::replies::head::{Body, Head, LONGEST_HEAD, Parsed, parse_head};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 

@@ -9,7 +9,7 @@ use super::tracker::Tracker;
 use super::verify::Verifier;
 use super::{LoadError, LoadOptions, Replies, Stop};
 use crate::client::enter;
-use crate::nbd::client_handshake::{ExportDetails, Transmission};
+use crate::nbd::client::handshake::{ExportDetails, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 use crate::random::Random;

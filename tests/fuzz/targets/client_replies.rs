@@ -5,9 +5,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::nbd::chunks::{Event, ReplyParser};
-use ringnbd::nbd::client_handshake::{ClientHandshake, Goal, Step};
-use ringnbd::nbd::client_request::ClientRequest;
+use ringnbd::nbd::client::replies::{Event, ReplyParser};
+use ringnbd::nbd::client::handshake::{ClientHandshake, Goal, Step};
+use ringnbd::nbd::client::request::ClientRequest;
 use ringnbd::nbd::session::ReplyMode;
 
 /// Everything the client sent, and how it ended.

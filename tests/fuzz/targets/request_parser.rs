@@ -5,9 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringnbd::block::BlockSizes;
-use ringnbd::nbd::inbound::{Inbound, Piece};
+use ringnbd::nbd::server::inbound::{Inbound, Piece};
 use ringnbd::nbd::meta_context::MetaContext;
-use ringnbd::nbd::request::{Command, Rejected, Request, header_length, parse_filter};
+use ringnbd::nbd::server::request::{Command, Rejected, Request, header_length, parse_filter};
 use ringnbd::nbd::session::{ReplyMode, SelectedContext, Session};
 
 fn session(kind: u8) -> Session {

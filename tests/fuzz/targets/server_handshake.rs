@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringnbd::block::{BlockSizes, DeviceFacts};
-use ringnbd::nbd::handshake::{Handshake, HandshakeLimits, Step};
+use ringnbd::nbd::server::handshake::{Handshake, HandshakeLimits, Step};
 use ringnbd::nbd::meta_context::MetaContext;
 use ringnbd::nbd::session::{ExportInfo, ReplyMode};
 

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::block::BlockError;
-use crate::nbd::chunks::{Event, ReplyParser};
-use crate::nbd::client_request::ClientRequest;
+use crate::nbd::client::replies::{Event, ReplyParser};
+use crate::nbd::client::request::ClientRequest;
 use crate::nbd::error::to_wire;
-use crate::nbd::reply::ReplyTo;
-use crate::nbd::request::Cookie;
+use crate::nbd::server::reply::ReplyTo;
+use crate::nbd::server::request::Cookie;
 
 const LENGTH: u64 = 1024;
 

@@ -1,0 +1,363 @@
+//! Which option comes next: the decisions of the client's handshake, without any framing.
+
+use alloc::string::String;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::mem::take;
+
+use super::option_reply::{Info, OptionReply};
+use super::outcome::*;
+use crate::session::ReplyMode;
+use crate::vocabulary::BlockSizes;
+use crate::wire::*;
+
+/// An option in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    ExtendedHeaders,
+    StructuredReply,
+    List,
+    /// LIST_META_CONTEXT without queries, for the export at hand.
+    OfferedContexts,
+    SelectContexts,
+    Info,
+    Go,
+}
+
+impl Stage {
+    pub(super) const fn option(self) -> u32 {
+        match self {
+            Self::ExtendedHeaders => NBD_OPT_EXTENDED_HEADERS,
+            Self::StructuredReply => NBD_OPT_STRUCTURED_REPLY,
+            Self::List => NBD_OPT_LIST,
+            Self::OfferedContexts => NBD_OPT_LIST_META_CONTEXT,
+            Self::SelectContexts => NBD_OPT_SET_META_CONTEXT,
+            Self::Info => NBD_OPT_INFO,
+            Self::Go => NBD_OPT_GO,
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Send an option with its data.
+    Option(Stage, Vec<u8>),
+    /// Send EXPORT_NAME for [`Script::export`].
+    ExportName,
+    /// The result stands: part with ABORT.
+    Abort,
+    /// The result stands: leave the transmission phase at once.
+    Disconnect,
+    /// The result stands: the transmission phase begins.
+    Enter,
+}
+
+/// The goal and what was learned so far.
+#[derive(Debug)]
+pub(super) struct Script {
+    goal: Goal,
+    /// The best form of replies that is asked for.
+    best: ReplyMode,
+    dialect: Dialect,
+    answer: Answer,
+    /// The exports of LIST whose details are known, and those that are still to be asked about, the next one last.
+    listed: Vec<ListedExport>,
+    to_ask: Vec<(String, String)>,
+    selected: Vec<ContextId>,
+    offered: Option<Vec<String>>,
+    result: Option<Result<Outcome, HandshakeError>>,
+}
+
+/// The replies to the option in flight, before the final one.
+#[derive(Debug, Default)]
+struct Answer {
+    exports: Vec<(String, String)>,
+    contexts: Vec<ContextId>,
+    export: Option<(u64, u16)>,
+    name: Option<String>,
+    description: Option<String>,
+    block_sizes: Option<BlockSizes>,
+}
+
+impl Script {
+    pub(super) fn new(goal: Goal, best: ReplyMode) -> Result<Self, HandshakeError> {
+        let sendable = |name: &String| name.len() <= NBD_MAX_STRING && !name.contains('\0');
+        let all_sendable = match &goal {
+            Goal::Info { export } => sendable(export),
+            Goal::List => true,
+            Goal::Go { export, contexts } => sendable(export) && contexts.iter().all(sendable),
+        };
+        if !all_sendable {
+            return Err(HandshakeError::Name);
+        }
+        let dialect = Dialect { fixed_newstyle: false, reply_mode: ReplyMode::Simple };
+        Ok(Self {
+            goal,
+            best,
+            dialect,
+            answer: Answer::default(),
+            listed: Vec::new(),
+            to_ask: Vec::new(),
+            selected: Vec::new(),
+            offered: None,
+            result: None,
+        })
+    }
+
+    /// The export at hand.
+    pub(super) fn export(&self) -> &str {
+        match &self.goal {
+            Goal::Info { export } | Goal::Go { export, .. } => export,
+            Goal::List => self.to_ask.last().map_or("", |(name, _)| name),
+        }
+    }
+
+    pub(super) const fn reply_mode(&self) -> ReplyMode {
+        self.dialect.reply_mode
+    }
+
+    /// How it ended; once.
+    pub(super) fn result(&mut self) -> Result<Outcome, HandshakeError> {
+        self.result.take().unwrap_or(Err(HandshakeError::Closed("during the handshake")))
+    }
+
+    /// The greeting is done.
+    pub(super) fn start(&mut self, fixed_newstyle: bool) -> Result<Next, HandshakeError> {
+        self.dialect.fixed_newstyle = fixed_newstyle;
+        match (fixed_newstyle, &self.goal) {
+            (true, _) => Ok(match self.best {
+                ReplyMode::Extended => Next::Option(Stage::ExtendedHeaders, Vec::new()),
+                ReplyMode::Structured => Next::Option(Stage::StructuredReply, Vec::new()),
+                ReplyMode::Simple => self.pursue(),
+            }),
+            (false, Goal::List) => Err(HandshakeError::CannotList),
+            // "In non-fixed newstyle only one option can be set (`NBD_OPT_EXPORT_NAME`)."
+            (false, _) => Ok(Next::ExportName),
+        }
+    }
+
+    /// A reply that is not the last one to its option.
+    pub(super) fn collect(&mut self, reply: OptionReply) {
+        let answer = &mut self.answer;
+        match reply {
+            OptionReply::Server { name, description } => answer.exports.push((name, description)),
+            OptionReply::MetaContext { id, name } => answer.contexts.push(ContextId { id, name }),
+            OptionReply::Info(Info::Export { size, transmission_flags }) => {
+                answer.export = Some((size, transmission_flags));
+            }
+            OptionReply::Info(Info::Name(name)) => answer.name = Some(name),
+            OptionReply::Info(Info::Description(text)) => answer.description = Some(text),
+            OptionReply::Info(Info::BlockSizes(sizes)) => answer.block_sizes = Some(sizes),
+            OptionReply::Info(Info::Unknown) | OptionReply::Ack | OptionReply::Error { .. } => {}
+        }
+    }
+
+    /// The last reply to an option: ACK, or an error with its text.
+    pub(super) fn finished(
+        &mut self,
+        stage: Stage,
+        result: Result<(), (u32, String)>,
+    ) -> Result<Next, HandshakeError> {
+        let answer = take(&mut self.answer);
+        let refusal = match result {
+            Ok(()) => return self.accepted(stage, answer),
+            Err((reply, message)) => HandshakeError::refused(stage.option(), reply, message, self.export()),
+        };
+        // "If the client receives `NBD_REP_ERR_SHUTDOWN` it MUST initiate a soft disconnect." TLS_REQD in reply to anything but
+        // INFO or GO "indicates that no option will succeed".
+        let fatal = matches!(refusal, HandshakeError::Shutdown(_))
+            || (matches!(refusal, HandshakeError::TlsRequired(_)) && stage != Stage::Info);
+        match stage {
+            // GO was only to learn more than INFO told.
+            _ if self.result.is_some() => Ok(Next::Abort),
+            _ if fatal => Ok(self.give_up(refusal)),
+            Stage::ExtendedHeaders => Ok(Next::Option(Stage::StructuredReply, Vec::new())),
+            Stage::StructuredReply => Ok(self.pursue()),
+            Stage::OfferedContexts => Ok(self.after_offered(None)),
+            // The contexts are gone; the export may still be entered.
+            Stage::SelectContexts => Ok(self.after_selected(Vec::new())),
+            Stage::Info if self.goal == Goal::List => Ok(self.record(Err(without_export(&refusal)))),
+            Stage::Info | Stage::Go if self.may_use_export_name(&refusal) => Ok(Next::ExportName),
+            _ => Ok(self.give_up(refusal)),
+        }
+    }
+
+    /// The reply to EXPORT_NAME.
+    pub(super) fn named(&mut self, size: u64, transmission_flags: u16) -> Next {
+        let answer = Answer { export: Some((size, transmission_flags)), ..Answer::default() };
+        let details = self.details(answer).expect("the answer has the export's size");
+        self.entered(details)
+    }
+
+    fn accepted(&mut self, stage: Stage, answer: Answer) -> Result<Next, HandshakeError> {
+        let malformed = |what| HandshakeError::Malformed { option: stage.option(), reply: NBD_REP_ACK, what };
+        let no_export = malformed("came without NBD_INFO_EXPORT");
+        Ok(match stage {
+            Stage::ExtendedHeaders => {
+                self.dialect.reply_mode = ReplyMode::Extended;
+                self.pursue()
+            }
+            Stage::StructuredReply => {
+                self.dialect.reply_mode = ReplyMode::Structured;
+                self.pursue()
+            }
+            Stage::List => {
+                self.to_ask = answer.exports;
+                self.to_ask.reverse();
+                self.ask_next()
+            }
+            Stage::OfferedContexts => {
+                let names = answer.contexts.into_iter().map(|context| context.name).collect();
+                self.after_offered(Some(names))
+            }
+            Stage::SelectContexts => {
+                let mut ids: Vec<u32> = answer.contexts.iter().map(|context| context.id).collect();
+                ids.sort_unstable();
+                if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+                    return Err(malformed("ended a list in which a context id stands twice"));
+                }
+                self.after_selected(answer.contexts)
+            }
+            Stage::Info => {
+                let details = self.details(answer).ok_or(no_export)?;
+                if self.goal == Goal::List {
+                    return Ok(self.record(Ok(details)));
+                }
+                // nbd-server opens an export on GO and tells size 0 before.
+                let is_open = details.size > 0;
+                self.offered.clone_from(&details.contexts);
+                self.result = Some(Ok(Outcome::Info(self.dialect, details)));
+                if is_open { Next::Abort } else { Next::Option(Stage::Go, export_query(self.export())) }
+            }
+            Stage::Go => {
+                let details = self.details(answer).ok_or(no_export)?;
+                self.entered(details)
+            }
+        })
+    }
+
+    /// The reply mode is settled: on to the goal.
+    fn pursue(&mut self) -> Next {
+        match &self.goal {
+            Goal::Info { .. } => self.ask_about_export(),
+            Goal::List => Next::Option(Stage::List, Vec::new()),
+            // "This option MUST NOT be requested unless structured replies or extended headers have been negotiated first."
+            Goal::Go { export, contexts } if !contexts.is_empty() && self.has_chunks() => {
+                Next::Option(Stage::SelectContexts, context_queries(export, contexts))
+            }
+            Goal::Go { export, .. } => Next::Option(Stage::Go, export_query(export)),
+        }
+    }
+
+    /// LIST_META_CONTEXT where it may be asked, then INFO.
+    fn ask_about_export(&mut self) -> Next {
+        match self.has_chunks() {
+            true => Next::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
+            false => Next::Option(Stage::Info, export_query(self.export())),
+        }
+    }
+
+    fn ask_next(&mut self) -> Next {
+        if self.to_ask.is_empty() {
+            self.result = Some(Ok(Outcome::List(self.dialect, take(&mut self.listed))));
+            return Next::Abort;
+        }
+        self.ask_about_export()
+    }
+
+    /// The details of the export at hand, for a list.
+    fn record(&mut self, details: Result<ExportDetails, String>) -> Next {
+        self.offered = None;
+        if let Some((name, description)) = self.to_ask.pop() {
+            self.listed.push(ListedExport { name, description, details });
+        }
+        self.ask_next()
+    }
+
+    fn after_offered(&mut self, names: Option<Vec<String>>) -> Next {
+        self.offered = names;
+        let stage = if matches!(self.goal, Goal::Go { .. }) { Stage::Go } else { Stage::Info };
+        Next::Option(stage, export_query(self.export()))
+    }
+
+    fn after_selected(&mut self, contexts: Vec<ContextId>) -> Next {
+        self.selected = contexts;
+        match self.selected.is_empty() {
+            // What there is instead makes a useful message.
+            true => Next::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
+            false => Next::Option(Stage::Go, export_query(self.export())),
+        }
+    }
+
+    /// The server is in the transmission phase: stay there, or the question is answered.
+    fn entered(&mut self, export: ExportDetails) -> Next {
+        let dialect = self.dialect;
+        if let Goal::Go { .. } = self.goal {
+            let contexts = take(&mut self.selected);
+            self.result = Some(Ok(Outcome::Transmission(Transmission { dialect, export, contexts })));
+            return Next::Enter;
+        }
+        self.result = Some(Ok(Outcome::Info(dialect, export)));
+        Next::Disconnect
+    }
+
+    fn give_up(&mut self, error: HandshakeError) -> Next {
+        self.result = Some(Err(error));
+        Next::Abort
+    }
+
+    fn details(&mut self, answer: Answer) -> Option<ExportDetails> {
+        let (size, transmission_flags) = answer.export?;
+        Some(ExportDetails {
+            name: answer.name.unwrap_or_else(|| self.export().into()),
+            description: answer.description,
+            size,
+            transmission_flags,
+            block_sizes: answer.block_sizes,
+            contexts: self.offered.take(),
+        })
+    }
+
+    fn has_chunks(&self) -> bool {
+        self.dialect.reply_mode != ReplyMode::Simple
+    }
+
+    /// "clients SHOULD be prepared to also handle `NBD_REP_ERR_UNSUP` by falling back to using `NBD_OPT_EXPORT_NAME`", but
+    /// "a client that has used `NBD_OPT_EXTENDED_HEADERS` [...] MUST NOT use this option".
+    fn may_use_export_name(&self, refusal: &HandshakeError) -> bool {
+        self.dialect.reply_mode != ReplyMode::Extended
+            && matches!(refusal, HandshakeError::Refused { reply: NBD_REP_ERR_UNSUP, .. })
+    }
+}
+
+/// A refusal of one export of a list, whose name stands beside it.
+fn without_export(refusal: &HandshakeError) -> String {
+    match refusal {
+        HandshakeError::UnknownExport { .. } => "the server lists it and then denies it".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Data of INFO and GO.
+fn export_query(export: &str) -> Vec<u8> {
+    const REQUESTS: [u16; 3] = [NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE];
+    let mut data = string(export);
+    data.extend((REQUESTS.len() as u16).to_be_bytes());
+    data.extend(REQUESTS.iter().flat_map(|request| request.to_be_bytes()));
+    data
+}
+
+/// Data of LIST_META_CONTEXT and SET_META_CONTEXT.
+fn context_queries(export: &str, queries: &[String]) -> Vec<u8> {
+    let mut data = string(export);
+    data.extend((queries.len() as u32).to_be_bytes());
+    data.extend(queries.iter().flat_map(|query| string(query)));
+    data
+}
+
+fn string(text: &str) -> Vec<u8> {
+    let mut data = (text.len() as u32).to_be_bytes().to_vec();
+    data.extend(text.as_bytes());
+    data
+}

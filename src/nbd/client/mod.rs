@@ -1,0 +1,5 @@
+//! The client's side.
+
+pub mod handshake;
+pub mod replies;
+pub mod request;

@@ -1,0 +1,330 @@
+//! The server's side of the handshake ("Newstyle negotiation", "Fixed newstyle negotiation") without I/O.
+//!
+//! Bytes go in through [`Handshake::feed`], which tells in a [`Step`] what the driver must do next. Each state waits for
+//! exactly one thing, so the machine can be stopped and fed again at every byte:
+//!
+//! ```text
+//!  ClientFlags ─► Header ─► Data ─► Asking ─► (answer written) ─► Header … ─► Done
+//!                   │ refused by its header alone ─► Skip ─► Header
+//!                   └────────────── any violation ─► Closed
+//! ```
+//!
+//! TLS is not negotiated yet. STARTTLS is refused like an unknown option; once it is accepted, the machine would stop in a state
+//! of its own that consumes nothing (plaintext behind the option must never be read as options, see "Security
+//! considerations"), and everything a client negotiated before would be forgotten by starting a new `Handshake`.
+
+mod options;
+mod parse;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use zerocopy::byteorder::big_endian::{U16, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+use self::options::Question;
+use self::reply::Refusal;
+use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use crate::wire::*;
+
+/// What a client may make the server remember, read or do before it chose an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandshakeLimits {
+    /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
+    pub option_length: u32,
+    /// Options in one handshake.
+    pub options: u32,
+    /// Bytes in one handshake, those that are skipped among them.
+    pub bytes: u64,
+}
+
+/// What the driver must do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Receive more bytes and feed them. All input was consumed.
+    Need,
+    /// Send [`Handshake::take_output`], then feed on from the first byte that was not consumed.
+    Reply,
+    /// Find the export of this name and answer with [`Handshake::found`].
+    Lookup(String),
+    /// Answer with [`Handshake::listed`].
+    List,
+    /// The client chose an export; what follows in the input is its first requests.
+    Done(Negotiated),
+    /// Close the connection.
+    Close(CloseReason),
+}
+
+/// The result of a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    /// As given to [`Handshake::found`].
+    pub export: usize,
+    /// What the transmission phase needs to know.
+    pub session: Session,
+}
+
+/// Why a handshake ended without an export.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The client's wish, and no error.
+    #[error("the client ended the negotiation")]
+    Aborted,
+    /// "The server MUST drop the TCP connection if the client sets an unknown flag."
+    #[error("the client set unknown flags: {0:#010x}")]
+    UnknownClientFlags(u32),
+    /// Not an NBD client, or one that lost its place.
+    #[error("an option starts with {0:#018x} instead of IHAVEOPT")]
+    BadMagic(u64),
+    /// EXPORT_NAME with a name that no export can have; the option has no error reply.
+    #[error("the client sent a malformed export name: {0}")]
+    BadName(&'static str),
+    /// EXPORT_NAME with a name that does not exist.
+    #[error("the client asked for an export that does not exist: {0:?}")]
+    UnknownExport(String),
+    /// "A client that has used NBD_OPT_EXTENDED_HEADERS MUST NOT use EXPORT_NAME."
+    #[error("the client used EXPORT_NAME after EXTENDED_HEADERS")]
+    ExportNameAfterExtendedHeaders,
+    /// EXPORT_NAME for an export whose clients must keep its block sizes.
+    #[error("the export's block sizes must be negotiated, which EXPORT_NAME cannot do")]
+    BlockSizeRequired,
+    /// The server is stopping.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// [`HandshakeLimits::options`].
+    #[error("the client sent more than {0} options")]
+    TooManyOptions(u32),
+    /// [`HandshakeLimits::bytes`].
+    #[error("the client sent more than {0} bytes without choosing an export")]
+    TooManyBytes(u64),
+}
+
+/// What the machine waits for.
+#[derive(Debug)]
+enum State {
+    /// 32 bits of client flags.
+    ClientFlags,
+    /// The 16 bytes of an option's header.
+    Header,
+    /// The data of an option that is worth keeping.
+    Data { option: u32, length: u32 },
+    /// The rest of the data of an option that is refused, and the refusal unless it was sent already.
+    Skip { remaining: u64, refused: Option<(u32, Refusal)> },
+    /// The driver's answer.
+    Asking(Question),
+    /// Nothing: the result is to be fetched.
+    Finished(Negotiated),
+    /// Nothing more.
+    Closed(CloseReason),
+}
+
+/// The contexts of the last successful SET_META_CONTEXT.
+#[derive(Debug, Default)]
+struct ChosenContexts {
+    export: String,
+    contexts: Vec<SelectedContext>,
+}
+
+/// The server's side of one handshake.
+#[derive(Debug)]
+pub struct Handshake {
+    limits: HandshakeLimits,
+    state: State,
+    /// What the state waits for, as far as it has come: at most [`HandshakeLimits::option_length`] bytes.
+    data: Vec<u8>,
+    output: Vec<u8>,
+    /// The client speaks fixed newstyle.
+    fixed: bool,
+    no_zeroes: bool,
+    mode: ReplyMode,
+    chosen: ChosenContexts,
+    options: u32,
+    bytes: u64,
+}
+
+impl Handshake {
+    /// A handshake at its start: the greeting is already in the output.
+    pub fn new(limits: HandshakeLimits) -> Self {
+        let greeting = Greeting {
+            magic: U64::new(NBD_MAGIC),
+            opts_magic: U64::new(NBD_OPTS_MAGIC),
+            flags: U16::new(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
+        };
+        Self {
+            limits,
+            state: State::ClientFlags,
+            data: Vec::new(),
+            output: greeting.as_bytes().to_vec(),
+            fixed: false,
+            no_zeroes: false,
+            mode: ReplyMode::Simple,
+            chosen: ChosenContexts::default(),
+            options: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Takes bytes off the front of `input` until the driver has something to do. Returns how many were consumed: all of
+    /// them with [`Step::Need`], and with the other steps the rest is to be fed again.
+    ///
+    /// While `shutting_down`, every option but ABORT is refused ("Termination of the session during option haggling").
+    pub fn feed(&mut self, input: &[u8], shutting_down: bool) -> (usize, Step) {
+        let mut rest = input;
+        let step = loop {
+            if let Some(step) = self.pending() {
+                break step;
+            }
+            if !self.advance(&mut rest, shutting_down) {
+                break Step::Need;
+            }
+        };
+        (input.len() - rest.len(), step)
+    }
+
+    /// The bytes to send, which leave the machine.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.output)
+    }
+
+    /// Whether the client has sent anything yet.
+    pub fn has_begun(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// Bytes of the option that is coming in, or about which [`Step::Lookup`] asks, as far as they are kept.
+    pub fn option_bytes(&self) -> usize {
+        match self.state {
+            State::Data { length, .. } => length as usize,
+            _ => self.data.len(),
+        }
+    }
+
+    /// Answers [`Step::Lookup`]: the export and the number under which [`Negotiated`] will name it.
+    ///
+    /// # Panics
+    /// When nothing was asked.
+    pub fn found(&mut self, export: Option<(usize, &ExportInfo)>) {
+        let data = core::mem::take(&mut self.data);
+        match core::mem::replace(&mut self.state, State::Header) {
+            State::Asking(question) if question != Question::List => self.answer(&question, &data, export),
+            state => panic!("an answer to a lookup in {state:?}"),
+        }
+    }
+
+    /// Answers [`Step::List`] with the exports to show.
+    ///
+    /// # Panics
+    /// When nothing was asked.
+    pub fn listed<'a>(&mut self, exports: impl IntoIterator<Item = &'a ExportInfo>) {
+        assert!(
+            matches!(self.state, State::Asking(Question::List)),
+            "an answer to a list in {:?}",
+            self.state
+        );
+        for export in exports {
+            reply::server(&mut self.output, export);
+        }
+        reply::acknowledge(&mut self.output, NBD_OPT_LIST);
+        self.state = State::Header;
+    }
+
+    /// What the driver has to do before any further byte is looked at.
+    fn pending(&mut self) -> Option<Step> {
+        if !self.output.is_empty() {
+            return Some(Step::Reply);
+        }
+        match &self.state {
+            State::Asking(Question::List) => Some(Step::List),
+            State::Asking(question) => Some(Step::Lookup(question.export().to_owned())),
+            State::Finished(negotiated) => Some(Step::Done(negotiated.clone())),
+            State::Closed(reason) => Some(Step::Close(reason.clone())),
+            State::ClientFlags | State::Header | State::Data { .. } | State::Skip { .. } => None,
+        }
+    }
+
+    /// Takes what the state waits for and, once it is complete, acts on it. Says false when `rest` is used up.
+    fn advance(&mut self, rest: &mut &[u8], shutting_down: bool) -> bool {
+        let missing = self.missing();
+        if missing > 0 {
+            if rest.is_empty() {
+                return false;
+            }
+            if self.bytes == self.limits.bytes {
+                self.close(CloseReason::TooManyBytes(self.limits.bytes));
+                return true;
+            }
+            let taken = missing.min(rest.len() as u64).min(self.limits.bytes - self.bytes);
+            self.take(rest, taken as usize);
+            if taken < missing {
+                return true;
+            }
+        }
+        match self.state {
+            State::ClientFlags => self.client_flags(),
+            State::Header => self.header(shutting_down),
+            State::Data { option, .. } => self.data(option, shutting_down),
+            State::Skip { refused, .. } => {
+                if let Some((option, refusal)) = refused {
+                    reply::refuse(&mut self.output, option, refusal);
+                }
+                self.state = State::Header;
+            }
+            State::Asking(_) | State::Finished(_) | State::Closed(_) => unreachable!("these are pending"),
+        }
+        true
+    }
+
+    /// Bytes that the state still waits for.
+    fn missing(&self) -> u64 {
+        let held = self.data.len() as u64;
+        match self.state {
+            State::ClientFlags => 4 - held,
+            State::Header => size_of::<OptionHeader>() as u64 - held,
+            State::Data { length, .. } => u64::from(length) - held,
+            State::Skip { remaining, .. } => remaining,
+            State::Asking(_) | State::Finished(_) | State::Closed(_) => 0,
+        }
+    }
+
+    /// Consumes `count` bytes: they are kept, which never reserves for bytes that have not come, or skipped.
+    fn take(&mut self, rest: &mut &[u8], count: usize) {
+        let (taken, behind) = rest.split_at(count);
+        *rest = behind;
+        self.bytes += count as u64;
+        match &mut self.state {
+            State::Skip { remaining, .. } => *remaining -= count as u64,
+            _ => self.data.extend_from_slice(taken),
+        }
+    }
+
+    fn client_flags(&mut self) {
+        let flags = u32::from_be_bytes(self.data[..4].try_into().expect("four bytes were gathered"));
+        self.data.clear();
+        self.fixed = flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0;
+        self.no_zeroes = flags & NBD_FLAG_C_NO_ZEROES != 0;
+        self.state = match flags & !(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES) {
+            0 => State::Header,
+            _ => State::Closed(CloseReason::UnknownClientFlags(flags)),
+        };
+    }
+
+    fn header(&mut self, shutting_down: bool) {
+        let header = OptionHeader::read_from_bytes(&self.data).expect("sixteen bytes were gathered");
+        self.data.clear();
+        self.options += 1;
+        if header.magic.get() != NBD_OPTS_MAGIC {
+            self.close(CloseReason::BadMagic(header.magic.get()));
+        } else if self.options > self.limits.options {
+            self.close(CloseReason::TooManyOptions(self.limits.options));
+        } else {
+            self.screen(header.option.get(), header.length.get(), shutting_down);
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.state = State::Closed(reason);
+    }
+}

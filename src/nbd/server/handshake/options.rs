@@ -1,0 +1,267 @@
+//! What each option does ("Option types").
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::parse::{self, InfoRequests, MetaRequest};
+use super::reply::{self, Refusal};
+use super::{ChosenContexts, CloseReason, Handshake, Negotiated, State};
+use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use crate::wire::*;
+
+/// What an answer of the driver is wanted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// LIST.
+    List,
+    /// EXPORT_NAME.
+    ExportName(String),
+    /// INFO or GO.
+    Info { option: u32, export: String, requests: InfoRequests },
+    /// LIST_META_CONTEXT or SET_META_CONTEXT, whose queries wait in the data.
+    Meta { option: u32, export: String },
+}
+
+impl Question {
+    /// The name of the export that is asked for.
+    pub(super) fn export(&self) -> &str {
+        match self {
+            Self::List => "",
+            Self::ExportName(export) | Self::Info { export, .. } | Self::Meta { export, .. } => export,
+        }
+    }
+}
+
+const SHUTTING_DOWN: Refusal = Refusal { reply: NBD_REP_ERR_SHUTDOWN, reason: "the server is shutting down" };
+
+/// Whether clients that will not keep the export's block sizes are kept out ("Size constraints").
+///
+/// Our backends serve any alignment, by a read-modify-write where they must, so an export asks for it only on purpose.
+fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
+    export.require_block_size && !asked
+}
+
+impl Handshake {
+    /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
+    /// once when the data is so long that the client would rather know.
+    pub(super) fn screen(&mut self, option: u32, length: u32, shutting_down: bool) {
+        if option == NBD_OPT_SET_META_CONTEXT {
+            // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
+            self.chosen = ChosenContexts::default();
+        }
+        let verdict = match option {
+            NBD_OPT_EXPORT_NAME => return self.screen_export_name(length, shutting_down),
+            // "A server SHOULD ignore any data sent by the client rather than rejecting the request as invalid."
+            NBD_OPT_ABORT if length > self.limits.option_length => return self.abort(),
+            NBD_OPT_ABORT => Ok(()),
+            _ => self.judge(option, length, shutting_down),
+        };
+        match verdict {
+            Ok(()) => self.state = State::Data { option, length },
+            Err(refusal) => {
+                let mut refused = Some((option, refusal));
+                if length > self.limits.option_length {
+                    reply::refuse(&mut self.output, option, refusal);
+                    refused = None;
+                }
+                self.state = State::Skip { remaining: length.into(), refused };
+            }
+        }
+    }
+
+    /// EXPORT_NAME has no error reply: what cannot be served is disconnected.
+    fn screen_export_name(&mut self, length: u32, shutting_down: bool) {
+        if shutting_down {
+            self.close(CloseReason::ShuttingDown);
+        } else if self.mode == ReplyMode::Extended {
+            self.close(CloseReason::ExportNameAfterExtendedHeaders);
+        } else if length as usize > NBD_MAX_STRING {
+            self.close(CloseReason::BadName("it is longer than 4096 bytes"));
+        } else {
+            self.state = State::Data { option: NBD_OPT_EXPORT_NAME, length };
+        }
+    }
+
+    fn judge(&self, option: u32, length: u32, shutting_down: bool) -> Result<(), Refusal> {
+        if shutting_down {
+            return Err(SHUTTING_DOWN);
+        }
+        if !self.fixed {
+            // "This is the only valid option in nonfixed newstyle negotiation."
+            return Err(Refusal::invalid("without fixed newstyle only EXPORT_NAME is allowed"));
+        }
+        let has_data = match option {
+            NBD_OPT_LIST | NBD_OPT_STRUCTURED_REPLY | NBD_OPT_EXTENDED_HEADERS | NBD_OPT_STARTTLS => false,
+            NBD_OPT_INFO | NBD_OPT_GO | NBD_OPT_LIST_META_CONTEXT | NBD_OPT_SET_META_CONTEXT => true,
+            _ => return Err(Refusal { reply: NBD_REP_ERR_UNSUP, reason: "unknown option" }),
+        };
+        if !has_data && length > 0 {
+            return Err(Refusal::invalid("the option takes no data"));
+        }
+        if length > self.limits.option_length {
+            return Err(Refusal { reply: NBD_REP_ERR_TOO_BIG, reason: "the option is too long" });
+        }
+        Ok(())
+    }
+
+    /// Acts on an option whose data is complete.
+    pub(super) fn data(&mut self, option: u32, shutting_down: bool) {
+        let data = core::mem::take(&mut self.data);
+        let verdict = match option {
+            NBD_OPT_ABORT => return self.abort(),
+            NBD_OPT_EXPORT_NAME if shutting_down => return self.close(CloseReason::ShuttingDown),
+            NBD_OPT_EXPORT_NAME => return self.ask_for_export_name(&data),
+            _ if shutting_down => Err(SHUTTING_DOWN),
+            NBD_OPT_LIST => Ok(Some(Question::List)),
+            NBD_OPT_STRUCTURED_REPLY => self.upgrade(ReplyMode::Structured),
+            NBD_OPT_EXTENDED_HEADERS => self.upgrade(ReplyMode::Extended),
+            // The mode without TLS ("NOTLS mode"): the option is refused, and TLS is never required.
+            NBD_OPT_STARTTLS => Err(Refusal { reply: NBD_REP_ERR_UNSUP, reason: "this server has no TLS" }),
+            NBD_OPT_INFO | NBD_OPT_GO => parse::info(&data).map(|(export, requests)| {
+                Some(Question::Info { option, export: export.to_owned(), requests })
+            }),
+            _ => self.ask_for_contexts(option, &data),
+        };
+        self.state = State::Header;
+        match verdict {
+            Ok(Some(question)) => {
+                if matches!(question, Question::Meta { .. }) {
+                    self.data = data;
+                }
+                self.state = State::Asking(question);
+            }
+            Ok(None) => reply::acknowledge(&mut self.output, option),
+            Err(refusal) => reply::refuse(&mut self.output, option, refusal),
+        }
+    }
+
+    fn abort(&mut self) {
+        reply::acknowledge(&mut self.output, NBD_OPT_ABORT);
+        self.close(CloseReason::Aborted);
+    }
+
+    /// STRUCTURED_REPLY and EXTENDED_HEADERS; the latter "takes precedence over structured replies".
+    fn upgrade(&mut self, mode: ReplyMode) -> Result<Option<Question>, Refusal> {
+        if self.mode == mode {
+            return Err(Refusal::invalid("the option was negotiated before"));
+        }
+        if self.mode == ReplyMode::Extended {
+            let reason = "extended headers were negotiated, which include structured replies";
+            return Err(Refusal { reply: NBD_REP_ERR_EXT_HEADER_REQD, reason });
+        }
+        self.mode = mode;
+        Ok(None)
+    }
+
+    fn ask_for_export_name(&mut self, data: &[u8]) {
+        match parse::string(data) {
+            Ok(name) => self.state = State::Asking(Question::ExportName(name.to_owned())),
+            Err(refusal) => self.close(CloseReason::BadName(refusal.reason)),
+        }
+    }
+
+    fn ask_for_contexts(&mut self, option: u32, data: &[u8]) -> Result<Option<Question>, Refusal> {
+        if option == NBD_OPT_SET_META_CONTEXT && self.mode == ReplyMode::Simple {
+            return Err(Refusal::invalid("structured replies or extended headers must be negotiated before"));
+        }
+        let request = MetaRequest::parse(data)?;
+        Ok(Some(Question::Meta { option, export: request.export.to_owned() }))
+    }
+
+    /// Acts on the driver's answer. The state is `Header` before and, unless the handshake ends, after it.
+    pub(super) fn answer(&mut self, question: &Question, data: &[u8], export: Option<(usize, &ExportInfo)>) {
+        match (question, export) {
+            (Question::ExportName(name), None) => self.close(CloseReason::UnknownExport(name.clone())),
+            (Question::ExportName(name), Some((index, export))) => self.export_name(name, index, export),
+            (Question::Info { option, .. } | Question::Meta { option, .. }, None) => {
+                reply::refuse(&mut self.output, *option, Refusal::UNKNOWN_EXPORT);
+            }
+            (Question::Info { option, export: name, requests }, Some((index, export))) => {
+                self.info(*option, name, *requests, index, export);
+            }
+            (Question::Meta { option, export: name }, Some((_, export))) => {
+                self.contexts(*option, name, data, export);
+            }
+            (Question::List, _) => unreachable!("a list is answered by `listed`"),
+        }
+    }
+
+    fn export_name(&mut self, name: &str, index: usize, export: &ExportInfo) {
+        if must_negotiate_block_sizes(export, false) {
+            return self.close(CloseReason::BlockSizeRequired);
+        }
+        let session = self.session(name, export, false);
+        reply::export_name(&mut self.output, session.size, session.transmission_flags, self.no_zeroes);
+        self.state = State::Finished(Negotiated { export: index, session });
+    }
+
+    fn info(&mut self, option: u32, name: &str, asked: InfoRequests, index: usize, export: &ExportInfo) {
+        let session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
+        let required = must_negotiate_block_sizes(export, asked.block_size);
+        // "A server with size constraints other than the default [...] MUST" advertise them, asked or not.
+        if asked.block_size || required || export.facts.block_sizes.are_stricter_than_default() {
+            reply::info_block_size(&mut self.output, option, export);
+        }
+        if required {
+            let reason = "the block sizes of this export must be asked for with NBD_INFO_BLOCK_SIZE";
+            let refusal = Refusal { reply: NBD_REP_ERR_BLOCK_SIZE_REQD, reason };
+            return reply::refuse(&mut self.output, option, refusal);
+        }
+        reply::info_export(&mut self.output, option, session.size, session.transmission_flags);
+        if asked.name {
+            reply::info_text(&mut self.output, option, NBD_INFO_NAME, &export.name);
+        }
+        if asked.description {
+            reply::info_text(&mut self.output, option, NBD_INFO_DESCRIPTION, &export.description);
+        }
+        reply::acknowledge(&mut self.output, option);
+        if option == NBD_OPT_GO {
+            self.state = State::Finished(Negotiated { export: index, session });
+        }
+    }
+
+    /// LIST_META_CONTEXT and SET_META_CONTEXT for an export that exists.
+    fn contexts(&mut self, option: u32, name: &str, data: &[u8], export: &ExportInfo) {
+        let request =
+            MetaRequest::parse(data).expect("the request was checked before the export was looked up");
+        let mut contexts = Vec::new();
+        for (&context, id) in export.contexts.iter().zip(1..) {
+            let (matches, id) = if option == NBD_OPT_LIST_META_CONTEXT {
+                // "If zero queries are sent, then the server MUST return all the metadata contexts"; ids are 0 in a list.
+                (request.is_empty() || request.queries().any(|query| context.is_listed_by(query)), 0)
+            } else {
+                let fits = self.mode == ReplyMode::Extended || !context.needs_extended_headers();
+                (fits && request.queries().any(|query| context.is_selected_by(query)), id)
+            };
+            if matches {
+                reply::meta_context(&mut self.output, option, id, context.name());
+                contexts.push(SelectedContext { id, context });
+            }
+        }
+        if option == NBD_OPT_SET_META_CONTEXT {
+            self.chosen = ChosenContexts { export: name.to_owned(), contexts };
+        }
+        reply::acknowledge(&mut self.output, option);
+    }
+
+    /// What the transmission phase would be like if it began now.
+    fn session(&self, name: &str, export: &ExportInfo, enforce_alignment: bool) -> Session {
+        // Contexts count only for "the same export name that was ultimately selected for transmission phase".
+        let contexts = if self.chosen.export == name { self.chosen.contexts.clone() } else { Vec::new() };
+        let mut transmission_flags = export.transmission_flags(self.mode);
+        if contexts.is_empty() {
+            // The server "SHOULD NOT advertise this bit in response to NBD_OPT_GO if the client does not negotiate
+            // metacontexts".
+            transmission_flags &= !NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+        }
+        Session {
+            reply_mode: self.mode,
+            transmission_flags,
+            size: export.facts.size,
+            block_sizes: export.facts.block_sizes,
+            enforce_alignment,
+            contexts,
+        }
+    }
+}

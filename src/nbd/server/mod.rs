@@ -1,0 +1,6 @@
+//! The server's side.
+
+pub mod handshake;
+pub mod inbound;
+pub mod reply;
+pub mod request;
