@@ -8,6 +8,7 @@ use crate::block::BlockError;
 use crate::nbd::client::handshake::{Goal, Outcome, Transmission};
 use crate::nbd::client::replies::{Event, ReplyParser};
 use crate::nbd::client::request::ClientRequest;
+use crate::nbd::names;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -266,12 +267,7 @@ impl Drop for Connection {
 }
 
 fn refusal(request: &ClientRequest, error: BlockError, failure: (String, Option<u64>)) -> ClientError {
-    let command = match request.command {
-        NBD_CMD_READ => "NBD_CMD_READ",
-        NBD_CMD_WRITE => "NBD_CMD_WRITE",
-        NBD_CMD_FLUSH => "NBD_CMD_FLUSH",
-        _ => "NBD_CMD_BLOCK_STATUS",
-    };
+    let command = names::command(request.command);
     let (message, offset) = failure;
     ClientError::Request { command, offset: offset.unwrap_or(request.offset), error, message }
 }

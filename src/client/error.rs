@@ -1,5 +1,6 @@
 //! Why a client could not do what it was asked.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ pub enum ClientError {
     #[error("the server answered {command} at {offset} with \"{error}\"{}", detail(.message))]
     Request {
         /// The spec's name.
-        command: &'static str,
+        command: Cow<'static, str>,
         /// Of the request, or of the error where the server told it; bytes.
         offset: u64,
         /// What the error value means.

@@ -6,9 +6,8 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::errno;
 use super::size::{QuantityError, parse_duration, parse_size};
-use crate::block::{ByteRange, CommandKind};
+use crate::block::{ByteRange, CommandKind, errno};
 
 /// One value for each [`CommandKind`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -231,13 +230,21 @@ fn error(option: &str, value: &str) -> Result<FaultError, FaultOptionsError> {
     let not_an_error =
         || FaultOptionsError::NotAnError { option: option.to_owned(), value: value.to_owned() };
     let (name, share) = value.split_once('@').unwrap_or((value, "100%"));
-    let errno = errno::number_of(name).ok_or_else(not_an_error)?;
+    let errno = errno_named(name).ok_or_else(not_an_error)?;
     let percent: f64 =
         share.strip_suffix('%').and_then(|share| share.parse().ok()).ok_or_else(not_an_error)?;
     if !(0.0..=100.0).contains(&percent) {
         return Err(not_an_error());
     }
     Ok(FaultError { errno, probability: percent / 100.0 })
+}
+
+/// The number of a name (`EIO`, any case) or of a number written out.
+fn errno_named(name: &str) -> Option<i32> {
+    match name.parse() {
+        Ok(number) => (1..=4095).contains(&number).then_some(number),
+        Err(_) => errno::number_of(name),
+    }
 }
 
 /// As the options that give it, so that [`FromStr`] reads the same.
@@ -263,7 +270,7 @@ impl Display for FaultOptions {
                 write!(f, ",delay.{}={delay}", command.name())?;
             }
             if let Some(error) = self.errors.get(command) {
-                let name = errno::name_of(error.errno);
+                let name = errno::name_of(error.errno).map_or_else(|| error.errno.to_string(), str::to_owned);
                 write!(f, ",error.{}={name}@{}%", command.name(), error.probability * 100.0)?;
             }
         }
@@ -295,6 +302,36 @@ mod tests {
         assert_eq!(get(CommandKind::Flush), FaultError { errno: 5, probability: 0.01 });
         assert_eq!(get(CommandKind::Read), FaultError { errno: 28, probability: 1.0 });
         assert_eq!(get(CommandKind::WriteZeroes), FaultError { errno: 28, probability: 0.125 });
+    }
+
+    /// The table is the protocol crate's, which knows no libc.
+    #[test]
+    fn names_of_errors_are_those_of_the_system() {
+        let of_libc = [
+            ("EPERM", libc::EPERM),
+            ("EINTR", libc::EINTR),
+            ("EIO", libc::EIO),
+            ("ENXIO", libc::ENXIO),
+            ("EAGAIN", libc::EAGAIN),
+            ("ENOMEM", libc::ENOMEM),
+            ("EACCES", libc::EACCES),
+            ("EFAULT", libc::EFAULT),
+            ("EBUSY", libc::EBUSY),
+            ("ENODEV", libc::ENODEV),
+            ("EINVAL", libc::EINVAL),
+            ("EFBIG", libc::EFBIG),
+            ("ENOSPC", libc::ENOSPC),
+            ("EROFS", libc::EROFS),
+            ("EOVERFLOW", libc::EOVERFLOW),
+            ("EILSEQ", libc::EILSEQ),
+            ("ENOTSUP", libc::ENOTSUP),
+            ("EOPNOTSUPP", libc::EOPNOTSUPP),
+            ("ESHUTDOWN", libc::ESHUTDOWN),
+            ("ETIMEDOUT", libc::ETIMEDOUT),
+            ("EDQUOT", libc::EDQUOT),
+            ("ECANCELED", libc::ECANCELED),
+        ];
+        assert_eq!(errno::all().collect::<Vec<_>>(), of_libc);
     }
 
     #[test]

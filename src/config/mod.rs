@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cpus;
-mod errno;
 pub mod export;
 pub mod export_uri;
 pub mod fault_options;

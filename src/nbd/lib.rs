@@ -11,6 +11,7 @@ extern crate std;
 pub mod client;
 pub mod error;
 pub mod meta_context;
+pub mod names;
 pub mod printable;
 pub mod server;
 pub mod session;

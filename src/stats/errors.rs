@@ -2,43 +2,6 @@
 
 use crate::block::{BlockError, CommandKind};
 
-/// The errors that a request can end with, in the order in which they are counted.
-pub const ERRORS: [BlockError; 7] = [
-    BlockError::NotPermitted,
-    BlockError::Io,
-    BlockError::Invalid,
-    BlockError::NoSpace,
-    BlockError::Overflow,
-    BlockError::NotSupported,
-    BlockError::Shutdown,
-];
-
-/// The name of an error's value on the wire.
-pub const fn error_name(error: BlockError) -> &'static str {
-    match error {
-        BlockError::NotPermitted => "EPERM",
-        BlockError::Io => "EIO",
-        BlockError::Invalid => "EINVAL",
-        BlockError::NoSpace => "ENOSPC",
-        BlockError::Overflow => "EOVERFLOW",
-        BlockError::NotSupported => "ENOTSUP",
-        BlockError::Shutdown => "ESHUTDOWN",
-    }
-}
-
-/// Where an error is counted.
-const fn error_index(error: BlockError) -> usize {
-    match error {
-        BlockError::NotPermitted => 0,
-        BlockError::Io => 1,
-        BlockError::Invalid => 2,
-        BlockError::NoSpace => 3,
-        BlockError::Overflow => 4,
-        BlockError::NotSupported => 5,
-        BlockError::Shutdown => 6,
-    }
-}
-
 /// Commands that errors are counted for: those of a device, and all that do not exist as one.
 const COMMANDS: usize = CommandKind::ALL.len() + 1;
 /// What stands for a command that does not exist.
@@ -46,13 +9,13 @@ const UNKNOWN: &str = "unknown";
 
 /// How many error replies there were, by command and error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ErrorCounts([[u64; ERRORS.len()]; COMMANDS]);
+pub struct ErrorCounts([[u64; BlockError::ALL.len()]; COMMANDS]);
 
 impl ErrorCounts {
     /// Counts an error reply; `None`: to a command that does not exist.
     pub fn count(&mut self, command: Option<CommandKind>, error: BlockError) {
         let row = command.map_or(COMMANDS - 1, |command| command as usize);
-        self.0[row][error_index(error)] += 1;
+        self.0[row][error as usize] += 1;
     }
 
     /// Adds others.
@@ -62,9 +25,9 @@ impl ErrorCounts {
         }
     }
 
-    /// By [`ERRORS`], of all commands.
-    pub fn by_error(&self) -> [u64; ERRORS.len()] {
-        let mut sums = [0; ERRORS.len()];
+    /// By [`BlockError`], of all commands.
+    pub fn by_error(&self) -> [u64; BlockError::ALL.len()] {
+        let mut sums = [0; BlockError::ALL.len()];
         for counts in &self.0 {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
@@ -76,8 +39,8 @@ impl ErrorCounts {
         self.0.iter().flatten().sum()
     }
 
-    /// Each command's name with its counts by [`ERRORS`].
-    pub fn by_command(&self) -> impl Iterator<Item = (&'static str, &[u64; ERRORS.len()])> {
+    /// Each command's name with its counts by [`BlockError`].
+    pub fn by_command(&self) -> impl Iterator<Item = (&'static str, &[u64; BlockError::ALL.len()])> {
         CommandKind::ALL.into_iter().map(CommandKind::name).chain([UNKNOWN]).zip(&self.0)
     }
 }
@@ -96,11 +59,11 @@ mod tests {
         sum.add(&counts);
         let of = |name, error| {
             let (_, row) = sum.by_command().find(|(command, _)| *command == name).unwrap();
-            row[error_index(error)]
+            row[error as usize]
         };
         assert_eq!((of("write", BlockError::NoSpace), of("unknown", BlockError::Invalid)), (2, 2));
         assert_eq!((of("read", BlockError::Io), of("write", BlockError::Io)), (0, 2));
         assert_eq!((sum.total(), sum.by_error().iter().sum()), (6, 6_u64));
-        assert_eq!(sum.by_error()[error_index(BlockError::Io)], 2);
+        assert_eq!(sum.by_error()[BlockError::Io as usize], 2);
     }
 }

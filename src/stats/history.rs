@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use hdrhistogram::Histogram;
 
 use super::Phase;
-use super::errors::ERRORS;
 use super::heat::{HEAT_ROWS, add_heat};
 use super::interval::{ExportGauges, ExportInterval, Interval, empty, record};
 use super::percentiles::Percentiles;
-use crate::block::CommandKind;
+use crate::block::{BlockError, CommandKind};
 
 /// Summaries that are kept: one a second, 15 minutes.
 pub const HISTORY_SECONDS: usize = 900;
@@ -69,8 +68,8 @@ pub struct Activity {
     pub latency: Option<Percentiles>,
     /// Mean nanoseconds that a request spent in each phase but the last, which is their sum; by [`Phase`].
     pub phase_mean_ns: [f64; Phase::Total as usize],
-    /// Error replies, by [`ERRORS`](super::ERRORS).
-    pub errors: [u64; ERRORS.len()],
+    /// Error replies, by [`BlockError`].
+    pub errors: [u64; BlockError::ALL.len()],
     /// Requests of all commands by their latency, from row `heat_first_row` to the last that has any; see
     /// [`heat_row_start_ns`](super::heat_row_start_ns).
     pub heat: Vec<u64>,
@@ -130,7 +129,7 @@ struct Present {
     latency: [Histogram<u64>; Class::ALL.len()],
     /// Nanoseconds of all requests, and their number, by phase.
     phases: [(f64, u64); Phase::Total as usize],
-    errors: [u64; ERRORS.len()],
+    errors: [u64; BlockError::ALL.len()],
 }
 
 impl History {

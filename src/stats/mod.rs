@@ -15,7 +15,7 @@ pub mod prometheus;
 pub mod provenance;
 mod totals;
 
-pub use errors::{ERRORS, ErrorCounts, error_name};
+pub use errors::ErrorCounts;
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
 pub use history::{Activity, Class, ClassSummary, HISTORY_SECONDS, History, Summary};
 pub use interval::{

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write};
 use hdrhistogram::Histogram;
 
 use super::totals::{CommandTotals, Totals};
-use super::{ERRORS, Gauges, Phase, error_name};
-use crate::block::CommandKind;
+use super::{Gauges, Phase};
+use crate::block::{BlockError, CommandKind};
 
 /// Which of the two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,9 +229,9 @@ fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     page.family("ringnbd_errors_total", "counter", "Error replies.");
     for (facts, export) in pairs() {
         for (command, counts) in export.errors.by_command() {
-            for (error, count) in ERRORS.iter().zip(counts) {
+            for (error, count) in BlockError::ALL.into_iter().zip(counts) {
                 let labels =
-                    [("export", facts.label.as_str()), ("command", command), ("error", error_name(*error))];
+                    [("export", facts.label.as_str()), ("command", command), ("error", error.name())];
                 page.sample("ringnbd_errors_total", &labels, count);
             }
         }

@@ -7,10 +7,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::settings::Settings;
+use crate::block::errno;
 use crate::cli::describe::{human, human_time, reply_mode_name, table};
 use crate::client::load::results::empty_histogram;
 use crate::client::load::{Kind, Load, Results};
-use crate::nbd::wire::*;
 
 /// What was run.
 #[derive(Debug, Serialize)]
@@ -238,18 +238,8 @@ impl MismatchJson {
 
 /// The name of an error value ("Error values").
 fn error_name(error: u32) -> String {
-    let known = [
-        (NBD_EPERM, "EPERM"),
-        (NBD_EIO, "EIO"),
-        (NBD_ENOMEM, "ENOMEM"),
-        (NBD_EINVAL, "EINVAL"),
-        (NBD_ENOSPC, "ENOSPC"),
-        (NBD_EOVERFLOW, "EOVERFLOW"),
-        (NBD_ENOTSUP, "ENOTSUP"),
-        (NBD_ESHUTDOWN, "ESHUTDOWN"),
-    ];
-    let name = known.iter().find(|(value, _)| *value == error).map(|(_, name)| (*name).to_owned());
-    name.unwrap_or_else(|| error.to_string())
+    let name = i32::try_from(error).ok().and_then(errno::name_of);
+    name.map_or_else(|| error.to_string(), str::to_owned)
 }
 
 /// The results as people read them.

@@ -6,10 +6,9 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use super::Admin;
-use crate::block::CommandKind;
+use crate::block::{BlockError, CommandKind};
 use crate::stats::{
-    Class, ClassSummary, ERRORS, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, error_name,
-    heat_row_start_ns,
+    Class, ClassSummary, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, heat_row_start_ns,
 };
 
 /// `/api/v1/server`.
@@ -185,8 +184,8 @@ impl SecondView {
 }
 
 /// Errors with their names.
-fn by_name(counts: &[u64; ERRORS.len()]) -> impl Iterator<Item = (&'static str, u64)> {
-    ERRORS.into_iter().map(error_name).zip(*counts)
+fn by_name(counts: &[u64; BlockError::ALL.len()]) -> impl Iterator<Item = (&'static str, u64)> {
+    BlockError::ALL.into_iter().map(BlockError::name).zip(*counts)
 }
 
 fn errors_by_command(errors: &ErrorCounts) -> BTreeMap<&'static str, BTreeMap<&'static str, u64>> {

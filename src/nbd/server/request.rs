@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use zerocopy::FromBytes;
 
+use crate::names;
 use crate::session::{ReplyMode, Session};
 use crate::vocabulary::{BlockError, ByteRange, CommandKind, IoFlags};
 use crate::wire::*;
@@ -148,7 +149,7 @@ impl Request {
             Rejected::Refusal(Refusal {
                 cookie: header.cookie,
                 offset: header.offset,
-                command: header.kind(),
+                command: names::command_kind(header.command),
                 error,
                 reason,
                 chunked: matches!(header.command, NBD_CMD_READ | NBD_CMD_BLOCK_STATUS),
@@ -183,20 +184,6 @@ impl Header {
             cookie: Cookie(header.cookie.get()),
             offset: header.offset.get(),
             length: u64::from(header.length.get()),
-        })
-    }
-
-    /// The command, if it is one that a device can be asked for.
-    fn kind(&self) -> Option<CommandKind> {
-        Some(match self.command {
-            NBD_CMD_READ => CommandKind::Read,
-            NBD_CMD_WRITE => CommandKind::Write,
-            NBD_CMD_FLUSH => CommandKind::Flush,
-            NBD_CMD_TRIM => CommandKind::Trim,
-            NBD_CMD_CACHE => CommandKind::Cache,
-            NBD_CMD_WRITE_ZEROES => CommandKind::WriteZeroes,
-            NBD_CMD_BLOCK_STATUS => CommandKind::BlockStatus,
-            _ => return None,
         })
     }
 

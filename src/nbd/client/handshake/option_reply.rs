@@ -1,6 +1,5 @@
 //! Option replies of a server, parsed ("Option reply types").
 
-use alloc::format;
 use alloc::string::String;
 use zerocopy::FromBytes;
 
@@ -154,44 +153,4 @@ const fn acceptable(sizes: BlockSizes) -> bool {
         && sizes.preferred >= 512
         && sizes.preferred >= sizes.minimum
         && sizes.maximum >= sizes.preferred
-}
-
-/// The spec's name of an option.
-pub(super) fn option_name(option: u32) -> String {
-    match option {
-        NBD_OPT_EXPORT_NAME => "NBD_OPT_EXPORT_NAME",
-        NBD_OPT_ABORT => "NBD_OPT_ABORT",
-        NBD_OPT_LIST => "NBD_OPT_LIST",
-        NBD_OPT_STARTTLS => "NBD_OPT_STARTTLS",
-        NBD_OPT_INFO => "NBD_OPT_INFO",
-        NBD_OPT_GO => "NBD_OPT_GO",
-        NBD_OPT_STRUCTURED_REPLY => "NBD_OPT_STRUCTURED_REPLY",
-        NBD_OPT_LIST_META_CONTEXT => "NBD_OPT_LIST_META_CONTEXT",
-        NBD_OPT_SET_META_CONTEXT => "NBD_OPT_SET_META_CONTEXT",
-        NBD_OPT_EXTENDED_HEADERS => "NBD_OPT_EXTENDED_HEADERS",
-        _ => return format!("option {option:#x}"),
-    }
-    .into()
-}
-
-/// The spec's name of a reply.
-pub(super) fn reply_name(reply: u32) -> String {
-    match reply {
-        NBD_REP_ACK => "NBD_REP_ACK",
-        NBD_REP_SERVER => "NBD_REP_SERVER",
-        NBD_REP_INFO => "NBD_REP_INFO",
-        NBD_REP_META_CONTEXT => "NBD_REP_META_CONTEXT",
-        NBD_REP_ERR_UNSUP => "NBD_REP_ERR_UNSUP",
-        NBD_REP_ERR_POLICY => "NBD_REP_ERR_POLICY",
-        NBD_REP_ERR_INVALID => "NBD_REP_ERR_INVALID",
-        NBD_REP_ERR_PLATFORM => "NBD_REP_ERR_PLATFORM",
-        NBD_REP_ERR_TLS_REQD => "NBD_REP_ERR_TLS_REQD",
-        NBD_REP_ERR_UNKNOWN => "NBD_REP_ERR_UNKNOWN",
-        NBD_REP_ERR_SHUTDOWN => "NBD_REP_ERR_SHUTDOWN",
-        NBD_REP_ERR_BLOCK_SIZE_REQD => "NBD_REP_ERR_BLOCK_SIZE_REQD",
-        NBD_REP_ERR_TOO_BIG => "NBD_REP_ERR_TOO_BIG",
-        NBD_REP_ERR_EXT_HEADER_REQD => "NBD_REP_ERR_EXT_HEADER_REQD",
-        _ => return format!("reply {reply:#x}"),
-    }
-    .into()
 }

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::option_reply::{option_name, reply_name};
+use crate::names;
 use crate::printable::{printable, printable_bytes};
 use crate::session::ReplyMode;
 use crate::vocabulary::BlockSizes;
@@ -123,7 +123,7 @@ pub enum HandshakeError {
     )]
     ReplyMagic(u64),
     /// A reply to another option.
-    #[error("the server broke the protocol: it answered {} while {} was asked", option_name(*.got), option_name(*.asked))]
+    #[error("the server broke the protocol: it answered {} while {} was asked", names::option(*.got), names::option(*.asked))]
     ReplyOption {
         /// In the reply.
         got: u32,
@@ -131,7 +131,7 @@ pub enum HandshakeError {
         asked: u32,
     },
     /// A reply longer than any sensible one.
-    #[error("the server broke the protocol: its {} to {} has {length} bytes, {limit} is the limit", reply_name(*.reply), option_name(*.option))]
+    #[error("the server broke the protocol: its {} to {} has {length} bytes, {limit} is the limit", names::option_reply(*.reply), names::option(*.option))]
     ReplyLength {
         /// In flight.
         option: u32,
@@ -143,7 +143,7 @@ pub enum HandshakeError {
         limit: u32,
     },
     /// A reply whose content does not fit its form.
-    #[error("the server broke the protocol: its {} to {} {what}", reply_name(*.reply), option_name(*.option))]
+    #[error("the server broke the protocol: its {} to {} {what}", names::option_reply(*.reply), names::option(*.option))]
     Malformed {
         /// In flight.
         option: u32,
@@ -153,7 +153,7 @@ pub enum HandshakeError {
         what: &'static str,
     },
     /// A reply of a kind that the option does not have.
-    #[error("the server broke the protocol: it answered {} with {}", option_name(*.option), reply_name(*.reply))]
+    #[error("the server broke the protocol: it answered {} with {}", names::option(*.option), names::option_reply(*.reply))]
     UnexpectedReply {
         /// In flight.
         option: u32,
@@ -164,7 +164,7 @@ pub enum HandshakeError {
     #[error("the server sent more than {} MiB during the handshake", .0 >> 20)]
     TooMuch(u64),
     /// An error reply that ends the handshake.
-    #[error("the server refused {}: {}{}", option_name(*.option), reply_name(*.reply), quoted(.message))]
+    #[error("the server refused {}: {}{}", names::option(*.option), names::option_reply(*.reply), quoted(.message))]
     Refused {
         /// In flight.
         option: u32,

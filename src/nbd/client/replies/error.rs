@@ -1,9 +1,6 @@
 //! How a server can break the protocol in its replies.
 
-use alloc::format;
-use alloc::string::String;
-
-use crate::wire::*;
+use crate::names;
 
 /// A reply that no correct server sends. The connection cannot be used further: the client "MUST initiate a hard disconnect".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,10 +20,10 @@ pub enum ReplyError {
         asked: u64,
     },
     /// A simple reply where a chunk must stand.
-    #[error("the server broke the protocol: a simple reply to {} after structured replies were agreed", command_name(*.0))]
+    #[error("the server broke the protocol: a simple reply to {} after structured replies were agreed", names::command(*.0))]
     Simple(u16),
     /// A chunk that is unknown, was not negotiated, or is none of that command.
-    #[error("the server broke the protocol: a chunk of type {kind} in reply to {}", command_name(*.command))]
+    #[error("the server broke the protocol: a chunk of type {kind} in reply to {}", names::command(*.command))]
     Kind {
         /// `NBD_REPLY_TYPE_*`.
         kind: u16,
@@ -87,19 +84,4 @@ pub enum ReplyError {
         /// Contexts that were selected.
         asked: usize,
     },
-}
-
-pub(super) fn command_name(command: u16) -> String {
-    match command {
-        NBD_CMD_READ => "NBD_CMD_READ",
-        NBD_CMD_WRITE => "NBD_CMD_WRITE",
-        NBD_CMD_DISC => "NBD_CMD_DISC",
-        NBD_CMD_FLUSH => "NBD_CMD_FLUSH",
-        NBD_CMD_TRIM => "NBD_CMD_TRIM",
-        NBD_CMD_CACHE => "NBD_CMD_CACHE",
-        NBD_CMD_WRITE_ZEROES => "NBD_CMD_WRITE_ZEROES",
-        NBD_CMD_BLOCK_STATUS => "NBD_CMD_BLOCK_STATUS",
-        _ => return format!("command {command}"),
-    }
-    .into()
 }
