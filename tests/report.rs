@@ -292,6 +292,45 @@ fn many_exports_are_all_there_in_the_order_in_which_people_count() {
     assert!(none.status.code() == Some(2) && none.stderr.contains("--export"), "{none}");
 }
 
+/// The curves of a picture as it draws them: kind of line, colour and points.
+fn curves(picture: &str) -> Vec<(usize, &str, &str)> {
+    let curve = |text| {
+        let (class, rest) = str::split_once(text, "\" d=\"").unwrap();
+        let (color, dash) = class.split_once(" d").unwrap();
+        (dash.parse().unwrap(), color, rest.split_once('"').unwrap().0)
+    };
+    picture.split("<path class=\"curve ").skip(1).map(curve).collect()
+}
+
+#[test]
+fn equal_curves_of_several_logs_all_show() {
+    let directory = tempfile::tempdir().unwrap();
+    // All curves of a command in one picture, a picture for each export, and three logs.
+    for (exports, logs) in [(1, 2), (4, 2), (6, 2), (2, 3)] {
+        let log = |log| many_exports(directory.path(), &format!("{log}.hlog"), 1..exports + 1);
+        let files: Vec<_> = (0..logs).map(log).collect();
+        let svg = directory.path().join("report.svg");
+        peers::run(report(&["--svg", svg.to_str().unwrap()]).args(&files)).ok();
+        let svg = std::fs::read_to_string(&svg).unwrap();
+        let mut count = 0;
+        for picture in svg.split("Latency by percentile").skip(1) {
+            let curves = curves(picture);
+            for (index, (dash, color, points)) in curves.iter().enumerate() {
+                for (other_dash, other_color, of) in &curves[..index] {
+                    // What lies on an equal one has more gaps.
+                    assert!(
+                        of != points || (other_dash < dash && other_color != color),
+                        "{exports} {logs} {curves:?}"
+                    );
+                }
+            }
+            count += curves.len() as u64;
+        }
+        // Reads and writes, each with its line in the legend.
+        assert_eq!(count, exports * logs * 2 * 2);
+    }
+}
+
 #[test]
 fn what_is_no_log_is_refused_with_a_sentence() {
     let directory = tempfile::tempdir().unwrap();

@@ -39,7 +39,8 @@ struct Entry<'a> {
     dash: usize,
 }
 
-/// Colours tell sources apart where there are several, and rows where there is one. Those of one export and command are beside each other.
+/// Colours tell sources apart where there are several, and rows where there is one. Those of one export and command are beside each other,
+/// and lines of several sources differ in their dashes as well: where two curves are equal, the one below shows through the gaps.
 fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
     let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut entries = Vec::new();
@@ -47,7 +48,7 @@ fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
         let nth = seen.entry((source, &row.command)).or_default();
         let (name, color, dash) = match sources.len() {
             1 => (row.name(), entries.len(), entries.len() / theme::COLORS),
-            _ => (format!("{}: {}", sources[source].label, row.name()), source, *nth),
+            _ => (format!("{}: {}", sources[source].label, row.name()), source, source + *nth),
         };
         *nth += 1;
         entries.push(Entry { source, row, name, color, dash });
@@ -68,9 +69,9 @@ fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
         for part in entries.chunk_by(|a, b| together || a.row.compare(b.row).is_eq()) {
             let what = if together { command.to_owned() } else { part[0].row.name() };
             let mut curves = Vec::new();
-            for Entry { name, color, dash, row, .. } in part {
-                let (name, dash) = (name.clone(), if together { *dash } else { 0 });
-                curves.push(Curve { name, color: *color, dash, histogram: &row.total });
+            for Entry { source, name, color, dash, row } in part {
+                let dash = if together { *dash } else { *source };
+                curves.push(Curve { name: name.clone(), color: *color, dash, histogram: &row.total });
             }
             pictures.push(spectrum_chart::draw(&format!("Latency by percentile: {what}"), &curves, width));
         }

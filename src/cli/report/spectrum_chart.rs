@@ -25,7 +25,12 @@ pub(super) struct Curve<'a> {
 
 impl Curve<'_> {
     fn class(&self) -> String {
-        format!("curve s{} d{}", self.color % COLORS, self.dash % DASHES)
+        format!("curve s{} d{}", self.color % COLORS, self.dashes())
+    }
+
+    /// Which kind of line it is: a higher one has more gaps.
+    fn dashes(&self) -> usize {
+        self.dash % DASHES
     }
 }
 
@@ -79,7 +84,10 @@ pub(super) fn draw(title: &str, curves: &[Curve<'_>], width: f64) -> Picture {
     }
     let caption = "percent of the requests are at least as fast";
     picture.text(x(end / 2.0), bottom + 32.0, "quiet small", "middle", caption);
-    for curve in curves {
+    // A line without gaps would hide an equal one.
+    let mut upwards: Vec<_> = curves.iter().collect();
+    upwards.sort_by_key(|curve| curve.dashes());
+    for curve in upwards {
         let last = rarest(curve.histogram);
         let values = Values::of(curve.histogram);
         let points: Vec<_> = (0..=POINTS)

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub(super) const COLORS: usize = 8;
 /// Steps of a heat map's colour.
 pub(super) const HEATS: usize = 8;
-/// Kinds of lines of one colour.
+/// Kinds of lines of one colour, from one without gaps to the one with most.
 pub(super) const DASHES: usize = 4;
 
 /// One set of colours.
@@ -54,7 +54,7 @@ const SHAPES: &str = "\
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;font-size:12px}\
 svg .small{font-size:11px}svg .title{font-weight:600;font-size:13px}svg .grid{stroke-width:1}\
 svg .curve{fill:none;stroke-width:1.8;stroke-linejoin:round}svg .mark{fill:none;stroke-width:1.5;stroke-linejoin:round}\
-svg .d1{stroke-dasharray:7 3}svg .d2{stroke-dasharray:2 3}svg .d3{stroke-dasharray:9 3 2 3}";
+svg .d1{stroke-dasharray:8 6}svg .d2{stroke-dasharray:8 5 2 5}svg .d3{stroke-dasharray:2 5}";
 
 /// The style of every picture, for the root of a page or of a picture alone.
 pub(super) fn of_pictures() -> String {
