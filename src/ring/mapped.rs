@@ -233,4 +233,15 @@ mod tests {
         assert!(mapping.can_look_up());
         assert_eq!(mapping.range(ByteRange::new(4096, 100).unwrap()).piece(20..100).iov_len, 80);
     }
+
+    #[test]
+    fn a_page_that_is_missing_is_read_alone() {
+        let file = tempfile::tempfile_in(std::env::current_dir().unwrap()).unwrap();
+        file.set_len(64 << 10).unwrap();
+        let mapping = SharedMapping::new(file.as_fd(), 64 << 10).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let own = maps.split_once(&format!("{:x}-", mapping.whole.address)).expect("it is mapped").1;
+        let flags = own.lines().find_map(|line| line.strip_prefix("VmFlags:")).expect("a mapping has flags");
+        assert!(flags.split(' ').any(|flag| flag == "rr"), "no advice of random access: {flags}");
+    }
 }
