@@ -94,6 +94,8 @@ mod switch {
         ShortSendRepeated,
         /// Any number of prefetches run at once.
         PrefetchUnbounded,
+        /// One export may take all workers of a ring.
+        WorkersUnbounded,
         /// A TRIM or WRITE_ZEROES is one `fallocate` however long its range is.
         PunchWhole,
         /// A read of a file into which a hole is being punched is tried in the shard.

@@ -104,6 +104,7 @@ fn every_planted_bug_is_found() {
             // In one of thousands of worlds: looked for where it is most likely.
             Canary::SyncBesideIgnored => pinned::failing_syncs,
             Canary::SizeNotAskedAgain => pinned::cut_files,
+            Canary::WorkersUnbounded => neighbours::hung_disk,
             Canary::PrefetchUnbounded => neighbours::cache_flood,
             Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,
             Canary::AbandonedZeroingGoesOn | Canary::HangUpUnseen => neighbours::abandoned_zeroing,

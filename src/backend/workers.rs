@@ -50,6 +50,9 @@ impl WorkerShare {
     /// A place, if there is one now.
     pub(super) fn try_enter(&self) -> Option<Place<'_>> {
         let mut state = self.state.borrow_mut();
+        if canary!(WorkersUnbounded) {
+            state.free += 1;
+        }
         // While anybody waits, nothing is free: what comes free is handed on.
         state.free = state.free.checked_sub(1)?;
         Some(Place(self))

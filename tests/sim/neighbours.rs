@@ -11,7 +11,7 @@ use ringnbd::shard::SteppedShard;
 
 use super::plan::{Disk, Plan, negotiated};
 use super::run::Report;
-use super::wire::{self, CACHE, FLUSH, Form, READ, TRIM, WRITE, WRITE_ZEROES};
+use super::wire::{self, CACHE, FLUSH, FUA, Form, READ, TRIM, WRITE, WRITE_ZEROES};
 
 /// Enough for luck to play no part.
 const WORLDS: u64 = 20;
@@ -100,7 +100,11 @@ impl Scene {
     }
 
     fn send(&self, socket: SocketId, command: u16, offset: u64, length: u64) {
-        let mut bytes = wire::request(Form::Simple, 0, command, 1, offset, length);
+        self.send_flagged(socket, 0, command, offset, length);
+    }
+
+    fn send_flagged(&self, socket: SocketId, flags: u16, command: u16, offset: u64, length: u64) {
+        let mut bytes = wire::request(Form::Simple, flags, command, 1, offset, length);
         if command == WRITE {
             bytes.resize(bytes.len() + length as usize, 1);
         }
@@ -174,6 +178,26 @@ pub(crate) fn cache_flood(seed: u64) -> Result<Report, String> {
     }
     scene.replies(flood, 1000, 0)?;
     scene.end("a request beside a flood of CACHE", &times, 12 * LATENCY)
+}
+
+/// The disk of one export hangs with many syncs under way, and another export writes and syncs.
+pub(crate) fn hung_disk(seed: u64) -> Result<Report, String> {
+    const WRITES: u64 = 100;
+    let mut scene = Scene::new(seed, Faults::none());
+    let (victim, good) = (scene.connect(0), scene.connect(1));
+    scene.ask(good, WRITE, 0, 4096)?;
+    scene.world.hang(scene.files[0], Duration::from_secs(5));
+    for write in 0..WRITES {
+        scene.send_flagged(victim, FUA, WRITE, write * 512, 512);
+    }
+    scene.wait(10 * LATENCY)?;
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(scene.ask(good, WRITE, 4096, 4096)?);
+        times.push(scene.ask(good, FLUSH, 0, 0)?);
+    }
+    scene.replies(victim, WRITES as usize, 0)?;
+    scene.end("a request beside a disk that hangs", &times, 12 * LATENCY)
 }
 
 /// TRIMs of all of an export, and reads inside of it.
@@ -328,6 +352,11 @@ fn in_worlds(worlds: u64, run: fn(u64) -> Result<Report, String>) {
 #[test]
 fn a_flood_of_prefetches_delays_nobody_else() {
     in_all_worlds(cache_flood);
+}
+
+#[test]
+fn a_disk_that_hangs_delays_nobody_else() {
+    in_all_worlds(hung_disk);
 }
 
 #[test]

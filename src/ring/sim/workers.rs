@@ -1,9 +1,11 @@
 //! The worker threads of a ring, through which everything goes that blocks, and the lock that an allocation holds.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::mapped::MajorFaults;
 use super::world::{Completed, Event, State, Work};
+use super::{FileId, World};
 use crate::block::ByteRange;
 use crate::ring::receive::ReceiveRing;
 
@@ -31,6 +33,15 @@ impl RingState {
         self.completions.clear();
         self.working.clear();
         self.waiting.clear();
+    }
+}
+
+impl World {
+    /// The disk of a file hangs: no sync of it that begins from now on ends before so much time has passed.
+    pub fn hang(&self, file: FileId, time: Duration) {
+        let mut state = self.state();
+        let end = state.now + time.as_nanos() as u64;
+        state.hung.insert(file.0, end);
     }
 }
 
@@ -65,6 +76,9 @@ impl State {
                 Work::Allocate { file, range, .. } => {
                     moment = self.unlocked(file, moment) + time(range, self.faults.latency_ns);
                     self.locked.insert(file, moment);
+                }
+                Work::Sync { file, .. } => {
+                    moment = self.hung.get(&file).map_or(moment, |end| moment.max(*end))
                 }
                 _ => {}
             }

@@ -157,6 +157,8 @@ pub(super) struct State {
     pub(super) mapped: BTreeMap<usize, Mapped>,
     /// Files with an allocation under way, and until when it holds their lock.
     pub(super) locked: BTreeMap<usize, u64>,
+    /// Files whose disk does not answer before some moment.
+    pub(super) hung: BTreeMap<usize, u64>,
     /// How often a shard slept in the kernel.
     pub(super) sleeps: u64,
     /// When operations that change files completed.
@@ -182,6 +184,7 @@ impl State {
             tokens: HashMap::new(),
             mapped: BTreeMap::new(),
             locked: BTreeMap::new(),
+            hung: BTreeMap::new(),
             sleeps: 0,
             completed: BTreeMap::new(),
             slept_in_vain: false,
