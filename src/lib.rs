@@ -20,7 +20,7 @@
 //! # A request, one way through
 //!
 //! ```text
-//! CQE recv ► Inbound::next
+//! CQE recv ► Inbound::feed
 //!            ├ nothing      receive more: into a shared receive buffer, or straight into a long write's lease
 //!            ├ Refusal      its payload is skipped, then an error reply
 //!            ├ Request      its data is at hand (page cache, null): the reply ► Outbound, at once

@@ -63,8 +63,8 @@ fn inbound(name: &'static str, command: u16, mode: ReplyMode, piece: usize) -> W
     let mut inbound = Inbound::new(header_length(mode));
     Workload::new(name, move || {
         for mut bytes in stream.chunks(piece) {
-            loop {
-                match inbound.next(black_box(&mut bytes)) {
+            while let Some(taken) = inbound.feed(black_box(&mut bytes)) {
+                match taken {
                     Piece::Header(header) => {
                         black_box(header);
                         if command == NBD_CMD_WRITE {
@@ -75,7 +75,6 @@ fn inbound(name: &'static str, command: u16, mode: ReplyMode, piece: usize) -> W
                         black_box(bytes);
                     }
                     Piece::Skipped => {}
-                    Piece::Nothing => break,
                 }
             }
         }

@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::ClientError;
 use super::uri::ServerAddress;
-use crate::nbd::client::handshake::{ClientHandshake, Goal, Outcome, Step};
+use crate::nbd::client::handshake::{ClientHandshake, Event, Goal, Outcome};
 use crate::nbd::session::ReplyMode;
 
 /// How long a client waits.
@@ -73,28 +73,28 @@ impl Link {
         let mut handshake = ClientHandshake::with_replies(goal, best).map_err(failed)?;
         let mut input = Vec::new();
         loop {
-            // No more than the frame needs is read, so that nothing is left at the end.
-            match handshake.feed(&mut &input[..]).map_err(failed)? {
-                Step::Send(bytes) => match self.send(&bytes) {
+            // No more than the frame needs is received: each feed takes all, and nothing is left at the end.
+            let event = handshake.feed(&mut &input[..]).map_err(failed)?;
+            input.clear();
+            match event {
+                Some(Event::Output) => match self.send(&handshake.take_output()) {
                     // Its last words say why it closed: they are still to be read.
                     Err(ClientError::Closed) => {}
                     other => other?,
                 },
-                Step::Need(bytes) => {
-                    input.resize(bytes, 0);
+                Some(Event::Done(outcome)) => {
+                    self.deadline = None;
+                    return Ok((self, outcome));
+                }
+                None => {
+                    input.resize(handshake.needed(), 0);
                     let received = self.receive(&mut input)?;
                     input.truncate(received);
                     if received == 0 {
                         return Err(failed(handshake.closed()));
                     }
-                    continue;
-                }
-                Step::Done(outcome) => {
-                    self.deadline = None;
-                    return Ok((self, outcome));
                 }
             }
-            input.clear();
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_uring::net::TcpStream;
 
 use super::handshake_memory::FREE_BYTES;
 use super::plane::{Permit, Plane};
-use crate::nbd::server::handshake::{self, CloseReason, Handshake, Step};
+use crate::nbd::server::handshake::{self, CloseReason, Event, Handshake};
 use crate::shard::Negotiated;
 
 /// A client that was just accepted.
@@ -105,10 +105,12 @@ async fn converse(
     let mut unread = 0..0;
     let mut claim = plane.handshake_memory.claim();
     loop {
-        let (consumed, step) = handshake.feed(&buffer[unread.clone()], plane.is_stopping());
-        unread.start += consumed;
-        match step {
-            Step::Need => {
+        handshake.set_shutting_down(plane.is_stopping());
+        let mut input = &buffer[unread.clone()];
+        let event = handshake.feed(&mut input);
+        unread.start = unread.end - input.len();
+        match event.map_err(Failure::Closed)? {
+            None => {
                 claim.hold(handshake.option_bytes()).await;
                 let (received, back) = stream.read(buffer).await;
                 buffer = back;
@@ -117,22 +119,21 @@ async fn converse(
                     return Err(Failure::Gone);
                 }
             }
-            Step::Reply => {
+            Some(Event::Output) => {
                 let (sent, _bytes) = stream.write_all(handshake.take_output()).await;
                 sent.map_err(Failure::from)?;
             }
-            Step::Lookup(name) => {
+            Some(Event::Lookup(name)) => {
                 let export = plane.find(&name);
                 let answer = export.map_or(0, |(_, export)| plane.answer_bytes(Some(export)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
                 handshake.found(export);
             }
-            Step::List => {
+            Some(Event::List) => {
                 claim.hold(plane.answer_bytes(None)).await;
                 handshake.listed(&plane.exports);
             }
-            Step::Done(negotiated) => return Ok((negotiated, buffer[unread].to_vec())),
-            Step::Close(reason) => return Err(Failure::Closed(reason)),
+            Some(Event::Done(negotiated)) => return Ok((negotiated, buffer[unread].to_vec())),
         }
     }
 }

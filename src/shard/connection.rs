@@ -266,20 +266,20 @@ impl Connection {
             let Some(received) = unparsed else { return Fed::NeedsBytes };
             let mut rest = received.rest();
             let before = rest.len();
-            let header = match self.inbound.next(&mut rest) {
-                Piece::Nothing => {
+            let header = match self.inbound.feed(&mut rest) {
+                None => {
                     *unparsed = None;
                     return Fed::NeedsBytes;
                 }
-                Piece::Payload { bytes, .. } => {
+                Some(Piece::Payload { bytes, .. }) => {
                     self.copy_payload(bytes);
                     None
                 }
-                Piece::Skipped => {
+                Some(Piece::Skipped) => {
                     self.outbound.let_go();
                     None
                 }
-                Piece::Header(header) => {
+                Some(Piece::Header(header)) => {
                     Some(Request::parse(header, &self.peer.session, feeding.shutting_down))
                 }
             };

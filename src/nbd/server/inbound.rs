@@ -18,7 +18,7 @@ pub struct Inbound {
     discard: bool,
 }
 
-/// What the front of a piece is.
+/// What the front of the input is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'header, 'bytes> {
     /// A whole header, where it was received if it came in one piece.
@@ -32,8 +32,6 @@ pub enum Piece<'header, 'bytes> {
     },
     /// The payload of a refused request has passed by.
     Skipped,
-    /// The piece is used up.
-    Nothing,
 }
 
 impl Inbound {
@@ -69,7 +67,7 @@ impl Inbound {
         if self.discard { 0 } else { self.payload }
     }
 
-    /// So many bytes of the wanted payload came another way than through [`Inbound::next`].
+    /// So many bytes of the wanted payload came another way than through [`Inbound::feed`].
     #[inline]
     pub fn received_elsewhere(&mut self, length: u64) {
         assert!(length <= self.wanted());
@@ -82,53 +80,49 @@ impl Inbound {
         self.filled == 0 && self.payload == 0
     }
 
-    /// Takes the next thing from the front of `bytes`.
+    /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more.
     #[inline]
-    pub fn next<'header, 'bytes: 'header>(
+    pub fn feed<'header, 'bytes: 'header>(
         &'header mut self,
-        bytes: &mut &'bytes [u8],
-    ) -> Piece<'header, 'bytes> {
+        input: &mut &'bytes [u8],
+    ) -> Option<Piece<'header, 'bytes>> {
         let length = usize::from(self.header_length);
         if self.payload == 0
             && self.filled == 0
-            && let Some((header, rest)) = bytes.split_at_checked(length)
+            && let Some((header, rest)) = input.split_at_checked(length)
         {
-            *bytes = rest;
-            return Piece::Header(header);
+            *input = rest;
+            return Some(Piece::Header(header));
         }
-        self.next_in_pieces(bytes)
+        self.feed_parts(input)
     }
 
-    fn next_in_pieces<'header, 'bytes: 'header>(
+    fn feed_parts<'header, 'bytes: 'header>(
         &'header mut self,
-        bytes: &mut &'bytes [u8],
-    ) -> Piece<'header, 'bytes> {
+        input: &mut &'bytes [u8],
+    ) -> Option<Piece<'header, 'bytes>> {
         if self.payload > 0 {
-            let here = self.payload.min(bytes.len() as u64) as usize;
-            let (front, rest) = bytes.split_at(here);
-            *bytes = rest;
+            let here = self.payload.min(input.len() as u64) as usize;
+            let (front, rest) = input.split_at(here);
+            *input = rest;
             self.payload -= here as u64;
             if !self.discard {
-                return if here == 0 {
-                    Piece::Nothing
-                } else {
-                    Piece::Payload { bytes: front, last: self.payload == 0 }
-                };
+                return (here > 0).then_some(Piece::Payload { bytes: front, last: self.payload == 0 });
             }
-            return if self.payload > 0 { Piece::Nothing } else { Piece::Skipped };
+            return (self.payload == 0).then_some(Piece::Skipped);
         }
         let length = usize::from(self.header_length);
         let filled = usize::from(self.filled);
-        let here = (length - filled).min(bytes.len());
-        let (front, rest) = bytes.split_at(here);
-        *bytes = rest;
+        let here = (length - filled).min(input.len());
+        let (front, rest) = input.split_at(here);
+        *input = rest;
         self.header[filled..filled + here].copy_from_slice(front);
         self.filled += here as u8;
         if usize::from(self.filled) < length {
-            return Piece::Nothing;
+            return None;
         }
         self.filled = 0;
-        Piece::Header(&self.header[..length])
+        Some(Piece::Header(&self.header[..length]))
     }
 }
 
@@ -172,8 +166,8 @@ mod tests {
             while !rest.is_empty() {
                 let (mut piece, later) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
                 rest = later;
-                loop {
-                    match inbound.next(&mut piece) {
+                while let Some(taken) = inbound.feed(&mut piece) {
+                    match taken {
                         Piece::Header(header) => {
                             prop_assert!(!skipping, "the end of a skipped payload was not told");
                             prop_assert_eq!(&header[..28], &[seen as u8; 28][..]);
@@ -195,7 +189,6 @@ mod tests {
                             }
                         }
                         Piece::Skipped => prop_assert!(core::mem::replace(&mut skipping, false)),
-                        Piece::Nothing => break,
                     }
                 }
                 prop_assert!(piece.is_empty());

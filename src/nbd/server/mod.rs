@@ -4,3 +4,4 @@ pub mod handshake;
 pub mod inbound;
 pub mod reply;
 pub mod request;
+pub mod requests;

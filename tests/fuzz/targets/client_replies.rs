@@ -5,8 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use ringnbd::nbd::client::handshake::{ClientHandshake, Event as HandshakeEvent, Goal};
 use ringnbd::nbd::client::replies::{Event, ReplyParser};
-use ringnbd::nbd::client::handshake::{ClientHandshake, Goal, Step};
 use ringnbd::nbd::client::request::ClientRequest;
 use ringnbd::nbd::session::ReplyMode;
 
@@ -17,22 +17,22 @@ fn handshake(goal: Goal, data: &[u8], piece: usize) -> (Vec<u8>, String) {
     let (mut at, mut end) = (0, 0);
     loop {
         let mut input = &data[at..end];
-        let step = client.feed(&mut input);
+        let event = client.feed(&mut input);
         at = end - input.len();
-        match step {
-            Ok(Step::Send(bytes)) => {
-                assert!(!bytes.is_empty());
-                sent.extend(bytes);
+        match event {
+            Ok(Some(HandshakeEvent::Output)) => {
+                assert!(!client.output().is_empty());
+                sent.extend(client.take_output());
             }
-            Ok(Step::Need(bytes)) => {
-                assert!(bytes > 0 && bytes <= 16 << 10, "a bound before anything is received");
+            Ok(None) => {
+                assert!((1..=16 << 10).contains(&client.needed()), "a bound before anything is received");
                 assert_eq!(at, end);
                 if end == data.len() {
                     return (sent, client.closed().to_string());
                 }
                 end = data.len().min(end + piece);
             }
-            Ok(Step::Done(outcome)) => return (sent, format!("{outcome:?}")),
+            Ok(Some(HandshakeEvent::Done(outcome))) => return (sent, format!("{outcome:?}")),
             Err(error) => {
                 let text = error.to_string();
                 assert!(!text.chars().any(char::is_control), "{text:?}");

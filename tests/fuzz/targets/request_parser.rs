@@ -5,9 +5,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringnbd::block::BlockSizes;
-use ringnbd::nbd::server::inbound::{Inbound, Piece};
 use ringnbd::nbd::meta_context::MetaContext;
+use ringnbd::nbd::server::inbound::{Inbound, Piece};
 use ringnbd::nbd::server::request::{Command, Rejected, Request, header_length, parse_filter};
+use ringnbd::nbd::server::requests::{Event, RequestParser};
 use ringnbd::nbd::session::{ReplyMode, SelectedContext, Session};
 
 fn session(kind: u8) -> Session {
@@ -27,18 +28,17 @@ fn session(kind: u8) -> Session {
     }
 }
 
-/// What was understood, one text for each request.
+/// What was understood, one text for each request; that of a refused one once its payload has passed.
 fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
     let length = header_length(session.reply_mode);
     let mut inbound = Inbound::new(length);
     let mut seen = Vec::new();
     let mut payload: Vec<u8> = Vec::new();
-    let mut filtered = None;
+    let (mut filtered, mut refused) = (None, None);
     for mut bytes in data.chunks(piece) {
-        loop {
-            match inbound.next(&mut bytes) {
-                Piece::Nothing => break,
-                Piece::Skipped => {}
+        while let Some(taken) = inbound.feed(&mut bytes) {
+            match taken {
+                Piece::Skipped => seen.extend(refused.take()),
                 Piece::Payload { bytes, last } => {
                     assert!(!bytes.is_empty());
                     payload.extend_from_slice(bytes);
@@ -49,24 +49,65 @@ fn run(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
                         payload.clear();
                     }
                 }
-                Piece::Header(header) => {
-                    let parsed = Request::parse(&header[..length], session, false);
-                    seen.push(format!("{parsed:?}"));
-                    match parsed {
-                        Ok(request) => {
-                            check(&request, header, session);
-                            filtered = match request.command {
-                                Command::BlockStatus { filter: Some(_), .. } => Some(request.offset),
-                                _ => None,
-                            };
-                            inbound.expect_payload(request.payload_length().into());
-                        }
-                        Err(Rejected::Refusal(refusal)) => {
-                            assert_eq!(refusal.cookie.0.to_be_bytes(), header[8..16]);
-                            inbound.expect_discard(refusal.discard);
-                        }
-                        Err(Rejected::Violation(_)) => return seen,
+                Piece::Header(header) => match Request::parse(&header[..length], session, false) {
+                    Ok(request) => {
+                        seen.push(format!("{request:?}"));
+                        check(&request, header, session);
+                        filtered = match request.command {
+                            Command::BlockStatus { filter: Some(_), .. } => Some(request.offset),
+                            _ => None,
+                        };
+                        inbound.expect_payload(request.payload_length().into());
                     }
+                    Err(Rejected::Refusal(refusal)) => {
+                        assert_eq!(refusal.cookie.0.to_be_bytes(), header[8..16]);
+                        inbound.expect_discard(refusal.discard);
+                        refused = Some(format!("{refusal:?}"));
+                        if refusal.discard == 0 {
+                            seen.extend(refused.take());
+                        }
+                    }
+                    Err(Rejected::Violation(violation)) => {
+                        seen.push(format!("{violation:?}"));
+                        return seen;
+                    }
+                },
+            }
+        }
+        assert!(bytes.is_empty());
+    }
+    seen
+}
+
+/// The same by the machine that puts framing and validation together.
+fn by_parser(data: &[u8], piece: usize, session: &Session) -> Vec<String> {
+    let mut parser = RequestParser::new(session.clone());
+    let (mut seen, mut payload, mut filtered) = (Vec::new(), Vec::new(), None);
+    for mut bytes in data.chunks(piece) {
+        loop {
+            match parser.feed(&mut bytes) {
+                Ok(None) => break,
+                Ok(Some(Event::Request(request))) => {
+                    seen.push(format!("{request:?}"));
+                    filtered = match request.command {
+                        Command::BlockStatus { filter: Some(_), .. } => Some(request.offset),
+                        _ => None,
+                    };
+                }
+                Ok(Some(Event::Payload { bytes, last })) => {
+                    payload.extend_from_slice(bytes);
+                    if let (true, Some(offset)) = (last, filtered.take_if(|_| last)) {
+                        seen.push(format!("{:?}", parse_filter(&payload, offset, session)));
+                    }
+                    if last {
+                        payload.clear();
+                    }
+                }
+                Ok(Some(Event::Refused(refusal))) => seen.push(format!("{refusal:?}")),
+                Err(violation) => {
+                    assert_eq!(parser.feed(&mut bytes), Err(violation), "it stays");
+                    seen.push(format!("{violation:?}"));
+                    return seen;
                 }
             }
         }
@@ -94,5 +135,7 @@ fuzz_target!(|data: &[u8]| {
     let [kind, piece, data @ ..] = data else { return };
     let session = session(*kind);
     let whole = run(data, data.len().max(1), &session);
-    assert_eq!(run(data, usize::from(*piece) + 1, &session), whole);
+    let piece = usize::from(*piece) + 1;
+    assert_eq!(run(data, piece, &session), whole);
+    assert_eq!(by_parser(data, piece, &session), whole);
 });

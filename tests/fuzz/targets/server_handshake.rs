@@ -5,8 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringnbd::block::{BlockSizes, DeviceFacts};
-use ringnbd::nbd::server::handshake::{Handshake, HandshakeLimits, Step};
 use ringnbd::nbd::meta_context::MetaContext;
+use ringnbd::nbd::server::handshake::{CloseReason, Event, Handshake, HandshakeLimits};
 use ringnbd::nbd::session::{ExportInfo, ReplyMode};
 
 const LIMITS: HandshakeLimits = HandshakeLimits { option_length: 16 << 10, options: 64, bytes: 1 << 20 };
@@ -28,43 +28,45 @@ fn exports() -> [ExportInfo; 3] {
     [export("", 1, false, false), export("a", 512, true, false), export("strict", 4096, false, true)]
 }
 
-/// All that was sent, and how it ended; `None`: it waits for more.
-fn run(data: &[u8], piece: usize, shutting_down: bool) -> (Vec<u8>, Option<Step>) {
+/// All that was sent, and how it ended; `Ok(None)`: it waits for more.
+fn run(data: &[u8], piece: usize, shutting_down: bool) -> (Vec<u8>, Result<Option<Event>, CloseReason>) {
     let exports = exports();
     let mut handshake = Handshake::new(LIMITS);
+    handshake.set_shutting_down(shutting_down);
     let mut sent = Vec::new();
     let mut at = 0;
     let mut end = 0;
     loop {
-        let (consumed, step) = handshake.feed(&data[at..end], shutting_down);
-        at += consumed;
-        match step {
-            Step::Need => {
-                assert_eq!(at, end, "all input is consumed before more is wanted");
+        let mut input = &data[at..end];
+        let event = handshake.feed(&mut input);
+        at = end - input.len();
+        match event {
+            Ok(None) => {
+                assert_eq!(at, end, "all input is taken before more is wanted");
                 if end == data.len() {
-                    return (sent, None);
+                    return (sent, Ok(None));
                 }
                 end = data.len().min(end + piece);
             }
-            Step::Reply => {
+            Ok(Some(Event::Output)) => {
                 let output = handshake.take_output();
                 assert!(!output.is_empty());
                 sent.extend(output);
             }
-            Step::Lookup(name) => {
+            Ok(Some(Event::Lookup(name))) => {
                 let found = exports.iter().position(|export| export.name == name);
                 handshake.found(found.map(|index| (index, &exports[index])));
             }
-            Step::List => handshake.listed(&exports),
-            Step::Done(negotiated) => {
+            Ok(Some(Event::List)) => handshake.listed(&exports),
+            Ok(Some(Event::Done(negotiated))) => {
                 let session = &negotiated.session;
                 assert_eq!(session.size, 1 << 20);
                 assert!(session.contexts.is_empty() || session.reply_mode != ReplyMode::Simple);
                 assert!(session.contexts.len() <= 1, "there is one context");
                 assert!(session.contexts.iter().all(|context| context.id != 0));
-                return (sent, Some(Step::Done(negotiated)));
+                return (sent, Ok(Some(Event::Done(negotiated))));
             }
-            closed @ Step::Close(_) => return (sent, Some(closed)),
+            Err(reason) => return (sent, Err(reason)),
         }
     }
 }

@@ -16,8 +16,8 @@ use ringnbd::backend::Export;
 use ringnbd::config::{ExportUri, Limits};
 use ringnbd::nbd::client::replies::{Event, ReplyParser};
 use ringnbd::nbd::client::request::ClientRequest;
-use ringnbd::nbd::server::handshake::{Handshake, HandshakeLimits, Step};
 use ringnbd::nbd::meta_context::MetaContext;
+use ringnbd::nbd::server::handshake::{Event as HandshakeEvent, Handshake, HandshakeLimits};
 use ringnbd::nbd::server::request::{Rejected, Request, header_length};
 use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::nbd::wire::*;
@@ -130,20 +130,18 @@ fn raw(data: &[u8]) {
     let infos: Vec<ExportInfo> = server().exports.iter().map(|export| info(export)).collect();
     let name_of = |index: usize| ["", "file", "null"][index];
     let mut handshake = Handshake::new(LIMITS);
-    let mut at = 0;
+    let mut input = data;
     loop {
-        let (consumed, step) = handshake.feed(&data[at..], false);
-        at += consumed;
-        match step {
-            Step::Reply => drop(handshake.take_output()),
-            Step::Lookup(name) => {
+        match handshake.feed(&mut input) {
+            Ok(Some(HandshakeEvent::Output)) => drop(handshake.take_output()),
+            Ok(Some(HandshakeEvent::Lookup(name))) => {
                 let found = (0..infos.len()).find(|index| name_of(*index) == name);
                 handshake.found(found.map(|index| (index, &infos[index])));
             }
-            Step::List => handshake.listed(&infos),
-            Step::Need | Step::Close(_) => return,
-            Step::Done(negotiated) => {
-                let client = connect(negotiated.export, negotiated.session, data[at..].to_vec());
+            Ok(Some(HandshakeEvent::List)) => handshake.listed(&infos),
+            Ok(None) | Err(_) => return,
+            Ok(Some(HandshakeEvent::Done(negotiated))) => {
+                let client = connect(negotiated.export, negotiated.session, input.to_vec());
                 // The server ends when it has answered what came whole; an error of the socket is as good.
                 let mut total = 0;
                 converse(&client, &[], true, |bytes| {

@@ -35,14 +35,12 @@ const EXPORT_NAME_ZEROES: usize = 124;
 /// Size and transmission flags: the reply to EXPORT_NAME.
 const EXPORT_NAME_REPLY: usize = 10;
 
-/// What to do next.
-#[derive(Debug)]
-pub enum Step {
-    /// Send these bytes, then feed again.
-    Send(Vec<u8>),
-    /// At least this many further bytes are needed; the server sends no more than these before the next [`Step::Send`] or the end.
-    Need(usize),
-    /// The handshake is over.
+/// What the driver must do before it feeds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Send [`ClientHandshake::take_output`].
+    Output,
+    /// The handshake is over; what is left of the input belongs to the transmission phase.
     Done(Outcome),
 }
 
@@ -94,24 +92,25 @@ impl ClientHandshake {
         })
     }
 
-    /// Takes what is needed off the front of `input`; all that remains after [`Step::Done`] belongs to the transmission phase.
+    /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
     ///
     /// # Errors
     /// Each is the end of the handshake. Before an error that reports a refusal, ABORT went out.
-    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Step, HandshakeError> {
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, HandshakeError> {
         loop {
             if !self.output.is_empty() {
-                return Ok(Step::Send(take(&mut self.output)));
+                return Ok(Some(Event::Output));
             }
             if let Waiting::Ended(result) = &mut self.waiting {
-                return result.take().unwrap_or(Err(HandshakeError::Closed("already"))).map(Step::Done);
+                let result = result.take().unwrap_or(Err(HandshakeError::Closed("already")));
+                return result.map(Event::Done).map(Some);
             }
             let missing = self.frame_length - self.frame.len();
             let taken = missing.min(input.len());
             self.frame.extend_from_slice(&input[..taken]);
             *input = &input[taken..];
             if taken < missing {
-                return Ok(Step::Need(missing - taken));
+                return Ok(None);
             }
             let frame = take(&mut self.frame);
             if let Err(error) = self.framed(&frame) {
@@ -119,6 +118,25 @@ impl ClientHandshake {
                 self.output.clear();
                 return Err(error);
             }
+        }
+    }
+
+    /// The bytes to send.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The bytes to send, which leave the machine.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        take(&mut self.output)
+    }
+
+    /// At least this many further bytes come before the next event, and no more than these before the client sends something or the
+    /// handshake ends: who receives just so many is left with none.
+    pub fn needed(&self) -> usize {
+        match self.waiting {
+            Waiting::Ended(_) => 0,
+            _ => self.frame_length - self.frame.len(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The server's side of the handshake ("Newstyle negotiation", "Fixed newstyle negotiation") without I/O.
 //!
-//! Bytes go in through [`Handshake::feed`], which tells in a [`Step`] what the driver must do next. Each state waits for
+//! Bytes go in through [`Handshake::feed`], which tells in an [`Event`] what the driver must do next. Each state waits for
 //! exactly one thing, so the machine can be stopped and fed again at every byte:
 //!
 //! ```text
@@ -41,21 +41,17 @@ pub struct HandshakeLimits {
     pub bytes: u64,
 }
 
-/// What the driver must do next.
+/// What the driver must do before it feeds on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Receive more bytes and feed them. All input was consumed.
-    Need,
-    /// Send [`Handshake::take_output`], then feed on from the first byte that was not consumed.
-    Reply,
+pub enum Event {
+    /// Send [`Handshake::take_output`].
+    Output,
     /// Find the export of this name and answer with [`Handshake::found`].
     Lookup(String),
     /// Answer with [`Handshake::listed`].
     List,
-    /// The client chose an export; what follows in the input is its first requests.
+    /// The client chose an export; what is left of the input is its first requests.
     Done(Negotiated),
-    /// Close the connection.
-    Close(CloseReason),
 }
 
 /// The result of a handshake.
@@ -143,6 +139,7 @@ pub struct Handshake {
     chosen: ChosenContexts,
     options: u32,
     bytes: u64,
+    shutting_down: bool,
 }
 
 impl Handshake {
@@ -164,24 +161,35 @@ impl Handshake {
             chosen: ChosenContexts::default(),
             options: 0,
             bytes: 0,
+            shutting_down: false,
         }
     }
 
-    /// Takes bytes off the front of `input` until the driver has something to do. Returns how many were consumed: all of
-    /// them with [`Step::Need`], and with the other steps the rest is to be fed again.
+    /// From now on every option but ABORT is refused, or no longer ("Termination of the session during option haggling").
+    pub fn set_shutting_down(&mut self, shutting_down: bool) {
+        self.shutting_down = shutting_down;
+    }
+
+    /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
     ///
-    /// While `shutting_down`, every option but ABORT is refused ("Termination of the session during option haggling").
-    pub fn feed(&mut self, input: &[u8], shutting_down: bool) -> (usize, Step) {
-        let mut rest = input;
-        let step = loop {
-            if let Some(step) = self.pending() {
-                break step;
+    /// An event comes again until its driver has done what it says.
+    ///
+    /// # Errors
+    /// [`CloseReason`]: the handshake is over, close the connection. All output was handed out before.
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, CloseReason> {
+        loop {
+            if let Some(event) = self.pending()? {
+                return Ok(Some(event));
             }
-            if !self.advance(&mut rest, shutting_down) {
-                break Step::Need;
+            if !self.advance(input) {
+                return Ok(None);
             }
-        };
-        (input.len() - rest.len(), step)
+        }
+    }
+
+    /// The bytes to send.
+    pub fn output(&self) -> &[u8] {
+        &self.output
     }
 
     /// The bytes to send, which leave the machine.
@@ -194,7 +202,7 @@ impl Handshake {
         self.bytes > 0
     }
 
-    /// Bytes of the option that is coming in, or about which [`Step::Lookup`] asks, as far as they are kept.
+    /// Bytes of the option that is coming in, or about which [`Event::Lookup`] asks, as far as they are kept.
     pub fn option_bytes(&self) -> usize {
         match self.state {
             State::Data { length, .. } => length as usize,
@@ -202,7 +210,7 @@ impl Handshake {
         }
     }
 
-    /// Answers [`Step::Lookup`]: the export and the number under which [`Negotiated`] will name it.
+    /// Answers [`Event::Lookup`]: the export and the number under which [`Negotiated`] will name it.
     ///
     /// # Panics
     /// When nothing was asked.
@@ -214,7 +222,7 @@ impl Handshake {
         }
     }
 
-    /// Answers [`Step::List`] with the exports to show.
+    /// Answers [`Event::List`] with the exports to show.
     ///
     /// # Panics
     /// When nothing was asked.
@@ -232,21 +240,21 @@ impl Handshake {
     }
 
     /// What the driver has to do before any further byte is looked at.
-    fn pending(&mut self) -> Option<Step> {
+    fn pending(&self) -> Result<Option<Event>, CloseReason> {
         if !self.output.is_empty() {
-            return Some(Step::Reply);
+            return Ok(Some(Event::Output));
         }
         match &self.state {
-            State::Asking(Question::List) => Some(Step::List),
-            State::Asking(question) => Some(Step::Lookup(question.export().to_owned())),
-            State::Finished(negotiated) => Some(Step::Done(negotiated.clone())),
-            State::Closed(reason) => Some(Step::Close(reason.clone())),
-            State::ClientFlags | State::Header | State::Data { .. } | State::Skip { .. } => None,
+            State::Asking(Question::List) => Ok(Some(Event::List)),
+            State::Asking(question) => Ok(Some(Event::Lookup(question.export().to_owned()))),
+            State::Finished(negotiated) => Ok(Some(Event::Done(negotiated.clone()))),
+            State::Closed(reason) => Err(reason.clone()),
+            State::ClientFlags | State::Header | State::Data { .. } | State::Skip { .. } => Ok(None),
         }
     }
 
     /// Takes what the state waits for and, once it is complete, acts on it. Says false when `rest` is used up.
-    fn advance(&mut self, rest: &mut &[u8], shutting_down: bool) -> bool {
+    fn advance(&mut self, rest: &mut &[u8]) -> bool {
         let missing = self.missing();
         if missing > 0 {
             if rest.is_empty() {
@@ -264,8 +272,8 @@ impl Handshake {
         }
         match self.state {
             State::ClientFlags => self.client_flags(),
-            State::Header => self.header(shutting_down),
-            State::Data { option, .. } => self.data(option, shutting_down),
+            State::Header => self.header(),
+            State::Data { option, .. } => self.data(option),
             State::Skip { refused, .. } => {
                 if let Some((option, refusal)) = refused {
                     reply::refuse(&mut self.output, option, refusal);
@@ -311,7 +319,7 @@ impl Handshake {
         };
     }
 
-    fn header(&mut self, shutting_down: bool) {
+    fn header(&mut self) {
         let header = OptionHeader::read_from_bytes(&self.data).expect("sixteen bytes were gathered");
         self.data.clear();
         self.options += 1;
@@ -320,7 +328,7 @@ impl Handshake {
         } else if self.options > self.limits.options {
             self.close(CloseReason::TooManyOptions(self.limits.options));
         } else {
-            self.screen(header.option.get(), header.length.get(), shutting_down);
+            self.screen(header.option.get(), header.length.get());
         }
     }
 

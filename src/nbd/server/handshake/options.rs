@@ -45,17 +45,17 @@ fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
 impl Handshake {
     /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
     /// once when the data is so long that the client would rather know.
-    pub(super) fn screen(&mut self, option: u32, length: u32, shutting_down: bool) {
+    pub(super) fn screen(&mut self, option: u32, length: u32) {
         if option == NBD_OPT_SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
             self.chosen = ChosenContexts::default();
         }
         let verdict = match option {
-            NBD_OPT_EXPORT_NAME => return self.screen_export_name(length, shutting_down),
+            NBD_OPT_EXPORT_NAME => return self.screen_export_name(length),
             // "A server SHOULD ignore any data sent by the client rather than rejecting the request as invalid."
             NBD_OPT_ABORT if length > self.limits.option_length => return self.abort(),
             NBD_OPT_ABORT => Ok(()),
-            _ => self.judge(option, length, shutting_down),
+            _ => self.judge(option, length),
         };
         match verdict {
             Ok(()) => self.state = State::Data { option, length },
@@ -71,8 +71,8 @@ impl Handshake {
     }
 
     /// EXPORT_NAME has no error reply: what cannot be served is disconnected.
-    fn screen_export_name(&mut self, length: u32, shutting_down: bool) {
-        if shutting_down {
+    fn screen_export_name(&mut self, length: u32) {
+        if self.shutting_down {
             self.close(CloseReason::ShuttingDown);
         } else if self.mode == ReplyMode::Extended {
             self.close(CloseReason::ExportNameAfterExtendedHeaders);
@@ -83,8 +83,8 @@ impl Handshake {
         }
     }
 
-    fn judge(&self, option: u32, length: u32, shutting_down: bool) -> Result<(), Refusal> {
-        if shutting_down {
+    fn judge(&self, option: u32, length: u32) -> Result<(), Refusal> {
+        if self.shutting_down {
             return Err(SHUTTING_DOWN);
         }
         if !self.fixed {
@@ -106,13 +106,13 @@ impl Handshake {
     }
 
     /// Acts on an option whose data is complete.
-    pub(super) fn data(&mut self, option: u32, shutting_down: bool) {
+    pub(super) fn data(&mut self, option: u32) {
         let data = core::mem::take(&mut self.data);
         let verdict = match option {
             NBD_OPT_ABORT => return self.abort(),
-            NBD_OPT_EXPORT_NAME if shutting_down => return self.close(CloseReason::ShuttingDown),
+            NBD_OPT_EXPORT_NAME if self.shutting_down => return self.close(CloseReason::ShuttingDown),
             NBD_OPT_EXPORT_NAME => return self.ask_for_export_name(&data),
-            _ if shutting_down => Err(SHUTTING_DOWN),
+            _ if self.shutting_down => Err(SHUTTING_DOWN),
             NBD_OPT_LIST => Ok(Some(Question::List)),
             NBD_OPT_STRUCTURED_REPLY => self.upgrade(ReplyMode::Structured),
             NBD_OPT_EXTENDED_HEADERS => self.upgrade(ReplyMode::Extended),

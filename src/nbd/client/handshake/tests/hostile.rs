@@ -90,12 +90,12 @@ fn an_endless_list_is_cut_off() {
     let mut received = 0u64;
     let error = loop {
         match client.feed(&mut input) {
-            Ok(Step::Need(_)) if input.is_empty() => {
+            Ok(None) if input.is_empty() => {
                 received += endless.len() as u64;
                 input = &endless;
             }
-            Ok(Step::Done(_)) => panic!("it has no end"),
-            Ok(_) => {}
+            Ok(Some(Event::Done(_))) => panic!("it has no end"),
+            Ok(_) => drop(client.take_output()),
             Err(error) => break error,
         }
     };
@@ -133,19 +133,20 @@ proptest! {
             position += offered - piece.len();
             prop_assert!(client.frame.capacity() <= 2 * MAX_REPLY as usize);
             match result {
-                Ok(Step::Send(bytes)) => {
+                Ok(Some(Event::Output)) => {
+                    let bytes = client.take_output();
                     let tail = if bytes.starts_with(b"IHAVEOPT") { &bytes[..] } else { &bytes[bytes.len().min(4)..] };
                     asked = tail.get(8..12).map_or(0, |it| u32::from_be_bytes(it.try_into().unwrap()));
                 }
-                Ok(Step::Need(_)) if position == from_server.len() => match replies.next() {
+                Ok(None) if position == from_server.len() => match replies.next() {
                     Some((kind, data)) => from_server.extend(reply(asked, kind, &data)),
                     None => {
                         let _ = client.closed();
                         break;
                     }
                 },
-                Ok(Step::Need(_)) => {}
-                Ok(Step::Done(_)) | Err(_) => break,
+                Ok(None) => {}
+                Ok(Some(Event::Done(_))) | Err(_) => break,
             }
         }
         prop_assert!(client.feed(&mut &[][..]).is_err());

@@ -43,31 +43,33 @@ fn converse(
     let mut is_open = true;
     loop {
         let end = for_server.len().min(to_server);
-        let (consumed, step) = server.feed(&for_server[..end], false);
-        for_server.drain(..consumed);
-        match step {
-            handshake::Step::Reply => for_client.extend(server.take_output()),
-            handshake::Step::Lookup(name) => {
+        let mut piece = &for_server[..end];
+        let event = server.feed(&mut piece);
+        let taken = end - piece.len();
+        for_server.drain(..taken);
+        match event {
+            Ok(Some(handshake::Event::Output)) => for_client.extend(server.take_output()),
+            Ok(Some(handshake::Event::Lookup(name))) => {
                 let found = exports.iter().position(|export| export.name == name);
                 server.found(found.map(|index| (index, &exports[index])));
             }
-            handshake::Step::List => server.listed(exports),
-            handshake::Step::Done(result) => negotiated = Some(result),
-            handshake::Step::Close(_) => is_open = false,
-            handshake::Step::Need => {}
+            Ok(Some(handshake::Event::List)) => server.listed(exports),
+            Ok(Some(handshake::Event::Done(result))) => negotiated = Some(result),
+            Ok(None) => {}
+            Err(_) => is_open = false,
         }
         let mut piece = &for_client[..for_client.len().min(to_client)];
         let offered = piece.len();
-        let step = client.feed(&mut piece);
+        let event = client.feed(&mut piece);
         let taken = offered - piece.len();
         for_client.drain(..taken);
-        match step {
-            Ok(Step::Send(bytes)) => for_server.extend(bytes),
-            Ok(Step::Need(_)) if !is_open && for_client.is_empty() => {
+        match event {
+            Ok(Some(Event::Output)) => for_server.extend(client.take_output()),
+            Ok(None) if !is_open && for_client.is_empty() => {
                 return (Err(client.closed()), negotiated);
             }
-            Ok(Step::Need(_)) => {}
-            Ok(Step::Done(outcome)) => {
+            Ok(None) => {}
+            Ok(Some(Event::Done(outcome))) => {
                 // But for an ACK of ABORT, which is not waited for.
                 assert!(
                     negotiated.is_none() || for_client.is_empty(),

@@ -45,7 +45,7 @@ fn exports() -> Vec<ExportInfo> {
 #[derive(Debug, PartialEq)]
 struct Outcome {
     output: Vec<u8>,
-    end: Step,
+    end: Result<Option<Event>, CloseReason>,
     consumed: usize,
 }
 
@@ -70,12 +70,12 @@ impl Outcome {
     }
 
     fn done(&self) -> &Negotiated {
-        let Step::Done(negotiated) = &self.end else { panic!("not done: {:?}", self.end) };
+        let Ok(Some(Event::Done(negotiated))) = &self.end else { panic!("not done: {:?}", self.end) };
         negotiated
     }
 
     fn close_reason(&self) -> &CloseReason {
-        let Step::Close(reason) = &self.end else { panic!("not closed: {:?}", self.end) };
+        let Err(reason) = &self.end else { panic!("not closed: {:?}", self.end) };
         reason
     }
 }
@@ -88,29 +88,30 @@ fn converse<'a>(
 ) -> Outcome {
     let exports = exports();
     let mut handshake = Handshake::new(limits);
-    let mut outcome = Outcome { output: Vec::new(), end: Step::Need, consumed: 0 };
+    handshake.set_shutting_down(shutting_down);
+    let mut outcome = Outcome { output: Vec::new(), end: Ok(None), consumed: 0 };
     for piece in pieces {
-        let mut at = 0;
+        let mut rest = piece;
         outcome.end = loop {
-            let (consumed, step) = handshake.feed(&piece[at..], shutting_down);
-            at += consumed;
+            let event = handshake.feed(&mut rest);
             let bound = limits.option_length.max(4096) as usize;
             assert!(handshake.data.len() <= bound && handshake.data.capacity() <= 2 * bound);
             assert!(handshake.output.capacity() <= 64 << 10);
-            match step {
-                Step::Reply => outcome.output.extend(handshake.take_output()),
-                Step::Lookup(name) => {
+            match event {
+                Ok(Some(Event::Output)) => outcome.output.extend(handshake.take_output()),
+                Ok(Some(Event::Lookup(name))) => {
                     handshake.found(exports.iter().enumerate().find(|(_, export)| export.name == name));
                 }
-                Step::List => handshake.listed(&exports),
-                Step::Need | Step::Done(_) | Step::Close(_) => break step,
+                Ok(Some(Event::List)) => handshake.listed(&exports),
+                Ok(None | Some(Event::Done(_))) | Err(_) => break event,
             }
         };
-        outcome.consumed += at;
-        if outcome.end != Step::Need {
+        outcome.consumed += piece.len() - rest.len();
+        if outcome.end != Ok(None) {
+            assert_eq!(handshake.feed(&mut rest), outcome.end, "the end is told again");
             break;
         }
-        assert_eq!(at, piece.len(), "Need means that all was consumed");
+        assert!(rest.is_empty(), "None means that all was taken");
     }
     outcome
 }
