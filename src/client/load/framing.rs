@@ -1,4 +1,4 @@
-//! Replies in the stream of a connection under load: the lean brother of [`crate::nbd::client::replies`].
+//! Replies in the stream of a connection under load: the lean brother of the checking parser, on the same headers.
 //!
 //! It keeps nothing per request and copies nothing but a header that a receive cut in two. What a reply may say is checked against
 //! the request that its cookie names, so that a broken server ends the run rather than skews it; that each byte of a READ is
@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::nbd::client::replies::ReplyError;
-use crate::nbd::client::replies::head::{Body, Head, LONGEST_HEAD, Parsed, parse_head};
+use crate::nbd::client::replies::head::{Body, Head, Heads};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -39,11 +39,8 @@ pub(super) enum Piece<'a> {
 /// Where a connection's stream stands.
 #[derive(Debug)]
 pub(super) struct Framer {
-    mode: ReplyMode,
+    heads: Heads,
     state: State,
-    /// The beginning of a header whose rest has not come.
-    stash: [u8; LONGEST_HEAD],
-    stashed: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +63,7 @@ enum State {
 
 impl Framer {
     pub(super) fn new(mode: ReplyMode) -> Self {
-        Self { mode, state: State::Head, stash: [0; LONGEST_HEAD], stashed: 0 }
+        Self { heads: Heads::new(mode), state: State::Head }
     }
 
     /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked` gives the request in
@@ -83,7 +80,7 @@ impl Framer {
         loop {
             match self.state {
                 State::Head => {
-                    let Some(head) = self.head(input)? else { return Ok(None) };
+                    let Some(head) = self.heads.feed(input)? else { return Ok(None) };
                     let request = asked(head.cookie).ok_or(ReplyError::Cookie(head.cookie))?;
                     if let Some(piece) = self.begin(head, request)? {
                         return Ok(Some(piece));
@@ -120,40 +117,6 @@ impl Framer {
         }
     }
 
-    /// The next header, once it is complete.
-    #[inline]
-    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, ReplyError> {
-        if self.stashed == 0
-            && let Parsed::Head(head, length) = parse_head(self.mode, input)?
-        {
-            *input = &input[length..];
-            return Ok(Some(head));
-        }
-        self.stashed_head(input)
-    }
-
-    /// The same for a header that comes in parts.
-    #[cold]
-    fn stashed_head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, ReplyError> {
-        loop {
-            match parse_head(self.mode, &self.stash[..self.stashed])? {
-                Parsed::Head(head, _) => {
-                    self.stashed = 0;
-                    return Ok(Some(head));
-                }
-                Parsed::Need(length) => {
-                    let taken = (length - self.stashed).min(input.len());
-                    if taken == 0 {
-                        return Ok(None);
-                    }
-                    self.stash[self.stashed..][..taken].copy_from_slice(&input[..taken]);
-                    self.stashed += taken;
-                    *input = &input[taken..];
-                }
-            }
-        }
-    }
-
     /// What a header means for the request it answers.
     #[inline]
     fn begin(&mut self, head: Head, request: Asked) -> Result<Option<Piece<'static>>, ReplyError> {
@@ -165,7 +128,7 @@ impl Framer {
         self.state = after(cookie, is_last);
         match body {
             // "MUST NOT use a simple reply for `NBD_CMD_READ`" once structured replies are in force.
-            Body::Simple(_) if request.is_read && self.mode == ReplyMode::Structured => {
+            Body::Simple(_) if request.is_read && self.heads.mode() == ReplyMode::Structured => {
                 Err(ReplyError::Simple(command))
             }
             Body::Simple(0) if request.is_read => {
@@ -184,15 +147,20 @@ impl Framer {
                 check_range(request, offset, length)?;
                 Ok(Some(Piece::Hole { cookie, offset, length }))
             }
-            Body::Error { error: 0, .. } => {
-                Err(ReplyError::Malformed { kind: NBD_REPLY_TYPE_ERROR, what: "has no error value" })
+            Body::Error { kind, error: 0, .. } => {
+                Err(ReplyError::Malformed { kind, what: "has no error value" })
             }
-            Body::Error { error, left } => {
+            Body::Error { error, left, .. } => {
                 self.state = State::Skip { cookie, left, is_last };
                 Ok(Some(Piece::Failed { cookie, error }))
             }
             Body::Data { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_DATA, command }),
             Body::Hole { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_HOLE, command }),
+            // No command of a load has extents.
+            Body::Status { count: None, .. } => {
+                Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_BLOCK_STATUS, command })
+            }
+            Body::Status { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_BLOCK_STATUS_EXT, command }),
             Body::Unknown(kind) => Err(ReplyError::Kind { kind, command }),
         }
     }

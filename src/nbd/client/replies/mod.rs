@@ -1,7 +1,8 @@
 //! A server's replies, parsed: simple, structured and extended ("Simple reply message" and the two after it).
 //!
 //! Bytes in, [`Event`]s out. Data is never copied: an event borrows what was fed. What the parser itself keeps is bounded by the
-//! requests in flight, whatever the server sends, and each rule that a reply must keep is checked here.
+//! requests in flight, whatever the server sends, and each rule that a reply must keep is checked here. [`head`] is the base below it,
+//! for those who keep their requests themselves.
 
 mod error;
 mod event;
@@ -10,70 +11,67 @@ mod pending;
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 pub use error::ReplyError;
 pub use event::Event;
 
-use alloc::collections::BTreeMap;
-
-use zerocopy::FromBytes;
-
 use crate::client::request::ClientRequest;
 use crate::error::from_wire;
 use crate::session::ReplyMode;
 use crate::wire::*;
+use head::{Body, Head, Heads, big_endian};
 use pending::Pending;
-
-/// The longest accepted error chunk, in bytes: a message of 4,096, an offset, and room for fields that later types add.
-const MAX_ERROR_CHUNK: u64 = 8 << 10;
-/// Magic, the first part of every header.
-const MAGIC: usize = 4;
 
 /// The replies of one connection.
 #[derive(Debug)]
 pub struct ReplyParser {
-    mode: ReplyMode,
+    heads: Heads,
     contexts: Vec<u32>,
     pending: BTreeMap<u64, Pending>,
     state: State,
-    /// The part that is collected, `wanted` bytes long: a header, or the fixed fields of a chunk.
+    /// The part of a chunk that is collected: the text of an error, or a descriptor.
     part: Vec<u8>,
-    wanted: usize,
 }
 
-/// A chunk after its header.
+/// The chunk whose header has come.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     cookie: u64,
-    kind: u16,
-    length: u64,
     is_last: bool,
+}
+
+/// An error chunk after its fixed fields.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    kind: u16,
+    error: u32,
+    message: u16,
+    left: usize,
+}
+
+/// What is left of a status chunk.
+#[derive(Debug, Clone, Copy)]
+struct Descriptors {
+    context: u32,
+    left: u64,
+    /// Where the next one begins, in bytes from the start of the request.
+    before: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Magic,
-    SimpleHeader,
-    StructuredHeader,
-    ExtendedHeader,
-    /// The fixed fields of a chunk.
-    Fields(Chunk),
-    /// The next descriptor of a status chunk: `left` of them, the next one `before` bytes into the request.
-    Descriptor {
-        chunk: Chunk,
-        context: u32,
-        left: u64,
-        before: u64,
-    },
+    Head,
     /// Data, streamed.
     Data {
-        cookie: u64,
+        chunk: Chunk,
         offset: u64,
         left: u64,
-        is_last: bool,
     },
+    Failure(Chunk, Failure),
+    Descriptor(Chunk, Descriptors),
     /// The reply is complete, which was not yet told.
     Finish(u64),
 }
@@ -82,12 +80,11 @@ impl ReplyParser {
     /// A parser for a connection with that reply mode and those selected meta contexts.
     pub fn new(mode: ReplyMode, contexts: Vec<u32>) -> Self {
         Self {
-            mode,
+            heads: Heads::new(mode),
             contexts,
             pending: BTreeMap::new(),
-            state: State::Magic,
+            state: State::Head,
             part: Vec::new(),
-            wanted: MAGIC,
         }
     }
 
@@ -111,9 +108,12 @@ impl ReplyParser {
     /// [`ReplyError`]: the connection cannot be used further.
     pub fn feed<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ReplyError> {
         loop {
-            match self.state {
-                State::Finish(cookie) => return self.finish(cookie).map(Some),
-                State::Data { cookie, offset, left, is_last } => {
+            let event = match self.state {
+                State::Head => {
+                    let Some(head) = self.heads.feed(input)? else { return Ok(None) };
+                    self.begin(head)?
+                }
+                State::Data { chunk, offset, left } => {
                     let taken = left.min(input.len() as u64);
                     if taken == 0 {
                         return Ok(None);
@@ -121,104 +121,95 @@ impl ReplyParser {
                     let (data, rest) = input.split_at(taken as usize);
                     *input = rest;
                     self.state = if taken < left {
-                        State::Data { cookie, offset: offset + taken, left: left - taken, is_last }
+                        State::Data { chunk, offset: offset + taken, left: left - taken }
                     } else {
-                        self.after_chunk(cookie, is_last)
+                        after(chunk)
                     };
-                    return Ok(Some(Event::Data { cookie, offset, data }));
+                    Some(Event::Data { cookie: chunk.cookie, offset, data })
                 }
-                _ => {}
-            }
-            let taken = (self.wanted - self.part.len()).min(input.len());
-            self.part.extend_from_slice(&input[..taken]);
-            *input = &input[taken..];
-            if self.part.len() < self.wanted {
-                return Ok(None);
-            }
-            if let Some(event) = self.collected()? {
-                return Ok(Some(event));
+                State::Failure(chunk, failure) => {
+                    let Some(part) = self.collect(input, failure.left) else { return Ok(None) };
+                    let event = self.failure(chunk, failure, &part);
+                    self.keep(part);
+                    Some(event?)
+                }
+                State::Descriptor(chunk, descriptors) => {
+                    let size = descriptor_size(self.heads.mode());
+                    let Some(part) = self.collect(input, size) else { return Ok(None) };
+                    let event = self.descriptor(chunk, descriptors, &part);
+                    self.keep(part);
+                    Some(event?)
+                }
+                State::Finish(cookie) => Some(self.finish(cookie)?),
+            };
+            if event.is_some() {
+                return Ok(event);
             }
         }
     }
 
-    /// The wanted part is complete.
-    fn collected(&mut self) -> Result<Option<Event<'static>>, ReplyError> {
-        // The magic stays: it is the first field of the header that follows.
-        if !matches!(self.state, State::Magic) {
-            let part = core::mem::take(&mut self.part);
-            let event = self.interpret(&part);
-            // Its memory serves the next part.
-            self.part = part;
-            self.part.clear();
-            return event;
+    /// Collects a part of so many bytes; it is given once it is complete, and goes back by [`keep`](Self::keep).
+    fn collect(&mut self, input: &mut &[u8], length: usize) -> Option<Vec<u8>> {
+        let taken = (length - self.part.len()).min(input.len());
+        self.part.extend_from_slice(&input[..taken]);
+        *input = &input[taken..];
+        (self.part.len() == length).then(|| core::mem::take(&mut self.part))
+    }
+
+    /// The memory of a part serves the next.
+    fn keep(&mut self, mut part: Vec<u8>) {
+        part.clear();
+        self.part = part;
+    }
+
+    /// What a header means for the request that it answers.
+    fn begin(&mut self, head: Head) -> Result<Option<Event<'static>>, ReplyError> {
+        let Head { cookie, echoed, is_last, body } = head;
+        let mode = self.heads.mode();
+        let pending = self.pending.get_mut(&cookie).ok_or(ReplyError::Cookie(cookie))?;
+        let ClientRequest { command, offset: asked, length: asked_length, .. } = pending.request;
+        if let Some(got) = echoed.filter(|got| *got != asked) {
+            return Err(ReplyError::Offset { got, asked });
         }
-        let magic = u32::from_be_bytes(*self.part.first_chunk().expect("four bytes"));
-        let (state, wanted) = match (self.mode, magic) {
-            (ReplyMode::Simple | ReplyMode::Structured, NBD_SIMPLE_REPLY_MAGIC) => {
-                (State::SimpleHeader, size_of::<SimpleReply>())
+        let chunk = Chunk { cookie, is_last };
+        match body {
+            Body::Simple(error) => self.simple(cookie, error)?,
+            Body::Nothing => self.state = State::Finish(cookie),
+            Body::Data { at, length } if command == NBD_CMD_READ => {
+                if length > asked_length {
+                    return Err(ReplyError::Length { kind: NBD_REPLY_TYPE_OFFSET_DATA, length: length + 8 });
+                }
+                pending.cover(at, length)?;
+                self.state = State::Data { chunk, offset: at, left: length };
             }
-            (ReplyMode::Structured, NBD_STRUCTURED_REPLY_MAGIC) => {
-                (State::StructuredHeader, size_of::<StructuredReply>())
+            Body::Hole { at, length } if command == NBD_CMD_READ => {
+                if length == 0 {
+                    let kind = NBD_REPLY_TYPE_OFFSET_HOLE;
+                    return Err(ReplyError::Malformed { kind, what: "has no bytes" });
+                }
+                pending.cover(at, length)?;
+                self.state = after(chunk);
+                return Ok(Some(Event::Hole { cookie, offset: at, length }));
             }
-            (ReplyMode::Extended, NBD_EXTENDED_REPLY_MAGIC) => {
-                (State::ExtendedHeader, size_of::<ExtendedReply>())
+            Body::Status { context, count, left } if command == NBD_CMD_BLOCK_STATUS => {
+                let kind = status_kind(mode);
+                let left = left / descriptor_size(mode) as u64;
+                if count.is_some_and(|count| u64::from(count) != left) {
+                    let what = "has another number of extents than it says";
+                    return Err(ReplyError::Malformed { kind, what });
+                }
+                pending.describe(kind, context, left, &self.contexts)?;
+                self.state = State::Descriptor(chunk, Descriptors { context, left, before: 0 });
             }
-            _ => return Err(ReplyError::Magic(magic)),
-        };
-        self.state = state;
-        self.wanted = wanted;
+            Body::Error { kind, error, message, left } => {
+                self.state = State::Failure(chunk, Failure { kind, error, message, left: left as usize });
+            }
+            Body::Data { .. } => return Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_DATA, command }),
+            Body::Hole { .. } => return Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_HOLE, command }),
+            Body::Status { .. } => return Err(ReplyError::Kind { kind: status_kind(mode), command }),
+            Body::Unknown(kind) => return Err(ReplyError::Kind { kind, command }),
+        }
         Ok(None)
-    }
-
-    fn interpret(&mut self, part: &[u8]) -> Result<Option<Event<'static>>, ReplyError> {
-        match self.state {
-            State::SimpleHeader => {
-                let header = SimpleReply::read_from_bytes(part).expect("the part has the header's size");
-                self.simple(header.cookie.get(), header.error.get())?;
-                Ok(None)
-            }
-            State::StructuredHeader => {
-                let header = StructuredReply::read_from_bytes(part).expect("the part has the header's size");
-                let chunk = Chunk {
-                    cookie: header.cookie.get(),
-                    kind: header.kind.get(),
-                    length: header.length.get().into(),
-                    is_last: header.flags.get() & NBD_REPLY_FLAG_DONE != 0,
-                };
-                self.chunk(chunk)?;
-                Ok(None)
-            }
-            State::ExtendedHeader => {
-                let header = ExtendedReply::read_from_bytes(part).expect("the part has the header's size");
-                let chunk = Chunk {
-                    cookie: header.cookie.get(),
-                    kind: header.kind.get(),
-                    length: header.length.get(),
-                    is_last: header.flags.get() & NBD_REPLY_FLAG_DONE != 0,
-                };
-                let (got, asked) = (header.offset.get(), self.request(chunk.cookie)?.request.offset);
-                if got != asked {
-                    return Err(ReplyError::Offset { got, asked });
-                }
-                self.chunk(chunk)?;
-                Ok(None)
-            }
-            State::Fields(chunk) if chunk.kind & NBD_REPLY_TYPE_FLAG_ERROR != 0 => {
-                self.error_chunk(chunk, part).map(Some)
-            }
-            State::Fields(chunk) => self.fields(chunk, part),
-            State::Descriptor { chunk, context, left, before } => {
-                let half = part.len() / 2;
-                let (length, flags) = (big_endian(&part[..half]), big_endian(&part[half..]));
-                let before = self.request(chunk.cookie)?.extend(chunk.kind, before, length)?;
-                self.state = match left - 1 {
-                    0 => self.after_chunk(chunk.cookie, chunk.is_last),
-                    left => State::Descriptor { chunk, context, left, before },
-                };
-                Ok(Some(Event::Extent { cookie: chunk.cookie, context, length, flags }))
-            }
-            State::Magic | State::Data { .. } | State::Finish(_) => unreachable!("they collect nothing here"),
-        }
     }
 
     fn simple(&mut self, cookie: u64, error: u32) -> Result<(), ReplyError> {
@@ -227,7 +218,7 @@ impl ReplyParser {
         // "MUST NOT use a simple reply for `NBD_CMD_READ` (even for the case of an early `NBD_EINVAL` due to bad flags)", and one
         // for anything else "only if the reply has no data payload".
         let needs_chunks = command == NBD_CMD_READ || (command == NBD_CMD_BLOCK_STATUS && error == 0);
-        if self.mode == ReplyMode::Structured && needs_chunks {
+        if self.heads.mode() == ReplyMode::Structured && needs_chunks {
             return Err(ReplyError::Simple(command));
         }
         self.state = State::Finish(cookie);
@@ -236,100 +227,22 @@ impl ReplyParser {
         }
         if command == NBD_CMD_READ && length > 0 {
             pending.cover_all();
-            self.state = State::Data { cookie, offset, left: length, is_last: true };
+            self.state = State::Data { chunk: Chunk { cookie, is_last: true }, offset, left: length };
         }
         Ok(())
     }
 
-    /// The header of a chunk: its type is one of the command's, its length one of the type's.
-    fn chunk(&mut self, chunk: Chunk) -> Result<(), ReplyError> {
-        let mode = self.mode;
-        let pending = self.request(chunk.cookie)?;
-        let Chunk { kind, length, .. } = chunk;
-        let command = pending.request.command;
-        // A bound by the request, before anything else is read: its data, or 2^20 descriptors.
-        let descriptors = NBD_MAX_STATUS_DESCRIPTORS as u64;
-        let (fields, fits) = match (kind, command, mode) {
-            (NBD_REPLY_TYPE_NONE, ..) => (0, length == 0 && chunk.is_last),
-            (NBD_REPLY_TYPE_OFFSET_DATA, NBD_CMD_READ, _) => {
-                (8, length > 8 && length - 8 <= pending.request.length)
-            }
-            (NBD_REPLY_TYPE_OFFSET_HOLE, NBD_CMD_READ, _) => (12, length == 12),
-            (NBD_REPLY_TYPE_BLOCK_STATUS, NBD_CMD_BLOCK_STATUS, ReplyMode::Structured) => {
-                (4, length > 4 && (length - 4).is_multiple_of(8) && (length - 4) / 8 <= descriptors)
-            }
-            (NBD_REPLY_TYPE_BLOCK_STATUS_EXT, NBD_CMD_BLOCK_STATUS, ReplyMode::Extended) => {
-                (8, length > 8 && (length - 8).is_multiple_of(16) && (length - 8) / 16 <= descriptors)
-            }
-            // "an unknown or unexpected type with bit 15 set": the reply failed, the connection lives.
-            _ if kind & NBD_REPLY_TYPE_FLAG_ERROR != 0 => {
-                (length.min(MAX_ERROR_CHUNK) as usize, (6..=MAX_ERROR_CHUNK).contains(&length))
-            }
-            _ => return Err(ReplyError::Kind { kind, command }),
-        };
-        if !fits {
-            return Err(ReplyError::Length { kind, length });
-        }
-        self.state = State::Fields(chunk);
-        self.wanted = fields;
-        if kind == NBD_REPLY_TYPE_NONE {
-            self.state = State::Finish(chunk.cookie);
-        }
-        Ok(())
-    }
-
-    /// The fixed fields of a content or status chunk.
-    fn fields(&mut self, chunk: Chunk, part: &[u8]) -> Result<Option<Event<'static>>, ReplyError> {
-        let Chunk { cookie, kind, length, is_last } = chunk;
-        match kind {
-            NBD_REPLY_TYPE_OFFSET_DATA => {
-                let (offset, left) = (big_endian(part), length - 8);
-                self.request(cookie)?.cover(offset, left)?;
-                self.state = State::Data { cookie, offset, left, is_last };
-                Ok(None)
-            }
-            NBD_REPLY_TYPE_OFFSET_HOLE => {
-                let (offset, length) = (big_endian(&part[..8]), big_endian(&part[8..]));
-                if length == 0 {
-                    return Err(ReplyError::Malformed { kind, what: "has no bytes" });
-                }
-                self.request(cookie)?.cover(offset, length)?;
-                self.state = self.after_chunk(cookie, is_last);
-                Ok(Some(Event::Hole { cookie, offset, length }))
-            }
-            _ => {
-                let context = big_endian(&part[..4]) as u32;
-                let is_extended = kind == NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
-                let size = if is_extended { 16 } else { 8 };
-                let left = (length - part.len() as u64) / size;
-                if is_extended && big_endian(&part[4..]) != left {
-                    return Err(ReplyError::Malformed {
-                        kind,
-                        what: "has another number of extents than it says",
-                    });
-                }
-                let pending = self.pending.get_mut(&cookie).ok_or(ReplyError::Cookie(cookie))?;
-                pending.describe(kind, context, left, &self.contexts)?;
-                self.state = State::Descriptor { chunk, context, left, before: 0 };
-                self.wanted = size as usize;
-                Ok(None)
-            }
-        }
-    }
-
-    /// "All error chunk types have bit 15 set, and begin with the same *error*, *message length*, and optional *message* fields".
-    fn error_chunk(&mut self, chunk: Chunk, part: &[u8]) -> Result<Event<'static>, ReplyError> {
-        let Chunk { cookie, kind, is_last, .. } = chunk;
+    /// An error chunk whose text has come.
+    fn failure(&mut self, chunk: Chunk, failure: Failure, part: &[u8]) -> Result<Event<'static>, ReplyError> {
+        let Failure { kind, error, message, .. } = failure;
+        let cookie = chunk.cookie;
         let malformed = |what| ReplyError::Malformed { kind, what };
-        let error = big_endian(&part[..4]) as u32;
-        let message_length = big_endian(&part[4..6]) as usize;
         if error == 0 {
             return Err(malformed("has no error value"));
         }
-        let (message, rest) = part[6..]
-            .split_at_checked(message_length)
-            .ok_or(malformed("has a message longer than itself"))?;
-        if message_length > NBD_MAX_STRING {
+        let (message, rest) =
+            part.split_at_checked(message.into()).ok_or(malformed("has a message longer than itself"))?;
+        if message.len() > NBD_MAX_STRING {
             return Err(malformed("has a message of more than 4096 bytes"));
         }
         let offset = match (kind, rest.first_chunk::<8>()) {
@@ -338,19 +251,32 @@ impl ReplyParser {
             _ => None,
         };
         self.request(cookie)?.fail(error, kind, offset)?;
-        self.state = self.after_chunk(cookie, is_last);
+        self.state = after(chunk);
         let message = String::from_utf8_lossy(message).into_owned();
         Ok(Event::Failure { cookie, error: from_wire(error), message, offset })
     }
 
-    fn after_chunk(&mut self, cookie: u64, is_last: bool) -> State {
-        self.wanted = MAGIC;
-        if is_last { State::Finish(cookie) } else { State::Magic }
+    /// A descriptor of a status chunk.
+    fn descriptor(
+        &mut self,
+        chunk: Chunk,
+        descriptors: Descriptors,
+        part: &[u8],
+    ) -> Result<Event<'static>, ReplyError> {
+        let (cookie, kind) = (chunk.cookie, status_kind(self.heads.mode()));
+        let Descriptors { context, left, before } = descriptors;
+        let (length, flags) = part.split_at(part.len() / 2);
+        let (length, flags) = (big_endian(length), big_endian(flags));
+        let before = self.request(cookie)?.extend(kind, before, length)?;
+        self.state = match left - 1 {
+            0 => after(chunk),
+            left => State::Descriptor(chunk, Descriptors { context, left, before }),
+        };
+        Ok(Event::Extent { cookie, context, length, flags })
     }
 
     fn finish(&mut self, cookie: u64) -> Result<Event<'static>, ReplyError> {
-        self.state = State::Magic;
-        self.wanted = MAGIC;
+        self.state = State::Head;
         let pending = self.pending.remove(&cookie).ok_or(ReplyError::Cookie(cookie))?;
         let error = pending.finish(&self.contexts)?;
         Ok(Event::Done { cookie, result: error.map_or(Ok(()), |error| Err(from_wire(error))) })
@@ -361,7 +287,22 @@ impl ReplyParser {
     }
 }
 
-/// A big-endian number of at most eight bytes.
-fn big_endian(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+fn after(chunk: Chunk) -> State {
+    if chunk.is_last { State::Finish(chunk.cookie) } else { State::Head }
+}
+
+/// The type of a status chunk.
+const fn status_kind(mode: ReplyMode) -> u16 {
+    match mode {
+        ReplyMode::Extended => NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
+        _ => NBD_REPLY_TYPE_BLOCK_STATUS,
+    }
+}
+
+/// Bytes of one descriptor: a length and as wide flags.
+const fn descriptor_size(mode: ReplyMode) -> usize {
+    match mode {
+        ReplyMode::Extended => 16,
+        _ => 8,
+    }
 }

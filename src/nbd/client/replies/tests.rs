@@ -72,7 +72,7 @@ fn replay(
             });
         }
         assert!(piece.is_empty());
-        assert!(parser.part.capacity() <= 2 * MAX_ERROR_CHUNK as usize);
+        assert!(parser.part.capacity() <= 2 * head::LONGEST_ERROR as usize);
     }
     Ok(told)
 }
@@ -241,7 +241,7 @@ fn huge_lengths_are_refused_before_anything_follows() {
     assert!(broken(Structured, STATUS, &status).contains("8388620 bytes"));
     let error = bytes![0x6e8a_278cu32, 1u16, 0x8001u16, 0xc0u64, 1000u64, u64::MAX];
     assert!(broken(Extended, READ, &error).contains("18446744073709551615 bytes"));
-    let data = bytes![0x6e8a_278cu32, 1u16, 1u16, 0xc0u64, 1000u64, 1u64 << 60];
+    let data = bytes![0x6e8a_278cu32, 1u16, 1u16, 0xc0u64, 1000u64, 1u64 << 60, 1000u64];
     assert!(broken(Extended, READ, &data).contains("type 1 has"));
 }
 
