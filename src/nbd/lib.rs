@@ -10,6 +10,7 @@ extern crate std;
 
 pub mod client;
 pub mod error;
+mod headers;
 pub mod meta_context;
 pub mod names;
 pub mod printable;

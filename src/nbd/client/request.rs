@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 
+use crate::headers::{CompactRequest, ExtendedRequest};
 use crate::session::ReplyMode;
 use crate::wire::*;
 

@@ -9,6 +9,7 @@ use zerocopy::{Immutable, IntoBytes, Unaligned, transmute};
 
 use super::request::{Cookie, Refusal, Request};
 use crate::error::to_wire;
+use crate::headers::{ExtendedReply, SimpleReply, StructuredReply};
 use crate::session::ReplyMode;
 use crate::vocabulary::{BlockError, Extent};
 use crate::wire::*;

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use zerocopy::FromBytes;
 
+use crate::headers::{CompactRequest, ExtendedRequest};
 use crate::names;
 use crate::session::{ReplyMode, Session};
 use crate::vocabulary::{BlockError, ByteRange, CommandKind, IoFlags};

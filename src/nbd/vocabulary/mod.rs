@@ -5,10 +5,9 @@
 mod command;
 mod device;
 pub mod errno;
-mod error;
 mod range;
 
 pub use command::{CommandKind, IoFlags};
 pub use device::{BlockSizes, DeviceFacts, Extent};
-pub use error::BlockError;
+pub use errno::BlockError;
 pub use range::ByteRange;

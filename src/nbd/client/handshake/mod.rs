@@ -21,6 +21,7 @@ use core::mem::take;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::client::request::ClientRequest;
+use crate::headers::{Greeting, OptionHeader};
 use crate::session::ReplyMode;
 use crate::wire::*;
 use option_reply::{HEADER, Header, OptionReply};

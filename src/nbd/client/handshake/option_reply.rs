@@ -4,6 +4,7 @@ use alloc::string::String;
 use zerocopy::FromBytes;
 
 use super::outcome::HandshakeError;
+use crate::headers::OptionReplyHeader;
 use crate::vocabulary::BlockSizes;
 use crate::wire::*;
 

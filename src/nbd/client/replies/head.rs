@@ -6,6 +6,7 @@
 use zerocopy::FromBytes;
 
 use super::error::ReplyError;
+use crate::headers::{ExtendedReply, SimpleReply, StructuredReply};
 use crate::session::ReplyMode;
 use crate::wire::*;
 

@@ -27,6 +27,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use self::options::Question;
 use self::reply::Refusal;
+use crate::headers::{Greeting, OptionHeader};
 use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::wire::*;
 

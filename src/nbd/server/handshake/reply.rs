@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 
+use crate::headers::OptionReplyHeader;
 use crate::session::ExportInfo;
 use crate::wire::*;
 
