@@ -267,6 +267,31 @@ fn the_protocol_has_no_sockets_and_no_clock() {
     none(complaints);
 }
 
+/// Builds for a machine without an operating system need what the compiler cannot tell here: a host has `std` for every crate.
+#[test]
+fn the_protocol_needs_no_std() {
+    let root = std::fs::read_to_string("src/nbd/lib.rs").unwrap();
+    assert!(root.contains("\n#![no_std]\n"));
+    let mut complaints = String::new();
+    let findings = findings();
+    let of_the_protocol =
+        |source: &&(Source, Findings)| source.0.module == "nbd" && !source.0.path.starts_with("nbd/examples");
+    for (source, findings) in findings.iter().filter(of_the_protocol) {
+        for (_, line) in findings.crates.iter().filter(|(name, _)| name == "std") {
+            writeln!(complaints, "src/{}:{line}: std", source.path.display()).unwrap();
+        }
+    }
+    // What it depends on is asked to do without, too.
+    let manifest = std::fs::read_to_string("src/nbd/Cargo.toml").unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).and_then(|rest| rest.split("\n[").next());
+    for line in dependencies.expect("dependencies").lines().filter(|line| !line.is_empty()) {
+        if !line.contains("default-features = false") {
+            writeln!(complaints, "src/nbd/Cargo.toml: {line}").unwrap();
+        }
+    }
+    none(complaints);
+}
+
 #[test]
 fn unsafe_stands_in_two_places_only_and_says_why() {
     let mut complaints = String::new();

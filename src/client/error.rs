@@ -30,7 +30,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The handshake failed.
-    #[error("{address}: {source}")]
+    #[error("{address}: {source}{}", remedy_of(source))]
     Handshake {
         /// Which server.
         address: ServerAddress,
@@ -70,6 +70,14 @@ fn detail(message: &str) -> String {
     match message {
         "" => String::new(),
         _ => format!(" ({})", printable(message)),
+    }
+}
+
+/// What this program can do about a handshake that failed.
+fn remedy_of(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::UnknownExport { .. } => "; `ringnbd list` shows those it has",
+        _ => "",
     }
 }
 

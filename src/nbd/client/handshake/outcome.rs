@@ -174,7 +174,7 @@ pub enum HandshakeError {
         message: String,
     },
     /// `NBD_REP_ERR_UNKNOWN`, or the connection was closed after EXPORT_NAME.
-    #[error("the server has no export {:?}{}; `ringnbd list` shows those it has", printable(.name), quoted(.message))]
+    #[error("the server has no export {:?}{}", printable(.name), quoted(.message))]
     UnknownExport {
         /// As asked.
         name: String,
