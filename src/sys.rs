@@ -32,11 +32,15 @@ impl Mapping {
     /// The kernel's, mostly `ENOMEM`.
     pub fn anonymous(length: usize) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // The interpreter (see tests/README.md) knows plain mappings only, and no advice.
+        let flags = MapFlags::PRIVATE | if cfg!(miri) { MapFlags::empty() } else { MapFlags::NORESERVE };
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe {
             mmap_anonymous(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, flags)?
         };
+        if cfg!(miri) {
+            return Ok(Self { address: address.cast(), length });
+        }
         // Fewer, larger pages: copies miss the TLB less often, and pinning takes fewer steps. Where there are none, small ones do.
         // SAFETY: the range is the mapping just made.
         let _advice = unsafe { rustix::mm::madvise(address, length, rustix::mm::Advice::LinuxHugepage) };
