@@ -19,7 +19,9 @@ macro_rules! canary {
 }
 
 #[cfg(feature = "sim")]
-pub use switch::{ALL, Canary, is_on, switch};
+pub(crate) use switch::is_on;
+#[cfg(feature = "sim")]
+pub use switch::{ALL, Canary, switch};
 
 #[cfg(feature = "sim")]
 mod switch {
@@ -126,7 +128,7 @@ mod switch {
     }
 
     /// Whether one is on.
-    pub fn is_on(canary: Canary) -> bool {
+    pub(crate) fn is_on(canary: Canary) -> bool {
         ON.get() == Some(canary)
     }
 }

@@ -59,23 +59,26 @@
 #![deny(unsafe_code)]
 
 #[macro_use]
-pub mod canary;
+mod canary;
 
-pub mod backend;
-pub mod cli;
-pub mod client;
-pub mod config;
-pub mod control;
-pub mod random;
+mod backend;
+mod client;
+mod config;
+mod control;
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod internal;
+mod random;
 #[allow(unsafe_code)]
-pub mod ring;
-pub mod sandbox;
-pub mod shard;
-pub mod stats;
-pub mod sync;
+mod ring;
+mod shard;
+mod stats;
+mod sync;
 #[allow(unsafe_code)]
-pub mod sys;
-pub mod task;
+mod sys;
+mod task;
 
-pub use ringnbd_proto as nbd;
-pub use ringnbd_proto::vocabulary as block;
+pub use ringnbd_proto as proto;
+
+pub(crate) use ringnbd_proto as nbd;
+pub(crate) use ringnbd_proto::vocabulary as block;

@@ -1,10 +1,16 @@
-//! The `ringnbd` command.
+//! The `ringnbd` command: the command line, and the process around a server. Everything else is the library.
+#![deny(unsafe_code)]
+
+mod cli;
+mod daemon;
+mod sandbox;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringnbd::cli::{self, Cli};
+// The command is built on the library's inside, and names it as the library does.
+use ringnbd::internal::{block, client, config, control, nbd, ring, stats, sys};
 
 fn main() -> ExitCode {
-    cli::run(Cli::parse()).into()
+    cli::run(cli::Cli::parse()).into()
 }

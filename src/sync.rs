@@ -16,7 +16,7 @@ use crate::sys::Doorbell;
 use crate::task::ReadyList;
 
 /// The way by which tasks of one shard are woken from outside of it: by other shards, or by itself.
-pub struct Wakeups {
+pub(crate) struct Wakeups {
     sender: Sender<u32>,
     /// Tasks that were woken. Not more than wait: each leaves word once for each time it is woken.
     woken: Receiver<u32>,
@@ -35,13 +35,13 @@ struct TaskWaker {
 
 impl Wakeups {
     /// For the shard with this doorbell, ready list and ring.
-    pub fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
+    pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
         let (sender, woken) = unbounded();
         Self { sender, woken, doorbell: Arc::clone(doorbell), ready, ring }
     }
 
     /// The doorbell rang: tasks that were woken go on.
-    pub fn collect(&self) {
+    pub(crate) fn collect(&self) {
         for task in self.woken.try_iter() {
             self.ready.wake(task);
         }
@@ -69,11 +69,11 @@ impl TaskWaker {
 
 /// Tasks that wait for the same thing, in the order in which they came.
 #[derive(Debug, Default)]
-pub struct Waiters(Mutex<Vec<TaskWaker>>);
+pub(crate) struct Waiters(Mutex<Vec<TaskWaker>>);
 
 impl Waiters {
     /// Waits until `condition` gives something. It must depend on nothing but what is followed by [`Waiters::wake_all`] when it changes.
-    pub async fn until<T>(&self, wakeups: &Wakeups, mut condition: impl FnMut() -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, wakeups: &Wakeups, mut condition: impl FnMut() -> Option<T>) -> T {
         std::future::poll_fn(|_context| {
             if let Some(found) = condition() {
                 return Poll::Ready(found);
@@ -86,7 +86,7 @@ impl Waiters {
     }
 
     /// What they wait for may have changed.
-    pub fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let waiting = std::mem::take(&mut *lock(&self.0));
         for waker in waiting {
             waker.wake();
@@ -97,7 +97,7 @@ impl Waiters {
 /// A count that only grows, and tasks that wait until it has reached a number of their own. Only those are woken whose number it reaches:
 /// thousands may wait.
 #[derive(Debug, Default)]
-pub struct Milestones(Mutex<Reached>);
+pub(crate) struct Milestones(Mutex<Reached>);
 
 #[derive(Debug, Default)]
 struct Reached {
@@ -115,7 +115,7 @@ struct Waiting<'a> {
 
 impl Milestones {
     /// Returns when the count has reached `number`.
-    pub async fn until(&self, number: u64, wakeups: &Wakeups) {
+    pub(crate) async fn until(&self, number: u64, wakeups: &Wakeups) {
         let waiting = {
             let mut reached = lock(&self.0);
             if reached.count >= number {
@@ -137,7 +137,7 @@ impl Milestones {
     }
 
     /// The count has grown to `count`. A smaller one than before changes nothing: shards may tell of their steps in any order.
-    pub fn reach(&self, count: u64) {
+    pub(crate) fn reach(&self, count: u64) {
         let mut reached = lock(&self.0);
         if count <= reached.count {
             return;
@@ -160,7 +160,7 @@ impl Drop for Waiting<'_> {
 
 /// Tasks that take turns, in the order in which they came. The end of a turn wakes the next one alone.
 #[derive(Debug, Default)]
-pub struct Line(Mutex<Places>);
+pub(crate) struct Line(Mutex<Places>);
 
 #[derive(Debug, Default)]
 struct Places {
@@ -171,14 +171,14 @@ struct Places {
 
 /// A place in a line: who is first has its turn until this is dropped. Who drops it earlier leaves the line.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     line: &'a Line,
     number: u64,
 }
 
 impl Line {
     /// Queues at the end.
-    pub fn join(&self) -> Place<'_> {
+    pub(crate) fn join(&self) -> Place<'_> {
         let mut places = lock(&self.0);
         let number = places.next;
         places.next += 1;
@@ -189,7 +189,7 @@ impl Line {
 
 impl Place<'_> {
     /// Waits until it is first.
-    pub async fn turn(&self, wakeups: &Wakeups) {
+    pub(crate) async fn turn(&self, wakeups: &Wakeups) {
         std::future::poll_fn(|_context| {
             let mut places = lock(&self.line.0);
             let mut first = places.taken.first_entry().expect("this one is there");
@@ -222,6 +222,6 @@ impl Drop for Place<'_> {
 }
 
 /// Locks what is changed in single steps only, so that it is whole even if somebody panicked beside it.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,15 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::block::ByteRange;
 
 mod byte_lock;
-pub mod confine;
+pub(crate) mod confine;
 mod shared_memory;
 
-pub use byte_lock::{Holder, lock_byte, other_holder, unlock_byte};
-pub use shared_memory::SharedMemory;
+pub(crate) use byte_lock::{Holder, lock_byte, other_holder, unlock_byte};
+pub(crate) use shared_memory::SharedMemory;
 
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]
-pub struct Mapping {
+pub(crate) struct Mapping {
     address: *mut u8,
     length: usize,
 }
@@ -30,7 +30,7 @@ impl Mapping {
     ///
     /// # Errors
     /// The kernel's, mostly `ENOMEM`.
-    pub fn anonymous(length: usize) -> io::Result<Self> {
+    pub(crate) fn anonymous(length: usize) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         // The interpreter (see tests/README.md) knows plain mappings only, and no advice.
         let flags = MapFlags::PRIVATE | if cfg!(miri) { MapFlags::empty() } else { MapFlags::NORESERVE };
@@ -48,12 +48,12 @@ impl Mapping {
     }
 
     /// The first byte.
-    pub fn address(&self) -> *mut u8 {
+    pub(crate) fn address(&self) -> *mut u8 {
         self.address
     }
 
     /// Bytes.
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.length
     }
 }
@@ -68,7 +68,7 @@ impl Drop for Mapping {
 
 /// A run of a file's blocks that are reserved but hold no data yet (`FIEMAP_EXTENT_UNWRITTEN`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileExtent {
+pub(crate) struct FileExtent {
     /// Where.
     pub range: ByteRange,
     /// It reads as zeroes although its blocks are reserved.
@@ -103,7 +103,7 @@ struct Fiemap {
 ///
 /// # Errors
 /// `EOPNOTSUPP` and others where the file system has no such call.
-pub fn mapped_extents(file: BorrowedFd<'_>, range: ByteRange) -> io::Result<Vec<FileExtent>> {
+pub(crate) fn mapped_extents(file: BorrowedFd<'_>, range: ByteRange) -> io::Result<Vec<FileExtent>> {
     const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660b_u32 as libc::Ioctl;
     const EXTENT_UNWRITTEN: u32 = 0x800;
     let mut query = Fiemap {
@@ -133,7 +133,7 @@ pub fn mapped_extents(file: BorrowedFd<'_>, range: ByteRange) -> io::Result<Vec<
 ///
 /// # Errors
 /// The kernel's, when it is no block device.
-pub fn device_size(device: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn device_size(device: BorrowedFd<'_>) -> io::Result<u64> {
     const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
     let mut size = 0_u64;
     // SAFETY: the kernel writes one `u64` through the argument, and no more.
@@ -142,7 +142,7 @@ pub fn device_size(device: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// The alignment that O_DIRECT asks of offsets and of memory for this file, in bytes; `None` where the kernel does not tell.
-pub fn direct_alignment(file: &File) -> Option<(u32, u32)> {
+pub(crate) fn direct_alignment(file: &File) -> Option<(u32, u32)> {
     // SAFETY: zero is a valid `struct statx`, and the call writes only that.
     let (result, status) = unsafe {
         let mut status: libc::statx = std::mem::zeroed();
@@ -156,19 +156,19 @@ pub fn direct_alignment(file: &File) -> Option<(u32, u32)> {
 
 /// A counter that wakes a shard's ring from another thread.
 #[derive(Debug)]
-pub struct Doorbell(OwnedFd);
+pub(crate) struct Doorbell(OwnedFd);
 
 impl Doorbell {
     /// A new one, silent.
     ///
     /// # Errors
     /// `EMFILE` and the like.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?))
     }
 
     /// Rings it. The counter cannot overflow: it is read far more often than 2^64 times.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         let rung = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         debug_assert!(rung.is_ok());
     }
@@ -194,7 +194,7 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
 }
 
 /// Page faults of the calling thread that had to wait for a page to be read.
-pub fn major_faults() -> u64 {
+pub(crate) fn major_faults() -> u64 {
     // SAFETY: all-zero is a valid `rusage`, which the call fills; it keeps no pointer to it.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();

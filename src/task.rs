@@ -52,7 +52,7 @@ impl ReadyList {
 /// Runs futures side by side within the current task, at most `most` at once; what they gave, in their order.
 ///
 /// Whatever wakes the task, each of them looks whether it was meant.
-pub async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>, most: usize) -> Vec<F::Output> {
+pub(crate) async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>, most: usize) -> Vec<F::Output> {
     let mut fresh = futures.enumerate();
     let mut running: Vec<(usize, Pin<Box<F>>)> = Vec::new();
     let mut outputs: Vec<Option<F::Output>> = Vec::new();

@@ -16,7 +16,7 @@ mod subject;
 
 use std::process::Command;
 
-use ringnbd::client::{Connection, Timeouts};
+use ringnbd::internal::client::{Connection, Timeouts};
 use serde_json::Value;
 use subject::{Kind, Layout, Subject};
 use support::image::pattern;

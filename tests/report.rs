@@ -221,8 +221,8 @@ print(json.dumps({"root": svg.tag, "parts": len(parts), "cells": sum(len(re.find
 
 /// Two logs of many exports, as a host has them, without a server.
 fn many_exports(directory: &Path, name: &str, exports: std::ops::Range<u64>) -> PathBuf {
-    use ringnbd::stats::interval_log::{IntervalLogWriter, tag};
-    use ringnbd::stats::{Operation, Phase};
+    use ringnbd::internal::stats::interval_log::{IntervalLogWriter, tag};
+    use ringnbd::internal::stats::{Operation, Phase};
     use std::time::{Duration, UNIX_EPOCH};
     let mut bytes = Vec::new();
     let comments = ["unit: nanoseconds".to_owned()];

@@ -24,7 +24,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ringnbd::canary::{self, Canary};
+use ringnbd::internal::canary::{self, Canary};
 use run::Report;
 
 fn number(name: &str) -> Option<u64> {

@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
-use ringnbd::ring::Ring;
-use ringnbd::task::{ReadyList, Tasks};
+use ringnbd::internal::ring::Ring;
+use ringnbd::internal::task::{ReadyList, Tasks};
 
 use super::{ROUND, Workload, ring};
 

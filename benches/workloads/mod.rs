@@ -6,7 +6,7 @@ mod replying;
 mod shard;
 mod wire;
 
-use ringnbd::ring::{Ring, RingOptions};
+use ringnbd::internal::ring::{Ring, RingOptions};
 
 /// Operations of one round: about what a busy shard does in one turn.
 const ROUND: u32 = 64;

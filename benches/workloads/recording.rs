@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use ringnbd::stats::{ExportInterval, Operation, Timing};
+use ringnbd::internal::stats::{ExportInterval, Operation, Timing};
 
 use super::{ROUND, Workload};
 

@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use ringnbd::nbd::session::ReplyMode;
-use ringnbd::ring::{BufferPool, FileMapping};
-use ringnbd::shard::bench::{Content, OutboundRounds, TableRounds};
+use ringnbd::internal::nbd::session::ReplyMode;
+use ringnbd::internal::ring::{BufferPool, FileMapping};
+use ringnbd::internal::shard::bench::{Content, OutboundRounds, TableRounds};
 
 use super::wire::reply_to;
 use super::{ROUND, Workload, ring};

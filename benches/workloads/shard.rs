@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::io::Write;
 
-use ringnbd::nbd::session::ReplyMode;
-use ringnbd::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE};
-use ringnbd::shard::bench::ShardRounds;
+use ringnbd::internal::nbd::session::ReplyMode;
+use ringnbd::internal::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE};
+use ringnbd::internal::shard::bench::ShardRounds;
 
 use super::wire::{session, stream};
 use super::{ROUND, Workload};

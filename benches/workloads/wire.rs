@@ -2,13 +2,13 @@
 
 use std::hint::black_box;
 
-use ringnbd::block::{BlockError, BlockSizes, Extent};
-use ringnbd::nbd::client::request::ClientRequest;
-use ringnbd::nbd::server::inbound::{Inbound, Piece};
-use ringnbd::nbd::server::reply::{ReplyTo, status_length};
-use ringnbd::nbd::server::request::{Cookie, Request, header_length};
-use ringnbd::nbd::session::{ReplyMode, Session};
-use ringnbd::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE, NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_DF};
+use ringnbd::internal::block::{BlockError, BlockSizes, Extent};
+use ringnbd::internal::nbd::client::request::ClientRequest;
+use ringnbd::internal::nbd::server::inbound::{Inbound, Piece};
+use ringnbd::internal::nbd::server::reply::{ReplyTo, status_length};
+use ringnbd::internal::nbd::server::request::{Cookie, Request, header_length};
+use ringnbd::internal::nbd::session::{ReplyMode, Session};
+use ringnbd::internal::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE, NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_DF};
 
 use super::{ROUND, Workload};
 

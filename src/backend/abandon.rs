@@ -6,16 +6,16 @@ use crate::block::BlockError;
 
 /// Tells a device that nobody waits any more: what takes many steps stops before its next one.
 #[derive(Debug, Default)]
-pub struct Abandon(Cell<bool>);
+pub(crate) struct Abandon(Cell<bool>);
 
 impl Abandon {
     /// Nobody waits any more.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.0.set(true);
     }
 
     /// Whether that was said.
-    pub fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.0.get()
     }
 

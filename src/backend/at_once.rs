@@ -8,7 +8,7 @@ use crate::ring::{Lease, MappedRange, Operation};
 
 /// The data of a read that was answered at once.
 #[derive(Debug)]
-pub enum AtOnce {
+pub(crate) enum AtOnce {
     /// It is in the page cache.
     Cached(MappedRange),
     /// Nothing but zeroes.
@@ -18,7 +18,7 @@ pub enum AtOnce {
 impl Device {
     /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if there is some trust in what
     /// was seen there; that it `waits` means that its [standing](Device::standing) is asked for before it leaves. `now` is the moment of the turn in nanoseconds.
-    pub fn read_at_once(
+    pub(crate) fn read_at_once(
         &self,
         range: ByteRange,
         waits: bool,
@@ -38,7 +38,7 @@ impl Device {
 
     /// What has become of a range that [`Device::read_at_once`] found in the page cache in an earlier turn; with `trust`, because that
     /// was only a moment ago.
-    pub fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
+    pub(crate) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         match &self.kind {
             Kind::File(file) => file.standing(range, trust, now),
             Kind::Memory(_) | Kind::Null => Standing::Gone,
@@ -46,7 +46,7 @@ impl Device {
     }
 
     /// Reads such a range into memory in one operation, which may be short.
-    pub fn copying(&self, range: ByteRange, lease: Lease) -> Option<Operation> {
+    pub(crate) fn copying(&self, range: ByteRange, lease: Lease) -> Option<Operation> {
         match &self.kind {
             Kind::File(file) => Some(file.copying(range, lease)),
             Kind::Memory(_) | Kind::Null => None,
@@ -54,7 +54,7 @@ impl Device {
     }
 
     /// What was seen in the page cache may not be there any more: [`Device::read_at_once`] asks again.
-    pub fn distrust_page_cache(&self) {
+    pub(crate) fn distrust_page_cache(&self) {
         if let Kind::File(file) = &self.kind {
             file.distrust_page_cache();
         }

@@ -65,7 +65,7 @@ const ALLOCATION_STEP: u64 = 64 << 20;
 const SIMULATED_STEP: u64 = 64 << 10;
 
 /// The most descriptors that a [`Device`](super::Device) registers with its ring.
-pub const FILES_PER_EXPORT: usize = 3;
+pub(crate) const FILES_PER_EXPORT: usize = 3;
 
 /// The second descriptor of an export that bypasses the page cache.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ pub(super) struct FileDevice {
 
 /// A read that ended early: which bytes from the start are good, and why it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadFailure {
+pub(crate) struct ReadFailure {
     /// Why.
     pub error: BlockError,
     /// Bytes from the start of the range that were read.

@@ -30,7 +30,7 @@ struct Question {
 }
 
 /// The helper threads of one shard.
-pub struct Helpers {
+pub(crate) struct Helpers {
     questions: Sender<Question>,
     answers: Receiver<(u32, usize, Answer)>,
     lines: RefCell<Lines<Question>>,
@@ -46,7 +46,7 @@ impl Helpers {
     ///
     /// # Errors
     /// The kernel's, when no thread can be had.
-    pub fn start(
+    pub(crate) fn start(
         (threads, per_file): (usize, usize),
         doorbell: &Arc<Doorbell>,
         ready: ReadyList,
@@ -85,7 +85,7 @@ impl Helpers {
     }
 
     /// Takes in what the threads have found, wakes who asked, and hands out what waits.
-    pub fn collect(&self) {
+    pub(crate) fn collect(&self) {
         for (task, file, answer) in self.answers.try_iter() {
             self.lines.borrow_mut().answered(file);
             self.arrived.borrow_mut().insert(task, answer);

@@ -27,13 +27,14 @@ mod zeroing;
 
 use std::sync::Arc;
 
-pub use abandon::Abandon;
-pub use at_once::AtOnce;
-pub use export::{Export, FILES_PER_EXPORT, OpenError};
-pub use file::ReadFailure;
-pub use helpers::Helpers;
-pub use page_cache::Standing;
-pub use trust::Trust;
+pub(crate) use abandon::Abandon;
+pub(crate) use at_once::AtOnce;
+pub use export::Export;
+pub(crate) use export::{FILES_PER_EXPORT, OpenError};
+pub(crate) use file::ReadFailure;
+pub(crate) use helpers::Helpers;
+pub(crate) use page_cache::Standing;
+pub(crate) use trust::Trust;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
 use crate::ring::{FileIndex, Lease, Ring, SharedLease};
@@ -46,7 +47,7 @@ use memory::MemoryStore;
 use steps::steps;
 
 /// What every device of a shard works with.
-pub struct ShardContext {
+pub(crate) struct ShardContext {
     /// The shard's number.
     pub shard: usize,
     /// Its ring.
@@ -64,7 +65,7 @@ pub struct ShardContext {
 }
 
 /// An export on one shard.
-pub struct Device {
+pub(crate) struct Device {
     facts: DeviceFacts,
     faults: Vec<Fault>,
     kind: Kind,
@@ -88,7 +89,7 @@ impl Device {
     ///
     /// # Errors
     /// When its files cannot be registered with the ring.
-    pub fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
+    pub(crate) fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
         let facts = export.facts().clone();
         let kind = match &export.store {
             Store::File(store) => Kind::File(FileDevice::new(Arc::clone(store), facts.size, context)?),
@@ -100,19 +101,19 @@ impl Device {
     }
 
     /// The file that a read of a range is one operation of, if it is.
-    pub fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+    pub(crate) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
         let Kind::File(file) = &self.kind else { return None };
         self.assert_request(range, false);
         if self.faults.is_empty() { file.single_read(range) } else { None }
     }
 
     /// Whether writes vanish, so that they are done when their payload is here.
-    pub fn drops_writes(&self) -> bool {
+    pub(crate) fn drops_writes(&self) -> bool {
         matches!(self.kind, Kind::Null) && self.faults.is_empty()
     }
 
     /// Whether reads bring nothing but zeroes, so that no memory is needed for them.
-    pub fn reads_zeroes(&self) -> bool {
+    pub(crate) fn reads_zeroes(&self) -> bool {
         matches!(self.kind, Kind::Null)
     }
 
@@ -150,7 +151,7 @@ impl Device {
     }
 
     /// Reads `range` into `lease[start..]`; the lease comes back in any case.
-    pub async fn read(
+    pub(crate) async fn read(
         &self,
         range: ByteRange,
         lease: Lease,
@@ -210,7 +211,11 @@ impl Device {
     ///
     /// # Errors
     /// The fault's.
-    pub async fn read_zeroes(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+    pub(crate) async fn read_zeroes(
+        &self,
+        range: ByteRange,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
         self.assert_request(range, false);
         self.fault(CommandKind::Read, Some(range), context).await
     }
@@ -219,7 +224,7 @@ impl Device {
     ///
     /// # Errors
     /// Any; part of the range may be written then.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         range: ByteRange,
         lease: SharedLease,
@@ -271,7 +276,7 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
-    pub async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+    pub(crate) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         self.fault(CommandKind::Flush, None, context).await?;
         match &self.kind {
             Kind::File(file) if !self.facts.read_only => file.flush(context).await,
@@ -284,7 +289,7 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
-    pub async fn trim(
+    pub(crate) async fn trim(
         &self,
         range: ByteRange,
         flags: IoFlags,
@@ -307,7 +312,7 @@ impl Device {
     ///
     /// # Errors
     /// [`BlockError::NotSupported`] only when the flags ask for fast zeroing; the medium's.
-    pub async fn write_zeroes(
+    pub(crate) async fn write_zeroes(
         &self,
         range: ByteRange,
         flags: IoFlags,
@@ -336,7 +341,7 @@ impl Device {
     ///
     /// # Errors
     /// Only those of faults.
-    pub async fn cache(
+    pub(crate) async fn cache(
         &self,
         range: ByteRange,
         abandon: &Abandon,
@@ -355,7 +360,7 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
-    pub async fn extents(
+    pub(crate) async fn extents(
         &self,
         range: ByteRange,
         limit: usize,
@@ -368,7 +373,7 @@ impl Device {
     }
 
     /// Whether it is known that a range has no holes: then [`Device::holes_for_read`] need not be asked.
-    pub fn is_known_data(&self, range: ByteRange) -> bool {
+    pub(crate) fn is_known_data(&self, range: ByteRange) -> bool {
         match &self.kind {
             Kind::File(file) => file.is_known_data(range),
             Kind::Memory(_) => false,
@@ -377,7 +382,7 @@ impl Device {
     }
 
     /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there are none.
-    pub async fn holes_for_read(
+    pub(crate) async fn holes_for_read(
         &self,
         range: ByteRange,
         limit: usize,

@@ -173,7 +173,7 @@ impl PageCache {
 
 /// What has become of a range that was in the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It is still there.
     There,
     /// Some of it would have to be read first.

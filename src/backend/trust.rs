@@ -7,7 +7,7 @@
 
 /// What is left of it in this turn.
 #[derive(Debug)]
-pub struct Trust {
+pub(crate) struct Trust {
     each_turn: u64,
     left: u64,
     /// There was too little of it since the last look.
@@ -24,7 +24,7 @@ const LONGEST: u64 = 64;
 
 impl Trust {
     /// Takes so many pages on trust, if they are not too many.
-    pub fn take(&mut self, pages: u64) -> bool {
+    pub(crate) fn take(&mut self, pages: u64) -> bool {
         if canary!(TrustUnbounded) {
             return true;
         }
@@ -38,24 +38,24 @@ impl Trust {
     }
 
     /// Whether a look at how it went would let it grow.
-    pub fn could_grow(&self) -> bool {
+    pub(crate) fn could_grow(&self) -> bool {
         self.was_short && self.each_turn < MOST
     }
 
     /// Nothing of what was taken since the last look was missing.
-    pub fn confirm(&mut self) {
+    pub(crate) fn confirm(&mut self) {
         if std::mem::take(&mut self.was_short) {
             self.each_turn = (2 * self.each_turn).min(MOST);
         }
     }
 
     /// Something was missing, or nobody has looked for long.
-    pub fn shake(&mut self) {
+    pub(crate) fn shake(&mut self) {
         *self = Self { left: self.left.min(FIRST), ..Self::default() };
     }
 
     /// A new turn.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         self.left = self.each_turn;
     }
 }

@@ -63,7 +63,7 @@ JSON keys:
 
 /// What the operations are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReadWrite {
+pub(crate) enum ReadWrite {
     /// Sequential reads
     Read,
     /// Sequential writes
@@ -82,7 +82,7 @@ pub enum ReadWrite {
 
 /// A form of replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ReplyForm {
+pub(crate) enum ReplyForm {
     /// Simple replies
     Simple,
     /// Structured replies
@@ -97,7 +97,7 @@ pub enum ReplyForm {
     after_long_help = LONG_HELP,
     after_help = "`--help` shows examples, what open and closed loop measure, and the JSON keys."
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The export; may also stand in the job file.
     #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: Option<NbdUri>,
@@ -196,7 +196,7 @@ impl Observer for Watchers<'_> {
 }
 
 /// Runs the command.
-pub fn run(mut args: Args) -> Outcome {
+pub(crate) fn run(mut args: Args) -> Outcome {
     // `--json URI` reads the URI as the file's name.
     if args.uri.is_none()
         && let Some(uri) = args.json.as_deref().and_then(|text| text.parse().ok())
@@ -226,7 +226,7 @@ fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
     if let Some(cpu) = args.cpu {
         crate::sys::pin_to_cpu(cpu).map_err(|error| refuse(&format!("run on CPU {cpu}"), error))?;
     }
-    interrupt::raise_file_limit();
+    crate::daemon::limits::raise_open_files();
     let load = Load::prepare(settings.load.clone(), stop).map_err(Outcome::refused)?;
     let description = report::Description::new(settings, &load);
     let log = log.as_mut().map(|file| file.begin(settings.kinds(), &description.to_string())).transpose();

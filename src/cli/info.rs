@@ -32,7 +32,7 @@ JSON keys:
 /// Options of `ringnbd info`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The export.
     #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: NbdUri,
@@ -51,7 +51,7 @@ struct InfoJson<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Outcome {
+pub(crate) fn run(args: Args) -> Outcome {
     let (dialect, details) = match client::info(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,
         Err(error) => return Outcome::refused(error),

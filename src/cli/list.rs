@@ -29,7 +29,7 @@ JSON keys:
 /// Options of `ringnbd list`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The server.
     #[arg(help = "The server: nbd://HOST[:PORT] or nbd+unix:///?socket=PATH")]
     pub uri: NbdUri,
@@ -61,7 +61,7 @@ enum KnownJson<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Outcome {
+pub(crate) fn run(args: Args) -> Outcome {
     let (dialect, exports) = match client::list(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,
         Err(error) => return Outcome::refused(error),

@@ -39,7 +39,7 @@ JSON keys:
 /// Options of `ringnbd map`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows the types, examples and the JSON keys.")]
-pub struct Args {
+pub(crate) struct Args {
     /// The export.
     #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
     pub uri: NbdUri,
@@ -60,7 +60,7 @@ fn context_name(text: &str) -> Result<String, String> {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Outcome {
+pub(crate) fn run(args: Args) -> Outcome {
     let mut connection =
         match Connection::open(&args.uri, std::slice::from_ref(&args.context), Timeouts::default()) {
             Ok(connection) => connection,

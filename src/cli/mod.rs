@@ -1,14 +1,13 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
 #![forbid(unsafe_code)]
 
-pub mod bench;
+pub(crate) mod bench;
 mod describe;
-pub mod info;
-pub mod list;
-mod logging;
-pub mod map;
-pub mod report;
-pub mod serve;
+pub(crate) mod info;
+pub(crate) mod list;
+pub(crate) mod map;
+pub(crate) mod report;
+pub(crate) mod serve;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -18,7 +17,7 @@ use clap::{Parser, Subcommand};
 /// An io_uring, thread-per-core NBD storage server, and the tools to look at one.
 #[derive(Debug, Parser)]
 #[command(name = "ringnbd", version, max_term_width = 100, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -26,7 +25,7 @@ pub struct Cli {
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Serve files, block devices or memory as NBD exports
     Serve(Box<serve::Args>),
     /// Show what a server says about one export
@@ -77,7 +76,7 @@ impl From<Outcome> for ExitCode {
 }
 
 /// Runs the command that was asked for, to its end.
-pub fn run(cli: Cli) -> Outcome {
+pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Info(args) => info::run(args),

@@ -34,7 +34,7 @@ a tag for each export, command and phase: queue (arrived to submitted), backend 
 /// Options of `ringnbd report`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Latency logs, or fio's json+ output
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
@@ -69,7 +69,7 @@ pub struct Args {
 
 /// What the values of a log are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Nanoseconds.
     Ns,
     /// Microseconds.
@@ -90,7 +90,7 @@ impl Unit {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> Outcome {
+pub(crate) fn run(args: &Args) -> Outcome {
     match report(args) {
         Ok(outcome) => outcome,
         Err(outcome) => outcome,

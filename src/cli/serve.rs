@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Outcome, describe, logging};
+use super::{Outcome, describe};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
@@ -13,8 +13,9 @@ use crate::config::{
     AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs, SandboxMode, Settings,
     Shutdown,
 };
-use crate::control::log::{LOG, OUTPUT};
-use crate::control::{self, Ending, Served, Service};
+use crate::control::{self, Ending, Ready, Served, Service};
+use crate::daemon::log::{LOG, OUTPUT};
+use crate::daemon::{self, Daemon, logging, stdio};
 
 /// What an EXPORT may be; shown by `--help`.
 const EXPORT_HELP: &str = "\
@@ -51,7 +52,7 @@ Sockets of systemd (ListenStream=) are used when they are there.";
 /// Options of `ringnbd serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Args {
+pub(crate) struct Args {
     /// What to serve: [NAME=]URI, where URI is PATH, file:PATH, mem:SIZE or null:SIZE
     #[arg(value_name = "EXPORT", long_help = EXPORT_HELP)]
     pub exports: Vec<ExportConfig>,
@@ -145,25 +146,26 @@ pub struct Args {
 }
 
 /// Serves until told to stop.
-pub fn run(args: Args) -> Outcome {
+pub(crate) fn run(args: Args) -> Outcome {
     let outcome = serve(args);
     logging::finish();
     outcome
 }
 
 fn serve(args: Args) -> Outcome {
-    let (stdio, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
+    let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
     let (settings, added) = match settings(args) {
         Ok(both) => both,
         Err(sentence) => {
-            logging::start(explicit.unwrap_or(LogFormat::Human), verbose, stdio);
+            logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
             return refuse(explicit, sentence);
         }
     };
     let explicit = settings.log_format;
     let format = explicit.unwrap_or_else(logging::default_format);
-    logging::start(format, verbose, stdio);
+    logging::start(format, verbose, on_stdin);
+    daemon::limits::raise_open_files();
     let config = match control::machine::survey() {
         Err(error) => return refuse(explicit, format!("cannot see which CPUs are available: {error}")),
         Ok(machine) => match Config::resolve(settings, &machine) {
@@ -174,14 +176,21 @@ fn serve(args: Args) -> Outcome {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config.notes.iter().chain(&added).for_each(|note| tracing::info!("{note}"));
     if check {
+        if let Err(error) = daemon::check(&config) {
+            return refuse(explicit, error);
+        }
         return match control::check(&config) {
             Ok(served) => describe::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[]))),
             Err(error) => refuse(explicit, error),
         };
     }
-    let service = if stdio { Service::Stdio } else { Service::Listeners };
-    let ready = |served: &[Served], admin: &[String]| announce(served, admin, format, service);
-    match control::run(&config, service, ready) {
+    let service = match on_stdin.then(stdio::client).transpose() {
+        Ok(client) => client.map_or(Service::Listeners, Service::Client),
+        Err(error) => return refuse(explicit, error),
+    };
+    let listens = matches!(service, Service::Listeners);
+    let mut daemon = Daemon::new(&config, listens, |ready: Ready<'_>| announce(ready, format, listens));
+    match control::run(&config, service, &mut daemon) {
         Ok(Ending::Stopped) => Outcome::Done,
         Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,
         Err(error) => refuse(explicit, error),
@@ -242,20 +251,20 @@ fn refuse(format: Option<LogFormat>, sentence: impl Display) -> Outcome {
 }
 
 /// Says what is served: to programs as log lines, to people as a few lines with something to try.
-fn announce(served: &[Served], admin: &[String], format: LogFormat, service: Service) {
+fn announce(ready: Ready<'_>, format: LogFormat, listens: bool) {
     if format == LogFormat::Json {
-        for export in served {
+        for export in ready.exports {
             for uri in &export.uris {
                 let Served { name, source, size, read_only, .. } = export;
                 tracing::info!(export = name, uri, source, size, read_only, "serving");
             }
         }
-        admin.iter().for_each(|url| tracing::info!(url, "admin"));
+        ready.admin.iter().for_each(|url| tracing::info!(url, "admin"));
     }
     // With --stdio the standard output may be the client's socket.
     let people_read = format == LogFormat::Human || io::stdout().is_terminal();
-    if people_read && service == Service::Listeners {
-        OUTPUT.write(banner(served, admin).as_bytes());
+    if people_read && listens {
+        OUTPUT.write(banner(ready.exports, ready.admin).as_bytes());
     }
 }
 

@@ -7,9 +7,9 @@
 mod connection;
 mod error;
 mod extents;
-pub mod load;
+pub(crate) mod load;
 mod socket;
-pub mod uri;
+pub(crate) mod uri;
 
 pub use connection::{Connection, StatusExtent};
 pub use error::ClientError;

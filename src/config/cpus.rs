@@ -56,7 +56,7 @@ impl FromStr for CpuList {
 }
 
 /// Shows CPUs with commas, neighbours as a range.
-pub struct ShowCpus<'a>(pub &'a [usize]);
+pub(crate) struct ShowCpus<'a>(pub &'a [usize]);
 
 impl Display for ShowCpus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

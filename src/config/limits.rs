@@ -164,7 +164,7 @@ impl Default for Limits {
 }
 
 /// Shards that a server can have.
-pub const MAXIMUM_SHARDS: usize = 256;
+pub(crate) const MAXIMUM_SHARDS: usize = 256;
 
 /// The limits fit each other, whoever changes one of them.
 const _: () = {

@@ -3,24 +3,26 @@
 //! Flags and file become [`Settings`], which say what a person asked for; [`Config::resolve`] fits them to the machine.
 #![forbid(unsafe_code)]
 
-pub mod cpus;
-pub mod export;
-pub mod export_uri;
-pub mod fault_options;
-pub mod limits;
-pub mod listen;
+pub(crate) mod cpus;
+pub(crate) mod export;
+pub(crate) mod export_uri;
+pub(crate) mod fault_options;
+pub(crate) mod limits;
+pub(crate) mod listen;
 mod memory;
-pub mod resolve;
-pub mod sandbox;
-pub mod settings;
-pub mod size;
+pub(crate) mod resolve;
+pub(crate) mod sandbox;
+pub(crate) mod settings;
+pub(crate) mod size;
 mod toml_words;
 
 pub use export::ExportConfig;
-pub use export_uri::{ExportUri, Locking};
-pub use fault_options::FaultOptions;
+pub use export_uri::ExportUri;
+pub(crate) use export_uri::Locking;
+pub(crate) use fault_options::FaultOptions;
 pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ListenAddress};
-pub use resolve::{Config, Machine};
+pub use resolve::Config;
+pub(crate) use resolve::Machine;
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};

@@ -12,7 +12,7 @@ use super::endpoint::Endpoint;
 use super::listener::Listener;
 use super::negotiate::{Client, negotiate};
 use super::plane::Plane;
-use crate::sandbox;
+use crate::sys::confine;
 
 /// After the process, or the system, ran out of descriptors or memory: until somebody closes one, accepting cannot succeed.
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ pub(super) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
                 tokio::time::sleep(EXHAUSTION_PAUSE).await;
             }
             // The client left before it was accepted, or the network is to blame; the listener is as good as before.
-            Err(error) => tracing::debug!("could not accept: {error}{}", sandbox::hint(&error)),
+            Err(error) => tracing::debug!("could not accept: {error}{}", confine::hint(&error)),
         }
     }
 }

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// What a listener is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// With the real port.
     Tcp(SocketAddr),
     /// An absolute path.
@@ -34,7 +34,7 @@ impl Endpoint {
     ///
     /// An unspecified address becomes the loopback one, which works at least on this machine. An abstract socket begins with a zero
     /// byte (`%00`), "if the client supports this": ours does, QEMU and libnbd do not.
-    pub fn uri(&self, export: &str) -> String {
+    pub(crate) fn uri(&self, export: &str) -> String {
         let name = percent_encode(export.as_bytes(), ESCAPED);
         match self {
             Self::Tcp(address) => {

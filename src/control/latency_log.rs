@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::block::CommandKind;
-use crate::sandbox;
 use crate::stats::interval_log::{IntervalLogWriter, is_log, tag};
 use crate::stats::{Interval, Phase, Totals, provenance};
+use crate::sys::confine;
 
 /// A line is shorter, so that the end of the last whole one is within it.
 const LONGEST_LINE: u64 = 4 << 20;
@@ -63,7 +63,7 @@ impl LatencyLog {
         let path = self.path.display();
         match (&result, self.fails) {
             (Err(error), false) => {
-                let reason = format!("{error}{}", sandbox::hint(error));
+                let reason = format!("{error}{}", confine::hint(error));
                 tracing::warn!(%path, reason, "cannot write the latency log; what cannot be written is lost");
             }
             (Ok(()), true) => tracing::info!(%path, "the latency log can be written again"),

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::endpoint::Endpoint;
+use super::ownership;
 use crate::config::ListenAddress;
 use crate::config::listen::{TcpAddress, UnixAccess, UnixAddress};
-use crate::sandbox;
 
 /// A socket that listens, not blocking.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub struct Listener {
     pub(super) socket: Socket,
     pub(super) endpoint: Endpoint,
     /// The file of a unix socket that is ours.
@@ -106,8 +106,11 @@ pub(super) fn listen(
     Ok(())
 }
 
-/// The sockets of systemd's activation (`LISTEN_FDS`), which leave the environment.
-pub(super) fn inherited() -> Result<Vec<Listener>, ListenError> {
+/// The sockets of systemd's activation (`LISTEN_FDS`), which leave the environment: nobody may do that once there are other threads.
+///
+/// # Errors
+/// A descriptor that is no listening socket.
+pub fn inherited() -> Result<Vec<Listener>, ListenError> {
     let mut handed_over = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..handed_over.len() {
@@ -233,7 +236,7 @@ pub(super) fn check(access: &UnixAccess) -> Result<(), ListenError> {
 }
 
 fn find_group(name: &str) -> Result<u32, ListenError> {
-    let found = sandbox::find_group(name).map_err(|error| ListenError::LookUp(name.to_owned(), error))?;
+    let found = ownership::find_group(name).map_err(|error| ListenError::LookUp(name.to_owned(), error))?;
     found.ok_or_else(|| ListenError::NoGroup(name.to_owned()))
 }
 
@@ -291,7 +294,7 @@ impl SocketFile {
 
     fn give_to_group(&mut self, group: u32) -> io::Result<()> {
         self.group = Some(group);
-        sandbox::hand_over(self.open()?, (None, group))
+        ownership::hand_over(self.open()?, (None, group))
     }
 
     fn set_mode(&self, mode: u32) -> io::Result<()> {
@@ -319,7 +322,7 @@ impl SocketFile {
 
     /// Makes it belong to a user, who may connect to it and remove it then.
     pub(super) fn hand_over(&self, (user, group): (u32, u32)) -> io::Result<()> {
-        sandbox::hand_over(self.open()?, (Some(user), self.group.unwrap_or(group)))
+        ownership::hand_over(self.open()?, (Some(user), self.group.unwrap_or(group)))
     }
 }
 

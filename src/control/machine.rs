@@ -3,20 +3,21 @@
 use std::io;
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::config::Machine;
 
-/// Looks at the machine, and raises the soft limit of open files to the hard one on the way.
+/// Looks at the machine.
 ///
 /// # Errors
 /// The affinity mask cannot be read.
 pub fn survey() -> io::Result<Machine> {
     let mask = sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu)).collect();
+    let open_files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let parallelism = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Machine { cpus, parallelism, memory: memory(), open_files: raise_open_files() })
+    Ok(Machine { cpus, parallelism, memory: memory(), open_files })
 }
 
 /// Bytes that this process can have: those of the machine, or the least of its control groups.
@@ -48,16 +49,6 @@ fn least_limit(root: &Path, groups: &str) -> Option<u64> {
     });
     // No limit is the word "max", or a number beyond all memory.
     limits.filter_map(|limit| limit.trim().parse().ok()).min()
-}
-
-fn raise_open_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_keep_what_there_is) => limit.current,
-    };
-    current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

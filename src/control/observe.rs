@@ -41,7 +41,12 @@ fn is_wanted(config: &Config) -> bool {
 
 impl Observers {
     /// Starts what the configuration asks for, inside the runtime.
-    pub(super) fn start(plane: &Rc<Plane>, exports: &Exports, config: &Config) -> Result<Self, StartError> {
+    pub(super) fn start(
+        plane: &Rc<Plane>,
+        exports: &Exports,
+        config: &Config,
+        log_lines_dropped: fn() -> u64,
+    ) -> Result<Self, StartError> {
         if !is_wanted(config) {
             return Ok(Self::default());
         }
@@ -57,7 +62,14 @@ impl Observers {
         let sources = config.exports.iter().map(|export| export.uri.to_string());
         let sources = exports.iter().cloned().zip(sources).collect();
         let is_local = listeners.iter().any(is_loopback);
-        let admin = Admin::new(Rc::clone(plane), Rc::clone(&collector), sources, is_local, config.histograms);
+        let admin = Admin::new(
+            Rc::clone(plane),
+            Rc::clone(&collector),
+            sources,
+            is_local,
+            config.histograms,
+            log_lines_dropped,
+        );
         let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
         listeners.iter().for_each(warn_of_networks);
         let files = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();

@@ -11,31 +11,26 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::accept::{Acceptor, accept, unix_peer};
-use super::confine;
+use super::host::{Host, HostError, Ready};
 use super::listener::{self, ListenError, Listener};
-use super::log;
 use super::negotiate::{Client, negotiate};
-use super::notify::Notifier;
 use super::observe::{Observers, wants_latencies};
-use super::pidfile::{Pidfile, PidfileError};
 use super::plane::Plane;
-use super::signals::Signals;
-use super::stdio::{self, NoClient};
 use crate::backend::{self, Export, OpenError};
 use crate::config::{Config, ExportConfig, ExportUri, Limits, Pinning};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
-use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
 use crate::stats::Interval;
+use crate::sys::confine;
 
 /// Whom to serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Service {
     /// Everybody who connects.
     Listeners,
-    /// The one client on fd 0.
-    Stdio,
+    /// One client, which is connected: its socket, a blocking one.
+    Client(OwnedFd),
 }
 
 /// An export that is about to be served.
@@ -69,9 +64,9 @@ pub enum Ending {
 /// Why a server did not start; each a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A pidfile.
+    /// The process around the server.
     #[error(transparent)]
-    Pidfile(#[from] PidfileError),
+    Host(#[from] HostError),
     /// An export.
     #[error(transparent)]
     Export(#[from] backend::OpenError),
@@ -89,12 +84,6 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// `--stdio`.
-    #[error(transparent)]
-    Stdio(#[from] NoClient),
-    /// `--user` or `--sandbox`.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
     /// The control plane's ring, which is small: after those of the shards there is little left to fail.
     #[error(
         "the control plane's ring does not fit into the locked memory limit: raise it (ulimit -l, or LimitMEMLOCK= of \
@@ -126,37 +115,25 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// Shards that ended: which, and what they recorded last.
 type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardError>)>;
 
-/// Serves until a signal, or until the client of [`Service::Stdio`] is gone. `ready` hears what is served once all listeners
-/// are bound and all shards run, and where the admin server is, just before the pidfile says so.
+/// Serves until the host says so, or until the client of [`Service::Client`] is gone.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left behind then.
-pub fn run(
-    config: &Config,
-    service: Service,
-    ready: impl FnOnce(&[Served], &[String]),
-) -> Result<Ending, StartError> {
+pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<Ending, StartError> {
     let client = match service {
-        Service::Stdio => Some(stdio::client()?),
+        Service::Client(socket) => Some(socket),
         Service::Listeners => None,
     };
-    config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
-    // Takes them out of the environment, which nobody may do once there are other threads.
-    let inherited = if client.is_none() { listener::inherited()? } else { Vec::new() };
-    let sandbox = Sandbox::prepare(config.sandbox, config.user.as_ref())?;
+    let inherited = host.before_threads()?;
     let (exports, infos) = open_exports(config, Export::open)?;
     let limits = Arc::new(config.limits.clone());
-    let (shards, exits) = sandbox.isolated(|| {
-        log::detach().map_err(StartError::Runtime)?;
-        start_shards(config, &exports, &limits)
-    })??;
+    let (shards, exits) = host.around_shards(|| start_shards(config, &exports, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(infos, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let observers = Observers::default();
-    let server =
-        Server { config, exports, sandbox, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
-    let ending = runtime.block_on(server.serve(client, inherited, ready));
+    let server = Server { config, exports, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
+    let ending = runtime.block_on(server.serve(client, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
         Ok(Ending::CutOff) => std::mem::forget(runtime),
@@ -172,7 +149,6 @@ pub fn run(
 /// # Errors
 /// [`StartError`].
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
-    Sandbox::prepare(config.sandbox, config.user.as_ref())?;
     listener::check(&config.unix_access)?;
     let (_exports, infos) = open_exports(config, Export::look_at)?;
     Ok(describe(config, &infos, &[]))
@@ -265,7 +241,6 @@ fn start_shards(
 struct Server<'a> {
     config: &'a Config,
     exports: Exports,
-    sandbox: Sandbox,
     plane: Rc<Plane>,
     exits: Exits,
     ended_shards: usize,
@@ -277,52 +252,45 @@ impl Server<'_> {
         mut self,
         client: Option<OwnedFd>,
         inherited: Vec<Listener>,
-        ready: impl FnOnce(&[Served], &[String]),
+        host: &mut impl Host,
     ) -> Result<Ending, StartError> {
-        // From here on a signal is not the end but a wish, so that no file is left behind.
-        let mut signals = Signals::new().map_err(StartError::Runtime)?;
+        host.before_listening()?;
         let mut listeners = inherited;
         if client.is_none() {
             listener::listen(&self.config.listen, &self.config.unix_access, &mut listeners)?;
         }
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
-        self.observers = Observers::start(&self.plane, &self.exports, self.config)?;
+        let log_lines_dropped = host.log_lines_dropped();
+        self.observers = Observers::start(&self.plane, &self.exports, self.config, log_lines_dropped)?;
         let served = describe(self.config, &self.plane.exports, &listeners);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let service_manager = Notifier::from_environment();
-        let pidfile = self.config.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
-        let sockets = files.iter().chain(&self.observers.files);
-        let pidfile = confine::enter(&self.sandbox, sockets, pidfile)?;
+        let sockets: Vec<_> = files.iter().chain(&self.observers.files).collect();
+        host.before_accept(Ready { exports: &served, admin: &self.observers.urls, sockets: &sockets })?;
         // From here on only what a running server needs.
-        ready(&served, &self.observers.urls);
-        log::settle();
-        let pidfile = pidfile.publish()?;
-        service_manager.tell("READY=1");
         self.observers.accept();
         let mut tasks = Vec::new();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), acceptor)));
         }
         let asked = match client {
-            Some(socket) => self.until_client_is_gone(socket, &mut signals).await,
-            None => self.until_asked(&mut signals).await,
+            Some(socket) => self.until_client_is_gone(socket, host).await,
+            None => self.until_asked(host).await,
         };
-        service_manager.tell("STOPPING=1");
+        host.stopping();
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
         drop(files);
         self.plane.stop();
-        let drained = self.drain_or_cut_off(&mut signals).await;
+        let drained = self.drain_or_cut_off(host).await;
         self.observers.finish();
-        drop(pidfile);
         Ok(if asked == Ending::Failed { asked } else { drained })
     }
 
-    /// Waits for a signal. A shard that fails takes its own connections with it; the last one takes the server.
-    async fn until_asked(&mut self, signals: &mut Signals) -> Ending {
+    /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one takes the server.
+    async fn until_asked(&mut self, host: &mut impl Host) -> Ending {
         loop {
             tokio::select! {
-                signal = signals.next() => {
+                signal = host.stop() => {
                     tracing::info!(signal, "stopping");
                     return Ending::Stopped;
                 }
@@ -347,7 +315,7 @@ impl Server<'_> {
                 self.observers.take_last(shard, last);
                 "it ended without being asked".to_owned()
             }
-            Err(error) => format!("{error}{}", sandbox::hint_of_unknown()),
+            Err(error) => format!("{error}{}", confine::hint_of_unknown()),
         };
         const WHAT: &str = "a shard failed: its connections are closed, the others are served by the other \
                             shards; restart the server when you can";
@@ -355,7 +323,7 @@ impl Server<'_> {
     }
 
     /// Serves one client. Its permit is the only one, so that another can be had when it is gone.
-    async fn until_client_is_gone(&mut self, socket: OwnedFd, signals: &mut Signals) -> Ending {
+    async fn until_client_is_gone(&mut self, socket: OwnedFd, host: &mut impl Host) -> Ending {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
         let peer = match rustix::net::getpeername(&socket).ok().flatten().map(std::net::SocketAddr::try_from)
@@ -366,17 +334,17 @@ impl Server<'_> {
         tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
-            ending = self.until_asked(signals) => ending,
+            ending = self.until_asked(host) => ending,
         }
     }
 
-    /// Drains until a second signal, and then only as long as nobody notices.
-    async fn drain_or_cut_off(&mut self, signals: &mut Signals) -> Ending {
+    /// Drains until the host asks again, and then only as long as nobody notices.
+    async fn drain_or_cut_off(&mut self, host: &mut impl Host) -> Ending {
         let drain = self.drain();
         tokio::pin!(drain);
         let signal = tokio::select! {
             ending = &mut drain => return ending,
-            signal = signals.next() => signal,
+            signal = host.stop() => signal,
         };
         // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
         // process and then its group: then nothing was lost.

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use crate::block::ByteRange;
 
 /// Bytes of a page of the page cache.
-pub const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// Pages that one question can be about.
-pub const MOST_PAGES: usize = 256;
+pub(crate) const MOST_PAGES: usize = 256;
 /// A file, mapped once for all shards.
 #[derive(Debug)]
 pub struct SharedMapping {

@@ -14,7 +14,7 @@ mod operation;
 mod receive;
 mod shortage;
 #[cfg(feature = "sim")]
-pub mod sim;
+pub(crate) mod sim;
 mod uring;
 
 use std::cell::{Cell, RefCell};
@@ -25,13 +25,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub use batch::{Payload, SendBatch, Unsent};
-pub use buffer::{BULK_THRESHOLD, BufferPool, LARGEST_LEASE, Lease, SharedLease, Shortage, UNIT};
-pub use mapped::{FileMapping, MOST_PAGES, MappedRange, PAGE, SharedMapping};
-pub use op::{OpKey, Owner};
-pub use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
-pub use receive::Received;
-pub use uring::{Event, RingError, RingOptions, Wait};
+pub(crate) use batch::{Payload, SendBatch, Unsent};
+pub(crate) use buffer::{BULK_THRESHOLD, Lease, SharedLease, Shortage, UNIT};
+pub use buffer::{BufferPool, LARGEST_LEASE};
+pub use mapped::FileMapping;
+pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
+pub(crate) use op::{OpKey, Owner};
+pub(crate) use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
+pub(crate) use receive::Received;
+pub use uring::RingOptions;
+pub(crate) use uring::{Event, RingError, Wait};
 
 use engine::Engine;
 

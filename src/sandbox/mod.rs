@@ -41,19 +41,16 @@ mod paths;
 mod user;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{RunAs, SandboxMode};
 use crate::sys::confine;
-pub use paths::Names;
+pub(crate) use paths::Names;
 use user::Account;
-pub use user::find_group;
 
 /// Why a server could not be confined, or not become a user: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
+pub(crate) enum SandboxError {
     /// `--user` of nobody.
     #[error("there is no user {0}: create it (useradd --system {0}), or choose another --user")]
     NoUser(String),
@@ -91,7 +88,7 @@ pub enum SandboxError {
 
 /// What confines a running server, for a log line: a part is a version, or `no` and why.
 #[derive(Debug)]
-pub struct Confinement {
+pub(crate) struct Confinement {
     /// The user that the server runs as now.
     pub user: u32,
     /// Whether programs gain privileges by being run.
@@ -102,29 +99,9 @@ pub struct Confinement {
     pub landlock: String,
 }
 
-/// Some of the process may be refused what it asks for.
-static ENTERED: AtomicBool = AtomicBool::new(false);
-
-/// What to add to the message of an error that the sandbox may have caused; empty when it cannot be.
-pub fn hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => hint_of_unknown(),
-        _ => "",
-    }
-}
-
-/// As [`hint`], where the cause is not known.
-pub fn hint_of_unknown() -> &'static str {
-    if ENTERED.load(Ordering::Relaxed) {
-        "; try --sandbox off to see whether a system call was refused"
-    } else {
-        ""
-    }
-}
-
 /// How this server will be confined.
 #[derive(Debug)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     mode: SandboxMode,
     account: Option<Account>,
     no_new_privileges: Result<String, String>,
@@ -137,7 +114,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`]: there is no such user, or the process may not become him; with [`SandboxMode::On`], what is missing.
-    pub fn prepare(mode: SandboxMode, user: Option<&RunAs>) -> Result<Self, SandboxError> {
+    pub(crate) fn prepare(mode: SandboxMode, user: Option<&RunAs>) -> Result<Self, SandboxError> {
         let account = user.map(Account::find).transpose()?;
         let set = || {
             let set = rustix::thread::set_no_new_privs(true);
@@ -151,7 +128,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// No thread; with [`SandboxMode::On`], no Landlock.
-    pub fn isolated<T: Send>(&self, start: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
+    pub(crate) fn isolated<T: Send>(&self, start: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
         if self.mode == SandboxMode::Off {
             return Ok(start());
         }
@@ -169,12 +146,12 @@ impl Sandbox {
     }
 
     /// The user and group to hand files over to, when the process is about to become somebody else.
-    pub fn successor(&self) -> Option<(u32, u32)> {
+    pub(crate) fn successor(&self) -> Option<(u32, u32)> {
         self.account.as_ref().map(|account| (account.user.user, account.user.group))
     }
 
     /// Whether files beside this one can be made and removed once the user has changed.
-    pub fn may_change_beside(&self, file: &Path) -> bool {
+    pub(crate) fn may_change_beside(&self, file: &Path) -> bool {
         let Some(account) = &self.account else { return true };
         paths::directory_of(file).metadata().is_ok_and(|directory| account.may_write_to(&directory))
     }
@@ -184,7 +161,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`]; part of it may be done, and the process should end.
-    pub fn enter(&self, names: &Names) -> Result<Confinement, SandboxError> {
+    pub(crate) fn enter(&self, names: &Names) -> Result<Confinement, SandboxError> {
         // Descriptors of directories that only root may look into.
         let rules = (self.mode != SandboxMode::Off).then(|| paths::rules(names));
         self.account.as_ref().map_or(Ok(()), Account::become_it)?;
@@ -193,7 +170,9 @@ impl Sandbox {
             None => Err(String::new()),
         })?;
         let seccomp = applied(self.mode, "seccomp", install_filters)?;
-        ENTERED.store(self.mode != SandboxMode::Off, Ordering::Relaxed);
+        if self.mode != SandboxMode::Off {
+            confine::note();
+        }
         let told = |part: &Part| match part {
             Ok(version) => version.clone(),
             Err(why) => format!("no: {why}"),
@@ -232,15 +211,6 @@ fn applied(
             Err(why) => Err(SandboxError::Missing(name, why)),
         },
     }
-}
-
-/// Makes a file that is open belong to a user, or only to a group; for files that were made before the process became him.
-///
-/// # Errors
-/// The kernel's.
-pub fn hand_over(file: impl AsFd, (user, group): (Option<u32>, u32)) -> io::Result<()> {
-    use rustix::fs::{AtFlags, Gid, Uid, chownat};
-    Ok(chownat(file, "", user.map(Uid::from_raw), Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?)
 }
 
 #[cfg(test)]
@@ -294,7 +264,7 @@ mod tests {
         assert!(std::fs::read_to_string("/proc/self/statm").is_ok());
         let forbidden = |error: io::Error| {
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
-            assert!(hint(&error).contains("--sandbox off"));
+            assert!(confine::hint(&error).contains("--sandbox off"));
         };
         forbidden(std::fs::File::open(&foreign).unwrap_err());
         forbidden(std::fs::write(&ours, "x").unwrap_err());

@@ -13,7 +13,7 @@ use landlock::{
 
 /// The names that the control plane still uses.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     /// Files that are removed at the end.
     pub removed: Vec<PathBuf>,
     /// A file that is still to be renamed inside its directory, and then read and removed at the end.

@@ -4,12 +4,12 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
-use nix::unistd::{self, Gid, Group, Uid};
+use nix::unistd::{self, Gid, Uid};
 use rustix::thread::CapabilitySet;
 
 use super::SandboxError;
 use crate::config::RunAs;
+use crate::control::ownership::{find_group, found, number};
 
 /// A user, as far as a server needs to know one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,27 +115,6 @@ fn look_up(wanted: &RunAs) -> Result<User, SandboxError> {
     Ok(User { user, group })
 }
 
-/// The number of a group that is given by name or by number.
-///
-/// # Errors
-/// Those of the name services; no such group is none.
-pub fn find_group(name: &str) -> io::Result<Option<u32>> {
-    Ok(found(Group::from_name(name))?.map(|entry| entry.gid.as_raw()).or(number(name)))
-}
-
-/// To the kernel the largest number means that nothing is to change.
-fn number(text: &str) -> Option<u32> {
-    text.parse().ok().filter(|&number: &u32| number != u32::MAX)
-}
-
-/// Some name services say by an error that there is no such entry.
-fn found<T>(answer: nix::Result<Option<T>>) -> io::Result<Option<T>> {
-    match answer {
-        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
-        answer => Ok(answer?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,8 +128,6 @@ mod tests {
         assert_eq!(user("4000000000:4000000001").unwrap(), (4_000_000_000, 4_000_000_001));
         assert!(matches!(user("4000000000"), Err(SandboxError::NoGroupOfUser(4_000_000_000))));
         assert!(matches!(user("nobody-at-all"), Err(SandboxError::NoUser(_))));
-        assert_eq!(find_group("root").unwrap(), Some(0));
-        assert_eq!(find_group("a\0b").unwrap(), None);
         assert!(matches!(user("root:no-such-group"), Err(SandboxError::NoGroup(_))));
         // To the kernel this number means that nothing is to change.
         assert!(matches!(user("4294967295:0"), Err(SandboxError::NoUser(_))));

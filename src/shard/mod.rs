@@ -7,7 +7,7 @@ mod admit;
 mod at_once;
 mod batches;
 #[cfg(feature = "bench")]
-pub mod bench;
+pub(crate) mod bench;
 mod busy_poll;
 mod connection;
 mod ending;

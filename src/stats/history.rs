@@ -13,11 +13,11 @@ use super::percentiles::Percentiles;
 use crate::block::{BlockError, CommandKind};
 
 /// Summaries that are kept: one a second, 15 minutes.
-pub const HISTORY_SECONDS: usize = 900;
+pub(crate) const HISTORY_SECONDS: usize = 900;
 
 /// Commands as the history tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// READ.
     Read,
     /// WRITE.
@@ -28,10 +28,10 @@ pub enum Class {
 
 impl Class {
     /// All, in the order in which they are kept.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Other];
+    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Other];
 
     /// The name in the admin server's JSON.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
@@ -50,7 +50,7 @@ impl Class {
 
 /// One class in one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ClassSummary {
+pub(crate) struct ClassSummary {
     /// Requests whose reply went out.
     pub requests: u64,
     /// Bytes that the requests named.
@@ -61,7 +61,7 @@ pub struct ClassSummary {
 
 /// What was done in one second: by the whole server, or by one export.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Activity {
+pub(crate) struct Activity {
     /// By [`Class`].
     pub classes: [ClassSummary; Class::ALL.len()],
     /// Latency of all commands.
@@ -79,7 +79,7 @@ pub struct Activity {
 
 /// One second.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Its end, in milliseconds since 1970.
     pub end_unix_ms: u64,
     /// Its length in milliseconds: 1,000, or more when the control plane was late.
@@ -94,7 +94,7 @@ pub struct Summary {
 
 impl Summary {
     /// What an export did, or all of them, and how things stood with it.
-    pub fn of(&self, export: Option<usize>) -> (Cow<'_, Activity>, ExportGauges) {
+    pub(crate) fn of(&self, export: Option<usize>) -> (Cow<'_, Activity>, ExportGauges) {
         match export {
             Some(export) => {
                 let activity = self.exports.get(&export).map(Cow::Borrowed);
@@ -112,7 +112,7 @@ impl Summary {
 
 /// The present second, and those before it.
 #[derive(Debug)]
-pub struct History {
+pub(crate) struct History {
     summaries: VecDeque<Summary>,
     all: Present,
     /// By export; `None` for those that never did anything.
@@ -134,13 +134,13 @@ struct Present {
 
 impl History {
     /// Nothing yet, of so many exports.
-    pub fn new(exports: usize) -> Self {
+    pub(crate) fn new(exports: usize) -> Self {
         let summaries = VecDeque::with_capacity(HISTORY_SECONDS);
         Self { summaries, all: Present::new(), exports: (0..exports).map(|_| None).collect() }
     }
 
     /// Adds what a shard recorded to the present second.
-    pub fn add(&mut self, interval: &Interval) {
+    pub(crate) fn add(&mut self, interval: &Interval) {
         for (present, export) in self.exports.iter_mut().zip(&interval.exports) {
             let is_active = export.errors.total() > 0
                 || export.commands.iter().flatten().any(|command| command.requests + command.bytes > 0);
@@ -152,7 +152,7 @@ impl History {
     }
 
     /// Ends the present second.
-    pub fn finish_second(&mut self, end_unix_ms: u64, length_ms: u64, gauges: Vec<ExportGauges>) {
+    pub(crate) fn finish_second(&mut self, end_unix_ms: u64, length_ms: u64, gauges: Vec<ExportGauges>) {
         let finish = |(export, present): (usize, &mut Option<Box<Present>>)| {
             let present = present.as_mut().filter(|present| present.is_active)?;
             Some((export, present.finish()))
@@ -166,7 +166,7 @@ impl History {
     }
 
     /// The seconds that ended after a moment, in milliseconds since 1970; oldest first.
-    pub fn since(&self, unix_ms: u64) -> impl Iterator<Item = &Summary> {
+    pub(crate) fn since(&self, unix_ms: u64) -> impl Iterator<Item = &Summary> {
         self.summaries.iter().filter(move |summary| summary.end_unix_ms > unix_ms)
     }
 }

@@ -56,7 +56,7 @@ pub fn split_tag(tag: &str) -> Option<(String, &str, Phase)> {
 }
 
 /// Whether these are the first bytes of a log.
-pub fn is_log(bytes: &[u8]) -> bool {
+pub(crate) fn is_log(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD.as_bytes())
 }
 

@@ -9,20 +9,19 @@ mod errors;
 mod heat;
 mod history;
 mod interval;
-pub mod interval_log;
+pub(crate) mod interval_log;
 mod percentiles;
-pub mod prometheus;
-pub mod provenance;
+pub(crate) mod prometheus;
+pub(crate) mod provenance;
 mod totals;
 
-pub use errors::ErrorCounts;
+pub(crate) use errors::ErrorCounts;
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
-pub use history::{Activity, Class, ClassSummary, HISTORY_SECONDS, History, Summary};
-pub use interval::{
-    CommandInterval, ConnectionInfo, ExportGauges, ExportInterval, Gauges, Interval, SlowRequest, Timing,
-};
+pub(crate) use history::{Class, ClassSummary, History, Summary};
+pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRequest};
+pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
-pub use totals::{CommandTotals, ExportTotals, Totals};
+pub(crate) use totals::{CommandTotals, Totals};
 
 /// What a request asked for, as statistics count it.
 pub use crate::block::CommandKind as Operation;

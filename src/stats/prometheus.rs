@@ -10,7 +10,7 @@ use crate::block::{BlockError, CommandKind};
 
 /// Which of the two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// What Prometheus has read ever since.
     Prometheus,
     /// The standard made of it.
@@ -19,12 +19,12 @@ pub enum Format {
 
 impl Format {
     /// The best one that an `Accept` header asks for.
-    pub fn accepted(accept: &str) -> Self {
+    pub(crate) fn accepted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
     }
 
     /// The media type of the format.
-    pub const fn content_type(self) -> &'static str {
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -34,7 +34,7 @@ impl Format {
 
 /// What is told of an export beside its statistics.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExportFacts {
+pub(crate) struct ExportFacts {
     /// Its [label](export_label).
     pub label: String,
     /// Bytes.
@@ -45,7 +45,7 @@ pub struct ExportFacts {
 
 /// Everything that metrics are made of.
 #[derive(Debug)]
-pub struct Metrics<'a> {
+pub(crate) struct Metrics<'a> {
     /// In the server's order.
     pub exports: &'a [ExportFacts],
     /// Bytes of address space in which the file of each is mapped.
@@ -68,7 +68,7 @@ pub struct Metrics<'a> {
 
 /// What the kernel knows of the process; `None` is left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ProcessFacts {
+pub(crate) struct ProcessFacts {
     /// Processor time of all threads, in seconds.
     pub cpu_seconds: f64,
     /// When it started, in seconds since 1970.
@@ -88,7 +88,7 @@ pub struct ProcessFacts {
 /// The value of the label `export`: the export's name, and `(default)` for the default export, whose name is empty: to Prometheus a label
 /// without a value is no label. An export that is really called `(default)` is shown as `((default))`, and so on, so that two exports
 /// never have the same label.
-pub fn export_label(name: &str) -> String {
+pub(crate) fn export_label(name: &str) -> String {
     const DEFAULT: &str = "(default)";
     let mut core = name;
     while let Some(inner) = core.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
@@ -102,7 +102,7 @@ pub fn export_label(name: &str) -> String {
 
 /// Clients since the start.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ClientCounts {
+pub(crate) struct ClientCounts {
     /// Those that came.
     pub handshakes: u64,
     /// Those of them that chose an export, and that a shard took.
@@ -134,7 +134,7 @@ const BUCKETS: [(u64, &str); 20] = [
 ];
 
 /// The text of all metrics.
-pub fn render(metrics: &Metrics<'_>, format: Format) -> String {
+pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
     let Metrics {
         exports,

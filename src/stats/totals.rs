@@ -8,7 +8,7 @@ use crate::block::CommandKind;
 
 /// Everything since the start, or since [`Totals::clear`].
 #[derive(Debug, Clone)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// By export, in the server's order.
     pub exports: Vec<ExportTotals>,
     /// By shard: how things stood when it was last asked.
@@ -19,7 +19,7 @@ pub struct Totals {
 
 /// One export.
 #[derive(Debug, Clone, Default)]
-pub struct ExportTotals {
+pub(crate) struct ExportTotals {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandTotals>>; CommandKind::ALL.len()],
     /// Error replies.
@@ -34,7 +34,7 @@ pub struct ExportTotals {
 
 /// One command of one export.
 #[derive(Debug, Clone)]
-pub struct CommandTotals {
+pub(crate) struct CommandTotals {
     /// Requests whose reply is out.
     pub requests: u64,
     /// Bytes that the requests named.
@@ -45,7 +45,7 @@ pub struct CommandTotals {
 
 impl Totals {
     /// Nothing yet, for so many exports and shards.
-    pub fn new(exports: usize, shards: usize) -> Self {
+    pub(crate) fn new(exports: usize, shards: usize) -> Self {
         Self {
             exports: vec![ExportTotals::default(); exports],
             gauges: vec![Gauges::default(); shards],
@@ -54,20 +54,20 @@ impl Totals {
     }
 
     /// Adds what a shard recorded.
-    pub fn add(&mut self, shard: usize, interval: &Interval) {
+    pub(crate) fn add(&mut self, shard: usize, interval: &Interval) {
         self.gauges[shard] = interval.gauges;
         self.export_gauges[shard].clone_from(&interval.export_gauges);
         self.add_exports(interval);
     }
 
     /// A shard is gone, and with it all that stood there.
-    pub fn forget_gauges(&mut self, shard: usize) {
+    pub(crate) fn forget_gauges(&mut self, shard: usize) {
         self.gauges[shard] = Gauges::default();
         self.export_gauges[shard].clear();
     }
 
     /// How things stand with an export on all shards.
-    pub fn export_gauges(&self, export: usize) -> ExportGauges {
+    pub(crate) fn export_gauges(&self, export: usize) -> ExportGauges {
         let mut sum = ExportGauges::default();
         for of in self.export_gauges.iter().filter_map(|shard| shard.get(export)) {
             sum.connections += of.connections;
@@ -77,14 +77,14 @@ impl Totals {
     }
 
     /// Adds what a shard recorded, but not how things stand.
-    pub fn add_exports(&mut self, interval: &Interval) {
+    pub(crate) fn add_exports(&mut self, interval: &Interval) {
         for (total, export) in self.exports.iter_mut().zip(&interval.exports) {
             total.add(export);
         }
     }
 
     /// Forgets everything but how things stand; for totals of one interval of time.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for export in &mut self.exports {
             let mut commands = std::mem::take(&mut export.commands);
             for command in commands.iter_mut().flatten() {

@@ -35,7 +35,7 @@ fn control(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Res
 ///
 /// # Errors
 /// `EAGAIN` when somebody has it exclusively; others where the file system has no locks.
-pub fn lock_byte(file: &File, offset: u64) -> io::Result<()> {
+pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<()> {
     control(file, libc::F_OFD_SETLK, &mut request(libc::F_RDLCK, offset))
 }
 
@@ -43,7 +43,7 @@ pub fn lock_byte(file: &File, offset: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
+pub(crate) fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
     control(file, libc::F_OFD_SETLK, &mut request(libc::F_UNLCK, offset))
 }
 
@@ -51,7 +51,7 @@ pub fn unlock_byte(file: &File, offset: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub fn other_holder(file: &File, offset: u64) -> io::Result<Option<Holder>> {
+pub(crate) fn other_holder(file: &File, offset: u64) -> io::Result<Option<Holder>> {
     let mut lock = request(libc::F_WRLCK, offset);
     control(file, libc::F_OFD_GETLK, &mut lock)?;
     Ok(match libc::c_int::from(lock.l_type) {

@@ -1,6 +1,7 @@
-//! System call filters: what a process gives up.
+//! What a process gives up: filters of system calls, and how errors tell of it.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Puts a seccomp filter in front of all threads of the process, now and in future. Refused calls go to the audit log.
 ///
@@ -20,5 +21,30 @@ pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
         0 => Ok(()),
         thread @ 1.. => Err(io::Error::other(format!("thread {thread} has filters of its own"))),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Some of the process may be refused what it asks for.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// The process is confined from now on: [`hint`] says so.
+pub fn note() {
+    CONFINED.store(true, Ordering::Relaxed);
+}
+
+/// What to add to the message of an error that confinement may have caused; empty when it cannot be.
+pub fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => hint_of_unknown(),
+        _ => "",
+    }
+}
+
+/// As [`hint`], where the cause is not known.
+pub(crate) fn hint_of_unknown() -> &'static str {
+    if CONFINED.load(Ordering::Relaxed) {
+        "; try --sandbox off to see whether a system call was refused"
+    } else {
+        ""
     }
 }

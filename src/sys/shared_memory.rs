@@ -16,7 +16,7 @@ const WORD: usize = 8;
 /// always the same: Rust does not allow two atomic accesses of different sizes to race. So a copy that begins or ends inside a word
 /// exchanges that word, which leaves the other bytes as whoever writes them has left them.
 #[derive(Debug)]
-pub struct SharedMemory {
+pub(crate) struct SharedMemory {
     mapping: Mapping,
     length: u64,
 }
@@ -49,7 +49,7 @@ impl SharedMemory {
     ///
     /// # Errors
     /// The kernel's, mostly `ENOMEM`.
-    pub fn new(length: u64) -> io::Result<Self> {
+    pub(crate) fn new(length: u64) -> io::Result<Self> {
         let rounded =
             length.max(1).checked_next_multiple_of(4096).and_then(|bytes| usize::try_from(bytes).ok());
         let rounded = rounded.ok_or(io::ErrorKind::OutOfMemory)?;
@@ -57,7 +57,7 @@ impl SharedMemory {
     }
 
     /// Bytes.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
@@ -77,7 +77,7 @@ impl SharedMemory {
     }
 
     /// Copies from `offset` into `target`.
-    pub fn read(&self, offset: u64, target: &mut [u8]) {
+    pub(crate) fn read(&self, offset: u64, target: &mut [u8]) {
         let (Parts { at, head, words: whole, tail, .. }, mut words) = self.parts(offset, target.len());
         let (target_head, rest) = target.split_at_mut(head);
         let (target_words, target_tail) = rest.split_at_mut(whole * WORD);
@@ -94,7 +94,7 @@ impl SharedMemory {
     }
 
     /// Copies `source` to `offset`.
-    pub fn write(&self, offset: u64, source: &[u8]) {
+    pub(crate) fn write(&self, offset: u64, source: &[u8]) {
         let (Parts { at, head, words: whole, tail, .. }, mut words) = self.parts(offset, source.len());
         let (source_head, rest) = source.split_at(head);
         let (source_words, source_tail) = rest.split_at(whole * WORD);
@@ -111,7 +111,7 @@ impl SharedMemory {
     }
 
     /// Makes a range zero and gives its whole pages back to the kernel.
-    pub fn discard(&self, range: ByteRange) {
+    pub(crate) fn discard(&self, range: ByteRange) {
         const PAGE: u64 = 4096;
         assert!(range.is_within(self.length), "beyond the memory");
         let first = range.offset().next_multiple_of(PAGE).min(range.end());

@@ -157,7 +157,7 @@ fn requests_of_the_last_moment_are_in_the_log() {
     // Nothing is waited for: the last second is written when the shards have ended.
     server.stop();
     let text = std::fs::read_to_string(&log).unwrap();
-    let log = ringnbd::stats::interval_log::IntervalLog::parse(&text).unwrap();
+    let log = ringnbd::internal::stats::interval_log::IntervalLog::parse(&text).unwrap();
     let totals = log.intervals.iter().filter(|interval| interval.tag == "/read/total");
     assert_eq!(totals.map(|interval| interval.histogram().unwrap().len()).sum::<u64>(), 100);
 }

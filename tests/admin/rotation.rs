@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use ringnbd::stats::interval_log::IntervalLog;
+use ringnbd::internal::stats::interval_log::IntervalLog;
 
 use crate::peers;
 use crate::support::raw::{Connection, Mode};

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ringnbd::client::{self, ClientError, Connection, Timeouts};
+use ringnbd::internal::client::{self, ClientError, Connection, Timeouts};
 
 use crate::fake::{self, Act, Hear, Say, Wait};
 use crate::peers::{self, Daemon, Finished};

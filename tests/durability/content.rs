@@ -1,6 +1,6 @@
 //! What sectors hold: each says by which write it was made and where it belongs, and everything else in it follows from that.
 
-use ringnbd::random::{STEP, mixed};
+use ringnbd::internal::random::{STEP, mixed};
 
 /// Bytes of a sector: what may be old or new as a whole when a write was cut off.
 pub(crate) const SECTOR: usize = 512;

@@ -1,6 +1,6 @@
 //! Disk contents made from a seed: the tests' oracle.
 
-use ringnbd::random::Random;
+use ringnbd::internal::random::Random;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;

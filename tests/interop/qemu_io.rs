@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::peers::{self, Finished, run};
 use crate::picture::{Picture, assert_same};
 use crate::subject::{Disk, Subject, Transport};
-use ringnbd::random::Random;
+use ringnbd::internal::random::Random;
 
 const SIZE: usize = 16 << 20;
 const MIB: usize = 1 << 20;

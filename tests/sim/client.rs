@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringnbd::ring::sim::{Faults, Random, SocketId, World, mixed};
+use ringnbd::internal::ring::sim::{Faults, Random, SocketId, World, mixed};
 
 use super::oracle::{Oracle, WriteId};
 use super::request::{Asked, Expect, Setting};

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::backend::Export;
-use ringnbd::config::{Limits, Pinning};
-use ringnbd::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
-use ringnbd::shard::SteppedShard;
+use ringnbd::internal::backend::Export;
+use ringnbd::internal::config::{Limits, Pinning};
+use ringnbd::internal::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
+use ringnbd::internal::shard::SteppedShard;
 
 use super::plan::{Disk, Plan, negotiated};
 use super::run::Report;

@@ -4,7 +4,7 @@
 //! a unit's edge, so all bytes of a unit have one history: the writes that touched it. Moments are numbers that grow with everything
 //! that a client does.
 
-use ringnbd::ring::sim::mixed;
+use ringnbd::internal::ring::sim::mixed;
 
 /// Later than everything.
 const NEVER: u64 = u64::MAX;

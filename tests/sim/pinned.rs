@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ringnbd::config::{Limits, Pinning};
-use ringnbd::ring::sim::{Faults, Random, World};
+use ringnbd::internal::config::{Limits, Pinning};
+use ringnbd::internal::ring::sim::{Faults, Random, World};
 
 use super::plan::{Disk, Plan};
 use super::run::{Report, run_plan};

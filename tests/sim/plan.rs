@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::backend::Export;
-use ringnbd::config::{Limits, Pinning, Shutdown};
-use ringnbd::nbd::meta_context::MetaContext;
-use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
-use ringnbd::ring::sim::Random;
-use ringnbd::shard::{Negotiated, ShardConfig};
+use ringnbd::internal::backend::Export;
+use ringnbd::internal::config::{Limits, Pinning, Shutdown};
+use ringnbd::internal::nbd::meta_context::MetaContext;
+use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use ringnbd::internal::ring::sim::Random;
+use ringnbd::internal::shard::{Negotiated, ShardConfig};
 
 use super::oracle::fill;
 use super::request::Setting;

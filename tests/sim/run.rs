@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::backend::Export;
-use ringnbd::config::Shutdown;
-use ringnbd::ring::sim::{Entered, Faults, Random, SocketId, World};
-use ringnbd::shard::{Holdings, SteppedShard};
+use ringnbd::internal::backend::Export;
+use ringnbd::internal::config::Shutdown;
+use ringnbd::internal::ring::sim::{Entered, Faults, Random, SocketId, World};
+use ringnbd::internal::shard::{Holdings, SteppedShard};
 
 use super::client::{Client, Context};
 use super::oracle::{Oracle, WriteId};
@@ -40,7 +40,7 @@ struct Simulation {
     shards: Vec<SteppedShard>,
     /// A shard whose thread does not run, and for how many steps more.
     off_cpu: Option<(usize, u64)>,
-    files: Vec<ringnbd::ring::sim::FileId>,
+    files: Vec<ringnbd::internal::ring::sim::FileId>,
     oracles: Vec<Oracle>,
     clients: Vec<Client>,
     /// When each client does something next.
@@ -94,7 +94,7 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
     simulation.check_sleep()?;
     simulation.survive()?;
     let mut trace = simulation.world.trace();
-    trace = ringnbd::ring::sim::mixed(trace ^ simulation.tick);
+    trace = ringnbd::internal::ring::sim::mixed(trace ^ simulation.tick);
     Ok(Report {
         trace,
         answered: simulation.answered,

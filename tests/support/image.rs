@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ringnbd::random::{STEP, mixed};
+use ringnbd::internal::random::{STEP, mixed};
 use tempfile::TempDir;
 
 use super::PATIENCE;

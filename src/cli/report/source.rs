@@ -52,7 +52,7 @@ pub(super) struct Reading {
 
 /// A moment of a log.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Moment {
+pub(crate) enum Moment {
     /// Seconds since its beginning.
     After(f64),
     /// Seconds since 1970.

@@ -11,15 +11,15 @@ mod complete;
 mod connection;
 mod framing;
 mod measure;
-pub mod pattern;
-pub mod plan;
-pub mod results;
+pub(crate) mod pattern;
+pub(crate) mod plan;
+pub(crate) mod results;
 mod run;
 mod set_up;
 mod slots;
 mod start;
 mod tracker;
-pub mod verify;
+pub(crate) mod verify;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,8 +34,8 @@ use crate::nbd::session::ReplyMode;
 use crate::ring::RingError;
 use crate::sys::Doorbell;
 
-pub use plan::{Area, Kind, Pattern};
-pub use results::{KindResults, Results};
+pub use plan::{Kind, Pattern};
+pub use results::Results;
 pub use set_up::Load;
 
 /// What load to generate.

@@ -52,7 +52,7 @@ impl Stamp {
 }
 
 /// Fills `bytes`, whole units, with the content of a generation at `offset`.
-pub fn fill(bytes: &mut [u8], stamp: Stamp) {
+pub(crate) fn fill(bytes: &mut [u8], stamp: Stamp) {
     for (index, unit) in bytes.chunks_exact_mut(UNIT).enumerate() {
         Stamp { offset: stamp.offset + (index * UNIT) as u64, ..stamp }.write(unit);
     }
@@ -168,7 +168,7 @@ impl fmt::Display for Mismatch {
 ///
 /// # Errors
 /// [`Mismatch`], with the first wrong unit.
-pub fn check(bytes: &[u8], expected: Stamp) -> Result<(), Box<Mismatch>> {
+pub(crate) fn check(bytes: &[u8], expected: Stamp) -> Result<(), Box<Mismatch>> {
     let at = |index: usize| Stamp { offset: expected.offset + (index * UNIT) as u64, ..expected };
     let units = || bytes.chunks_exact(UNIT).enumerate();
     if units().all(|(index, unit)| at(index).is_on(unit)) {

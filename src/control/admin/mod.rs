@@ -51,6 +51,8 @@ pub(super) struct Admin {
     is_local: bool,
     /// Shards record times.
     histograms: bool,
+    /// Asked each time.
+    log_lines_dropped: fn() -> u64,
     started: SystemTime,
     process: Process,
 }
@@ -63,6 +65,7 @@ impl Admin {
         sources: Vec<(Arc<Export>, String)>,
         is_local: bool,
         histograms: bool,
+        log_lines_dropped: fn() -> u64,
     ) -> Rc<Self> {
         let facts = plane.exports.iter().map(|export| ExportFacts {
             label: export_label(&export.name),
@@ -71,7 +74,17 @@ impl Admin {
         });
         let facts = facts.collect();
         let (started, process) = (SystemTime::now(), Process::open());
-        Rc::new(Self { plane, collector, facts, sources, is_local, histograms, started, process })
+        Rc::new(Self {
+            plane,
+            collector,
+            facts,
+            sources,
+            is_local,
+            histograms,
+            log_lines_dropped,
+            started,
+            process,
+        })
     }
 
     /// Accepts as long as it is let.

@@ -9,7 +9,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Admin;
-use crate::control::log::LOG;
 use crate::stats::prometheus::{Format, Metrics, render};
 
 /// One page without anything from outside.
@@ -90,7 +89,7 @@ impl Admin {
             responsive: &responsive,
             clients: self.plane.counts(),
             shards_failed: self.plane.failures(),
-            log_lines_dropped: LOG.dropped(),
+            log_lines_dropped: (self.log_lines_dropped)(),
             start_unix_seconds: self.start_unix_seconds(),
             process: self.process.look(),
         };

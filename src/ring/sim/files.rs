@@ -6,7 +6,7 @@ use crate::block::{ByteRange, Extent};
 use crate::random::Random;
 
 /// Bytes that a power cut keeps or loses together.
-pub const SECTOR: usize = 512;
+pub(crate) const SECTOR: usize = 512;
 /// Bytes that the page cache reads and writes back together.
 pub(super) const PAGE: usize = 4096;
 

@@ -35,7 +35,6 @@ use std::time::Duration;
 pub use crate::random::{Random, mixed};
 pub(super) use engine::Engine;
 pub use faults::Faults;
-pub use files::SECTOR;
 pub(super) use mapped::MappedFile;
 
 use crate::block::{ByteRange, Extent};

@@ -4,12 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::block::BlockSizes;
-use ringnbd::nbd::meta_context::MetaContext;
-use ringnbd::nbd::server::inbound::{Inbound, Piece};
-use ringnbd::nbd::server::request::{Command, Rejected, Request, header_length, parse_filter};
-use ringnbd::nbd::server::requests::{Event, RequestParser};
-use ringnbd::nbd::session::{ReplyMode, SelectedContext, Session};
+use ringnbd::internal::block::BlockSizes;
+use ringnbd::internal::nbd::meta_context::MetaContext;
+use ringnbd::internal::nbd::server::inbound::{Inbound, Piece};
+use ringnbd::internal::nbd::server::request::{Command, Rejected, Request, header_length, parse_filter};
+use ringnbd::internal::nbd::server::requests::{Event, RequestParser};
+use ringnbd::internal::nbd::session::{ReplyMode, SelectedContext, Session};
 
 fn session(kind: u8) -> Session {
     let reply_mode = [ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended][usize::from(kind % 3)];

@@ -12,16 +12,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::backend::Export;
-use ringnbd::config::{ExportUri, Limits};
-use ringnbd::nbd::client::replies::{Event, ReplyParser};
-use ringnbd::nbd::client::request::ClientRequest;
-use ringnbd::nbd::meta_context::MetaContext;
-use ringnbd::nbd::server::handshake::{Event as HandshakeEvent, Handshake, HandshakeLimits};
-use ringnbd::nbd::server::request::{Rejected, Request, header_length};
-use ringnbd::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
-use ringnbd::nbd::wire::*;
-use ringnbd::shard::{Negotiated, ShardConfig, ShardHandle};
+use ringnbd::internal::backend::Export;
+use ringnbd::internal::config::{ExportUri, Limits};
+use ringnbd::internal::nbd::client::replies::{Event, ReplyParser};
+use ringnbd::internal::nbd::client::request::ClientRequest;
+use ringnbd::internal::nbd::meta_context::MetaContext;
+use ringnbd::internal::nbd::server::handshake::{Event as HandshakeEvent, Handshake, HandshakeLimits};
+use ringnbd::internal::nbd::server::request::{Rejected, Request, header_length};
+use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use ringnbd::internal::nbd::wire::*;
+use ringnbd::internal::shard::{Negotiated, ShardConfig, ShardHandle};
 
 /// Longer than any answer takes, even when the machine is busy: reaching it is a hang.
 const PATIENCE: Duration = Duration::from_secs(60);

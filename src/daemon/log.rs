@@ -21,9 +21,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 const ROOM: usize = 256 << 10;
 
 /// The log: the standard error.
-pub static LOG: Log = Log::new(Target::StandardError);
+pub(crate) static LOG: Log = Log::new(Target::StandardError);
 /// What `serve` tells people: the standard output.
-pub static OUTPUT: Log = Log::new(Target::StandardOutput);
+pub(crate) static OUTPUT: Log = Log::new(Target::StandardOutput);
 
 /// Starts the threads that write [`LOG`] and [`OUTPUT`] from now on.
 ///
@@ -57,7 +57,7 @@ enum Target {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     target: Target,
     state: Mutex<State>,
     /// There is something to write.
@@ -85,12 +85,12 @@ impl Log {
     }
 
     /// Lines that were dropped since the start.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
     /// Writes lines, or keeps them to be written; never waits once the log is detached.
-    pub fn write(&self, lines: &[u8]) {
+    pub(crate) fn write(&self, lines: &[u8]) {
         let mut state = self.state();
         if !state.detached {
             self.count(write_all(self.fd(), lines).err().map_or(0, |_| 1));
@@ -110,7 +110,7 @@ impl Log {
     ///
     /// # Errors
     /// No thread.
-    pub fn detach(&'static self, tell: impl Fn(u64) + Send + 'static) -> io::Result<()> {
+    pub(crate) fn detach(&'static self, tell: impl Fn(u64) + Send + 'static) -> io::Result<()> {
         if std::mem::replace(&mut self.state().detached, true) {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Log {
     }
 
     /// Waits until everything is written, but no longer than `patience`.
-    pub fn flush(&self, patience: Duration) {
+    pub(crate) fn flush(&self, patience: Duration) {
         let unfinished = |state: &mut State| state.writing || !state.pending.is_empty() || state.missing > 0;
         let state = self.state();
         if state.detached {

@@ -1,21 +1,22 @@
-//! The last step before the first client: the server goes into its sandbox, and says that it is there.
+//! The last step before the first client: the server goes into its sandbox, and its pidfile is ready.
 
-use super::listener::SocketFile;
-use super::pidfile::{Pidfile, Prepared};
-use super::server::StartError;
+use std::path::Path;
+
+use super::pidfile::{Pidfile, PidfileError, Prepared};
+use crate::control::{HostError, Ready};
 use crate::sandbox::{Names, Sandbox};
 
-/// A pidfile on its way.
+/// How far a pidfile is.
 pub(super) enum Announcement {
-    /// There is to be none, or it is there.
+    /// It is where it belongs, or nobody wants one.
     Made(Option<Pidfile>),
-    /// It needs its name.
+    /// Its content is there, under another name.
     Prepared(Prepared),
 }
 
 impl Announcement {
-    /// The pidfile says from now on that the server is up.
-    pub(super) fn publish(self) -> Result<Option<Pidfile>, StartError> {
+    /// The pidfile says that the server is up.
+    pub(super) fn publish(self) -> Result<Option<Pidfile>, PidfileError> {
         match self {
             Self::Made(pidfile) => Ok(pidfile),
             Self::Prepared(prepared) => Ok(Some(prepared.publish()?)),
@@ -23,25 +24,25 @@ impl Announcement {
     }
 }
 
-/// Hands over what has to change its owner, and [enters](Sandbox::enter).
-pub(super) fn enter<'a>(
+/// Enters the sandbox: from here on only what a running server needs. Files that it removes at its end are handed over to the user that it
+/// becomes; a pidfile that this user cannot remove is made at once, because it could not be made later either.
+pub(super) fn enter(
     sandbox: &Sandbox,
-    sockets: impl Iterator<Item = &'a SocketFile>,
+    ready: Ready<'_>,
     pidfile: Option<Prepared>,
-) -> Result<Announcement, StartError> {
+) -> Result<Announcement, HostError> {
     let mut names = Names::default();
-    for socket in sockets {
-        names.removed.push(socket.path().to_owned());
-        if let Some(user) = sandbox.successor() {
-            give_away(sandbox, socket, user);
-        }
+    names.removed.extend(ready.sockets());
+    if let Some(user) = sandbox.successor() {
+        ready.hand_sockets_over(user);
+        names.removed.iter().for_each(|path| warn_if_it_stays(sandbox, path));
     }
     names.pidfile = pidfile.as_ref().map(|pidfile| pidfile.temporary().to_owned());
     let announcement = match (pidfile, sandbox.successor()) {
         (None, _) => Announcement::Made(None),
         (Some(pidfile), None) => Announcement::Prepared(pidfile),
         (Some(pidfile), Some(user)) if sandbox.may_change_beside(pidfile.temporary()) => {
-            pidfile.hand_over(user).map_err(StartError::Runtime)?;
+            pidfile.hand_over(user)?;
             Announcement::Prepared(pidfile)
         }
         // The last chance: in /run and the like a pidfile is root's, and what reads it knows that it may be a stale one.
@@ -62,13 +63,9 @@ pub(super) fn enter<'a>(
     Ok(announcement)
 }
 
-/// A socket that its user can neither connect to nor remove is less than was hoped for, but serves others.
-fn give_away(sandbox: &Sandbox, socket: &SocketFile, user: (u32, u32)) {
-    let path = socket.path().display();
-    if let Err(error) = socket.hand_over(user) {
-        tracing::warn!(%path, reason = %error, "cannot hand the socket over to the user of the server");
-    }
-    if !sandbox.may_change_beside(socket.path()) {
+fn warn_if_it_stays(sandbox: &Sandbox, socket: &Path) {
+    if !sandbox.may_change_beside(socket) {
+        let path = socket.display();
         tracing::warn!(%path, "the socket stays behind at the end: give the user of the server a directory of its own");
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::sandbox;
+use crate::control::ownership;
 
 /// A pidfile of this process, removed when dropped.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(super) struct Pidfile {
 
 /// Why there cannot be a pidfile.
 #[derive(Debug, thiserror::Error)]
-pub enum PidfileError {
+pub(crate) enum PidfileError {
     /// Another server runs with it.
     #[error(
         "the pidfile {path} belongs to a running server (process {pid}): stop it, or choose another --pidfile"
@@ -81,7 +81,7 @@ impl Prepared {
 
     /// Makes it belong to a user, who can publish it then.
     pub(super) fn hand_over(&self, user: (u32, u32)) -> io::Result<()> {
-        sandbox::hand_over(&self.file, (Some(user.0), user.1))
+        ownership::hand_over(&self.file, (Some(user.0), user.1))
     }
 
     /// Gives it its name, so that a reader sees nothing or all of it.

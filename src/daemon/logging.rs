@@ -13,15 +13,15 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::log::{LOG, OUTPUT};
+use super::stdio::{stderr_is_the_client, stderr_is_the_journal};
 use crate::config::LogFormat;
-use crate::control::log::{LOG, OUTPUT};
-use crate::control::stdio::{stderr_is_the_client, stderr_is_the_journal};
 
 /// How long the last lines wait for a reader that is stuck.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The form when nobody said which: text on a terminal and in the journal, structured otherwise.
-pub(super) fn default_format() -> LogFormat {
+pub(crate) fn default_format() -> LogFormat {
     let people_read = io::stderr().is_terminal() || stderr_is_the_journal();
     if people_read { LogFormat::Human } else { LogFormat::Json }
 }
@@ -30,7 +30,7 @@ pub(super) fn default_format() -> LogFormat {
 ///
 /// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `info` without it, `debug` when `verbose`. One that cannot be read is told, and
 /// as good as none.
-pub(super) fn start(format: LogFormat, verbose: bool, stdio: bool) {
+pub(crate) fn start(format: LogFormat, verbose: bool, stdio: bool) {
     let default = if verbose { "ringnbd=debug,info" } else { "info" };
     let chosen = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|text| !text.is_empty());
     let filter = chosen.as_ref().map(|text| text.to_str().and_then(|text| EnvFilter::try_new(text).ok()));
@@ -74,7 +74,7 @@ pub(super) fn start(format: LogFormat, verbose: bool, stdio: bool) {
 }
 
 /// The last thing that a server does: what it said is written, unless nobody reads.
-pub(super) fn finish() {
+pub(crate) fn finish() {
     OUTPUT.flush(LAST_LINES);
     LOG.flush(LAST_LINES);
 }

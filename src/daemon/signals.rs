@@ -75,7 +75,7 @@ fn ignored() -> u64 {
 ///
 /// # Errors
 /// The kernel's, when there is no room for a thread or a descriptor.
-pub fn on_stop(
+pub(crate) fn on_stop(
     first: impl FnOnce() + Send + 'static,
     second: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {

@@ -12,10 +12,10 @@ use rustix::net::SocketType;
     "--stdio needs a connected stream socket as standard input, as inetd, libnbd and systemd's Accept=yes give it; \
      to listen, use --unix or --tcp"
 )]
-pub struct NoClient;
+pub(crate) struct NoClient;
 
 /// The socket of the client on fd 0, as a descriptor of our own.
-pub(super) fn client() -> Result<OwnedFd, NoClient> {
+pub(crate) fn client() -> Result<OwnedFd, NoClient> {
     let stdin = io::stdin();
     let kind = rustix::net::sockopt::socket_type(&stdin).map_err(|_| NoClient)?;
     let listens = rustix::net::sockopt::socket_acceptconn(&stdin).unwrap_or(false);
@@ -29,7 +29,7 @@ pub(super) fn client() -> Result<OwnedFd, NoClient> {
 }
 
 /// Whether the standard error goes to the client, as inetd has it: then nothing may be written there.
-pub fn stderr_is_the_client() -> bool {
+pub(crate) fn stderr_is_the_client() -> bool {
     let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
     match (rustix::fs::fstat(io::stdin()), rustix::fs::fstat(io::stderr())) {
         (Ok(stdin), Ok(stderr)) => identity(stdin) == identity(stderr),
@@ -39,7 +39,7 @@ pub fn stderr_is_the_client() -> bool {
 
 /// Whether the standard error goes to the journal of systemd, by what `JOURNAL_STREAM` says: it is inherited by processes whose streams go
 /// elsewhere.
-pub fn stderr_is_the_journal() -> bool {
+pub(crate) fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -1,0 +1,122 @@
+//! What the `ringnbd` command, tests, benches and fuzz targets reach of the inside. It promises nothing: names come and go at any time.
+
+pub use ringnbd_proto as nbd;
+pub use ringnbd_proto::vocabulary as block;
+
+pub mod backend {
+    pub use crate::backend::Export;
+}
+
+#[cfg(feature = "sim")]
+pub mod canary {
+    pub use crate::canary::{ALL, Canary, switch};
+}
+
+pub mod client {
+    pub use crate::client::{
+        ClientError, Connection, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
+    };
+
+    pub mod load {
+        pub use crate::client::load::{
+            Interval, Kind, Load, LoadOptions, Observer, Pattern, Replies, Results, Stop,
+        };
+
+        pub mod pattern {
+            pub use crate::client::load::pattern::{Mismatch, UNIT};
+        }
+
+        pub mod results {
+            pub use crate::client::load::results::empty_histogram;
+        }
+    }
+
+    pub mod uri {
+        pub use crate::client::uri::NbdUri;
+    }
+}
+
+pub mod config {
+    pub use crate::config::{
+        AdminAddress, Config, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat, Pinning, RunAs,
+        SandboxMode, Settings, Shutdown,
+    };
+
+    pub mod cpus {
+        pub use crate::config::cpus::CpuList;
+    }
+
+    pub mod listen {
+        pub use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
+    }
+
+    pub mod size {
+        pub use crate::config::size::{parse_duration, parse_size};
+    }
+}
+
+pub mod control {
+    pub use crate::control::{
+        Ending, Host, HostError, Listener, Ready, Served, Service, StartError, check, inherited, run,
+    };
+
+    pub mod machine {
+        pub use crate::control::machine::survey;
+    }
+
+    pub mod ownership {
+        pub use crate::control::ownership::{find_group, found, hand_over, number};
+    }
+}
+
+pub mod random {
+    pub use crate::random::{Random, STEP, mixed};
+}
+
+pub mod ring {
+    pub use crate::ring::{BufferPool, FileMapping, LARGEST_LEASE, Ring, RingOptions};
+
+    #[cfg(feature = "sim")]
+    pub mod sim {
+        pub use crate::ring::sim::{Entered, Faults, FileId, Random, SocketId, World, mixed};
+    }
+}
+
+pub mod shard {
+    #[cfg(feature = "sim")]
+    pub use crate::shard::{Holdings, SteppedShard};
+    pub use crate::shard::{Negotiated, ShardConfig, ShardHandle};
+
+    #[cfg(feature = "bench")]
+    pub mod bench {
+        pub use crate::shard::bench::{Content, OutboundRounds, ShardRounds, TableRounds};
+    }
+}
+
+pub mod stats {
+    pub use crate::stats::{
+        ExportInterval, HEAT_ROWS, Operation, Percentiles, Phase, Timing, add_heat, heat_row_start_ns,
+    };
+
+    pub mod interval_log {
+        pub use crate::stats::interval_log::{
+            IntervalLog, IntervalLogWriter, LONG_AGO, LogError, LoggedInterval, split_tag, tag,
+        };
+    }
+
+    pub mod provenance {
+        pub use crate::stats::provenance::{COMMAND, MACHINE, comments, machine};
+    }
+}
+
+pub mod sys {
+    pub use crate::sys::pin_to_cpu;
+
+    pub mod confine {
+        pub use crate::sys::confine::{hint, install_filter, note};
+    }
+}
+
+pub mod task {
+    pub use crate::task::{ReadyList, Tasks};
+}
