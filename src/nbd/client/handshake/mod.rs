@@ -6,6 +6,7 @@
 
 mod option_reply;
 mod outcome;
+mod query;
 mod script;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use crate::headers::{Greeting, OptionHeader};
 use crate::session::ReplyMode;
 use crate::wire::*;
 use option_reply::{HEADER, Header, OptionReply};
-use script::{Next, Script, Stage};
+use query::Stage;
+use script::{Next, Script};
 
 /// What a whole handshake may receive, each reply counted with [`REPLY_COST`] beside its length: it bounds time and memory.
 const MAX_RECEIVED: u64 = 64 << 20;

@@ -7,36 +7,10 @@ use core::mem::take;
 
 use super::option_reply::{Info, OptionReply};
 use super::outcome::*;
+use super::query::{Stage, context_queries, export_query};
 use crate::session::ReplyMode;
 use crate::vocabulary::BlockSizes;
 use crate::wire::*;
-
-/// An option in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    ExtendedHeaders,
-    StructuredReply,
-    List,
-    /// LIST_META_CONTEXT without queries, for the export at hand.
-    OfferedContexts,
-    SelectContexts,
-    Info,
-    Go,
-}
-
-impl Stage {
-    pub(super) const fn option(self) -> u32 {
-        match self {
-            Self::ExtendedHeaders => NBD_OPT_EXTENDED_HEADERS,
-            Self::StructuredReply => NBD_OPT_STRUCTURED_REPLY,
-            Self::List => NBD_OPT_LIST,
-            Self::OfferedContexts => NBD_OPT_LIST_META_CONTEXT,
-            Self::SelectContexts => NBD_OPT_SET_META_CONTEXT,
-            Self::Info => NBD_OPT_INFO,
-            Self::Go => NBD_OPT_GO,
-        }
-    }
-}
 
 /// What to do next.
 #[derive(Debug)]
@@ -337,27 +311,4 @@ fn without_export(refusal: &HandshakeError) -> String {
         HandshakeError::UnknownExport { .. } => "the server lists it and then denies it".into(),
         other => other.to_string(),
     }
-}
-
-/// Data of INFO and GO.
-fn export_query(export: &str) -> Vec<u8> {
-    const REQUESTS: [u16; 3] = [NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE];
-    let mut data = string(export);
-    data.extend((REQUESTS.len() as u16).to_be_bytes());
-    data.extend(REQUESTS.iter().flat_map(|request| request.to_be_bytes()));
-    data
-}
-
-/// Data of LIST_META_CONTEXT and SET_META_CONTEXT.
-fn context_queries(export: &str, queries: &[String]) -> Vec<u8> {
-    let mut data = string(export);
-    data.extend((queries.len() as u32).to_be_bytes());
-    data.extend(queries.iter().flat_map(|query| string(query)));
-    data
-}
-
-fn string(text: &str) -> Vec<u8> {
-    let mut data = (text.len() as u32).to_be_bytes().to_vec();
-    data.extend(text.as_bytes());
-    data
 }

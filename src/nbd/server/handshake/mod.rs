@@ -14,133 +14,37 @@
 //! considerations"), and everything a client negotiated before would be forgotten by starting a new `Handshake`.
 
 mod options;
+mod outcome;
 mod parse;
 mod reply;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use alloc::borrow::ToOwned;
-use alloc::string::String;
 use alloc::vec::Vec;
+
+pub use outcome::{CloseReason, Event, HandshakeLimits, Negotiated};
+
 use zerocopy::byteorder::big_endian::{U16, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
-use self::options::Question;
-use self::reply::Refusal;
 use crate::headers::{Greeting, OptionHeader};
-use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use crate::session::ExportInfo;
 use crate::wire::*;
-
-/// What a client may make the server remember, read or do before it chose an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HandshakeLimits {
-    /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
-    pub option_length: u32,
-    /// Options in one handshake.
-    pub options: u32,
-    /// Bytes in one handshake, those that are skipped among them.
-    pub bytes: u64,
-}
-
-/// What the driver must do before it feeds on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Send [`Handshake::take_output`].
-    Output,
-    /// Find the export of this name and answer with [`Handshake::found`].
-    Lookup(String),
-    /// Answer with [`Handshake::listed`].
-    List,
-    /// The client chose an export; what is left of the input is its first requests.
-    Done(Negotiated),
-}
-
-/// The result of a handshake.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Negotiated {
-    /// As given to [`Handshake::found`].
-    pub export: usize,
-    /// What the transmission phase needs to know.
-    pub session: Session,
-}
-
-/// Why a handshake ended without an export.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// The client's wish, and no error.
-    #[error("the client ended the negotiation")]
-    Aborted,
-    /// "The server MUST drop the TCP connection if the client sets an unknown flag."
-    #[error("the client set unknown flags: {0:#010x}")]
-    UnknownClientFlags(u32),
-    /// Not an NBD client, or one that lost its place.
-    #[error("an option starts with {0:#018x} instead of IHAVEOPT")]
-    BadMagic(u64),
-    /// EXPORT_NAME with a name that no export can have; the option has no error reply.
-    #[error("the client sent a malformed export name: {0}")]
-    BadName(&'static str),
-    /// EXPORT_NAME with a name that does not exist.
-    #[error("the client asked for an export that does not exist: {0:?}")]
-    UnknownExport(String),
-    /// "A client that has used NBD_OPT_EXTENDED_HEADERS MUST NOT use EXPORT_NAME."
-    #[error("the client used EXPORT_NAME after EXTENDED_HEADERS")]
-    ExportNameAfterExtendedHeaders,
-    /// EXPORT_NAME for an export whose clients must keep its block sizes.
-    #[error("the export's block sizes must be negotiated, which EXPORT_NAME cannot do")]
-    BlockSizeRequired,
-    /// The server is stopping.
-    #[error("the server is shutting down")]
-    ShuttingDown,
-    /// [`HandshakeLimits::options`].
-    #[error("the client sent more than {0} options")]
-    TooManyOptions(u32),
-    /// [`HandshakeLimits::bytes`].
-    #[error("the client sent more than {0} bytes without choosing an export")]
-    TooManyBytes(u64),
-}
-
-/// What the machine waits for.
-#[derive(Debug)]
-enum State {
-    /// 32 bits of client flags.
-    ClientFlags,
-    /// The 16 bytes of an option's header.
-    Header,
-    /// The data of an option that is worth keeping.
-    Data { option: u32, length: u32 },
-    /// The rest of the data of an option that is refused, and the refusal unless it was sent already.
-    Skip { remaining: u64, refused: Option<(u32, Refusal)> },
-    /// The driver's answer.
-    Asking(Question),
-    /// Nothing: the result is to be fetched.
-    Finished(Negotiated),
-    /// Nothing more.
-    Closed(CloseReason),
-}
-
-/// The contexts of the last successful SET_META_CONTEXT.
-#[derive(Debug, Default)]
-struct ChosenContexts {
-    export: String,
-    contexts: Vec<SelectedContext>,
-}
+use options::Haggling;
+use state::{Question, State};
 
 /// The server's side of one handshake.
 #[derive(Debug)]
 pub struct Handshake {
     limits: HandshakeLimits,
+    haggling: Haggling,
     state: State,
     /// What the state waits for, as far as it has come: at most [`HandshakeLimits::option_length`] bytes.
     data: Vec<u8>,
-    output: Vec<u8>,
-    /// The client speaks fixed newstyle.
-    fixed: bool,
-    no_zeroes: bool,
-    mode: ReplyMode,
-    chosen: ChosenContexts,
     options: u32,
     bytes: u64,
-    shutting_down: bool,
 }
 
 impl Handshake {
@@ -153,22 +57,17 @@ impl Handshake {
         };
         Self {
             limits,
+            haggling: Haggling::new(limits.option_length, greeting.as_bytes().to_vec()),
             state: State::ClientFlags,
             data: Vec::new(),
-            output: greeting.as_bytes().to_vec(),
-            fixed: false,
-            no_zeroes: false,
-            mode: ReplyMode::Simple,
-            chosen: ChosenContexts::default(),
             options: 0,
             bytes: 0,
-            shutting_down: false,
         }
     }
 
     /// From now on every option but ABORT is refused, or no longer ("Termination of the session during option haggling").
     pub fn set_shutting_down(&mut self, shutting_down: bool) {
-        self.shutting_down = shutting_down;
+        self.haggling.shutting_down = shutting_down;
     }
 
     /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
@@ -190,12 +89,12 @@ impl Handshake {
 
     /// The bytes to send.
     pub fn output(&self) -> &[u8] {
-        &self.output
+        &self.haggling.output
     }
 
     /// The bytes to send, which leave the machine.
     pub fn take_output(&mut self) -> Vec<u8> {
-        core::mem::take(&mut self.output)
+        core::mem::take(&mut self.haggling.output)
     }
 
     /// Whether the client has sent anything yet.
@@ -205,8 +104,9 @@ impl Handshake {
 
     /// Bytes of the option that is coming in, or about which [`Event::Lookup`] asks, as far as they are kept.
     pub fn option_bytes(&self) -> usize {
-        match self.state {
-            State::Data { length, .. } => length as usize,
+        match &self.state {
+            State::Data { length, .. } => *length as usize,
+            State::Asking(Question::Meta { data, .. }) => data.len(),
             _ => self.data.len(),
         }
     }
@@ -216,11 +116,10 @@ impl Handshake {
     /// # Panics
     /// When nothing was asked.
     pub fn found(&mut self, export: Option<(usize, &ExportInfo)>) {
-        let data = core::mem::take(&mut self.data);
-        match core::mem::replace(&mut self.state, State::Header) {
-            State::Asking(question) if question != Question::List => self.answer(&question, &data, export),
+        self.state = match core::mem::replace(&mut self.state, State::Header) {
+            State::Asking(question) if question != Question::List => self.haggling.found(question, export),
             state => panic!("an answer to a lookup in {state:?}"),
-        }
+        };
     }
 
     /// Answers [`Event::List`] with the exports to show.
@@ -234,15 +133,15 @@ impl Handshake {
             self.state
         );
         for export in exports {
-            reply::server(&mut self.output, export);
+            reply::server(&mut self.haggling.output, export);
         }
-        reply::acknowledge(&mut self.output, NBD_OPT_LIST);
+        reply::acknowledge(&mut self.haggling.output, NBD_OPT_LIST);
         self.state = State::Header;
     }
 
     /// What the driver has to do before any further byte is looked at.
     fn pending(&self) -> Result<Option<Event>, CloseReason> {
-        if !self.output.is_empty() {
+        if !self.haggling.output.is_empty() {
             return Ok(Some(Event::Output));
         }
         match &self.state {
@@ -274,10 +173,13 @@ impl Handshake {
         match self.state {
             State::ClientFlags => self.client_flags(),
             State::Header => self.header(),
-            State::Data { option, .. } => self.data(option),
+            State::Data { option, .. } => {
+                let data = core::mem::take(&mut self.data);
+                self.state = self.haggling.data(option, data);
+            }
             State::Skip { refused, .. } => {
                 if let Some((option, refusal)) = refused {
-                    reply::refuse(&mut self.output, option, refusal);
+                    reply::refuse(&mut self.haggling.output, option, refusal);
                 }
                 self.state = State::Header;
             }
@@ -312,12 +214,7 @@ impl Handshake {
     fn client_flags(&mut self) {
         let flags = u32::from_be_bytes(self.data[..4].try_into().expect("four bytes were gathered"));
         self.data.clear();
-        self.fixed = flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0;
-        self.no_zeroes = flags & NBD_FLAG_C_NO_ZEROES != 0;
-        self.state = match flags & !(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES) {
-            0 => State::Header,
-            _ => State::Closed(CloseReason::UnknownClientFlags(flags)),
-        };
+        self.state = self.haggling.client_flags(flags);
     }
 
     fn header(&mut self) {
@@ -329,7 +226,7 @@ impl Handshake {
         } else if self.options > self.limits.options {
             self.close(CloseReason::TooManyOptions(self.limits.options));
         } else {
-            self.screen(header.option.get(), header.length.get());
+            self.state = self.haggling.screen(header.option.get(), header.length.get());
         }
     }
 

@@ -4,34 +4,12 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::outcome::{CloseReason, Negotiated};
 use super::parse::{self, InfoRequests, MetaRequest};
 use super::reply::{self, Refusal};
-use super::{ChosenContexts, CloseReason, Handshake, Negotiated, State};
+use super::state::{Question, State};
 use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::wire::*;
-
-/// What an answer of the driver is wanted for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Question {
-    /// LIST.
-    List,
-    /// EXPORT_NAME.
-    ExportName(String),
-    /// INFO or GO.
-    Info { option: u32, export: String, requests: InfoRequests },
-    /// LIST_META_CONTEXT or SET_META_CONTEXT, whose queries wait in the data.
-    Meta { option: u32, export: String },
-}
-
-impl Question {
-    /// The name of the export that is asked for.
-    pub(super) fn export(&self) -> &str {
-        match self {
-            Self::List => "",
-            Self::ExportName(export) | Self::Info { export, .. } | Self::Meta { export, .. } => export,
-        }
-    }
-}
 
 const SHUTTING_DOWN: Refusal = Refusal { reply: NBD_REP_ERR_SHUTDOWN, reason: "the server is shutting down" };
 
@@ -42,10 +20,53 @@ fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
     export.require_block_size && !asked
 }
 
-impl Handshake {
+/// The contexts of the last successful SET_META_CONTEXT.
+#[derive(Debug, Default)]
+struct ChosenContexts {
+    export: String,
+    contexts: Vec<SelectedContext>,
+}
+
+/// What was agreed so far, and what each option adds to it.
+#[derive(Debug)]
+pub(super) struct Haggling {
+    /// Bytes of data of one option that are kept.
+    option_length: u32,
+    pub(super) output: Vec<u8>,
+    pub(super) shutting_down: bool,
+    /// The client speaks fixed newstyle.
+    fixed: bool,
+    no_zeroes: bool,
+    mode: ReplyMode,
+    chosen: ChosenContexts,
+}
+
+impl Haggling {
+    pub(super) fn new(option_length: u32, greeting: Vec<u8>) -> Self {
+        Self {
+            option_length,
+            output: greeting,
+            shutting_down: false,
+            fixed: false,
+            no_zeroes: false,
+            mode: ReplyMode::Simple,
+            chosen: ChosenContexts::default(),
+        }
+    }
+
+    /// The client's flags.
+    pub(super) fn client_flags(&mut self, flags: u32) -> State {
+        self.fixed = flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0;
+        self.no_zeroes = flags & NBD_FLAG_C_NO_ZEROES != 0;
+        match flags & !(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES) {
+            0 => State::Header,
+            _ => State::Closed(CloseReason::UnknownClientFlags(flags)),
+        }
+    }
+
     /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
     /// once when the data is so long that the client would rather know.
-    pub(super) fn screen(&mut self, option: u32, length: u32) {
+    pub(super) fn screen(&mut self, option: u32, length: u32) -> State {
         if option == NBD_OPT_SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
             self.chosen = ChosenContexts::default();
@@ -53,33 +74,33 @@ impl Handshake {
         let verdict = match option {
             NBD_OPT_EXPORT_NAME => return self.screen_export_name(length),
             // "A server SHOULD ignore any data sent by the client rather than rejecting the request as invalid."
-            NBD_OPT_ABORT if length > self.limits.option_length => return self.abort(),
+            NBD_OPT_ABORT if length > self.option_length => return self.abort(),
             NBD_OPT_ABORT => Ok(()),
             _ => self.judge(option, length),
         };
         match verdict {
-            Ok(()) => self.state = State::Data { option, length },
+            Ok(()) => State::Data { option, length },
             Err(refusal) => {
                 let mut refused = Some((option, refusal));
-                if length > self.limits.option_length {
+                if length > self.option_length {
                     reply::refuse(&mut self.output, option, refusal);
                     refused = None;
                 }
-                self.state = State::Skip { remaining: length.into(), refused };
+                State::Skip { remaining: length.into(), refused }
             }
         }
     }
 
     /// EXPORT_NAME has no error reply: what cannot be served is disconnected.
-    fn screen_export_name(&mut self, length: u32) {
+    fn screen_export_name(&self, length: u32) -> State {
         if self.shutting_down {
-            self.close(CloseReason::ShuttingDown);
+            State::Closed(CloseReason::ShuttingDown)
         } else if self.mode == ReplyMode::Extended {
-            self.close(CloseReason::ExportNameAfterExtendedHeaders);
+            State::Closed(CloseReason::ExportNameAfterExtendedHeaders)
         } else if length as usize > NBD_MAX_STRING {
-            self.close(CloseReason::BadName("it is longer than 4096 bytes"));
+            State::Closed(CloseReason::BadName("it is longer than 4096 bytes"))
         } else {
-            self.state = State::Data { option: NBD_OPT_EXPORT_NAME, length };
+            State::Data { option: NBD_OPT_EXPORT_NAME, length }
         }
     }
 
@@ -99,19 +120,18 @@ impl Handshake {
         if !has_data && length > 0 {
             return Err(Refusal::invalid("the option takes no data"));
         }
-        if length > self.limits.option_length {
+        if length > self.option_length {
             return Err(Refusal { reply: NBD_REP_ERR_TOO_BIG, reason: "the option is too long" });
         }
         Ok(())
     }
 
     /// Acts on an option whose data is complete.
-    pub(super) fn data(&mut self, option: u32) {
-        let data = core::mem::take(&mut self.data);
+    pub(super) fn data(&mut self, option: u32, data: Vec<u8>) -> State {
         let verdict = match option {
             NBD_OPT_ABORT => return self.abort(),
-            NBD_OPT_EXPORT_NAME if self.shutting_down => return self.close(CloseReason::ShuttingDown),
-            NBD_OPT_EXPORT_NAME => return self.ask_for_export_name(&data),
+            NBD_OPT_EXPORT_NAME if self.shutting_down => return State::Closed(CloseReason::ShuttingDown),
+            NBD_OPT_EXPORT_NAME => return ask_for_export_name(&data),
             _ if self.shutting_down => Err(SHUTTING_DOWN),
             NBD_OPT_LIST => Ok(Some(Question::List)),
             NBD_OPT_STRUCTURED_REPLY => self.upgrade(ReplyMode::Structured),
@@ -121,24 +141,19 @@ impl Handshake {
             NBD_OPT_INFO | NBD_OPT_GO => parse::info(&data).map(|(export, requests)| {
                 Some(Question::Info { option, export: export.to_owned(), requests })
             }),
-            _ => self.ask_for_contexts(option, &data),
+            _ => self.ask_for_contexts(option, data),
         };
-        self.state = State::Header;
         match verdict {
-            Ok(Some(question)) => {
-                if matches!(question, Question::Meta { .. }) {
-                    self.data = data;
-                }
-                self.state = State::Asking(question);
-            }
+            Ok(Some(question)) => return State::Asking(question),
             Ok(None) => reply::acknowledge(&mut self.output, option),
             Err(refusal) => reply::refuse(&mut self.output, option, refusal),
         }
+        State::Header
     }
 
-    fn abort(&mut self) {
+    fn abort(&mut self) -> State {
         reply::acknowledge(&mut self.output, NBD_OPT_ABORT);
-        self.close(CloseReason::Aborted);
+        State::Closed(CloseReason::Aborted)
     }
 
     /// STRUCTURED_REPLY and EXTENDED_HEADERS; the latter "takes precedence over structured replies".
@@ -154,49 +169,52 @@ impl Handshake {
         Ok(None)
     }
 
-    fn ask_for_export_name(&mut self, data: &[u8]) {
-        match parse::string(data) {
-            Ok(name) => self.state = State::Asking(Question::ExportName(name.to_owned())),
-            Err(refusal) => self.close(CloseReason::BadName(refusal.reason)),
-        }
-    }
-
-    fn ask_for_contexts(&mut self, option: u32, data: &[u8]) -> Result<Option<Question>, Refusal> {
+    fn ask_for_contexts(&self, option: u32, data: Vec<u8>) -> Result<Option<Question>, Refusal> {
         if option == NBD_OPT_SET_META_CONTEXT && self.mode == ReplyMode::Simple {
             return Err(Refusal::invalid("structured replies or extended headers must be negotiated before"));
         }
-        let request = MetaRequest::parse(data)?;
-        Ok(Some(Question::Meta { option, export: request.export.to_owned() }))
+        let export = MetaRequest::parse(&data)?.export.to_owned();
+        Ok(Some(Question::Meta { option, export, data }))
     }
 
-    /// Acts on the driver's answer. The state is `Header` before and, unless the handshake ends, after it.
-    pub(super) fn answer(&mut self, question: &Question, data: &[u8], export: Option<(usize, &ExportInfo)>) {
+    /// Acts on the driver's answer to a lookup.
+    pub(super) fn found(&mut self, question: Question, export: Option<(usize, &ExportInfo)>) -> State {
         match (question, export) {
-            (Question::ExportName(name), None) => self.close(CloseReason::UnknownExport(name.clone())),
-            (Question::ExportName(name), Some((index, export))) => self.export_name(name, index, export),
+            (Question::ExportName(name), None) => State::Closed(CloseReason::UnknownExport(name)),
+            (Question::ExportName(name), Some((index, export))) => self.export_name(&name, index, export),
             (Question::Info { option, .. } | Question::Meta { option, .. }, None) => {
-                reply::refuse(&mut self.output, *option, Refusal::UNKNOWN_EXPORT);
+                reply::refuse(&mut self.output, option, Refusal::UNKNOWN_EXPORT);
+                State::Header
             }
             (Question::Info { option, export: name, requests }, Some((index, export))) => {
-                self.info(*option, name, *requests, index, export);
+                self.info(option, &name, requests, index, export)
             }
-            (Question::Meta { option, export: name }, Some((_, export))) => {
-                self.contexts(*option, name, data, export);
+            (Question::Meta { option, export: name, data }, Some((_, export))) => {
+                self.contexts(option, name, &data, export);
+                State::Header
             }
             (Question::List, _) => unreachable!("a list is answered by `listed`"),
         }
     }
 
-    fn export_name(&mut self, name: &str, index: usize, export: &ExportInfo) {
+    fn export_name(&mut self, name: &str, index: usize, export: &ExportInfo) -> State {
         if must_negotiate_block_sizes(export, false) {
-            return self.close(CloseReason::BlockSizeRequired);
+            return State::Closed(CloseReason::BlockSizeRequired);
         }
         let session = self.session(name, export, false);
         reply::export_name(&mut self.output, session.size, session.transmission_flags, self.no_zeroes);
-        self.state = State::Finished(Negotiated { export: index, session });
+        State::Finished(Negotiated { export: index, session })
     }
 
-    fn info(&mut self, option: u32, name: &str, asked: InfoRequests, index: usize, export: &ExportInfo) {
+    /// INFO or GO for an export that exists.
+    fn info(
+        &mut self,
+        option: u32,
+        name: &str,
+        asked: InfoRequests,
+        index: usize,
+        export: &ExportInfo,
+    ) -> State {
         let session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
         let required = must_negotiate_block_sizes(export, asked.block_size);
         // "A server with size constraints other than the default [...] MUST" advertise them, asked or not.
@@ -206,7 +224,8 @@ impl Handshake {
         if required {
             let reason = "the block sizes of this export must be asked for with NBD_INFO_BLOCK_SIZE";
             let refusal = Refusal { reply: NBD_REP_ERR_BLOCK_SIZE_REQD, reason };
-            return reply::refuse(&mut self.output, option, refusal);
+            reply::refuse(&mut self.output, option, refusal);
+            return State::Header;
         }
         reply::info_export(&mut self.output, option, session.size, session.transmission_flags);
         if asked.name {
@@ -216,13 +235,14 @@ impl Handshake {
             reply::info_text(&mut self.output, option, NBD_INFO_DESCRIPTION, &export.description);
         }
         reply::acknowledge(&mut self.output, option);
-        if option == NBD_OPT_GO {
-            self.state = State::Finished(Negotiated { export: index, session });
+        match option {
+            NBD_OPT_GO => State::Finished(Negotiated { export: index, session }),
+            _ => State::Header,
         }
     }
 
     /// LIST_META_CONTEXT and SET_META_CONTEXT for an export that exists.
-    fn contexts(&mut self, option: u32, name: &str, data: &[u8], export: &ExportInfo) {
+    fn contexts(&mut self, option: u32, name: String, data: &[u8], export: &ExportInfo) {
         let request =
             MetaRequest::parse(data).expect("the request was checked before the export was looked up");
         let mut contexts = Vec::new();
@@ -240,7 +260,7 @@ impl Handshake {
             }
         }
         if option == NBD_OPT_SET_META_CONTEXT {
-            self.chosen = ChosenContexts { export: name.to_owned(), contexts };
+            self.chosen = ChosenContexts { export: name, contexts };
         }
         reply::acknowledge(&mut self.output, option);
     }
@@ -263,5 +283,12 @@ impl Handshake {
             enforce_alignment,
             contexts,
         }
+    }
+}
+
+fn ask_for_export_name(data: &[u8]) -> State {
+    match parse::string(data) {
+        Ok(name) => State::Asking(Question::ExportName(name.to_owned())),
+        Err(refusal) => State::Closed(CloseReason::BadName(refusal.reason)),
     }
 }

@@ -96,7 +96,7 @@ fn converse<'a>(
             let event = handshake.feed(&mut rest);
             let bound = limits.option_length.max(4096) as usize;
             assert!(handshake.data.len() <= bound && handshake.data.capacity() <= 2 * bound);
-            assert!(handshake.output.capacity() <= 64 << 10);
+            assert!(handshake.haggling.output.capacity() <= 64 << 10);
             match event {
                 Ok(Some(Event::Output)) => outcome.output.extend(handshake.take_output()),
                 Ok(Some(Event::Lookup(name))) => {

@@ -1,0 +1,50 @@
+//! What a handshake waits for.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::outcome::{CloseReason, Negotiated};
+use super::parse::InfoRequests;
+use super::reply::Refusal;
+
+/// What the machine waits for.
+#[derive(Debug)]
+pub(super) enum State {
+    /// 32 bits of client flags.
+    ClientFlags,
+    /// The 16 bytes of an option's header.
+    Header,
+    /// The data of an option that is worth keeping.
+    Data { option: u32, length: u32 },
+    /// The rest of the data of an option that is refused, and the refusal unless it was sent already.
+    Skip { remaining: u64, refused: Option<(u32, Refusal)> },
+    /// The driver's answer.
+    Asking(Question),
+    /// Nothing: the result is to be fetched.
+    Finished(Negotiated),
+    /// Nothing more.
+    Closed(CloseReason),
+}
+
+/// What an answer of the driver is wanted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
+    /// LIST.
+    List,
+    /// EXPORT_NAME.
+    ExportName(String),
+    /// INFO or GO.
+    Info { option: u32, export: String, requests: InfoRequests },
+    /// LIST_META_CONTEXT or SET_META_CONTEXT, with the data that holds the queries.
+    Meta { option: u32, export: String, data: Vec<u8> },
+}
+
+impl Question {
+    /// The name of the export that is asked for.
+    pub(super) fn export(&self) -> &str {
+        match self {
+            Self::List => "",
+            Self::ExportName(export) | Self::Info { export, .. } | Self::Meta { export, .. } => export,
+        }
+    }
+}
