@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn a_violation_stays() {
         let mut parser = RequestParser::new(session());
-        let bytes = [vec![0x25, 0x60, 0x95, 0x13], vec![0; 28], header(0, 3, 1, 0, 0)].concat();
-        for _ in 0..2 {
+        let compact = [vec![0x25, 0x60, 0x95, 0x13], vec![0; 28]].concat();
+        for bytes in [compact, header(0, 3, 1, 0, 0)] {
             assert_eq!(told(&mut parser, &bytes, 5), Err(Violation::Magic(0x2560_9513)));
         }
     }
