@@ -14,7 +14,7 @@ pub mod canary {
 
 pub mod client {
     pub use crate::client::{
-        ClientError, Connection, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
+        Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
     };
 
     pub mod load {

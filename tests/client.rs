@@ -16,7 +16,7 @@ mod subject;
 
 use std::process::Command;
 
-use ringnbd::internal::client::{Connection, Timeouts};
+use ringnbd::internal::client::{Client, Timeouts};
 use serde_json::Value;
 use subject::{Kind, Layout, Subject};
 use support::image::pattern;
@@ -201,7 +201,7 @@ fn bytes_go_there_and_back(kind: Kind) -> Option<()> {
     let layout = Layout::small();
     let subject = Subject::serve(kind, &layout)?;
     let uri = subject.uri().parse().unwrap();
-    let mut connection = Connection::open(&uri, &[], Timeouts::default()).expect("the peer lets us in");
+    let mut connection = Client::open(&uri, &[], Timeouts::default()).expect("the peer lets us in");
     let mut expected = subject.image.read(0, layout.size() as usize);
     let mut seen = vec![0xee; expected.len()];
     connection.read_at(0, &mut seen).unwrap();

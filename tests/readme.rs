@@ -29,7 +29,10 @@ fn every_line_is_known_and_safe_in_any_shell() {
         );
     }
     for Block { language, text, .. } in &document.blocks {
-        assert!(["", "toml", "xml", "ini"].contains(&&**language), "a new kind of block: {language}\n{text}");
+        assert!(
+            ["", "toml", "xml", "ini", "rust"].contains(&&**language),
+            "a new kind of block: {language}\n{text}"
+        );
     }
 }
 
@@ -53,6 +56,19 @@ fn command_lines_do_what_they_say() {
                 How::Elsewhere(where_it_is_run) => stage.exists_elsewhere(line, where_it_is_run),
             }
         }
+    }
+}
+
+/// CI builds and runs the examples, so what stands there works.
+#[test]
+fn code_stands_in_an_example() {
+    let dense = |text: &str| text.split_whitespace().collect::<String>();
+    let example = dense(include_str!("examples/embedded_server.rs"));
+    let document = Document::read();
+    let mut blocks = document.of("rust").peekable();
+    assert!(blocks.peek().is_some());
+    for Block { text, .. } in blocks {
+        assert!(example.contains(&dense(text)), "not in tests/examples/embedded_server.rs:\n{text}");
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::describe::*;
 use crate::client::uri::NbdUri;
-use crate::client::{ClientError, Connection, MappedExtent, Merge, Timeouts};
+use crate::client::{Client, ClientError, MappedExtent, Merge, Timeouts};
 use crate::nbd::client::handshake::Transmission;
 use crate::nbd::printable::printable;
 use crate::nbd::session::ReplyMode;
@@ -62,7 +62,7 @@ fn context_name(text: &str) -> Result<String, String> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let mut connection =
-        match Connection::open(&args.uri, std::slice::from_ref(&args.context), Timeouts::default()) {
+        match Client::open(&args.uri, std::slice::from_ref(&args.context), Timeouts::default()) {
             Ok(connection) => connection,
             Err(error) => return Outcome::refused(error),
         };
@@ -148,7 +148,7 @@ impl<'a, W: Write> Printer<'a, W> {
         Self { args, transmission, out, totals: BTreeMap::new(), is_first: true }
     }
 
-    fn print(&mut self, connection: &mut Connection, context: u32) -> Result<(), MapError> {
+    fn print(&mut self, connection: &mut Client, context: u32) -> Result<(), MapError> {
         self.begin()?;
         let mut merge = Merge::default();
         let is_allocation = self.args.context == BASE_ALLOCATION;

@@ -29,7 +29,7 @@ pub struct StatusExtent {
 
 /// A connection to one export. Dropping it says goodbye with DISC.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Client {
     link: Link,
     transmission: Transmission,
     parser: ReplyParser,
@@ -39,7 +39,7 @@ pub struct Connection {
     is_broken: bool,
 }
 
-impl Connection {
+impl Client {
     /// Connects, negotiates, and enters the transmission phase with those of `contexts` that the server offers.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl Connection {
     /// Tells `each` of the status of the whole export in one context, in order, without gaps, adjacent equal extents as they came.
     ///
     /// # Errors
-    /// As [`Connection::block_status`], or what `each` gave.
+    /// As [`Client::block_status`], or what `each` gave.
     pub fn walk<E: From<ClientError>>(
         &mut self,
         context: u32,
@@ -254,7 +254,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Client {
     fn drop(&mut self) {
         if self.is_broken {
             return;

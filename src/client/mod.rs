@@ -11,7 +11,7 @@ pub(crate) mod load;
 mod socket;
 pub(crate) mod uri;
 
-pub use connection::{Connection, StatusExtent};
+pub use connection::{Client, StatusExtent};
 pub use error::ClientError;
 pub use extents::{MappedExtent, Merge};
 pub use socket::Timeouts;

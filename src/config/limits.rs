@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Whether buffer memory is locked (pinned) and registered with the rings, which saves a little time for each request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Pinning {
     /// As far as the locked memory limit (`ulimit -l`) allows; a warning says when it does not.
@@ -16,7 +17,8 @@ pub enum Pinning {
 }
 
 /// What becomes of requests that did not begin before the server was asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Shutdown {
     /// No answer, and the connection closes: a client that reconnects sends them again

@@ -15,7 +15,8 @@ use super::size::{parse_duration, parse_size};
 use super::toml_words::explain;
 
 /// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// Text for people.

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ringnbd::internal::client::{self, ClientError, Connection, Timeouts};
+use ringnbd::internal::client::{self, Client, ClientError, Timeouts};
 
 use crate::fake::{self, Act, Hear, Say, Wait};
 use crate::peers::{self, Daemon, Finished};
@@ -111,7 +111,7 @@ fn a_silent_server_is_given_up() {
     let (address, _) = fake::on_tcp("127.0.0.1", script);
     let hurry = Timeouts { silence: Duration::from_millis(200), ..Timeouts::default() };
     let uri = format!("nbd://{address}").parse().unwrap();
-    let mut connection = Connection::open(&uri, &["base:allocation".into()], hurry).unwrap();
+    let mut connection = Client::open(&uri, &["base:allocation".into()], hurry).unwrap();
     let error = connection.read_at(0, &mut [0; 512]).unwrap_err();
     assert!(matches!(error, ClientError::Timeout(_)), "{error}");
     let after = connection.read_at(0, &mut [0; 512]).unwrap_err();
