@@ -32,7 +32,9 @@ impl House {
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::os::unix::fs::chown(dir.path(), Some(SERVER), Some(SERVER)).unwrap();
         let program = dir.path().join("ringnbd");
-        std::fs::copy(crate::binary(), &program).unwrap();
+        // By a program of its own: a child that another test starts meanwhile would keep the copy open for writing, and it could not be run.
+        let copied = Command::new("cp").arg(crate::binary()).arg(&program).status().unwrap();
+        assert!(copied.success());
         Some(Self { dir, program })
     }
 
