@@ -4,7 +4,7 @@ pub use ringnbd_proto as nbd;
 pub use ringnbd_proto::vocabulary as block;
 
 pub mod backend {
-    pub use crate::backend::Export;
+    pub use crate::backend::{Export, ExportId};
 }
 
 #[cfg(feature = "sim")]

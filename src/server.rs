@@ -361,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_exports_are_not_too_many() {
+        let builder =
+            (0..10_000).fold(small(), |builder, number| builder.export(&number.to_string(), "mem:1G"));
+        let server = builder.tcp("127.0.0.1:0").start().unwrap();
+        let (mut first, mut last) = (client(&server, 0), client(&server, 9_999));
+        let (mut here, mut there) = ([0; 4], [0; 4]);
+        last.write_at(0, b"last").unwrap();
+        first.read_at(0, &mut here).unwrap();
+        last.read_at(0, &mut there).unwrap();
+        assert_eq!((&here, &there), (&[0; 4], b"last"));
+    }
+
+    #[test]
     fn what_is_wrong_is_a_sentence() {
         let failed = |builder: ServerBuilder| builder.start().unwrap_err().to_string();
         assert!(failed(small()).contains("without exports"));

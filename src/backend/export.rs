@@ -64,9 +64,6 @@ const ALLOCATION_STEP: u64 = 64 << 20;
 #[cfg(feature = "sim")]
 const SIMULATED_STEP: u64 = 64 << 10;
 
-/// The most descriptors that a [`Device`](super::Device) registers with its ring.
-pub(crate) const FILES_PER_EXPORT: usize = 3;
-
 /// The second descriptor of an export that bypasses the page cache.
 #[derive(Debug)]
 pub(super) struct DirectFile {
@@ -242,6 +239,11 @@ impl Export {
     pub fn mapped_bytes(&self) -> u64 {
         let Store::File(file) = &self.store else { return 0 };
         file.mapping.get().and_then(Option::as_ref).map_or(0, SharedMapping::length)
+    }
+
+    /// Whether it is a file or a block device.
+    pub fn is_file(&self) -> bool {
+        matches!(self.store, Store::File(_))
     }
 
     /// What it can do.

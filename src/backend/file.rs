@@ -13,11 +13,12 @@ use super::trust::Trust;
 use super::unaligned::UnalignedGate;
 use super::workers::WorkerShare;
 use crate::block::{BlockError, ByteRange, Extent};
-use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
+use crate::ring::{FileIndex, Lease, MappedRange, Operation, Ring, SharedLease};
 
 /// A file export on one shard.
 pub(super) struct FileDevice {
     pub(super) store: Arc<FileStore>,
+    registered: Registered,
     pub(super) buffered: FileIndex,
     durable: Option<FileIndex>,
     pub(super) direct: Option<FileIndex>,
@@ -41,12 +42,32 @@ pub(crate) struct ReadFailure {
     pub good: u64,
 }
 
+/// Places among the ring's files, which are given back.
+struct Registered {
+    ring: Ring,
+    files: Vec<FileIndex>,
+}
+
+impl Registered {
+    fn add(&mut self, file: &std::fs::File) -> std::io::Result<FileIndex> {
+        let index = self.ring.register_file(file.as_fd())?;
+        self.files.push(index);
+        Ok(index)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.files.iter().for_each(|&file| self.ring.release_file(file));
+    }
+}
+
 impl FileDevice {
     pub(super) fn new(store: Arc<FileStore>, size: u64, context: &ShardContext) -> std::io::Result<Self> {
-        let register = |file: &std::fs::File| context.ring.register_file(file.as_fd());
-        let buffered = register(&store.buffered)?;
-        let durable = store.durable.as_ref().map(register).transpose()?;
-        let direct = store.direct.as_ref().map(|direct| register(&direct.file)).transpose()?;
+        let mut registered = Registered { ring: context.ring.clone(), files: Vec::new() };
+        let buffered = registered.add(&store.buffered)?;
+        let durable = store.durable.as_ref().map(|file| registered.add(file)).transpose()?;
+        let direct = store.direct.as_ref().map(|direct| registered.add(&direct.file)).transpose()?;
         let mapping = match direct {
             None if store.can_be_mapped && !store.inode.has_direct() && size > 0 => {
                 store.mapping.get_or_init(|| context.ring.map_file(store.buffered.as_fd(), size)).as_ref()
@@ -57,7 +78,23 @@ impl FileDevice {
         let share = |places| WorkerShare::new(places, context.ready.clone());
         let (workers, allocations) = (share(context.workers_per_export), share(1));
         let (known, prefetching) = (RefCell::new(KnownData::new(size)), Prefetching::default());
-        Ok(Self { store, buffered, durable, direct, page_cache, known, workers, allocations, prefetching })
+        Ok(Self {
+            store,
+            registered,
+            buffered,
+            durable,
+            direct,
+            page_cache,
+            known,
+            workers,
+            allocations,
+            prefetching,
+        })
+    }
+
+    /// Descriptors that the ring has.
+    pub(super) fn files(&self) -> usize {
+        self.registered.files.len()
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
@@ -379,13 +416,11 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::backend::Export;
     use crate::backend::export::Store;
-    use crate::backend::{Export, Helpers};
+    use crate::backend::testing::context_with;
     use crate::config::ExportUri;
     use crate::ring::{Ring, RingOptions, Wait};
-    use crate::sync::Wakeups;
-    use crate::sys::Doorbell;
-    use crate::task::ReadyList;
 
     fn range(offset: u64, length: u64) -> ByteRange {
         ByteRange::new(offset, length).unwrap()
@@ -403,12 +438,7 @@ mod tests {
     }
 
     fn context() -> ShardContext {
-        let (ring, pool) = Ring::new(&RingOptions { files: 16, ..RingOptions::small() }).unwrap();
-        let (doorbell, ready) = (Arc::new(Doorbell::new().unwrap()), ReadyList::default());
-        let helpers = Helpers::start((1, 1), &doorbell, ready.clone(), ring.clone()).unwrap();
-        let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
-        let zeroes = pool.lend(4096, 0).unwrap().freeze();
-        ShardContext { shard: 0, ring, ready, helpers, wakeups, workers_per_export: 1, zeroes }
+        context_with(&RingOptions { files: 16, ..RingOptions::small() })
     }
 
     fn finish<F: Future>(future: F, ring: &Ring) -> F::Output {

@@ -9,6 +9,7 @@ mod at_once;
 mod changes;
 mod durability;
 mod export;
+mod export_id;
 mod fault;
 mod file;
 mod helper_lines;
@@ -20,6 +21,8 @@ mod memory;
 mod page_cache;
 mod prefetch;
 mod steps;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trust;
 mod unaligned;
 mod workers;
@@ -30,7 +33,9 @@ use std::sync::Arc;
 pub(crate) use abandon::Abandon;
 pub(crate) use at_once::AtOnce;
 pub use export::Export;
-pub(crate) use export::{FILES_PER_EXPORT, OpenError};
+pub(crate) use export::OpenError;
+pub use export_id::ExportId;
+pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use file::ReadFailure;
 pub(crate) use helpers::Helpers;
 pub(crate) use page_cache::Standing;
@@ -98,6 +103,11 @@ impl Device {
         };
         let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
         Ok(Self { facts, faults, kind })
+    }
+
+    /// Places that it takes among the ring's files.
+    pub(crate) fn files(&self) -> usize {
+        if let Kind::File(file) = &self.kind { file.files() } else { 0 }
     }
 
     /// The file that a read of a range is one operation of, if it is.

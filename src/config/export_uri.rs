@@ -168,6 +168,15 @@ impl ExportUri {
         }
     }
 
+    /// Whether its bytes live in a file or a block device, which takes descriptors.
+    pub(crate) fn is_file(&self) -> bool {
+        match self {
+            Self::File { .. } => true,
+            Self::Fault { inner, .. } => inner.is_file(),
+            Self::Memory { .. } | Self::Null { .. } => false,
+        }
+    }
+
     /// The text for people that the URI carries.
     pub fn description(&self) -> Option<&str> {
         match self {

@@ -73,6 +73,8 @@ pub struct Limits {
     pub extents_per_reply: usize,
     /// Whether buffer memory is pinned and registered with the ring.
     pub pinned: Pinning,
+    /// Files that are served and known to a shard's ring at the same time; idle ones give way.
+    pub open_devices: usize,
     /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to its page cache, and one
     /// allocate or punch; see [`Limits::workers`].
     pub workers_per_export: usize,
@@ -111,6 +113,7 @@ impl Limits {
         stall_timeout: Duration::from_secs(10),
         extents_per_reply: 4096,
         pinned: Pinning::Auto,
+        open_devices: 16_384,
         workers_per_export: 32,
         helper_threads_per_export: 2,
         helper_threads: 16,

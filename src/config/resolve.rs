@@ -178,7 +178,8 @@ impl Config {
             Some(timeout) => limits.handshake_timeout = timeout,
             None => {}
         }
-        let files = files_for_clients(machine, shards.len(), exports.len(), settings.admin.is_some())?;
+        let file_exports = exports.iter().filter(|export| export.uri.is_file()).count();
+        let files = files_for_clients(machine, shards.len(), file_exports, settings.admin.is_some())?;
         // Afterwards it has a place in its shard's table of registered files, for which the same limit counts, but by itself.
         let fit = usize::try_from(files).unwrap_or(usize::MAX);
         let wanted = settings.max_connections.unwrap_or(limits.connections);
@@ -287,11 +288,11 @@ fn told_of_sharing(asked: Option<usize>, shards: &[usize]) -> Option<String> {
 fn files_for_clients(
     machine: &Machine,
     shards: usize,
-    exports: usize,
+    file_exports: usize,
     admin: bool,
 ) -> Result<u64, ConfigError> {
-    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and each export's files.
-    let own = 64 + 16 * shards as u64 + 3 * exports as u64 + if admin { ADMIN_FILES } else { 0 };
+    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and the descriptors of each file that is served.
+    let own = 64 + 16 * shards as u64 + 3 * file_exports as u64 + if admin { ADMIN_FILES } else { 0 };
     let files = machine.open_files.saturating_sub(own);
     if files < FILES_PER_HANDSHAKE { Err(ConfigError::OpenFiles(machine.open_files)) } else { Ok(files) }
 }
@@ -366,8 +367,8 @@ mod tests {
             Config::resolve(settings, &Machine { open_files, ..machine() })
         };
         let config = connections(None, 1024).unwrap();
-        assert_eq!(config.limits.connections, 1024 - 64 - 16 - 3);
-        assert_eq!(config.limits.handshakes, (1024 - 64 - 16 - 3) / 2);
+        assert_eq!(config.limits.connections, 1024 - 64 - 16);
+        assert_eq!(config.limits.handshakes, (1024 - 64 - 16) / 2);
         assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "nobody asked for more");
         let config = connections(Some(5000), 1024).unwrap();
         assert_eq!((config.warnings.len(), config.notes.len()), (1, 0));

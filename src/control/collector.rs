@@ -74,8 +74,8 @@ impl Collector {
     /// # Errors
     /// The latency log cannot be written, or is none.
     pub(super) fn start(plane: Rc<Plane>, latency_log: Option<PathBuf>) -> std::io::Result<Rc<Self>> {
-        let (exports, shards) = (plane.exports.len(), plane.shard_count());
-        let names = || plane.exports.iter().map(|export| export.name.clone()).collect();
+        let (exports, shards) = (plane.catalogue.infos().len(), plane.shard_count());
+        let names = || plane.catalogue.infos().iter().map(|export| export.name.clone()).collect();
         let log = latency_log.map(|path| LatencyLog::open(path, names())).transpose()?;
         let state = State {
             totals: Totals::new(exports, shards),
@@ -204,7 +204,7 @@ impl Collector {
 
     fn tell_slow(&self, interval: &Interval) {
         for slow in &interval.slow {
-            log_slow(slow, &self.plane.exports[slow.export].name, interval.end);
+            log_slow(slow, &self.plane.catalogue.infos()[slow.export].name, interval.end);
         }
         if interval.more_slow > 0 {
             tracing::warn!(target: "ringnbd::slow", requests = interval.more_slow, "more slow requests, not told apart");

@@ -48,6 +48,11 @@ pub trait Host {
     /// Waits until the server is to stop, and says why. Once more: until it is to stop at once.
     async fn stop(&mut self) -> &'static str;
 
+    /// Whether the process goes on when the server was cut off: then its threads are waited for, and its memory is given back.
+    fn goes_on(&self) -> bool {
+        true
+    }
+
     /// The server stops, for whatever reason.
     fn stopping(&mut self) {}
 

@@ -10,6 +10,7 @@
 
 mod accept;
 mod admin;
+mod catalogue;
 mod collector;
 mod endpoint;
 mod handshake_memory;

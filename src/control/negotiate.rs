@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::AddressFamily;
@@ -60,11 +61,13 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
             let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
+            let (id, export) = plane.catalogue.get(export);
             let negotiated = Negotiated {
                 number,
                 socket,
                 over_tcp,
-                export,
+                id,
+                export: Arc::clone(export),
                 session,
                 leftover,
                 peer,
@@ -124,14 +127,14 @@ async fn converse(
                 sent.map_err(Failure::from)?;
             }
             Some(Event::Lookup(name)) => {
-                let export = plane.find(&name);
+                let export = plane.catalogue.find(&name);
                 let answer = export.map_or(0, |(_, export)| plane.answer_bytes(Some(export)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
                 handshake.found(export);
             }
             Some(Event::List) => {
                 claim.hold(plane.answer_bytes(None)).await;
-                handshake.listed(&plane.exports);
+                handshake.listed(plane.catalogue.infos());
             }
             Some(Event::Done(negotiated)) => return Ok((negotiated, buffer[unread].to_vec())),
         }
@@ -152,7 +155,7 @@ impl From<io::Error> for Failure {
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
 async fn hand_over(plane: &Plane, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
-    let export = plane.exports[negotiated.export].name.clone();
+    let export = plane.catalogue.infos()[negotiated.id.index as usize].name.clone();
     let mode = negotiated.session.reply_mode;
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {

@@ -11,7 +11,7 @@ use super::collector::Collector;
 use super::endpoint::Endpoint;
 use super::listener::{self, ListenError, Listener, SocketFile};
 use super::plane::Plane;
-use super::server::{Exports, StartError};
+use super::server::StartError;
 use crate::config::Config;
 use crate::config::listen::UnixAccess;
 use crate::stats::Interval;
@@ -43,7 +43,6 @@ impl Observers {
     /// Starts what the configuration asks for, inside the runtime.
     pub(super) fn start(
         plane: &Rc<Plane>,
-        exports: &Exports,
         config: &Config,
         log_lines_dropped: fn() -> u64,
     ) -> Result<Self, StartError> {
@@ -59,8 +58,7 @@ impl Observers {
             let path = config.latency_log.clone().unwrap_or_default();
             StartError::LatencyLog { path, error }
         })?;
-        let sources = config.exports.iter().map(|export| export.uri.to_string());
-        let sources = exports.iter().cloned().zip(sources).collect();
+        let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
         let is_local = listeners.iter().any(is_loopback);
         let admin = Admin::new(
             Rc::clone(plane),

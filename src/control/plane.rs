@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::catalogue::Catalogue;
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use crate::config::Limits;
@@ -18,8 +19,7 @@ use crate::stats::prometheus::ClientCounts;
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
 pub(super) struct Plane {
-    /// By the index that shards know exports by.
-    pub(super) exports: Vec<ExportInfo>,
+    pub(super) catalogue: Catalogue,
     pub(super) limits: Arc<Limits>,
     shards: Vec<ShardHandle>,
     /// By shard: it panicked.
@@ -58,7 +58,7 @@ pub(super) struct HandshakeGuard(Rc<Plane>);
 
 impl Plane {
     pub(super) fn new(
-        exports: Vec<ExportInfo>,
+        catalogue: Catalogue,
         limits: Arc<Limits>,
         shards: Vec<ShardHandle>,
         connections: usize,
@@ -70,7 +70,7 @@ impl Plane {
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
         let (no_handshakes, counts) = (Notify::new(), Cell::default());
         Self {
-            exports,
+            catalogue,
             limits,
             shards,
             failed,
@@ -93,17 +93,12 @@ impl Plane {
         }
     }
 
-    /// The export of this name, with its index.
-    pub(super) fn find(&self, name: &str) -> Option<(usize, &ExportInfo)> {
-        self.exports.iter().enumerate().find(|(_, export)| export.name == name)
-    }
-
     /// Bytes of the answer about an export, or (`None`) about all of them.
     pub(super) fn answer_bytes(&self, export: Option<&ExportInfo>) -> usize {
         // Headers, sizes and flags, meta contexts.
         const BESIDE_TEXTS: usize = 256;
         let bytes = |export: &ExportInfo| export.name.len() + export.description.len() + BESIDE_TEXTS;
-        export.map_or_else(|| self.exports.iter().map(bytes).sum(), bytes)
+        export.map_or_else(|| self.catalogue.infos().iter().map(bytes).sum(), bytes)
     }
 
     /// Room for one more connection; waits until there is.
@@ -203,6 +198,11 @@ impl Plane {
     pub(super) fn stop(&self) {
         self.stopping.set(true);
         self.shards.iter().for_each(ShardHandle::shutdown);
+    }
+
+    /// Asks every shard to end at once.
+    pub(super) fn cut_off(&self) {
+        self.shards.iter().for_each(ShardHandle::cut_off);
     }
 
     /// Counts one more handshake.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::accept::{Acceptor, accept, unix_peer};
+use super::catalogue::Catalogue;
 use super::host::{Host, HostError, Ready};
 use super::listener::{self, ListenError, Listener};
 use super::negotiate::{Client, negotiate};
@@ -125,19 +126,19 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         Service::Listeners => None,
     };
     let inherited = host.before_threads()?;
-    let (exports, infos) = open_exports(config, Export::open)?;
+    let catalogue = open_exports(config, Export::open)?;
     let limits = Arc::new(config.limits.clone());
-    let (shards, exits) = host.around_shards(|| start_shards(config, &exports, &limits))??;
+    let (shards, exits) = host.around_shards(|| start_shards(config, catalogue.files(), &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
-    let plane = Rc::new(Plane::new(infos, limits, shards, connections));
+    let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let observers = Observers::default();
-    let server = Server { config, exports, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
+    let server = Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
     let ending = runtime.block_on(server.serve(client, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
-        Ok(Ending::CutOff) => std::mem::forget(runtime),
-        Ok(Ending::Stopped | Ending::Failed) => {}
+        Ok(Ending::CutOff) if !host.goes_on() => std::mem::forget(runtime),
+        Ok(_) => {}
         Err(_) => plane.stop(),
     }
     ending
@@ -150,8 +151,8 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
 /// [`StartError`].
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
     listener::check(&config.unix_access)?;
-    let (_exports, infos) = open_exports(config, Export::look_at)?;
-    Ok(describe(config, &infos, &[]))
+    let catalogue = open_exports(config, Export::look_at)?;
+    Ok(describe(config, catalogue.infos(), &[]))
 }
 
 fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Vec<Served> {
@@ -166,15 +167,11 @@ fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Ve
     infos.iter().zip(&config.exports).map(one).collect()
 }
 
-/// By the index that shards know them by.
-pub(super) type Exports = Arc<[Arc<Export>]>;
-
 fn open_exports(
     config: &Config,
     open: impl Fn(&ExportUri, bool) -> Result<Export, OpenError>,
-) -> Result<(Exports, Vec<ExportInfo>), StartError> {
-    let mut exports = Vec::new();
-    let mut infos = Vec::new();
+) -> Result<Catalogue, StartError> {
+    let mut catalogue = Catalogue::default();
     for wanted in &config.exports {
         let export = open(&wanted.uri, wanted.read_only)?;
         if export.facts().size == 0 {
@@ -186,21 +183,21 @@ fn open_exports(
         }
         let mut facts = export.facts().clone();
         facts.block_sizes.maximum = config.limits.longest_request;
-        infos.push(ExportInfo {
+        let info = ExportInfo {
             name: wanted.name.clone(),
             description: wanted.description.clone(),
             facts,
             contexts: vec![MetaContext::BaseAllocation],
             require_block_size: false,
-        });
-        exports.push(Arc::new(export));
+        };
+        catalogue.add(info, export);
     }
-    Ok((exports.into(), infos))
+    Ok(catalogue)
 }
 
 fn start_shards(
     config: &Config,
-    exports: &Exports,
+    files: usize,
     limits: &Arc<Limits>,
 ) -> Result<(Vec<ShardHandle>, Exits), StartError> {
     let (exit, exits) = unbounded_channel();
@@ -210,7 +207,7 @@ fn start_shards(
             index,
             cpu: Some(cpu),
             limits: Arc::clone(limits),
-            exports: Arc::clone(exports),
+            files,
             busy_poll: config.busy_poll,
             record: wants_latencies(config),
             slow: config.slow,
@@ -240,7 +237,6 @@ fn start_shards(
 /// Everything that ends with the server.
 struct Server<'a> {
     config: &'a Config,
-    exports: Exports,
     plane: Rc<Plane>,
     exits: Exits,
     ended_shards: usize,
@@ -261,8 +257,8 @@ impl Server<'_> {
         }
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
-        self.observers = Observers::start(&self.plane, &self.exports, self.config, log_lines_dropped)?;
-        let served = describe(self.config, &self.plane.exports, &listeners);
+        self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
+        let served = describe(self.config, self.plane.catalogue.infos(), &listeners);
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).collect();
@@ -340,6 +336,7 @@ impl Server<'_> {
 
     /// Drains until the host asks again, and then only as long as nobody notices.
     async fn drain_or_cut_off(&mut self, host: &mut impl Host) -> Ending {
+        let plane = Rc::clone(&self.plane);
         let drain = self.drain();
         tokio::pin!(drain);
         let signal = tokio::select! {
@@ -348,10 +345,15 @@ impl Server<'_> {
         };
         // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
         // process and then its group: then nothing was lost.
-        timeout(LAST_LINES, drain).await.unwrap_or_else(|_elapsed| {
-            tracing::warn!(signal, "stopping at once: what is in flight is lost");
-            Ending::CutOff
-        })
+        if let Ok(ending) = timeout(LAST_LINES, &mut drain).await {
+            return ending;
+        }
+        tracing::warn!(signal, "stopping at once: what is in flight is lost");
+        if host.goes_on() {
+            plane.cut_off();
+            drain.await;
+        }
+        Ending::CutOff
     }
 
     /// Waits until every shard has finished and every handshake has heard of it, each within its time.

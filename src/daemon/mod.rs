@@ -89,6 +89,10 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         self.signals.as_mut().expect("they are handled before the server listens").next().await
     }
 
+    fn goes_on(&self) -> bool {
+        false
+    }
+
     fn stopping(&mut self) {
         self.notifier.tell("STOPPING=1");
     }

@@ -14,7 +14,7 @@ use super::request_table::{Record, RequestId, RequestTable};
 use super::serve::serve;
 use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle};
-use crate::backend::{Export, Standing};
+use crate::backend::{Export, ExportId, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::server::reply::ReplyTo;
@@ -146,7 +146,7 @@ impl ShardRounds {
             index: 0,
             cpu: None,
             limits: Arc::new(limits),
-            exports: vec![export].into(),
+            files: 1,
             busy_poll: Duration::ZERO,
             record,
             slow: None,
@@ -163,7 +163,8 @@ impl ShardRounds {
             number: 1,
             socket,
             over_tcp: false,
-            export: 0,
+            id: ExportId { index: 0, generation: 0 },
+            export,
             session,
             leftover,
             peer,

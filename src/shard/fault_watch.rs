@@ -5,7 +5,7 @@
 //! How many pages can be gone in one turn, before anything is known of it, is bounded by [`Trust`].
 
 use super::worker::Shard;
-use crate::backend::Trust;
+use crate::backend::{Device, Trust};
 use crate::ring::SendMode;
 
 /// Between two looks, in nanoseconds: each look is a system call.
@@ -95,7 +95,7 @@ impl Shard {
         let now = self.recorder.now();
         let is_due = self.fault_watch.is_due(now) && !canary!(FaultsIgnored);
         if is_due && self.fault_watch.look(self.ring.major_faults(), now) {
-            self.devices.iter().for_each(|device| device.distrust_page_cache());
+            self.devices.iter().for_each(Device::distrust_page_cache);
         }
         self.fault_watch.turn(now);
     }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Negotiated;
 use super::connection::Connection;
 use super::ending::{Ending, Reason};
 use super::linger::Linger;
@@ -13,6 +12,7 @@ use super::mailbox::{Collect, Message};
 use super::phases::to_flush;
 use super::serve::Peer;
 use super::worker::Shard;
+use super::{END, END_NOW, Negotiated};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
 use crate::stats::{ConnectionInfo, Gauges, Interval};
@@ -36,15 +36,32 @@ impl Shard {
                 Message::Collect(question) => self.answer(question),
             }
         }
-        if self.asked_to_end.load(Ordering::Acquire) {
+        let order = self.asked_to_end.load(Ordering::Acquire);
+        if order >= END {
             self.begin_shutdown();
+        }
+        let now = self.ring.now();
+        if order >= END_NOW && self.shutdown.is_some_and(|deadline| deadline > now) {
+            self.shutdown = Some(now);
+            // The deadline is looked at in the next turn, which nothing else may bring about.
+            self.ring.push(Operation::sleep(Duration::ZERO), Owner::Shard);
         }
     }
 
     /// Takes a connection over.
     pub(super) fn connect(&mut self, negotiated: Negotiated) {
-        let Negotiated { number, socket, over_tcp, export, session, leftover, peer, permit, socket_permit } =
-            negotiated;
+        let Negotiated {
+            number,
+            socket,
+            over_tcp,
+            id,
+            export,
+            session,
+            leftover,
+            peer,
+            permit,
+            socket_permit,
+        } = negotiated;
         let registered = self.ring.register_file(socket.as_fd());
         drop(socket);
         drop(socket_permit);
@@ -53,9 +70,18 @@ impl Shard {
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
             return;
         };
+        let device = match self.devices.enter(id, &export, &self.shared.context) {
+            Ok(device) => device,
+            Err(error) => {
+                tracing::error!(connection = number, %peer, reason = %error, "cannot open the export here, closing the connection");
+                self.ring.release_file(socket);
+                self.connection_count.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
         let client = self.connections.vacant_key() as u32;
-        let (device, abandon) = (Rc::clone(&self.devices[export]), Default::default());
-        let shared = Rc::new(Peer { session, device, export, client, abandon });
+        let (export, abandon) = (id.index as usize, Default::default());
+        let shared = Rc::new(Peer { session, device, id, export, client, abandon });
         let mut connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
         connection.number = number;
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };

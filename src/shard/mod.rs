@@ -10,6 +10,7 @@ mod batches;
 pub(crate) mod bench;
 mod busy_poll;
 mod connection;
+mod devices;
 mod ending;
 mod fault_watch;
 mod hang_up;
@@ -36,12 +37,12 @@ mod worker;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::backend::Export;
+use crate::backend::{Export, ExportId};
 use crate::config::Limits;
 use crate::nbd::session::Session;
 use crate::ring::RingError;
@@ -61,8 +62,10 @@ pub struct Negotiated {
     pub socket: OwnedFd,
     /// It is one of TCP, which takes back what has not arrived when it is closed in the wrong way.
     pub over_tcp: bool,
-    /// Which export, as an index into [`ShardConfig::exports`].
-    pub export: usize,
+    /// Which export.
+    pub id: ExportId,
+    /// The export: the shard's first connection of it opens its device there.
+    pub export: Arc<Export>,
     /// What was negotiated.
     pub session: Session,
     /// Bytes that the client sent behind the handshake.
@@ -83,8 +86,8 @@ pub struct ShardConfig {
     pub cpu: Option<usize>,
     /// The limits of the server.
     pub limits: Arc<Limits>,
-    /// All exports.
-    pub exports: Arc<[Arc<Export>]>,
+    /// Exports of files: how many devices may be open, how many may block.
+    pub files: usize,
     /// Spin so long before sleeping.
     pub busy_poll: Duration,
     /// Record latencies.
@@ -114,6 +117,10 @@ pub enum StartError {
 #[error("a shard failed: this is a bug in ringnbd, its message stands above")]
 pub struct ShardError;
 
+/// The order to end, as it is given to a shard, and that to do so at once.
+const END: u8 = 1;
+const END_NOW: u8 = 2;
+
 /// The control plane's end of a shard.
 #[derive(Debug)]
 pub struct ShardHandle {
@@ -122,7 +129,7 @@ pub struct ShardHandle {
     connections: Arc<AtomicUsize>,
     is_pinned: bool,
     /// The order to end. Not a message: it must not wait for room in the mailbox of a shard that is stuck.
-    end: Arc<AtomicBool>,
+    end: Arc<AtomicU8>,
 }
 
 /// The shard's end of it.
@@ -130,7 +137,7 @@ struct ShardEnd {
     messages: Receiver<Message>,
     doorbell: Arc<Doorbell>,
     connections: Arc<AtomicUsize>,
-    end: Arc<AtomicBool>,
+    end: Arc<AtomicU8>,
 }
 
 impl ShardHandle {
@@ -175,7 +182,7 @@ impl ShardHandle {
         let doorbell = Arc::new(doorbell);
         let (mailbox, messages) = bounded(limits.mailbox);
         let connections = Arc::new(AtomicUsize::new(0));
-        let end = Arc::new(AtomicBool::new(false));
+        let end = Arc::new(AtomicU8::new(0));
         let shard_end = ShardEnd {
             messages,
             doorbell: Arc::clone(&doorbell),
@@ -232,7 +239,13 @@ impl ShardHandle {
 
     /// Asks the shard to finish what has begun, to begin nothing more, and to end. Never waits.
     pub fn shutdown(&self) {
-        self.end.store(true, Ordering::Release);
+        self.end.fetch_max(END, Ordering::Release);
+        self.doorbell.ring();
+    }
+
+    /// Asks the shard to end now, whatever is unfinished. Never waits.
+    pub fn cut_off(&self) {
+        self.end.fetch_max(END_NOW, Ordering::Release);
         self.doorbell.ring();
     }
 }

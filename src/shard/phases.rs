@@ -331,6 +331,7 @@ impl Shard {
             connection.stand_in_line(None, key, &mut self.seniority);
             self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
             self.recorder.disconnected(connection.peer.export);
+            self.devices.leave(connection.peer.id);
             self.share_out();
             assert_eq!(connection.in_flight, 0, "each request ends or is forgotten");
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {

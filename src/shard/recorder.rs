@@ -29,12 +29,11 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records for so many exports; when off, it keeps counters but no times.
-    pub(super) fn new(ring: Ring, exports: usize, on: bool, slow: Option<Duration>) -> Self {
-        let interval = Box::new(Interval::new(exports));
+    /// Records for the exports that get connections; when off, it keeps counters but no times.
+    pub(super) fn new(ring: Ring, on: bool, slow: Option<Duration>) -> Self {
+        let interval = Box::default();
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        let gauges = vec![ExportGauges::default(); exports];
-        Self { ring, now: 0, interval, alike: None, gauges, on, slow }
+        Self { ring, now: 0, interval, alike: None, gauges: Vec::new(), on, slow }
     }
 
     /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn will do.
@@ -95,6 +94,10 @@ impl Recorder {
 
     /// A connection came.
     pub(super) fn connected(&mut self, export: usize) {
+        if self.gauges.len() <= export {
+            self.gauges.resize_with(export + 1, ExportGauges::default);
+            self.interval.exports.resize_with(export + 1, ExportInterval::default);
+        }
         self.gauges[export].connections += 1;
     }
 
@@ -173,7 +176,8 @@ mod tests {
     #[test]
     fn what_is_alike_is_recorded_together_and_counted_one_by_one() {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-        let mut recorder = Recorder::new(ring, 2, true, None);
+        let mut recorder = Recorder::new(ring, true, None);
+        recorder.connected(1);
         let timing = |operation, arrived| Timing {
             operation,
             arrived,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::recorder::operation;
 use super::reply::{Reply, ReplyChunk};
 use super::request_table::RequestId;
-use crate::backend::{Abandon, Device, ShardContext};
+use crate::backend::{Abandon, Device, ExportId, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::server::reply::{ReplyTo, status_length};
@@ -55,7 +55,8 @@ impl Shared {
 pub(super) struct Peer {
     pub(super) session: Session,
     pub(super) device: Rc<Device>,
-    /// Index of the export.
+    pub(super) id: ExportId,
+    /// The index of that, by which the export is counted.
     pub(super) export: usize,
     /// The connection's number; helper threads serve connections in turn.
     pub(super) client: u32,

@@ -22,7 +22,7 @@ pub struct Holdings {
     pub free_bytes: usize,
     /// Receive buffers that the ring can take.
     pub receive_buffers: u16,
-    /// Registered files and sockets.
+    /// Registered sockets, and files of devices that are not open.
     pub registered_files: u32,
     /// Operations in flight.
     pub operations: usize,
@@ -54,7 +54,7 @@ impl<F: Future<Output = ()>> Step for Worker<F> {
         Holdings {
             free_bytes: shard.pool.free_bytes(),
             receive_buffers: shard.ring.available_receive_buffers(),
-            registered_files: shard.ring.registered_files(),
+            registered_files: shard.ring.registered_files() - shard.devices.files() as u32,
             operations: shard.ring.operations_in_flight(),
             requests: shard.requests.working(),
             tasks: self.tasks.running(),

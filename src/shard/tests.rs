@@ -28,7 +28,7 @@ fn start_with(uri: &str, limits: Limits) -> Running {
         index: 0,
         cpu: None,
         limits: Arc::new(limits),
-        exports: vec![Arc::clone(&export)].into(),
+        files: 1,
         busy_poll: Duration::ZERO,
         record: true,
         slow: None,
@@ -65,7 +65,8 @@ impl Running {
             number: 1,
             socket: server.into(),
             over_tcp: false,
-            export: 0,
+            id: ExportId { index: 0, generation: 0 },
+            export: Arc::clone(&self.export),
             session,
             leftover,
             peer: "test".into(),
@@ -410,7 +411,7 @@ fn the_order_to_end_does_not_wait_for_a_shard_that_is_stuck() {
     assert!(handle.collect(None, false, |_| {}), "one message fits");
     assert!(!handle.collect(None, false, |_| {}), "and no other");
     handle.shutdown();
-    assert!(shard_end.end.load(Ordering::Acquire));
+    assert_eq!(shard_end.end.load(Ordering::Acquire), END);
 }
 
 #[test]

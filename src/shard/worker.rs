@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicU8, AtomicUsize};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -12,6 +12,7 @@ use slab::Slab;
 use super::batches::Batches;
 use super::busy_poll::BusyPoll;
 use super::connection::Connection;
+use super::devices::Devices;
 use super::fault_watch::FaultWatch;
 use super::mailbox::Message;
 use super::recorder::Recorder;
@@ -22,7 +23,7 @@ use super::serve::{Shared, Work, serve};
 use super::slow_sends::SlowSends;
 use super::waiting::Waiting;
 use super::{ShardConfig, ShardEnd, StartError};
-use crate::backend::{Device, FILES_PER_EXPORT, Helpers, ShardContext};
+use crate::backend::{FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::{Limits, Pinning};
 use crate::ring::{BufferPool, Event, OpKey, Ring, RingError, RingOptions, Wait};
 use crate::stats::Interval;
@@ -56,7 +57,7 @@ pub(super) struct Shard {
     pub(super) pool: BufferPool,
     pub(super) shared: Rc<Shared>,
     pub(super) recorder: Recorder,
-    pub(super) devices: Vec<Rc<Device>>,
+    pub(super) devices: Devices,
     pub(super) connections: Slab<Connection>,
     pub(super) requests: RequestTable,
     /// Connections with something to parse or to receive.
@@ -81,7 +82,7 @@ pub(super) struct Shard {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) doorbell_rang: bool,
     /// The order to end.
-    pub(super) asked_to_end: Arc<AtomicBool>,
+    pub(super) asked_to_end: Arc<AtomicU8>,
     /// The deadline, by the ring's clock, once the order to end has come.
     pub(super) shutdown: Option<Duration>,
     /// When to look next for connections that stall while others wait.
@@ -108,7 +109,7 @@ fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPo
 impl Shard {
     /// Sets up all that a shard needs, on the calling thread.
     pub(super) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, StartError> {
-        let ShardConfig { index, exports, busy_poll, record, slow, .. } = config;
+        let &ShardConfig { index, files, busy_poll, record, slow, .. } = config;
         let limits = Arc::clone(&config.limits);
         let ShardEnd { messages, doorbell, connections, end } = end;
         let options = RingOptions {
@@ -116,24 +117,21 @@ impl Shard {
             longest_lease: limits.longest_request as usize,
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
-            files: (limits.connections + FILES_PER_EXPORT * exports.len() + 8) as u32,
+            files: (limits.connections + FILES_PER_EXPORT * files.min(limits.open_devices) + 8) as u32,
             registered: limits.pinned != Pinning::Off,
-            workers: limits.workers(exports.len()),
+            workers: limits.workers(files),
         };
         let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
         let ready = ReadyList::default();
-        let helpers = Helpers::start(limits.helpers(exports.len()), &doorbell, ready.clone(), ring.clone())
+        let helpers = Helpers::start(limits.helpers(files), &doorbell, ready.clone(), ring.clone())
             .map_err(|error| StartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
-        let (shard, workers_per_export) = (*index, limits.workers_per_export);
+        let (shard, workers_per_export) = (index, limits.workers_per_export);
         let context =
             ShardContext { shard, ring: ring.clone(), ready, helpers, wakeups, workers_per_export, zeroes };
-        let devices = exports.iter().map(|export| Device::new(export, &context).map(Rc::new));
-        let devices =
-            devices.collect::<Result<_, _>>().map_err(|error| StartError::System("exports", error))?;
         let extents_per_reply = limits.extents_per_reply;
         let shared =
             Shared { context, finished: Default::default(), errors: Default::default(), extents_per_reply };
@@ -146,9 +144,9 @@ impl Shard {
             is_pinned,
             pool,
             shared: Rc::new(shared),
-            recorder: Recorder::new(ring.clone(), exports.len(), *record, *slow),
+            recorder: Recorder::new(ring.clone(), record, slow),
             ring,
-            devices,
+            devices: Devices::default(),
             connections: Slab::new(),
             requests,
             to_feed: VecDeque::new(),
@@ -170,7 +168,7 @@ impl Shard {
             cut_off: None,
             slow_sends: SlowSends::default(),
             fault_watch,
-            busy_poll: BusyPoll::new(*busy_poll),
+            busy_poll: BusyPoll::new(busy_poll),
             connection_count: connections,
         })
     }

@@ -279,6 +279,12 @@ fn exports_of_one_file_have_mappings_of_their_own() {
     let exports = [&path, &link].map(|path| format!("file:{}?readonly=true", path.display()));
     let options = Options::new().shards(1).export(format!("a={}", exports[0]));
     let subject = Subject::start(options.export(format!("b={}", exports[1])));
+    assert!(mapped_by(&subject, directory.path()).is_empty(), "nobody has used them");
+    let _clients = ["a", "b"].map(|name| {
+        let mut client = Connection::attach(&subject.server, name, Mode::Simple);
+        assert_eq!(client.read(0, 512), [7; 512]);
+        client
+    });
     let mapped = mapped_by(&subject, directory.path());
     assert_eq!(mapped.len(), 2, "{mapped:?}");
     let bytes = ["a", "b"].map(|name| subject.export(name)["mapped_bytes"].as_u64().unwrap());

@@ -74,7 +74,7 @@ impl Scene {
             Arc::new(Export::simulated(tokens, disk.size, false, None))
         };
         let exports: Arc<[Arc<Export>]> = plan.disks.iter().map(export).collect();
-        let shard = SteppedShard::start(plan.shard(0, &exports), 0).expect("a shard starts");
+        let shard = SteppedShard::start(plan.shard(0), 0).expect("a shard starts");
         Self { world, shard, exports, files, plan, random, answered: 0, _entered: entered }
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::internal::backend::Export;
+use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::{Limits, Pinning, Shutdown};
 use ringnbd::internal::nbd::meta_context::MetaContext;
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
@@ -80,12 +80,12 @@ impl Plan {
     }
 
     /// The configuration of a shard.
-    pub(crate) fn shard(&self, index: usize, exports: &Arc<[Arc<Export>]>) -> ShardConfig {
+    pub(crate) fn shard(&self, index: usize) -> ShardConfig {
         ShardConfig {
             index,
             cpu: None,
             limits: Arc::clone(&self.limits),
-            exports: Arc::clone(exports),
+            files: self.disks.len(),
             busy_poll: Duration::ZERO,
             record: true,
             slow: None,
@@ -201,7 +201,8 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
         contexts: contexts.into_iter().collect(),
     };
     let (permit, socket_permit) = (Box::new(()), Box::new(()));
-    let (export, peer) = (setting.export, "simulated".to_owned());
+    let id = ExportId { index: setting.export as u32, generation: 0 };
+    let (export, peer) = (Arc::clone(&exports[setting.export]), "simulated".to_owned());
     let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
-    Negotiated { number, socket, over_tcp, export, session, leftover, peer, permit, socket_permit }
+    Negotiated { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }
 }

@@ -116,7 +116,7 @@ impl Simulation {
             exports.push(Arc::new(Export::simulated(tokens, disk.size, disk.read_only, disk.sector)));
         }
         let exports: Arc<[Arc<Export>]> = exports.into();
-        let start = |index| SteppedShard::start(plan.shard(index, &exports), index);
+        let start = |index| SteppedShard::start(plan.shard(index), index);
         let shards = (0..plan.shards).map(start).collect::<Result<_, _>>().expect("shards start");
         let sessions_left = plan.sessions;
         Self {

@@ -8,7 +8,6 @@ mod routes;
 mod views;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
@@ -21,7 +20,6 @@ use super::accept::Acceptor;
 use super::collector::Collector;
 use super::plane::Plane;
 use super::process::Process;
-use crate::backend::Export;
 use crate::stats::prometheus::{ExportFacts, export_label};
 
 /// Connections at the same time; further ones wait in the backlog.
@@ -45,8 +43,8 @@ pub(super) struct Admin {
     collector: Rc<Collector>,
     /// By the index that shards know exports by.
     facts: Vec<ExportFacts>,
-    /// The exports, and where the bytes of each live.
-    sources: Vec<(Arc<Export>, String)>,
+    /// Where the bytes of each live.
+    sources: Vec<String>,
     /// It listens on the loopback address.
     is_local: bool,
     /// Shards record times.
@@ -62,12 +60,12 @@ impl Admin {
     pub(super) fn new(
         plane: Rc<Plane>,
         collector: Rc<Collector>,
-        sources: Vec<(Arc<Export>, String)>,
+        sources: Vec<String>,
         is_local: bool,
         histograms: bool,
         log_lines_dropped: fn() -> u64,
     ) -> Rc<Self> {
-        let facts = plane.exports.iter().map(|export| ExportFacts {
+        let facts = plane.catalogue.infos().iter().map(|export| ExportFacts {
             label: export_label(&export.name),
             size: export.facts.size,
             read_only: export.facts.read_only,

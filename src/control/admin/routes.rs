@@ -81,7 +81,8 @@ impl Admin {
     fn metrics(&self, format: Format) -> String {
         let state = self.collector.state();
         let responsive: Vec<_> = state.shards.iter().map(|shard| shard.is_responsive()).collect();
-        let mapped_bytes: Vec<_> = self.sources.iter().map(|(export, _)| export.mapped_bytes()).collect();
+        let mapped_bytes: Vec<_> =
+            self.plane.catalogue.exports().map(|export| export.mapped_bytes()).collect();
         let metrics = Metrics {
             exports: &self.facts,
             mapped_bytes: &mapped_bytes,

@@ -228,7 +228,9 @@ impl Admin {
 
     pub(super) fn exports(&self) -> ExportsView<'_> {
         let state = self.collector.state();
-        let pairs = self.plane.exports.iter().zip(&self.sources).zip(&state.totals.exports);
+        let catalogue = &self.plane.catalogue;
+        let named = catalogue.infos().iter().zip(catalogue.exports().zip(&self.sources));
+        let pairs = named.zip(&state.totals.exports);
         let exports = pairs.map(|((info, (export, source)), totals)| {
             let commands = CommandKind::ALL.iter().zip(&totals.commands);
             let view =
@@ -274,7 +276,7 @@ impl Admin {
         let connections = all.into_iter().map(|(shard, of)| ConnectionView {
             id: format!("{shard}.{}", of.since_ns),
             peer: of.peer.clone(),
-            export: &self.plane.exports[of.export].name,
+            export: &self.plane.catalogue.infos()[of.export].name,
             shard,
             age_seconds: of.age_ns as f64 / 1e9,
             in_flight: of.in_flight,
@@ -287,7 +289,7 @@ impl Admin {
     pub(super) fn latency(&self) -> LatencyView<'_> {
         let state = self.collector.state();
         let mut latency = Vec::new();
-        for (info, totals) in self.plane.exports.iter().zip(&state.totals.exports) {
+        for (info, totals) in self.plane.catalogue.infos().iter().zip(&state.totals.exports) {
             for (operation, command) in CommandKind::ALL.iter().zip(&totals.commands) {
                 let phases = command.iter().flat_map(|command| Phase::ALL.iter().zip(&command.phases));
                 for (phase, histogram) in phases {
@@ -302,7 +304,7 @@ impl Admin {
 
     /// The number of the export with a name.
     pub(super) fn export_index(&self, name: &str) -> Option<usize> {
-        self.plane.exports.iter().position(|export| export.name == name)
+        self.plane.catalogue.find(name).map(|(index, _)| index)
     }
 
     /// Of one export, or of the whole server.

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::internal::backend::Export;
+use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::{ExportUri, Limits};
 use ringnbd::internal::nbd::client::replies::{Event, ReplyParser};
 use ringnbd::internal::nbd::client::request::ClientRequest;
@@ -53,7 +53,7 @@ fn server() -> &'static Server {
             index: 0,
             cpu: None,
             limits: Arc::new(limits),
-            exports: Arc::clone(&exports),
+            files: 1,
             busy_poll: Duration::ZERO,
             record: true,
             slow: None,
@@ -81,7 +81,8 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
         number: 1,
         socket: socket.into(),
         over_tcp: false,
-        export,
+        id: ExportId { index: export as u32, generation: 0 },
+        export: Arc::clone(&server().exports[export]),
         session,
         leftover,
         peer: "fuzz".into(),
