@@ -57,7 +57,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        Ending, Host, HostError, Listener, Ready, Served, Service, StartError, check, inherited, run,
+        Addition, Ending, Host, HostError, Listener, Ready, Served, Service, StartError, Takeaway, Wish,
+        check, inherited, run,
     };
 
     pub mod machine {

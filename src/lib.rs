@@ -33,7 +33,7 @@
 //!
 //! # What is where
 //!
-//! * [`ServerBuilder`], [`ServerHandle`]: a server, and how it ends ([`Ending`]).
+//! * [`ServerBuilder`], [`ServerHandle`]: a server, exports that come and go while it runs, and how it ends ([`Ending`]).
 //! * [`Client`]: a blocking client, one request at a time; [`NbdUri`] says where to.
 //! * [`proto`]: the protocol without I/O, a crate of its own.
 //! * [`architecture`]: how the server is built, for those who change it.
@@ -71,9 +71,10 @@ pub mod architecture {}
 
 pub use client::uri::{NbdUri, ServerAddress, UriError};
 pub use client::{Client, ClientError, Timeouts};
-pub use control::{Ending, Served};
+pub use control::{ChangeError, Ending, Served};
 pub use ringnbd_proto as proto;
 pub use server::{ServerBuilder, ServerError, ServerHandle};
+pub use shard::Removal;
 
 pub(crate) use ringnbd_proto as nbd;
 pub(crate) use ringnbd_proto::vocabulary as block;

@@ -10,9 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::backend::Export;
 use crate::config::listen::{AdminAddress, ListenAddress, TcpAddress, UnixAddress};
 use crate::config::{Config, ExportConfig, Pinning, Settings};
-use crate::control::{self, Ending, Host, HostError, Ready, Served, Service, StartError};
+use crate::control::{
+    self, Addition, ChangeError, Ending, Host, HostError, Ready, Served, Service, StartError, Takeaway, Wish,
+};
+use crate::shard::Removal;
 
 /// Why a server did not start: a sentence with cause and remedy. It names settings as the command `ringnbd serve` does: `--memory` is
 /// [`ServerBuilder::memory`].
@@ -25,6 +29,9 @@ pub enum ServerError {
     /// A file, a socket or memory cannot be had.
     #[error(transparent)]
     Start(Box<dyn Error + Send + Sync>),
+    /// An export cannot come or go.
+    #[error(transparent)]
+    Change(ChangeError),
 }
 
 /// The settings of a server. What is not set is as `ringnbd serve` has it: one shard for each CPU that this process may use, 128 MiB of buffers
@@ -40,6 +47,7 @@ pub enum ServerError {
 #[must_use]
 pub struct ServerBuilder {
     settings: Settings,
+    read_only: bool,
     /// The first setting that is wrong.
     wrong: Option<String>,
 }
@@ -53,20 +61,16 @@ impl ServerBuilder {
     /// Serves `uri` under `name`; `""` is the default export. URIs are those of `ringnbd serve`: `file:PATH?direct=true`, a path, `mem:1G`,
     /// `null:1G`.
     pub fn export(mut self, name: &str, uri: &str) -> Self {
-        let parsed =
-            uri.parse().map_err(|error: <crate::config::ExportUri as FromStr>::Err| error.to_string());
-        let export = parsed
-            .and_then(|uri| ExportConfig::new(name, uri, None, false).map_err(|error| error.to_string()));
-        match export {
+        match export_config(name, uri) {
             Ok(export) => self.settings.exports.push(export),
-            Err(error) => self.note_wrong(format!("the export \"{name}\": {error}")),
+            Err(error) => self.note_wrong(error),
         }
         self
     }
 
     /// Refuses writes to every export.
     pub fn read_only(mut self) -> Self {
-        self.settings.read_only = Some(true);
+        (self.read_only, self.settings.read_only) = (true, Some(true));
         self
     }
 
@@ -172,12 +176,15 @@ impl ServerBuilder {
         let config = resolved.map_err(|error| ServerError::Setting(error.to_string()))?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let (ready, started) = sync_channel(1);
-        let (stop, stops) = unbounded_channel();
-        let run = move || control::run(&config, Service::Listeners, &mut Embedded { ready, stops });
+        let read_only = self.read_only;
+        let (wish, wishes) = unbounded_channel();
+        let run = move || control::run(&config, Service::Listeners, &mut Embedded { ready, wishes });
         let thread = std::thread::Builder::new().name("ringnbd".into()).spawn(run);
         let thread = thread.map_err(|error| ServerError::Start(error.into()))?;
         match started.recv() {
-            Ok(Started { exports, admin }) => Ok(ServerHandle { exports, admin, stop, thread: Some(thread) }),
+            Ok(Started { exports, admin }) => {
+                Ok(ServerHandle { exports, admin, read_only, wish, thread: Some(thread) })
+            }
             Err(_never_ready) => Err(match thread.join() {
                 Ok(Err(error)) => ServerError::Start(Box::new(error)),
                 Ok(Ok(_)) => ServerError::Start("the server ended before it was ready".into()),
@@ -195,17 +202,60 @@ impl ServerBuilder {
     }
 }
 
+fn export_config(name: &str, uri: &str) -> Result<ExportConfig, String> {
+    let of = |error: &dyn Display| format!("the export \"{name}\": {error}");
+    let uri = uri.parse().map_err(|error: <crate::config::ExportUri as FromStr>::Err| of(&error))?;
+    ExportConfig::new(name, uri, None, false).map_err(|error| of(&error))
+}
+
 /// A server that runs. Dropping it is [`ServerHandle::stop`].
 #[derive(Debug)]
 pub struct ServerHandle {
     exports: Vec<Served>,
     admin: Vec<String>,
-    stop: UnboundedSender<()>,
+    read_only: bool,
+    wish: UnboundedSender<Wish>,
     thread: Option<JoinHandle<Result<Ending, StartError>>>,
 }
 
 impl ServerHandle {
-    /// What is served, in the order in which it was given.
+    /// Serves one more export from now on; says where.
+    ///
+    /// A file that another process has locked is waited for some seconds, as at the start.
+    ///
+    /// # Errors
+    /// [`ServerError::Setting`] for a URI that is none, [`ServerError::Change`] when the name is taken, [`ServerError::Start`] when the export
+    /// cannot be opened. What is served stays as it is.
+    pub fn add_export(&self, name: &str, uri: &str) -> Result<Served, ServerError> {
+        let wanted = export_config(name, uri).map_err(ServerError::Setting)?;
+        // Here, because it may take its time.
+        let export = Export::open(&wanted.uri, self.read_only || wanted.read_only);
+        let export = export.map_err(|error| ServerError::Start(Box::new(error)))?;
+        let (name, description, source) = (wanted.name, wanted.description, wanted.uri.to_string());
+        self.change(|answer| {
+            Wish::Add(Box::new(Addition { name, description, source, export, answer: Box::new(answer) }))
+        })
+    }
+
+    /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] its connections end, and it is closed when this returns;
+    /// with [`Removal::WhenUnused`] they go on, and it is closed when the last one is gone.
+    ///
+    /// # Errors
+    /// [`ServerError::Change`]: there is none of that name.
+    pub fn remove_export(&self, name: &str, how: Removal) -> Result<(), ServerError> {
+        let name = name.to_owned();
+        self.change(|answer| Wish::Remove(Box::new(Takeaway { name, how, answer: Box::new(answer) })))
+    }
+
+    fn change<T: Send + 'static>(&self, wish: impl FnOnce(Answer<T>) -> Wish) -> Result<T, ServerError> {
+        let (answer, answered) = sync_channel(1);
+        let wish = wish(Box::new(move |result| drop(answer.send(result))));
+        let sent = self.wish.send(wish).is_ok();
+        let answer = if sent { answered.recv().ok() } else { None };
+        answer.unwrap_or(Err(ChangeError::Stopping)).map_err(ServerError::Change)
+    }
+
+    /// What was served at the start, in the order in which it was given.
     pub fn exports(&self) -> &[Served] {
         &self.exports
     }
@@ -235,7 +285,7 @@ impl ServerHandle {
 
     fn ask_to_stop(&self) {
         // An error means that it has ended.
-        let _ended = self.stop.send(());
+        let _ended = self.wish.send(Wish::Stop("stop"));
     }
 
     fn join(&mut self) -> Ending {
@@ -266,8 +316,14 @@ struct Started {
 /// An application around a server: nothing of it is changed.
 struct Embedded {
     ready: SyncSender<Started>,
-    stops: UnboundedReceiver<()>,
+    wishes: UnboundedReceiver<Wish>,
 }
+
+/// Files that an application may add while its server runs and that may all block at the same time: a shard has threads for so many.
+const EXPORTS_LATER: usize = 16;
+
+/// Takes the answer to a change.
+type Answer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 
 impl Host for Embedded {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {
@@ -275,12 +331,16 @@ impl Host for Embedded {
         self.ready.send(started).map_err(|_| HostError::from("nobody waits for the server to start"))
     }
 
-    async fn stop(&mut self) -> &'static str {
-        match self.stops.recv().await {
-            Some(()) => "stop",
+    async fn next(&mut self) -> Wish {
+        match self.wishes.recv().await {
+            Some(wish) => wish,
             // The handle asks before it goes. Without it nobody can ask again.
             None => std::future::pending().await,
         }
+    }
+
+    fn exports_later(&self) -> usize {
+        EXPORTS_LATER
     }
 }
 
@@ -288,6 +348,7 @@ impl Host for Embedded {
 mod tests {
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::client::{Client, Timeouts, enter};
@@ -371,6 +432,86 @@ mod tests {
         first.read_at(0, &mut here).unwrap();
         last.read_at(0, &mut there).unwrap();
         assert_eq!((&here, &there), (&[0; 4], b"last"));
+    }
+
+    /// Descriptors and mappings of this process that lead below a directory.
+    fn held_below(directory: &std::path::Path) -> usize {
+        let names = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let files = names.filter_map(|name| std::fs::read_link(name.path()).ok());
+        let files = files.filter(|file| file.starts_with(directory)).count();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        files + maps.lines().filter(|line| line.contains(directory.to_str().unwrap())).count()
+    }
+
+    #[test]
+    fn a_thousand_exports_come_and_go_under_load_and_leave_nothing() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let directory = tempfile::tempdir().unwrap();
+        let builder = small().shards(2).memory(128 << 20).admin("127.0.0.1:0");
+        // Over TCP a client that was served just now has a second to close its end.
+        let socket = tempfile::tempdir().unwrap();
+        let builder = builder.export("steady", "mem:1M").unix(socket.path().join("socket"));
+        let server = builder.start().unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let (mut client, stop) = (client(&server, 0), &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        client.write_at(0, &[7; 4096]).unwrap();
+                        client.read_at(0, &mut [0; 4096]).unwrap();
+                    }
+                });
+            }
+            for number in 0..1000_u32 {
+                let (path, name) = (directory.path().join(number.to_string()), format!("e{number}"));
+                std::fs::write(&path, [number as u8; 8192]).unwrap();
+                let served = server.add_export(&name, &format!("file:{}", path.display())).unwrap();
+                let uri = served.uris[0].parse().unwrap();
+                let mut client = Client::open(&uri, &[], Timeouts::default()).unwrap();
+                let mut bytes = [0; 512];
+                client.read_at(4096, &mut bytes).unwrap();
+                assert_eq!(bytes, [number as u8; 512]);
+                client.write_at(0, &number.to_le_bytes()).unwrap();
+                match number % 3 {
+                    0 => {
+                        server.remove_export(&name, Removal::AtOnce).unwrap();
+                        client.read_at(0, &mut bytes).unwrap_err();
+                    }
+                    1 => {
+                        drop(client);
+                        server.remove_export(&name, Removal::AtOnce).unwrap();
+                    }
+                    _ => {
+                        server.remove_export(&name, Removal::WhenUnused).unwrap();
+                        client.read_at(0, &mut bytes).unwrap();
+                        assert_eq!(bytes[..4], number.to_le_bytes(), "its client goes on");
+                    }
+                }
+                Client::open(&uri, &[], Timeouts::default()).unwrap_err();
+                assert_eq!(std::fs::read(&path).unwrap()[..4], number.to_le_bytes());
+                std::fs::remove_file(&path).unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let begun = std::time::Instant::now();
+        while held_below(directory.path()) > 0 {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} files or mappings are left",
+                held_below(directory.path())
+            );
+            std::thread::yield_now();
+        }
+        assert!(matches!(
+            server.remove_export("e1", Removal::AtOnce),
+            Err(ServerError::Change(ChangeError::NoSuchExport(_)))
+        ));
+        assert!(matches!(
+            server.add_export("steady", "null:1M"),
+            Err(ServerError::Change(ChangeError::NameTaken(_)))
+        ));
+        assert_eq!(server.stop(), Ending::Stopped);
     }
 
     #[test]

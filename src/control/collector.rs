@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::catalogue::Entry;
 use super::latency_log::LatencyLog;
 use super::plane::Plane;
 use crate::stats::{ConnectionInfo, History, Interval, SlowRequest, Totals};
@@ -24,8 +25,13 @@ const FRESH: Duration = Duration::from_millis(50);
 /// The length of an interval.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An answer: whose, and what.
-type Answer = (usize, Box<Interval>);
+/// What comes to the collector, in order.
+enum Answer {
+    /// What a shard recorded.
+    Recorded(usize, Box<Interval>),
+    /// No shard has anything of an export any more, and what they recorded of it came before.
+    Removed(usize, oneshot::Sender<()>),
+}
 
 /// See the module.
 pub(super) struct Collector {
@@ -74,12 +80,11 @@ impl Collector {
     /// # Errors
     /// The latency log cannot be written, or is none.
     pub(super) fn start(plane: Rc<Plane>, latency_log: Option<PathBuf>) -> std::io::Result<Rc<Self>> {
-        let (exports, shards) = (plane.catalogue.infos().len(), plane.shard_count());
-        let names = || plane.catalogue.infos().iter().map(|export| export.name.clone()).collect();
-        let log = latency_log.map(|path| LatencyLog::open(path, names())).transpose()?;
+        let shards = plane.shard_count();
+        let log = latency_log.map(LatencyLog::open).transpose()?;
         let state = State {
-            totals: Totals::new(exports, shards),
-            history: History::new(exports),
+            totals: Totals::new(0, shards),
+            history: History::new(0),
             shards: (0..shards).map(|_| ShardState::default()).collect(),
             log,
             second_began: Instant::now(),
@@ -87,6 +92,7 @@ impl Collector {
         let (answer, answers) = unbounded_channel();
         let collector = Self { plane, state: RefCell::new(state), answer, answered: Notify::new() };
         let collector = Rc::new(collector);
+        collector.plane.catalogue().iter().for_each(|entry| collector.added(entry));
         tokio_uring::spawn(Rc::clone(&collector).take_answers(answers));
         tokio_uring::spawn(Rc::clone(&collector).every_second());
         Ok(collector)
@@ -112,6 +118,34 @@ impl Collector {
         self.take(shard, interval);
     }
 
+    /// An export is served from now on.
+    pub(super) fn added(&self, entry: &Entry) {
+        let mut state = self.state.borrow_mut();
+        state.totals.grow(entry.index() + 1);
+        state.history.grow(entry.index() + 1);
+        if let Some(log) = &mut state.log {
+            log.name(entry.index(), &entry.info.name);
+        }
+    }
+
+    /// An export is gone, on all shards: forgets it, and what they recorded of it before.
+    pub(super) async fn removed(&self, export: usize) {
+        let (forgotten, done) = oneshot::channel();
+        // What the shards sent before they gave it up stands before this.
+        if self.answer.send(Answer::Removed(export, forgotten)).is_ok() {
+            let _ended = done.await;
+        }
+    }
+
+    fn forget(&self, export: usize) {
+        let mut state = self.state.borrow_mut();
+        state.totals.forget_export(export);
+        state.history.forget_export(export);
+        if let Some(log) = &mut state.log {
+            log.forget_export(export);
+        }
+    }
+
     /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
     pub(super) fn note_failure(&self, shard: usize) {
         let mut state = self.state.borrow_mut();
@@ -127,8 +161,15 @@ impl Collector {
     }
 
     async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<Answer>) {
-        while let Some((shard, interval)) = answers.recv().await {
-            self.take(shard, interval);
+        while let Some(answer) = answers.recv().await {
+            match answer {
+                Answer::Recorded(shard, interval) => self.take(shard, interval),
+                Answer::Removed(export, forgotten) => {
+                    self.forget(export);
+                    // Whoever waited may have gone.
+                    let _told = forgotten.send(());
+                }
+            }
         }
     }
 
@@ -153,7 +194,7 @@ impl Collector {
             }
             let answer = self.answer.clone();
             // Nobody listens any more when the process ends.
-            let answer = move |interval| drop(answer.send((shard, interval)));
+            let answer = move |interval| drop(answer.send(Answer::Recorded(shard, interval)));
             let asked = self.plane.collect(shard, state.spare.take(), connections, answer);
             state.asked = asked.then(|| (Instant::now(), connections));
         }
@@ -204,7 +245,9 @@ impl Collector {
 
     fn tell_slow(&self, interval: &Interval) {
         for slow in &interval.slow {
-            log_slow(slow, &self.plane.catalogue.infos()[slow.export].name, interval.end);
+            if let Some(entry) = self.plane.catalogue().at(slow.export) {
+                log_slow(slow, &entry.info.name, interval.end);
+            }
         }
         if interval.more_slow > 0 {
             tracing::warn!(target: "ringnbd::slow", requests = interval.more_slow, "more slow requests, not told apart");

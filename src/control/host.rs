@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use super::listener::{Listener, SocketFile};
 use super::server::Served;
+use crate::backend::Export;
+use crate::shard::Removal;
 
 /// Why the process does not want the server to go on.
 pub type HostError = Box<dyn Error + Send + Sync>;
@@ -45,8 +47,13 @@ pub trait Host {
     /// Ends the start.
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError>;
 
-    /// Waits until the server is to stop, and says why. Once more: until it is to stop at once.
-    async fn stop(&mut self) -> &'static str;
+    /// Waits for what the host wants next.
+    async fn next(&mut self) -> Wish;
+
+    /// Exports of files that it may add while the server runs: shards keep threads and places for so many.
+    fn exports_later(&self) -> usize {
+        0
+    }
 
     /// Whether the process goes on when the server was cut off: then its threads are waited for, and its memory is given back.
     fn goes_on(&self) -> bool {
@@ -60,6 +67,54 @@ pub trait Host {
     fn log_lines_dropped(&self) -> fn() -> u64 {
         || 0
     }
+}
+
+/// What a host wants of a server that runs.
+pub enum Wish {
+    /// That it stops, and why; the second time: at once.
+    Stop(&'static str),
+    /// One more export.
+    Add(Box<Addition>),
+    /// One export less.
+    Remove(Box<Takeaway>),
+}
+
+/// An export to serve from now on.
+pub struct Addition {
+    /// Its name, which nobody else may have.
+    pub name: String,
+    /// A text for people.
+    pub description: String,
+    /// Where its bytes live, for people.
+    pub source: String,
+    /// The export, opened.
+    pub export: Export,
+    /// Hears what is served, or why not; it must not wait.
+    pub answer: Box<dyn FnOnce(Result<Served, ChangeError>) + Send>,
+}
+
+/// An export to serve no more.
+pub struct Takeaway {
+    /// Its name.
+    pub name: String,
+    /// What becomes of its connections.
+    pub how: Removal,
+    /// Hears that it is gone, or, when its connections may go on, that nobody finds it any more; it must not wait.
+    pub answer: Box<dyn FnOnce(Result<(), ChangeError>) + Send>,
+}
+
+/// Why the exports stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// There is one of that name.
+    #[error("there is an export \"{0}\" already: remove it first, or choose another name")]
+    NameTaken(String),
+    /// There is none.
+    #[error("there is no export \"{0}\"")]
+    NoSuchExport(String),
+    /// It ends.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// A server that has only to accept.

@@ -41,14 +41,28 @@ impl LatencyLog {
     ///
     /// # Errors
     /// The system's; or the file is something else than a log.
-    pub(super) fn open(path: PathBuf, names: Vec<String>) -> io::Result<Self> {
+    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let (file, length) = open(&path)?;
-        let totals = Totals::new(names.len(), 0);
+        let (totals, names) = (Totals::new(0, 0), Vec::new());
         let (writer, begin) = (head()?, Instant::now());
         let (owes_head, fails) = (true, false);
         let mut log = Self { path, file, length, writer, owes_head, begin, fails, totals, names };
         log.write()?;
         Ok(log)
+    }
+
+    /// An index belongs to an export of this name from now on.
+    pub(super) fn name(&mut self, index: usize, name: &str) {
+        if self.names.len() <= index {
+            self.names.resize_with(index + 1, String::new);
+            self.totals.grow(index + 1);
+        }
+        name.clone_into(&mut self.names[index]);
+    }
+
+    /// An export is gone, and what the present interval has of it.
+    pub(super) fn forget_export(&mut self, index: usize) {
+        self.totals.forget_export(index);
     }
 
     /// Adds what a shard recorded to the present interval.

@@ -11,6 +11,7 @@
 mod accept;
 mod admin;
 mod catalogue;
+mod changes;
 mod collector;
 mod endpoint;
 mod handshake_memory;
@@ -26,6 +27,6 @@ mod plane;
 mod process;
 mod server;
 
-pub use host::{Host, HostError, Ready};
+pub use host::{Addition, ChangeError, Host, HostError, Ready, Takeaway, Wish};
 pub use listener::{Listener, inherited};
 pub use server::{Ending, Served, Service, StartError, check, run};

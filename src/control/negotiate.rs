@@ -10,9 +10,11 @@ use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
+use super::catalogue::Entry;
 use super::handshake_memory::FREE_BYTES;
 use super::plane::{Permit, Plane};
-use crate::nbd::server::handshake::{self, CloseReason, Event, Handshake};
+use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
+use crate::nbd::session::Session;
 use crate::shard::Negotiated;
 
 /// A client that was just accepted.
@@ -38,6 +40,8 @@ enum Failure {
     TimedOut,
     /// Shards were full for too long, or are stopping.
     NoShard,
+    /// The export was removed.
+    Removed,
 }
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
@@ -56,25 +60,23 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
         }
     };
     let result = match outcome {
-        Ok((negotiated, leftover)) => {
-            let handshake::Negotiated { export, session } = negotiated;
+        Ok((session, entry, leftover)) => {
             let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
-            let (id, export) = plane.catalogue.get(export);
             let negotiated = Negotiated {
                 number,
                 socket,
                 over_tcp,
-                id,
-                export: Arc::clone(export),
+                id: entry.id,
+                export: Arc::clone(&entry.export),
                 session,
                 leftover,
                 peer,
                 permit,
                 socket_permit,
             };
-            hand_over(&plane, Box::new(negotiated)).await
+            hand_over(&plane, &entry, Box::new(negotiated)).await
         }
         Err(failure) => {
             // A receive that still waits in the ring holds the other descriptor open: this ends it.
@@ -103,9 +105,10 @@ async fn converse(
     plane: &Plane,
     handshake: &mut Handshake,
     stream: &TcpStream,
-) -> Result<(handshake::Negotiated, Vec<u8>), Failure> {
+) -> Result<(Session, Rc<Entry>, Vec<u8>), Failure> {
     let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
     let mut unread = 0..0;
+    let mut chosen: Option<Rc<Entry>> = None;
     let mut claim = plane.handshake_memory.claim();
     loop {
         handshake.set_shutting_down(plane.is_stopping());
@@ -127,16 +130,21 @@ async fn converse(
                 sent.map_err(Failure::from)?;
             }
             Some(Event::Lookup(name)) => {
-                let export = plane.catalogue.find(&name);
-                let answer = export.map_or(0, |(_, export)| plane.answer_bytes(Some(export)));
+                let answer = plane.find(&name).map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
-                handshake.found(export);
+                chosen = plane.find(&name);
+                handshake.found(chosen.as_ref().map(|entry| (entry.index(), &entry.info)));
             }
             Some(Event::List) => {
                 claim.hold(plane.answer_bytes(None)).await;
-                handshake.listed(plane.catalogue.infos());
+                handshake.listed(plane.catalogue().iter().map(|entry| &entry.info));
             }
-            Some(Event::Done(negotiated)) => return Ok((negotiated, buffer[unread].to_vec())),
+            Some(Event::Done(negotiated)) => {
+                // The last export that was looked up; if another one has its index now, nobody finds this one any more.
+                let entry = chosen.filter(|entry| entry.index() == negotiated.export);
+                let entry = entry.expect("a session is one of the export that was asked for last");
+                return Ok((negotiated.session, entry, buffer[unread].to_vec()));
+            }
         }
     }
 }
@@ -153,12 +161,15 @@ impl From<io::Error> for Failure {
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
-async fn hand_over(plane: &Plane, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
+async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
-    let export = plane.catalogue.infos()[negotiated.id.index as usize].name.clone();
+    let export = entry.info.name.as_str();
     let mode = negotiated.session.reply_mode;
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {
+        if !plane.catalogue().has(entry.id) {
+            return Err(Failure::Removed);
+        }
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
                 tracing::info!(connection = number, peer, export, shard, replies = ?mode, "negotiated");
@@ -190,6 +201,9 @@ fn report(connection: u64, peer: &str, failure: &Failure, handshake: &Handshake)
         }
         Failure::Closed(reason) => tracing::info!(connection, peer, %reason, "handshake failed"),
         Failure::Io(error) => tracing::info!(connection, peer, reason = %error, "handshake failed"),
+        Failure::Removed => {
+            tracing::info!(connection, peer, reason = "the export was removed", "handshake failed")
+        }
         Failure::NoShard => {
             tracing::info!(connection, peer, reason = "no shard took the connection", "handshake failed")
         }

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::accept::Acceptor;
 use super::admin::{self, Admin};
+use super::catalogue::Entry;
 use super::collector::Collector;
 use super::endpoint::Endpoint;
 use super::listener::{self, ListenError, Listener, SocketFile};
@@ -58,12 +59,10 @@ impl Observers {
             let path = config.latency_log.clone().unwrap_or_default();
             StartError::LatencyLog { path, error }
         })?;
-        let sources = config.exports.iter().map(|export| export.uri.to_string()).collect();
         let is_local = listeners.iter().any(is_loopback);
         let admin = Admin::new(
             Rc::clone(plane),
             Rc::clone(&collector),
-            sources,
             is_local,
             config.histograms,
             log_lines_dropped,
@@ -89,6 +88,18 @@ impl Observers {
         for acceptor in self.acceptors.drain(..) {
             self.tasks.push(tokio_uring::spawn(Rc::clone(admin).serve(acceptor, Rc::clone(&room))));
         }
+    }
+
+    /// An export is served from now on.
+    pub(super) fn added(&self, entry: &Entry) {
+        if let Some(collector) = &self.collector {
+            collector.added(entry);
+        }
+    }
+
+    /// Whom to tell that an export is gone, on all shards.
+    pub(super) fn collector(&self) -> Option<Rc<Collector>> {
+        self.collector.clone()
     }
 
     /// Takes what a shard recorded last, when it has ended.

@@ -1,25 +1,26 @@
 //! What the tasks of the control plane share.
 
-use std::cell::Cell;
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
+use crate::backend::ExportId;
 use crate::config::Limits;
 use crate::nbd::server::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
-use crate::shard::{Negotiated, ShardHandle};
+use crate::shard::{Negotiated, Removal, ShardHandle};
 use crate::stats::Interval;
 use crate::stats::prometheus::ClientCounts;
 
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
 pub(super) struct Plane {
-    pub(super) catalogue: Catalogue,
+    catalogue: RefCell<Catalogue>,
     pub(super) limits: Arc<Limits>,
     shards: Vec<ShardHandle>,
     /// By shard: it panicked.
@@ -70,7 +71,7 @@ impl Plane {
         let (stopping, handshakes) = (Cell::new(false), Cell::new(0));
         let (no_handshakes, counts) = (Notify::new(), Cell::default());
         Self {
-            catalogue,
+            catalogue: RefCell::new(catalogue),
             limits,
             shards,
             failed,
@@ -82,6 +83,21 @@ impl Plane {
             no_handshakes,
             counts,
         }
+    }
+
+    /// What is served.
+    pub(super) fn catalogue(&self) -> Ref<'_, Catalogue> {
+        self.catalogue.borrow()
+    }
+
+    /// To change what is served.
+    pub(super) fn catalogue_mut(&self) -> RefMut<'_, Catalogue> {
+        self.catalogue.borrow_mut()
+    }
+
+    /// The export of a name.
+    pub(super) fn find(&self, name: &str) -> Option<Rc<Entry>> {
+        self.catalogue().find(name).cloned()
     }
 
     /// The limits of a handshake.
@@ -98,7 +114,7 @@ impl Plane {
         // Headers, sizes and flags, meta contexts.
         const BESIDE_TEXTS: usize = 256;
         let bytes = |export: &ExportInfo| export.name.len() + export.description.len() + BESIDE_TEXTS;
-        export.map_or_else(|| self.catalogue.infos().iter().map(bytes).sum(), bytes)
+        export.map_or_else(|| self.catalogue().iter().map(|entry| bytes(&entry.info)).sum(), bytes)
     }
 
     /// Room for one more connection; waits until there is.
@@ -187,6 +203,17 @@ impl Plane {
         answer: impl FnOnce(Box<Interval>) + Send + 'static,
     ) -> bool {
         self.shards[shard].collect(spare, connections, answer)
+    }
+
+    /// Has a shard give an export up; see [`ShardHandle::remove`].
+    pub(super) fn remove_from(
+        &self,
+        shard: usize,
+        id: ExportId,
+        how: Removal,
+        done: impl FnOnce() + Send + 'static,
+    ) -> bool {
+        self.shards[shard].remove(id, how, done)
     }
 
     /// Whether the server is stopping, so that handshakes are refused.

@@ -11,14 +11,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use super::accept::{Acceptor, accept, unix_peer};
-use super::catalogue::Catalogue;
-use super::host::{Host, HostError, Ready};
+use super::catalogue::{Catalogue, Entry};
+use super::changes;
+use super::endpoint::Endpoint;
+use super::host::{ChangeError, Host, HostError, Ready, Wish};
 use super::listener::{self, ListenError, Listener};
 use super::negotiate::{Client, negotiate};
 use super::observe::{Observers, wants_latencies};
 use super::plane::Plane;
 use crate::backend::{self, Export, OpenError};
-use crate::config::{Config, ExportConfig, ExportUri, Limits, Pinning};
+use crate::config::{Config, ExportUri, Limits, Pinning};
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
@@ -128,12 +130,14 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let inherited = host.before_threads()?;
     let catalogue = open_exports(config, Export::open)?;
     let limits = Arc::new(config.limits.clone());
-    let (shards, exits) = host.around_shards(|| start_shards(config, catalogue.files(), &limits))??;
+    let files = catalogue.files() + host.exports_later();
+    let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let observers = Observers::default();
-    let server = Server { config, plane: Rc::clone(&plane), exits, ended_shards: 0, observers };
+    let server =
+        Server { config, plane: Rc::clone(&plane), endpoints: Vec::new(), exits, ended_shards: 0, observers };
     let ending = runtime.block_on(server.serve(client, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
@@ -152,19 +156,44 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
     listener::check(&config.unix_access)?;
     let catalogue = open_exports(config, Export::look_at)?;
-    Ok(describe(config, catalogue.infos(), &[]))
+    Ok(catalogue.iter().map(|entry| served(entry, &[])).collect())
 }
 
-fn describe(config: &Config, infos: &[ExportInfo], listeners: &[Listener]) -> Vec<Served> {
-    let one = |(export, wanted): (&ExportInfo, &ExportConfig)| Served {
-        name: export.name.clone(),
-        source: wanted.uri.to_string(),
-        size: export.facts.size,
-        read_only: export.facts.read_only,
-        uris: listeners.iter().map(|listener| listener.endpoint.uri(&export.name)).collect(),
-        qemu: listeners.iter().map(|listener| listener.endpoint.qemu_arguments(&export.name)).collect(),
-    };
-    infos.iter().zip(&config.exports).map(one).collect()
+/// What is told of an export of a server that listens there.
+pub(super) fn served(entry: &Entry, endpoints: &[Endpoint]) -> Served {
+    let (name, facts) = (&entry.info.name, &entry.info.facts);
+    Served {
+        name: name.clone(),
+        source: entry.source.clone(),
+        size: facts.size,
+        read_only: facts.read_only,
+        uris: endpoints.iter().map(|endpoint| endpoint.uri(name)).collect(),
+        qemu: endpoints.iter().map(|endpoint| endpoint.qemu_arguments(name)).collect(),
+    }
+}
+
+/// What clients are told of an export.
+pub(super) fn info_of(
+    (name, description): (&str, &str),
+    source: &str,
+    export: &Export,
+    limits: &Limits,
+) -> ExportInfo {
+    if export.facts().size == 0 {
+        tracing::warn!(
+            export = name,
+            "{source} is empty, so clients see a disk of 0 bytes: give it a size (truncate -s 10G) and start again"
+        );
+    }
+    let mut facts = export.facts().clone();
+    facts.block_sizes.maximum = limits.longest_request;
+    ExportInfo {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        facts,
+        contexts: vec![MetaContext::BaseAllocation],
+        require_block_size: false,
+    }
 }
 
 fn open_exports(
@@ -174,23 +203,10 @@ fn open_exports(
     let mut catalogue = Catalogue::default();
     for wanted in &config.exports {
         let export = open(&wanted.uri, wanted.read_only)?;
-        if export.facts().size == 0 {
-            tracing::warn!(
-                export = wanted.name,
-                "{} is empty, so clients see a disk of 0 bytes: give it a size (truncate -s 10G) and start again",
-                wanted.uri
-            );
-        }
-        let mut facts = export.facts().clone();
-        facts.block_sizes.maximum = config.limits.longest_request;
-        let info = ExportInfo {
-            name: wanted.name.clone(),
-            description: wanted.description.clone(),
-            facts,
-            contexts: vec![MetaContext::BaseAllocation],
-            require_block_size: false,
-        };
-        catalogue.add(info, export);
+        let source = wanted.uri.to_string();
+        let texts = (wanted.name.as_str(), wanted.description.as_str());
+        let info = info_of(texts, &source, &export, &config.limits);
+        catalogue.add(info, export, source).expect("names were checked");
     }
     Ok(catalogue)
 }
@@ -234,10 +250,23 @@ fn start_shards(
     Ok((shards, exits))
 }
 
+/// Waits until the host wants the server to stop at once; what else it wants comes too late.
+async fn next_stop(host: &mut impl Host) -> &'static str {
+    loop {
+        match host.next().await {
+            Wish::Stop(signal) => return signal,
+            Wish::Add(addition) => (addition.answer)(Err(ChangeError::Stopping)),
+            Wish::Remove(takeaway) => (takeaway.answer)(Err(ChangeError::Stopping)),
+        }
+    }
+}
+
 /// Everything that ends with the server.
 struct Server<'a> {
     config: &'a Config,
     plane: Rc<Plane>,
+    /// Where it listens.
+    endpoints: Vec<Endpoint>,
     exits: Exits,
     ended_shards: usize,
     observers: Observers,
@@ -258,11 +287,13 @@ impl Server<'_> {
         let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
         self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
-        let served = describe(self.config, self.plane.catalogue.infos(), &listeners);
+        self.endpoints = listeners.iter().map(|listener| listener.endpoint.clone()).collect();
+        let exports: Vec<_> =
+            self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
         let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).collect();
-        host.before_accept(Ready { exports: &served, admin: &self.observers.urls, sockets: &sockets })?;
+        host.before_accept(Ready { exports: &exports, admin: &self.observers.urls, sockets: &sockets })?;
         // From here on only what a running server needs.
         self.observers.accept();
         let mut tasks = Vec::new();
@@ -286,10 +317,18 @@ impl Server<'_> {
     async fn until_asked(&mut self, host: &mut impl Host) -> Ending {
         loop {
             tokio::select! {
-                signal = host.stop() => {
-                    tracing::info!(signal, "stopping");
-                    return Ending::Stopped;
-                }
+                wish = host.next() => match wish {
+                    Wish::Stop(signal) => {
+                        tracing::info!(signal, "stopping");
+                        return Ending::Stopped;
+                    }
+                    Wish::Add(addition) => {
+                        changes::add(&self.plane, &self.observers, &self.endpoints, *addition);
+                    }
+                    Wish::Remove(takeaway) => {
+                        changes::remove(&self.plane, self.observers.collector(), *takeaway);
+                    }
+                },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
                     if self.ended_shards == self.config.shards.len() {
@@ -341,7 +380,7 @@ impl Server<'_> {
         tokio::pin!(drain);
         let signal = tokio::select! {
             ending = &mut drain => return ending,
-            signal = host.stop() => signal,
+            signal = next_stop(host) => signal,
         };
         // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
         // process and then its group: then nothing was lost.

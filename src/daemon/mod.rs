@@ -20,7 +20,7 @@ pub(crate) mod signals;
 pub(crate) mod stdio;
 
 use crate::config::Config;
-use crate::control::{self, Host, HostError, Listener, Ready};
+use crate::control::{self, Host, HostError, Listener, Ready, Wish};
 use crate::sandbox::{Sandbox, SandboxError};
 use notify::Notifier;
 use pidfile::Pidfile;
@@ -85,8 +85,9 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         Ok(())
     }
 
-    async fn stop(&mut self) -> &'static str {
-        self.signals.as_mut().expect("they are handled before the server listens").next().await
+    async fn next(&mut self) -> Wish {
+        let signals = self.signals.as_mut().expect("they are handled before the server listens");
+        Wish::Stop(signals.next().await)
     }
 
     fn goes_on(&self) -> bool {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 
+use super::mailbox::Done;
 use crate::backend::{Device, Export, ExportId, ShardContext};
 
 /// Devices by export.
@@ -20,6 +21,8 @@ struct Open {
     connections: usize,
     /// When the last connection went; means nothing while there is one.
     idle_since: u64,
+    /// The export was removed: called when the last connection is gone.
+    removed: Option<Done>,
 }
 
 impl Devices {
@@ -34,6 +37,7 @@ impl Devices {
         context: &ShardContext,
     ) -> io::Result<Rc<Device>> {
         if let Some(open) = self.open.get_mut(&id) {
+            assert!(open.removed.is_none(), "no connection comes after the order to remove its export");
             open.connections += 1;
             return Ok(Rc::clone(&open.device));
         }
@@ -44,17 +48,35 @@ impl Devices {
                 Err(error) => return Err(error),
             }
         };
-        let open = Open { device: Rc::clone(&device), connections: 1, idle_since: 0 };
+        let open = Open { device: Rc::clone(&device), connections: 1, idle_since: 0, removed: None };
         self.open.insert(id, open);
         Ok(device)
     }
 
-    /// A connection of the export is gone.
-    pub(super) fn leave(&mut self, id: ExportId) {
+    /// A connection of the export is gone, and with it what it held. When it was the last one of an export that was removed, the device is
+    /// closed, and whom to tell is given back.
+    pub(super) fn leave(&mut self, id: ExportId) -> Option<Done> {
         let open = self.open.get_mut(&id).expect("a connection holds its device open");
         open.connections -= 1;
         self.moment += 1;
         open.idle_since = self.moment;
+        if open.connections > 0 || open.removed.is_none() {
+            return None;
+        }
+        self.close(id)
+    }
+
+    /// An export was removed. Its device is closed at once when it has no connection; then whom to tell is given back.
+    pub(super) fn remove(&mut self, id: ExportId, done: Done) -> Option<Done> {
+        let Some(open) = self.open.get_mut(&id) else { return Some(done) };
+        open.removed = Some(done);
+        if open.connections > 0 { None } else { self.close(id) }
+    }
+
+    fn close(&mut self, id: ExportId) -> Option<Done> {
+        let open = self.open.remove(&id)?;
+        assert_eq!(Rc::strong_count(&open.device), 1, "a task outlives the connections of its device");
+        open.removed
     }
 
     /// Those that are open.
@@ -70,10 +92,7 @@ impl Devices {
 
     /// Gives up the device that has had no connection for the longest time, and has files to give back; false when there is none.
     fn drop_idle(&mut self) -> bool {
-        let is_idle = |open: &Open| {
-            // A task may outlive its connection for a while, and works with the files.
-            open.connections == 0 && Rc::strong_count(&open.device) == 1 && open.device.files() > 0
-        };
+        let is_idle = |open: &Open| open.connections == 0 && open.device.files() > 0;
         let idle = self.open.iter().filter(|(_, open)| is_idle(open));
         let oldest = idle.min_by_key(|(_, open)| open.idle_since).map(|(id, _)| *id);
         oldest.is_some_and(|id| self.open.remove(&id).is_some())
@@ -113,17 +132,27 @@ mod tests {
         let full = enter(&mut devices, 3).unwrap_err();
         assert_eq!(full.raw_os_error(), Some(libc::EMFILE), "all have connections");
         assert_eq!(context.ring.registered_files(), 6, "nothing is left of the one in vain");
-        devices.leave(id(1));
-        devices.leave(id(0));
+        let leave = |devices: &mut Devices, index: u32| assert!(devices.leave(id(index)).is_none());
+        leave(&mut devices, 1);
+        leave(&mut devices, 0);
         enter(&mut devices, 1).unwrap();
-        devices.leave(id(1));
+        leave(&mut devices, 1);
         enter(&mut devices, 3).unwrap();
         assert_eq!(open(&devices), [1, 2, 3], "0 was idle for longer than 1");
-        let held = Rc::clone(&devices.open[&id(1)].device);
-        assert!(enter(&mut devices, 4).is_err(), "a task still works with 1");
-        drop(held);
         enter(&mut devices, 4).unwrap();
         assert_eq!(open(&devices), [2, 3, 4]);
+        let told = std::sync::Arc::new(());
+        let done = || -> Done {
+            let told = std::sync::Arc::clone(&told);
+            Box::new(move || drop(told))
+        };
+        assert!(devices.remove(id(0), done()).is_some(), "it is not open");
+        assert!(devices.remove(id(4), done()).is_none(), "it has a connection");
+        assert!(devices.leave(id(4)).is_some(), "and now none");
+        assert!(devices.leave(id(3)).is_none());
+        assert!(devices.remove(id(3), done()).is_some(), "it was idle");
+        assert_eq!(open(&devices), [2]);
+        assert_eq!(context.ring.registered_files(), 2);
         drop(devices);
         assert_eq!(context.ring.registered_files(), 0);
     }

@@ -33,6 +33,8 @@ pub(super) enum Reason {
     Violation,
     /// It kept others waiting.
     Evicted,
+    /// Its export was removed.
+    Removed,
     /// The server ends.
     Stopping,
     /// The server ends, and this did not in time.
@@ -53,6 +55,7 @@ impl Display for Reason {
             }
             Self::Violation => "protocol violation",
             Self::Evicted => "evicted: it kept others waiting",
+            Self::Removed => "the export was removed",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",
         })

@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::ending::{Ending, Reason};
 use super::linger::Linger;
-use super::mailbox::{Collect, Message};
+use super::mailbox::{Collect, Message, Remove};
 use super::phases::to_flush;
 use super::serve::Peer;
 use super::worker::Shard;
-use super::{END, END_NOW, Negotiated};
+use super::{END, END_NOW, Negotiated, Removal};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
 use crate::stats::{ConnectionInfo, Gauges, Interval};
@@ -34,6 +34,7 @@ impl Shard {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),
                 Message::Collect(question) => self.answer(question),
+                Message::Remove(order) => self.remove_export(*order),
             }
         }
         let order = self.asked_to_end.load(Ordering::Acquire);
@@ -89,6 +90,23 @@ impl Shard {
         self.recorder.connected(export);
         self.share_out();
         self.list(key);
+    }
+
+    /// Gives an export up, now or when its last connection is gone.
+    fn remove_export(&mut self, Remove { id, how, done }: Remove) {
+        if how == Removal::AtOnce {
+            let now = self.recorder.now();
+            for (key, connection) in &mut self.connections {
+                if connection.peer.id == id {
+                    connection.because(Reason::Removed).stop(now);
+                    to_flush(&mut self.to_flush, key as u32, connection);
+                }
+            }
+        }
+        if let Some(done) = self.devices.remove(id, done) {
+            self.recorder.forget(id.index as usize);
+            done();
+        }
     }
 
     /// Answers the control plane.

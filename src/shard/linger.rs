@@ -2,7 +2,7 @@
 //!
 //! A socket of TCP that is closed while bytes in it are unread, or that gets more of them later, resets the connection: replies that the
 //! client has not received yet are taken back, though the server has counted them as sent. So it is closed in two steps: the client is told
-//! that no more will come, and what it still sends is thrown away until it closes its end as well, or the time for the shutdown is over.
+//! that no more will come, and what it still sends is thrown away until it closes its end as well, or its time is over.
 //! A client for which nothing was under way has [`RECENT`] for that; when its last reply is older, it is closed at once, so that nobody
 //! has to wait for a client that sleeps. A unix socket loses nothing when it is closed.
 
@@ -62,13 +62,14 @@ impl Connection {
     }
 
     /// The first step, when everything is answered: what tells the client that no more will come, and how long it has to close its end.
-    pub(super) fn begin_lingering(&mut self) -> Option<(Operation, Option<Duration>)> {
+    /// `patience` is for a client that was busy.
+    pub(super) fn begin_lingering(&mut self, patience: Duration) -> Option<(Operation, Duration)> {
         let Linger::Wanted { briefly } = self.linger else { return None };
         let is_due = self.ending == Ending::Graceful && self.has_done_all();
         is_due.then(|| {
             self.linger = Linger::Discarding;
             let operation = Operation::Shutdown { socket: self.socket, how: Shutdown::Write };
-            (operation, briefly.then_some(RECENT))
+            (operation, if briefly { RECENT } else { patience })
         })
     }
 

@@ -1,6 +1,7 @@
 //! What the control plane tells a shard.
 
-use super::Negotiated;
+use super::{Negotiated, Removal};
+use crate::backend::ExportId;
 use crate::stats::Interval;
 
 /// One message.
@@ -9,7 +10,20 @@ pub(super) enum Message {
     Connect(Box<Negotiated>),
     /// Hand over what was recorded.
     Collect(Collect),
+    /// Give an export up.
+    Remove(Box<Remove>),
 }
+
+/// An export that nobody connects to any more.
+pub(super) struct Remove {
+    pub(super) id: ExportId,
+    /// What becomes of its connections.
+    pub(super) how: Removal,
+    pub(super) done: Done,
+}
+
+/// Called on the shard's thread when it has nothing of an export any more: no connection, no device, no count. It must not wait.
+pub(super) type Done = Box<dyn FnOnce() + Send>;
 
 /// A question for what a shard recorded since the last one.
 pub(super) struct Collect {

@@ -48,7 +48,7 @@ use crate::nbd::session::Session;
 use crate::ring::RingError;
 use crate::stats::Interval;
 use crate::sys::{self, Doorbell};
-use mailbox::{Collect, Message};
+use mailbox::{Collect, Message, Remove};
 use worker::Shard;
 
 #[cfg(feature = "sim")]
@@ -76,6 +76,15 @@ pub struct Negotiated {
     pub permit: Box<dyn Any + Send>,
     /// Dropped when the descriptor is closed: from then on the socket is known to the shard's ring only.
     pub socket_permit: Box<dyn Any + Send>,
+}
+
+/// What becomes of the connections of an export that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// They go on; the export is gone with the last of them.
+    WhenUnused,
+    /// They end: what has begun is answered, the rest is not.
+    AtOnce,
 }
 
 /// What a shard is started with.
@@ -233,6 +242,15 @@ impl ShardHandle {
     ) -> bool {
         let question = Collect { spare, connections, answer: Box::new(answer) };
         let sent = self.mailbox.try_send(Message::Collect(question)).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Has an export given up, which no connection is handed over for any more; `done` is called on the shard's thread when nothing of it is
+    /// left there, and dropped when the shard ends before. False when the shard is gone or has no room for the message.
+    pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
+        let message = Message::Remove(Box::new(Remove { id, how, done: Box::new(done) }));
+        let sent = self.mailbox.try_send(message).is_ok();
         self.doorbell.ring();
         sent
     }

@@ -301,14 +301,11 @@ impl Shard {
             let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
             self.ring.push(operation, Owner::Connection(key));
         }
-        if let Some((operation, time)) = connection.begin_lingering() {
+        if let Some((operation, time)) = connection.begin_lingering(self.limits.shutdown_timeout) {
             connection.operations += 1;
             self.ring.push(operation, Owner::Connection(key));
-            if let Some(time) = time {
-                connection.operations += 1;
-                let timer = self.ring.push(Operation::sleep(time), Owner::Connection(key));
-                connection.linger_timer = Some(timer);
-            }
+            connection.operations += 1;
+            connection.linger_timer = Some(self.ring.push(Operation::sleep(time), Owner::Connection(key)));
         }
         if let Some(target) = connection.useless_timer() {
             connection.operations += 1;
@@ -331,7 +328,6 @@ impl Shard {
             connection.stand_in_line(None, key, &mut self.seniority);
             self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
             self.recorder.disconnected(connection.peer.export);
-            self.devices.leave(connection.peer.id);
             self.share_out();
             assert_eq!(connection.in_flight, 0, "each request ends or is forgotten");
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
@@ -339,6 +335,12 @@ impl Shard {
             }
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
             connection.tell_end(self.recorder.elapsed());
+            let id = connection.peer.id;
+            drop(connection);
+            if let Some(done) = self.devices.leave(id) {
+                self.recorder.forget(id.index as usize);
+                done();
+            }
         }
     }
 }

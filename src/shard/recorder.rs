@@ -106,6 +106,15 @@ impl Recorder {
         self.gauges[export].connections -= 1;
     }
 
+    /// An export is gone, and what was recorded of it since the control plane last asked.
+    pub(super) fn forget(&mut self, export: usize) {
+        self.record_alike();
+        if let Some(recorded) = self.interval.exports.get_mut(export) {
+            *recorded = ExportInterval::default();
+        }
+        self.interval.slow.retain(|slow| slow.export != export);
+    }
+
     /// A reply is out.
     pub(super) fn sent(&mut self, export: usize, timing: &Timing, peer: &str) {
         if !self.on {

@@ -139,6 +139,24 @@ impl History {
         Self { summaries, all: Present::new(), exports: (0..exports).map(|_| None).collect() }
     }
 
+    /// Makes room for exports up to an index.
+    pub(crate) fn grow(&mut self, exports: usize) {
+        if self.exports.len() < exports {
+            self.exports.resize_with(exports, || None);
+        }
+    }
+
+    /// An export is gone, and its part of the past: another may get its index.
+    pub(crate) fn forget_export(&mut self, export: usize) {
+        self.exports[export] = None;
+        for second in &mut self.summaries {
+            second.exports.remove(&export);
+            if let Some(gauges) = second.gauges.get_mut(export) {
+                *gauges = ExportGauges::default();
+            }
+        }
+    }
+
     /// Adds what a shard recorded to the present second.
     pub(crate) fn add(&mut self, interval: &Interval) {
         for (present, export) in self.exports.iter_mut().zip(&interval.exports) {

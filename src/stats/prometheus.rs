@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
-use super::totals::{CommandTotals, Totals};
+use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase};
 use crate::block::{BlockError, CommandKind};
 
@@ -35,12 +35,16 @@ impl Format {
 /// What is told of an export beside its statistics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExportFacts {
+    /// By which it is counted.
+    pub index: usize,
     /// Its [label](export_label).
     pub label: String,
     /// Bytes.
     pub size: u64,
     /// Writes are refused.
     pub read_only: bool,
+    /// Bytes of address space in which its file is mapped.
+    pub mapped_bytes: u64,
 }
 
 /// Everything that metrics are made of.
@@ -48,8 +52,6 @@ pub(crate) struct ExportFacts {
 pub(crate) struct Metrics<'a> {
     /// In the server's order.
     pub exports: &'a [ExportFacts],
-    /// Bytes of address space in which the file of each is mapped.
-    pub mapped_bytes: &'a [u64],
     /// Since the start.
     pub totals: &'a Totals,
     /// By shard: it answered the last question.
@@ -138,7 +140,6 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
     let Metrics {
         exports,
-        mapped_bytes,
         totals,
         responsive,
         clients,
@@ -163,8 +164,8 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     }
     let help = "Address space in which the export maps its file, once for all shards; 0 where it does not.";
     page.family("ringnbd_export_mapped_bytes", "gauge", help);
-    for (export, bytes) in exports.iter().zip(mapped_bytes) {
-        page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], bytes);
+    for export in exports {
+        page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
     }
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
@@ -184,11 +185,18 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.text
 }
 
+fn with_totals<'a>(
+    exports: &'a [ExportFacts],
+    totals: &'a Totals,
+) -> impl Iterator<Item = (&'a ExportFacts, &'a ExportTotals)> {
+    exports.iter().map(|facts| (facts, &totals.exports[facts.index]))
+}
+
 fn each_command<'a>(
     exports: &'a [ExportFacts],
     totals: &'a Totals,
 ) -> impl Iterator<Item = (&'a str, &'static str, &'a CommandTotals)> {
-    exports.iter().zip(&totals.exports).flat_map(|(facts, export)| {
+    with_totals(exports, totals).flat_map(|(facts, export)| {
         let commands = CommandKind::ALL.iter().zip(&export.commands);
         commands.filter_map(|(operation, command)| {
             command.as_ref().map(|command| (facts.label.as_str(), operation.name(), &**command))
@@ -224,7 +232,7 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
 }
 
 fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
-    let pairs = || exports.iter().zip(&totals.exports);
+    let pairs = || with_totals(exports, totals);
     // All of them from the start: what appears with its first error is no increase to Prometheus.
     page.family("ringnbd_errors_total", "counter", "Error replies.");
     for (facts, export) in pairs() {
@@ -372,7 +380,8 @@ mod tests {
 
     fn page(format: Format) -> String {
         let name = "a \"quoted\\\n name".to_owned();
-        let exports = [ExportFacts { label: name, size: 1 << 30, read_only: true }];
+        let exports =
+            [ExportFacts { index: 0, label: name, size: 1 << 30, read_only: true, mapped_bytes: 0 }];
         let mut totals = Totals::new(1, 1);
         let mut interval = Interval::new(1);
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
@@ -389,7 +398,6 @@ mod tests {
         totals.add(0, &interval);
         let metrics = Metrics {
             exports: &exports,
-            mapped_bytes: &[0],
             totals: &totals,
             responsive: &[false],
             clients: ClientCounts::default(),

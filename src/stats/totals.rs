@@ -53,6 +53,18 @@ impl Totals {
         }
     }
 
+    /// Makes room for exports up to an index.
+    pub(crate) fn grow(&mut self, exports: usize) {
+        if self.exports.len() < exports {
+            self.exports.resize_with(exports, ExportTotals::default);
+        }
+    }
+
+    /// An export is gone; another may get its index.
+    pub(crate) fn forget_export(&mut self, export: usize) {
+        self.exports[export] = ExportTotals::default();
+    }
+
     /// Adds what a shard recorded.
     pub(crate) fn add(&mut self, shard: usize, interval: &Interval) {
         self.gauges[shard] = interval.gauges;

@@ -20,7 +20,6 @@ use super::accept::Acceptor;
 use super::collector::Collector;
 use super::plane::Plane;
 use super::process::Process;
-use crate::stats::prometheus::{ExportFacts, export_label};
 
 /// Connections at the same time; further ones wait in the backlog.
 pub(super) const CONNECTIONS: usize = 32;
@@ -41,10 +40,6 @@ const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Admin {
     plane: Rc<Plane>,
     collector: Rc<Collector>,
-    /// By the index that shards know exports by.
-    facts: Vec<ExportFacts>,
-    /// Where the bytes of each live.
-    sources: Vec<String>,
     /// It listens on the loopback address.
     is_local: bool,
     /// Shards record times.
@@ -60,29 +55,12 @@ impl Admin {
     pub(super) fn new(
         plane: Rc<Plane>,
         collector: Rc<Collector>,
-        sources: Vec<String>,
         is_local: bool,
         histograms: bool,
         log_lines_dropped: fn() -> u64,
     ) -> Rc<Self> {
-        let facts = plane.catalogue.infos().iter().map(|export| ExportFacts {
-            label: export_label(&export.name),
-            size: export.facts.size,
-            read_only: export.facts.read_only,
-        });
-        let facts = facts.collect();
         let (started, process) = (SystemTime::now(), Process::open());
-        Rc::new(Self {
-            plane,
-            collector,
-            facts,
-            sources,
-            is_local,
-            histograms,
-            log_lines_dropped,
-            started,
-            process,
-        })
+        Rc::new(Self { plane, collector, is_local, histograms, log_lines_dropped, started, process })
     }
 
     /// Accepts as long as it is let.

@@ -1,6 +1,7 @@
 //! What is where. Paths are compared as they are: no file is ever looked up.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
@@ -9,7 +10,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Admin;
-use crate::stats::prometheus::{Format, Metrics, render};
+use crate::control::catalogue::Entry;
+use crate::stats::prometheus::{ExportFacts, Format, Metrics, export_label, render};
 
 /// One page without anything from outside.
 const DASHBOARD: &str = include_str!("dashboard.html");
@@ -81,11 +83,16 @@ impl Admin {
     fn metrics(&self, format: Format) -> String {
         let state = self.collector.state();
         let responsive: Vec<_> = state.shards.iter().map(|shard| shard.is_responsive()).collect();
-        let mapped_bytes: Vec<_> =
-            self.plane.catalogue.exports().map(|export| export.mapped_bytes()).collect();
+        let facts = |entry: &Rc<Entry>| ExportFacts {
+            index: entry.index(),
+            label: export_label(&entry.info.name),
+            size: entry.info.facts.size,
+            read_only: entry.info.facts.read_only,
+            mapped_bytes: entry.export.mapped_bytes(),
+        };
+        let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let metrics = Metrics {
-            exports: &self.facts,
-            mapped_bytes: &mapped_bytes,
+            exports: &exports,
             totals: &state.totals,
             responsive: &responsive,
             clients: self.plane.counts(),

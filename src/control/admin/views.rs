@@ -38,15 +38,15 @@ struct ShardView {
 
 /// `/api/v1/exports`.
 #[derive(Debug, Serialize)]
-pub(super) struct ExportsView<'a> {
-    exports: Vec<ExportView<'a>>,
+pub(super) struct ExportsView {
+    exports: Vec<ExportView>,
 }
 
 #[derive(Debug, Serialize)]
-struct ExportView<'a> {
-    export: &'a str,
-    description: &'a str,
-    source: &'a str,
+struct ExportView {
+    export: String,
+    description: String,
+    source: String,
     size_bytes: u64,
     read_only: bool,
     rotational: bool,
@@ -71,17 +71,17 @@ struct CommandView {
 
 /// `/api/v1/connections`.
 #[derive(Debug, Serialize)]
-pub(super) struct ConnectionsView<'a> {
+pub(super) struct ConnectionsView {
     /// All, whatever the limit of the list.
     count: usize,
-    connections: Vec<ConnectionView<'a>>,
+    connections: Vec<ConnectionView>,
 }
 
 #[derive(Debug, Serialize)]
-struct ConnectionView<'a> {
+struct ConnectionView {
     id: String,
     peer: String,
-    export: &'a str,
+    export: String,
     shard: usize,
     age_seconds: f64,
     in_flight: u64,
@@ -91,13 +91,13 @@ struct ConnectionView<'a> {
 
 /// `/api/v1/latency`.
 #[derive(Debug, Serialize)]
-pub(super) struct LatencyView<'a> {
-    latency: Vec<PhaseView<'a>>,
+pub(super) struct LatencyView {
+    latency: Vec<PhaseView>,
 }
 
 #[derive(Debug, Serialize)]
-struct PhaseView<'a> {
-    export: &'a str,
+struct PhaseView {
+    export: String,
     command: &'static str,
     phase: &'static str,
     #[serde(flatten)]
@@ -226,20 +226,19 @@ impl Admin {
         }
     }
 
-    pub(super) fn exports(&self) -> ExportsView<'_> {
+    pub(super) fn exports(&self) -> ExportsView {
         let state = self.collector.state();
-        let catalogue = &self.plane.catalogue;
-        let named = catalogue.infos().iter().zip(catalogue.exports().zip(&self.sources));
-        let pairs = named.zip(&state.totals.exports);
-        let exports = pairs.map(|((info, (export, source)), totals)| {
+        let catalogue = self.plane.catalogue();
+        let exports = catalogue.iter().map(|entry| {
+            let (info, totals) = (&entry.info, &state.totals.exports[entry.index()]);
             let commands = CommandKind::ALL.iter().zip(&totals.commands);
             let view =
                 |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
             let (facts, sizes) = (&info.facts, &info.facts.block_sizes);
             ExportView {
-                export: &info.name,
-                description: &info.description,
-                source,
+                export: info.name.clone(),
+                description: info.description.clone(),
+                source: entry.source.clone(),
                 size_bytes: facts.size,
                 read_only: facts.read_only,
                 rotational: facts.rotational,
@@ -254,14 +253,14 @@ impl Admin {
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
-                mapped_bytes: export.mapped_bytes(),
+                mapped_bytes: entry.export.mapped_bytes(),
             }
         });
         ExportsView { exports: exports.collect() }
     }
 
     /// Of one export, or of the whole server: the busiest and then the oldest connections first.
-    pub(super) fn connections(&self, export: Option<usize>, limit: Option<u64>) -> ConnectionsView<'_> {
+    pub(super) fn connections(&self, export: Option<usize>, limit: Option<u64>) -> ConnectionsView {
         let state = self.collector.state();
         let of_shards = state
             .shards
@@ -273,10 +272,13 @@ impl Admin {
         all.sort_by_key(|(_, of)| std::cmp::Reverse((of.in_flight, of.age_ns)));
         let count = all.len();
         all.truncate(limit.map_or(count, |limit| limit as usize));
+        let catalogue = self.plane.catalogue();
+        let name =
+            |index: usize| catalogue.at(index).map(|entry| entry.info.name.clone()).unwrap_or_default();
         let connections = all.into_iter().map(|(shard, of)| ConnectionView {
             id: format!("{shard}.{}", of.since_ns),
             peer: of.peer.clone(),
-            export: &self.plane.catalogue.infos()[of.export].name,
+            export: name(of.export),
             shard,
             age_seconds: of.age_ns as f64 / 1e9,
             in_flight: of.in_flight,
@@ -286,16 +288,18 @@ impl Admin {
         ConnectionsView { count, connections: connections.collect() }
     }
 
-    pub(super) fn latency(&self) -> LatencyView<'_> {
+    pub(super) fn latency(&self) -> LatencyView {
         let state = self.collector.state();
         let mut latency = Vec::new();
-        for (info, totals) in self.plane.catalogue.infos().iter().zip(&state.totals.exports) {
+        for entry in self.plane.catalogue().iter() {
+            let totals = &state.totals.exports[entry.index()];
             for (operation, command) in CommandKind::ALL.iter().zip(&totals.commands) {
                 let phases = command.iter().flat_map(|command| Phase::ALL.iter().zip(&command.phases));
                 for (phase, histogram) in phases {
                     let Some(percentiles) = Percentiles::of(histogram) else { continue };
                     let (command, phase) = (operation.name(), phase.name());
-                    latency.push(PhaseView { export: &info.name, command, phase, percentiles });
+                    let export = entry.info.name.clone();
+                    latency.push(PhaseView { export, command, phase, percentiles });
                 }
             }
         }
@@ -304,7 +308,7 @@ impl Admin {
 
     /// The number of the export with a name.
     pub(super) fn export_index(&self, name: &str) -> Option<usize> {
-        self.plane.catalogue.find(name).map(|(index, _)| index)
+        self.plane.find(name).map(|entry| entry.index())
     }
 
     /// Of one export, or of the whole server.

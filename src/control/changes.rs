@@ -1,0 +1,80 @@
+//! Exports that come and go while the server runs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::catalogue::Entry;
+use super::collector::Collector;
+use super::endpoint::Endpoint;
+use super::host::{Addition, ChangeError, Takeaway};
+use super::observe::Observers;
+use super::plane::Plane;
+use super::server::{info_of, served};
+use crate::shard::Removal;
+
+/// Between two tries to tell a shard whose mailbox is full.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Serves one more export.
+pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], addition: Addition) {
+    let Addition { name, description, source, export, answer } = addition;
+    let info = info_of((&name, &description), &source, &export, &plane.limits);
+    let added = plane.catalogue_mut().add(info, export, source);
+    answer(match added {
+        None => Err(ChangeError::NameTaken(name)),
+        Some(entry) => {
+            observers.added(&entry);
+            tracing::info!(export = name, source = entry.source, "export added");
+            Ok(served(&entry, endpoints))
+        }
+    });
+}
+
+/// Serves an export no more: from now on nobody finds it, and a task sees to it that the shards give it up.
+pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, takeaway: Takeaway) {
+    let Takeaway { name, how, answer } = takeaway;
+    let removed = plane.catalogue_mut().remove(&name);
+    let Some(entry) = removed else { return answer(Err(ChangeError::NoSuchExport(name))) };
+    tracing::info!(export = name, ?how, "export removed");
+    let mut answer = Some(answer);
+    if how == Removal::WhenUnused
+        && let Some(answer) = answer.take()
+    {
+        answer(Ok(()));
+    }
+    let plane = Rc::clone(plane);
+    tokio_uring::spawn(async move {
+        retire(&plane, collector, &entry, how).await;
+        // Its files are closed when the last handshake that chose it has ended.
+        drop(entry);
+        if let Some(answer) = answer {
+            answer(Ok(()));
+        }
+    });
+}
+
+/// The second phase: every shard gives the export up; then its index can be used again.
+async fn retire(plane: &Plane, collector: Option<Rc<Collector>>, entry: &Entry, how: Removal) {
+    let mut given_up = Vec::new();
+    for shard in 0..plane.shard_count() {
+        while !plane.has_failed(shard) && !plane.is_stopping() {
+            let (done, given) = oneshot::channel();
+            // Nobody waits any more when the server ends.
+            if plane.remove_from(shard, entry.id, how, move || done.send(()).unwrap_or_default()) {
+                given_up.push(given);
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    for given in given_up {
+        // A shard that ends before has given up everything.
+        let _ended = given.await;
+    }
+    if let Some(collector) = collector {
+        collector.removed(entry.index()).await;
+    }
+    plane.catalogue_mut().release(entry.id);
+}
