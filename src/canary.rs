@@ -90,6 +90,8 @@ mod switch {
         AnswersAtTheEnd,
         /// At the end of the server a socket of TCP is closed while bytes are unread: replies that have not arrived are lost.
         ClosedUnread,
+        /// An export that was removed while it had connections is never given up.
+        RemovalForgotten,
         /// A read that is answered from the page cache brings the bytes beside it.
         CachedElsewhere,
         /// What of a chunk has left leaves once more after a short send.

@@ -86,7 +86,7 @@ pub mod ring {
 pub mod shard {
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::{Negotiated, ShardConfig, ShardHandle};
+    pub use crate::shard::{Negotiated, Removal, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
     pub mod bench {

@@ -8,7 +8,12 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use ringnbd::{Client, ServerBuilder, Timeouts};
 //!
-//! let server = ServerBuilder::new().export("scratch", "mem:64M").tcp("127.0.0.1:0").shards(1).unpinned().start()?;
+//! let server = ServerBuilder::new()
+//!     .export("scratch", "mem:64M")
+//!     .tcp("127.0.0.1:0")
+//!     .shards(1)
+//!     .unpinned()
+//!     .start()?;
 //!
 //! let uri = server.exports()[0].uris[0].parse()?;
 //! let mut client = Client::open(&uri, &[], Timeouts::default())?;

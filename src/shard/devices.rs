@@ -60,7 +60,7 @@ impl Devices {
         open.connections -= 1;
         self.moment += 1;
         open.idle_since = self.moment;
-        if open.connections > 0 || open.removed.is_none() {
+        if open.connections > 0 || open.removed.is_none() || canary!(RemovalForgotten) {
             return None;
         }
         self.close(id)

@@ -2,7 +2,8 @@
 
 use super::serve::serve;
 use super::worker::{Shard, Worker};
-use super::{Negotiated, ShardConfig, ShardHandle, StartError};
+use super::{Negotiated, Removal, ShardConfig, ShardHandle, StartError};
+use crate::backend::ExportId;
 use crate::ring::Wait;
 use crate::ring::sim::World;
 
@@ -97,6 +98,13 @@ impl SteppedShard {
         self.handle.connect(negotiated)?;
         self.world.rang();
         Ok(())
+    }
+
+    /// As [`ShardHandle::remove`].
+    pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
+        let sent = self.handle.remove(id, how, done);
+        self.world.rang();
+        sent
     }
 
     /// As [`ShardHandle::shutdown`].

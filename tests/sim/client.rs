@@ -22,6 +22,8 @@ pub(crate) struct Context<'a> {
     pub(crate) refuses: bool,
     /// The server was asked to end.
     pub(crate) shutting_down: bool,
+    /// Its export was removed, and its connections with it.
+    pub(crate) removed: bool,
     /// Nanoseconds.
     pub(crate) now: u64,
 }
@@ -221,7 +223,7 @@ impl Client {
         }
         // Of a mapped file the rest of a reply can be gone when its header has left.
         let is_torn = !self.incoming.is_empty() && (context.cuts || context.faults.io_error > 0.0);
-        let may = context.shutting_down || context.faults.cut_send > 0.0 || is_torn;
+        let may = context.shutting_down || context.removed || context.faults.cut_send > 0.0 || is_torn;
         if self.state == State::Open && !may {
             return Err("the server ended a connection of its own accord".into());
         }

@@ -54,6 +54,7 @@ impl Scene {
         };
         let plan = Plan {
             evictions: 0.0,
+            removals: 0.0,
             cuts: 0.0,
             shards: 1,
             disks: sizes.map(disk).into(),

@@ -24,6 +24,7 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
         steady: false,
         cautious: false,
         evictions: 0.0,
+        removals: 0.0,
         cuts: 0.0,
         power_cut_at: None,
         shutdown_at: None,

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) longest: u64,
     /// How often pages leave the page cache, by step.
     pub(crate) evictions: f64,
+    /// How often an export is removed, to come back when all shards have given it up, by step.
+    pub(crate) removals: f64,
     /// How often a file that nobody may write is cut, or is whole again, by step.
     pub(crate) cuts: f64,
     /// Steps of the run after which the power fails, or the server is asked to end.
@@ -72,6 +74,7 @@ impl Plan {
             steady: false,
             cautious: random.chance(0.05),
             evictions: random.pick(&[0.0, 0.0003, 0.003]),
+            removals: random.pick(&[0.0, 0.0005, 0.005]),
             cuts: random.pick(&[0.0, 0.0, 0.001]),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
@@ -104,6 +107,7 @@ impl Plan {
         Setting {
             form,
             export,
+            generation: 0,
             shard: random.below(self.shards as u64) as usize,
             size: disk.size,
             grain: disk.grain,
@@ -201,7 +205,7 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
         contexts: contexts.into_iter().collect(),
     };
     let (permit, socket_permit) = (Box::new(()), Box::new(()));
-    let id = ExportId { index: setting.export as u32, generation: 0 };
+    let id = ExportId { index: setting.export as u32, generation: setting.generation };
     let (export, peer) = (Arc::clone(&exports[setting.export]), "simulated".to_owned());
     let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
     Negotiated { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }

@@ -11,6 +11,8 @@ pub(crate) struct Setting {
     pub(crate) over_tcp: bool,
     pub(crate) form: Form,
     pub(crate) export: usize,
+    /// Of the export.
+    pub(crate) generation: u32,
     pub(crate) shard: usize,
     pub(crate) size: u64,
     /// Bytes that requests are multiples of.

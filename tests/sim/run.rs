@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ringnbd::internal::backend::Export;
+use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::Shutdown;
 use ringnbd::internal::ring::sim::{Entered, Faults, Random, SocketId, World};
-use ringnbd::internal::shard::{Holdings, SteppedShard};
+use ringnbd::internal::shard::{Holdings, Removal, SteppedShard};
 
 use super::client::{Client, Context};
 use super::oracle::{Oracle, WriteId};
@@ -52,12 +53,25 @@ struct Simulation {
     at_start: Vec<Holdings>,
     answered: u64,
     exports: Arc<[Arc<Export>]>,
+    /// By export.
+    lives: Vec<Life>,
     _entered: Entered,
+}
+
+/// Where an export is between coming and going.
+#[derive(Default)]
+struct Life {
+    /// How often it was removed and came back.
+    generation: u32,
+    /// Shards that have something of it, while it is being removed.
+    held_by: Option<Arc<AtomicUsize>>,
+    /// Connections of this generation, and of those before, were ended.
+    ended: Option<u32>,
 }
 
 /// What a client of an export works with, out of parts of the simulation.
 macro_rules! context {
-    ($self:ident, $export:expr) => {
+    ($self:ident, $export:expr, $generation:expr) => {
         Context {
             world: &$self.world,
             oracle: &mut $self.oracles[$export],
@@ -67,6 +81,7 @@ macro_rules! context {
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
             shutting_down: $self.shutting_down,
+            removed: $self.lives[$export].ended >= Some($generation),
             now: $self.world.now().as_nanos() as u64,
         }
     };
@@ -119,6 +134,7 @@ impl Simulation {
         let start = |index| SteppedShard::start(plan.shard(index), index);
         let shards = (0..plan.shards).map(start).collect::<Result<_, _>>().expect("shards start");
         let sessions_left = plan.sessions;
+        let lives = plan.disks.iter().map(|_| Life::default()).collect();
         Self {
             world,
             random,
@@ -137,6 +153,7 @@ impl Simulation {
             at_start: Vec::new(),
             answered: 0,
             exports,
+            lives,
             _entered: entered,
         }
     }
@@ -153,10 +170,14 @@ impl Simulation {
                 self.shutting_down = true;
                 self.shards.iter().for_each(SteppedShard::shutdown);
             }
+            self.come_back();
+            self.remove();
             while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
-                self.connect();
+                if !self.connect() {
+                    break;
+                }
             }
-            if self.clients.is_empty() {
+            if self.clients.is_empty() && (self.sessions_left == 0 || self.shutting_down) {
                 return Ok(false);
             }
             self.step()?;
@@ -165,6 +186,41 @@ impl Simulation {
         let waiting: Vec<_> = self.clients.iter().map(|client| client.describe()).collect();
         let holdings: Vec<_> = self.shards.iter().map(SteppedShard::holdings).collect();
         Err(format!("the run does not end at {:?}: {waiting:?} {holdings:?}", self.world.now()))
+    }
+
+    /// Exports that every shard has given up come back.
+    fn come_back(&mut self) {
+        for life in &mut self.lives {
+            if life.held_by.as_ref().is_some_and(|shards| shards.load(Ordering::Relaxed) == 0) {
+                *life = Life { generation: life.generation + 1, held_by: None, ended: life.ended };
+            }
+        }
+    }
+
+    /// Perhaps an export is removed.
+    fn remove(&mut self) {
+        if self.shutting_down || !self.random.chance(self.plan.removals) {
+            return;
+        }
+        let export = self.random.below(self.lives.len() as u64) as usize;
+        let life = &mut self.lives[export];
+        if life.held_by.is_some() {
+            return;
+        }
+        let how = self.random.pick(&[Removal::AtOnce, Removal::WhenUnused]);
+        if how == Removal::AtOnce {
+            life.ended = Some(life.generation);
+        }
+        let held_by = Arc::new(AtomicUsize::new(self.shards.len()));
+        for shard in &self.shards {
+            let held_by = Arc::clone(&held_by);
+            let id = ExportId { index: export as u32, generation: life.generation };
+            let done = move || {
+                held_by.fetch_sub(1, Ordering::Relaxed);
+            };
+            assert!(shard.remove(id, how, done), "the mailbox has room");
+        }
+        life.held_by = Some(held_by);
     }
 
     /// Memory gets short, or somebody cuts a file, behind the server's back.
@@ -272,23 +328,30 @@ impl Simulation {
         });
     }
 
-    fn connect(&mut self) {
+    /// One more client; false when the export of its choice is being removed.
+    fn connect(&mut self) -> bool {
+        let mut setting = self.plan.setting(&mut self.random);
+        if self.lives[setting.export].held_by.is_some() {
+            return false;
+        }
         self.sessions_left -= 1;
-        let setting = self.plan.setting(&mut self.random);
+        setting.generation = self.lives[setting.export].generation;
         let (socket, token) = self.world.socket(self.plan.socket_bytes, setting.over_tcp);
         let negotiated = plan::negotiated(token, &setting, &self.exports);
         let shard = setting.shard;
-        let mut context = context!(self, setting.export);
+        let mut context = context!(self, setting.export, setting.generation);
         let client = Client::new(socket, setting, &mut context);
         let wake = client.next_step(&mut context);
         assert!(self.shards[shard].connect(negotiated).is_ok(), "the mailbox has room");
         self.clients.push(client);
         self.wakes.push(wake);
+        true
     }
 
     fn step_client(&mut self, index: usize) -> Result<(), String> {
-        let export = self.clients[index].setting.export;
-        let mut context = context!(self, export);
+        let (export, generation) =
+            (self.clients[index].setting.export, self.clients[index].setting.generation);
+        let mut context = context!(self, export, generation);
         let client = &mut self.clients[index];
         client
             .step(&mut context)
@@ -321,6 +384,11 @@ impl Simulation {
     fn wind_up(&mut self) -> Result<(), String> {
         self.settle()?;
         if !self.shutting_down {
+            self.come_back();
+            let held = self.lives.iter().position(|life| life.held_by.is_some());
+            if let Some(export) = held.filter(|_| self.plan.removals > 0.0) {
+                return Err(format!("export {export} is never given up"));
+            }
             for (shard, before) in self.shards.iter().zip(&self.at_start) {
                 let after = shard.holdings();
                 if after != *before {
