@@ -34,7 +34,7 @@
 //! Threads are started: one named `ringnbd` for connections that come, one for each shard, a few that help them. Nothing else changes: no
 //! signal is handled, no limit raised, no privilege given up, nothing written to the standard streams. Log lines go to whatever subscriber of
 //! `tracing` the application has. Two things are the application's to decide, and the command decides them so: it raises the limit of open files
-//! (one or two for each client that connects), and it ignores SIGXFSZ, the signal of a file that would grow beyond RLIMIT_FSIZE.
+//! (one or two for each client that connects), and it handles SIGXFSZ, the signal of a file that would grow beyond RLIMIT_FSIZE.
 //!
 //! # What is where
 //!

@@ -422,6 +422,20 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_says_nothing_holds_no_server_up() {
+        for end in [ServerHandle::stop, ServerHandle::kill] {
+            let socket = tempfile::tempdir().unwrap();
+            let path = socket.path().join("socket");
+            let server = small().export("", "mem:1M").unix(&path).start().unwrap();
+            let mut silent = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            // The greeting: its handshake has begun.
+            silent.read_exact(&mut [0; 18]).unwrap();
+            end(server);
+            assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "it was closed");
+        }
+    }
+
+    #[test]
     fn ten_thousand_exports_are_not_too_many() {
         let builder =
             (0..10_000).fold(small(), |builder, number| builder.export(&number.to_string(), "mem:1G"));

@@ -38,12 +38,13 @@ pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, takeaw
     let removed = plane.catalogue_mut().remove(&name);
     let Some(entry) = removed else { return answer(Err(ChangeError::NoSuchExport(name))) };
     tracing::info!(export = name, ?how, "export removed");
-    let mut answer = Some(answer);
-    if how == Removal::WhenUnused
-        && let Some(answer) = answer.take()
-    {
-        answer(Ok(()));
-    }
+    let answer = match how {
+        Removal::AtOnce => Some(answer),
+        Removal::WhenUnused => {
+            answer(Ok(()));
+            None
+        }
+    };
     let plane = Rc::clone(plane);
     tokio_uring::spawn(async move {
         retire(&plane, collector, &entry, how).await;
@@ -61,8 +62,11 @@ async fn retire(plane: &Plane, collector: Option<Rc<Collector>>, entry: &Entry, 
     for shard in 0..plane.shard_count() {
         while !plane.has_failed(shard) && !plane.is_stopping() {
             let (done, given) = oneshot::channel();
-            // Nobody waits any more when the server ends.
-            if plane.remove_from(shard, entry.id, how, move || done.send(()).unwrap_or_default()) {
+            let done = move || {
+                // Nobody waits any more when the server ends.
+                let _ended = done.send(());
+            };
+            if plane.remove_from(shard, entry.id, how, done) {
                 given_up.push(given);
                 break;
             }

@@ -132,6 +132,7 @@ async fn converse(
             Some(Event::Lookup(name)) => {
                 let answer = plane.find(&name).map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
+                // Once more: it may have gone, or come, while memory was waited for.
                 chosen = plane.find(&name);
                 handshake.found(chosen.as_ref().map(|entry| (entry.index(), &entry.info)));
             }
