@@ -70,6 +70,10 @@ pub mod control {
     }
 }
 
+pub mod identity {
+    pub use crate::identity::PeerIdentity;
+}
+
 pub mod random {
     pub use crate::random::{Random, STEP, mixed};
 }

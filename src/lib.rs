@@ -56,6 +56,7 @@ mod backend;
 mod client;
 mod config;
 mod control;
+mod identity;
 #[doc(hidden)]
 pub mod internal;
 mod random;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use super::accept::{Acceptor, accept, unix_peer};
+use super::accept::{Acceptor, accept};
 use super::catalogue::{Catalogue, Entry};
 use super::changes;
 use super::endpoint::Endpoint;
@@ -21,6 +21,7 @@ use super::observe::{Observers, wants_latencies};
 use super::plane::Plane;
 use crate::backend::{self, Export, OpenError};
 use crate::config::{Config, ExportUri, Limits, Pinning};
+use crate::identity::PeerIdentity;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
@@ -361,11 +362,7 @@ impl Server<'_> {
     async fn until_client_is_gone(&mut self, socket: OwnedFd, host: &mut impl Host) -> Ending {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
-        let peer = match rustix::net::getpeername(&socket).ok().flatten().map(std::net::SocketAddr::try_from)
-        {
-            Some(Ok(address)) => address.to_string(),
-            _ => unix_peer(&socket),
-        };
+        let peer = PeerIdentity::of(&socket);
         tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,

@@ -157,7 +157,7 @@ impl ShardRounds {
         let mut shard = shard.unwrap_or_else(|error| panic!("{error}"));
         let (client, server) = UnixStream::pair().expect("a socket pair");
         client.set_nonblocking(true).expect("a socket can be non-blocking");
-        let (leftover, peer, permit) = (Vec::new(), "bench".to_owned(), Box::new(()));
+        let (leftover, peer, permit) = (Vec::new(), Default::default(), Box::new(()));
         let (socket, socket_permit) = (server.into(), Box::new(()));
         shard.connect(Negotiated {
             number: 1,

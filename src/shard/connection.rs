@@ -21,6 +21,7 @@ use super::serve::{Peer, Work};
 use super::stall::{Progress, RECEIVE_STEP};
 use super::waiting::{Listed, Need};
 use crate::config::Limits;
+use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
@@ -82,7 +83,7 @@ pub(super) struct Receiving {
 pub(super) struct Connection {
     pub(super) socket: FileIndex,
     pub(super) peer: Rc<Peer>,
-    pub(super) name: String,
+    pub(super) name: PeerIdentity,
     pub(super) inbound: Inbound,
     pub(super) unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
@@ -134,7 +135,7 @@ impl Connection {
     pub(super) fn new(
         socket: FileIndex,
         peer: Rc<Peer>,
-        name: String,
+        name: PeerIdentity,
         leftover: Vec<u8>,
         permit: Box<dyn Any + Send>,
         since: u64,

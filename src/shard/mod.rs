@@ -44,6 +44,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId};
 use crate::config::Limits;
+use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::ring::RingError;
 use crate::stats::Interval;
@@ -70,8 +71,8 @@ pub struct Negotiated {
     pub session: Session,
     /// Bytes that the client sent behind the handshake.
     pub leftover: Vec<u8>,
-    /// Who, for people.
-    pub peer: String,
+    /// Who.
+    pub peer: PeerIdentity,
     /// Dropped when the connection is gone.
     pub permit: Box<dyn Any + Send>,
     /// Dropped when the descriptor is closed: from then on the socket is known to the shard's ring only.

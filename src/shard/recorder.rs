@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::identity::PeerIdentity;
 use crate::nbd::server::request::{Command, Request};
 use crate::ring::Ring;
 use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
@@ -116,7 +117,7 @@ impl Recorder {
     }
 
     /// A reply is out.
-    pub(super) fn sent(&mut self, export: usize, timing: &Timing, peer: &str) {
+    pub(super) fn sent(&mut self, export: usize, timing: &Timing, peer: &PeerIdentity) {
         if !self.on {
             self.interval.exports[export].count_request(timing.operation);
             return;
@@ -142,11 +143,11 @@ impl Recorder {
 
     /// Notes a slow request for the control plane: writing a log line may wait, and a shard must not.
     #[cold]
-    fn note_slow(&mut self, export: usize, timing: &Timing, peer: &str) {
+    fn note_slow(&mut self, export: usize, timing: &Timing, peer: &PeerIdentity) {
         if self.interval.slow.len() == SLOW_AT_ONCE {
             self.interval.more_slow += 1;
         } else {
-            let (peer, timing) = (peer.to_owned(), *timing);
+            let (peer, timing) = (peer.clone(), *timing);
             self.interval.slow.push(SlowRequest { export, peer, timing, sent: self.now });
         }
     }
@@ -201,11 +202,11 @@ mod tests {
         for (export, timing) in
             [(0, early), (0, early), (0, late), (0, write), (1, write), (0, early), (0, early)]
         {
-            recorder.sent(export, &Timing { offset: 4096, ..timing }, "somebody");
+            recorder.sent(export, &Timing { offset: 4096, ..timing }, &PeerIdentity::default());
         }
         recorder.turn();
         recorder.now = 20_000;
-        recorder.sent(0, &early, "somebody");
+        recorder.sent(0, &early, &PeerIdentity::default());
         let mut interval = recorder.take(None);
         let mut check = |export: usize, operation, expected: &[(u64, u32)]| {
             let command = interval.exports[export].command(operation);

@@ -69,7 +69,7 @@ impl Running {
             export: Arc::clone(&self.export),
             session,
             leftover,
-            peer: "test".into(),
+            peer: Default::default(),
             permit: Box::new(()),
             socket_permit: Box::new(()),
         };

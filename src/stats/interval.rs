@@ -4,6 +4,7 @@ use hdrhistogram::{Counter, Histogram};
 
 use super::{ErrorCounts, Phase};
 use crate::block::{BlockError, CommandKind};
+use crate::identity::PeerIdentity;
 
 /// The shortest time that is told apart from nothing, in nanoseconds.
 pub(super) const SHORTEST_NS: u64 = 64;
@@ -59,7 +60,7 @@ pub struct SlowRequest {
     /// Index of its export.
     pub export: usize,
     /// Whose.
-    pub peer: String,
+    pub peer: PeerIdentity,
     /// Its moments but the last.
     pub timing: Timing,
     /// Its reply was out.
@@ -143,7 +144,7 @@ pub struct ExportGauges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionInfo {
     /// Who.
-    pub peer: String,
+    pub peer: PeerIdentity,
     /// Index of its export.
     pub export: usize,
     /// When the shard took it, in nanoseconds of its clock; no two connections of a shard have the same at once.

@@ -182,11 +182,15 @@ fn connections_are_listed_with_what_they_have_in_flight() {
     assert_eq!(second["in_flight"], 0);
     assert_ne!(first["shard"], second["shard"], "{list}");
     for entry in [first, second] {
-        let peer = entry["peer"].as_str().unwrap();
-        assert!(
-            peer.contains(&format!("pid={}", std::process::id())) || peer.contains("127.0.0.1"),
-            "{list}"
-        );
+        let (peer, unix) = (entry["peer"].as_str().unwrap(), &entry["unix"]);
+        if peer.starts_with("127.0.0.1:") {
+            assert!(unix.is_null(), "{list}");
+        } else {
+            let (pid, uid) = (std::process::id(), rustix::process::geteuid().as_raw());
+            let gid = rustix::process::getegid().as_raw();
+            assert_eq!(peer, format!("unix:pid={pid},uid={uid}"));
+            assert_eq!(*unix, json!({"pid": pid, "uid": uid, "gid": gid}));
+        }
         assert!(entry["age_seconds"].as_f64().unwrap() > 0.0, "{list}");
     }
     let few = subject.json("/api/v1/connections?limit=1");

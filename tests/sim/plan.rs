@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::{Limits, Pinning, Shutdown};
+use ringnbd::internal::identity::PeerIdentity;
 use ringnbd::internal::nbd::meta_context::MetaContext;
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::internal::ring::sim::Random;
@@ -206,7 +207,7 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     };
     let (permit, socket_permit) = (Box::new(()), Box::new(()));
     let id = ExportId { index: setting.export as u32, generation: setting.generation };
-    let (export, peer) = (Arc::clone(&exports[setting.export]), "simulated".to_owned());
+    let (export, peer) = (Arc::clone(&exports[setting.export]), PeerIdentity::default());
     let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
     Negotiated { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }
 }

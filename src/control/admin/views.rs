@@ -10,6 +10,7 @@ use crate::block::{BlockError, CommandKind};
 use crate::stats::{
     Class, ClassSummary, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, heat_row_start_ns,
 };
+use crate::sys::UnixCredentials;
 
 /// `/api/v1/server`.
 #[derive(Debug, Serialize)]
@@ -81,12 +82,29 @@ pub(super) struct ConnectionsView {
 struct ConnectionView {
     id: String,
     peer: String,
+    /// Of a unix socket.
+    unix: Option<UnixView>,
     export: String,
     shard: usize,
     age_seconds: f64,
     in_flight: u64,
     requests: u64,
     bytes: u64,
+}
+
+/// The process that connected.
+#[derive(Debug, Serialize)]
+struct UnixView {
+    /// Null for one that this process cannot see.
+    pid: Option<i32>,
+    uid: u32,
+    gid: u32,
+}
+
+impl From<UnixCredentials> for UnixView {
+    fn from(UnixCredentials { pid, uid, gid }: UnixCredentials) -> Self {
+        Self { pid, uid, gid }
+    }
 }
 
 /// `/api/v1/latency`.
@@ -277,7 +295,8 @@ impl Admin {
             |index: usize| catalogue.at(index).map(|entry| entry.info.name.clone()).unwrap_or_default();
         let connections = all.into_iter().map(|(shard, of)| ConnectionView {
             id: format!("{shard}.{}", of.since_ns),
-            peer: of.peer.clone(),
+            peer: of.peer.to_string(),
+            unix: of.peer.unix.map(Into::into),
             export: name(of.export),
             shard,
             age_seconds: of.age_ns as f64 / 1e9,

@@ -12,6 +12,7 @@ use super::endpoint::Endpoint;
 use super::listener::Listener;
 use super::negotiate::{Client, negotiate};
 use super::plane::Plane;
+use crate::identity::PeerIdentity;
 use crate::sys::confine;
 
 /// After the process, or the system, ran out of descriptors or memory: until somebody closes one, accepting cannot succeed.
@@ -35,15 +36,15 @@ impl Acceptor {
     }
 
     /// The next client: its socket, blocking, and who it is.
-    async fn accept(&self) -> io::Result<(OwnedFd, String)> {
+    async fn accept(&self) -> io::Result<(OwnedFd, PeerIdentity)> {
         let (socket, peer) = match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                (OwnedFd::from(stream.into_std()?), address.to_string())
+                (OwnedFd::from(stream.into_std()?), address.into())
             }
             Self::Unix(listener) => {
                 let socket = OwnedFd::from(listener.accept().await?.0.into_std()?);
-                let peer = unix_peer(&socket);
+                let peer = PeerIdentity::of(&socket);
                 (socket, peer)
             }
         };
@@ -92,14 +93,4 @@ pub(super) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
 
 fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
-/// The process at the other end, which is all the name that it has.
-pub(super) fn unix_peer(socket: &impl std::os::fd::AsFd) -> String {
-    match rustix::net::sockopt::socket_peercred(socket) {
-        Ok(credentials) => {
-            format!("unix:pid={},uid={}", credentials.pid.as_raw_pid(), credentials.uid.as_raw())
-        }
-        Err(_unknown) => "unix".to_owned(),
-    }
 }

@@ -13,6 +13,7 @@ use tokio_uring::net::TcpStream;
 use super::catalogue::Entry;
 use super::handshake_memory::FREE_BYTES;
 use super::plane::{Permit, Plane};
+use crate::identity::PeerIdentity;
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
 use crate::shard::Negotiated;
@@ -20,8 +21,7 @@ use crate::shard::Negotiated;
 /// A client that was just accepted.
 pub(super) struct Client {
     pub(super) socket: OwnedFd,
-    /// Who, for people.
-    pub(super) peer: String,
+    pub(super) peer: PeerIdentity,
     /// Its places.
     pub(super) permit: Permit,
 }
@@ -51,7 +51,7 @@ pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
     let number = plane.counts().handshakes;
     let Client { socket, peer, permit } = client;
     let mut handshake = Handshake::new(plane.handshake_limits());
-    tracing::debug!(connection = number, peer, "connected");
+    tracing::debug!(connection = number, %peer, "connected");
     let outcome = match ring_stream(&socket) {
         Err(error) => Err(Failure::Io(error)),
         Ok(stream) => {
@@ -173,7 +173,7 @@ async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<Negotiated>
         }
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
-                tracing::info!(connection = number, peer, export, shard, replies = ?mode, "negotiated");
+                tracing::info!(connection = number, %peer, export, shard, replies = ?mode, "negotiated");
                 return Ok(());
             }
             Err(back) => back,
@@ -186,27 +186,27 @@ async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<Negotiated>
 }
 
 /// Tells what is worth telling: a client that just leaves, or never says anything, is not (port scanners, health checks).
-fn report(connection: u64, peer: &str, failure: &Failure, handshake: &Handshake) {
+fn report(connection: u64, peer: &PeerIdentity, failure: &Failure, handshake: &Handshake) {
     match failure {
         Failure::Closed(CloseReason::Aborted) => {
-            tracing::debug!(connection, peer, "the client ended the negotiation")
+            tracing::debug!(connection, %peer, "the client ended the negotiation")
         }
         Failure::Gone => {
-            tracing::debug!(connection, peer, "the client closed the connection during the handshake")
+            tracing::debug!(connection, %peer, "the client closed the connection during the handshake")
         }
         Failure::TimedOut if !handshake.has_begun() => {
-            tracing::debug!(connection, peer, "the client never said anything")
+            tracing::debug!(connection, %peer, "the client never said anything")
         }
         Failure::TimedOut => {
-            tracing::info!(connection, peer, reason = "the handshake took too long", "handshake failed")
+            tracing::info!(connection, %peer, reason = "the handshake took too long", "handshake failed")
         }
-        Failure::Closed(reason) => tracing::info!(connection, peer, %reason, "handshake failed"),
-        Failure::Io(error) => tracing::info!(connection, peer, reason = %error, "handshake failed"),
+        Failure::Closed(reason) => tracing::info!(connection, %peer, %reason, "handshake failed"),
+        Failure::Io(error) => tracing::info!(connection, %peer, reason = %error, "handshake failed"),
         Failure::Removed => {
-            tracing::info!(connection, peer, reason = "the export was removed", "handshake failed")
+            tracing::info!(connection, %peer, reason = "the export was removed", "handshake failed")
         }
         Failure::NoShard => {
-            tracing::info!(connection, peer, reason = "no shard took the connection", "handshake failed")
+            tracing::info!(connection, %peer, reason = "no shard took the connection", "handshake failed")
         }
     }
 }

@@ -260,7 +260,7 @@ fn log_slow(slow: &SlowRequest, export: &str, now: u64) {
     let microseconds = |start: u64, end: u64| end.saturating_sub(start) / 1000;
     tracing::warn!(
         target: "ringnbd::slow",
-        peer,
+        %peer,
         export,
         command = timing.operation.name(),
         offset = timing.offset,
