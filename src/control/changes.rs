@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::catalogue::Entry;
-use super::collector::Collector;
-use super::endpoint::Endpoint;
 use super::host::{Addition, ChangeError, Takeaway};
-use super::observe::Observers;
+use super::listen::endpoint::Endpoint;
+use super::observe::collector::Collector;
+use super::observers::Observers;
 use super::plane::Plane;
-use super::server::{info_of, served};
+use super::served::{info_of, served};
 use crate::shard::Removal;
 
 /// Between two tries to tell a shard whose mailbox is full.

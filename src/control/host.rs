@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use super::listener::{Listener, SocketFile};
-use super::server::Served;
+use super::listen::listeners::{Listener, SocketFile};
+use super::served::Served;
 use crate::backend::Export;
 use crate::shard::Removal;
 

@@ -8,25 +8,26 @@
 //! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
 #![forbid(unsafe_code)]
 
-mod accept;
 mod admin;
 mod catalogue;
 mod changes;
-mod collector;
-mod endpoint;
 mod handshake_memory;
 mod host;
-mod latency_log;
-mod listener;
+mod listen;
 pub(crate) mod machine;
-mod negotiate;
 mod observe;
+mod observers;
 pub(crate) mod ownership;
 mod placement;
 mod plane;
-mod process;
+mod served;
 mod server;
+mod start;
+mod start_error;
 
 pub use host::{Addition, ChangeError, Host, HostError, Ready, Takeaway, Wish};
-pub use listener::{Listener, inherited};
-pub use server::{Ending, Served, Service, StartError, check, run};
+pub use listen::listeners::{Listener, inherited};
+pub use served::Served;
+pub use server::Ending;
+pub use start::{Service, check, run};
+pub use start_error::StartError;

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::accept::Acceptor;
 use super::admin::{self, Admin};
 use super::catalogue::Entry;
-use super::collector::Collector;
-use super::endpoint::Endpoint;
-use super::listener::{self, ListenError, Listener, SocketFile};
+use super::listen::accept::Acceptor;
+use super::listen::endpoint::Endpoint;
+use super::listen::listeners::{self, ListenError, Listener, SocketFile};
+use super::observe::collector::Collector;
 use super::plane::Plane;
-use super::server::StartError;
+use super::start_error::StartError;
 use crate::config::Config;
 use crate::config::listen::UnixAccess;
 use crate::stats::Interval;
@@ -50,16 +50,16 @@ impl Observers {
         if !is_wanted(config) {
             return Ok(Self::default());
         }
-        let mut listeners = Vec::new();
+        let mut bound = Vec::new();
         if let Some(address) = &config.admin {
-            listener::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut listeners)
+            listeners::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut bound)
                 .map_err(|error| ListenError::Admin(Box::new(error)))?;
         }
         let collector = Collector::start(Rc::clone(plane), config.latency_log.clone()).map_err(|error| {
             let path = config.latency_log.clone().unwrap_or_default();
             StartError::LatencyLog { path, error }
         })?;
-        let is_local = listeners.iter().any(is_loopback);
+        let is_local = bound.iter().any(is_loopback);
         let admin = Admin::new(
             Rc::clone(plane),
             Rc::clone(&collector),
@@ -67,10 +67,10 @@ impl Observers {
             config.histograms,
             log_lines_dropped,
         );
-        let urls = listeners.iter().map(|listener| listener.endpoint.admin_url()).collect();
-        listeners.iter().for_each(warn_of_networks);
-        let files = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
-        let acceptors = listeners.into_iter().map(Acceptor::new).collect::<Result<_, _>>();
+        let urls = bound.iter().map(|listener| listener.endpoint.admin_url()).collect();
+        bound.iter().for_each(warn_of_networks);
+        let files = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
+        let acceptors = bound.into_iter().map(Acceptor::new).collect::<Result<_, _>>();
         Ok(Self {
             collector: Some(collector),
             acceptors: acceptors.map_err(StartError::Runtime)?,

@@ -1,58 +1,36 @@
-//! The life of a server: start, serve, stop.
+//! The life of a server that was started: it serves, then it drains.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use super::accept::{Acceptor, accept};
-use super::catalogue::{Catalogue, Entry};
 use super::changes;
-use super::endpoint::Endpoint;
-use super::host::{ChangeError, Host, HostError, Ready, Wish};
-use super::listener::{self, ListenError, Listener};
-use super::negotiate::{Client, negotiate};
-use super::observe::{Observers, wants_latencies};
+use super::host::{ChangeError, Host, Ready, Wish};
+use super::listen::accept::{Acceptor, accept};
+use super::listen::endpoint::Endpoint;
+use super::listen::listeners::{self, Listener};
+use super::listen::negotiate::{Client, negotiate};
+use super::observers::Observers;
 use super::plane::Plane;
-use crate::backend::{self, Export, OpenError};
-use crate::config::{Config, ExportUri, Limits, Pinning};
+use super::served::served;
+use super::start_error::StartError;
+use crate::config::Config;
 use crate::identity::PeerIdentity;
-use crate::nbd::meta_context::MetaContext;
-use crate::nbd::session::ExportInfo;
-use crate::shard::{self, ShardConfig, ShardError, ShardHandle};
+use crate::shard::ShardError;
 use crate::stats::Interval;
 use crate::sys::confine;
 
-/// Whom to serve.
-#[derive(Debug)]
-pub enum Service {
-    /// Everybody who connects.
-    Listeners,
-    /// One client, which is connected: its socket, a blocking one.
-    Client(OwnedFd),
-}
+/// Handshakes that go on when the server stops may hear of it for so long.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
+/// Shards cut off what is unfinished at [`crate::config::Limits::shutdown_timeout`] by themselves; later than this they are stuck.
+const SHARD_GRACE: Duration = Duration::from_secs(2);
 
-/// An export that is about to be served.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// Its name.
-    pub name: String,
-    /// Where its bytes live.
-    pub source: String,
-    /// Bytes.
-    pub size: u64,
-    /// Writes are refused.
-    pub read_only: bool,
-    /// One for each listener.
-    pub uris: Vec<String>,
-    /// For each listener, what `qemu-img info` is given in a shell.
-    pub qemu: Vec<String>,
-}
+/// What a finished shutdown still takes.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,191 +43,8 @@ pub enum Ending {
     Failed,
 }
 
-/// Why a server did not start; each a sentence with cause and remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The process around the server.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// An export.
-    #[error(transparent)]
-    Export(#[from] backend::OpenError),
-    /// A shard.
-    #[error(transparent)]
-    Shard(#[from] shard::StartError),
-    /// A listener.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// `--latency-log`.
-    #[error("cannot write the latency log {}: {error}; choose another --latency-log", path.display())]
-    LatencyLog {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The control plane's ring, which is small: after those of the shards there is little left to fail.
-    #[error(
-        "the control plane's ring does not fit into the locked memory limit: raise it (ulimit -l, or LimitMEMLOCK= of \
-         systemd), or start fewer --shards"
-    )]
-    LockedMemory,
-    /// The control plane.
-    #[error("cannot start the control plane: {0}")]
-    Runtime(io::Error),
-}
-
-impl StartError {
-    fn of_runtime(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ENOMEM) => Self::LockedMemory,
-            _ => Self::Runtime(error),
-        }
-    }
-}
-
-/// Handshakes that go on when the server stops may hear of it for so long.
-const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
-/// Shards cut off what is unfinished at [`Limits::shutdown_timeout`] by themselves; later than this they are stuck.
-const SHARD_GRACE: Duration = Duration::from_secs(2);
-
-/// What a finished shutdown still takes.
-const LAST_LINES: Duration = Duration::from_millis(100);
-
 /// Shards that ended: which, and what they recorded last.
-type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardError>)>;
-
-/// Serves until the host says so, or until the client of [`Service::Client`] is gone.
-///
-/// # Errors
-/// [`StartError`]; nothing is left behind then.
-pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<Ending, StartError> {
-    let client = match service {
-        Service::Client(socket) => Some(socket),
-        Service::Listeners => None,
-    };
-    let inherited = host.before_threads()?;
-    let catalogue = open_exports(config, Export::open)?;
-    let limits = Arc::new(config.limits.clone());
-    let files = catalogue.files() + host.exports_later();
-    let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
-    let connections = if client.is_some() { 1 } else { limits.connections };
-    let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let observers = Observers::default();
-    let server =
-        Server { config, plane: Rc::clone(&plane), endpoints: Vec::new(), exits, ended_shards: 0, observers };
-    let ending = runtime.block_on(server.serve(client, inherited, host));
-    match ending {
-        // Dropping it would wait for operations in flight; the process ends now.
-        Ok(Ending::CutOff) if !host.goes_on() => std::mem::forget(runtime),
-        Ok(_) => {}
-        Err(_) => plane.stop(),
-    }
-    ending
-}
-
-/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. No
-/// file is locked, so that it goes beside a server. Tells what would be served, without URIs.
-///
-/// # Errors
-/// [`StartError`].
-pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
-    listener::check(&config.unix_access)?;
-    let catalogue = open_exports(config, Export::look_at)?;
-    Ok(catalogue.iter().map(|entry| served(entry, &[])).collect())
-}
-
-/// What is told of an export of a server that listens there.
-pub(super) fn served(entry: &Entry, endpoints: &[Endpoint]) -> Served {
-    let (name, facts) = (&entry.info.name, &entry.info.facts);
-    Served {
-        name: name.clone(),
-        source: entry.source.clone(),
-        size: facts.size,
-        read_only: facts.read_only,
-        uris: endpoints.iter().map(|endpoint| endpoint.uri(name)).collect(),
-        qemu: endpoints.iter().map(|endpoint| endpoint.qemu_arguments(name)).collect(),
-    }
-}
-
-/// What clients are told of an export.
-pub(super) fn info_of(
-    (name, description): (&str, &str),
-    source: &str,
-    export: &Export,
-    limits: &Limits,
-) -> ExportInfo {
-    if export.facts().size == 0 {
-        tracing::warn!(
-            export = name,
-            "{source} is empty, so clients see a disk of 0 bytes: give it a size (truncate -s 10G) and start again"
-        );
-    }
-    let mut facts = export.facts().clone();
-    facts.block_sizes.maximum = limits.longest_request;
-    ExportInfo {
-        name: name.to_owned(),
-        description: description.to_owned(),
-        facts,
-        contexts: vec![MetaContext::BaseAllocation],
-        require_block_size: false,
-    }
-}
-
-fn open_exports(
-    config: &Config,
-    open: impl Fn(&ExportUri, bool) -> Result<Export, OpenError>,
-) -> Result<Catalogue, StartError> {
-    let mut catalogue = Catalogue::default();
-    for wanted in &config.exports {
-        let export = open(&wanted.uri, wanted.read_only)?;
-        let source = wanted.uri.to_string();
-        let texts = (wanted.name.as_str(), wanted.description.as_str());
-        let info = info_of(texts, &source, &export, &config.limits);
-        catalogue.add(info, export, source).expect("names were checked");
-    }
-    Ok(catalogue)
-}
-
-fn start_shards(
-    config: &Config,
-    files: usize,
-    limits: &Arc<Limits>,
-) -> Result<(Vec<ShardHandle>, Exits), StartError> {
-    let (exit, exits) = unbounded_channel();
-    let start = |(index, &cpu)| {
-        let exit = exit.clone();
-        ShardHandle::start(ShardConfig {
-            index,
-            cpu: Some(cpu),
-            limits: Arc::clone(limits),
-            files,
-            busy_poll: config.busy_poll,
-            record: wants_latencies(config),
-            slow: config.slow,
-            // Nobody listens any more when the process ends.
-            on_exit: Box::new(move |result| drop(exit.send((index, result)))),
-        })
-    };
-    let mut shards: Vec<ShardHandle> = Vec::new();
-    for place in config.shards.iter().enumerate() {
-        match start(place) {
-            Ok(shard) => shards.push(shard),
-            Err(error) => {
-                shards.iter().for_each(ShardHandle::shutdown);
-                return Err(error.into());
-            }
-        }
-    }
-    if limits.pinned == Pinning::Auto && !shards.iter().all(ShardHandle::is_pinned) {
-        tracing::warn!(
-            "buffer memory is not locked, which costs a little speed: the locked memory limit is too low; raise it (ulimit -l, \
-             or LimitMEMLOCK= of systemd), give less --memory, or say --pinned off"
-        );
-    }
-    Ok((shards, exits))
-}
+pub(super) type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardError>)>;
 
 /// Waits until the host wants the server to stop at once; what else it wants comes too late.
 async fn next_stop(host: &mut impl Host) -> &'static str {
@@ -263,7 +58,7 @@ async fn next_stop(host: &mut impl Host) -> &'static str {
 }
 
 /// Everything that ends with the server.
-struct Server<'a> {
+pub(super) struct Server<'a> {
     config: &'a Config,
     plane: Rc<Plane>,
     /// Where it listens.
@@ -273,25 +68,32 @@ struct Server<'a> {
     observers: Observers,
 }
 
-impl Server<'_> {
-    async fn serve(
+impl<'a> Server<'a> {
+    /// One with shards that run, and nowhere to listen yet.
+    pub(super) fn new(config: &'a Config, plane: Rc<Plane>, exits: Exits) -> Self {
+        let observers = Observers::default();
+        Self { config, plane, endpoints: Vec::new(), exits, ended_shards: 0, observers }
+    }
+
+    /// Serves to the end.
+    pub(super) async fn serve(
         mut self,
         client: Option<OwnedFd>,
         inherited: Vec<Listener>,
         host: &mut impl Host,
     ) -> Result<Ending, StartError> {
         host.before_listening()?;
-        let mut listeners = inherited;
+        let mut bound = inherited;
         if client.is_none() {
-            listener::listen(&self.config.listen, &self.config.unix_access, &mut listeners)?;
+            listeners::listen(&self.config.listen, &self.config.unix_access, &mut bound)?;
         }
-        let files: Vec<_> = listeners.iter_mut().filter_map(|listener| listener.file.take()).collect();
+        let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
         self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
-        self.endpoints = listeners.iter().map(|listener| listener.endpoint.clone()).collect();
+        self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports: Vec<_> =
             self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
-        let acceptors: io::Result<Vec<_>> = listeners.into_iter().map(Acceptor::new).collect();
+        let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).collect();
         host.before_accept(Ready { exports: &exports, admin: &self.observers.urls, sockets: &sockets })?;

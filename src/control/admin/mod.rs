@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::accept::Acceptor;
-use super::collector::Collector;
-use super::plane::Plane;
-use super::process::Process;
+use crate::control::listen::accept::Acceptor;
+use crate::control::observe::collector::Collector;
+use crate::control::observe::process::Process;
+use crate::control::plane::Plane;
 
 /// Connections at the same time; further ones wait in the backlog.
 pub(super) const CONNECTIONS: usize = 32;

@@ -9,9 +9,9 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::endpoint::Endpoint;
-use super::listener::Listener;
+use super::listeners::Listener;
 use super::negotiate::{Client, negotiate};
-use super::plane::Plane;
+use crate::control::plane::Plane;
 use crate::identity::PeerIdentity;
 use crate::sys::confine;
 
@@ -19,14 +19,14 @@ use crate::sys::confine;
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that tokio watches. tokio-uring's own can neither be made of a socket that systemd bound nor tell unix from TCP.
-pub(super) enum Acceptor {
+pub(in crate::control) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Acceptor {
     /// Takes the socket of a listener, inside the runtime.
-    pub(super) fn new(listener: Listener) -> io::Result<Self> {
+    pub(in crate::control) fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener.endpoint {
             Endpoint::Tcp(_) => Self::Tcp(TcpListener::from_std(listener.socket.into())?),
             Endpoint::Unix(_) | Endpoint::Abstract(_) => {
@@ -69,7 +69,7 @@ const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 ///
 /// There is room for `Limits::connections`; the next client after that is accepted and waits for its greeting, and those behind it
 /// wait in the backlog.
-pub(super) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
+pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
     let mut exhausted = false;
     loop {
         match acceptor.accept().await {

@@ -22,7 +22,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 impl Endpoint {
     /// Where the admin server is, when it listens here: an HTTP URL, or `unix:PATH` as it is given to `--admin`.
-    pub(super) fn admin_url(&self) -> String {
+    pub(in crate::control) fn admin_url(&self) -> String {
         match self {
             Self::Tcp(address) => format!("http://{}/", reachable(*address)),
             Self::Unix(path) => format!("unix:{}", path.display()),
@@ -51,7 +51,7 @@ impl Endpoint {
     }
 
     /// How `qemu-img info` is told of an export here, quoted for a shell. It takes no URI of an abstract socket.
-    pub(super) fn qemu_arguments(&self, export: &str) -> String {
+    pub(in crate::control) fn qemu_arguments(&self, export: &str) -> String {
         match self {
             Self::Tcp(_) | Self::Unix(_) => format!("'{}'", self.uri(export)),
             Self::Abstract(socket) => {

@@ -12,17 +12,17 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::endpoint::Endpoint;
-use super::ownership;
 use crate::config::ListenAddress;
 use crate::config::listen::{TcpAddress, UnixAccess, UnixAddress};
+use crate::control::ownership;
 
 /// A socket that listens, not blocking.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) socket: Socket,
-    pub(super) endpoint: Endpoint,
+    pub(in crate::control) socket: Socket,
+    pub(in crate::control) endpoint: Endpoint,
     /// The file of a unix socket that is ours.
-    pub(super) file: Option<SocketFile>,
+    pub(in crate::control) file: Option<SocketFile>,
 }
 
 /// Why there is no listener; each a sentence with cause and remedy.
@@ -89,7 +89,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// [`ListenError`] of the first that fails.
-pub(super) fn listen(
+pub(in crate::control) fn listen(
     addresses: &[ListenAddress],
     access: &UnixAccess,
     listeners: &mut Vec<Listener>,
@@ -231,7 +231,7 @@ fn listen_unix(path: &Path, access: &UnixAccess) -> Result<Listener, ListenError
 }
 
 /// Whether there is the group that sockets are to have.
-pub(super) fn check(access: &UnixAccess) -> Result<(), ListenError> {
+pub(in crate::control) fn check(access: &UnixAccess) -> Result<(), ListenError> {
     access.group.as_deref().map(find_group).transpose().map(|_found| ())
 }
 
@@ -279,7 +279,7 @@ fn listen_abstract(name: &str) -> Result<Listener, ListenError> {
 
 /// The file of a unix socket, removed when dropped, unless another server has put its own there.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(in crate::control) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
     /// The group that was asked for, which it keeps when its owner changes.
@@ -316,12 +316,12 @@ impl SocketFile {
         Ok(file)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::control) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Makes it belong to a user, who may connect to it and remove it then.
-    pub(super) fn hand_over(&self, (user, group): (u32, u32)) -> io::Result<()> {
+    pub(in crate::control) fn hand_over(&self, (user, group): (u32, u32)) -> io::Result<()> {
         ownership::hand_over(self.open()?, (Some(user), self.group.unwrap_or(group)))
     }
 }

@@ -10,20 +10,20 @@ use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
-use super::catalogue::Entry;
-use super::handshake_memory::FREE_BYTES;
-use super::plane::{Permit, Plane};
+use crate::control::catalogue::Entry;
+use crate::control::handshake_memory::FREE_BYTES;
+use crate::control::plane::{Permit, Plane};
 use crate::identity::PeerIdentity;
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
 use crate::shard::Negotiated;
 
 /// A client that was just accepted.
-pub(super) struct Client {
-    pub(super) socket: OwnedFd,
-    pub(super) peer: PeerIdentity,
+pub(in crate::control) struct Client {
+    pub(in crate::control) socket: OwnedFd,
+    pub(in crate::control) peer: PeerIdentity,
     /// Its places.
-    pub(super) permit: Permit,
+    pub(in crate::control) permit: Permit,
 }
 
 /// Bytes received at once: a whole handshake, mostly. Each of thousands that wait for their clients keeps so many.
@@ -45,7 +45,7 @@ enum Failure {
 }
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
-pub(super) async fn negotiate(plane: Rc<Plane>, client: Client) {
+pub(in crate::control) async fn negotiate(plane: Rc<Plane>, client: Client) {
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;

@@ -13,9 +13,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::catalogue::Entry;
 use super::latency_log::LatencyLog;
-use super::plane::Plane;
+use crate::control::catalogue::Entry;
+use crate::control::plane::Plane;
 use crate::stats::{ConnectionInfo, History, Interval, SlowRequest, Totals};
 
 /// How long an answer is waited for; one that comes later still counts.
@@ -34,7 +34,7 @@ enum Answer {
 }
 
 /// See the module.
-pub(super) struct Collector {
+pub(in crate::control) struct Collector {
     plane: Rc<Plane>,
     state: RefCell<State>,
     answer: UnboundedSender<Answer>,
@@ -42,34 +42,34 @@ pub(super) struct Collector {
 }
 
 /// Everything that is known.
-pub(super) struct State {
+pub(in crate::control) struct State {
     /// Since the start.
-    pub(super) totals: Totals,
+    pub(in crate::control) totals: Totals,
     /// The last quarter of an hour.
-    pub(super) history: History,
+    pub(in crate::control) history: History,
     /// By number.
-    pub(super) shards: Vec<ShardState>,
+    pub(in crate::control) shards: Vec<ShardState>,
     log: Option<LatencyLog>,
     second_began: Instant,
 }
 
 /// What is known of a shard beside its statistics.
 #[derive(Default)]
-pub(super) struct ShardState {
+pub(in crate::control) struct ShardState {
     /// Its connections when they were last asked for.
-    pub(super) connections: Vec<ConnectionInfo>,
+    pub(in crate::control) connections: Vec<ConnectionInfo>,
     /// The open question: since when, and whether it is for connections too.
     asked: Option<(Instant, bool)>,
     answered: Option<Instant>,
     listed: Option<Instant>,
     spare: Option<Box<Interval>>,
     /// It panicked.
-    pub(super) failed: bool,
+    pub(in crate::control) failed: bool,
 }
 
 impl ShardState {
     /// It has not failed, and answered the last question or still has time to.
-    pub(super) fn is_responsive(&self) -> bool {
+    pub(in crate::control) fn is_responsive(&self) -> bool {
         !self.failed && self.asked.is_none_or(|(since, _)| since.elapsed() < SECOND)
     }
 }
@@ -79,7 +79,10 @@ impl Collector {
     ///
     /// # Errors
     /// The latency log cannot be written, or is none.
-    pub(super) fn start(plane: Rc<Plane>, latency_log: Option<PathBuf>) -> std::io::Result<Rc<Self>> {
+    pub(in crate::control) fn start(
+        plane: Rc<Plane>,
+        latency_log: Option<PathBuf>,
+    ) -> std::io::Result<Rc<Self>> {
         let shards = plane.shard_count();
         let log = latency_log.map(LatencyLog::open).transpose()?;
         let state = State {
@@ -99,12 +102,12 @@ impl Collector {
     }
 
     /// What is known.
-    pub(super) fn state(&self) -> Ref<'_, State> {
+    pub(in crate::control) fn state(&self) -> Ref<'_, State> {
         self.state.borrow()
     }
 
     /// Asks every shard and waits for their answers, not for long; with the list of connections when it is wanted.
-    pub(super) async fn refresh(&self, connections: bool) {
+    pub(in crate::control) async fn refresh(&self, connections: bool) {
         if connections {
             // A question that is open may be one without them.
             self.settle().await;
@@ -114,12 +117,12 @@ impl Collector {
     }
 
     /// Takes what a shard recorded last, when it has ended.
-    pub(super) fn take_last(&self, shard: usize, interval: Box<Interval>) {
+    pub(in crate::control) fn take_last(&self, shard: usize, interval: Box<Interval>) {
         self.take(shard, interval);
     }
 
     /// An export is served from now on.
-    pub(super) fn added(&self, entry: &Entry) {
+    pub(in crate::control) fn added(&self, entry: &Entry) {
         let mut state = self.state.borrow_mut();
         state.totals.grow(entry.index() + 1);
         state.history.grow(entry.index() + 1);
@@ -129,7 +132,7 @@ impl Collector {
     }
 
     /// An export is gone, on all shards: forgets it, and what they recorded of it before.
-    pub(super) async fn removed(&self, export: usize) {
+    pub(in crate::control) async fn removed(&self, export: usize) {
         let (forgotten, done) = oneshot::channel();
         // What the shards sent before they gave it up stands before this.
         if self.answer.send(Answer::Removed(export, forgotten)).is_ok() {
@@ -147,7 +150,7 @@ impl Collector {
     }
 
     /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
-    pub(super) fn note_failure(&self, shard: usize) {
+    pub(in crate::control) fn note_failure(&self, shard: usize) {
         let mut state = self.state.borrow_mut();
         state.totals.forget_gauges(shard);
         state.shards[shard] = ShardState { failed: true, ..ShardState::default() };
@@ -156,7 +159,7 @@ impl Collector {
     }
 
     /// Ends the last second, when all shards have ended.
-    pub(super) fn finish(&self) {
+    pub(in crate::control) fn finish(&self) {
         self.end_second();
     }
 

@@ -16,7 +16,7 @@ use crate::stats::prometheus::ProcessFacts;
 const LONGEST_STAT: usize = 2048;
 
 /// See the module.
-pub(super) struct Process {
+pub(in crate::control) struct Process {
     /// `/proc/self/stat`; `None` where /proc is not mounted.
     stat: Option<File>,
     /// `/proc/self/fd`.
@@ -27,7 +27,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Opens what is read later.
-    pub(super) fn open() -> Self {
+    pub(in crate::control) fn open() -> Self {
         let stat = File::open("/proc/self/stat").ok();
         let start = stat.as_ref().and_then(read).map(|stat| start_unix_seconds(stat.start_ticks));
         Self {
@@ -39,7 +39,7 @@ impl Process {
     }
 
     /// How things stand now; what cannot be known is left out.
-    pub(super) fn look(&self) -> ProcessFacts {
+    pub(in crate::control) fn look(&self) -> ProcessFacts {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let stat = self.stat.as_ref().and_then(read);
         // The size of the directory is the number of its entries since Linux 6.2, and 0 before.

@@ -1,0 +1,6 @@
+//! How clients come: listening sockets, the loop that accepts, the handshake.
+
+pub(super) mod accept;
+pub(super) mod endpoint;
+pub(super) mod listeners;
+pub(super) mod negotiate;

@@ -1,0 +1,62 @@
+//! What is told of the exports of a server: to people, and to clients.
+
+use super::catalogue::Entry;
+use super::listen::endpoint::Endpoint;
+use crate::backend::Export;
+use crate::config::Limits;
+use crate::nbd::meta_context::MetaContext;
+use crate::nbd::session::ExportInfo;
+
+/// An export that is about to be served.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Where its bytes live.
+    pub source: String,
+    /// Bytes.
+    pub size: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// One for each listener.
+    pub uris: Vec<String>,
+    /// For each listener, what `qemu-img info` is given in a shell.
+    pub qemu: Vec<String>,
+}
+
+/// What is told of an export of a server that listens there.
+pub(super) fn served(entry: &Entry, endpoints: &[Endpoint]) -> Served {
+    let (name, facts) = (&entry.info.name, &entry.info.facts);
+    Served {
+        name: name.clone(),
+        source: entry.source.clone(),
+        size: facts.size,
+        read_only: facts.read_only,
+        uris: endpoints.iter().map(|endpoint| endpoint.uri(name)).collect(),
+        qemu: endpoints.iter().map(|endpoint| endpoint.qemu_arguments(name)).collect(),
+    }
+}
+
+/// What clients are told of an export.
+pub(super) fn info_of(
+    (name, description): (&str, &str),
+    source: &str,
+    export: &Export,
+    limits: &Limits,
+) -> ExportInfo {
+    if export.facts().size == 0 {
+        tracing::warn!(
+            export = name,
+            "{source} is empty, so clients see a disk of 0 bytes: give it a size (truncate -s 10G) and start again"
+        );
+    }
+    let mut facts = export.facts().clone();
+    facts.block_sizes.maximum = limits.longest_request;
+    ExportInfo {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        facts,
+        contexts: vec![MetaContext::BaseAllocation],
+        require_block_size: false,
+    }
+}

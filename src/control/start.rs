@@ -1,0 +1,121 @@
+//! The start of a server, and what is checked without one.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::catalogue::Catalogue;
+use super::host::Host;
+use super::listen::listeners;
+use super::observers::wants_latencies;
+use super::plane::Plane;
+use super::served::{Served, info_of, served};
+use super::server::{Ending, Exits, Server};
+use super::start_error::StartError;
+use crate::backend::{Export, OpenError};
+use crate::config::{Config, ExportUri, Limits, Pinning};
+use crate::shard::{ShardConfig, ShardHandle};
+
+/// Whom to serve.
+#[derive(Debug)]
+pub enum Service {
+    /// Everybody who connects.
+    Listeners,
+    /// One client, which is connected: its socket, a blocking one.
+    Client(OwnedFd),
+}
+
+/// Serves until the host says so, or until the client of [`Service::Client`] is gone.
+///
+/// # Errors
+/// [`StartError`]; nothing is left behind then.
+pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<Ending, StartError> {
+    let client = match service {
+        Service::Client(socket) => Some(socket),
+        Service::Listeners => None,
+    };
+    let inherited = host.before_threads()?;
+    let catalogue = open_exports(config, Export::open)?;
+    let limits = Arc::new(config.limits.clone());
+    let files = catalogue.files() + host.exports_later();
+    let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
+    let connections = if client.is_some() { 1 } else { limits.connections };
+    let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
+    let server = Server::new(config, Rc::clone(&plane), exits);
+    let ending = runtime.block_on(server.serve(client, inherited, host));
+    match ending {
+        // Dropping it would wait for operations in flight; the process ends now.
+        Ok(Ending::CutOff) if !host.goes_on() => std::mem::forget(runtime),
+        Ok(_) => {}
+        Err(_) => plane.stop(),
+    }
+    ending
+}
+
+/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. No
+/// file is locked, so that it goes beside a server. Tells what would be served, without URIs.
+///
+/// # Errors
+/// [`StartError`].
+pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
+    listeners::check(&config.unix_access)?;
+    let catalogue = open_exports(config, Export::look_at)?;
+    Ok(catalogue.iter().map(|entry| served(entry, &[])).collect())
+}
+
+fn open_exports(
+    config: &Config,
+    open: impl Fn(&ExportUri, bool) -> Result<Export, OpenError>,
+) -> Result<Catalogue, StartError> {
+    let mut catalogue = Catalogue::default();
+    for wanted in &config.exports {
+        let export = open(&wanted.uri, wanted.read_only)?;
+        let source = wanted.uri.to_string();
+        let texts = (wanted.name.as_str(), wanted.description.as_str());
+        let info = info_of(texts, &source, &export, &config.limits);
+        catalogue.add(info, export, source).expect("names were checked");
+    }
+    Ok(catalogue)
+}
+
+fn start_shards(
+    config: &Config,
+    files: usize,
+    limits: &Arc<Limits>,
+) -> Result<(Vec<ShardHandle>, Exits), StartError> {
+    let (exit, exits) = unbounded_channel();
+    let start = |(index, &cpu)| {
+        let exit = exit.clone();
+        ShardHandle::start(ShardConfig {
+            index,
+            cpu: Some(cpu),
+            limits: Arc::clone(limits),
+            files,
+            busy_poll: config.busy_poll,
+            record: wants_latencies(config),
+            slow: config.slow,
+            // Nobody listens any more when the process ends.
+            on_exit: Box::new(move |result| drop(exit.send((index, result)))),
+        })
+    };
+    let mut shards: Vec<ShardHandle> = Vec::new();
+    for place in config.shards.iter().enumerate() {
+        match start(place) {
+            Ok(shard) => shards.push(shard),
+            Err(error) => {
+                shards.iter().for_each(ShardHandle::shutdown);
+                return Err(error.into());
+            }
+        }
+    }
+    if limits.pinned == Pinning::Auto && !shards.iter().all(ShardHandle::is_pinned) {
+        tracing::warn!(
+            "buffer memory is not locked, which costs a little speed: the locked memory limit is too low; raise it (ulimit -l, \
+             or LimitMEMLOCK= of systemd), give less --memory, or say --pinned off"
+        );
+    }
+    Ok((shards, exits))
+}

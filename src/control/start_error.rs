@@ -1,0 +1,51 @@
+//! What keeps a server from starting.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::host::HostError;
+use super::listen::listeners::ListenError;
+use crate::{backend, shard};
+
+/// Why a server did not start; each a sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process around the server.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] backend::OpenError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] shard::StartError),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// `--latency-log`.
+    #[error("cannot write the latency log {}: {error}; choose another --latency-log", path.display())]
+    LatencyLog {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The control plane's ring, which is small: after those of the shards there is little left to fail.
+    #[error(
+        "the control plane's ring does not fit into the locked memory limit: raise it (ulimit -l, or LimitMEMLOCK= of \
+         systemd), or start fewer --shards"
+    )]
+    LockedMemory,
+    /// The control plane.
+    #[error("cannot start the control plane: {0}")]
+    Runtime(io::Error),
+}
+
+impl StartError {
+    pub(super) fn of_runtime(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM) => Self::LockedMemory,
+            _ => Self::Runtime(error),
+        }
+    }
+}
