@@ -38,9 +38,13 @@ pub mod client {
 
 pub mod config {
     pub use crate::config::{
-        AdminAddress, Config, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat, Pinning, RunAs,
-        SandboxMode, Settings, Shutdown,
+        AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
+        Pinning, RunAs, SandboxMode, Settings, Shutdown,
     };
+
+    pub mod difference {
+        pub use crate::config::difference::{Difference, difference};
+    }
 
     pub mod cpus {
         pub use crate::config::cpus::CpuList;
@@ -57,8 +61,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        Addition, Ending, Host, HostError, Listener, Ready, Served, Service, StartError, Takeaway, Wish,
-        check, inherited, run,
+        Addition, Ending, Host, HostError, Listener, Ready, Reload, Reloaded, Reloading, Served, Service,
+        StartError, Takeaway, Wish, check, inherited, run,
     };
 
     pub mod machine {

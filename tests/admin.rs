@@ -6,6 +6,8 @@ mod peers;
 mod python;
 mod support;
 
+#[path = "admin/control.rs"]
+mod control;
 #[path = "admin/counters.rs"]
 mod counters;
 #[path = "admin/dashboard.rs"]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod bench;
+pub(crate) mod ctl;
 mod describe;
 pub(crate) mod info;
 pub(crate) mod list;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Info(info::Args),
     /// List the exports of a server
     List(list::Args),
+    /// Operate a running server: list its exports, reload its configuration
+    Ctl(ctl::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
     /// Generate load on an export and measure its latency
@@ -81,6 +84,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Serve(args) => serve::run(*args),
         Command::Info(args) => info::run(args),
         Command::List(args) => list::run(args),
+        Command::Ctl(args) => ctl::run(args),
         Command::Map(args) => map::run(args),
         Command::Bench(args) => bench::run(*args),
         Command::Report(args) => report::run(&args),

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Outcome, describe};
@@ -10,10 +10,11 @@ use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
-    AdminAddress, Config, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs, SandboxMode, Settings,
-    Shutdown,
+    AdminAddress, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs,
+    SandboxMode, Settings, Shutdown,
 };
 use crate::control::{self, Ending, Ready, Served, Service};
+use crate::daemon::configuration::Source;
 use crate::daemon::log::{LOG, OUTPUT};
 use crate::daemon::{self, Daemon, logging, stdio};
 
@@ -107,6 +108,10 @@ pub(crate) struct Args {
     /// Serve metrics, a JSON API and a dashboard over HTTP: HOST:PORT, or unix:PATH; nobody is asked who he is
     #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
     pub admin: Option<AdminAddress>,
+    /// Operate the running server here, with `ringnbd ctl`: unix:PATH, for root and the user that starts the server; or off
+    /// [default: off; with --config and --pidfile: PIDFILE with the ending .control]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "stdio", help_heading = "Operation")]
+    pub control: Option<ControlAddress>,
     /// Log requests that take longer than this, such as 10ms, each with where its time went
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "What to see")]
     pub slow: Option<Duration>,
@@ -155,8 +160,8 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
-    let (settings, added) = match settings(args) {
-        Ok(both) => both,
+    let Wanted { settings, notes: added, source: _ } = match settings(args) {
+        Ok(wanted) => wanted,
         Err(sentence) => {
             logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
             return refuse(explicit, sentence);
@@ -180,7 +185,9 @@ fn serve(args: Args) -> Outcome {
             return refuse(explicit, error);
         }
         return match control::check(&config) {
-            Ok(served) => describe::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[]))),
+            Ok(served) => {
+                describe::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None)))
+            }
             Err(error) => refuse(explicit, error),
         };
     }
@@ -197,8 +204,17 @@ fn serve(args: Args) -> Outcome {
     }
 }
 
-/// Flags over file, and sentences about what came of that.
-fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
+/// What a person asked for.
+struct Wanted {
+    /// Flags over file.
+    settings: Settings,
+    /// Sentences about what came of that.
+    notes: Vec<String>,
+    /// The file, to be read again.
+    source: Option<Source>,
+}
+
+fn settings(args: Args) -> Result<Wanted, String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
@@ -218,26 +234,35 @@ fn settings(args: Args) -> Result<(Settings, Vec<String>), String> {
         shutdown: args.shutdown,
         log_format: args.log_format,
         admin: args.admin,
+        control: args.control,
+        allow_directories: Vec::new(),
         slow: args.slow,
         latency_log: args.latency_log,
         no_histograms: args.no_histograms.then_some(true),
         user: args.user,
         sandbox: args.sandbox,
     };
-    let Some(path) = args.config else { return Ok((flags, Vec::new())) };
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| format!("cannot read the configuration {}: {error}", path.display()))?;
-    let file = Settings::from_toml(&text).map_err(|error| format!("{}, {error}", path.display()))?;
-    let file = file.relative_to(path.parent().unwrap_or(Path::new("")));
+    let Some(path) = args.config else {
+        return Ok(Wanted { settings: flags, notes: Vec::new(), source: None });
+    };
+    let source = Source::new(path, flags, !args.stdio);
+    let file = source.parse(&source.read()?)?;
+    let notes = notes(&source, &file);
+    Ok(Wanted { settings: source.merged(file), notes, source: Some(source) })
+}
+
+/// What the command line does to the settings of a file.
+fn notes(source: &Source, file: &Settings) -> Vec<String> {
+    let (shown, flags) = (source.path().display(), source.flags());
+    let (own, more) = (file.exports.len(), flags.exports.len());
     let mut notes = Vec::new();
-    let (shown, own, more) = (path.display(), file.exports.len(), flags.exports.len());
     if own > 0 && more > 0 {
         notes.push(format!("exports of {shown}: {own}; added by the command line: {more}"));
     }
     if !file.listen.is_empty() && !flags.listen.is_empty() {
         notes.push(format!("the addresses of the command line are used instead of those of {shown}"));
     }
-    Ok((flags.or(file), notes))
+    notes
 }
 
 /// A start-up error: a sentence for people, or a log line for those who asked for JSON.
@@ -260,15 +285,16 @@ fn announce(ready: Ready<'_>, format: LogFormat, listens: bool) {
             }
         }
         ready.admin.iter().for_each(|url| tracing::info!(url, "admin"));
+        ready.control.iter().for_each(|address| tracing::info!(address, "control"));
     }
     // With --stdio the standard output may be the client's socket.
     let people_read = format == LogFormat::Human || io::stdout().is_terminal();
     if people_read && listens {
-        OUTPUT.write(banner(ready.exports, ready.admin).as_bytes());
+        OUTPUT.write(banner(ready.exports, ready.admin, ready.control).as_bytes());
     }
 }
 
-fn banner(served: &[Served], admin: &[String]) -> String {
+fn banner(served: &[Served], admin: &[String], control: Option<&str>) -> String {
     let mut text = String::new();
     for export in served {
         let name = if export.name.is_empty() { "(default)" } else { &export.name };
@@ -280,6 +306,9 @@ fn banner(served: &[Served], admin: &[String]) -> String {
     }
     for url in admin {
         text += &format!("admin: {url}\n");
+    }
+    if let Some(address) = control {
+        text += &format!("control: {address}\n");
     }
     if let Some(Served { uris, qemu, .. }) = served.first()
         && let (Some(uri), Some(qemu)) = (uris.first(), qemu.first())
@@ -340,13 +369,15 @@ mod tests {
             "nbd",
             "--sandbox",
             "off",
+            "--control",
+            "unix:/c",
             "--unpinned",
             "--unix-mode",
             "0600",
             "--unix-group",
             "kvm",
         ];
-        let (settings, _notes) = settings(args(&all).unwrap()).unwrap();
+        let settings = settings(args(&all).unwrap()).unwrap().settings;
         assert_eq!(settings.exports.len(), 2);
         assert_eq!(settings.listen.len(), 3);
         assert_eq!(settings.memory, Some(1 << 30));
@@ -357,6 +388,7 @@ mod tests {
         assert_eq!(settings.shutdown, Some(Shutdown::Errors));
         assert_eq!(settings.user, Some("nbd".parse().unwrap()));
         assert_eq!(settings.sandbox, Some(SandboxMode::Off));
+        assert_eq!(settings.control, Some(ControlAddress::Path("/c".into())));
         assert_eq!(settings.pinned, Some(Pinning::Off));
         assert_eq!(
             settings.unix_access,
@@ -383,6 +415,9 @@ mod tests {
             &["--check", "--stdio"],
             &["--pinned", "on", "--unpinned"],
             &["--unix-mode", "rw"],
+            &["--control", "/c"],
+            &["--control", "unix:@c"],
+            &["--control", "unix:/c", "--stdio"],
         ] {
             assert_eq!(args(words).unwrap_err().exit_code(), 2, "{words:?}");
         }
@@ -394,18 +429,20 @@ mod tests {
         let path = directory.path().join("c.toml");
         std::fs::write(&path, "[server]\nshards = 3\nmemory = \"1G\"\n").unwrap();
         let path = path.to_str().unwrap();
-        let (both, notes) = settings(args(&["--config", path, "--shards", "5"]).unwrap()).unwrap();
+        let of =
+            |words: &[&str]| settings(args(words).unwrap()).map(|wanted| (wanted.settings, wanted.notes));
+        let (both, notes) = of(&["--config", path, "--shards", "5"]).unwrap();
         assert!(notes.is_empty());
         assert_eq!((both.shards, both.memory), (Some(5), Some(1 << 30)));
         std::fs::write(path, "[server]\ntcp = \"1\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n").unwrap();
-        let (both, notes) = settings(args(&["--config", path, "b=mem:2M", "--tcp", "2"]).unwrap()).unwrap();
+        let (both, notes) = of(&["--config", path, "b=mem:2M", "--tcp", "2"]).unwrap();
         assert_eq!(both.exports.iter().map(|export| &*export.name).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(both.listen.len(), 1);
         assert_eq!(notes.len(), 2, "{notes:?}");
         std::fs::write(path, "[server]\nshard = 3\n").unwrap();
-        let error = settings(args(&["--config", path]).unwrap()).unwrap_err();
+        let error = of(&["--config", path]).unwrap_err();
         assert!(error.contains("c.toml, line 2:"), "{error}");
-        assert!(settings(args(&["--config", "/nonexistent"]).unwrap()).is_err());
+        assert!(of(&["--config", "/nonexistent"]).is_err());
     }
 
     #[test]
@@ -418,8 +455,9 @@ mod tests {
             uris: vec!["nbd://127.0.0.1:1/disk".to_owned(), "nbd+unix:///disk?socket=/s".to_owned()],
             qemu: vec!["'nbd://127.0.0.1:1/disk'".to_owned()],
         };
-        let banner = banner(&[served], &["http://127.0.0.1:9800/".to_owned()]);
+        let banner = banner(&[served], &["http://127.0.0.1:9800/".to_owned()], Some("unix:/c"));
         assert!(banner.contains("admin: http://127.0.0.1:9800/\n"));
+        assert!(banner.contains("control: unix:/c\n"));
         assert!(banner.contains("read-only"));
         assert!(banner.contains("    'nbd+unix:///disk?socket=/s'\n"));
         assert!(banner.contains("qemu-img info 'nbd://127.0.0.1:1/disk'"));

@@ -51,6 +51,15 @@ pub enum ListenAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminAddress(pub ListenAddress);
 
+/// Where the control socket is: `unix:PATH`, or `off`. A name of the abstract namespace has no permissions, so it must be a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlAddress {
+    /// There is none, not even where it would be without being asked for.
+    Off,
+    /// A file.
+    Path(PathBuf),
+}
+
 /// Why an address could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
@@ -66,6 +75,9 @@ pub enum AddressError {
     /// The admin server has no default port.
     #[error("\"{0}\" has no port: write HOST:PORT, such as 127.0.0.1:9800, or unix:PATH")]
     NoPort(String),
+    /// The control socket is a file.
+    #[error("\"{0}\" is not a control socket: write unix:PATH with at most 107 bytes of PATH, or off")]
+    NoControl(String),
     /// An IPv6 address without brackets.
     #[error("\"{0}\" looks like an IPv6 address: write it in brackets, such as [::1]:10809")]
     NoBrackets(String),
@@ -174,6 +186,33 @@ impl FromStr for AdminAddress {
     }
 }
 
+impl FromStr for ControlAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        match text.strip_prefix("unix:").map(str::parse) {
+            Some(Ok(UnixAddress::Path(path))) => Ok(Self::Path(path)),
+            _ => Err(AddressError::NoControl(text.to_owned())),
+        }
+    }
+}
+
+impl ControlAddress {
+    /// Where the control socket of a server with a pidfile is when nothing was said: `/run/x.control` beside `/run/x.pid`. `None` when that
+    /// is too long for a socket.
+    pub fn beside(pidfile: &Path) -> Option<Self> {
+        const EXTENSION: &str = "control";
+        let mut path = pidfile.with_extension(EXTENSION);
+        if path == pidfile {
+            path.as_mut_os_string().push(".control");
+        }
+        (path.as_os_str().len() <= LONGEST_PATH).then_some(Self::Path(path))
+    }
+}
+
 impl Display for TcpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -252,6 +291,22 @@ mod tests {
         for text in ["", "unix:", "unix:@", "localhost", "10.0.0.1", "[::1]", ":9800", "a:", "a:x"] {
             assert!(text.parse::<AdminAddress>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn control_addresses_are_files() {
+        let path = |path: &str| ControlAddress::Path(path.into());
+        assert_eq!("unix:/run/x".parse(), Ok(path("/run/x")));
+        assert_eq!("off".parse(), Ok(ControlAddress::Off));
+        let long = format!("unix:/{}", "x".repeat(107));
+        for text in ["", "/run/x", "unix:", "unix:@x", "unix:a\0", "127.0.0.1:1", "Off", &long] {
+            assert_eq!(text.parse::<ControlAddress>(), Err(AddressError::NoControl(text.to_owned())));
+        }
+        let beside = |pidfile: &str| ControlAddress::beside(Path::new(pidfile));
+        assert_eq!(beside("/run/ringnbd.pid"), Some(path("/run/ringnbd.control")));
+        assert_eq!(beside("pid"), Some(path("pid.control")));
+        assert_eq!(beside("a.control"), Some(path("a.control.control")), "never the pidfile itself");
+        assert_eq!(beside(&format!("/{}", "x".repeat(106))), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod cpus;
+pub(crate) mod difference;
 pub(crate) mod export;
 pub(crate) mod export_uri;
 pub(crate) mod fault_options;
@@ -21,7 +22,7 @@ pub use export_uri::ExportUri;
 pub(crate) use export_uri::Locking;
 pub(crate) use fault_options::FaultOptions;
 pub use limits::{Limits, Pinning, Shutdown};
-pub use listen::{AdminAddress, ListenAddress};
+pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use resolve::Config;
 pub(crate) use resolve::Machine;
 pub use sandbox::{RunAs, SandboxMode};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cpus::ShowCpus;
 use super::export::ExportConfig;
 use super::limits::{Limits, MAXIMUM_SHARDS};
-use super::listen::{ListenAddress, UnixAccess, UnixAddress};
+use super::listen::{ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
@@ -32,6 +32,10 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// Where the admin server listens; there is none without.
     pub admin: Option<ListenAddress>,
+    /// Where the control socket is; there is none without.
+    pub control: Option<PathBuf>,
+    /// Where exports may be opened from while the server runs; empty means that nothing was said.
+    pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
     pub slow: Option<Duration>,
     /// Where latencies are logged as histograms.
@@ -149,6 +153,8 @@ const NOTEWORTHY_CONNECTIONS: usize = 1024;
 const FILES_PER_HANDSHAKE: u64 = 2;
 /// File descriptors of the admin server: its clients, its listeners, the latency log.
 const ADMIN_FILES: u64 = 40;
+/// Those of the control socket: its clients, its listener, the broker, what the broker opens.
+const CONTROL_FILES: u64 = 48;
 
 impl Config {
     /// Fits settings to the machine and fills in what was not said.
@@ -179,23 +185,14 @@ impl Config {
             None => {}
         }
         let file_exports = exports.iter().filter(|export| export.uri.is_file()).count();
-        let files = files_for_clients(machine, shards.len(), file_exports, settings.admin.is_some())?;
-        // Afterwards it has a place in its shard's table of registered files, for which the same limit counts, but by itself.
-        let fit = usize::try_from(files).unwrap_or(usize::MAX);
-        let wanted = settings.max_connections.unwrap_or(limits.connections);
-        if wanted == 0 {
-            return Err(ConfigError::NoConnections);
-        }
-        if wanted > fit && (settings.max_connections.is_some() || fit < NOTEWORTHY_CONNECTIONS) {
-            let told = if settings.max_connections.is_some() { &mut warnings } else { &mut notes };
-            told.push(format!(
-                "only {fit} of {wanted} connections fit into the limit of {} open files: raise it (ulimit -n, or \
-                 LimitNOFILE= of systemd) for more",
-                machine.open_files
-            ));
-        }
-        limits.connections = wanted.min(fit);
-        limits.handshakes = limits.handshakes.min(fit / FILES_PER_HANDSHAKE as usize);
+        let files = files_for_clients(
+            machine,
+            shards.len(),
+            file_exports,
+            settings.admin.is_some(),
+            settings.control.is_some(),
+        )?;
+        fit_connections(settings.max_connections, files, &mut limits, machine, (&mut warnings, &mut notes))?;
         let histograms = !settings.no_histograms.unwrap_or(false);
         match (histograms, settings.slow, &settings.latency_log) {
             (false, Some(_), _) => return Err(ConfigError::NoHistograms("--slow")),
@@ -212,6 +209,8 @@ impl Config {
             busy_poll,
             pidfile: settings.pidfile,
             admin: settings.admin.map(|address| address.0),
+            control: control_socket(settings.control),
+            allow_directories: settings.allow_directories,
             slow: settings.slow,
             latency_log: settings.latency_log,
             histograms,
@@ -221,6 +220,33 @@ impl Config {
             notes,
         })
     }
+}
+
+/// Connections and handshakes, as many as descriptors are there for; says what does not fit, as a warning if it was asked for.
+fn fit_connections(
+    asked: Option<usize>,
+    files: u64,
+    limits: &mut Limits,
+    machine: &Machine,
+    (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
+) -> Result<(), ConfigError> {
+    // Afterwards it has a place in its shard's table of registered files, for which the same limit counts, but by itself.
+    let fit = usize::try_from(files).unwrap_or(usize::MAX);
+    let wanted = asked.unwrap_or(limits.connections);
+    if wanted == 0 {
+        return Err(ConfigError::NoConnections);
+    }
+    if wanted > fit && (asked.is_some() || fit < NOTEWORTHY_CONNECTIONS) {
+        let told = if asked.is_some() { warnings } else { notes };
+        told.push(format!(
+            "only {fit} of {wanted} connections fit into the limit of {} open files: raise it (ulimit -n, or \
+             LimitNOFILE= of systemd) for more",
+            machine.open_files
+        ));
+    }
+    limits.connections = wanted.min(fit);
+    limits.handshakes = limits.handshakes.min(fit / FILES_PER_HANDSHAKE as usize);
+    Ok(())
 }
 
 fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
@@ -244,6 +270,13 @@ fn check_access(access: &UnixAccess, listen: &[ListenAddress]) -> Result<Option<
     Ok(open.map(|address| {
         format!("{address} has no mode and no group: every user of this machine can connect to it")
     }))
+}
+
+fn control_socket(address: Option<ControlAddress>) -> Option<PathBuf> {
+    match address? {
+        ControlAddress::Off => None,
+        ControlAddress::Path(path) => Some(path),
+    }
 }
 
 /// A CPU for each shard. More shards than CPUs share them in turn.
@@ -290,9 +323,11 @@ fn files_for_clients(
     shards: usize,
     file_exports: usize,
     admin: bool,
+    control: bool,
 ) -> Result<u64, ConfigError> {
     // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and the descriptors of each file that is served.
-    let own = 64 + 16 * shards as u64 + 3 * file_exports as u64 + if admin { ADMIN_FILES } else { 0 };
+    let http = if admin { ADMIN_FILES } else { 0 } + if control { CONTROL_FILES } else { 0 };
+    let own = 64 + 16 * shards as u64 + 3 * file_exports as u64 + http;
     let files = machine.open_files.saturating_sub(own);
     if files < FILES_PER_HANDSHAKE { Err(ConfigError::OpenFiles(machine.open_files)) } else { Ok(files) }
 }

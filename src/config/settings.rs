@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::{Pinning, Shutdown};
-use super::listen::{AdminAddress, ListenAddress, UnixAccess, UnixAddress};
+use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
 use super::toml_words::explain;
@@ -60,6 +60,10 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// Where the admin server listens; nowhere when nothing was said.
     pub admin: Option<AdminAddress>,
+    /// Where the control socket is.
+    pub control: Option<ControlAddress>,
+    /// Where exports may be opened from while the server runs; the directories of its exports when nothing was said.
+    pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
     pub slow: Option<Duration>,
     /// Where latencies are logged as histograms.
@@ -86,10 +90,9 @@ impl Settings {
     /// These settings, and those of `below` where these say nothing. Exports add up, those of `below` first; addresses given here replace
     /// all of `below`'s.
     pub fn or(self, below: Self) -> Self {
-        let first = |mine: Vec<_>, theirs| if mine.is_empty() { theirs } else { mine };
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
-            listen: first(self.listen, below.listen),
+            listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
                 mode: self.unix_access.mode.or(below.unix_access.mode),
                 group: self.unix_access.group.or(below.unix_access.group),
@@ -107,6 +110,8 @@ impl Settings {
             shutdown: self.shutdown.or(below.shutdown),
             log_format: self.log_format.or(below.log_format),
             admin: self.admin.or(below.admin),
+            control: self.control.or(below.control),
+            allow_directories: first_of(self.allow_directories, below.allow_directories),
             slow: self.slow.or(below.slow),
             latency_log: self.latency_log.or(below.latency_log),
             no_histograms: self.no_histograms.or(below.no_histograms),
@@ -125,7 +130,12 @@ impl Settings {
                 *path = directory.join(&*path);
             }
         }
-        for path in [&mut self.pidfile, &mut self.latency_log].into_iter().flatten() {
+        let control = match &mut self.control {
+            Some(ControlAddress::Path(path)) => Some(path),
+            _ => None,
+        };
+        self.allow_directories.iter_mut().for_each(|path| *path = directory.join(&*path));
+        for path in [self.pidfile.as_mut(), self.latency_log.as_mut(), control].into_iter().flatten() {
             *path = directory.join(&*path);
         }
         self
@@ -165,6 +175,8 @@ impl Settings {
             shutdown: server.shutdown,
             log_format: server.log_format,
             admin: server.admin.map(|address| address.0),
+            control: server.control.map(|address| address.0),
+            allow_directories: server.allow_directories,
             slow: server.slow.map(|duration| duration.0),
             latency_log: server.latency_log,
             no_histograms: server.no_histograms,
@@ -172,6 +184,10 @@ impl Settings {
             sandbox: server.sandbox,
         })
     }
+}
+
+fn first_of<T>(mine: Vec<T>, theirs: Vec<T>) -> Vec<T> {
+    if mine.is_empty() { theirs } else { mine }
 }
 
 /// The file as it stands.
@@ -204,6 +220,8 @@ struct Server {
     shutdown: Option<Shutdown>,
     log_format: Option<LogFormat>,
     admin: Option<Text<AdminAddress>>,
+    control: Option<Text<ControlAddress>>,
+    allow_directories: Vec<PathBuf>,
     slow: Option<Time>,
     latency_log: Option<PathBuf>,
     no_histograms: Option<bool>,
@@ -334,6 +352,8 @@ handshake-timeout = "5s"
 shutdown = "errors"
 log-format = "json"
 admin = "127.0.0.1:9800"
+control = "unix:/run/ringnbd.control"
+allow-directories = ["/srv/images", "more"]
 slow = "10ms"
 latency-log = "/var/log/ringnbd.hlog"
 no-histograms = false
@@ -359,6 +379,8 @@ read-only = true
         assert_eq!(settings.log_format, Some(LogFormat::Json));
         assert_eq!(settings.shutdown, Some(Shutdown::Errors));
         assert_eq!(settings.admin, Some("127.0.0.1:9800".parse().unwrap()));
+        assert_eq!(settings.control, Some("unix:/run/ringnbd.control".parse().unwrap()));
+        assert_eq!(settings.allow_directories, ["/srv/images", "more"].map(PathBuf::from));
         assert_eq!(settings.slow, Some(Duration::from_millis(10)));
         assert_eq!(settings.latency_log.as_deref(), Some("/var/log/ringnbd.hlog".as_ref()));
         assert_eq!(settings.no_histograms, Some(false));

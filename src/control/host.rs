@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use super::listen::listeners::{Listener, SocketFile};
+use super::reload::Reload;
 use super::served::Served;
 use crate::backend::Export;
 use crate::shard::Removal;
@@ -50,6 +51,11 @@ pub trait Host {
     /// Waits for what the host wants next.
     async fn next(&mut self) -> Wish;
 
+    /// What reads the configuration again, when there is one. Asked once, when the server begins to accept.
+    fn reloader(&mut self) -> Option<Box<dyn Reload>> {
+        None
+    }
+
     /// Exports of files that it may add while the server runs: shards keep threads and places for so many.
     fn exports_later(&self) -> usize {
         0
@@ -77,6 +83,8 @@ pub enum Wish {
     Add(Box<Addition>),
     /// One export less.
     Remove(Box<Takeaway>),
+    /// That the configuration is read again.
+    Reload,
 }
 
 /// An export to serve from now on.
@@ -124,6 +132,8 @@ pub struct Ready<'a> {
     pub exports: &'a [Served],
     /// Where the admin server is.
     pub admin: &'a [String],
+    /// Where the control socket is.
+    pub control: Option<&'a str>,
     /// The files of its sockets, which are removed at its end.
     pub(super) sockets: &'a [&'a SocketFile],
 }

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::admin::{self, Admin};
 use super::catalogue::Entry;
+use super::http;
 use super::listen::accept::Acceptor;
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, ListenError, Listener, SocketFile};
@@ -33,11 +34,12 @@ pub(super) struct Observers {
 
 /// Whether shards need to record times.
 pub(super) fn wants_latencies(config: &Config) -> bool {
-    config.histograms && is_wanted(config)
+    config.histograms && (config.admin.is_some() || config.slow.is_some() || config.latency_log.is_some())
 }
 
+/// Whether shards need to be asked at all: the control socket shows connections, and no times.
 fn is_wanted(config: &Config) -> bool {
-    config.admin.is_some() || config.slow.is_some() || config.latency_log.is_some()
+    wants_latencies(config) || config.admin.is_some() || config.control.is_some()
 }
 
 impl Observers {
@@ -86,7 +88,7 @@ impl Observers {
         let Some(admin) = &self.admin else { return };
         let room = Rc::new(Semaphore::new(admin::CONNECTIONS));
         for acceptor in self.acceptors.drain(..) {
-            self.tasks.push(tokio_uring::spawn(Rc::clone(admin).serve(acceptor, Rc::clone(&room))));
+            self.tasks.push(tokio_uring::spawn(http::serve(Rc::clone(admin), acceptor, Rc::clone(&room))));
         }
     }
 

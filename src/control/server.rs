@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::changes;
@@ -15,7 +16,9 @@ use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, Listener};
 use super::listen::negotiate::{Client, negotiate};
 use super::observers::Observers;
+use super::operate::{self, Operator};
 use super::plane::Plane;
+use super::reload::Reloads;
 use super::served::served;
 use super::start_error::StartError;
 use crate::config::Config;
@@ -53,6 +56,7 @@ async fn next_stop(host: &mut impl Host) -> &'static str {
             Wish::Stop(signal) => return signal,
             Wish::Add(addition) => (addition.answer)(Err(ChangeError::Stopping)),
             Wish::Remove(takeaway) => (takeaway.answer)(Err(ChangeError::Stopping)),
+            Wish::Reload => tracing::info!("the configuration is not read again: the server is stopping"),
         }
     }
 }
@@ -66,13 +70,16 @@ pub(super) struct Server<'a> {
     exits: Exits,
     ended_shards: usize,
     observers: Observers,
+    reloads: Rc<Reloads>,
+    /// The user that started the server, who may operate it.
+    starter: u32,
 }
 
 impl<'a> Server<'a> {
     /// One with shards that run, and nowhere to listen yet.
-    pub(super) fn new(config: &'a Config, plane: Rc<Plane>, exits: Exits) -> Self {
-        let observers = Observers::default();
-        Self { config, plane, endpoints: Vec::new(), exits, ended_shards: 0, observers }
+    pub(super) fn new(config: &'a Config, plane: Rc<Plane>, exits: Exits, starter: u32) -> Self {
+        let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
+        Self { config, plane, endpoints, exits, ended_shards: 0, observers, reloads, starter }
     }
 
     /// Serves to the end.
@@ -95,10 +102,16 @@ impl<'a> Server<'a> {
             self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let sockets: Vec<_> = files.iter().chain(&self.observers.files).collect();
-        host.before_accept(Ready { exports: &exports, admin: &self.observers.urls, sockets: &sockets })?;
+        let mut control = self.config.control.as_deref().map(operate::listen).transpose()?;
+        let control_file = control.as_mut().and_then(|listener| listener.file.take());
+        let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
+        let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
+        let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
+        host.before_accept(Ready { exports: &exports, admin, control: control_url, sockets: &sockets })?;
         // From here on only what a running server needs.
+        self.reloads = Reloads::new(host.reloader());
         self.observers.accept();
+        let control = control.map(|listener| self.operate(listener)).transpose()?;
         let mut tasks = Vec::new();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), acceptor)));
@@ -108,12 +121,22 @@ impl<'a> Server<'a> {
             None => self.until_asked(host).await,
         };
         host.stopping();
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        tasks.iter().for_each(JoinHandle::abort);
         drop(files);
         self.plane.stop();
         let drained = self.drain_or_cut_off(host).await;
         self.observers.finish();
+        control.iter().for_each(JoinHandle::abort);
+        drop(control_file);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// Answers at the control socket.
+    fn operate(&self, listener: Listener) -> Result<JoinHandle<()>, StartError> {
+        let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
+        let collector = self.observers.collector().expect("the control socket is one of those who want it");
+        let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
+        Ok(Operator { plane, collector, reloads, starter: self.starter }.start(acceptor))
     }
 
     /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one takes the server.
@@ -131,6 +154,8 @@ impl<'a> Server<'a> {
                     Wish::Remove(takeaway) => {
                         changes::remove(&self.plane, self.observers.collector(), *takeaway);
                     }
+                    // What came of it is logged.
+                    Wish::Reload => drop(self.reloads.begin()),
                 },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);

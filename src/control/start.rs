@@ -36,6 +36,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         Service::Client(socket) => Some(socket),
         Service::Listeners => None,
     };
+    let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
     let catalogue = open_exports(config, Export::open)?;
     let limits = Arc::new(config.limits.clone());
@@ -44,7 +45,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let server = Server::new(config, Rc::clone(&plane), exits);
+    let server = Server::new(config, Rc::clone(&plane), exits, starter);
     let ending = runtime.block_on(server.serve(client, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.

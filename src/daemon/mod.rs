@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub(crate) mod configuration;
 mod confine;
 pub(crate) mod limits;
 pub(crate) mod log;

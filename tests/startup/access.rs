@@ -174,3 +174,42 @@ fn an_ordinary_user_can_serve() {
     command.args(["serve", "--unix", "nbd.sock", "--pinned", "on"]);
     crate::refusal::refused(command, house.path(), &["locked memory limit", "leave out --pinned on"]);
 }
+
+#[test]
+fn only_root_and_who_started_a_server_may_operate_it() {
+    let Some(house) = House::build() else { return };
+    let ctl = |user: u32| {
+        let words = ["ctl", "--control", "unix:control", "list"];
+        // Root keeps what makes it root.
+        let mut command = match user {
+            0 => Command::new(&house.program),
+            _ => house.command(user, "--clear-groups"),
+        };
+        command.current_dir(house.path()).args(words).output().unwrap()
+    };
+    let arguments = ["--shards", "1", "--unix", "nbd.sock", "--control", "unix:control", "mem:1M"];
+    let server = house.serve("--clear-groups", &arguments);
+    for (user, code) in [(0, 0), (SERVER, 0), (STRANGER, 2)] {
+        let output = ctl(user);
+        assert_eq!(output.status.code(), Some(code), "{user}: {output:?}");
+    }
+    server.stop();
+
+    // Started by root; whom the file belongs to then is the one that must not.
+    let user = format!("{SERVER}:{SERVER}");
+    let mut command = Command::new(&house.program);
+    command.args(["serve", "--pidfile", "pid", "--user", &user]).args(arguments).env_remove("RUST_LOG");
+    let log = std::fs::File::create(house.path().join("log")).unwrap();
+    command.current_dir(house.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let server = Running(command.spawn().unwrap());
+    wait_until("the server to be ready", || house.path().join("pid").exists());
+    assert_eq!(house.path().join("control").symlink_metadata().unwrap().uid(), SERVER);
+    assert_eq!(ctl(0).status.code(), Some(0));
+    let output = ctl(SERVER);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("only root may operate this server"), "{told}");
+    assert!(house.log().contains("refused at the control socket"), "{}", house.log());
+    server.stop();
+    assert!(!house.path().join("control").exists());
+}

@@ -3,29 +3,20 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
-};
+use hyper::header::{ACCEPT, ALLOW, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde::Serialize;
 
 use super::Admin;
 use crate::control::catalogue::Entry;
+use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, export_label, render};
 
 /// One page without anything from outside.
 const DASHBOARD: &str = include_str!("dashboard.html");
-/// The dashboard's own script and style, and nothing else from anywhere.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
-                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-const HTML: &str = "text/html; charset=utf-8";
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Admin {
     /// Answers a request, whatever its body is.
-    pub(super) async fn respond<B>(&self, request: &Request<B>) -> Response<String> {
+    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Response<String> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -45,22 +36,22 @@ impl Admin {
             "/healthz" => self.health(),
             "/api/v1/server" => {
                 self.collector.refresh(false).await;
-                json(&self.server())
+                json(StatusCode::OK, &self.server())
             }
             "/api/v1/exports" => {
                 self.collector.refresh(false).await;
-                json(&self.exports())
+                json(StatusCode::OK, &self.exports())
             }
             "/api/v1/connections" => {
                 self.collector.refresh(true).await;
                 match self.chosen_export(request) {
-                    Some(export) => json(&self.connections(export, number(request, "limit"))),
+                    Some(export) => json(StatusCode::OK, &self.connections(export, number(request, "limit"))),
                     None => no_such_export(),
                 }
             }
             "/api/v1/latency" => {
                 self.collector.refresh(false).await;
-                json(&self.latency())
+                json(StatusCode::OK, &self.latency())
             }
             "/api/v1/history" => self.answer_history(request),
             _ => reply(StatusCode::NOT_FOUND, TEXT, NOT_FOUND.to_owned()),
@@ -70,7 +61,7 @@ impl Admin {
     fn answer_history<B>(&self, request: &Request<B>) -> Response<String> {
         let since = number(request, "since_unix_ms").unwrap_or(0);
         match self.chosen_export(request) {
-            Some(export) => json(&self.history(since, export)),
+            Some(export) => json(StatusCode::OK, &self.history(since, export)),
             None => no_such_export(),
         }
     }
@@ -146,66 +137,9 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The values of a name in the query, as they came.
-fn values<'a, B>(request: &'a Request<B>, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let pairs = request.uri().query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(move |(key, _)| *key == name).map(|(_, value)| value)
-}
-
-/// A number of the query.
-fn number<B>(request: &Request<B>, name: &str) -> Option<u64> {
-    values(request, name).find_map(|value| value.parse().ok())
-}
-
-/// A text of the query, percent-encoded as encodeURIComponent does it.
-fn text<B>(request: &Request<B>, name: &str) -> Option<String> {
-    let text = percent_encoding::percent_decode_str(values(request, name).next()?);
-    Some(text.decode_utf8_lossy().into_owned())
-}
-
-fn json(value: &impl Serialize) -> Response<String> {
-    let text = serde_json::to_string(value).expect("plain data has a JSON form");
-    reply(StatusCode::OK, JSON, text)
-}
-
-fn reply(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let fields = [
-        (CONTENT_TYPE, content_type),
-        (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (HeaderName::from_static("x-content-type-options"), "nosniff"),
-        (HeaderName::from_static("referrer-policy"), "no-referrer"),
-    ];
-    for (name, value) in fields {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_the_query() {
-        let request = |uri: &str| Request::builder().uri(uri).body(()).unwrap();
-        assert_eq!(number(&request("/x?limit=5"), "limit"), Some(5));
-        assert_eq!(number(&request("/x?a=1&limit=7&limit=8"), "limit"), Some(7));
-        for uri in ["/x", "/x?", "/x?limit", "/x?limit=", "/x?limit=-1", "/x?limit=1e9", "/x?%6cimit=1"] {
-            assert_eq!(number(&request(uri), "limit"), None, "{uri}");
-        }
-    }
-
-    #[test]
-    fn texts_of_the_query_are_decoded() {
-        let request = |uri: &str| Request::builder().uri(uri).body(()).unwrap();
-        let of = |uri: &str| text(&request(uri), "export");
-        assert_eq!(of("/x?a=1&export=a%20%22b%26%C3%A9").as_deref(), Some("a \"b&é"));
-        assert_eq!(of("/x?export=").as_deref(), Some(""), "the default export");
-        assert_eq!((of("/x"), of("/x?export")), (None, None));
-    }
 
     #[test]
     fn names_of_this_machine() {

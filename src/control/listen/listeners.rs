@@ -74,11 +74,18 @@ pub enum ListenError {
     /// Any of these, of the admin server.
     #[error("{}", of_admin(.0))]
     Admin(Box<ListenError>),
+    /// Any of these, of the control socket.
+    #[error("{}", of_control(.0))]
+    Control(Box<ListenError>),
 }
 
 /// The sentence with the flag that it is about.
 fn of_admin(error: &ListenError) -> String {
     error.to_string().replace("--tcp", "--admin").replace("--unix path", "path with --admin unix:PATH")
+}
+
+fn of_control(error: &ListenError) -> String {
+    error.to_string().replace("--unix path", "path with --control unix:PATH")
 }
 
 /// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.

@@ -1,0 +1,163 @@
+//! `ringnbd ctl`: a thin client of a server's control socket.
+
+mod http;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Outcome;
+use super::describe::{human, json, print, table};
+use super::info::export_name;
+use crate::config::ControlAddress;
+use crate::nbd::printable::printable;
+use http::Answer;
+
+const LONG_HELP: &str = "\
+The server has a control socket with `serve --control unix:PATH`, or beside its pidfile: /run/x.control beside /run/x.pid, if it was
+started with --config and --pidfile. Root may use it, and the user that started the server.
+
+Examples:
+  ringnbd ctl --control unix:/run/ringnbd.control list
+  ringnbd ctl --control unix:/run/ringnbd.control list --json | jq -r '.exports[].export'
+  ringnbd ctl --control unix:/run/ringnbd.control reload
+
+Exit codes: 0, done; 1, the server did not do it; 2, the server could not be asked, or does not let this user.";
+
+/// Options of `ringnbd ctl`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples.")]
+pub(crate) struct Args {
+    /// The control socket: unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: ControlAddress,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// List the exports: size, access, connections, state, source
+    List {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the server read its configuration again: says what would change, and that a restart is needed for it
+    Reload {
+        /// Print JSON instead of a sentence
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What is shown of an export; the server may say more.
+#[derive(Debug, Deserialize)]
+struct Export {
+    export: String,
+    id: String,
+    source: String,
+    size_bytes: u64,
+    read_only: bool,
+    connections: u64,
+    state: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    let ControlAddress::Path(path) = &args.control else {
+        return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
+    };
+    let (method, target) = match args.verb {
+        Verb::List { .. } => ("GET", "/api/v1/exports"),
+        Verb::Reload { .. } => ("POST", "/api/v1/reload"),
+    };
+    let answer = match http::ask(path, method, target) {
+        Ok(answer) => answer,
+        Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
+    };
+    match args.verb {
+        Verb::List { json } => list(&answer, json),
+        Verb::Reload { json } => reload(&answer, json),
+    }
+}
+
+fn list(answer: &Answer, as_json: bool) -> Outcome {
+    if answer.status != 200 {
+        return refused(answer);
+    }
+    if as_json {
+        return print(&json(&answer.body));
+    }
+    match Vec::<Export>::deserialize(&answer.body["exports"]) {
+        Ok(exports) => print(&as_table(&exports)),
+        Err(error) => Outcome::refused(format_args!("the server's list is not understood: {error}")),
+    }
+}
+
+fn as_table(exports: &[Export]) -> String {
+    let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
+    let mut rows = vec![titles.map(String::from).to_vec()];
+    for export in exports {
+        rows.push(vec![
+            export_name(&export.export),
+            printable(&export.id),
+            human(export.size_bytes),
+            if export.read_only { "read-only" } else { "read-write" }.into(),
+            export.connections.to_string(),
+            printable(&export.state),
+            printable(&export.source),
+        ]);
+    }
+    table(&rows, &[false, false, true, false, true, false, false])
+}
+
+fn reload(answer: &Answer, as_json: bool) -> Outcome {
+    // Without it the answer is not about the reload, but about the request.
+    let Some(result) = answer.body["result"].as_str() else { return refused(answer) };
+    let unchanged = result == "unchanged";
+    if as_json {
+        let printed = print(&json(&answer.body));
+        return if unchanged { printed } else { Outcome::Failed };
+    }
+    if unchanged {
+        return print("Nothing to change.\n");
+    }
+    Outcome::failed(sentence(&answer.body).unwrap_or_else(|| printable(result)))
+}
+
+/// The server did not do what was asked, and says why.
+fn refused(answer: &Answer) -> Outcome {
+    let why = sentence(&answer.body).unwrap_or_else(|| format!("the server answered {}", answer.status));
+    Outcome::refused(why)
+}
+
+fn sentence(body: &Value) -> Option<String> {
+    body["error"].as_str().map(printable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let body = serde_json::json!([
+            {"export": "", "id": "0.0", "source": "mem:1G", "size_bytes": 1u64 << 30, "read_only": false, "connections": 12,
+             "state": "serving", "description": "more than is shown"},
+            {"export": "a\u{1b}[2J", "id": "10.3", "source": "/a.img", "size_bytes": 512, "read_only": true, "connections": 0,
+             "state": "stopping"},
+        ]);
+        let exports = Vec::<Export>::deserialize(&body).unwrap();
+        let shown = as_table(&exports);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(
+            lines[0],
+            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     SOURCE"
+        );
+        assert_eq!(
+            lines[1],
+            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving   mem:1G"
+        );
+        assert!(!shown.contains('\u{1b}') && lines[2].ends_with("0  stopping  /a.img"), "{shown}");
+    }
+}

@@ -1,0 +1,154 @@
+//! What changes between two configurations.
+
+use std::collections::BTreeMap;
+
+use super::export::ExportConfig;
+use super::settings::Settings;
+
+/// The exports by name, and the settings by the name of their flag.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Difference {
+    /// Exports that are not served yet.
+    pub added: Vec<String>,
+    /// Exports that are served and are not in the new configuration.
+    pub removed: Vec<String>,
+    /// Exports that are in both, and not alike.
+    pub changed: Vec<String>,
+    /// Settings of the server, which need a restart. One that is said for the first time counts, whatever it is without being said.
+    pub settings: Vec<&'static str>,
+}
+
+impl Difference {
+    /// Nothing changes.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Each thing that changes once, in an order that depends on nothing else.
+pub fn difference(old: &Settings, new: &Settings) -> Difference {
+    // What is served when nothing is said.
+    let example = [ExportConfig::example()];
+    let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
+    let only = |here: &BTreeMap<&str, &ExportConfig>, there: &BTreeMap<&str, &ExportConfig>| {
+        let names = here.keys().filter(|name| !there.contains_key(*name));
+        names.map(|name| (*name).to_owned()).collect()
+    };
+    let changed = of_old.iter().filter(|(name, export)| of_new.get(*name).is_some_and(|of| of != *export));
+    Difference {
+        added: only(&of_new, &of_old),
+        removed: only(&of_old, &of_new),
+        changed: changed.map(|(name, _)| (*name).to_owned()).collect(),
+        settings: settings(old, new),
+    }
+}
+
+fn by_name<'a>(
+    exports: &'a [ExportConfig],
+    example: &'a [ExportConfig],
+) -> BTreeMap<&'a str, &'a ExportConfig> {
+    let exports = if exports.is_empty() { example } else { exports };
+    exports.iter().map(|export| (export.name.as_str(), export)).collect()
+}
+
+fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    // All fields by name: a new one that is forgotten here does not compile.
+    let Settings {
+        exports: _,
+        listen,
+        unix_access,
+        shards,
+        cpus,
+        memory,
+        max_request,
+        pinned,
+        busy_poll,
+        pidfile,
+        read_only,
+        max_connections,
+        handshake_timeout,
+        shutdown,
+        log_format,
+        admin,
+        control,
+        allow_directories,
+        slow,
+        latency_log,
+        no_histograms,
+        user,
+        sandbox,
+    } = old;
+    let differ = [
+        ("unix, tcp", *listen != new.listen),
+        ("unix-mode", unix_access.mode != new.unix_access.mode),
+        ("unix-group", unix_access.group != new.unix_access.group),
+        ("shards", *shards != new.shards),
+        ("cpus", *cpus != new.cpus),
+        ("memory", *memory != new.memory),
+        ("max-request", *max_request != new.max_request),
+        ("pinned", *pinned != new.pinned),
+        ("busy-poll", *busy_poll != new.busy_poll),
+        ("pidfile", *pidfile != new.pidfile),
+        ("read-only", *read_only != new.read_only),
+        ("max-connections", *max_connections != new.max_connections),
+        ("handshake-timeout", *handshake_timeout != new.handshake_timeout),
+        ("shutdown", *shutdown != new.shutdown),
+        ("log-format", *log_format != new.log_format),
+        ("admin", *admin != new.admin),
+        ("control", *control != new.control),
+        ("allow-directories", *allow_directories != new.allow_directories),
+        ("slow", *slow != new.slow),
+        ("latency-log", *latency_log != new.latency_log),
+        ("no-histograms", *no_histograms != new.no_histograms),
+        ("user", *user != new.user),
+        ("sandbox", *sandbox != new.sandbox),
+    ];
+    differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(old: &str, new: &str) -> Difference {
+        difference(&Settings::from_toml(old).unwrap(), &Settings::from_toml(new).unwrap())
+    }
+
+    const ONE: &str = "[server]\nmemory = \"1G\"\n[[export]]\nname = \"a\"\nuri = \"mem:1G\"\n";
+
+    #[test]
+    fn what_is_written_differently_is_no_change() {
+        let other =
+            "# a comment\n[[export]]\nuri = \"mem:1024M\"\nname = \"a\"\n[server]\nmemory = \"1024M\"\n";
+        assert!(of(ONE, other).is_empty());
+        assert!(of("", "").is_empty());
+    }
+
+    #[test]
+    fn exports_come_go_and_change() {
+        let export = |name: &str, uri: &str| format!("[[export]]\nname = \"{name}\"\nuri = \"{uri}\"\n");
+        let old = export("a", "mem:1G") + &export("b", "mem:1G") + &export("c", "mem:1G");
+        let new = export("d", "mem:1G") + &export("b", "mem:2G") + &export("a", "mem:1G");
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let expected = Difference {
+            added: names(&["d"]),
+            removed: names(&["c"]),
+            changed: names(&["b"]),
+            settings: Vec::new(),
+        };
+        assert_eq!(of(&old, &new), expected);
+        let read_only = format!("{}read-only = true\n", export("a", "mem:1G"));
+        assert_eq!(of(&export("a", "mem:1G"), &read_only).changed, ["a"]);
+        let first = of("", &old);
+        assert_eq!((first.added, first.removed), (names(&["a", "b", "c"]), names(&[""])), "the example goes");
+    }
+
+    #[test]
+    fn settings_have_the_names_of_their_flags() {
+        let new =
+            ONE.replace("1G\"\n[[", "2G\"\ntcp = \"1\"\nslow = \"1s\"\nallow-directories = [\"/x\"]\n[[");
+        assert_eq!(of(ONE, &new).settings, ["unix, tcp", "memory", "allow-directories", "slow"]);
+        assert_eq!(of(ONE, ONE).settings, [] as [&str; 0]);
+        assert_eq!(of("", "[server]\nsandbox = \"auto\"").settings, ["sandbox"], "newly said");
+    }
+}

@@ -1,0 +1,129 @@
+//! The control socket: an HTTP API that changes the server, for those who may operate it.
+//!
+//! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the server. The user that the
+//! server became (`--user`) may not, although the file belongs to it then, so that it can be removed: whoever takes the server over
+//! must not operate it.
+
+mod routes;
+mod views;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::config::ListenAddress;
+use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
+use crate::control::http::reply::error;
+use crate::control::http::{self, Service, body};
+use crate::control::listen::accept::Acceptor;
+use crate::control::listen::listeners::{self, ListenError, Listener};
+use crate::control::observe::collector::Collector;
+use crate::control::plane::Plane;
+use crate::control::reload::Reloads;
+use crate::identity::PeerIdentity;
+use routes::Refusal;
+
+/// Connections at the same time; further ones wait in the backlog. They are not those of the admin server.
+const CONNECTIONS: usize = 16;
+/// Only its user may connect at all.
+const MODE: FileMode = FileMode(0o600);
+
+/// What the control socket operates.
+pub(super) struct Operator {
+    pub(super) plane: Rc<Plane>,
+    pub(super) collector: Rc<Collector>,
+    pub(super) reloads: Rc<Reloads>,
+    /// The user that started the server.
+    pub(super) starter: u32,
+}
+
+/// Listens on a control socket. Nobody is answered before [`Operator::start`].
+///
+/// # Errors
+/// [`ListenError::Control`].
+pub(super) fn listen(path: &Path) -> Result<Listener, ListenError> {
+    let address = ListenAddress::Unix(UnixAddress::Path(path.to_owned()));
+    let access = UnixAccess { mode: Some(MODE), group: None };
+    let mut bound = Vec::new();
+    listeners::listen(&[address], &access, &mut bound)
+        .map_err(|error| ListenError::Control(Box::new(error)))?;
+    Ok(bound.remove(0))
+}
+
+/// Whether a peer may operate a server.
+fn may_operate(peer: &PeerIdentity, starter: u32) -> bool {
+    peer.unix.is_some_and(|of| of.uid == 0 || of.uid == starter)
+}
+
+impl Operator {
+    /// Answers from now on, until the task is aborted.
+    pub(super) fn start(self, acceptor: Acceptor) -> JoinHandle<()> {
+        let room = Rc::new(Semaphore::new(CONNECTIONS));
+        tokio_uring::spawn(http::serve(Rc::new(self), acceptor, room))
+    }
+}
+
+impl Service for Operator {
+    async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String> {
+        if !may_operate(peer, self.starter) {
+            tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
+            return error(StatusCode::FORBIDDEN, &forbidden(self.starter));
+        }
+        let verb = match routes::find(request.method(), request.uri().path()) {
+            Ok(verb) => verb,
+            Err(refusal) => return refused(refusal),
+        };
+        match body::read(request.into_body()).await {
+            Ok(_no_verb_has_one_yet) => self.perform(verb, peer).await,
+            Err(why) => error(why.status(), why.sentence()),
+        }
+    }
+}
+
+fn forbidden(starter: u32) -> String {
+    match starter {
+        0 => "only root may operate this server, because root started it".to_owned(),
+        user => format!("only root and the user {user}, who started this server, may operate it"),
+    }
+}
+
+fn refused(refusal: Refusal) -> Response<String> {
+    match refusal {
+        Refusal::NotFound => {
+            error(StatusCode::NOT_FOUND, &format!("there is no such path; there is: {}", routes::overview()))
+        }
+        Refusal::Method(allowed) => {
+            let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+            let mut response =
+                error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path answers only {allowed}"));
+            let value = HeaderValue::from_str(&allowed).expect("names of methods are plain text");
+            response.headers_mut().insert(ALLOW, value);
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::UnixCredentials;
+
+    #[test]
+    fn root_and_the_starter_may() {
+        let peer =
+            |uid| PeerIdentity { address: None, unix: Some(UnixCredentials { pid: Some(1), uid, gid: 0 }) };
+        for (uid, starter, may) in
+            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1001, 1000, false)]
+        {
+            assert_eq!(may_operate(&peer(uid), starter), may, "{uid} of {starter}");
+        }
+        assert!(!may_operate(&PeerIdentity::default(), 0), "nobody is not root");
+        let tcp = PeerIdentity::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert!(!may_operate(&tcp, 0));
+    }
+}

@@ -1,0 +1,77 @@
+//! What the control socket can do: one table.
+
+use hyper::{Method, Response, StatusCode};
+
+use super::Operator;
+use crate::control::http::reply::json;
+use crate::identity::PeerIdentity;
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    ListExports,
+    Reload,
+}
+
+/// Paths are compared as they are.
+const ROUTES: [(Method, &str, Verb); 2] =
+    [(Method::GET, "/api/v1/exports", Verb::ListExports), (Method::POST, "/api/v1/reload", Verb::Reload)];
+
+/// Why a request asks for nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NotFound,
+    /// There is the path, with these methods.
+    Method(Vec<Method>),
+}
+
+/// What a method and a path ask for. HEAD is GET without the body of the answer.
+pub(super) fn find(method: &Method, path: &str) -> Result<Verb, Refusal> {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let of_path = || ROUTES.iter().filter(|(_, of, _)| *of == path);
+    if let Some((_, _, verb)) = of_path().find(|(of, _, _)| of == method) {
+        return Ok(*verb);
+    }
+    let allowed: Vec<_> = of_path().map(|(method, _, _)| method.clone()).collect();
+    Err(if allowed.is_empty() { Refusal::NotFound } else { Refusal::Method(allowed) })
+}
+
+/// All of it, for people.
+pub(super) fn overview() -> String {
+    let routes = ROUTES.iter().map(|(method, path, _)| format!("{method} {path}"));
+    routes.collect::<Vec<_>>().join(", ")
+}
+
+impl Operator {
+    pub(super) async fn perform(&self, verb: Verb, peer: &PeerIdentity) -> Response<String> {
+        match verb {
+            Verb::ListExports => {
+                self.collector.refresh(false).await;
+                json(StatusCode::OK, &self.exports())
+            }
+            Verb::Reload => {
+                tracing::info!(%peer, "a reload was asked for");
+                let reloaded = self.reloads.run().await;
+                json(reloaded.status(), &reloaded.view())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_its_methods() {
+        assert_eq!(find(&Method::GET, "/api/v1/exports"), Ok(Verb::ListExports));
+        assert_eq!(find(&Method::HEAD, "/api/v1/exports"), Ok(Verb::ListExports));
+        assert_eq!(find(&Method::POST, "/api/v1/reload"), Ok(Verb::Reload));
+        assert_eq!(find(&Method::GET, "/api/v1/reload"), Err(Refusal::Method(vec![Method::POST])));
+        assert_eq!(find(&Method::DELETE, "/api/v1/exports"), Err(Refusal::Method(vec![Method::GET])));
+        for path in ["/", "", "*", "/api/v1/exports/", "/api/v1/../v1/exports", "/API/V1/EXPORTS"] {
+            assert_eq!(find(&Method::GET, path), Err(Refusal::NotFound), "{path}");
+        }
+        assert_eq!(overview(), "GET /api/v1/exports, POST /api/v1/reload");
+    }
+}

@@ -1,0 +1,47 @@
+//! The JSON of the control socket. Its keys are part of the interface, as those of the admin server are.
+
+use serde::Serialize;
+
+use super::Operator;
+use crate::nbd::session::ReplyMode;
+
+/// `GET /api/v1/exports`.
+#[derive(Debug, Serialize)]
+pub(super) struct ExportsView {
+    exports: Vec<ExportView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExportView {
+    export: String,
+    /// Index and generation: never the same for two exports of one server.
+    id: String,
+    description: String,
+    source: String,
+    size_bytes: u64,
+    read_only: bool,
+    /// The transmission flags that a client with all extensions is told.
+    flags_value: u16,
+    connections: u64,
+    state: &'static str,
+}
+
+impl Operator {
+    pub(super) fn exports(&self) -> ExportsView {
+        let state = self.collector.state();
+        let stopping = self.plane.is_stopping();
+        let catalogue = self.plane.catalogue();
+        let exports = catalogue.iter().map(|entry| ExportView {
+            export: entry.info.name.clone(),
+            id: format!("{}.{}", entry.id.index, entry.id.generation),
+            description: entry.info.description.clone(),
+            source: entry.source.clone(),
+            size_bytes: entry.info.facts.size,
+            read_only: entry.info.facts.read_only,
+            flags_value: entry.info.transmission_flags(ReplyMode::Extended),
+            connections: state.totals.export_gauges(entry.index()).connections,
+            state: if stopping { "stopping" } else { "serving" },
+        });
+        ExportsView { exports: exports.collect() }
+    }
+}
