@@ -39,7 +39,7 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
-        Pinning, RunAs, SandboxMode, Settings, Shutdown,
+        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown,
     };
 
     pub mod difference {
@@ -119,7 +119,7 @@ pub mod stats {
 }
 
 pub mod sys {
-    pub use crate::sys::pin_to_cpu;
+    pub use crate::sys::{close_on_exec_from, ignore_signals, pin_to_cpu};
 
     pub mod confine {
         pub use crate::sys::confine::{hint, install_filter, note};

@@ -11,10 +11,12 @@ use crate::block::ByteRange;
 mod byte_lock;
 pub(crate) mod confine;
 mod credentials;
+mod process;
 mod shared_memory;
 
 pub(crate) use byte_lock::{Holder, lock_byte, other_holder, unlock_byte};
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
+pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 
 /// Anonymous private memory, zero at first, unmapped on drop.

@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Opens files for a server; started by it
+    #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
+    Broker,
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
 }
@@ -84,6 +87,10 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Serve(args) => serve::run(*args),
         Command::Info(args) => info::run(args),
         Command::List(args) => list::run(args),
+        Command::Broker => match crate::daemon::broker::run() {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::refused(error),
+        },
         Command::Ctl(args) => ctl::run(args),
         Command::Map(args) => map::run(args),
         Command::Bench(args) => bench::run(*args),

@@ -16,6 +16,7 @@ use crate::config::{
 use crate::control::{self, Ending, Ready, Served, Service};
 use crate::daemon::configuration::Source;
 use crate::daemon::log::{LOG, OUTPUT};
+use crate::daemon::reload::Running;
 use crate::daemon::{self, Daemon, logging, stdio};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -47,7 +48,8 @@ Examples:
   ringnbd serve 'a=file:a.img?direct=true' b=b.img --tcp 0.0.0.0:10809 --read-only
   ringnbd serve --config /etc/ringnbd.toml --pidfile /run/ringnbd.pid
 
-Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once.
+Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once. With --config,
+SIGHUP reads it again, as `ringnbd ctl reload` does.
 Sockets of systemd (ListenStream=) are used when they are there.";
 
 /// Options of `ringnbd serve`.
@@ -131,8 +133,8 @@ pub(crate) struct Args {
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
-    /// Read settings from a TOML file (`[server]` with the names of these flags, `[[export]]`), whose paths are relative to
-    /// it; EXPORTs add to the file's, flags win over it
+    /// Read settings from a TOML file (`[server]` with the names of these flags, and allow-directories; `[[export]]`),
+    /// whose paths are relative to it; EXPORTs add to the file's, flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Only see whether this would start: settings, users and exports; nothing is served or locked, so that it goes beside a
@@ -160,7 +162,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
-    let Wanted { settings, notes: added, source: _ } = match settings(args) {
+    let Wanted { settings, notes: added, source } = match settings(args) {
         Ok(wanted) => wanted,
         Err(sentence) => {
             logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
@@ -171,11 +173,11 @@ fn serve(args: Args) -> Outcome {
     let format = explicit.unwrap_or_else(logging::default_format);
     logging::start(format, verbose, on_stdin);
     daemon::limits::raise_open_files();
-    let config = match control::machine::survey() {
+    let (config, machine) = match control::machine::survey() {
         Err(error) => return refuse(explicit, format!("cannot see which CPUs are available: {error}")),
-        Ok(machine) => match Config::resolve(settings, &machine) {
+        Ok(machine) => match Config::resolve(settings.clone(), &machine) {
             Err(error) => return refuse(explicit, error),
-            Ok(config) => config,
+            Ok(config) => (config, machine),
         },
     };
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -196,7 +198,9 @@ fn serve(args: Args) -> Outcome {
         Err(error) => return refuse(explicit, error),
     };
     let listens = matches!(service, Service::Listeners);
-    let mut daemon = Daemon::new(&config, listens, |ready: Ready<'_>| announce(ready, format, listens));
+    let running = source.filter(|_| listens).map(|source| Running { source, settings, machine });
+    let announce = |ready: Ready<'_>| announce(ready, format, listens);
+    let mut daemon = Daemon::new(&config, listens, running, announce);
     match control::run(&config, service, &mut daemon) {
         Ok(Ending::Stopped) => Outcome::Done,
         Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,

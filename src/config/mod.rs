@@ -23,7 +23,6 @@ pub(crate) use export_uri::Locking;
 pub(crate) use fault_options::FaultOptions;
 pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ControlAddress, ListenAddress};
-pub use resolve::Config;
-pub(crate) use resolve::Machine;
+pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};

@@ -3,13 +3,14 @@
 //! The server itself is the library, which leaves its process alone. [`Daemon`] is what is added: it stands at each stage of the start.
 //!
 //! ```text
-//! before_threads    the pidfile is free; sockets of systemd; the user exists; no_new_privs
+//! before_threads    the pidfile is free; the broker starts; sockets of systemd; the user exists; no_new_privs
 //! around_shards     the log gets its thread; a thread that can open no file starts the shards
-//! before_listening  signals do not end the process any more, so that no file is left behind
+//! before_listening  signals do not end the process any more, so that no file is left behind; the broker can be asked
 //! before_accept     sockets are handed over; the sandbox is entered; banner, pidfile, READY=1
 //! ```
 #![forbid(unsafe_code)]
 
+pub(crate) mod broker;
 pub(crate) mod configuration;
 mod confine;
 pub(crate) mod limits;
@@ -17,15 +18,22 @@ pub(crate) mod log;
 pub(crate) mod logging;
 mod notify;
 mod pidfile;
+pub(crate) mod reload;
 pub(crate) mod signals;
 pub(crate) mod stdio;
 
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use crate::config::Config;
-use crate::control::{self, Host, HostError, Listener, Ready, Wish};
+use crate::control::{self, Host, HostError, Listener, Ready, Reload, Wish};
 use crate::sandbox::{Sandbox, SandboxError};
+use broker::Broker;
 use notify::Notifier;
 use pidfile::Pidfile;
-use signals::Signals;
+use reload::{Reloader, Running};
+use signals::{Signals, Told};
 
 /// The process around a server. `R` hears when everything is up.
 pub(crate) struct Daemon<'a, R> {
@@ -33,7 +41,12 @@ pub(crate) struct Daemon<'a, R> {
     /// The sockets of systemd are wanted.
     takes_sockets: bool,
     ready: R,
-    notifier: Notifier,
+    /// What to compare a configuration with that is read again.
+    running: Option<Arc<Running>>,
+    notifier: Rc<Notifier>,
+    /// The broker before the runtime is there, and then.
+    broker_socket: Option<OwnedFd>,
+    broker: Option<Rc<Broker>>,
     sandbox: Option<Sandbox>,
     signals: Option<Signals>,
     /// Removed at the end.
@@ -42,9 +55,29 @@ pub(crate) struct Daemon<'a, R> {
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
     /// A process that nothing is done to yet. `takes_sockets`: the server listens, and does so on sockets that systemd hands over.
-    pub(crate) fn new(config: &'a Config, takes_sockets: bool, ready: R) -> Self {
-        let notifier = Notifier::from_environment();
-        Self { config, takes_sockets, ready, notifier, sandbox: None, signals: None, pidfile: None }
+    pub(crate) fn new(config: &'a Config, takes_sockets: bool, running: Option<Running>, ready: R) -> Self {
+        Self {
+            config,
+            takes_sockets,
+            ready,
+            running: running.map(Arc::new),
+            notifier: Rc::new(Notifier::from_environment()),
+            broker_socket: None,
+            broker: None,
+            sandbox: None,
+            signals: None,
+            pidfile: None,
+        }
+    }
+
+    /// Starts a broker where there is somebody to ask for what it opens: the control socket, or a signal to read the configuration again.
+    fn start_broker(&mut self) -> Result<(), HostError> {
+        if self.config.control.is_none() && self.running.is_none() {
+            return Ok(());
+        }
+        let configuration = self.running.as_ref().map(|running| running.source.path());
+        self.broker_socket = Some(broker::start(&broker::Wanted::of(self.config, configuration))?);
+        Ok(())
     }
 
     fn sandbox(&self) -> &Sandbox {
@@ -60,6 +93,7 @@ pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
 impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
         self.config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+        self.start_broker()?;
         let inherited = if self.takes_sockets { control::inherited()? } else { Vec::new() };
         self.sandbox = Some(Sandbox::prepare(self.config.sandbox, self.config.user.as_ref())?);
         Ok(inherited)
@@ -71,8 +105,11 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn before_listening(&mut self) -> Result<(), HostError> {
-        let signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
-        self.signals = Some(signals);
+        let signals = Signals::new(self.running.is_some());
+        self.signals = Some(signals.map_err(|error| format!("cannot handle signals: {error}"))?);
+        let broker = self.broker_socket.take().map(Broker::new).transpose();
+        self.broker =
+            broker.map_err(|error| format!("cannot ask the process that opens files: {error}"))?.map(Rc::new);
         Ok(())
     }
 
@@ -88,7 +125,15 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
 
     async fn next(&mut self) -> Wish {
         let signals = self.signals.as_mut().expect("they are handled before the server listens");
-        Wish::Stop(signals.next().await)
+        match signals.next().await {
+            Told::Stop(signal) => Wish::Stop(signal),
+            Told::Reload => Wish::Reload,
+        }
+    }
+
+    fn reloader(&mut self) -> Option<Box<dyn Reload>> {
+        let (running, broker) = (Arc::clone(self.running.as_ref()?), Rc::clone(self.broker.as_ref()?));
+        Some(Box::new(Reloader { running, broker, notifier: Rc::clone(&self.notifier) }))
     }
 
     fn goes_on(&self) -> bool {
@@ -96,7 +141,7 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn stopping(&mut self) {
-        self.notifier.tell("STOPPING=1");
+        self.notifier.stopping();
     }
 
     fn log_lines_dropped(&self) -> fn() -> u64 {

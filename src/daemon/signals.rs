@@ -5,11 +5,20 @@ use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// To stop: the name of the signal.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
+
 /// Those that ask the server to stop: each would end the process otherwise, and leave sockets and replies behind.
 const STOP: [(libc::c_int, &str); 6] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
-    // A terminal that was closed. Reading the configuration again would be the other meaning; there is nothing to read again yet.
+    // A terminal that was closed; with a configuration it asks to read that again, as with other servers.
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGQUIT, "SIGQUIT"),
     // The soft limit of CPU time; at the hard one the kernel kills.
@@ -31,31 +40,37 @@ const NOTHING: [libc::c_int; 7] = [
 
 /// Signals are wishes while this exists, and not the end of the process.
 pub(super) struct Signals {
-    stop: Vec<(&'static str, Signal)>,
+    asking: Vec<(Told, Signal)>,
     _nothing: Vec<Signal>,
 }
 
 impl Signals {
-    /// Takes the signals over; inside the runtime.
-    pub(super) fn new() -> io::Result<Self> {
+    /// Takes the signals over; inside the runtime. `reloads`: there is a configuration to read again.
+    pub(super) fn new(reloads: bool) -> io::Result<Self> {
         let ignored = ignored();
         // nohup(1) and shells that start a command in the background mean it.
         let keeps =
             |number| [libc::SIGHUP, libc::SIGQUIT].contains(&number) && ignored >> (number - 1) & 1 == 1;
         let take = |number| signal(SignalKind::from_raw(number));
-        let stop = STOP.into_iter().filter(|(number, _)| !keeps(*number));
+        let meaning = |number, name| match number {
+            libc::SIGHUP if reloads => Told::Reload,
+            _ => Told::Stop(name),
+        };
+        let asking = STOP.into_iter().filter(|(number, _)| !keeps(*number));
         Ok(Self {
-            stop: stop.map(|(number, name)| Ok((name, take(number)?))).collect::<io::Result<_>>()?,
+            asking: asking
+                .map(|(number, name)| Ok((meaning(number, name), take(number)?)))
+                .collect::<io::Result<_>>()?,
             _nothing: NOTHING.into_iter().map(take).collect::<io::Result<_>>()?,
         })
     }
 
-    /// The name of the next one that asks the server to stop.
-    pub(super) async fn next(&mut self) -> &'static str {
+    /// What the next one asks for.
+    pub(super) async fn next(&mut self) -> Told {
         std::future::poll_fn(|context| {
-            let came = self.stop.iter_mut().find_map(|(name, signal)| {
+            let came = self.asking.iter_mut().find_map(|(told, signal)| {
                 let came = signal.poll_recv(context).is_ready();
-                came.then_some(*name)
+                came.then_some(*told)
             });
             came.map_or(Poll::Pending, Poll::Ready)
         })
@@ -82,7 +97,7 @@ pub(crate) fn on_stop(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let mut signals = {
         let _entered = runtime.enter();
-        Signals::new()?
+        Signals::new(false)?
     };
     let watch = move || {
         runtime.block_on(async {

@@ -33,8 +33,11 @@
 //! not see them: Landlock holds for them, and the user's rights do, but a ring can still make sockets, of UDP for example.
 //! From a directory that holds a socket of its own, the control plane can remove other files too, as far as the user's rights go.
 //!
+//! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`), which is not confined and opens files for it: exports'
+//! neighbours at worst, by rules that were set before.
+//!
 //! A feature that opens or connects to something in a running server finds these doors closed: either it opens it before [`Sandbox::enter`], or
-//! [`Names`] and the list of calls learn about it.
+//! the broker does, or [`Names`] and the list of calls learn about it.
 
 mod filter;
 mod paths;

@@ -216,3 +216,204 @@ fn what_is_no_control_socket_is_told() {
     assert_eq!(list.status.code(), Some(2), "{list}");
     assert_eq!(list.stderr.lines().count(), 1, "{list}");
 }
+
+/// A server with a configuration that can be changed.
+struct Configured {
+    subject: Subject,
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+const CONFIGURATION: &str = "[server]\nslow = \"10s\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n";
+
+impl Configured {
+    #[track_caller]
+    fn start(options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        std::fs::write(&file, CONFIGURATION).unwrap();
+        let mut options = options.args(["--config", file.to_str().unwrap()]);
+        // The tests may run under nohup(1), whose children ignore a hang-up.
+        options.wrapper = ["env", "--default-signal=HUP"].map(str::to_owned).into();
+        Self { subject: Subject::start(options), file, _directory: directory }
+    }
+
+    /// Writes the file anew, as an editor does.
+    fn replace(&self, text: &str) {
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
+    }
+
+    #[track_caller]
+    fn reload(&self) -> (u16, Value) {
+        let answer = self.subject.socket().ask("POST", "/api/v1/reload", "Content-Length: 0\r\n");
+        (answer.status, body(&answer))
+    }
+
+    /// What reloads came to, as the log tells.
+    fn logged(&self) -> Vec<String> {
+        let results = self
+            .subject
+            .server
+            .log()
+            .into_iter()
+            .filter_map(|line| Some(line["result"].as_str()?.to_owned()));
+        results.collect()
+    }
+
+    fn broker(&self) -> u32 {
+        let brokers = children(self.subject.server.pid());
+        assert_eq!(brokers.len(), 1, "a server has one child");
+        brokers[0]
+    }
+}
+
+/// The state and the parent of a process, while there is one.
+fn state(process: &str) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let names =
+        std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let found = names.filter(|name| state(name).is_some_and(|(_, of)| of == parent));
+    found.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// It has ended, though nobody may have asked for its exit code.
+fn has_ended(process: u32) -> bool {
+    state(&process.to_string()).is_none_or(|(state, _)| state == 'Z')
+}
+
+#[test]
+fn a_configuration_is_read_again_in_the_sandbox() {
+    let server = Configured::start(Options::new());
+    let nothing = json!({"result": "unchanged", "error": null, "added": [], "removed": [], "changed": [], "settings": []});
+    assert_eq!(server.reload(), (200, nothing.clone()));
+    server.replace(&format!("# another file of the same meaning\n{CONFIGURATION}"));
+    assert_eq!(server.reload(), (200, nothing));
+    let reload = server.subject.ctl(&["reload"]);
+    assert_eq!((reload.status.code(), reload.stdout.as_str()), (Some(0), "Nothing to change.\n"), "{reload}");
+
+    let more = CONFIGURATION.replace("mem:1M", "mem:2M").replace("10s", "20s");
+    server.replace(&format!("{more}[[export]]\nname = \"b\"\nuri = \"mem:1M\"\n"));
+    let (status, answer) = server.reload();
+    assert_eq!(status, 409, "{answer}");
+    let parts = ["added", "removed", "changed", "settings"].map(|key| answer[key].clone());
+    assert_eq!(parts, [json!(["b"]), json!([]), json!(["a"]), json!(["slow"])], "{answer}");
+    let reload = server.subject.ctl(&["reload"]);
+    assert_eq!(reload.status.code(), Some(1), "{reload}");
+    assert!(reload.stderr.contains("restart the server to change new exports \"b\""), "{reload}");
+    let list = server.subject.ctl(&["list"]);
+    assert!(list.stdout.contains("mem:1M") && !list.stdout.contains("mem:2M"), "all is as it was: {list}");
+
+    server.replace("[server]\nshard = 1\n");
+    let (status, answer) = server.reload();
+    assert_eq!((status, answer["result"].as_str()), (422, Some("wrong")), "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("c.toml, line 2"), "{answer}");
+
+    std::fs::remove_file(&server.file).unwrap();
+    let (status, answer) = server.reload();
+    assert_eq!((status, answer["result"].as_str()), (503, Some("unreadable")), "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("No such file"), "{answer}");
+    rustix::fs::mknodat(rustix::fs::CWD, &server.file, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .unwrap();
+    assert_eq!(server.reload().0, 503, "a FIFO is not waited for");
+    std::fs::remove_file(&server.file).unwrap();
+    server.replace(CONFIGURATION);
+    assert_eq!(server.reload().0, 200);
+}
+
+#[test]
+fn a_hang_up_reloads_and_the_manager_of_services_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    let mut server = Configured::start(Options::new().env("NOTIFY_SOCKET", path.to_str().unwrap()));
+    let heard = || {
+        let mut bytes = [0; 64];
+        let length = socket.recv(&mut bytes).expect("a notification");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    for (text, result) in [(CONFIGURATION, "unchanged"), ("x", "wrong")] {
+        server.replace(text);
+        server.subject.server.signal(rustix::process::Signal::HUP);
+        let reloading = heard();
+        let time =
+            reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reloading}"));
+        assert!(time.parse::<u64>().unwrap() > 0);
+        assert_eq!(heard(), "READY=1");
+        wait_until("the log tells of it", || server.logged().last().is_some_and(|last| last == result));
+    }
+    server.subject.server.stop();
+    assert_eq!(heard(), "STOPPING=1");
+}
+
+#[test]
+fn a_broker_that_died_is_told_and_the_server_goes_on() {
+    let server = Configured::start(Options::new());
+    let _client = Connection::attach(&server.subject.server, "a", Mode::Simple);
+    let broker = rustix::process::Pid::from_raw(server.broker() as i32).unwrap();
+    // What a terminal or a manager of services sends to all.
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM, rustix::process::Signal::HUP]
+    {
+        rustix::process::kill_process(broker, signal).unwrap();
+    }
+    assert_eq!(server.reload().0, 200, "it ends with its server");
+    rustix::process::kill_process(broker, rustix::process::Signal::KILL).unwrap();
+    wait_until("the log tells of it", || {
+        server.subject.server.stderr().contains("restart the server when you can")
+    });
+    let (status, answer) = server.reload();
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("has ended"), "{answer}");
+    assert_eq!(server.subject.ctl(&["list"]).status.code(), Some(0));
+}
+
+#[test]
+fn the_broker_has_nothing_and_ends_with_its_server() {
+    let mut server = Configured::start(Options::new().env("SECRET", "in the environment"));
+    let broker = server.broker();
+    let of = |name: &str| format!("/proc/{broker}/{name}");
+    assert_eq!(std::fs::read(of("environ")).unwrap(), b"");
+    let mut descriptors: Vec<String> = std::fs::read_dir(of("fd"))
+        .unwrap()
+        .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+        .collect();
+    descriptors.sort();
+    // Two of its socket, and the directories of exports, of which there is none.
+    let kinds: Vec<&str> = descriptors.iter().map(|target| target.split(':').next().unwrap()).collect();
+    assert_eq!(kinds, ["/dev/null", "/dev/null", "socket", "socket"], "{descriptors:?}");
+    assert_eq!(descriptors[2], descriptors[3]);
+    server.subject.server.crash();
+    wait_until("the broker to end", || has_ended(broker));
+}
+
+#[test]
+fn there_is_a_broker_only_where_it_is_needed() {
+    let server = Options::new().export("mem:1M").args(["--admin", "127.0.0.1:0"]).start();
+    assert_eq!(children(server.pid()), [] as [u32; 0]);
+    let binary = Command::new(binary()).arg("broker").stdin(std::process::Stdio::null()).output().unwrap();
+    let told = String::from_utf8_lossy(&binary.stderr);
+    assert!(binary.status.code() == Some(2) && told.contains("no command of its own"), "{told}");
+}
+
+#[test]
+fn directories_that_are_not_there_are_refused_with_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("c.toml");
+    std::fs::write(&file, "[server]\nallow-directories = [\"missing\"]\n[[export]]\nuri = \"mem:1M\"\n")
+        .unwrap();
+    let mut command = Command::new(binary());
+    let finished = peers::run(command.args(["serve", "--shards", "1", "--config"]).arg(&file));
+    assert_eq!(finished.status.code(), Some(2), "{finished}");
+    assert!(
+        finished.stderr.contains("cannot open the directory") && finished.stderr.contains("missing"),
+        "{finished}"
+    );
+}

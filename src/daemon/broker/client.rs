@@ -1,0 +1,171 @@
+//! The server's end: calls that wait for their answers beside each other, on the control plane's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::AT_ONCE;
+use super::message::{Access, MESSAGE_BYTES, Reply, Request};
+use super::packet;
+
+/// How long a call waits: for a file system that hangs, perhaps. The broker goes on waiting, and its place is taken until then.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no file; each a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BrokerError {
+    /// It may not, or cannot, be opened.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no broker any more.
+    #[error("the process that opens files for the server has ended: restart the server")]
+    Gone,
+    /// A file system hangs.
+    #[error("opening took longer than {} s: look at the file system", PATIENCE.as_secs())]
+    TooSlow,
+}
+
+type Answer = Result<OwnedFd, BrokerError>;
+
+/// The broker of a server that runs. It ends when this is dropped.
+pub(crate) struct Broker {
+    shared: Rc<Shared>,
+    reader: JoinHandle<()>,
+}
+
+struct Shared {
+    /// A socket of packets; that these come in order, and have an end, is nothing that the runtime needs to know.
+    socket: UnixDatagram,
+    /// Calls at the same time; further ones wait here.
+    room: Arc<Semaphore>,
+    waiting: RefCell<HashMap<u64, Waiting>>,
+    last_id: Cell<u64>,
+    gone: Cell<bool>,
+}
+
+/// A call whose answer is not there.
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// It goes back when the broker has answered, whoever still waits for that.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Broker {
+    /// Takes the socket of a broker that is ready, inside the runtime.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let shared = Rc::new(Shared {
+            socket: UnixDatagram::from_std(socket.into())?,
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: RefCell::default(),
+            last_id: Cell::new(0),
+            gone: Cell::new(false),
+        });
+        let reader = tokio::task::spawn_local(Rc::clone(&shared).read());
+        Ok(Self { shared, reader })
+    }
+
+    /// Opens a file that lies below a directory that exports may come from.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "exports that come by the control socket will call it"))]
+    pub(crate) async fn open(&self, path: &Path, access: Access) -> Answer {
+        let path = path.to_owned();
+        self.shared.call(|id| Request::Open { id, access, path }).await
+    }
+
+    /// Opens the configuration to read it.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub(crate) async fn configuration(&self) -> Answer {
+        self.shared.call(|id| Request::Configuration { id }).await
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Shared {
+    async fn call(&self, request: impl FnOnce(u64) -> Request) -> Answer {
+        timeout(PATIENCE, self.ask(request)).await.unwrap_or(Err(BrokerError::TooSlow))
+    }
+
+    async fn ask(&self, request: impl FnOnce(u64) -> Request) -> Answer {
+        let place = Arc::clone(&self.room).acquire_owned().await.map_err(|_| BrokerError::Gone)?;
+        if self.gone.get() {
+            return Err(BrokerError::Gone);
+        }
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        let bytes = request(id).encode();
+        if bytes.len() > MESSAGE_BYTES {
+            return Err(BrokerError::Refused("the path is too long".to_owned()));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.waiting.borrow_mut().insert(id, Waiting { answer, _place: place });
+        let send = || Ok(packet::send(self.socket.as_fd(), &bytes, None)?);
+        if self.socket.async_io(Interest::WRITABLE, send).await.is_err() {
+            self.waiting.borrow_mut().remove(&id);
+            return Err(BrokerError::Gone);
+        }
+        answered.await.unwrap_or(Err(BrokerError::Gone))
+    }
+
+    /// Gives answers to those who wait for them, until there is none any more.
+    async fn read(self: Rc<Self>) {
+        let receive = || Ok(packet::receive(self.socket.as_fd(), RecvFlags::DONTWAIT)?);
+        let why = loop {
+            match self.socket.async_io(Interest::READABLE, receive).await {
+                Err(error) => break error.to_string(),
+                Ok((bytes, _)) if bytes.is_empty() => break "it ended".to_owned(),
+                Ok((bytes, files)) => {
+                    if self.take(&bytes, files).is_none() {
+                        break "it said something that cannot be understood".to_owned();
+                    }
+                }
+            }
+        };
+        tracing::error!(
+            reason = why,
+            "the process that opens files for the server is gone: what is served goes on; restart the server when you can"
+        );
+        self.gone.set(true);
+        self.waiting.borrow_mut().clear();
+        self.room.close();
+    }
+
+    /// `None` for what no broker of ours says.
+    fn take(&self, bytes: &[u8], files: Vec<OwnedFd>) -> Option<()> {
+        let (id, answer) = match (Reply::decode(bytes)?, <[OwnedFd; 1]>::try_from(files)) {
+            (Reply::Opened { id }, Ok([file])) => (id, Ok(file)),
+            (Reply::Refused { id, why }, Err(none)) if none.is_empty() => {
+                (id, Err(BrokerError::Refused(why)))
+            }
+            _ => return None,
+        };
+        let waiting = self.waiting.borrow_mut().remove(&id)?;
+        // Whoever gave up needs no file.
+        drop(waiting.answer.send(answer));
+        Some(())
+    }
+}

@@ -1,0 +1,209 @@
+//! What is said between the server and its broker: one packet a message, in bytes that either end may get from an enemy.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The longest message, in bytes: one with the longest path.
+pub(super) const MESSAGE_BYTES: usize = 4096 + 64;
+/// The longest sentence in a reply.
+const SENTENCE_BYTES: usize = 2048;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+/// What the server says. There is nothing else that a broker does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Before [`Request::Begin`]: files below this directory may be opened.
+    Directory(PathBuf),
+    /// Before [`Request::Begin`]: this block device may be opened.
+    Device(PathBuf),
+    /// Before [`Request::Begin`]: where the configuration is.
+    ConfigurationIs(PathBuf),
+    /// The broker knows all that it is told without being asked.
+    Begin,
+    /// Open a file.
+    Open { id: u64, access: Access, path: PathBuf },
+    /// Open the configuration, wherever it is.
+    Configuration { id: u64 },
+}
+
+/// What the broker answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// To [`Request::Begin`].
+    Ready,
+    /// The descriptor comes with this message.
+    Opened { id: u64 },
+    /// Why not: a sentence. The id is 0 when the request was not understood, or is [`Request::Begin`].
+    Refused { id: u64, why: String },
+}
+
+const DIRECTORY: u8 = 1;
+const DEVICE: u8 = 2;
+const CONFIGURATION_IS: u8 = 3;
+const BEGIN: u8 = 4;
+const OPEN_TO_READ: u8 = 5;
+const OPEN_TO_WRITE: u8 = 6;
+const CONFIGURATION: u8 = 7;
+
+const READY: u8 = 1;
+const OPENED: u8 = 2;
+const REFUSED: u8 = 3;
+
+/// A kind, an id, and bytes.
+fn encoded(kind: u8, id: u64, rest: &[u8]) -> Vec<u8> {
+    [&[kind], &id.to_le_bytes()[..], rest].concat()
+}
+
+/// The parts of a message, whatever they mean.
+fn parts(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    let (id, rest) = rest.split_first_chunk()?;
+    Some((kind, u64::from_le_bytes(*id), rest))
+}
+
+impl Request {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let path = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        let (kind, id, rest) = match self {
+            Self::Directory(of) => (DIRECTORY, 0, path(of)),
+            Self::Device(of) => (DEVICE, 0, path(of)),
+            Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
+            Self::Begin => (BEGIN, 0, Vec::new()),
+            Self::Open { id, access: Access::Read, path: of } => (OPEN_TO_READ, *id, path(of)),
+            Self::Open { id, access: Access::ReadWrite, path: of } => (OPEN_TO_WRITE, *id, path(of)),
+            Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
+        };
+        encoded(kind, id, &rest)
+    }
+
+    /// `None` for what is no request.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MESSAGE_BYTES {
+            return None;
+        }
+        let (kind, id, rest) = parts(bytes)?;
+        let path = || {
+            let is_one = !rest.is_empty() && !rest.contains(&0);
+            is_one.then(|| PathBuf::from(OsStr::from_bytes(rest)))
+        };
+        Some(match (kind, id, rest) {
+            (DIRECTORY, 0, _) => Self::Directory(path()?),
+            (DEVICE, 0, _) => Self::Device(path()?),
+            (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
+            (BEGIN, 0, []) => Self::Begin,
+            (OPEN_TO_READ, 1.., _) => Self::Open { id, access: Access::Read, path: path()? },
+            (OPEN_TO_WRITE, 1.., _) => Self::Open { id, access: Access::ReadWrite, path: path()? },
+            (CONFIGURATION, 1.., []) => Self::Configuration { id },
+            _ => return None,
+        })
+    }
+}
+
+impl Reply {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Ready => encoded(READY, 0, &[]),
+            Self::Opened { id } => encoded(OPENED, *id, &[]),
+            Self::Refused { id, why } => {
+                encoded(REFUSED, *id, &why.as_bytes()[..why.floor_char_boundary(SENTENCE_BYTES)])
+            }
+        }
+    }
+
+    /// `None` for what is no reply.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, id, rest) = parts(bytes)?;
+        Some(match (kind, id, rest) {
+            (READY, 0, []) => Self::Ready,
+            (OPENED, 1.., []) => Self::Opened { id },
+            (REFUSED, _, why) if why.len() <= SENTENCE_BYTES => {
+                Self::Refused { id, why: std::str::from_utf8(why).ok()?.to_owned() }
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let path = || PathBuf::from(OsStr::from_bytes(b"/a b/\xff\n"));
+        for request in [
+            Request::Directory(path()),
+            Request::Device(path()),
+            Request::ConfigurationIs(path()),
+            Request::Begin,
+            Request::Open { id: 1, access: Access::Read, path: path() },
+            Request::Open { id: u64::MAX, access: Access::ReadWrite, path: path() },
+            Request::Configuration { id: 7 },
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        for reply in [
+            Reply::Ready,
+            Reply::Opened { id: 9 },
+            Reply::Refused { id: 0, why: String::new() },
+            Reply::Refused { id: 3, why: "no such ü".to_owned() },
+        ] {
+            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+        }
+        let long = Reply::Refused { id: 3, why: "ü".repeat(4000) };
+        assert_eq!(Reply::decode(&long.encode()), Some(Reply::Refused { id: 3, why: "ü".repeat(1024) }));
+    }
+
+    #[test]
+    fn what_is_not_right_is_nothing() {
+        for bytes in [
+            &[][..],
+            &[OPEN_TO_READ],
+            &encoded(OPEN_TO_READ, 0, b"/a"),
+            &encoded(OPEN_TO_READ, 1, b""),
+            &encoded(OPEN_TO_READ, 1, b"/a\0b"),
+            &encoded(OPEN_TO_READ, 1, &[b'a'; MESSAGE_BYTES]),
+            &encoded(CONFIGURATION, 1, b"/a"),
+            &encoded(DIRECTORY, 1, b"/a"),
+            &encoded(BEGIN, 0, b"/a"),
+            &encoded(0, 0, b""),
+            &encoded(8, 1, b"/a"),
+        ] {
+            assert_eq!(Request::decode(bytes), None, "{bytes:?}");
+        }
+        for bytes in [
+            &[][..],
+            &encoded(READY, 1, b""),
+            &encoded(OPENED, 0, b""),
+            &encoded(OPENED, 1, b"x"),
+            &encoded(REFUSED, 1, b"\xff"),
+            &encoded(REFUSED, 1, &[b'a'; SENTENCE_BYTES + 1]),
+            &encoded(4, 1, b""),
+        ] {
+            assert_eq!(Reply::decode(bytes), None, "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..9_u8, id: u64) {
+            for bytes in [bytes.clone(), encoded(kind, id, &bytes)] {
+                if let Some(request) = Request::decode(&bytes) {
+                    prop_assert_eq!(request.encode(), bytes.clone());
+                }
+                if let Some(reply) = Reply::decode(&bytes) {
+                    prop_assert_eq!(reply.encode(), bytes);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The broker: a small process that opens files for a server that can open none any more.
+//!
+//! ```text
+//! ringnbd serve ──► ringnbd broker      started first: before the sandbox, any thread, any key
+//!       │  socketpair, its standard input │
+//!       ├── directories, Begin ─────────► │ opens the directories and holds them
+//!       │ ◄──────────────────────── Ready ┤
+//!    sandbox                              │
+//!       ├── Open {id, path} ────────────► ├── a thread opens it
+//!       │ ◄────────── Opened {id} + file ─┤
+//!       ╳ end ──────────────────────────► ╳
+//! ```
+//!
+//! It is this program, run again: a fork alone would have what the server has in its memory. It has no other descriptor, no environment, and a list
+//! of verbs that is closed. What it may open is said before the server serves anybody, so that whoever takes the server over can open exports'
+//! neighbours at worst, by rules that stand in `open.rs`.
+
+mod client;
+mod message;
+mod open;
+mod packet;
+mod process;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+
+use crate::config::{Config, ExportUri};
+use crate::sys;
+pub(crate) use client::Broker;
+use message::{Reply, Request};
+pub(crate) use process::run;
+
+/// Files that are opened at the same time. A file system that hangs has one of these places for each.
+const AT_ONCE: usize = 16;
+/// How long the broker may take to open its directories.
+const START_TIME: Duration = Duration::from_secs(30);
+/// The program, as the kernel knows it: not a name that somebody could have put something else under.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// Why there is no broker; each a sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(
+        "cannot start the process that opens files for the server: {0}; mount /proc, or do without --config and --control"
+    )]
+    Process(io::Error),
+    #[error("the process that opens files for the server did not start: {0}")]
+    Setup(String),
+    #[error(
+        "the process that opens files for the server does not answer: look at the file systems of allow-directories"
+    )]
+    Silent,
+}
+
+/// What a broker is to open, absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Wanted {
+    directories: Vec<PathBuf>,
+    devices: Vec<PathBuf>,
+    configuration: Option<PathBuf>,
+}
+
+impl Wanted {
+    /// What a configuration allows: the directories that it names, else those of its exports; and the block devices among these.
+    pub(crate) fn of(config: &Config, configuration: Option<&Path>) -> Self {
+        let is_device =
+            |path: &Path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
+        let paths = config.exports.iter().filter_map(|export| path_of(&export.uri));
+        let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let (devices, files): (Vec<_>, Vec<_>) = paths.partition(|path| is_device(path));
+        let mut directories: Vec<PathBuf> = match &config.allow_directories[..] {
+            [] => files.iter().filter_map(|path| path.parent().map(Path::to_owned)).collect(),
+            named => {
+                named.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect()
+            }
+        };
+        directories.sort_unstable();
+        directories.dedup();
+        // That of an export that is not there: the export itself will be refused, with a better reason.
+        if config.allow_directories.is_empty() {
+            directories.retain(|path| path.is_dir());
+        }
+        let configuration = configuration.and_then(|path| std::path::absolute(path).ok());
+        Self { directories, devices, configuration }
+    }
+
+    fn requests(&self) -> impl Iterator<Item = Request> {
+        let directories = self.directories.iter().cloned().map(Request::Directory);
+        let devices = self.devices.iter().cloned().map(Request::Device);
+        let configuration = self.configuration.iter().cloned().map(Request::ConfigurationIs);
+        directories.chain(devices).chain(configuration).chain([Request::Begin])
+    }
+}
+
+/// The file of an export, behind whatever stands before it.
+fn path_of(uri: &ExportUri) -> Option<&Path> {
+    match uri {
+        ExportUri::File { path, .. } => Some(path),
+        ExportUri::Fault { inner, .. } => path_of(inner),
+        ExportUri::Memory { .. } | ExportUri::Null { .. } => None,
+    }
+}
+
+/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when ours is closed.
+///
+/// # Errors
+/// [`StartError`].
+pub(crate) fn start(wanted: &Wanted) -> Result<OwnedFd, StartError> {
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, theirs) = pair.map_err(|error| StartError::Process(error.into()))?;
+    // A broker that hangs in a directory must not hold the start up for ever.
+    set_socket_timeout(&ours, Timeout::Send, Some(START_TIME))
+        .map_err(|error| StartError::Process(error.into()))?;
+    sys::close_on_exec_from(3).map_err(StartError::Process)?;
+    let mut command = Command::new(PROGRAM);
+    command.arg(SUBCOMMAND).env_clear().current_dir("/");
+    command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+    // Nobody waits for it: its socket says when it ends.
+    let _child = command.spawn().map_err(StartError::Process)?;
+    // The command holds a copy of their end.
+    drop(command);
+    for request in wanted.requests() {
+        if packet::send(ours.as_fd(), &request.encode(), None).is_err() {
+            // It ended; the reason may still be there.
+            break;
+        }
+    }
+    match answer(&ours)? {
+        Reply::Ready => Ok(ours),
+        Reply::Refused { why, .. } => Err(StartError::Setup(why)),
+        Reply::Opened { .. } => Err(StartError::Setup("it said something that nobody asked for".to_owned())),
+    }
+}
+
+/// The name of the hidden sub-command.
+pub(crate) const SUBCOMMAND: &str = "broker";
+
+/// The first reply, which is waited for, but not for ever.
+fn answer(socket: &OwnedFd) -> Result<Reply, StartError> {
+    let time = Timespec { tv_sec: START_TIME.as_secs() as i64, tv_nsec: 0 };
+    let waited = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&time));
+    if waited.map_err(|error| StartError::Process(error.into()))? == 0 {
+        return Err(StartError::Silent);
+    }
+    let received = packet::receive(socket.as_fd(), RecvFlags::empty());
+    let (bytes, _none) = received.map_err(|error| StartError::Process(error.into()))?;
+    Reply::decode(&bytes).ok_or_else(|| StartError::Setup("it ended".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Machine, Settings};
+
+    fn wanted(text: &str) -> Wanted {
+        let machine = Machine { cpus: vec![0], parallelism: 1, memory: 8 << 30, open_files: 1 << 20 };
+        let config = Config::resolve(Settings::from_toml(text).unwrap(), &machine).unwrap();
+        Wanted::of(&config, Some(Path::new("/etc/c.toml")))
+    }
+
+    #[test]
+    fn the_directories_of_exports_are_allowed_or_those_that_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let export = |name: &str, uri: &str| format!("[[export]]\nname = \"{name}\"\nuri = \"{uri}\"\n");
+        let exports = export("a", &format!("{path}/a"))
+            + &export("b", &format!("fault:delay=1s:file:{path}/b?direct=true"))
+            + &export("c", "mem:1M")
+            + &export("d", "relative.img")
+            + &export("e", "/nonexistent/e");
+        let own = std::env::current_dir().unwrap();
+        let mut directories = vec![directory.path().to_owned(), own.clone()];
+        directories.sort();
+        let configuration = Some(PathBuf::from("/etc/c.toml"));
+        assert_eq!(wanted(&exports), Wanted { directories, devices: Vec::new(), configuration });
+        let named = format!("[server]\nallow-directories = [\"/srv/x\", \"y\", \"/srv/x\"]\n{exports}");
+        let mut directories = vec![PathBuf::from("/srv/x"), own.join("y")];
+        directories.sort();
+        assert_eq!(wanted(&named).directories, directories);
+    }
+
+    #[test]
+    fn what_it_is_told_ends_with_begin() {
+        let wanted = Wanted {
+            directories: vec!["/a".into()],
+            devices: vec!["/dev/b".into()],
+            configuration: Some("/c".into()),
+        };
+        let requests: Vec<_> = wanted.requests().collect();
+        let expected = [
+            Request::Directory("/a".into()),
+            Request::Device("/dev/b".into()),
+            Request::ConfigurationIs("/c".into()),
+            Request::Begin,
+        ];
+        assert_eq!(requests, expected);
+    }
+}

@@ -1,0 +1,133 @@
+//! The broker's end: a process that waits for requests, and opens each on a thread of its own.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketType};
+
+use super::AT_ONCE;
+use super::message::{MESSAGE_BYTES, Reply, Request};
+use super::open::Allowed;
+use super::packet;
+use crate::sys;
+
+/// What a terminal, or a manager of services, sends to all processes of a service: the broker ends with the server, not before.
+const IGNORED: [libc::c_int; 6] =
+    [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1];
+
+/// Why a process is no broker.
+#[derive(Debug, thiserror::Error)]
+#[error("this is a part of `ringnbd serve`, which starts it: it is no command of its own")]
+pub(crate) struct NotStarted;
+
+/// The whole life of the broker process, which ends when its server does.
+///
+/// # Errors
+/// Its standard input is not the socket of a server.
+pub(crate) fn run() -> Result<(), NotStarted> {
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(|_| NotStarted)?;
+    let kind = rustix::net::sockopt::socket_type(&socket).map_err(|_| NotStarted)?;
+    if kind != SocketType::SEQPACKET {
+        return Err(NotStarted);
+    }
+    sys::ignore_signals(&IGNORED);
+    // For those who look at a list of processes.
+    let _another_name = rustix::thread::set_name(c"ringnbd-broker");
+    let Some(allowed) = set_up(socket.as_fd()) else { return Ok(()) };
+    serve(socket, move |request| match request {
+        Request::Open { access, path, .. } => allowed.open(path, *access),
+        _ => allowed.open_configuration(),
+    });
+    Ok(())
+}
+
+/// Hears what may be opened. `None` when the server is gone, or it cannot be had.
+fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
+    let mut allowed = Allowed::default();
+    let mut failure = None;
+    loop {
+        match receive(socket)? {
+            Some(Request::Directory(path)) => {
+                if let Err(why) = allowed.directory(path) {
+                    failure.get_or_insert(why);
+                }
+            }
+            Some(Request::Device(path)) => allowed.device(path),
+            Some(Request::ConfigurationIs(path)) => allowed.configuration_is(path),
+            Some(Request::Begin) => break,
+            Some(Request::Open { .. } | Request::Configuration { .. }) | None => {
+                failure.get_or_insert("it was told something that it does not understand".to_owned());
+            }
+        }
+    }
+    match failure {
+        None => packet::send(socket, &Reply::Ready.encode(), None).ok().map(|()| allowed),
+        Some(why) => {
+            // Whoever waits for it hears the end otherwise.
+            let _gone = packet::send(socket, &Reply::Refused { id: 0, why }.encode(), None);
+            None
+        }
+    }
+}
+
+/// The next message; `None` is the end, and `Some(None)` what is no request.
+fn receive(socket: BorrowedFd<'_>) -> Option<Option<Request>> {
+    let mut bytes = [0; MESSAGE_BYTES + 1];
+    loop {
+        match rustix::net::recv(socket, &mut bytes[..], RecvFlags::empty()) {
+            Ok((0, _)) => return None,
+            Ok((length, _)) => return Some(Request::decode(&bytes[..length])),
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Answers until the server is gone. An `open` that hangs holds up its own answer only.
+fn serve(socket: OwnedFd, open: impl Fn(&Request) -> Result<OwnedFd, String> + Send + Sync + 'static) {
+    let (socket, open, busy) = (Arc::new(socket), Arc::new(open), Arc::new(AtomicUsize::new(0)));
+    while let Some(request) = receive(socket.as_fd()) {
+        let refuse = |id, why: &str| {
+            let reply = Reply::Refused { id, why: why.to_owned() };
+            // A server that does not listen is one that ends.
+            let _gone = packet::send(socket.as_fd(), &reply.encode(), None);
+        };
+        let Some((id, request)) = request.and_then(id_of) else {
+            refuse(0, "this is no request");
+            continue;
+        };
+        if busy.fetch_add(1, Ordering::Relaxed) >= AT_ONCE {
+            busy.fetch_sub(1, Ordering::Relaxed);
+            refuse(id, "too many files are being opened at the same time: try again later");
+            continue;
+        }
+        let (to, open, done) = (Arc::clone(&socket), Arc::clone(&open), Arc::clone(&busy));
+        let work = move || {
+            let opened = open(&request);
+            // Before the answer: whoever has it may ask again.
+            done.fetch_sub(1, Ordering::Relaxed);
+            let _gone = match opened {
+                Ok(file) => packet::send(to.as_fd(), &Reply::Opened { id }.encode(), Some(file.as_fd())),
+                Err(why) => packet::send(to.as_fd(), &Reply::Refused { id, why }.encode(), None),
+            };
+        };
+        if let Err(error) = std::thread::Builder::new().spawn(work) {
+            busy.fetch_sub(1, Ordering::Relaxed);
+            refuse(id, &format!("there is no thread to open it: {error}"));
+        }
+    }
+}
+
+/// A request that has an answer, and its id.
+fn id_of(request: Request) -> Option<(u64, Request)> {
+    match request {
+        Request::Open { id, .. } | Request::Configuration { id } => Some((id, request)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Reads the configuration of a running server again, and says what is different.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::broker::Broker;
+use super::configuration::Source;
+use super::notify::Notifier;
+use crate::config::difference::difference;
+use crate::config::{Config, Machine, Settings};
+use crate::control::{Reload, Reloaded, Reloading};
+
+/// The longest configuration, in bytes: that of 100,000 exports.
+const CONFIGURATION_BYTES: u64 = 32 << 20;
+
+/// What a running server was started with.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where its settings came from.
+    pub(crate) source: Source,
+    /// What they were.
+    pub(crate) settings: Settings,
+    /// What the machine had: a confined server cannot look again.
+    pub(crate) machine: Machine,
+}
+
+impl Running {
+    /// What a configuration changes. All of it is checked, as at the start, but for what its exports lead to.
+    fn compare(&self, text: &str) -> Reloaded {
+        let file = match self.source.parse(text) {
+            Ok(file) => file,
+            Err(why) => return Reloaded::Wrong(why),
+        };
+        let settings = self.source.merged(file);
+        if let Err(error) = Config::resolve(settings.clone(), &self.machine) {
+            return Reloaded::Wrong(error.to_string());
+        }
+        let difference = difference(&self.settings, &settings);
+        if difference.is_empty() { Reloaded::Unchanged } else { Reloaded::NeedsRestart(difference) }
+    }
+}
+
+/// See the module.
+pub(super) struct Reloader {
+    pub(super) running: Arc<Running>,
+    pub(super) broker: Rc<Broker>,
+    pub(super) notifier: Rc<Notifier>,
+}
+
+impl Reload for Reloader {
+    fn reload(&self) -> Reloading {
+        let (running, broker) = (Arc::clone(&self.running), Rc::clone(&self.broker));
+        let notifier = Rc::clone(&self.notifier);
+        Box::pin(async move {
+            notifier.reloading();
+            let reloaded = read_and_compare(running, &broker).await;
+            notifier.tell("READY=1");
+            reloaded
+        })
+    }
+}
+
+async fn read_and_compare(running: Arc<Running>, broker: &Broker) -> Reloaded {
+    let unreadable = |why: String| {
+        Reloaded::Unreadable(format!(
+            "the configuration {} was not read: {why}",
+            running.source.path().display()
+        ))
+    };
+    let file = match broker.configuration().await {
+        Ok(file) => file,
+        Err(error) => return unreadable(error.to_string()),
+    };
+    // On a thread: to read a file may take its time, and many exports take theirs.
+    let (answer, answered) = oneshot::channel();
+    let by = Arc::clone(&running);
+    let work = move || answer.send(read(file).map(|text| by.compare(&text)));
+    if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(work) {
+        return unreadable(format!("there is no thread for it: {error}"));
+    }
+    match answered.await {
+        Ok(Ok(reloaded)) => reloaded,
+        Ok(Err(why)) => unreadable(why),
+        Err(_panicked) => unreadable("its thread failed".to_owned()),
+    }
+}
+
+fn read(file: OwnedFd) -> Result<String, String> {
+    let mut text = String::new();
+    let length = File::from(file).take(CONFIGURATION_BYTES + 1).read_to_string(&mut text);
+    match length {
+        Err(error) => Err(error.to_string()),
+        Ok(length) if length as u64 > CONFIGURATION_BYTES => Err("it is longer than 32 MiB".to_owned()),
+        Ok(_) => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_checked_and_compared_as_a_whole() {
+        let flags = Settings { memory: Some(1 << 30), ..Settings::default() };
+        let source = Source::new("/etc/x.toml".into(), flags, true);
+        let started = "[server]\npidfile = \"p\"\nmemory = \"2G\"\n[[export]]\nuri = \"mem:1G\"\n";
+        let settings = source.merged(source.parse(started).unwrap());
+        let machine = Machine { cpus: vec![0], parallelism: 1, memory: 8 << 30, open_files: 1 << 20 };
+        let running = Running { source, settings, machine };
+        let compare = |text: &str| running.compare(text);
+        assert_eq!(compare(started), Reloaded::Unchanged);
+        assert_eq!(compare(&started.replace("2G", "3G")), Reloaded::Unchanged, "a flag wins over it");
+        let Reloaded::NeedsRestart(changes) = compare(&started.replace("mem:1G", "mem:2G")) else { panic!() };
+        assert_eq!((changes.changed, changes.settings), (vec![String::new()], vec![]));
+        let Reloaded::NeedsRestart(changes) = compare("[[export]]\nuri = \"mem:1G\"\n") else { panic!() };
+        assert_eq!(changes.settings, ["pidfile", "control"], "the socket beside the pidfile goes with it");
+        for (wrong, word) in [
+            ("[server]\nshard = 1\n".to_owned(), "/etc/x.toml, line 2"),
+            (format!("{started}[[export]]\nuri = \"mem:1G\"\n"), "two exports"),
+            (format!("[server]\ncpus = \"7\"\n{}", &started[9..]), "CPU 7"),
+        ] {
+            let Reloaded::Wrong(why) = compare(&wrong) else { panic!("{wrong}") };
+            assert!(why.contains(word), "{word:?} is missing in: {why}");
+        }
+    }
+}
