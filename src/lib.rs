@@ -45,14 +45,11 @@
 #![deny(unsafe_code)]
 // Pages of what is private, for those who build them with --document-private-items.
 #![allow(rustdoc::private_intra_doc_links)]
-// What is hidden explains itself where it needs to; what is public is documented.
-#![allow(missing_docs)]
 
 #[macro_use]
 mod canary;
 
 mod backend;
-#[warn(missing_docs)]
 mod client;
 mod config;
 mod control;

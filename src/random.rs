@@ -13,12 +13,10 @@ pub const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct Random(u64);
 
 impl Random {
-    /// The generator of a seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
     #[inline]
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
@@ -49,13 +47,11 @@ impl Random {
         self.fraction() < probability
     }
 
-    /// One of some values.
     #[inline]
     pub fn pick<T: Copy>(&mut self, values: &[T]) -> T {
         values[self.below(values.len() as u64) as usize]
     }
 
-    /// Any bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for piece in bytes.chunks_mut(8) {
             let number = self.number().to_le_bytes();

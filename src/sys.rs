@@ -51,7 +51,6 @@ impl Mapping {
         Ok(Self { address: address.cast(), length })
     }
 
-    /// The first byte.
     pub(crate) fn address(&self) -> *mut u8 {
         self.address
     }
@@ -73,7 +72,6 @@ impl Drop for Mapping {
 /// A run of a file's blocks that are reserved but hold no data yet (`FIEMAP_EXTENT_UNWRITTEN`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileExtent {
-    /// Where.
     pub range: ByteRange,
     /// It reads as zeroes although its blocks are reserved.
     pub unwritten: bool,

@@ -195,7 +195,6 @@ impl Observer for Watchers<'_> {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(mut args: Args) -> Outcome {
     // `--json URI` reads the URI as the file's name.
     if args.uri.is_none()

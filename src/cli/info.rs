@@ -50,7 +50,6 @@ struct InfoJson<'a> {
     reply_mode: &'static str,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let (dialect, details) = match client::info(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,

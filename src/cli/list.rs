@@ -60,7 +60,6 @@ enum KnownJson<'a> {
     Name { export: &'a str, description: Option<&'a str> },
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let (dialect, exports) = match client::list(&args.uri, Timeouts::default()) {
         Ok(answer) => answer,

@@ -59,7 +59,6 @@ fn context_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let mut connection =
         match Client::open(&args.uri, std::slice::from_ref(&args.context), Timeouts::default()) {

@@ -89,7 +89,6 @@ impl Unit {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> Outcome {
     match report(args) {
         Ok(outcome) => outcome,

@@ -4,11 +4,16 @@
 //! the sockets, the timeouts and the order of calls.
 #![forbid(unsafe_code)]
 
+// The facade's modules document everything.
+#[warn(missing_docs)]
 mod connection;
+#[warn(missing_docs)]
 mod error;
 mod extents;
 pub(crate) mod load;
+#[warn(missing_docs)]
 mod socket;
+#[warn(missing_docs)]
 pub(crate) mod uri;
 
 pub use connection::{Client, StatusExtent};

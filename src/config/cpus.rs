@@ -7,13 +7,10 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpuList(Vec<usize>);
 
-/// Why a list of CPUs could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CpuListError {
-    /// Not numbers and ranges.
     #[error("\"{0}\" is not a list of CPUs: write numbers and ranges with commas, such as 0-3,5")]
     Malformed(String),
-    /// Twice the same.
     #[error("CPU {0} is in the list twice")]
     Twice(usize),
 }

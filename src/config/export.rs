@@ -12,7 +12,6 @@ const LONGEST_STRING: usize = 4096;
 pub struct ExportConfig {
     /// At most 4,096 bytes without NUL; `""` is the default export.
     pub name: String,
-    /// Where its bytes live.
     pub uri: ExportUri,
     /// A text for people.
     pub description: String,
@@ -20,16 +19,12 @@ pub struct ExportConfig {
     pub read_only: bool,
 }
 
-/// Why an export is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExportError {
-    /// The URI is wrong.
     #[error(transparent)]
     Uri(#[from] ExportUriError),
-    /// The name is.
     #[error("an export's name is at most 4096 bytes and has no zero byte")]
     Name,
-    /// The description is.
     #[error("an export's description is at most 4096 bytes and has no zero byte")]
     Description,
 }

@@ -24,7 +24,6 @@ use super::size::{QuantityError, Size, parse_size};
 pub enum ExportUri {
     /// A file or block device.
     File {
-        /// Where it is.
         path: PathBuf,
         /// O_DIRECT, without the page cache.
         direct: bool,
@@ -38,7 +37,6 @@ pub enum ExportUri {
         shared: bool,
         /// What to tell clients; `None` asks the device.
         rotational: Option<bool>,
-        /// A text for people.
         description: Option<String>,
     },
     /// Sparse memory.
@@ -52,12 +50,7 @@ pub enum ExportUri {
         size: u64,
     },
     /// Another one with faults in front.
-    Fault {
-        /// Which.
-        options: Box<FaultOptions>,
-        /// Behind them.
-        inner: Box<ExportUri>,
-    },
+    Fault { options: Box<FaultOptions>, inner: Box<ExportUri> },
 }
 
 /// Whether a file is locked against others that lock it as QEMU does.
@@ -68,17 +61,13 @@ pub enum Locking {
     Auto,
     /// Or it is not served.
     On,
-    /// Never.
     Off,
 }
 
-/// Why an export's URI could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExportUriError {
-    /// Nothing there.
     #[error("an export needs a path, or file:PATH, mem:SIZE or null:SIZE")]
     Empty,
-    /// Something like a scheme that is none of ours.
     #[error(
         "there is no kind of export called \"{kind}:\": use file:, mem:, null: or fault:, \
          or ./{text} for a file whose name has a colon"
@@ -89,46 +78,30 @@ pub enum ExportUriError {
         /// All of it.
         text: String,
     },
-    /// Not a size.
     #[error(transparent)]
     Size(#[from] QuantityError),
-    /// More than a file can be long.
     #[error("\"{0}\" is too large: an export is less than 8E")]
     TooLarge(String),
-    /// Nothing.
     #[error("an export of 0 bytes holds nothing: give it a size, such as 1G")]
     NoBytes,
-    /// A parameter that does not exist.
     #[error(
         "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, lock=, shared=, rotational= or description="
     )]
     UnknownParameter(String),
-    /// A parameter that is neither true nor false.
     #[error("parameter {name}: \"{value}\" is neither true nor false")]
-    NotABoolean {
-        /// The parameter.
-        name: String,
-        /// Its value.
-        value: String,
-    },
-    /// A description that is not UTF-8.
+    NotABoolean { name: String, value: String },
     #[error("the description is not UTF-8 text")]
     DescriptionNotText,
-    /// `file://host/...`.
     #[error("\"{0}\" names a host: a file is on this machine, write file:/PATH or file:///PATH")]
     Host(String),
-    /// A path with a NUL, which no file can have.
     #[error("the path contains a zero byte (%00)")]
     NulInPath,
-    /// `fault:` without a second colon.
     #[error(
         "\"{0}\" has no export behind its faults: write fault:OPTIONS:URI, such as fault:delay=5ms:mem:1G"
     )]
     NoInner(String),
-    /// Faults of faults, deeper than anybody means.
     #[error("faults are nested too deeply: at most 8")]
     TooDeep,
-    /// A wrong fault option.
     #[error(transparent)]
     Fault(#[from] FaultOptionsError),
 }

@@ -73,7 +73,6 @@ pub struct FaultOptions {
     /// READ and WRITE fail once that many bytes of the request were moved. Some command has an error then: EIO for all
     /// READs and WRITEs unless the options named another.
     pub after: Option<u64>,
-    /// One stall.
     pub stall: Option<Stall>,
     /// The number of the request at which the shard panics, counted as that of a stall.
     pub panic: Option<u64>,
@@ -97,45 +96,27 @@ impl Default for FaultOptions {
     }
 }
 
-/// Why fault options could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultOptionsError {
-    /// No `=`, or a name that does not exist.
     #[error(
         "\"{0}\" is not an option of fault: write delay=, stall=, panic=, error=, range=, after= or seed=, or one for a single command \
          such as delay.read= or error.write_zeroes="
     )]
     Unknown(String),
-    /// A value that is no size or duration.
     #[error("fault option {option}: {source}")]
-    Quantity {
-        /// The option.
-        option: String,
-        /// What is wrong with its value.
-        source: QuantityError,
-    },
-    /// Not `ERRNO@N%`.
+    Quantity { option: String, source: QuantityError },
     #[error(
         "fault option {option}: \"{value}\" is not an error: write a name and a share, such as EIO@1% or ENOSPC@100%"
     )]
-    NotAnError {
-        /// The option.
-        option: String,
-        /// Its value.
-        value: String,
-    },
-    /// Not `OFFSET+LENGTH`.
+    NotAnError { option: String, value: String },
     #[error("fault option range: \"{0}\" is not a range: write OFFSET+LENGTH, such as 1M+64K")]
     NotARange(String),
-    /// Not `DURATION@N`.
     #[error(
         "fault option stall: \"{0}\" is not a stall: write its length and the request that begins it, such as 1s@1000"
     )]
     NotAStall(String),
-    /// Not the number of a request.
     #[error("fault option panic: \"{0}\" is not the number of a request: write 1 for the first")]
     NotAPanic(String),
-    /// Not a number.
     #[error("fault option seed: \"{0}\" is not a whole number")]
     NotASeed(String),
 }

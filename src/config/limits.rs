@@ -53,7 +53,6 @@ pub struct Limits {
     pub options: u32,
     /// Bytes of one handshake, those of refused options among them.
     pub handshake_bytes: u64,
-    /// The longest handshake.
     pub handshake_timeout: Duration,
     /// Negotiated connections waiting for a shard to take them.
     pub mailbox: usize,

@@ -19,7 +19,6 @@ pub struct TcpAddress {
 /// Where a unix socket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnixAddress {
-    /// A file.
     Path(PathBuf),
     /// A name of Linux's abstract namespace, given as `@NAME`.
     Abstract(String),
@@ -60,16 +59,13 @@ pub enum ControlAddress {
     Path(PathBuf),
 }
 
-/// Why an address could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// No host.
     #[error(
         "\"{0}\" names no host: write HOST:PORT, such as 127.0.0.1:10809, PORT alone for localhost, or 0.0.0.0:PORT and \
          [::]:PORT for all addresses"
     )]
     NoHost(String),
-    /// A port that is none.
     #[error("\"{0}\" has no valid port: write HOST:PORT with a port from 0 (any free one) to 65535")]
     BadPort(String),
     /// The admin server has no default port.
@@ -78,15 +74,12 @@ pub enum AddressError {
     /// The control socket is a file.
     #[error("\"{0}\" is not a control socket: write unix:PATH with at most 107 bytes of PATH, or off")]
     NoControl(String),
-    /// An IPv6 address without brackets.
     #[error("\"{0}\" looks like an IPv6 address: write it in brackets, such as [::1]:10809")]
     NoBrackets(String),
-    /// An empty path, or one that no socket can have.
     #[error(
         "\"{0}\" is not a socket path: write a path of at most 107 bytes, or @NAME for an abstract socket"
     )]
     BadPath(String),
-    /// Not octal, or more than the nine permissions.
     #[error("\"{0}\" is not a mode of a socket file: write it in octal, such as 0660")]
     BadMode(String),
 }

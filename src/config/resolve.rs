@@ -24,11 +24,9 @@ pub struct Config {
     pub shards: Vec<usize>,
     /// Who may connect to the unix sockets.
     pub unix_access: UnixAccess,
-    /// All limits.
     pub limits: Limits,
     /// How long a shard spins before it sleeps.
     pub busy_poll: Duration,
-    /// Where to write the process id.
     pub pidfile: Option<PathBuf>,
     /// Where the admin server listens; there is none without.
     pub admin: Option<ListenAddress>,
@@ -44,7 +42,6 @@ pub struct Config {
     pub histograms: bool,
     /// The user that the server becomes once everything is open.
     pub user: Option<RunAs>,
-    /// How the running server is confined.
     pub sandbox: SandboxMode,
     /// Sentences about what could not be as asked.
     pub warnings: Vec<String>,
@@ -68,39 +65,30 @@ pub struct Machine {
 /// Why the settings cannot be had; each a sentence with cause and remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Two exports of one name.
     #[error("two exports are named \"{0}\": give each a name of its own")]
     NameTwice(String),
-    /// Two without a name.
     #[error("two exports have no name: only one can be the default, name the others with NAME=URI")]
     TwoDefaults,
-    /// `--shards 0` or absurdly many.
     #[error("{0} shards are not possible: choose 1 to {MAXIMUM_SHARDS}, best one per CPU")]
     Shards(usize),
-    /// A CPU that is not there or not allowed.
     #[error("CPU {cpu} is not available to this process: choose from {available}")]
     Cpu {
-        /// Which.
         cpu: usize,
         /// Those that are.
         available: String,
     },
-    /// Too little memory for the shards.
     #[error(
         "{memory} of memory is too little for {shards} shards: give at least --memory {minimum} ({each} each), \
          or fewer --shards"
     )]
     Memory {
-        /// What was given.
         memory: Size,
-        /// Their number.
         shards: usize,
         /// What they need together.
         minimum: Size,
         /// What one needs.
         each: Size,
     },
-    /// More memory than there is.
     #[error(
         "{wanted} of buffer memory is more than the {available} that this machine or control group has: give less --memory, or \
          fewer --shards"
@@ -111,35 +99,27 @@ pub enum ConfigError {
         /// What there is, in whole MiB.
         available: Size,
     },
-    /// `--max-request` out of bounds.
     #[error("requests of up to {0} are not possible: give --max-request from 1M to 256M, a multiple of 64K")]
     LongestRequest(Size),
-    /// Too little memory for it.
     #[error(
         "requests of up to {longest} need more memory: give at least --memory {minimum}, or a shorter --max-request"
     )]
     MemoryForRequest {
-        /// What was asked for.
         longest: Size,
         /// What all shards need together.
         minimum: Size,
     },
-    /// `--max-connections 0`.
     #[error("a server without connections serves nobody: give --max-connections at least 1")]
     NoConnections,
-    /// `--handshake-timeout 0`.
     #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]
     NoTime,
-    /// `--unix-mode` without a file.
     #[error(
         "--unix-mode and --unix-group are for the files of unix sockets, and there is none: give --unix PATH (a socket of \
          systemd has SocketMode= and SocketGroup=)"
     )]
     NoSocketFile,
-    /// Two flags that exclude each other.
     #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
     NoHistograms(&'static str),
-    /// Not even a few connections fit.
     #[error(
         "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
     )]

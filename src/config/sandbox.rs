@@ -13,14 +13,12 @@ pub enum SandboxMode {
     Auto,
     /// As with auto, and the server does not start when a part of it cannot be had.
     On,
-    /// Not at all.
     Off,
 }
 
 /// The user and the group to run as, by name or by number: `NAME[:GROUP]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunAs {
-    /// The user.
     pub user: String,
     /// The group; the user's own when nothing was said.
     pub group: Option<String>,

@@ -28,9 +28,7 @@ pub enum LogFormat {
 /// Settings of the server; `None` and an empty list mean that nothing was said.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
-    /// What to serve.
     pub exports: Vec<ExportConfig>,
-    /// Where.
     pub listen: Vec<ListenAddress>,
     /// Who may connect to unix sockets.
     pub unix_access: UnixAccess,
@@ -46,17 +44,14 @@ pub struct Settings {
     pub pinned: Option<Pinning>,
     /// How long a shard spins before it sleeps.
     pub busy_poll: Option<Duration>,
-    /// Where to write the process id.
     pub pidfile: Option<PathBuf>,
     /// Every export is read-only.
     pub read_only: Option<bool>,
     /// Connections of the whole server.
     pub max_connections: Option<usize>,
-    /// The longest handshake.
     pub handshake_timeout: Option<Duration>,
     /// What becomes of requests that did not begin before the end.
     pub shutdown: Option<Shutdown>,
-    /// The form of log lines.
     pub log_format: Option<LogFormat>,
     /// Where the admin server listens; nowhere when nothing was said.
     pub admin: Option<AdminAddress>,
@@ -72,7 +67,6 @@ pub struct Settings {
     pub no_histograms: Option<bool>,
     /// The user that the server becomes.
     pub user: Option<RunAs>,
-    /// How the running server is confined.
     pub sandbox: Option<SandboxMode>,
 }
 
@@ -82,7 +76,6 @@ pub struct Settings {
 pub struct FileError {
     /// From 1.
     pub line: usize,
-    /// What is wrong there.
     pub message: String,
 }
 

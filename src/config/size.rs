@@ -6,7 +6,6 @@ use std::time::Duration;
 /// Why a size or a duration could not be read; its text says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// Not a number with a unit.
     #[error("\"{0}\" is not a size: write a number of bytes, or one with K, M, G, T, P or E, such as 10G")]
     NotASize(String),
     /// KB, MB, ... mean 1000 to some and 1024 to others.
@@ -14,17 +13,14 @@ pub enum QuantityError {
         "\"{text}\" is ambiguous: write {number}{unit} or {number}{unit}iB for powers of 1024, or the bytes in full"
     )]
     Ambiguous {
-        /// What was given.
         text: String,
         /// Its digits.
         number: String,
         /// Its unit, one letter.
         unit: char,
     },
-    /// More than 64 bits.
     #[error("\"{0}\" is too large: a size is less than 16E")]
     TooLarge(String),
-    /// Not a duration.
     #[error("\"{0}\" is not a duration: write a number with ns, us, ms, s, m or h, such as 50us or 10s")]
     NotADuration(String),
 }

@@ -158,6 +158,7 @@
 //! an error. RESIZE, which the document calls experimental.
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 extern crate alloc;
 #[cfg(test)]

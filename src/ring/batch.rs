@@ -12,11 +12,9 @@ static ZEROES: [u8; ZERO_AREA] = [0; ZERO_AREA];
 /// What follows a header.
 #[derive(Debug)]
 pub enum Payload {
-    /// Nothing.
     Nothing,
     /// Part of a lease.
     Leased {
-        /// The memory.
         lease: SharedLease,
         /// Bytes into it.
         start: u32,
@@ -125,7 +123,6 @@ impl SendBatch {
         self.length
     }
 
-    /// Whether nothing is to be sent.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -193,7 +190,6 @@ impl SendBatch {
         other.take_sent(0, |_tag| unreachable!("no chunk is empty"), put);
     }
 
-    /// Chunks in it.
     pub fn chunks(&self) -> usize {
         self.chunks.len()
     }

@@ -375,7 +375,6 @@ impl Lease {
         Self { block: self.block, start: self.start, length: self.length }
     }
 
-    /// The bytes of a part.
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
         // SAFETY: every block lent is inside the mapping, which lives as long as the pool that the block holds, and it is initialised (anonymous memory is zero). Who
@@ -383,7 +382,6 @@ impl Lease {
         unsafe { std::slice::from_raw_parts(self.address().add(range.start), range.len()) }
     }
 
-    /// The bytes of a part, to write.
     pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
         // SAFETY: as in `bytes`; this is the only lease of these bytes (others of the block hold other parts, and a lease that is shared
@@ -403,7 +401,6 @@ impl SharedLease {
         self.0.capacity()
     }
 
-    /// The bytes of a part.
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         self.0.bytes(range)
     }

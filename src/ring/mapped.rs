@@ -21,7 +21,6 @@ pub struct SharedMapping {
     whole: Arc<Whole>,
 }
 
-/// The mapping itself.
 #[derive(Debug)]
 struct Whole {
     address: usize,
@@ -32,7 +31,6 @@ struct Whole {
 #[derive(Debug)]
 enum Source {
     Kernel(OwnedFd),
-    /// A block device.
     Device(OwnedFd),
     #[cfg(feature = "sim")]
     Simulated(super::sim::MappedFile),
@@ -154,7 +152,6 @@ impl FileMapping {
         std::ptr::with_exposed_provenance_mut(self.whole.address + offset as usize)
     }
 
-    /// A range to send from.
     pub fn range(self: &Rc<Self>, range: ByteRange) -> MappedRange {
         assert!(range.end() <= self.whole.length as u64, "{range:?} is not mapped");
         let beside = ByteRange::new(range.offset() ^ 512, range.length());

@@ -146,7 +146,6 @@ impl Ring {
         self.inner.current_task.set(task);
     }
 
-    /// Which task runs now.
     pub fn current_task(&self) -> u32 {
         self.inner.current_task.get()
     }
@@ -156,7 +155,6 @@ impl Ring {
         Running { ring: self.clone(), state: State::Fresh(Some(operation)) }
     }
 
-    /// Lets the current task sleep.
     pub async fn sleep(&self, duration: Duration) {
         let _expired = self.run(Operation::sleep(duration)).await;
     }

@@ -39,11 +39,9 @@ pub enum SendMode {
 pub enum Operation {
     /// Read from a file at `offset` into `lease[start..start + length]`.
     Read {
-        /// From where.
         file: FileIndex,
         /// Bytes from the start of the file.
         offset: u64,
-        /// The memory.
         lease: Lease,
         /// Bytes into the lease.
         start: u32,
@@ -54,11 +52,9 @@ pub enum Operation {
     },
     /// Write `lease[start..start + length]` to a file at `offset`.
     Write {
-        /// Where to.
         file: FileIndex,
         /// Bytes from the start of the file.
         offset: u64,
-        /// The memory.
         lease: SharedLease,
         /// Bytes into the lease.
         start: u32,
@@ -69,39 +65,23 @@ pub enum Operation {
     },
     /// `fdatasync(2)`, of a range or of all.
     Sync {
-        /// Of what.
         file: FileIndex,
         /// Not empty, and less than 4 GiB.
         range: Option<ByteRange>,
     },
     /// `fallocate(2)`.
-    Allocate {
-        /// Of what.
-        file: FileIndex,
-        /// How.
-        mode: AllocateMode,
-        /// Which bytes.
-        range: ByteRange,
-    },
+    Allocate { file: FileIndex, mode: AllocateMode, range: ByteRange },
     /// `posix_fadvise(2)` with `POSIX_FADV_WILLNEED`.
-    Prefetch {
-        /// Of what.
-        file: FileIndex,
-        /// Which bytes.
-        range: ByteRange,
-    },
+    Prefetch { file: FileIndex, range: ByteRange },
     /// Receive what there is into a shared receive buffer, which the kernel takes only when data is there.
     Receive {
-        /// From whom.
         socket: FileIndex,
         /// Wait for the socket first: the last receive left it empty.
         poll_first: bool,
     },
     /// Receive exactly `length` bytes into `lease[start..]`; less only at the end of the stream.
     ReceiveInto {
-        /// From whom.
         socket: FileIndex,
-        /// The memory.
         lease: Lease,
         /// Bytes into the lease.
         start: u32,
@@ -109,54 +89,30 @@ pub enum Operation {
         length: u32,
     },
     /// Send pieces of a batch.
-    Send {
-        /// To whom.
-        socket: FileIndex,
-        /// When it ends.
-        mode: SendMode,
-        /// The pieces.
-        batch: Box<SendBatch>,
-    },
+    Send { socket: FileIndex, mode: SendMode, batch: Box<SendBatch> },
     /// Wait until the other end of a socket is gone for good (`POLLHUP`, `POLLERR`) or has ended its own stream (neither of them: the kernel
     /// always looks for that as well).
-    AwaitHangUp {
-        /// Which.
-        socket: FileIndex,
-    },
+    AwaitHangUp { socket: FileIndex },
     /// Complete when a socket can take some bytes, or will never take any more.
-    AwaitRoom {
-        /// Which.
-        socket: FileIndex,
-    },
+    AwaitRoom { socket: FileIndex },
     /// Bring part of a mapped file into the page cache, on a thread of the kernel's: `EFAULT` when it is gone or cannot be read.
-    Populate {
-        /// Which part.
-        mapped: MappedRange,
-    },
+    Populate { mapped: MappedRange },
     /// Shut a socket down. In both directions, whatever waits on it ends; in that of sends, the other end learns that no more will come.
     Shutdown {
-        /// Which.
         socket: FileIndex,
         /// `Both` or `Write`.
         how: std::net::Shutdown,
     },
     /// Watch an eventfd: completes when it was rung, and drains it.
     Watch {
-        /// The eventfd.
         eventfd: RawFd,
         /// Receives the counter.
         counter: Box<u64>,
     },
     /// Complete after a time.
-    Sleep {
-        /// How long.
-        duration: Box<io_uring::types::Timespec>,
-    },
+    Sleep { duration: Box<io_uring::types::Timespec> },
     /// Ask the kernel to end another operation early; that one completes on its own.
-    Cancel {
-        /// Which.
-        target: OpKey,
-    },
+    Cancel { target: OpKey },
     /// Ask the kernel to end all other operations early.
     CancelAll,
 }
@@ -173,7 +129,6 @@ impl Operation {
 pub struct Completion {
     /// Bytes moved or 0, or a positive errno.
     pub result: Result<u32, i32>,
-    /// What was asked.
     pub operation: Operation,
     /// The receive buffer that [`Operation::Receive`] was given.
     pub received: Option<Received>,

@@ -122,7 +122,6 @@ impl Inner {
 }
 
 impl Received {
-    /// What was received.
     pub fn bytes(&self) -> &[u8] {
         let start = usize::from(self.buffer) * self.ring.buffer_length as usize;
         // SAFETY: the buffer is inside the mapping, its bytes are initialised, and the kernel has given it up until it is provided again.

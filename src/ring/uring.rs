@@ -50,16 +50,13 @@ impl RingOptions {
 /// Why there is no ring: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// The system call does not exist.
     #[error("this kernel has no io_uring; ringnbd needs Linux 6.1 or newer")]
     Missing,
-    /// A policy forbids it.
     #[error(
         "io_uring is switched off here; set the sysctl kernel.io_uring_disabled to 0, or allow io_uring_setup in the \
          container's seccomp profile"
     )]
     Forbidden,
-    /// A feature is missing.
     #[error("this kernel's io_uring is too old ({0} is missing); ringnbd needs Linux 6.1 or newer")]
     TooOld(&'static str),
     /// The locked memory limit is too low for the queues.
@@ -73,15 +70,12 @@ pub enum RingError {
          systemd), give less --memory, or leave out --pinned on"
     )]
     LockedMemory(usize),
-    /// Not enough file descriptors.
     #[error(
         "cannot register {0} connections: the open files limit is too low; raise it (ulimit -n, or LimitNOFILE= in systemd)"
     )]
     OpenFiles(u32),
-    /// Memory could not be mapped.
     #[error("cannot map {0} MiB of buffer memory: {1}; give less --memory")]
     Memory(usize, io::Error),
-    /// Anything else.
     #[error("cannot set up io_uring ({0}): {1}")]
     Other(&'static str, io::Error),
 }
@@ -92,7 +86,6 @@ pub enum RingError {
 pub struct Event {
     /// Whose operation is finished.
     pub owner: Owner,
-    /// Its key.
     pub key: OpKey,
     /// The receive buffer that [`Operation::Receive`] was given.
     pub received: Option<Received>,
@@ -107,7 +100,6 @@ pub enum Wait {
     No,
     /// Until there is one.
     Forever,
-    /// At most so long.
     AtMost(Duration),
 }
 

@@ -18,7 +18,6 @@ impl ErrorCounts {
         self.0[row][error as usize] += 1;
     }
 
-    /// Adds others.
     pub fn add(&mut self, other: &Self) {
         for (sums, counts) in self.0.iter_mut().zip(&other.0) {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
@@ -34,7 +33,6 @@ impl ErrorCounts {
         sums
     }
 
-    /// All of them.
     pub fn total(&self) -> u64 {
         self.0.iter().flatten().sum()
     }

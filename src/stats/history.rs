@@ -18,9 +18,7 @@ pub(crate) const HISTORY_SECONDS: usize = 900;
 /// Commands as the history tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// READ.
     Read,
-    /// WRITE.
     Write,
     /// All others.
     Other,
@@ -169,7 +167,6 @@ impl History {
         }
     }
 
-    /// Ends the present second.
     pub(crate) fn finish_second(&mut self, end_unix_ms: u64, length_ms: u64, gauges: Vec<ExportGauges>) {
         let finish = |(export, present): (usize, &mut Option<Box<Present>>)| {
             let present = present.as_mut().filter(|present| present.is_active)?;

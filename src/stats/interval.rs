@@ -32,7 +32,6 @@ pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64,
 /// The moments of a request, in nanoseconds of its shard's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// What it asked for.
     pub operation: CommandKind,
     /// Its last byte was received.
     pub arrived: u64,
@@ -59,7 +58,6 @@ impl Timing {
 pub struct SlowRequest {
     /// Index of its export.
     pub export: usize,
-    /// Whose.
     pub peer: PeerIdentity,
     /// Its moments but the last.
     pub timing: Timing,
@@ -91,7 +89,6 @@ pub struct Interval {
 pub struct ExportInterval {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandInterval>>; CommandKind::ALL.len()],
-    /// Error replies.
     pub errors: ErrorCounts,
     /// Requests that were refused before they reached the backend; they are among the errors too.
     pub refused: u64,
@@ -115,7 +112,6 @@ pub struct CommandInterval {
 /// How things stand on a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// Connections.
     pub connections: u64,
     /// Requests that a backend works on.
     pub in_flight: u64,
@@ -134,7 +130,6 @@ pub struct Gauges {
 /// How things stand with an export on a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExportGauges {
-    /// Connections.
     pub connections: u64,
     /// Requests that a backend works on.
     pub in_flight: u64,
@@ -143,7 +138,6 @@ pub struct ExportGauges {
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// Who.
     pub peer: PeerIdentity,
     /// Index of its export.
     pub export: usize,

@@ -111,7 +111,6 @@ impl<W: Write> IntervalLogWriter<W> {
         writeln!(self.out, "Tag={tag},{start:.3},{length:.3},{max:.3},{}", self.line)
     }
 
-    /// Where it is written to.
     pub fn get_mut(&mut self) -> &mut W {
         &mut self.out
     }

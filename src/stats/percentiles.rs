@@ -6,23 +6,14 @@ use serde::Serialize;
 /// The points that are shown of a histogram, in nanoseconds. The keys are part of the interface of the admin server and of reports.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
-    /// Values.
     pub count: u64,
-    /// The least.
     pub min_ns: u64,
-    /// The mean.
     pub mean_ns: f64,
-    /// Half of all are at most this.
     pub p50_ns: u64,
-    /// 90 of 100 are.
     pub p90_ns: u64,
-    /// 99 of 100 are.
     pub p99_ns: u64,
-    /// 999 of 1,000 are.
     pub p99_9_ns: u64,
-    /// 9,999 of 10,000 are.
     pub p99_99_ns: u64,
-    /// The greatest.
     pub max_ns: u64,
 }
 

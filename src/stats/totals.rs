@@ -22,7 +22,6 @@ pub(crate) struct Totals {
 pub(crate) struct ExportTotals {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandTotals>>; CommandKind::ALL.len()],
-    /// Error replies.
     pub errors: ErrorCounts,
     /// Requests that were refused before they reached the backend.
     pub refused: u64,

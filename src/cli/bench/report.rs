@@ -54,7 +54,6 @@ impl Description {
 }
 
 impl std::fmt::Display for Description {
-    /// One line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { uri, rw, depth, connections, replies, .. } = self;
         write!(f, "{rw} {}, {connections} x {depth}, ", human(self.block_size.into()))?;

@@ -212,7 +212,6 @@ impl LatencyAxis {
 /// A horizontal axis of time.
 pub(super) struct TimeAxis {
     pub(super) seconds: f64,
-    /// Where it ends.
     pub(super) right: f64,
 }
 

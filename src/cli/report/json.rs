@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::source::{Row, Source};
 use crate::stats::{Percentiles, Phase};
 
-/// Everything.
 #[derive(Debug, Serialize)]
 pub(super) struct ReportJson<'a> {
     sources: Vec<SourceJson<'a>>,

@@ -133,7 +133,6 @@ fn cards(page: &mut String, sources: &[Source]) {
     *page += "</div>\n";
 }
 
-/// The page.
 pub(super) fn html(sources: &[Source]) -> String {
     let labels: Vec<_> = sources.iter().map(|source| source.label.as_str()).collect();
     let title = format!("Latency: {}", labels.join(" against "));

@@ -17,9 +17,7 @@ const COLUMNS: f64 = 150.0;
 /// The longest latency, in nanoseconds: an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
-/// A file.
 pub(super) struct Text {
-    /// Its path.
     pub(super) name: String,
     /// What it is called in the report.
     pub(super) label: String,

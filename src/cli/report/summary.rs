@@ -67,7 +67,6 @@ pub(super) fn groups(sources: &[Source]) -> Vec<Vec<(usize, &Row)>> {
     rows.chunk_by(|(_, a), (_, b)| a.compare(b).is_eq()).map(<[_]>::to_vec).collect()
 }
 
-/// Everything as text.
 pub(super) fn as_text(sources: &[Source]) -> String {
     let mut text = String::new();
     for source in sources {

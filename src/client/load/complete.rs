@@ -64,7 +64,6 @@ impl Run<'_> {
         self.load.ring.push(Operation::Receive { socket, poll_first }, Owner::Connection(key));
     }
 
-    /// An operation of a connection is finished.
     #[inline]
     pub(super) fn completed(&mut self, key: u32, completion: Completion, now: u64) -> Result<(), Failure> {
         match (completion.operation, completion.result) {

@@ -59,7 +59,6 @@ impl Connection {
         }
     }
 
-    /// Whether a request can be started now.
     #[inline]
     pub(super) fn can_start(&self) -> bool {
         let has_room = |batch: &SendBatch| batch.room() >= 2 && batch.header_room() >= HEADER;
@@ -122,7 +121,6 @@ impl Connection {
         self.batch.take_if(|batch| !batch.is_empty())
     }
 
-    /// The send has ended.
     pub(super) fn sent(&mut self, mut batch: Box<SendBatch>) {
         batch.clear();
         self.batch = Some(batch);

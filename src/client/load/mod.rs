@@ -41,7 +41,6 @@ pub use set_up::Load;
 /// What load to generate.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The export.
     pub uri: NbdUri,
     /// Operations and their places.
     pub pattern: Pattern,
@@ -49,7 +48,6 @@ pub struct LoadOptions {
     pub block_size: u32,
     /// Requests in flight on one connection.
     pub depth: usize,
-    /// Connections.
     pub connections: usize,
     /// Open loop: operations in a second over all connections.
     pub rate: Option<u64>,
@@ -69,7 +67,6 @@ pub struct LoadOptions {
     pub verify: bool,
     /// The form of replies to ask for.
     pub replies: Replies,
-    /// How long to wait for the server.
     pub timeouts: Timeouts,
 }
 
@@ -85,7 +82,6 @@ pub enum Replies {
 /// Why there was no run.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The ring could not be set up.
     #[error(transparent)]
     Ring(#[from] RingError),
     /// The server could not be reached or did not agree.
@@ -94,7 +90,6 @@ pub enum LoadError {
     /// The export does not allow what was asked.
     #[error("{0}")]
     Unfit(String),
-    /// The operating system refused something.
     #[error("cannot set up {0}: {1}")]
     System(&'static str, std::io::Error),
 }
@@ -102,7 +97,6 @@ pub enum LoadError {
 /// Why a run ended before its time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The server closed a connection.
     #[error("the server closed connection {connection} with {in_flight} requests in flight")]
     Closed {
         /// Its number, from 0.
@@ -110,22 +104,18 @@ pub enum Failure {
         /// Requests without a reply.
         in_flight: usize,
     },
-    /// A socket failed.
     #[error("connection {connection} failed with {in_flight} requests in flight: {}", std::io::Error::from_raw_os_error(*.errno))]
     Socket {
         /// Its number, from 0.
         connection: usize,
         /// Requests without a reply.
         in_flight: usize,
-        /// Of the kernel.
         errno: i32,
     },
-    /// The server broke the protocol.
     #[error("connection {connection}: {error}")]
     Protocol {
         /// Its number, from 0.
         connection: usize,
-        /// How.
         error: ReplyError,
     },
     /// Replies did not come.
@@ -144,7 +134,6 @@ pub enum Failure {
     ReadBack {
         /// Bytes from the start of the export.
         offset: u64,
-        /// What the server answered.
         error: BlockError,
     },
 }

@@ -137,7 +137,6 @@ impl Wrong {
 /// A block that is not what was last written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// How it is wrong.
     pub wrong: Wrong,
     /// Of the first wrong unit, with what it should be.
     pub expected: Stamp,
@@ -145,7 +144,6 @@ pub struct Mismatch {
     pub found: Found,
     /// Units of the block.
     pub units: usize,
-    /// Units that are wrong.
     pub wrong_units: usize,
 }
 

@@ -5,18 +5,14 @@ use crate::random::Random;
 /// A kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// `NBD_CMD_READ`.
     Read,
-    /// `NBD_CMD_WRITE`.
     Write,
-    /// `NBD_CMD_TRIM`.
     Trim,
     /// `NBD_CMD_FLUSH`; comes between the others, and counts as none of them.
     Flush,
 }
 
 impl Kind {
-    /// How many there are.
     pub const COUNT: usize = 4;
     /// All, in the order of their index.
     pub const ALL: [Self; Self::COUNT] = [Self::Read, Self::Write, Self::Trim, Self::Flush];
@@ -46,7 +42,6 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Whether it has operations of a kind.
     pub fn has(&self, kind: Kind) -> bool {
         match kind {
             Kind::Read => self.read_percent > 0,
@@ -88,13 +83,11 @@ pub(super) struct Planned {
 /// What the plan says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Start it.
     Start(Planned),
     /// Nothing before that time.
     At(u64),
     /// All blocks that came up are in use by operations in flight: ask again when one is finished.
     InUse,
-    /// No more.
     Over,
 }
 

@@ -63,7 +63,6 @@ impl Results {
         all - self.kinds[Kind::Flush as usize].operations()
     }
 
-    /// Answers with an error.
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()
     }
@@ -102,7 +101,6 @@ impl Recorder {
         self.interval.each_ref()
     }
 
-    /// Ends the present interval.
     pub(super) fn next_interval(&mut self) {
         for (interval, total) in self.interval.iter_mut().zip(&mut self.total) {
             if !interval.is_empty() {

@@ -58,7 +58,6 @@ pub(super) struct Run<'a> {
 }
 
 impl Load {
-    /// Runs the load to its end.
     pub fn run(mut self, observer: &mut dyn Observer) -> Results {
         let mut run = Run::new(&mut self, observer);
         let failure = run.until_over().err();

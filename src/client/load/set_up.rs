@@ -79,7 +79,6 @@ impl Load {
         &self.transmission
     }
 
-    /// The working area.
     pub fn area(&self) -> Area {
         self.area
     }

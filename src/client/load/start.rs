@@ -12,7 +12,6 @@ enum Started {
     NotBefore(u64),
     /// When something in flight has ended.
     Later,
-    /// There are no more.
     Over,
 }
 

@@ -49,12 +49,10 @@ impl Tracker {
         (generation != 0 && generation & UNCERTAIN == 0).then_some(generation)
     }
 
-    /// A read has ended.
     pub(super) fn end_read(&mut self, block: u64) {
         self.users[block as usize] -= 1;
     }
 
-    /// A write has ended.
     pub(super) fn end_write(&mut self, block: u64, has_succeeded: bool) {
         let generation = self.to_write(block);
         assert_eq!(std::mem::take(&mut self.users[block as usize]), WRITING, "a write was in flight");

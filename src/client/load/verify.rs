@@ -68,7 +68,6 @@ impl Verifier {
         &mut buffer[start as usize..]
     }
 
-    /// A request is over.
     pub(super) fn done(&mut self, connection: usize, index: u32, slot: &Slot) {
         match slot.kind {
             // What a TRIM leaves is not known; there is none in such a run.

@@ -59,7 +59,6 @@ pub struct SocketId(usize);
 /// Descriptors that name a simulated file; there is nothing behind them.
 #[derive(Debug)]
 pub struct FileTokens {
-    /// Which file.
     pub id: FileId,
     /// Through the page cache.
     pub buffered: File,
