@@ -51,8 +51,13 @@ pub(crate) fn how(line: &str) -> How {
 
 impl Document {
     pub(crate) fn read() -> Self {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        let text = std::fs::read_to_string(path).expect("README.md");
+        Self::read_page("README.md")
+    }
+
+    /// A page of the repository.
+    pub(crate) fn read_page(page: &str) -> Self {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{page}: {error}"));
         let (mut blocks, mut prose) = (Vec::<Block>::new(), String::new());
         let (mut fenced, mut was_indented) = (false, false);
         for line in text.lines() {
@@ -90,7 +95,7 @@ impl Document {
 
     /// Flags that stand in the text with two dashes, but for those of other programs.
     pub(crate) fn flags(&self) -> impl Iterator<Item = String> {
-        const OF_OTHERS: [&str; 2] = ["--open", "--output-format"];
+        const OF_OTHERS: [&str; 3] = ["--open", "--output-format", "--release"];
         let flags = self.spans.iter().flat_map(|span| {
             span.split_whitespace().filter(|word| word.starts_with("--")).map(|word| {
                 let end = |c: char| !c.is_ascii_lowercase() && c != '-';
