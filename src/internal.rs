@@ -19,7 +19,7 @@ pub mod client {
 
     pub mod load {
         pub use crate::client::load::{
-            Interval, Kind, Load, LoadOptions, Observer, Pattern, Replies, Results, Stop,
+            Load, LoadInterval, LoadKind, LoadOptions, Observer, Pattern, Replies, Results, Stop,
         };
 
         pub mod pattern {

@@ -15,12 +15,12 @@ use clap::ValueEnum;
 
 use super::Outcome;
 use super::describe::{json, print};
-use crate::client::load::{Interval, Load, Observer, Results, Stop};
+use crate::client::load::{Load, LoadInterval, Observer, Results, Stop};
 use crate::client::uri::NbdUri;
 use crate::config::size::{parse_duration, parse_size};
 use hlog::{HistogramLog, LogFile};
-use progress::Progress;
-use settings::Settings;
+use progress::ProgressLine;
+use settings::RunSettings;
 
 const LONG_HELP: &str = "\
 Examples:
@@ -175,11 +175,11 @@ fn parse_count(text: &str) -> Result<u64, String> {
 /// Everyone who watches a run.
 struct Watchers<'a> {
     log: Option<HistogramLog<'a>>,
-    progress: Option<Progress>,
+    progress: Option<ProgressLine>,
 }
 
 impl Observer for Watchers<'_> {
-    fn interval(&mut self, interval: &Interval<'_>) {
+    fn interval(&mut self, interval: &LoadInterval<'_>) {
         if let Some(log) = &mut self.log {
             log.interval(interval);
         }
@@ -203,7 +203,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         args.uri = Some(uri);
         args.json = Some("-".into());
     }
-    let settings = match Settings::resolve(&args) {
+    let settings = match RunSettings::resolve(&args) {
         Ok(settings) => settings,
         Err(sentence) => return Outcome::refused(sentence),
     };
@@ -216,7 +216,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     }
 }
 
-fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
+fn measure(args: &Args, settings: &RunSettings) -> Result<Outcome, Outcome> {
     let refuse = |what: &str, error: std::io::Error| Outcome::refused(format_args!("cannot {what}: {error}"));
     let log = args.hlog.as_deref().map(LogFile::create).transpose();
     let mut log = log.map_err(|error| refuse("write the histogram log", error))?;
@@ -230,7 +230,7 @@ fn measure(args: &Args, settings: &Settings) -> Result<Outcome, Outcome> {
     let description = report::Description::new(settings, &load);
     let log = log.as_mut().map(|file| file.begin(settings.kinds(), &description.to_string())).transpose();
     let log = log.map_err(|error| refuse("write the histogram log", error))?;
-    let mut watchers = Watchers { log, progress: Progress::on_terminal(&settings.load) };
+    let mut watchers = Watchers { log, progress: ProgressLine::on_terminal(&settings.load) };
     let results = load.run(&mut watchers);
     if let Some(progress) = watchers.progress {
         progress.end();

@@ -21,12 +21,12 @@ use clap::{Parser, Subcommand};
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: SubCommand,
 }
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum SubCommand {
     /// Serve files, block devices or memory as NBD exports
     Serve(Box<serve::Args>),
     /// Show what a server says about one export
@@ -84,17 +84,17 @@ impl From<Outcome> for ExitCode {
 /// Runs the command that was asked for, to its end.
 pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
-        Command::Serve(args) => serve::run(*args),
-        Command::Info(args) => info::run(args),
-        Command::List(args) => list::run(args),
-        Command::Broker => match crate::daemon::broker::run() {
+        SubCommand::Serve(args) => serve::run(*args),
+        SubCommand::Info(args) => info::run(args),
+        SubCommand::List(args) => list::run(args),
+        SubCommand::Broker => match crate::daemon::broker::run() {
             Ok(()) => Outcome::Done,
             Err(error) => Outcome::refused(error),
         },
-        Command::Ctl(args) => ctl::run(args),
-        Command::Map(args) => map::run(args),
-        Command::Bench(args) => bench::run(*args),
-        Command::Report(args) => report::run(&args),
+        SubCommand::Ctl(args) => ctl::run(args),
+        SubCommand::Map(args) => map::run(args),
+        SubCommand::Bench(args) => bench::run(*args),
+        SubCommand::Report(args) => report::run(&args),
     }
 }
 

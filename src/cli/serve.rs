@@ -327,12 +327,12 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, SubCommand};
 
     fn args(words: &[&str]) -> Result<Args, clap::Error> {
         let words = ["ringnbd", "serve"].iter().chain(words);
         Cli::try_parse_from(words).map(|cli| match cli.command {
-            Command::Serve(args) => *args,
+            SubCommand::Serve(args) => *args,
             other => panic!("{other:?}"),
         })
     }

@@ -5,7 +5,7 @@ use super::extents::MappedExtent;
 use super::socket::{Link, Timeouts};
 use super::uri::NbdUri;
 use crate::block::BlockError;
-use crate::nbd::client::handshake::{Goal, Outcome, Transmission};
+use crate::nbd::client::handshake::{Goal, HandshakeOutcome, Transmission};
 use crate::nbd::client::replies::{Event, ReplyParser};
 use crate::nbd::client::request::ClientRequest;
 use crate::nbd::names;
@@ -47,7 +47,7 @@ impl Client {
     pub fn open(uri: &NbdUri, contexts: &[String], timeouts: Timeouts) -> Result<Self, ClientError> {
         let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
         let (link, outcome) = Link::open(&uri.address, timeouts)?.negotiate(goal)?;
-        let Outcome::Transmission(transmission) = outcome else {
+        let HandshakeOutcome::Transmission(transmission) = outcome else {
             unreachable!("a handshake ends by its goal")
         };
         let ids = transmission.contexts.iter().map(|context| context.id).collect();

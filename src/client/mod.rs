@@ -23,7 +23,9 @@ pub use socket::Timeouts;
 
 use std::os::fd::OwnedFd;
 
-use crate::nbd::client::handshake::{Dialect, ExportDetails, Goal, ListedExport, Outcome, Transmission};
+use crate::nbd::client::handshake::{
+    Dialect, ExportDetails, Goal, HandshakeOutcome, ListedExport, Transmission,
+};
 use crate::nbd::session::ReplyMode;
 use socket::Link;
 use uri::NbdUri;
@@ -34,7 +36,7 @@ use uri::NbdUri;
 /// [`ClientError`], while connecting or negotiating.
 pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails), ClientError> {
     match Link::open(&uri.address, timeouts)?.negotiate(Goal::Info { export: uri.export.clone() })? {
-        (_, Outcome::Info(dialect, details)) => Ok((dialect, details)),
+        (_, HandshakeOutcome::Info(dialect, details)) => Ok((dialect, details)),
         _ => unreachable!("a handshake ends by its goal"),
     }
 }
@@ -45,7 +47,7 @@ pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails)
 /// [`ClientError`], while connecting or negotiating.
 pub fn list(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, Vec<ListedExport>), ClientError> {
     match Link::open(&uri.address, timeouts)?.negotiate(Goal::List)? {
-        (_, Outcome::List(dialect, exports)) => Ok((dialect, exports)),
+        (_, HandshakeOutcome::List(dialect, exports)) => Ok((dialect, exports)),
         _ => unreachable!("a handshake ends by its goal"),
     }
 }
@@ -62,7 +64,7 @@ pub fn enter(
 ) -> Result<(OwnedFd, Transmission), ClientError> {
     let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
     match Link::open(&uri.address, timeouts)?.negotiate_replies(goal, replies)? {
-        (link, Outcome::Transmission(transmission)) => Ok((link.into_socket()?, transmission)),
+        (link, HandshakeOutcome::Transmission(transmission)) => Ok((link.into_socket()?, transmission)),
         _ => unreachable!("a handshake ends by its goal"),
     }
 }

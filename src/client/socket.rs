@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::ClientError;
 use super::uri::ServerAddress;
-use crate::nbd::client::handshake::{ClientHandshake, Event, Goal, Outcome};
+use crate::nbd::client::handshake::{ClientHandshake, Event, Goal, HandshakeOutcome};
 use crate::nbd::session::ReplyMode;
 
 /// How long a client waits.
@@ -57,7 +57,7 @@ impl Link {
     }
 
     /// The whole handshake. What the server sent beyond it comes back too; a correct server sends nothing.
-    pub(super) fn negotiate(self, goal: Goal) -> Result<(Self, Outcome), ClientError> {
+    pub(super) fn negotiate(self, goal: Goal) -> Result<(Self, HandshakeOutcome), ClientError> {
         self.negotiate_replies(goal, ReplyMode::Extended)
     }
 
@@ -66,7 +66,7 @@ impl Link {
         mut self,
         goal: Goal,
         best: ReplyMode,
-    ) -> Result<(Self, Outcome), ClientError> {
+    ) -> Result<(Self, HandshakeOutcome), ClientError> {
         let address = self.address.clone();
         let failed = |source| ClientError::Handshake { address: address.clone(), source };
         self.deadline = Some(Instant::now() + self.timeouts.handshake);

@@ -19,7 +19,7 @@ use super::toml_words::explain;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// Text for people.
+    /// TextValue for people.
     Human,
     /// One JSON object a line.
     Json,
@@ -187,20 +187,20 @@ fn first_of<T>(mine: Vec<T>, theirs: Vec<T>) -> Vec<T> {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    server: Server,
-    export: Vec<toml::Spanned<Export>>,
+    server: ServerTable,
+    export: Vec<toml::Spanned<ExportTable>>,
 }
 
 /// `[server]`: the flags of the same names.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
-struct Server {
+struct ServerTable {
     unix: List<super::listen::UnixAddress>,
-    unix_mode: Option<Text<super::listen::FileMode>>,
+    unix_mode: Option<TextValue<super::listen::FileMode>>,
     unix_group: Option<String>,
     tcp: List<super::listen::TcpAddress>,
     shards: Option<usize>,
-    cpus: Option<Text<CpuList>>,
+    cpus: Option<TextValue<CpuList>>,
     memory: Option<Bytes>,
     max_request: Option<Bytes>,
     pinned: Option<Pinning>,
@@ -212,29 +212,29 @@ struct Server {
     handshake_timeout: Option<Time>,
     shutdown: Option<Shutdown>,
     log_format: Option<LogFormat>,
-    admin: Option<Text<AdminAddress>>,
-    control: Option<Text<ControlAddress>>,
+    admin: Option<TextValue<AdminAddress>>,
+    control: Option<TextValue<ControlAddress>>,
     allow_directories: Vec<PathBuf>,
     slow: Option<Time>,
     latency_log: Option<PathBuf>,
     no_histograms: Option<bool>,
-    user: Option<Text<RunAs>>,
+    user: Option<TextValue<RunAs>>,
     sandbox: Option<SandboxMode>,
 }
 
 /// `[[export]]`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Export {
+struct ExportTable {
     #[serde(default)]
     name: String,
-    uri: Text<super::export_uri::ExportUri>,
+    uri: TextValue<super::export_uri::ExportUri>,
     description: Option<String>,
     #[serde(default)]
     read_only: bool,
 }
 
-impl Export {
+impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
         ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)
     }
@@ -242,9 +242,9 @@ impl Export {
 
 /// A value written as text.
 #[derive(Debug)]
-struct Text<T>(T);
+struct TextValue<T>(T);
 
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Text<T> {
+impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for TextValue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
     }
@@ -266,8 +266,8 @@ struct Bytes(u64);
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Size;
-        impl Visitor<'_> for Size {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Bytes;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -282,13 +282,13 @@ impl<'de> Deserialize<'de> for Bytes {
                 u64::try_from(bytes).map(Bytes).map_err(|_| E::custom("a size cannot be negative"))
             }
         }
-        deserializer.deserialize_any(Size)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 
 /// One text or a list of them.
 #[derive(Debug)]
-struct List<T>(Vec<Text<T>>);
+struct List<T>(Vec<TextValue<T>>);
 
 impl<T> Default for List<T> {
     fn default() -> Self {
@@ -307,7 +307,7 @@ impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for List<T> {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<List<T>, E> {
-                text.parse().map(|value| List(vec![Text(value)])).map_err(E::custom)
+                text.parse().map(|value| List(vec![TextValue(value)])).map_err(E::custom)
             }
 
             fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<List<T>, A::Error> {

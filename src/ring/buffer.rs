@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use super::buddy::Buddy;
 pub(crate) use super::shortage::Shortage;
-use super::shortage::{Kind, order_of};
+use super::shortage::{ZoneKind, order_of};
 use crate::sys::Mapping;
 
 /// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
@@ -37,13 +37,13 @@ const MIDDLE_STEP: u32 = ((8 << 20) / UNIT) as u32;
 /// Four zones over one mapping.
 #[derive(Debug)]
 pub struct BufferPool {
-    inner: Rc<Inner>,
+    inner: Rc<PoolCore>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct PoolCore {
     mapping: Mapping,
-    /// By [`Kind`].
+    /// By [`ZoneKind`].
     zones: [RefCell<Zone>; 4],
     /// Bytes of the longest lease.
     longest: usize,
@@ -60,21 +60,21 @@ struct Inner {
 /// A block that is lent.
 struct Block {
     /// While it is lent, what it is part of; so a lease needs to know its block only.
-    pool: Cell<Option<Rc<Inner>>>,
+    pool: Cell<Option<Rc<PoolCore>>>,
     /// Where it starts, inside the mapping, and as a unit of it.
     address: *mut u8,
     unit: u32,
     /// Leases of it, or of parts of it.
     holders: Cell<u16>,
     order: Cell<u8>,
-    kind: Cell<Kind>,
+    kind: Cell<ZoneKind>,
 }
 
 impl Block {
     fn new(mapping: &Mapping, unit: u32) -> Self {
         let address = mapping.address().wrapping_add(unit as usize * UNIT);
         let (pool, holders, order) = (Cell::new(None), Cell::new(0), Cell::new(0));
-        Self { pool, address, unit, holders, order, kind: Cell::new(Kind::Small) }
+        Self { pool, address, unit, holders, order, kind: Cell::new(ZoneKind::Small) }
     }
 }
 
@@ -170,7 +170,15 @@ impl BufferPool {
         let (last_share, returned) = (Cell::new(LARGEST_LAST_SHARE), Cell::new(false));
         let long_is_wanted = Cell::new(false);
         Ok(Self {
-            inner: Rc::new(Inner { mapping, zones, longest, long_is_wanted, blocks, last_share, returned }),
+            inner: Rc::new(PoolCore {
+                mapping,
+                zones,
+                longest,
+                long_is_wanted,
+                blocks,
+                last_share,
+                returned,
+            }),
         })
     }
 
@@ -194,33 +202,33 @@ impl BufferPool {
     /// The same for what most requests need, with one look at its zone.
     #[inline]
     fn lend_unit(&self, length: usize, held: usize) -> Option<Lease> {
-        let mut zone = self.inner.zones[Kind::Small as usize].borrow_mut();
-        if zone.free() < self.must_be_free(Kind::Small, &zone, length, held) {
+        let mut zone = self.inner.zones[ZoneKind::Small as usize].borrow_mut();
+        if zone.free() < self.must_be_free(ZoneKind::Small, &zone, length, held) {
             return None;
         }
         let unit = zone.buddy.take(0)? + zone.first_unit;
         drop(zone);
-        Some(self.hand_out(unit, 0, Kind::Small))
+        Some(self.hand_out(unit, 0, ZoneKind::Small))
     }
 
-    fn kind_of(&self, length: usize) -> Kind {
-        match Kind::of(length) {
+    fn kind_of(&self, length: usize) -> ZoneKind {
+        match ZoneKind::of(length) {
             // They would have no zone of their own.
-            Kind::Middle if self.zone(Kind::Middle).units == 0 => Kind::Long,
+            ZoneKind::Middle if self.zone(ZoneKind::Middle).units == 0 => ZoneKind::Long,
             kind => kind,
         }
     }
 
     /// Whether a lease is part of what is shared out evenly, of which each connection is sure.
     pub fn is_sure_of(&self, length: usize, held: usize) -> bool {
-        matches!(Kind::of(length), Kind::Small) && held + length <= self.inner.last_share.get()
+        matches!(ZoneKind::of(length), ZoneKind::Small) && held + length <= self.inner.last_share.get()
     }
 
     /// Bytes of the zone of a kind that must be free for [`BufferPool::lend`].
     #[inline]
-    fn must_be_free(&self, kind: Kind, zone: &Zone, length: usize, held: usize) -> usize {
+    fn must_be_free(&self, kind: ZoneKind, zone: &Zone, length: usize, held: usize) -> usize {
         let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
-        let exceeds_share = matches!(kind, Kind::Small) && held + length > self.inner.last_share.get();
+        let exceeds_share = matches!(kind, ZoneKind::Small) && held + length > self.inner.last_share.get();
         let last_quarter_is_left = if exceeds_share { length + zone.last_quarter() } else { 0 };
         as_much_is_left.max(last_quarter_is_left)
     }
@@ -249,19 +257,19 @@ impl BufferPool {
         }
     }
 
-    fn zone(&self, kind: Kind) -> Ref<'_, Zone> {
+    fn zone(&self, kind: ZoneKind) -> Ref<'_, Zone> {
         self.inner.zones[kind as usize].borrow()
     }
 
     /// The zones that leases of a kind may come from now, in order.
-    fn zones_for(&self, kind: Kind) -> impl Iterator<Item = Kind> + use<> {
+    fn zones_for(&self, kind: ZoneKind) -> impl Iterator<Item = ZoneKind> + use<> {
         let may_spill = !self.inner.long_is_wanted.get();
-        let second = (kind == Kind::Middle && may_spill).then_some(Kind::Long);
+        let second = (kind == ZoneKind::Middle && may_spill).then_some(ZoneKind::Long);
         std::iter::once(kind).chain(second)
     }
 
     /// Bytes of these zones that are not lent.
-    fn free_for(&self, kind: Kind) -> usize {
+    fn free_for(&self, kind: ZoneKind) -> usize {
         self.zones_for(kind).map(|kind| self.zone(kind).free()).sum()
     }
 
@@ -269,16 +277,16 @@ impl BufferPool {
     /// zone is for those who keep no more than their share of the last quarter.
     pub fn lend_apart(&self, length: usize) -> Option<Lease> {
         let (free, half) = {
-            let zone = self.inner.zones[Kind::Apart as usize].borrow();
+            let zone = self.inner.zones[ZoneKind::Apart as usize].borrow();
             (zone.free(), zone.units as usize * UNIT / 2)
         };
         if length > self.inner.last_share.get() && free < length + half {
             return None;
         }
-        self.take(Kind::Apart, length)
+        self.take(ZoneKind::Apart, length)
     }
 
-    fn take(&self, kind: Kind, length: usize) -> Option<Lease> {
+    fn take(&self, kind: ZoneKind, length: usize) -> Option<Lease> {
         let order = order_of(length);
         let mut zone = self.inner.zones[kind as usize].borrow_mut();
         let unit = zone.buddy.take(order)? + zone.first_unit;
@@ -287,7 +295,7 @@ impl BufferPool {
     }
 
     #[inline]
-    fn hand_out(&self, unit: u32, order: u8, kind: Kind) -> Lease {
+    fn hand_out(&self, unit: u32, order: u8, kind: ZoneKind) -> Lease {
         let block = &self.inner.blocks[unit as usize];
         assert_eq!(block.holders.replace(1), 0, "unit {unit} is lent twice");
         block.order.set(order);
@@ -301,7 +309,7 @@ impl BufferPool {
     /// it; true when it has grown.
     pub fn share_among(&self, connections: usize) -> bool {
         // Half of what is kept apart, which is less than that quarter.
-        let shared = self.inner.zones[Kind::Apart as usize].borrow().units as usize * UNIT / 2;
+        let shared = self.inner.zones[ZoneKind::Apart as usize].borrow().units as usize * UNIT / 2;
         let share = (shared / connections.max(1) / UNIT * UNIT).clamp(UNIT, LARGEST_LAST_SHARE);
         self.inner.last_share.replace(share) < share
     }

@@ -25,11 +25,11 @@ pub struct SharedMapping {
 struct Whole {
     address: usize,
     length: usize,
-    file: Source,
+    file: MappedSource,
 }
 
 #[derive(Debug)]
-enum Source {
+enum MappedSource {
     Kernel(OwnedFd),
     Device(OwnedFd),
     #[cfg(feature = "sim")]
@@ -66,7 +66,7 @@ impl SharedMapping {
         let is_device =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_block_device();
         let file = file.try_clone_to_owned()?;
-        let file = if is_device { Source::Device(file) } else { Source::Kernel(file) };
+        let file = if is_device { MappedSource::Device(file) } else { MappedSource::Kernel(file) };
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
@@ -81,7 +81,7 @@ impl SharedMapping {
         let (protection, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, protection, flags)? };
-        let file = Source::Simulated(file(address.addr()));
+        let file = MappedSource::Simulated(file(address.addr()));
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
@@ -101,9 +101,9 @@ impl FileMapping {
     pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {
         assert!(pages.len() <= MOST_PAGES);
         match &self.whole.file {
-            Source::Kernel(_) | Source::Device(_) => self.resident(first, pages),
+            MappedSource::Kernel(_) | MappedSource::Device(_) => self.resident(first, pages),
             #[cfg(feature = "sim")]
-            Source::Simulated(file) => {
+            MappedSource::Simulated(file) => {
                 pages.iter_mut().zip(first..).for_each(|(page, number)| *page = file.is_cached(number));
                 true
             }
@@ -114,12 +114,12 @@ impl FileMapping {
     /// The last page that is mapped cannot be.
     pub fn can_look_up(&self) -> bool {
         match &self.whole.file {
-            Source::Kernel(_) | Source::Device(_) => {
+            MappedSource::Kernel(_) | MappedSource::Device(_) => {
                 let mut behind = [true];
                 self.resident(self.whole.length as u64 / PAGE - 1, &mut behind) && !behind[0]
             }
             #[cfg(feature = "sim")]
-            Source::Simulated(_) => true,
+            MappedSource::Simulated(_) => true,
         }
     }
 
@@ -141,10 +141,10 @@ impl FileMapping {
     /// Bytes of the file or block device now; 0 when the kernel does not tell.
     pub fn file_size(&self) -> u64 {
         match &self.whole.file {
-            Source::Kernel(file) => rustix::fs::fstat(file).map_or(0, |status| status.st_size as u64),
-            Source::Device(device) => crate::sys::device_size(device.as_fd()).unwrap_or(0),
+            MappedSource::Kernel(file) => rustix::fs::fstat(file).map_or(0, |status| status.st_size as u64),
+            MappedSource::Device(device) => crate::sys::device_size(device.as_fd()).unwrap_or(0),
             #[cfg(feature = "sim")]
-            Source::Simulated(file) => file.size(),
+            MappedSource::Simulated(file) => file.size(),
         }
     }
 

@@ -41,10 +41,10 @@ use engine::Engine;
 /// A handle of one shard's ring; clones name the same ring.
 #[derive(Clone)]
 pub struct Ring {
-    inner: Rc<Inner>,
+    inner: Rc<RingCore>,
 }
 
-struct Inner {
+struct RingCore {
     engine: RefCell<Engine>,
     /// The task that runs now: operations awaited by it are its own.
     current_task: Cell<u32>,
@@ -58,7 +58,8 @@ impl Ring {
     /// [`RingError`]: a sentence with the cause and the remedy.
     pub fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let (engine, pool) = Engine::new(options)?;
-        let inner = Inner { engine: RefCell::new(engine), current_task: Cell::new(0), files: options.files };
+        let inner =
+            RingCore { engine: RefCell::new(engine), current_task: Cell::new(0), files: options.files };
         Ok((Self { inner: Rc::new(inner) }, pool))
     }
 
@@ -152,7 +153,7 @@ impl Ring {
 
     /// Runs an operation for the current task.
     pub fn run(&self, operation: Operation) -> Running {
-        Running { ring: self.clone(), state: State::Fresh(Some(operation)) }
+        Running { ring: self.clone(), state: RunningState::Fresh(Some(operation)) }
     }
 
     pub async fn sleep(&self, duration: Duration) {
@@ -163,10 +164,10 @@ impl Ring {
 /// An operation that a task awaits: `(result, operation)`, the result as bytes moved or a positive errno.
 pub struct Running {
     ring: Ring,
-    state: State,
+    state: RunningState,
 }
 
-enum State {
+enum RunningState {
     Fresh(Option<Operation>),
     Submitted(OpKey),
     Finished,
@@ -178,27 +179,27 @@ impl Future for Running {
     fn poll(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { ring, state } = &mut *self;
         match state {
-            State::Fresh(operation) => {
+            RunningState::Fresh(operation) => {
                 let operation = operation.take().expect("an operation is submitted once");
                 let key = ring.push(operation, Owner::Task(ring.current_task()));
-                *state = State::Submitted(key);
+                *state = RunningState::Submitted(key);
                 Poll::Pending
             }
-            State::Submitted(key) => {
+            RunningState::Submitted(key) => {
                 let Some(finished) = ring.inner.engine.borrow_mut().table().collect(*key) else {
                     return Poll::Pending;
                 };
-                *state = State::Finished;
+                *state = RunningState::Finished;
                 Poll::Ready(finished)
             }
-            State::Finished => panic!("polled after completion"),
+            RunningState::Finished => panic!("polled after completion"),
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let State::Submitted(key) = self.state {
+        if let RunningState::Submitted(key) = self.state {
             self.ring.inner.engine.borrow_mut().table().abandon(key);
         }
     }

@@ -34,7 +34,7 @@ pub enum Owner {
 
 /// An operation in flight, or finished and not yet collected by its owner.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct OpEntry {
     pub(super) owner: Owner,
     pub(super) operation: Operation,
     pub(super) result: Option<Result<u32, i32>>,
@@ -43,7 +43,7 @@ pub(super) struct Entry {
 /// All operations in flight.
 #[derive(Debug)]
 pub(super) struct OpTable {
-    entries: Slab<Entry>,
+    entries: Slab<OpEntry>,
     in_flight: usize,
 }
 
@@ -55,7 +55,7 @@ impl OpTable {
     /// Takes an operation in; the key goes into its SQE.
     pub(super) fn insert(&mut self, operation: Operation, owner: Owner) -> OpKey {
         self.in_flight += 1;
-        OpKey(self.entries.insert(Entry { owner, operation, result: None }) as u32)
+        OpKey(self.entries.insert(OpEntry { owner, operation, result: None }) as u32)
     }
 
     pub(super) fn operation_mut(&mut self, key: OpKey) -> &mut Operation {

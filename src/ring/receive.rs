@@ -17,11 +17,11 @@ pub(super) const GROUP: u16 = 0;
 /// The provided buffers of a ring.
 #[derive(Debug, Clone)]
 pub(super) struct ReceiveRing {
-    inner: Rc<Inner>,
+    inner: Rc<ReceiveCore>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ReceiveCore {
     /// `struct io_uring_buf_ring`: entries, whose first also holds the tail.
     entries: Mapping,
     memory: Mapping,
@@ -38,7 +38,7 @@ struct Inner {
 /// A filled receive buffer; it goes back to the kernel on drop.
 #[derive(Debug)]
 pub struct Received {
-    ring: Rc<Inner>,
+    ring: Rc<ReceiveCore>,
     buffer: u16,
     length: u32,
 }
@@ -49,7 +49,7 @@ impl ReceiveRing {
         assert!(count.is_power_of_two() && count <= 1 << 14);
         let entries = Mapping::anonymous(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Mapping::anonymous(usize::from(count) * buffer_length as usize)?;
-        let inner = Inner {
+        let inner = ReceiveCore {
             entries,
             memory,
             count,
@@ -100,7 +100,7 @@ impl ReceiveRing {
     }
 }
 
-impl Inner {
+impl ReceiveCore {
     fn provide(&self, buffer: u16) {
         let slot = self.tail.get() & (self.count - 1);
         // SAFETY: `slot` is inside the mapping of `count` entries. The kernel reads an entry only below the tail, which is moved past it

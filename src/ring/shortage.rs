@@ -7,7 +7,7 @@ const LONG_THRESHOLD: usize = 4 << 20;
 
 /// Which zone a lease is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ZoneKind {
     Small,
     /// Leases of more than 1 MiB; when their zone is used up they come from that of the long ones.
     Middle,
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Apart,
 }
 
-impl Kind {
+impl ZoneKind {
     pub(super) fn of(length: usize) -> Self {
         match length {
             0..=BULK_THRESHOLD => Self::Small,
@@ -34,7 +34,7 @@ pub(super) fn order_of(length: usize) -> u8 {
 /// What must be free for a lease that was not lent: so many bytes of a zone, and a block of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
-    pub(super) kind: Kind,
+    pub(super) kind: ZoneKind,
     pub(super) free: usize,
     pub(super) order: u8,
 }
@@ -42,12 +42,12 @@ pub struct Shortage {
 impl Shortage {
     /// Whether it is one of leases of more than [`BULK_THRESHOLD`].
     pub fn is_bulk(self) -> bool {
-        matches!(self.kind, Kind::Middle | Kind::Long)
+        matches!(self.kind, ZoneKind::Middle | ZoneKind::Long)
     }
 
     /// Whether it is one of the longest leases.
     pub fn is_long(self) -> bool {
-        matches!(self.kind, Kind::Long)
+        matches!(self.kind, ZoneKind::Long)
     }
 
     /// Bytes of the lease.

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
 
-use crate::client::load::{Interval, Kind};
+use crate::client::load::{LoadInterval, LoadKind};
 use crate::stats::provenance;
 
 /// The column "Interval_Max" is in milliseconds by convention; what is recorded are nanoseconds.
@@ -24,7 +24,7 @@ pub(super) struct LogFile {
 pub(super) struct HistogramLog<'a> {
     writer: IntervalLogWriter<'a, 'a, LineWriter<File>, V2DeflateSerializer>,
     begin: Instant,
-    kinds: Vec<Kind>,
+    kinds: Vec<LoadKind>,
     failure: Option<io::Error>,
 }
 
@@ -34,7 +34,7 @@ impl LogFile {
     }
 
     /// Writes the head of the log; `kinds` are the operations that the load has.
-    pub(super) fn begin(&mut self, kinds: Vec<Kind>, description: &str) -> io::Result<HistogramLog<'_>> {
+    pub(super) fn begin(&mut self, kinds: Vec<LoadKind>, description: &str) -> io::Result<HistogramLog<'_>> {
         let (begin, now) = (Instant::now(), SystemTime::now());
         let mut builder = IntervalLogWriterBuilder::new();
         builder
@@ -54,7 +54,7 @@ impl LogFile {
 
 impl HistogramLog<'_> {
     /// Writes an interval that ends now; nothing of the warm-up.
-    pub(super) fn interval(&mut self, interval: &Interval<'_>) {
+    pub(super) fn interval(&mut self, interval: &LoadInterval<'_>) {
         if interval.is_warm_up || self.failure.is_some() {
             return;
         }

@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::describe::{human_rate, human_time};
 use crate::client::load::results::empty_histogram;
-use crate::client::load::{Interval, Kind, LoadOptions};
+use crate::client::load::{LoadInterval, LoadKind, LoadOptions};
 
 /// One line on stderr, drawn anew every second and cut to the width of the terminal. It shows nothing where there is none.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     bar: ProgressBar,
     /// How long the run is, and how many operations it has, as far as that is limited.
     duration: Option<Duration>,
@@ -23,7 +23,7 @@ const PARTS: u64 = 1000;
 /// What the last interval must have at least to tell anything of a rate.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-impl Progress {
+impl ProgressLine {
     /// Only when stderr is a terminal.
     pub(super) fn on_terminal(options: &LoadOptions) -> Option<Self> {
         let progress = Self::new(options, ProgressDrawTarget::stderr());
@@ -38,10 +38,10 @@ impl Progress {
         Self { bar, duration, operations, done: 0, all: empty_histogram() }
     }
 
-    pub(super) fn interval(&mut self, interval: &Interval<'_>) {
+    pub(super) fn interval(&mut self, interval: &LoadInterval<'_>) {
         self.all.reset();
-        for (kind, latency) in Kind::ALL.into_iter().zip(interval.latency) {
-            if kind != Kind::Flush {
+        for (kind, latency) in LoadKind::ALL.into_iter().zip(interval.latency) {
+            if kind != LoadKind::Flush {
                 self.all.add(latency).expect("equal bounds");
             }
         }
@@ -168,14 +168,14 @@ mod tests {
         };
         let terminal = Terminal { width, text: Arc::default() };
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-        let mut progress = Progress::new(&options, target);
+        let mut progress = ProgressLine::new(&options, target);
         let (mut latency, none, mut start) = (empty_histogram(), empty_histogram(), Duration::ZERO);
         for (milliseconds, operations) in intervals {
             latency.reset();
             latency.record_n(123_456, *operations).unwrap();
             let length = Duration::from_millis(*milliseconds);
             let latency = [&latency, &none, &none, &none];
-            progress.interval(&Interval { start, length, is_warm_up: false, latency });
+            progress.interval(&LoadInterval { start, length, is_warm_up: false, latency });
             start += length;
         }
         let text = terminal.text.lock().unwrap().clone();

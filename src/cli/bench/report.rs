@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::settings::Settings;
+use super::settings::RunSettings;
 use crate::block::errno;
 use crate::cli::describe::{human, human_time, reply_mode_name, table};
 use crate::client::load::results::empty_histogram;
-use crate::client::load::{Kind, Load, Results};
+use crate::client::load::{Load, LoadKind, Results};
 
 /// What was run.
 #[derive(Debug, Serialize)]
@@ -32,7 +32,7 @@ pub(super) struct Description {
 }
 
 impl Description {
-    pub(super) fn new(settings: &Settings, load: &Load) -> Self {
+    pub(super) fn new(settings: &RunSettings, load: &Load) -> Self {
         let (options, area, transmission) = (&settings.load, load.area(), load.transmission());
         Self {
             uri: options.uri.to_string(),
@@ -180,13 +180,13 @@ impl<'a> ResultsJson<'a> {
     pub(super) fn new(description: &'a Description, results: &Results) -> Self {
         let seconds = results.elapsed.as_secs_f64();
         let mut all = empty_histogram();
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Flush) {
+        for kind in LoadKind::ALL.into_iter().filter(|kind| *kind != LoadKind::Flush) {
             all.add(&results.kinds[kind as usize].latency).expect("equal bounds");
         }
         let block_size = description.block_size;
-        let kind = |kind: Kind| {
+        let kind = |kind: LoadKind| {
             let of = &results.kinds[kind as usize];
-            let bytes = if kind == Kind::Flush { 0 } else { block_size };
+            let bytes = if kind == LoadKind::Flush { 0 } else { block_size };
             KindJson::new(&of.latency, of.errors, bytes, seconds)
         };
         let cpu = results.cpu.as_secs_f64();
@@ -197,10 +197,10 @@ impl<'a> ResultsJson<'a> {
             interrupted: results.interrupted,
             failure: results.failure.as_ref().map(ToString::to_string),
             total: KindJson::new(&all, results.error_count(), block_size, seconds),
-            read: kind(Kind::Read),
-            write: kind(Kind::Write),
-            trim: kind(Kind::Trim),
-            flush: kind(Kind::Flush),
+            read: kind(LoadKind::Read),
+            write: kind(LoadKind::Write),
+            trim: kind(LoadKind::Trim),
+            flush: kind(LoadKind::Flush),
             errors: results.errors.iter().map(|(error, count)| (error_name(*error), *count)).collect(),
             unstarted: results.unstarted,
             per_connection: SpreadJson {

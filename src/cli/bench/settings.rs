@@ -6,12 +6,12 @@ use super::fio::Job;
 use super::{Args, ReadWrite, ReplyForm};
 use crate::client::Timeouts;
 use crate::client::load::pattern::UNIT;
-use crate::client::load::{Kind, LoadOptions, Pattern, Replies};
+use crate::client::load::{LoadKind, LoadOptions, Pattern, Replies};
 use crate::nbd::session::ReplyMode;
 
 /// Everything that a run needs.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct RunSettings {
     pub(super) load: LoadOptions,
     pub(super) rw: ReadWrite,
     /// For stderr: what of the job file has no effect.
@@ -48,7 +48,7 @@ impl ReplyForm {
 const MOST_IN_FLIGHT: usize = 1 << 20;
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
-impl Settings {
+impl RunSettings {
     /// Flags win over the job file.
     ///
     /// # Errors
@@ -77,10 +77,10 @@ impl Settings {
         let block_size =
             u32::try_from(block_size).ok().filter(|size| *size > 0 && u64::from(*size) <= longest);
         let block_size = block_size.ok_or("--bs must be from 1 to 256M")?;
-        if pattern.has(Kind::Flush) && !pattern.has(Kind::Write) {
+        if pattern.has(LoadKind::Flush) && !pattern.has(LoadKind::Write) {
             return Err("--fsync comes after writes: choose --rw write, randwrite or randrw".into());
         }
-        if verify && !pattern.has(Kind::Write) {
+        if verify && !pattern.has(LoadKind::Write) {
             return Err(
                 "--verify checks what the run itself wrote: choose --rw write, randwrite or randrw".into()
             );
@@ -116,8 +116,8 @@ impl Settings {
     }
 
     /// The kinds of operations that the load has.
-    pub(super) fn kinds(&self) -> Vec<Kind> {
-        Kind::ALL.into_iter().filter(|kind| self.load.pattern.has(*kind)).collect()
+    pub(super) fn kinds(&self) -> Vec<LoadKind> {
+        LoadKind::ALL.into_iter().filter(|kind| self.load.pattern.has(*kind)).collect()
     }
 }
 

@@ -31,7 +31,7 @@ dd.plain{font:inherit}@media(max-width:1000px){.grid.pairs{grid-template-columns
 dl{display:block}dd{margin-bottom:6px}}@media print{.card{break-inside:avoid}}";
 
 /// A row, what it is called here, its colour, and what tells it from others of that colour.
-struct Entry<'a> {
+struct CurveEntry<'a> {
     source: usize,
     row: &'a Row,
     name: String,
@@ -41,7 +41,7 @@ struct Entry<'a> {
 
 /// Colours tell sources apart where there are several, and rows where there is one. Those of one export and command are beside each other,
 /// and lines of several sources differ in their dashes as well: where two curves are equal, the one below shows through the gaps.
-fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
+fn entries(sources: &[Source]) -> Vec<CurveEntry<'_>> {
     let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut entries = Vec::new();
     for (source, row) in groups(sources).into_iter().flatten() {
@@ -51,7 +51,7 @@ fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
             _ => (format!("{}: {}", sources[source].label, row.name()), source, source + *nth),
         };
         *nth += 1;
-        entries.push(Entry { source, row, name, color, dash });
+        entries.push(CurveEntry { source, row, name, color, dash });
     }
     entries
 }
@@ -59,7 +59,7 @@ fn entries(sources: &[Source]) -> Vec<Entry<'_>> {
 /// All spectra: one for each command, or where those would hold too many curves one for each export and command.
 fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
     let entries = entries(sources);
-    let mut commands: BTreeMap<&str, Vec<&Entry<'_>>> = BTreeMap::new();
+    let mut commands: BTreeMap<&str, Vec<&CurveEntry<'_>>> = BTreeMap::new();
     for entry in &entries {
         commands.entry(&entry.row.command).or_default().push(entry);
     }
@@ -69,7 +69,7 @@ fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
         for part in entries.chunk_by(|a, b| together || a.row.compare(b.row).is_eq()) {
             let what = if together { command.to_owned() } else { part[0].row.name() };
             let mut curves = Vec::new();
-            for Entry { source, name, color, dash, row } in part {
+            for CurveEntry { source, name, color, dash, row } in part {
                 let dash = if together { *dash } else { *source };
                 curves.push(Curve { name: name.clone(), color: *color, dash, histogram: &row.total });
             }
@@ -87,7 +87,7 @@ fn phases(sources: &[Source], width: f64) -> Option<Picture> {
 /// A heat map for each row that has times; by export and command, and where any source has one, `None` for those that have not.
 fn heat_maps(sources: &[Source], width: f64) -> Vec<Vec<Option<Picture>>> {
     let entries = entries(sources);
-    let draw = |entry: &Entry<'_>| {
+    let draw = |entry: &CurveEntry<'_>| {
         let title = format!("{} over time", entry.name);
         heat_chart::draw(&title, entry.row, sources[entry.source].seconds, width)
     };
@@ -178,7 +178,7 @@ fn main_table(sources: &[Source]) -> String {
     let mut text = String::from("<table><thead><tr><th></th><th class=\"left\"></th>");
     heads().iter().for_each(|head| text += &format!("<th>{head}</th>"));
     text += "</tr></thead><tbody>";
-    for Entry { source, row, color, .. } in entries(sources) {
+    for CurveEntry { source, row, color, .. } in entries(sources) {
         let of = &sources[source];
         let color = color % theme::COLORS;
         let _ = write!(

@@ -1,18 +1,18 @@
 //! The half of a turn that takes in what completed.
 
-use super::Failure;
+use super::LoadFailure;
 use super::connection::Heed;
 use super::pattern::Mismatch;
-use super::results::Recorder;
-use super::run::{Phase, Run};
-use super::slots::Slot;
+use super::results::LoadRecorder;
+use super::run::{Run, RunPhase};
+use super::slots::RequestSlot;
 use super::verify::Verifier;
 use crate::nbd::error::from_wire;
 use crate::ring::{Completion, Operation, Owner, Received};
 
 /// What replies count towards.
 struct Tally<'a> {
-    recorder: &'a mut Recorder,
+    recorder: &'a mut LoadRecorder,
     verifier: Option<&'a mut Verifier>,
     connection: usize,
     now: u64,
@@ -20,7 +20,7 @@ struct Tally<'a> {
     /// Results count; else blocks are read back.
     is_counted: bool,
     /// The first request that failed.
-    failed: Option<Slot>,
+    failed: Option<RequestSlot>,
 }
 
 impl Heed for Tally<'_> {
@@ -38,7 +38,7 @@ impl Heed for Tally<'_> {
     }
 
     #[inline]
-    fn done(&mut self, slot: u32, request: &Slot) {
+    fn done(&mut self, slot: u32, request: &RequestSlot) {
         self.done += 1;
         match request.error {
             0 if !self.is_counted => {}
@@ -65,7 +65,12 @@ impl Run<'_> {
     }
 
     #[inline]
-    pub(super) fn completed(&mut self, key: u32, completion: Completion, now: u64) -> Result<(), Failure> {
+    pub(super) fn completed(
+        &mut self,
+        key: u32,
+        completion: Completion,
+        now: u64,
+    ) -> Result<(), LoadFailure> {
         match (completion.operation, completion.result) {
             (Operation::Receive { .. }, Ok(1..)) => {
                 let received = completion.received.expect("bytes come in a buffer");
@@ -88,8 +93,8 @@ impl Run<'_> {
     }
 
     #[inline]
-    fn feed(&mut self, key: usize, received: &Received, now: u64) -> Result<(), Failure> {
-        let is_reading_back = matches!(self.phase, Phase::ReadBack(_));
+    fn feed(&mut self, key: usize, received: &Received, now: u64) -> Result<(), LoadFailure> {
+        let is_reading_back = matches!(self.phase, RunPhase::ReadBack(_));
         let load = &mut *self.load;
         let mut tally = Tally {
             recorder: &mut self.recorder,
@@ -106,25 +111,25 @@ impl Run<'_> {
         if done > 0 && !is_reading_back {
             self.last_completion = now;
         }
-        fed.map_err(|error| Failure::Protocol { connection: key, error })?;
+        fed.map_err(|error| LoadFailure::Protocol { connection: key, error })?;
         if let Some(mismatch) = load.verifier.as_ref().and_then(|verifier| verifier.found.mismatches.first())
         {
-            return Err(Failure::Content(Mismatch::to_string(mismatch)));
+            return Err(LoadFailure::Content(Mismatch::to_string(mismatch)));
         }
         match failed {
             Some(slot) if is_reading_back => {
-                Err(Failure::ReadBack { offset: slot.offset, error: from_wire(slot.error) })
+                Err(LoadFailure::ReadBack { offset: slot.offset, error: from_wire(slot.error) })
             }
             _ => Ok(()),
         }
     }
 
     #[cold]
-    fn lost(&self, connection: usize, errno: Option<i32>) -> Failure {
+    fn lost(&self, connection: usize, errno: Option<i32>) -> LoadFailure {
         let in_flight = self.load.connections[connection].slots.in_flight();
         match errno {
-            None | Some(libc::ECONNRESET | libc::EPIPE) => Failure::Closed { connection, in_flight },
-            Some(errno) => Failure::Socket { connection, in_flight, errno },
+            None | Some(libc::ECONNRESET | libc::EPIPE) => LoadFailure::Closed { connection, in_flight },
+            Some(errno) => LoadFailure::Socket { connection, in_flight, errno },
         }
     }
 }

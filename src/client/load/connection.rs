@@ -1,8 +1,8 @@
 //! One connection under load: its requests, its send in the making, its stream of replies.
 
-use super::framing::{Framer, Piece};
-use super::plan::{Area, Kind, Planned};
-use super::slots::{Slot, Slots};
+use super::framing::{Framer, ReplyPiece};
+use super::plan::{Area, LoadKind, Planned};
+use super::slots::{RequestSlot, Slots};
 use crate::nbd::client::replies::ReplyError;
 use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
@@ -16,7 +16,7 @@ const HEADER: usize = 32;
 
 /// A connection in the transmission phase.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct LoadConnection {
     pub(super) socket: FileIndex,
     pub(super) slots: Slots,
     /// Successful operations.
@@ -39,10 +39,10 @@ pub(super) trait Heed {
     /// Zeroes of a READ.
     fn hole(&mut self, slot: u32, start: u64, length: u64);
     /// A request is over; its slot is free.
-    fn done(&mut self, slot: u32, request: &Slot);
+    fn done(&mut self, slot: u32, request: &RequestSlot);
 }
 
-impl Connection {
+impl LoadConnection {
     pub(super) fn new(socket: FileIndex, mode: ReplyMode, depth: usize, block_size: u32) -> Self {
         // A write takes two pieces; reads share one.
         let pieces = (2 * depth + 1).min(MOST_PIECES);
@@ -76,7 +76,7 @@ impl Connection {
     ) {
         let Planned { kind, block, intended } = *planned;
         // "length and offset of a FLUSH MUST be zero".
-        let is_flush = kind == Kind::Flush;
+        let is_flush = kind == LoadKind::Flush;
         let offset = if is_flush { 0 } else { area.offset_of(block) };
         let (_, cookie) = self.slots.take(kind, block, offset, intended.unwrap_or_default());
         self.slots.get_mut(cookie).generation = generation;
@@ -84,10 +84,10 @@ impl Connection {
             self.unsent.push(cookie);
         }
         let command = match kind {
-            Kind::Read => NBD_CMD_READ,
-            Kind::Write => NBD_CMD_WRITE,
-            Kind::Trim => NBD_CMD_TRIM,
-            Kind::Flush => NBD_CMD_FLUSH,
+            LoadKind::Read => NBD_CMD_READ,
+            LoadKind::Write => NBD_CMD_WRITE,
+            LoadKind::Trim => NBD_CMD_TRIM,
+            LoadKind::Flush => NBD_CMD_FLUSH,
         };
         let length = if is_flush { 0 } else { u64::from(area.block_size) };
         self.push_header(ClientRequest { command, flags: 0, cookie, offset, length });
@@ -135,31 +135,31 @@ impl Connection {
         let Self { framer, slots, completed, .. } = self;
         while let Some(piece) = framer.feed(&mut input, |cookie| slots.asked(cookie))? {
             match piece {
-                Piece::Data { cookie, offset, bytes } => {
+                ReplyPiece::Data { cookie, offset, bytes } => {
                     let slot = slots.get_mut(cookie);
                     slot.covered += bytes.len() as u64;
                     heed.data(cookie as u32, offset - slot.offset, bytes);
                 }
-                Piece::Hole { cookie, offset, length } => {
+                ReplyPiece::Hole { cookie, offset, length } => {
                     let slot = slots.get_mut(cookie);
                     slot.covered += length;
                     heed.hole(cookie as u32, offset - slot.offset, length);
                 }
-                Piece::Failed { cookie, error } => {
+                ReplyPiece::Failed { cookie, error } => {
                     let slot = slots.get_mut(cookie);
                     if slot.error == 0 {
                         slot.error = error;
                     }
                 }
-                Piece::Done { cookie } => {
+                ReplyPiece::Done { cookie } => {
                     let asked = slots.asked(cookie).expect("the framer vouches for it").length;
                     let slot = slots.release(cookie);
                     if slot.error == 0 {
                         let got = slot.covered;
-                        if slot.kind == Kind::Read && got != asked {
+                        if slot.kind == LoadKind::Read && got != asked {
                             return Err(ReplyError::Incomplete { got, asked });
                         }
-                        *completed += u64::from(slot.kind != Kind::Flush);
+                        *completed += u64::from(slot.kind != LoadKind::Flush);
                     }
                     heed.done(cookie as u32, &slot);
                 }

@@ -25,7 +25,7 @@ pub(super) struct Asked {
 
 /// What the stream brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub(super) enum ReplyPiece<'a> {
     /// Bytes of a READ; a chunk may come as several pieces.
     Data { cookie: u64, offset: u64, bytes: &'a [u8] },
     /// Zeroes of a READ.
@@ -40,11 +40,11 @@ pub(super) enum Piece<'a> {
 #[derive(Debug)]
 pub(super) struct Framer {
     heads: Heads,
-    state: State,
+    state: FramerState,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum FramerState {
     Head,
     Data {
         cookie: u64,
@@ -63,7 +63,7 @@ enum State {
 
 impl Framer {
     pub(super) fn new(mode: ReplyMode) -> Self {
-        Self { heads: Heads::new(mode), state: State::Head }
+        Self { heads: Heads::new(mode), state: FramerState::Head }
     }
 
     /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked` gives the request in
@@ -76,17 +76,17 @@ impl Framer {
         &mut self,
         input: &mut &'a [u8],
         asked: impl Fn(u64) -> Option<Asked>,
-    ) -> Result<Option<Piece<'a>>, ReplyError> {
+    ) -> Result<Option<ReplyPiece<'a>>, ReplyError> {
         loop {
             match self.state {
-                State::Head => {
+                FramerState::Head => {
                     let Some(head) = self.heads.feed(input)? else { return Ok(None) };
                     let request = asked(head.cookie).ok_or(ReplyError::Cookie(head.cookie))?;
                     if let Some(piece) = self.begin(head, request)? {
                         return Ok(Some(piece));
                     }
                 }
-                State::Data { cookie, offset, left, is_last } => {
+                FramerState::Data { cookie, offset, left, is_last } => {
                     let taken = left.min(input.len() as u64);
                     if taken == 0 {
                         return Ok(None);
@@ -96,22 +96,22 @@ impl Framer {
                     self.state = if taken == left {
                         after(cookie, is_last)
                     } else {
-                        State::Data { cookie, offset: offset + taken, left: left - taken, is_last }
+                        FramerState::Data { cookie, offset: offset + taken, left: left - taken, is_last }
                     };
-                    return Ok(Some(Piece::Data { cookie, offset, bytes }));
+                    return Ok(Some(ReplyPiece::Data { cookie, offset, bytes }));
                 }
-                State::Skip { cookie, left, is_last } => {
+                FramerState::Skip { cookie, left, is_last } => {
                     let taken = left.min(input.len() as u64);
                     *input = &input[taken as usize..];
                     if taken < left {
-                        self.state = State::Skip { cookie, left: left - taken, is_last };
+                        self.state = FramerState::Skip { cookie, left: left - taken, is_last };
                         return Ok(None);
                     }
                     self.state = after(cookie, is_last);
                 }
-                State::Done(cookie) => {
-                    self.state = State::Head;
-                    return Ok(Some(Piece::Done { cookie }));
+                FramerState::Done(cookie) => {
+                    self.state = FramerState::Head;
+                    return Ok(Some(ReplyPiece::Done { cookie }));
                 }
             }
         }
@@ -119,7 +119,7 @@ impl Framer {
 
     /// What a header means for the request it answers.
     #[inline]
-    fn begin(&mut self, head: Head, request: Asked) -> Result<Option<Piece<'static>>, ReplyError> {
+    fn begin(&mut self, head: Head, request: Asked) -> Result<Option<ReplyPiece<'static>>, ReplyError> {
         let Head { cookie, echoed, is_last, body } = head;
         if let Some(got) = echoed.filter(|offset| *offset != request.offset) {
             return Err(ReplyError::Offset { got, asked: request.offset });
@@ -133,26 +133,26 @@ impl Framer {
             }
             Body::Simple(0) if request.is_read => {
                 let Asked { offset, length: left, .. } = request;
-                self.state = State::Data { cookie, offset, left, is_last };
+                self.state = FramerState::Data { cookie, offset, left, is_last };
                 Ok(None)
             }
             Body::Simple(0) | Body::Nothing => Ok(None),
-            Body::Simple(error) => Ok(Some(Piece::Failed { cookie, error })),
+            Body::Simple(error) => Ok(Some(ReplyPiece::Failed { cookie, error })),
             Body::Data { at: offset, length: left } if request.is_read => {
                 check_range(request, offset, left)?;
-                self.state = State::Data { cookie, offset, left, is_last };
+                self.state = FramerState::Data { cookie, offset, left, is_last };
                 Ok(None)
             }
             Body::Hole { at: offset, length } if request.is_read => {
                 check_range(request, offset, length)?;
-                Ok(Some(Piece::Hole { cookie, offset, length }))
+                Ok(Some(ReplyPiece::Hole { cookie, offset, length }))
             }
             Body::Error { kind, error: 0, .. } => {
                 Err(ReplyError::Malformed { kind, what: "has no error value" })
             }
             Body::Error { error, left, .. } => {
-                self.state = State::Skip { cookie, left, is_last };
-                Ok(Some(Piece::Failed { cookie, error }))
+                self.state = FramerState::Skip { cookie, left, is_last };
+                Ok(Some(ReplyPiece::Failed { cookie, error }))
             }
             Body::Data { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_DATA, command }),
             Body::Hole { .. } => Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_HOLE, command }),
@@ -166,8 +166,8 @@ impl Framer {
     }
 }
 
-fn after(cookie: u64, is_last: bool) -> State {
-    if is_last { State::Done(cookie) } else { State::Head }
+fn after(cookie: u64, is_last: bool) -> FramerState {
+    if is_last { FramerState::Done(cookie) } else { FramerState::Head }
 }
 
 fn check_range(request: Asked, offset: u64, length: u64) -> Result<(), ReplyError> {

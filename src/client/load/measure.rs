@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::results::{Recorder, Results};
-use super::run::{Phase, Run};
-use super::{Failure, Interval};
+use super::results::{LoadRecorder, Results};
+use super::run::{Run, RunPhase};
+use super::{LoadFailure, LoadInterval};
 
 /// The length of an interval, in nanoseconds.
 pub(super) const TICK: u64 = 1_000_000_000;
@@ -25,10 +25,10 @@ impl Run<'_> {
     pub(super) fn begin_measuring(&mut self, start: u64) {
         if start > 0 {
             self.end_interval(start);
-            self.recorder = Recorder::new();
+            self.recorder = LoadRecorder::new();
             self.load.connections.iter_mut().for_each(|connection| connection.completed = 0);
         }
-        self.phase = Phase::Measure;
+        self.phase = RunPhase::Measure;
         self.measure_start = start;
         self.last_completion = start;
         self.next_tick = start + TICK;
@@ -42,13 +42,13 @@ impl Run<'_> {
 
     /// Tells the observer of the present interval and begins the next one.
     pub(super) fn end_interval(&mut self, now: u64) {
-        let is_warm_up = matches!(self.phase, Phase::WarmUp(_));
+        let is_warm_up = matches!(self.phase, RunPhase::WarmUp(_));
         let since = if is_warm_up { 0 } else { self.measure_start };
         let length = now - self.interval_start;
         // A moment without operations, such as that after the last one, is no interval.
         let counts = length >= SHORTEST || self.recorder.interval().iter().any(|latency| !latency.is_empty());
-        if counts && !matches!(self.phase, Phase::ReadBack(_)) {
-            self.observer.interval(&Interval {
+        if counts && !matches!(self.phase, RunPhase::ReadBack(_)) {
+            self.observer.interval(&LoadInterval {
                 start: Duration::from_nanos(self.interval_start - since),
                 length: Duration::from_nanos(length),
                 is_warm_up,
@@ -61,7 +61,7 @@ impl Run<'_> {
 
     /// After a run with verification: reads back what was written. Whether there is anything to read.
     pub(super) fn begin_read_back(&mut self) -> bool {
-        if self.phase != Phase::Measure || self.is_interrupted {
+        if self.phase != RunPhase::Measure || self.is_interrupted {
             return false;
         }
         let now = self.now();
@@ -69,7 +69,7 @@ impl Run<'_> {
         verifier.is_reading_back = true;
         self.end_interval(now);
         self.finish_measuring(now);
-        self.phase = Phase::ReadBack(0);
+        self.phase = RunPhase::ReadBack(0);
         self.exhausted = None;
         self.observer.reading_back();
         for key in 0..self.load.connections.len() {
@@ -89,13 +89,13 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn finish(mut self, failure: Option<Failure>) -> Results {
+    pub(super) fn finish(mut self, failure: Option<LoadFailure>) -> Results {
         let now = self.now();
         self.end_interval(now);
         self.finish_measuring(now);
         let Measured { cpu, connections, unstarted } = self.measured.expect("just set");
         let (kinds, errors) = self.recorder.finish();
-        let in_warm_up = matches!(self.phase, Phase::WarmUp(_));
+        let in_warm_up = matches!(self.phase, RunPhase::WarmUp(_));
         let elapsed = if in_warm_up { 0 } else { self.last_completion - self.measure_start };
         Results {
             kinds,

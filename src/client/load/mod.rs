@@ -34,7 +34,7 @@ use crate::nbd::session::ReplyMode;
 use crate::ring::RingError;
 use crate::sys::Doorbell;
 
-pub use plan::{Kind, Pattern};
+pub use plan::{LoadKind, Pattern};
 pub use results::Results;
 pub use set_up::Load;
 
@@ -96,7 +96,7 @@ pub enum LoadError {
 
 /// Why a run ended before its time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum LoadFailure {
     #[error("the server closed connection {connection} with {in_flight} requests in flight")]
     Closed {
         /// Its number, from 0.
@@ -167,21 +167,21 @@ impl Stop {
 
 /// One second of a run, or what remains at its end.
 #[derive(Debug)]
-pub struct Interval<'a> {
+pub struct LoadInterval<'a> {
     /// From the end of the warm-up; zero during it.
     pub start: Duration,
     /// How long it took.
     pub length: Duration,
     /// Nothing of it counts.
     pub is_warm_up: bool,
-    /// Latencies, by the index of [`Kind`], in nanoseconds.
-    pub latency: [&'a Histogram<u64>; Kind::COUNT],
+    /// Latencies, by the index of [`LoadKind`], in nanoseconds.
+    pub latency: [&'a Histogram<u64>; LoadKind::COUNT],
 }
 
 /// Who is told how a run goes on.
 pub trait Observer {
     /// About once a second, and at the end of the warm-up and of the run.
-    fn interval(&mut self, interval: &Interval<'_>);
+    fn interval(&mut self, interval: &LoadInterval<'_>);
     /// All operations are over and written blocks are now read back.
     fn reading_back(&mut self) {}
 }

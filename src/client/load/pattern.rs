@@ -60,7 +60,7 @@ pub(crate) fn fill(bytes: &mut [u8], stamp: Stamp) {
 
 /// What stands in a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum UnitContent {
     /// A whole unit of some run.
     Stamped(Stamp),
     /// The fields of a unit, with other bytes behind them.
@@ -71,7 +71,7 @@ pub enum Found {
     Unknown([u8; 8]),
 }
 
-impl Found {
+impl UnitContent {
     fn of(unit: &[u8]) -> Self {
         let word = |index: usize| u64::from_le_bytes(*unit[index * 8..].first_chunk().expect("a whole unit"));
         if unit.iter().all(|byte| *byte == 0) {
@@ -86,7 +86,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for UnitContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stamp = |f: &mut fmt::Formatter<'_>, Stamp { seed, offset, generation }: &Stamp| {
             write!(f, "generation {generation} of offset {offset}, seed {seed:#x}")
@@ -141,7 +141,7 @@ pub struct Mismatch {
     /// Of the first wrong unit, with what it should be.
     pub expected: Stamp,
     /// In the first wrong unit.
-    pub found: Found,
+    pub found: UnitContent,
     /// Units of the block.
     pub units: usize,
     pub wrong_units: usize,
@@ -172,8 +172,8 @@ pub(crate) fn check(bytes: &[u8], expected: Stamp) -> Result<(), Box<Mismatch>> 
     if units().all(|(index, unit)| at(index).is_on(unit)) {
         return Ok(());
     }
-    let found: Vec<Found> = units().map(|(_, unit)| Found::of(unit)).collect();
-    let is_right = |index: usize| found[index] == Found::Stamped(at(index));
+    let found: Vec<UnitContent> = units().map(|(_, unit)| UnitContent::of(unit)).collect();
+    let is_right = |index: usize| found[index] == UnitContent::Stamped(at(index));
     let first = (0..found.len()).find(|index| !is_right(*index)).expect("one is wrong");
     let wrong_units = (0..found.len()).filter(|index| !is_right(*index)).count();
     let wrong = classify(&found, &at, wrong_units);
@@ -186,15 +186,17 @@ pub(crate) fn check(bytes: &[u8], expected: Stamp) -> Result<(), Box<Mismatch>> 
     }))
 }
 
-fn classify(found: &[Found], at: &impl Fn(usize) -> Stamp, wrong_units: usize) -> Wrong {
+fn classify(found: &[UnitContent], at: &impl Fn(usize) -> Stamp, wrong_units: usize) -> Wrong {
     if wrong_units < found.len() {
         return Wrong::Torn;
     }
     let mut kinds = found.iter().enumerate().map(|(index, found)| match found {
-        Found::Stamped(stamp) if stamp.seed != at(index).seed => (Wrong::Foreign, 0),
-        Found::Stamped(stamp) if stamp.offset != at(index).offset => (Wrong::Swapped, 0),
-        Found::Stamped(stamp) if stamp.generation < at(index).generation => (Wrong::Stale, stamp.generation),
-        Found::Zeroes => (Wrong::Lost, 0),
+        UnitContent::Stamped(stamp) if stamp.seed != at(index).seed => (Wrong::Foreign, 0),
+        UnitContent::Stamped(stamp) if stamp.offset != at(index).offset => (Wrong::Swapped, 0),
+        UnitContent::Stamped(stamp) if stamp.generation < at(index).generation => {
+            (Wrong::Stale, stamp.generation)
+        }
+        UnitContent::Zeroes => (Wrong::Lost, 0),
         _ => (Wrong::Corrupt, 0),
     });
     let first = kinds.next().expect("a block has units");
@@ -275,7 +277,7 @@ mod tests {
         let expected = "stale block at offset 8192: expected generation 3 of seed 0x9, found generation 2 of offset 8192, \
                         seed 0x9 (8 of 8 units of 512 bytes are wrong)";
         assert_eq!(text, expected);
-        assert_eq!(Found::of(&[0; UNIT]).to_string(), "zeroes");
-        assert_eq!(Found::of(&[b'a'; UNIT]).to_string(), "bytes of no run (aaaaaaaa ...)");
+        assert_eq!(UnitContent::of(&[0; UNIT]).to_string(), "zeroes");
+        assert_eq!(UnitContent::of(&[b'a'; UNIT]).to_string(), "bytes of no run (aaaaaaaa ...)");
     }
 }

@@ -4,7 +4,7 @@ use crate::random::Random;
 
 /// A kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum LoadKind {
     Read,
     Write,
     Trim,
@@ -12,7 +12,7 @@ pub enum Kind {
     Flush,
 }
 
-impl Kind {
+impl LoadKind {
     pub const COUNT: usize = 4;
     /// All, in the order of their index.
     pub const ALL: [Self; Self::COUNT] = [Self::Read, Self::Write, Self::Trim, Self::Flush];
@@ -42,12 +42,12 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub fn has(&self, kind: Kind) -> bool {
+    pub fn has(&self, kind: LoadKind) -> bool {
         match kind {
-            Kind::Read => self.read_percent > 0,
-            Kind::Write => self.read_percent < 100 && !self.trims,
-            Kind::Trim => self.read_percent < 100 && self.trims,
-            Kind::Flush => self.flush_after.is_some(),
+            LoadKind::Read => self.read_percent > 0,
+            LoadKind::Write => self.read_percent < 100 && !self.trims,
+            LoadKind::Trim => self.read_percent < 100 && self.trims,
+            LoadKind::Flush => self.flush_after.is_some(),
         }
     }
 }
@@ -73,7 +73,7 @@ impl Area {
 /// An operation to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Planned {
-    pub(super) kind: Kind,
+    pub(super) kind: LoadKind,
     /// Of the area.
     pub(super) block: u64,
     /// When it should start; `None`: now, whenever that is.
@@ -82,7 +82,7 @@ pub(super) struct Planned {
 
 /// What the plan says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum PlanStep {
     Start(Planned),
     /// Nothing before that time.
     At(u64),
@@ -104,7 +104,7 @@ pub(super) struct Plan {
     /// Operations that may still start.
     left: u64,
     /// Drawn, but its block was in use.
-    drawn: Option<Kind>,
+    drawn: Option<LoadKind>,
     /// WRITEs since the last FLUSH.
     unflushed: u32,
 }
@@ -151,40 +151,40 @@ impl Plan {
 
     /// The next operation. `take` is asked for each block that comes up whether it can be used now; one that it grants is started.
     #[inline]
-    pub(super) fn next(&mut self, now: u64, mut take: impl FnMut(Kind, u64) -> bool) -> Next {
+    pub(super) fn next(&mut self, now: u64, mut take: impl FnMut(LoadKind, u64) -> bool) -> PlanStep {
         if self.is_over(now) {
-            return Next::Over;
+            return PlanStep::Over;
         }
         if self.pattern.flush_after.is_some_and(|writes| self.unflushed >= writes) {
             self.unflushed = 0;
-            return Next::Start(Planned { kind: Kind::Flush, block: 0, intended: None });
+            return PlanStep::Start(Planned { kind: LoadKind::Flush, block: 0, intended: None });
         }
         let intended = self.pacer.as_ref().map(Pacer::next_start);
         match intended {
-            Some(start) if start >= self.end => return Next::Over,
-            Some(start) if start > now => return Next::At(start),
+            Some(start) if start >= self.end => return PlanStep::Over,
+            Some(start) if start > now => return PlanStep::At(start),
             _ => {}
         }
-        let Some((kind, block)) = self.draw(&mut take) else { return Next::InUse };
+        let Some((kind, block)) = self.draw(&mut take) else { return PlanStep::InUse };
         self.left -= 1;
-        self.unflushed += u32::from(kind == Kind::Write && self.pattern.flush_after.is_some());
+        self.unflushed += u32::from(kind == LoadKind::Write && self.pattern.flush_after.is_some());
         if let Some(pacer) = &mut self.pacer {
             pacer.started += 1;
         }
-        Next::Start(Planned { kind, block, intended })
+        PlanStep::Start(Planned { kind, block, intended })
     }
 
     /// What is no read.
-    fn other(&self) -> Kind {
-        if self.pattern.trims { Kind::Trim } else { Kind::Write }
+    fn other(&self) -> LoadKind {
+        if self.pattern.trims { LoadKind::Trim } else { LoadKind::Write }
     }
 
-    fn draw(&mut self, take: &mut impl FnMut(Kind, u64) -> bool) -> Option<(Kind, u64)> {
+    fn draw(&mut self, take: &mut impl FnMut(LoadKind, u64) -> bool) -> Option<(LoadKind, u64)> {
         // A kind that had to wait comes next, or the mix would drift towards what waits less.
         let kind = self.drawn.take().unwrap_or_else(|| match self.pattern.read_percent {
-            100 => Kind::Read,
+            100 => LoadKind::Read,
             0 => self.other(),
-            percent if self.random.below(100) < u64::from(percent) => Kind::Read,
+            percent if self.random.below(100) < u64::from(percent) => LoadKind::Read,
             _ => self.other(),
         });
         if !self.pattern.is_random {
@@ -251,9 +251,9 @@ mod tests {
     const WRITES: Pattern = Pattern { is_random: false, read_percent: 0, trims: false, flush_after: None };
     const RANDOM_READS: Pattern = Pattern { is_random: true, read_percent: 100, ..WRITES };
 
-    fn started(next: Next) -> Planned {
+    fn started(next: PlanStep) -> Planned {
         match next {
-            Next::Start(planned) => planned,
+            PlanStep::Start(planned) => planned,
             other => panic!("{other:?}"),
         }
     }
@@ -263,7 +263,7 @@ mod tests {
     fn intended_starts_do_not_depend_on_when_they_are_asked_for() {
         let mut plan = Plan::new(RANDOM_READS, AREA, 1);
         plan.pace(Some(Pacer::new(1_000, 3)));
-        assert_eq!(plan.next(0, |_, _| true), Next::At(1_000));
+        assert_eq!(plan.next(0, |_, _| true), PlanStep::At(1_000));
         let second = 1_000_000_000;
         // Nothing for ten seconds, as if the server stalled: all that was due then still has its own time.
         let mut now = 1_000;
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(planned.intended, Some(1_000 + index * second / 3), "start {index}");
         }
         assert_eq!(started(plan.next(now, |_, _| true)).intended, Some(now));
-        assert_eq!(plan.next(now, |_, _| true), Next::At(1_000 + 31 * second / 3));
+        assert_eq!(plan.next(now, |_, _| true), PlanStep::At(1_000 + 31 * second / 3));
     }
 
     #[test]
@@ -284,11 +284,11 @@ mod tests {
         plan.pace(Some(Pacer::new(0, 123_457)));
         plan.limit(u64::MAX, 2_000_000_000);
         let mut count = 0;
-        while let Next::Start(_) = plan.next(1_999_999_999, |_, _| true) {
+        while let PlanStep::Start(_) = plan.next(1_999_999_999, |_, _| true) {
             count += 1;
         }
         assert_eq!(count, 2 * 123_457);
-        assert_eq!(plan.next(2_000_000_000, |_, _| true), Next::Over);
+        assert_eq!(plan.next(2_000_000_000, |_, _| true), PlanStep::Over);
     }
 
     #[test]
@@ -311,9 +311,9 @@ mod tests {
         plan.limit(205, u64::MAX);
         for index in 0..205 {
             let planned = started(plan.next(0, |_, _| true));
-            assert_eq!((planned.kind, planned.block), (Kind::Write, index % 100));
+            assert_eq!((planned.kind, planned.block), (LoadKind::Write, index % 100));
         }
-        assert_eq!(plan.next(0, |_, _| true), Next::Over);
+        assert_eq!(plan.next(0, |_, _| true), PlanStep::Over);
         assert_eq!(AREA.offset_of(2), 5120);
     }
 
@@ -324,10 +324,10 @@ mod tests {
         while reads + writes < 10_000 {
             turn += 1;
             // Writes are only possible in one turn of four.
-            match plan.next(0, |kind, _| kind == Kind::Read || turn.is_multiple_of(4)) {
-                Next::Start(Planned { kind: Kind::Read, .. }) => reads += 1,
-                Next::Start(Planned { kind: Kind::Write, .. }) => writes += 1,
-                next => assert_eq!(next, Next::InUse),
+            match plan.next(0, |kind, _| kind == LoadKind::Read || turn.is_multiple_of(4)) {
+                PlanStep::Start(Planned { kind: LoadKind::Read, .. }) => reads += 1,
+                PlanStep::Start(Planned { kind: LoadKind::Write, .. }) => writes += 1,
+                next => assert_eq!(next, PlanStep::InUse),
             }
         }
         assert!((6_800..7_200).contains(&reads), "{reads} reads, {writes} writes");
@@ -338,20 +338,20 @@ mod tests {
         let mut plan = Plan::new(Pattern { flush_after: Some(3), ..WRITES }, AREA, 1);
         plan.limit(7, u64::MAX);
         let mut kinds = Vec::new();
-        while let Next::Start(planned) = plan.next(0, |_, _| true) {
+        while let PlanStep::Start(planned) = plan.next(0, |_, _| true) {
             kinds.push(planned.kind.name());
         }
         let wanted = ["write", "write", "write", "flush", "write", "write", "write", "flush", "write"];
         assert_eq!(kinds, wanted);
         let mut plan = Plan::new(Pattern { trims: true, ..WRITES }, AREA, 1);
-        assert_eq!(started(plan.next(0, |_, _| true)).kind, Kind::Trim);
+        assert_eq!(started(plan.next(0, |_, _| true)).kind, LoadKind::Trim);
     }
 
     #[test]
     fn a_stream_waits_for_its_block_and_skips_none() {
         let mut plan = Plan::new(Pattern { read_percent: 100, ..WRITES }, AREA, 1);
         assert_eq!(started(plan.next(0, |_, _| true)).block, 0);
-        assert_eq!(plan.next(0, |_, _| false), Next::InUse);
+        assert_eq!(plan.next(0, |_, _| false), PlanStep::InUse);
         assert_eq!(started(plan.next(0, |_, _| true)).block, 1);
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::plan::Kind;
+use super::plan::LoadKind;
 
 /// The longest latency that is told apart, in nanoseconds: an hour. Longer ones count as this.
 const LONGEST: u64 = 3_600_000_000_000;
@@ -36,8 +36,8 @@ impl KindResults {
 /// The outcome of a run. Operations count when they end after the warm-up and start before the end.
 #[derive(Debug)]
 pub struct Results {
-    /// By the index of [`Kind`].
-    pub kinds: [KindResults; Kind::COUNT],
+    /// By the index of [`LoadKind`].
+    pub kinds: [KindResults; LoadKind::COUNT],
     /// Answers with an error, by error value (`NBD_E*`).
     pub errors: BTreeMap<u32, u64>,
     /// Successful operations of each connection.
@@ -53,14 +53,14 @@ pub struct Results {
     /// It was stopped before its end.
     pub interrupted: bool,
     /// Why it ended early.
-    pub failure: Option<super::Failure>,
+    pub failure: Option<super::LoadFailure>,
 }
 
 impl Results {
     /// Successful operations; a FLUSH is none, it comes beside them.
     pub fn operations(&self) -> u64 {
         let all: u64 = self.kinds.iter().map(KindResults::operations).sum();
-        all - self.kinds[Kind::Flush as usize].operations()
+        all - self.kinds[LoadKind::Flush as usize].operations()
     }
 
     pub fn error_count(&self) -> u64 {
@@ -70,34 +70,34 @@ impl Results {
 
 /// Counts while a run goes on: the present interval, and all before it.
 #[derive(Debug)]
-pub(super) struct Recorder {
-    interval: [Histogram<u64>; Kind::COUNT],
-    total: [KindResults; Kind::COUNT],
+pub(super) struct LoadRecorder {
+    interval: [Histogram<u64>; LoadKind::COUNT],
+    total: [KindResults; LoadKind::COUNT],
     errors: BTreeMap<u32, u64>,
 }
 
-impl Recorder {
+impl LoadRecorder {
     pub(super) fn new() -> Self {
         let empty = || KindResults { latency: empty_histogram(), errors: 0 };
         Self {
-            interval: Kind::ALL.map(|_| empty_histogram()),
-            total: Kind::ALL.map(|_| empty()),
+            interval: LoadKind::ALL.map(|_| empty_histogram()),
+            total: LoadKind::ALL.map(|_| empty()),
             errors: BTreeMap::new(),
         }
     }
 
     #[inline]
-    pub(super) fn success(&mut self, kind: Kind, nanoseconds: u64) {
+    pub(super) fn success(&mut self, kind: LoadKind, nanoseconds: u64) {
         self.interval[kind as usize].saturating_record(nanoseconds);
     }
 
-    pub(super) fn error(&mut self, kind: Kind, error: u32) {
+    pub(super) fn error(&mut self, kind: LoadKind, error: u32) {
         self.total[kind as usize].errors += 1;
         *self.errors.entry(error).or_default() += 1;
     }
 
-    /// The present interval, by the index of [`Kind`].
-    pub(super) fn interval(&self) -> [&Histogram<u64>; Kind::COUNT] {
+    /// The present interval, by the index of [`LoadKind`].
+    pub(super) fn interval(&self) -> [&Histogram<u64>; LoadKind::COUNT] {
         self.interval.each_ref()
     }
 
@@ -111,7 +111,7 @@ impl Recorder {
     }
 
     /// All intervals that were ended.
-    pub(super) fn finish(self) -> ([KindResults; Kind::COUNT], BTreeMap<u32, u64>) {
+    pub(super) fn finish(self) -> ([KindResults; LoadKind::COUNT], BTreeMap<u32, u64>) {
         (self.total, self.errors)
     }
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::measure::{Measured, TICK, nanoseconds};
 use super::plan::Pacer;
-use super::results::{Recorder, Results};
+use super::results::{LoadRecorder, Results};
 use super::set_up::Load;
-use super::{Failure, Observer};
+use super::{LoadFailure, Observer};
 use crate::ring::{Completion, Event, Operation, Owner, SendMode, Wait};
 
 /// Completions handled in one turn.
@@ -20,7 +20,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum RunPhase {
     /// Nothing counts yet, until that time.
     WarmUp(u64),
     Measure,
@@ -33,8 +33,8 @@ pub(super) struct Run<'a> {
     pub(super) load: &'a mut Load,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) epoch: Instant,
-    pub(super) phase: Phase,
-    pub(super) recorder: Recorder,
+    pub(super) phase: RunPhase,
+    pub(super) recorder: LoadRecorder,
     /// Since when results count.
     pub(super) measure_start: u64,
     pub(super) cpu_start: Duration,
@@ -90,8 +90,8 @@ impl<'a> Run<'a> {
             load,
             observer,
             epoch: Instant::now(),
-            phase: Phase::WarmUp(warm_up),
-            recorder: Recorder::new(),
+            phase: RunPhase::WarmUp(warm_up),
+            recorder: LoadRecorder::new(),
             measure_start: 0,
             cpu_start: Duration::ZERO,
             interval_start: 0,
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
         self.epoch.elapsed().as_nanos() as u64
     }
 
-    fn until_over(&mut self) -> Result<(), Failure> {
+    fn until_over(&mut self) -> Result<(), LoadFailure> {
         let mut events = Vec::with_capacity(COMPLETIONS);
         for key in 0..self.load.connections.len() as u32 {
             self.receive(key, false);
@@ -147,8 +147,8 @@ impl<'a> Run<'a> {
 
     /// What the passing of time brings: the end of the warm-up, a tick, the end of patience.
     #[inline]
-    fn advance(&mut self, now: u64) -> Result<(), Failure> {
-        if let Phase::WarmUp(end) = self.phase
+    fn advance(&mut self, now: u64) -> Result<(), LoadFailure> {
+        if let RunPhase::WarmUp(end) = self.phase
             && now >= end
         {
             self.begin_measuring(if end == 0 { 0 } else { now });
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
         }
         match self.exhausted {
             Some(since) if self.in_flight > 0 && now - since >= PATIENCE.as_nanos() as u64 => {
-                Err(Failure::Silent { in_flight: self.in_flight, waited: PATIENCE })
+                Err(LoadFailure::Silent { in_flight: self.in_flight, waited: PATIENCE })
             }
             _ => Ok(()),
         }
@@ -172,9 +172,9 @@ impl<'a> Run<'a> {
             return;
         }
         let end = match self.phase {
-            Phase::WarmUp(end) => end,
-            Phase::Measure => self.load.plan.end(),
-            Phase::ReadBack(_) => u64::MAX,
+            RunPhase::WarmUp(end) => end,
+            RunPhase::Measure => self.load.plan.end(),
+            RunPhase::ReadBack(_) => u64::MAX,
         };
         let next = if end > now { end.min(self.next_tick) } else { self.next_tick };
         let duration = Duration::from_nanos(next.saturating_sub(now));
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
             Operation::Watch { .. } if self.load.stop.is_requested() => {
                 self.is_interrupted = true;
                 self.load.plan.limit(0, 0);
-                if let Phase::ReadBack(next) = &mut self.phase {
+                if let RunPhase::ReadBack(next) = &mut self.phase {
                     *next = u64::MAX;
                 }
             }

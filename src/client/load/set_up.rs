@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use super::connection::Connection;
-use super::plan::{Area, Kind, Plan};
+use super::connection::LoadConnection;
+use super::plan::{Area, LoadKind, Plan};
 use super::tracker::Tracker;
 use super::verify::Verifier;
 use super::{LoadError, LoadOptions, Replies, Stop};
@@ -34,7 +34,7 @@ pub struct Load {
     pub(super) options: LoadOptions,
     pub(super) ring: Ring,
     pub(super) pool: BufferPool,
-    pub(super) connections: Vec<Connection>,
+    pub(super) connections: Vec<LoadConnection>,
     pub(super) area: Area,
     pub(super) plan: Plan,
     pub(super) payloads: Payloads,
@@ -63,7 +63,7 @@ impl Load {
             let index = ring
                 .register_file(socket.as_fd())
                 .map_err(|error| LoadError::System("a connection's socket", error))?;
-            connections.push(Connection::new(index, mode, options.depth, options.block_size));
+            connections.push(LoadConnection::new(index, mode, options.depth, options.block_size));
         }
         let payloads = Payloads::new(&options, &pool);
         let verifier =
@@ -109,8 +109,8 @@ fn fit(options: &LoadOptions, export: &ExportDetails) -> Result<Area, String> {
         return Err("the export is read-only; choose --rw read or randread".into());
     }
     for (kind, flag, remedy) in [
-        (Kind::Trim, NBD_FLAG_SEND_TRIM, "choose another --rw"),
-        (Kind::Flush, NBD_FLAG_SEND_FLUSH, "leave out --fsync"),
+        (LoadKind::Trim, NBD_FLAG_SEND_TRIM, "choose another --rw"),
+        (LoadKind::Flush, NBD_FLAG_SEND_FLUSH, "leave out --fsync"),
     ] {
         if options.pattern.has(kind) && export.transmission_flags & flag == 0 {
             return Err(format!("the export has no {}; {remedy}", kind.name()));
@@ -211,7 +211,7 @@ impl Payloads {
         let mut random = Random::new(options.seed ^ 1);
         let block_size = options.block_size as usize;
         let length = (block_size + VARIETY).min(LARGEST_LEASE);
-        let count = match options.verify || !options.pattern.has(Kind::Write) {
+        let count = match options.verify || !options.pattern.has(LoadKind::Write) {
             true => 0,
             false => options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD),
         };

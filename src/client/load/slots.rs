@@ -1,15 +1,15 @@
 //! The requests of one connection that are in flight.
 
 use super::framing::Asked;
-use super::plan::Kind;
+use super::plan::LoadKind;
 
 /// A request in flight.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
+pub(super) struct RequestSlot {
     /// Told apart from earlier uses of the slot: the upper half of the cookie.
     use_number: u32,
     pub(super) in_flight: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: LoadKind,
     /// Of the working area.
     pub(super) block: u64,
     /// Bytes from the start of the export.
@@ -27,7 +27,7 @@ pub(super) struct Slot {
 /// As many slots as the connection is deep.
 #[derive(Debug)]
 pub(super) struct Slots {
-    slots: Vec<Slot>,
+    slots: Vec<RequestSlot>,
     free: Vec<u32>,
     length: u64,
 }
@@ -35,10 +35,10 @@ pub(super) struct Slots {
 impl Slots {
     /// `depth` slots for requests of `length` bytes.
     pub(super) fn new(depth: usize, length: u32) -> Self {
-        let unused = Slot {
+        let unused = RequestSlot {
             use_number: 0,
             in_flight: false,
-            kind: Kind::Read,
+            kind: LoadKind::Read,
             block: 0,
             offset: 0,
             start: 0,
@@ -59,11 +59,11 @@ impl Slots {
 
     /// Takes a free slot; gives its index and the request's cookie.
     #[inline]
-    pub(super) fn take(&mut self, kind: Kind, block: u64, offset: u64, start: u64) -> (u32, u64) {
+    pub(super) fn take(&mut self, kind: LoadKind, block: u64, offset: u64, start: u64) -> (u32, u64) {
         let index = self.free.pop().expect("the caller saw a free slot");
         let slot = &mut self.slots[index as usize];
         let use_number = slot.use_number.wrapping_add(1);
-        *slot = Slot {
+        *slot = RequestSlot {
             use_number,
             in_flight: true,
             kind,
@@ -82,18 +82,22 @@ impl Slots {
     pub(super) fn asked(&self, cookie: u64) -> Option<Asked> {
         let slot = self.slots.get(cookie as u32 as usize)?;
         let is_it = slot.in_flight && slot.use_number == (cookie >> 32) as u32;
-        is_it.then_some(Asked { is_read: slot.kind == Kind::Read, offset: slot.offset, length: self.length })
+        is_it.then_some(Asked {
+            is_read: slot.kind == LoadKind::Read,
+            offset: slot.offset,
+            length: self.length,
+        })
     }
 
     /// By the lower half of a cookie that [`Slots::asked`] knows.
     #[inline]
-    pub(super) fn get_mut(&mut self, cookie: u64) -> &mut Slot {
+    pub(super) fn get_mut(&mut self, cookie: u64) -> &mut RequestSlot {
         &mut self.slots[cookie as u32 as usize]
     }
 
     /// Frees a slot; gives what it held.
     #[inline]
-    pub(super) fn release(&mut self, cookie: u64) -> Slot {
+    pub(super) fn release(&mut self, cookie: u64) -> RequestSlot {
         let index = cookie as u32;
         let slot = &mut self.slots[index as usize];
         slot.in_flight = false;

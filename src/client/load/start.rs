@@ -1,12 +1,12 @@
 //! The half of a turn that starts operations.
 
-use super::plan::{Kind, Next, Planned};
-use super::run::{Phase, Run};
+use super::plan::{LoadKind, PlanStep, Planned};
+use super::run::{Run, RunPhase};
 use super::verify::Verifier;
 use crate::ring::{Operation, Owner, SendMode};
 
 /// What came of the attempt to start an operation.
-enum Started {
+enum StartAttempt {
     Yes,
     /// Not before that time.
     NotBefore(u64),
@@ -19,7 +19,7 @@ impl Run<'_> {
     /// Starts what can be started. Gives the time of the next intended start, if that is what is waited for.
     #[inline]
     pub(super) fn fill(&mut self, now: u64) -> Option<u64> {
-        if self.load.options.rate.is_some() && !matches!(self.phase, Phase::ReadBack(_)) {
+        if self.load.options.rate.is_some() && !matches!(self.phase, RunPhase::ReadBack(_)) {
             return self.fill_paced(now);
         }
         let mut ready = std::mem::take(&mut self.ready);
@@ -40,12 +40,12 @@ impl Run<'_> {
         let mut stays = false;
         while self.load.connections[key as usize].can_start() {
             match self.start(key as usize, now) {
-                Started::Yes => has_started = true,
-                Started::Later | Started::NotBefore(_) => {
+                StartAttempt::Yes => has_started = true,
+                StartAttempt::Later | StartAttempt::NotBefore(_) => {
                     stays = true;
                     break;
                 }
-                Started::Over => break,
+                StartAttempt::Over => break,
             }
         }
         if has_started {
@@ -73,64 +73,64 @@ impl Run<'_> {
                 return None;
             };
             match self.start(key, now) {
-                Started::Yes => {
+                StartAttempt::Yes => {
                     self.filled.push(key as u32);
                     self.rotation = (key + 1) % count;
                 }
-                Started::NotBefore(time) => return Some(time),
-                Started::Later | Started::Over => return None,
+                StartAttempt::NotBefore(time) => return Some(time),
+                StartAttempt::Later | StartAttempt::Over => return None,
             }
         }
     }
 
     /// Starts the next operation on a connection that has room.
     #[inline]
-    fn start(&mut self, key: usize, now: u64) -> Started {
+    fn start(&mut self, key: usize, now: u64) -> StartAttempt {
         let load = &mut *self.load;
         if load.verifier.is_some() {
             return self.start_verified(key, now);
         }
         let next = load.plan.next(now, |_, _| true);
-        let Next::Start(planned) = next else { return self.not_started(next, now) };
-        let payload = (planned.kind == Kind::Write).then(|| load.payloads.next(key));
+        let PlanStep::Start(planned) = next else { return self.not_started(next, now) };
+        let payload = (planned.kind == LoadKind::Write).then(|| load.payloads.next(key));
         load.connections[key].start(&planned, &load.area, 0, payload);
         self.in_flight += 1;
-        Started::Yes
+        StartAttempt::Yes
     }
 
     /// The same with known content.
-    fn start_verified(&mut self, key: usize, now: u64) -> Started {
+    fn start_verified(&mut self, key: usize, now: u64) -> StartAttempt {
         let load = &mut *self.load;
         let length = load.area.block_size as usize;
         let verifier = load.verifier.as_mut().expect("the caller saw it");
         // Before anything is decided: a write needs memory.
-        let Some(mut lease) = load.pool.lend(length, 0) else { return Started::Later };
+        let Some(mut lease) = load.pool.lend(length, 0) else { return StartAttempt::Later };
         let next = match &mut self.phase {
-            Phase::ReadBack(block) => next_to_read_back(block, verifier),
+            RunPhase::ReadBack(block) => next_to_read_back(block, verifier),
             _ => load.plan.next(now, |kind, block| verifier.tracker.begin(kind, block)),
         };
-        let Next::Start(planned) = next else { return self.not_started(next, now) };
+        let PlanStep::Start(planned) = next else { return self.not_started(next, now) };
         let (generation, payload) = match planned.kind {
-            Kind::Trim | Kind::Flush => (0, None),
-            Kind::Read => (verifier.tracker.to_read(planned.block).unwrap_or(0), None),
-            Kind::Write => {
+            LoadKind::Trim | LoadKind::Flush => (0, None),
+            LoadKind::Read => (verifier.tracker.to_read(planned.block).unwrap_or(0), None),
+            LoadKind::Write => {
                 let generation = verifier.fill(planned.block, lease.bytes_mut(0..length));
                 (generation, Some((lease.freeze(), 0)))
             }
         };
         load.connections[key].start(&planned, &load.area, generation, payload);
         self.in_flight += 1;
-        Started::Yes
+        StartAttempt::Yes
     }
 
     #[cold]
-    fn not_started(&mut self, next: Next, now: u64) -> Started {
+    fn not_started(&mut self, next: PlanStep, now: u64) -> StartAttempt {
         match next {
-            Next::At(time) => Started::NotBefore(time),
-            Next::InUse => Started::Later,
-            Next::Over | Next::Start(_) => {
+            PlanStep::At(time) => StartAttempt::NotBefore(time),
+            PlanStep::InUse => StartAttempt::Later,
+            PlanStep::Over | PlanStep::Start(_) => {
                 self.exhausted.get_or_insert(now);
-                Started::Over
+                StartAttempt::Over
             }
         }
     }
@@ -152,9 +152,9 @@ impl Run<'_> {
     }
 }
 
-fn next_to_read_back(block: &mut u64, verifier: &mut Verifier) -> Next {
-    let Some(found) = verifier.tracker.next_known(*block) else { return Next::Over };
+fn next_to_read_back(block: &mut u64, verifier: &mut Verifier) -> PlanStep {
+    let Some(found) = verifier.tracker.next_known(*block) else { return PlanStep::Over };
     *block = found + 1;
-    assert!(verifier.tracker.begin(Kind::Read, found), "only reads are in flight");
-    Next::Start(Planned { kind: Kind::Read, block: found, intended: None })
+    assert!(verifier.tracker.begin(LoadKind::Read, found), "only reads are in flight");
+    PlanStep::Start(Planned { kind: LoadKind::Read, block: found, intended: None })
 }

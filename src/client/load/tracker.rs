@@ -2,7 +2,7 @@
 //!
 //! Five bytes a block. Operations in flight never overlap with a write, so what a read must find is always known.
 
-use super::plan::Kind;
+use super::plan::LoadKind;
 
 /// The last write failed: the block may hold this generation or the one before it, or parts of both.
 const UNCERTAIN: u32 = 1 << 31;
@@ -28,11 +28,11 @@ impl Tracker {
     }
 
     /// Starts to use a block, unless that conflicts with an operation in flight.
-    pub(super) fn begin(&mut self, kind: Kind, block: u64) -> bool {
+    pub(super) fn begin(&mut self, kind: LoadKind, block: u64) -> bool {
         let users = &mut self.users[block as usize];
         match kind {
-            Kind::Read if *users < WRITING - 1 => *users += 1,
-            Kind::Write | Kind::Trim if *users == 0 => *users = WRITING,
+            LoadKind::Read if *users < WRITING - 1 => *users += 1,
+            LoadKind::Write | LoadKind::Trim if *users == 0 => *users = WRITING,
             _ => return false,
         }
         true
@@ -72,15 +72,15 @@ mod tests {
     #[test]
     fn a_write_excludes_all_others_and_reads_share() {
         let mut tracker = Tracker::new(2);
-        assert!(tracker.begin(Kind::Read, 0) && tracker.begin(Kind::Read, 0));
-        assert!(!tracker.begin(Kind::Write, 0));
-        assert!(tracker.begin(Kind::Write, 1));
-        assert!(!tracker.begin(Kind::Write, 1) && !tracker.begin(Kind::Read, 1));
+        assert!(tracker.begin(LoadKind::Read, 0) && tracker.begin(LoadKind::Read, 0));
+        assert!(!tracker.begin(LoadKind::Write, 0));
+        assert!(tracker.begin(LoadKind::Write, 1));
+        assert!(!tracker.begin(LoadKind::Write, 1) && !tracker.begin(LoadKind::Read, 1));
         tracker.end_read(0);
-        assert!(!tracker.begin(Kind::Write, 0), "one reader is left");
+        assert!(!tracker.begin(LoadKind::Write, 0), "one reader is left");
         tracker.end_read(0);
         tracker.end_write(1, true);
-        assert!(tracker.begin(Kind::Write, 0) && tracker.begin(Kind::Write, 1));
+        assert!(tracker.begin(LoadKind::Write, 0) && tracker.begin(LoadKind::Write, 1));
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
         for (succeeds, generation, known) in
             [(true, 1, Some(1)), (true, 2, Some(2)), (false, 3, None), (true, 4, Some(4))]
         {
-            assert!(tracker.begin(Kind::Write, 1));
+            assert!(tracker.begin(LoadKind::Write, 1));
             assert_eq!(tracker.to_write(1), generation);
             tracker.end_write(1, succeeds);
             assert_eq!(tracker.to_read(1), known, "generation {generation}");
@@ -102,9 +102,9 @@ mod tests {
     #[test]
     fn readers_are_counted_without_overflow() {
         let mut tracker = Tracker::new(1);
-        let granted = (0..1_000).filter(|_| tracker.begin(Kind::Read, 0)).count();
+        let granted = (0..1_000).filter(|_| tracker.begin(LoadKind::Read, 0)).count();
         assert_eq!(granted, 254);
         (0..granted).for_each(|_| tracker.end_read(0));
-        assert!(tracker.begin(Kind::Write, 0));
+        assert!(tracker.begin(LoadKind::Write, 0));
     }
 }

@@ -1,8 +1,8 @@
 //! Verification of content: what is written, what must be read, and what was found instead.
 
 use super::pattern::{self, Mismatch, Stamp};
-use super::plan::{Area, Kind};
-use super::slots::Slot;
+use super::plan::{Area, LoadKind};
+use super::slots::RequestSlot;
 use super::tracker::Tracker;
 
 /// Mismatches that are kept with their details.
@@ -68,13 +68,13 @@ impl Verifier {
         &mut buffer[start as usize..]
     }
 
-    pub(super) fn done(&mut self, connection: usize, index: u32, slot: &Slot) {
+    pub(super) fn done(&mut self, connection: usize, index: u32, slot: &RequestSlot) {
         match slot.kind {
             // What a TRIM leaves is not known; there is none in such a run.
-            Kind::Flush => {}
-            Kind::Trim => self.tracker.end_write(slot.block, false),
-            Kind::Write => self.tracker.end_write(slot.block, slot.error == 0),
-            Kind::Read => {
+            LoadKind::Flush => {}
+            LoadKind::Trim => self.tracker.end_write(slot.block, false),
+            LoadKind::Write => self.tracker.end_write(slot.block, slot.error == 0),
+            LoadKind::Read => {
                 self.tracker.end_read(slot.block);
                 if slot.error == 0 && slot.generation != 0 {
                     self.check(connection, index, slot);
@@ -83,7 +83,7 @@ impl Verifier {
         }
     }
 
-    fn check(&mut self, connection: usize, index: u32, slot: &Slot) {
+    fn check(&mut self, connection: usize, index: u32, slot: &RequestSlot) {
         if self.is_reading_back {
             self.found.read_back += 1;
         } else {

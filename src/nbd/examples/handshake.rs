@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use ringnbd_proto::client::handshake::{
-    self as client_handshake, ClientHandshake, Goal, HandshakeError, Outcome, Transmission,
+    self as client_handshake, ClientHandshake, Goal, HandshakeError, HandshakeOutcome, Transmission,
 };
 use ringnbd_proto::client::replies::{self, ReplyParser};
 use ringnbd_proto::client::request::ClientRequest;
@@ -83,7 +83,9 @@ fn shake_hands(
         }
     }
     match (outcome, negotiated) {
-        (Some(Outcome::Transmission(transmission)), Some(negotiated)) => Ok((transmission, negotiated)),
+        (Some(HandshakeOutcome::Transmission(transmission)), Some(negotiated)) => {
+            Ok((transmission, negotiated))
+        }
         other => Err(format!("the two sides disagree: {other:?}").into()),
     }
 }
@@ -114,7 +116,7 @@ fn step_of_server(
 fn step_of_client(
     client: &mut ClientHandshake,
     wires: &mut Wires,
-) -> Result<Option<Outcome>, HandshakeError> {
+) -> Result<Option<HandshakeOutcome>, HandshakeError> {
     let mut input = &wires.to_client[..];
     let event = client.feed(&mut input)?;
     wires.to_client = input.to_vec();

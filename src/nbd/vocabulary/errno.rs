@@ -64,7 +64,7 @@ impl BlockError {
         self.row().name
     }
 
-    fn row(self) -> &'static Row {
+    fn row(self) -> &'static ErrnoRow {
         let mut rows = TABLE.iter();
         rows.find(|row| row.means == Some(self)).expect("a test finds each in the table")
     }
@@ -72,7 +72,7 @@ impl BlockError {
 
 /// One error number.
 #[derive(Debug)]
-struct Row {
+struct ErrnoRow {
     name: &'static str,
     /// Of `asm-generic/errno-base.h` and `errno.h`; every Linux architecture that has io_uring and that we run on shares them, and the
     /// protocol took its error values from there.
@@ -83,12 +83,12 @@ struct Row {
     means: Option<BlockError>,
 }
 
-const fn row(name: &'static str, number: i32, of_device: BlockError, means: Option<BlockError>) -> Row {
-    Row { name, number, of_device, means }
+const fn row(name: &'static str, number: i32, of_device: BlockError, means: Option<BlockError>) -> ErrnoRow {
+    ErrnoRow { name, number, of_device, means }
 }
 
 /// By number. Of two names of one number the first is written, and both are read.
-const TABLE: [Row; 22] = [
+const TABLE: [ErrnoRow; 22] = [
     row("EPERM", 1, NotPermitted, Some(NotPermitted)),
     row("EINTR", 4, Io, None),
     row("EIO", 5, Io, Some(Io)),
@@ -113,7 +113,7 @@ const TABLE: [Row; 22] = [
     row("ECANCELED", 125, Io, None),
 ];
 
-fn find(number: i32) -> Option<&'static Row> {
+fn find(number: i32) -> Option<&'static ErrnoRow> {
     TABLE.iter().find(|row| row.number == number)
 }
 

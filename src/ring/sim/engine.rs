@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::World;
-use super::files::Description;
-use super::mapped::{MappedFile, Piece};
+use super::files::FileAccess;
+use super::mapped::{MappedFile, SendPiece};
 use super::transfer::Transfer;
 use super::workers::RingState;
-use super::world::{Memory, Object, Work};
+use super::world::{Object, OperationMemory, SimWork};
 use crate::ring::SharedMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::op::{OpKey, OpTable, Owner};
@@ -75,7 +75,7 @@ impl Engine {
         }
     }
 
-    fn file(&self, index: FileIndex) -> (usize, Description) {
+    fn file(&self, index: FileIndex) -> (usize, FileAccess) {
         match self.files[index.0 as usize] {
             Some(Object::File { file, description }) => (file, description),
             other => panic!("a file operation on {other:?}"),
@@ -85,7 +85,7 @@ impl Engine {
     /// A file, and whether it is accessed directly.
     fn file_and_way(&self, index: FileIndex) -> (usize, bool) {
         let (file, description) = self.file(index);
-        (file, description == Description::Direct)
+        (file, description == FileAccess::Direct)
     }
 
     fn socket(&self, index: FileIndex) -> usize {
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// What an SQE would say.
-    fn work(&mut self, key: OpKey) -> Work {
+    fn work(&mut self, key: OpKey) -> SimWork {
         // Taken out for a moment only to have both halves of `self`.
         let mut table = std::mem::replace(&mut self.table, OpTable::with_capacity(0));
         let work = self.describe(table.operation_mut(key));
@@ -104,10 +104,10 @@ impl Engine {
         work
     }
 
-    fn describe(&self, operation: &mut Operation) -> Work {
+    fn describe(&self, operation: &mut Operation) -> SimWork {
         let memory = |address: *mut u8, capacity: usize, start: u32, length: u32| {
             assert!(start as usize + length as usize <= capacity);
-            Memory::new(address.wrapping_add(start as usize), length as usize)
+            OperationMemory::new(address.wrapping_add(start as usize), length as usize)
         };
         match operation {
             Operation::Read { file, offset, lease, start, length, in_worker } => {
@@ -117,53 +117,57 @@ impl Engine {
                 }
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);
                 let (offset, write, durable, began) = (*offset, false, false, false);
-                Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
+                SimWork::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
             Operation::Write { file, offset, lease, start, length, durable } => {
                 let (file, direct) = self.file_and_way(*file);
                 let memory = memory(lease.address().cast_mut(), lease.capacity(), *start, *length);
                 let (offset, write, durable, began) = (*offset, true, *durable, false);
-                Work::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
+                SimWork::Transfer(Transfer { file, direct, write, durable, offset, memory, began })
             }
             Operation::Sync { file, range } => {
                 let (file, description) = self.file(*file);
-                Work::Sync { file, description, range: *range, order: 0, written_back: false }
+                SimWork::Sync { file, description, range: *range, order: 0, written_back: false }
             }
             Operation::Allocate { file, mode, range } => {
                 let zero_range = *mode == AllocateMode::ZeroRange;
-                Work::Allocate { file: self.file(*file).0, range: *range, zero_range }
+                SimWork::Allocate { file: self.file(*file).0, range: *range, zero_range }
             }
-            Operation::Prefetch { range, .. } => Work::Prefetch { range: *range },
-            Operation::Receive { socket, .. } => Work::Receive { socket: self.socket(*socket), fault: None },
+            Operation::Prefetch { range, .. } => SimWork::Prefetch { range: *range },
+            Operation::Receive { socket, .. } => {
+                SimWork::Receive { socket: self.socket(*socket), fault: None }
+            }
             Operation::ReceiveInto { socket, lease, start, length } => {
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);
-                Work::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
+                SimWork::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
             }
             Operation::Send { socket, mode, batch } => {
                 let state = self.world.state();
-                let pieces: Rc<[Piece]> =
+                let pieces: Rc<[SendPiece]> =
                     batch.pieces().map(|(address, length)| state.piece(address, length)).collect();
                 let total = batch.length();
-                Work::Send { socket: self.socket(*socket), pieces, moved: 0, total, mode: *mode }
+                SimWork::Send { socket: self.socket(*socket), pieces, moved: 0, total, mode: *mode }
             }
-            Operation::AwaitRoom { socket } => Work::AwaitRoom { socket: self.socket(*socket) },
+            Operation::AwaitRoom { socket } => SimWork::AwaitRoom { socket: self.socket(*socket) },
             Operation::Populate { mapped } => {
                 let pages = mapped.pages();
                 match self.world.state().piece(pages.iov_base.cast(), pages.iov_len) {
-                    Piece::File { file, .. } => Work::Populate { file, range: mapped.range() },
-                    Piece::Memory(_) => panic!("only a mapped file is brought in"),
+                    SendPiece::File { file, .. } => SimWork::Populate { file, range: mapped.range() },
+                    SendPiece::Memory(_) => panic!("only a mapped file is brought in"),
                 }
             }
-            Operation::AwaitHangUp { socket } => Work::AwaitHangUp { socket: self.socket(*socket) },
-            Operation::Shutdown { socket, how } => Work::Shutdown { socket: self.socket(*socket), how: *how },
-            Operation::Watch { eventfd, .. } => Work::Watch { eventfd: *eventfd },
+            Operation::AwaitHangUp { socket } => SimWork::AwaitHangUp { socket: self.socket(*socket) },
+            Operation::Shutdown { socket, how } => {
+                SimWork::Shutdown { socket: self.socket(*socket), how: *how }
+            }
+            Operation::Watch { eventfd, .. } => SimWork::Watch { eventfd: *eventfd },
             Operation::Sleep { duration } => {
                 // SAFETY: the type is transparent over the kernel's `struct __kernel_timespec`, two integers of 64 bits.
                 let [seconds, rest] = unsafe { (&raw const **duration).cast::<[u64; 2]>().read() };
-                Work::Sleep { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(rest) }
+                SimWork::Sleep { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(rest) }
             }
-            Operation::Cancel { target } => Work::Cancel { target: Some(target.0) },
-            Operation::CancelAll => Work::Cancel { target: None },
+            Operation::Cancel { target } => SimWork::Cancel { target: Some(target.0) },
+            Operation::CancelAll => SimWork::Cancel { target: None },
         }
     }
 

@@ -12,7 +12,7 @@ pub(super) const PAGE: usize = 4096;
 
 /// One of the ways in which a file is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Description {
+pub(super) enum FileAccess {
     /// Through the page cache.
     Buffered,
     /// The same once more.
@@ -236,7 +236,7 @@ impl SimFile {
     }
 
     /// Whether there was an error of which a description was not told; now it is.
-    pub(super) fn tell(&mut self, description: Description) -> bool {
+    pub(super) fn tell(&mut self, description: FileAccess) -> bool {
         std::mem::replace(&mut self.told[description as usize], self.write_errors) != self.write_errors
     }
 

@@ -1,7 +1,7 @@
 //! Simulated files that sends read from, and the pieces of a send.
 
 use super::files::PAGE;
-use super::world::{Memory, State};
+use super::world::{OperationMemory, WorldState};
 use super::{FileId, World};
 use crate::block::ByteRange;
 
@@ -18,8 +18,8 @@ pub(super) struct Mapped {
 }
 
 /// Bytes of a send: of memory, or of a file as they are when they are sent.
-pub(super) enum Piece {
-    Memory(Memory),
+pub(super) enum SendPiece {
+    Memory(OperationMemory),
     File { file: usize, offset: usize, length: usize },
 }
 
@@ -46,7 +46,7 @@ impl MappedFile {
     }
 
     /// Whoever uses it is in the world; it is shared between shards, and a handle of the world cannot be.
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+    fn with<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> Option<T> {
         World::current().map(|world| act(&mut world.state()))
     }
 
@@ -71,7 +71,7 @@ impl std::fmt::Debug for MappedFile {
     }
 }
 
-impl Piece {
+impl SendPiece {
     pub(super) fn length(&self) -> usize {
         match self {
             Self::Memory(memory) => memory.length,
@@ -80,14 +80,14 @@ impl Piece {
     }
 }
 
-impl State {
+impl WorldState {
     /// What a piece of a send at this address is.
-    pub(super) fn piece(&self, address: *mut u8, length: usize) -> Piece {
+    pub(super) fn piece(&self, address: *mut u8, length: usize) -> SendPiece {
         match self.mapped.range(..=address.addr()).next_back() {
             Some((start, mapped)) if address.addr() - start < mapped.length => {
-                Piece::File { file: mapped.file, offset: address.addr() - start, length }
+                SendPiece::File { file: mapped.file, offset: address.addr() - start, length }
             }
-            _ => Piece::Memory(Memory::new(address, length)),
+            _ => SendPiece::Memory(OperationMemory::new(address, length)),
         }
     }
 
@@ -166,16 +166,16 @@ impl State {
 
 /// What happens to the page cache and to files behind a shard's back.
 impl World {
-    /// Memory is short: some of a file's pages go.
+    /// OperationMemory is short: some of a file's pages go.
     pub fn evict(&self, file: FileId) {
         let mut state = self.state();
         let order = state.next_order();
         let part = state.random.pick(&[0.1, 0.5, 1.0]);
-        let State { files, random, .. } = &mut *state;
+        let WorldState { files, random, .. } = &mut *state;
         files[file.0].evict(order, |_| random.chance(part));
     }
 
-    /// Memory is very short: all pages of a file go.
+    /// OperationMemory is very short: all pages of a file go.
     pub fn evict_all(&self, file: FileId) {
         let mut state = self.state();
         let order = state.next_order();

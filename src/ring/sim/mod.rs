@@ -38,14 +38,14 @@ pub use faults::Faults;
 pub(super) use mapped::MappedFile;
 
 use crate::block::{ByteRange, Extent};
-use files::{Description, SimFile};
+use files::{FileAccess, SimFile};
 use sockets::SimSocket;
-use world::{Object, State};
+use world::{Object, WorldState};
 
 /// A handle of a world; clones name the same one.
 #[derive(Clone)]
 pub struct World {
-    state: Rc<RefCell<State>>,
+    state: Rc<RefCell<WorldState>>,
 }
 
 /// A simulated file.
@@ -85,7 +85,7 @@ impl Drop for Entered {
 impl World {
     /// A world at time 0 in which everything follows from `seed`.
     pub fn new(seed: u64, faults: Faults) -> Self {
-        Self { state: Rc::new(RefCell::new(State::new(Random::new(seed), faults))) }
+        Self { state: Rc::new(RefCell::new(WorldState::new(Random::new(seed), faults))) }
     }
 
     /// From now on rings of this thread belong to this world.
@@ -99,7 +99,7 @@ impl World {
         CURRENT.with_borrow(Clone::clone)
     }
 
-    fn state(&self) -> RefMut<'_, State> {
+    fn state(&self) -> RefMut<'_, WorldState> {
         self.state.borrow_mut()
     }
 
@@ -157,8 +157,8 @@ impl World {
             state.tokens.insert(token.as_raw_fd(), Object::File { file, description });
             File::from(token)
         };
-        let (buffered, durable) = (token(Description::Buffered), token(Description::Durable));
-        let direct = alignment.map(|alignment| (token(Description::Direct), alignment));
+        let (buffered, durable) = (token(FileAccess::Buffered), token(FileAccess::Durable));
+        let direct = alignment.map(|alignment| (token(FileAccess::Direct), alignment));
         FileTokens { id: FileId(file), buffered, durable, direct }
     }
 

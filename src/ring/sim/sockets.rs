@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
-use super::mapped::Piece;
-use super::world::{State, Work};
+use super::mapped::SendPiece;
+use super::world::{SimWork, WorldState};
 use super::{SocketId, World};
 use crate::ring::operation::SendMode;
 
 /// What the client's end of a connection looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Client {
+pub(super) enum ClientEnd {
     Here,
     /// It sends no more, and still reads.
     HalfClosed,
@@ -23,7 +23,7 @@ pub(super) struct SimSocket {
     capacity: usize,
     pub(super) to_server: VecDeque<u8>,
     pub(super) to_client: VecDeque<u8>,
-    pub(super) client: Client,
+    pub(super) client: ClientEnd,
     /// The server has shut down both directions, or at least that of its sends.
     pub(super) server_shut: bool,
     sends_no_more: bool,
@@ -44,7 +44,7 @@ impl SimSocket {
             capacity,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
-            client: Client::Here,
+            client: ClientEnd::Here,
             server_shut: false,
             sends_no_more: false,
             over_tcp,
@@ -63,7 +63,7 @@ fn take(stream: &mut VecDeque<u8>, length: usize) -> Vec<u8> {
     bytes
 }
 
-impl State {
+impl WorldState {
     /// The other end did something: whoever waits for it tries again.
     pub(super) fn wake_socket(&mut self, socket: usize) {
         for serial in std::mem::take(&mut self.sockets[socket].waiting) {
@@ -76,10 +76,10 @@ impl State {
         let socket = &self.sockets[socket];
         match socket.client {
             _ if socket.server_shut => Some(Ok(0)),
-            Client::Reset => Some(Err(libc::ECONNRESET)),
+            ClientEnd::Reset => Some(Err(libc::ECONNRESET)),
             _ if !socket.to_server.is_empty() => Some(Ok(socket.to_server.len())),
-            Client::Here => None,
-            Client::HalfClosed | Client::Closed => Some(Ok(0)),
+            ClientEnd::Here => None,
+            ClientEnd::HalfClosed | ClientEnd::Closed => Some(Ok(0)),
         }
     }
 
@@ -109,7 +109,7 @@ impl State {
     }
 
     pub(super) fn try_receive_into(&mut self, serial: u64) {
-        let Work::ReceiveInto { socket, memory, moved } = self.operations[&serial].work else {
+        let SimWork::ReceiveInto { socket, memory, moved } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
         };
         let there = match self.receivable(socket) {
@@ -123,7 +123,7 @@ impl State {
         let bytes = take(&mut self.sockets[socket].to_server, length);
         memory.put(moved, &bytes);
         let now = moved + length;
-        if let Some(Work::ReceiveInto { moved, .. }) = self.work(serial) {
+        if let Some(SimWork::ReceiveInto { moved, .. }) = self.work(serial) {
             *moved = now;
         }
         let short = self.faults.short / 8.0;
@@ -138,22 +138,22 @@ impl State {
     /// Whether both directions have ended, or that from the client.
     pub(super) fn try_hang_up(&mut self, serial: u64, socket: usize) {
         let end = &mut self.sockets[socket];
-        if end.server_shut || matches!(end.client, Client::Closed | Client::Reset) {
+        if end.server_shut || matches!(end.client, ClientEnd::Closed | ClientEnd::Reset) {
             return self.complete(serial, Ok(libc::POLLHUP as u32));
         }
-        if end.client == Client::HalfClosed {
+        if end.client == ClientEnd::HalfClosed {
             return self.complete(serial, Ok(libc::POLLRDHUP as u32));
         }
         end.waiting.push(serial);
     }
 
     pub(super) fn try_send(&mut self, serial: u64) {
-        let Work::Send { socket, ref pieces, moved, total, mode } = self.operations[&serial].work else {
+        let SimWork::Send { socket, ref pieces, moved, total, mode } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
         };
         let pieces = pieces.clone();
         let end = &self.sockets[socket];
-        if end.sends_no_more || matches!(end.client, Client::Closed | Client::Reset) {
+        if end.sends_no_more || matches!(end.client, ClientEnd::Closed | ClientEnd::Reset) {
             let result = if moved > 0 { Ok(moved as u32) } else { Err(libc::EPIPE) };
             return self.complete(serial, result);
         }
@@ -179,7 +179,7 @@ impl State {
             return self.complete(serial, if moved > 0 { Ok(moved as u32) } else { Err(libc::EFAULT) });
         }
         let now = moved + length;
-        if let Some(Work::Send { moved, .. }) = self.work(serial) {
+        if let Some(SimWork::Send { moved, .. }) = self.work(serial) {
             *moved = now;
         }
         if now == total || mode != SendMode::Whole {
@@ -191,15 +191,15 @@ impl State {
 
     /// Bytes of a send from `start` on, and whether they end early because a mapped file has them no more: then some before go, too,
     /// because the kernel copies a piece of the stream as a whole.
-    fn pieces(&mut self, serial: u64, pieces: &[Piece], start: usize, length: usize) -> (Vec<u8>, bool) {
+    fn pieces(&mut self, serial: u64, pieces: &[SendPiece], start: usize, length: usize) -> (Vec<u8>, bool) {
         let ring = self.operations[&serial].ring;
         let (mut start, mut left, mut at, mut bytes) = (start, length, 0, Vec::with_capacity(length));
         for piece in pieces {
             let skip = start.saturating_sub(at).min(piece.length());
             let take = left.min(piece.length() - skip);
             match piece {
-                Piece::Memory(memory) => bytes.extend_from_slice(memory.get(skip, take)),
-                Piece::File { file, offset, .. } => {
+                SendPiece::Memory(memory) => bytes.extend_from_slice(memory.get(skip, take)),
+                SendPiece::File { file, offset, .. } => {
                     let (read, whole) = self.mapped_bytes(ring, *file, offset + skip, offset + skip + take);
                     bytes.extend(read);
                     if !whole {
@@ -218,7 +218,7 @@ impl State {
 
     pub(super) fn try_await_room(&mut self, serial: u64, socket: usize) {
         let end = &self.sockets[socket];
-        let ended = end.sends_no_more || matches!(end.client, Client::Closed | Client::Reset);
+        let ended = end.sends_no_more || matches!(end.client, ClientEnd::Closed | ClientEnd::Reset);
         if ended || end.to_client.len() < end.capacity {
             self.complete(serial, Ok(libc::POLLOUT as u32));
         } else {
@@ -229,12 +229,12 @@ impl State {
     /// The shard lets go of a socket.
     pub(super) fn release_socket(&mut self, socket: usize) {
         let busy = self.operations.values().any(|operation| match operation.work {
-            Work::Receive { socket: other, .. }
-            | Work::ReceiveInto { socket: other, .. }
-            | Work::Send { socket: other, .. }
-            | Work::AwaitHangUp { socket: other }
-            | Work::AwaitRoom { socket: other }
-            | Work::Shutdown { socket: other, .. } => other == socket,
+            SimWork::Receive { socket: other, .. }
+            | SimWork::ReceiveInto { socket: other, .. }
+            | SimWork::Send { socket: other, .. }
+            | SimWork::AwaitHangUp { socket: other }
+            | SimWork::AwaitRoom { socket: other }
+            | SimWork::Shutdown { socket: other, .. } => other == socket,
             _ => false,
         });
         assert!(!busy, "a socket is released while an operation on it is in flight");
@@ -294,27 +294,27 @@ impl World {
 
     /// Sends no more; the server can still answer.
     pub fn client_half_close(&self, socket: SocketId) {
-        self.leave(socket, Client::HalfClosed);
+        self.leave(socket, ClientEnd::HalfClosed);
     }
 
     /// Closes the socket: what was sent arrives.
     pub fn client_close(&self, socket: SocketId) {
-        self.leave(socket, Client::Closed);
+        self.leave(socket, ClientEnd::Closed);
     }
 
     /// Breaks the connection: what was sent and has not been received is lost.
     pub fn client_reset(&self, socket: SocketId) {
-        self.leave(socket, Client::Reset);
+        self.leave(socket, ClientEnd::Reset);
     }
 
-    fn leave(&self, socket: SocketId, how: Client) {
+    fn leave(&self, socket: SocketId, how: ClientEnd) {
         let mut state = self.state();
         let end = &mut state.sockets[socket.0];
         end.client = how;
-        if how != Client::HalfClosed {
+        if how != ClientEnd::HalfClosed {
             end.to_client.clear();
         }
-        if how == Client::Reset {
+        if how == ClientEnd::Reset {
             end.to_server.clear();
         }
         state.wake_socket(socket.0);

@@ -1,6 +1,6 @@
 //! Reads, writes, syncs and allocations of simulated files: when they take effect, and how they fail.
 
-use super::world::{Event, Memory, State, Work};
+use super::world::{Event, OperationMemory, SimWork, WorldState};
 use crate::block::ByteRange;
 
 /// A read or a write.
@@ -12,12 +12,12 @@ pub(super) struct Transfer {
     /// Durable when it completes.
     pub(super) durable: bool,
     pub(super) offset: u64,
-    pub(super) memory: Memory,
+    pub(super) memory: OperationMemory,
     /// It has had an effect already.
     pub(super) began: bool,
 }
 
-impl State {
+impl WorldState {
     /// `EINTR` or `EAGAIN`: nothing happened, try again.
     pub(super) fn small_fault(&mut self) -> Option<i32> {
         if self.random.chance(self.faults.interrupted) {
@@ -82,7 +82,7 @@ impl State {
     }
 
     fn transfer(&mut self, serial: u64) -> Transfer {
-        let Some(Work::Transfer(transfer)) = self.work(serial) else {
+        let Some(SimWork::Transfer(transfer)) = self.work(serial) else {
             unreachable!("the kind of an operation does not change")
         };
         transfer.began = true;
@@ -115,7 +115,7 @@ impl State {
 
     /// A sync writes back, and then looks whether that, or anything before, has failed.
     pub(super) fn sync_file(&mut self, serial: u64) {
-        let Work::Sync { file, description, range, order, written_back } = self.operations[&serial].work
+        let SimWork::Sync { file, description, range, order, written_back } = self.operations[&serial].work
         else {
             unreachable!("the kind of an operation does not change")
         };
@@ -137,7 +137,7 @@ impl State {
                 });
             }
         }
-        let Some(Work::Sync { written_back, .. }) = self.work(serial) else {
+        let Some(SimWork::Sync { written_back, .. }) = self.work(serial) else {
             unreachable!("the kind of an operation does not change")
         };
         *written_back = true;
@@ -146,18 +146,18 @@ impl State {
 
     /// An allocation takes effect and completes.
     pub(super) fn change_file(&mut self, serial: u64) {
-        let takes_room = matches!(self.operations[&serial].work, Work::Allocate { zero_range: true, .. });
+        let takes_room = matches!(self.operations[&serial].work, SimWork::Allocate { zero_range: true, .. });
         if let Some(errno) = self.small_fault().or_else(|| self.large_fault(takes_room)) {
             return self.complete(serial, Err(errno));
         }
         match self.operations[&serial].work {
-            Work::Allocate { zero_range: true, .. } if self.faults.no_zero_range => {
+            SimWork::Allocate { zero_range: true, .. } if self.faults.no_zero_range => {
                 self.complete(serial, Err(libc::EOPNOTSUPP));
             }
-            Work::Allocate { zero_range: false, .. } if self.faults.no_punch => {
+            SimWork::Allocate { zero_range: false, .. } if self.faults.no_punch => {
                 self.complete(serial, Err(libc::EOPNOTSUPP));
             }
-            Work::Allocate { file, range, zero_range } => {
+            SimWork::Allocate { file, range, zero_range } => {
                 let zeroed = self.files[file].zero(serial, range, zero_range);
                 self.complete(serial, if zeroed { Ok(0) } else { Err(libc::EINVAL) });
             }
@@ -170,20 +170,20 @@ impl State {
         &mut self,
         serial: u64,
         order: u64,
-        work: &Work,
+        work: &SimWork,
         result: Result<u32, i32>,
     ) {
         let file = match work {
-            Work::Transfer(transfer) if transfer.write => {
+            SimWork::Transfer(transfer) if transfer.write => {
                 let range = ByteRange::new(transfer.offset, u64::from(result.unwrap_or(0)));
                 self.files[transfer.file].end_page_write(serial, range.expect("within the file"));
                 transfer.file
             }
-            Work::Allocate { file, .. } => *file,
+            SimWork::Allocate { file, .. } => *file,
             _ => return,
         };
         self.completed.insert(serial, order);
-        if matches!(work, Work::Transfer(transfer) if transfer.durable) && result.is_ok() {
+        if matches!(work, SimWork::Transfer(transfer) if transfer.durable) && result.is_ok() {
             self.files[file].harden(None, |writer| writer == serial);
         }
         // The kernel writes back by itself, too.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::mapped::MajorFaults;
-use super::world::{Completed, Event, State, Work};
+use super::world::{Completed, Event, SimWork, WorldState};
 use super::{FileId, World};
 use crate::block::ByteRange;
 use crate::ring::receive::ReceiveRing;
@@ -48,7 +48,7 @@ impl World {
 /// Bytes for which an allocation or a prefetch takes a latency of its own.
 const BYTES_PER_LATENCY: u64 = 32 << 10;
 
-impl State {
+impl WorldState {
     /// An operation that blocks was submitted.
     pub(super) fn queue_for_worker(&mut self, ring: usize, serial: u64) {
         self.rings[ring].waiting.push_back(serial);
@@ -72,12 +72,12 @@ impl State {
             let mut moment = self.now + self.latency();
             let time = |range: ByteRange, latency: u64| range.length() / BYTES_PER_LATENCY * latency;
             match self.operations[&serial].work {
-                Work::Prefetch { range } => moment += time(range, self.faults.latency_ns),
-                Work::Allocate { file, range, .. } => {
+                SimWork::Prefetch { range } => moment += time(range, self.faults.latency_ns),
+                SimWork::Allocate { file, range, .. } => {
                     moment = self.unlocked(file, moment) + time(range, self.faults.latency_ns);
                     self.locked.insert(file, moment);
                 }
-                Work::Sync { file, .. } => {
+                SimWork::Sync { file, .. } => {
                     moment = self.hung.get(&file).map_or(moment, |end| moment.max(*end))
                 }
                 _ => {}

@@ -5,8 +5,8 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use super::faults::Faults;
-use super::files::{Description, SimFile};
-use super::mapped::{Mapped, Piece};
+use super::files::{FileAccess, SimFile};
+use super::mapped::{Mapped, SendPiece};
 use super::sockets::SimSocket;
 use super::transfer::Transfer;
 use super::workers::RingState;
@@ -17,18 +17,18 @@ use crate::ring::operation::SendMode;
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Object {
-    File { file: usize, description: Description },
+    File { file: usize, description: FileAccess },
     Socket(usize),
 }
 
-/// Memory that an operation in flight owns. Like the kernel, the world has nothing but its address.
+/// OperationMemory that an operation in flight owns. Like the kernel, the world has nothing but its address.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
+pub(super) struct OperationMemory {
     address: *mut u8,
     pub(super) length: usize,
 }
 
-impl Memory {
+impl OperationMemory {
     pub(super) fn new(address: *mut u8, length: usize) -> Self {
         Self { address, length }
     }
@@ -54,12 +54,12 @@ impl Memory {
 }
 
 /// What is being done.
-pub(super) enum Work {
+pub(super) enum SimWork {
     Transfer(Transfer),
     /// `order`: what completed before is made durable.
     Sync {
         file: usize,
-        description: Description,
+        description: FileAccess,
         range: Option<ByteRange>,
         order: u64,
         /// What should be durable is, or is lost; it has not looked yet which of both.
@@ -79,12 +79,12 @@ pub(super) enum Work {
     },
     ReceiveInto {
         socket: usize,
-        memory: Memory,
+        memory: OperationMemory,
         moved: usize,
     },
     Send {
         socket: usize,
-        pieces: Rc<[Piece]>,
+        pieces: Rc<[SendPiece]>,
         moved: usize,
         total: usize,
         mode: SendMode,
@@ -117,7 +117,7 @@ pub(super) enum Work {
 pub(super) struct InFlight {
     pub(super) ring: usize,
     pub(super) key: u32,
-    pub(super) work: Work,
+    pub(super) work: SimWork,
 }
 
 /// Something that will happen to an operation.
@@ -141,7 +141,7 @@ pub(super) struct Completed {
     pub(super) socket_nonempty: bool,
 }
 
-pub(super) struct State {
+pub(super) struct WorldState {
     pub(super) random: Random,
     pub(super) faults: Faults,
     pub(super) now: u64,
@@ -169,7 +169,7 @@ pub(super) struct State {
     pub(super) outcomes: BTreeMap<&'static str, u64>,
 }
 
-impl State {
+impl WorldState {
     pub(super) fn new(random: Random, faults: Faults) -> Self {
         Self {
             random,
@@ -233,45 +233,46 @@ impl State {
     }
 
     /// The work of an operation in flight, to change it.
-    pub(super) fn work(&mut self, serial: u64) -> Option<&mut Work> {
+    pub(super) fn work(&mut self, serial: u64) -> Option<&mut SimWork> {
         self.operations.get_mut(&serial).map(|operation| &mut operation.work)
     }
 
     /// An operation was submitted.
-    pub(super) fn start(&mut self, ring: usize, key: u32, mut work: Work) {
+    pub(super) fn start(&mut self, ring: usize, key: u32, mut work: SimWork) {
         let serial = self.next_order();
         let mut first = self.now + self.latency();
         match &mut work {
-            Work::Transfer(transfer) => {
+            SimWork::Transfer(transfer) => {
                 let transfer = transfer.clone();
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.start_transfer(serial, &transfer);
             }
-            Work::Sync { order, .. } => *order = serial,
-            Work::Receive { fault, .. } => {
+            SimWork::Sync { order, .. } => *order = serial,
+            SimWork::Receive { fault, .. } => {
                 let no_buffers = self.random.chance(self.faults.no_buffers).then_some(libc::ENOBUFS);
                 *fault = self.small_fault().or(no_buffers);
             }
             // What does not wait is done when it is submitted.
-            Work::Send { mode: SendMode::Now, .. } => {
+            SimWork::Send { mode: SendMode::Now, .. } => {
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.try_send(serial);
             }
             // A poll looks when it is submitted.
-            Work::AwaitHangUp { socket } => {
+            SimWork::AwaitHangUp { socket } => {
                 let socket = *socket;
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.try_hang_up(serial, socket);
             }
-            Work::Sleep { nanoseconds } => first = self.now + *nanoseconds,
-            Work::Watch { eventfd } => {
+            SimWork::Sleep { nanoseconds } => first = self.now + *nanoseconds,
+            SimWork::Watch { eventfd } => {
                 let eventfd = *eventfd;
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.look_at(serial, eventfd);
             }
             _ => {}
         }
-        let needs_worker = matches!(work, Work::Sync { .. } | Work::Allocate { .. } | Work::Prefetch { .. });
+        let needs_worker =
+            matches!(work, SimWork::Sync { .. } | SimWork::Allocate { .. } | SimWork::Prefetch { .. });
         self.operations.insert(serial, InFlight { ring, key, work });
         match needs_worker {
             true => self.queue_for_worker(ring, serial),
@@ -301,26 +302,26 @@ impl State {
 
     fn attempt(&mut self, serial: u64) {
         match &self.operations[&serial].work {
-            Work::Receive { socket, fault } => self.try_receive(serial, *socket, *fault),
-            Work::ReceiveInto { .. } => self.try_receive_into(serial),
-            Work::Send { .. } => self.try_send(serial),
-            Work::AwaitHangUp { socket } => self.try_hang_up(serial, *socket),
-            Work::AwaitRoom { socket } => self.try_await_room(serial, *socket),
-            Work::Populate { file, range } => self.populate(serial, *file, *range),
-            Work::Shutdown { socket, how } => {
+            SimWork::Receive { socket, fault } => self.try_receive(serial, *socket, *fault),
+            SimWork::ReceiveInto { .. } => self.try_receive_into(serial),
+            SimWork::Send { .. } => self.try_send(serial),
+            SimWork::AwaitHangUp { socket } => self.try_hang_up(serial, *socket),
+            SimWork::AwaitRoom { socket } => self.try_await_room(serial, *socket),
+            SimWork::Populate { file, range } => self.populate(serial, *file, *range),
+            SimWork::Shutdown { socket, how } => {
                 let (socket, how) = (*socket, *how);
                 self.shut_down(socket, how);
                 self.complete(serial, Ok(0));
             }
-            Work::Sleep { .. } => self.complete(serial, Err(libc::ETIME)),
-            Work::Cancel { target } => {
+            SimWork::Sleep { .. } => self.complete(serial, Err(libc::ETIME)),
+            SimWork::Cancel { target } => {
                 let target = *target;
                 self.cancel(serial, target);
             }
-            Work::Prefetch { .. } => self.complete(serial, Ok(0)),
-            Work::Sync { .. } => self.sync_file(serial),
-            Work::Allocate { .. } => self.change_file(serial),
-            Work::Transfer(_) | Work::Watch { .. } => unreachable!("they have events of their own"),
+            SimWork::Prefetch { .. } => self.complete(serial, Ok(0)),
+            SimWork::Sync { .. } => self.sync_file(serial),
+            SimWork::Allocate { .. } => self.change_file(serial),
+            SimWork::Transfer(_) | SimWork::Watch { .. } => unreachable!("they have events of their own"),
         }
     }
 
@@ -346,11 +347,11 @@ impl State {
         self.rings[ring].completions.push_back(Completed { key, result, buffer, socket_nonempty });
     }
 
-    fn count(&mut self, work: &Work, result: Result<u32, i32>) {
+    fn count(&mut self, work: &SimWork, result: Result<u32, i32>) {
         let whole = match work {
-            Work::Transfer(transfer) => Some(transfer.memory.length),
-            Work::ReceiveInto { memory, .. } => Some(memory.length),
-            Work::Send { total, .. } => Some(*total),
+            SimWork::Transfer(transfer) => Some(transfer.memory.length),
+            SimWork::ReceiveInto { memory, .. } => Some(memory.length),
+            SimWork::Send { total, .. } => Some(*total),
             _ => None,
         };
         let what = match result {
@@ -373,7 +374,7 @@ impl State {
     fn cancel(&mut self, serial: u64, target: Option<u32>) {
         let ring = self.operations[&serial].ring;
         let wanted = |operation: &InFlight| {
-            let cancel = matches!(operation.work, Work::Cancel { .. });
+            let cancel = matches!(operation.work, SimWork::Cancel { .. });
             operation.ring == ring && target.map_or(!cancel, |key| operation.key == key && !cancel)
         };
         // Only what was submitted before it.
@@ -382,13 +383,15 @@ impl State {
         let mut result = Err(libc::ENOENT);
         for target in found {
             result = match &self.operations[&target].work {
-                Work::ReceiveInto { moved, .. } | Work::Send { moved, .. } if *moved > 0 => {
+                SimWork::ReceiveInto { moved, .. } | SimWork::Send { moved, .. } if *moved > 0 => {
                     let moved = *moved as u32;
                     self.complete(target, Ok(moved));
                     Ok(0)
                 }
-                Work::Shutdown { .. } | Work::Sync { written_back: true, .. } => Err(libc::EALREADY),
-                Work::Transfer(transfer) if transfer.began || self.random.chance(0.5) => Err(libc::EALREADY),
+                SimWork::Shutdown { .. } | SimWork::Sync { written_back: true, .. } => Err(libc::EALREADY),
+                SimWork::Transfer(transfer) if transfer.began || self.random.chance(0.5) => {
+                    Err(libc::EALREADY)
+                }
                 _ => {
                     self.complete(target, Err(libc::ECANCELED));
                     Ok(0)
@@ -429,7 +432,7 @@ impl State {
 
     pub(super) fn look_at_doorbells(&mut self) {
         let watched = self.operations.iter().filter_map(|(serial, operation)| {
-            let Work::Watch { eventfd } = operation.work else { return None };
+            let SimWork::Watch { eventfd } = operation.work else { return None };
             Some((*serial, eventfd))
         });
         for (serial, eventfd) in watched.collect::<Vec<_>>() {

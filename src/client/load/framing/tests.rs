@@ -99,16 +99,16 @@ fn by_framer(mode: ReplyMode, requests: &[ClientRequest], pieces: &[&[u8]]) -> R
     for mut input in pieces.iter().copied() {
         while let Some(piece) = framer.feed(&mut input, asked)? {
             match piece {
-                Piece::Data { cookie, offset, bytes } => {
+                ReplyPiece::Data { cookie, offset, bytes } => {
                     told[cookie as usize].content.extend((offset..).zip(bytes.iter().copied()));
                 }
-                Piece::Hole { cookie, offset, length } => {
+                ReplyPiece::Hole { cookie, offset, length } => {
                     told[cookie as usize].content.extend((offset..offset + length).map(|at| (at, 0)));
                 }
-                Piece::Failed { cookie, error } => {
+                ReplyPiece::Failed { cookie, error } => {
                     told[cookie as usize].error.get_or_insert(error);
                 }
-                Piece::Done { cookie } => told[cookie as usize].done += 1,
+                ReplyPiece::Done { cookie } => told[cookie as usize].done += 1,
             }
         }
         assert!(input.is_empty(), "all was taken");

@@ -1,4 +1,4 @@
-//! The client's half of the handshake: bytes in, bytes out, and in the end an [`Outcome`].
+//! The client's half of the handshake: bytes in, bytes out, and in the end a [`HandshakeOutcome`].
 //!
 //! Sources: "Newstyle negotiation", "Fixed newstyle negotiation", "Option types". The order is: greeting; EXTENDED_HEADERS, else
 //! STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or GO is asked by EXPORT_NAME. A refusal
@@ -14,7 +14,7 @@ mod tests;
 use alloc::vec::Vec;
 
 pub use outcome::{
-    ContextId, Dialect, ExportDetails, Goal, HandshakeError, ListedExport, Outcome, Transmission,
+    ContextId, Dialect, ExportDetails, Goal, HandshakeError, HandshakeOutcome, ListedExport, Transmission,
 };
 
 use core::mem::take;
@@ -27,7 +27,7 @@ use crate::session::ReplyMode;
 use crate::wire::*;
 use option_reply::{HEADER, Header, OptionReply};
 use query::Stage;
-use script::{Next, Script};
+use script::{Script, ScriptStep};
 
 /// What a whole handshake may receive, each reply counted with [`REPLY_COST`] beside its length: it bounds time and memory.
 const MAX_RECEIVED: u64 = 64 << 20;
@@ -44,14 +44,14 @@ pub enum Event {
     /// Send [`ClientHandshake::take_output`].
     Output,
     /// The handshake is over; what is left of the input belongs to the transmission phase.
-    Done(Outcome),
+    Done(HandshakeOutcome),
 }
 
 /// The client's half of a handshake. It does no I/O: see [`ClientHandshake::feed`].
 #[derive(Debug)]
 pub struct ClientHandshake {
     script: Script,
-    waiting: Waiting,
+    waiting: Awaited,
     /// What was received of that which is waited for, and its full length.
     frame: Vec<u8>,
     frame_length: usize,
@@ -61,13 +61,13 @@ pub struct ClientHandshake {
 }
 
 #[derive(Debug)]
-enum Waiting {
+enum Awaited {
     Greeting,
     Header(Stage),
     Data(Stage, Header),
     ExportName,
     /// Nothing: the result is taken once all output was handed out.
-    Ended(Option<Result<Outcome, HandshakeError>>),
+    Ended(Option<Result<HandshakeOutcome, HandshakeError>>),
 }
 
 impl ClientHandshake {
@@ -86,7 +86,7 @@ impl ClientHandshake {
     pub fn with_replies(goal: Goal, best: ReplyMode) -> Result<Self, HandshakeError> {
         Ok(Self {
             script: Script::new(goal, best)?,
-            waiting: Waiting::Greeting,
+            waiting: Awaited::Greeting,
             frame: Vec::new(),
             frame_length: size_of::<Greeting>(),
             output: Vec::new(),
@@ -104,7 +104,7 @@ impl ClientHandshake {
             if !self.output.is_empty() {
                 return Ok(Some(Event::Output));
             }
-            if let Waiting::Ended(result) = &mut self.waiting {
+            if let Awaited::Ended(result) = &mut self.waiting {
                 let result = result.take().unwrap_or(Err(HandshakeError::Closed("already")));
                 return result.map(Event::Done).map(Some);
             }
@@ -117,7 +117,7 @@ impl ClientHandshake {
             }
             let frame = take(&mut self.frame);
             if let Err(error) = self.framed(&frame) {
-                self.waiting = Waiting::Ended(None);
+                self.waiting = Awaited::Ended(None);
                 self.output.clear();
                 return Err(error);
             }
@@ -138,17 +138,17 @@ impl ClientHandshake {
     /// handshake ends: who receives just so many is left with none.
     pub fn needed(&self) -> usize {
         match self.waiting {
-            Waiting::Ended(_) => 0,
+            Awaited::Ended(_) => 0,
             _ => self.frame_length - self.frame.len(),
         }
     }
 
     /// The server closed the connection while bytes were needed: what that means at this point.
     pub fn closed(&mut self) -> HandshakeError {
-        match core::mem::replace(&mut self.waiting, Waiting::Ended(None)) {
-            Waiting::Greeting => HandshakeError::Closed("before it greeted; it may refuse this client"),
+        match core::mem::replace(&mut self.waiting, Awaited::Ended(None)) {
+            Awaited::Greeting => HandshakeError::Closed("before it greeted; it may refuse this client"),
             // "If the server is unwilling to allow the export, it MUST terminate the session."
-            Waiting::ExportName => HandshakeError::UnknownExport {
+            Awaited::ExportName => HandshakeError::UnknownExport {
                 name: self.script.export().into(),
                 message: "it closed the connection when asked for it".into(),
             },
@@ -158,22 +158,22 @@ impl ClientHandshake {
 
     /// A frame is complete.
     fn framed(&mut self, frame: &[u8]) -> Result<(), HandshakeError> {
-        match core::mem::replace(&mut self.waiting, Waiting::Ended(None)) {
-            Waiting::Greeting => {
+        match core::mem::replace(&mut self.waiting, Awaited::Ended(None)) {
+            Awaited::Greeting => {
                 let next = self.greeted(frame)?;
                 self.proceed(next)
             }
-            Waiting::Header(stage) => {
+            Awaited::Header(stage) => {
                 let bytes = frame.first_chunk::<HEADER>().expect("the frame has the header's size");
                 let header = Header::parse(bytes, stage.option())?;
                 self.received += REPLY_COST + header.length as u64;
                 if self.received > MAX_RECEIVED {
                     return Err(HandshakeError::TooMuch(MAX_RECEIVED));
                 }
-                self.wait(Waiting::Data(stage, header), header.length);
+                self.wait(Awaited::Data(stage, header), header.length);
                 Ok(())
             }
-            Waiting::Data(stage, header) => match OptionReply::parse(header, frame)? {
+            Awaited::Data(stage, header) => match OptionReply::parse(header, frame)? {
                 OptionReply::Ack => {
                     let next = self.script.finished(stage, Ok(()))?;
                     self.proceed(next)
@@ -184,21 +184,21 @@ impl ClientHandshake {
                 }
                 reply => {
                     self.script.collect(reply);
-                    self.wait(Waiting::Header(stage), HEADER);
+                    self.wait(Awaited::Header(stage), HEADER);
                     Ok(())
                 }
             },
-            Waiting::ExportName => {
+            Awaited::ExportName => {
                 let size = u64::from_be_bytes(*frame.first_chunk().expect("ten bytes"));
                 let next = self.script.named(size, u16::from_be_bytes([frame[8], frame[9]]));
                 self.proceed(next)
             }
-            Waiting::Ended(_) => unreachable!("no frame is waited for at the end"),
+            Awaited::Ended(_) => unreachable!("no frame is waited for at the end"),
         }
     }
 
     /// "Newstyle negotiation": the two magics and the handshake flags; the client's flags are the answer.
-    fn greeted(&mut self, frame: &[u8]) -> Result<Next, HandshakeError> {
+    fn greeted(&mut self, frame: &[u8]) -> Result<ScriptStep, HandshakeError> {
         let greeting = Greeting::read_from_bytes(frame).expect("the frame has the greeting's size");
         if greeting.magic.get() != NBD_MAGIC {
             return Err(HandshakeError::NotNbd(greeting.magic.to_bytes()));
@@ -222,34 +222,34 @@ impl ClientHandshake {
         self.script.start(fixed_newstyle)
     }
 
-    fn proceed(&mut self, next: Next) -> Result<(), HandshakeError> {
+    fn proceed(&mut self, next: ScriptStep) -> Result<(), HandshakeError> {
         match next {
-            Next::Option(stage, data) => {
+            ScriptStep::Option(stage, data) => {
                 push_option(&mut self.output, stage.option(), &data);
-                self.wait(Waiting::Header(stage), HEADER);
+                self.wait(Awaited::Header(stage), HEADER);
             }
-            Next::ExportName => {
+            ScriptStep::ExportName => {
                 push_option(&mut self.output, NBD_OPT_EXPORT_NAME, self.script.export().as_bytes());
                 let zeroes = if self.no_zeroes { 0 } else { EXPORT_NAME_ZEROES };
-                self.wait(Waiting::ExportName, EXPORT_NAME_REPLY + zeroes);
+                self.wait(Awaited::ExportName, EXPORT_NAME_REPLY + zeroes);
             }
-            Next::Disconnect => {
+            ScriptStep::Disconnect => {
                 let disconnect =
                     ClientRequest { command: NBD_CMD_DISC, flags: 0, cookie: 0, offset: 0, length: 0 };
                 disconnect.encode(self.script.reply_mode(), &mut self.output);
-                self.waiting = Waiting::Ended(Some(self.script.result()));
+                self.waiting = Awaited::Ended(Some(self.script.result()));
             }
-            Next::Abort => {
+            ScriptStep::Abort => {
                 // Its ACK is not waited for: old servers send none, and "the client dropping the connection" comes next anyway.
                 push_option(&mut self.output, NBD_OPT_ABORT, &[]);
-                self.waiting = Waiting::Ended(Some(self.script.result()));
+                self.waiting = Awaited::Ended(Some(self.script.result()));
             }
-            Next::Enter => self.waiting = Waiting::Ended(Some(self.script.result())),
+            ScriptStep::Enter => self.waiting = Awaited::Ended(Some(self.script.result())),
         }
         Ok(())
     }
 
-    fn wait(&mut self, waiting: Waiting, length: usize) {
+    fn wait(&mut self, waiting: Awaited, length: usize) {
         self.waiting = waiting;
         self.frame_length = length;
     }

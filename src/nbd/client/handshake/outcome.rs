@@ -88,7 +88,7 @@ pub struct Transmission {
 
 /// How a handshake ended, by [`Goal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum HandshakeOutcome {
     /// [`Goal::Info`]: close the connection.
     Info(Dialect, ExportDetails),
     /// [`Goal::List`]: close the connection.

@@ -14,7 +14,7 @@ use crate::wire::*;
 
 /// What to do next.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(super) enum ScriptStep {
     /// Send an option with its data.
     Option(Stage, Vec<u8>),
     /// Send EXPORT_NAME for [`Script::export`].
@@ -34,18 +34,18 @@ pub(super) struct Script {
     /// The best form of replies that is asked for.
     best: ReplyMode,
     dialect: Dialect,
-    answer: Answer,
+    answer: Gathered,
     /// The exports of LIST whose details are known, and those that are still to be asked about, the next one last.
     listed: Vec<ListedExport>,
     to_ask: Vec<(String, String)>,
     selected: Vec<ContextId>,
     offered: Option<Vec<String>>,
-    result: Option<Result<Outcome, HandshakeError>>,
+    result: Option<Result<HandshakeOutcome, HandshakeError>>,
 }
 
 /// The replies to the option in flight, before the final one.
 #[derive(Debug, Default)]
-struct Answer {
+struct Gathered {
     exports: Vec<(String, String)>,
     contexts: Vec<ContextId>,
     export: Option<(u64, u16)>,
@@ -70,7 +70,7 @@ impl Script {
             goal,
             best,
             dialect,
-            answer: Answer::default(),
+            answer: Gathered::default(),
             listed: Vec::new(),
             to_ask: Vec::new(),
             selected: Vec::new(),
@@ -92,22 +92,22 @@ impl Script {
     }
 
     /// How it ended; once.
-    pub(super) fn result(&mut self) -> Result<Outcome, HandshakeError> {
+    pub(super) fn result(&mut self) -> Result<HandshakeOutcome, HandshakeError> {
         self.result.take().unwrap_or(Err(HandshakeError::Closed("during the handshake")))
     }
 
     /// The greeting is done.
-    pub(super) fn start(&mut self, fixed_newstyle: bool) -> Result<Next, HandshakeError> {
+    pub(super) fn start(&mut self, fixed_newstyle: bool) -> Result<ScriptStep, HandshakeError> {
         self.dialect.fixed_newstyle = fixed_newstyle;
         match (fixed_newstyle, &self.goal) {
             (true, _) => Ok(match self.best {
-                ReplyMode::Extended => Next::Option(Stage::ExtendedHeaders, Vec::new()),
-                ReplyMode::Structured => Next::Option(Stage::StructuredReply, Vec::new()),
+                ReplyMode::Extended => ScriptStep::Option(Stage::ExtendedHeaders, Vec::new()),
+                ReplyMode::Structured => ScriptStep::Option(Stage::StructuredReply, Vec::new()),
                 ReplyMode::Simple => self.pursue(),
             }),
             (false, Goal::List) => Err(HandshakeError::CannotList),
             // "In non-fixed newstyle only one option can be set (`NBD_OPT_EXPORT_NAME`)."
-            (false, _) => Ok(Next::ExportName),
+            (false, _) => Ok(ScriptStep::ExportName),
         }
     }
 
@@ -132,7 +132,7 @@ impl Script {
         &mut self,
         stage: Stage,
         result: Result<(), (u32, String)>,
-    ) -> Result<Next, HandshakeError> {
+    ) -> Result<ScriptStep, HandshakeError> {
         let answer = take(&mut self.answer);
         let refusal = match result {
             Ok(()) => return self.accepted(stage, answer),
@@ -144,27 +144,27 @@ impl Script {
             || (matches!(refusal, HandshakeError::TlsRequired(_)) && stage != Stage::Info);
         match stage {
             // GO was only to learn more than INFO told.
-            _ if self.result.is_some() => Ok(Next::Abort),
+            _ if self.result.is_some() => Ok(ScriptStep::Abort),
             _ if fatal => Ok(self.give_up(refusal)),
-            Stage::ExtendedHeaders => Ok(Next::Option(Stage::StructuredReply, Vec::new())),
+            Stage::ExtendedHeaders => Ok(ScriptStep::Option(Stage::StructuredReply, Vec::new())),
             Stage::StructuredReply => Ok(self.pursue()),
             Stage::OfferedContexts => Ok(self.after_offered(None)),
             // The contexts are gone; the export may still be entered.
             Stage::SelectContexts => Ok(self.after_selected(Vec::new())),
             Stage::Info if self.goal == Goal::List => Ok(self.record(Err(without_export(&refusal)))),
-            Stage::Info | Stage::Go if self.may_use_export_name(&refusal) => Ok(Next::ExportName),
+            Stage::Info | Stage::Go if self.may_use_export_name(&refusal) => Ok(ScriptStep::ExportName),
             _ => Ok(self.give_up(refusal)),
         }
     }
 
     /// The reply to EXPORT_NAME.
-    pub(super) fn named(&mut self, size: u64, transmission_flags: u16) -> Next {
-        let answer = Answer { export: Some((size, transmission_flags)), ..Answer::default() };
+    pub(super) fn named(&mut self, size: u64, transmission_flags: u16) -> ScriptStep {
+        let answer = Gathered { export: Some((size, transmission_flags)), ..Gathered::default() };
         let details = self.details(answer).expect("the answer has the export's size");
         self.entered(details)
     }
 
-    fn accepted(&mut self, stage: Stage, answer: Answer) -> Result<Next, HandshakeError> {
+    fn accepted(&mut self, stage: Stage, answer: Gathered) -> Result<ScriptStep, HandshakeError> {
         let malformed = |what| HandshakeError::Malformed { option: stage.option(), reply: NBD_REP_ACK, what };
         let no_export = malformed("came without NBD_INFO_EXPORT");
         Ok(match stage {
@@ -201,8 +201,12 @@ impl Script {
                 // nbd-server opens an export on GO and tells size 0 before.
                 let is_open = details.size > 0;
                 self.offered.clone_from(&details.contexts);
-                self.result = Some(Ok(Outcome::Info(self.dialect, details)));
-                if is_open { Next::Abort } else { Next::Option(Stage::Go, export_query(self.export())) }
+                self.result = Some(Ok(HandshakeOutcome::Info(self.dialect, details)));
+                if is_open {
+                    ScriptStep::Abort
+                } else {
+                    ScriptStep::Option(Stage::Go, export_query(self.export()))
+                }
             }
             Stage::Go => {
                 let details = self.details(answer).ok_or(no_export)?;
@@ -212,36 +216,36 @@ impl Script {
     }
 
     /// The reply mode is settled: on to the goal.
-    fn pursue(&mut self) -> Next {
+    fn pursue(&mut self) -> ScriptStep {
         match &self.goal {
             Goal::Info { .. } => self.ask_about_export(),
-            Goal::List => Next::Option(Stage::List, Vec::new()),
+            Goal::List => ScriptStep::Option(Stage::List, Vec::new()),
             // "This option MUST NOT be requested unless structured replies or extended headers have been negotiated first."
             Goal::Go { export, contexts } if !contexts.is_empty() && self.has_chunks() => {
-                Next::Option(Stage::SelectContexts, context_queries(export, contexts))
+                ScriptStep::Option(Stage::SelectContexts, context_queries(export, contexts))
             }
-            Goal::Go { export, .. } => Next::Option(Stage::Go, export_query(export)),
+            Goal::Go { export, .. } => ScriptStep::Option(Stage::Go, export_query(export)),
         }
     }
 
     /// LIST_META_CONTEXT where it may be asked, then INFO.
-    fn ask_about_export(&mut self) -> Next {
+    fn ask_about_export(&mut self) -> ScriptStep {
         match self.has_chunks() {
-            true => Next::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
-            false => Next::Option(Stage::Info, export_query(self.export())),
+            true => ScriptStep::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
+            false => ScriptStep::Option(Stage::Info, export_query(self.export())),
         }
     }
 
-    fn ask_next(&mut self) -> Next {
+    fn ask_next(&mut self) -> ScriptStep {
         if self.to_ask.is_empty() {
-            self.result = Some(Ok(Outcome::List(self.dialect, take(&mut self.listed))));
-            return Next::Abort;
+            self.result = Some(Ok(HandshakeOutcome::List(self.dialect, take(&mut self.listed))));
+            return ScriptStep::Abort;
         }
         self.ask_about_export()
     }
 
     /// The details of the export at hand, for a list.
-    fn record(&mut self, details: Result<ExportDetails, String>) -> Next {
+    fn record(&mut self, details: Result<ExportDetails, String>) -> ScriptStep {
         self.offered = None;
         if let Some((name, description)) = self.to_ask.pop() {
             self.listed.push(ListedExport { name, description, details });
@@ -249,39 +253,40 @@ impl Script {
         self.ask_next()
     }
 
-    fn after_offered(&mut self, names: Option<Vec<String>>) -> Next {
+    fn after_offered(&mut self, names: Option<Vec<String>>) -> ScriptStep {
         self.offered = names;
         let stage = if matches!(self.goal, Goal::Go { .. }) { Stage::Go } else { Stage::Info };
-        Next::Option(stage, export_query(self.export()))
+        ScriptStep::Option(stage, export_query(self.export()))
     }
 
-    fn after_selected(&mut self, contexts: Vec<ContextId>) -> Next {
+    fn after_selected(&mut self, contexts: Vec<ContextId>) -> ScriptStep {
         self.selected = contexts;
         match self.selected.is_empty() {
             // What there is instead makes a useful message.
-            true => Next::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
-            false => Next::Option(Stage::Go, export_query(self.export())),
+            true => ScriptStep::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
+            false => ScriptStep::Option(Stage::Go, export_query(self.export())),
         }
     }
 
     /// The server is in the transmission phase: stay there, or the question is answered.
-    fn entered(&mut self, export: ExportDetails) -> Next {
+    fn entered(&mut self, export: ExportDetails) -> ScriptStep {
         let dialect = self.dialect;
         if let Goal::Go { .. } = self.goal {
             let contexts = take(&mut self.selected);
-            self.result = Some(Ok(Outcome::Transmission(Transmission { dialect, export, contexts })));
-            return Next::Enter;
+            self.result =
+                Some(Ok(HandshakeOutcome::Transmission(Transmission { dialect, export, contexts })));
+            return ScriptStep::Enter;
         }
-        self.result = Some(Ok(Outcome::Info(dialect, export)));
-        Next::Disconnect
+        self.result = Some(Ok(HandshakeOutcome::Info(dialect, export)));
+        ScriptStep::Disconnect
     }
 
-    fn give_up(&mut self, error: HandshakeError) -> Next {
+    fn give_up(&mut self, error: HandshakeError) -> ScriptStep {
         self.result = Some(Err(error));
-        Next::Abort
+        ScriptStep::Abort
     }
 
-    fn details(&mut self, answer: Answer) -> Option<ExportDetails> {
+    fn details(&mut self, answer: Gathered) -> Option<ExportDetails> {
         let (size, transmission_flags) = answer.export?;
         Some(ExportDetails {
             name: answer.name.unwrap_or_else(|| self.export().into()),

@@ -55,7 +55,7 @@ fn play(
     greeting: &[u8],
     script: &[(Vec<u8>, Vec<u8>)],
     step: usize,
-) -> Result<Outcome, HandshakeError> {
+) -> Result<HandshakeOutcome, HandshakeError> {
     let mut client = ClientHandshake::new(goal)?;
     let mut script = script.iter();
     let (mut sent, mut expected) = (Vec::new(), Vec::new());
@@ -93,7 +93,11 @@ fn play(
     }
 }
 
-fn check(goal: Goal, greeting: &[u8], script: &[(Vec<u8>, Vec<u8>)]) -> Result<Outcome, HandshakeError> {
+fn check(
+    goal: Goal,
+    greeting: &[u8],
+    script: &[(Vec<u8>, Vec<u8>)],
+) -> Result<HandshakeOutcome, HandshakeError> {
     let whole = play(goal.clone(), greeting, script, usize::MAX >> 1);
     for step in [1, 2, 3, 7, 19, 20, 21, 64] {
         assert_eq!(play(goal.clone(), greeting, script, step), whole, "in pieces of {step}");
@@ -163,7 +167,7 @@ fn info_from_a_server_that_knows_everything() {
         contexts: Some(vec!["base:allocation".into(), "x-y:".into()]),
         ..details("canonical")
     };
-    assert_eq!(check(info("disk"), &greeting(3), &script), Ok(Outcome::Info(DIALECT, expected)));
+    assert_eq!(check(info("disk"), &greeting(3), &script), Ok(HandshakeOutcome::Info(DIALECT, expected)));
 }
 
 /// Who receives as many bytes as are needed, or all but one of them and then that one, is left with none of the next phase.
@@ -206,7 +210,7 @@ fn structured_replies_where_extended_headers_are_unknown() {
         contexts: vec![ContextId { id: 7, name: "base:allocation".into() }],
     };
     let outcome = check(go("d", &["base:allocation"]), &greeting(3), &script);
-    assert_eq!(outcome, Ok(Outcome::Transmission(expected)));
+    assert_eq!(outcome, Ok(HandshakeOutcome::Transmission(expected)));
 }
 
 #[test]
@@ -219,7 +223,8 @@ fn a_missing_context_brings_those_on_offer() {
             (option(9, &[0; 8]), [context(9, 0, "base:allocation"), reply(9, ACK, &[])].concat()),
             (option(7, &info_query("")), [export_info(7), reply(7, ACK, &[])].concat()),
         ];
-        let Ok(Outcome::Transmission(transmission)) = check(go("", &["x:y"]), &greeting(3), &script) else {
+        let Ok(HandshakeOutcome::Transmission(transmission)) = check(go("", &["x:y"]), &greeting(3), &script)
+        else {
             panic!("it enters the transmission phase all the same")
         };
         assert_eq!(transmission.contexts, []);
@@ -237,7 +242,8 @@ fn export_name_where_go_is_unknown() {
         (option(7, &info_query("old")), reply(7, UNSUP, &[])),
         (option(1, b"old"), answer.clone()),
     ];
-    let Ok(Outcome::Transmission(entered)) = check(go("old", &["base:allocation"]), &greeting(3), &script)
+    let Ok(HandshakeOutcome::Transmission(entered)) =
+        check(go("old", &["base:allocation"]), &greeting(3), &script)
     else {
         panic!("EXPORT_NAME works")
     };
@@ -246,7 +252,7 @@ fn export_name_where_go_is_unknown() {
     let disconnect = [&[0x25, 0x60, 0x95, 0x13, 0, 0, 0, 2][..], &[0; 20]].concat();
     let asked = (option(6, &info_query("old")), reply(6, UNSUP, &[]));
     let script = [extended, structured, asked, (option(1, b"old"), answer), (disconnect, vec![])];
-    assert_eq!(check(info("old"), &greeting(3), &script), Ok(Outcome::Info(SIMPLE, details("old"))));
+    assert_eq!(check(info("old"), &greeting(3), &script), Ok(HandshakeOutcome::Info(SIMPLE, details("old"))));
 }
 
 #[test]
@@ -258,7 +264,7 @@ fn plain_newstyle_knows_export_name_only() {
         export: details("x"),
         contexts: vec![],
     };
-    assert_eq!(check(go("x", &[]), &greeting(0), &script), Ok(Outcome::Transmission(expected)));
+    assert_eq!(check(go("x", &[]), &greeting(0), &script), Ok(HandshakeOutcome::Transmission(expected)));
     assert_eq!(check(Goal::List, &greeting(0), &[]), Err(HandshakeError::CannotList));
     let gone = [([vec![0, 0, 0, 2], option(1, b"x")].concat(), vec![])];
     let error = check(go("x", &[]), &greeting(2), &gone).unwrap_err().to_string();
@@ -274,7 +280,10 @@ fn an_empty_export_is_asked_for_by_go_too() {
         (option(6, &info_query("")), [sized(6, 0), reply(6, ACK, &[])].concat()),
     ];
     let expect = |size| {
-        Ok(Outcome::Info(DIALECT, ExportDetails { size, contexts: Some(vec!["a:b".into()]), ..details("") }))
+        Ok(HandshakeOutcome::Info(
+            DIALECT,
+            ExportDetails { size, contexts: Some(vec!["a:b".into()]), ..details("") },
+        ))
     };
     let disconnect = [&[0x21, 0xe4, 0x1c, 0x71, 0, 0, 0, 2][..], &[0; 24]].concat();
     let go = (option(7, &info_query("")), [sized(7, 1 << 20), reply(7, ACK, &[])].concat());
@@ -304,7 +313,7 @@ fn list_asks_about_each_export() {
             details: Err("the server requires TLS, which is not supported yet (\"only with TLS\")".into()),
         },
     ];
-    assert_eq!(check(Goal::List, &greeting(3), &script), Ok(Outcome::List(SIMPLE, expected)));
+    assert_eq!(check(Goal::List, &greeting(3), &script), Ok(HandshakeOutcome::List(SIMPLE, expected)));
 }
 
 #[test]

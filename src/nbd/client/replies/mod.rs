@@ -31,21 +31,21 @@ pub struct ReplyParser {
     heads: Heads,
     contexts: Vec<u32>,
     pending: BTreeMap<u64, Pending>,
-    state: State,
+    state: ReplyState,
     /// The part of a chunk that is collected: the text of an error, or a descriptor.
     part: Vec<u8>,
 }
 
 /// The chunk whose header has come.
 #[derive(Debug, Clone, Copy)]
-struct Chunk {
+struct OpenChunk {
     cookie: u64,
     is_last: bool,
 }
 
 /// An error chunk after its fixed fields.
 #[derive(Debug, Clone, Copy)]
-struct Failure {
+struct ErrorChunk {
     kind: u16,
     error: u32,
     message: u16,
@@ -62,16 +62,16 @@ struct Descriptors {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum ReplyState {
     Head,
     /// Data, streamed.
     Data {
-        chunk: Chunk,
+        chunk: OpenChunk,
         offset: u64,
         left: u64,
     },
-    Failure(Chunk, Failure),
-    Descriptor(Chunk, Descriptors),
+    Failure(OpenChunk, ErrorChunk),
+    Descriptor(OpenChunk, Descriptors),
     /// The reply is complete, which was not yet told.
     Finish(u64),
 }
@@ -83,7 +83,7 @@ impl ReplyParser {
             heads: Heads::new(mode),
             contexts,
             pending: BTreeMap::new(),
-            state: State::Head,
+            state: ReplyState::Head,
             part: Vec::new(),
         }
     }
@@ -109,11 +109,11 @@ impl ReplyParser {
     pub fn feed<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, ReplyError> {
         loop {
             let event = match self.state {
-                State::Head => {
+                ReplyState::Head => {
                     let Some(head) = self.heads.feed(input)? else { return Ok(None) };
                     self.begin(head)?
                 }
-                State::Data { chunk, offset, left } => {
+                ReplyState::Data { chunk, offset, left } => {
                     let taken = left.min(input.len() as u64);
                     if taken == 0 {
                         return Ok(None);
@@ -121,26 +121,26 @@ impl ReplyParser {
                     let (data, rest) = input.split_at(taken as usize);
                     *input = rest;
                     self.state = if taken < left {
-                        State::Data { chunk, offset: offset + taken, left: left - taken }
+                        ReplyState::Data { chunk, offset: offset + taken, left: left - taken }
                     } else {
                         after(chunk)
                     };
                     Some(Event::Data { cookie: chunk.cookie, offset, data })
                 }
-                State::Failure(chunk, failure) => {
+                ReplyState::Failure(chunk, failure) => {
                     let Some(part) = self.collect(input, failure.left) else { return Ok(None) };
                     let event = self.failure(chunk, failure, &part);
                     self.keep(part);
                     Some(event?)
                 }
-                State::Descriptor(chunk, descriptors) => {
+                ReplyState::Descriptor(chunk, descriptors) => {
                     let size = descriptor_size(self.heads.mode());
                     let Some(part) = self.collect(input, size) else { return Ok(None) };
                     let event = self.descriptor(chunk, descriptors, &part);
                     self.keep(part);
                     Some(event?)
                 }
-                State::Finish(cookie) => Some(self.finish(cookie)?),
+                ReplyState::Finish(cookie) => Some(self.finish(cookie)?),
             };
             if event.is_some() {
                 return Ok(event);
@@ -171,16 +171,16 @@ impl ReplyParser {
         if let Some(got) = echoed.filter(|got| *got != asked) {
             return Err(ReplyError::Offset { got, asked });
         }
-        let chunk = Chunk { cookie, is_last };
+        let chunk = OpenChunk { cookie, is_last };
         match body {
             Body::Simple(error) => self.simple(cookie, error)?,
-            Body::Nothing => self.state = State::Finish(cookie),
+            Body::Nothing => self.state = ReplyState::Finish(cookie),
             Body::Data { at, length } if command == NBD_CMD_READ => {
                 if length > asked_length {
                     return Err(ReplyError::Length { kind: NBD_REPLY_TYPE_OFFSET_DATA, length: length + 8 });
                 }
                 pending.cover(at, length)?;
-                self.state = State::Data { chunk, offset: at, left: length };
+                self.state = ReplyState::Data { chunk, offset: at, left: length };
             }
             Body::Hole { at, length } if command == NBD_CMD_READ => {
                 if length == 0 {
@@ -199,10 +199,11 @@ impl ReplyParser {
                     return Err(ReplyError::Malformed { kind, what });
                 }
                 pending.describe(kind, context, left, &self.contexts)?;
-                self.state = State::Descriptor(chunk, Descriptors { context, left, before: 0 });
+                self.state = ReplyState::Descriptor(chunk, Descriptors { context, left, before: 0 });
             }
             Body::Error { kind, error, message, left } => {
-                self.state = State::Failure(chunk, Failure { kind, error, message, left: left as usize });
+                self.state =
+                    ReplyState::Failure(chunk, ErrorChunk { kind, error, message, left: left as usize });
             }
             Body::Data { .. } => return Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_DATA, command }),
             Body::Hole { .. } => return Err(ReplyError::Kind { kind: NBD_REPLY_TYPE_OFFSET_HOLE, command }),
@@ -221,20 +222,26 @@ impl ReplyParser {
         if self.heads.mode() == ReplyMode::Structured && needs_chunks {
             return Err(ReplyError::Simple(command));
         }
-        self.state = State::Finish(cookie);
+        self.state = ReplyState::Finish(cookie);
         if error != 0 {
             return pending.fail(error, NBD_REPLY_TYPE_NONE, None);
         }
         if command == NBD_CMD_READ && length > 0 {
             pending.cover_all();
-            self.state = State::Data { chunk: Chunk { cookie, is_last: true }, offset, left: length };
+            self.state =
+                ReplyState::Data { chunk: OpenChunk { cookie, is_last: true }, offset, left: length };
         }
         Ok(())
     }
 
     /// An error chunk whose text has come.
-    fn failure(&mut self, chunk: Chunk, failure: Failure, part: &[u8]) -> Result<Event<'static>, ReplyError> {
-        let Failure { kind, error, message, .. } = failure;
+    fn failure(
+        &mut self,
+        chunk: OpenChunk,
+        failure: ErrorChunk,
+        part: &[u8],
+    ) -> Result<Event<'static>, ReplyError> {
+        let ErrorChunk { kind, error, message, .. } = failure;
         let cookie = chunk.cookie;
         let malformed = |what| ReplyError::Malformed { kind, what };
         if error == 0 {
@@ -259,7 +266,7 @@ impl ReplyParser {
     /// A descriptor of a status chunk.
     fn descriptor(
         &mut self,
-        chunk: Chunk,
+        chunk: OpenChunk,
         descriptors: Descriptors,
         part: &[u8],
     ) -> Result<Event<'static>, ReplyError> {
@@ -270,13 +277,13 @@ impl ReplyParser {
         let before = self.request(cookie)?.extend(kind, before, length)?;
         self.state = match left - 1 {
             0 => after(chunk),
-            left => State::Descriptor(chunk, Descriptors { context, left, before }),
+            left => ReplyState::Descriptor(chunk, Descriptors { context, left, before }),
         };
         Ok(Event::Extent { cookie, context, length, flags })
     }
 
     fn finish(&mut self, cookie: u64) -> Result<Event<'static>, ReplyError> {
-        self.state = State::Head;
+        self.state = ReplyState::Head;
         let pending = self.pending.remove(&cookie).ok_or(ReplyError::Cookie(cookie))?;
         let error = pending.finish(&self.contexts)?;
         Ok(Event::Done { cookie, result: error.map_or(Ok(()), |error| Err(from_wire(error))) })
@@ -287,8 +294,8 @@ impl ReplyParser {
     }
 }
 
-fn after(chunk: Chunk) -> State {
-    if chunk.is_last { State::Finish(chunk.cookie) } else { State::Head }
+fn after(chunk: OpenChunk) -> ReplyState {
+    if chunk.is_last { ReplyState::Finish(chunk.cookie) } else { ReplyState::Head }
 }
 
 /// The type of a status chunk.

@@ -33,14 +33,14 @@ use crate::headers::{Greeting, OptionHeader};
 use crate::session::ExportInfo;
 use crate::wire::*;
 use options::Haggling;
-use state::{Question, State};
+use state::{HandshakeState, PendingOption};
 
 /// The server's side of one handshake.
 #[derive(Debug)]
 pub struct Handshake {
     limits: HandshakeLimits,
     haggling: Haggling,
-    state: State,
+    state: HandshakeState,
     /// What the state waits for, as far as it has come: at most [`HandshakeLimits::option_length`] bytes.
     data: Vec<u8>,
     options: u32,
@@ -58,7 +58,7 @@ impl Handshake {
         Self {
             limits,
             haggling: Haggling::new(limits.option_length, greeting.as_bytes().to_vec()),
-            state: State::ClientFlags,
+            state: HandshakeState::ClientFlags,
             data: Vec::new(),
             options: 0,
             bytes: 0,
@@ -105,8 +105,8 @@ impl Handshake {
     /// Bytes of the option that is coming in, or about which [`Event::Lookup`] asks, as far as they are kept.
     pub fn option_bytes(&self) -> usize {
         match &self.state {
-            State::Data { length, .. } => *length as usize,
-            State::Asking(Question::Meta { data, .. }) => data.len(),
+            HandshakeState::Data { length, .. } => *length as usize,
+            HandshakeState::Asking(PendingOption::Meta { data, .. }) => data.len(),
             _ => self.data.len(),
         }
     }
@@ -116,8 +116,10 @@ impl Handshake {
     /// # Panics
     /// When nothing was asked.
     pub fn found(&mut self, export: Option<(usize, &ExportInfo)>) {
-        self.state = match core::mem::replace(&mut self.state, State::Header) {
-            State::Asking(question) if question != Question::List => self.haggling.found(question, export),
+        self.state = match core::mem::replace(&mut self.state, HandshakeState::Header) {
+            HandshakeState::Asking(question) if question != PendingOption::List => {
+                self.haggling.found(question, export)
+            }
             state => panic!("an answer to a lookup in {state:?}"),
         };
     }
@@ -128,7 +130,7 @@ impl Handshake {
     /// When nothing was asked.
     pub fn listed<'a>(&mut self, exports: impl IntoIterator<Item = &'a ExportInfo>) {
         assert!(
-            matches!(self.state, State::Asking(Question::List)),
+            matches!(self.state, HandshakeState::Asking(PendingOption::List)),
             "an answer to a list in {:?}",
             self.state
         );
@@ -136,7 +138,7 @@ impl Handshake {
             reply::server(&mut self.haggling.output, export);
         }
         reply::acknowledge(&mut self.haggling.output, NBD_OPT_LIST);
-        self.state = State::Header;
+        self.state = HandshakeState::Header;
     }
 
     /// What the driver has to do before any further byte is looked at.
@@ -145,11 +147,14 @@ impl Handshake {
             return Ok(Some(Event::Output));
         }
         match &self.state {
-            State::Asking(Question::List) => Ok(Some(Event::List)),
-            State::Asking(question) => Ok(Some(Event::Lookup(question.export().to_owned()))),
-            State::Finished(negotiated) => Ok(Some(Event::Done(negotiated.clone()))),
-            State::Closed(reason) => Err(reason.clone()),
-            State::ClientFlags | State::Header | State::Data { .. } | State::Skip { .. } => Ok(None),
+            HandshakeState::Asking(PendingOption::List) => Ok(Some(Event::List)),
+            HandshakeState::Asking(question) => Ok(Some(Event::Lookup(question.export().to_owned()))),
+            HandshakeState::Finished(negotiated) => Ok(Some(Event::Done(negotiated.clone()))),
+            HandshakeState::Closed(reason) => Err(reason.clone()),
+            HandshakeState::ClientFlags
+            | HandshakeState::Header
+            | HandshakeState::Data { .. }
+            | HandshakeState::Skip { .. } => Ok(None),
         }
     }
 
@@ -171,19 +176,21 @@ impl Handshake {
             }
         }
         match self.state {
-            State::ClientFlags => self.client_flags(),
-            State::Header => self.header(),
-            State::Data { option, .. } => {
+            HandshakeState::ClientFlags => self.client_flags(),
+            HandshakeState::Header => self.header(),
+            HandshakeState::Data { option, .. } => {
                 let data = core::mem::take(&mut self.data);
                 self.state = self.haggling.data(option, data);
             }
-            State::Skip { refused, .. } => {
+            HandshakeState::Skip { refused, .. } => {
                 if let Some((option, refusal)) = refused {
                     reply::refuse(&mut self.haggling.output, option, refusal);
                 }
-                self.state = State::Header;
+                self.state = HandshakeState::Header;
             }
-            State::Asking(_) | State::Finished(_) | State::Closed(_) => unreachable!("these are pending"),
+            HandshakeState::Asking(_) | HandshakeState::Finished(_) | HandshakeState::Closed(_) => {
+                unreachable!("these are pending")
+            }
         }
         true
     }
@@ -192,11 +199,11 @@ impl Handshake {
     fn missing(&self) -> u64 {
         let held = self.data.len() as u64;
         match self.state {
-            State::ClientFlags => 4 - held,
-            State::Header => size_of::<OptionHeader>() as u64 - held,
-            State::Data { length, .. } => u64::from(length) - held,
-            State::Skip { remaining, .. } => remaining,
-            State::Asking(_) | State::Finished(_) | State::Closed(_) => 0,
+            HandshakeState::ClientFlags => 4 - held,
+            HandshakeState::Header => size_of::<OptionHeader>() as u64 - held,
+            HandshakeState::Data { length, .. } => u64::from(length) - held,
+            HandshakeState::Skip { remaining, .. } => remaining,
+            HandshakeState::Asking(_) | HandshakeState::Finished(_) | HandshakeState::Closed(_) => 0,
         }
     }
 
@@ -206,7 +213,7 @@ impl Handshake {
         *rest = behind;
         self.bytes += count as u64;
         match &mut self.state {
-            State::Skip { remaining, .. } => *remaining -= count as u64,
+            HandshakeState::Skip { remaining, .. } => *remaining -= count as u64,
             _ => self.data.extend_from_slice(taken),
         }
     }
@@ -231,6 +238,6 @@ impl Handshake {
     }
 
     fn close(&mut self, reason: CloseReason) {
-        self.state = State::Closed(reason);
+        self.state = HandshakeState::Closed(reason);
     }
 }

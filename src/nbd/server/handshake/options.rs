@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 
 use super::outcome::{CloseReason, Negotiated};
 use super::parse::{self, InfoRequests, MetaRequest};
-use super::reply::{self, Refusal};
-use super::state::{Question, State};
+use super::reply::{self, OptionRefusal};
+use super::state::{HandshakeState, PendingOption};
 use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::wire::*;
 
-const SHUTTING_DOWN: Refusal = Refusal { reply: NBD_REP_ERR_SHUTDOWN, reason: "the server is shutting down" };
+const SHUTTING_DOWN: OptionRefusal =
+    OptionRefusal { reply: NBD_REP_ERR_SHUTDOWN, reason: "the server is shutting down" };
 
 /// Whether clients that will not keep the export's block sizes are kept out ("Size constraints").
 ///
@@ -55,18 +56,18 @@ impl Haggling {
     }
 
     /// The client's flags.
-    pub(super) fn client_flags(&mut self, flags: u32) -> State {
+    pub(super) fn client_flags(&mut self, flags: u32) -> HandshakeState {
         self.fixed = flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0;
         self.no_zeroes = flags & NBD_FLAG_C_NO_ZEROES != 0;
         match flags & !(NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES) {
-            0 => State::Header,
-            _ => State::Closed(CloseReason::UnknownClientFlags(flags)),
+            0 => HandshakeState::Header,
+            _ => HandshakeState::Closed(CloseReason::UnknownClientFlags(flags)),
         }
     }
 
     /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
     /// once when the data is so long that the client would rather know.
-    pub(super) fn screen(&mut self, option: u32, length: u32) -> State {
+    pub(super) fn screen(&mut self, option: u32, length: u32) -> HandshakeState {
         if option == NBD_OPT_SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
             self.chosen = ChosenContexts::default();
@@ -79,131 +80,145 @@ impl Haggling {
             _ => self.judge(option, length),
         };
         match verdict {
-            Ok(()) => State::Data { option, length },
+            Ok(()) => HandshakeState::Data { option, length },
             Err(refusal) => {
                 let mut refused = Some((option, refusal));
                 if length > self.option_length {
                     reply::refuse(&mut self.output, option, refusal);
                     refused = None;
                 }
-                State::Skip { remaining: length.into(), refused }
+                HandshakeState::Skip { remaining: length.into(), refused }
             }
         }
     }
 
     /// EXPORT_NAME has no error reply: what cannot be served is disconnected.
-    fn screen_export_name(&self, length: u32) -> State {
+    fn screen_export_name(&self, length: u32) -> HandshakeState {
         if self.shutting_down {
-            State::Closed(CloseReason::ShuttingDown)
+            HandshakeState::Closed(CloseReason::ShuttingDown)
         } else if self.mode == ReplyMode::Extended {
-            State::Closed(CloseReason::ExportNameAfterExtendedHeaders)
+            HandshakeState::Closed(CloseReason::ExportNameAfterExtendedHeaders)
         } else if length as usize > NBD_MAX_STRING {
-            State::Closed(CloseReason::BadName("it is longer than 4096 bytes"))
+            HandshakeState::Closed(CloseReason::BadName("it is longer than 4096 bytes"))
         } else {
-            State::Data { option: NBD_OPT_EXPORT_NAME, length }
+            HandshakeState::Data { option: NBD_OPT_EXPORT_NAME, length }
         }
     }
 
-    fn judge(&self, option: u32, length: u32) -> Result<(), Refusal> {
+    fn judge(&self, option: u32, length: u32) -> Result<(), OptionRefusal> {
         if self.shutting_down {
             return Err(SHUTTING_DOWN);
         }
         if !self.fixed {
             // "This is the only valid option in nonfixed newstyle negotiation."
-            return Err(Refusal::invalid("without fixed newstyle only EXPORT_NAME is allowed"));
+            return Err(OptionRefusal::invalid("without fixed newstyle only EXPORT_NAME is allowed"));
         }
         let has_data = match option {
             NBD_OPT_LIST | NBD_OPT_STRUCTURED_REPLY | NBD_OPT_EXTENDED_HEADERS | NBD_OPT_STARTTLS => false,
             NBD_OPT_INFO | NBD_OPT_GO | NBD_OPT_LIST_META_CONTEXT | NBD_OPT_SET_META_CONTEXT => true,
-            _ => return Err(Refusal { reply: NBD_REP_ERR_UNSUP, reason: "unknown option" }),
+            _ => return Err(OptionRefusal { reply: NBD_REP_ERR_UNSUP, reason: "unknown option" }),
         };
         if !has_data && length > 0 {
-            return Err(Refusal::invalid("the option takes no data"));
+            return Err(OptionRefusal::invalid("the option takes no data"));
         }
         if length > self.option_length {
-            return Err(Refusal { reply: NBD_REP_ERR_TOO_BIG, reason: "the option is too long" });
+            return Err(OptionRefusal { reply: NBD_REP_ERR_TOO_BIG, reason: "the option is too long" });
         }
         Ok(())
     }
 
     /// Acts on an option whose data is complete.
-    pub(super) fn data(&mut self, option: u32, data: Vec<u8>) -> State {
+    pub(super) fn data(&mut self, option: u32, data: Vec<u8>) -> HandshakeState {
         let verdict = match option {
             NBD_OPT_ABORT => return self.abort(),
-            NBD_OPT_EXPORT_NAME if self.shutting_down => return State::Closed(CloseReason::ShuttingDown),
+            NBD_OPT_EXPORT_NAME if self.shutting_down => {
+                return HandshakeState::Closed(CloseReason::ShuttingDown);
+            }
             NBD_OPT_EXPORT_NAME => return ask_for_export_name(&data),
             _ if self.shutting_down => Err(SHUTTING_DOWN),
-            NBD_OPT_LIST => Ok(Some(Question::List)),
+            NBD_OPT_LIST => Ok(Some(PendingOption::List)),
             NBD_OPT_STRUCTURED_REPLY => self.upgrade(ReplyMode::Structured),
             NBD_OPT_EXTENDED_HEADERS => self.upgrade(ReplyMode::Extended),
             // The mode without TLS ("NOTLS mode"): the option is refused, and TLS is never required.
-            NBD_OPT_STARTTLS => Err(Refusal { reply: NBD_REP_ERR_UNSUP, reason: "this server has no TLS" }),
+            NBD_OPT_STARTTLS => {
+                Err(OptionRefusal { reply: NBD_REP_ERR_UNSUP, reason: "this server has no TLS" })
+            }
             NBD_OPT_INFO | NBD_OPT_GO => parse::info(&data).map(|(export, requests)| {
-                Some(Question::Info { option, export: export.to_owned(), requests })
+                Some(PendingOption::Info { option, export: export.to_owned(), requests })
             }),
             _ => self.ask_for_contexts(option, data),
         };
         match verdict {
-            Ok(Some(question)) => return State::Asking(question),
+            Ok(Some(question)) => return HandshakeState::Asking(question),
             Ok(None) => reply::acknowledge(&mut self.output, option),
             Err(refusal) => reply::refuse(&mut self.output, option, refusal),
         }
-        State::Header
+        HandshakeState::Header
     }
 
-    fn abort(&mut self) -> State {
+    fn abort(&mut self) -> HandshakeState {
         reply::acknowledge(&mut self.output, NBD_OPT_ABORT);
-        State::Closed(CloseReason::Aborted)
+        HandshakeState::Closed(CloseReason::Aborted)
     }
 
     /// STRUCTURED_REPLY and EXTENDED_HEADERS; the latter "takes precedence over structured replies".
-    fn upgrade(&mut self, mode: ReplyMode) -> Result<Option<Question>, Refusal> {
+    fn upgrade(&mut self, mode: ReplyMode) -> Result<Option<PendingOption>, OptionRefusal> {
         if self.mode == mode {
-            return Err(Refusal::invalid("the option was negotiated before"));
+            return Err(OptionRefusal::invalid("the option was negotiated before"));
         }
         if self.mode == ReplyMode::Extended {
             let reason = "extended headers were negotiated, which include structured replies";
-            return Err(Refusal { reply: NBD_REP_ERR_EXT_HEADER_REQD, reason });
+            return Err(OptionRefusal { reply: NBD_REP_ERR_EXT_HEADER_REQD, reason });
         }
         self.mode = mode;
         Ok(None)
     }
 
-    fn ask_for_contexts(&self, option: u32, data: Vec<u8>) -> Result<Option<Question>, Refusal> {
+    fn ask_for_contexts(&self, option: u32, data: Vec<u8>) -> Result<Option<PendingOption>, OptionRefusal> {
         if option == NBD_OPT_SET_META_CONTEXT && self.mode == ReplyMode::Simple {
-            return Err(Refusal::invalid("structured replies or extended headers must be negotiated before"));
+            return Err(OptionRefusal::invalid(
+                "structured replies or extended headers must be negotiated before",
+            ));
         }
         let export = MetaRequest::parse(&data)?.export.to_owned();
-        Ok(Some(Question::Meta { option, export, data }))
+        Ok(Some(PendingOption::Meta { option, export, data }))
     }
 
     /// Acts on the driver's answer to a lookup.
-    pub(super) fn found(&mut self, question: Question, export: Option<(usize, &ExportInfo)>) -> State {
+    pub(super) fn found(
+        &mut self,
+        question: PendingOption,
+        export: Option<(usize, &ExportInfo)>,
+    ) -> HandshakeState {
         match (question, export) {
-            (Question::ExportName(name), None) => State::Closed(CloseReason::UnknownExport(name)),
-            (Question::ExportName(name), Some((index, export))) => self.export_name(&name, index, export),
-            (Question::Info { option, .. } | Question::Meta { option, .. }, None) => {
-                reply::refuse(&mut self.output, option, Refusal::UNKNOWN_EXPORT);
-                State::Header
+            (PendingOption::ExportName(name), None) => {
+                HandshakeState::Closed(CloseReason::UnknownExport(name))
             }
-            (Question::Info { option, export: name, requests }, Some((index, export))) => {
+            (PendingOption::ExportName(name), Some((index, export))) => {
+                self.export_name(&name, index, export)
+            }
+            (PendingOption::Info { option, .. } | PendingOption::Meta { option, .. }, None) => {
+                reply::refuse(&mut self.output, option, OptionRefusal::UNKNOWN_EXPORT);
+                HandshakeState::Header
+            }
+            (PendingOption::Info { option, export: name, requests }, Some((index, export))) => {
                 self.info(option, &name, requests, index, export)
             }
-            (Question::Meta { option, export: name, data }, Some((_, export))) => {
+            (PendingOption::Meta { option, export: name, data }, Some((_, export))) => {
                 self.contexts(option, name, &data, export);
-                State::Header
+                HandshakeState::Header
             }
-            (Question::List, _) => unreachable!("a list is answered by `listed`"),
+            (PendingOption::List, _) => unreachable!("a list is answered by `listed`"),
         }
     }
 
-    fn export_name(&mut self, name: &str, index: usize, export: &ExportInfo) -> State {
+    fn export_name(&mut self, name: &str, index: usize, export: &ExportInfo) -> HandshakeState {
         if must_negotiate_block_sizes(export, false) {
-            return State::Closed(CloseReason::BlockSizeRequired);
+            return HandshakeState::Closed(CloseReason::BlockSizeRequired);
         }
         let session = self.session(name, export, false);
         reply::export_name(&mut self.output, session.size, session.transmission_flags, self.no_zeroes);
-        State::Finished(Negotiated { export: index, session })
+        HandshakeState::Finished(Negotiated { export: index, session })
     }
 
     /// INFO or GO for an export that exists.
@@ -214,7 +229,7 @@ impl Haggling {
         asked: InfoRequests,
         index: usize,
         export: &ExportInfo,
-    ) -> State {
+    ) -> HandshakeState {
         let session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
         let required = must_negotiate_block_sizes(export, asked.block_size);
         // "A server with size constraints other than the default [...] MUST" advertise them, asked or not.
@@ -223,9 +238,9 @@ impl Haggling {
         }
         if required {
             let reason = "the block sizes of this export must be asked for with NBD_INFO_BLOCK_SIZE";
-            let refusal = Refusal { reply: NBD_REP_ERR_BLOCK_SIZE_REQD, reason };
+            let refusal = OptionRefusal { reply: NBD_REP_ERR_BLOCK_SIZE_REQD, reason };
             reply::refuse(&mut self.output, option, refusal);
-            return State::Header;
+            return HandshakeState::Header;
         }
         reply::info_export(&mut self.output, option, session.size, session.transmission_flags);
         if asked.name {
@@ -236,8 +251,8 @@ impl Haggling {
         }
         reply::acknowledge(&mut self.output, option);
         match option {
-            NBD_OPT_GO => State::Finished(Negotiated { export: index, session }),
-            _ => State::Header,
+            NBD_OPT_GO => HandshakeState::Finished(Negotiated { export: index, session }),
+            _ => HandshakeState::Header,
         }
     }
 
@@ -286,9 +301,9 @@ impl Haggling {
     }
 }
 
-fn ask_for_export_name(data: &[u8]) -> State {
+fn ask_for_export_name(data: &[u8]) -> HandshakeState {
     match parse::string(data) {
-        Ok(name) => State::Asking(Question::ExportName(name.to_owned())),
-        Err(refusal) => State::Closed(CloseReason::BadName(refusal.reason)),
+        Ok(name) => HandshakeState::Asking(PendingOption::ExportName(name.to_owned())),
+        Err(refusal) => HandshakeState::Closed(CloseReason::BadName(refusal.reason)),
     }
 }

@@ -1,6 +1,6 @@
 //! The data of options as values. Everything is checked here; nothing is copied.
 
-use super::reply::Refusal;
+use super::reply::OptionRefusal;
 use crate::wire::*;
 
 /// Takes what a client may send off the front of an option's data.
@@ -22,24 +22,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A 32-bit length and as many bytes of text.
-    fn string(&mut self) -> Result<&'a str, Refusal> {
+    fn string(&mut self) -> Result<&'a str, OptionRefusal> {
         let length = self.u32().ok_or(TOO_SHORT)?;
         string(self.bytes(length as usize).ok_or(TOO_SHORT)?)
     }
 }
 
-const TOO_SHORT: Refusal = Refusal::invalid("a length goes beyond the end of the option");
-const TRAILING: Refusal = Refusal::invalid("the option has bytes behind its data");
+const TOO_SHORT: OptionRefusal = OptionRefusal::invalid("a length goes beyond the end of the option");
+const TRAILING: OptionRefusal = OptionRefusal::invalid("the option has bytes behind its data");
 
 /// "Conventions": a string is UTF-8 without NUL, and of at most 4,096 bytes.
-pub(super) fn string(bytes: &[u8]) -> Result<&str, Refusal> {
+pub(super) fn string(bytes: &[u8]) -> Result<&str, OptionRefusal> {
     if bytes.len() > NBD_MAX_STRING {
-        return Err(Refusal::invalid("a string is longer than 4096 bytes"));
+        return Err(OptionRefusal::invalid("a string is longer than 4096 bytes"));
     }
     if bytes.contains(&0) {
-        return Err(Refusal::invalid("a string contains a zero byte"));
+        return Err(OptionRefusal::invalid("a string contains a zero byte"));
     }
-    core::str::from_utf8(bytes).map_err(|_| Refusal::invalid("a string is not UTF-8"))
+    core::str::from_utf8(bytes).map_err(|_| OptionRefusal::invalid("a string is not UTF-8"))
 }
 
 /// What the client of an INFO or GO wants to know beside `NBD_INFO_EXPORT`.
@@ -53,7 +53,7 @@ pub(super) struct InfoRequests {
 /// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`: name and information requests.
 ///
 /// "The server MUST ignore any information requests it does not understand."
-pub(super) fn info(data: &[u8]) -> Result<(&str, InfoRequests), Refusal> {
+pub(super) fn info(data: &[u8]) -> Result<(&str, InfoRequests), OptionRefusal> {
     let mut reader = Reader(data);
     let name = reader.string()?;
     let count = reader.u16().ok_or(TOO_SHORT)?;
@@ -80,7 +80,7 @@ pub(super) struct MetaRequest<'a> {
 impl<'a> MetaRequest<'a> {
     /// "If the option request is syntactically invalid (such as a query length that would require reading beyond the
     /// original length given in the option header), the server MUST fail the request with `NBD_REP_ERR_INVALID`."
-    pub(super) fn parse(data: &'a [u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(data: &'a [u8]) -> Result<Self, OptionRefusal> {
         let mut reader = Reader(data);
         let export = reader.string()?;
         let count = reader.u32().ok_or(TOO_SHORT)?;
@@ -89,7 +89,7 @@ impl<'a> MetaRequest<'a> {
         for _ in 0..count {
             match reader.string()?.split_once(':') {
                 Some((namespace, _)) if !namespace.is_empty() => {}
-                _ => return Err(Refusal::invalid("a query must start with a namespace and a colon")),
+                _ => return Err(OptionRefusal::invalid("a query must start with a namespace and a colon")),
             }
         }
         if reader.0.is_empty() { Ok(Self { export, count, queries }) } else { Err(TRAILING) }

@@ -30,18 +30,18 @@ pub(super) fn acknowledge(output: &mut Vec<u8>, option: u32) {
 
 /// An error with a text for people. "All error replies MAY have some data set, in which case that data is an error
 /// message string suitable for display to the user."
-pub(super) fn refuse(output: &mut Vec<u8>, option: u32, refusal: Refusal) {
+pub(super) fn refuse(output: &mut Vec<u8>, option: u32, refusal: OptionRefusal) {
     append(output, option, refusal.reply, &[refusal.reason.as_bytes()]);
 }
 
 /// An error reply: its type and a text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct OptionRefusal {
     pub(super) reply: u32,
     pub(super) reason: &'static str,
 }
 
-impl Refusal {
+impl OptionRefusal {
     /// `NBD_REP_ERR_INVALID`.
     pub(super) const fn invalid(reason: &'static str) -> Self {
         Self { reply: NBD_REP_ERR_INVALID, reason }

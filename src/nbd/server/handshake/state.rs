@@ -5,11 +5,11 @@ use alloc::vec::Vec;
 
 use super::outcome::{CloseReason, Negotiated};
 use super::parse::InfoRequests;
-use super::reply::Refusal;
+use super::reply::OptionRefusal;
 
 /// What the machine waits for.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum HandshakeState {
     /// 32 bits of client flags.
     ClientFlags,
     /// The 16 bytes of an option's header.
@@ -17,9 +17,9 @@ pub(super) enum State {
     /// The data of an option that is worth keeping.
     Data { option: u32, length: u32 },
     /// The rest of the data of an option that is refused, and the refusal unless it was sent already.
-    Skip { remaining: u64, refused: Option<(u32, Refusal)> },
+    Skip { remaining: u64, refused: Option<(u32, OptionRefusal)> },
     /// The driver's answer.
-    Asking(Question),
+    Asking(PendingOption),
     /// Nothing: the result is to be fetched.
     Finished(Negotiated),
     /// Nothing more.
@@ -28,7 +28,7 @@ pub(super) enum State {
 
 /// What an answer of the driver is wanted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum PendingOption {
     /// LIST.
     List,
     /// EXPORT_NAME.
@@ -39,7 +39,7 @@ pub(super) enum Question {
     Meta { option: u32, export: String, data: Vec<u8> },
 }
 
-impl Question {
+impl PendingOption {
     /// The name of the export that is asked for.
     pub(super) fn export(&self) -> &str {
         match self {

@@ -10,7 +10,7 @@ use crate::vocabulary::{BlockError, ByteRange, IoFlags};
 use crate::wire::*;
 
 /// The fields of either header.
-pub(super) struct Header {
+pub(super) struct RequestHeader {
     pub(super) flags: u16,
     pub(super) command: u16,
     pub(super) cookie: Cookie,
@@ -18,7 +18,7 @@ pub(super) struct Header {
     pub(super) length: u64,
 }
 
-impl Header {
+impl RequestHeader {
     pub(super) fn parse(bytes: &[u8], mode: ReplyMode) -> Result<Self, Violation> {
         if mode == ReplyMode::Extended {
             let header = ExtendedRequest::ref_from_bytes(bytes).expect("the caller gives one header");

@@ -15,7 +15,7 @@ use crate::headers::{CompactRequest, ExtendedRequest};
 use crate::names;
 use crate::session::{ReplyMode, Session};
 use crate::wire::*;
-use header::Header;
+use header::RequestHeader;
 
 /// Bytes of a request header in a reply mode.
 #[inline]
@@ -32,7 +32,7 @@ impl Request {
     /// # Errors
     /// [`Rejected`], which says whether the connection goes on.
     pub fn parse(bytes: &[u8], session: &Session, shutting_down: bool) -> Result<Self, Rejected> {
-        let header = Header::parse(bytes, session.reply_mode).map_err(Rejected::Violation)?;
+        let header = RequestHeader::parse(bytes, session.reply_mode).map_err(Rejected::Violation)?;
         let payload = header.payload(session.reply_mode);
         // "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a
         // server's [...] maximum payload length." A compact request is skipped instead, whatever 32-bit length it names.

@@ -36,7 +36,7 @@ fn converse(
     exports: &[ExportInfo],
     to_client: usize,
     to_server: usize,
-) -> (Result<Outcome, HandshakeError>, Option<Negotiated>) {
+) -> (Result<HandshakeOutcome, HandshakeError>, Option<Negotiated>) {
     let (mut client, mut server) = (ClientHandshake::new(goal).unwrap(), Handshake::new(LIMITS));
     let (mut for_client, mut for_server) = (Vec::new(), Vec::new());
     let mut negotiated = None;
@@ -93,7 +93,7 @@ proptest! {
         let exports = [export("other", 512, false), export("disk", size, read_only)];
         let contexts: &[&str] = if with_contexts { &["base:allocation", "x-y:z"] } else { &[] };
         let (outcome, negotiated) = converse(go("disk", contexts), &exports, pieces.0, pieces.1);
-        let Ok(Outcome::Transmission(client)) = outcome else { panic!("{outcome:?}") };
+        let Ok(HandshakeOutcome::Transmission(client)) = outcome else { panic!("{outcome:?}") };
         let server = negotiated.expect("the server entered the transmission phase");
         prop_assert_eq!(server.export, 1);
         let session = server.session;
@@ -114,7 +114,7 @@ proptest! {
     ) {
         let exports: Vec<ExportInfo> = names.iter().map(|name| export(name, 4096, false)).collect();
         let (outcome, _) = converse(Goal::List, &exports, pieces.0, pieces.1);
-        let Ok(Outcome::List(dialect, listed)) = outcome else { panic!("{outcome:?}") };
+        let Ok(HandshakeOutcome::List(dialect, listed)) = outcome else { panic!("{outcome:?}") };
         prop_assert_eq!(dialect.reply_mode, ReplyMode::Extended);
         prop_assert_eq!(listed.iter().map(|export| &export.name).collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
         for export in listed {
@@ -130,6 +130,6 @@ fn an_unknown_export_and_an_empty_one() {
     let (outcome, _) = converse(info("none"), &exports, 7, 11);
     assert!(matches!(outcome, Err(HandshakeError::UnknownExport { .. })), "{outcome:?}");
     let (outcome, _) = converse(info("disk"), &exports, 7, 11);
-    let Ok(Outcome::Info(_, details)) = outcome else { panic!("{outcome:?}") };
+    let Ok(HandshakeOutcome::Info(_, details)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(details.size, 0);
 }
