@@ -7,11 +7,11 @@ mod describe;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
+mod outcome;
 pub(crate) mod report;
 pub(crate) mod serve;
 
-use std::fmt::Display;
-use std::process::ExitCode;
+pub(crate) use outcome::Outcome;
 
 use clap::{Parser, Subcommand};
 
@@ -46,41 +46,6 @@ pub(crate) enum SubCommand {
     Report(report::Args),
 }
 
-/// How a command ended; `main` maps it to the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Exit code 0.
-    Done,
-    /// Something failed while running: exit code 1.
-    Failed,
-    /// A usage or start-up error, nothing was left behind: exit code 2.
-    Refused,
-}
-
-impl Outcome {
-    /// A failure while running, told to the user in one sentence on stderr.
-    pub fn failed(sentence: impl Display) -> Self {
-        eprintln!("ringnbd: {sentence}");
-        Self::Failed
-    }
-
-    /// A usage or start-up error, told to the user in one sentence (cause and remedy) on stderr.
-    pub fn refused(sentence: impl Display) -> Self {
-        eprintln!("ringnbd: {sentence}");
-        Self::Refused
-    }
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Done => Self::SUCCESS,
-            Outcome::Failed => Self::from(1),
-            Outcome::Refused => Self::from(2),
-        }
-    }
-}
-
 /// Runs the command that was asked for, to its end.
 pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
@@ -107,12 +72,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn outcomes_have_their_exit_codes() {
-        for (outcome, code) in [(Outcome::Done, 0), (Outcome::Failed, 1), (Outcome::Refused, 2)] {
-            assert_eq!(ExitCode::from(outcome), ExitCode::from(code));
-        }
     }
 }

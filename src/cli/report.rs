@@ -6,6 +6,7 @@ mod heat_chart;
 mod json;
 mod page;
 mod phase_chart;
+mod reading;
 mod source;
 mod spectrum_chart;
 mod summary;
@@ -17,7 +18,8 @@ use clap::ValueEnum;
 
 use super::Outcome;
 use super::describe::{json as as_json, print};
-use source::{Moment, Reading, Source, Text};
+use reading::{Moment, Reading, Text};
+use source::Source;
 
 const LONG_HELP: &str = "\
 Examples:
@@ -98,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 
 fn report(args: &Args) -> Result<Outcome, Outcome> {
     let texts = args.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    let refuse = |error: source::ReadError| Outcome::refused(error);
+    let refuse = |error: reading::ReadError| Outcome::refused(error);
     let (exports, from, to) = (args.export.clone(), args.from, args.to);
     let reading = Reading { unit: args.unit.nanoseconds(), exports, from, to };
     let mut sources: Vec<Source> = match args.merge {

@@ -1,7 +1,7 @@
 //! How `--memory` is divided: handshakes, and for each shard receive buffers and leases.
 
+use super::error::ConfigError;
 use super::limits::Limits;
-use super::resolve::ConfigError;
 use super::size::Size;
 use crate::block::BlockSizes;
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod cpus;
 pub(crate) mod difference;
+mod error;
 pub(crate) mod export;
 pub(crate) mod export_uri;
 pub(crate) mod fault_options;

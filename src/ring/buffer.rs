@@ -15,16 +15,11 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buddy::Buddy;
-pub(crate) use super::shortage::Shortage;
-use super::shortage::{ZoneKind, order_of};
+use super::shortage::{BULK_THRESHOLD, Shortage, UNIT, ZoneKind, order_of};
 use crate::sys::Mapping;
 
-/// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
-pub(crate) const UNIT: usize = 4096;
 /// The longest lease that a pool can be made for.
 pub const LARGEST_LEASE: usize = 256 << 20;
-/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
-pub(crate) const BULK_THRESHOLD: usize = 1 << 20;
 /// Of the last quarter of the small leases everybody gets the same share, and no more than this: clients that take much and give
 /// nothing back do not stop those that need little.
 const LARGEST_LAST_SHARE: usize = 128 << 10;

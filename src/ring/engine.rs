@@ -19,7 +19,7 @@ pub(super) enum Engine {
     Kernel(Uring, Instant),
     /// A world in one thread; see [`super::sim`].
     #[cfg(feature = "sim")]
-    Simulated(super::sim::Engine),
+    Simulated(super::sim::SimEngine),
 }
 
 /// Calls the same method of either engine.
@@ -38,7 +38,7 @@ impl Engine {
     pub(super) fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         #[cfg(feature = "sim")]
         if let Some(world) = super::sim::World::current() {
-            let (engine, pool) = super::sim::Engine::new(world, options)?;
+            let (engine, pool) = super::sim::SimEngine::new(world, options)?;
             return Ok((Self::Simulated(engine), pool));
         }
         let (engine, pool) = Uring::new(options)?;

@@ -1,7 +1,9 @@
 //! Kinds of leases, and what is missing for one that was not lent.
 
-use super::buffer::{BULK_THRESHOLD, UNIT};
-
+/// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
+pub(crate) const UNIT: usize = 4096;
+/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
+pub(crate) const BULK_THRESHOLD: usize = 1 << 20;
 /// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
 const LONG_THRESHOLD: usize = 4 << 20;
 

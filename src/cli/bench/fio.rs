@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::ReadWrite;
+use super::args::ReadWrite;
 use crate::client::uri::NbdUri;
 
 /// What a job file sets.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::args::{Args, ReadWrite, ReplyForm};
 use super::fio::Job;
-use super::{Args, ReadWrite, ReplyForm};
 use crate::client::Timeouts;
 use crate::client::load::pattern::UNIT;
 use crate::client::load::{LoadKind, LoadOptions, Pattern, Replies};

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn values_are_those_that_the_histogram_names() {
-        let mut histogram = super::super::source::empty();
+        let mut histogram = crate::cli::report::source::empty();
         (1..=1_000_u64).for_each(|value| histogram.record(value * value * 100).unwrap());
         let values = Values::of(&histogram);
         for quantile in [0.0, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0] {

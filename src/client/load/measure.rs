@@ -3,22 +3,11 @@
 use std::time::Duration;
 
 use super::results::{LoadRecorder, Results};
-use super::run::{Run, RunPhase};
+use super::run::{Measured, Run, RunPhase, TICK, nanoseconds};
 use super::{LoadFailure, LoadInterval};
-
-/// The length of an interval, in nanoseconds.
-pub(super) const TICK: u64 = 1_000_000_000;
 
 /// What is shorter and has no operations is not reported.
 const SHORTEST: u64 = TICK / 10;
-
-/// What is known when the measuring ends.
-pub(super) struct Measured {
-    cpu: Duration,
-    /// Operations of each connection.
-    connections: Vec<u64>,
-    unstarted: u64,
-}
 
 impl Run<'_> {
     /// From `start` on results count.
@@ -109,11 +98,6 @@ impl Run<'_> {
             failure,
         }
     }
-}
-
-/// More than 584 years count as so many.
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Processor time of this process so far.

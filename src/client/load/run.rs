@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::measure::{Measured, TICK, nanoseconds};
 use super::plan::Pacer;
 use super::results::{LoadRecorder, Results};
 use super::set_up::Load;
@@ -18,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a last word to the server may take.
 const GOODBYE: Duration = Duration::from_millis(200);
 
+/// The length of an interval, in nanoseconds.
+pub(super) const TICK: u64 = 1_000_000_000;
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunPhase {
@@ -26,6 +28,14 @@ pub(super) enum RunPhase {
     Measure,
     /// Every block that was written is read; the next one to look at.
     ReadBack(u64),
+}
+
+/// What is known when the measuring ends.
+pub(super) struct Measured {
+    pub(super) cpu: Duration,
+    /// Operations of each connection.
+    pub(super) connections: Vec<u64>,
+    pub(super) unstarted: u64,
 }
 
 /// A run. All times are nanoseconds since `epoch`.
@@ -55,6 +65,11 @@ pub(super) struct Run<'a> {
     /// Taken when the measuring ended.
     pub(super) measured: Option<Measured>,
     pub(super) is_interrupted: bool,
+}
+
+/// More than 584 years count as so many.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Load {

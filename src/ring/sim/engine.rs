@@ -18,7 +18,7 @@ use crate::ring::operation::{AllocateMode, FileIndex, Operation};
 use crate::ring::receive::ReceiveRing;
 use crate::ring::uring::{Event, RingError, RingOptions, Wait, deliver};
 
-pub(in crate::ring) struct Engine {
+pub(in crate::ring) struct SimEngine {
     pub(in crate::ring) table: OpTable,
     world: World,
     /// Its number in the world.
@@ -31,7 +31,7 @@ pub(in crate::ring) struct Engine {
     _pool: BufferPool,
 }
 
-impl Engine {
+impl SimEngine {
     pub(in crate::ring) fn new(world: World, options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let memory = |error| RingError::Memory(options.lease_memory >> 20, error);
         let pool = BufferPool::new(options.lease_memory, options.longest_lease).map_err(memory)?;
@@ -228,7 +228,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for SimEngine {
     fn drop(&mut self) {
         self.world.state().forget_ring(self.ring);
     }

@@ -33,7 +33,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use crate::random::{Random, mixed};
-pub(super) use engine::Engine;
+pub(super) use engine::SimEngine;
 pub use faults::Faults;
 pub(super) use mapped::MappedFile;
 

@@ -1,0 +1,68 @@
+//! Why settings and machine do not fit.
+
+use super::limits::MAXIMUM_SHARDS;
+use super::size::Size;
+
+/// Why the settings cannot be had; each a sentence with cause and remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("two exports are named \"{0}\": give each a name of its own")]
+    NameTwice(String),
+    #[error("two exports have no name: only one can be the default, name the others with NAME=URI")]
+    TwoDefaults,
+    #[error("{0} shards are not possible: choose 1 to {MAXIMUM_SHARDS}, best one per CPU")]
+    Shards(usize),
+    #[error("CPU {cpu} is not available to this process: choose from {available}")]
+    Cpu {
+        cpu: usize,
+        /// Those that are.
+        available: String,
+    },
+    #[error(
+        "{memory} of memory is too little for {shards} shards: give at least --memory {minimum} ({each} each), \
+         or fewer --shards"
+    )]
+    Memory {
+        memory: Size,
+        shards: usize,
+        /// What they need together.
+        minimum: Size,
+        /// What one needs.
+        each: Size,
+    },
+    #[error(
+        "{wanted} of buffer memory is more than the {available} that this machine or control group has: give less --memory, or \
+         fewer --shards"
+    )]
+    TooMuchMemory {
+        /// Of all shards.
+        wanted: Size,
+        /// What there is, in whole MiB.
+        available: Size,
+    },
+    #[error("requests of up to {0} are not possible: give --max-request from 1M to 256M, a multiple of 64K")]
+    LongestRequest(Size),
+    #[error(
+        "requests of up to {longest} need more memory: give at least --memory {minimum}, or a shorter --max-request"
+    )]
+    MemoryForRequest {
+        longest: Size,
+        /// What all shards need together.
+        minimum: Size,
+    },
+    #[error("a server without connections serves nobody: give --max-connections at least 1")]
+    NoConnections,
+    #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]
+    NoTime,
+    #[error(
+        "--unix-mode and --unix-group are for the files of unix sockets, and there is none: give --unix PATH (a socket of \
+         systemd has SocketMode= and SocketGroup=)"
+    )]
+    NoSocketFile,
+    #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
+    NoHistograms(&'static str),
+    #[error(
+        "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
+    )]
+    OpenFiles(u64),
+}

@@ -1,0 +1,73 @@
+//! One meaning a name: a type's name is defined once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use syn::Item;
+
+use crate::sources::production;
+
+/// Names that stand for more than one type, and why. This list only gets shorter.
+const SHARED: &[(&str, &str)] = &[
+    ("Args", "the options of a sub-command, one type in each file of `cli`"),
+    ("Event", "what a machine of the protocol gives, one type for each of the four; to rename: the ring's"),
+    ("Answer", "to rename: the control plane's, the server's and the helpers'"),
+    ("Client", "the library's is its name; to rename: the negotiation's"),
+    ("Ending", "the server's is its name; to rename: the shard's"),
+    ("Line", "to rename: those of `sync`, `backend` and `shard`"),
+    ("Negotiated", "the protocol's is its name; to rename: the shard's"),
+    ("Outcome", "the command's is its name; to rename: the one of `backend`"),
+    ("Place", "to rename: those of `sync`, `backend` and `shard`"),
+    ("Running", "the ring's is its name; to rename: the prefetch's"),
+    ("StartError", "the server's is its name; to rename: the shard's"),
+    ("State", "to rename: those of `backend`, `control` and `daemon`"),
+    ("Totals", "the statistics' is its name; to rename: the shard's"),
+    ("Waiting", "the shard's is its name; to rename: the one of `sync`"),
+];
+
+fn type_names(items: &[Item], found: &mut Vec<String>) {
+    for item in items {
+        let (name, attributes) = match item {
+            Item::Struct(item) => (&item.ident, &item.attrs),
+            Item::Enum(item) => (&item.ident, &item.attrs),
+            Item::Trait(item) => (&item.ident, &item.attrs),
+            Item::Type(item) => (&item.ident, &item.attrs),
+            Item::Mod(item) if !item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg")) => {
+                if let Some((_, items)) = &item.content {
+                    type_names(items, found);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        if !attributes.iter().any(|attribute| attribute.path().is_ident("cfg")) {
+            found.push(name.to_string());
+        }
+    }
+}
+
+#[test]
+fn a_type_name_has_one_meaning() {
+    let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in production() {
+        let file = syn::parse_file(&source.text).unwrap();
+        let mut names = Vec::new();
+        type_names(&file.items, &mut names);
+        for name in names {
+            places.entry(name).or_default().insert(format!("src/{}", source.path.display()));
+        }
+    }
+    let shared: BTreeSet<_> = SHARED.iter().map(|(name, _)| *name).collect();
+    let mut complaints = String::new();
+    for (name, places) in &places {
+        match (places.len() > 1, shared.contains(&**name)) {
+            (true, false) => writeln!(complaints, "{name} is defined in {places:?}").unwrap(),
+            (false, true) => writeln!(complaints, "{name} has one meaning: take it off the list").unwrap(),
+            _ => {}
+        }
+    }
+    for (name, _) in SHARED.iter().filter(|(name, _)| !places.contains_key(*name)) {
+        writeln!(complaints, "there is no {name} any more: take it off the list").unwrap();
+    }
+    crate::none(complaints);
+}
