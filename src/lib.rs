@@ -70,6 +70,7 @@ mod task;
 
 #[doc = include_str!("doc/architecture.md")]
 #[doc = include_str!("doc/imports.md")]
+#[doc = include_str!("doc/glossary.md")]
 pub mod architecture {}
 
 pub use client::uri::{NbdUri, ServerAddress, UriError};

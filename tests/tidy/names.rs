@@ -71,3 +71,13 @@ fn a_type_name_has_one_meaning() {
     }
     crate::none(complaints);
 }
+
+#[test]
+fn the_glossary_has_each_word_once() {
+    let glossary = include_str!("../../src/doc/glossary.md");
+    let rows = glossary.lines().filter_map(|line| line.strip_prefix("| "));
+    let words: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
+    assert!(words.len() > 40, "the glossary has words: {words:?}");
+    let once: BTreeSet<_> = words.iter().collect();
+    assert_eq!(once.len(), words.len(), "a word stands twice: {words:?}");
+}
