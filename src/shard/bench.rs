@@ -7,12 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batches::Batches;
-use super::outbound::Outbound;
-use super::reply::{Reply, ReplyChunk};
-use super::request_table::{Record, RequestId, RequestTable};
-use super::serve::serve;
-use super::worker::{Shard, Worker};
 use super::{Negotiated, ShardConfig, ShardHandle};
 use crate::backend::{Export, ExportId, Standing};
 use crate::block::ByteRange;
@@ -21,6 +15,13 @@ use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::Cookie;
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, Payload};
+use crate::shard::frontend::nbd::batches::Batches;
+use crate::shard::frontend::nbd::outbound::Outbound;
+use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
+use crate::shard::request::serve::serve;
+use crate::shard::request::table::{Record, RequestId, RequestTable};
+use crate::shard::turn::run::Worker;
+use crate::shard::turn::shard::Shard;
 use crate::stats::{Operation, Timing};
 
 const TIMING: Timing =

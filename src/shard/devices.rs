@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 
-use super::mailbox::Done;
 use crate::backend::{Device, Export, ExportId, ShardContext};
+use crate::shard::mailbox::Done;
 
 /// Devices by export.
 #[derive(Default)]

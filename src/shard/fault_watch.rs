@@ -4,8 +4,7 @@
 //! all connections. Where memory is short that happens again and again, and a read through the ring, for which nobody sleeps, is faster.
 //! How many pages can be gone in one turn, before anything is known of it, is bounded by [`Trust`].
 
-use super::worker::Shard;
-use crate::backend::{Device, Trust};
+use crate::backend::Trust;
 use crate::ring::SendMode;
 
 /// Between two looks, in nanoseconds: each look is a system call.
@@ -54,7 +53,7 @@ impl FaultWatch {
     }
 
     /// A turn begins.
-    fn turn(&mut self, now: u64) {
+    pub(super) fn turn(&mut self, now: u64) {
         if now > self.proven + PROOF_LASTS {
             self.trust.shake();
         }
@@ -68,12 +67,12 @@ impl FaultWatch {
         }
     }
 
-    fn is_due(&self, now: u64) -> bool {
+    pub(super) fn is_due(&self, now: u64) -> bool {
         self.sent.is_some() && (now >= self.looked + LOOK_EVERY || self.trust.could_grow())
     }
 
     /// Takes in how many faults the thread has had; true when there were some, and a pause begins.
-    fn look(&mut self, faults: u64, now: u64) -> bool {
+    pub(super) fn look(&mut self, faults: u64, now: u64) -> bool {
         let sent = self.sent.take();
         self.looked = now;
         if std::mem::replace(&mut self.faults, faults) == faults {
@@ -86,18 +85,6 @@ impl FaultWatch {
         self.pause = if was_calm { SHORTEST_PAUSE } else { (2 * self.pause).min(LONGEST_PAUSE) };
         self.resumes = now + self.pause;
         true
-    }
-}
-
-impl Shard {
-    /// Looks whether the last turns have waited for pages.
-    pub(super) fn watch_faults(&mut self) {
-        let now = self.recorder.now();
-        let is_due = self.fault_watch.is_due(now) && !canary!(FaultsIgnored);
-        if is_due && self.fault_watch.look(self.ring.major_faults(), now) {
-            self.devices.iter().for_each(Device::distrust_page_cache);
-        }
-        self.fault_watch.turn(now);
     }
 }
 

@@ -1,8 +1,46 @@
 //! What the control plane tells a shard.
 
-use super::{Negotiated, Removal};
-use crate::backend::ExportId;
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::backend::{Export, ExportId};
+use crate::identity::PeerIdentity;
+use crate::nbd::session::Session;
 use crate::stats::Interval;
+
+/// A connection after its handshake, on its way to the shard that owns it from then on.
+pub struct Negotiated {
+    /// Its number, by which the log lines of its beginning and its end belong together.
+    pub number: u64,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// It is one of TCP, which takes back what has not arrived when it is closed in the wrong way.
+    pub over_tcp: bool,
+    /// Which export.
+    pub id: ExportId,
+    /// The export: the shard's first connection of it opens its device there.
+    pub export: Arc<Export>,
+    /// What was negotiated.
+    pub session: Session,
+    /// Bytes that the client sent behind the handshake.
+    pub leftover: Vec<u8>,
+    /// Who.
+    pub peer: PeerIdentity,
+    /// Dropped when the connection is gone.
+    pub permit: Box<dyn Any + Send>,
+    /// Dropped when the descriptor is closed: from then on the socket is known to the shard's ring only.
+    pub socket_permit: Box<dyn Any + Send>,
+}
+
+/// What becomes of the connections of an export that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// They go on; the export is gone with the last of them.
+    WhenUnused,
+    /// They end: what has begun is answered, the rest is not.
+    AtOnce,
+}
 
 /// One message.
 pub(super) enum Message {

@@ -1,11 +1,12 @@
 //! A shard without a thread, for simulations: whoever drives the world lets it take its turns.
 
-use super::serve::serve;
-use super::worker::{Shard, Worker};
 use super::{Negotiated, Removal, ShardConfig, ShardHandle, StartError};
 use crate::backend::ExportId;
 use crate::ring::Wait;
 use crate::ring::sim::World;
+use crate::shard::request::serve::serve;
+use crate::shard::turn::run::Worker;
+use crate::shard::turn::shard::Shard;
 
 /// A shard on a simulated ring. The thread must be in a world when it is made.
 pub struct SteppedShard {

@@ -4,10 +4,18 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use super::*;
+use crate::backend::{Export, ExportId};
 use crate::config::ExportUri;
+use crate::config::Limits;
 use crate::nbd::meta_context::MetaContext;
-use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext};
+use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
+use crate::shard::setup::END;
+use crate::stats::Interval;
 
 struct Running {
     shard: ShardHandle,

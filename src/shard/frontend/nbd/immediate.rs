@@ -1,15 +1,15 @@
 //! Requests that are answered when they are parsed: no slot, no task, no operation of their own.
 
-use super::connection::{Connection, Fed, Feeding};
-use super::ending::{Ending, Reason};
-use super::reply::Reply;
-use super::request_table::RequestId;
-use super::waiting::Need;
 use crate::backend::AtOnce;
 use crate::block::ByteRange;
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Request};
 use crate::ring::{self, Completion, Payload};
+use crate::shard::admission::queue::Need;
+use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
+use crate::shard::frontend::nbd::ending::{Ending, Reason};
+use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::request::table::RequestId;
 use crate::stats::{Operation, Timing};
 
 impl Connection {
@@ -17,7 +17,7 @@ impl Connection {
     ///
     /// Data in the page cache only when the reply leaves soon, because what was looked up must still be true then. For a slow reader
     /// data waits in memory of ours instead.
-    pub(super) fn read_at_once(
+    pub(crate) fn read_at_once(
         &mut self,
         request: &Request,
         arrived: u64,
@@ -47,7 +47,7 @@ impl Connection {
 
     /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had to.
     #[inline]
-    pub(super) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
+    pub(crate) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         self.outbound.lost().and_then(|_| self.read_all_lost(feeding))
     }
 
@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// What had to come before the next send is done; the request that holds so much more memory now.
-    pub(super) fn may_send(&mut self, completion: Completion) -> Option<(RequestId, usize)> {
+    pub(crate) fn may_send(&mut self, completion: Completion) -> Option<(RequestId, usize)> {
         self.outbound.go_on();
         match (completion.operation, completion.result) {
             (ring::Operation::Read { lease, length, .. }, result) => {
@@ -100,7 +100,7 @@ impl Connection {
     }
 
     /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes out. False when it does.
-    pub(super) fn write_at_once(
+    pub(crate) fn write_at_once(
         &mut self,
         request: &Request,
         arrived: u64,

@@ -11,7 +11,7 @@ const SMALL_PIECES: usize = SMALL_CHUNKS * SendBatch::PIECES_PER_CHUNK;
 // An operation holds one behind a pointer: they are boxed once, not for each send.
 #[allow(clippy::vec_box)]
 #[derive(Debug)]
-pub(super) struct Batches {
+pub(crate) struct Batches {
     small: Vec<Box<SendBatch>>,
     large: Vec<Box<SendBatch>>,
     pieces_per_send: usize,
@@ -19,12 +19,12 @@ pub(super) struct Batches {
 
 impl Batches {
     /// None yet; they are made as they are needed.
-    pub(super) fn new(pieces_per_send: usize) -> Self {
+    pub(crate) fn new(pieces_per_send: usize) -> Self {
         Self { small: Vec::new(), large: Vec::new(), pieces_per_send }
     }
 
     /// A batch with room for `chunks` chunks, or for as many as one send can take.
-    pub(super) fn take(&mut self, chunks: usize) -> Box<SendBatch> {
+    pub(crate) fn take(&mut self, chunks: usize) -> Box<SendBatch> {
         let (spare, pieces) = match chunks > SMALL_CHUNKS {
             true => (&mut self.large, self.pieces_per_send),
             false => (&mut self.small, SMALL_PIECES.min(self.pieces_per_send)),
@@ -34,13 +34,13 @@ impl Batches {
     }
 
     /// Gives back a batch that is empty.
-    pub(super) fn give(&mut self, batch: Box<SendBatch>) {
+    pub(crate) fn give(&mut self, batch: Box<SendBatch>) {
         debug_assert!(batch.is_empty());
         if batch.room() > SMALL_PIECES { self.large.push(batch) } else { self.small.push(batch) }
     }
 
     /// Makes room for another chunk in a batch that has none; false when it is as large as one can be.
-    pub(super) fn grow(&mut self, batch: &mut Box<SendBatch>) -> bool {
+    pub(crate) fn grow(&mut self, batch: &mut Box<SendBatch>) -> bool {
         let is_large = batch.chunks() > SMALL_CHUNKS || self.pieces_per_send <= SMALL_PIECES;
         if batch.is_full() || is_large {
             return false;

@@ -2,12 +2,12 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::connection::Connection;
+use crate::shard::frontend::nbd::connection::Connection;
 use crate::stats::{Operation, Timing};
 
 /// What the connection is doing about its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// Not ending.
     No,
     /// No more requests; what is in flight is answered first.
@@ -18,7 +18,7 @@ pub(super) enum Ending {
 
 /// Why a connection ends: the first cause that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(crate) enum Reason {
     /// DISC.
     Disconnected,
     /// The end of the stream, between two requests.
@@ -64,7 +64,7 @@ impl Display for Reason {
 
 /// What a connection did, for the log line of its end.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     /// Requests whose reply is out.
     requests: u64,
     read_bytes: u64,
@@ -73,7 +73,7 @@ pub(super) struct Totals {
 
 impl Totals {
     /// A reply is out.
-    pub(super) fn count(&mut self, timing: &Timing) {
+    pub(crate) fn count(&mut self, timing: &Timing) {
         self.requests += 1;
         match timing.operation {
             Operation::Read => self.read_bytes += timing.length,
@@ -85,13 +85,13 @@ impl Totals {
 
 impl Connection {
     /// Notes why it ends, unless a cause is known.
-    pub(super) fn because(&mut self, reason: Reason) -> &mut Self {
+    pub(crate) fn because(&mut self, reason: Reason) -> &mut Self {
         self.reason.get_or_insert(reason);
         self
     }
 
     /// Tells of its end, `now` by the shard's clock. Its beginning was told by the control plane, with the same number.
-    pub(super) fn tell_end(&self, now: u64) {
+    pub(crate) fn tell_end(&self, now: u64) {
         let Totals { requests, read_bytes, written_bytes } = self.totals;
         let reason = self.reason.unwrap_or(Reason::Closed);
         let seconds = now.saturating_sub(self.since) as f64 / 1e9;
@@ -108,7 +108,7 @@ impl Connection {
     }
 
     /// Begins to end; an abort overrules a graceful end.
-    pub(super) fn end(&mut self, ending: Ending) {
+    pub(crate) fn end(&mut self, ending: Ending) {
         if self.ending != Ending::Abort {
             self.ending = ending;
         }
@@ -126,7 +126,7 @@ impl Connection {
 
     /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is told of an error it is one.
     /// `now` is by the shard's clock.
-    pub(super) fn stop(&mut self, now: u64) {
+    pub(crate) fn stop(&mut self, now: u64) {
         if self.ending != Ending::No {
             return;
         }
@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// Between requests, with nothing in flight.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
         nothing_came && self.in_flight == 0 && self.outbound.is_empty()
     }

@@ -3,9 +3,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::recorder::operation;
-use super::reply::{Reply, ReplyChunk};
-use super::request_table::RequestId;
 use crate::backend::{Abandon, Device, ExportId, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent};
 use crate::nbd::meta_context::MetaContext;
@@ -13,6 +10,9 @@ use crate::nbd::server::reply::{ReplyTo, status_length};
 use crate::nbd::server::request::{Command, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, Session};
 use crate::ring::{Lease, Payload};
+use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
+use crate::shard::record::operation;
+use crate::shard::request::table::RequestId;
 use crate::task::side_by_side;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
@@ -26,13 +26,13 @@ const MOST_CHUNKS: usize = 64;
 const PARTS_AT_ONCE: usize = 16;
 
 /// What all tasks of a shard share.
-pub(super) struct Shared {
-    pub(super) context: ShardContext,
+pub(crate) struct Shared {
+    pub(crate) context: ShardContext,
     /// Replies of this turn, on their way to their connections.
-    pub(super) finished: RefCell<Vec<(RequestId, Reply)>>,
+    pub(crate) finished: RefCell<Vec<(RequestId, Reply)>>,
     /// Errors of this turn, to be counted: of which export and command.
-    pub(super) errors: RefCell<Vec<(usize, CommandKind, BlockError)>>,
-    pub(super) extents_per_reply: usize,
+    pub(crate) errors: RefCell<Vec<(usize, CommandKind, BlockError)>>,
+    pub(crate) extents_per_reply: usize,
 }
 
 impl Shared {
@@ -52,36 +52,36 @@ impl Shared {
 }
 
 /// What requests of one connection share.
-pub(super) struct Peer {
-    pub(super) session: Session,
-    pub(super) device: Rc<Device>,
-    pub(super) id: ExportId,
+pub(crate) struct Peer {
+    pub(crate) session: Session,
+    pub(crate) device: Rc<Device>,
+    pub(crate) id: ExportId,
     /// The index of that, by which the export is counted.
-    pub(super) export: usize,
+    pub(crate) export: usize,
     /// The connection's number; helper threads serve connections in turn.
-    pub(super) client: u32,
+    pub(crate) client: u32,
     /// Said when the connection was aborted: replies to its requests go nowhere.
-    pub(super) abandon: Abandon,
+    pub(crate) abandon: Abandon,
 }
 
 impl Peer {
     /// Whether the holes of a range are looked for when it is read, to leave them out of the reply.
-    pub(super) fn may_leave_out_holes(&self, range: ByteRange, dont_fragment: bool) -> bool {
+    pub(crate) fn may_leave_out_holes(&self, range: ByteRange, dont_fragment: bool) -> bool {
         let may = self.session.reply_mode != ReplyMode::Simple && !dont_fragment;
         may && range.length() >= SPARSE_READ && !self.device.is_known_data(range)
     }
 }
 
 /// A request with all it needs.
-pub(super) struct Work {
-    pub(super) request: Request,
+pub(crate) struct Work {
+    pub(crate) request: Request,
     /// For a READ the memory to read into, for a WRITE its payload; for a BLOCK_STATUS its filter, and room for the answer.
-    pub(super) lease: Option<Lease>,
-    pub(super) peer: Rc<Peer>,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) peer: Rc<Peer>,
 }
 
 /// Carries a request out and leaves its reply.
-pub(super) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
+pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
     let Work { request, lease, peer } = work;
     let mut to = ReplyTo::request(&request, peer.session.reply_mode);
     if canary!(WrongCookie) && id.0 % 8 == 7 {

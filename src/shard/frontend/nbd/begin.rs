@@ -2,16 +2,16 @@
 
 use std::rc::Rc;
 
-use super::connection::{Connection, Fed, Feeding, Receiving};
-use super::request_table::{Record, RequestId};
-use super::serve::Work;
 use crate::nbd::server::request::{Cookie, Request};
 use crate::ring::Lease;
+use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
+use crate::shard::request::serve::Work;
+use crate::shard::request::table::{Record, RequestId};
 use crate::stats::Timing;
 
 impl Connection {
     /// Takes memory for a request; it is admitted at once, or when its payload is here.
-    pub(super) fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
+    pub(crate) fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
         if self.read_at_once(&request, arrived, feeding) || self.write_at_once(&request, arrived, feeding) {
             return None;
         }
@@ -41,7 +41,7 @@ impl Connection {
 
     /// A request that holds so many bytes of memory is in flight from now on.
     #[inline]
-    pub(super) fn note(
+    pub(crate) fn note(
         &mut self,
         cookie: Cookie,
         held: u32,
@@ -53,7 +53,7 @@ impl Connection {
         feeding.requests.insert(Record { connection: feeding.key, held, cookie, timing })
     }
 
-    pub(super) fn copy_payload(&mut self, bytes: &[u8]) {
+    pub(crate) fn copy_payload(&mut self, bytes: &[u8]) {
         let receiving = self.receiving.as_mut().expect("a payload belongs to a request");
         let start = receiving.filled as usize;
         let lease =
@@ -64,7 +64,7 @@ impl Connection {
     }
 
     /// Admits the request whose payload is complete, if there is one.
-    pub(super) fn finish_payload(&mut self, feeding: &mut Feeding<'_>) {
+    pub(crate) fn finish_payload(&mut self, feeding: &mut Feeding<'_>) {
         let complete = self.receiving.as_ref().is_some_and(|receiving| {
             receiving.lease.is_some() && receiving.filled == receiving.request.payload_length()
         });
@@ -79,7 +79,7 @@ impl Connection {
     /// Gives a request to its backend. One that had waited for memory or for its payload may come when no slot is free any more: the
     /// table has one more for each connection.
     #[inline]
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         id: RequestId,
         request: &Request,
@@ -97,7 +97,7 @@ impl Connection {
     }
 
     /// The payload that was being received will not come, or is of no use any more.
-    pub(super) fn forget_payload(&mut self) {
+    pub(crate) fn forget_payload(&mut self) {
         self.forgotten.extend(self.receiving.take().map(|receiving| receiving.id));
     }
 }

@@ -4,7 +4,7 @@ use crate::ring::{Lease, Received};
 
 /// Bytes and a cursor.
 #[derive(Debug)]
-pub(super) struct Unparsed {
+pub(crate) struct Unparsed {
     memory: Memory,
     position: usize,
 }
@@ -20,16 +20,16 @@ enum Memory {
 }
 
 impl Unparsed {
-    pub(super) fn buffer(received: Received) -> Self {
+    pub(crate) fn buffer(received: Received) -> Self {
         Self { memory: Memory::Buffer(received), position: 0 }
     }
 
-    pub(super) fn leftover(bytes: Vec<u8>) -> Self {
+    pub(crate) fn leftover(bytes: Vec<u8>) -> Self {
         Self { memory: Memory::Leftover(bytes), position: 0 }
     }
 
     /// What is left.
-    pub(super) fn rest(&self) -> &[u8] {
+    pub(crate) fn rest(&self) -> &[u8] {
         let all = match &self.memory {
             Memory::Buffer(received) => received.bytes(),
             Memory::Stash { lease, length } => lease.bytes(0..*length),
@@ -39,17 +39,17 @@ impl Unparsed {
     }
 
     /// The first bytes of the rest are parsed.
-    pub(super) fn parsed(&mut self, bytes: usize) {
+    pub(crate) fn parsed(&mut self, bytes: usize) {
         self.position += bytes;
     }
 
     /// Whether a shared receive buffer is being kept.
-    pub(super) fn keeps_buffer(&self) -> bool {
+    pub(crate) fn keeps_buffer(&self) -> bool {
         matches!(self.memory, Memory::Buffer(_))
     }
 
     /// Moves what is left into `lease`; the receive buffer goes back.
-    pub(super) fn stash(&mut self, mut lease: Lease) {
+    pub(crate) fn stash(&mut self, mut lease: Lease) {
         let length = self.rest().len();
         lease.bytes_mut(0..length).copy_from_slice(self.rest());
         self.memory = Memory::Stash { lease, length };

@@ -5,16 +5,17 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::connection::Connection;
-use super::ending::{Ending, Reason};
-use super::linger::Linger;
-use super::mailbox::{Collect, Message, Remove};
-use super::phases::to_flush;
-use super::serve::Peer;
-use super::worker::Shard;
-use super::{END, END_NOW, Negotiated, Removal};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::ending::{Ending, Reason};
+use crate::shard::frontend::nbd::linger::Linger;
+use crate::shard::mailbox::{Collect, Message, Remove};
+use crate::shard::mailbox::{Negotiated, Removal};
+use crate::shard::request::serve::Peer;
+use crate::shard::setup::{END, END_NOW};
+use crate::shard::turn::flush::to_flush;
+use crate::shard::turn::shard::Shard;
 use crate::stats::{ConnectionInfo, Gauges, Interval};
 
 /// What was cut off has so long to come to its end.
@@ -22,7 +23,7 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Shard {
     /// Takes in what the doorbell announced: messages, answers of the helper threads, and tasks that other shards woke.
-    pub(super) fn take_messages(&mut self) {
+    pub(crate) fn take_messages(&mut self) {
         if !std::mem::take(&mut self.doorbell_rang) {
             return;
         }
@@ -50,7 +51,7 @@ impl Shard {
     }
 
     /// Takes a connection over.
-    pub(super) fn connect(&mut self, negotiated: Negotiated) {
+    pub(crate) fn connect(&mut self, negotiated: Negotiated) {
         let Negotiated {
             number,
             socket,
@@ -110,13 +111,13 @@ impl Shard {
     }
 
     /// Answers the control plane.
-    pub(super) fn answer(&mut self, question: Collect) {
+    pub(crate) fn answer(&mut self, question: Collect) {
         let Collect { spare, connections, answer } = question;
         answer(self.hand_over(spare, connections));
     }
 
     /// What was recorded, and how things stand.
-    pub(super) fn hand_over(&mut self, spare: Option<Box<Interval>>, connections: bool) -> Box<Interval> {
+    pub(crate) fn hand_over(&mut self, spare: Option<Box<Interval>>, connections: bool) -> Box<Interval> {
         let mut interval = self.recorder.take(spare);
         interval.end = self.recorder.elapsed();
         interval.gauges = Gauges {
@@ -160,7 +161,7 @@ impl Shard {
     }
 
     /// Cuts off what did not finish in time; true when all is over.
-    pub(super) fn shutdown_is_over(&mut self) -> bool {
+    pub(crate) fn shutdown_is_over(&mut self) -> bool {
         let Some(deadline) = self.shutdown else { return false };
         let now = self.ring.now();
         if now < deadline {

@@ -9,16 +9,16 @@
 use std::net::Shutdown;
 use std::time::Duration;
 
-use super::connection::Connection;
-use super::ending::Ending;
 use crate::ring::{OpKey, Operation};
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::ending::Ending;
 
 /// A reply is fetched within this time by whoever asks for more.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// How far it is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Linger {
+pub(crate) enum Linger {
     /// The socket can be closed at any time.
     #[default]
     Never,
@@ -41,7 +41,7 @@ impl Linger {
     }
 
     /// A receive has ended after the end of the connection was decided.
-    pub(super) fn received(&mut self, result: Result<u32, i32>) {
+    pub(crate) fn received(&mut self, result: Result<u32, i32>) {
         match (result, &self) {
             (Ok(1..), Self::Discarding) => {}
             (Ok(1..), _) => self.want(false),
@@ -53,7 +53,7 @@ impl Linger {
 
 impl Connection {
     /// The server ends the connection, `now` by the shard's clock, in nanoseconds.
-    pub(super) fn want_lingering(&mut self, now: u64) {
+    pub(crate) fn want_lingering(&mut self, now: u64) {
         let is_under_way = !self.is_idle() || self.receive.is_none();
         let is_recent = self.requests > 0 && now < self.outbound.started + RECENT.as_nanos() as u64;
         if is_under_way || is_recent {
@@ -63,7 +63,7 @@ impl Connection {
 
     /// The first step, when everything is answered: what tells the client that no more will come, and how long it has to close its end.
     /// `patience` is for a client that was busy.
-    pub(super) fn begin_lingering(&mut self, patience: Duration) -> Option<(Operation, Duration)> {
+    pub(crate) fn begin_lingering(&mut self, patience: Duration) -> Option<(Operation, Duration)> {
         let Linger::Wanted { briefly } = self.linger else { return None };
         let is_due = self.ending == Ending::Graceful && self.has_done_all();
         is_due.then(|| {
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     /// A timer has ended; false when it is none of these.
-    pub(super) fn lingered(&mut self, timer: OpKey) -> bool {
+    pub(crate) fn lingered(&mut self, timer: OpKey) -> bool {
         if self.linger_timer != Some(timer) {
             return false;
         }
@@ -86,18 +86,18 @@ impl Connection {
     }
 
     /// The timer, when it is of no use any more: told once.
-    pub(super) fn useless_timer(&mut self) -> Option<OpKey> {
+    pub(crate) fn useless_timer(&mut self) -> Option<OpKey> {
         let timer = self.linger_timer.filter(|_| !self.discards())?;
         (!std::mem::replace(&mut self.timer_cancelled, true)).then_some(timer)
     }
 
     /// Whether what comes is thrown away.
-    pub(super) fn discards(&self) -> bool {
+    pub(crate) fn discards(&self) -> bool {
         self.linger == Linger::Discarding && self.ending == Ending::Graceful
     }
 
     /// Whether the socket must stay open for the client's sake.
-    pub(super) fn lingers(&self) -> bool {
+    pub(crate) fn lingers(&self) -> bool {
         matches!(self.linger, Linger::Wanted { .. } | Linger::Discarding) && self.ending == Ending::Graceful
     }
 }

@@ -10,28 +10,19 @@
 //! takes, and a byte now and then is not. Receives are cut into steps ([`RECEIVE_STEP`]) so that each is seen as progress.
 //!
 //! The shard looks once a second, and only while some connection waits. Those that are not received from meanwhile are looked at as well: see
-//! [`hang_up`](super::hang_up).
+//! [`hang_up`](crate::shard::frontend::nbd::hang_up).
 
-use std::time::Duration;
+use crate::ring::UNIT;
 
-use super::connection::Connection;
-use super::ending::{Ending, Reason};
-use super::phases::to_flush;
-use super::waiting::Listed;
-use super::worker::Shard;
-use crate::ring::{OpKey, Operation, Owner, UNIT};
-
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While others starve, what a client keeps must come free within so many seconds at the rate at which it moves bytes.
 const DRAIN_SECONDS: u64 = 64;
 /// The longest receive into a lease. At the least rate of a long payload, and at 64 KiB/s of any other, one ends before a stall timeout
 /// of ten seconds is over.
-pub(super) const RECEIVE_STEP: u32 = 512 << 10;
+pub(crate) const RECEIVE_STEP: u32 = 512 << 10;
 
 /// What a client keeps and has to move in one direction: the rest of a payload, or its replies.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Bytes moved since the last look.
     moved: u64,
     /// Bytes that it should have moved by now beyond those that it did, at the least rate for `owed`.
@@ -42,7 +33,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Bytes were received from the client, or sent to it.
-    pub(super) fn moved(&mut self, bytes: u64) {
+    pub(crate) fn moved(&mut self, bytes: u64) {
         self.moved += if canary!(ProgressCountsReplies) { 0 } else { bytes };
     }
 
@@ -69,100 +60,32 @@ impl Pace {
 
 /// What the looks know of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// Of the payload that it sends.
-    pub(super) inbound: Pace,
+    pub(crate) inbound: Pace,
     /// Of the replies that it fetches.
-    pub(super) outbound: Pace,
+    pub(crate) outbound: Pace,
     /// Since the last look a request was admitted.
-    pub(super) admitted: bool,
+    pub(crate) admitted: bool,
     /// Looks in a row at which it waited for others, and had got nothing.
     starved: u32,
 }
 
 impl Progress {
-    fn is_late(&self, looks: u32) -> bool {
+    /// A look at a connection that `waits` for others or not, and on whose client so many bytes depend in each direction. Looks in a row at
+    /// which it starved.
+    pub(crate) fn look(&mut self, waits: bool, [inbound, outbound]: [Option<u64>; 2]) -> u32 {
+        self.inbound.look(inbound);
+        self.outbound.look(outbound);
+        let admitted = std::mem::take(&mut self.admitted);
+        let starves = waits && !admitted && inbound.is_none() && outbound.is_none();
+        self.starved = if starves { self.starved + 1 } else { 0 };
+        self.starved
+    }
+
+    /// Whether it is behind in either direction by as much as it owes in `looks` looks.
+    pub(crate) fn is_late(&self, looks: u32) -> bool {
         self.inbound.is_late(looks) || self.outbound.is_late(looks)
-    }
-}
-
-/// What the client keeps by not sending the rest of a payload, and by not fetching replies that hold so much, in bytes.
-fn up_to_client(connection: &Connection, held_by_replies: u64) -> [Option<u64>; 2] {
-    let inbound = connection.receiving.as_ref().map(|receiving| receiving.held.into());
-    let outbound = connection.outbound.is_sending().then_some(held_by_replies);
-    [inbound, outbound]
-}
-
-impl Shard {
-    /// Somebody waits, or has as much under way as it may: looks from now on.
-    pub(super) fn watch(&mut self) {
-        if self.next_look.is_none() {
-            self.next_look = Some(self.ring.push(Operation::sleep(LOOK_EVERY), Owner::Shard));
-        }
-    }
-
-    /// A timer of the shard has ended.
-    pub(super) fn timer_ended(&mut self, timer: OpKey) {
-        if self.next_look == Some(timer) {
-            self.next_look = None;
-            self.look();
-        }
-        self.look_at_sends(timer);
-    }
-
-    fn look(&mut self) {
-        let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
-        let somebody_waits = !self.waiting.is_empty();
-        let mut held_by_replies = vec![0; self.connections.capacity()];
-        if somebody_waits {
-            for (key, held) in self.requests.held_by_replies() {
-                held_by_replies[key as usize] += u64::from(held);
-            }
-        }
-        let (mut somebody_starves, mut somebody_is_held_up) = (false, false);
-        for (key, connection) in &mut self.connections {
-            if let Some(glance) = connection.glance() {
-                somebody_is_held_up = true;
-                connection.operations += 2;
-                let owner = Owner::Connection(key as u32);
-                let target = self.ring.push(glance, owner);
-                connection.receive = Some(target);
-                self.ring.push(Operation::Cancel { target }, owner);
-            }
-            let [inbound, outbound] =
-                up_to_client(connection, held_by_replies[key]).map(|held| held.filter(|_| somebody_waits));
-            let waits = matches!(connection.listed, Listed::Waiting { .. });
-            let progress = &mut connection.progress;
-            progress.inbound.look(inbound);
-            progress.outbound.look(outbound);
-            let admitted = std::mem::take(&mut progress.admitted);
-            let starves = waits && !admitted && inbound.is_none() && outbound.is_none();
-            progress.starved = if starves { progress.starved + 1 } else { 0 };
-            somebody_starves |= progress.starved >= looks;
-        }
-        if somebody_waits || somebody_is_held_up {
-            self.watch();
-        }
-        if somebody_starves {
-            self.evict(looks);
-        }
-    }
-
-    fn evict(&mut self, looks: u32) {
-        let mut evicted = 0;
-        for (key, connection) in &mut self.connections {
-            if connection.progress.is_late(looks) && connection.ending != Ending::Abort {
-                tracing::debug!(peer = %connection.name, progress = ?connection.progress, "evicted");
-                connection.because(Reason::Evicted).end(Ending::Abort);
-                to_flush(&mut self.to_flush, key as u32, connection);
-                evicted += 1;
-            }
-        }
-        if evicted > 0 {
-            let what =
-                "disconnected clients that left replies or payloads lying while others waited for memory";
-            tracing::warn!(connections = evicted, "{what}");
-        }
     }
 }
 

@@ -5,14 +5,14 @@ use crate::ring::Payload;
 
 /// One chunk of a reply.
 #[derive(Debug)]
-pub(super) struct ReplyChunk {
-    pub(super) header: HeaderBytes,
-    pub(super) payload: Payload,
+pub(crate) struct ReplyChunk {
+    pub(crate) header: HeaderBytes,
+    pub(crate) payload: Payload,
 }
 
 /// All chunks of a reply.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// The usual case.
     One(ReplyChunk),
     /// Sparse reads, errors half-way, several meta contexts.
@@ -21,18 +21,18 @@ pub(super) enum Reply {
 
 impl Reply {
     /// A header alone.
-    pub(super) fn header(header: HeaderBytes) -> Self {
+    pub(crate) fn header(header: HeaderBytes) -> Self {
         Self::One(ReplyChunk { header, payload: Payload::Nothing })
     }
 
     /// An error with its text.
-    pub(super) fn error((header, text): (HeaderBytes, Vec<u8>)) -> Self {
+    pub(crate) fn error((header, text): (HeaderBytes, Vec<u8>)) -> Self {
         Self::One(ReplyChunk::with_text(header, text))
     }
 }
 
 impl ReplyChunk {
-    pub(super) fn with_text(header: HeaderBytes, text: Vec<u8>) -> Self {
+    pub(crate) fn with_text(header: HeaderBytes, text: Vec<u8>) -> Self {
         let payload = if text.is_empty() { Payload::Nothing } else { Payload::Text(text) };
         Self { header, payload }
     }

@@ -10,24 +10,24 @@ use crate::stats::Timing;
 
 /// A request in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RequestId(pub(super) u32);
+pub(crate) struct RequestId(pub(crate) u32);
 
 /// What is remembered of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// The connection that waits for the reply.
-    pub(super) connection: u32,
+    pub(crate) connection: u32,
     /// Bytes of memory that the connection holds for it.
-    pub(super) held: u32,
+    pub(crate) held: u32,
     /// For its reply, when that is made where the request is not.
-    pub(super) cookie: Cookie,
+    pub(crate) cookie: Cookie,
     /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is received.
-    pub(super) timing: Option<Timing>,
+    pub(crate) timing: Option<Timing>,
 }
 
 /// A fixed number of slots for requests that a backend works on, and records of those and of all whose reply is not out.
 #[derive(Debug)]
-pub(super) struct RequestTable {
+pub(crate) struct RequestTable {
     records: Slab<Record>,
     working: usize,
     capacity: usize,
@@ -36,39 +36,39 @@ pub(super) struct RequestTable {
 
 impl RequestTable {
     /// `capacity` slots, and `reserve` more for writes whose payload was being received when the others ran out.
-    pub(super) fn new(capacity: usize, reserve: usize) -> Self {
+    pub(crate) fn new(capacity: usize, reserve: usize) -> Self {
         Self { records: Slab::with_capacity(1024), working: 0, capacity, reserve }
     }
 
     /// Slots that new requests may take.
-    pub(super) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.capacity.saturating_sub(self.working)
     }
 
     /// Requests that a backend works on.
-    pub(super) fn working(&self) -> usize {
+    pub(crate) fn working(&self) -> usize {
         self.working
     }
 
     /// Requests whose reply is not out.
-    pub(super) fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         self.records.len()
     }
 
     /// Notes a request; it takes no slot yet.
-    pub(super) fn insert(&mut self, record: Record) -> RequestId {
+    pub(crate) fn insert(&mut self, record: Record) -> RequestId {
         RequestId(self.records.insert(record) as u32)
     }
 
     /// A request goes to its backend, and takes a slot; the caller has checked that there is one.
-    pub(super) fn admitted(&mut self, id: RequestId, timing: Timing) {
+    pub(crate) fn admitted(&mut self, id: RequestId, timing: Timing) {
         assert!(self.working < self.capacity + self.reserve, "the caller checks for room");
         self.working += 1;
         self.records[id.0 as usize].timing = Some(timing);
     }
 
     /// Notes when a request was handed to its backend, if that still works on it.
-    pub(super) fn submitted(&mut self, id: RequestId, now: u64) {
+    pub(crate) fn submitted(&mut self, id: RequestId, now: u64) {
         if let Some(Record { timing: Some(timing), .. }) = self.records.get_mut(id.0 as usize)
             && timing.completed == 0
         {
@@ -77,25 +77,25 @@ impl RequestTable {
     }
 
     /// The backend is done with a request; it gives up its slot.
-    pub(super) fn answered(&mut self, id: RequestId) -> &mut Record {
+    pub(crate) fn answered(&mut self, id: RequestId) -> &mut Record {
         self.working -= 1;
         &mut self.records[id.0 as usize]
     }
 
     /// Bytes that connections hold, by their keys, for requests whose backend is done: they come back when the client fetches its reply.
-    pub(super) fn held_by_replies(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(crate) fn held_by_replies(&self) -> impl Iterator<Item = (u32, u32)> {
         let is_answered = |record: &&Record| record.timing.is_some_and(|timing| timing.completed > 0);
         let held = |(_, record): (usize, &Record)| (record.connection, record.held);
         self.records.iter().filter(move |(_, record)| is_answered(record)).map(held)
     }
 
     /// What is remembered of a request.
-    pub(super) fn record(&mut self, id: RequestId) -> &mut Record {
+    pub(crate) fn record(&mut self, id: RequestId) -> &mut Record {
         &mut self.records[id.0 as usize]
     }
 
     /// A request's reply is out, or will never be.
-    pub(super) fn remove(&mut self, id: RequestId) -> Record {
+    pub(crate) fn remove(&mut self, id: RequestId) -> Record {
         self.records.remove(id.0 as usize)
     }
 }

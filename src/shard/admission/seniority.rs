@@ -4,7 +4,7 @@
 //! lease there is a line of those who wait and hold nothing themselves. Others may overtake the first of a line, because memory that
 //! lies idle helps nobody, but by no more than [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for
 //! it. It gets it when the present holders have given theirs back, and who keeps memory lying meanwhile is disconnected (see
-//! [`stall`](super::stall)).
+//! [`stall`](crate::shard::admission::stall)).
 //!
 //! Small leases are different in two ways: what a connection is [sure of](BufferPool::is_sure_of) is never kept for others; and neither are leases
 //! below [`SHORT`], as clients that hoard would stop everybody else through one that waits. It takes hundreds of those in flight all
@@ -12,11 +12,11 @@
 
 use std::collections::BTreeMap;
 
-use super::connection::{Connection, Feeding};
-use super::waiting::{KINDS, Need};
 use crate::nbd::server::reply::status_length;
 use crate::nbd::server::request::{Command, Request};
 use crate::ring::{BufferPool, Lease};
+use crate::shard::admission::queue::{KINDS, Need};
+use crate::shard::frontend::nbd::connection::{Connection, Feeding};
 
 /// The first of a line is overtaken by so many times the bytes that it needs.
 const PATIENCE: usize = 4;
@@ -25,7 +25,7 @@ const SHORT: usize = 64 << 10;
 
 /// The lines, by kind of lease.
 #[derive(Debug, Default)]
-pub(super) struct Seniority {
+pub(crate) struct Seniority {
     lines: [Line; KINDS],
     /// Kinds of which nothing is kept any more: all who wait for them are to be tried.
     freed: [bool; KINDS],
@@ -43,7 +43,7 @@ struct Line {
 
 /// A place in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     kind: usize,
     number: u64,
 }
@@ -85,7 +85,7 @@ impl Seniority {
     }
 
     /// It got what it waited for, or waits no more.
-    pub(super) fn leave(&mut self, ticket: Ticket) {
+    pub(crate) fn leave(&mut self, ticket: Ticket) {
         let Ticket { kind, number } = ticket;
         let line = &mut self.lines[kind];
         let was_kept = line.kept_for().is_some();
@@ -99,7 +99,7 @@ impl Seniority {
     }
 
     /// Kinds of which nothing is kept any more since the last call.
-    pub(super) fn take_freed(&mut self) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn take_freed(&mut self) -> impl Iterator<Item = usize> + use<> {
         let freed = std::mem::take(&mut self.freed);
         (0..KINDS).filter(move |kind| freed[*kind])
     }
@@ -107,7 +107,7 @@ impl Seniority {
 
 impl Connection {
     /// Bytes of memory that a request needs.
-    pub(super) fn memory_for(&self, request: &Request, feeding: &Feeding<'_>) -> u32 {
+    pub(crate) fn memory_for(&self, request: &Request, feeding: &Feeding<'_>) -> u32 {
         let payload = request.payload_length();
         match request.command {
             Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
@@ -121,7 +121,7 @@ impl Connection {
 
     /// A lease for a request, or what is missing. Not for its own replies only: whoever else gives memory back lets it go on, even if this
     /// client reads nothing.
-    pub(super) fn lend(&mut self, length: usize, feeding: &mut Feeding<'_>) -> Result<Lease, Need> {
+    pub(crate) fn lend(&mut self, length: usize, feeding: &mut Feeding<'_>) -> Result<Lease, Need> {
         let Feeding { pool, seniority, key, .. } = feeding;
         if seniority.waiting == 0 {
             return pool.lend(length, self.held).ok_or_else(|| need(pool, length, self.held));
@@ -143,7 +143,7 @@ impl Connection {
     }
 
     /// It was fed: it stands in a line while it waits for memory that others hold.
-    pub(super) fn stand_in_line(&mut self, need: Option<Need>, key: u32, seniority: &mut Seniority) {
+    pub(crate) fn stand_in_line(&mut self, need: Option<Need>, key: u32, seniority: &mut Seniority) {
         let waits = need.and_then(Need::lease).filter(|_| self.held == 0);
         if self.ticket.map(|ticket| ticket.kind) == waits.map(|(kind, _)| kind) {
             return;

@@ -11,16 +11,15 @@
 //! one who needs much cannot keep those behind him, who need little, from being tried.
 //!
 //! A need is true as long as its connection holds what it held. So whoever waits and gives something back is fed at once
-//! ([`Shard::list`]); and when the shares of all have grown, all are to be tried.
+//! (`Shard::list`); and when the shares of all have grown, all are to be tried.
 
 use std::collections::BTreeMap;
 
-use super::worker::Shard;
 use crate::ring::Shortage;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(crate) enum Need {
     /// A lease.
     Memory(Shortage),
     /// A slot, and room for so many replies.
@@ -41,7 +40,7 @@ impl Need {
     }
 
     /// The kind of lease that it needs and its bytes, if it needs one.
-    pub(super) fn lease(self) -> Option<(usize, usize)> {
+    pub(crate) fn lease(self) -> Option<(usize, usize)> {
         match self {
             Self::Memory(shortage) => Some((self.queue(), shortage.bytes())),
             _ => None,
@@ -63,20 +62,21 @@ const LONG_LEASES: usize = 0;
 const MIDDLE_LEASES: usize = 1;
 const SMALL_LEASES: usize = 2;
 /// Kinds of leases: each has a queue of its own.
-pub(super) const KINDS: usize = 3;
+pub(crate) const KINDS: usize = 3;
 const SLOTS: usize = 3;
 const BUFFERS: usize = 4;
+pub(crate) const QUEUES: usize = 5;
 
 /// A place in a queue; in each they are given out in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     queue: u8,
     number: u64,
 }
 
 /// Which of the shard's lists a connection is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
+pub(crate) enum Listed {
     /// On none: it needs no bytes, or is receiving some.
     No,
     /// It is fed in this turn or one of the next.
@@ -87,8 +87,8 @@ pub(super) enum Listed {
 
 /// Connections that wait, by their keys.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    queues: [Queue; 5],
+pub(crate) struct Waiting {
+    queues: [Queue; QUEUES],
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ impl Queue {
 
 impl Waiting {
     /// Appends a connection that has just been fed in vain.
-    pub(super) fn push(&mut self, key: u32, need: Need) -> Place {
+    pub(crate) fn push(&mut self, key: u32, need: Need) -> Place {
         let index = need.queue();
         let queue = &mut self.queues[index];
         let number = queue.given;
@@ -131,95 +131,48 @@ impl Waiting {
     }
 
     /// Takes a connection out, wherever it stands.
-    pub(super) fn remove(&mut self, place: Place) {
+    pub(crate) fn remove(&mut self, place: Place) {
         self.queues[usize::from(place.queue)].places.remove(&place.number).expect("it stands there");
     }
 
     /// The shares of all have grown: what was needed may be too much.
-    fn shares_grew(&mut self) {
+    pub(crate) fn shares_grew(&mut self) {
         self.queues[SMALL_LEASES].try_all();
         self.queues[SLOTS].try_all();
     }
 
     /// All who wait for leases of a kind are to be tried: they may have been kept for somebody else.
-    pub(super) fn try_all(&mut self, kind: usize) {
+    pub(crate) fn try_all(&mut self, kind: usize) {
         self.queues[kind].try_all();
     }
 
+    /// The next one to be tried in a queue.
+    pub(crate) fn pop_untried(&mut self, queue: usize) -> Option<u32> {
+        self.queues[queue].pop_untried()
+    }
+
     /// Whether nobody waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queues.iter().all(|queue| queue.places.is_empty())
     }
 
     /// Whether somebody waits for one of the longest leases.
-    fn wants_long(&self) -> bool {
+    pub(crate) fn wants_long(&self) -> bool {
         !self.queues[LONG_LEASES].places.is_empty()
     }
 
-    fn has_untried(&self) -> bool {
+    pub(crate) fn has_untried(&self) -> bool {
         self.queues.iter().any(Queue::has_untried)
     }
 
     /// Whether what is there may be enough for somebody who is not to be tried yet.
-    fn is_enough(&self, is_met: impl Fn(Need) -> bool) -> bool {
+    pub(crate) fn is_enough(&self, is_met: impl Fn(Need) -> bool) -> bool {
         self.queues.iter().any(|queue| !queue.places.is_empty() && queue.least.is_some_and(&is_met))
     }
 
     /// In each queue for which there may be enough, all are to be tried.
-    fn wake(&mut self, is_met: impl Fn(Need) -> bool) {
+    pub(crate) fn wake(&mut self, is_met: impl Fn(Need) -> bool) {
         self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(Queue::try_all);
-    }
-}
-
-impl Shard {
-    /// A connection has come or gone: the others' shares are others.
-    pub(super) fn share_out(&mut self) {
-        let connections = self.connections.len();
-        let more_memory = self.pool.share_among(connections);
-        if self.room.share_among(connections) || more_memory {
-            self.waiting.shares_grew();
-        }
-    }
-
-    /// Whether trying some of those who wait has a point.
-    pub(super) fn may_go_on(&self) -> bool {
-        // Whoever waited for a long lease may have left.
-        self.pool.want_long(self.waiting.wants_long());
-        let returned = self.pool.has_returned();
-        !self.waiting.is_empty()
-            && (self.waiting.has_untried() || self.waiting.is_enough(|need| self.is_met(need, returned)))
-    }
-
-    /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
-    /// the others being there is enough, so whoever needs the least of them gets it when he is tried.
-    fn is_met(&self, need: Need, returned: bool) -> bool {
-        let met = match need {
-            Need::Memory(shortage) => returned && self.pool.could_meet(shortage),
-            Need::Slot { room } => self.room.has(self.requests.unsent(), room) && self.requests.free() > 0,
-            Need::Buffer => return self.ring.available_receive_buffers() > 0,
-        };
-        met && !canary!(LostWakeUp)
-    }
-
-    /// Feeds connections that wait, until in each queue one was fed in vain.
-    pub(super) fn try_waiting(&mut self) {
-        self.pool.want_long(self.waiting.wants_long());
-        if self.waiting.is_empty() {
-            return;
-        }
-        let returned = self.pool.take_returned();
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.wake(|need| self.is_met(need, returned));
-        self.waiting = waiting;
-        for queue in 0..self.waiting.queues.len() {
-            for _ in 0..self.limits.connections_per_turn {
-                let Some(key) = self.waiting.queues[queue].pop_untried() else { break };
-                self.connections[key as usize].listed = Listed::No;
-                if !self.feed_one(key) {
-                    break;
-                }
-            }
-        }
     }
 }
 

@@ -3,11 +3,11 @@
 //! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to whoever asks, but nobody comes to
 //! have more than what is left after it; the last quarter is shared out evenly among all connections, so that each is sure of
 //! its part whatever the others do. So nobody who fetches his replies waits for this room for long, and nobody has to go for it
-//! (see [`stall`](super::stall)).
+//! (see [`stall`](crate::shard::admission::stall)).
 
 /// Room for so many replies that are not out.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// For whoever asks.
     common: usize,
     /// For all evenly.
@@ -17,33 +17,33 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(replies: usize) -> Self {
+    pub(crate) fn new(replies: usize) -> Self {
         let last_quarter = replies / 4;
         Self { common: replies - last_quarter, last_quarter, share: last_quarter.max(1) }
     }
 
     /// So many connections share it; true when each is sure of more than before. Powers of two, so that one connection more or less seldom
     /// changes it.
-    pub(super) fn share_among(&mut self, connections: usize) -> bool {
+    pub(crate) fn share_among(&mut self, connections: usize) -> bool {
         let share = 1 << (self.last_quarter / connections.max(1)).max(1).ilog2();
         std::mem::replace(&mut self.share, share) < share
     }
 
     /// How many requests a connection may come to have that has `in_flight`, when of all connections `unsent` replies are not out: each
     /// further one leaves one less for the next.
-    pub(super) fn most(&self, in_flight: usize, unsent: usize) -> usize {
+    pub(crate) fn most(&self, in_flight: usize, unsent: usize) -> usize {
         let left = self.common.saturating_sub(unsent);
         let further = left.checked_sub(2 * (in_flight + 1)).map_or(0, |rest| rest / 3 + 1);
         (in_flight + further).max(self.share)
     }
 
     /// What must be left for a further request of a connection.
-    pub(super) fn needed(&self, in_flight: usize) -> usize {
+    pub(crate) fn needed(&self, in_flight: usize) -> usize {
         if in_flight < self.share { 0 } else { 2 * (in_flight + 1) }
     }
 
     /// Whether so much is left.
-    pub(super) fn has(&self, unsent: usize, needed: usize) -> bool {
+    pub(crate) fn has(&self, unsent: usize, needed: usize) -> bool {
         needed == 0 || unsent + needed <= self.common
     }
 }

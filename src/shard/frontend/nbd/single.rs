@@ -3,14 +3,14 @@
 //! Most copied reads are. Only the whole success is dealt with here: a read that came back short or with an error starts again as a task,
 //! which has one way for all that can happen.
 
-use super::connection::{Connection, Feeding};
-use super::request_table::RequestId;
-use super::serve::{Peer, Work};
-use super::worker::Shard;
 use crate::block::ByteRange;
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Request};
 use crate::ring::{Completion, Event, FileIndex, Lease, Operation, Owner, Payload};
+use crate::shard::frontend::nbd::connection::{Connection, Feeding};
+use crate::shard::request::serve::{Peer, Work};
+use crate::shard::request::table::RequestId;
+use crate::shard::turn::shard::Shard;
 
 /// The file that a request is one read of, if it is.
 #[inline]
@@ -26,7 +26,7 @@ fn file(request: &Request, peer: &Peer) -> Option<FileIndex> {
 impl Connection {
     /// Starts a read that needs no task; gives back the memory of what does.
     #[inline]
-    pub(super) fn read_alone(
+    pub(crate) fn read_alone(
         &self,
         id: RequestId,
         request: &Request,
@@ -44,7 +44,7 @@ impl Connection {
 
 impl Shard {
     /// The end of such a read: its reply, or a task that reads again.
-    pub(super) fn single_ended(&mut self, id: RequestId, event: Event) {
+    pub(crate) fn single_ended(&mut self, id: RequestId, event: Event) {
         let Completion { result, operation, .. } = self.ring.collect(event);
         let Operation::Read { lease, .. } = operation else { unreachable!("it comes back as it went") };
         let record = self.requests.record(id);

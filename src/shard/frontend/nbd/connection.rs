@@ -5,27 +5,27 @@
 use std::any::Any;
 use std::rc::Rc;
 
-use super::batches::Batches;
-use super::ending::{Ending, Reason, Totals};
-use super::fault_watch::FaultWatch;
-use super::hang_up::HangUp;
-use super::linger::Linger;
-use super::outbound::Outbound;
-use super::receive::Unparsed;
-use super::recorder::Recorder;
-use super::reply::Reply;
-use super::request_table::{Record, RequestId, RequestTable};
-use super::room::Room;
-use super::seniority::{Seniority, Ticket};
-use super::serve::{Peer, Work};
-use super::stall::{Progress, RECEIVE_STEP};
-use super::waiting::{Listed, Need};
 use crate::config::Limits;
 use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
+use crate::shard::admission::budget::Room;
+use crate::shard::admission::queue::{Listed, Need};
+use crate::shard::admission::seniority::{Seniority, Ticket};
+use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
+use crate::shard::fault_watch::FaultWatch;
+use crate::shard::frontend::nbd::batches::Batches;
+use crate::shard::frontend::nbd::ending::{Ending, Reason, Totals};
+use crate::shard::frontend::nbd::hang_up::HangUp;
+use crate::shard::frontend::nbd::linger::Linger;
+use crate::shard::frontend::nbd::outbound::Outbound;
+use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::frontend::nbd::unparsed::Unparsed;
+use crate::shard::record::Recorder;
+use crate::shard::request::serve::{Peer, Work};
+use crate::shard::request::table::{Record, RequestId, RequestTable};
 use crate::stats::{self, Timing};
 
 /// Payloads with at least so much missing are received straight into their lease.
@@ -33,7 +33,7 @@ const DIRECT_RECEIVE: u64 = 32 << 10;
 
 /// Why feeding stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fed {
+pub(crate) enum Fed {
     /// More bytes are needed.
     NeedsBytes,
     /// The connection has as many requests in flight as it may: its own replies let it go on.
@@ -45,94 +45,94 @@ pub(super) enum Fed {
 }
 
 /// What feeding a connection may use.
-pub(super) struct Feeding<'a> {
-    pub(super) limits: &'a Limits,
-    pub(super) pool: &'a BufferPool,
-    pub(super) ring: &'a Ring,
-    pub(super) batches: &'a mut Batches,
-    pub(super) seniority: &'a mut Seniority,
-    pub(super) requests: &'a mut RequestTable,
+pub(crate) struct Feeding<'a> {
+    pub(crate) limits: &'a Limits,
+    pub(crate) pool: &'a BufferPool,
+    pub(crate) ring: &'a Ring,
+    pub(crate) batches: &'a mut Batches,
+    pub(crate) seniority: &'a mut Seniority,
+    pub(crate) requests: &'a mut RequestTable,
     /// Requests that the connection may have in flight, for its own sake and that of the others.
-    pub(super) most_in_flight: usize,
-    pub(super) room: &'a Room,
-    pub(super) shutting_down: bool,
-    pub(super) scarce_buffers: bool,
+    pub(crate) most_in_flight: usize,
+    pub(crate) room: &'a Room,
+    pub(crate) shutting_down: bool,
+    pub(crate) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
-    pub(super) now: u64,
+    pub(crate) now: u64,
     /// How far READs may be answered from mapped files.
-    pub(super) fault_watch: &'a mut FaultWatch,
-    pub(super) recorder: &'a mut Recorder,
+    pub(crate) fault_watch: &'a mut FaultWatch,
+    pub(crate) recorder: &'a mut Recorder,
     /// The connection's key.
-    pub(super) key: u32,
+    pub(crate) key: u32,
     /// Where requests go that need a task, and a note of all that go to their backend.
-    pub(super) admitted: &'a mut Vec<(RequestId, Work)>,
-    pub(super) started: &'a mut Vec<RequestId>,
+    pub(crate) admitted: &'a mut Vec<(RequestId, Work)>,
+    pub(crate) started: &'a mut Vec<RequestId>,
 }
 
 /// A request whose payload is being received.
 #[derive(Debug)]
-pub(super) struct Receiving {
-    pub(super) id: RequestId,
-    pub(super) request: Request,
+pub(crate) struct Receiving {
+    pub(crate) id: RequestId,
+    pub(crate) request: Request,
     /// `None` while the kernel receives into it.
-    pub(super) lease: Option<Lease>,
-    pub(super) filled: u32,
-    pub(super) held: u32,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) filled: u32,
+    pub(crate) held: u32,
 }
 
-pub(super) struct Connection {
-    pub(super) socket: FileIndex,
-    pub(super) peer: Rc<Peer>,
-    pub(super) name: PeerIdentity,
-    pub(super) inbound: Inbound,
-    pub(super) unparsed: Option<Unparsed>,
+pub(crate) struct Connection {
+    pub(crate) socket: FileIndex,
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) name: PeerIdentity,
+    pub(crate) inbound: Inbound,
+    pub(crate) unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
-    pub(super) waiting: Option<(Request, u64)>,
-    pub(super) receiving: Option<Receiving>,
-    pub(super) outbound: Outbound,
+    pub(crate) waiting: Option<(Request, u64)>,
+    pub(crate) receiving: Option<Receiving>,
+    pub(crate) outbound: Outbound,
     /// The receive in flight.
-    pub(super) receive: Option<OpKey>,
+    pub(crate) receive: Option<OpKey>,
     /// The last receive emptied the socket.
     drained: bool,
-    pub(super) hang_up: HangUp,
-    pub(super) linger: Linger,
+    pub(crate) hang_up: HangUp,
+    pub(crate) linger: Linger,
     /// Ends it; and whether it was cancelled.
-    pub(super) linger_timer: Option<OpKey>,
-    pub(super) timer_cancelled: bool,
+    pub(crate) linger_timer: Option<OpKey>,
+    pub(crate) timer_cancelled: bool,
     /// Requests that are not answered, or whose reply is not out.
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// Bytes of leases held by them.
-    pub(super) held: usize,
+    pub(crate) held: usize,
     /// Requests among them that will not be answered, until the shard removes them from its table.
-    pub(super) forgotten: Vec<RequestId>,
+    pub(crate) forgotten: Vec<RequestId>,
     /// Ring operations of this connection in flight.
-    pub(super) operations: usize,
+    pub(crate) operations: usize,
     /// Requests that a backend works on.
-    pub(super) tasks: usize,
-    pub(super) ending: Ending,
+    pub(crate) tasks: usize,
+    pub(crate) ending: Ending,
     /// Why it ends.
-    pub(super) reason: Option<Reason>,
-    pub(super) totals: Totals,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) totals: Totals,
     /// Its number in the log.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// The socket was shut down, the receive cancelled: each is done once.
-    pub(super) shut_down: bool,
-    pub(super) cancelled: bool,
-    pub(super) listed: Listed,
+    pub(crate) shut_down: bool,
+    pub(crate) cancelled: bool,
+    pub(crate) listed: Listed,
     /// Its place among those who wait for memory that others hold.
-    pub(super) ticket: Option<Ticket>,
-    pub(super) flushing: bool,
-    pub(super) progress: Progress,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) flushing: bool,
+    pub(crate) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
-    pub(super) since: u64,
+    pub(crate) since: u64,
     /// Requests whose reply is out, and the bytes that they named.
-    pub(super) requests: u64,
-    pub(super) bytes: u64,
+    pub(crate) requests: u64,
+    pub(crate) bytes: u64,
     _permit: Box<dyn Any + Send>,
 }
 
 impl Connection {
-    pub(super) fn new(
+    pub(crate) fn new(
         socket: FileIndex,
         peer: Rc<Peer>,
         name: PeerIdentity,
@@ -180,7 +180,7 @@ impl Connection {
     }
 
     /// Records what a receive brought.
-    pub(super) fn received(&mut self, completion: Completion) {
+    pub(crate) fn received(&mut self, completion: Completion) {
         self.receive = None;
         if self.ending == Ending::Abort {
             self.forget_payload();
@@ -225,7 +225,7 @@ impl Connection {
     }
 
     /// Turns received bytes into requests until something is missing.
-    pub(super) fn feed(&mut self, feeding: &mut Feeding<'_>) -> Fed {
+    pub(crate) fn feed(&mut self, feeding: &mut Feeding<'_>) -> Fed {
         if self.discards() {
             return Fed::NeedsBytes;
         }
@@ -365,12 +365,12 @@ impl Connection {
     }
 
     /// Whether it can do without a shared buffer: those who wait for its memory may be keeping them all.
-    pub(super) fn receives_payload(&self) -> bool {
+    pub(crate) fn receives_payload(&self) -> bool {
         self.receiving.is_some()
     }
 
     /// The receive that should be started now, if any; `buffers`: there is a shared one.
-    pub(super) fn next_receive(&mut self, shutting_down: bool, buffers: bool) -> Option<Operation> {
+    pub(crate) fn next_receive(&mut self, shutting_down: bool, buffers: bool) -> Option<Operation> {
         if self.discards() && self.receive.is_none() {
             return Some(Operation::Receive { socket: self.socket, poll_first: true });
         }
@@ -391,7 +391,7 @@ impl Connection {
 
     /// A backend is done with a request.
     #[inline]
-    pub(super) fn answered(&mut self, record: &mut Record) {
+    pub(crate) fn answered(&mut self, record: &mut Record) {
         self.tasks -= 1;
         let sends_lease = |timing: &Timing| {
             matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus)
@@ -403,7 +403,7 @@ impl Connection {
     }
 
     /// A reply is out, or will never be.
-    pub(super) fn release(&mut self, record: &Record) {
+    pub(crate) fn release(&mut self, record: &Record) {
         self.requests += 1;
         self.bytes += record.timing.as_ref().map_or(0, |timing| timing.length);
         self.in_flight -= 1;

@@ -8,14 +8,13 @@
 //!
 //! The shard looks while sends are under way, once in [`PROMPT`]. One that ends within it is looked at in vain once.
 
-use super::outbound::{Outbound, PROMPT, Queued};
-use super::worker::Shard;
 use crate::block::ByteRange;
-use crate::ring::{OpKey, Operation, Owner, Payload, SendMode};
+use crate::ring::{OpKey, Payload, SendMode};
+use crate::shard::frontend::nbd::outbound::{Outbound, PROMPT, Queued};
 
 /// What a look at a connection's send shows.
 #[derive(Debug)]
-pub(super) enum Slow {
+pub(crate) enum Slow {
     /// Nothing to wait for.
     No,
     /// It may still be prompt.
@@ -28,75 +27,27 @@ pub(super) enum Slow {
 
 /// The connections to be looked at.
 #[derive(Debug, Default)]
-pub(super) struct SlowSends {
-    keys: Vec<u32>,
+pub(crate) struct SlowSends {
+    pub(crate) keys: Vec<u32>,
     /// The next look.
-    timer: Option<OpKey>,
+    pub(crate) timer: Option<OpKey>,
 }
 
 impl SlowSends {
     /// Its operations in flight, which belong to nobody's requests.
-    pub(super) fn operations(&self) -> usize {
+    pub(crate) fn operations(&self) -> usize {
         usize::from(self.timer.is_some())
-    }
-}
-
-impl Shard {
-    /// A connection sends, or waits for room.
-    #[inline]
-    pub(super) fn watch_send(&mut self, key: u32) {
-        if !self.connections[key as usize].outbound.note_watched() {
-            self.slow_sends.keys.push(key);
-            if self.slow_sends.timer.is_none() {
-                self.slow_sends.timer = Some(self.ring.push(Operation::sleep(PROMPT), Owner::Shard));
-            }
-        }
-    }
-
-    /// Looks when it is time: `timer` has ended.
-    pub(super) fn look_at_sends(&mut self, timer: OpKey) {
-        if self.slow_sends.timer != Some(timer) {
-            return;
-        }
-        self.slow_sends.timer = None;
-        let keys = std::mem::take(&mut self.slow_sends.keys);
-        for key in keys {
-            // It may be another one's by now: that one is looked at too early, which does no harm.
-            if self.connections.contains(key as usize) {
-                self.look_at_send(key);
-            }
-        }
-    }
-
-    fn look_at_send(&mut self, key: u32) {
-        let now = self.recorder.now();
-        let connection = &mut self.connections[key as usize];
-        let operation = match connection.outbound.look(now) {
-            Slow::No => return,
-            Slow::NotYet => return self.watch_send(key),
-            Slow::Sending(target) => Some(Operation::Cancel { target }),
-            Slow::Torn(range) => {
-                let lease = self.pool.lend(range.length() as usize, connection.held);
-                let copying = lease.and_then(|lease| connection.peer.device.copying(range, lease));
-                // Without memory it stays where it is.
-                copying.inspect(|_| connection.outbound.pause())
-            }
-        };
-        if let Some(operation) = operation {
-            connection.operations += 1;
-            self.ring.push(operation, Owner::Connection(key));
-        }
     }
 }
 
 impl Outbound {
     /// The send was handed to the ring.
-    pub(super) fn started(&mut self, mode: SendMode, operation: OpKey) {
+    pub(crate) fn started(&mut self, mode: SendMode, operation: OpKey) {
         self.whole = (mode == SendMode::Whole).then_some(operation);
     }
 
     /// How its send goes.
-    pub(super) fn look(&mut self, now: u64) -> Slow {
+    pub(crate) fn look(&mut self, now: u64) -> Slow {
         self.is_watched = false;
         if !self.is_sending() {
             return Slow::No;
@@ -118,7 +69,7 @@ impl Outbound {
     }
 
     /// Notes that it is looked at; whether it was already.
-    fn note_watched(&mut self) -> bool {
+    pub(crate) fn note_watched(&mut self) -> bool {
         std::mem::replace(&mut self.is_watched, true)
     }
 }

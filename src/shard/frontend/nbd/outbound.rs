@@ -5,22 +5,22 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::batches::Batches;
-use super::reply::{Reply, ReplyChunk};
-use super::request_table::RequestId;
 use crate::backend::Standing;
 use crate::block::ByteRange;
 use crate::nbd::server::reply::{HeaderBytes, LONGEST_HEADER};
 use crate::ring::{MappedRange, OpKey, Payload, SendBatch, SendMode, SharedLease, Unsent};
+use crate::shard::frontend::nbd::batches::Batches;
+use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
+use crate::shard::request::table::RequestId;
 
 /// A queued chunk, and the request that its leaving ends: it is the last one of a reply.
 #[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) chunk: ReplyChunk,
+pub(crate) struct Queued {
+    pub(crate) chunk: ReplyChunk,
     /// The request, or [`MORE_FOLLOWS`].
     ends: u32,
     /// Bytes of header and payload that have left; of the first chunk only.
-    pub(super) left: u32,
+    pub(crate) left: u32,
     /// It could not leave in the turn in which it was queued.
     waits: bool,
     /// When it was queued or last tried, in nanoseconds of the shard's clock. Only for a mapped payload.
@@ -32,8 +32,8 @@ const MORE_FOLLOWS: u32 = u32::MAX;
 
 /// The queue of one connection.
 #[derive(Debug)]
-pub(super) struct Outbound {
-    pub(super) queue: VecDeque<Queued>,
+pub(crate) struct Outbound {
+    pub(crate) queue: VecDeque<Queued>,
     /// The send that starts at the end of this turn. Replies with data go there and need no queue, as long as nothing must come before them.
     open: Option<Box<SendBatch>>,
     /// Chunks of the last send: as many as the next one is likely to have.
@@ -45,23 +45,23 @@ pub(super) struct Outbound {
     /// Those in `open`, or in the send in flight: there is only one of both.
     mapped_sending: u64,
     /// When the last send started, in nanoseconds of the shard's clock.
-    pub(super) started: u64,
+    pub(crate) started: u64,
     /// A send is in flight.
-    pub(super) sending: bool,
+    pub(crate) sending: bool,
     /// That send, when it ends only when everything has left.
-    pub(super) whole: Option<OpKey>,
+    pub(crate) whole: Option<OpKey>,
     /// The last send was slow.
-    pub(super) is_slow: bool,
+    pub(crate) is_slow: bool,
     /// Bytes that the socket is likely to take at once. More of mapped files need not be asked about before a send.
     room: u64,
     /// It is on the list of those that are looked at.
-    pub(super) is_watched: bool,
+    pub(crate) is_watched: bool,
     /// Operations in flight that must end before the next send starts.
-    pub(super) pausing: u8,
+    pub(crate) pausing: u8,
     /// The last send filled the socket, and did not wait for room.
     full: bool,
     /// It ended within a payload, of which nothing is copied yet, should it be mapped.
-    pub(super) uncopied: bool,
+    pub(crate) uncopied: bool,
     /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual way.
     lost: VecDeque<RequestId>,
     /// How the first chunk is sent that has left in part.
@@ -82,7 +82,7 @@ enum Torn {
 
 /// What a connection does next to send.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Starts a send of the batch.
     Send(SendMode),
     /// Waits until the socket takes some bytes.
@@ -101,7 +101,7 @@ const MOST_MAPPED: u64 = 4 << 20;
 const LATE: u64 = 50_000_000;
 
 /// Whoever takes longer for a send is slow.
-pub(super) const PROMPT: Duration = Duration::from_millis(10);
+pub(crate) const PROMPT: Duration = Duration::from_millis(10);
 /// What any socket takes at once when it is empty.
 const LEAST_ROOM: u64 = 64 << 10;
 
@@ -136,7 +136,7 @@ impl Outbound {
     /// Appends a reply of one chunk; when its data are those of a mapped file, they were seen in the page cache at `now`, the moment of
     /// this turn.
     #[inline]
-    pub(super) fn push_one(
+    pub(crate) fn push_one(
         &mut self,
         header: HeaderBytes,
         payload: Payload,
@@ -175,12 +175,12 @@ impl Outbound {
     }
 
     /// The batch of the next send, empty or begun.
-    pub(super) fn take_batch(&mut self, batches: &mut Batches) -> Box<SendBatch> {
+    pub(crate) fn take_batch(&mut self, batches: &mut Batches) -> Box<SendBatch> {
         self.open.take().unwrap_or_else(|| batches.take(self.queue.len()))
     }
 
     /// Appends the reply to a request.
-    pub(super) fn push(&mut self, reply: Reply, request: RequestId) {
+    pub(crate) fn push(&mut self, reply: Reply, request: RequestId) {
         match reply {
             Reply::One(chunk) => {
                 self.queue.push_back(Queued { chunk, ends: request.0, left: 0, waits: false, since: 0 });
@@ -200,57 +200,57 @@ impl Outbound {
 
     /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does not look for the answer;
     /// libnbd then loses its place in the stream.
-    pub(super) fn hold_back(&mut self, reply: Reply, request: RequestId) {
+    pub(crate) fn hold_back(&mut self, reply: Reply, request: RequestId) {
         assert!(self.held_back.is_none(), "one request comes in at a time");
         self.held_back = Some((reply, request));
     }
 
     /// Appends the reply that was held back, if there is one.
-    pub(super) fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         if let Some((reply, request)) = self.held_back.take() {
             self.push(reply, request);
         }
     }
 
     /// Forgets the reply that is held back, if there is one: the request that it would have ended.
-    pub(super) fn forget_held_back(&mut self) -> Option<RequestId> {
+    pub(crate) fn forget_held_back(&mut self) -> Option<RequestId> {
         self.held_back.take().map(|(_reply, request)| request)
     }
 
     /// Whether a reply is held back.
-    pub(super) fn holds_back(&self) -> bool {
+    pub(crate) fn holds_back(&self) -> bool {
         self.held_back.is_some()
     }
 
     /// Whether so many bytes of a mapped file can be queued: they will leave soon.
-    pub(super) fn has_room_for_mapped(&self, length: u64, now: u64) -> bool {
+    pub(crate) fn has_room_for_mapped(&self, length: u64, now: u64) -> bool {
         let is_slow = self.is_sending() && now - self.started > LATE;
         !is_slow && self.mapped + length <= MOST_MAPPED
     }
 
     /// Whether a send could start.
-    pub(super) fn wants_to_send(&self) -> bool {
+    pub(crate) fn wants_to_send(&self) -> bool {
         !self.is_sending() && (self.open.is_some() || !self.queue.is_empty())
     }
 
     /// A send is in flight, or the next one waits for something.
-    pub(super) fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         self.sending || self.pausing > 0
     }
 
     /// The next send waits for one more operation.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         assert!(!self.sending && self.pausing < 2, "room is waited for, and beside it a copy");
         self.pausing += 1;
     }
 
     /// That operation has ended.
-    pub(super) fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.pausing = self.pausing.checked_sub(1).expect("it was waited for");
     }
 
     /// The payload of the first chunk was copied into a lease: the request that holds it from now on, unless nothing is queued any more.
-    pub(super) fn copied(&mut self, copy: SharedLease) -> Option<RequestId> {
+    pub(crate) fn copied(&mut self, copy: SharedLease) -> Option<RequestId> {
         let Queued { chunk, ends, .. } = self.queue.front_mut()?;
         let length = chunk.payload.length() as u32;
         self.mapped -= u64::from(length);
@@ -259,24 +259,24 @@ impl Outbound {
     }
 
     /// The pages of the first chunk were brought in.
-    pub(super) fn populated(&mut self) {
+    pub(crate) fn populated(&mut self) {
         if !self.queue.is_empty() {
             self.torn = Torn::Alone;
         }
     }
 
     /// A READ that must be read in the usual way, if there is one.
-    pub(super) fn lost(&self) -> Option<RequestId> {
+    pub(crate) fn lost(&self) -> Option<RequestId> {
         self.lost.front().copied()
     }
 
     /// It is being read.
-    pub(super) fn found(&mut self) {
+    pub(crate) fn found(&mut self) {
         self.lost.pop_front().expect("there was one");
     }
 
     /// Nothing queued, nothing in flight.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.sending && self.open.is_none() && self.queue.is_empty() && self.lost.is_empty()
     }
 
@@ -289,7 +289,7 @@ impl Outbound {
     ///
     /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that have
     /// waited, which may have been longer than a moment.
-    pub(super) fn fill(
+    pub(crate) fn fill(
         &mut self,
         batch: &mut SendBatch,
         now: u64,
@@ -357,7 +357,7 @@ impl Outbound {
 
     /// The send in flight has ended: tells the requests whose replies are out; whether the connection can go on. What did not leave is
     /// queued again, and the batch is empty.
-    pub(super) fn sent(
+    pub(crate) fn sent(
         &mut self,
         batch: &mut SendBatch,
         result: Result<u32, i32>,
@@ -408,7 +408,7 @@ impl Outbound {
     }
 
     /// Forgets what is queued, since the client is gone: the requests that it would have ended.
-    pub(super) fn abandon(&mut self) -> Vec<RequestId> {
+    pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
         let mut ended = Vec::new();
         if let Some(mut batch) = self.open.take() {
             batch.take_sent(0, |_tag| (), |unsent| ended.extend(request(unsent.tag)));

@@ -12,13 +12,13 @@
 
 use std::time::Duration;
 
-use super::connection::Connection;
-use super::ending::{Ending, Reason};
 use crate::ring::{OpKey, Operation};
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::ending::{Ending, Reason};
 
 /// What is known of it.
 #[derive(Debug, Default)]
-pub(super) struct HangUp {
+pub(crate) struct HangUp {
     /// Its stream has ended, without a DISC before.
     stream_ended: bool,
     watch: Watch,
@@ -42,7 +42,7 @@ const REST: Duration = Duration::from_secs(1);
 
 impl Connection {
     /// A receive found the end of the stream.
-    pub(super) fn stream_ended(&mut self) {
+    pub(crate) fn stream_ended(&mut self) {
         self.hang_up.stream_ended = true;
         match self.inbound.is_at_boundary() {
             true => self.because(Reason::Closed).end(Ending::Graceful),
@@ -51,7 +51,7 @@ impl Connection {
     }
 
     /// The watch that should be started now, if any.
-    pub(super) fn watch_client(&mut self) -> Option<Operation> {
+    pub(crate) fn watch_client(&mut self) -> Option<Operation> {
         if !self.should_watch_client() {
             return None;
         }
@@ -64,7 +64,7 @@ impl Connection {
     }
 
     /// Whether it should be found out.
-    pub(super) fn should_watch_client(&self) -> bool {
+    pub(crate) fn should_watch_client(&self) -> bool {
         let HangUp { stream_ended, watch } = self.hang_up;
         let is_due = stream_ended && matches!(watch, Watch::Due | Watch::RestDue);
         is_due
@@ -75,13 +75,13 @@ impl Connection {
     }
 
     /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is received that would tell.
-    pub(super) fn glance(&self) -> Option<Operation> {
+    pub(crate) fn glance(&self) -> Option<Operation> {
         let is_blind = self.receive.is_none() && self.ending == Ending::No && self.tasks > 0;
         (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
     }
 
     /// A poll of the watch has ended, with the events that it saw, or a rest.
-    pub(super) fn watched(&mut self, result: Result<u32, i32>) {
+    pub(crate) fn watched(&mut self, result: Result<u32, i32>) {
         const GONE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
         self.receive = None;
         if self.ending == Ending::No {
@@ -102,7 +102,7 @@ impl Connection {
     }
 
     /// The receive or watch in flight, when it is of no use any more.
-    pub(super) fn useless_receive(&self) -> Option<OpKey> {
+    pub(crate) fn useless_receive(&self) -> Option<OpKey> {
         let watch = self.hang_up.watch;
         let is_useless = match self.ending {
             Ending::No => false,
@@ -115,12 +115,12 @@ impl Connection {
     }
 
     /// Whether nothing is left to wait for before the connection can go.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.has_done_all() && !self.lingers()
     }
 
     /// Whether it ends, and nothing of it is in flight.
-    pub(super) fn has_done_all(&self) -> bool {
+    pub(crate) fn has_done_all(&self) -> bool {
         self.ending != Ending::No && self.tasks == 0 && self.operations == 0 && self.outbound.is_empty()
     }
 }

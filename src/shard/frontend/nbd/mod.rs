@@ -1,0 +1,14 @@
+//! NBD on a socket: received bytes become requests, answers become replies.
+
+pub(crate) mod batches;
+mod begin;
+pub(crate) mod connection;
+pub(crate) mod ending;
+pub(crate) mod hang_up;
+mod immediate;
+pub(crate) mod linger;
+pub(crate) mod outbound;
+pub(crate) mod reply;
+pub(crate) mod single;
+pub(crate) mod slow_send;
+mod unparsed;

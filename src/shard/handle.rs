@@ -1,0 +1,145 @@
+//! How the control plane reaches a shard: a bounded channel and a doorbell.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+
+use crate::backend::ExportId;
+use crate::config::Limits;
+use crate::shard::mailbox::{Collect, Message, Negotiated, Removal, Remove};
+use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, StartError};
+use crate::shard::turn::run::run;
+use crate::shard::turn::shard::Shard;
+use crate::stats::Interval;
+use crate::sys::{self, Doorbell};
+
+/// The control plane's end of a shard.
+#[derive(Debug)]
+pub struct ShardHandle {
+    mailbox: Sender<Message>,
+    doorbell: Arc<Doorbell>,
+    connections: Arc<AtomicUsize>,
+    is_pinned: bool,
+    /// The order to end. Not a message: it must not wait for room in the mailbox of a shard that is stuck.
+    end: Arc<AtomicU8>,
+}
+
+impl ShardHandle {
+    /// Starts a shard; returns when its ring is up.
+    ///
+    /// # Errors
+    /// [`StartError`]: a sentence with the cause and the remedy.
+    pub fn start(config: ShardConfig) -> Result<Self, StartError> {
+        let (mut handle, shard_end) = Self::new(&config.limits)?;
+        let (started, outcome) = bounded(1);
+        let name = format!("shard-{}", config.index);
+        let run = move || {
+            if let Some(cpu) = config.cpu
+                && let Err(error) = sys::pin_to_cpu(cpu)
+            {
+                let _ = started.send(Err(StartError::Cpu(cpu, error)));
+                return;
+            }
+            match Shard::new(&config, shard_end) {
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+                Ok(shard) => {
+                    let _ = started.send(Ok(shard.is_pinned));
+                    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(shard)));
+                    (config.on_exit)(ended.map_err(|_panic| ShardError));
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|error| StartError::System("thread", error))?;
+        let died = || StartError::System("thread", std::io::Error::other("it ended while starting"));
+        handle.is_pinned = outcome.recv().map_err(|_closed| died())??;
+        Ok(handle)
+    }
+
+    /// Both ends of the way between the control plane and a shard.
+    pub(super) fn new(limits: &Limits) -> Result<(Self, ShardEnd), StartError> {
+        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
+        let doorbell = Arc::new(doorbell);
+        let (mailbox, messages) = bounded(limits.mailbox);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let end = Arc::new(AtomicU8::new(0));
+        let shard_end = ShardEnd {
+            messages,
+            doorbell: Arc::clone(&doorbell),
+            connections: Arc::clone(&connections),
+            end: Arc::clone(&end),
+        };
+        Ok((Self { mailbox, doorbell, connections, is_pinned: false, end }, shard_end))
+    }
+
+    /// Hands a connection over.
+    ///
+    /// # Errors
+    /// Gives it back when the mailbox is full or the shard is gone.
+    pub fn connect(&self, negotiated: Negotiated) -> Result<(), Box<Negotiated>> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        match self.mailbox.try_send(Message::Connect(Box::new(negotiated))) {
+            Ok(()) => {
+                self.doorbell.ring();
+                Ok(())
+            }
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                self.connections.fetch_sub(1, Ordering::Relaxed);
+                match message {
+                    Message::Connect(negotiated) => Err(negotiated),
+                    _ => unreachable!("the message is the one that was sent"),
+                }
+            }
+        }
+    }
+
+    /// Whether its buffer memory is locked, and registered with its ring.
+    pub fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    /// Connections that the shard has or is about to get.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Asks for what the shard recorded since the last time; `answer` is called on its thread and must not wait. With `spare`, an interval
+    /// of an earlier answer, its memory is used again. False when the shard is gone or has no room for the question.
+    pub fn collect(
+        &self,
+        spare: Option<Box<Interval>>,
+        connections: bool,
+        answer: impl FnOnce(Box<Interval>) + Send + 'static,
+    ) -> bool {
+        let question = Collect { spare, connections, answer: Box::new(answer) };
+        let sent = self.mailbox.try_send(Message::Collect(question)).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Has an export given up, which no connection is handed over for any more; `done` is called on the shard's thread when nothing of it is
+    /// left there, and dropped when the shard ends before. False when the shard is gone or has no room for the message.
+    pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
+        let message = Message::Remove(Box::new(Remove { id, how, done: Box::new(done) }));
+        let sent = self.mailbox.try_send(message).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Asks the shard to finish what has begun, to begin nothing more, and to end. Never waits.
+    pub fn shutdown(&self) {
+        self.end.fetch_max(END, Ordering::Release);
+        self.doorbell.ring();
+    }
+
+    /// Asks the shard to end now, whatever is unfinished. Never waits.
+    pub fn cut_off(&self) {
+        self.end.fetch_max(END_NOW, Ordering::Release);
+        self.doorbell.ring();
+    }
+}

@@ -1,0 +1,4 @@
+//! Requests, whatever protocol brought them.
+
+pub(crate) mod serve;
+pub(crate) mod table;

@@ -1,0 +1,184 @@
+//! Replies leave, connections ask for more bytes, and those that are over go.
+
+use std::net::Shutdown;
+use std::sync::atomic::Ordering;
+
+use crate::ring::{Operation, Owner};
+use crate::shard::admission::queue::Listed;
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::ending::{Ending, Reason};
+use crate::shard::frontend::nbd::outbound::Next;
+use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::request::table::RequestId;
+use crate::shard::turn::shard::Shard;
+
+impl Shard {
+    /// A backend is done with a request: its reply goes out unless nobody is there to read it.
+    pub(crate) fn reply(&mut self, id: RequestId, reply: Reply, after_run: u64) {
+        let Some(connection) = self.answered(id, after_run) else { return };
+        self.connections[connection as usize].outbound.push(reply, id);
+    }
+
+    /// A backend is done with a request; the connection that gets the reply, if it still takes one.
+    #[inline]
+    pub(crate) fn answered(&mut self, id: RequestId, after_run: u64) -> Option<u32> {
+        let record = self.requests.answered(id);
+        let key = record.connection;
+        let connection = &mut self.connections[key as usize];
+        let timing = record.timing.as_mut().expect("it was admitted");
+        self.recorder.completed(connection.peer.export, timing, after_run);
+        connection.answered(record);
+        to_flush(&mut self.to_flush, key, connection);
+        if connection.ending == Ending::Abort {
+            connection.forgotten.push(id);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Starts sends, and lets connections go that are over.
+    pub(crate) fn flush(&mut self) {
+        let mut keys = std::mem::take(&mut self.to_flush);
+        for key in keys.drain(..) {
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            connection.flushing = false;
+            if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
+                connection.stop(self.recorder.now());
+            }
+            if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
+                self.start_send(key);
+            }
+            let connection = &mut self.connections[key as usize];
+            if let Listed::Waiting { held, .. } = connection.listed
+                && connection.held < held
+            {
+                self.list(key);
+            }
+            self.end(key);
+        }
+        self.to_flush = keys;
+    }
+
+    /// Starts a connection's send, or what must come before it.
+    fn start_send(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        let (socket, now) = (connection.socket, self.recorder.now());
+        let mut batch = connection.outbound.take_batch(&mut self.batches);
+        let device = &connection.peer.device;
+        let fault_watch = &mut self.fault_watch;
+        let standing = |range, waited_long: bool| {
+            let trust = if waited_long { None } else { fault_watch.trust(now) };
+            device.standing(range, trust, now)
+        };
+        let operation = match connection.outbound.fill(&mut batch, now, standing) {
+            Next::Send(mode) => {
+                self.fault_watch.sends(mode, now);
+                connection.operations += 1;
+                let operation = Operation::Send { socket, mode, batch };
+                let operation = self.ring.push(operation, Owner::Connection(key));
+                connection.outbound.started(mode, operation);
+                return self.watch_send(key);
+            }
+            Next::AwaitRoom => Some(Operation::AwaitRoom { socket }),
+            Next::Populate(mapped) => Some(Operation::Populate { mapped }),
+            Next::Nothing => None,
+            Next::Broken => {
+                connection.because(Reason::Torn(libc::EIO)).end(Ending::Abort);
+                None
+            }
+        };
+        self.batches.give(batch);
+        if let Some(operation) = operation {
+            connection.outbound.pause();
+            connection.operations += 1;
+            self.ring.push(operation, Owner::Connection(key));
+            self.watch_send(key);
+        }
+        let connection = &mut self.connections[key as usize];
+        if connection.outbound.lost().is_some() {
+            self.list(key);
+        }
+    }
+
+    /// Starts receives of connections that need more bytes. After the sends: whoever waits for a reply waits less.
+    pub(crate) fn receive(&mut self) {
+        for key in self.to_receive.drain(..) {
+            let Some(connection) = self.connections.get_mut(key as usize) else { continue };
+            let buffers = self.ring.available_receive_buffers() > 0;
+            let watch = connection.watch_client();
+            if let Some(operation) =
+                watch.or_else(|| connection.next_receive(self.shutdown.is_some(), buffers))
+            {
+                connection.operations += 1;
+                connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
+            }
+        }
+    }
+
+    /// Does what a connection that is ending still needs, once each.
+    pub(crate) fn end(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
+        let is_over = connection.is_over();
+        if connection.has_done_all() {
+            connection.forget_payload();
+        }
+        for id in std::mem::take(&mut connection.forgotten) {
+            let record = self.requests.remove(id);
+            connection.release(&record);
+        }
+        if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
+            connection.shut_down = true;
+            connection.operations += 1;
+            let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
+            self.ring.push(operation, Owner::Connection(key));
+        }
+        if let Some((operation, time)) = connection.begin_lingering(self.limits.shutdown_timeout) {
+            connection.operations += 1;
+            self.ring.push(operation, Owner::Connection(key));
+            connection.operations += 1;
+            connection.linger_timer = Some(self.ring.push(Operation::sleep(time), Owner::Connection(key)));
+        }
+        if let Some(target) = connection.useless_timer() {
+            connection.operations += 1;
+            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
+        }
+        if let Some(target) = connection.useless_receive()
+            && !std::mem::replace(&mut connection.cancelled, true)
+        {
+            connection.operations += 1;
+            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
+        }
+        if is_over {
+            match connection.listed {
+                // It comes off the list in one of the next turns, and then back here.
+                Listed::ToFeed => return,
+                Listed::Waiting { place, .. } => self.waiting.remove(place),
+                Listed::No => {}
+            }
+            let mut connection = self.connections.remove(key as usize);
+            connection.stand_in_line(None, key, &mut self.seniority);
+            self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
+            self.recorder.disconnected(connection.peer.export);
+            self.share_out();
+            assert_eq!(connection.in_flight, 0, "each request ends or is forgotten");
+            if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
+                self.ring.release_file(connection.socket);
+            }
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            connection.tell_end(self.recorder.elapsed());
+            let id = connection.peer.id;
+            drop(connection);
+            if let Some(done) = self.devices.leave(id) {
+                self.recorder.forget(id.index as usize);
+                done();
+            }
+        }
+    }
+}
+
+/// Puts a connection on the list to be flushed, unless it is there already.
+pub(crate) fn to_flush(list: &mut Vec<u32>, key: u32, connection: &mut Connection) {
+    if !std::mem::replace(&mut connection.flushing, true) {
+        list.push(key);
+    }
+}

@@ -1,0 +1,10 @@
+//! The loop of a shard.
+
+mod completions;
+mod evict;
+mod feed;
+mod flush;
+mod intake;
+pub(crate) mod run;
+mod sends;
+pub(crate) mod shard;
