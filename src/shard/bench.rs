@@ -12,7 +12,6 @@ use crate::backend::{Export, ExportId, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::server::reply::ReplyTo;
-use crate::nbd::server::request::Cookie;
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, Payload};
 use crate::shard::frontend::nbd::batches::Batches;
@@ -29,7 +28,7 @@ const TIMING: Timing =
 
 /// A request comes and goes to its backend.
 fn begin(table: &mut RequestTable, connection: u32) -> RequestId {
-    let id = table.insert(Record { connection, held: 4096, cookie: Cookie(1), timing: None });
+    let id = table.insert(Record { connection, held: 4096, cookie: 1, timing: None });
     table.admitted(id, TIMING);
     id
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
+use crate::block::ByteRange;
 use crate::identity::PeerIdentity;
-use crate::nbd::server::request::{Command, Request};
 use crate::ring::Ring;
 use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
 
@@ -66,9 +66,14 @@ impl Recorder {
 
     /// A request goes to its backend.
     #[inline]
-    pub(super) fn admitted(&mut self, export: usize, request: &Request, arrived: u64) -> Timing {
-        let operation = operation(request.command);
-        let (offset, length) = (request.range.offset(), request.range.length());
+    pub(super) fn admitted(
+        &mut self,
+        export: usize,
+        operation: Operation,
+        range: ByteRange,
+        arrived: u64,
+    ) -> Timing {
+        let (offset, length) = (range.offset(), range.length());
         self.interval.exports[export].count_bytes(operation, length);
         self.gauges[export].in_flight += 1;
         Timing { operation, arrived, submitted: 0, completed: 0, offset, length }
@@ -161,20 +166,6 @@ impl Recorder {
         let mut recorded = std::mem::replace(&mut self.interval, fresh);
         recorded.export_gauges.clone_from(&self.gauges);
         recorded
-    }
-}
-
-/// What statistics call a command.
-pub(super) fn operation(command: Command) -> Operation {
-    match command {
-        Command::Read { .. } => Operation::Read,
-        Command::Write => Operation::Write,
-        Command::Flush => Operation::Flush,
-        Command::Trim => Operation::Trim,
-        Command::Cache => Operation::Cache,
-        Command::WriteZeroes => Operation::WriteZeroes,
-        Command::BlockStatus { .. } => Operation::BlockStatus,
-        Command::Disconnect => unreachable!("it is no request to a backend"),
     }
 }
 

@@ -12,8 +12,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::nbd::server::reply::status_length;
-use crate::nbd::server::request::{Command, Request};
 use crate::ring::{BufferPool, Lease};
 use crate::shard::admission::queue::{KINDS, Need};
 use crate::shard::frontend::nbd::connection::{Connection, Feeding};
@@ -106,19 +104,6 @@ impl Seniority {
 }
 
 impl Connection {
-    /// Bytes of memory that a request needs.
-    pub(crate) fn memory_for(&self, request: &Request, feeding: &Feeding<'_>) -> u32 {
-        let payload = request.payload_length();
-        match request.command {
-            Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
-            Command::BlockStatus { one, .. } => {
-                let extents = if one { 1 } else { feeding.limits.extents_per_reply };
-                payload.max((self.peer.session.contexts.len() * status_length(extents)) as u32)
-            }
-            _ => payload,
-        }
-    }
-
     /// A lease for a request, or what is missing. Not for its own replies only: whoever else gives memory back lets it go on, even if this
     /// client reads nothing.
     pub(crate) fn lend(&mut self, length: usize, feeding: &mut Feeding<'_>) -> Result<Lease, Need> {

@@ -1,4 +1,65 @@
-//! Requests, whatever protocol brought them.
+//! Requests and their answers, whatever protocol carries them: a front-end makes the one and takes the other.
+//!
+//! [`serve`](serve::serve) is what is done for a request, top to bottom. [`table`] knows all requests of the shard.
 
+pub(crate) mod answer;
 pub(crate) mod serve;
+pub(crate) mod sparse;
 pub(crate) mod table;
+
+use std::rc::Rc;
+
+use crate::backend::{Abandon, Device, ExportId};
+use crate::block::{ByteRange, IoFlags};
+use crate::ring::Lease;
+
+/// What requests of one connection have in common.
+pub(crate) struct Peer {
+    pub(crate) device: Rc<Device>,
+    pub(crate) id: ExportId,
+    /// The index of that, by which the export is counted.
+    pub(crate) export: usize,
+    /// The connection's number; helper threads serve connections in turn.
+    pub(crate) client: u32,
+    /// Said when the connection was aborted: answers to its requests go nowhere.
+    pub(crate) abandon: Abandon,
+}
+
+/// A request with all it needs.
+pub(crate) struct Work {
+    pub(crate) action: Action,
+    pub(crate) range: ByteRange,
+    pub(crate) flags: IoFlags,
+    /// For a read the memory to read into, for a write its payload; for extents room for the front-end's reply.
+    pub(crate) lease: Option<Lease>,
+    pub(crate) peer: Rc<Peer>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Read the range; holes may be left out of the answer when it may come in parts.
+    Read {
+        in_parts: bool,
+    },
+    Write,
+    Flush,
+    Trim,
+    WriteZeroes,
+    Cache,
+    /// Tell the extents of each map, at most `limit` of them.
+    Extents {
+        maps: Vec<AskedMap>,
+        limit: usize,
+    },
+}
+
+/// What extents tell of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Map {
+    /// Holes and zeroes.
+    Allocation,
+}
+
+/// A map and what the front-end calls it.
+pub(crate) type AskedMap = (u32, Map);

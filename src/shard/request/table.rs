@@ -5,7 +5,6 @@
 
 use slab::Slab;
 
-use crate::nbd::server::request::Cookie;
 use crate::stats::Timing;
 
 /// A request in the table.
@@ -19,8 +18,8 @@ pub(crate) struct Record {
     pub(crate) connection: u32,
     /// Bytes of memory that the connection holds for it.
     pub(crate) held: u32,
-    /// For its reply, when that is made where the request is not.
-    pub(crate) cookie: Cookie,
+    /// What the client calls it, for the reply.
+    pub(crate) cookie: u64,
     /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is received.
     pub(crate) timing: Option<Timing>,
 }

@@ -1,10 +1,15 @@
 //! What completions brought.
 
+use crate::block::ByteRange;
+use crate::ring::{Completion, Payload};
 use crate::ring::{Event, Operation, Owner, SendBatch};
 use crate::shard::frontend::nbd::ending::{Ending, Reason};
+use crate::shard::request::answer::Answer;
 use crate::shard::request::table::RequestId;
+use crate::shard::request::{Action, Work};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
+use std::rc::Rc;
 
 impl Shard {
     /// What completions brought; nothing acts on it yet.
@@ -53,6 +58,24 @@ impl Shard {
             _ => {}
         }
         self.list(key);
+    }
+
+    /// The end of a read that is one operation: its answer, or a task that reads again, which has one way for all that can happen.
+    fn single_ended(&mut self, id: RequestId, event: Event) {
+        let Completion { result, operation, .. } = self.ring.collect(event);
+        let Operation::Read { lease, .. } = operation else { unreachable!("it comes back as it went") };
+        let record = self.requests.record(id);
+        let timing = record.timing.as_ref().expect("it was admitted");
+        let (offset, length) = (timing.offset, timing.length);
+        if result != Ok(length as u32) {
+            let peer = Rc::clone(&self.connections[record.connection as usize].peer);
+            let range = ByteRange::new(offset, length).expect("it was one before");
+            let (action, flags) = (Action::Read { in_parts: false }, Default::default());
+            self.admitted.push((id, Work { action, range, flags, lease: Some(lease), peer }));
+            return;
+        }
+        let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };
+        self.answer(id, Answer::Data(payload), 0);
     }
 
     /// The end of a connection's send.

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use crate::shard::admission::queue::{Listed, Need, QUEUES};
 use crate::shard::frontend::nbd::connection::{Fed, Feeding};
 use crate::shard::frontend::nbd::ending::Ending;
-use crate::shard::request::serve::{Shared, Work};
+use crate::shard::request::Work;
+use crate::shard::request::serve::Shared;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
@@ -148,14 +149,11 @@ impl Shard {
             tasks.spawn(serve(Rc::clone(&self.shared), id, work));
         }
         tasks.run_ready();
-        let mut finished = std::mem::take(&mut *self.shared.finished.borrow_mut());
-        let after_run = if finished.is_empty() { 0 } else { self.recorder.clock() };
-        for (id, reply) in finished.drain(..) {
-            self.reply(id, reply, after_run);
+        let mut answered = std::mem::take(&mut *self.shared.answered.borrow_mut());
+        let after_run = if answered.is_empty() { 0 } else { self.recorder.clock() };
+        for (id, answer) in answered.drain(..) {
+            self.answer(id, answer, after_run);
         }
-        *self.shared.finished.borrow_mut() = finished;
-        for (export, command, error) in self.shared.errors.borrow_mut().drain(..) {
-            self.recorder.export(export).count_error(Some(command), error);
-        }
+        *self.shared.answered.borrow_mut() = answered;
     }
 }

@@ -1,5 +1,6 @@
 //! Replies leave, connections ask for more bytes, and those that are over go.
 
+use crate::shard::request::answer::Answer;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
@@ -8,32 +9,30 @@ use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::outbound::Next;
-use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::shard::Shard;
 
 impl Shard {
-    /// A backend is done with a request: its reply goes out unless nobody is there to read it.
-    pub(crate) fn reply(&mut self, id: RequestId, reply: Reply, after_run: u64) {
-        let Some(connection) = self.answered(id, after_run) else { return };
-        self.connections[connection as usize].outbound.push(reply, id);
-    }
-
-    /// A backend is done with a request; the connection that gets the reply, if it still takes one.
+    /// A device is done with a request: its answer goes out unless nobody is there to read it.
     #[inline]
-    pub(crate) fn answered(&mut self, id: RequestId, after_run: u64) -> Option<u32> {
+    pub(crate) fn answer(&mut self, id: RequestId, answer: Answer, after_run: u64) {
         let record = self.requests.answered(id);
         let key = record.connection;
         let connection = &mut self.connections[key as usize];
         let timing = record.timing.as_mut().expect("it was admitted");
         self.recorder.completed(connection.peer.export, timing, after_run);
+        if let Some(error) = answer.failure()
+            && !connection.peer.abandon.is_abandoned()
+        {
+            self.recorder.export(connection.peer.export).count_error(Some(timing.operation), error);
+        }
         connection.answered(record);
         to_flush(&mut self.to_flush, key, connection);
         if connection.ending == Ending::Abort {
             connection.forgotten.push(id);
-            return None;
+        } else {
+            connection.reply(id, answer, record, self.recorder.now(), &mut self.batches);
         }
-        Some(key)
     }
 
     /// Starts sends, and lets connections go that are over.

@@ -12,7 +12,7 @@ use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{Collect, Message, Remove};
 use crate::shard::mailbox::{Negotiated, Removal};
-use crate::shard::request::serve::Peer;
+use crate::shard::request::Peer;
 use crate::shard::setup::{END, END_NOW};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
@@ -34,7 +34,7 @@ impl Shard {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),
-                Message::Collect(question) => self.answer(question),
+                Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
             }
         }
@@ -83,8 +83,9 @@ impl Shard {
         };
         let client = self.connections.vacant_key() as u32;
         let (export, abandon) = (id.index as usize, Default::default());
-        let shared = Rc::new(Peer { session, device, id, export, client, abandon });
-        let mut connection = Connection::new(socket, shared, peer, leftover, permit, self.recorder.elapsed());
+        let shared = Rc::new(Peer { device, id, export, client, abandon });
+        let mut connection =
+            Connection::new(socket, shared, session, peer, leftover, permit, self.recorder.elapsed());
         connection.number = number;
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         let key = self.connections.insert(connection) as u32;
@@ -111,7 +112,7 @@ impl Shard {
     }
 
     /// Answers the control plane.
-    pub(crate) fn answer(&mut self, question: Collect) {
+    fn tell(&mut self, question: Collect) {
         let Collect { spare, connections, answer } = question;
         answer(self.hand_over(spare, connections));
     }

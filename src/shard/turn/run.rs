@@ -6,7 +6,8 @@ use crate::shard::turn::shard::Shard;
 use std::rc::Rc;
 
 use crate::ring::{Event, Wait};
-use crate::shard::request::serve::{Shared, Work, serve};
+use crate::shard::request::Work;
+use crate::shard::request::serve::{Shared, serve};
 use crate::shard::request::table::RequestId;
 use crate::stats::Interval;
 use crate::task::Tasks;

@@ -23,7 +23,8 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::slow_send::SlowSends;
 use crate::shard::mailbox::Message;
 use crate::shard::record::Recorder;
-use crate::shard::request::serve::{Shared, Work};
+use crate::shard::request::Work;
+use crate::shard::request::serve::Shared;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::setup::{ShardConfig, ShardEnd, StartError};
 use crate::sync::Wakeups;
@@ -131,9 +132,7 @@ impl Shard {
         let (shard, workers_per_export) = (index, limits.workers_per_export);
         let context =
             ShardContext { shard, ring: ring.clone(), ready, helpers, wakeups, workers_per_export, zeroes };
-        let extents_per_reply = limits.extents_per_reply;
-        let shared =
-            Shared { context, finished: Default::default(), errors: Default::default(), extents_per_reply };
+        let shared = Shared { context, answered: Default::default() };
         let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
         let batches = Batches::new(limits.pieces_per_send);
         let room = Room::new(limits.replies_per_shard());

@@ -2,12 +2,17 @@
 
 use std::rc::Rc;
 
-use crate::nbd::server::request::{Cookie, Request};
+use crate::block::{BlockError, ByteRange, IoFlags};
+use crate::nbd::meta_context::MetaContext;
+use crate::nbd::server::reply::{ReplyTo, status_length};
+use crate::nbd::server::request::{Command, Cookie, Request, parse_filter};
+use crate::nbd::session::{ReplyMode, SelectedContext};
 use crate::ring::Lease;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
-use crate::shard::request::serve::Work;
+use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::{Record, RequestId};
-use crate::stats::Timing;
+use crate::shard::request::{Action, Map, Work};
+use crate::stats::{Operation, Timing};
 
 impl Connection {
     /// Takes memory for a request; it is admitted at once, or when its payload is here.
@@ -33,10 +38,22 @@ impl Connection {
             self.inbound.expect_payload(u64::from(payload));
             self.receiving = Some(Receiving { id, request, lease, filled: 0, held });
         } else {
-            let timing = feeding.recorder.admitted(self.peer.export, &request, arrived);
-            self.admit(id, &request, lease, timing, feeding);
+            self.admit(id, &request, lease, arrived, feeding);
         }
         None
+    }
+
+    /// Bytes of memory that a request needs.
+    fn memory_for(&self, request: &Request, feeding: &Feeding<'_>) -> u32 {
+        let payload = request.payload_length();
+        match request.command {
+            Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
+            Command::BlockStatus { one, .. } => {
+                let extents = if one { 1 } else { feeding.limits.extents_per_reply };
+                payload.max((self.session.contexts.len() * status_length(extents)) as u32)
+            }
+            _ => payload,
+        }
     }
 
     /// A request that holds so many bytes of memory is in flight from now on.
@@ -50,7 +67,7 @@ impl Connection {
     ) -> RequestId {
         self.in_flight += 1;
         self.held += held as usize;
-        feeding.requests.insert(Record { connection: feeding.key, held, cookie, timing })
+        feeding.requests.insert(Record { connection: feeding.key, held, cookie: cookie.0, timing })
     }
 
     pub(crate) fn copy_payload(&mut self, bytes: &[u8]) {
@@ -72,17 +89,81 @@ impl Connection {
             return;
         }
         let Receiving { id, request, lease, .. } = self.receiving.take().expect("it is complete");
-        let timing = feeding.recorder.admitted(self.peer.export, &request, feeding.now);
-        self.admit(id, &request, lease, timing, feeding);
+        self.admit(id, &request, lease, feeding.now, feeding);
     }
 
-    /// Gives a request to its backend. One that had waited for memory or for its payload may come when no slot is free any more: the
-    /// table has one more for each connection.
+    /// Hands a request over to be carried out, unless its payload turns out to be wrong.
     #[inline]
-    pub(crate) fn admit(
+    fn admit(
         &mut self,
         id: RequestId,
         request: &Request,
+        lease: Option<Lease>,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) {
+        let (range, operation) = (request.range, operation(request.command));
+        if operation == Operation::BlockStatus {
+            return self.admit_status(
+                id,
+                request,
+                lease.expect("it has memory for its reply"),
+                arrived,
+                feeding,
+            );
+        }
+        let timing = feeding.recorder.admitted(self.peer.export, operation, range, arrived);
+        let action = action(request.command, self.session.reply_mode);
+        self.start(id, action, range, request.flags, lease, timing, feeding);
+    }
+
+    /// The same for a BLOCK_STATUS, whose payload may choose among the contexts and narrow the range.
+    fn admit_status(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        lease: Lease,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) {
+        let Command::BlockStatus { one, filter } = request.command else { unreachable!("it is none other") };
+        let limit = if one { 1 } else { feeding.limits.extents_per_reply };
+        let (range, ids) = match filter {
+            None => (request.range, None),
+            Some(length) => {
+                let payload = lease.bytes(0..length as usize);
+                match parse_filter(payload, request.offset, &self.session) {
+                    Ok((range, ids)) => (range, Some(ids)),
+                    Err(error) => return self.refuse_filter(id, request, error, feeding),
+                }
+            }
+        };
+        let map = |context: &SelectedContext| match context.context {
+            MetaContext::BaseAllocation => (context.id, Map::Allocation),
+        };
+        let contexts = &self.session.contexts;
+        let maps = match ids {
+            None => contexts.iter().map(map).collect(),
+            // In the order in which they were asked for.
+            Some(ids) => {
+                ids.iter().flat_map(|id| contexts.iter().find(|context| context.id == *id)).map(map).collect()
+            }
+        };
+        let timing =
+            feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, request.range, arrived);
+        let action = Action::Extents { maps, limit };
+        self.start(id, action, range, request.flags, Some(lease), timing, feeding);
+    }
+
+    /// Gives a request to its device. One that had waited for memory or for its payload may come when no slot is free any more: the
+    /// table has one more for each connection.
+    #[inline]
+    pub(crate) fn start(
+        &mut self,
+        id: RequestId,
+        action: Action,
+        range: ByteRange,
+        flags: IoFlags,
         lease: Option<Lease>,
         timing: Timing,
         feeding: &mut Feeding<'_>,
@@ -91,13 +172,60 @@ impl Connection {
         self.progress.admitted = true;
         feeding.requests.admitted(id, timing);
         feeding.started.push(id);
-        if let Err(lease) = self.read_alone(id, request, lease, feeding) {
-            feeding.admitted.push((id, Work { request: *request, lease, peer: Rc::clone(&self.peer) }));
+        if let Err(lease) = self.read_alone(id, &action, range, lease, feeding) {
+            let peer = Rc::clone(&self.peer);
+            feeding.admitted.push((id, Work { action, range, flags, lease, peer }));
         }
+    }
+
+    /// Answers a BLOCK_STATUS whose payload names what it must not.
+    #[cold]
+    fn refuse_filter(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        error: BlockError,
+        feeding: &mut Feeding<'_>,
+    ) {
+        let stats = feeding.recorder.export(self.peer.export);
+        stats.refused += 1;
+        stats.count_error(Some(Operation::BlockStatus), error);
+        let text = "a filter with unknown or repeated contexts, or a bad range";
+        let to = ReplyTo::request(request, self.session.reply_mode);
+        self.outbound.push(Reply::error(to.error(error, text, None)), id);
     }
 
     /// The payload that was being received will not come, or is of no use any more.
     pub(crate) fn forget_payload(&mut self) {
         self.forgotten.extend(self.receiving.take().map(|receiving| receiving.id));
+    }
+}
+
+/// What a command asks to be done, except for BLOCK_STATUS, which has its own way.
+fn action(command: Command, mode: ReplyMode) -> Action {
+    match command {
+        Command::Read { dont_fragment } => {
+            Action::Read { in_parts: mode != ReplyMode::Simple && !dont_fragment }
+        }
+        Command::Write => Action::Write,
+        Command::Flush => Action::Flush,
+        Command::Trim => Action::Trim,
+        Command::Cache => Action::Cache,
+        Command::WriteZeroes => Action::WriteZeroes,
+        Command::BlockStatus { .. } | Command::Disconnect => unreachable!("it goes another way"),
+    }
+}
+
+/// What statistics call a command.
+fn operation(command: Command) -> Operation {
+    match command {
+        Command::Read { .. } => Operation::Read,
+        Command::Write => Operation::Write,
+        Command::Flush => Operation::Flush,
+        Command::Trim => Operation::Trim,
+        Command::Cache => Operation::Cache,
+        Command::WriteZeroes => Operation::WriteZeroes,
+        Command::BlockStatus { .. } => Operation::BlockStatus,
+        Command::Disconnect => unreachable!("the connection handles it"),
     }
 }

@@ -9,7 +9,8 @@ use crate::config::Limits;
 use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
-use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
+use crate::nbd::server::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
+use crate::nbd::session::Session;
 use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
 use crate::shard::admission::budget::Room;
 use crate::shard::admission::queue::{Listed, Need};
@@ -24,8 +25,9 @@ use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
-use crate::shard::request::serve::{Peer, Work};
+use crate::shard::request::answer::Answer;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
+use crate::shard::request::{Peer, Work};
 use crate::stats::{self, Timing};
 
 /// Payloads with at least so much missing are received straight into their lease.
@@ -83,6 +85,7 @@ pub(crate) struct Receiving {
 pub(crate) struct Connection {
     pub(crate) socket: FileIndex,
     pub(crate) peer: Rc<Peer>,
+    pub(crate) session: Session,
     pub(crate) name: PeerIdentity,
     pub(crate) inbound: Inbound,
     pub(crate) unparsed: Option<Unparsed>,
@@ -135,16 +138,18 @@ impl Connection {
     pub(crate) fn new(
         socket: FileIndex,
         peer: Rc<Peer>,
+        session: Session,
         name: PeerIdentity,
         leftover: Vec<u8>,
         permit: Box<dyn Any + Send>,
         since: u64,
     ) -> Self {
-        let inbound = Inbound::new(header_length(peer.session.reply_mode));
+        let inbound = Inbound::new(header_length(session.reply_mode));
         let unparsed = (!leftover.is_empty()).then(|| Unparsed::leftover(leftover));
         Self {
             socket,
             peer,
+            session,
             name,
             inbound,
             unparsed,
@@ -281,7 +286,7 @@ impl Connection {
                     None
                 }
                 Some(Piece::Header(header)) => {
-                    Some(Request::parse(header, &self.peer.session, feeding.shutting_down))
+                    Some(Request::parse(header, &self.session, feeding.shutting_down))
                 }
             };
             let parsed = before - rest.len();
@@ -340,7 +345,7 @@ impl Connection {
         if !canary!(DiscardForgotten) {
             self.inbound.expect_discard(refusal.discard);
         }
-        let to = ReplyTo::refusal(refusal, self.peer.session.reply_mode);
+        let to = ReplyTo::refusal(refusal, self.session.reply_mode);
         let stats = feeding.recorder.export(self.peer.export);
         stats.refused += 1;
         stats.discarded_bytes += refusal.discard;
@@ -387,6 +392,33 @@ impl Connection {
             return Some(Operation::ReceiveInto { socket, lease, start, length });
         }
         Some(Operation::Receive { socket, poll_first: self.drained })
+    }
+
+    /// Queues what carries an answer to the client.
+    #[inline]
+    pub(crate) fn reply(
+        &mut self,
+        id: RequestId,
+        answer: Answer,
+        record: &Record,
+        now: u64,
+        batches: &mut Batches,
+    ) {
+        let Record { cookie, timing, .. } = record;
+        let timing = timing.as_ref().expect("it was admitted");
+        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
+        let mut cookie = Cookie(*cookie);
+        if canary!(WrongCookie) && id.0 % 8 == 7 {
+            cookie.0 ^= 1;
+        }
+        let to = ReplyTo { mode: self.session.reply_mode, cookie, offset: timing.offset, chunked };
+        match answer {
+            Answer::Data(payload) => {
+                let header = to.data(to.offset, payload.length() as u32, true);
+                self.outbound.push_one(header, payload, id, now, batches);
+            }
+            answer => self.outbound.push(Reply::of(answer, &to), id),
+        }
     }
 
     /// A backend is done with a request.

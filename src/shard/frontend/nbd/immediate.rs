@@ -4,12 +4,14 @@ use crate::backend::AtOnce;
 use crate::block::ByteRange;
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Request};
+use crate::nbd::session::ReplyMode;
 use crate::ring::{self, Completion, Payload};
 use crate::shard::admission::queue::Need;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::RequestId;
+use crate::shard::request::{Action, sparse};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
@@ -24,9 +26,10 @@ impl Connection {
         feeding: &mut Feeding<'_>,
     ) -> bool {
         let Command::Read { dont_fragment } = request.command else { return false };
-        let (range, mode) = (request.range, self.peer.session.reply_mode);
+        let (range, mode) = (request.range, self.session.reply_mode);
         let device = &self.peer.device;
-        if range.is_empty() || self.peer.may_leave_out_holes(range, dont_fragment) {
+        let in_parts = mode != ReplyMode::Simple && !dont_fragment;
+        if range.is_empty() || (in_parts && sparse::is_worth_it(range, device)) {
             return false;
         }
         let trust = feeding.fault_watch.trust(feeding.now);
@@ -57,7 +60,7 @@ impl Connection {
                 return Some(Fed::WaitsForShard(Need::Slot { room: 0 }));
             }
             let record = feeding.requests.record(id);
-            let (cookie, timing) = (record.cookie, record.timing.expect("it was a mapped read"));
+            let timing = record.timing.expect("it was a mapped read");
             let range = ByteRange::new(timing.offset, timing.length).expect("it was one before");
             let length = timing.length as usize;
             let lease = match self.lend(length, feeding) {
@@ -67,12 +70,17 @@ impl Connection {
             self.outbound.found();
             self.held += lease.capacity();
             feeding.requests.record(id).held = lease.capacity() as u32;
-            // In one chunk, as it would have been.
-            let command = Command::Read { dont_fragment: true };
-            let (offset, flags) = (range.offset(), Default::default());
-            let request = Request { cookie, command, range, offset, flags };
             let timing = feeding.recorder.admitted_again(self.peer.export, timing);
-            self.admit(id, &request, Some(lease), timing, feeding);
+            // In one chunk, as it would have been.
+            self.start(
+                id,
+                Action::Read { in_parts: false },
+                range,
+                Default::default(),
+                Some(lease),
+                timing,
+                feeding,
+            );
         }
         None
     }
@@ -110,7 +118,7 @@ impl Connection {
         if request.command != Command::Write || payload == 0 || !self.peer.device.drops_writes() {
             return false;
         }
-        let to = ReplyTo::request(request, self.peer.session.reply_mode);
+        let to = ReplyTo::request(request, self.session.reply_mode);
         let id = self.answer_at_once(Operation::Write, request, arrived, feeding);
         self.inbound.expect_discard(payload);
         self.outbound.hold_back(Reply::header(to.success()), id);
