@@ -34,7 +34,7 @@ fn leases(name: &'static str, length: usize) -> Workload {
     let pool = BufferPool::new(48 << 20, 32 << 20).expect("48 MiB of memory");
     let mut held = Vec::with_capacity(ROUND as usize);
     Workload::new(name, move || {
-        held.extend((0..ROUND).map(|_| pool.lend(black_box(length), 0).expect("there is room")));
+        held.extend((0..ROUND).map(|_| pool.lend(black_box(length)).expect("there is room")));
         held.clear();
     })
 }

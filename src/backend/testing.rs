@@ -14,6 +14,6 @@ pub(crate) fn context_with(options: &RingOptions) -> ShardContext {
     let (doorbell, ready) = (Arc::new(Doorbell::new().unwrap()), ReadyList::default());
     let helpers = Helpers::start((1, 1), &doorbell, ready.clone(), ring.clone()).unwrap();
     let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
-    let zeroes = pool.lend(4096, 0).unwrap().freeze();
+    let zeroes = pool.lend(4096).unwrap().freeze();
     ShardContext { shard: 0, ring, ready, helpers, wakeups, workers_per_export: 1, zeroes }
 }

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn pieces_keep_their_order_and_adjacent_headers_share_one() {
         let pool = BufferPool::new(48 << 20, 32 << 20).unwrap();
-        let mut lease = pool.lend(10, 0).unwrap();
+        let mut lease = pool.lend(10).unwrap();
         lease.bytes_mut(0..3).copy_from_slice(b"abc");
         let mut batch = SendBatch::with_capacity(8, 64);
         batch.push_header(b"0");

@@ -12,7 +12,6 @@ mod mapped;
 mod op;
 mod operation;
 mod receive;
-mod shortage;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod uring;
@@ -26,14 +25,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use batch::{Payload, SendBatch, Unsent};
+pub(crate) use buffer::{BULK_THRESHOLD, Lease, SharedLease, UNIT, ZoneKind};
 pub use buffer::{BufferPool, LARGEST_LEASE};
-pub(crate) use buffer::{Lease, SharedLease};
 pub use mapped::FileMapping;
 pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
 pub(crate) use op::{OpKey, Owner};
 pub(crate) use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub(crate) use receive::Received;
-pub(crate) use shortage::{BULK_THRESHOLD, Shortage, UNIT};
 pub use uring::RingOptions;
 pub(crate) use uring::{Event, RingError, Wait};
 

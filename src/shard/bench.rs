@@ -14,6 +14,7 @@ use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, Payload};
+use crate::shard::admission::account::Account;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
@@ -27,24 +28,27 @@ const TIMING: Timing =
     Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
 
 /// A request comes and goes to its backend.
-fn begin(table: &mut RequestTable, connection: u32) -> RequestId {
-    let id = table.insert(Record { connection, held: 4096, cookie: 1, timing: None });
-    table.admitted(id, TIMING);
+fn begin(table: &mut RequestTable, account: &Rc<Account>, connection: u32) -> RequestId {
+    let id = table.insert(Record { connection, grant: account.grant(4096), cookie: 1, timing: None });
+    let record = table.record(id);
+    record.grant.begin_work();
+    record.timing = Some(TIMING);
     id
 }
 
 /// The request table with a number of requests that stays the same.
 pub struct TableRounds {
     table: RequestTable,
+    account: Rc<Account>,
     in_flight: VecDeque<RequestId>,
 }
 
 impl TableRounds {
     /// So many requests are in the table all the time.
     pub fn new(in_flight: usize) -> Self {
-        let mut table = RequestTable::new(in_flight, 0);
-        let in_flight = (0..in_flight).map(|_| begin(&mut table, 1)).collect();
-        Self { table, in_flight }
+        let (mut table, account) = (RequestTable::new(), Account::new(&Rc::default()));
+        let in_flight = (0..in_flight).map(|_| begin(&mut table, &account, 1)).collect();
+        Self { table, account, in_flight }
     }
 
     /// So many requests leave, the oldest first, and as many come and are submitted.
@@ -52,9 +56,9 @@ impl TableRounds {
         let mut held = 0;
         for now in 0..requests {
             let id = self.in_flight.pop_front().expect("some are in flight");
-            self.table.answered(id);
-            held += u64::from(self.table.remove(id).held);
-            let id = begin(&mut self.table, now);
+            self.table.record(id).grant.end_work();
+            held += u64::from(self.table.remove(id).grant.held());
+            let id = begin(&mut self.table, &self.account, now);
             self.table.submitted(id, u64::from(now));
             self.in_flight.push_back(id);
         }
@@ -102,7 +106,7 @@ impl OutboundRounds {
                     (to.data(to.offset, length, true), Payload::Mapped(mapping.range(range)))
                 }
                 Content::Leased(length) => {
-                    let lease = self.pool.lend(length as usize, 0).expect("few are lent").freeze();
+                    let lease = self.pool.lend(length as usize).expect("few are lent").freeze();
                     (to.data(to.offset, length, true), Payload::Leased { lease, start: 0, length })
                 }
             };

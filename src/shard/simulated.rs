@@ -54,13 +54,13 @@ impl<F: Future<Output = ()>> Step for Worker<F> {
     fn holdings(&self) -> Holdings {
         let shard = &self.shard;
         Holdings {
-            free_bytes: shard.pool.free_bytes(),
+            free_bytes: shard.admission.pool().free_bytes(),
             receive_buffers: shard.ring.available_receive_buffers(),
             registered_files: shard.ring.registered_files() - shard.devices.files() as u32,
             operations: shard.ring.operations_in_flight(),
-            requests: shard.requests.working(),
+            requests: shard.admission.totals().working(),
             tasks: self.tasks.running(),
-            unsent: shard.requests.unsent(),
+            unsent: shard.admission.totals().unsent(),
             connections: shard.connections.len(),
             counted_connections: shard.connection_count.load(std::sync::atomic::Ordering::Relaxed),
         }

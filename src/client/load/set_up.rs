@@ -216,7 +216,7 @@ impl Payloads {
             false => options.connections.div_ceil(CONNECTIONS_PER_PAYLOAD),
         };
         let mut fresh = || {
-            let mut lease = pool.lend(length, 0).expect("the pool was made for them");
+            let mut lease = pool.lend(length).expect("the pool was made for them");
             random.fill(lease.bytes_mut(0..length));
             lease.freeze()
         };

@@ -104,7 +104,7 @@ impl Run<'_> {
         let length = load.area.block_size as usize;
         let verifier = load.verifier.as_mut().expect("the caller saw it");
         // Before anything is decided: a write needs memory.
-        let Some(mut lease) = load.pool.lend(length, 0) else { return StartAttempt::Later };
+        let Some(mut lease) = load.pool.lend(length) else { return StartAttempt::Later };
         let next = match &mut self.phase {
             RunPhase::ReadBack(block) => next_to_read_back(block, verifier),
             _ => load.plan.next(now, |kind, block| verifier.tracker.begin(kind, block)),

@@ -1,21 +1,22 @@
-//! Who waits for what the connections of a shard share: memory, slots, room for replies, receive buffers.
+//! Connections that wait for what a shard shares out: memory, slots, room for replies, receive buffers.
 //!
-//! Each waits in a queue by what it needs, and each queue knows what the least of its needs is. As long as that is not there nobody is
-//! fed again: beside hundreds who hoard, and so wait for long, all others would wait for hundreds of tries in vain in every turn. When it is
-//! there, all of the queue are to be tried once. Who gets something may be followed by the next one in the same turn; after a try in
-//! vain the turn has other things to do, and the next turn tries the next one.
+//! Each waits in a queue by what it needs, and each queue knows the least of its needs. As long as that cannot be met nobody in it is fed:
+//! beside hundreds that hoard, and so wait for long, all others would wait for hundreds of retries in vain in every turn. When it can be met,
+//! all of the queue are marked for one retry. A retry that got something may be followed by the next one in the same turn; after one in
+//! vain the next turn goes on.
 //!
-//! Kept after each turn: **everybody in a queue was fed in vain, and since then either nothing came back or less than he needs; or he is
-//! among those that are to be tried**, who stand before the others. While there are such the shard does not sleep. When there are
-//! none it does, however many wait, until something comes back that is enough for one of them. Who was tried goes to the end, so that
-//! one who needs much cannot keep those behind him, who need little, from being tried.
+//! Kept after each turn: **every queued connection has been retried since its need could last be met, or is marked for retry.** Those that are
+//! marked stand before the others. While there are such the shard does not sleep. When there are none it does, however many wait, until
+//! something comes back that is enough for one of them. A connection that was retried goes to the end, so that one that needs much cannot keep
+//! those behind it, which need little, from their retry.
 //!
-//! A need is true as long as its connection holds what it held. So whoever waits and gives something back is fed at once
-//! (`Shard::list`); and when the shares of all have grown, all are to be tried.
+//! A need stays true as long as its connection holds what it held. So a connection that waits and gives something back is fed at once
+//! (`Shard::list`), and when the shares of all have grown, all are marked.
 
 use std::collections::BTreeMap;
 
-use crate::ring::Shortage;
+use crate::ring::ZoneKind;
+use crate::shard::admission::memory::Shortage;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +32,11 @@ pub(crate) enum Need {
 impl Need {
     fn queue(self) -> usize {
         match self {
-            Self::Memory(shortage) if shortage.is_long() => LONG_LEASES,
-            Self::Memory(shortage) if shortage.is_bulk() => MIDDLE_LEASES,
-            Self::Memory(_) => SMALL_LEASES,
+            Self::Memory(shortage) => match shortage.kind() {
+                ZoneKind::Long => LONG_LEASES,
+                ZoneKind::Middle => MIDDLE_LEASES,
+                ZoneKind::Small | ZoneKind::Apart => SMALL_LEASES,
+            },
             Self::Slot { .. } => SLOTS,
             Self::Buffer => BUFFERS,
         }
@@ -87,7 +90,7 @@ pub(crate) enum Listed {
 
 /// Connections that wait, by their keys.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct Queues {
     queues: [Queue; QUEUES],
 }
 
@@ -97,28 +100,28 @@ struct Queue {
     places: BTreeMap<u64, u32>,
     /// Numbers that were given out.
     given: u64,
-    /// All with a lower number are to be tried.
-    untried: u64,
+    /// All with a lower number are marked for retry.
+    marked: u64,
     /// No more than the least need of the others.
     least: Option<Need>,
 }
 
 impl Queue {
-    fn try_all(&mut self) {
-        (self.untried, self.least) = (self.given, None);
+    fn mark_all(&mut self) {
+        (self.marked, self.least) = (self.given, None);
     }
 
-    fn has_untried(&self) -> bool {
-        self.places.first_key_value().is_some_and(|(number, _)| *number < self.untried)
+    fn has_marked(&self) -> bool {
+        self.places.first_key_value().is_some_and(|(number, _)| *number < self.marked)
     }
 
-    fn pop_untried(&mut self) -> Option<u32> {
+    fn pop_marked(&mut self) -> Option<u32> {
         let first = self.places.first_entry()?;
-        (*first.key() < self.untried).then(|| first.remove())
+        (*first.key() < self.marked).then(|| first.remove())
     }
 }
 
-impl Waiting {
+impl Queues {
     /// Appends a connection that has just been fed in vain.
     pub(crate) fn push(&mut self, key: u32, need: Need) -> Place {
         let index = need.queue();
@@ -135,20 +138,20 @@ impl Waiting {
         self.queues[usize::from(place.queue)].places.remove(&place.number).expect("it stands there");
     }
 
-    /// The shares of all have grown: what was needed may be too much.
+    /// Marks all whose need was for more than their share, which has grown.
     pub(crate) fn shares_grew(&mut self) {
-        self.queues[SMALL_LEASES].try_all();
-        self.queues[SLOTS].try_all();
+        self.queues[SMALL_LEASES].mark_all();
+        self.queues[SLOTS].mark_all();
     }
 
-    /// All who wait for leases of a kind are to be tried: they may have been kept for somebody else.
-    pub(crate) fn try_all(&mut self, kind: usize) {
-        self.queues[kind].try_all();
+    /// Marks all that wait for leases of a kind: some may have been kept for another.
+    pub(crate) fn mark_all(&mut self, kind: usize) {
+        self.queues[kind].mark_all();
     }
 
-    /// The next one to be tried in a queue.
-    pub(crate) fn pop_untried(&mut self, queue: usize) -> Option<u32> {
-        self.queues[queue].pop_untried()
+    /// Takes out the next one of a queue that is marked for retry.
+    pub(crate) fn pop_marked(&mut self, queue: usize) -> Option<u32> {
+        self.queues[queue].pop_marked()
     }
 
     /// Whether nobody waits.
@@ -156,23 +159,23 @@ impl Waiting {
         self.queues.iter().all(|queue| queue.places.is_empty())
     }
 
-    /// Whether somebody waits for one of the longest leases.
+    /// Whether a connection waits for one of the longest leases.
     pub(crate) fn wants_long(&self) -> bool {
         !self.queues[LONG_LEASES].places.is_empty()
     }
 
-    pub(crate) fn has_untried(&self) -> bool {
-        self.queues.iter().any(Queue::has_untried)
+    pub(crate) fn has_marked(&self) -> bool {
+        self.queues.iter().any(Queue::has_marked)
     }
 
-    /// Whether what is there may be enough for somebody who is not to be tried yet.
+    /// Whether the least need of a queue can be met.
     pub(crate) fn is_enough(&self, is_met: impl Fn(Need) -> bool) -> bool {
         self.queues.iter().any(|queue| !queue.places.is_empty() && queue.least.is_some_and(&is_met))
     }
 
-    /// In each queue for which there may be enough, all are to be tried.
+    /// Marks all of each queue whose least need can be met.
     pub(crate) fn wake(&mut self, is_met: impl Fn(Need) -> bool) {
-        self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(Queue::try_all);
+        self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(Queue::mark_all);
     }
 }
 
@@ -189,9 +192,9 @@ mod tests {
         move |need| need.queue() == slot(0).queue() && need.least(slot(room)) == need
     }
 
-    impl Waiting {
+    impl Queues {
         fn pop(&mut self) -> Option<u32> {
-            self.queues.iter_mut().find_map(Queue::pop_untried)
+            self.queues.iter_mut().find_map(Queue::pop_marked)
         }
 
         fn iter(&self) -> impl Iterator<Item = u32> {
@@ -201,14 +204,14 @@ mod tests {
 
     #[test]
     fn all_are_tried_once_when_there_is_enough_for_one() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Queues::default();
         for (key, room) in [(0, 5), (1, 3), (2, 9)] {
             waiting.push(key, slot(room));
         }
-        assert_eq!((waiting.has_untried(), waiting.pop()), (false, None), "they have just been tried");
+        assert_eq!((waiting.has_marked(), waiting.pop()), (false, None), "they have just been tried");
         assert!(!waiting.is_enough(has(2)) && waiting.is_enough(has(3)));
         waiting.wake(has(2));
-        assert!(!waiting.has_untried());
+        assert!(!waiting.has_marked());
         waiting.wake(has(3));
         let mut tried = Vec::new();
         while let Some(key) = waiting.pop() {
@@ -218,13 +221,13 @@ mod tests {
             }
         }
         assert_eq!(tried, [0, 1, 2], "one round, in order");
-        assert!(!waiting.has_untried() && !waiting.is_empty(), "then the shard may sleep");
+        assert!(!waiting.has_marked() && !waiting.is_empty(), "then the shard may sleep");
         assert!(!waiting.is_enough(has(4)) && waiting.is_enough(has(5)));
     }
 
     #[test]
-    fn who_needs_much_does_not_keep_others_from_their_try() {
-        let mut waiting = Waiting::default();
+    fn one_that_needs_much_does_not_keep_others_from_their_retry() {
+        let mut waiting = Queues::default();
         for key in 0..3 {
             waiting.push(key, slot(9));
         }
@@ -260,29 +263,29 @@ mod tests {
     proptest! {
         /// Oracle: a list of those who wait, each with its need.
         #[test]
-        fn nobody_misses_what_is_enough_for_him(steps in prop::collection::vec(step(), 1..100)) {
-            let (mut waiting, mut naive) = (Waiting::default(), Vec::<(Place, u32, usize)>::new());
-            let is_untried = |waiting: &Waiting, place: Place| {
-                place.number < waiting.queues[usize::from(place.queue)].untried
+        fn nobody_misses_what_is_enough_for_it(steps in prop::collection::vec(step(), 1..100)) {
+            let (mut waiting, mut naive) = (Queues::default(), Vec::<(Place, u32, usize)>::new());
+            let is_marked = |waiting: &Queues, place: Place| {
+                place.number < waiting.queues[usize::from(place.queue)].marked
             };
             for (step, key) in steps.into_iter().zip(0..) {
                 match step {
                     Step::Push(room) => {
                         let place = waiting.push(key, slot(room));
-                        prop_assert!(!is_untried(&waiting, place));
+                        prop_assert!(!is_marked(&waiting, place));
                         naive.push((place, key, room));
                     }
                     Step::Wake(room) => {
-                        let is_noticed = waiting.is_enough(has(room)) || waiting.has_untried();
+                        let is_noticed = waiting.is_enough(has(room)) || waiting.has_marked();
                         waiting.wake(has(room));
                         for (place, _, _) in naive.iter().filter(|(_, _, need)| *need <= room) {
-                            prop_assert!(is_noticed && is_untried(&waiting, *place));
+                            prop_assert!(is_noticed && is_marked(&waiting, *place));
                         }
                     }
                     Step::Pop => {
-                        let first = naive.first().filter(|(place, _, _)| is_untried(&waiting, *place));
+                        let first = naive.first().filter(|(place, _, _)| is_marked(&waiting, *place));
                         let expected = first.map(|(_, key, _)| *key);
-                        prop_assert_eq!((waiting.has_untried(), waiting.pop()), (expected.is_some(), expected));
+                        prop_assert_eq!((waiting.has_marked(), waiting.pop()), (expected.is_some(), expected));
                         naive.retain(|(_, key, _)| Some(*key) != expected);
                     }
                     Step::Leave(index) if !naive.is_empty() => {

@@ -1,25 +1,22 @@
 //! Who has waited longest for memory: nobody waits for ever.
 //!
 //! A long lease needs a whole block of its zone, and shorter ones that come and go all the time never leave one free. So for each kind of
-//! lease there is a line of those who wait and hold nothing themselves. Others may overtake the first of a line, because memory that
+//! lease there is a line of connections that wait and hold nothing themselves. Others may overtake the first of a line, because memory that
 //! lies idle helps nobody, but by no more than [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for
-//! it. It gets it when the present holders have given theirs back, and who keeps memory lying meanwhile is disconnected (see
+//! it. It gets it when the present holders have given theirs back, and whoever keeps memory lying meanwhile is evicted (see
 //! [`stall`](crate::shard::admission::stall)).
 //!
-//! Small leases are different in two ways: what a connection is [sure of](BufferPool::is_sure_of) is never kept for others; and neither are leases
-//! below [`SHORT`], as clients that hoard would stop everybody else through one that waits. It takes hundreds of those in flight all
-//! the time to keep one of 1 MiB waiting.
+//! Two kinds of small leases are never kept for others: those that a connection is guaranteed, and those below [`SHORT`], as clients that hoard
+//! would stop everybody else through one that waits. It takes hundreds of those in flight all the time to keep one of 1 MiB waiting.
 
 use std::collections::BTreeMap;
 
-use crate::ring::{BufferPool, Lease};
-use crate::shard::admission::queue::{KINDS, Need};
-use crate::shard::frontend::nbd::connection::{Connection, Feeding};
+use crate::shard::admission::queue::KINDS;
 
 /// The first of a line is overtaken by so many times the bytes that it needs.
 const PATIENCE: usize = 4;
 /// Shorter leases wait for nobody.
-const SHORT: usize = 64 << 10;
+pub(crate) const SHORT: usize = 64 << 10;
 
 /// The lines, by kind of lease.
 #[derive(Debug, Default)]
@@ -27,6 +24,7 @@ pub(crate) struct Seniority {
     lines: [Line; KINDS],
     /// Kinds of which nothing is kept any more: all who wait for them are to be tried.
     freed: [bool; KINDS],
+    /// Connections in all lines.
     waiting: usize,
 }
 
@@ -42,7 +40,7 @@ struct Line {
 /// A place in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    kind: usize,
+    pub(crate) kind: usize,
     number: u64,
 }
 
@@ -59,13 +57,18 @@ impl Line {
 }
 
 impl Seniority {
+    /// Whether no line has anybody in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
     /// Whether a connection may have a lease of a kind, if there is one.
-    fn may_take(&self, kind: usize, key: u32) -> bool {
+    pub(crate) fn may_take(&self, kind: usize, key: u32) -> bool {
         self.lines[kind].kept_for().is_none_or(|first| first == key)
     }
 
     /// It got one of so many bytes.
-    fn took(&mut self, kind: usize, key: u32, bytes: usize) {
+    pub(crate) fn took(&mut self, kind: usize, key: u32, bytes: usize) {
         let line = &mut self.lines[kind];
         if line.first().is_some_and(|(first, _)| first != key) {
             line.overtaken += bytes;
@@ -73,7 +76,7 @@ impl Seniority {
     }
 
     /// It waits for so many bytes, and for nothing of its own.
-    fn line_up(&mut self, kind: usize, key: u32, bytes: usize) -> Ticket {
+    pub(crate) fn line_up(&mut self, kind: usize, key: u32, bytes: usize) -> Ticket {
         let line = &mut self.lines[kind];
         let number = line.given;
         line.given += 1;
@@ -101,47 +104,6 @@ impl Seniority {
         let freed = std::mem::take(&mut self.freed);
         (0..KINDS).filter(move |kind| freed[*kind])
     }
-}
-
-impl Connection {
-    /// A lease for a request, or what is missing. Not for its own replies only: whoever else gives memory back lets it go on, even if this
-    /// client reads nothing.
-    pub(crate) fn lend(&mut self, length: usize, feeding: &mut Feeding<'_>) -> Result<Lease, Need> {
-        let Feeding { pool, seniority, key, .. } = feeding;
-        if seniority.waiting == 0 {
-            return pool.lend(length, self.held).ok_or_else(|| need(pool, length, self.held));
-        }
-        let needed = need(pool, length, self.held);
-        let kind = needed.lease().expect("it is one of memory").0;
-        let is_short = pool.is_sure_of(length, self.held) || length < SHORT;
-        if !is_short && !seniority.may_take(kind, *key) {
-            return Err(needed);
-        }
-        let lease = pool.lend(length, self.held).ok_or(needed)?;
-        if !is_short {
-            seniority.took(kind, *key, length);
-        }
-        if let Some(ticket) = self.ticket.take() {
-            seniority.leave(ticket);
-        }
-        Ok(lease)
-    }
-
-    /// It was fed: it stands in a line while it waits for memory that others hold.
-    pub(crate) fn stand_in_line(&mut self, need: Option<Need>, key: u32, seniority: &mut Seniority) {
-        let waits = need.and_then(Need::lease).filter(|_| self.held == 0);
-        if self.ticket.map(|ticket| ticket.kind) == waits.map(|(kind, _)| kind) {
-            return;
-        }
-        if let Some(ticket) = self.ticket.take() {
-            seniority.leave(ticket);
-        }
-        self.ticket = waits.map(|(kind, bytes)| seniority.line_up(kind, key, bytes));
-    }
-}
-
-fn need(pool: &BufferPool, length: usize, held: usize) -> Need {
-    Need::Memory(pool.shortage(length, held))
 }
 
 #[cfg(test)]

@@ -32,7 +32,6 @@ pub(crate) struct Work {
     pub(crate) flags: IoFlags,
     /// For a read the memory to read into, for a write its payload; for extents room for the front-end's reply.
     pub(crate) lease: Option<Lease>,
-    pub(crate) peer: Rc<Peer>,
 }
 
 /// What is to be done.

@@ -18,8 +18,8 @@ pub(crate) struct Shared {
 }
 
 /// Carries a request out and leaves its answer.
-pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, work: Work) {
-    let Work { action, range, flags, lease, peer } = work;
+pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, peer: Rc<Peer>, work: Work) {
+    let Work { action, range, flags, lease } = work;
     let (device, context) = (&*peer.device, &shared.context);
     let answer = match action {
         Action::Read { in_parts } => read(range, in_parts, lease, &peer, context).await,

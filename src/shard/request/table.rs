@@ -5,6 +5,7 @@
 
 use slab::Slab;
 
+use crate::shard::admission::account::Grant;
 use crate::stats::Timing;
 
 /// A request in the table.
@@ -12,61 +13,35 @@ use crate::stats::Timing;
 pub(crate) struct RequestId(pub(crate) u32);
 
 /// What is remembered of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Record {
     /// The connection that waits for the reply.
     pub(crate) connection: u32,
-    /// Bytes of memory that the connection holds for it.
-    pub(crate) held: u32,
+    /// What it holds of the shard; given back with the record.
+    pub(crate) grant: Grant,
     /// What the client calls it, for the reply.
     pub(crate) cookie: u64,
     /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is received.
     pub(crate) timing: Option<Timing>,
 }
 
-/// A fixed number of slots for requests that a backend works on, and records of those and of all whose reply is not out.
+/// Records of the requests that a device works on, and of all whose reply is not out.
 #[derive(Debug)]
 pub(crate) struct RequestTable {
     records: Slab<Record>,
-    working: usize,
-    capacity: usize,
-    reserve: usize,
 }
 
 impl RequestTable {
-    /// `capacity` slots, and `reserve` more for writes whose payload was being received when the others ran out.
-    pub(crate) fn new(capacity: usize, reserve: usize) -> Self {
-        Self { records: Slab::with_capacity(1024), working: 0, capacity, reserve }
+    pub(crate) fn new() -> Self {
+        Self { records: Slab::with_capacity(1024) }
     }
 
-    /// Slots that new requests may take.
-    pub(crate) fn free(&self) -> usize {
-        self.capacity.saturating_sub(self.working)
-    }
-
-    /// Requests that a backend works on.
-    pub(crate) fn working(&self) -> usize {
-        self.working
-    }
-
-    /// Requests whose reply is not out.
-    pub(crate) fn unsent(&self) -> usize {
-        self.records.len()
-    }
-
-    /// Notes a request; it takes no slot yet.
+    /// Notes a request.
     pub(crate) fn insert(&mut self, record: Record) -> RequestId {
         RequestId(self.records.insert(record) as u32)
     }
 
-    /// A request goes to its backend, and takes a slot; the caller has checked that there is one.
-    pub(crate) fn admitted(&mut self, id: RequestId, timing: Timing) {
-        assert!(self.working < self.capacity + self.reserve, "the caller checks for room");
-        self.working += 1;
-        self.records[id.0 as usize].timing = Some(timing);
-    }
-
-    /// Notes when a request was handed to its backend, if that still works on it.
+    /// Notes when a request was handed to its device, if that still works on it.
     pub(crate) fn submitted(&mut self, id: RequestId, now: u64) {
         if let Some(Record { timing: Some(timing), .. }) = self.records.get_mut(id.0 as usize)
             && timing.completed == 0
@@ -75,16 +50,10 @@ impl RequestTable {
         }
     }
 
-    /// The backend is done with a request; it gives up its slot.
-    pub(crate) fn answered(&mut self, id: RequestId) -> &mut Record {
-        self.working -= 1;
-        &mut self.records[id.0 as usize]
-    }
-
-    /// Bytes that connections hold, by their keys, for requests whose backend is done: they come back when the client fetches its reply.
+    /// Bytes that connections hold, by their keys, for requests whose device is done: they come back when the client fetches its reply.
     pub(crate) fn held_by_replies(&self) -> impl Iterator<Item = (u32, u32)> {
         let is_answered = |record: &&Record| record.timing.is_some_and(|timing| timing.completed > 0);
-        let held = |(_, record): (usize, &Record)| (record.connection, record.held);
+        let held = |(_, record): (usize, &Record)| (record.connection, record.grant.held());
         self.records.iter().filter(move |(_, record)| is_answered(record)).map(held)
     }
 

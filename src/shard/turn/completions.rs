@@ -51,7 +51,7 @@ impl Shard {
             Operation::Send { batch, .. } => self.sent(key, completion.result, batch),
             Operation::AwaitRoom { .. } | Operation::Populate { .. } | Operation::Read { .. } => {
                 if let Some((id, held)) = connection.may_send(completion) {
-                    self.requests.record(id).held += held as u32;
+                    self.requests.record(id).grant.hold(held);
                 }
                 to_flush(&mut self.to_flush, key, connection);
             }
@@ -71,7 +71,7 @@ impl Shard {
             let peer = Rc::clone(&self.connections[record.connection as usize].peer);
             let range = ByteRange::new(offset, length).expect("it was one before");
             let (action, flags) = (Action::Read { in_parts: false }, Default::default());
-            self.admitted.push((id, Work { action, range, flags, lease: Some(lease), peer }));
+            self.admitted.push((id, peer, Work { action, range, flags, lease: Some(lease) }));
             return;
         }
         let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };
@@ -87,7 +87,7 @@ impl Shard {
         let export = connection.peer.export;
         for id in self.ended.drain(..) {
             let record = self.requests.remove(id);
-            connection.release(&record);
+            connection.count(&record);
             if let Some(timing) = &record.timing {
                 connection.totals.count(timing);
                 self.recorder.sent(export, timing, &connection.name);

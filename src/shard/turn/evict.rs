@@ -38,7 +38,7 @@ impl Shard {
 
     fn look(&mut self) {
         let looks = self.limits.stall_timeout.div_duration_f64(LOOK_EVERY).ceil() as u32;
-        let somebody_waits = !self.waiting.is_empty();
+        let somebody_waits = self.admission.has_waiting();
         let mut held_by_replies = vec![0; self.connections.capacity()];
         if somebody_waits {
             for (key, held) in self.requests.held_by_replies() {
@@ -49,11 +49,9 @@ impl Shard {
         for (key, connection) in &mut self.connections {
             if let Some(glance) = connection.glance() {
                 somebody_is_held_up = true;
-                connection.operations += 2;
-                let owner = Owner::Connection(key as u32);
-                let target = self.ring.push(glance, owner);
+                let target = connection.push(&self.ring, key as u32, glance);
                 connection.receive = Some(target);
-                self.ring.push(Operation::Cancel { target }, owner);
+                connection.push(&self.ring, key as u32, Operation::Cancel { target });
             }
             let held =
                 up_to_client(connection, held_by_replies[key]).map(|held| held.filter(|_| somebody_waits));

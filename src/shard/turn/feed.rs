@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use crate::shard::admission::queue::{Listed, Need, QUEUES};
+use crate::shard::admission::Admission;
+use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::frontend::nbd::connection::{Fed, Feeding};
 use crate::shard::frontend::nbd::ending::Ending;
-use crate::shard::request::Work;
 use crate::shard::request::serve::Shared;
 use crate::shard::request::table::RequestId;
+use crate::shard::request::{Peer, Work};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 use crate::task::Tasks;
@@ -15,7 +16,7 @@ use crate::task::Tasks;
 impl Shard {
     /// Received bytes become requests: first of those who had to wait, then of those that come new.
     pub(crate) fn feed(&mut self) {
-        self.try_waiting();
+        self.retry();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
             let key = self.to_feed.pop_front().expect("counted");
             self.connections[key as usize].listed = Listed::No;
@@ -28,7 +29,7 @@ impl Shard {
         let connection = &mut self.connections[key as usize];
         match std::mem::replace(&mut connection.listed, Listed::ToFeed) {
             Listed::ToFeed => return,
-            Listed::Waiting { place, .. } => self.waiting.remove(place),
+            Listed::Waiting { place, .. } => self.admission.stop_waiting(place),
             Listed::No => {}
         }
         self.to_feed.push_back(key);
@@ -37,18 +38,15 @@ impl Shard {
     /// Feeds one connection, which is on no list; false when it has to wait for the shard and got nothing at all.
     pub(crate) fn feed_one(&mut self, key: u32) -> bool {
         let connection = &mut self.connections[key as usize];
-        let before = connection.in_flight;
+        let before = connection.account.in_flight();
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
-        let most = self.room.most(before, self.requests.unsent());
         let mut feeding = Feeding {
             limits: &self.limits,
-            pool: &self.pool,
             ring: &self.ring,
             batches: &mut self.batches,
-            seniority: &mut self.seniority,
             requests: &mut self.requests,
-            most_in_flight: most.min(self.limits.requests_per_connection),
-            room: &self.room,
+            most_in_flight: self.admission.most_in_flight(&connection.account),
+            admission: &mut self.admission,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
             now: self.recorder.now(),
@@ -59,13 +57,12 @@ impl Shard {
             started: &mut self.started,
         };
         let fed = connection.feed(&mut feeding);
-        let began_requests = connection.in_flight > before;
+        let began_requests = connection.account.in_flight() > before;
         if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
             to_flush(&mut self.to_flush, key, connection);
         }
         let waits_for = if let Fed::WaitsForShard(need) = fed { Some(need) } else { None };
-        connection.stand_in_line(waits_for, key, &mut self.seniority);
-        self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
+        self.admission.fed(key, &connection.account, waits_for);
         let buffers = self.ring.available_receive_buffers() > 0;
         let need = match fed {
             Fed::Ended if connection.should_watch_client() => {
@@ -84,24 +81,21 @@ impl Shard {
             }
             Fed::Ended => return true,
         };
-        connection.listed = Listed::Waiting { place: self.waiting.push(key, need), held: connection.held };
+        let held = connection.account.held();
+        connection.listed = Listed::Waiting { place: self.admission.wait(key, need), held };
         self.watch();
         began_requests
     }
 
     /// Feeds connections that wait, until in each queue one was fed in vain.
-    pub(crate) fn try_waiting(&mut self) {
-        self.pool.want_long(self.waiting.wants_long());
-        if self.waiting.is_empty() {
+    fn retry(&mut self) {
+        self.admission.mark_retries(self.ring.available_receive_buffers() > 0);
+        if !self.admission.has_waiting() {
             return;
         }
-        let returned = self.pool.take_returned();
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.wake(|need| self.is_met(need, returned));
-        self.waiting = waiting;
-        for queue in 0..QUEUES {
+        for queue in Admission::queues() {
             for _ in 0..self.limits.connections_per_turn {
-                let Some(key) = self.waiting.pop_untried(queue) else { break };
+                let Some(key) = self.admission.next_retry(queue) else { break };
                 self.connections[key as usize].listed = Listed::No;
                 if !self.feed_one(key) {
                     break;
@@ -110,43 +104,19 @@ impl Shard {
         }
     }
 
-    /// Whether trying some of those who wait has a point.
-    pub(crate) fn may_go_on(&self) -> bool {
-        // Whoever waited for a long lease may have left.
-        self.pool.want_long(self.waiting.wants_long());
-        let returned = self.pool.has_returned();
-        !self.waiting.is_empty()
-            && (self.waiting.has_untried() || self.waiting.is_enough(|need| self.is_met(need, returned)))
-    }
-
-    /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
-    /// the others being there is enough, so whoever needs the least of them gets it when he is tried.
-    fn is_met(&self, need: Need, returned: bool) -> bool {
-        let met = match need {
-            Need::Memory(shortage) => returned && self.pool.could_meet(shortage),
-            Need::Slot { room } => self.room.has(self.requests.unsent(), room) && self.requests.free() > 0,
-            Need::Buffer => return self.ring.available_receive_buffers() > 0,
-        };
-        met && !canary!(LostWakeUp)
-    }
-
-    /// A connection has come or gone: the others' shares are others.
-    pub(crate) fn share_out(&mut self) {
-        let connections = self.connections.len();
-        let more_memory = self.pool.share_among(connections);
-        if self.room.share_among(connections) || more_memory {
-            self.waiting.shares_grew();
-        }
+    /// Whether a retry of a connection that waits could succeed.
+    pub(crate) fn may_retry(&mut self) -> bool {
+        self.admission.may_retry(self.ring.available_receive_buffers() > 0)
     }
 
     /// Admitted requests become tasks; all that are ready run.
     pub(crate) fn run<F: Future<Output = ()>>(
         &mut self,
         tasks: &mut Tasks<F>,
-        serve: &impl Fn(Rc<Shared>, RequestId, Work) -> F,
+        serve: &impl Fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F,
     ) {
-        for (id, work) in self.admitted.drain(..) {
-            tasks.spawn(serve(Rc::clone(&self.shared), id, work));
+        for (id, peer, work) in self.admitted.drain(..) {
+            tasks.spawn(serve(Rc::clone(&self.shared), id, peer, work));
         }
         tasks.run_ready();
         let mut answered = std::mem::take(&mut *self.shared.answered.borrow_mut());

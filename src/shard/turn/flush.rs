@@ -4,19 +4,20 @@ use crate::shard::request::answer::Answer;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
-use crate::ring::{Operation, Owner};
+use crate::ring::Operation;
 use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::outbound::Next;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::shard::Shard;
+use crate::stats;
 
 impl Shard {
     /// A device is done with a request: its answer goes out unless nobody is there to read it.
     #[inline]
     pub(crate) fn answer(&mut self, id: RequestId, answer: Answer, after_run: u64) {
-        let record = self.requests.answered(id);
+        let record = self.requests.record(id);
         let key = record.connection;
         let connection = &mut self.connections[key as usize];
         let timing = record.timing.as_mut().expect("it was admitted");
@@ -26,7 +27,11 @@ impl Shard {
         {
             self.recorder.export(connection.peer.export).count_error(Some(timing.operation), error);
         }
-        connection.answered(record);
+        record.grant.end_work();
+        if !matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus) {
+            // The payload of a write is not needed any more; only what was read stays until it is sent.
+            record.grant.release_memory();
+        }
         to_flush(&mut self.to_flush, key, connection);
         if connection.ending == Ending::Abort {
             connection.forgotten.push(id);
@@ -49,7 +54,7 @@ impl Shard {
             }
             let connection = &mut self.connections[key as usize];
             if let Listed::Waiting { held, .. } = connection.listed
-                && connection.held < held
+                && connection.account.held() < held
             {
                 self.list(key);
             }
@@ -72,9 +77,7 @@ impl Shard {
         let operation = match connection.outbound.fill(&mut batch, now, standing) {
             Next::Send(mode) => {
                 self.fault_watch.sends(mode, now);
-                connection.operations += 1;
-                let operation = Operation::Send { socket, mode, batch };
-                let operation = self.ring.push(operation, Owner::Connection(key));
+                let operation = connection.push(&self.ring, key, Operation::Send { socket, mode, batch });
                 connection.outbound.started(mode, operation);
                 return self.watch_send(key);
             }
@@ -89,8 +92,7 @@ impl Shard {
         self.batches.give(batch);
         if let Some(operation) = operation {
             connection.outbound.pause();
-            connection.operations += 1;
-            self.ring.push(operation, Owner::Connection(key));
+            connection.push(&self.ring, key, operation);
             self.watch_send(key);
         }
         let connection = &mut self.connections[key as usize];
@@ -108,8 +110,7 @@ impl Shard {
             if let Some(operation) =
                 watch.or_else(|| connection.next_receive(self.shutdown.is_some(), buffers))
             {
-                connection.operations += 1;
-                connection.receive = Some(self.ring.push(operation, Owner::Connection(key)));
+                connection.receive = Some(connection.push(&self.ring, key, operation));
             }
         }
     }
@@ -123,43 +124,37 @@ impl Shard {
         }
         for id in std::mem::take(&mut connection.forgotten) {
             let record = self.requests.remove(id);
-            connection.release(&record);
+            connection.count(&record);
         }
         if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
             connection.shut_down = true;
-            connection.operations += 1;
             let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
-            self.ring.push(operation, Owner::Connection(key));
+            connection.push(&self.ring, key, operation);
         }
         if let Some((operation, time)) = connection.begin_lingering(self.limits.shutdown_timeout) {
-            connection.operations += 1;
-            self.ring.push(operation, Owner::Connection(key));
-            connection.operations += 1;
-            connection.linger_timer = Some(self.ring.push(Operation::sleep(time), Owner::Connection(key)));
+            connection.push(&self.ring, key, operation);
+            connection.linger_timer = Some(connection.push(&self.ring, key, Operation::sleep(time)));
         }
         if let Some(target) = connection.useless_timer() {
-            connection.operations += 1;
-            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
+            connection.push(&self.ring, key, Operation::Cancel { target });
         }
         if let Some(target) = connection.useless_receive()
             && !std::mem::replace(&mut connection.cancelled, true)
         {
-            connection.operations += 1;
-            self.ring.push(Operation::Cancel { target }, Owner::Connection(key));
+            connection.push(&self.ring, key, Operation::Cancel { target });
         }
         if is_over {
             match connection.listed {
                 // It comes off the list in one of the next turns, and then back here.
                 Listed::ToFeed => return,
-                Listed::Waiting { place, .. } => self.waiting.remove(place),
+                Listed::Waiting { place, .. } => self.admission.stop_waiting(place),
                 Listed::No => {}
             }
-            let mut connection = self.connections.remove(key as usize);
-            connection.stand_in_line(None, key, &mut self.seniority);
-            self.seniority.take_freed().for_each(|kind| self.waiting.try_all(kind));
+            let connection = self.connections.remove(key as usize);
+            self.admission.close_account(&connection.account);
             self.recorder.disconnected(connection.peer.export);
-            self.share_out();
-            assert_eq!(connection.in_flight, 0, "each request ends or is forgotten");
+            self.admission.share_among(self.connections.len());
+            assert_eq!(connection.account.in_flight(), 0, "each request ends or is forgotten");
             if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
                 self.ring.release_file(connection.socket);
             }

@@ -85,12 +85,12 @@ impl Shard {
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
         let mut connection =
-            Connection::new(socket, shared, session, peer, leftover, permit, self.recorder.elapsed());
-        connection.number = number;
+            Connection::new(socket, self.admission.open_account(), shared, session, peer, leftover, permit);
+        (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
-        self.share_out();
+        self.admission.share_among(self.connections.len());
         self.list(key);
     }
 
@@ -123,10 +123,10 @@ impl Shard {
         interval.end = self.recorder.elapsed();
         interval.gauges = Gauges {
             connections: self.connections.len() as u64,
-            in_flight: self.requests.working() as u64,
-            unsent: self.requests.unsent() as u64,
-            memory_used: (self.pool.total_bytes() - self.pool.free_bytes()) as u64,
-            memory_total: self.pool.total_bytes() as u64,
+            in_flight: self.admission.totals().working() as u64,
+            unsent: self.admission.totals().unsent() as u64,
+            memory_used: (self.admission.pool().total_bytes() - self.admission.pool().free_bytes()) as u64,
+            memory_total: self.admission.pool().total_bytes() as u64,
             receive_buffers: u64::from(self.ring.available_receive_buffers()),
             operations: (self.ring.operations_in_flight() - self.slow_sends.operations()) as u64,
         };
@@ -137,7 +137,7 @@ impl Shard {
                 export: connection.peer.export,
                 since_ns: connection.since,
                 age_ns: now.saturating_sub(connection.since),
-                in_flight: connection.in_flight as u64,
+                in_flight: connection.account.in_flight() as u64,
                 requests: connection.requests,
                 bytes: connection.bytes,
             }));

@@ -6,9 +6,9 @@ use crate::shard::turn::shard::Shard;
 use std::rc::Rc;
 
 use crate::ring::{Event, Wait};
-use crate::shard::request::Work;
 use crate::shard::request::serve::{Shared, serve};
 use crate::shard::request::table::RequestId;
+use crate::shard::request::{Peer, Work};
 use crate::stats::Interval;
 use crate::task::Tasks;
 
@@ -42,7 +42,7 @@ impl Shard {
             || !self.admitted.is_empty()
             || self.doorbell_rang
             || (self.shutdown.is_some() && self.connections.is_empty())
-            || self.may_go_on();
+            || self.may_retry();
         if busy { Wait::No } else { Wait::Forever }
     }
 }
@@ -52,12 +52,12 @@ pub(crate) struct Worker<F> {
     pub(crate) shard: Shard,
     pub(crate) tasks: Tasks<F>,
     events: Vec<Event>,
-    serve: fn(Rc<Shared>, RequestId, Work) -> F,
+    serve: fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F,
 }
 
 impl<F: Future<Output = ()>> Worker<F> {
     /// A shard whose requests are carried out by `serve`.
-    pub(crate) fn new(shard: Shard, serve: fn(Rc<Shared>, RequestId, Work) -> F) -> Self {
+    pub(crate) fn new(shard: Shard, serve: fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F) -> Self {
         let tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
         let events = Vec::with_capacity(shard.limits.completions_per_turn);
         Self { shard, tasks, events, serve }
@@ -103,7 +103,7 @@ pub(crate) fn run(shard: Shard) -> Box<Interval> {
 mod tests {
     use super::*;
 
-    fn size_of_task<F>(_serve: impl Fn(Rc<Shared>, RequestId, Work) -> F) -> usize {
+    fn size_of_task<F>(_serve: impl Fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -40,15 +40,14 @@ impl Shard {
             Slow::NotYet => return self.watch_send(key),
             Slow::Sending(target) => Some(Operation::Cancel { target }),
             Slow::Torn(range) => {
-                let lease = self.pool.lend(range.length() as usize, connection.held);
+                let lease = self.admission.lend_copy(&connection.account, range.length() as usize);
                 let copying = lease.and_then(|lease| connection.peer.device.copying(range, lease));
                 // Without memory it stays where it is.
                 copying.inspect(|_| connection.outbound.pause())
             }
         };
         if let Some(operation) = operation {
-            connection.operations += 1;
-            self.ring.push(operation, Owner::Connection(key));
+            connection.push(&self.ring, key, operation);
         }
     }
 }

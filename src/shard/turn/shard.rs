@@ -12,9 +12,7 @@ use slab::Slab;
 use crate::backend::{FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::{Limits, Pinning};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
-use crate::shard::admission::budget::Room;
-use crate::shard::admission::queue::Waiting;
-use crate::shard::admission::seniority::Seniority;
+use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
 use crate::shard::devices::Devices;
 use crate::shard::fault_watch::FaultWatch;
@@ -23,9 +21,9 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::slow_send::SlowSends;
 use crate::shard::mailbox::Message;
 use crate::shard::record::Recorder;
-use crate::shard::request::Work;
 use crate::shard::request::serve::Shared;
 use crate::shard::request::table::{RequestId, RequestTable};
+use crate::shard::request::{Peer, Work};
 use crate::shard::setup::{ShardConfig, ShardEnd, StartError};
 use crate::sync::Wakeups;
 use crate::sys::Doorbell;
@@ -45,16 +43,15 @@ use crate::task::ReadyList;
 /// * a connection has at most one receive and one send in flight, and `operations` counts them;
 /// * every request that holds memory or whose reply is not out has one record in `requests`, and is in exactly one place: receiving, with its
 ///   backend (a task runs it, or a read of its own is in flight: see [`single`](crate::shard::frontend::nbd::single)), outbound, or forgotten;
-/// * a listed connection is on exactly one of the lists `to_feed` and `waiting`, and its `listed` says on which;
-/// * everybody in `waiting` was fed in vain and has not got what it needs since, or is fed again without waiting for more: see
-///   [`waiting`](crate::shard::admission::queue);
+/// * a listed connection is on exactly one of the list `to_feed` and the queues of admission, and its `listed` says on which;
+/// * every connection that waits has been retried since its need could last be met, or is marked for retry: see
+///   [`queue`](crate::shard::admission::queue);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
 pub(crate) struct Shard {
     /// Its buffer memory is locked.
     pub(crate) is_pinned: bool,
     pub(crate) limits: Arc<Limits>,
     pub(crate) ring: Ring,
-    pub(crate) pool: BufferPool,
     pub(crate) shared: Rc<Shared>,
     pub(crate) recorder: Recorder,
     pub(crate) devices: Devices,
@@ -62,22 +59,19 @@ pub(crate) struct Shard {
     pub(crate) requests: RequestTable,
     /// Connections with something to parse or to receive.
     pub(crate) to_feed: VecDeque<u32>,
-    /// Connections that wait for memory, slots or receive buffers of the shard.
-    pub(crate) waiting: Waiting,
-    pub(crate) seniority: Seniority,
+    /// What its connections hold and wait for.
+    pub(crate) admission: Admission,
     /// Connections that need more bytes.
     pub(crate) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
     pub(crate) to_flush: Vec<u32>,
     /// Requests of this turn that need a task.
-    pub(crate) admitted: Vec<(RequestId, Work)>,
+    pub(crate) admitted: Vec<(RequestId, Rc<Peer>, Work)>,
     pub(crate) batches: Batches,
     /// Requests that a send has ended; kept for its memory.
     pub(crate) ended: Vec<RequestId>,
     /// Requests that were handed to their backend in this turn.
     pub(crate) started: Vec<RequestId>,
-    /// How many of them each connection may have.
-    pub(crate) room: Room,
     pub(crate) messages: Receiver<Message>,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) doorbell_rang: bool,
@@ -125,7 +119,7 @@ impl Shard {
         let ready = ReadyList::default();
         let helpers = Helpers::start(limits.helpers(files), &doorbell, ready.clone(), ring.clone())
             .map_err(|error| StartError::System("helper threads", error))?;
-        let mut zeroes = pool.lend(ZEROES, 0).expect("the arena is empty");
+        let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
         let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
@@ -133,30 +127,26 @@ impl Shard {
         let context =
             ShardContext { shard, ring: ring.clone(), ready, helpers, wakeups, workers_per_export, zeroes };
         let shared = Shared { context, answered: Default::default() };
-        let requests = RequestTable::new(limits.requests_per_shard, limits.connections);
+        let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
-        let room = Room::new(limits.replies_per_shard());
         let fault_watch = FaultWatch::new(ring.major_faults());
         Ok(Self {
             limits,
             is_pinned,
-            pool,
             shared: Rc::new(shared),
             recorder: Recorder::new(ring.clone(), record, slow),
             ring,
             devices: Devices::default(),
             connections: Slab::new(),
-            requests,
+            requests: RequestTable::new(),
             to_feed: VecDeque::new(),
-            waiting: Waiting::default(),
-            seniority: Seniority::default(),
+            admission,
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             admitted: Vec::new(),
             batches,
             ended: Vec::new(),
             started: Vec::new(),
-            room,
             messages,
             doorbell,
             doorbell_rang: true,

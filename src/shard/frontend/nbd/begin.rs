@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::block::{BlockError, ByteRange, IoFlags};
+use crate::block::BlockError;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::server::reply::{ReplyTo, status_length};
 use crate::nbd::server::request::{Command, Cookie, Request, parse_filter};
@@ -24,7 +24,7 @@ impl Connection {
         let memory = self.memory_for(&request, feeding);
         let mut lease = None;
         if memory > 0 {
-            match self.lend(memory as usize, feeding) {
+            match feeding.admission.lend(feeding.key, &self.account, memory as usize) {
                 Ok(lent) => lease = Some(lent),
                 Err(need) => {
                     self.waiting = Some((request, arrived));
@@ -65,9 +65,8 @@ impl Connection {
         timing: Option<Timing>,
         feeding: &mut Feeding<'_>,
     ) -> RequestId {
-        self.in_flight += 1;
-        self.held += held as usize;
-        feeding.requests.insert(Record { connection: feeding.key, held, cookie: cookie.0, timing })
+        let grant = self.account.grant(held as usize);
+        feeding.requests.insert(Record { connection: feeding.key, grant, cookie: cookie.0, timing })
     }
 
     pub(crate) fn copy_payload(&mut self, bytes: &[u8]) {
@@ -114,7 +113,7 @@ impl Connection {
         }
         let timing = feeding.recorder.admitted(self.peer.export, operation, range, arrived);
         let action = action(request.command, self.session.reply_mode);
-        self.start(id, action, range, request.flags, lease, timing, feeding);
+        self.start(id, Work { action, range, flags: request.flags, lease }, timing, feeding);
     }
 
     /// The same for a BLOCK_STATUS, whose payload may choose among the contexts and narrow the range.
@@ -152,29 +151,19 @@ impl Connection {
         let timing =
             feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, request.range, arrived);
         let action = Action::Extents { maps, limit };
-        self.start(id, action, range, request.flags, Some(lease), timing, feeding);
+        self.start(id, Work { action, range, flags: request.flags, lease: Some(lease) }, timing, feeding);
     }
 
-    /// Gives a request to its device. One that had waited for memory or for its payload may come when no slot is free any more: the
-    /// table has one more for each connection.
+    /// Gives a request to its device.
     #[inline]
-    pub(crate) fn start(
-        &mut self,
-        id: RequestId,
-        action: Action,
-        range: ByteRange,
-        flags: IoFlags,
-        lease: Option<Lease>,
-        timing: Timing,
-        feeding: &mut Feeding<'_>,
-    ) {
-        self.tasks += 1;
+    pub(crate) fn start(&mut self, id: RequestId, work: Work, timing: Timing, feeding: &mut Feeding<'_>) {
         self.progress.admitted = true;
-        feeding.requests.admitted(id, timing);
+        let record = feeding.requests.record(id);
+        feeding.admission.begin_work(&mut record.grant);
+        record.timing = Some(timing);
         feeding.started.push(id);
-        if let Err(lease) = self.read_alone(id, &action, range, lease, feeding) {
-            let peer = Rc::clone(&self.peer);
-            feeding.admitted.push((id, Work { action, range, flags, lease, peer }));
+        if let Err(work) = self.read_alone(id, work, feeding) {
+            feeding.admitted.push((id, Rc::clone(&self.peer), work));
         }
     }
 

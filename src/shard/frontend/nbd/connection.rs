@@ -11,11 +11,11 @@ use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
 use crate::nbd::session::Session;
-use crate::ring::{BufferPool, Completion, FileIndex, Lease, OpKey, Operation, Ring};
-use crate::shard::admission::budget::Room;
+use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
+use crate::shard::admission::account::Account;
 use crate::shard::admission::queue::{Listed, Need};
-use crate::shard::admission::seniority::{Seniority, Ticket};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
+use crate::shard::admission::{Admission, Denial};
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::ending::{Ending, Reason, Totals};
@@ -28,7 +28,7 @@ use crate::shard::record::Recorder;
 use crate::shard::request::answer::Answer;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
 use crate::shard::request::{Peer, Work};
-use crate::stats::{self, Timing};
+use crate::stats;
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
@@ -49,14 +49,12 @@ pub(crate) enum Fed {
 /// What feeding a connection may use.
 pub(crate) struct Feeding<'a> {
     pub(crate) limits: &'a Limits,
-    pub(crate) pool: &'a BufferPool,
     pub(crate) ring: &'a Ring,
     pub(crate) batches: &'a mut Batches,
-    pub(crate) seniority: &'a mut Seniority,
+    pub(crate) admission: &'a mut Admission,
     pub(crate) requests: &'a mut RequestTable,
     /// Requests that the connection may have in flight, for its own sake and that of the others.
     pub(crate) most_in_flight: usize,
-    pub(crate) room: &'a Room,
     pub(crate) shutting_down: bool,
     pub(crate) scarce_buffers: bool,
     /// Now, in nanoseconds of the shard's clock.
@@ -67,7 +65,7 @@ pub(crate) struct Feeding<'a> {
     /// The connection's key.
     pub(crate) key: u32,
     /// Where requests go that need a task, and a note of all that go to their backend.
-    pub(crate) admitted: &'a mut Vec<(RequestId, Work)>,
+    pub(crate) admitted: &'a mut Vec<(RequestId, Rc<Peer>, Work)>,
     pub(crate) started: &'a mut Vec<RequestId>,
 }
 
@@ -102,16 +100,12 @@ pub(crate) struct Connection {
     /// Ends it; and whether it was cancelled.
     pub(crate) linger_timer: Option<OpKey>,
     pub(crate) timer_cancelled: bool,
-    /// Requests that are not answered, or whose reply is not out.
-    pub(crate) in_flight: usize,
-    /// Bytes of leases held by them.
-    pub(crate) held: usize,
-    /// Requests among them that will not be answered, until the shard removes them from its table.
+    /// What it holds of the shard.
+    pub(crate) account: Rc<Account>,
+    /// Requests that will not be answered, until the shard removes them from its table.
     pub(crate) forgotten: Vec<RequestId>,
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
-    /// Requests that a backend works on.
-    pub(crate) tasks: usize,
     pub(crate) ending: Ending,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
@@ -122,8 +116,6 @@ pub(crate) struct Connection {
     pub(crate) shut_down: bool,
     pub(crate) cancelled: bool,
     pub(crate) listed: Listed,
-    /// Its place among those who wait for memory that others hold.
-    pub(crate) ticket: Option<Ticket>,
     pub(crate) flushing: bool,
     pub(crate) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
@@ -137,12 +129,12 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         socket: FileIndex,
+        account: Rc<Account>,
         peer: Rc<Peer>,
         session: Session,
         name: PeerIdentity,
         leftover: Vec<u8>,
         permit: Box<dyn Any + Send>,
-        since: u64,
     ) -> Self {
         let inbound = Inbound::new(header_length(session.reply_mode));
         let unparsed = (!leftover.is_empty()).then(|| Unparsed::leftover(leftover));
@@ -162,11 +154,9 @@ impl Connection {
             linger: Linger::default(),
             linger_timer: None,
             timer_cancelled: false,
-            in_flight: 0,
-            held: 0,
+            account,
             forgotten: Vec::new(),
             operations: 0,
-            tasks: 0,
             ending: Ending::No,
             reason: None,
             totals: Totals::default(),
@@ -174,10 +164,9 @@ impl Connection {
             shut_down: false,
             cancelled: false,
             listed: Listed::No,
-            ticket: None,
             flushing: false,
             progress: Progress::default(),
-            since,
+            since: 0,
             requests: 0,
             bytes: 0,
             _permit: permit,
@@ -311,12 +300,11 @@ impl Connection {
         if let Some(stopped) = self.read_lost(feeding) {
             return Some(stopped);
         }
-        if self.in_flight < feeding.most_in_flight && feeding.requests.free() > 0 {
-            return None;
+        match feeding.admission.check(&self.account, feeding.most_in_flight) {
+            Ok(()) => None,
+            Err(Denial::OwnReplies) => Some(Fed::WaitsForReplies),
+            Err(Denial::Shared(need)) => Some(Fed::WaitsForShard(need)),
         }
-        let has_its_own = self.in_flight >= feeding.limits.requests_per_connection;
-        let room = feeding.room.needed(self.in_flight);
-        Some(if has_its_own { Fed::WaitsForReplies } else { Fed::WaitsForShard(Need::Slot { room }) })
     }
 
     /// Acts on a header.
@@ -363,7 +351,7 @@ impl Connection {
         let Some(unparsed) = &mut self.unparsed else { return };
         if feeding.scarce_buffers
             && unparsed.keeps_buffer()
-            && let Some(lease) = feeding.pool.lend_apart(unparsed.rest().len())
+            && let Some(lease) = feeding.admission.lend_stash(unparsed.rest().len())
         {
             unparsed.stash(lease);
         }
@@ -421,24 +409,15 @@ impl Connection {
         }
     }
 
-    /// A backend is done with a request.
-    #[inline]
-    pub(crate) fn answered(&mut self, record: &mut Record) {
-        self.tasks -= 1;
-        let sends_lease = |timing: &Timing| {
-            matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus)
-        };
-        if !record.timing.as_ref().is_some_and(sends_lease) {
-            // The payload of a write is not needed any more; only what was read stays until it is sent.
-            self.held -= std::mem::take(&mut record.held) as usize;
-        }
-    }
-
     /// A reply is out, or will never be.
-    pub(crate) fn release(&mut self, record: &Record) {
+    pub(crate) fn count(&mut self, record: &Record) {
         self.requests += 1;
         self.bytes += record.timing.as_ref().map_or(0, |timing| timing.length);
-        self.in_flight -= 1;
-        self.held -= record.held as usize;
+    }
+
+    /// Starts an operation of this connection.
+    pub(crate) fn push(&mut self, ring: &Ring, key: u32, operation: Operation) -> OpKey {
+        self.operations += 1;
+        ring.push(operation, Owner::Connection(key))
     }
 }

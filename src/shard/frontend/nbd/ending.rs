@@ -140,6 +140,6 @@ impl Connection {
     /// Between requests, with nothing in flight.
     pub(crate) fn is_idle(&self) -> bool {
         let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
-        nothing_came && self.in_flight == 0 && self.outbound.is_empty()
+        nothing_came && self.account.in_flight() == 0 && self.outbound.is_empty()
     }
 }

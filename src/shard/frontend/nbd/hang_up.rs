@@ -71,12 +71,12 @@ impl Connection {
             && !self.cancelled
             && !canary!(HangUpUnseen)
             && self.ending == Ending::Graceful
-            && self.tasks > 0
+            && self.account.working() > 0
     }
 
     /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is received that would tell.
     pub(crate) fn glance(&self) -> Option<Operation> {
-        let is_blind = self.receive.is_none() && self.ending == Ending::No && self.tasks > 0;
+        let is_blind = self.receive.is_none() && self.ending == Ending::No && self.account.working() > 0;
         (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
     }
 
@@ -107,7 +107,9 @@ impl Connection {
         let is_useless = match self.ending {
             Ending::No => false,
             Ending::Graceful if self.discards() => false,
-            Ending::Graceful => !matches!(watch, Watch::UnderWay | Watch::Resting) || self.tasks == 0,
+            Ending::Graceful => {
+                !matches!(watch, Watch::UnderWay | Watch::Resting) || self.account.working() == 0
+            }
             // What is in flight on the socket ends with it.
             Ending::Abort => watch == Watch::Resting,
         };
@@ -121,6 +123,9 @@ impl Connection {
 
     /// Whether it ends, and nothing of it is in flight.
     pub(crate) fn has_done_all(&self) -> bool {
-        self.ending != Ending::No && self.tasks == 0 && self.operations == 0 && self.outbound.is_empty()
+        self.ending != Ending::No
+            && self.account.working() == 0
+            && self.operations == 0
+            && self.outbound.is_empty()
     }
 }

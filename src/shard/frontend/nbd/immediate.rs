@@ -11,7 +11,7 @@ use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::RequestId;
-use crate::shard::request::{Action, sparse};
+use crate::shard::request::{Action, Work, sparse};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
@@ -56,31 +56,24 @@ impl Connection {
 
     fn read_all_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         while let Some(id) = self.outbound.lost() {
-            if feeding.requests.free() == 0 {
+            if !feeding.admission.has_free_slot() {
                 return Some(Fed::WaitsForShard(Need::Slot { room: 0 }));
             }
             let record = feeding.requests.record(id);
             let timing = record.timing.expect("it was a mapped read");
             let range = ByteRange::new(timing.offset, timing.length).expect("it was one before");
             let length = timing.length as usize;
-            let lease = match self.lend(length, feeding) {
+            let lease = match feeding.admission.lend(feeding.key, &self.account, length) {
                 Ok(lease) => lease,
                 Err(need) => return Some(Fed::WaitsForShard(need)),
             };
             self.outbound.found();
-            self.held += lease.capacity();
-            feeding.requests.record(id).held = lease.capacity() as u32;
+            feeding.requests.record(id).grant.hold(lease.capacity());
             let timing = feeding.recorder.admitted_again(self.peer.export, timing);
             // In one chunk, as it would have been.
-            self.start(
-                id,
-                Action::Read { in_parts: false },
-                range,
-                Default::default(),
-                Some(lease),
-                timing,
-                feeding,
-            );
+            let action = Action::Read { in_parts: false };
+            let work = Work { action, range, flags: Default::default(), lease: Some(lease) };
+            self.start(id, work, timing, feeding);
         }
         None
     }
@@ -94,7 +87,6 @@ impl Connection {
                 if result == Ok(length) {
                     let held = lease.capacity();
                     let id = self.outbound.copied(lease.freeze())?;
-                    self.held += held;
                     return Some((id, held));
                 }
             }

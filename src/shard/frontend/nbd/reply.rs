@@ -127,7 +127,7 @@ mod tests {
         let (_ring, pool) = Ring::new(&RingOptions::small()).unwrap();
         let answer = || {
             let part = |length, hole: bool| {
-                let lease = pool.lend(4096, 0).unwrap().freeze();
+                let lease = pool.lend(4096).unwrap().freeze();
                 Part { length, data: (!hole).then_some(lease) }
             };
             let parts = vec![part(4096, false), part(8192, true), part(512, false)];

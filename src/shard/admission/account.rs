@@ -1,0 +1,186 @@
+//! What connections hold, counted by the grants that they hold it with.
+//!
+//! A [`Grant`] is what one request takes of the shard: room for its reply, memory, and a slot while a device works on it. It gives all of that
+//! back when it is dropped. Nothing else changes the counts, so they are never wrong.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::shard::admission::seniority::Ticket;
+
+/// What all connections of a shard hold.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    /// Requests whose reply is not out.
+    unsent: Cell<usize>,
+    /// Requests that a device works on.
+    working: Cell<usize>,
+}
+
+/// What one connection holds.
+#[derive(Debug)]
+pub(crate) struct Account {
+    totals: Rc<Totals>,
+    in_flight: Cell<usize>,
+    held: Cell<usize>,
+    working: Cell<usize>,
+    /// Its place among those that wait for memory that others hold.
+    ticket: Cell<Option<Ticket>>,
+}
+
+/// What one request holds.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    account: Rc<Account>,
+    held: u32,
+    works: bool,
+}
+
+fn add(count: &Cell<usize>, more: usize) {
+    count.set(count.get() + more);
+}
+
+fn subtract(count: &Cell<usize>, less: usize) {
+    count.set(count.get() - less);
+}
+
+impl Totals {
+    /// Requests whose reply is not out.
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent.get()
+    }
+
+    /// Requests that a device works on.
+    pub(crate) fn working(&self) -> usize {
+        self.working.get()
+    }
+}
+
+impl Account {
+    /// An account of nothing.
+    pub(crate) fn new(totals: &Rc<Totals>) -> Rc<Self> {
+        let (in_flight, held, working, ticket) = Default::default();
+        Rc::new(Self { totals: Rc::clone(totals), in_flight, held, working, ticket })
+    }
+
+    /// Requests that are not answered, or whose reply is not out.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Bytes of leases held by them.
+    pub(crate) fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Those that a device works on.
+    pub(crate) fn working(&self) -> usize {
+        self.working.get()
+    }
+
+    pub(super) fn take_ticket(&self) -> Option<Ticket> {
+        self.ticket.take()
+    }
+
+    pub(super) fn set_ticket(&self, ticket: Option<Ticket>) {
+        self.ticket.set(ticket);
+    }
+
+    /// Room for the reply of one more request, which holds a lease of so many bytes.
+    #[inline]
+    pub(crate) fn grant(self: &Rc<Self>, held: usize) -> Grant {
+        add(&self.totals.unsent, 1);
+        add(&self.in_flight, 1);
+        add(&self.held, held);
+        Grant { account: Rc::clone(self), held: held as u32, works: false }
+    }
+}
+
+impl Grant {
+    /// Bytes of memory that it is for.
+    pub(crate) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// It is for a lease of so many bytes more.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        self.held += bytes as u32;
+        add(&self.account.held, bytes);
+    }
+
+    /// Its memory is not needed any more.
+    #[inline]
+    pub(crate) fn release_memory(&mut self) {
+        subtract(&self.account.held, std::mem::take(&mut self.held) as usize);
+    }
+
+    /// A device begins to work on the request.
+    #[inline]
+    pub(crate) fn begin_work(&mut self) {
+        debug_assert!(!self.works, "one device works on a request");
+        self.works = true;
+        add(&self.account.working, 1);
+        add(&self.account.totals.working, 1);
+    }
+
+    /// The device is done.
+    #[inline]
+    pub(crate) fn end_work(&mut self) {
+        if std::mem::take(&mut self.works) {
+            subtract(&self.account.working, 1);
+            subtract(&self.account.totals.working, 1);
+        }
+    }
+}
+
+impl Drop for Grant {
+    #[inline]
+    fn drop(&mut self) {
+        self.end_work();
+        self.release_memory();
+        subtract(&self.account.in_flight, 1);
+        subtract(&self.account.totals.unsent, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Oracle: the counts are summed up over the grants that are there.
+        #[test]
+        fn counts_are_those_of_the_grants_that_are_held(
+            steps in prop::collection::vec((0..3_usize, 0..6_u8, 1..100_000_usize, any::<prop::sample::Index>()), 1..200)
+        ) {
+            let totals = Rc::new(Totals::default());
+            let accounts: Vec<_> = (0..3).map(|_| Account::new(&totals)).collect();
+            let mut grants: Vec<(usize, Grant)> = Vec::new();
+            for (of, step, bytes, index) in steps {
+                let count = grants.len();
+                match step {
+                    0 | 1 => grants.push((of, accounts[of].grant(bytes))),
+                    _ if count == 0 => {}
+                    2 => drop(grants.swap_remove(index.index(count))),
+                    3 => grants[index.index(count)].1.hold(bytes),
+                    4 => grants[index.index(count)].1.release_memory(),
+                    _ => {
+                        let grant = &mut grants[index.index(count)].1;
+                        if grant.works { grant.end_work() } else { grant.begin_work() }
+                    }
+                }
+                for (index, account) in accounts.iter().enumerate() {
+                    let own = || grants.iter().filter(|(of, _)| *of == index).map(|(_, grant)| grant);
+                    prop_assert_eq!(account.in_flight(), own().count());
+                    prop_assert_eq!(account.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
+                    prop_assert_eq!(account.working(), own().filter(|grant| grant.works).count());
+                }
+                prop_assert_eq!(totals.unsent(), grants.len());
+                prop_assert_eq!(totals.working(), grants.iter().filter(|(_, grant)| grant.works).count());
+            }
+            drop(grants);
+            prop_assert_eq!((totals.unsent(), totals.working()), (0, 0));
+        }
+    }
+}
