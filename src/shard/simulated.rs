@@ -58,9 +58,9 @@ impl<F: Future<Output = ()>> Step for Worker<F> {
             receive_buffers: shard.ring.available_receive_buffers(),
             registered_files: shard.ring.registered_files() - shard.devices.files() as u32,
             operations: shard.ring.operations_in_flight(),
-            requests: shard.admission.totals().working(),
+            requests: shard.admission.usage().working(),
             tasks: self.tasks.running(),
-            unsent: shard.admission.totals().unsent(),
+            unsent: shard.admission.usage().unsent(),
             connections: shard.connections.len(),
             counted_connections: shard.connection_count.load(std::sync::atomic::Ordering::Relaxed),
         }

@@ -10,7 +10,7 @@ use crate::shard::admission::seniority::Ticket;
 
 /// What all connections of a shard hold.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
+pub(crate) struct Usage {
     /// Requests whose reply is not out.
     unsent: Cell<usize>,
     /// Requests that a device works on.
@@ -20,7 +20,7 @@ pub(crate) struct Totals {
 /// What one connection holds.
 #[derive(Debug)]
 pub(crate) struct Account {
-    totals: Rc<Totals>,
+    usage: Rc<Usage>,
     in_flight: Cell<usize>,
     held: Cell<usize>,
     working: Cell<usize>,
@@ -44,7 +44,7 @@ fn subtract(count: &Cell<usize>, less: usize) {
     count.set(count.get() - less);
 }
 
-impl Totals {
+impl Usage {
     /// Requests whose reply is not out.
     pub(crate) fn unsent(&self) -> usize {
         self.unsent.get()
@@ -58,9 +58,9 @@ impl Totals {
 
 impl Account {
     /// An account of nothing.
-    pub(crate) fn new(totals: &Rc<Totals>) -> Rc<Self> {
+    pub(crate) fn new(usage: &Rc<Usage>) -> Rc<Self> {
         let (in_flight, held, working, ticket) = Default::default();
-        Rc::new(Self { totals: Rc::clone(totals), in_flight, held, working, ticket })
+        Rc::new(Self { usage: Rc::clone(usage), in_flight, held, working, ticket })
     }
 
     /// Requests that are not answered, or whose reply is not out.
@@ -89,7 +89,7 @@ impl Account {
     /// Room for the reply of one more request, which holds a lease of so many bytes.
     #[inline]
     pub(crate) fn grant(self: &Rc<Self>, held: usize) -> Grant {
-        add(&self.totals.unsent, 1);
+        add(&self.usage.unsent, 1);
         add(&self.in_flight, 1);
         add(&self.held, held);
         Grant { account: Rc::clone(self), held: held as u32, works: false }
@@ -120,7 +120,7 @@ impl Grant {
         debug_assert!(!self.works, "one device works on a request");
         self.works = true;
         add(&self.account.working, 1);
-        add(&self.account.totals.working, 1);
+        add(&self.account.usage.working, 1);
     }
 
     /// The device is done.
@@ -128,7 +128,7 @@ impl Grant {
     pub(crate) fn end_work(&mut self) {
         if std::mem::take(&mut self.works) {
             subtract(&self.account.working, 1);
-            subtract(&self.account.totals.working, 1);
+            subtract(&self.account.usage.working, 1);
         }
     }
 }
@@ -139,7 +139,7 @@ impl Drop for Grant {
         self.end_work();
         self.release_memory();
         subtract(&self.account.in_flight, 1);
-        subtract(&self.account.totals.unsent, 1);
+        subtract(&self.account.usage.unsent, 1);
     }
 }
 
@@ -154,8 +154,8 @@ mod tests {
         fn counts_are_those_of_the_grants_that_are_held(
             steps in prop::collection::vec((0..3_usize, 0..6_u8, 1..100_000_usize, any::<prop::sample::Index>()), 1..200)
         ) {
-            let totals = Rc::new(Totals::default());
-            let accounts: Vec<_> = (0..3).map(|_| Account::new(&totals)).collect();
+            let usage = Rc::new(Usage::default());
+            let accounts: Vec<_> = (0..3).map(|_| Account::new(&usage)).collect();
             let mut grants: Vec<(usize, Grant)> = Vec::new();
             for (of, step, bytes, index) in steps {
                 let count = grants.len();
@@ -176,11 +176,11 @@ mod tests {
                     prop_assert_eq!(account.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
                     prop_assert_eq!(account.working(), own().filter(|grant| grant.works).count());
                 }
-                prop_assert_eq!(totals.unsent(), grants.len());
-                prop_assert_eq!(totals.working(), grants.iter().filter(|(_, grant)| grant.works).count());
+                prop_assert_eq!(usage.unsent(), grants.len());
+                prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.works).count());
             }
             drop(grants);
-            prop_assert_eq!((totals.unsent(), totals.working()), (0, 0));
+            prop_assert_eq!((usage.unsent(), usage.working()), (0, 0));
         }
     }
 }

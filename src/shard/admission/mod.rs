@@ -20,7 +20,7 @@ use std::rc::Rc;
 
 use crate::config::Limits;
 use crate::ring::{BufferPool, Lease};
-use account::{Account, Grant, Totals};
+use account::{Account, Grant, Usage};
 use budget::Budget;
 use memory::Memory;
 use queue::{Need, Place, QUEUES, Queues};
@@ -31,7 +31,7 @@ use seniority::{SHORT, Seniority};
 pub(crate) struct Admission {
     memory: Memory,
     budget: Budget,
-    totals: Rc<Totals>,
+    usage: Rc<Usage>,
     /// Slots that new requests may take.
     slots: usize,
     /// More of them, for writes whose payload was being received when the others ran out.
@@ -55,7 +55,7 @@ impl Admission {
         Self {
             memory: Memory::new(pool),
             budget: Budget::new(limits.replies_per_shard()),
-            totals: Rc::default(),
+            usage: Rc::default(),
             slots: limits.requests_per_shard,
             reserve: limits.connections,
             requests_per_connection: limits.requests_per_connection,
@@ -66,7 +66,7 @@ impl Admission {
 
     /// An account for one more connection.
     pub(crate) fn open_account(&self) -> Rc<Account> {
-        Account::new(&self.totals)
+        Account::new(&self.usage)
     }
 
     /// A connection is gone: it waits for nothing any more.
@@ -86,8 +86,8 @@ impl Admission {
     }
 
     /// What all connections hold.
-    pub(crate) fn totals(&self) -> &Totals {
-        &self.totals
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// The shard's memory.
@@ -97,7 +97,7 @@ impl Admission {
 
     /// How many requests a connection may have in flight now, for its own sake and that of the others.
     pub(crate) fn most_in_flight(&self, account: &Account) -> usize {
-        let most = self.budget.most(account.in_flight(), self.totals.unsent());
+        let most = self.budget.most(account.in_flight(), self.usage.unsent());
         most.min(self.requests_per_connection)
     }
 
@@ -118,14 +118,14 @@ impl Admission {
 
     /// Whether a device can be given one more request.
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.totals.working() < self.slots
+        self.usage.working() < self.slots
     }
 
     /// A request goes to its device, and takes a slot. One that had waited for memory or for its payload may come when none is free any more:
     /// there is one more for each connection.
     #[inline]
     pub(crate) fn begin_work(&self, grant: &mut Grant) {
-        assert!(self.totals.working() < self.slots + self.reserve, "the caller checks for room");
+        assert!(self.usage.working() < self.slots + self.reserve, "the caller checks for room");
         grant.begin_work();
     }
 
@@ -238,7 +238,7 @@ impl Admission {
     fn is_met(&self, need: Need, returned: bool, buffers: bool) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.memory.could_meet(shortage),
-            Need::Slot { room } => self.budget.has(self.totals.unsent(), room) && self.has_free_slot(),
+            Need::Slot { room } => self.budget.has(self.usage.unsent(), room) && self.has_free_slot(),
             Need::Buffer => return buffers,
         };
         met && !canary!(LostWakeUp)

@@ -89,7 +89,7 @@ impl Shard {
             let record = self.requests.remove(id);
             connection.count(&record);
             if let Some(timing) = &record.timing {
-                connection.totals.count(timing);
+                connection.traffic.count(timing);
                 self.recorder.sent(export, timing, &connection.name);
             }
         }

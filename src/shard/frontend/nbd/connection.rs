@@ -18,7 +18,7 @@ use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
 use crate::shard::admission::{Admission, Denial};
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::batches::Batches;
-use crate::shard::frontend::nbd::ending::{Ending, Reason, Totals};
+use crate::shard::frontend::nbd::ending::{Ending, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::HangUp;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
@@ -109,7 +109,7 @@ pub(crate) struct Connection {
     pub(crate) ending: Ending,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
-    pub(crate) totals: Totals,
+    pub(crate) traffic: Traffic,
     /// Its number in the log.
     pub(crate) number: u64,
     /// The socket was shut down, the receive cancelled: each is done once.
@@ -159,7 +159,7 @@ impl Connection {
             operations: 0,
             ending: Ending::No,
             reason: None,
-            totals: Totals::default(),
+            traffic: Traffic::default(),
             number: 0,
             shut_down: false,
             cancelled: false,

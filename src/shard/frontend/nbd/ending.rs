@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use crate::shard::frontend::nbd::connection::Connection;
 use crate::stats::{Operation, Timing};
 
 /// What the connection is doing about its end.
@@ -64,14 +63,14 @@ impl Display for Reason {
 
 /// What a connection did, for the log line of its end.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Totals {
+pub(crate) struct Traffic {
     /// Requests whose reply is out.
-    requests: u64,
-    read_bytes: u64,
-    written_bytes: u64,
+    pub(crate) requests: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
 }
 
-impl Totals {
+impl Traffic {
     /// A reply is out.
     pub(crate) fn count(&mut self, timing: &Timing) {
         self.requests += 1;
@@ -80,66 +79,5 @@ impl Totals {
             Operation::Write => self.written_bytes += timing.length,
             _ => {}
         }
-    }
-}
-
-impl Connection {
-    /// Notes why it ends, unless a cause is known.
-    pub(crate) fn because(&mut self, reason: Reason) -> &mut Self {
-        self.reason.get_or_insert(reason);
-        self
-    }
-
-    /// Tells of its end, `now` by the shard's clock. Its beginning was told by the control plane, with the same number.
-    pub(crate) fn tell_end(&self, now: u64) {
-        let Totals { requests, read_bytes, written_bytes } = self.totals;
-        let reason = self.reason.unwrap_or(Reason::Closed);
-        let seconds = now.saturating_sub(self.since) as f64 / 1e9;
-        tracing::info!(
-            connection = self.number,
-            peer = %self.name,
-            %reason,
-            requests,
-            read_bytes,
-            written_bytes,
-            seconds,
-            "connection closed"
-        );
-    }
-
-    /// Begins to end; an abort overrules a graceful end.
-    pub(crate) fn end(&mut self, ending: Ending) {
-        if self.ending != Ending::Abort {
-            self.ending = ending;
-        }
-        self.outbound.let_go();
-        if self.ending == Ending::Abort {
-            self.peer.abandon.abandon();
-            self.forgotten.extend(self.outbound.abandon());
-            self.unparsed = None;
-            self.waiting = None;
-            if self.receive.is_none() {
-                self.forget_payload();
-            }
-        }
-    }
-
-    /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is told of an error it is one.
-    /// `now` is by the shard's clock.
-    pub(crate) fn stop(&mut self, now: u64) {
-        if self.ending != Ending::No {
-            return;
-        }
-        self.want_lingering(now);
-        self.because(Reason::Stopping).ending = Ending::Graceful;
-        self.unparsed = None;
-        self.waiting = None;
-        self.forgotten.extend(self.outbound.forget_held_back());
-    }
-
-    /// Between requests, with nothing in flight.
-    pub(crate) fn is_idle(&self) -> bool {
-        let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
-        nothing_came && self.account.in_flight() == 0 && self.outbound.is_empty()
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod batches;
 mod begin;
+mod close;
 pub(crate) mod connection;
 pub(crate) mod ending;
 pub(crate) mod hang_up;
