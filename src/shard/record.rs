@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::block::ByteRange;
 use crate::identity::PeerIdentity;
 use crate::ring::Ring;
 use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
@@ -64,16 +63,15 @@ impl Recorder {
         &mut self.interval.exports[export]
     }
 
-    /// A request goes to its backend.
+    /// A request for `length` bytes at `offset` goes to its device.
     #[inline]
     pub(super) fn admitted(
         &mut self,
         export: usize,
         operation: Operation,
-        range: ByteRange,
+        (offset, length): (u64, u64),
         arrived: u64,
     ) -> Timing {
-        let (offset, length) = (range.offset(), range.length());
         self.interval.exports[export].count_bytes(operation, length);
         self.gauges[export].in_flight += 1;
         Timing { operation, arrived, submitted: 0, completed: 0, offset, length }

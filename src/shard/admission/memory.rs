@@ -3,7 +3,7 @@
 //! No connection may hold more than remains free. So a client that never reads its replies gets half of the memory at the most, the next one a
 //! quarter. The last quarter of the small leases is reserved: every connection is guaranteed an equal share of it.
 
-use crate::ring::{BufferPool, ZoneKind, Lease, UNIT};
+use crate::ring::{BufferPool, Lease, UNIT, ZoneKind};
 
 /// The most that one connection is guaranteed of the last quarter of the small leases: clients that take much and give nothing back do not
 /// stop those that need little.
@@ -201,7 +201,8 @@ mod tests {
         assert!(memory.lend(5000, 0).is_none());
         let missing = memory.shortage(5000, 0);
         assert!(
-            missing.kind() == ZoneKind::Small && memory.shortage(BULK_THRESHOLD + 1, 0).kind() != ZoneKind::Small
+            missing.kind() == ZoneKind::Small
+                && memory.shortage(BULK_THRESHOLD + 1, 0).kind() != ZoneKind::Small
         );
         assert!(!memory.could_meet(missing));
         // Which of them are neighbours depends on the order in which they were lent.

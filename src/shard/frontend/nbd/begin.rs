@@ -111,7 +111,9 @@ impl Connection {
                 feeding,
             );
         }
-        let timing = feeding.recorder.admitted(self.peer.export, operation, range, arrived);
+        // The request's own offset: a reply with an extended header repeats it, of a FLUSH too.
+        let place = (request.offset, range.length());
+        let timing = feeding.recorder.admitted(self.peer.export, operation, place, arrived);
         let action = action(request.command, self.session.reply_mode);
         self.start(id, Work { action, range, flags: request.flags, lease }, timing, feeding);
     }
@@ -148,8 +150,8 @@ impl Connection {
                 ids.iter().flat_map(|id| contexts.iter().find(|context| context.id == *id)).map(map).collect()
             }
         };
-        let timing =
-            feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, request.range, arrived);
+        let place = (request.offset, request.range.length());
+        let timing = feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, place, arrived);
         let action = Action::Extents { maps, limit };
         self.start(id, Work { action, range, flags: request.flags, lease: Some(lease) }, timing, feeding);
     }
