@@ -94,7 +94,7 @@ pub mod ring {
 pub mod shard {
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::{Negotiated, Removal, ShardConfig, ShardHandle};
+    pub use crate::shard::{NewConnection, Removal, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
     pub mod bench {

@@ -13,7 +13,7 @@ use crate::backend::ExportId;
 use crate::config::Limits;
 use crate::nbd::server::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
-use crate::shard::{Negotiated, Removal, ShardHandle};
+use crate::shard::{NewConnection, Removal, ShardHandle};
 use crate::stats::Interval;
 use crate::stats::prometheus::ClientCounts;
 
@@ -161,7 +161,7 @@ impl Plane {
     ///
     /// # Errors
     /// Gives it back when every shard is full or gone.
-    pub(super) fn place(&self, mut negotiated: Box<Negotiated>) -> Result<usize, Box<Negotiated>> {
+    pub(super) fn place(&self, mut negotiated: Box<NewConnection>) -> Result<usize, Box<NewConnection>> {
         let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
         for shard in placement::preference(&connections) {
             if self.has_failed(shard) {

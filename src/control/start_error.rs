@@ -18,7 +18,7 @@ pub enum StartError {
     Export(#[from] backend::OpenError),
     /// A shard.
     #[error(transparent)]
-    Shard(#[from] shard::StartError),
+    Shard(#[from] shard::ShardStartError),
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Negotiated, ShardConfig, ShardHandle};
+use super::{NewConnection, ShardConfig, ShardHandle};
 use crate::backend::{Export, ExportId, Standing};
 use crate::block::ByteRange;
 use crate::config::{ExportUri, Limits, Pinning};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::session::Session;
 use crate::ring::{BufferPool, FileMapping, Payload};
-use crate::shard::admission::account::Account;
+use crate::shard::admission::ledger::Ledger;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
@@ -28,8 +28,8 @@ const TIMING: Timing =
     Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
 
 /// A request comes and goes to its backend.
-fn begin(table: &mut RequestTable, account: &Rc<Account>, connection: u32) -> RequestId {
-    let id = table.insert(Record { connection, grant: account.grant(4096), cookie: 1, timing: None });
+fn begin(table: &mut RequestTable, ledger: &Rc<Ledger>, connection: u32) -> RequestId {
+    let id = table.insert(Record { connection, grant: ledger.grant(4096), cookie: 1, timing: None });
     let record = table.record(id);
     record.grant.begin_work();
     record.timing = Some(TIMING);
@@ -39,16 +39,16 @@ fn begin(table: &mut RequestTable, account: &Rc<Account>, connection: u32) -> Re
 /// The request table with a number of requests that stays the same.
 pub struct TableRounds {
     table: RequestTable,
-    account: Rc<Account>,
+    ledger: Rc<Ledger>,
     in_flight: VecDeque<RequestId>,
 }
 
 impl TableRounds {
     /// So many requests are in the table all the time.
     pub fn new(in_flight: usize) -> Self {
-        let (mut table, account) = (RequestTable::new(), Account::new(&Rc::default()));
-        let in_flight = (0..in_flight).map(|_| begin(&mut table, &account, 1)).collect();
-        Self { table, account, in_flight }
+        let (mut table, ledger) = (RequestTable::new(), Ledger::new(&Rc::default()));
+        let in_flight = (0..in_flight).map(|_| begin(&mut table, &ledger, 1)).collect();
+        Self { table, ledger, in_flight }
     }
 
     /// So many requests leave, the oldest first, and as many come and are submitted.
@@ -58,7 +58,7 @@ impl TableRounds {
             let id = self.in_flight.pop_front().expect("some are in flight");
             self.table.record(id).grant.end_work();
             held += u64::from(self.table.remove(id).grant.held());
-            let id = begin(&mut self.table, &self.account, now);
+            let id = begin(&mut self.table, &self.ledger, now);
             self.table.submitted(id, u64::from(now));
             self.in_flight.push_back(id);
         }
@@ -163,7 +163,7 @@ impl ShardRounds {
         client.set_nonblocking(true).expect("a socket can be non-blocking");
         let (leftover, peer, permit) = (Vec::new(), Default::default(), Box::new(()));
         let (socket, socket_permit) = (server.into(), Box::new(()));
-        shard.connect(Negotiated {
+        shard.connect(NewConnection {
             number: 1,
             socket,
             over_tcp: false,

@@ -7,8 +7,8 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::ExportId;
 use crate::config::Limits;
-use crate::shard::mailbox::{Collect, Message, Negotiated, Removal, Remove};
-use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, StartError};
+use crate::shard::mailbox::{Collect, Message, NewConnection, Removal, Remove};
+use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
 use crate::stats::Interval;
@@ -29,8 +29,8 @@ impl ShardHandle {
     /// Starts a shard; returns when its ring is up.
     ///
     /// # Errors
-    /// [`StartError`]: a sentence with the cause and the remedy.
-    pub fn start(config: ShardConfig) -> Result<Self, StartError> {
+    /// [`ShardStartError`]: a sentence with the cause and the remedy.
+    pub fn start(config: ShardConfig) -> Result<Self, ShardStartError> {
         let (mut handle, shard_end) = Self::new(&config.limits)?;
         let (started, outcome) = bounded(1);
         let name = format!("shard-{}", config.index);
@@ -38,7 +38,7 @@ impl ShardHandle {
             if let Some(cpu) = config.cpu
                 && let Err(error) = sys::pin_to_cpu(cpu)
             {
-                let _ = started.send(Err(StartError::Cpu(cpu, error)));
+                let _ = started.send(Err(ShardStartError::Cpu(cpu, error)));
                 return;
             }
             match Shard::new(&config, shard_end) {
@@ -55,15 +55,15 @@ impl ShardHandle {
         std::thread::Builder::new()
             .name(name)
             .spawn(run)
-            .map_err(|error| StartError::System("thread", error))?;
-        let died = || StartError::System("thread", std::io::Error::other("it ended while starting"));
+            .map_err(|error| ShardStartError::System("thread", error))?;
+        let died = || ShardStartError::System("thread", std::io::Error::other("it ended while starting"));
         handle.is_pinned = outcome.recv().map_err(|_closed| died())??;
         Ok(handle)
     }
 
     /// Both ends of the way between the control plane and a shard.
-    pub(super) fn new(limits: &Limits) -> Result<(Self, ShardEnd), StartError> {
-        let doorbell = Doorbell::new().map_err(|error| StartError::System("doorbell", error))?;
+    pub(super) fn new(limits: &Limits) -> Result<(Self, ShardEnd), ShardStartError> {
+        let doorbell = Doorbell::new().map_err(|error| ShardStartError::System("doorbell", error))?;
         let doorbell = Arc::new(doorbell);
         let (mailbox, messages) = bounded(limits.mailbox);
         let connections = Arc::new(AtomicUsize::new(0));
@@ -81,7 +81,7 @@ impl ShardHandle {
     ///
     /// # Errors
     /// Gives it back when the mailbox is full or the shard is gone.
-    pub fn connect(&self, negotiated: Negotiated) -> Result<(), Box<Negotiated>> {
+    pub fn connect(&self, negotiated: NewConnection) -> Result<(), Box<NewConnection>> {
         self.connections.fetch_add(1, Ordering::Relaxed);
         match self.mailbox.try_send(Message::Connect(Box::new(negotiated))) {
             Ok(()) => {

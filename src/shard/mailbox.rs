@@ -10,7 +10,7 @@ use crate::nbd::session::Session;
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
-pub struct Negotiated {
+pub struct NewConnection {
     /// Its number, by which the log lines of its beginning and its end belong together.
     pub number: u64,
     /// The socket.
@@ -45,7 +45,7 @@ pub enum Removal {
 /// One message.
 pub(super) enum Message {
     /// Own this connection from now on.
-    Connect(Box<Negotiated>),
+    Connect(Box<NewConnection>),
     /// Hand over what was recorded.
     Collect(Collect),
     /// Give an export up.

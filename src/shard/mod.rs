@@ -30,8 +30,8 @@ mod tests;
 mod turn;
 
 pub use handle::ShardHandle;
-pub use mailbox::{Negotiated, Removal};
+pub use mailbox::{NewConnection, Removal};
 pub use setup::ShardConfig;
-pub(crate) use setup::{ShardError, StartError};
+pub(crate) use setup::{ShardError, ShardStartError};
 #[cfg(feature = "sim")]
 pub use simulated::{Holdings, SteppedShard};

@@ -34,7 +34,7 @@ pub struct ShardConfig {
 
 /// Why a shard could not start: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ShardStartError {
     /// No ring.
     #[error(transparent)]
     Ring(#[from] RingError),

@@ -1,6 +1,6 @@
 //! A shard without a thread, for simulations: whoever drives the world lets it take its turns.
 
-use super::{Negotiated, Removal, ShardConfig, ShardHandle, StartError};
+use super::{NewConnection, Removal, ShardConfig, ShardHandle, ShardStartError};
 use crate::backend::ExportId;
 use crate::ring::Wait;
 use crate::ring::sim::World;
@@ -72,7 +72,7 @@ impl SteppedShard {
     ///
     /// # Errors
     /// As [`ShardHandle::start`].
-    pub fn start(config: ShardConfig, ring: usize) -> Result<Self, StartError> {
+    pub fn start(config: ShardConfig, ring: usize) -> Result<Self, ShardStartError> {
         let world = World::current().expect("the thread is in a world");
         let (handle, shard_end) = ShardHandle::new(&config.limits)?;
         let shard = Shard::new(&config, shard_end)?;
@@ -95,7 +95,7 @@ impl SteppedShard {
     ///
     /// # Errors
     /// Gives the connection back when the mailbox is full.
-    pub fn connect(&self, negotiated: Negotiated) -> Result<(), Box<Negotiated>> {
+    pub fn connect(&self, negotiated: NewConnection) -> Result<(), Box<NewConnection>> {
         self.handle.connect(negotiated)?;
         self.world.rang();
         Ok(())

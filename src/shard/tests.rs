@@ -69,7 +69,7 @@ impl Running {
             enforce_alignment: false,
             contexts: vec![SelectedContext { id: 1, context: MetaContext::BaseAllocation }],
         };
-        let negotiated = Negotiated {
+        let negotiated = NewConnection {
             number: 1,
             socket: server.into(),
             over_tcp: false,

@@ -10,7 +10,7 @@ use ringnbd::internal::identity::PeerIdentity;
 use ringnbd::internal::nbd::meta_context::MetaContext;
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::internal::ring::sim::Random;
-use ringnbd::internal::shard::{Negotiated, ShardConfig};
+use ringnbd::internal::shard::{NewConnection, ShardConfig};
 
 use super::oracle::fill;
 use super::request::Setting;
@@ -179,7 +179,7 @@ impl Disk {
 }
 
 /// The connection as the control plane would hand it over.
-pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Export>]) -> Negotiated {
+pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Export>]) -> NewConnection {
     let reply_mode = match setting.form {
         Form::Simple => ReplyMode::Simple,
         Form::Structured => ReplyMode::Structured,
@@ -209,5 +209,5 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     let id = ExportId { index: setting.export as u32, generation: setting.generation };
     let (export, peer) = (Arc::clone(&exports[setting.export]), PeerIdentity::default());
     let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
-    Negotiated { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }
+    NewConnection { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }
 }

@@ -16,11 +16,6 @@ use crate::sources::{Source, production};
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     ("src/backend", &["file", "mod.rs", "prefetch"], "a prefetch is of a file, which starts it"),
     (
-        "src/control",
-        &["changes", "host", "observe", "server"],
-        "the server's parts take its whole state, which stands beside them",
-    ),
-    (
         "src/ring",
         &["batch", "engine", "entry", "mapped", "mod.rs", "op", "operation", "sim", "uring"],
         "the simulation is an engine, and stands behind the ring's mapped files too",
@@ -31,26 +26,6 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
         "a world's parts change the whole world",
     ),
     ("src/sandbox", &["mod.rs", "user"], "errors of the whole stand in the module file"),
-    (
-        "src/shard",
-        &[
-            "connection",
-            "devices",
-            "ending",
-            "fault_watch",
-            "hang_up",
-            "linger",
-            "mailbox",
-            "mod.rs",
-            "phases",
-            "seniority",
-            "slow_sends",
-            "stall",
-            "waiting",
-            "worker",
-        ],
-        "methods of the shard stand in the files of what they deal with",
-    ),
 ];
 
 /// The name of a folder's module file among its nodes.

@@ -13,15 +13,12 @@ const SHARED: &[(&str, &str)] = &[
     ("Event", "what a machine of the protocol gives, one type for each of the four; to rename: the ring's"),
     ("Answer", "to rename: the control plane's, the server's and the helpers'"),
     ("Client", "the library's is its name; to rename: the negotiation's"),
-    ("Ending", "the server's is its name; to rename: the shard's"),
     ("Line", "to rename: those of `sync`, `backend` and `shard`"),
-    ("Negotiated", "the protocol's is its name; to rename: the shard's"),
     ("Outcome", "the command's is its name; to rename: the one of `backend`"),
     ("Place", "to rename: those of `sync`, `backend` and `shard`"),
     ("Running", "the ring's is its name; to rename: the prefetch's"),
     ("StartError", "the server's is its name; to rename: the shard's"),
     ("State", "to rename: those of `backend`, `control` and `daemon`"),
-    ("Totals", "the statistics' is its name; to rename: the shard's"),
     ("Waiting", "the shard's is its name; to rename: the one of `sync`"),
 ];
 

@@ -16,7 +16,7 @@ use crate::control::plane::{Permit, Plane};
 use crate::identity::PeerIdentity;
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
-use crate::shard::Negotiated;
+use crate::shard::NewConnection;
 
 /// A client that was just accepted.
 pub(in crate::control) struct Client {
@@ -64,7 +64,7 @@ pub(in crate::control) async fn negotiate(plane: Rc<Plane>, client: Client) {
             let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
-            let negotiated = Negotiated {
+            let negotiated = NewConnection {
                 number,
                 socket,
                 over_tcp,
@@ -162,7 +162,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
-async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<Negotiated>) -> Result<(), Failure> {
+async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
     let export = entry.info.name.as_str();
     let mode = negotiated.session.reply_mode;

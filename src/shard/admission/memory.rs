@@ -11,7 +11,7 @@ const LARGEST_SHARE: usize = 128 << 10;
 
 /// The memory and its quotas.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryQuotas {
     pool: BufferPool,
     /// Bytes of the last quarter of the small leases that each connection may hold.
     share: usize,
@@ -45,7 +45,7 @@ impl Shortage {
     }
 }
 
-impl Memory {
+impl MemoryQuotas {
     pub(crate) fn new(pool: BufferPool) -> Self {
         Self { pool, share: LARGEST_SHARE, long_is_wanted: false, relaxed: false }
     }
@@ -77,7 +77,7 @@ impl Memory {
         self.pool.kind_of(length) == ZoneKind::Small && held + length <= self.share
     }
 
-    /// Bytes of the zones of a kind that must be free for [`Memory::lend`].
+    /// Bytes of the zones of a kind that must be free for [`MemoryQuotas::lend`].
     #[inline]
     fn must_be_free(&self, kind: ZoneKind, length: usize, held: usize) -> usize {
         let as_much_is_left = if held > 0 { held + 2 * length } else { 0 };
@@ -86,7 +86,7 @@ impl Memory {
         as_much_is_left.max(last_quarter_is_left)
     }
 
-    /// What is missing when [`Memory::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
+    /// What is missing when [`MemoryQuotas::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
     pub(crate) fn shortage(&self, length: usize, held: usize) -> Shortage {
         let kind = self.pool.kind_of(length);
         let free = self.must_be_free(kind, length, held);
@@ -136,7 +136,7 @@ impl Memory {
         std::mem::replace(&mut self.share, share) < share
     }
 
-    /// Whether something may be lent now that could not since the last call of [`Memory::take_returned`].
+    /// Whether something may be lent now that could not since the last call of [`MemoryQuotas::take_returned`].
     pub(crate) fn has_returned(&self) -> bool {
         self.relaxed || self.pool.has_returned()
     }
@@ -155,8 +155,8 @@ mod tests {
 
     const LONGEST: usize = 32 << 20;
 
-    fn memory(bytes: usize, longest: usize) -> Memory {
-        Memory::new(BufferPool::new(bytes, longest).unwrap())
+    fn memory(bytes: usize, longest: usize) -> MemoryQuotas {
+        MemoryQuotas::new(BufferPool::new(bytes, longest).unwrap())
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Who may begin a request, and hold memory, slots and room for replies; who waits for them, and who has to go.
 //!
 //! ```text
-//! account     what each connection holds, by the grants of its requests
+//! ledger     what each connection holds, by the grants of its requests
 //! memory      how much of the arena one may have
 //! budget      how many replies that are not out
 //! queue       who waits, and for whom a retry could succeed
@@ -9,8 +9,8 @@
 //! stall       who moves too little while others wait
 //! ```
 
-pub(crate) mod account;
 mod budget;
+pub(crate) mod ledger;
 mod memory;
 pub(crate) mod queue;
 mod seniority;
@@ -20,16 +20,16 @@ use std::rc::Rc;
 
 use crate::config::Limits;
 use crate::ring::{BufferPool, Lease};
-use account::{Account, Grant, Usage};
 use budget::Budget;
-use memory::Memory;
-use queue::{Need, Place, QUEUES, Queues};
+use ledger::{Grant, Ledger, Usage};
+use memory::MemoryQuotas;
+use queue::{Need, QUEUES, QueuePlace, Queues};
 use seniority::{SHORT, Seniority};
 
 /// What a shard shares out among its connections.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    memory: Memory,
+    memory: MemoryQuotas,
     budget: Budget,
     usage: Rc<Usage>,
     /// Slots that new requests may take.
@@ -53,7 +53,7 @@ pub(crate) enum Denial {
 impl Admission {
     pub(crate) fn new(limits: &Limits, pool: BufferPool) -> Self {
         Self {
-            memory: Memory::new(pool),
+            memory: MemoryQuotas::new(pool),
             budget: Budget::new(limits.replies_per_shard()),
             usage: Rc::default(),
             slots: limits.requests_per_shard,
@@ -64,14 +64,14 @@ impl Admission {
         }
     }
 
-    /// An account for one more connection.
-    pub(crate) fn open_account(&self) -> Rc<Account> {
-        Account::new(&self.usage)
+    /// A ledger for one more connection.
+    pub(crate) fn open_ledger(&self) -> Rc<Ledger> {
+        Ledger::new(&self.usage)
     }
 
     /// A connection is gone: it waits for nothing any more.
-    pub(crate) fn close_account(&mut self, account: &Account) {
-        if let Some(ticket) = account.take_ticket() {
+    pub(crate) fn close_ledger(&mut self, ledger: &Ledger) {
+        if let Some(ticket) = ledger.take_ticket() {
             self.seniority.leave(ticket);
             self.mark_freed();
         }
@@ -96,8 +96,8 @@ impl Admission {
     }
 
     /// How many requests a connection may have in flight now, for its own sake and that of the others.
-    pub(crate) fn most_in_flight(&self, account: &Account) -> usize {
-        let most = self.budget.most(account.in_flight(), self.usage.unsent());
+    pub(crate) fn most_in_flight(&self, ledger: &Ledger) -> usize {
+        let most = self.budget.most(ledger.in_flight(), self.usage.unsent());
         most.min(self.requests_per_connection)
     }
 
@@ -106,13 +106,13 @@ impl Admission {
     /// # Errors
     /// What it waits for.
     #[inline]
-    pub(crate) fn check(&self, account: &Account, most: usize) -> Result<(), Denial> {
-        if account.in_flight() < most && self.has_free_slot() {
+    pub(crate) fn check(&self, ledger: &Ledger, most: usize) -> Result<(), Denial> {
+        if ledger.in_flight() < most && self.has_free_slot() {
             return Ok(());
         }
-        Err(match account.in_flight() >= self.requests_per_connection {
+        Err(match ledger.in_flight() >= self.requests_per_connection {
             true => Denial::OwnReplies,
-            false => Denial::Shared(Need::Slot { room: self.budget.needed(account.in_flight()) }),
+            false => Denial::Shared(Need::Slot { room: self.budget.needed(ledger.in_flight()) }),
         })
     }
 
@@ -134,8 +134,8 @@ impl Admission {
     ///
     /// # Errors
     /// What it waits for.
-    pub(crate) fn lend(&mut self, key: u32, account: &Account, length: usize) -> Result<Lease, Need> {
-        let (memory, held) = (&self.memory, account.held());
+    pub(crate) fn lend(&mut self, key: u32, ledger: &Ledger, length: usize) -> Result<Lease, Need> {
+        let (memory, held) = (&self.memory, ledger.held());
         let need = || Need::Memory(memory.shortage(length, held));
         if self.seniority.is_empty() {
             return memory.lend(length, held).ok_or_else(need);
@@ -150,15 +150,15 @@ impl Admission {
         if !is_short {
             self.seniority.took(kind, key, length);
         }
-        if let Some(ticket) = account.take_ticket() {
+        if let Some(ticket) = ledger.take_ticket() {
             self.seniority.leave(ticket);
         }
         Ok(lease)
     }
 
     /// A lease for what leaves late, if it can be had at once.
-    pub(crate) fn lend_copy(&self, account: &Account, length: usize) -> Option<Lease> {
-        self.memory.lend(length, account.held())
+    pub(crate) fn lend_copy(&self, ledger: &Ledger, length: usize) -> Option<Lease> {
+        self.memory.lend(length, ledger.held())
     }
 
     /// A lease for a connection that waits, to keep there what it has received.
@@ -168,16 +168,16 @@ impl Admission {
 
     /// A connection was fed: it stands in a line while it waits for memory that others hold.
     #[inline]
-    pub(crate) fn fed(&mut self, key: u32, account: &Account, need: Option<Need>) {
-        let waits = need.and_then(Need::lease).filter(|_| account.held() == 0);
-        let ticket = account.take_ticket();
+    pub(crate) fn fed(&mut self, key: u32, ledger: &Ledger, need: Option<Need>) {
+        let waits = need.and_then(Need::lease).filter(|_| ledger.held() == 0);
+        let ticket = ledger.take_ticket();
         if ticket.map(|ticket| ticket.kind) == waits.map(|(kind, _)| kind) {
-            account.set_ticket(ticket);
+            ledger.set_ticket(ticket);
         } else {
             if let Some(ticket) = ticket {
                 self.seniority.leave(ticket);
             }
-            account.set_ticket(waits.map(|(kind, bytes)| self.seniority.line_up(kind, key, bytes)));
+            ledger.set_ticket(waits.map(|(kind, bytes)| self.seniority.line_up(kind, key, bytes)));
         }
         self.mark_freed();
     }
@@ -187,12 +187,12 @@ impl Admission {
     }
 
     /// A connection that was fed in vain waits from now on.
-    pub(crate) fn wait(&mut self, key: u32, need: Need) -> Place {
+    pub(crate) fn wait(&mut self, key: u32, need: Need) -> QueuePlace {
         self.queues.push(key, need)
     }
 
     /// It waits no more.
-    pub(crate) fn stop_waiting(&mut self, place: Place) {
+    pub(crate) fn stop_waiting(&mut self, place: QueuePlace) {
         self.queues.remove(place);
     }
 

@@ -72,7 +72,7 @@ pub(crate) const QUEUES: usize = 5;
 
 /// A place in a queue; in each they are given out in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct QueuePlace {
     queue: u8,
     number: u64,
 }
@@ -85,7 +85,7 @@ pub(crate) enum Listed {
     /// It is fed in this turn or one of the next.
     ToFeed,
     /// It waits for others to give something back; so many bytes of leases it held when that began.
-    Waiting { place: Place, held: usize },
+    Waiting { place: QueuePlace, held: usize },
 }
 
 /// Connections that wait, by their keys.
@@ -123,18 +123,18 @@ impl Queue {
 
 impl Queues {
     /// Appends a connection that has just been fed in vain.
-    pub(crate) fn push(&mut self, key: u32, need: Need) -> Place {
+    pub(crate) fn push(&mut self, key: u32, need: Need) -> QueuePlace {
         let index = need.queue();
         let queue = &mut self.queues[index];
         let number = queue.given;
         queue.given += 1;
         queue.places.insert(number, key);
         queue.least = Some(queue.least.map_or(need, |least| least.least(need)));
-        Place { queue: index as u8, number }
+        QueuePlace { queue: index as u8, number }
     }
 
     /// Takes a connection out, wherever it stands.
-    pub(crate) fn remove(&mut self, place: Place) {
+    pub(crate) fn remove(&mut self, place: QueuePlace) {
         self.queues[usize::from(place.queue)].places.remove(&place.number).expect("it stands there");
     }
 
@@ -264,8 +264,8 @@ mod tests {
         /// Oracle: a list of those who wait, each with its need.
         #[test]
         fn nobody_misses_what_is_enough_for_it(steps in prop::collection::vec(step(), 1..100)) {
-            let (mut waiting, mut naive) = (Queues::default(), Vec::<(Place, u32, usize)>::new());
-            let is_marked = |waiting: &Queues, place: Place| {
+            let (mut waiting, mut naive) = (Queues::default(), Vec::<(QueuePlace, u32, usize)>::new());
+            let is_marked = |waiting: &Queues, place: QueuePlace| {
                 place.number < waiting.queues[usize::from(place.queue)].marked
             };
             for (step, key) in steps.into_iter().zip(0..) {

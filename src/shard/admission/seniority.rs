@@ -21,7 +21,7 @@ pub(crate) const SHORT: usize = 64 << 10;
 /// The lines, by kind of lease.
 #[derive(Debug, Default)]
 pub(crate) struct Seniority {
-    lines: [Line; KINDS],
+    lines: [LeaseLine; KINDS],
     /// Kinds of which nothing is kept any more: all who wait for them are to be tried.
     freed: [bool; KINDS],
     /// Connections in all lines.
@@ -29,7 +29,7 @@ pub(crate) struct Seniority {
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct LeaseLine {
     /// Connections and the bytes that they need, by number.
     places: BTreeMap<u64, (u32, usize)>,
     given: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Ticket {
     number: u64,
 }
 
-impl Line {
+impl LeaseLine {
     fn first(&self) -> Option<(u32, usize)> {
         self.places.first_key_value().map(|(_, place)| *place)
     }

@@ -11,7 +11,7 @@ pub(crate) enum Answer {
     /// All bytes of a read.
     Data(Payload),
     /// A read in parts, from its first byte on and without gaps. A failure is what happened behind the last part.
-    Parts { parts: Vec<Part>, failure: Option<BlockError> },
+    Parts { parts: Vec<ReadPart>, failure: Option<BlockError> },
     /// The extents of each map, under the front-end's name for it, and memory for the reply.
     Extents { found: Vec<(u32, Vec<Extent>)>, lease: Lease },
     /// It failed as a whole.
@@ -20,7 +20,7 @@ pub(crate) enum Answer {
 
 /// A part of a read.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct ReadPart {
     /// Bytes, at least 1.
     pub(crate) length: u32,
     /// Its data from the start of a lease; none of a hole.

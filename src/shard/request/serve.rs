@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::backend::ShardContext;
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{Lease, Payload};
-use crate::shard::request::answer::{Answer, Part};
+use crate::shard::request::answer::{Answer, ReadPart};
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, AskedMap, Map, Peer, Work, sparse};
 
@@ -67,8 +67,8 @@ async fn read(
     match result {
         Ok(()) => Answer::Data(Payload::Leased { lease: lease.freeze(), start: 0, length }),
         Err(failure) => {
-            let good =
-                (failure.good > 0).then(|| Part { length: failure.good as u32, data: Some(lease.freeze()) });
+            let good = (failure.good > 0)
+                .then(|| ReadPart { length: failure.good as u32, data: Some(lease.freeze()) });
             Answer::Parts { parts: Vec::from_iter(good), failure: Some(failure.error) }
         }
     }

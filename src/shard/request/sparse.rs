@@ -4,7 +4,7 @@ use crate::backend::{Device, ShardContext};
 use crate::block::{ByteRange, Extent};
 use crate::ring::Lease;
 use crate::shard::request::Peer;
-use crate::shard::request::answer::{Answer, Part};
+use crate::shard::request::answer::{Answer, ReadPart};
 use crate::task::side_by_side;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
@@ -77,13 +77,13 @@ async fn read_pieces(
     for (length, hole) in pieces {
         let length = *length as u32;
         if *hole {
-            parts.push(Part { length, data: None });
+            parts.push(ReadPart { length, data: None });
             continue;
         }
         let (lease, result) = results.next().expect("each run was read");
         let good = result.map_or_else(|failure| failure.good as u32, |()| length);
         if good > 0 {
-            parts.push(Part { length: good, data: Some(lease.freeze()) });
+            parts.push(ReadPart { length: good, data: Some(lease.freeze()) });
         }
         if let Err(failure) = result {
             return Answer::Parts { parts, failure: Some(failure.error) };

@@ -5,7 +5,7 @@
 
 use slab::Slab;
 
-use crate::shard::admission::account::Grant;
+use crate::shard::admission::ledger::Grant;
 use crate::stats::Timing;
 
 /// A request in the table.

@@ -3,7 +3,7 @@
 use crate::block::ByteRange;
 use crate::ring::{Completion, Payload};
 use crate::ring::{Event, Operation, Owner, SendBatch};
-use crate::shard::frontend::nbd::ending::{Ending, Reason};
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::request::answer::Answer;
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, Work};
@@ -93,8 +93,8 @@ impl Shard {
                 self.recorder.sent(export, timing, &connection.name);
             }
         }
-        if !goes_on || connection.ending == Ending::Abort {
-            connection.because(Reason::Broken(result.err().unwrap_or(libc::EPIPE))).end(Ending::Abort);
+        if !goes_on || connection.closing == Closing::Abort {
+            connection.because(Reason::Broken(result.err().unwrap_or(libc::EPIPE))).end(Closing::Abort);
         }
         to_flush(&mut self.to_flush, key, connection);
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::ring::{OpKey, Operation, Owner};
 use crate::shard::admission::queue::Listed;
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
-use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 
@@ -69,9 +69,9 @@ impl Shard {
     fn evict(&mut self, looks: u32) {
         let mut evicted = 0;
         for (key, connection) in &mut self.connections {
-            if connection.progress.is_late(looks) && connection.ending != Ending::Abort {
+            if connection.progress.is_late(looks) && connection.closing != Closing::Abort {
                 tracing::debug!(peer = %connection.name, progress = ?connection.progress, "evicted");
-                connection.because(Reason::Evicted).end(Ending::Abort);
+                connection.because(Reason::Evicted).end(Closing::Abort);
                 to_flush(&mut self.to_flush, key as u32, connection);
                 evicted += 1;
             }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::shard::admission::Admission;
 use crate::shard::admission::queue::{Listed, Need};
+use crate::shard::frontend::nbd::closing::Closing;
 use crate::shard::frontend::nbd::connection::{Fed, Feeding};
-use crate::shard::frontend::nbd::ending::Ending;
 use crate::shard::request::serve::Shared;
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Peer, Work};
@@ -38,14 +38,14 @@ impl Shard {
     /// Feeds one connection, which is on no list; false when it has to wait for the shard and got nothing at all.
     pub(crate) fn feed_one(&mut self, key: u32) -> bool {
         let connection = &mut self.connections[key as usize];
-        let before = connection.account.in_flight();
+        let before = connection.ledger.in_flight();
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
         let mut feeding = Feeding {
             limits: &self.limits,
             ring: &self.ring,
             batches: &mut self.batches,
             requests: &mut self.requests,
-            most_in_flight: self.admission.most_in_flight(&connection.account),
+            most_in_flight: self.admission.most_in_flight(&connection.ledger),
             admission: &mut self.admission,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
@@ -57,12 +57,13 @@ impl Shard {
             started: &mut self.started,
         };
         let fed = connection.feed(&mut feeding);
-        let began_requests = connection.account.in_flight() > before;
-        if connection.outbound.wants_to_send() || connection.ending != Ending::No || self.shutdown.is_some() {
+        let began_requests = connection.ledger.in_flight() > before;
+        if connection.outbound.wants_to_send() || connection.closing != Closing::No || self.shutdown.is_some()
+        {
             to_flush(&mut self.to_flush, key, connection);
         }
         let waits_for = if let Fed::WaitsForShard(need) = fed { Some(need) } else { None };
-        self.admission.fed(key, &connection.account, waits_for);
+        self.admission.fed(key, &connection.ledger, waits_for);
         let buffers = self.ring.available_receive_buffers() > 0;
         let need = match fed {
             Fed::Ended if connection.should_watch_client() => {
@@ -81,7 +82,7 @@ impl Shard {
             }
             Fed::Ended => return true,
         };
-        let held = connection.account.held();
+        let held = connection.ledger.held();
         connection.listed = Listed::Waiting { place: self.admission.wait(key, need), held };
         self.watch();
         began_requests

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use crate::ring::Operation;
 use crate::shard::admission::queue::Listed;
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
-use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::outbound::Next;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::shard::Shard;
@@ -33,7 +33,7 @@ impl Shard {
             record.grant.release_memory();
         }
         to_flush(&mut self.to_flush, key, connection);
-        if connection.ending == Ending::Abort {
+        if connection.closing == Closing::Abort {
             connection.forgotten.push(id);
         } else {
             connection.reply(id, answer, record, self.recorder.now(), &mut self.batches);
@@ -46,15 +46,15 @@ impl Shard {
         for key in keys.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             connection.flushing = false;
-            if connection.ending == Ending::No && self.shutdown.is_some() && connection.is_idle() {
+            if connection.closing == Closing::No && self.shutdown.is_some() && connection.is_idle() {
                 connection.stop(self.recorder.now());
             }
-            if connection.outbound.wants_to_send() && connection.ending != Ending::Abort {
+            if connection.outbound.wants_to_send() && connection.closing != Closing::Abort {
                 self.start_send(key);
             }
             let connection = &mut self.connections[key as usize];
             if let Listed::Waiting { held, .. } = connection.listed
-                && connection.account.held() < held
+                && connection.ledger.held() < held
             {
                 self.list(key);
             }
@@ -85,7 +85,7 @@ impl Shard {
             Next::Populate(mapped) => Some(Operation::Populate { mapped }),
             Next::Nothing => None,
             Next::Broken => {
-                connection.because(Reason::Torn(libc::EIO)).end(Ending::Abort);
+                connection.because(Reason::Torn(libc::EIO)).end(Closing::Abort);
                 None
             }
         };
@@ -126,7 +126,7 @@ impl Shard {
             let record = self.requests.remove(id);
             connection.count(&record);
         }
-        if connection.ending == Ending::Abort && connection.operations > 0 && !connection.shut_down {
+        if connection.closing == Closing::Abort && connection.operations > 0 && !connection.shut_down {
             connection.shut_down = true;
             let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
             connection.push(&self.ring, key, operation);
@@ -151,11 +151,11 @@ impl Shard {
                 Listed::No => {}
             }
             let connection = self.connections.remove(key as usize);
-            self.admission.close_account(&connection.account);
+            self.admission.close_ledger(&connection.ledger);
             self.recorder.disconnected(connection.peer.export);
             self.admission.share_among(self.connections.len());
-            assert_eq!(connection.account.in_flight(), 0, "each request ends or is forgotten");
-            if !(canary!(SocketLeaked) && connection.ending == Ending::Abort) {
+            assert_eq!(connection.ledger.in_flight(), 0, "each request ends or is forgotten");
+            if !(canary!(SocketLeaked) && connection.closing == Closing::Abort) {
                 self.ring.release_file(connection.socket);
             }
             self.connection_count.fetch_sub(1, Ordering::Relaxed);

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
-use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{Collect, Message, Remove};
-use crate::shard::mailbox::{Negotiated, Removal};
+use crate::shard::mailbox::{NewConnection, Removal};
 use crate::shard::request::Peer;
 use crate::shard::setup::{END, END_NOW};
 use crate::shard::turn::flush::to_flush;
@@ -51,8 +51,8 @@ impl Shard {
     }
 
     /// Takes a connection over.
-    pub(crate) fn connect(&mut self, negotiated: Negotiated) {
-        let Negotiated {
+    pub(crate) fn connect(&mut self, negotiated: NewConnection) {
+        let NewConnection {
             number,
             socket,
             over_tcp,
@@ -85,7 +85,7 @@ impl Shard {
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
         let mut connection =
-            Connection::new(socket, self.admission.open_account(), shared, session, peer, leftover, permit);
+            Connection::new(socket, self.admission.open_ledger(), shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         let key = self.connections.insert(connection) as u32;
@@ -137,7 +137,7 @@ impl Shard {
                 export: connection.peer.export,
                 since_ns: connection.since,
                 age_ns: now.saturating_sub(connection.since),
-                in_flight: connection.account.in_flight() as u64,
+                in_flight: connection.ledger.in_flight() as u64,
                 requests: connection.requests,
                 bytes: connection.bytes,
             }));
@@ -174,14 +174,14 @@ impl Shard {
             self.ring.push(Operation::CancelAll, Owner::Shard);
             self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
             for (key, connection) in &mut self.connections {
-                if connection.ending != Ending::Abort {
+                if connection.closing != Closing::Abort {
                     tracing::warn!(
                         connection = connection.number,
                         peer = %connection.name,
                         "cut off: it did not finish before the shutdown timeout"
                     );
                     connection.reason = Some(Reason::CutOff);
-                    connection.end(Ending::Abort);
+                    connection.end(Closing::Abort);
                     to_flush(&mut self.to_flush, key as u32, connection);
                 }
             }

@@ -40,7 +40,7 @@ impl Shard {
             Slow::NotYet => return self.watch_send(key),
             Slow::Sending(target) => Some(Operation::Cancel { target }),
             Slow::Torn(range) => {
-                let lease = self.admission.lend_copy(&connection.account, range.length() as usize);
+                let lease = self.admission.lend_copy(&connection.ledger, range.length() as usize);
                 let copying = lease.and_then(|lease| connection.peer.device.copying(range, lease));
                 // Without memory it stays where it is.
                 copying.inspect(|_| connection.outbound.pause())

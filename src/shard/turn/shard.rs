@@ -24,7 +24,7 @@ use crate::shard::record::Recorder;
 use crate::shard::request::serve::Shared;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::request::{Peer, Work};
-use crate::shard::setup::{ShardConfig, ShardEnd, StartError};
+use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
 use crate::sync::Wakeups;
 use crate::sys::Doorbell;
 use crate::task::ReadyList;
@@ -102,7 +102,7 @@ fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPo
 
 impl Shard {
     /// Sets up all that a shard needs, on the calling thread.
-    pub(crate) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, StartError> {
+    pub(crate) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, ShardStartError> {
         let &ShardConfig { index, files, busy_poll, record, slow, .. } = config;
         let limits = Arc::clone(&config.limits);
         let ShardEnd { messages, doorbell, connections, end } = end;
@@ -118,7 +118,7 @@ impl Shard {
         let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
         let ready = ReadyList::default();
         let helpers = Helpers::start(limits.helpers(files), &doorbell, ready.clone(), ring.clone())
-            .map_err(|error| StartError::System("helper threads", error))?;
+            .map_err(|error| ShardStartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();

@@ -21,7 +21,7 @@ use ringnbd::internal::nbd::server::handshake::{Event as HandshakeEvent, Handsha
 use ringnbd::internal::nbd::server::request::{Rejected, Request, header_length};
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use ringnbd::internal::nbd::wire::*;
-use ringnbd::internal::shard::{Negotiated, ShardConfig, ShardHandle};
+use ringnbd::internal::shard::{NewConnection, ShardConfig, ShardHandle};
 
 /// Longer than any answer takes, even when the machine is busy: reaching it is a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ fn info(export: &Export) -> ExportInfo {
 fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
     let (client, socket) = UnixStream::pair().expect("a socket pair");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let mut negotiated = Negotiated {
+    let mut negotiated = NewConnection {
         number: 1,
         socket: socket.into(),
         over_tcp: false,

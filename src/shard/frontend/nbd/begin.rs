@@ -24,7 +24,7 @@ impl Connection {
         let memory = self.memory_for(&request, feeding);
         let mut lease = None;
         if memory > 0 {
-            match feeding.admission.lend(feeding.key, &self.account, memory as usize) {
+            match feeding.admission.lend(feeding.key, &self.ledger, memory as usize) {
                 Ok(lent) => lease = Some(lent),
                 Err(need) => {
                     self.waiting = Some((request, arrived));
@@ -65,7 +65,7 @@ impl Connection {
         timing: Option<Timing>,
         feeding: &mut Feeding<'_>,
     ) -> RequestId {
-        let grant = self.account.grant(held as usize);
+        let grant = self.ledger.grant(held as usize);
         feeding.requests.insert(Record { connection: feeding.key, grant, cookie: cookie.0, timing })
     }
 

@@ -4,8 +4,8 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use crate::ring::{OpKey, Operation};
+use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::connection::Connection;
-use crate::shard::frontend::nbd::ending::{Ending, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::{HangUp, REST, Watch};
 use crate::shard::frontend::nbd::linger::{Linger, RECENT};
 
@@ -34,12 +34,12 @@ impl Connection {
     }
 
     /// Begins to end; an abort overrules a graceful end.
-    pub(crate) fn end(&mut self, ending: Ending) {
-        if self.ending != Ending::Abort {
-            self.ending = ending;
+    pub(crate) fn end(&mut self, closing: Closing) {
+        if self.closing != Closing::Abort {
+            self.closing = closing;
         }
         self.outbound.let_go();
-        if self.ending == Ending::Abort {
+        if self.closing == Closing::Abort {
             self.peer.abandon.abandon();
             self.forgotten.extend(self.outbound.abandon());
             self.unparsed = None;
@@ -53,11 +53,11 @@ impl Connection {
     /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is told of an error it is one.
     /// `now` is by the shard's clock.
     pub(crate) fn stop(&mut self, now: u64) {
-        if self.ending != Ending::No {
+        if self.closing != Closing::No {
             return;
         }
         self.want_lingering(now);
-        self.because(Reason::Stopping).ending = Ending::Graceful;
+        self.because(Reason::Stopping).closing = Closing::Graceful;
         self.unparsed = None;
         self.waiting = None;
         self.forgotten.extend(self.outbound.forget_held_back());
@@ -66,7 +66,7 @@ impl Connection {
     /// Between requests, with nothing in flight.
     pub(crate) fn is_idle(&self) -> bool {
         let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
-        nothing_came && self.account.in_flight() == 0 && self.outbound.is_empty()
+        nothing_came && self.ledger.in_flight() == 0 && self.outbound.is_empty()
     }
 }
 
@@ -76,8 +76,8 @@ impl Connection {
     pub(crate) fn stream_ended(&mut self) {
         self.hang_up.stream_ended = true;
         match self.inbound.is_at_boundary() {
-            true => self.because(Reason::Closed).end(Ending::Graceful),
-            false => self.because(Reason::ClosedWithin).end(Ending::Abort),
+            true => self.because(Reason::Closed).end(Closing::Graceful),
+            false => self.because(Reason::ClosedWithin).end(Closing::Abort),
         }
     }
 
@@ -101,13 +101,13 @@ impl Connection {
         is_due
             && !self.cancelled
             && !canary!(HangUpUnseen)
-            && self.ending == Ending::Graceful
-            && self.account.working() > 0
+            && self.closing == Closing::Graceful
+            && self.ledger.working() > 0
     }
 
     /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is received that would tell.
     pub(crate) fn glance(&self) -> Option<Operation> {
-        let is_blind = self.receive.is_none() && self.ending == Ending::No && self.account.working() > 0;
+        let is_blind = self.receive.is_none() && self.closing == Closing::No && self.ledger.working() > 0;
         (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
     }
 
@@ -115,9 +115,9 @@ impl Connection {
     pub(crate) fn watched(&mut self, result: Result<u32, i32>) {
         const GONE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
         self.receive = None;
-        if self.ending == Ending::No {
+        if self.closing == Closing::No {
             if result.is_ok_and(|events| events & GONE != 0) {
-                self.because(Reason::Broken(libc::EPIPE)).end(Ending::Abort);
+                self.because(Reason::Broken(libc::EPIPE)).end(Closing::Abort);
             }
             return;
         }
@@ -135,14 +135,14 @@ impl Connection {
     /// The receive or watch in flight, when it is of no use any more.
     pub(crate) fn useless_receive(&self) -> Option<OpKey> {
         let watch = self.hang_up.watch;
-        let is_useless = match self.ending {
-            Ending::No => false,
-            Ending::Graceful if self.discards() => false,
-            Ending::Graceful => {
-                !matches!(watch, Watch::UnderWay | Watch::Resting) || self.account.working() == 0
+        let is_useless = match self.closing {
+            Closing::No => false,
+            Closing::Graceful if self.discards() => false,
+            Closing::Graceful => {
+                !matches!(watch, Watch::UnderWay | Watch::Resting) || self.ledger.working() == 0
             }
             // What is in flight on the socket ends with it.
-            Ending::Abort => watch == Watch::Resting,
+            Closing::Abort => watch == Watch::Resting,
         };
         self.receive.filter(|_| is_useless)
     }
@@ -154,8 +154,8 @@ impl Connection {
 
     /// Whether it ends, and nothing of it is in flight.
     pub(crate) fn has_done_all(&self) -> bool {
-        self.ending != Ending::No
-            && self.account.working() == 0
+        self.closing != Closing::No
+            && self.ledger.working() == 0
             && self.operations == 0
             && self.outbound.is_empty()
     }
@@ -176,7 +176,7 @@ impl Connection {
     /// `patience` is for a client that was busy.
     pub(crate) fn begin_lingering(&mut self, patience: Duration) -> Option<(Operation, Duration)> {
         let Linger::Wanted { briefly } = self.linger else { return None };
-        let is_due = self.ending == Ending::Graceful && self.has_done_all();
+        let is_due = self.closing == Closing::Graceful && self.has_done_all();
         is_due.then(|| {
             self.linger = Linger::Discarding;
             let operation = Operation::Shutdown { socket: self.socket, how: Shutdown::Write };
@@ -204,11 +204,11 @@ impl Connection {
 
     /// Whether what comes is thrown away.
     pub(crate) fn discards(&self) -> bool {
-        self.linger == Linger::Discarding && self.ending == Ending::Graceful
+        self.linger == Linger::Discarding && self.closing == Closing::Graceful
     }
 
     /// Whether the socket must stay open for the client's sake.
     pub(crate) fn lingers(&self) -> bool {
-        matches!(self.linger, Linger::Wanted { .. } | Linger::Discarding) && self.ending == Ending::Graceful
+        matches!(self.linger, Linger::Wanted { .. } | Linger::Discarding) && self.closing == Closing::Graceful
     }
 }

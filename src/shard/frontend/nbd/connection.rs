@@ -12,13 +12,13 @@ use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
 use crate::nbd::session::Session;
 use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
-use crate::shard::admission::account::Account;
+use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
 use crate::shard::admission::{Admission, Denial};
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::batches::Batches;
-use crate::shard::frontend::nbd::ending::{Ending, Reason, Traffic};
+use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::HangUp;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
@@ -101,12 +101,12 @@ pub(crate) struct Connection {
     pub(crate) linger_timer: Option<OpKey>,
     pub(crate) timer_cancelled: bool,
     /// What it holds of the shard.
-    pub(crate) account: Rc<Account>,
+    pub(crate) ledger: Rc<Ledger>,
     /// Requests that will not be answered, until the shard removes them from its table.
     pub(crate) forgotten: Vec<RequestId>,
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
-    pub(crate) ending: Ending,
+    pub(crate) closing: Closing,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
     pub(crate) traffic: Traffic,
@@ -129,7 +129,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         socket: FileIndex,
-        account: Rc<Account>,
+        ledger: Rc<Ledger>,
         peer: Rc<Peer>,
         session: Session,
         name: PeerIdentity,
@@ -154,10 +154,10 @@ impl Connection {
             linger: Linger::default(),
             linger_timer: None,
             timer_cancelled: false,
-            account,
+            ledger,
             forgotten: Vec::new(),
             operations: 0,
-            ending: Ending::No,
+            closing: Closing::No,
             reason: None,
             traffic: Traffic::default(),
             number: 0,
@@ -176,7 +176,7 @@ impl Connection {
     /// Records what a receive brought.
     pub(crate) fn received(&mut self, completion: Completion) {
         self.receive = None;
-        if self.ending == Ending::Abort {
+        if self.closing == Closing::Abort {
             self.forget_payload();
             return;
         }
@@ -190,7 +190,7 @@ impl Connection {
                 self.progress.inbound.moved(u64::from(length));
             }
         }
-        if self.ending == Ending::Graceful && (result.is_ok() || self.discards()) {
+        if self.closing == Closing::Graceful && (result.is_ok() || self.discards()) {
             // It came too late, or is the client's own end, which is under way.
             self.linger.received(result);
             return;
@@ -210,10 +210,10 @@ impl Connection {
             }
             // No receive buffer was left: tried again when one is.
             Err(libc::ENOBUFS | libc::EINTR | libc::EAGAIN) => self.drained = false,
-            Err(libc::ECANCELED) if self.ending == Ending::Graceful => {}
+            Err(libc::ECANCELED) if self.closing == Closing::Graceful => {}
             Err(errno) => {
                 tracing::debug!(peer = %self.name, errno, "receiving failed");
-                self.because(Reason::Broken(errno)).end(Ending::Abort);
+                self.because(Reason::Broken(errno)).end(Closing::Abort);
             }
         }
     }
@@ -223,12 +223,12 @@ impl Connection {
         if self.discards() {
             return Fed::NeedsBytes;
         }
-        if self.ending == Ending::Graceful
+        if self.closing == Closing::Graceful
             && let Some(stopped) = self.read_lost(feeding)
         {
             return stopped;
         }
-        if self.ending != Ending::No {
+        if self.closing != Closing::No {
             return Fed::Ended;
         }
         // While it waited for memory others may have taken the last slot.
@@ -245,7 +245,7 @@ impl Connection {
         self.finish_payload(feeding);
         let mut unparsed = self.unparsed.take();
         let stopped = self.parse(&mut unparsed, feeding);
-        if self.ending == Ending::No {
+        if self.closing == Closing::No {
             self.unparsed = unparsed;
             self.give_up_buffer(feeding);
         }
@@ -300,7 +300,7 @@ impl Connection {
         if let Some(stopped) = self.read_lost(feeding) {
             return Some(stopped);
         }
-        match feeding.admission.check(&self.account, feeding.most_in_flight) {
+        match feeding.admission.check(&self.ledger, feeding.most_in_flight) {
             Ok(()) => None,
             Err(Denial::OwnReplies) => Some(Fed::WaitsForReplies),
             Err(Denial::Shared(need)) => Some(Fed::WaitsForShard(need)),
@@ -312,7 +312,7 @@ impl Connection {
     fn parsed(&mut self, request: Result<Request, Rejected>, feeding: &mut Feeding<'_>) -> Option<Fed> {
         match request {
             Ok(request) if request.command == Command::Disconnect => {
-                self.because(Reason::Disconnected).end(Ending::Graceful);
+                self.because(Reason::Disconnected).end(Closing::Graceful);
                 Some(Fed::Ended)
             }
             Ok(request) => self.begin(request, feeding.now, feeding),
@@ -322,7 +322,7 @@ impl Connection {
             }
             Err(Rejected::Violation(violation)) => {
                 tracing::info!(connection = self.number, peer = %self.name, %violation, "protocol violation, disconnecting");
-                self.because(Reason::Violation).end(Ending::Abort);
+                self.because(Reason::Violation).end(Closing::Abort);
                 Some(Fed::Ended)
             }
         }
@@ -368,7 +368,7 @@ impl Connection {
             return Some(Operation::Receive { socket: self.socket, poll_first: true });
         }
         let busy = self.receive.is_some() || self.unparsed.is_some() || self.waiting.is_some();
-        if self.ending != Ending::No || busy || (shutting_down && self.is_idle()) {
+        if self.closing != Closing::No || busy || (shutting_down && self.is_idle()) {
             return None;
         }
         let socket = self.socket;

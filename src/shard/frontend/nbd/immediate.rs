@@ -7,8 +7,8 @@ use crate::nbd::server::request::{Command, Request};
 use crate::nbd::session::ReplyMode;
 use crate::ring::{self, Completion, Payload};
 use crate::shard::admission::queue::Need;
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
-use crate::shard::frontend::nbd::ending::{Ending, Reason};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, Work, sparse};
@@ -63,7 +63,7 @@ impl Connection {
             let timing = record.timing.expect("it was a mapped read");
             let range = ByteRange::new(timing.offset, timing.length).expect("it was one before");
             let length = timing.length as usize;
-            let lease = match feeding.admission.lend(feeding.key, &self.account, length) {
+            let lease = match feeding.admission.lend(feeding.key, &self.ledger, length) {
                 Ok(lease) => lease,
                 Err(need) => return Some(Fed::WaitsForShard(need)),
             };
@@ -93,7 +93,7 @@ impl Connection {
             (ring::Operation::Populate { .. }, Ok(_)) => self.outbound.populated(),
             (_, Ok(_) | Err(libc::EINTR | libc::EAGAIN)) => {}
             (_, Err(errno)) => {
-                self.because(Reason::Torn(errno)).end(Ending::Abort);
+                self.because(Reason::Torn(errno)).end(Closing::Abort);
             }
         }
         None

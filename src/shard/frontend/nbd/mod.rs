@@ -3,8 +3,8 @@
 pub(crate) mod batches;
 mod begin;
 mod close;
+pub(crate) mod closing;
 pub(crate) mod connection;
-pub(crate) mod ending;
 pub(crate) mod hang_up;
 mod immediate;
 pub(crate) mod linger;

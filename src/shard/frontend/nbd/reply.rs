@@ -4,7 +4,7 @@ use crate::block::{BlockError, Extent};
 use crate::nbd::server::reply::{HeaderBytes, ReplyTo};
 use crate::nbd::session::ReplyMode;
 use crate::ring::{Lease, Payload};
-use crate::shard::request::answer::{Answer, Part};
+use crate::shard::request::answer::{Answer, ReadPart};
 
 /// One chunk of a reply.
 #[derive(Debug)]
@@ -50,10 +50,10 @@ impl Reply {
     }
 
     /// A chunk for each part; of a failed read in simple mode the error alone.
-    fn of_parts(parts: Vec<Part>, failure: Option<BlockError>, to: &ReplyTo) -> Self {
+    fn of_parts(parts: Vec<ReadPart>, failure: Option<BlockError>, to: &ReplyTo) -> Self {
         let (mut at, mut left) = (to.offset, parts.len() + usize::from(failure.is_some()));
         let mut chunks = Vec::with_capacity(left);
-        for Part { length, data } in parts {
+        for ReadPart { length, data } in parts {
             left -= 1;
             match data {
                 _ if to.mode == ReplyMode::Simple && failure.is_some() => {}
@@ -128,7 +128,7 @@ mod tests {
         let answer = || {
             let part = |length, hole: bool| {
                 let lease = pool.lend(4096).unwrap().freeze();
-                Part { length, data: (!hole).then_some(lease) }
+                ReadPart { length, data: (!hole).then_some(lease) }
             };
             let parts = vec![part(4096, false), part(8192, true), part(512, false)];
             Answer::Parts { parts, failure: Some(BlockError::Io) }

@@ -6,7 +6,7 @@ use crate::stats::{Operation, Timing};
 
 /// What the connection is doing about its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum Closing {
     /// Not ending.
     No,
     /// No more requests; what is in flight is answered first.

@@ -19,7 +19,7 @@ pub(crate) struct Usage {
 
 /// What one connection holds.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub(crate) struct Ledger {
     usage: Rc<Usage>,
     in_flight: Cell<usize>,
     held: Cell<usize>,
@@ -31,7 +31,7 @@ pub(crate) struct Account {
 /// What one request holds.
 #[derive(Debug)]
 pub(crate) struct Grant {
-    account: Rc<Account>,
+    ledger: Rc<Ledger>,
     held: u32,
     works: bool,
 }
@@ -56,8 +56,8 @@ impl Usage {
     }
 }
 
-impl Account {
-    /// An account of nothing.
+impl Ledger {
+    /// A ledger of nothing.
     pub(crate) fn new(usage: &Rc<Usage>) -> Rc<Self> {
         let (in_flight, held, working, ticket) = Default::default();
         Rc::new(Self { usage: Rc::clone(usage), in_flight, held, working, ticket })
@@ -92,7 +92,7 @@ impl Account {
         add(&self.usage.unsent, 1);
         add(&self.in_flight, 1);
         add(&self.held, held);
-        Grant { account: Rc::clone(self), held: held as u32, works: false }
+        Grant { ledger: Rc::clone(self), held: held as u32, works: false }
     }
 }
 
@@ -105,13 +105,13 @@ impl Grant {
     /// It is for a lease of so many bytes more.
     pub(crate) fn hold(&mut self, bytes: usize) {
         self.held += bytes as u32;
-        add(&self.account.held, bytes);
+        add(&self.ledger.held, bytes);
     }
 
     /// Its memory is not needed any more.
     #[inline]
     pub(crate) fn release_memory(&mut self) {
-        subtract(&self.account.held, std::mem::take(&mut self.held) as usize);
+        subtract(&self.ledger.held, std::mem::take(&mut self.held) as usize);
     }
 
     /// A device begins to work on the request.
@@ -119,16 +119,16 @@ impl Grant {
     pub(crate) fn begin_work(&mut self) {
         debug_assert!(!self.works, "one device works on a request");
         self.works = true;
-        add(&self.account.working, 1);
-        add(&self.account.usage.working, 1);
+        add(&self.ledger.working, 1);
+        add(&self.ledger.usage.working, 1);
     }
 
     /// The device is done.
     #[inline]
     pub(crate) fn end_work(&mut self) {
         if std::mem::take(&mut self.works) {
-            subtract(&self.account.working, 1);
-            subtract(&self.account.usage.working, 1);
+            subtract(&self.ledger.working, 1);
+            subtract(&self.ledger.usage.working, 1);
         }
     }
 }
@@ -138,8 +138,8 @@ impl Drop for Grant {
     fn drop(&mut self) {
         self.end_work();
         self.release_memory();
-        subtract(&self.account.in_flight, 1);
-        subtract(&self.account.usage.unsent, 1);
+        subtract(&self.ledger.in_flight, 1);
+        subtract(&self.ledger.usage.unsent, 1);
     }
 }
 
@@ -155,12 +155,12 @@ mod tests {
             steps in prop::collection::vec((0..3_usize, 0..6_u8, 1..100_000_usize, any::<prop::sample::Index>()), 1..200)
         ) {
             let usage = Rc::new(Usage::default());
-            let accounts: Vec<_> = (0..3).map(|_| Account::new(&usage)).collect();
+            let ledgers: Vec<_> = (0..3).map(|_| Ledger::new(&usage)).collect();
             let mut grants: Vec<(usize, Grant)> = Vec::new();
             for (of, step, bytes, index) in steps {
                 let count = grants.len();
                 match step {
-                    0 | 1 => grants.push((of, accounts[of].grant(bytes))),
+                    0 | 1 => grants.push((of, ledgers[of].grant(bytes))),
                     _ if count == 0 => {}
                     2 => drop(grants.swap_remove(index.index(count))),
                     3 => grants[index.index(count)].1.hold(bytes),
@@ -170,11 +170,11 @@ mod tests {
                         if grant.works { grant.end_work() } else { grant.begin_work() }
                     }
                 }
-                for (index, account) in accounts.iter().enumerate() {
+                for (index, ledger) in ledgers.iter().enumerate() {
                     let own = || grants.iter().filter(|(of, _)| *of == index).map(|(_, grant)| grant);
-                    prop_assert_eq!(account.in_flight(), own().count());
-                    prop_assert_eq!(account.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
-                    prop_assert_eq!(account.working(), own().filter(|grant| grant.works).count());
+                    prop_assert_eq!(ledger.in_flight(), own().count());
+                    prop_assert_eq!(ledger.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
+                    prop_assert_eq!(ledger.working(), own().filter(|grant| grant.works).count());
                 }
                 prop_assert_eq!(usage.unsent(), grants.len());
                 prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.works).count());
