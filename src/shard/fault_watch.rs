@@ -1,7 +1,7 @@
 //! Whether reads may be answered from mapped files: not for a while after the shard has waited for a page of one.
 //!
 //! A page that was seen in the page cache can be gone when the kernel sends it. Then the whole shard sleeps until it is read, and with it
-//! all connections. Where memory is short that happens again and again, and a read through the ring, for which nobody sleeps, is faster.
+//! all connections. Where memory is short that happens again and again, and a read through the ring, for which the shard does not sleep, is faster.
 //! How many pages can be gone in one turn, before anything is known of it, is bounded by [`Trust`].
 
 use crate::backend::Trust;
@@ -22,7 +22,7 @@ const CALM: u64 = 10_000_000_000;
 pub(super) struct FaultWatch {
     /// When something mapped was sent last, since the last look.
     sent: Option<u64>,
-    /// When something mapped was sent last that nobody waited for.
+    /// When something mapped was sent last without a fault.
     proven: u64,
     looked: u64,
     /// Faults of the thread at the last look.

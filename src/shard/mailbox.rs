@@ -52,7 +52,7 @@ pub(super) enum Message {
     Remove(Box<Remove>),
 }
 
-/// An export that nobody connects to any more.
+/// An export to give up: no further connection of it comes.
 pub(super) struct Remove {
     pub(super) id: ExportId,
     /// What becomes of its connections.

@@ -5,7 +5,7 @@
 //! turn              the loop: completions, messages, feeding, sending
 //! frontend/nbd      a connection: bytes become requests, answers become replies
 //! request           what is done for a request: no protocol, no socket
-//! admission         who may hold memory and places, who waits, who has to go
+//! admission         which connections may hold memory and slots, which wait, which are evicted
 //! devices           exports that are open here
 //! record            moments and counters of requests
 //! ```

@@ -21,7 +21,7 @@ pub(super) struct Recorder {
     interval: Box<Interval>,
     /// Requests of this turn that are not recorded yet: of which export, their moments, and how many. Those of one receive have all
     /// moments in common, and are recorded at once.
-    alike: Option<(usize, Timing, u32)>,
+    pending_batch: Option<(usize, Timing, u32)>,
     /// By export; they go on when an interval ends.
     gauges: Vec<ExportGauges>,
     on: bool,
@@ -33,7 +33,7 @@ impl Recorder {
     pub(super) fn new(ring: Ring, on: bool, slow: Option<Duration>) -> Self {
         let interval = Box::default();
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        Self { ring, now: 0, interval, alike: None, gauges: Vec::new(), on, slow }
+        Self { ring, now: 0, interval, pending_batch: None, gauges: Vec::new(), on, slow }
     }
 
     /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn will do.
@@ -48,7 +48,7 @@ impl Recorder {
 
     /// A new turn begins: completions were reaped.
     pub(super) fn turn(&mut self) {
-        self.record_alike();
+        self.record_batch();
         // Each turn has a moment of its own.
         self.now = self.elapsed().max(self.now + 1);
     }
@@ -83,7 +83,7 @@ impl Recorder {
         Timing { submitted: 0, completed: 0, ..timing }
     }
 
-    /// A backend is done, in the turn at whose end the clock showed `after_run`.
+    /// A device is done, in the turn at whose end the clock showed `after_run`.
     ///
     /// What waited for the ring was done when its completion was reaped; what ended in its first turn needed no ring.
     pub(super) fn completed(&mut self, export: usize, timing: &mut Timing, after_run: u64) {
@@ -112,7 +112,7 @@ impl Recorder {
 
     /// An export is gone, and what was recorded of it since the control plane last asked.
     pub(super) fn forget(&mut self, export: usize) {
-        self.record_alike();
+        self.record_batch();
         if let Some(recorded) = self.interval.exports.get_mut(export) {
             *recorded = ExportInterval::default();
         }
@@ -125,11 +125,11 @@ impl Recorder {
             self.interval.exports[export].count_request(timing.operation);
             return;
         }
-        match &mut self.alike {
+        match &mut self.pending_batch {
             Some((of, first, count)) if *of == export && first.is_alike(timing) => *count += 1,
             _ => {
-                self.record_alike();
-                self.alike = Some((export, *timing, 1));
+                self.record_batch();
+                self.pending_batch = Some((export, *timing, 1));
             }
         }
         if self.slow.is_some_and(|slow| self.now.saturating_sub(timing.arrived) >= slow) {
@@ -138,8 +138,8 @@ impl Recorder {
     }
 
     /// Records the requests that have everything in common.
-    fn record_alike(&mut self) {
-        if let Some((export, timing, count)) = self.alike.take() {
+    fn record_batch(&mut self) {
+        if let Some((export, timing, count)) = self.pending_batch.take() {
             self.interval.exports[export].record(&timing, self.now, count);
         }
     }
@@ -157,7 +157,7 @@ impl Recorder {
 
     /// What was recorded since the last time; recording goes on in `spare`.
     pub(super) fn take(&mut self, spare: Option<Box<Interval>>) -> Box<Interval> {
-        self.record_alike();
+        self.record_batch();
         let mut fresh = spare.unwrap_or_default();
         fresh.clear();
         fresh.exports.resize_with(self.gauges.len(), ExportInterval::default);

@@ -46,7 +46,7 @@ pub enum ShardStartError {
     System(&'static str, std::io::Error),
 }
 
-/// Why a shard ended when nobody asked it to.
+/// Why a shard ended unasked.
 #[derive(Debug, thiserror::Error)]
 #[error("a shard failed: this is a bug in ringnbd, its message stands above")]
 pub struct ShardError;

@@ -1,4 +1,4 @@
-//! A shard without a thread, for simulations: whoever drives the world lets it take its turns.
+//! A shard without a thread, for simulations: what drives the world lets it take its turns.
 
 use super::{NewConnection, Removal, ShardConfig, ShardHandle, ShardStartError};
 use crate::backend::ExportId;

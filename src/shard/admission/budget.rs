@@ -1,6 +1,6 @@
 //! Room for the replies of a shard: how many requests each connection may have in flight.
 //!
-//! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to whoever asks, but no connection may
+//! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to any that asks, but no connection may
 //! hold more than remains free. The last quarter is reserved: every connection is guaranteed an equal share of it, whatever the others do. So a
 //! client that fetches its replies does not wait for this room for long, and none has to be evicted for it (see
 //! [`stall`](crate::shard::admission::stall)).
@@ -8,7 +8,7 @@
 /// Room for so many replies that are not out.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// For whoever asks.
+    /// For any connection that asks.
     common: usize,
     /// For all evenly.
     last_quarter: usize,

@@ -1,4 +1,4 @@
-//! Who may have how much of the shard's buffer memory.
+//! How much of the shard's buffer memory a connection may have.
 //!
 //! No connection may hold more than remains free. So a client that never reads its replies gets half of the memory at the most, the next one a
 //! quarter. The last quarter of the small leases is reserved: every connection is guaranteed an equal share of it.
@@ -15,9 +15,9 @@ pub(crate) struct MemoryQuotas {
     pool: BufferPool,
     /// Bytes of the last quarter of the small leases that each connection may hold.
     share: usize,
-    /// Somebody waits for a long lease: no shorter ones are taken out of that zone.
+    /// A connection waits for a long lease: no shorter ones are taken out of that zone.
     long_is_wanted: bool,
-    /// A quota has changed in favour of those who wait.
+    /// A quota has changed in favour of connections that wait.
     relaxed: bool,
 }
 
@@ -99,11 +99,11 @@ impl MemoryQuotas {
             && self.zones_for(shortage.kind).any(|kind| self.pool.has(kind, shortage.block))
     }
 
-    /// While somebody waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is one: their zone is theirs
-    /// alone, so in return they do not keep long ones from being lent for ever.
+    /// While a connection waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is one. Long leases never use that zone,
+    /// so in return the others do not keep long ones waiting for ever.
     pub(crate) fn want_long(&mut self, wanted: bool) {
         let was_wanted = std::mem::replace(&mut self.long_is_wanted, wanted);
-        // Whoever waits for one of those may have it now.
+        // A connection that waits for one of those may have it now.
         self.relaxed |= was_wanted && !wanted;
     }
 
@@ -211,7 +211,7 @@ mod tests {
             leases.swap_remove(leases.len() / 2);
         }
         assert!(memory.lend(5000, 0).is_some());
-        // One who holds some must leave as much.
+        // One that holds some must leave as much.
         let more = memory.shortage(5000, memory.pool().free_bytes());
         assert!(!memory.could_meet(more) && memory.could_meet(missing.least(more)));
     }

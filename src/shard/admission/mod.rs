@@ -1,12 +1,12 @@
-//! Who may begin a request, and hold memory, slots and room for replies; who waits for them, and who has to go.
+//! Which connections may begin a request, and hold memory, slots and room for replies; which wait for them, and which are evicted.
 //!
 //! ```text
 //! ledger     what each connection holds, by the grants of its requests
 //! memory      how much of the arena one may have
 //! budget      how many replies that are not out
-//! queue       who waits, and for whom a retry could succeed
-//! seniority   for whom memory is kept that comes back
-//! stall       who moves too little while others wait
+//! queue       which connections wait, and for which a retry could succeed
+//! seniority   for which memory is kept that comes back
+//! stall       which clients move too little while others wait
 //! ```
 
 mod budget;
@@ -129,8 +129,8 @@ impl Admission {
         grant.begin_work();
     }
 
-    /// A lease for a request of the connection `key`, or what is missing. A connection does not wait for its own replies only: whoever else
-    /// gives memory back lets it go on, even if its client reads nothing.
+    /// A lease for a request of the connection `key`, or what is missing. A connection does not wait for its own replies only: memory that
+    /// others give back lets it go on, even if its client reads nothing.
     ///
     /// # Errors
     /// What it waits for.
@@ -234,7 +234,7 @@ impl Admission {
     }
 
     /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
-    /// the others being there is enough, so whoever needs the least of them gets it when it is retried.
+    /// the others being there is enough, so the one that needs the least of them gets it when it is retried.
     fn is_met(&self, need: Need, returned: bool, buffers: bool) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.memory.could_meet(shortage),

@@ -1,6 +1,6 @@
 //! Connections that wait for what a shard shares out: memory, slots, room for replies, receive buffers.
 //!
-//! Each waits in a queue by what it needs, and each queue knows the least of its needs. As long as that cannot be met nobody in it is fed:
+//! Each waits in a queue by what it needs, and each queue knows the least of its needs. As long as that cannot be met none of it is fed:
 //! beside hundreds that hoard, and so wait for long, all others would wait for hundreds of retries in vain in every turn. When it can be met,
 //! all of the queue are marked for one retry. A retry that got something may be followed by the next one in the same turn; after one in
 //! vain the next turn goes on.
@@ -60,7 +60,7 @@ impl Need {
     }
 }
 
-/// The queues of those who wait for what is shared out.
+/// The queues, by what their connections wait for.
 const LONG_LEASES: usize = 0;
 const MIDDLE_LEASES: usize = 1;
 const SMALL_LEASES: usize = 2;
@@ -96,7 +96,7 @@ pub(crate) struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// By number. Whoever leaves from the middle costs no look at the others.
+    /// By number, so that one that leaves from the middle costs no look at the others.
     places: BTreeMap<u64, u32>,
     /// Numbers that were given out.
     given: u64,
@@ -154,7 +154,7 @@ impl Queues {
         self.queues[queue].pop_marked()
     }
 
-    /// Whether nobody waits.
+    /// Whether no connection waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.queues.iter().all(|queue| queue.places.is_empty())
     }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     proptest! {
-        /// Oracle: a list of those who wait, each with its need.
+        /// Oracle: a list of those that wait, each with its need.
         #[test]
         fn nobody_misses_what_is_enough_for_it(steps in prop::collection::vec(step(), 1..100)) {
             let (mut waiting, mut naive) = (Queues::default(), Vec::<(QueuePlace, u32, usize)>::new());

@@ -1,13 +1,13 @@
-//! Who has waited longest for memory: nobody waits for ever.
+//! Which connection has waited longest for memory: none waits for ever.
 //!
 //! A long lease needs a whole block of its zone, and shorter ones that come and go all the time never leave one free. So for each kind of
-//! lease there is a line of connections that wait and hold nothing themselves. Others may overtake the first of a line, because memory that
-//! lies idle helps nobody, but by no more than [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for
-//! it. It gets it when the present holders have given theirs back, and whoever keeps memory lying meanwhile is evicted (see
+//! lease there is a line of connections that wait and hold nothing themselves. Others may overtake the first of a line, because idle memory is of no
+//! use, but by no more than [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for
+//! it. It gets it when the present holders have given theirs back, and clients that keep memory idle meanwhile are evicted (see
 //! [`stall`](crate::shard::admission::stall)).
 //!
 //! Two kinds of small leases are never kept for others: those that a connection is guaranteed, and those below [`SHORT`], as clients that hoard
-//! would stop everybody else through one that waits. It takes hundreds of those in flight all the time to keep one of 1 MiB waiting.
+//! would stop all others through one that waits. It takes hundreds of those in flight all the time to keep one of 1 MiB waiting.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,14 @@ use crate::shard::admission::queue::KINDS;
 
 /// The first of a line is overtaken by so many times the bytes that it needs.
 const PATIENCE: usize = 4;
-/// Shorter leases wait for nobody.
+/// Shorter leases are never kept for others.
 pub(crate) const SHORT: usize = 64 << 10;
 
 /// The lines, by kind of lease.
 #[derive(Debug, Default)]
 pub(crate) struct Seniority {
     lines: [LeaseLine; KINDS],
-    /// Kinds of which nothing is kept any more: all who wait for them are to be tried.
+    /// Kinds of which nothing is kept any more: all that wait for them are to be retried.
     freed: [bool; KINDS],
     /// Connections in all lines.
     waiting: usize,
@@ -57,7 +57,7 @@ impl LeaseLine {
 }
 
 impl Seniority {
-    /// Whether no line has anybody in it.
+    /// Whether all lines are empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         /// A zone of 64 units; each request wants some of them at once. Whatever the others ask for, and in whatever order they are tried,
-        /// everybody gets its turn within a bounded number of grants.
+        /// each gets its turn within a bounded number of grants.
         #[test]
         fn nobody_waits_for_ever(
             wants in prop::collection::vec(1usize..=64, 2..8),

@@ -39,7 +39,7 @@ impl Pace {
 
     /// A look: `held` bytes of memory are up to the client in this direction, or (`None`) nothing is.
     ///
-    /// When it came to hold more, it is behind by the same number of bytes, which is less time: whoever has just got what it waited for
+    /// When it came to hold more, it is behind by the same number of bytes, which is less time: one that has just got what it waited for
     /// begins anew. When it holds less, it is behind by the same time.
     fn look(&mut self, held: Option<u64>) {
         let moved = std::mem::take(&mut self.moved);

@@ -20,7 +20,7 @@ fn up_to_client(connection: &Connection, held_by_replies: u64) -> [Option<u64>; 
 }
 
 impl Shard {
-    /// Somebody waits, or has as much under way as it may: looks from now on.
+    /// A connection waits, or has as much under way as it may: looks from now on.
     pub(crate) fn watch(&mut self) {
         if self.next_look.is_none() {
             self.next_look = Some(self.ring.push(Operation::sleep(LOOK_EVERY), Owner::Shard));

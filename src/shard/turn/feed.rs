@@ -14,7 +14,7 @@ use crate::shard::turn::shard::Shard;
 use crate::task::Tasks;
 
 impl Shard {
-    /// Received bytes become requests: first of those who had to wait, then of those that come new.
+    /// Received bytes become requests: first of connections that had to wait, then of the others.
     pub(crate) fn feed(&mut self) {
         self.retry();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {

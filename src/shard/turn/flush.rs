@@ -14,7 +14,7 @@ use crate::shard::turn::shard::Shard;
 use crate::stats;
 
 impl Shard {
-    /// A device is done with a request: its answer goes out unless nobody is there to read it.
+    /// A device is done with a request: its answer goes out unless the connection was aborted.
     #[inline]
     pub(crate) fn answer(&mut self, id: RequestId, answer: Answer, after_run: u64) {
         let record = self.requests.record(id);
@@ -101,7 +101,7 @@ impl Shard {
         }
     }
 
-    /// Starts receives of connections that need more bytes. After the sends: whoever waits for a reply waits less.
+    /// Starts receives of connections that need more bytes. After the sends, so that clients that wait for replies wait less.
     pub(crate) fn receive(&mut self) {
         for key in self.to_receive.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };

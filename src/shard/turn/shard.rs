@@ -34,7 +34,7 @@ use crate::task::ReadyList;
 /// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *flush*: what was answered by them leaves;
 /// *feed*: received bytes become requests, each with a slot and memory; *run*: tasks go as far as they can, new ones submit their first
 /// operation; *reply*: what is finished is queued on its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask for
-/// them, after the sends, so that whoever waits for a reply waits less; and one system call submits it all and waits. Feeding comes
+/// them, after the sends, so that clients that wait for replies wait less; and one system call submits it all and waits. Feeding comes
 /// before running so that a request's first operation leaves in the turn in which its bytes came. The price: a long list of ready
 /// work delays the next reaping, so every phase takes a bounded number of items and leaves the rest for the next turn. Sends come before
 /// the reads of their turn, so they end before them: then the replies of those reads need no queue.
@@ -89,7 +89,7 @@ pub(crate) struct Shard {
     pub(crate) connection_count: Arc<AtomicUsize>,
 }
 
-/// A ring, and whether its memory is pinned: without when the locked memory limit is too low and nobody insists.
+/// A ring, and whether its memory is pinned: it is not when the limit of locked memory is too low and pinning was not demanded.
 fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPool, bool), RingError> {
     match Ring::new(&options) {
         Err(RingError::LockedMemory(_)) if pinned == Pinning::Auto => {

@@ -346,7 +346,7 @@ impl Connection {
         }
     }
 
-    /// Whoever has to wait does not keep a receive buffer when they are scarce.
+    /// A connection that waits keeps no receive buffer when they are scarce.
     fn give_up_buffer(&mut self, feeding: &Feeding<'_>) {
         let Some(unparsed) = &mut self.unparsed else { return };
         if feeding.scarce_buffers
@@ -357,7 +357,7 @@ impl Connection {
         }
     }
 
-    /// Whether it can do without a shared buffer: those who wait for its memory may be keeping them all.
+    /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them all.
     pub(crate) fn receives_payload(&self) -> bool {
         self.receiving.is_some()
     }

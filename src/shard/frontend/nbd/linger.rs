@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-/// A reply is fetched within this time by whoever asks for more.
+/// A client that goes on fetches its replies within this time.
 pub(crate) const RECENT: Duration = Duration::from_secs(1);
 
 /// How far it is.

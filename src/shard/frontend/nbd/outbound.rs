@@ -76,7 +76,7 @@ enum Torn {
     Usual,
     /// Its pages could not be read: they are brought in first.
     Populate,
-    /// They were brought in: it is sent alone, so that it is clear whose a further failure is.
+    /// They were brought in: it is sent alone, so that a further failure is its own.
     Alone,
 }
 
@@ -100,7 +100,7 @@ const MOST_MAPPED: u64 = 4 << 20;
 /// A client that takes longer than this for one send, in nanoseconds: what it asks for waits in memory of ours.
 const LATE: u64 = 50_000_000;
 
-/// Whoever takes longer for a send is slow.
+/// A client that takes longer for a send is slow.
 pub(crate) const PROMPT: Duration = Duration::from_millis(10);
 /// What any socket takes at once when it is empty.
 const LEAST_ROOM: u64 = 64 << 10;

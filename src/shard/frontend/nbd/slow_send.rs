@@ -34,7 +34,7 @@ pub(crate) struct SlowSends {
 }
 
 impl SlowSends {
-    /// Its operations in flight, which belong to nobody's requests.
+    /// Its operations in flight, which belong to no request.
     pub(crate) fn operations(&self) -> usize {
         usize::from(self.timer.is_some())
     }
