@@ -4,6 +4,10 @@
 //!  listener ─► accept ─► negotiate (nbd::server::handshake) ─► placement ─► ShardHandle::connect
 //! ```
 //!
+//! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the process around it.
+//! * `listen/`: how clients come. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
+//! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both speak `http/`.
+//!
 //! This is the only place that knows tokio-uring. Its order at start is chosen so that an error leaves nothing behind: what can
 //! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
 #![forbid(unsafe_code)]

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::unistd::{self, Gid, Uid};
 use rustix::thread::CapabilitySet;
 
-use super::SandboxError;
+use super::error::SandboxError;
 use crate::config::RunAs;
 use crate::control::ownership::{find_group, found, number};
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
-use crate::control::http::reply::error;
+use crate::control::http::reply::{error, json};
 use crate::control::http::{self, Service, body};
 use crate::control::listen::accept::Acceptor;
 use crate::control::listen::listeners::{self, ListenError, Listener};
@@ -26,7 +26,7 @@ use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::control::reload::Reloads;
 use crate::identity::PeerIdentity;
-use routes::Refusal;
+use routes::{Refusal, Verb};
 
 /// Connections at the same time; further ones wait in the backlog. They are not those of the admin server.
 const CONNECTIONS: usize = 16;
@@ -65,6 +65,20 @@ impl Operator {
     pub(super) fn start(self, acceptor: Acceptor) -> JoinHandle<()> {
         let room = Rc::new(Semaphore::new(CONNECTIONS));
         tokio_uring::spawn(http::serve(Rc::new(self), acceptor, room))
+    }
+
+    async fn perform(&self, verb: Verb, peer: &PeerIdentity) -> Response<String> {
+        match verb {
+            Verb::ListExports => {
+                self.collector.refresh(false).await;
+                json(StatusCode::OK, &self.exports())
+            }
+            Verb::Reload => {
+                tracing::info!(%peer, "a reload was asked for");
+                let reloaded = self.reloads.run().await;
+                json(reloaded.status(), &reloaded.view())
+            }
+        }
     }
 }
 

@@ -1,10 +1,6 @@
 //! What the control socket can do: one table.
 
-use hyper::{Method, Response, StatusCode};
-
-use super::Operator;
-use crate::control::http::reply::json;
-use crate::identity::PeerIdentity;
+use hyper::Method;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,22 +36,6 @@ pub(super) fn find(method: &Method, path: &str) -> Result<Verb, Refusal> {
 pub(super) fn overview() -> String {
     let routes = ROUTES.iter().map(|(method, path, _)| format!("{method} {path}"));
     routes.collect::<Vec<_>>().join(", ")
-}
-
-impl Operator {
-    pub(super) async fn perform(&self, verb: Verb, peer: &PeerIdentity) -> Response<String> {
-        match verb {
-            Verb::ListExports => {
-                self.collector.refresh(false).await;
-                json(StatusCode::OK, &self.exports())
-            }
-            Verb::Reload => {
-                tracing::info!(%peer, "a reload was asked for");
-                let reloaded = self.reloads.run().await;
-                json(reloaded.status(), &reloaded.view())
-            }
-        }
-    }
 }
 
 #[cfg(test)]

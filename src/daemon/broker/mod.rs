@@ -114,15 +114,19 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
 /// # Errors
 /// [`StartError`].
 pub(crate) fn start(wanted: &Wanted) -> Result<OwnedFd, StartError> {
+    let mut command = Command::new(PROGRAM);
+    command.arg(SUBCOMMAND).env_clear();
+    start_by(command, wanted)
+}
+
+fn start_by(mut command: Command, wanted: &Wanted) -> Result<OwnedFd, StartError> {
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(|error| StartError::Process(error.into()))?;
     // A broker that hangs in a directory must not hold the start up for ever.
     set_socket_timeout(&ours, Timeout::Send, Some(START_TIME))
         .map_err(|error| StartError::Process(error.into()))?;
     sys::close_on_exec_from(3).map_err(StartError::Process)?;
-    let mut command = Command::new(PROGRAM);
-    command.arg(SUBCOMMAND).env_clear().current_dir("/");
-    command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+    command.current_dir("/").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
     // Nobody waits for it: its socket says when it ends.
     let _child = command.spawn().map_err(StartError::Process)?;
     // The command holds a copy of their end.
@@ -185,6 +189,59 @@ mod tests {
         let mut directories = vec![PathBuf::from("/srv/x"), own.join("y")];
         directories.sort();
         assert_eq!(wanted(&named).directories, directories);
+    }
+
+    const ROLE: &str = "RINGNBD_TEST_BROKER_ROLE";
+
+    /// Runs itself twice more: as a server that goes into its sandbox, which has no way out, and as the broker of that one.
+    #[test]
+    fn files_are_opened_for_a_server_that_can_open_none() {
+        let this = |role: &str| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let name = "daemon::broker::tests::files_are_opened_for_a_server_that_can_open_none";
+            command.args([name, "--exact", "--nocapture"]).env(ROLE, role);
+            command
+        };
+        match std::env::var(ROLE).as_deref() {
+            Ok("broker") => return run().unwrap(),
+            Ok(directory) => return confined(Path::new(directory), this("broker")),
+            Err(_not_yet) => {}
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("disk"), "data").unwrap();
+        let output = this(directory.path().to_str().unwrap()).output().unwrap();
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && told.contains("opened by the broker"), "{told}");
+    }
+
+    fn confined(directory: &Path, broker: Command) {
+        use std::io::{Read, Write};
+
+        use crate::config::SandboxMode;
+        use crate::sandbox::{Names, Sandbox};
+        let wanted = Wanted { directories: vec![directory.to_owned()], ..Wanted::default() };
+        let socket = start_by(broker, &wanted).unwrap();
+        let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let broker = Broker::new(socket).unwrap();
+            let confinement = sandbox.enter(&Names::default()).unwrap();
+            let disk = directory.join("disk");
+            if confinement.seccomp == "yes" {
+                std::fs::File::options().write(true).open(&disk).unwrap_err();
+            }
+            if !confinement.landlock.starts_with("no") {
+                std::fs::File::open(&disk).unwrap_err();
+            }
+            let mut file = std::fs::File::from(broker.open(&disk, message::Access::ReadWrite).await.unwrap());
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            file.write_all(b" and more").unwrap();
+            assert_eq!(text, "data");
+            let outside = broker.open(Path::new("/etc/passwd"), message::Access::Read).await.unwrap_err();
+            assert!(outside.to_string().contains("allow-directories"), "{outside}");
+        });
+        println!("opened by the broker");
     }
 
     #[test]
