@@ -13,15 +13,16 @@ use crate::nbd::printable::printable;
 use http::Answer;
 
 const LONG_HELP: &str = "\
-The server has a control socket with `serve --control unix:PATH`, or beside its pidfile: /run/x.control beside /run/x.pid, if it was
-started with --config and --pidfile. Root may use it, and the user that started the server.
+A server has a control socket with `serve --control unix:PATH`. One that was started with --config
+and --pidfile has it beside the pidfile: /run/x.control beside /run/x.pid. Root may use it, and the
+user that started the server.
 
 Examples:
   ringnbd ctl --control unix:/run/ringnbd.control list
   ringnbd ctl --control unix:/run/ringnbd.control list --json | jq -r '.exports[].export'
   ringnbd ctl --control unix:/run/ringnbd.control reload
 
-Exit codes: 0, done; 1, the server did not do it; 2, the server could not be asked, or does not let this user.";
+Exit codes: 0, done; 1, the server did not do it; 2, it could not be asked, or refuses this user.";
 
 /// Options of `ringnbd ctl`.
 #[derive(Debug, clap::Args)]

@@ -48,8 +48,8 @@ Examples:
   ringnbd serve 'a=file:a.img?direct=true' b=b.img --tcp 0.0.0.0:10809 --read-only
   ringnbd serve --config /etc/ringnbd.toml --pidfile /run/ringnbd.pid
 
-Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once. With --config,
-SIGHUP reads it again, as `ringnbd ctl reload` does.
+Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once.
+With --config, SIGHUP has it read again, as `ringnbd ctl reload` does.
 Sockets of systemd (ListenStream=) are used when they are there.";
 
 /// Options of `ringnbd serve`.
