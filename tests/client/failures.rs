@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ringnbd::internal::client::{self, Client, ClientError, Timeouts};
 
-use crate::fake::{self, Act, Hear, Say, Wait};
+use super::fake::{self, Act, Hear, Say, Wait};
+use super::ringnbd;
 use crate::peers::{self, Daemon, Finished};
-use crate::ringnbd;
 
 /// One sentence on stderr that has `part`, nothing on stdout, and that exit code.
 #[track_caller]

@@ -11,9 +11,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::server::{Options, Server};
-use super::support::wait_until;
-use super::{http, json, number, peers, ringnbd, row};
+use super::{json, number, ringnbd, row};
+use crate::support::server::{Options, Server};
+use crate::support::wait_until;
+use crate::{http, peers};
 
 const DELAY_NS: f64 = 25e6;
 const SHORT_DELAY_NS: f64 = 5e6;

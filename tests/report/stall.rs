@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 
-use super::support::server::Options;
 use super::{json, number, peers, ringnbd, row};
+use crate::support::server::Options;
 
 const STALL_NS: f64 = 1e9;
 const REQUESTS: u64 = 2000;

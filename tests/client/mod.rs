@@ -3,23 +3,17 @@
 //! Oracles: nbdinfo, which is another client, for what a server says of itself; and the test's own knowledge of the file for its bytes
 //! and its map.
 
-#[path = "support/peers.rs"]
-mod peers;
-mod support;
-
-#[path = "client/failures.rs"]
 mod failures;
-#[path = "client/fake.rs"]
 mod fake;
-#[path = "client/subject.rs"]
 mod subject;
 
 use std::process::Command;
 
+use crate::peers;
+use crate::support::image::pattern;
 use ringnbd::internal::client::{Client, Timeouts};
 use serde_json::Value;
 use subject::{Kind, Layout, Subject};
-use support::image::pattern;
 
 /// The command under test.
 fn ringnbd(arguments: &[&str]) -> peers::Finished {
@@ -37,7 +31,7 @@ macro_rules! matrix {
         mod $check {
             $(#[test] fn $kind() {
                 // `None` is a skip, which has named itself.
-                let _ = crate::subject::Kind::$kind().and_then(crate::$check);
+                let _ = crate::client::subject::Kind::$kind().and_then(crate::client::$check);
             })+
         }
     )+};

@@ -1,13 +1,7 @@
 //! `ringnbd bench` against the real server, and against one that lies.
 
-#[path = "bench/job.rs"]
 mod job;
-#[path = "bench/liar.rs"]
 mod liar;
-#[path = "support/peers.rs"]
-mod peers;
-mod support;
-#[path = "bench/verification.rs"]
 mod verification;
 
 use std::collections::HashMap;
@@ -15,15 +9,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::peers;
+use crate::peers::Finished;
+use crate::support;
+use crate::support::image::Image;
+use crate::support::server::Server;
+use crate::support::wait_until;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use liar::{Liar, Lie};
-use peers::Finished;
 use serde_json::Value;
-use support::image::Image;
-use support::server::Server;
-use support::wait_until;
 
 fn bench(uri: &str, arguments: &str) -> Finished {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringnbd"));

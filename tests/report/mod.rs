@@ -1,25 +1,17 @@
 //! `ringnbd report`: logs of servers, of the load generator and of fio become tables, pages, pictures and JSON; what they say is what an
 //! independent implementation reads in the logs.
 
-#[path = "report/agreement.rs"]
 mod agreement;
-#[allow(dead_code, reason = "each test crate uses its own part")]
-#[path = "admin/http.rs"]
-mod http;
-#[path = "support/peers.rs"]
-mod peers;
-#[path = "support/python.rs"]
-mod python;
-#[path = "report/stall.rs"]
 mod stall;
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::peers;
+use crate::python;
+use crate::support::raw::{Connection, Mode};
+use crate::support::server::Options;
 use serde_json::Value;
-use support::raw::{Connection, Mode};
-use support::server::Options;
 
 fn ringnbd() -> Command {
     let binary =

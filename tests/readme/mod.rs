@@ -3,13 +3,7 @@
 //! A line that begins with `ringnbd` needs nothing here: it is run as it stands, with images where it names some, and a server where it
 //! is a client. Another program has to be added to [`document::how`].
 
-mod support;
-
-#[path = "readme/document.rs"]
 mod document;
-#[path = "support/peers.rs"]
-mod peers;
-#[path = "readme/stage.rs"]
 mod stage;
 
 use document::{Block, Document, How, how};
@@ -63,7 +57,7 @@ fn command_lines_do_what_they_say() {
 #[test]
 fn code_stands_in_an_example() {
     let dense = |text: &str| text.split_whitespace().collect::<String>();
-    let example = dense(include_str!("examples/embedded_server.rs"));
+    let example = dense(include_str!("../examples/embedded_server.rs"));
     let document = Document::read();
     let mut blocks = document.of("rust").peekable();
     assert!(blocks.peek().is_some());
