@@ -1,7 +1,9 @@
-//! Numbers from a seed: SplitMix64 (Steele, Lea and Flood 2014, public domain), one addition and a mix for each number.
+//! Numbers from a seed: SplitMix64 (Steele, Lea and Flood 2014, public domain), one addition and a mix for
+//! each number.
 //!
-//! Not a crate: `rand` and `fastrand` do not promise that a seed gives the same numbers in their next version, and here it must. A seed that a
-//! simulation, a fault or a load printed has to bring the same run back for years. Not for secrets.
+//! Not a crate: `rand` and `fastrand` do not promise that a seed gives the same numbers in their next
+//! version, and here it must. A seed that a simulation, a fault or a load printed has to bring the same run
+//! back for years. Not for secrets.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The operating system's calls that no crate wraps safely for us: mappings, extents of files, direct I/O limits.
+//! System calls that no crate wraps safely: mappings, extents of files, direct I/O limits.
 //!
 //! Beside `ring/` the only place with `unsafe`. A leaf.
 
@@ -45,8 +45,8 @@ impl Mapping {
         if cfg!(miri) {
             return Ok(Self { address: address.cast(), length });
         }
-        // Fewer, larger pages: copies miss the TLB less often, and pinning takes fewer steps. Where there are none, small ones do.
-        // SAFETY: the range is the mapping just made.
+        // Fewer, larger pages: copies miss the TLB less often, and pinning takes fewer steps. Where there are
+        // none, small ones do. SAFETY: the range is the mapping just made.
         let _advice = unsafe { rustix::mm::madvise(address, length, rustix::mm::Advice::LinuxHugepage) };
         Ok(Self { address: address.cast(), length })
     }
@@ -101,7 +101,8 @@ struct Fiemap {
     extents: [FiemapExtent; FIEMAP_BATCH],
 }
 
-/// The mapped extents of a file that touch `range`, in order, at most 64; an empty answer means all of it is a hole.
+/// The mapped extents of a file that touch `range`, in order, at most 64; an empty answer means all of it is
+/// a hole.
 ///
 /// # Errors
 /// `EOPNOTSUPP` and others where the file system has no such call.
@@ -117,7 +118,8 @@ pub(crate) fn mapped_extents(file: BorrowedFd<'_>, range: ByteRange) -> io::Resu
         reserved: 0,
         extents: [FiemapExtent::default(); FIEMAP_BATCH],
     };
-    // SAFETY: the argument is a `struct fiemap` with room for `extent_count` extents; the kernel writes no further.
+    // SAFETY: the argument is a `struct fiemap` with room for `extent_count` extents; the kernel writes no
+    // further.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, &raw mut query) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -143,7 +145,8 @@ pub(crate) fn device_size(device: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(size) }
 }
 
-/// The alignment that O_DIRECT asks of offsets and of memory for this file, in bytes; `None` where the kernel does not tell.
+/// The alignment that O_DIRECT asks of offsets and of memory for this file, in bytes; `None` where the kernel
+/// does not tell.
 pub(crate) fn direct_alignment(file: &File) -> Option<(u32, u32)> {
     // SAFETY: zero is a valid `struct statx`, and the call writes only that.
     let (result, status) = unsafe {
@@ -169,7 +172,7 @@ impl Doorbell {
         Ok(Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?))
     }
 
-    /// Rings it. The counter cannot overflow: it is read far more often than 2^64 times.
+    /// Rings it. The counter cannot overflow: it is read and reset long before 2^64 rings.
     pub(crate) fn ring(&self) {
         let rung = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         debug_assert!(rung.is_ok());

@@ -49,6 +49,14 @@ const FORBID_UNSAFE: &[&str] = &[
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;
 const FUNCTION_LINES: usize = 70;
+/// Columns of a comment: as many as rustfmt gives to code.
+const COLUMNS: usize = 110;
+/// Modules whose comments are wider. This list only gets shorter.
+const WIDE: &[&str] = &[
+    "backend", "canary", "control", "daemon", "internal", "lib", "sandbox", "server", "shard", "sync", "task",
+];
+/// Files of other modules whose comments are wider.
+const WIDE_FILES: &[&str] = &["cli/serve.rs"];
 
 fn none(complaints: String) {
     assert!(complaints.is_empty(), "\n{complaints}");
@@ -206,6 +214,38 @@ fn files_and_functions_can_be_read_in_one_go() {
                 .unwrap();
             }
         }
+    }
+    none(complaints);
+}
+
+/// Tables, blocks of code and words that cannot be cut are as wide as they are.
+fn is_too_wide(line: &str) -> bool {
+    let text = line.trim_start();
+    let Some(text) = text.strip_prefix("//") else { return false };
+    let text = text.trim_start_matches(['/', '!']).trim_start();
+    line.chars().count() > COLUMNS && !text.starts_with('|') && text.split(' ').all(|word| word.len() < 80)
+}
+
+#[test]
+fn comments_keep_to_the_columns_of_code() {
+    let (mut complaints, mut wide) = (String::new(), std::collections::BTreeSet::new());
+    for source in sources() {
+        let mut in_code = false;
+        for (index, line) in source.text.lines().enumerate() {
+            in_code ^= line.trim_start().trim_start_matches(['/', '!']).trim_start().starts_with("```");
+            if in_code || !is_too_wide(line) {
+                continue;
+            }
+            let file = source.path.to_str().unwrap();
+            if WIDE.contains(&&*source.module) || WIDE_FILES.contains(&file) {
+                wide.insert(if WIDE_FILES.contains(&file) { file.to_owned() } else { source.module.clone() });
+            } else {
+                writeln!(complaints, "src/{file}:{}: more than {COLUMNS} columns", index + 1).unwrap();
+            }
+        }
+    }
+    for listed in WIDE.iter().chain(WIDE_FILES).filter(|listed| !wide.contains(**listed)) {
+        writeln!(complaints, "{listed} is not wide any more: take it off the list").unwrap();
     }
     none(complaints);
 }

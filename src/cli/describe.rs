@@ -133,8 +133,9 @@ pub(super) fn exact_and_human(bytes: u64) -> String {
     if bytes < 1024 { format!("{bytes} bytes") } else { format!("{bytes} bytes ({})", human(bytes)) }
 }
 
-/// Aligns the cells of each column, two spaces apart (by hand: comfy-table and tabled are ten times its lines in options for borders and wrapping
-/// that nobody wants in what scripts read); `right` says which columns stand to the right.
+/// Aligns the cells of each column, two spaces apart (by hand: comfy-table and tabled are ten times its lines
+/// in options for borders and wrapping that nobody wants in what scripts read); `right` says which columns
+/// stand to the right.
 pub(super) fn table(rows: &[Vec<String>], right: &[bool]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..right.len()).map(width).collect();
@@ -161,7 +162,7 @@ pub(super) fn json(value: &impl Serialize) -> String {
     text
 }
 
-/// Writes the answer to standard output. A reader that had enough (`| head`) is no failure.
+/// Writes the answer to standard output. A reader that closes early (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Outcome {
     let mut stdout = io::stdout().lock();
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))

@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// Only exports with this name; again for more of them, '' for the default export
     #[arg(long, value_name = "NAME")]
     pub export: Vec<String>,
-    /// Leave out what was before: a time after the beginning of each log (90s, 5m), or a moment (2026-03-01T12:00:00Z)
+    /// Leave out what was before: a time after the beginning of each log (90s, 5m), or a moment
+    /// (2026-03-01T12:00:00Z)
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     pub from: Option<Moment>,
     /// Leave out what was later

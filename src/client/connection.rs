@@ -14,8 +14,8 @@ use crate::nbd::wire::*;
 
 /// Bytes that are received at once.
 const RECEIVE: usize = 256 << 10;
-/// The longest payload for a server that advertised no limit ("limit `NBD_CMD_READ` and `NBD_CMD_WRITE` commands to a maximum
-/// payload size of 2^25"), and the longest that is asked of one that did.
+/// The longest payload for a server that advertised no limit ("limit `NBD_CMD_READ` and `NBD_CMD_WRITE`
+/// commands to a maximum payload size of 2^25"), and the longest that is sent to one that did.
 const MAX_PAYLOAD: u32 = 32 << 20;
 
 /// One extent of a BLOCK_STATUS reply.
@@ -40,7 +40,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, negotiates, and enters the transmission phase with those of `contexts` that the server offers.
+    /// Connects, negotiates, and enters the transmission phase with those of `contexts` that the server
+    /// offers.
     ///
     /// # Errors
     /// [`ClientError`], while connecting or negotiating.
@@ -117,8 +118,8 @@ impl Client {
         self.run(request, &[], |_| {})
     }
 
-    /// The status in one selected context of the bytes from `offset`, up to `length` of them; the server may tell of fewer or more,
-    /// but of at least one. `length` is cut to what one request can carry.
+    /// The status in one selected context of the bytes from `offset`, up to `length` of them; the server may
+    /// tell of fewer or more, but of at least one. `length` is cut to what one request can carry.
     ///
     /// # Errors
     /// [`ClientError::Request`] leaves the connection usable; all others end it.
@@ -147,7 +148,8 @@ impl Client {
         Ok(extents)
     }
 
-    /// Tells `each` of the status of the whole export in one context, in order, without gaps, adjacent equal extents as they came.
+    /// Calls `each` with the status of the whole export in one context, in order and without gaps; adjacent
+    /// equal extents are not merged.
     ///
     /// # Errors
     /// As [`Client::block_status`], or what `each` gave.
@@ -186,7 +188,8 @@ impl Client {
         each: impl FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
         let result = self.exchange(request, payload, each);
-        // "If the client receives an `NBD_ESHUTDOWN` error it MUST initiate a soft disconnect": that is what dropping does.
+        // "If the client receives an `NBD_ESHUTDOWN` error it MUST initiate a soft disconnect": that is what
+        // dropping does.
         self.is_broken |= !matches!(result, Ok(()) | Err(ClientError::Request { .. }));
         result
     }

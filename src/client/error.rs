@@ -10,7 +10,8 @@ use crate::nbd::client::handshake::HandshakeError;
 use crate::nbd::client::replies::ReplyError;
 use crate::nbd::printable::printable;
 
-/// What went wrong, for people: each text is one clause that names the cause and, where there is one, the remedy.
+/// What went wrong, for people: each text is one clause that names the cause and, where there is one, the
+/// remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The host's name has no address.

@@ -18,7 +18,8 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Takes the next extent; it begins where the last one ended. Gives the one before it, once it is complete.
+    /// Takes the next extent; it begins where the last one ended. Gives the one before it, once it is
+    /// complete.
     pub fn push(&mut self, next: MappedExtent) -> Option<MappedExtent> {
         match &mut self.open {
             Some(open) if open.flags == next.flags => {

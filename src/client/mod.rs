@@ -1,7 +1,7 @@
 //! The NBD client: URIs, connections, and what a server tells about its exports.
 //!
-//! Blocking, over std sockets: for tools that ask a few questions. The protocol itself is in [`crate::nbd`] and does no I/O; here are only
-//! the sockets, the timeouts and the order of calls.
+//! Blocking, over std sockets: for tools that ask a few questions. The protocol itself is in [`crate::nbd`]
+//! and does no I/O; here are only the sockets, the timeouts and the order of calls.
 #![forbid(unsafe_code)]
 
 // The facade's modules document everything.
@@ -30,7 +30,7 @@ use crate::nbd::session::ReplyMode;
 use socket::Link;
 use uri::NbdUri;
 
-/// Asks a server about the export of `uri`, and parts.
+/// Asks a server about the export of `uri`, and disconnects.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
@@ -41,7 +41,7 @@ pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails)
     }
 }
 
-/// Asks the server of `uri` for its exports, whatever export the URI names, and parts.
+/// Asks the server of `uri` for all its exports, and disconnects.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
@@ -52,8 +52,8 @@ pub fn list(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, Vec<ListedExpo
     }
 }
 
-/// Enters the transmission phase with the export of `uri` and gives the socket away, for a caller that drives it on its own. The
-/// form of replies is at best `replies`.
+/// Enters the transmission phase with the export of `uri` and gives the socket away, for a caller that drives
+/// it on its own. The form of replies is at best `replies`.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.

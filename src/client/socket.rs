@@ -56,7 +56,7 @@ impl Link {
         Err(ClientError::Connect { address: address.clone(), source: last })
     }
 
-    /// The whole handshake. What the server sent beyond it comes back too; a correct server sends nothing.
+    /// Runs the whole handshake, and receives no byte beyond it.
     pub(super) fn negotiate(self, goal: Goal) -> Result<(Self, HandshakeOutcome), ClientError> {
         self.negotiate_replies(goal, ReplyMode::Extended)
     }

@@ -48,18 +48,18 @@ impl ExportConfig {
         Ok(Self { name: name.to_owned(), description: description.to_owned(), uri, read_only })
     }
 
-    /// What is served when nothing is asked for: a gigabyte of memory, so that there is something to see.
+    /// The export that is served if none is named: a gigabyte of memory.
     pub fn example() -> Self {
         let uri = ExportUri::Memory { size: 1 << 30 };
         Self { name: String::new(), uri, description: String::new(), read_only: false }
     }
 }
 
-/// `[NAME=]URI`: what stands before the first `=` is a name unless it contains `/`, `:` or `?`, for then it is already
-/// the beginning of a path or URI.
+/// `[NAME=]URI`: what stands before the first `=` is a name unless it contains `/`, `:` or `?`, for then it
+/// is already the beginning of a path or URI.
 ///
-/// So `disk=/data/a.img` has a name, and `/data/a=b.img`, `./a=b.img` and `file:a=b.img` have none. `=URI` spells out
-/// the empty name. Names with one of the three characters are for the configuration file.
+/// So `disk=/data/a.img` has a name, and `/data/a=b.img`, `./a=b.img` and `file:a=b.img` have none. `=URI`
+/// spells out the empty name. Names with one of the three characters are for the configuration file.
 impl FromStr for ExportConfig {
     type Err = ExportError;
 

@@ -14,12 +14,14 @@ use super::size::{QuantityError, Size, parse_size};
 /// Where an export's bytes live.
 ///
 /// * `PATH`: a file or block device, taken as it stands (no parameters, no `%` escapes)
-/// * `file:PATH[?direct=true&mapped=false&readonly=true&lock=off&shared=true&rotational=true&description=TEXT]`: the same with parameters, `%XX` decoded
+/// * `file:PATH?direct=true&description=TEXT`: the same with parameters, `%XX` decoded; the others are
+///   `mapped`, `readonly`, `lock`, `shared` and `rotational`
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
 ///
-/// A path with a colon before its first slash needs `./` or `file:` in front, since it would be taken for a kind.
+/// A path with a colon before its first slash needs `./` or `file:` in front, since it would be taken for a
+/// kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExportUri {
     /// A file or block device.

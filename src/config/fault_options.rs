@@ -49,7 +49,7 @@ pub struct FaultError {
 pub struct Stall {
     /// From the request that begins it.
     pub duration: Duration,
-    /// The number of that request among those that the fault hits, from 1; each shard counts its own.
+    /// The number of that request among those that the fault applies to, from 1; each shard counts its own.
     pub at: u64,
 }
 
@@ -66,12 +66,12 @@ pub struct Stall {
 /// | `seed=7` | of the dice; the same seed gives the same faults |
 #[derive(Debug, Clone, PartialEq)]
 pub struct FaultOptions {
-    /// Of the dice.
+    /// Seeds the random choices.
     pub seed: u64,
     /// Only requests that overlap it; `None` means all, and those without a range (FLUSH) too.
     pub range: Option<ByteRange>,
-    /// READ and WRITE fail once that many bytes of the request were moved. Some command has an error then: EIO for all
-    /// READs and WRITEs unless the options named another.
+    /// READ and WRITE fail once that many bytes of the request were moved. Then the error is EIO unless the
+    /// options name another.
     pub after: Option<u64>,
     pub stall: Option<Stall>,
     /// The number of the request at which the shard panics, counted as that of a stall.
@@ -156,7 +156,7 @@ impl FromStr for FaultOptions {
                 }
             }
         }
-        // What is said of one command wins over what is said of all, in whatever order they stand.
+        // An option for one command overrides the one for all commands, in any order.
         for (what, command, key, value, pair) in for_one_command {
             match what {
                 "delay" => options.delays.set(command, duration(key, value)?),

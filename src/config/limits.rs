@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Whether buffer memory is locked (pinned) and registered with the rings, which saves a little time for each request.
+/// Whether buffer memory is locked (pinned) and registered with the rings, which saves a little time for each
+/// request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -16,7 +17,7 @@ pub enum Pinning {
     Off,
 }
 
-/// What becomes of requests that did not begin before the server was asked to end.
+/// How requests are treated that had not begun when the server was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -45,7 +46,8 @@ pub struct Limits {
     pub receive_buffer: usize,
     /// Bytes of data of one option; a longer one is refused with `NBD_REP_ERR_TOO_BIG` and skipped.
     pub option_length: u32,
-    /// Handshakes at once. Each keeps two descriptors open; a connection keeps none once its shard has registered the socket.
+    /// Handshakes at once. Each keeps two descriptors open; a connection keeps none once its shard has
+    /// registered the socket.
     pub handshakes: usize,
     /// Bytes of all options that come in and of all answers to them; further handshakes wait.
     pub handshake_memory: usize,
@@ -64,32 +66,34 @@ pub struct Limits {
     pub pieces_per_send: usize,
     /// The longest shutdown: what is not finished by then is cut off.
     pub shutdown_timeout: Duration,
-    /// What becomes of requests that did not begin.
+    /// How requests are treated that had not begun at shutdown.
     pub shutdown: Shutdown,
-    /// While others wait for memory, a connection that holds some and finishes nothing for so long is disconnected.
+    /// While others wait for memory, a connection that holds some and finishes nothing for so long is
+    /// disconnected.
     pub stall_timeout: Duration,
     /// Extents in one block status chunk.
     pub extents_per_reply: usize,
     /// Whether buffer memory is pinned and registered with the ring.
     pub pinned: Pinning,
-    /// Files that are served and known to a shard's ring at the same time; idle ones give way.
+    /// Devices that a shard has open at the same time; idle ones are closed for new ones.
     pub open_devices: usize,
-    /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to its page cache, and one
-    /// allocate or punch; see [`Limits::workers`].
+    /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to
+    /// its page cache, and one allocate or punch; see [`Limits::workers`].
     pub workers_per_export: usize,
-    /// Helper threads of a shard for calls that io_uring does not have (allocation queries), for each export and in all.
+    /// Helper threads of a shard for calls that io_uring does not have (allocation queries), for each export.
     pub helper_threads_per_export: usize,
-    /// See there.
+    /// Helper threads of a shard for all exports together.
     pub helper_threads: usize,
 }
 
 impl Limits {
-    /// The least `--memory` for each shard, its part for handshakes included: one request of 32 MiB, and the receive buffers beside it.
+    /// The least `--memory` for each shard, its part for handshakes included: one request of 32 MiB, and the
+    /// receive buffers beside it.
     pub const MINIMUM_MEMORY_PER_SHARD: usize = 48 << 20;
-    /// What a shard has when nothing was said, its part for handshakes included.
+    /// The default for a shard, its part for handshakes included.
     pub const DEFAULT_MEMORY_PER_SHARD: usize = 128 << 20;
 
-    /// The limits of a server that was told nothing else.
+    /// The defaults.
     pub const DEFAULT: Self = Self {
         connections: 16_384,
         handshakes: 16_384,
@@ -118,7 +122,7 @@ impl Limits {
         helper_threads: 16,
     };
 
-    /// The least that a shard works with: its memory, and the longest request for which that is enough.
+    /// The least that a shard works with: its memory, and the longest request that fits it.
     pub const SMALLEST: Self = Self {
         memory_per_shard: Self::MINIMUM_MEMORY_PER_SHARD / 32 * 31,
         handshake_memory: Self::MINIMUM_MEMORY_PER_SHARD / 32,
@@ -126,22 +130,23 @@ impl Limits {
         ..Self::DEFAULT
     };
 
-    /// Replies of one shard that are not out: clients that do not read theirs share this, whatever their number. A quarter of it is shared
-    /// evenly.
+    /// Replies of one shard that are not sent. All clients that do not read their replies share this room; a
+    /// quarter of it is shared evenly among all connections.
     pub const fn replies_per_shard(&self) -> usize {
         8 * self.requests_per_shard
     }
 
-    /// Helper threads of a shard, and of these for one export: as many as all exports may keep busy, so that one whose file system hangs
-    /// leaves the others theirs.
+    /// Helper threads of a shard, as many as all exports may use up to the limit, and how many of them one
+    /// export may use: so an export whose file system hangs leaves helpers for the others.
     pub const fn helpers(&self, exports: usize) -> (usize, usize) {
         let wanted = exports.saturating_mul(self.helper_threads_per_export);
         let threads = if wanted < self.helper_threads { wanted } else { self.helper_threads };
         (if threads == 0 { 1 } else { threads }, self.helper_threads_per_export)
     }
 
-    /// Worker threads of a shard's ring at the most: as many as all exports may keep busy, so that one whose disk hangs leaves the others
-    /// theirs, but no more than a host can stand. The kernel starts them only while those that there are sleep.
+    /// The most worker threads of a shard's ring: as many as all exports may keep busy, so that one whose
+    /// disk hangs leaves workers for the others, within what a host can bear. The kernel starts a worker only
+    /// when all others sleep.
     pub const fn workers(&self, exports: usize) -> usize {
         const MOST: usize = 512;
         let wanted = exports.saturating_mul(self.workers_per_export + 2).saturating_add(2);
@@ -170,7 +175,7 @@ impl Default for Limits {
 /// Shards that a server can have.
 pub(crate) const MAXIMUM_SHARDS: usize = 256;
 
-/// The limits fit each other, whoever changes one of them.
+/// The limits fit each other.
 const _: () = {
     const LIMITS: Limits = Limits::DEFAULT;
     const LONGEST_STRING: u32 = 4096;

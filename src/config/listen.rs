@@ -46,7 +46,7 @@ pub enum ListenAddress {
     Unix(UnixAddress),
 }
 
-/// Where the admin server listens: `HOST:PORT`, `unix:PATH` or `unix:@NAME`. It has no port of its own, so one must be named.
+/// Where the admin server listens: `HOST:PORT`, `unix:PATH` or `unix:@NAME`. There is no default port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminAddress(pub ListenAddress);
 

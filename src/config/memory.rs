@@ -6,9 +6,9 @@ use super::size::Size;
 use crate::block::BlockSizes;
 
 const PAGE: usize = 4096;
-/// Of the whole, this part is for handshakes.
+/// One part in so many of the whole is for handshakes.
 const HANDSHAKE_PART: usize = 32;
-/// More than this for handshakes helps nobody.
+/// The most for handshakes: more has no use.
 const MOST_FOR_HANDSHAKES: usize = 64 << 20;
 
 /// Divides so many bytes among `shards` shards and all handshakes.
@@ -25,7 +25,7 @@ pub(super) fn divide(memory: Option<u64>, shards: usize, limits: &mut Limits) ->
     Ok(())
 }
 
-/// The longest READ or WRITE: what was asked for, or what every shard has memory for beside others.
+/// The longest READ or WRITE: as asked for, or as long as every shard has memory for besides other requests.
 pub(super) fn longest_request(
     wanted: Option<u64>,
     shards: usize,
@@ -46,7 +46,7 @@ pub(super) fn longest_request(
     // A lease is a power of two.
     let least = wanted.next_power_of_two() as usize + BESIDE;
     if limits.lease_memory() < least {
-        // An eighth of a shard's memory at the most is for receive buffers, and a 32nd for handshakes.
+        // At most an eighth of a shard's memory is for receive buffers, and a 32nd for handshakes.
         let each = (least as u64 * 6 / 5).next_multiple_of(1 << 20);
         let minimum = Size(each * shards as u64);
         return Err(ConfigError::MemoryForRequest { longest: Size(wanted), minimum });

@@ -1,6 +1,7 @@
 //! What the server is asked to do. A leaf; no I/O.
 //!
-//! Flags and file become [`Settings`], which say what a person asked for; [`Config::resolve`] fits them to the machine.
+//! Flags and file become [`Settings`], which say what a person asked for; [`Config::resolve`] fits them to
+//! the machine.
 #![forbid(unsafe_code)]
 
 pub(crate) mod cpus;

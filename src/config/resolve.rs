@@ -44,9 +44,9 @@ pub struct Config {
     /// The user that the server becomes once everything is open.
     pub user: Option<RunAs>,
     pub sandbox: SandboxMode,
-    /// Sentences about what could not be as asked.
+    /// Sentences about settings that could not be met.
     pub warnings: Vec<String>,
-    /// Sentences about what is less than it might be, though nobody asked for more.
+    /// Sentences about defaults that had to be reduced.
     pub notes: Vec<String>,
 }
 
@@ -63,10 +63,11 @@ pub struct Machine {
     pub open_files: u64,
 }
 
-/// Fewer connections than this may surprise somebody who did not ask for a number.
+/// Fewer connections than this are worth a note if no number was asked for.
 const NOTEWORTHY_CONNECTIONS: usize = 1024;
 
-/// File descriptors of one connection in its handshake: its socket, and a second one for the ring of the control plane.
+/// File descriptors of one connection in its handshake: its socket, and a second one for the ring of the
+/// control plane.
 const FILES_PER_HANDSHAKE: u64 = 2;
 /// File descriptors of the admin server: its clients, its listeners, the latency log.
 const ADMIN_FILES: u64 = 40;
@@ -175,7 +176,7 @@ fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
     }
 }
 
-/// Permissions are for files; an abstract socket has none, which somebody who asks for some should know.
+/// Permissions apply to files; an abstract socket has none, and a warning says so.
 fn check_access(access: &UnixAccess, listen: &[ListenAddress]) -> Result<Option<String>, ConfigError> {
     if *access == UnixAccess::default() {
         return Ok(None);
@@ -216,7 +217,7 @@ fn place_shards(
     Ok(cpus.unwrap_or(&machine.cpus).iter().copied().cycle().take(count).collect())
 }
 
-/// Fails when the buffers alone are more than there is: taking them would end the process, or others.
+/// Fails if the buffers alone need more memory than there is: the kernel would kill this process, or others.
 fn check_memory(wanted: u64, available: u64) -> Result<(), ConfigError> {
     let (wanted, available) = (Size(wanted), Size(available >> 20 << 20));
     if wanted.0 > available.0 { Err(ConfigError::TooMuchMemory { wanted, available }) } else { Ok(()) }

@@ -11,7 +11,7 @@ pub enum SandboxMode {
     /// By all that the kernel offers; a log line says what that is.
     #[default]
     Auto,
-    /// As with auto, and the server does not start when a part of it cannot be had.
+    /// As with auto, but the server does not start if a part of it cannot be had.
     On,
     Off,
 }

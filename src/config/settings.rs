@@ -1,4 +1,5 @@
-//! What a person asked for, on the command line or in a file: everything optional, nothing checked against the machine.
+//! What a person asked for, on the command line or in a file: everything optional, nothing checked against
+//! the machine.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,7 +26,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Settings of the server; `None` and an empty list mean that nothing was said.
+/// Settings of the server; `None` and an empty list mean the default.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub exports: Vec<ExportConfig>,
@@ -50,10 +51,10 @@ pub struct Settings {
     /// Connections of the whole server.
     pub max_connections: Option<usize>,
     pub handshake_timeout: Option<Duration>,
-    /// What becomes of requests that did not begin before the end.
+    /// How requests are treated that had not begun at shutdown.
     pub shutdown: Option<Shutdown>,
     pub log_format: Option<LogFormat>,
-    /// Where the admin server listens; nowhere when nothing was said.
+    /// Where the admin server listens; `None`: there is none.
     pub admin: Option<AdminAddress>,
     /// Where the control socket is.
     pub control: Option<ControlAddress>,
@@ -80,8 +81,8 @@ pub struct FileError {
 }
 
 impl Settings {
-    /// These settings, and those of `below` where these say nothing. Exports add up, those of `below` first; addresses given here replace
-    /// all of `below`'s.
+    /// These settings, with those of `below` where these have none. Exports add up, those of `below` first;
+    /// addresses given here replace all of `below`'s.
     pub fn or(self, below: Self) -> Self {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),

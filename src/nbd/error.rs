@@ -5,13 +5,14 @@ use crate::wire::NBD_ENOMEM;
 
 /// The error value that a client is told.
 ///
-/// Only the eight values of the spec exist on the wire; `NBD_ENOMEM` is never sent, because memory is taken at start
-/// and a request that finds none waits in the socket instead.
+/// Only the eight values of the spec exist on the wire; `NBD_ENOMEM` is never sent, because memory is taken
+/// at start and a request that finds none waits in the socket instead.
 pub fn to_wire(error: BlockError) -> u32 {
     error.errno() as u32
 }
 
-/// What an error value from a server means. "A client SHOULD treat an unexpected error value as `NBD_EINVAL`."
+/// What an error value from a server means. "A client SHOULD treat an unexpected error value as
+/// `NBD_EINVAL`."
 pub fn from_wire(error: u32) -> BlockError {
     match error {
         NBD_ENOMEM => BlockError::Io,

@@ -1,9 +1,10 @@
 //! The NBD protocol as values: bytes in, types out. No socket, no clock, no memory but its own.
 //!
-//! Both sides of the protocol are here, for whatever moves the bytes: blocking sockets, an async runtime, io_uring, a test that has
-//! both ends in one process, a fuzzer. The crate is `no_std` and needs `alloc`. Its source is
-//! [`doc/proto.md`](https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md) of the NBD project with its
-//! `extension-ext-header` branch; a heading of that document stands in quotes where a rule comes from it.
+//! Both sides of the protocol are here, for whatever moves the bytes: blocking sockets, an async runtime,
+//! io_uring, a test that has both ends in one process, a fuzzer. The crate is `no_std` and needs `alloc`. Its
+//! source is [`doc/proto.md`](https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md) of the NBD
+//! project with its `extension-ext-header` branch; a heading of that document stands in quotes where a rule
+//! comes from it.
 //!
 //! # Four machines, one way to drive them
 //!
@@ -18,17 +19,20 @@
 //! fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Error>
 //! ```
 //!
-//! * It takes bytes off the front of `input`, up to the next event. What it leaves is fed again, or belongs to the next phase.
+//! * It takes bytes off the front of `input`, up to the next event. What it leaves is fed again, or belongs
+//!   to the next phase.
 //! * `Ok(None)` means that all was taken: receive more.
-//! * `Err` ends the connection: the other side broke the protocol, or the handshake failed. Nothing is fed after it.
-//! * A handshake has something to say itself. `Event::Output` asks to send what `take_output` gives before anything more is fed, so
-//!   that a peer that does not read its answers cannot make them pile up here.
+//! * `Err` ends the connection: the other side broke the protocol, or the handshake failed. Nothing is fed
+//!   after it.
+//! * A handshake has something to say itself. `Event::Output` asks to send what `take_output` gives before
+//!   anything more is fed, so that a peer that does not read its answers cannot make them pile up here.
 //!
 //! # A server
 //!
-//! The handshake asks its driver for exports, by number and [`ExportInfo`](session::ExportInfo), and ends with a
-//! [`Session`](session::Session). Requests are checked against that session, in the order of the document, before a device sees them.
-//! Replies are built by [`server::reply::ReplyTo`] in the form that was negotiated; data itself never passes through this crate.
+//! The handshake asks its driver for exports, by number and [`ExportInfo`](session::ExportInfo), and ends
+//! with a [`Session`](session::Session). Requests are checked against that session, in the order of the
+//! document, before a device sees them. Replies are built by [`server::reply::ReplyTo`] in the form that was
+//! negotiated; data itself never passes through this crate.
 //!
 //! ```
 //! use ringnbd_proto::server::handshake::{CloseReason, Event, Handshake, Negotiated};
@@ -55,8 +59,9 @@
 //! }
 //! ```
 //!
-//! In the transmission phase a server feeds a `RequestParser`. A [`Request`](server::request::Request) that comes out may be carried
-//! out without a further look; a refused one is told once its payload has passed, and is answered with its error:
+//! In the transmission phase a server feeds a `RequestParser`. A [`Request`](server::request::Request) that
+//! comes out may be carried out without a further look; a refused one is told once its payload has passed,
+//! and is answered with its error:
 //!
 //! ```
 //! use ringnbd_proto::server::reply::ReplyTo;
@@ -92,15 +97,16 @@
 //! }
 //! ```
 //!
-//! A server that wants payloads received straight to where they belong uses the two halves of that machine by themselves:
-//! [`server::inbound::Inbound`] and [`Request::parse`](server::request::Request::parse).
+//! A server that wants payloads received straight to where they belong uses the two halves of that machine by
+//! themselves: [`server::inbound::Inbound`] and [`Request::parse`](server::request::Request::parse).
 //!
 //! # A client
 //!
-//! A [`Goal`](client::handshake::Goal) says what the handshake is for: to learn of one export or of all, or to enter the transmission
-//! phase. It asks for extended headers, takes structured or simple replies from a server that has no better, and falls back to
-//! EXPORT_NAME where GO is unknown. Then a [`ClientRequest`](client::request::ClientRequest) is encoded, announced to the
-//! `ReplyParser`, and its reply checked: that each byte of a READ comes once, that lengths fit, that nothing is outside the request.
+//! A [`Goal`](client::handshake::Goal) says what the handshake is for: to learn of one export or of all, or
+//! to enter the transmission phase. It asks for extended headers, takes structured or simple replies from a
+//! server that has no better, and falls back to EXPORT_NAME where GO is unknown. Then a
+//! [`ClientRequest`](client::request::ClientRequest) is encoded, announced to the `ReplyParser`, and its
+//! reply checked: that each byte of a READ comes once, that lengths fit, that nothing is outside the request.
 //!
 //! ```
 //! use ringnbd_proto::client::replies::{Event, ReplyError, ReplyParser};
@@ -126,7 +132,8 @@
 //!
 //! # What a peer can do
 //!
-//! Anything; it costs little. What a machine keeps is bounded before it is received, and nothing a peer sends makes one panic:
+//! Anything; it costs little. What a machine keeps is bounded before it is received, and nothing a peer sends
+//! makes one panic:
 //!
 //! | of | at most |
 //! |---|---|
@@ -141,21 +148,22 @@
 //! | a server: separate pieces of one READ, errors with an offset in one reply | 65,536 and 1,024 |
 //!
 //! A rule that is broken has the reaction that the document asks for, and the type says which: an error reply
-//! ([`Refusal`](server::request::Refusal)), or the end of the connection ([`Violation`](server::request::Violation),
-//! [`CloseReason`](server::handshake::CloseReason), [`HandshakeError`](client::handshake::HandshakeError),
-//! [`ReplyError`](client::replies::ReplyError)). Texts for people quote what a peer sent only [`printable`].
+//! ([`Refusal`](server::request::Refusal)), or the end of the connection
+//! ([`Violation`](server::request::Violation), [`CloseReason`](server::handshake::CloseReason),
+//! [`HandshakeError`](client::handshake::HandshakeError), [`ReplyError`](client::replies::ReplyError)). Texts
+//! for people quote what a peer sent only [`printable`].
 //!
 //! # Extended headers
 //!
-//! The extension that gives requests and replies 64-bit lengths, and every reply the form of chunks. Both sides have it:
-//! [`ReplyMode::Extended`](session::ReplyMode::Extended) says that it was agreed. A TRIM, a WRITE_ZEROES or a BLOCK_STATUS may then
-//! span a whole export in one request, and BLOCK_STATUS may name the contexts that it wants in a payload
-//! ([`parse_filter`](server::request::parse_filter)).
+//! The extension that gives requests and replies 64-bit lengths, and every reply the form of chunks. Both
+//! sides have it: [`ReplyMode::Extended`](session::ReplyMode::Extended) says that it was agreed. A TRIM, a
+//! WRITE_ZEROES or a BLOCK_STATUS may then span a whole export in one request, and BLOCK_STATUS may name the
+//! contexts that it wants in a payload ([`parse_filter`](server::request::parse_filter)).
 //!
 //! # What is not here
 //!
-//! TLS: STARTTLS is refused by the server's handshake and not asked for by the client's. The oldstyle handshake: it is recognised, and
-//! an error. RESIZE, which the document calls experimental.
+//! TLS: STARTTLS is refused by the server's handshake and not asked for by the client's. The oldstyle
+//! handshake: it is recognised, and an error. RESIZE, which the document calls experimental.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -1,9 +1,11 @@
-//! The registry of meta contexts ("Metadata querying"): a further context is one further variant and its name.
+//! The registry of meta contexts ("Metadata querying"): a further context is one further variant and its
+//! name.
 
 /// A meta context that an export may offer.
 ///
 /// Names are `namespace:leaf`. The two rules for queries, [`is_listed_by`](Self::is_listed_by) and
-/// [`is_selected_by`](Self::is_selected_by), hold for every namespace that registered them with the spec (`base:`, `qemu:`).
+/// [`is_selected_by`](Self::is_selected_by), hold for every namespace that registered them with the spec
+/// (`base:`, `qemu:`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MetaContext {
     /// `base:allocation`: holes and zeroes.
@@ -25,14 +27,14 @@ impl MetaContext {
         }
     }
 
-    /// Whether a query of LIST_META_CONTEXT finds it: its name, or a beginning of it that ends in a colon (`base:`,
-    /// and so later `qemu:` and `qemu:dirty-bitmap:`).
+    /// Whether a query of LIST_META_CONTEXT finds it: its name, or a beginning of it that ends in a colon
+    /// (`base:`, and so later `qemu:` and `qemu:dirty-bitmap:`).
     pub fn is_listed_by(self, query: &str) -> bool {
         self.is_selected_by(query) || (query.ends_with(':') && self.name().starts_with(query))
     }
 
-    /// Whether a query of SET_META_CONTEXT selects it: only its name, since the empty leaf "SHOULD NOT select any
-    /// contexts".
+    /// Whether a query of SET_META_CONTEXT selects it: only its name, since the empty leaf "SHOULD NOT select
+    /// any contexts".
     pub fn is_selected_by(self, query: &str) -> bool {
         self.name() == query
     }

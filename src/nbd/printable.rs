@@ -2,7 +2,8 @@
 
 use alloc::string::String;
 
-/// `text` with control characters escaped, so that a name or message from a peer cannot steer a terminal or forge a log line.
+/// `text` with control characters escaped, so that a name or message from a peer cannot steer a terminal or
+/// forge a log line.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {

@@ -18,15 +18,17 @@ pub struct ExportInfo {
     pub facts: DeviceFacts,
     /// The meta contexts that a client can select.
     pub contexts: Vec<MetaContext>,
-    /// Clients that do not ask for block sizes are refused (`NBD_REP_ERR_BLOCK_SIZE_REQD`) rather than served at any alignment.
+    /// Clients that do not ask for block sizes are refused (`NBD_REP_ERR_BLOCK_SIZE_REQD`) rather than served
+    /// at any alignment.
     pub require_block_size: bool,
 }
 
 impl ExportInfo {
     /// The transmission flags in a reply mode ("Transmission flags").
     ///
-    /// `SEND_DF` goes with structured replies and `BLOCK_STATUS_PAYLOAD` with extended headers. `CAN_MULTI_CONN` holds because
-    /// every connection works on the same file: a write that was answered is seen by all, and FLUSH covers them all.
+    /// `SEND_DF` goes with structured replies and `BLOCK_STATUS_PAYLOAD` with extended headers.
+    /// `CAN_MULTI_CONN` holds because every connection works on the same file: a write that was answered is
+    /// seen by all, and FLUSH covers them all.
     pub fn transmission_flags(&self, mode: ReplyMode) -> u16 {
         let mut flags = NBD_FLAG_HAS_FLAGS
             | NBD_FLAG_SEND_FLUSH
@@ -86,7 +88,8 @@ pub struct Session {
     pub size: u64,
     /// As advertised.
     pub block_sizes: BlockSizes,
-    /// The client asked for block sizes, so it must keep them: what is not aligned is refused ("Block size constraints").
+    /// The client asked for block sizes, so it must keep them: what is not aligned is refused ("Block size
+    /// constraints").
     pub enforce_alignment: bool,
     /// Selected by SET_META_CONTEXT for the export that was chosen.
     pub contexts: Vec<SelectedContext>,

@@ -1,6 +1,7 @@
 //! Constants of the protocol in the spec's order and names.
 //!
-//! Source: `doc/proto.md` of the NBD project, heading "Values", and its `extension-ext-header` branch. All numbers are big-endian.
+//! Source: `doc/proto.md` of the NBD project, heading "Values", and its `extension-ext-header` branch. All
+//! numbers are big-endian.
 
 /// The first eight bytes a server sends, `NBDMAGIC`.
 pub const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;

@@ -47,7 +47,7 @@ struct Chunk {
     /// Where the header lies in `headers`, all of it.
     header: Range<u32>,
     payload: Payload,
-    /// Bytes of header and payload that left with an earlier send, and that are in this batch.
+    /// Bytes of header and payload: sent earlier, and in this batch.
     left: u32,
     here: u32,
     tag: u32,
@@ -60,14 +60,14 @@ impl Chunk {
     }
 }
 
-/// A chunk that did not leave as a whole.
+/// A chunk that was not sent as a whole.
 #[derive(Debug)]
 pub struct Unsent<'a> {
     /// All of its header.
     pub header: &'a [u8],
     /// All of its payload.
     pub payload: Payload,
-    /// Bytes of both that have left so far.
+    /// Bytes of both that were sent so far.
     pub left: u32,
     /// What it was pushed with.
     pub tag: u32,
@@ -75,7 +75,7 @@ pub struct Unsent<'a> {
 
 /// Header bytes and payloads in wire order, at most a fixed number of pieces and of bytes of headers.
 ///
-/// Neither vector grows after construction, so the addresses in `pieces` stay true while the batch lives.
+/// Neither vector grows after construction, so the addresses in `pieces` stay valid while the batch lives.
 pub struct SendBatch {
     headers: Vec<u8>,
     pieces: Vec<libc::iovec>,
@@ -92,8 +92,8 @@ impl std::fmt::Debug for SendBatch {
 }
 
 impl SendBatch {
-    /// Bytes that chunks of one batch have together at the most; what is longer leaves in several. A send then ends soon, so the memory
-    /// of what has left comes back soon, and it shows whether the peer reads.
+    /// The most bytes that the chunks of one batch have together; longer chunks are sent in several batches.
+    /// A send then ends soon, so its memory comes back soon, and the shard sees soon whether the peer reads.
     pub const MOST_BYTES: usize = 1 << 20;
     /// Pieces that a chunk needs at the most.
     pub const PIECES_PER_CHUNK: usize = 2;
@@ -143,9 +143,10 @@ impl SendBatch {
         !self.is_full() && has_pieces && self.header_room() >= header
     }
 
-    /// Appends a header and its payload, of which the first `left` bytes have left already, up to [`SendBatch::MOST_BYTES`].
+    /// Appends a header and its payload up to [`SendBatch::MOST_BYTES`].
     ///
-    /// The batch holds the payload until it is cleared; [`SendBatch::take_sent`] tells by `tag` what has left and gives back what did not.
+    /// The batch holds the payload until it is cleared; [`SendBatch::take_sent`] tells by `tag` what has left
+    /// and gives back what did not.
     #[inline]
     pub fn push_chunk(&mut self, header: &[u8], payload: Payload, left: u32, tag: u32) {
         let start = self.headers.len();
@@ -154,7 +155,8 @@ impl SendBatch {
         self.push_with_header(start..start + header.len(), payload, left, tag);
     }
 
-    /// The same for the first `length` bytes of a header of fixed size, none of which have left: copying all of it is cheaper.
+    /// As `push_chunk`, for the first `length` bytes of a header of fixed size, of which nothing has been
+    /// sent. Copying all `N` bytes is cheaper than copying `length`.
     #[inline]
     pub fn push_fixed<const N: usize>(
         &mut self,
@@ -183,7 +185,8 @@ impl SendBatch {
         }
     }
 
-    /// Moves all chunks of another batch here, which must have room for them. None of them may have been sent.
+    /// Moves all chunks of another batch here, which must have room for them. None of them may have been
+    /// sent.
     pub fn append(&mut self, other: &mut Self) {
         let put =
             |Unsent { header, payload, left, tag }: Unsent<'_>| self.push_chunk(header, payload, left, tag);
@@ -241,8 +244,8 @@ impl SendBatch {
         }
     }
 
-    /// After `sent` bytes have left: tells the tags of chunks that are complete, gives back the others, both in order, and empties the
-    /// batch.
+    /// Empties the batch after `sent` bytes were sent. Calls `complete` with the tag of each chunk that is
+    /// complete and `put` with each other chunk, in order.
     #[inline]
     pub fn take_sent(&mut self, sent: usize, mut complete: impl FnMut(u32), mut put: impl FnMut(Unsent<'_>)) {
         if sent == self.length && self.is_whole() {
@@ -320,7 +323,7 @@ impl SendBatch {
         self.pieces.iter().map(|piece| (piece.iov_base.cast(), piece.iov_len))
     }
 
-    /// The message for the kernel; true while the batch is neither changed nor moved out of its box.
+    /// The message for the kernel; valid while the batch is neither changed nor moved out of its box.
     pub(super) fn message(&mut self) -> *const libc::msghdr {
         self.message.msg_iov = self.pieces.as_mut_ptr();
         self.message.msg_iovlen = self.pieces.len() as _;

@@ -1,7 +1,8 @@
 //! A buddy allocator over numbered units: pure bookkeeping, no memory of its own.
 //!
-//! Every step is O(log n), nothing is allocated after construction, and a block is aligned to its own size. Most blocks are single units
-//! that come and go all the time: some of those that came back stay as they are for the next one, and merge when a larger one is wanted.
+//! Every step is O(log n), nothing is allocated after construction, and a block is aligned to its own size.
+//! Most blocks are single units that are taken and returned all the time. Some returned units are kept
+//! unmerged for the next request, and merge when a larger block is wanted.
 
 /// No block.
 const NONE: u32 = u32::MAX;
@@ -9,7 +10,7 @@ const NONE: u32 = u32::MAX;
 const NOT_FREE: u8 = u8::MAX;
 /// Marks a free unit that has not been merged.
 const READY: u8 = u8::MAX - 1;
-/// Units that are kept so: those of the requests that a busy shard answers in a turn or two.
+/// Units that are kept unmerged: as many as the requests that a busy shard answers in a turn or two.
 const MOST_READY: usize = 256;
 
 /// Which units of a zone are free.
@@ -22,7 +23,7 @@ pub(super) struct Buddy {
     /// The order of the free block that starts at a unit, or [`NOT_FREE`].
     order_of_free: Vec<u8>,
     free_units: u32,
-    /// The last one that came back is the next one to be taken: its memory is in the processor's caches.
+    /// The unit that was returned last is taken first: its memory is in the processor's caches.
     ready: Vec<u32>,
 }
 

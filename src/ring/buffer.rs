@@ -1,10 +1,11 @@
-//! Buffer memory of a shard: one mapped arena, taken at start, registered with the ring, lent out as [`Lease`]s.
+//! Buffer memory of a shard: one mapped arena, registered with the ring, lent out as [`Lease`]s.
 //!
-//! A lease is the only way to reach the memory. Whoever hands one to the kernel moves it into the operation, so safe code cannot touch
-//! bytes that the kernel may be writing. There are two types, so that the compiler checks who may write:
+//! A lease is the only way to reach the memory. A lease that is handed to the kernel is moved into the
+//! operation, so safe code cannot touch bytes that the kernel may be writing. There are two types, so that
+//! the compiler checks who may write:
 //!
-//! * A [`Lease`] is the only holder of its bytes. The kernel may write into it, and so may its owner. It can be [split](Lease::split_at)
-//!   into leases of disjoint parts, for several reads at once.
+//! * A [`Lease`] is the only holder of its bytes. The kernel may write into it, and so may its owner. It can
+//!   be [split](Lease::split_at) into leases of disjoint parts, for several reads at once.
 //! * A [`SharedLease`], made by [`Lease::freeze`], has any number of holders. Nobody writes its bytes again.
 //!
 //! The block is counted: it goes back when the last lease of any of its parts is gone.
@@ -78,7 +79,7 @@ struct PoolCore {
 
 /// A block that is lent.
 struct Block {
-    /// While it is lent, what it is part of; so a lease needs to know its block only.
+    /// The pool of a lent block, so that a lease has to know its block only.
     pool: Cell<Option<Rc<PoolCore>>>,
     /// Where it starts, inside the mapping, and as a unit of it.
     address: *mut u8,
@@ -117,17 +118,19 @@ impl Zone {
     }
 }
 
-/// A counted loan of part of the arena, aligned to 4,096 bytes unless it was split. It is the only way to its bytes.
+/// A counted loan of part of the arena, aligned to 4,096 bytes unless it was split. It is the only access to
+/// its bytes.
 #[derive(Debug)]
 pub struct Lease {
-    /// In the pool that it holds itself until the last of its leases is gone. A pointer also keeps a lease on its shard.
+    /// Points into the pool, which the block itself keeps alive until its last lease is dropped. A pointer
+    /// also keeps a lease on its shard.
     block: NonNull<Block>,
     /// Its part of the block, in bytes.
     start: u32,
     length: u32,
 }
 
-/// A lease that may have several holders, and that nobody writes any more.
+/// A lease that may have several holders and is never written again.
 ///
 /// It cannot be handed to the kernel to be written:
 ///
@@ -154,8 +157,8 @@ impl BufferPool {
     /// Maps `bytes` of memory for leases of up to `longest` bytes. Long ones get three eighths, and at least one of the longest; those of 1 to
     /// 4 MiB a third of the rest, in steps of 8 MiB. Of what is left a quarter, and at most 16 MiB, is [`ZoneKind::Apart`].
     ///
-    /// A server asks for 48 MiB and more ([`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD)); less is for
-    /// tests, and may leave no room for what is kept apart.
+    /// [`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD) is the least that
+    /// a server asks for; less is for tests, and may leave that zone empty.
     ///
     /// # Errors
     /// The kernel's, when it refuses the memory.
@@ -290,7 +293,7 @@ impl Lease {
         self.length as usize
     }
 
-    /// Lets others hold the same bytes; from now on nobody may write them.
+    /// Lets others hold the same bytes, which are never written again.
     pub fn freeze(self) -> SharedLease {
         SharedLease(self)
     }
@@ -300,7 +303,8 @@ impl Lease {
         (self.address().addr() + start as usize).is_multiple_of(alignment as usize)
     }
 
-    /// Two leases of the bytes before and from `at`. Each is the only holder of its part, so both may be read into at the same time.
+    /// Two leases of the bytes before and from `at`. Each is the only holder of its part, so both may be read
+    /// into at the same time.
     pub fn split_at(mut self, at: usize) -> (Self, Self) {
         assert!(at <= self.capacity(), "split beyond the end");
         let mut rest = self.another_holder();
@@ -311,11 +315,13 @@ impl Lease {
     }
 
     fn block(&self) -> &Block {
-        // SAFETY: the block lies in memory that its pool owns and never moves, and as long as there is a lease of it, it holds the pool.
+        // SAFETY: the block lies in memory that its pool owns and never moves, and as long as there is a
+        // lease of it, it holds the pool.
         unsafe { self.block.as_ref() }
     }
 
-    /// The same bytes once more: the caller sees to it that they are not both written and reached otherwise.
+    /// A second lease of the same bytes: the caller ensures that they are not written through one while the
+    /// other is in use.
     fn another_holder(&self) -> Self {
         let holders = &self.block().holders;
         holders.set(holders.get().checked_add(1).expect("fewer holders than chunks of one reply"));
@@ -324,15 +330,17 @@ impl Lease {
 
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
-        // SAFETY: every block lent is inside the mapping, which lives as long as the pool that the block holds, and it is initialised (anonymous memory is zero). Who
-        // writes it has the only lease of it by `&mut` or, being the kernel, inside an operation and out of reach of safe code.
+        // SAFETY: every block lent is inside the mapping, which lives as long as the pool that the block
+        // holds, and it is initialised (anonymous memory is zero). A writer has the only lease of it by
+        // `&mut` or, if it is the kernel, inside an operation and out of reach of safe code.
         unsafe { std::slice::from_raw_parts(self.address().add(range.start), range.len()) }
     }
 
     pub fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.capacity());
-        // SAFETY: as in `bytes`; this is the only lease of these bytes (others of the block hold other parts, and a lease that is shared
-        // is given out by shared reference only), and `&mut self` makes the access exclusive.
+        // SAFETY: as in `bytes`; this is the only lease of these bytes (others of the block hold other parts,
+        // and a lease that is shared is given out by shared reference only), and `&mut self` makes the access
+        // exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.address().add(range.start), range.len()) }
     }
 

@@ -1,4 +1,5 @@
-//! What stands behind a [`Ring`](super::Ring): the kernel, or in a build with the feature `sim` also a simulation.
+//! What stands behind a [`Ring`](super::Ring): the kernel, or in a build with the feature `sim` also a
+//! simulation.
 //!
 //! Without the feature there is one variant, and the compiler sees through this file.
 
@@ -12,7 +13,7 @@ use super::op::{OpKey, OpTable, Owner};
 use super::operation::{FileIndex, Operation};
 use super::uring::{Event, RingError, RingOptions, Uring, Wait};
 
-// There is one engine a ring: its size does not matter, a pointer on every way to it would.
+// There is one engine a ring: its size does not matter, but an indirection on every call would.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Engine {
     /// The kernel's io_uring, and when it was set up.

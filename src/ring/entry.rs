@@ -16,8 +16,9 @@ fn fixed(file: FileIndex) -> types::Fixed {
 
 /// The SQE for an operation that stays where it is until its terminal CQE.
 ///
-/// `registered` says whether the arena is a registered buffer. The addresses point into leases, boxes and batches that
-/// `operation` owns; they stay true as long as the operation is kept, moved or not, since all of them are behind a pointer.
+/// `registered` says whether the arena is a registered buffer. The addresses point into leases, boxes and
+/// batches that `operation` owns. They stay valid as long as the operation is kept, moved or not, because all
+/// of them are behind a pointer.
 pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue::Entry {
     match operation {
         Operation::Read { file, offset, lease, start, length, in_worker } => {
@@ -60,7 +61,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
             opcode::Fallocate::new(fixed(*file), range.length()).offset(range.offset()).mode(mode).build()
         }
         Operation::Prefetch { file, range } => {
-            // The kernel reads 32 bits of length here; whoever asks for more asks again.
+            // The kernel reads 32 bits of length here; a longer range is asked for again.
             let length = range.length().min(1 << 30) as libc::off_t;
             opcode::Fadvise::new(fixed(*file), length, libc::POSIX_FADV_WILLNEED)
                 .offset(range.offset())

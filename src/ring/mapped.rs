@@ -1,7 +1,9 @@
-//! The page cache of a file as a source of sends: bytes go from there to the socket without a copy in between.
+//! The page cache of a file as a source of sends: bytes go from there to the socket without a copy in
+//! between.
 //!
-//! The file is mapped, but no code of ours ever sees the bytes: they may change at any moment, and may be gone when the file was cut. Only
-//! the kernel reads them, while it sends, and it reports `EFAULT` where a program would get a signal.
+//! The file is mapped, but no code of ours ever sees the bytes: they may change at any moment, and may be
+//! gone when the file was cut. Only the kernel reads them, while it sends, and it reports `EFAULT` where a
+//! program would get a signal.
 
 use std::io;
 use std::ops::Range;
@@ -57,11 +59,12 @@ impl SharedMapping {
     pub(super) fn new(file: BorrowedFd<'_>, length: u64) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
         let whole = whole(length).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours, and no reference to it is ever made.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours, and no
+        // reference to it is ever made.
         let address =
             unsafe { mmap(std::ptr::null_mut(), whole, ProtFlags::READ, MapFlags::SHARED, file, 0)? };
-        // A page that is missing after all is read alone, not with those around it. Advice that is not taken changes nothing else.
-        // SAFETY: the range is the new mapping.
+        // A missing page is read alone, without those around it. Nothing else depends on this advice. SAFETY:
+        // the range is the new mapping.
         let _advice = unsafe { rustix::mm::madvise(address, whole, rustix::mm::Advice::Random) };
         let is_device =
             rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_block_device();
@@ -97,7 +100,8 @@ impl SharedMapping {
 }
 
 impl FileMapping {
-    /// Says of each page from `first` on whether it is in the page cache and filled; false when that cannot be told.
+    /// Sets for each page from `first` on whether it is in the page cache and filled. False if the kernel
+    /// cannot tell.
     pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {
         assert!(pages.len() <= MOST_PAGES);
         match &self.whole.file {
@@ -110,8 +114,8 @@ impl FileMapping {
         }
     }
 
-    /// Whether the kernel says the truth: to whom the file does not belong and who may not write it, it says that all pages are there.
-    /// The last page that is mapped cannot be.
+    /// True if the kernel tells the truth. To a process that neither owns the file nor may write it, the
+    /// kernel says that all pages are there; the last mapped page, which is behind the end, never is.
     pub fn can_look_up(&self) -> bool {
         match &self.whole.file {
             MappedSource::Kernel(_) | MappedSource::Device(_) => {
@@ -196,7 +200,8 @@ impl MappedRange {
     }
 }
 
-/// Bytes to map: the last page is behind the end, and no folio of the page cache that holds something of the file reaches it.
+/// Bytes to map. The last page is behind the end, and no folio of the page cache that holds part of the file
+/// reaches it.
 fn whole(length: u64) -> Option<usize> {
     const LARGEST_FOLIO: u64 = 2 << 20;
     usize::try_from(length.checked_next_multiple_of(LARGEST_FOLIO)?.checked_add(PAGE)?).ok()

@@ -1,7 +1,8 @@
 //! The ring: operations, their table, buffer memory, and the kernel's io_uring below.
 //!
-//! Beside [`crate::sys`] the only `unsafe` of the crate. Above it everything is safe code over owned values: an [`Operation`] goes in
-//! with all the memory it needs and comes back in a [`Completion`] when its owner collects it.
+//! Beside [`crate::sys`] the only `unsafe` of the crate. Above it everything is safe code over owned values:
+//! an [`Operation`] goes in with all the memory it needs and comes back in a [`Completion`] when its owner
+//! collects it.
 
 mod batch;
 mod buddy;
@@ -67,7 +68,8 @@ impl Ring {
         self.inner.engine.borrow_mut().push(operation, owner)
     }
 
-    /// Submits what is queued, waits as asked and collects at most `limit` completions; only records them.
+    /// Submits what is queued, waits as asked and records at most `limit` completions; nothing else runs
+    /// here.
     pub fn submit_and_reap(&self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
         self.inner.engine.borrow_mut().submit_and_reap(wait, limit, events);
     }
@@ -81,7 +83,8 @@ impl Ring {
         Completion { result, operation, received, socket_nonempty }
     }
 
-    /// The time since the ring was set up: the only clock of the data plane, so that a simulation can be its master.
+    /// The time since the ring was set up. It is the only clock of the data plane, so that a simulation can
+    /// set it.
     pub fn now(&self) -> Duration {
         self.inner.engine.borrow().now()
     }
@@ -101,7 +104,8 @@ impl Ring {
         self.inner.engine.borrow_mut().table().in_flight()
     }
 
-    /// Makes a file or socket known to the ring, which then holds its own reference: the descriptor may be closed.
+    /// Makes a file or socket known to the ring, which then holds its own reference: the descriptor may be
+    /// closed.
     ///
     /// # Errors
     /// `EMFILE` when the table is full.
@@ -109,7 +113,8 @@ impl Ring {
         self.inner.engine.borrow_mut().register_file(file)
     }
 
-    /// Maps the first `length` bytes of a file, to send from its page cache; `None` where that cannot be done.
+    /// Maps the first `length` bytes of a file, to send from its page cache; `None` where that cannot be
+    /// done.
     pub fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> Option<SharedMapping> {
         self.inner.engine.borrow().map_file(file, length).ok()
     }
@@ -119,7 +124,7 @@ impl Ring {
         self.inner.engine.borrow_mut().release_file(file);
     }
 
-    /// How often the calling thread, which is the ring's, has waited for a page to be read so far.
+    /// How often the ring's thread, which must be the caller, has waited for a page to be read.
     pub fn major_faults(&self) -> u64 {
         self.inner.engine.borrow().major_faults()
     }
@@ -141,7 +146,7 @@ impl Ring {
         Some(engine.world().extents(file, range, limit))
     }
 
-    /// The executor says which task it is about to run.
+    /// Called by the executor before it runs a task.
     pub fn set_current_task(&self, task: u32) {
         self.inner.current_task.set(task);
     }

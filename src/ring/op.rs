@@ -1,13 +1,14 @@
 //! The table of operations in flight.
 //!
-//! *Keyspace contract*: the `user_data` of every SQE is the key of its entry here and nothing else. A key is free again only after the
-//! terminal CQE was taken out, so a key names one operation at a time.
+//! *Keyspace contract*: the `user_data` of every SQE is the key of its entry here and nothing else. A key is
+//! free again only after the terminal CQE was taken out, so a key names one operation at a time.
 //!
-//! *Ownership contract*: the entry owns the [`Operation`], and with it every byte that the kernel may touch, from before the SQE is pushed
-//! until the terminal CQE. Nothing removes an entry earlier: not a dropped future, not a closed connection.
+//! *Ownership contract*: the entry owns the [`Operation`], and with it every byte that the kernel may touch,
+//! from before the SQE is pushed until the terminal CQE. Nothing removes an entry earlier: not a dropped
+//! future, not a closed connection.
 //!
-//! *Cancellation contract*: cancelling is a request ([`Operation::Cancel`]). The target still completes on its own, with its real
-//! result or `ECANCELED`, and only then gives back what it owns.
+//! *Cancellation contract*: cancelling is a request ([`Operation::Cancel`]). The target still completes on
+//! its own, with its real result or `ECANCELED`, and only then gives back what it owns.
 
 use slab::Slab;
 
@@ -62,7 +63,7 @@ impl OpTable {
         &mut self.entries[key.0 as usize].operation
     }
 
-    /// Nobody waits for the result any more; the entry still lives until its terminal CQE.
+    /// Drops the result of an operation when it comes; the entry lives until its terminal CQE.
     pub(super) fn abandon(&mut self, key: OpKey) {
         let entry = &mut self.entries[key.0 as usize];
         entry.owner = Owner::Nobody;
@@ -71,7 +72,8 @@ impl OpTable {
         }
     }
 
-    /// Records the terminal CQE of an operation; its owner, who is told and collects it. What nobody waits for any more is dropped.
+    /// Records the terminal CQE of an operation. Returns its owner, which then collects the result; without
+    /// an owner the result is dropped.
     pub(super) fn finish(&mut self, key: OpKey, result: Result<u32, i32>) -> Owner {
         self.in_flight -= 1;
         let entry = &mut self.entries[key.0 as usize];

@@ -1,4 +1,5 @@
-//! What the ring can be asked to do. An operation owns its file index and every byte that the kernel may touch.
+//! What the ring can be asked to do. An operation owns its file index and every byte that the kernel may
+//! touch.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub enum AllocateMode {
 pub enum SendMode {
     /// When all has left; less only at an error.
     Whole,
-    /// When the socket takes no more: at least one byte, for which it waits, or an error.
+    /// When the socket takes no more. It waits for room for at least one byte, or ends with an error.
     Some,
     /// At once, with what the socket takes: `EAGAIN` when that is nothing.
     Now,
@@ -47,7 +48,8 @@ pub enum Operation {
         start: u32,
         /// Bytes to read.
         length: u32,
-        /// Do not even try without a worker thread: also a read that must not wait sleeps when somebody punches a hole into its file.
+        /// Go to a worker thread at once: even a read that must not wait sleeps while a hole is punched into
+        /// its file.
         in_worker: bool,
     },
     /// Write `lease[start..start + length]` to a file at `offset`.
@@ -73,7 +75,7 @@ pub enum Operation {
     Allocate { file: FileIndex, mode: AllocateMode, range: ByteRange },
     /// `posix_fadvise(2)` with `POSIX_FADV_WILLNEED`.
     Prefetch { file: FileIndex, range: ByteRange },
-    /// Receive what there is into a shared receive buffer, which the kernel takes only when data is there.
+    /// Receive what has arrived into a shared receive buffer, which the kernel takes only when there is data.
     Receive {
         socket: FileIndex,
         /// Wait for the socket first: the last receive left it empty.
@@ -90,14 +92,16 @@ pub enum Operation {
     },
     /// Send pieces of a batch.
     Send { socket: FileIndex, mode: SendMode, batch: Box<SendBatch> },
-    /// Wait until the other end of a socket is gone for good (`POLLHUP`, `POLLERR`) or has ended its own stream (neither of them: the kernel
-    /// always looks for that as well).
+    /// Wait until the other end of a socket is gone for good (`POLLHUP`, `POLLERR`) or has ended its own
+    /// stream (neither of them: the kernel always looks for that as well).
     AwaitHangUp { socket: FileIndex },
     /// Complete when a socket can take some bytes, or will never take any more.
     AwaitRoom { socket: FileIndex },
-    /// Bring part of a mapped file into the page cache, on a thread of the kernel's: `EFAULT` when it is gone or cannot be read.
+    /// Bring part of a mapped file into the page cache, on a thread of the kernel; `EFAULT` if it is gone or
+    /// cannot be read.
     Populate { mapped: MappedRange },
-    /// Shut a socket down. In both directions, whatever waits on it ends; in that of sends, the other end learns that no more will come.
+    /// Shut a socket down. `Both` ends everything that waits on it; `Write` tells the other end that no more
+    /// will come.
     Shutdown {
         socket: FileIndex,
         /// `Both` or `Write`.
@@ -111,7 +115,7 @@ pub enum Operation {
     },
     /// Complete after a time.
     Sleep { duration: Box<io_uring::types::Timespec> },
-    /// Ask the kernel to end another operation early; that one completes on its own.
+    /// Ask the kernel to end another operation early, which still completes on its own.
     Cancel { target: OpKey },
     /// Ask the kernel to end all other operations early.
     CancelAll,

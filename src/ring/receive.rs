@@ -75,7 +75,8 @@ impl ReceiveRing {
         Received { ring: Rc::clone(&self.inner), buffer, length }
     }
 
-    /// Does the kernel's part: takes the next provided buffer and fills it; its number and how much was filled.
+    /// Does the kernel's part: takes the next provided buffer and fills it. Returns its number and the bytes
+    /// filled.
     #[cfg(feature = "sim")]
     pub(super) fn fill(&self, fill: impl FnOnce(&mut [u8]) -> usize) -> Option<(u16, u32)> {
         let head = self.inner.head.get();
@@ -84,8 +85,8 @@ impl ReceiveRing {
         }
         self.inner.head.set(head.wrapping_add(1));
         let slot = usize::from(head & (self.inner.count - 1));
-        // SAFETY: an entry between head and tail was provided and names a whole buffer inside the mapping, which nobody else uses until
-        // it is taken as a `Received`. The memory is initialised.
+        // SAFETY: an entry between head and tail was provided and names a whole buffer inside the mapping,
+        // which is not used otherwise until it is taken as a `Received`. The memory is initialised.
         let (buffer, bytes) = unsafe {
             let entry = &*self.inner.entries.address().cast::<BufRingEntry>().add(slot);
             (entry.bid(), std::slice::from_raw_parts_mut(entry.addr() as *mut u8, entry.len() as usize))
@@ -103,8 +104,9 @@ impl ReceiveRing {
 impl ReceiveCore {
     fn provide(&self, buffer: u16) {
         let slot = self.tail.get() & (self.count - 1);
-        // SAFETY: `slot` is inside the mapping of `count` entries. The kernel reads an entry only below the tail, which is moved past it
-        // afterwards; until then the entry is ours. Writing single fields leaves the tail, which overlays the first entry, alone.
+        // SAFETY: `slot` is inside the mapping of `count` entries. The kernel reads an entry only below the
+        // tail, which is moved past it afterwards; until then the entry is ours. Writing single fields leaves
+        // the tail, which overlays the first entry, alone.
         unsafe {
             let entry = &mut *self.entries.address().cast::<BufRingEntry>().add(usize::from(slot));
             entry.set_addr(self.memory.address().add(usize::from(buffer) * self.buffer_length as usize) as u64);
@@ -113,7 +115,8 @@ impl ReceiveCore {
         }
         self.tail.set(self.tail.get().wrapping_add(1));
         self.available.set(self.available.get() + 1);
-        // SAFETY: the tail is the last 16 bits of the first entry; the mapping outlives this call, and only this thread writes it.
+        // SAFETY: the tail is the last 16 bits of the first entry; the mapping outlives this call, and only
+        // this thread writes it.
         unsafe {
             let tail = BufRingEntry::tail(self.entries.address().cast::<BufRingEntry>()).cast_mut();
             AtomicU16::from_ptr(tail).store(self.tail.get(), Ordering::Release);
@@ -124,7 +127,8 @@ impl ReceiveCore {
 impl Received {
     pub fn bytes(&self) -> &[u8] {
         let start = usize::from(self.buffer) * self.ring.buffer_length as usize;
-        // SAFETY: the buffer is inside the mapping, its bytes are initialised, and the kernel has given it up until it is provided again.
+        // SAFETY: the buffer is inside the mapping, its bytes are initialised, and the kernel has given it up
+        // until it is provided again.
         unsafe { std::slice::from_raw_parts(self.ring.memory.address().add(start), self.length as usize) }
     }
 }

@@ -27,13 +27,14 @@ pub struct RingOptions {
     pub files: u32,
     /// Register (and so pin) the lease memory.
     pub registered: bool,
-    /// Threads of the kernel for what blocks, at the most; never fewer than the kernel's own choice.
+    /// The most worker threads of the kernel for operations that block; never fewer than the kernel's own
+    /// choice.
     pub workers: usize,
 }
 
 #[cfg(test)]
 impl RingOptions {
-    /// The least that a ring can do with, for tests that need one beside what they are about.
+    /// The smallest ring, for tests that need one besides their subject.
     pub(crate) fn small() -> Self {
         Self {
             lease_memory: 40 << 20,
@@ -80,8 +81,8 @@ pub enum RingError {
     Other(&'static str, io::Error),
 }
 
-/// What the loop learns of one completion. The operation and its result stay where they are until its owner
-/// [collects](super::Ring::collect) them: they are moved once.
+/// What the loop learns of one completion. The operation and its result stay in the table until its owner
+/// [collects](super::Ring::collect) them, so they are moved once.
 #[derive(Debug)]
 pub struct Event {
     /// Whose operation is finished.
@@ -131,7 +132,8 @@ impl Uring {
             register_arena(&ring, &pool, megabytes)?;
         }
         let (address, entries) = receive.registration();
-        // SAFETY: the receive ring's memory lives in `Uring` beside the ring, which is dropped first (field order).
+        // SAFETY: the receive ring's memory lives in `Uring` beside the ring, which is dropped first (field
+        // order).
         unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, GROUP, 0) }
             .map_err(|error| RingError::Other("provided buffers", error))?;
         ring.submitter().register_files_sparse(options.files).map_err(|error| {
@@ -162,8 +164,8 @@ impl Uring {
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return key;
             }
-            // The queue is full: hand it over early. Completions are taken out meanwhile, because the kernel may take no entries (EBUSY)
-            // while its completion queue is full; they are told in the next turn.
+            // The queue is full: submit it early. Completions are taken out meanwhile, because the kernel may
+            // take no entries (EBUSY) while its completion queue is full; they are reported in the next turn.
             let mut early = std::mem::take(&mut self.early);
             self.reap(usize::MAX, &mut early);
             self.early = early;
@@ -208,7 +210,7 @@ impl Uring {
         }
     }
 
-    /// Whether a completion is there or could be had without waiting; costs two loads.
+    /// True if a completion is there, or could be had without waiting; costs two loads.
     pub(super) fn has_work(&mut self) -> bool {
         !self.early.is_empty() || !self.ring.completion().is_empty() || self.ring.submission().taskrun()
     }
@@ -262,7 +264,7 @@ impl Drop for Uring {
     }
 }
 
-/// Records a terminal CQE in the table; what its owner learns of it, if there is one.
+/// Records a terminal CQE in the table. Returns the event for its owner, if it has one.
 #[inline]
 pub(super) fn deliver(
     table: &mut OpTable,
@@ -328,7 +330,7 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
     Ok(())
 }
 
-/// Lets the ring have more threads for operations that block on files; those for sockets stay as they are.
+/// Allows the ring more threads for operations that block on files; the number for sockets stays as it is.
 fn limit_workers(ring: &IoUring, workers: usize) -> Result<(), RingError> {
     let change = |bounded: u32| {
         // Nothing changes where 0 is asked for, and what was there comes back.

@@ -1,5 +1,5 @@
-//! The last quarter of an hour in one summary a second, of the whole server and of each export that did something in it: about half a
-//! kilobyte each.
+//! The last quarter of an hour in one summary a second, of the whole server and of each export that did
+//! something in it: about half a kilobyte each.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -82,7 +82,7 @@ pub(crate) struct Summary {
     pub end_unix_ms: u64,
     /// Its length in milliseconds: 1,000, or more when the control plane was late.
     pub length_ms: u64,
-    /// How things stood at the end, by export.
+    /// The gauges at the end, by export.
     pub gauges: Vec<ExportGauges>,
     /// Of the whole server.
     pub all: Activity,
@@ -91,7 +91,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// What an export did, or all of them, and how things stood with it.
+    /// What an export did, or all of them, and its gauges.
     pub(crate) fn of(&self, export: Option<usize>) -> (Cow<'_, Activity>, ExportGauges) {
         match export {
             Some(export) => {
@@ -144,7 +144,7 @@ impl History {
         }
     }
 
-    /// An export is gone, and its part of the past: another may get its index.
+    /// Forgets an export's past: another export may get its index.
     pub(crate) fn forget_export(&mut self, export: usize) {
         self.exports[export] = None;
         for second in &mut self.summaries {
@@ -220,7 +220,7 @@ impl Present {
         }
     }
 
-    /// Sums up, and begins anew.
+    /// Takes the summary of the second, and begins the next one.
     fn finish(&mut self) -> Activity {
         let mut all = empty();
         let mut heat = [0; HEAT_ROWS];

@@ -12,8 +12,8 @@ pub(super) const SHORTEST_NS: u64 = 64;
 pub(super) const LONGEST_NS: u64 = 1_000_000_000_000;
 /// Significant decimal digits of every histogram.
 pub(super) const DIGITS: u8 = 3;
-/// What a histogram has room for at first, in nanoseconds. It grows with what it sees: most never see a second, and a server of many
-/// exports has many histograms.
+/// The longest time that a new histogram has room for, in nanoseconds. It grows when longer ones come: most
+/// never see a second, and a server of many exports has many histograms.
 const ROOM_AT_FIRST_NS: u64 = 2_000_000;
 
 /// An empty histogram that grows.
@@ -24,7 +24,7 @@ pub(super) fn empty<T: Counter>() -> Histogram<T> {
     histogram
 }
 
-/// Records nanoseconds so often.
+/// Records a value `count` times.
 pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64, count: T) {
     histogram.record_n(nanoseconds.min(LONGEST_NS), count).expect("it grows to the longest");
 }
@@ -46,7 +46,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Whether they are the same command with the same moments.
+    /// True if both are the same command with the same moments.
     pub fn is_alike(&self, other: &Self) -> bool {
         let key = |timing: &Self| (timing.operation, timing.arrived, timing.submitted, timing.completed);
         key(self) == key(other)
@@ -70,7 +70,7 @@ pub struct SlowRequest {
 pub struct Interval {
     /// One for each export of the server, in its order.
     pub exports: Vec<ExportInterval>,
-    /// How things stand at the end.
+    /// The gauges at the end.
     pub gauges: Gauges,
     /// The same by export; empty where nothing is known.
     pub export_gauges: Vec<ExportGauges>,
@@ -90,7 +90,7 @@ pub struct ExportInterval {
     /// By [`CommandKind`]; `None` where none came.
     pub commands: [Option<Box<CommandInterval>>; CommandKind::ALL.len()],
     pub errors: ErrorCounts,
-    /// Requests that were refused before they reached the backend; they are among the errors too.
+    /// Requests that were refused before they reached the backend; `errors` counts them too.
     pub refused: u64,
     /// Bytes of payload of refused requests that were skipped.
     pub discarded_bytes: u64,
@@ -109,13 +109,13 @@ pub struct CommandInterval {
     pub phases: [Histogram<u32>; Phase::ALL.len()],
 }
 
-/// How things stand on a shard.
+/// The state of a shard at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gauges {
     pub connections: u64,
     /// Requests that a backend works on.
     pub in_flight: u64,
-    /// Requests that are not answered or whose reply is not out, those in flight among them.
+    /// Requests without an answer or whose reply is not sent, including those in flight.
     pub unsent: u64,
     /// Bytes of buffer memory that are lent.
     pub memory_used: u64,
@@ -127,7 +127,7 @@ pub struct Gauges {
     pub operations: u64,
 }
 
-/// How things stand with an export on a shard.
+/// The state of an export on a shard at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExportGauges {
     pub connections: u64,
@@ -141,11 +141,12 @@ pub struct ConnectionInfo {
     pub peer: PeerIdentity,
     /// Index of its export.
     pub export: usize,
-    /// When the shard took it, in nanoseconds of its clock; no two connections of a shard have the same at once.
+    /// When the shard took it, in nanoseconds of its clock; no two connections of a shard have the same at
+    /// once.
     pub since_ns: u64,
     /// Nanoseconds since then.
     pub age_ns: u64,
-    /// Requests that are not answered or whose reply is not out.
+    /// Requests without an answer or whose reply is not sent.
     pub in_flight: u64,
     /// Requests since it came whose reply is out.
     pub requests: u64,
@@ -185,7 +186,7 @@ impl ExportInterval {
         self.command(operation).requests += 1;
     }
 
-    /// Counts so many requests whose replies are out, at `sent`, and their times, which are the same.
+    /// Counts `requests` requests with the same moments whose replies were sent at `sent`.
     pub fn record(&mut self, timing: &Timing, sent: u64, requests: u32) {
         let Timing { operation, arrived, submitted, completed, .. } = *timing;
         let command = self.command(operation);

@@ -1,4 +1,5 @@
-//! The HdrHistogram V2 interval log, version 1.3: histograms over time as text, which the tools of that family read.
+//! The HdrHistogram V2 interval log, version 1.3: histograms over time as text, which the tools of that
+//! family read.
 //!
 //! ```text
 //! #[Histogram log format version 1.3]
@@ -9,13 +10,15 @@
 //! Tag=disk/read/total,0.000,1.000,5.234,HISTFAAAA...
 //! ```
 //!
-//! A line is an interval of one tag: its start in seconds since the base time, its length in seconds, its greatest value in
-//! milliseconds, and the histogram, whose values are nanoseconds. A server's tags are `EXPORT/COMMAND/PHASE`, the export's name
-//! percent-encoded (so that it has neither slash nor comma nor space, and the default export gives `/read/total`).
+//! A line is an interval of one tag: its start in seconds since the base time, its length in seconds, its
+//! greatest value in milliseconds, and the histogram, whose values are nanoseconds. A server's tags are
+//! `EXPORT/COMMAND/PHASE`, the export's name percent-encoded (so that it has neither slash nor comma nor
+//! space, and the default export gives `/read/total`).
 //!
-//! By hand, although the `hdrhistogram` crate has such a log, which `ringnbd bench` uses: its writer borrows what it writes to for its whole life, and a
-//! server's log is emptied and begun anew to rotate it; its reader knows neither a log with several heads nor one whose last line is being
-//! written. A test has the crate's reader read what is written here.
+//! By hand, although the `hdrhistogram` crate has such a log, which `ringnbd bench` uses: its writer borrows
+//! its output for its whole life, but a server empties its log and begins a new one to rotate it; its reader
+//! knows neither a log with several heads nor one whose last line is being written. In a test the crate's
+//! reader reads what is written here.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,7 +63,7 @@ pub(crate) fn is_log(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD.as_bytes())
 }
 
-/// A log in the making.
+/// Writes a log.
 pub struct IntervalLogWriter<W> {
     out: W,
     serializer: V2DeflateSerializer,
@@ -121,9 +124,10 @@ impl<W: Write> IntervalLogWriter<W> {
 pub struct IntervalLog<'a> {
     /// Without their `#`, in order.
     pub comments: Vec<String>,
-    /// What the starts of the next intervals count from, in seconds since 1970; 0 when they are absolute or nothing is known.
+    /// What the starts of the next intervals count from, in seconds since 1970; 0 if they are absolute or it
+    /// is not known.
     base_unix_seconds: f64,
-    /// When the log began, or was gone on with, in seconds since 1970; 0 when nothing is known.
+    /// When the log began, or was last appended to, in seconds since 1970; 0 if not known.
     start_unix_seconds: f64,
     /// In the order of the file.
     pub intervals: Vec<LoggedInterval<'a>>,

@@ -1,8 +1,8 @@
 //! What a server knows of its own speed: histograms and counters per shard, and their totals.
 //!
-//! A shard records into an [`Interval`] of its own, without locks. The control plane asks for it by message; the shard hands the interval
-//! over and goes on with an empty one, so that asking costs the shard a pointer, however many histograms there are. [`Totals`] adds
-//! the intervals of all shards up.
+//! A shard records into an [`Interval`] of its own, without locks. The control plane asks for it by message.
+//! The shard hands the interval over and continues with an empty one, so an exchange costs the shard one
+//! pointer, however many histograms there are. [`Totals`] adds up the intervals of all shards.
 #![forbid(unsafe_code)]
 
 mod errors;
@@ -29,7 +29,7 @@ pub use crate::block::CommandKind as Operation;
 /// A part of a request's way through the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// From the receive that brought it to its hand-over to the backend.
+    /// From the receive of its last byte to its hand-over to the backend.
     Queue,
     /// From there until the backend was done.
     Backend,

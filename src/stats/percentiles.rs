@@ -3,7 +3,8 @@
 use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
-/// The points that are shown of a histogram, in nanoseconds. The keys are part of the interface of the admin server and of reports.
+/// The points that are shown of a histogram, in nanoseconds. The keys are part of the interface of the admin
+/// server and of reports.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
     pub count: u64,
@@ -20,7 +21,8 @@ pub struct Percentiles {
 impl Percentiles {
     /// Of a histogram of nanoseconds; `None` of an empty one.
     pub fn of<T: Counter>(histogram: &Histogram<T>) -> Option<Self> {
-        // The upper end of a bucket may lie above the greatest value; that of the first one stands for nothing at all.
+        // The upper end of a bucket may lie above the greatest value; that of the first one stands for
+        // nothing at all.
         let shown = |value| if histogram.lowest_equivalent(value) == 0 { 0 } else { value };
         let at = |quantile| shown(histogram.value_at_quantile(quantile).min(histogram.max()));
         (!histogram.is_empty()).then(|| Self {

@@ -87,9 +87,9 @@ pub(crate) struct ProcessFacts {
     pub most_descriptors: Option<u64>,
 }
 
-/// The value of the label `export`: the export's name, and `(default)` for the default export, whose name is empty: to Prometheus a label
-/// without a value is no label. An export that is really called `(default)` is shown as `((default))`, and so on, so that two exports
-/// never have the same label.
+/// The value of the label `export`: the export's name, and `(default)` for the default export, whose name is
+/// empty: to Prometheus an empty label is no label. An export named `(default)` is shown as `((default))`,
+/// and so on, so that two exports never have the same label.
 pub(crate) fn export_label(name: &str) -> String {
     const DEFAULT: &str = "(default)";
     let mut core = name;
@@ -213,7 +213,7 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     for (export, command, of) in each_command(exports, totals) {
         page.sample("ringnbd_request_bytes_total", &[("export", export), ("command", command)], of.bytes);
     }
-    // The whole and its parts are two metrics, or a sum over all of one would count every request twice.
+    // The whole and its parts are two metrics: in one, a sum over all labels would count every request twice.
     let help = "Time of a request, from its arrival until its reply was out.";
     page.family("ringnbd_request_duration_seconds", "histogram", help);
     for (export, command, of) in each_command(exports, totals) {
@@ -233,7 +233,8 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
 
 fn errors(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
     let pairs = || with_totals(exports, totals);
-    // All of them from the start: what appears with its first error is no increase to Prometheus.
+    // All series exist from the start: to Prometheus a series that appears with its first error shows no
+    // increase.
     page.family("ringnbd_errors_total", "counter", "Error replies.");
     for (facts, export) in pairs() {
         for (command, counts) in export.errors.by_command() {

@@ -20,7 +20,8 @@ pub fn comments() -> Vec<String> {
     ]
 }
 
-/// Host, processors, memory and kernel in one line, as far as they are known. Looked at once: a server in its sandbox could not.
+/// Host, processors, memory and kernel in one line, as far as they are known. They are read once, because a
+/// sandboxed server could not read them later.
 pub fn machine() -> String {
     static MACHINE: OnceLock<String> = OnceLock::new();
     MACHINE.get_or_init(look_at_machine).clone()

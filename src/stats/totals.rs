@@ -11,7 +11,7 @@ use crate::block::CommandKind;
 pub(crate) struct Totals {
     /// By export, in the server's order.
     pub exports: Vec<ExportTotals>,
-    /// By shard: how things stood when it was last asked.
+    /// By shard: its gauges when it was last asked.
     pub gauges: Vec<Gauges>,
     /// The same by shard and export.
     export_gauges: Vec<Vec<ExportGauges>>,
@@ -59,7 +59,7 @@ impl Totals {
         }
     }
 
-    /// An export is gone; another may get its index.
+    /// Forgets an export that is gone: another may get its index.
     pub(crate) fn forget_export(&mut self, export: usize) {
         self.exports[export] = ExportTotals::default();
     }
@@ -71,13 +71,13 @@ impl Totals {
         self.add_exports(interval);
     }
 
-    /// A shard is gone, and with it all that stood there.
+    /// Forgets the gauges of a shard that is gone.
     pub(crate) fn forget_gauges(&mut self, shard: usize) {
         self.gauges[shard] = Gauges::default();
         self.export_gauges[shard].clear();
     }
 
-    /// How things stand with an export on all shards.
+    /// The gauges of an export, added up over all shards.
     pub(crate) fn export_gauges(&self, export: usize) -> ExportGauges {
         let mut sum = ExportGauges::default();
         for of in self.export_gauges.iter().filter_map(|shard| shard.get(export)) {
@@ -87,14 +87,14 @@ impl Totals {
         sum
     }
 
-    /// Adds what a shard recorded, but not how things stand.
+    /// Adds what a shard recorded, without its gauges.
     pub(crate) fn add_exports(&mut self, interval: &Interval) {
         for (total, export) in self.exports.iter_mut().zip(&interval.exports) {
             total.add(export);
         }
     }
 
-    /// Forgets everything but how things stand; for totals of one interval of time.
+    /// Forgets everything but the gauges; for totals of one interval of time.
     pub(crate) fn clear(&mut self) {
         for export in &mut self.exports {
             let mut commands = std::mem::take(&mut export.commands);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Who holds a lock that is in the way.
+/// The holder of a conflicting lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// An open file description; the kernel does not tell whose.
@@ -34,7 +34,7 @@ fn control(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Res
 /// Takes a shared lock of a byte, which need not exist, without waiting.
 ///
 /// # Errors
-/// `EAGAIN` when somebody has it exclusively; others where the file system has no locks.
+/// `EAGAIN` if it is locked exclusively; others where the file system has no locks.
 pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<()> {
     control(file, libc::F_OFD_SETLK, &mut request(libc::F_RDLCK, offset))
 }

@@ -1,12 +1,14 @@
-//! What a process gives up: filters of system calls, and how errors tell of it.
+//! Confinement: filters of system calls, and hints in the errors that they cause.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Puts a seccomp filter in front of all threads of the process, now and in future. Refused calls go to the audit log.
+/// Puts a seccomp filter in front of all threads of the process, now and in future. Refused calls go to the
+/// audit log.
 ///
 /// # Errors
-/// The kernel's: `EACCES` without `no_new_privs`, `EINVAL` for a program that it does not understand or without seccomp.
+/// The kernel's: `EACCES` without `no_new_privs`, `EINVAL` for a program that it does not understand or
+/// without seccomp.
 pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     // SPEC_ALLOW: no foreign code runs here, so the processor need not be slowed down against it.
     const FLAGS: libc::c_ulong = libc::SECCOMP_FILTER_FLAG_TSYNC

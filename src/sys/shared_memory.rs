@@ -11,17 +11,19 @@ const WORD: usize = 8;
 
 /// Memory that several shards read and write at once, sparse: the `mem:` export.
 ///
-/// Copies go word by word through relaxed atomics, so that racing requests (which the protocol allows: either content may be
-/// seen) are no data race of the program. On every machine that io_uring runs on these are plain moves. The words are always whole and
-/// always the same: Rust does not allow two atomic accesses of different sizes to race. So a copy that begins or ends inside a word
-/// exchanges that word, which leaves the other bytes as whoever writes them has left them.
+/// Copies go word by word through relaxed atomics, so that racing requests (which the protocol allows: either
+/// content may be seen) are no data race of the program. On every machine that io_uring runs on these are
+/// plain moves. The words are always whole and always the same: Rust does not allow two atomic accesses of
+/// different sizes to race. So a copy that begins or ends inside a word exchanges that word, which leaves the
+/// other bytes as concurrent writers have set them.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     mapping: Mapping,
     length: u64,
 }
 
-// SAFETY: the bytes are accessed as the atomics of `SharedMemory::words` and in no other way; discarding pages is the kernel's.
+// SAFETY: the bytes are accessed as the atomics of `SharedMemory::words` and in no other way; discarding
+// pages is the kernel's.
 unsafe impl Sync for SharedMemory {}
 
 /// A range as the parts of words that it has.
@@ -63,8 +65,8 @@ impl SharedMemory {
 
     fn words(&self) -> &[AtomicU64] {
         let words = self.mapping.length() / WORD;
-        // SAFETY: the mapping is whole pages and lives as long as `self`; an atomic has the size and alignment of its integer, of which
-        // every bit pattern is valid. Nothing else refers to these bytes.
+        // SAFETY: the mapping is whole pages and lives as long as `self`; an atomic has the size and
+        // alignment of its integer, of which every bit pattern is valid. Nothing else refers to these bytes.
         unsafe { std::slice::from_raw_parts(self.mapping.address().cast::<AtomicU64>(), words) }
     }
 
@@ -120,7 +122,8 @@ impl SharedMemory {
             self.write(start, &[0; PAGE as usize][..(end - start) as usize]);
         }
         if last > first {
-            // SAFETY: whole pages inside our private mapping; they read as zero afterwards, which concurrent atomic access may see at any time.
+            // SAFETY: whole pages inside our private mapping; they read as zero afterwards, which concurrent
+            // atomic access may see at any time.
             let discarded = unsafe {
                 let address = self.mapping.address().add(first as usize).cast();
                 rustix::mm::madvise(address, (last - first) as usize, rustix::mm::Advice::LinuxDontNeed)
@@ -130,7 +133,7 @@ impl SharedMemory {
     }
 }
 
-/// Replaces some bytes of a word and leaves the others to those who write them meanwhile.
+/// Replaces some bytes of a word and leaves the others to concurrent writers.
 fn replace(cell: &AtomicU64, at: usize, bytes: &[u8]) {
     let replaced = |word: u64| {
         let mut word = word.to_ne_bytes();

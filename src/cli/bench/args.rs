@@ -132,8 +132,9 @@ pub(crate) struct Args {
     /// The form of replies to insist on [default: structured, else simple]
     #[arg(long, value_name = "FORM", help_heading = "Load")]
     pub replies: Option<ReplyForm>,
-    /// Read common keys of a fio job file; flags win: uri, rw, rwmixread, fsync, bs, iodepth, numjobs, rate_iops, runtime, time_based, ramp_time,
-    /// number_ios, size, offset, randseed, verify; ${NAME} is from the environment
+    /// Read common keys of a fio job file; flags win: uri, rw, rwmixread, fsync, bs, iodepth, numjobs,
+    /// rate_iops, runtime, time_based, ramp_time, number_ios, size, offset, randseed, verify; ${NAME} is from
+    /// the environment
     #[arg(long, value_name = "FILE", help_heading = "Load")]
     pub fio: Option<PathBuf>,
     /// Pin this process to a CPU
@@ -142,7 +143,8 @@ pub(crate) struct Args {
     /// Print the results as JSON, or write them to FILE beside the table
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<String>,
-    /// Write latencies second by second to a HdrHistogram interval log, tagged read, write, trim, flush; an old FILE is replaced
+    /// Write latencies second by second to a HdrHistogram interval log, tagged read, write, trim, flush; an
+    /// old FILE is replaced
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
 }

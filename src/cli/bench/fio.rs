@@ -1,6 +1,7 @@
 //! The common keys of a fio job file: a `[global]` section and one job, as `--ioengine=nbd` takes them.
 //!
-//! What would change the meaning of the load and is not known here is an error; what has no effect is a warning.
+//! What would change the meaning of the load and is not known here is an error; what has no effect is a
+//! warning.
 
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ const WITHOUT_EFFECT: [&str; 8] = [
 ];
 
 impl Job {
-    /// Reads a job file. `ends`: something else than the file says when the run ends. Keys that it does not know are named in `warnings`.
+    /// Reads a job file. `ends`: something else than the file says when the run ends. Keys that it does not
+    /// know are named in `warnings`.
     ///
     /// # Errors
     /// A clause with the cause and the remedy, and the line where there is one.
@@ -153,7 +155,8 @@ impl Job {
             Some(None) => return Err("rate_iops times numjobs is beyond 64 bits".into()),
             rate => rate.flatten(),
         };
-        // Reads have their rate and writes have theirs, so that there are as many of one as of the other whatever the mix says.
+        // Reads have their rate and writes have theirs, so that there are as many of one as of the other
+        // whatever the mix says.
         if self.rw == Some(ReadWrite::Randrw)
             && let Some(rate) = self.rate
         {

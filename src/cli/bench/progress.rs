@@ -8,7 +8,8 @@ use crate::cli::describe::{human_rate, human_time};
 use crate::client::load::results::empty_histogram;
 use crate::client::load::{LoadInterval, LoadKind, LoadOptions};
 
-/// One line on stderr, drawn anew every second and cut to the width of the terminal. It shows nothing where there is none.
+/// One line on stderr, redrawn every second and cut to the width of the terminal. Nothing is shown without a
+/// terminal.
 pub(super) struct ProgressLine {
     bar: ProgressBar,
     /// How long the run is, and how many operations it has, as far as that is limited.

@@ -1,5 +1,5 @@
-//! The parts of pictures: text, lines, areas, and axes of time and of latency. Colours are classes; `theme` gives
-//! them, light and dark.
+//! The parts of pictures: text, lines, areas, and axes of time and of latency. Colours are classes; `theme`
+//! gives them, light and dark.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,8 @@ pub(super) const LEFT: f64 = 58.0;
 /// Space behind the end of the horizontal axis.
 pub(super) const RIGHT: f64 = 14.0;
 
-/// Text as HTML and XML have it. By hand, because html-escape and the like leave control characters, which XML does not allow at all.
+/// Text as HTML and XML have it. By hand, because html-escape and the like leave control characters, which
+/// XML does not allow at all.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -150,7 +151,8 @@ impl Picture {
         )
     }
 
-    /// As a part of another picture, at a height; the cells of one colour are one shape, which takes a fraction of the bytes.
+    /// As a part of another picture, at a height; the cells of one colour are one shape, which takes a
+    /// fraction of the bytes.
     pub(super) fn group(&self, x: f64, y: f64) -> String {
         let Self { ground, cells, body, .. } = self;
         let mut shapes = vec![String::new(); HEATS];

@@ -1,4 +1,4 @@
-//! A heat map: when requests took how long. Its marks are the median and the 99th percentile.
+//! A heat map of latency over time. Its marks are the median and the 99th percentile.
 
 use super::chart::{LatencyAxis, Picture, TimeAxis, WIDE, long_time, short_time};
 use super::source::{Column, Row};

@@ -11,9 +11,9 @@ use super::summary::{baseline, counts, groups, heads, latencies, phase_rows, rat
 use super::{heat_chart, phase_chart, theme};
 use crate::stats::provenance;
 
-/// Curves of one picture, at most: beyond that nobody tells them apart, and each export has a picture of its own.
+/// The most curves of one picture: more cannot be told apart, so then each export has a picture of its own.
 const MOST_CURVES: usize = 8;
-/// Heat maps of which each cell tells what it is when it is pointed at; in a page of more they would take tens of megabytes.
+/// The most heat maps whose cells have tooltips: a page with more would take tens of megabytes.
 const MOST_TOLD: usize = 24;
 
 const PAGE_STYLE: &str = "\
@@ -39,8 +39,9 @@ struct CurveEntry<'a> {
     dash: usize,
 }
 
-/// Colours tell sources apart where there are several, and rows where there is one. Those of one export and command are beside each other,
-/// and lines of several sources differ in their dashes as well: where two curves are equal, the one below shows through the gaps.
+/// Colours tell sources apart where there are several, and rows where there is one. Those of one export and
+/// command are beside each other, and lines of several sources differ in their dashes as well: where two
+/// curves are equal, the one below shows through the gaps.
 fn entries(sources: &[Source]) -> Vec<CurveEntry<'_>> {
     let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut entries = Vec::new();
@@ -56,7 +57,8 @@ fn entries(sources: &[Source]) -> Vec<CurveEntry<'_>> {
     entries
 }
 
-/// All spectra: one for each command, or where those would hold too many curves one for each export and command.
+/// All spectra: one for each command, or where those would hold too many curves one for each export and
+/// command.
 fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
     let entries = entries(sources);
     let mut commands: BTreeMap<&str, Vec<&CurveEntry<'_>>> = BTreeMap::new();
@@ -84,7 +86,8 @@ fn phases(sources: &[Source], width: f64) -> Option<Picture> {
     phase_chart::draw("Where the time of a mean request goes", &rows, width)
 }
 
-/// A heat map for each row that has times; by export and command, and where any source has one, `None` for those that have not.
+/// A heat map for each row that has times; by export and command, and where any source has one, `None` for
+/// those that have not.
 fn heat_maps(sources: &[Source], width: f64) -> Vec<Vec<Option<Picture>>> {
     let entries = entries(sources);
     let draw = |entry: &CurveEntry<'_>| {
@@ -258,7 +261,8 @@ fn footer(sources: &[Source]) -> Picture {
     picture
 }
 
-/// Cuts a text into lines that are not too long for a picture, between words where it can be; all but the first begin with a space.
+/// Cuts a text into lines that are not too long for a picture, between words where it can be; all but the
+/// first begin with a space.
 fn wrap(text: &str, lines: &mut Vec<String>) {
     const LONGEST: usize = 104;
     let mut rest: Vec<char> = text.chars().collect();

@@ -35,7 +35,7 @@ pub(super) enum ReadError {
     NoTime(String),
 }
 
-/// What of the files is wanted.
+/// The part of the files that is wanted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     /// Nanoseconds of a value, for logs that do not say.
@@ -86,7 +86,8 @@ impl Reading {
         self.exports.is_empty() || self.exports.iter().any(|name| name == export)
     }
 
-    /// Whether an interval of a log that begins at `begin` is wanted: what lies across an end counts where its middle is.
+    /// True if an interval of a log that begins at `begin` is wanted; one that crosses an end counts where
+    /// its middle is.
     fn covers(&self, begin: f64, start: f64, length: f64) -> bool {
         let middle = start + length / 2.0;
         self.from.is_none_or(|from| middle >= from.of(begin))
@@ -125,7 +126,7 @@ impl Source {
         for comment in log.comments.iter().map(|comment| comment.trim()) {
             let known = [("command", COMMAND), ("machine", MACHINE), ("version", "version: ")];
             let fact = known.iter().find_map(|(name, prefix)| Some((*name, comment.strip_prefix(prefix)?)));
-            // A log that was gone on with has a head for each part.
+            // A log that was appended to has a head for each part.
             if let Some((name, fact)) = fact.map(|(name, fact)| (name, fact.to_owned()))
                 && !self.facts[from..].contains(&(name, fact.clone()))
             {
@@ -202,8 +203,9 @@ struct OpenColumn {
     histogram: Histogram<u64>,
 }
 
-/// The places, each `width` seconds, of an interval in seconds: those of which it has the greater part. Intervals seldom begin and end when
-/// they should, so neither their beginnings nor their ends say which places they are for.
+/// The places, each `width` seconds, of an interval in seconds: those of which it has the greater part.
+/// Intervals seldom begin and end when they should, so neither their beginnings nor their ends say which
+/// places they are for.
 fn places(span: &Range<f64>, width: f64) -> Range<usize> {
     let half = (span.end - span.start).min(width) / 2.0;
     let number = |moment: f64| (moment / width).max(0.0) as usize;

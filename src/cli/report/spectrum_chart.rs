@@ -34,7 +34,8 @@ impl Curve<'_> {
     }
 }
 
-/// A histogram's values with how many are at most that: a histogram searches from its start for each quantile.
+/// A histogram's values with how many are at most that: a histogram searches from its start for each
+/// quantile.
 struct Values(Vec<(u64, u64)>);
 
 impl Values {

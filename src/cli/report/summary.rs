@@ -23,8 +23,8 @@ pub(super) fn latencies(histogram: &Histogram<u64>) -> Vec<f64> {
     [histogram.mean()].into_iter().chain(quantiles).chain([histogram.max() as f64]).collect()
 }
 
-/// The row of the first source that a row is compared with: the same export and command, or the only one of that command on
-/// both sides, because clients know no exports.
+/// The row of the first source that a row is compared with: the same export and command, or the only one of
+/// that command on both sides, because clients know no exports.
 pub(super) fn baseline<'a>(sources: &'a [Source], source: usize, row: &Row) -> Option<&'a Row> {
     if source == 0 {
         return None;

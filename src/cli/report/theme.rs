@@ -1,7 +1,7 @@
 //! Colours and fonts, light and dark, as style sheets.
 //!
-//! Pictures name no variables: what draws an SVG file outside a browser seldom knows them, and then everything is black. Such a program
-//! skips the rules for a dark screen too, and the light ones stand alone.
+//! Pictures use no variables: most programs that draw an SVG file outside a browser do not know them and draw
+//! everything black. They also skip the rules for a dark screen, so the light colours apply.
 
 use std::fmt::Write as _;
 
@@ -61,7 +61,8 @@ pub(super) fn of_pictures() -> String {
     format!("{SHAPES}{}{}", LIGHT.rules(), dark(&DARK.rules()))
 }
 
-/// The colours of a page as variables: `--page`, `--card`, `--text`, `--quiet`, `--line`, `--c0` and so on. Pages are for browsers.
+/// The colours of a page as variables: `--page`, `--card`, `--text`, `--quiet`, `--line`, `--c0` and so on.
+/// Pages are for browsers.
 pub(super) fn of_pages() -> String {
     format!("{}{}", LIGHT.variables(), dark(&DARK.variables()))
 }

@@ -1,8 +1,9 @@
-//! Replies in the stream of a connection under load: the lean brother of the checking parser, on the same headers.
+//! Frames the replies of a connection under load: a smaller parser than the checking one, over the same
+//! headers.
 //!
-//! It keeps nothing per request and copies nothing but a header that a receive cut in two. What a reply may say is checked against
-//! the request that its cookie names, so that a broken server ends the run rather than skews it; that each byte of a READ is
-//! there exactly once is checked by the sum of the lengths only.
+//! It keeps nothing per request and copies only headers that a receive split. A reply is checked against the
+//! request that its cookie names, so that a broken server ends the run and does not skew it. That each byte
+//! of a READ came exactly once is checked by the sum of the lengths only.
 
 #[cfg(test)]
 mod tests;
@@ -66,8 +67,8 @@ impl Framer {
         Self { heads: Heads::new(mode), state: FramerState::Head }
     }
 
-    /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked` gives the request in
-    /// flight that has a cookie.
+    /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked`
+    /// gives the request in flight that has a cookie.
     ///
     /// # Errors
     /// [`ReplyError`]: the server broke the protocol.

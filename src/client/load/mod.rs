@@ -1,11 +1,12 @@
 //! A load generator for NBD servers: one thread, one ring, many connections.
 //!
-//! What it does next is decided by [`plan`] (pure), what the stream of replies means by `framing` (pure), what content must be there
-//! by `pattern` and `tracker` (pure); `run` is the loop that moves bytes and reads the clock.
+//! [`plan`] (pure) decides what it does next. `framing` (pure) parses the replies. `pattern` and `tracker`
+//! (pure) say what content must be there. `run` is the loop that moves bytes and reads the clock.
 //!
-//! *Closed loop*: as many requests as the depth allows are always in flight; latency counts from the moment at which the request is
-//! handed to the kernel. *Open loop* (a rate is given): requests have intended start times, and latency counts from those, so that a
-//! stall of the server shows in full in the percentiles of all the requests that it delayed, sent or not ("coordinated omission").
+//! *Closed loop*: as many requests as the depth allows are always in flight; latency counts from the moment
+//! at which the request is handed to the kernel. *Open loop* (a rate is given): requests have intended start
+//! times, and latency counts from those, so that a stall of the server shows in full in the percentiles of
+//! all the requests that it delayed, sent or not ("coordinated omission").
 
 mod complete;
 mod connection;
@@ -63,7 +64,8 @@ pub struct LoadOptions {
     pub size: Option<u64>,
     /// Of the places, the mix and the content.
     pub seed: u64,
-    /// Write content that tells where and when it was written, check what is read, and read everything back at the end.
+    /// Write content that tells where and when it was written, check what is read, and read everything back
+    /// at the end.
     pub verify: bool,
     /// The form of replies to ask for.
     pub replies: Replies,
@@ -172,13 +174,13 @@ pub struct LoadInterval<'a> {
     pub start: Duration,
     /// How long it took.
     pub length: Duration,
-    /// Nothing of it counts.
+    /// It belongs to the warm-up, and does not count.
     pub is_warm_up: bool,
     /// Latencies, by the index of [`LoadKind`], in nanoseconds.
     pub latency: [&'a Histogram<u64>; LoadKind::COUNT],
 }
 
-/// Who is told how a run goes on.
+/// Is told of a run's progress.
 pub trait Observer {
     /// About once a second, and at the end of the warm-up and of the run.
     fn interval(&mut self, interval: &LoadInterval<'_>);

@@ -1,4 +1,5 @@
-//! Content that tells where and when it was written: each unit of 512 bytes carries its seed, its offset and its generation.
+//! Content that tells where and when it was written: each unit of 512 bytes carries its seed, its offset and
+//! its generation.
 
 use std::fmt;
 
@@ -44,7 +45,7 @@ impl Stamp {
         }
     }
 
-    /// Whether a unit is as this stamp writes it.
+    /// True if a unit is as this stamp writes it.
     fn is_on(&self, unit: &[u8]) -> bool {
         let filler = self.filler();
         unit.chunks_exact(8).enumerate().all(|(index, word)| word == self.word(index, filler).to_le_bytes())
@@ -116,7 +117,7 @@ pub enum Wrong {
     Foreign,
     /// Nothing of it was ever written here: the write is lost.
     Lost,
-    /// Bytes that nobody wrote.
+    /// Bytes that no run wrote.
     Corrupt,
 }
 
@@ -251,7 +252,8 @@ mod tests {
             }
             let (kind, offset, _) = wrong(&torn);
             assert_eq!(offset, 8192 + (at / UNIT * UNIT) as u64, "torn at {at}");
-            // Within the first unit no unit is right any more; with its fields all new it can also be taken for damaged.
+            // In the first unit no unit is right any more; if all its fields are new, it can also be taken
+            // for damaged.
             assert!(kind == Wrong::Torn || at < UNIT, "{kind:?}, torn at {at}");
         }
         let reverse = [&old[..2 * UNIT], &new[2 * UNIT..]].concat();

@@ -1,4 +1,4 @@
-//! What to do next: which operation, where, and when. Pure: the time is an argument.
+//! Chooses the next operation, its place and its time. Pure: the time is an argument.
 
 use crate::random::Random;
 
@@ -31,7 +31,7 @@ impl LoadKind {
 /// What the operations are and where they go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pattern {
-    /// Anywhere in the area; else one stream through it, again and again, shared by all connections.
+    /// Random places in the area; else one stream through it, repeated, which all connections share.
     pub is_random: bool,
     /// How many of 100 operations are reads.
     pub read_percent: u8,
@@ -149,7 +149,8 @@ impl Plan {
         self.left == 0 || now >= self.end
     }
 
-    /// The next operation. `take` is asked for each block that comes up whether it can be used now; one that it grants is started.
+    /// The next operation. `take` says for each candidate block whether it can be used now; an accepted block
+    /// is started.
     #[inline]
     pub(super) fn next(&mut self, now: u64, mut take: impl FnMut(LoadKind, u64) -> bool) -> PlanStep {
         if self.is_over(now) {
@@ -174,13 +175,13 @@ impl Plan {
         PlanStep::Start(Planned { kind, block, intended })
     }
 
-    /// What is no read.
+    /// WRITE or TRIM, as the pattern says.
     fn other(&self) -> LoadKind {
         if self.pattern.trims { LoadKind::Trim } else { LoadKind::Write }
     }
 
     fn draw(&mut self, take: &mut impl FnMut(LoadKind, u64) -> bool) -> Option<(LoadKind, u64)> {
-        // A kind that had to wait comes next, or the mix would drift towards what waits less.
+        // A kind that had to wait comes next; otherwise the mix would drift towards kinds that wait less.
         let kind = self.drawn.take().unwrap_or_else(|| match self.pattern.read_percent {
             100 => LoadKind::Read,
             0 => self.other(),

@@ -14,7 +14,7 @@ const COMPLETIONS: usize = 4096;
 const SPIN: u64 = 150_000;
 /// How long requests in flight are waited for after the last one started.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a last word to the server may take.
+/// How long the goodbye to the server may take.
 const GOODBYE: Duration = Duration::from_millis(200);
 
 /// The length of an interval, in nanoseconds.
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What the passing of time brings: the end of the warm-up, a tick, the end of patience.
+    /// Handles what the clock brings: the end of the warm-up, a tick, the end of patience.
     #[inline]
     fn advance(&mut self, now: u64) -> Result<(), LoadFailure> {
         if let RunPhase::WarmUp(end) = self.phase
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A completion of the loop's own: the timer, or the wish to stop.
+    /// Handles a completion of the loop's own: the timer, or the request to stop.
     fn noticed(&mut self, completion: &Completion) {
         match completion.operation {
             Operation::Sleep { .. } => self.is_timed = false,

@@ -1,4 +1,4 @@
-//! What stands before the first request: connections, ring, memory, and whether the load fits the export.
+//! Sets up a run: connections, ring, memory, and a check that the load fits the export.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -21,8 +21,9 @@ use crate::ring::{
 const DEFAULT_MAXIMUM: u32 = 32 << 20;
 /// Random bytes beyond the longest write, so that writes of one payload begin at different ones.
 const VARIETY: usize = 64 << 10;
-/// Receive buffers: as many as one system call fills, and few enough to stay in the processor's cache. (The kernel runs about twenty
-/// completions at a time; where it runs more, the receives that find no buffer are armed again.)
+/// Receive buffers: as many as one system call fills, and few enough to stay in the processor's cache. (The
+/// kernel runs about twenty completions at a time; where it runs more, the receives that find no buffer are
+/// armed again.)
 const MOST_BUFFERS: usize = 64;
 /// Payloads begin at multiples of it: a cache line, so that no copy is slower than another.
 const ALIGNMENT: usize = 64;
@@ -171,7 +172,8 @@ fn fit_verification(options: &LoadOptions, blocks: u64, export: &ExportDetails) 
     Ok(())
 }
 
-/// Receive buffers small enough to stay in the processor's cache, large enough for all replies of a connection.
+/// Receive buffers small enough to stay in the processor's cache, large enough for all replies of a
+/// connection.
 fn ring_options(options: &LoadOptions) -> RingOptions {
     let reply = options.block_size as usize + 64;
     let replies = (reply * options.depth).next_multiple_of(4096);
@@ -197,7 +199,7 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
     }
 }
 
-/// Content for writes that nobody verifies: random, so that nothing compresses it.
+/// Content for writes without verification: random, so that it cannot be compressed.
 #[derive(Debug)]
 pub(super) struct Payloads {
     leases: Vec<SharedLease>,

@@ -5,7 +5,7 @@ use super::run::{Run, RunPhase};
 use super::verify::Verifier;
 use crate::ring::{Operation, Owner, SendMode};
 
-/// What came of the attempt to start an operation.
+/// The result of an attempt to start an operation.
 enum StartAttempt {
     Yes,
     /// Not before that time.
@@ -33,7 +33,8 @@ impl Run<'_> {
         None
     }
 
-    /// Starts all that one connection can; whether it has to be asked again although nothing of its own completes.
+    /// Starts all that one connection can. True if it must be tried again although nothing of its own
+    /// completes.
     #[inline]
     fn fill_one(&mut self, key: u32, now: u64) -> bool {
         let mut has_started = false;

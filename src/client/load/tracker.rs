@@ -1,6 +1,7 @@
 //! Which generation each block of the working area holds, and which blocks operations in flight use.
 //!
-//! Five bytes a block. Operations in flight never overlap with a write, so what a read must find is always known.
+//! Five bytes a block. No operation in flight overlaps with a write, so the content that a read must find is
+//! always known.
 
 use super::plan::LoadKind;
 
@@ -27,7 +28,7 @@ impl Tracker {
         Self { generations: vec![0; blocks as usize], users: vec![0; blocks as usize] }
     }
 
-    /// Starts to use a block, unless that conflicts with an operation in flight.
+    /// Reserves a block for an operation; false if that conflicts with one in flight.
     pub(super) fn begin(&mut self, kind: LoadKind, block: u64) -> bool {
         let users = &mut self.users[block as usize];
         match kind {

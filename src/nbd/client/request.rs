@@ -30,7 +30,8 @@ impl ClientRequest {
     #[inline]
     pub fn encode(&self, mode: ReplyMode, output: &mut Vec<u8>) {
         if mode == ReplyMode::Extended {
-            // "With extended headers, the flag MUST be set for `NBD_CMD_WRITE`", and the flag means a payload that is not empty.
+            // "With extended headers, the flag MUST be set for `NBD_CMD_WRITE`", and the flag means a payload
+            // that is not empty.
             let has_payload = self.command == NBD_CMD_WRITE && self.length > 0;
             let payload = if has_payload { NBD_CMD_FLAG_PAYLOAD_LEN } else { 0 };
             let header = ExtendedRequest {

@@ -1,7 +1,7 @@
 //! Where the next received bytes go: a header, a payload, or nowhere.
 //!
-//! A cursor over a byte stream; it never touches a socket. Bytes come in pieces of any size; a header that is split is put together
-//! here, payload bytes are handed on as they come.
+//! A cursor over a byte stream; it never touches a socket. Bytes come in pieces of any size; a header that is
+//! split is put together here, payload bytes are handed on as they come.
 
 /// The longest request header, that of an extended request.
 const LONGEST_HEADER: usize = 32;
@@ -54,7 +54,8 @@ impl Inbound {
         (self.payload, self.discard) = (length, false);
     }
 
-    /// The request just refused has `length` bytes of payload, which are skipped: [`Piece::Skipped`] tells when, unless there are none.
+    /// The request just refused has `length` bytes of payload, which are skipped: [`Piece::Skipped`] tells
+    /// when, unless there are none.
     #[inline]
     pub fn expect_discard(&mut self, length: u64) {
         assert_eq!(self.payload, 0, "one payload at a time");

@@ -1,7 +1,7 @@
 //! Replies as header bytes: simple, structured and extended.
 //!
-//! Source: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message", "Structured reply types". Only
-//! headers are built here; the data of a READ never passes through.
+//! Source: "Simple reply message", "Structured reply chunk message", "Extended reply chunk message",
+//! "Structured reply types". Only headers are built here; the data of a READ never passes through.
 
 use alloc::vec::Vec;
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
@@ -153,7 +153,8 @@ impl ReplyTo {
         }
     }
 
-    /// What precedes `length` bytes of data (at least 1) read from `offset`; in simple mode the only one of the reply.
+    /// What precedes `length` bytes of data (at least 1) read from `offset`; in simple mode the only one of
+    /// the reply.
     #[inline]
     pub fn data(&self, offset: u64, length: u32, done: bool) -> HeaderBytes {
         let (kind, length, offset) = (NBD_REPLY_TYPE_OFFSET_DATA, 8 + u64::from(length), U64::new(offset));
@@ -183,7 +184,8 @@ impl ReplyTo {
     /// `at` makes it an `NBD_REPLY_TYPE_ERROR_OFFSET`: everything in the reply before that offset is good.
     pub fn error(&self, error: BlockError, reason: &str, at: Option<u64>) -> (HeaderBytes, Vec<u8>) {
         let error = to_wire(error);
-        // "The server SHOULD prefer sending errors via a structured reply, as the error can then be accompanied by a string payload."
+        // "The server SHOULD prefer sending errors via a structured reply, as the error can then be
+        // accompanied by a string payload."
         if self.mode == ReplyMode::Simple {
             return (self.simple(error), Vec::new());
         }
@@ -202,11 +204,12 @@ impl ReplyTo {
         (self.chunk(kind, true, payload.len() as u64, [&[], &[]]), payload)
     }
 
-    /// The status chunk of one meta context: its header, and how many bytes of `payload` follow it. 32-bit descriptors in a structured
-    /// reply, 64-bit in an extended one; `payload` has room for [`status_length`] bytes.
+    /// The status chunk of one meta context: its header, and how many bytes of `payload` follow it. 32-bit
+    /// descriptors in a structured reply, 64-bit in an extended one; `payload` has room for [`status_length`]
+    /// bytes.
     ///
-    /// The extents are merged already and not empty; a length beyond 32 bits is cut to `0xffff_f000` in a structured reply, which
-    /// then ends there.
+    /// The extents are merged already and not empty; a length beyond 32 bits is cut to `0xffff_f000` in a
+    /// structured reply, which then ends there.
     pub fn status(
         &self,
         context_id: u32,

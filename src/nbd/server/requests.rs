@@ -1,7 +1,7 @@
 //! A client's requests off its stream: framing and validation as one machine.
 //!
-//! [`RequestParser`] is an [`Inbound`] whose headers go through [`Request::parse`]. A server that receives payloads straight to where
-//! they belong, or keeps the session elsewhere, uses the two by themselves.
+//! [`RequestParser`] is an [`Inbound`] whose headers go through [`Request::parse`]. A server that receives
+//! payloads straight to where they belong, or keeps the session elsewhere, uses the two by themselves.
 
 use super::inbound::{Inbound, Piece};
 use super::request::{Refusal, Rejected, Request, Violation, header_length};
@@ -10,7 +10,8 @@ use crate::session::Session;
 /// What the stream brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A request that keeps every rule. Its payload, if [`Request::payload_length`] is not 0, follows as [`Event::Payload`].
+    /// A request that keeps every rule. Its payload, if [`Request::payload_length`] is not 0, follows as
+    /// [`Event::Payload`].
     Request(Request),
     /// Bytes of the payload of the request before.
     Payload {
@@ -123,7 +124,8 @@ mod tests {
         [&[0x21, 0xe4, 0x1c, 0x71][..], &flags.to_be_bytes(), &command.to_be_bytes(), &numbers].concat()
     }
 
-    /// READ; WRITE of "abc"; WRITE beyond the end, whose payload must not be taken for a request; a command that does not exist.
+    /// READ; WRITE of "abc"; WRITE beyond the end, whose payload must not be taken for a request; a command
+    /// that does not exist.
     fn stream() -> Vec<u8> {
         let beyond = header(0x20, 1, 3, 1 << 20, 64);
         [

@@ -20,7 +20,8 @@ pub enum CommandKind {
 }
 
 impl CommandKind {
-    /// All, in the order of their numbers on the wire, which is that of their discriminants: use `kind as usize` as an index.
+    /// All, in the order of their numbers on the wire, which is that of their discriminants: use `kind as
+    /// usize` as an index.
     pub const ALL: [Self; 7] =
         [Self::Read, Self::Write, Self::Flush, Self::Trim, Self::Cache, Self::WriteZeroes, Self::BlockStatus];
 
@@ -46,6 +47,7 @@ pub struct IoFlags {
     pub fua: bool,
     /// Keep the range allocated when zeroing (`NBD_CMD_FLAG_NO_HOLE`).
     pub no_hole: bool,
-    /// Fail with [`BlockError::NotSupported`](super::BlockError::NotSupported) rather than write zeroes as data (`NBD_CMD_FLAG_FAST_ZERO`).
+    /// Fail with [`BlockError::NotSupported`](super::BlockError::NotSupported) rather than write zeroes as
+    /// data (`NBD_CMD_FLAG_FAST_ZERO`).
     pub fast_zero: bool,
 }

@@ -2,8 +2,9 @@
 
 /// What a device asks of the requests it gets, in bytes.
 ///
-/// The spec's "Block size constraints": `minimum` is a power of two of at most 65,536, `preferred` a power of two of at least
-/// 512 and at least `minimum`, `maximum` at least 1 MiB and the most bytes of payload that one request may carry.
+/// The spec's "Block size constraints": `minimum` is a power of two of at most 65,536, `preferred` a power of
+/// two of at least 512 and at least `minimum`, `maximum` at least 1 MiB and the most bytes of payload that
+/// one request may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockSizes {
     /// Offsets and lengths are multiples of it.

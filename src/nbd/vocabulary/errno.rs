@@ -1,4 +1,5 @@
-//! Why a device could not do what it was asked, and the one table of error numbers: their names and what they mean.
+//! Why a device could not do what it was asked, and the one table of error numbers: their names and what they
+//! mean.
 
 use self::BlockError::*;
 
@@ -31,7 +32,8 @@ pub enum BlockError {
 }
 
 impl BlockError {
-    /// All, in the order of their numbers, which is that of their discriminants: use `error as usize` as an index.
+    /// All, in the order of their numbers, which is that of their discriminants: use `error as usize` as an
+    /// index.
     pub const ALL: [Self; 7] = [
         Self::NotPermitted,
         Self::Io,
@@ -44,7 +46,8 @@ impl BlockError {
 
     /// The error for an errno of the kernel (positive, as in `errno.h`), which may be any of a hundred.
     ///
-    /// What the kernel says of our own calls is not what a client may be told: its `EINVAL` is no fault of the request.
+    /// What the kernel says of our own calls is not what a client may be told: its `EINVAL` is no fault of
+    /// the request.
     pub fn from_errno(number: i32) -> Self {
         find(number).map_or(Self::Io, |row| row.of_device)
     }
@@ -74,8 +77,8 @@ impl BlockError {
 #[derive(Debug)]
 struct ErrnoRow {
     name: &'static str,
-    /// Of `asm-generic/errno-base.h` and `errno.h`; every Linux architecture that has io_uring and that we run on shares them, and the
-    /// protocol took its error values from there.
+    /// Of `asm-generic/errno-base.h` and `errno.h`; every Linux architecture that has io_uring and that we
+    /// run on shares them, and the protocol took its error values from there.
     number: i32,
     /// What it means when the kernel says it of a device.
     of_device: BlockError,

@@ -1,4 +1,5 @@
-//! The vocabulary of a block device, shared by every layer: ranges, block sizes, commands, flags, extents, errors.
+//! The vocabulary of a block device, shared by every layer: ranges, block sizes, commands, flags, extents,
+//! errors.
 //!
 //! A leaf: it imports nothing of this crate, knows no protocol and does no I/O.
 

@@ -162,7 +162,8 @@ impl SimEngine {
             }
             Operation::Watch { eventfd, .. } => SimWork::Watch { eventfd: *eventfd },
             Operation::Sleep { duration } => {
-                // SAFETY: the type is transparent over the kernel's `struct __kernel_timespec`, two integers of 64 bits.
+                // SAFETY: the type is transparent over the kernel's `struct __kernel_timespec`, two integers
+                // of 64 bits.
                 let [seconds, rest] = unsafe { (&raw const **duration).cast::<[u64; 2]>().read() };
                 SimWork::Sleep { nanoseconds: seconds.saturating_mul(1_000_000_000).saturating_add(rest) }
             }
@@ -171,7 +172,7 @@ impl SimEngine {
         }
     }
 
-    /// Never waits: the world is stepped by whoever drives it.
+    /// Never waits: the driver steps the world.
     pub(in crate::ring) fn submit_and_reap(&mut self, _wait: Wait, limit: usize, events: &mut Vec<Event>) {
         self.submit();
         self.world.state().rings[self.ring].faults.turn += 1;

@@ -15,7 +15,7 @@ pub(super) const PAGE: usize = 4096;
 pub(super) enum FileAccess {
     /// Through the page cache.
     Buffered,
-    /// The same once more.
+    /// A second descriptor through the page cache, for durable writes.
     Durable,
     /// Past it.
     Direct,
@@ -30,14 +30,14 @@ enum Allocation {
     Data,
 }
 
-/// What a sector held after somebody changed it.
+/// What a sector held after a change.
 struct Version {
     writer: u64,
     bytes: [u8; SECTOR],
 }
 
-/// A write through the page cache of a file that is also written directly: the kernel reads the whole pages first and writes
-/// them back later, over what a direct write put beside it meanwhile.
+/// A write through the page cache of a file that is also written directly: the kernel reads the whole pages
+/// first and writes them back later, over what a direct write put beside it meanwhile.
 struct PageWrite {
     writer: u64,
     start: usize,
@@ -48,7 +48,7 @@ struct PageWrite {
 
 pub(super) struct SimFile {
     size: usize,
-    /// Somebody has cut it to so many bytes.
+    /// The bytes that it was cut to.
     cut: Option<usize>,
     /// When each page was evicted from the page cache; `None` when it is there.
     evicted: Vec<Option<u64>>,
@@ -102,7 +102,7 @@ impl SimFile {
         self.cut.unwrap_or(self.size)
     }
 
-    /// Bytes that it has when nobody has cut it.
+    /// Bytes that it has without a cut.
     pub(super) fn whole_size(&self) -> usize {
         self.size
     }
@@ -206,7 +206,8 @@ impl SimFile {
         true
     }
 
-    /// Makes durable what the chosen writers did, in a range or everywhere, and with it what stood in the sector before.
+    /// Makes durable what the chosen writers did, in a range or everywhere, and with it what stood in the
+    /// sector before.
     pub(super) fn harden(&mut self, range: Option<ByteRange>, mut chosen: impl FnMut(u64) -> bool) {
         self.pending.retain(|sector, versions| {
             if in_range(*sector, range)
@@ -219,8 +220,9 @@ impl SimFile {
         });
     }
 
-    /// Data could not be written back: some of it is dropped, and nobody writes it later. It still reads as written.
-    /// Only what `settled` writers wrote, since a write under way may be one that waits for the medium itself.
+    /// Data could not be written back: some of it is dropped, and is not written later. It still reads as
+    /// written. Only what `settled` writers wrote, since a write under way may be one that waits for the
+    /// medium itself.
     pub(super) fn drop_dirty(
         &mut self,
         range: Option<ByteRange>,

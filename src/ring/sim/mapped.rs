@@ -32,7 +32,8 @@ pub(super) struct MajorFaults {
     /// Those of the turn in which there were some last, and the most that there were in one.
     in_turn: (u64, u64),
     most_in_turn: u64,
-    /// The first faults of the turns in which there were some, far enough apart that the shard has looked in between: turn, moment, number.
+    /// The first faults of the turns in which there were some, far enough apart that the shard has looked in
+    /// between: turn, moment, number.
     episodes: Vec<(u64, u64, u64)>,
 }
 
@@ -95,8 +96,9 @@ impl WorldState {
         self.rings[ring].faults.count
     }
 
-    /// What a send finds at a place of a mapped file: its bytes, zeroes behind the end up to the end of the page, `EFAULT` behind that and where
-    /// the medium fails. A page that is not there is waited for by the ring's thread.
+    /// What a send finds at a place of a mapped file: its bytes, zeroes behind the end up to the end of the
+    /// page, `EFAULT` behind that and where the medium fails. A page that is not there is waited for by the
+    /// ring's thread.
     pub(super) fn mapped_bytes(
         &mut self,
         ring: usize,
@@ -187,12 +189,12 @@ impl World {
         self.state().rings.iter().map(|ring| ring.faults.most_in_turn).max().unwrap_or(0)
     }
 
-    /// Somebody cuts a file, or (`None`) puts back what was cut off.
+    /// Cuts a file to a size, or (`None`) restores what was cut off.
     pub fn cut(&self, file: FileId, size: Option<usize>) {
         self.state().files[file.0].cut(size);
     }
 
-    /// Whether a shard has waited for a page though it could know that the page cache had lost some.
+    /// True if a shard has waited for a page although it could know that the page cache had lost some.
     pub fn slept_in_vain(&self) -> bool {
         self.state().slept_in_vain
     }

@@ -1,19 +1,25 @@
-//! A world instead of a kernel: the same operations over simulated files, sockets and time, all from one seed.
+//! A world instead of a kernel: the same operations over simulated files, sockets and time, all from one
+//! seed.
 //!
-//! A thread [enters](World::enter) a world; every ring that it then sets up belongs to it. Operations are the real ones, with
-//! the real table, leases and receive buffers below them. Nothing happens by itself: whoever drives the world lets shards take turns
-//! and [steps](World::step) the clock to the next event in between, so a run is one thread and replays exactly.
+//! A thread [enters](World::enter) a world; every ring that it then sets up belongs to it. Operations are the
+//! real ones, with the real table, leases and receive buffers below them. Nothing happens by itself: whoever
+//! drives the world lets shards take turns and [steps](World::step) the clock to the next event in between,
+//! so a run is one thread and replays exactly.
 //!
-//! * A write takes effect at one or two moments between its submission and its completion, and its memory is read then: memory that is
-//!   given back too early shows as wrong bytes. A read fills its memory in the same way.
-//! * A sync makes durable what completed before it was submitted, and of the rest what the dice say. [`World::power_cut`] keeps that,
-//!   and of everything else each sector for itself: lost, or kept as of any moment since.
-//! * What could not be written back is gone although it still reads as written, and each description of the file is told once.
+//! * A write takes effect at one or two moments between its submission and its completion, and its memory is
+//!   read then: memory that is given back too early shows as wrong bytes. A read fills its memory in the same
+//!   way.
+//! * A sync makes durable what completed before it was submitted, and of the rest what the dice say.
+//!   [`World::power_cut`] keeps that, and of everything else each sector for itself: lost, or kept as of any
+//!   moment since.
+//! * What could not be written back is gone although it still reads as written, and each description of the
+//!   file is told once.
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
-//! * What blocks goes through a bounded number of worker threads of its ring, in order, and an allocation locks its file meanwhile. A read
-//!   that is tried in the shard then puts the shard to sleep.
-//! * A send from a mapped file that needs an evicted page lets time pass, as its thread would sleep; behind the end of a cut file it finds
-//!   zeroes up to the end of the page, and `EFAULT` there and where the medium fails.
+//! * What blocks goes through a bounded number of worker threads of its ring, in order, and an allocation
+//!   locks its file meanwhile. A read that is tried in the shard then puts the shard to sleep.
+//! * A send from a mapped file that needs an evicted page lets time pass, as its thread would sleep; behind
+//!   the end of a cut file it finds zeroes up to the end of the page, and `EFAULT` there and where the medium
+//!   fails.
 //! * What fails, and how often, is in [`Faults`].
 
 mod engine;
@@ -108,7 +114,7 @@ impl World {
         Duration::from_nanos(self.state().now)
     }
 
-    /// When the next thing happens, if nobody does anything.
+    /// When the next event is due if no shard and no client acts.
     pub fn next_event(&self) -> Option<Duration> {
         self.state().next_event().map(Duration::from_nanos)
     }
@@ -147,7 +153,8 @@ impl World {
         self.state().sleeps
     }
 
-    /// Makes a file. `alignment`: also a direct descriptor that asks for it; `allocation_unit`: what `fallocate` asks for.
+    /// Makes a file. `alignment`: also a direct descriptor that asks for it; `allocation_unit`: what
+    /// `fallocate` asks for.
     pub fn file(&self, content: Vec<u8>, alignment: Option<u32>, allocation_unit: u32) -> FileTokens {
         let mut state = self.state();
         let file = state.files.len();

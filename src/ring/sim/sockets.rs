@@ -64,7 +64,7 @@ fn take(stream: &mut VecDeque<u8>, length: usize) -> Vec<u8> {
 }
 
 impl WorldState {
-    /// The other end did something: whoever waits for it tries again.
+    /// The other end did something: operations that wait for it try again.
     pub(super) fn wake_socket(&mut self, socket: usize) {
         for serial in std::mem::take(&mut self.sockets[socket].waiting) {
             self.try_later(serial);
@@ -189,8 +189,8 @@ impl WorldState {
         }
     }
 
-    /// Bytes of a send from `start` on, and whether they end early because a mapped file has them no more: then some before go, too,
-    /// because the kernel copies a piece of the stream as a whole.
+    /// Bytes of a send from `start` on, and whether they end early because a mapped file has them no more:
+    /// then some before go, too, because the kernel copies a piece of the stream as a whole.
     fn pieces(&mut self, serial: u64, pieces: &[SendPiece], start: usize, length: usize) -> (Vec<u8>, bool) {
         let ring = self.operations[&serial].ring;
         let (mut start, mut left, mut at, mut bytes) = (start, length, 0, Vec::with_capacity(length));

@@ -1,4 +1,5 @@
-//! The worker threads of a ring, through which everything goes that blocks, and the lock that an allocation holds.
+//! The worker threads of a ring, through which everything goes that blocks, and the lock that an allocation
+//! holds.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;

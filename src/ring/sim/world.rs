@@ -41,8 +41,9 @@ impl OperationMemory {
     /// The bytes as they are now.
     pub(super) fn get(&self, start: usize, length: usize) -> &[u8] {
         assert!(start + length <= self.length);
-        // SAFETY: the operation's entry in its table keeps the memory mapped until the completion is reaped, and a world touches it only
-        // before that; `SimEngine` removes its operations when it goes. All is one thread, and nobody holds a reference across a step.
+        // SAFETY: the operation's entry in its table keeps the memory mapped until the completion is reaped,
+        // and a world touches it only before that; `SimEngine` removes its operations when it goes. All is
+        // one thread, and nobody holds a reference across a step.
         unsafe { std::slice::from_raw_parts(self.address.add(start), length) }
     }
 

@@ -1,4 +1,5 @@
-//! Streams of the server's encoder, whole and damaged, in any pieces; the oracle reads the bytes where the spec draws them.
+//! Streams of the server's encoder, whole and damaged, in any pieces; the oracle reads the bytes where the
+//! spec draws them.
 
 use std::collections::BTreeMap;
 
@@ -122,8 +123,8 @@ fn number(stream: &[u8], at: usize, bytes: usize) -> Option<u64> {
     Some(field.iter().fold(0, |number, byte| number * 256 + u64::from(*byte)))
 }
 
-/// The oracle: what a stream tells, by the pictures of "Simple reply message" and the two that follow it, without the code under test.
-/// Numbers are written out.
+/// The oracle: what a stream tells, by the pictures of "Simple reply message" and the two that follow it,
+/// without the code under test. Numbers are written out.
 struct Oracle<'a> {
     mode: ReplyMode,
     requests: &'a [ClientRequest],
@@ -169,7 +170,8 @@ impl Oracle<'_> {
         Ok(Some(()))
     }
 
-    /// Magic, 16 bits of flags, 16 of type, 64 of cookie, with extended headers 64 of the request's offset, the length; the payload.
+    /// Magic, 16 bits of flags, 16 of type, 64 of cookie, with extended headers 64 of the request's offset,
+    /// the length; the payload.
     fn chunk(
         &mut self,
         header: usize,
@@ -292,7 +294,8 @@ proptest! {
         prop_assert_eq!(by_framer(mode, &requests, &bytes), Ok(expected.clone()));
     }
 
-    /// Bits of the stream are wrong, mostly in its first header: the framer accepts what the oracle accepts, and understands the same.
+    /// Bits of the stream are wrong, mostly in its first header: the framer accepts what the oracle accepts,
+    /// and understands the same.
     #[test]
     fn a_damaged_stream_is_refused_or_understood_as_the_oracle_does(
         mode in modes(),

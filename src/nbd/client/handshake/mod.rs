@@ -1,8 +1,9 @@
 //! The client's half of the handshake: bytes in, bytes out, and in the end a [`HandshakeOutcome`].
 //!
-//! Sources: "Newstyle negotiation", "Fixed newstyle negotiation", "Option types". The order is: greeting; EXTENDED_HEADERS, else
-//! STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or GO is asked by EXPORT_NAME. A refusal
-//! ends in ABORT ("soft disconnect"); a broken protocol is an error at once, and the caller closes the connection.
+//! Sources: "Newstyle negotiation", "Fixed newstyle negotiation", "Option types". The order is: greeting;
+//! EXTENDED_HEADERS, else STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or
+//! GO is asked by EXPORT_NAME. A refusal ends in ABORT ("soft disconnect"); a broken protocol is an error at
+//! once, and the caller closes the connection.
 
 mod option_reply;
 mod outcome;
@@ -29,7 +30,8 @@ use option_reply::{HEADER, Header, OptionReply};
 use query::Stage;
 use script::{Script, ScriptStep};
 
-/// What a whole handshake may receive, each reply counted with [`REPLY_COST`] beside its length: it bounds time and memory.
+/// What a whole handshake may receive, each reply counted with [`REPLY_COST`] beside its length: it bounds
+/// time and memory.
 const MAX_RECEIVED: u64 = 64 << 20;
 /// What one reply counts beyond its data, in bytes: about what keeping it costs.
 const REPLY_COST: u64 = 256;
@@ -79,7 +81,8 @@ impl ClientHandshake {
         Self::with_replies(goal, ReplyMode::Extended)
     }
 
-    /// As [`ClientHandshake::new`], asking for no better form of replies than `best`; the server may agree to less.
+    /// As [`ClientHandshake::new`], asking for no better form of replies than `best`; the server may agree to
+    /// less.
     ///
     /// # Errors
     /// [`HandshakeError::Name`] when a name breaks the limits on strings.
@@ -134,8 +137,8 @@ impl ClientHandshake {
         take(&mut self.output)
     }
 
-    /// At least this many further bytes come before the next event, and no more than these before the client sends something or the
-    /// handshake ends: who receives just so many is left with none.
+    /// At least this many further bytes come before the next event, and no more than these before the client
+    /// sends something or the handshake ends: who receives just so many is left with none.
     pub fn needed(&self) -> usize {
         match self.waiting {
             Awaited::Ended(_) => 0,
@@ -240,7 +243,8 @@ impl ClientHandshake {
                 self.waiting = Awaited::Ended(Some(self.script.result()));
             }
             ScriptStep::Abort => {
-                // Its ACK is not waited for: old servers send none, and "the client dropping the connection" comes next anyway.
+                // Its ACK is not waited for: old servers send none, and "the client dropping the connection"
+                // comes next anyway.
                 push_option(&mut self.output, NBD_OPT_ABORT, &[]);
                 self.waiting = Awaited::Ended(Some(self.script.result()));
             }

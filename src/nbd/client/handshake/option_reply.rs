@@ -8,7 +8,8 @@ use crate::headers::OptionReplyHeader;
 use crate::vocabulary::BlockSizes;
 use crate::wire::*;
 
-/// The longest accepted reply, in bytes: a name and a description of 4,096 bytes each, and room for what later versions may add.
+/// The longest accepted reply, in bytes: a name and a description of 4,096 bytes each, and room for what
+/// later versions may add.
 pub(super) const MAX_REPLY: u32 = 16 << 10;
 
 /// Bytes of the fixed header.

@@ -35,7 +35,8 @@ pub(super) struct Script {
     best: ReplyMode,
     dialect: Dialect,
     answer: Gathered,
-    /// The exports of LIST whose details are known, and those that are still to be asked about, the next one last.
+    /// The exports of LIST whose details are known, and those that are still to be asked about, the next one
+    /// last.
     listed: Vec<ListedExport>,
     to_ask: Vec<(String, String)>,
     selected: Vec<ContextId>,
@@ -138,8 +139,8 @@ impl Script {
             Ok(()) => return self.accepted(stage, answer),
             Err((reply, message)) => HandshakeError::refused(stage.option(), reply, message, self.export()),
         };
-        // "If the client receives `NBD_REP_ERR_SHUTDOWN` it MUST initiate a soft disconnect." TLS_REQD in reply to anything but
-        // INFO or GO "indicates that no option will succeed".
+        // "If the client receives `NBD_REP_ERR_SHUTDOWN` it MUST initiate a soft disconnect." TLS_REQD in
+        // reply to anything but INFO or GO "indicates that no option will succeed".
         let fatal = matches!(refusal, HandshakeError::Shutdown(_))
             || (matches!(refusal, HandshakeError::TlsRequired(_)) && stage != Stage::Info);
         match stage {
@@ -220,7 +221,8 @@ impl Script {
         match &self.goal {
             Goal::Info { .. } => self.ask_about_export(),
             Goal::List => ScriptStep::Option(Stage::List, Vec::new()),
-            // "This option MUST NOT be requested unless structured replies or extended headers have been negotiated first."
+            // "This option MUST NOT be requested unless structured replies or extended headers have been
+            // negotiated first."
             Goal::Go { export, contexts } if !contexts.is_empty() && self.has_chunks() => {
                 ScriptStep::Option(Stage::SelectContexts, context_queries(export, contexts))
             }
@@ -302,8 +304,9 @@ impl Script {
         self.dialect.reply_mode != ReplyMode::Simple
     }
 
-    /// "clients SHOULD be prepared to also handle `NBD_REP_ERR_UNSUP` by falling back to using `NBD_OPT_EXPORT_NAME`", but
-    /// "a client that has used `NBD_OPT_EXTENDED_HEADERS` [...] MUST NOT use this option".
+    /// "clients SHOULD be prepared to also handle `NBD_REP_ERR_UNSUP` by falling back to using
+    /// `NBD_OPT_EXPORT_NAME`", but "a client that has used `NBD_OPT_EXTENDED_HEADERS` [...] MUST NOT use this
+    /// option".
     fn may_use_export_name(&self, refusal: &HandshakeError) -> bool {
         self.dialect.reply_mode != ReplyMode::Extended
             && matches!(refusal, HandshakeError::Refused { reply: NBD_REP_ERR_UNSUP, .. })

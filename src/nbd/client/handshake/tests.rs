@@ -48,8 +48,9 @@ fn context(of: u32, id: u32, name: &str) -> Vec<u8> {
     reply(of, 4, &[&id.to_be_bytes(), name.as_bytes()].concat())
 }
 
-/// Plays `script`: pairs of what the client must send next and what the server answers; gives the result. An empty first answer is
-/// the server's greeting. When the script is over, the server closes. It is fed in pieces of `step` bytes.
+/// Plays `script`: pairs of what the client must send next and what the server answers; gives the result. An
+/// empty first answer is the server's greeting. When the script is over, the server closes. It is fed in
+/// pieces of `step` bytes.
 fn play(
     goal: Goal,
     greeting: &[u8],
@@ -170,7 +171,8 @@ fn info_from_a_server_that_knows_everything() {
     assert_eq!(check(info("disk"), &greeting(3), &script), Ok(HandshakeOutcome::Info(DIALECT, expected)));
 }
 
-/// Who receives as many bytes as are needed, or all but one of them and then that one, is left with none of the next phase.
+/// Who receives as many bytes as are needed, or all but one of them and then that one, is left with none of
+/// the next phase.
 #[test]
 fn no_more_is_needed_than_the_handshake_has() {
     let handshake = [greeting(3), reply(11, ACK, &[]), export_info(7), reply(7, ACK, &[])].concat();

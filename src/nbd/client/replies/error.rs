@@ -2,7 +2,8 @@
 
 use crate::names;
 
-/// A reply that no correct server sends. The connection cannot be used further: the client "MUST initiate a hard disconnect".
+/// A reply that no correct server sends. The connection cannot be used further: the client "MUST initiate a
+/// hard disconnect".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
     /// Not the magic of a reply, or of one that was not negotiated.

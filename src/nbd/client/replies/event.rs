@@ -25,7 +25,8 @@ pub enum Event<'a> {
         /// Bytes, at least 1.
         length: u64,
     },
-    /// The next extent of a BLOCK_STATUS; the first begins at the request's offset, each further one where that before it ends.
+    /// The next extent of a BLOCK_STATUS; the first begins at the request's offset, each further one where
+    /// that before it ends.
     Extent {
         /// Of the request.
         cookie: u64,

@@ -1,7 +1,8 @@
 //! Headers of replies: the base of every parser of replies.
 //!
-//! A header is taken together with the fixed fields of its chunk, so that what it announces is one value. What is checked here depends
-//! on nothing but the header itself; whether it suits the request is its reader's affair.
+//! A header is taken together with the fixed fields of its chunk, so that what it announces is one value.
+//! What is checked here depends on nothing but the header itself; whether it suits the request is its
+//! reader's affair.
 
 use zerocopy::FromBytes;
 
@@ -12,7 +13,8 @@ use crate::wire::*;
 
 /// The longest header with its fixed fields: an extended hole.
 pub const LONGEST_HEAD: usize = size_of::<ExtendedReply>() + 12;
-/// The longest accepted error chunk, in bytes: a message of 4,096, an offset, and room for fields that later types add.
+/// The longest accepted error chunk, in bytes: a message of 4,096, an offset, and room for fields that later
+/// types add.
 pub const LONGEST_ERROR: u64 = 8 << 10;
 
 /// A header.
@@ -49,7 +51,8 @@ pub enum Body {
         /// Bytes; a broken server may say 0.
         length: u64,
     },
-    /// Extents of a meta context, of whose chunk `left` bytes follow: descriptors of 8 bytes, or of 16 with extended headers.
+    /// Extents of a meta context, of whose chunk `left` bytes follow: descriptors of 8 bytes, or of 16 with
+    /// extended headers.
     Status {
         /// The id of the context.
         context: u32,
@@ -220,8 +223,8 @@ fn parse_body(
             });
             (has_descriptors(left, 16), 8, body)
         }
-        // "an unknown or unexpected type with bit 15 set": "All error chunk types have bit 15 set, and begin with the same *error*,
-        // *message length*, and optional *message* fields".
+        // "an unknown or unexpected type with bit 15 set": "All error chunk types have bit 15 set, and begin
+        // with the same *error*, *message length*, and optional *message* fields".
         _ if kind & NBD_REPLY_TYPE_FLAG_ERROR != 0 => {
             let least = if kind == NBD_REPLY_TYPE_ERROR_OFFSET { 14 } else { 6 };
             let left = length.wrapping_sub(6);

@@ -1,8 +1,8 @@
 //! A server's replies, parsed: simple, structured and extended ("Simple reply message" and the two after it).
 //!
-//! Bytes in, [`Event`]s out. Data is never copied: an event borrows what was fed. What the parser itself keeps is bounded by the
-//! requests in flight, whatever the server sends, and each rule that a reply must keep is checked here. [`head`] is the base below it,
-//! for those who keep their requests themselves.
+//! Bytes in, [`Event`]s out. Data is never copied: an event borrows what was fed. What the parser itself
+//! keeps is bounded by the requests in flight, whatever the server sends, and each rule that a reply must
+//! keep is checked here. [`head`] is the base below it, for those who keep their requests themselves.
 
 mod error;
 mod event;
@@ -148,7 +148,8 @@ impl ReplyParser {
         }
     }
 
-    /// Collects a part of so many bytes; it is given once it is complete, and goes back by [`keep`](Self::keep).
+    /// Collects a part of so many bytes; it is given once it is complete, and goes back by
+    /// [`keep`](Self::keep).
     fn collect(&mut self, input: &mut &[u8], length: usize) -> Option<Vec<u8>> {
         let taken = (length - self.part.len()).min(input.len());
         self.part.extend_from_slice(&input[..taken]);
@@ -216,8 +217,8 @@ impl ReplyParser {
     fn simple(&mut self, cookie: u64, error: u32) -> Result<(), ReplyError> {
         let pending = self.pending.get_mut(&cookie).ok_or(ReplyError::Cookie(cookie))?;
         let ClientRequest { command, offset, length, .. } = pending.request;
-        // "MUST NOT use a simple reply for `NBD_CMD_READ` (even for the case of an early `NBD_EINVAL` due to bad flags)", and one
-        // for anything else "only if the reply has no data payload".
+        // "MUST NOT use a simple reply for `NBD_CMD_READ` (even for the case of an early `NBD_EINVAL` due to
+        // bad flags)", and one for anything else "only if the reply has no data payload".
         let needs_chunks = command == NBD_CMD_READ || (command == NBD_CMD_BLOCK_STATUS && error == 0);
         if self.heads.mode() == ReplyMode::Structured && needs_chunks {
             return Err(ReplyError::Simple(command));

@@ -44,7 +44,8 @@ impl Pending {
         self.covered = self.request.length;
     }
 
-    /// A content chunk of at least one byte: inside the request, over nothing that an earlier chunk covered, and with DF the only one.
+    /// A content chunk of at least one byte: inside the request, over nothing that an earlier chunk covered,
+    /// and with DF the only one.
     pub(super) fn cover(&mut self, offset: u64, length: u64) -> Result<(), ReplyError> {
         let outside = ReplyError::Outside { offset, length };
         let overlap = ReplyError::Overlap { offset, length };
@@ -57,7 +58,8 @@ impl Pending {
             return Err(ReplyError::Fragmented);
         }
         self.has_content = true;
-        // More bytes than the request has cannot lie in it without an overlap; after one chunk for everything this alone decides.
+        // More bytes than the request has cannot lie in it without an overlap; after one chunk for everything
+        // this alone decides.
         if self.covered + length > request.length || self.error_offsets.range(offset..end).next().is_some() {
             return Err(overlap);
         }
@@ -106,7 +108,8 @@ impl Pending {
         Ok(())
     }
 
-    /// A status chunk of `descriptors` extents for a context: one chunk for each that was selected, one extent with REQ_ONE.
+    /// A status chunk of `descriptors` extents for a context: one chunk for each that was selected, one
+    /// extent with REQ_ONE.
     pub(super) fn describe(
         &mut self,
         kind: u16,
@@ -137,7 +140,8 @@ impl Pending {
         if length == 0 {
             return Err(malformed("has an extent of no bytes"));
         }
-        // "the sum of the *length* fields of the first N-1 extents (if any) MUST be less than the requested length"
+        // "the sum of the *length* fields of the first N-1 extents (if any) MUST be less than the requested
+        // length"
         if before > 0 && before >= request.length {
             return Err(malformed("has an extent that begins after the end of the request"));
         }

@@ -1,7 +1,7 @@
 //! The server's side of the handshake ("Newstyle negotiation", "Fixed newstyle negotiation") without I/O.
 //!
-//! Bytes go in through [`Handshake::feed`], which tells in an [`Event`] what the driver must do next. Each state waits for
-//! exactly one thing, so the machine can be stopped and fed again at every byte:
+//! Bytes go in through [`Handshake::feed`], which tells in an [`Event`] what the driver must do next. Each
+//! state waits for exactly one thing, so the machine can be stopped and fed again at every byte:
 //!
 //! ```text
 //!  ClientFlags ─► Header ─► Data ─► Asking ─► (answer written) ─► Header … ─► Done
@@ -9,9 +9,10 @@
 //!                   └────────────── any violation ─► Closed
 //! ```
 //!
-//! TLS is not negotiated yet. STARTTLS is refused like an unknown option; once it is accepted, the machine would stop in a state
-//! of its own that consumes nothing (plaintext behind the option must never be read as options, see "Security
-//! considerations"), and everything a client negotiated before would be forgotten by starting a new `Handshake`.
+//! TLS is not negotiated yet. STARTTLS is refused like an unknown option; once it is accepted, the machine
+//! would stop in a state of its own that consumes nothing (plaintext behind the option must never be read as
+//! options, see "Security considerations"), and everything a client negotiated before would be forgotten by
+//! starting a new `Handshake`.
 
 mod options;
 mod outcome;
@@ -65,7 +66,8 @@ impl Handshake {
         }
     }
 
-    /// From now on every option but ABORT is refused, or no longer ("Termination of the session during option haggling").
+    /// From now on every option but ABORT is refused, or no longer ("Termination of the session during option
+    /// haggling").
     pub fn set_shutting_down(&mut self, shutting_down: bool) {
         self.haggling.shutting_down = shutting_down;
     }
@@ -158,7 +160,8 @@ impl Handshake {
         }
     }
 
-    /// Takes what the state waits for and, once it is complete, acts on it. Says false when `rest` is used up.
+    /// Takes what the state waits for and, once it is complete, acts on it. Says false when `rest` is used
+    /// up.
     fn advance(&mut self, rest: &mut &[u8]) -> bool {
         let missing = self.missing();
         if missing > 0 {

@@ -16,7 +16,8 @@ const SHUTTING_DOWN: OptionRefusal =
 
 /// Whether clients that will not keep the export's block sizes are kept out ("Size constraints").
 ///
-/// Our backends serve any alignment, by a read-modify-write where they must, so an export asks for it only on purpose.
+/// Our backends serve any alignment, by a read-modify-write where they must, so an export asks for it only on
+/// purpose.
 fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
     export.require_block_size && !asked
 }
@@ -65,16 +66,18 @@ impl Haggling {
         }
     }
 
-    /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option refused behind it; at
-    /// once when the data is so long that the client would rather know.
+    /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option
+    /// refused behind it; at once when the data is so long that the client would rather know.
     pub(super) fn screen(&mut self, option: u32, length: u32) -> HandshakeState {
         if option == NBD_OPT_SET_META_CONTEXT {
-            // "Issuing this command replaces all previously-set metadata contexts (including when this command fails)."
+            // "Issuing this command replaces all previously-set metadata contexts (including when this
+            // command fails)."
             self.chosen = ChosenContexts::default();
         }
         let verdict = match option {
             NBD_OPT_EXPORT_NAME => return self.screen_export_name(length),
-            // "A server SHOULD ignore any data sent by the client rather than rejecting the request as invalid."
+            // "A server SHOULD ignore any data sent by the client rather than rejecting the request as
+            // invalid."
             NBD_OPT_ABORT if length > self.option_length => return self.abort(),
             NBD_OPT_ABORT => Ok(()),
             _ => self.judge(option, length),
@@ -263,7 +266,8 @@ impl Haggling {
         let mut contexts = Vec::new();
         for (&context, id) in export.contexts.iter().zip(1..) {
             let (matches, id) = if option == NBD_OPT_LIST_META_CONTEXT {
-                // "If zero queries are sent, then the server MUST return all the metadata contexts"; ids are 0 in a list.
+                // "If zero queries are sent, then the server MUST return all the metadata contexts"; ids are
+                // 0 in a list.
                 (request.is_empty() || request.queries().any(|query| context.is_listed_by(query)), 0)
             } else {
                 let fits = self.mode == ReplyMode::Extended || !context.needs_extended_headers();
@@ -286,8 +290,8 @@ impl Haggling {
         let contexts = if self.chosen.export == name { self.chosen.contexts.clone() } else { Vec::new() };
         let mut transmission_flags = export.transmission_flags(self.mode);
         if contexts.is_empty() {
-            // The server "SHOULD NOT advertise this bit in response to NBD_OPT_GO if the client does not negotiate
-            // metacontexts".
+            // The server "SHOULD NOT advertise this bit in response to NBD_OPT_GO if the client does not
+            // negotiate metacontexts".
             transmission_flags &= !NBD_FLAG_BLOCK_STATUS_PAYLOAD;
         }
         Session {

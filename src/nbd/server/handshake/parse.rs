@@ -78,8 +78,9 @@ pub(super) struct MetaRequest<'a> {
 }
 
 impl<'a> MetaRequest<'a> {
-    /// "If the option request is syntactically invalid (such as a query length that would require reading beyond the
-    /// original length given in the option header), the server MUST fail the request with `NBD_REP_ERR_INVALID`."
+    /// "If the option request is syntactically invalid (such as a query length that would require reading
+    /// beyond the original length given in the option header), the server MUST fail the request with
+    /// `NBD_REP_ERR_INVALID`."
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, OptionRefusal> {
         let mut reader = Reader(data);
         let export = reader.string()?;

@@ -28,8 +28,8 @@ pub(super) fn acknowledge(output: &mut Vec<u8>, option: u32) {
     append(output, option, NBD_REP_ACK, &[]);
 }
 
-/// An error with a text for people. "All error replies MAY have some data set, in which case that data is an error
-/// message string suitable for display to the user."
+/// An error with a text for people. "All error replies MAY have some data set, in which case that data is an
+/// error message string suitable for display to the user."
 pub(super) fn refuse(output: &mut Vec<u8>, option: u32, refusal: OptionRefusal) {
     append(output, option, refusal.reply, &[refusal.reason.as_bytes()]);
 }
@@ -83,7 +83,8 @@ pub(super) fn meta_context(output: &mut Vec<u8>, option: u32, id: u32, name: &st
     append(output, option, NBD_REP_META_CONTEXT, &[U32::new(id).as_bytes(), name.as_bytes()]);
 }
 
-/// The answer to EXPORT_NAME, which has no header: size, flags, and 124 zeroes unless the client declined them.
+/// The answer to EXPORT_NAME, which has no header: size, flags, and 124 zeroes unless the client declined
+/// them.
 pub(super) fn export_name(output: &mut Vec<u8>, size: u64, flags: u16, no_zeroes: bool) {
     output.extend_from_slice(U64::new(size).as_bytes());
     output.extend_from_slice(U16::new(flags).as_bytes());

@@ -8,7 +8,8 @@ use crate::vocabulary::{BlockError, ByteRange};
 /// The longest filter of a BLOCK_STATUS payload: 64-bit length and the ids.
 pub(super) const LONGEST_FILTER: u32 = 8 + 4 * 1024;
 
-/// The contexts and the length that the payload of a BLOCK_STATUS names: "64 bits, effect length; n * 32 bits, list of metacontext ids".
+/// The contexts and the length that the payload of a BLOCK_STATUS names: "64 bits, effect length; n * 32
+/// bits, list of metacontext ids".
 ///
 /// # Errors
 /// `Invalid` for an unknown or repeated id, or a range beyond the export.

@@ -48,9 +48,10 @@ impl RequestHeader {
 
     /// Bytes that follow the header whether or not the request is valid.
     ///
-    /// Compact: only WRITE has a payload. Extended: PAYLOAD_LEN announces one on any command. A WRITE has one even without that flag,
-    /// which "the command `NBD_CMD_WRITE` MUST use": the client of QEMU 10 leaves it out and sends the payload all the same, and
-    /// whoever did not mean to send one would have nothing to write.
+    /// Compact: only WRITE has a payload. Extended: PAYLOAD_LEN announces one on any command. A WRITE has one
+    /// even without that flag, which "the command `NBD_CMD_WRITE` MUST use": the client of QEMU 10 leaves it
+    /// out and sends the payload all the same, and a client that did not mean to send one would have nothing
+    /// to write.
     pub(super) fn payload(&self, mode: ReplyMode) -> u64 {
         let announced = mode == ReplyMode::Extended && self.flags & NBD_CMD_FLAG_PAYLOAD_LEN != 0;
         if announced || self.command == NBD_CMD_WRITE { self.length } else { 0 }
@@ -156,7 +157,8 @@ impl RequestHeader {
     }
 }
 
-/// The flags that a command may carry in this session ("Command flags"): FUA anywhere, the others where the spec names them.
+/// The flags that a command may carry in this session ("Command flags"): FUA anywhere, the others where the
+/// spec names them.
 fn allowed_flags(command: u16, session: &Session) -> u16 {
     let extended = session.reply_mode == ReplyMode::Extended;
     let when = |condition: bool, flag: u16| if condition { flag } else { 0 };

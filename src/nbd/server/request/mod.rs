@@ -1,8 +1,8 @@
 //! A request header, parsed and checked: the one validation, in the spec's order.
 //!
-//! Source: "Request message", "Error values", "Request types", and the extended headers branch. Three outcomes: a [`Request`] that
-//! may reach a backend; a [`Refusal`], which is answered with an error after its payload was skipped; a [`Violation`], after which
-//! the stream cannot be trusted and the connection ends.
+//! Source: "Request message", "Error values", "Request types", and the extended headers branch. Three
+//! outcomes: a [`Request`] that may reach a backend; a [`Refusal`], which is answered with an error after its
+//! payload was skipped; a [`Violation`], after which the stream cannot be trusted and the connection ends.
 
 mod filter;
 mod header;
@@ -34,8 +34,9 @@ impl Request {
     pub fn parse(bytes: &[u8], session: &Session, shutting_down: bool) -> Result<Self, Rejected> {
         let header = RequestHeader::parse(bytes, session.reply_mode).map_err(Rejected::Violation)?;
         let payload = header.payload(session.reply_mode);
-        // "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a length larger than a
-        // server's [...] maximum payload length." A compact request is skipped instead, whatever 32-bit length it names.
+        // "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and
+        // uses a length larger than a server's [...] maximum payload length." A compact request is skipped
+        // instead, whatever 32-bit length it names.
         if session.reply_mode == ReplyMode::Extended && payload > u64::from(session.block_sizes.maximum) {
             return Err(Rejected::Violation(Violation::Payload(payload)));
         }
@@ -88,7 +89,8 @@ mod tests {
     }
 
     proptest! {
-        /// Of every range, next to the end of the export more often than by chance, exactly those within it are let through.
+        /// Of every range, next to the end of the export more often than by chance, exactly those within it
+        /// are let through.
         #[test]
         fn a_range_is_let_through_when_it_is_within_the_export(
             size in prop_oneof![0_u64..100_000, Just(u64::MAX)],

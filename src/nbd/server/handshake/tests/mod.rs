@@ -80,7 +80,8 @@ impl Outcome {
     }
 }
 
-/// Feeds `pieces` as a driver does, until the handshake ends or the input does. No state ever holds more than its limit.
+/// Feeds `pieces` as a driver does, until the handshake ends or the input does. No state ever holds more than
+/// its limit.
 fn converse<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     limits: HandshakeLimits,
