@@ -133,9 +133,8 @@ pub(super) fn exact_and_human(bytes: u64) -> String {
     if bytes < 1024 { format!("{bytes} bytes") } else { format!("{bytes} bytes ({})", human(bytes)) }
 }
 
-/// Aligns the cells of each column, two spaces apart (by hand: comfy-table and tabled are ten times its lines
-/// in options for borders and wrapping that nobody wants in what scripts read); `right` says which columns
-/// stand to the right.
+/// Aligns the cells of each column, two spaces apart (by hand: comfy-table and tabled bring ten times the
+/// lines for borders and wrapping, which scripts do not want); `right` says which columns stand to the right.
 pub(super) fn table(rows: &[Vec<String>], right: &[bool]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..right.len()).map(width).collect();

@@ -20,7 +20,7 @@ use super::toml_words::explain;
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// TextValue for people.
+    /// Text for people.
     Human,
     /// One JSON object a line.
     Json,

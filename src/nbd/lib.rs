@@ -25,7 +25,7 @@
 //! * `Err` ends the connection: the other side broke the protocol, or the handshake failed. Nothing is fed
 //!   after it.
 //! * A handshake has something to say itself. `Event::Output` asks to send what `take_output` gives before
-//!   anything more is fed, so that a peer that does not read its answers cannot make them pile up here.
+//!   anything more is fed, so that answers do not pile up here for a peer that does not read them.
 //!
 //! # A server
 //!

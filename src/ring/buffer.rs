@@ -157,8 +157,8 @@ impl BufferPool {
     /// Maps `bytes` of memory for leases of up to `longest` bytes. Long ones get three eighths, and at least one of the longest; those of 1 to
     /// 4 MiB a third of the rest, in steps of 8 MiB. Of what is left a quarter, and at most 16 MiB, is [`ZoneKind::Apart`].
     ///
-    /// [`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD) is the least that
-    /// a server asks for; less is for tests, and may leave that zone empty.
+    /// [`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD) is the least
+    /// that a server asks for; less is for tests, and may leave that zone empty.
     ///
     /// # Errors
     /// The kernel's, when it refuses the memory.

@@ -1,6 +1,6 @@
 //! A whole session in memory: the handshake of both sides, then one READ with extended headers.
 //!
-//! Nothing is sent anywhere: each side has a buffer of what the other one said, as a socket would have.
+//! Nothing is sent: each side has a buffer of the other's bytes, as a socket would have.
 
 use std::error::Error;
 
@@ -73,7 +73,7 @@ fn shake_hands(
     let mut client = ClientHandshake::new(goal)?;
     let mut server = Handshake::new(HandshakeLimits { option_length: 64 << 10, options: 64, bytes: 1 << 20 });
     let (mut negotiated, mut outcome) = (None, None);
-    // The client's last bytes and the server's last word cross each other: either may be done first.
+    // The last bytes of client and server cross each other: either may be done first.
     while negotiated.is_none() || outcome.is_none() {
         if negotiated.is_none() {
             negotiated = step_of_server(&mut server, exports, wires)?;

@@ -1,4 +1,4 @@
-//! Where the next received bytes go: a header, a payload, or nowhere.
+//! Splits the received bytes into headers, payloads, and bytes to skip.
 //!
 //! A cursor over a byte stream; it never touches a socket. Bytes come in pieces of any size; a header that is
 //! split is put together here, payload bytes are handed on as they come.
@@ -68,7 +68,7 @@ impl Inbound {
         if self.discard { 0 } else { self.payload }
     }
 
-    /// So many bytes of the wanted payload came another way than through [`Inbound::feed`].
+    /// Tells that `length` bytes of the wanted payload were received without [`Inbound::feed`].
     #[inline]
     pub fn received_elsewhere(&mut self, length: u64) {
         assert!(length <= self.wanted());

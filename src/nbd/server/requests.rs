@@ -47,7 +47,7 @@ impl RequestParser {
         &self.session
     }
 
-    /// From now on every request but DISC is refused, or no longer ("Terminating the transmission phase").
+    /// Sets whether every request but DISC is refused ("Terminating the transmission phase").
     pub fn set_shutting_down(&mut self, shutting_down: bool) {
         self.shutting_down = shutting_down;
     }
@@ -59,7 +59,7 @@ impl RequestParser {
 
     /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
     ///
-    /// After a request to disconnect nothing that follows counts.
+    /// What follows a request to disconnect has no meaning.
     ///
     /// # Errors
     /// [`Violation`]: the stream cannot be trusted, close the connection.

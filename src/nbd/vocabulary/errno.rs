@@ -5,7 +5,7 @@ use self::BlockError::*;
 
 /// Why a device could not do what it was asked.
 ///
-/// Few on purpose: a client can tell apart only what the protocol names ("Error values").
+/// There are few, because a client can tell apart only what the protocol names ("Error values").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BlockError {
     /// The device is read-only.
@@ -46,8 +46,8 @@ impl BlockError {
 
     /// The error for an errno of the kernel (positive, as in `errno.h`), which may be any of a hundred.
     ///
-    /// What the kernel says of our own calls is not what a client may be told: its `EINVAL` is no fault of
-    /// the request.
+    /// The kernel's answer to the server's own calls is not passed on: its `EINVAL` is no fault of the
+    /// request.
     pub fn from_errno(number: i32) -> Self {
         find(number).map_or(Self::Io, |row| row.of_device)
     }

@@ -1,4 +1,4 @@
-//! One ring of a world: takes operations like the kernel's, and knows no more of them than it.
+//! One ring of a world: it takes the operations that the kernel would, and knows no more of them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

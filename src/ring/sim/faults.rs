@@ -17,7 +17,7 @@ pub struct Faults {
     pub again: f64,
     /// `EIO`; part of a write may have happened.
     pub io_error: f64,
-    /// A sync cannot write everything back; in one of fifty writes, the kernel finds that by itself.
+    /// A sync cannot write everything back. In one of fifty writes the kernel notices by itself.
     pub lost_write_back: f64,
     /// `ENOSPC` of a write or an allocation; part of a write may have happened.
     pub no_space: f64,
@@ -56,7 +56,8 @@ impl Faults {
         }
     }
 
-    /// Some of everything, each kind in some worlds only, so that what one kind hides shows in another.
+    /// Random rates. Each kind of fault occurs in some worlds only, so that it cannot hide another kind in
+    /// all of them.
     pub fn any(random: &mut Random) -> Self {
         let mut rate =
             |most: f64| if random.chance(0.5) { 0.0 } else { most * random.below(100) as f64 / 100.0 };

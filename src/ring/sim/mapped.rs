@@ -46,7 +46,8 @@ impl MappedFile {
         Self { file, address }
     }
 
-    /// Whoever uses it is in the world; it is shared between shards, and a handle of the world cannot be.
+    /// Runs `act` on the world of the calling thread. The file is shared between shards, which a handle of
+    /// the world cannot be.
     fn with<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> Option<T> {
         World::current().map(|world| act(&mut world.state()))
     }
@@ -168,7 +169,7 @@ impl WorldState {
 
 /// What happens to the page cache and to files behind a shard's back.
 impl World {
-    /// OperationMemory is short: some of a file's pages go.
+    /// Memory is short: some of a file's pages go.
     pub fn evict(&self, file: FileId) {
         let mut state = self.state();
         let order = state.next_order();
@@ -177,7 +178,7 @@ impl World {
         files[file.0].evict(order, |_| random.chance(part));
     }
 
-    /// OperationMemory is very short: all pages of a file go.
+    /// Memory is very short: all pages of a file go.
     pub fn evict_all(&self, file: FileId) {
         let mut state = self.state();
         let order = state.next_order();

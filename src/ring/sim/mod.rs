@@ -2,18 +2,18 @@
 //! seed.
 //!
 //! A thread [enters](World::enter) a world; every ring that it then sets up belongs to it. Operations are the
-//! real ones, with the real table, leases and receive buffers below them. Nothing happens by itself: whoever
-//! drives the world lets shards take turns and [steps](World::step) the clock to the next event in between,
-//! so a run is one thread and replays exactly.
+//! real ones, with the real table, leases and receive buffers below them. Nothing happens by itself: the
+//! driver of the world lets shards take turns and [steps](World::step) the clock to the next event in
+//! between, so a run is one thread and replays exactly.
 //!
 //! * A write takes effect at one or two moments between its submission and its completion, and its memory is
 //!   read then: memory that is given back too early shows as wrong bytes. A read fills its memory in the same
 //!   way.
-//! * A sync makes durable what completed before it was submitted, and of the rest what the dice say.
-//!   [`World::power_cut`] keeps that, and of everything else each sector for itself: lost, or kept as of any
-//!   moment since.
-//! * What could not be written back is gone although it still reads as written, and each description of the
-//!   file is told once.
+//! * A sync makes durable what completed before it was submitted, and a random part of the rest.
+//!   [`World::power_cut`] keeps that. Every other sector is lost, or kept as of any moment since, each for
+//!   itself.
+//! * Data that could not be written back is lost although it still reads as written, and each description of
+//!   the file is told once.
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
 //! * What blocks goes through a bounded number of worker threads of its ring, in order, and an allocation
 //!   locks its file meanwhile. A read that is tried in the shard then puts the shard to sleep.

@@ -189,8 +189,8 @@ impl WorldState {
         }
     }
 
-    /// Bytes of a send from `start` on, and whether they end early because a mapped file has them no more:
-    /// then some before go, too, because the kernel copies a piece of the stream as a whole.
+    /// Bytes of a send from `start` on, and whether they end early because a mapped file no longer has them.
+    /// Then some bytes before are lost too, because the kernel copies a piece of the stream as a whole.
     fn pieces(&mut self, serial: u64, pieces: &[SendPiece], start: usize, length: usize) -> (Vec<u8>, bool) {
         let ring = self.operations[&serial].ring;
         let (mut start, mut left, mut at, mut bytes) = (start, length, 0, Vec::with_capacity(length));
@@ -287,7 +287,8 @@ impl World {
         (end.sends_no_more || end.released) && end.to_client.is_empty()
     }
 
-    /// Bytes of replies that were sent and never arrived, because the socket was closed in the wrong way.
+    /// Bytes of replies that were sent but never arrived, because the socket was closed while bytes were
+    /// unread.
     pub fn taken_back(&self, socket: SocketId) -> usize {
         self.state().sockets[socket.0].taken_back
     }
@@ -325,7 +326,7 @@ impl World {
         self.state().sockets[socket.0].taken
     }
 
-    /// Whether the shard has let go of the socket: nothing of the connection is in flight any more.
+    /// True if the shard has released the socket: nothing of the connection is in flight any more.
     pub fn is_released(&self, socket: SocketId) -> bool {
         self.state().sockets[socket.0].released
     }

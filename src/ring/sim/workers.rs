@@ -1,4 +1,4 @@
-//! The worker threads of a ring, through which everything goes that blocks, and the lock that an allocation
+//! The worker threads of a ring, which run every operation that blocks, and the lock that an allocation
 //! holds.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -38,7 +38,7 @@ impl RingState {
 }
 
 impl World {
-    /// The disk of a file hangs: no sync of it that begins from now on ends before so much time has passed.
+    /// The disk of a file hangs: syncs that begin from now on take at least this long.
     pub fn hang(&self, file: FileId, time: Duration) {
         let mut state = self.state();
         let end = state.now + time.as_nanos() as u64;

@@ -21,7 +21,7 @@ pub(super) enum Object {
     Socket(usize),
 }
 
-/// OperationMemory that an operation in flight owns. Like the kernel, the world has nothing but its address.
+/// Memory that an operation in flight owns. Like the kernel, the world has only its address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OperationMemory {
     address: *mut u8,
@@ -43,13 +43,13 @@ impl OperationMemory {
         assert!(start + length <= self.length);
         // SAFETY: the operation's entry in its table keeps the memory mapped until the completion is reaped,
         // and a world touches it only before that; `SimEngine` removes its operations when it goes. All is
-        // one thread, and nobody holds a reference across a step.
+        // one thread, and no reference is held across a step.
         unsafe { std::slice::from_raw_parts(self.address.add(start), length) }
     }
 
     pub(super) fn put(&self, start: usize, bytes: &[u8]) {
         assert!(start + bytes.len() <= self.length);
-        // SAFETY: as in `get`; a copy, since a buffer given back too early by a planted bug may be anybody's.
+        // SAFETY: as in `get`; a copy, since a planted bug may have given the buffer to another owner.
         unsafe { std::ptr::copy(bytes.as_ptr(), self.address.add(start), bytes.len()) };
     }
 }

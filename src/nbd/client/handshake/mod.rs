@@ -33,7 +33,7 @@ use script::{Script, ScriptStep};
 /// What a whole handshake may receive, each reply counted with [`REPLY_COST`] beside its length: it bounds
 /// time and memory.
 const MAX_RECEIVED: u64 = 64 << 20;
-/// What one reply counts beyond its data, in bytes: about what keeping it costs.
+/// What one reply counts beyond its data, in bytes: about the memory that keeping it takes.
 const REPLY_COST: u64 = 256;
 /// Zeroes after the reply to EXPORT_NAME, unless both sides agreed to omit them.
 const EXPORT_NAME_ZEROES: usize = 124;
@@ -138,7 +138,7 @@ impl ClientHandshake {
     }
 
     /// At least this many further bytes come before the next event, and no more than these before the client
-    /// sends something or the handshake ends: who receives just so many is left with none.
+    /// sends something or the handshake ends: a client that receives just so many is left with none.
     pub fn needed(&self) -> usize {
         match self.waiting {
             Awaited::Ended(_) => 0,

@@ -1,8 +1,7 @@
 //! Headers of replies: the base of every parser of replies.
 //!
-//! A header is taken together with the fixed fields of its chunk, so that what it announces is one value.
-//! What is checked here depends on nothing but the header itself; whether it suits the request is its
-//! reader's affair.
+//! A header is taken together with the fixed fields of its chunk, so that what it announces is one value. The
+//! checks here depend only on the header itself; its reader checks whether it fits the request.
 
 use zerocopy::FromBytes;
 

@@ -7,7 +7,7 @@ use super::error::ReplyError;
 use crate::client::request::ClientRequest;
 use crate::wire::*;
 
-/// Separate pieces of one read that may be known before the gaps between them are filled.
+/// The most separate pieces of one read before the gaps between them are filled.
 pub(super) const MAX_PIECES: usize = 1 << 16;
 /// Errors with an offset in one reply.
 pub(super) const MAX_ERROR_OFFSETS: usize = 1 << 10;
@@ -58,8 +58,8 @@ impl Pending {
             return Err(ReplyError::Fragmented);
         }
         self.has_content = true;
-        // More bytes than the request has cannot lie in it without an overlap; after one chunk for everything
-        // this alone decides.
+        // More bytes than the request has must overlap; after one chunk for everything this check alone
+        // decides.
         if self.covered + length > request.length || self.error_offsets.range(offset..end).next().is_some() {
             return Err(overlap);
         }

@@ -66,8 +66,7 @@ impl Handshake {
         }
     }
 
-    /// From now on every option but ABORT is refused, or no longer ("Termination of the session during option
-    /// haggling").
+    /// Sets whether every option but ABORT is refused ("Termination of the session during option haggling").
     pub fn set_shutting_down(&mut self, shutting_down: bool) {
         self.haggling.shutting_down = shutting_down;
     }
@@ -104,7 +103,7 @@ impl Handshake {
         self.bytes > 0
     }
 
-    /// Bytes of the option that is coming in, or about which [`Event::Lookup`] asks, as far as they are kept.
+    /// Bytes that are kept of the option that is being received, or that [`Event::Lookup`] asks about.
     pub fn option_bytes(&self) -> usize {
         match &self.state {
             HandshakeState::Data { length, .. } => *length as usize,
@@ -160,8 +159,7 @@ impl Handshake {
         }
     }
 
-    /// Takes what the state waits for and, once it is complete, acts on it. Says false when `rest` is used
-    /// up.
+    /// Takes what the state waits for and, once it is complete, acts on it. False when `rest` is used up.
     fn advance(&mut self, rest: &mut &[u8]) -> bool {
         let missing = self.missing();
         if missing > 0 {
@@ -210,7 +208,8 @@ impl Handshake {
         }
     }
 
-    /// Consumes `count` bytes: they are kept, which never reserves for bytes that have not come, or skipped.
+    /// Consumes `count` bytes: keeps them, without reserving memory for bytes that have not come, or skips
+    /// them.
     fn take(&mut self, rest: &mut &[u8], count: usize) {
         let (taken, behind) = rest.split_at(count);
         *rest = behind;

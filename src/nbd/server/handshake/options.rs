@@ -14,7 +14,7 @@ use crate::wire::*;
 const SHUTTING_DOWN: OptionRefusal =
     OptionRefusal { reply: NBD_REP_ERR_SHUTDOWN, reason: "the server is shutting down" };
 
-/// Whether clients that will not keep the export's block sizes are kept out ("Size constraints").
+/// True if clients that do not promise to keep the export's block sizes are refused ("Size constraints").
 ///
 /// Our backends serve any alignment, by a read-modify-write where they must, so an export asks for it only on
 /// purpose.
@@ -66,8 +66,8 @@ impl Haggling {
         }
     }
 
-    /// Decides by an option's header whether its data is worth keeping. If not it is skipped, and the option
-    /// refused behind it; at once when the data is so long that the client would rather know.
+    /// Decides by an option's header whether its data is kept. If not, the data is skipped and the option
+    /// refused after it, or at once if the data is long.
     pub(super) fn screen(&mut self, option: u32, length: u32) -> HandshakeState {
         if option == NBD_OPT_SET_META_CONTEXT {
             // "Issuing this command replaces all previously-set metadata contexts (including when this

@@ -86,7 +86,7 @@ impl<'a> MetaRequest<'a> {
         let export = reader.string()?;
         let count = reader.u32().ok_or(TOO_SHORT)?;
         let queries = reader.0;
-        // A count of billions ends here at once: each query takes four bytes of the data.
+        // A count of billions fails here at once, because each query takes four bytes of the data.
         for _ in 0..count {
             match reader.string()?.split_once(':') {
                 Some((namespace, _)) if !namespace.is_empty() => {}
