@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) use args::Args;
 
 use super::Outcome;
-use super::describe::{json, print};
+use super::text::{json, print};
 use crate::client::load::{Load, LoadInterval, Observer, Results, Stop};
 use hlog::{HistogramLog, LogFile};
 use progress::ProgressLine;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Outcome;
-use super::describe::{human, json, print, table};
+use super::text::{human, json, print, table};
 use super::info::export_name;
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;

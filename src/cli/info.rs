@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Outcome;
-use super::describe::*;
+use super::text::*;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
 use crate::nbd::client::handshake::{Dialect, ExportDetails};

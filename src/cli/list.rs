@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::Outcome;
-use super::describe::*;
 use super::info::export_name;
+use super::text::*;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
 use crate::nbd::client::handshake::{Dialect, ListedExport};

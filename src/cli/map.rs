@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use serde::Serialize;
 
 use super::Outcome;
-use super::describe::*;
+use super::text::*;
 use crate::client::uri::NbdUri;
 use crate::client::{Client, ClientError, MappedExtent, Merge, Timeouts};
 use crate::nbd::client::handshake::Transmission;

@@ -3,13 +3,13 @@
 
 pub(crate) mod bench;
 pub(crate) mod ctl;
-mod describe;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 mod outcome;
 pub(crate) mod report;
 pub(crate) mod serve;
+mod text;
 
 pub(crate) use outcome::Outcome;
 

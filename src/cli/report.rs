@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Outcome;
-use super::describe::{json as as_json, print};
+use super::text::{json as as_json, print};
 use reading::{Moment, Reading, Text};
 use source::Source;
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Outcome, describe};
+use super::{Outcome, text};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
@@ -188,7 +188,7 @@ fn serve(args: Args) -> Outcome {
         }
         return match control::check(&config) {
             Ok(served) => {
-                describe::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None)))
+                text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None)))
             }
             Err(error) => refuse(explicit, error),
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::describe::{human_rate, human_time};
+use crate::cli::text::{human_rate, human_time};
 use crate::client::load::results::empty_histogram;
 use crate::client::load::{LoadInterval, LoadKind, LoadOptions};
 

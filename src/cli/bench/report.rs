@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::settings::RunSettings;
 use crate::block::errno;
-use crate::cli::describe::{human, human_time, reply_mode_name, table};
+use crate::cli::text::{human, human_time, reply_mode_name, table};
 use crate::client::load::results::empty_histogram;
 use crate::client::load::{Load, LoadKind, Results};
 

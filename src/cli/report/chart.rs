@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::theme::HEATS;
-use crate::cli::describe::human_time;
+use crate::cli::text::human_time;
 
 /// Width of a picture on a page, and in a file of its own.
 pub(super) const WIDE: f64 = 680.0;

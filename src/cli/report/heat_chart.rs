@@ -3,7 +3,7 @@
 use super::chart::{LatencyAxis, Picture, TimeAxis, WIDE, long_time, short_time};
 use super::source::{Column, Row};
 use super::theme::HEATS;
-use crate::cli::describe::human_rate;
+use crate::cli::text::human_rate;
 use crate::stats::{HEAT_ROWS, Percentiles, heat_row_start_ns};
 
 const PLOT: f64 = 190.0;

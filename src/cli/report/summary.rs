@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::source::{Row, Source};
-use crate::cli::describe::{human_rate, human_time, table};
+use crate::cli::text::{human_rate, human_time, table};
 use crate::stats::Phase;
 
 /// The columns that are compared, by name and quantile; the mean and the greatest value stand beside them.

@@ -1,4 +1,4 @@
-//! How `info`, `list` and `map` show an export: the words, the numbers, and the output itself.
+//! The words and numbers that the sub-commands print, and the output itself.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
