@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Outcome;
-use super::text::{human, json, print, table};
 use super::info::export_name;
+use super::text::{human, json, print, table};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
 use http::Answer;

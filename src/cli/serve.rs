@@ -187,9 +187,7 @@ fn serve(args: Args) -> Outcome {
             return refuse(explicit, error);
         }
         return match control::check(&config) {
-            Ok(served) => {
-                text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None)))
-            }
+            Ok(served) => text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None))),
             Err(error) => refuse(explicit, error),
         };
     }
