@@ -127,5 +127,5 @@ pub mod sys {
 }
 
 pub mod task {
-    pub use crate::task::{ReadyList, Tasks};
+    pub use crate::exec::{ReadyList, Tasks};
 }

@@ -53,6 +53,7 @@ mod backend;
 mod client;
 mod config;
 mod control;
+mod exec;
 mod identity;
 #[doc(hidden)]
 pub mod internal;
@@ -63,10 +64,8 @@ mod ring;
 mod server;
 mod shard;
 mod stats;
-mod sync;
 #[allow(unsafe_code)]
 mod sys;
-mod task;
 
 #[doc = include_str!("doc/architecture.md")]
 #[doc = include_str!("doc/imports.md")]

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use crate::block::BlockError;
-use crate::sync::{Milestones, Waiters, Wakeups, lock};
+use crate::exec::{Milestones, Waiters, Wakeups, lock};
 
 /// Whole syncs of a file, one at a time.
 #[derive(Debug, Default)]
@@ -229,9 +229,9 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::exec::{ReadyList, Tasks};
     use crate::ring::{Ring, RingOptions};
     use crate::sys::Doorbell;
-    use crate::task::{ReadyList, Tasks};
 
     fn wakeups() -> Wakeups {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();

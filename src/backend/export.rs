@@ -13,8 +13,8 @@ use super::lock::{Access, ImageLock, LockError, PATIENCE, may_go_without};
 use super::memory::MemoryStore;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, Locking};
+use crate::exec::lock;
 use crate::ring::SharedMapping;
-use crate::sync::lock;
 use crate::sys::{self, Holder};
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.

@@ -14,9 +14,9 @@ use super::allocation;
 use super::export::FileStore;
 use super::helper_lines::Lines;
 use crate::block::{BlockError, ByteRange, Extent};
+use crate::exec::ReadyList;
 use crate::ring::Ring;
 use crate::sys::Doorbell;
-use crate::task::ReadyList;
 
 type Answer = Result<Vec<Extent>, BlockError>;
 

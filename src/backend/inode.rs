@@ -12,7 +12,7 @@ use super::changes::Changes;
 use super::durability::{RangeSyncs, Syncs};
 use super::lock::ImageLock;
 use super::unaligned::UnalignedGate;
-use crate::sync::lock;
+use crate::exec::lock;
 
 /// An inode or a block device that is open.
 #[derive(Debug, Default)]

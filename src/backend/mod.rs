@@ -42,9 +42,8 @@ pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
+use crate::exec::{ReadyList, Wakeups};
 use crate::ring::{FileIndex, Lease, Ring, SharedLease};
-use crate::sync::Wakeups;
-use crate::task::ReadyList;
 use export::Store;
 use fault::{Fault, Verdict};
 use file::FileDevice;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::{Helpers, ShardContext};
+use crate::exec::{ReadyList, Wakeups};
 use crate::ring::{Ring, RingOptions};
-use crate::sync::Wakeups;
 use crate::sys::Doorbell;
-use crate::task::ReadyList;
 
 /// What a device of a shard works with, on the kernel's ring.
 pub(crate) fn context_with(options: &RingOptions) -> ShardContext {

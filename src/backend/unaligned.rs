@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crate::config::limits::MAXIMUM_SHARDS;
-use crate::sync::{Line, Place, Waiters, Wakeups};
+use crate::exec::{Line, Place, Waiters, Wakeups};
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -142,9 +142,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::exec::{ReadyList, Tasks};
     use crate::ring::{Ring, RingOptions};
     use crate::sys::Doorbell;
-    use crate::task::{ReadyList, Tasks};
 
     fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::Poll;
 
+use crate::exec::ReadyList;
 use crate::ring::Ring;
-use crate::task::ReadyList;
 
 /// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is handed to the next.
 #[derive(Debug)]

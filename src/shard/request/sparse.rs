@@ -2,10 +2,10 @@
 
 use crate::backend::{Device, ShardContext};
 use crate::block::{ByteRange, Extent};
+use crate::exec::side_by_side;
 use crate::ring::Lease;
 use crate::shard::request::Peer;
 use crate::shard::request::answer::{Answer, ReadPart};
-use crate::task::side_by_side;
 
 /// Reads at least this long leave holes out; for shorter ones asking costs more than sending zeroes.
 const SPARSE_READ: u64 = 32 << 10;

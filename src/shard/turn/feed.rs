@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use crate::exec::Tasks;
 use crate::shard::admission::Admission;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::frontend::nbd::closing::Closing;
@@ -11,7 +12,6 @@ use crate::shard::request::table::RequestId;
 use crate::shard::request::{Peer, Work};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
-use crate::task::Tasks;
 
 impl Shard {
     /// Received bytes become requests: first of connections that had to wait, then of the others.

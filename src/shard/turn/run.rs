@@ -5,12 +5,12 @@ use crate::shard::turn::shard::Shard;
 
 use std::rc::Rc;
 
+use crate::exec::Tasks;
 use crate::ring::{Event, Wait};
 use crate::shard::request::serve::{Shared, serve};
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Peer, Work};
 use crate::stats::Interval;
-use crate::task::Tasks;
 
 impl Shard {
     /// Looks whether the last turns have waited for pages.

@@ -11,6 +11,8 @@ use slab::Slab;
 
 use crate::backend::{FILES_PER_EXPORT, Helpers, ShardContext};
 use crate::config::{Limits, Pinning};
+use crate::exec::ReadyList;
+use crate::exec::Wakeups;
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
@@ -25,9 +27,7 @@ use crate::shard::request::serve::Shared;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::request::{Peer, Work};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
-use crate::sync::Wakeups;
 use crate::sys::Doorbell;
-use crate::task::ReadyList;
 
 /// One shard: a thread, a ring, and all that its connections need.
 ///

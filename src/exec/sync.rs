@@ -3,7 +3,6 @@
 //! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards; whoever waits looks first,
 //! then leaves word where to be found, and looks again, so that no change passes unseen. A woken task looks once more: being
 //! woken means nothing but that.
-#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +10,9 @@ use std::task::Poll;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::task::ReadyList;
 use crate::ring::Ring;
 use crate::sys::Doorbell;
-use crate::task::ReadyList;
 
 /// The way by which tasks of one shard are woken from outside of it: by other shards, or by itself.
 pub(crate) struct Wakeups {

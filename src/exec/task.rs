@@ -3,7 +3,6 @@
 //! There are no wakers. A task waits for ring operations, for a turn given to others, or for a helper's answer; each of them puts the
 //! task's index on the ready list. Slots are pinned boxes that are reused: a task costs no allocation once its slot
 //! exists.
-#![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::pin::Pin;
