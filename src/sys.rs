@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::block::ByteRange;
 
@@ -160,8 +161,14 @@ pub(crate) fn direct_alignment(file: &File) -> Option<(u32, u32)> {
 }
 
 /// A counter that wakes a shard's ring from another thread.
+///
+/// Rings between two looks of the shard are one write. So the shard [listens](Doorbell::listen) before it looks at what was announced.
 #[derive(Debug)]
-pub(crate) struct Doorbell(OwnedFd);
+pub(crate) struct Doorbell {
+    counter: OwnedFd,
+    /// It was rung since the shard listened.
+    rung: AtomicBool,
+}
 
 impl Doorbell {
     /// A new one, silent.
@@ -169,19 +176,30 @@ impl Doorbell {
     /// # Errors
     /// `EMFILE` and the like.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?))
+        let counter = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(Self { counter, rung: AtomicBool::new(false) })
     }
 
-    /// Rings it. The counter cannot overflow: it is read and reset long before 2^64 rings.
-    pub(crate) fn ring(&self) {
-        let rung = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    /// Rings it; true for the first time since the shard listened. What is announced must be in its place before.
+    pub(crate) fn ring(&self) -> bool {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        // The counter cannot overflow: it is read far more often than 2^64 times.
+        let rung = rustix::io::write(&self.counter, &1_u64.to_ne_bytes());
         debug_assert!(rung.is_ok());
+        true
+    }
+
+    /// From now on it rings again. The shard looks at what was announced after this; what comes later rings.
+    pub(crate) fn listen(&self) {
+        self.rung.swap(false, Ordering::AcqRel);
     }
 }
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.counter.as_fd()
     }
 }
 

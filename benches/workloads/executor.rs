@@ -12,7 +12,7 @@ const STATE: usize = 512;
 
 /// Tasks that give way `waits` times before they end.
 fn tasks(name: &'static str, waits: u32) -> Workload {
-    let (ring, ready) = (ring(), ReadyList::default());
+    let (ring, ready) = (ring(), ReadyList::detached());
     let mut tasks = Tasks::new(ring.clone(), ready.clone());
     let work = move |ready: ReadyList, ring: Ring, seed: u32| async move {
         let mut state = [seed as u8; STATE];

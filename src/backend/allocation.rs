@@ -107,6 +107,23 @@ impl Answer {
     }
 }
 
+/// The world's answer in a simulation; like a thread's it is old when it arrives.
+#[cfg(feature = "sim")]
+pub(super) async fn simulated(
+    store: &FileStore,
+    range: ByteRange,
+    limit: usize,
+    context: &super::ShardContext,
+) -> Option<Vec<Extent>> {
+    const WAY: std::time::Duration = std::time::Duration::from_micros(20);
+    let answer = |length| context.ring.simulated_extents(store.buffered.as_fd(), range, length);
+    answer(1)?;
+    context.ring.sleep(WAY).await;
+    let extents = answer(limit);
+    context.ring.sleep(WAY).await;
+    extents
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

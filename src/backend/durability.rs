@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use crate::block::BlockError;
-use crate::exec::{Milestones, Waiters, Wakeups, lock};
+use crate::exec::{Milestones, Waiters, lock};
 
 /// Whole syncs of a file, one at a time.
 #[derive(Debug, Default)]
@@ -72,15 +72,11 @@ impl Outcome {
 
 impl Syncs {
     /// Returns when a sync that began after this call has succeeded; `sync` runs one, and gives an errno.
-    pub(super) async fn flush(
-        &self,
-        wakeups: &Wakeups,
-        sync: impl AsyncFn() -> Result<(), i32>,
-    ) -> Result<(), BlockError> {
+    pub(super) async fn flush(&self, sync: impl AsyncFn() -> Result<(), i32>) -> Result<(), BlockError> {
         // One that runs already may have passed by what was written a moment ago.
         let wanted = lock(&self.state).started + 1;
         loop {
-            let mut leading = match self.changed.until(wakeups, || self.look(wanted)).await {
+            let mut leading = match self.changed.until(|| self.look(wanted)).await {
                 Found::Covered => return Ok(()),
                 Found::Failed => return Err(BlockError::Io),
                 Found::Lead(leading) => leading,
@@ -177,11 +173,7 @@ impl RangeSyncs {
 
 impl DurableWrite<'_> {
     /// What was written is durable when this returns; `sync` sees to it, and gives an errno.
-    pub(super) async fn finish(
-        self,
-        wakeups: &Wakeups,
-        sync: impl AsyncFn() -> Result<(), i32>,
-    ) -> Result<(), BlockError> {
+    pub(super) async fn finish(self, sync: impl AsyncFn() -> Result<(), i32>) -> Result<(), BlockError> {
         let syncs = self.syncs;
         let mut under_way = syncs.begin_sync();
         let result = sync().await;
@@ -192,7 +184,7 @@ impl DurableWrite<'_> {
             return Ok(());
         }
         let last = lock(&syncs.state).syncs;
-        syncs.ended.until(last, wakeups).await;
+        syncs.ended.until(last).await;
         match self.number <= lock(&syncs.state).suspect {
             true => Err(BlockError::Io),
             false => Ok(()),
@@ -223,20 +215,13 @@ impl Drop for UnderWay<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::Cell;
     use std::pin::{Pin, pin};
-    use std::sync::Arc;
     use std::task::{Context, Poll, Waker};
 
     use super::*;
     use crate::exec::{ReadyList, Tasks};
     use crate::ring::{Ring, RingOptions};
-    use crate::sys::Doorbell;
-
-    fn wakeups() -> Wakeups {
-        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-        Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ReadyList::default(), ring)
-    }
 
     fn poll<F: Future>(future: &mut Pin<&mut F>) -> Poll<F::Output> {
         future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -262,8 +247,8 @@ mod tests {
 
     #[test]
     fn flushes_that_come_during_a_sync_share_the_next() {
-        let (wakeups, kernel, syncs) = (wakeups(), Kernel::default(), Syncs::default());
-        let flush = || syncs.flush(&wakeups, async || kernel.sync().await);
+        let (kernel, syncs) = (Kernel::default(), Syncs::default());
+        let flush = || syncs.flush(async || kernel.sync().await);
         let (mut first, mut second, mut third) = (pin!(flush()), pin!(flush()), pin!(flush()));
         assert!(poll(&mut first).is_pending());
         assert!(poll(&mut second).is_pending() && poll(&mut third).is_pending());
@@ -280,8 +265,8 @@ mod tests {
 
     #[test]
     fn after_a_sync_that_failed_none_is_believed() {
-        let (wakeups, kernel, syncs) = (wakeups(), Kernel::default(), Syncs::default());
-        let flush = || syncs.flush(&wakeups, async || kernel.sync().await);
+        let (kernel, syncs) = (Kernel::default(), Syncs::default());
+        let flush = || syncs.flush(async || kernel.sync().await);
         let (mut first, mut second, mut later) = (pin!(flush()), pin!(flush()), pin!(flush()));
         assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
         kernel.ends(Err(libc::ENOSPC));
@@ -293,8 +278,8 @@ mod tests {
 
     #[test]
     fn a_sync_that_never_began_concerns_only_its_flush() {
-        let (wakeups, kernel, syncs) = (wakeups(), Kernel::default(), Syncs::default());
-        let flush = || syncs.flush(&wakeups, async || kernel.sync().await);
+        let (kernel, syncs) = (Kernel::default(), Syncs::default());
+        let flush = || syncs.flush(async || kernel.sync().await);
         let (mut first, mut second) = (pin!(flush()), pin!(flush()));
         assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
         kernel.ends(Err(libc::ECANCELED));
@@ -306,8 +291,8 @@ mod tests {
 
     #[test]
     fn a_sync_of_which_nobody_knows_the_end_has_failed() {
-        let (wakeups, kernel, syncs) = (wakeups(), Kernel::default(), Syncs::default());
-        let flush = || syncs.flush(&wakeups, async || kernel.sync().await);
+        let (kernel, syncs) = (Kernel::default(), Syncs::default());
+        let flush = || syncs.flush(async || kernel.sync().await);
         let mut second = pin!(flush());
         {
             let mut first = pin!(flush());
@@ -318,11 +303,11 @@ mod tests {
 
     #[test]
     fn range_syncs_side_by_side_answer_for_each_other() {
-        let (wakeups, syncs) = (wakeups(), RangeSyncs::default());
+        let syncs = RangeSyncs::default();
         let kernels: [Kernel; 3] = Default::default();
         let write = |kernel: usize| {
-            let (write, kernel, wakeups) = (syncs.begin_write(), &kernels[kernel], &wakeups);
-            async move { write.finish(wakeups, async || kernel.sync().await).await }
+            let (write, kernel) = (syncs.begin_write(), &kernels[kernel]);
+            async move { write.finish(async || kernel.sync().await).await }
         };
         let (mut quick, mut failing, mut written) = (pin!(write(0)), pin!(write(1)), pin!(write(2)));
         assert!(poll(&mut quick).is_pending() && poll(&mut failing).is_pending());
@@ -342,11 +327,11 @@ mod tests {
 
     #[test]
     fn a_write_that_is_withdrawn_holds_up_nobody_and_counts_as_failed() {
-        let (wakeups, syncs) = (wakeups(), RangeSyncs::default());
+        let syncs = RangeSyncs::default();
         let kernels: [Kernel; 3] = Default::default();
         let write = |kernel: usize| {
-            let (write, kernel, wakeups) = (syncs.begin_write(), &kernels[kernel], &wakeups);
-            async move { write.finish(wakeups, async || kernel.sync().await).await }
+            let (write, kernel) = (syncs.begin_write(), &kernels[kernel]);
+            async move { write.finish(async || kernel.sync().await).await }
         };
         let mut waits = pin!(write(0));
         {
@@ -373,23 +358,19 @@ mod tests {
     fn many_writes_side_by_side_cost_each_the_same() {
         let polls = |count: u32, backwards: bool| {
             let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-            let ready = ReadyList::default();
-            let wakeups = Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ready.clone(), ring.clone());
+            let ready = ReadyList::detached();
             let syncs = RangeSyncs::default();
             let kernels: Vec<Kernel> = (0..count).map(|_| Kernel::default()).collect();
-            let task_numbers = RefCell::new(Vec::new());
-            let mut tasks = Tasks::new(ring.clone(), ready.clone());
+            let mut tasks = Tasks::new(ring, ready.clone());
             for kernel in &kernels {
-                let (write, wakeups, ring, task_numbers) =
-                    (syncs.begin_write(), &wakeups, &ring, &task_numbers);
+                let write = syncs.begin_write();
                 tasks.spawn(async move {
-                    task_numbers.borrow_mut().push(ring.current_task());
-                    assert_eq!(write.finish(wakeups, async || kernel.sync().await).await, Ok(()));
+                    assert_eq!(write.finish(async || kernel.sync().await).await, Ok(()));
                 });
             }
             let mut polls = 0;
             let mut run = |tasks: &mut Tasks<_>| loop {
-                wakeups.collect();
+                ready.collect();
                 if ready.is_empty() {
                     break;
                 }
@@ -400,7 +381,8 @@ mod tests {
             for step in 0..count {
                 let which = if backwards { count - 1 - step } else { step } as usize;
                 kernels[which].ends(Ok(()));
-                ready.wake(task_numbers.borrow()[which]);
+                // Each took the slot of its number.
+                ready.wake(which as u32);
                 run(&mut tasks);
             }
             assert_eq!(tasks.running(), 0, "some wait for ever");

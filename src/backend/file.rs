@@ -232,7 +232,7 @@ impl FileDevice {
         self.known.borrow_mut().written(range);
         if let Some((index, gate)) = self.direct_for(range) {
             // The error of a direct write is its own: `RWF_DSYNC` is told of it whatever runs beside it.
-            let _direct = gate.direct(context.shard, &context.wakeups).await;
+            let _direct = gate.direct(context.shard).await;
             let _place = match self.may_block() {
                 true => Some(Box::pin(self.workers.enter(&context.ring)).await),
                 false => None,
@@ -255,7 +255,7 @@ impl FileDevice {
         // Also those of an export without a direct descriptor, when another export of the same file has one.
         let must_be_alone = self.store.inode.has_direct() && !canary!(UnalignedGateSkipped);
         let _alone = match must_be_alone {
-            true => Some(Box::pin(self.store.inode.gate.unaligned(&context.wakeups)).await),
+            true => Some(Box::pin(self.store.inode.gate.unaligned()).await),
             false => None,
         };
         let _place = match self.store.is_block_device {
@@ -277,7 +277,7 @@ impl FileDevice {
         let write = self.store.inode.range_syncs.begin_write();
         self.write_buffered(range, lease, context).await?;
         let sync = async || self.sync(file, Some(range), context).await;
-        write.finish(&context.wakeups, sync).await
+        write.finish(sync).await
     }
 
     /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
@@ -288,7 +288,7 @@ impl FileDevice {
         }
         let file = self.buffered;
         let sync = async || self.sync(file, None, context).await;
-        self.store.inode.syncs.flush(&context.wakeups, sync).await
+        self.store.inode.syncs.flush(sync).await
     }
 
     async fn sync(
@@ -312,7 +312,7 @@ impl FileDevice {
         if self.store.is_block_device {
             return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
         }
-        let extents = context.helpers.extents(&self.store, range, limit, client).await?;
+        let extents = self.ask(range, limit, client, context).await?;
         let mut offset = range.offset();
         for extent in &extents {
             let part = ByteRange::new(offset, extent.length).expect("within the range");
@@ -322,6 +322,23 @@ impl FileDevice {
             offset = part.end();
         }
         Ok(extents)
+    }
+
+    async fn ask(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        #[cfg(feature = "sim")]
+        if let Some(extents) = super::allocation::simulated(&self.store, range, limit, context).await {
+            return Ok(extents);
+        }
+        let store = Arc::clone(&self.store);
+        let file = Arc::as_ptr(&store).addr();
+        let query = move || super::allocation::query(&store, range, limit);
+        context.helpers.run(file, client, query).await.unwrap_or(Err(BlockError::Io))
     }
 
     /// Extents of a range that is about to be read: as [`FileDevice::extents`], but asked for whole regions, so that once a region is

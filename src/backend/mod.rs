@@ -12,8 +12,6 @@ mod export;
 mod export_id;
 mod fault;
 mod file;
-mod helper_lines;
-mod helpers;
 mod inode;
 mod known_data;
 mod lock;
@@ -37,12 +35,11 @@ pub(crate) use export::OpenError;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use file::ReadFailure;
-pub(crate) use helpers::Helpers;
 pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;
 
 use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
-use crate::exec::{ReadyList, Wakeups};
+use crate::exec::{Helpers, ReadyList};
 use crate::ring::{FileIndex, Lease, Ring, SharedLease};
 use export::Store;
 use fault::{Fault, Verdict};
@@ -60,8 +57,6 @@ pub(crate) struct ShardContext {
     pub ready: ReadyList,
     /// Its helper threads.
     pub helpers: Helpers,
-    /// The way by which other shards wake its tasks.
-    pub wakeups: Wakeups,
     /// Worker threads of its ring that one export may keep busy.
     pub workers_per_export: usize,
     /// Zeroes to write where nothing better works.

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crate::config::limits::MAXIMUM_SHARDS;
-use crate::exec::{Line, Place, Waiters, Wakeups};
+use crate::exec::{Line, Place, Waiters};
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -75,12 +75,12 @@ impl UnalignedGate {
     }
 
     /// Starts a direct write on a shard.
-    pub(super) async fn direct(&self, shard: usize, wakeups: &Wakeups) -> DirectWrite<'_> {
+    pub(super) async fn direct(&self, shard: usize) -> DirectWrite<'_> {
         if let Some(started) = self.try_direct(shard) {
             return started;
         }
         let _held_up = self.held_up();
-        self.no_unaligned.until(wakeups, || self.try_direct(shard)).await
+        self.no_unaligned.until(|| self.try_direct(shard)).await
     }
 
     fn try_direct(&self, shard: usize) -> Option<DirectWrite<'_>> {
@@ -94,13 +94,13 @@ impl UnalignedGate {
     }
 
     /// Starts an unaligned write; it works alone.
-    pub(super) async fn unaligned(&self, wakeups: &Wakeups) -> UnalignedWrite<'_> {
+    pub(super) async fn unaligned(&self) -> UnalignedWrite<'_> {
         let none_held_up = || (self.held_up.load(SeqCst) == 0).then_some(());
-        self.none_held_up.until(wakeups, none_held_up).await;
+        self.none_held_up.until(none_held_up).await;
         let write = self.queued();
-        write.place.turn(wakeups).await;
+        write.place.turn().await;
         let no_direct = || self.direct.iter().all(|line| line.0.load(SeqCst) == 0).then_some(());
-        self.no_direct.until(wakeups, no_direct).await;
+        self.no_direct.until(no_direct).await;
         write
     }
 }
@@ -136,7 +136,6 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::pin::pin;
     use std::rc::Rc;
-    use std::sync::Arc;
     use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
@@ -144,7 +143,6 @@ mod tests {
     use super::*;
     use crate::exec::{ReadyList, Tasks};
     use crate::ring::{Ring, RingOptions};
-    use crate::sys::Doorbell;
 
     fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
@@ -153,27 +151,24 @@ mod tests {
     /// As when a shard panics: its tasks are dropped, wherever they stand.
     #[test]
     fn whoever_is_dropped_while_waiting_holds_up_nobody() {
-        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-        let wakeups = Wakeups::new(&Arc::new(Doorbell::new().unwrap()), ReadyList::default(), ring);
         let gate = UnalignedGate::default();
-        let Poll::Ready(direct) = poll(gate.direct(0, &wakeups)) else { panic!("nobody is there") };
+        let Poll::Ready(direct) = poll(gate.direct(0)) else { panic!("nobody is there") };
         assert!(
-            poll(gate.unaligned(&wakeups)).is_pending(),
+            poll(gate.unaligned()).is_pending(),
             "a direct write works; this one is dropped while it waits"
         );
         drop(direct);
-        let Poll::Ready(unaligned) = poll(gate.unaligned(&wakeups)) else { panic!("nobody works") };
-        assert!(poll(gate.direct(1, &wakeups)).is_pending(), "an unaligned write works");
-        assert!(poll(gate.unaligned(&wakeups)).is_pending(), "one at a time");
+        let Poll::Ready(unaligned) = poll(gate.unaligned()) else { panic!("nobody works") };
+        assert!(poll(gate.direct(1)).is_pending(), "an unaligned write works");
+        assert!(poll(gate.unaligned()).is_pending(), "one at a time");
         drop(unaligned);
-        assert!(poll(gate.direct(1, &wakeups)).is_ready());
-        assert!(poll(gate.unaligned(&wakeups)).is_ready());
+        assert!(poll(gate.direct(1)).is_ready());
+        assert!(poll(gate.unaligned()).is_ready());
     }
 
     /// Tasks of one shard that write through a gate, each for as many turns as it is told, and what was seen.
     struct Shard {
         gate: Rc<UnalignedGate>,
-        wakeups: Rc<Wakeups>,
         ready: ReadyList,
         ring: Ring,
         /// Direct and unaligned writes under way.
@@ -185,25 +180,23 @@ mod tests {
     impl Shard {
         fn new() -> Self {
             let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-            let ready = ReadyList::default();
-            let doorbell = Arc::new(Doorbell::new().unwrap());
-            let wakeups = Rc::new(Wakeups::new(&doorbell, ready.clone(), ring.clone()));
+            let ready = ReadyList::detached();
             let gate = Rc::new(UnalignedGate::default());
-            Self { gate, wakeups, ready, ring, under_way: Rc::default(), order: Rc::default() }
+            Self { gate, ready, ring, under_way: Rc::default(), order: Rc::default() }
         }
 
         /// A write that gives way so often while it works. With a patience it is withdrawn when it has been polled so often.
         async fn write(self: Rc<Self>, name: u32, direct: bool, turns: u32, patience: Option<u32>) {
             let work = async {
                 if direct {
-                    let _write = self.gate.direct(0, &self.wakeups).await;
+                    let _write = self.gate.direct(0).await;
                     let (direct_writes, unaligned) = self.under_way.get();
                     assert_eq!(unaligned, 0, "a direct write beside an unaligned one");
                     self.under_way.set((direct_writes + 1, 0));
                     let _ended = Ended(&self.under_way, (1, 0));
                     self.work(turns).await;
                 } else {
-                    let _write = self.gate.unaligned(&self.wakeups).await;
+                    let _write = self.gate.unaligned().await;
                     assert_eq!(self.under_way.get(), (0, 0), "an unaligned write is alone");
                     self.under_way.set((0, 1));
                     let _ended = Ended(&self.under_way, (0, 1));
@@ -219,7 +212,7 @@ mod tests {
                     return Poll::Ready(());
                 }
                 if patience.is_some() {
-                    self.ready.wake(self.ring.current_task());
+                    context.waker().wake_by_ref();
                 }
                 work.as_mut().poll(context)
             })
@@ -246,7 +239,7 @@ mod tests {
     fn run<F: Future<Output = ()>>(shard: &Shard, tasks: &mut Tasks<F>) -> usize {
         let mut polls = 0;
         loop {
-            shard.wakeups.collect();
+            shard.ready.collect();
             if shard.ready.is_empty() {
                 return polls;
             }

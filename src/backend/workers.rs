@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::task::Poll;
 
-use crate::exec::ReadyList;
+use crate::exec::{ReadyList, Waiter};
 use crate::ring::Ring;
 
 /// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is handed to the next.
@@ -24,8 +24,8 @@ pub(super) struct WorkerShare {
 struct State {
     free: usize,
     next_ticket: u64,
-    /// Those who wait, by ticket and task, in the order in which they came.
-    waiting: VecDeque<(u64, u32)>,
+    /// Those who wait, by ticket, in the order in which they came.
+    waiting: VecDeque<(u64, Waiter)>,
     /// Tickets that were given a place which was not taken yet.
     granted: Vec<u64>,
 }
@@ -63,29 +63,41 @@ impl WorkerShare {
         if let Some(place) = self.try_enter() {
             return place;
         }
-        let line = self.line_up(ring.current_task());
-        std::future::poll_fn(|_context| match line.take() {
-            Some(place) => Poll::Ready(place),
-            None => Poll::Pending,
+        let mut line = None;
+        std::future::poll_fn(|context| {
+            let waiter = Waiter::new(ring, context);
+            let line = match &line {
+                Some(line) => line,
+                None => return self.line_up(waiter, &mut line),
+            };
+            match line.take() {
+                Some(place) => Poll::Ready(place),
+                None => {
+                    line.waits(waiter);
+                    Poll::Pending
+                }
+            }
         })
         .await
     }
 
-    fn line_up(&self, task: u32) -> InLine<'_> {
+    fn line_up<'a>(&'a self, waiter: Waiter, line: &mut Option<InLine<'a>>) -> Poll<Place<'a>> {
         let mut state = self.state.borrow_mut();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.waiting.push_back((ticket, task));
-        InLine { share: self, ticket }
+        state.waiting.push_back((ticket, waiter));
+        *line = Some(InLine { share: self, ticket });
+        Poll::Pending
     }
 
     /// A place comes free: it is the next one's, or nobody's.
     fn leave(&self) {
         let mut state = self.state.borrow_mut();
         match state.waiting.pop_front() {
-            Some((ticket, task)) => {
+            Some((ticket, waiter)) => {
                 state.granted.push(ticket);
-                self.ready.wake(task);
+                drop(state);
+                self.ready.notify(waiter);
             }
             None => state.free += 1,
         }
@@ -99,6 +111,15 @@ impl<'a> InLine<'a> {
         state.granted.swap_remove(index);
         Some(Place(self.share))
     }
+
+    /// It is polled again before its turn, perhaps by another.
+    fn waits(&self, waiter: Waiter) {
+        let mut state = self.share.state.borrow_mut();
+        let own = state.waiting.iter_mut().find(|(ticket, _)| *ticket == self.ticket);
+        let replaced = own.map(|(_, waits)| std::mem::replace(waits, waiter));
+        drop(state);
+        drop(replaced);
+    }
 }
 
 impl Drop for InLine<'_> {
@@ -107,7 +128,11 @@ impl Drop for InLine<'_> {
         if self.take().is_some() {
             return;
         }
-        self.share.state.borrow_mut().waiting.retain(|(ticket, _)| *ticket != self.ticket);
+        let mut state = self.share.state.borrow_mut();
+        let place = state.waiting.iter().position(|(ticket, _)| *ticket == self.ticket);
+        let withdrawn = place.and_then(|place| state.waiting.remove(place));
+        drop(state);
+        drop(withdrawn);
     }
 }
 
@@ -135,7 +160,7 @@ mod tests {
     #[test]
     fn places_are_handed_to_one_after_the_other() {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-        let ready = ReadyList::default();
+        let ready = ReadyList::detached();
         let share = WorkerShare::new(1, ready.clone());
         let place = share.try_enter().unwrap();
         let (mut first, mut second) = (pin!(share.enter(&ring)), pin!(share.enter(&ring)));
@@ -154,7 +179,7 @@ mod tests {
     #[test]
     fn who_gives_up_leaves_the_line_and_hands_its_place_on() {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
-        let share = WorkerShare::new(1, ReadyList::default());
+        let share = WorkerShare::new(1, ReadyList::detached());
         let place = share.try_enter().unwrap();
         let mut last = pin!(share.enter(&ring));
         {

@@ -1,95 +1,63 @@
 //! Waiting for what a task of any shard does.
 //!
 //! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards; whoever waits looks first,
-//! then leaves word where to be found, and looks again, so that no change passes unseen. A woken task looks once more: being
-//! woken means nothing but that.
+//! then registers its waker, and looks again, so that no change passes unseen. A woken task looks once more: being woken means nothing but
+//! that. A waiter that is dropped withdraws its waker. Wakers are called and dropped outside of the locks: what they do is not ours to know.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-
-use crossbeam_channel::{Receiver, Sender, unbounded};
-
-use super::task::ReadyList;
-use crate::ring::Ring;
-use crate::sys::Doorbell;
-
-/// The way by which tasks of one shard are woken from outside of it: by other shards, or by itself.
-pub(crate) struct Wakeups {
-    sender: Sender<u32>,
-    /// Tasks that were woken. Not more than wait: each leaves word once for each time it is woken.
-    woken: Receiver<u32>,
-    doorbell: Arc<Doorbell>,
-    ready: ReadyList,
-    ring: Ring,
-}
-
-/// Wakes one task.
-#[derive(Debug)]
-struct TaskWaker {
-    task: u32,
-    sender: Sender<u32>,
-    doorbell: Arc<Doorbell>,
-}
-
-impl Wakeups {
-    /// For the shard with this doorbell, ready list and ring.
-    pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
-        let (sender, woken) = unbounded();
-        Self { sender, woken, doorbell: Arc::clone(doorbell), ready, ring }
-    }
-
-    /// The doorbell rang: tasks that were woken go on.
-    pub(crate) fn collect(&self) {
-        for task in self.woken.try_iter() {
-            self.ready.wake(task);
-        }
-    }
-
-    /// For the task that runs now.
-    fn waker(&self) -> TaskWaker {
-        let (sender, doorbell) = (self.sender.clone(), Arc::clone(&self.doorbell));
-        TaskWaker { task: self.ring.current_task(), sender, doorbell }
-    }
-}
-
-impl TaskWaker {
-    fn wake(self) {
-        // A shard that is gone has no task to wake.
-        if self.sender.send(self.task).is_ok() {
-            self.doorbell.ring();
-            #[cfg(feature = "sim")]
-            if let Some(world) = crate::ring::sim::World::current() {
-                world.rang();
-            }
-        }
-    }
-}
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 /// Tasks that wait for the same thing, in the order in which they came.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters(Mutex<Vec<TaskWaker>>);
+pub(crate) struct Waiters(Mutex<Crowd>);
+
+#[derive(Debug, Default)]
+struct Crowd {
+    /// By the number of each.
+    waiting: BTreeMap<u64, Waker>,
+    next: u64,
+}
+
+/// One of them; it is forgotten when it is dropped.
+struct Member<'a> {
+    waiters: &'a Waiters,
+    number: u64,
+}
 
 impl Waiters {
     /// Waits until `condition` gives something. It must depend on nothing but what is followed by [`Waiters::wake_all`] when it changes.
-    pub(crate) async fn until<T>(&self, wakeups: &Wakeups, mut condition: impl FnMut() -> Option<T>) -> T {
-        std::future::poll_fn(|_context| {
-            if let Some(found) = condition() {
-                return Poll::Ready(found);
-            }
-            lock(&self.0).push(wakeups.waker());
+    pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
+        if let Some(found) = condition() {
+            return found;
+        }
+        let member = self.join();
+        std::future::poll_fn(|context| {
+            let replaced = lock(&self.0).waiting.insert(member.number, context.waker().clone());
+            drop(replaced);
             // It may have changed before anybody could see that we wait.
             condition().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 
+    fn join(&self) -> Member<'_> {
+        let mut crowd = lock(&self.0);
+        crowd.next += 1;
+        Member { waiters: self, number: crowd.next }
+    }
+
     /// What they wait for may have changed.
     pub(crate) fn wake_all(&self) {
-        let waiting = std::mem::take(&mut *lock(&self.0));
-        for waker in waiting {
-            waker.wake();
-        }
+        let waiting = std::mem::take(&mut lock(&self.0).waiting);
+        waiting.into_values().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        let withdrawn = lock(&self.waiters.0).waiting.remove(&self.number);
+        drop(withdrawn);
     }
 }
 
@@ -102,7 +70,7 @@ pub(crate) struct Milestones(Mutex<Reached>);
 struct Reached {
     count: u64,
     /// By the number each waits for, and its place among those that wait for the same one.
-    waiting: BTreeMap<(u64, u64), TaskWaker>,
+    waiting: BTreeMap<(u64, u64), Waker>,
     next: u64,
 }
 
@@ -114,7 +82,7 @@ struct Waiting<'a> {
 
 impl Milestones {
     /// Returns when the count has reached `number`.
-    pub(crate) async fn until(&self, number: u64, wakeups: &Wakeups) {
+    pub(crate) async fn until(&self, number: u64) {
         let waiting = {
             let mut reached = lock(&self.0);
             if reached.count >= number {
@@ -123,13 +91,16 @@ impl Milestones {
             reached.next += 1;
             Waiting { milestones: self, key: (number, reached.next) }
         };
-        std::future::poll_fn(|_context| {
+        std::future::poll_fn(|context| {
+            let waker = context.waker().clone();
             let mut reached = lock(&self.0);
             if reached.count >= number {
                 return Poll::Ready(());
             }
             // Under the same lock as the growth of the count, so that this misses none.
-            reached.waiting.insert(waiting.key, wakeups.waker());
+            let replaced = reached.waiting.insert(waiting.key, waker);
+            drop(reached);
+            drop(replaced);
             Poll::Pending
         })
         .await;
@@ -153,7 +124,8 @@ impl Milestones {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.milestones.0).waiting.remove(&self.key);
+        let withdrawn = lock(&self.milestones.0).waiting.remove(&self.key);
+        drop(withdrawn);
     }
 }
 
@@ -164,7 +136,7 @@ pub(crate) struct Line(Mutex<Places>);
 #[derive(Debug, Default)]
 struct Places {
     /// Those in the line, by their numbers, and how to wake each.
-    taken: BTreeMap<u64, Option<TaskWaker>>,
+    taken: BTreeMap<u64, Option<Waker>>,
     next: u64,
 }
 
@@ -188,16 +160,21 @@ impl Line {
 
 impl Place<'_> {
     /// Waits until it is first.
-    pub(crate) async fn turn(&self, wakeups: &Wakeups) {
-        std::future::poll_fn(|_context| {
+    pub(crate) async fn turn(&self) {
+        std::future::poll_fn(|context| {
+            let waker = context.waker().clone();
             let mut places = lock(&self.line.0);
             let mut first = places.taken.first_entry().expect("this one is there");
             if *first.key() == self.number {
-                first.insert(None);
+                let replaced = first.insert(None);
+                drop(places);
+                drop(replaced);
                 return Poll::Ready(());
             }
             // Under the same lock as the end of the turn before, so that this passes by nobody.
-            places.taken.insert(self.number, Some(wakeups.waker()));
+            let replaced = places.taken.insert(self.number, Some(waker));
+            drop(places);
+            drop(replaced);
             Poll::Pending
         })
         .await;
@@ -208,12 +185,13 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut places = lock(&self.line.0);
         let was_first = places.taken.keys().next() == Some(&self.number);
-        places.taken.remove(&self.number);
+        let withdrawn = places.taken.remove(&self.number);
         let next = match was_first {
             true => places.taken.first_entry().and_then(|mut first| first.get_mut().take()),
             false => None,
         };
         drop(places);
+        drop(withdrawn);
         if let Some(next) = next {
             next.wake();
         }
@@ -223,4 +201,67 @@ impl Drop for Place<'_> {
 /// Locks what is changed in single steps only, so that it is whole even if somebody panicked beside it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A place that is given up before its turn, or on its turn, hands the turn on.
+    #[test]
+    fn who_leaves_a_line_hands_its_turn_on() {
+        let line = Line::default();
+        let counts: [Arc<Count>; 3] = Default::default();
+        let wakers = counts.clone().map(Waker::from);
+        let places = [line.join(), line.join(), line.join()];
+        let is_first = |index: usize| {
+            let turn = pin!(places[index].turn());
+            turn.poll(&mut Context::from_waker(&wakers[index])).is_ready()
+        };
+        assert_eq!([0, 1, 2].map(is_first), [true, false, false]);
+        let [first, second, third] = places;
+        drop(first);
+        assert_eq!(counts.each_ref().map(|count| count.0.load(Ordering::Relaxed)), [0, 1, 0]);
+        // It was woken and does not look any more.
+        drop(second);
+        assert_eq!(counts.each_ref().map(|count| count.0.load(Ordering::Relaxed)), [0, 1, 1]);
+        assert!(pin!(third.turn()).poll(&mut Context::from_waker(&wakers[2])).is_ready());
+    }
+
+    #[test]
+    fn who_waits_no_more_is_not_woken() {
+        let (waiters, milestones) = (Waiters::default(), Milestones::default());
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut context = Context::from_waker(&waker);
+        {
+            let (mut until, mut reached) = (pin!(waiters.until(|| None::<()>)), pin!(milestones.until(5)));
+            for _ in 0..3 {
+                assert!(until.as_mut().poll(&mut context).is_pending());
+                assert!(reached.as_mut().poll(&mut context).is_pending());
+            }
+            waiters.wake_all();
+            assert_eq!(count.0.load(Ordering::Relaxed), 1, "once, however often it was polled");
+            assert!(until.as_mut().poll(&mut context).is_pending());
+        }
+        waiters.wake_all();
+        milestones.reach(9);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        // The test itself and the waker: nothing is kept.
+        assert_eq!(Arc::strong_count(&count), 2);
+    }
 }

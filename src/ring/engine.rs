@@ -50,6 +50,10 @@ impl Engine {
         either!(self, engine => &mut engine.table)
     }
 
+    pub(super) fn is_simulated(&self) -> bool {
+        !matches!(self, Self::Kernel(..))
+    }
+
     pub(super) fn now(&self) -> Duration {
         match self {
             Self::Kernel(_, since) => since.elapsed(),

@@ -13,6 +13,7 @@ mod mapped;
 mod op;
 mod operation;
 mod receive;
+mod running;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod uring;
@@ -20,9 +21,8 @@ mod uring;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 pub(crate) use batch::{Payload, SendBatch, Unsent};
@@ -33,10 +33,12 @@ pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
 pub(crate) use op::{OpKey, Owner};
 pub(crate) use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub(crate) use receive::Received;
+pub(crate) use running::Running;
 pub use uring::RingOptions;
 pub(crate) use uring::{Event, RingError, Wait};
 
 use engine::Engine;
+use op::OpTable;
 
 /// A handle of one shard's ring; clones name the same ring.
 #[derive(Clone)]
@@ -46,8 +48,9 @@ pub struct Ring {
 
 struct RingCore {
     engine: RefCell<Engine>,
-    /// The task that runs now: operations awaited by it are its own.
+    /// The task that runs now, and the address of its waker: operations that are polled with it are the task's own.
     current_task: Cell<u32>,
+    current_waker: Cell<*const ()>,
     files: u32,
 }
 
@@ -58,8 +61,9 @@ impl Ring {
     /// [`RingError`]: a sentence with the cause and the remedy.
     pub fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let (engine, pool) = Engine::new(options)?;
+        let (current_task, current_waker) = (Cell::new(0), Cell::new(Waker::noop().data()));
         let inner =
-            RingCore { engine: RefCell::new(engine), current_task: Cell::new(0), files: options.files };
+            RingCore { engine: RefCell::new(engine), current_task, current_waker, files: options.files };
         Ok((Self { inner: Rc::new(inner) }, pool))
     }
 
@@ -78,7 +82,7 @@ impl Ring {
     #[inline]
     pub fn collect(&self, event: Event) -> Completion {
         let Event { key, received, socket_nonempty, .. } = event;
-        let finished = self.inner.engine.borrow_mut().table().collect(key);
+        let finished = self.table(|table| table.collect(key));
         let (result, operation) = finished.expect("an event comes once, when it is finished");
         Completion { result, operation, received, socket_nonempty }
     }
@@ -134,6 +138,11 @@ impl Ring {
         self.inner.engine.borrow().registered_files(self.inner.files)
     }
 
+    /// Whether it is one of a simulated world.
+    pub fn is_simulated(&self) -> bool {
+        self.inner.engine.borrow().is_simulated()
+    }
+
     /// The allocation of a simulated file; `None` when the ring is the kernel's.
     #[cfg(feature = "sim")]
     pub fn simulated_extents(
@@ -146,65 +155,38 @@ impl Ring {
         Some(engine.world().extents(file, range, limit))
     }
 
-    /// Called by the executor before it runs a task.
-    pub fn set_current_task(&self, task: u32) {
+    /// The executor says which task it is about to run, and with which waker.
+    pub fn set_current_task(&self, task: u32, waker: &Waker) {
         self.inner.current_task.set(task);
+        self.inner.current_waker.set(waker.data());
     }
 
-    pub fn current_task(&self) -> u32 {
-        self.inner.current_task.get()
+    /// The task that runs now, if a future is polled by the task itself: not by something within it that gives out wakers of its own.
+    #[inline]
+    pub fn task_of(&self, context: &Context<'_>) -> Option<u32> {
+        let is_own = std::ptr::eq(context.waker().data(), self.inner.current_waker.get());
+        is_own.then(|| self.inner.current_task.get())
+    }
+
+    /// Wakes the future of a finished operation whose owner is [`Owner::Within`].
+    #[cold]
+    pub fn wake_within(&self, key: OpKey) {
+        let waker = self.table(|table| table.waker_of_finished(key));
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn table<T>(&self, with: impl FnOnce(&mut OpTable) -> T) -> T {
+        with(self.inner.engine.borrow_mut().table())
     }
 
     /// Runs an operation for the current task.
     pub fn run(&self, operation: Operation) -> Running {
-        Running { ring: self.clone(), state: RunningState::Fresh(Some(operation)) }
+        Running::new(self.clone(), operation)
     }
 
     pub async fn sleep(&self, duration: Duration) {
         let _expired = self.run(Operation::sleep(duration)).await;
-    }
-}
-
-/// An operation that a task awaits: `(result, operation)`, the result as bytes moved or a positive errno.
-pub struct Running {
-    ring: Ring,
-    state: RunningState,
-}
-
-enum RunningState {
-    Fresh(Option<Operation>),
-    Submitted(OpKey),
-    Finished,
-}
-
-impl Future for Running {
-    type Output = (Result<u32, i32>, Operation);
-
-    fn poll(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { ring, state } = &mut *self;
-        match state {
-            RunningState::Fresh(operation) => {
-                let operation = operation.take().expect("an operation is submitted once");
-                let key = ring.push(operation, Owner::Task(ring.current_task()));
-                *state = RunningState::Submitted(key);
-                Poll::Pending
-            }
-            RunningState::Submitted(key) => {
-                let Some(finished) = ring.inner.engine.borrow_mut().table().collect(*key) else {
-                    return Poll::Pending;
-                };
-                *state = RunningState::Finished;
-                Poll::Ready(finished)
-            }
-            RunningState::Finished => panic!("polled after completion"),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let RunningState::Submitted(key) = self.state {
-            self.ring.inner.engine.borrow_mut().table().abandon(key);
-        }
     }
 }

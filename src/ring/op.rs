@@ -10,6 +10,8 @@
 //! *Cancellation contract*: cancelling is a request ([`Operation::Cancel`]). The target still completes on
 //! its own, with its real result or `ECANCELED`, and only then gives back what it owns.
 
+use std::task::Waker;
+
 use slab::Slab;
 
 use super::operation::Operation;
@@ -23,6 +25,8 @@ pub struct OpKey(pub(super) u32);
 pub enum Owner {
     /// The task of this index, which waits for it.
     Task(u32),
+    /// A future that a task polls with a waker of its own, which is kept under this number.
+    Within(u32),
     /// A request of the shard, by its number.
     Request(u32),
     /// A connection of the shard, by its key.
@@ -46,11 +50,13 @@ pub(super) struct OpEntry {
 pub(super) struct OpTable {
     entries: Slab<OpEntry>,
     in_flight: usize,
+    /// Of those whose owner is [`Owner::Within`]. Whoever takes one out drops it elsewhere: a waker may do anything.
+    wakers: Slab<Waker>,
 }
 
 impl OpTable {
     pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self { entries: Slab::with_capacity(capacity), in_flight: 0 }
+        Self { entries: Slab::with_capacity(capacity), in_flight: 0, wakers: Slab::new() }
     }
 
     /// Takes an operation in; the key goes into its SQE.
@@ -89,6 +95,38 @@ impl OpTable {
     pub(super) fn collect(&mut self, key: OpKey) -> Option<(Result<u32, i32>, Operation)> {
         let result = self.entries[key.0 as usize].result?;
         Some((result, self.entries.remove(key.0 as usize).operation))
+    }
+
+    /// Somebody else waits for the result from now on.
+    pub(super) fn set_owner(&mut self, key: OpKey, owner: Owner) {
+        self.entries[key.0 as usize].owner = owner;
+    }
+
+    /// Keeps the waker of an [`Owner::Within`].
+    pub(super) fn keep_waker(&mut self, waker: Waker) -> u32 {
+        self.wakers.insert(waker) as u32
+    }
+
+    /// Puts another waker into its place.
+    pub(super) fn replace_waker(&mut self, place: u32, waker: Waker) -> Waker {
+        std::mem::replace(&mut self.wakers[place as usize], waker)
+    }
+
+    /// The waker is not needed any more.
+    pub(super) fn withdraw_waker(&mut self, place: u32) -> Waker {
+        self.wakers.remove(place as usize)
+    }
+
+    /// Whether a kept waker is this one.
+    pub(super) fn will_wake(&self, place: u32, waker: &Waker) -> bool {
+        self.wakers[place as usize].will_wake(waker)
+    }
+
+    /// Whom to wake when an operation of an [`Owner::Within`] is finished: once. `None` when its future is gone.
+    pub(super) fn waker_of_finished(&mut self, key: OpKey) -> Option<Waker> {
+        let entry = self.entries.get(key.0 as usize).filter(|entry| entry.result.is_some())?;
+        let Owner::Within(place) = entry.owner else { return None };
+        Some(self.replace_waker(place, Waker::noop().clone()))
     }
 
     /// Operations whose terminal CQE has not been seen.

@@ -18,6 +18,7 @@ impl Shard {
             let key = event.key;
             match event.owner {
                 Owner::Task(task) => self.shared.context.ready.wake(task),
+                Owner::Within(_) => self.ring.wake_within(key),
                 Owner::Request(request) => self.single_ended(RequestId(request), event),
                 Owner::Connection(connection) => self.completed(connection, event),
                 Owner::Shard => match self.ring.collect(event).operation {

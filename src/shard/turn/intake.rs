@@ -27,10 +27,11 @@ impl Shard {
         if !std::mem::take(&mut self.doorbell_rang) {
             return;
         }
+        self.doorbell.listen();
         let eventfd = self.doorbell.as_fd().as_raw_fd();
         self.ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
         self.shared.context.helpers.collect();
-        self.shared.context.wakeups.collect();
+        self.shared.context.ready.collect();
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),

@@ -9,10 +9,9 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
-use crate::backend::{FILES_PER_EXPORT, Helpers, ShardContext};
+use crate::backend::{FILES_PER_EXPORT, ShardContext};
 use crate::config::{Limits, Pinning};
-use crate::exec::ReadyList;
-use crate::exec::Wakeups;
+use crate::exec::{Helpers, ReadyList};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
@@ -116,16 +115,14 @@ impl Shard {
             workers: limits.workers(files),
         };
         let (ring, pool, is_pinned) = new_ring(options, limits.pinned)?;
-        let ready = ReadyList::default();
-        let helpers = Helpers::start(limits.helpers(files), &doorbell, ready.clone(), ring.clone())
+        let ready = ReadyList::new(&doorbell);
+        let helpers = Helpers::start(limits.helpers(files), &doorbell, &ring)
             .map_err(|error| ShardStartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
-        let wakeups = Wakeups::new(&doorbell, ready.clone(), ring.clone());
         let (shard, workers_per_export) = (index, limits.workers_per_export);
-        let context =
-            ShardContext { shard, ring: ring.clone(), ready, helpers, wakeups, workers_per_export, zeroes };
+        let context = ShardContext { shard, ring: ring.clone(), ready, helpers, workers_per_export, zeroes };
         let shared = Shared { context, answered: Default::default() };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);

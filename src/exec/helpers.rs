@@ -1,0 +1,305 @@
+//! A few threads of a shard for calls that io_uring does not have and that may wait: for the disk, or for anything.
+//!
+//! A task hands in a [job](Helpers::run) and goes on when its result is there; the shard goes on with its loop meanwhile. Few jobs are under
+//! way at once; the others wait in [`Lines`].
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::helper_lines::Lines;
+use super::sync::lock;
+use super::waker::ring;
+use crate::ring::Ring;
+use crate::sys::Doorbell;
+
+/// A job panicked. What it said went to the panic hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a job on a helper thread panicked")]
+pub(crate) struct JobPanicked;
+
+/// The helper threads of one shard.
+pub(crate) struct Helpers {
+    jobs: Sender<Job>,
+    /// The keys of jobs that ended.
+    ended: Receiver<usize>,
+    lines: RefCell<Lines<Box<dyn FnOnce() + Send>>>,
+    /// Without threads jobs run on the shard: see [`Helpers::run`].
+    ring: Option<Ring>,
+}
+
+struct Job {
+    key: usize,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl Helpers {
+    /// Starts `threads` threads, which ring `doorbell` when a job ends. They end when this value is dropped. At most `per_key` of them are busy
+    /// with one key.
+    ///
+    /// # Errors
+    /// The kernel's, when no thread can be had.
+    pub(crate) fn start(
+        (threads, per_key): (usize, usize),
+        doorbell: &Arc<Doorbell>,
+        ring: &Ring,
+    ) -> std::io::Result<Self> {
+        let is_simulated = ring.is_simulated();
+        let threads = if is_simulated { 0 } else { threads };
+        let (jobs, queue) = bounded::<Job>(threads);
+        let (end, ended) = bounded(threads);
+        for _ in 0..threads {
+            let (queue, end, doorbell) = (queue.clone(), end.clone(), Arc::clone(doorbell));
+            let work = move || work(&queue, &end, &doorbell);
+            std::thread::Builder::new().name("ringnbd-helper".into()).spawn(work)?;
+        }
+        let lines = RefCell::new(Lines::new(threads, per_key));
+        Ok(Self { jobs, ended, lines, ring: is_simulated.then(|| ring.clone()) })
+    }
+
+    /// The doorbell rang: what waits takes the places of the jobs that ended.
+    pub(crate) fn collect(&self) {
+        for key in self.ended.try_iter() {
+            self.lines.borrow_mut().answered(key);
+        }
+        self.hand_out();
+    }
+
+    fn hand_out(&self) {
+        let mut lines = self.lines.borrow_mut();
+        while let Some((key, work)) = lines.next() {
+            let sent = self.jobs.try_send(Job { key, work });
+            sent.unwrap_or_else(|_| panic!("no more are under way than the channel holds"));
+        }
+    }
+
+    /// Runs a job on one of the threads. `key` names what it works with, a file for example, and `client` whom it works for: those share
+    /// the threads fairly. When this future is dropped, a job that has not begun never does.
+    ///
+    /// In a simulation it runs on the shard, in the middle of some simulated time: its result is old when it arrives, as a thread's is.
+    ///
+    /// # Errors
+    /// The job panicked.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        key: usize,
+        client: u32,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JobPanicked> {
+        const WAY: std::time::Duration = std::time::Duration::from_micros(20);
+        if let Some(ring) = &self.ring {
+            ring.sleep(WAY).await;
+            let result = caught(job);
+            ring.sleep(WAY).await;
+            return result;
+        }
+        let asked = Asked(Arc::default());
+        let answer = Arc::clone(&asked.0);
+        self.lines.borrow_mut().ask(key, client, Box::new(move || answer.run(job)));
+        self.hand_out();
+        std::future::poll_fn(|context| {
+            let waker = context.waker().clone();
+            let mut state = lock(&asked.0.0);
+            if let Some(result) = state.result.take() {
+                return Poll::Ready(result);
+            }
+            let replaced = state.waker.replace(waker);
+            drop(state);
+            drop(replaced);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// What a thread does.
+fn work(queue: &Receiver<Job>, end: &Sender<usize>, doorbell: &Doorbell) {
+    for Job { key, work } in queue {
+        // A job catches its own panics; this one is of something that it owned.
+        let _caught = caught(work);
+        if end.send(key).is_err() {
+            return;
+        }
+        ring(doorbell);
+    }
+}
+
+fn caught<T>(job: impl FnOnce() -> T) -> Result<T, JobPanicked> {
+    catch_unwind(AssertUnwindSafe(job)).map_err(|_panic| JobPanicked)
+}
+
+/// The way back from a job to who asked for it.
+struct Answer<T>(Mutex<State<T>>);
+
+struct State<T> {
+    result: Option<Result<T, JobPanicked>>,
+    waker: Option<Waker>,
+    /// Nobody waits any more.
+    withdrawn: bool,
+}
+
+impl<T> Default for Answer<T> {
+    fn default() -> Self {
+        Self(Mutex::new(State { result: None, waker: None, withdrawn: false }))
+    }
+}
+
+impl<T> Answer<T> {
+    fn run(&self, job: impl FnOnce() -> T) {
+        if lock(&self.0).withdrawn {
+            return;
+        }
+        let result = caught(job);
+        let mut state = lock(&self.0);
+        if state.withdrawn {
+            return;
+        }
+        state.result = Some(result);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Who asked.
+struct Asked<T>(Arc<Answer<T>>);
+
+impl<T> Drop for Asked<T> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.0);
+        state.withdrawn = true;
+        let left = (state.waker.take(), state.result.take());
+        drop(state);
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::exec::{ReadyList, Tasks};
+    use crate::ring::RingOptions;
+
+    /// A shard of nothing but tasks and helpers.
+    struct Shard {
+        doorbell: Arc<Doorbell>,
+        ring: Ring,
+        ready: ReadyList,
+        helpers: Helpers,
+    }
+
+    fn shard(threads: usize, per_key: usize) -> Shard {
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let doorbell = Arc::new(Doorbell::new().unwrap());
+        let (ready, helpers) =
+            (ReadyList::new(&doorbell), Helpers::start((threads, per_key), &doorbell, &ring));
+        Shard { doorbell, ring, ready, helpers: helpers.unwrap() }
+    }
+
+    impl Shard {
+        fn run_until<F: Future<Output = ()>>(&self, tasks: &mut Tasks<F>, end: impl Fn() -> bool) {
+            while !end() {
+                self.doorbell.listen();
+                self.helpers.collect();
+                self.ready.collect();
+                tasks.run_ready();
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_that_hangs_does_not_stop_those_of_another_key() {
+        let shard = shard(3, 2);
+        let (hung, good) = (Cell::new(0), Cell::new(0));
+        let mut tasks = Tasks::new(shard.ring.clone(), shard.ready.clone());
+        let (open, gate) = channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        for number in 0..11_u32 {
+            let (helpers, hung, good, gate) = (&shard.helpers, &hung, &good, Arc::clone(&gate));
+            tasks.spawn(async move {
+                if number == 10 {
+                    assert_eq!(helpers.run(2, number, || 5).await, Ok(5));
+                    good.set(good.get() + 1);
+                } else {
+                    // Until the other end of the gate is gone.
+                    let job = move || lock(&gate).recv().is_err();
+                    assert_eq!(helpers.run(1, number, job).await, Ok(true));
+                    hung.set(hung.get() + 1);
+                }
+            });
+        }
+        shard.run_until(&mut tasks, || good.get() == 1);
+        assert_eq!(hung.get(), 0);
+        drop(open);
+        shard.run_until(&mut tasks, || hung.get() == 10);
+        assert_eq!(tasks.running(), 0);
+    }
+
+    #[test]
+    fn a_panic_is_an_answer_and_the_thread_lives() {
+        let shard = shard(1, 1);
+        let answers = RefCell::new(Vec::new());
+        let mut tasks = Tasks::new(shard.ring.clone(), shard.ready.clone());
+        for number in 0..4_u32 {
+            let (helpers, answers) = (&shard.helpers, &answers);
+            tasks.spawn(async move {
+                let job = move || if number == 1 { std::panic::resume_unwind(Box::new(())) } else { number };
+                let answer = helpers.run(1, 1, job).await;
+                answers.borrow_mut().push(answer);
+            });
+        }
+        shard.run_until(&mut tasks, || answers.borrow().len() == 4);
+        assert_eq!(*answers.borrow(), [Ok(0), Err(JobPanicked), Ok(2), Ok(3)]);
+    }
+
+    /// The task is gone when the answer comes, and its slot has another one.
+    #[test]
+    fn a_late_answer_wakes_nobody_else() {
+        let shard = shard(1, 1);
+        let (polls, done) = (Cell::new(0), Cell::new(false));
+        let mut tasks: Tasks<std::pin::Pin<Box<dyn Future<Output = ()> + '_>>> =
+            Tasks::new(shard.ring.clone(), shard.ready.clone());
+        let (open, gate) = channel::<()>();
+        let ((told, ended), (begin, begun)) = (channel(), channel());
+        tasks.spawn(Box::pin(async {
+            let job = move || {
+                begin.send(()).unwrap();
+                let _closed = gate.recv();
+                told.send(()).unwrap();
+            };
+            let mut asked = std::pin::pin!(shard.helpers.run(1, 1, job));
+            // It asks, and does not wait for the answer.
+            std::future::poll_fn(|context| {
+                assert!(asked.as_mut().poll(context).is_pending());
+                begun.recv().unwrap();
+                Poll::Ready(())
+            })
+            .await;
+        }));
+        tasks.run_ready();
+        assert_eq!(tasks.running(), 0);
+        tasks.spawn(Box::pin(std::future::poll_fn(|_| {
+            polls.set(polls.get() + 1);
+            Poll::Pending
+        })));
+        tasks.run_ready();
+        drop(open);
+        ended.recv().unwrap();
+        tasks.spawn(Box::pin(async {
+            // On the same thread, so after that one.
+            assert_eq!(shard.helpers.run(1, 1, || 7).await, Ok(7));
+            done.set(true);
+        }));
+        shard.run_until(&mut tasks, || done.get());
+        assert_eq!(polls.get(), 1);
+    }
+}

@@ -1,0 +1,118 @@
+//! An operation that is awaited.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::Ring;
+use super::op::{OpKey, Owner};
+use super::operation::Operation;
+
+/// An operation that is awaited: `(result, operation)`, the result as bytes moved or a positive errno.
+///
+/// Its completion wakes whoever polled it last. That is the task as a rule, which costs nothing. A future that a task polls with a waker of
+/// its own, as collections of futures do, has its waker kept until the operation is collected or dropped.
+pub struct Running {
+    ring: Ring,
+    state: State,
+}
+
+enum State {
+    Fresh(Option<Operation>),
+    /// The owner is the task.
+    Submitted(OpKey),
+    /// The owner is [`Owner::Within`], with its waker in this place.
+    Within(OpKey, u32),
+    Finished,
+}
+
+impl Running {
+    pub(super) fn new(ring: Ring, operation: Operation) -> Self {
+        Self { ring, state: State::Fresh(Some(operation)) }
+    }
+
+    /// Keeps the waker of who polls now.
+    #[cold]
+    fn keep_waker(ring: &Ring, context: &Context<'_>) -> u32 {
+        let waker = context.waker().clone();
+        ring.table(|table| table.keep_waker(waker))
+    }
+
+    fn submit(ring: &Ring, operation: Operation, context: &Context<'_>) -> State {
+        match ring.task_of(context) {
+            Some(task) => State::Submitted(ring.push(operation, Owner::Task(task))),
+            None => {
+                let place = Self::keep_waker(ring, context);
+                State::Within(ring.push(operation, Owner::Within(place)), place)
+            }
+        }
+    }
+
+    /// It has not finished, and who polls now may be another than before. Wakers are cloned and dropped outside of the table.
+    fn wait(ring: &Ring, state: &mut State, context: &Context<'_>) {
+        match (ring.task_of(context), &*state) {
+            (Some(task), &State::Submitted(key)) => {
+                ring.table(|table| table.set_owner(key, Owner::Task(task)))
+            }
+            (Some(task), &State::Within(key, place)) => {
+                *state = State::Submitted(key);
+                ring.table(|table| table.set_owner(key, Owner::Task(task)));
+                drop(ring.table(|table| table.withdraw_waker(place)));
+            }
+            (None, &State::Submitted(key)) => {
+                let place = Self::keep_waker(ring, context);
+                ring.table(|table| table.set_owner(key, Owner::Within(place)));
+                *state = State::Within(key, place);
+            }
+            (None, &State::Within(_, place)) => {
+                if !ring.table(|table| table.will_wake(place, context.waker())) {
+                    let waker = context.waker().clone();
+                    drop(ring.table(|table| table.replace_waker(place, waker)));
+                }
+            }
+            (_, State::Fresh(_) | State::Finished) => unreachable!("only what is in flight waits"),
+        }
+    }
+}
+
+impl Future for Running {
+    type Output = (Result<u32, i32>, Operation);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { ring, state } = &mut *self;
+        let key = match state {
+            State::Fresh(operation) => {
+                let operation = operation.take().expect("an operation is submitted once");
+                *state = Self::submit(ring, operation, context);
+                return Poll::Pending;
+            }
+            State::Submitted(key) | State::Within(key, _) => *key,
+            State::Finished => panic!("polled after completion"),
+        };
+        match ring.table(|table| table.collect(key)) {
+            Some(finished) => {
+                if let State::Within(_, place) = *state {
+                    drop(ring.table(|table| table.withdraw_waker(place)));
+                }
+                *state = State::Finished;
+                Poll::Ready(finished)
+            }
+            None => {
+                Self::wait(ring, state, context);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        match self.state {
+            State::Submitted(key) => self.ring.table(|table| table.abandon(key)),
+            State::Within(key, place) => {
+                self.ring.table(|table| table.abandon(key));
+                drop(self.ring.table(|table| table.withdraw_waker(place)));
+            }
+            State::Fresh(_) | State::Finished => {}
+        }
+    }
+}
