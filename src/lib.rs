@@ -39,6 +39,7 @@
 //! # What is where
 //!
 //! * [`ServerBuilder`], [`ServerHandle`]: a server, exports that come and go while it runs, and how it ends ([`Ending`]).
+//! * [`device`]: devices of the application's own, served beside files.
 //! * [`Client`]: a blocking client, one request at a time; [`NbdUri`] says where to.
 //! * [`proto`]: the protocol without I/O, a crate of its own.
 //! * [`architecture`]: how the server is built, for those who change it.
@@ -66,6 +67,66 @@ mod shard;
 mod stats;
 #[allow(unsafe_code)]
 mod sys;
+
+/// Devices of the application's own, to be served like files.
+///
+/// An [`ApplicationDevice`](device::ApplicationDevice) is made of a [`BlockingDevice`](device::BlockingDevice), whose verbs look like those of a
+/// file, or of a [`FastDevice`](device::FastDevice), which is handed requests and completes them when it likes, on any thread.
+/// [`ServerBuilder::device`] serves it from the start, [`ServerHandle::add_device`] later.
+///
+/// Start with the first: the second takes more care, and pays when one device has to do more than some ten thousand requests a second, or to
+/// have more requests under way than there are threads.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::io;
+///
+/// use ringnbd::device::{ApplicationDevice, BlockingDevice};
+/// use ringnbd::{Client, ServerBuilder, Timeouts};
+///
+/// /// A disk that knows its own offsets, and nothing else.
+/// struct Numbers;
+///
+/// impl BlockingDevice for Numbers {
+///     fn size(&self) -> u64 {
+///         1 << 40
+///     }
+///     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+///         buffer.iter_mut().zip(offset..).for_each(|(byte, place)| *byte = (place / 512) as u8);
+///         Ok(())
+///     }
+///     fn write(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+///         Err(io::ErrorKind::ReadOnlyFilesystem.into())
+///     }
+///     fn flush(&self) -> io::Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// let server = ServerBuilder::new()
+///     .device("numbers", ApplicationDevice::blocking(Numbers))
+///     .tcp("127.0.0.1:0")
+///     .shards(1)
+///     .unpinned()
+///     .start()?;
+/// let uri = server.exports()[0].uris[0].parse()?;
+/// let mut client = Client::open(&uri, &[], Timeouts::default())?;
+/// let mut bytes = [0; 2];
+/// client.read_at(512 * 7 - 1, &mut bytes)?;
+/// assert_eq!(bytes, [6, 7]);
+/// assert!(client.write_at(0, b"no").is_err());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Two longer ones are in the repository: `tests/examples/blocking_device.rs` and `tests/examples/fast_device.rs`.
+#[warn(missing_docs)]
+pub mod device {
+    pub use crate::backend::{
+        ApplicationDevice, BlockingDevice, DeviceQueue, DeviceRequest, FastDevice, Immediate, Preview,
+    };
+    pub use crate::block::{BlockSizes, CommandKind, DeviceFacts, Extent, IoFlags};
+}
 
 #[doc = include_str!("doc/architecture.md")]
 #[doc = include_str!("doc/imports.md")]

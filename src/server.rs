@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::backend::Export;
+use crate::backend::{ApplicationDevice, Export};
 use crate::config::listen::{AdminAddress, ListenAddress, TcpAddress, UnixAddress};
-use crate::config::{Config, ExportConfig, Pinning, Settings};
+use crate::config::{Config, ExportConfig, ExportUri, Pinning, Settings};
 use crate::control::{
     self, Addition, ChangeError, Ending, Host, HostError, Ready, Served, Service, StartError, Takeaway, Wish,
 };
@@ -47,6 +47,8 @@ pub enum ServerError {
 #[must_use]
 pub struct ServerBuilder {
     settings: Settings,
+    /// Devices of the application, by the numbers in their exports.
+    devices: Vec<ApplicationDevice>,
     read_only: bool,
     /// The first setting that is wrong.
     wrong: Option<String>,
@@ -64,6 +66,17 @@ impl ServerBuilder {
         match export_config(name, uri) {
             Ok(export) => self.settings.exports.push(export),
             Err(error) => self.note_wrong(error),
+        }
+        self
+    }
+
+    /// Serves a device of the application's own under `name`; see [`device`](crate::device).
+    pub fn device(mut self, name: &str, device: ApplicationDevice) -> Self {
+        let number = self.devices.len();
+        self.devices.push(device);
+        match ExportConfig::new(name, ExportUri::Application { number }, None, false) {
+            Ok(export) => self.settings.exports.push(export),
+            Err(error) => self.note_wrong(format!("the export \"{name}\": {error}")),
         }
         self
     }
@@ -178,7 +191,8 @@ impl ServerBuilder {
         let (ready, started) = sync_channel(1);
         let read_only = self.read_only;
         let (wish, wishes) = unbounded_channel();
-        let run = move || control::run(&config, Service::Listeners, &mut Embedded { ready, wishes });
+        let devices = self.devices.into_iter().map(Some).collect();
+        let run = move || control::run(&config, Service::Listeners, &mut Embedded { ready, wishes, devices });
         let thread = std::thread::Builder::new().name("ringnbd".into()).spawn(run);
         let thread = thread.map_err(|error| ServerError::Start(error.into()))?;
         match started.recv() {
@@ -231,10 +245,28 @@ impl ServerHandle {
         // Here, because it may take its time.
         let export = Export::open(&wanted.uri, self.read_only || wanted.read_only);
         let export = export.map_err(|error| ServerError::Start(Box::new(error)))?;
+        self.add(wanted, export)
+    }
+
+    fn add(&self, wanted: ExportConfig, export: Export) -> Result<Served, ServerError> {
         let (name, description, source) = (wanted.name, wanted.description, wanted.uri.to_string());
         self.change(|answer| {
             Wish::Add(Box::new(Addition { name, description, source, export, answer: Box::new(answer) }))
         })
+    }
+
+    /// Serves one more device of the application's own from now on; says where. See [`device`](crate::device).
+    ///
+    /// # Errors
+    /// As [`ServerHandle::add_export`].
+    pub fn add_device(&self, name: &str, device: ApplicationDevice) -> Result<Served, ServerError> {
+        let uri = ExportUri::Application { number: 0 };
+        let wrong = |error: &dyn Display| format!("the export \"{name}\": {error}");
+        let wanted =
+            ExportConfig::new(name, uri, None, false).map_err(|error| ServerError::Setting(wrong(&error)))?;
+        let export = Export::of_device(&device, self.read_only);
+        let export = export.map_err(|error| ServerError::Start(Box::new(error)))?;
+        self.add(wanted, export)
     }
 
     /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] its connections end, and it is closed when this returns;
@@ -317,6 +349,8 @@ struct Started {
 struct Embedded {
     ready: SyncSender<Started>,
     wishes: UnboundedReceiver<Wish>,
+    /// Those that were not handed over yet.
+    devices: Vec<Option<ApplicationDevice>>,
 }
 
 /// Files that an application may add while its server runs and that may all block at the same time: a shard has threads for so many.
@@ -337,6 +371,10 @@ impl Host for Embedded {
             // The handle asks before it goes. Without it nobody can ask again.
             None => std::future::pending().await,
         }
+    }
+
+    fn device(&mut self, number: usize) -> Option<ApplicationDevice> {
+        self.devices.get_mut(number)?.take()
     }
 
     fn exports_later(&self) -> usize {

@@ -4,6 +4,8 @@
 //!     SEED=123 cargo test --features sim --test sim worlds      that world again, exactly
 //!     SEEDS=100000 cargo test --features sim --test sim worlds  many (FIRST_SEED=n: other ones)
 
+#[path = "sim/application.rs"]
+mod application;
 #[path = "sim/client.rs"]
 mod client;
 #[path = "sim/neighbours.rs"]
@@ -48,6 +50,16 @@ fn attempt_in(run: fn(u64) -> Result<Report, String>, seed: u64) -> Result<Repor
 
 #[test]
 fn worlds() {
+    run_worlds(run::run);
+}
+
+/// As the others, but most exports are devices of an application.
+#[test]
+fn worlds_of_applications() {
+    run_worlds(application::worlds);
+}
+
+fn run_worlds(run: fn(u64) -> Result<Report, String>) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => {
@@ -58,7 +70,7 @@ fn worlds() {
     let (mut answered, mut cuts, mut failed) = (0, 0, Vec::new());
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
-        match attempt(seed) {
+        match attempt_in(run, seed) {
             Ok(report) => {
                 answered += report.answered;
                 cuts += u64::from(report.power_cut);
@@ -83,6 +95,8 @@ fn worlds() {
 fn a_seed_always_gives_the_same_world() {
     for seed in 1000..1020 {
         assert_eq!(attempt(seed), attempt(seed), "SEED={seed}");
+        let application = || attempt_in(application::worlds, seed);
+        assert_eq!(application(), application(), "SEED={seed} of applications");
     }
 }
 

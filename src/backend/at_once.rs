@@ -1,47 +1,65 @@
-//! Reads that can be answered without waiting, and what becomes of those that are answered from the page cache.
+//! Requests that can be answered without waiting and without memory, and what becomes of reads that are answered from the page cache.
 
+use super::Device;
+use super::application::Immediate;
+use super::kind::Kind;
 use super::page_cache::Standing;
 use super::trust::Trust;
-use super::{Device, Kind};
-use crate::block::ByteRange;
+use crate::block::{ByteRange, CommandKind, IoFlags};
 use crate::ring::{Lease, MappedRange, Operation};
 
-/// The data of a read that was answered at once.
+/// The answer to a request that needs neither time nor memory.
 #[derive(Debug)]
 pub(crate) enum AtOnce {
-    /// It is in the page cache.
+    /// A READ: its data is in the page cache.
     Cached(MappedRange),
-    /// Nothing but zeroes.
+    /// A READ: nothing but zeroes.
     Zeroes,
+    /// A WRITE: it changes nothing, so it is done when its payload is here.
+    Discarded,
+}
+
+/// How far the page cache may be believed, for a READ that is to be answered from it.
+pub(crate) struct Glance<'a> {
+    /// The reply waits: its [standing](Device::standing) is asked for before it leaves.
+    pub(crate) waits: bool,
+    pub(crate) trust: &'a mut Trust,
+    /// The moment of the turn in nanoseconds.
+    pub(crate) now: u64,
 }
 
 impl Device {
-    /// What a read brings, if that can be had without waiting and without a buffer; from a mapped file only if there is some trust in what
-    /// was seen there; that it `waits` means that its [standing](Device::standing) is asked for before it leaves. `now` is the moment of the turn in nanoseconds.
-    pub(crate) fn read_at_once(
+    /// The answer to a READ or WRITE that is not empty, if it can be had at once; from the page cache only if there is some trust in what
+    /// was seen there.
+    pub(crate) fn at_once(
         &self,
+        command: CommandKind,
         range: ByteRange,
-        waits: bool,
-        trust: Option<&mut Trust>,
-        now: u64,
+        flags: IoFlags,
+        glance: Option<Glance<'_>>,
     ) -> Option<AtOnce> {
-        if !self.faults.is_empty() {
-            return None;
-        }
-        self.assert_request(range, false);
-        match &self.kind {
-            Kind::File(file) => file.cached(range, waits, trust?, now).map(AtOnce::Cached),
-            Kind::Memory(_) => None,
-            Kind::Null => Some(AtOnce::Zeroes),
+        self.assert_request(range, command == CommandKind::Write);
+        match (&self.kind, command) {
+            (Kind::File(file), CommandKind::Read) => {
+                let Glance { waits, trust, now } = glance?;
+                file.cached(range, waits, trust, now).map(AtOnce::Cached)
+            }
+            (Kind::Null, CommandKind::Read) => Some(AtOnce::Zeroes),
+            (Kind::Null, CommandKind::Write) => Some(AtOnce::Discarded),
+            (Kind::Application(application), _) => match application.immediate(command, range, flags)? {
+                Immediate::Zeroes => Some(AtOnce::Zeroes),
+                Immediate::Discarded => Some(AtOnce::Discarded),
+            },
+            _ => None,
         }
     }
 
-    /// What has become of a range that [`Device::read_at_once`] found in the page cache in an earlier turn; with `trust`, because that
+    /// What has become of a range that [`Device::at_once`] found in the page cache in an earlier turn; with `trust`, because that
     /// was only a moment ago.
     pub(crate) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         match &self.kind {
             Kind::File(file) => file.standing(range, trust, now),
-            Kind::Memory(_) | Kind::Null => Standing::Gone,
+            _ => Standing::Gone,
         }
     }
 
@@ -49,11 +67,11 @@ impl Device {
     pub(crate) fn copying(&self, range: ByteRange, lease: Lease) -> Option<Operation> {
         match &self.kind {
             Kind::File(file) => Some(file.copying(range, lease)),
-            Kind::Memory(_) | Kind::Null => None,
+            _ => None,
         }
     }
 
-    /// What was seen in the page cache may not be there any more: [`Device::read_at_once`] asks again.
+    /// What was seen in the page cache may not be there any more: [`Device::at_once`] asks again.
     pub(crate) fn distrust_page_cache(&self) {
         if let Kind::File(file) = &self.kind {
             file.distrust_page_cache();

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
+use super::application::ApplicationDevice;
 use super::inode::Inode;
 use super::lock::{Access, ImageLock, LockError, PATIENCE, may_go_without};
 use super::memory::MemoryStore;
@@ -31,6 +32,7 @@ pub(super) enum Store {
     File(Arc<FileStore>),
     Memory(Arc<MemoryStore>),
     Null,
+    Application(ApplicationDevice),
 }
 
 /// An open file or block device.
@@ -126,6 +128,9 @@ pub enum OpenError {
     /// Memory that cannot be had.
     #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
     Memory(u64, io::Error),
+    /// A device of the application that cannot be served.
+    #[error("the device of the application {0}")]
+    Device(&'static str),
     /// Anything else.
     #[error("cannot open {0}: {1}")]
     Other(PathBuf, io::Error),
@@ -172,6 +177,7 @@ impl Export {
                 let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
                 Ok(Self::without_file(*size, read_only, Store::Memory(Arc::new(store))))
             }
+            ExportUri::Application { .. } => Err(OpenError::Device("is known to the application alone")),
             ExportUri::Null { size } => Ok(Self::without_file(*size, read_only, Store::Null)),
             ExportUri::Fault { options, inner } => {
                 let mut export = Self::open_with(inner, read_only, may_lock)?;
@@ -179,6 +185,21 @@ impl Export {
                 Ok(export)
             }
         }
+    }
+
+    /// Serves a device of the application. `read_only` refuses writes whatever the device says.
+    ///
+    /// # Errors
+    /// The device's facts contradict each other.
+    pub fn of_device(device: &ApplicationDevice, read_only: bool) -> Result<Self, OpenError> {
+        let mut facts = device.facts().map_err(OpenError::Device)?;
+        facts.read_only |= read_only;
+        Ok(Self { facts, store: Store::Application(device.clone()), faults: Vec::new() })
+    }
+
+    /// Whether it is a device of the application whose code has panicked.
+    pub fn is_failed(&self) -> bool {
+        matches!(&self.store, Store::Application(device) if device.has_failed())
     }
 
     fn without_file(size: u64, read_only: bool, store: Store) -> Self {

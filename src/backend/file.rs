@@ -409,7 +409,7 @@ async fn write_all(
 }
 
 /// The part of extents, which begin at `start`, that lies in `range`.
-fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
+pub(super) fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
     let mut offset = start;
     let mut inside = Vec::with_capacity(extents.len());
     for extent in extents {

@@ -5,14 +5,17 @@
 
 mod abandon;
 mod allocation;
+mod application;
 mod at_once;
 mod changes;
 mod durability;
 mod export;
 mod export_id;
 mod fault;
+mod faulty;
 mod file;
 mod inode;
+mod kind;
 mod known_data;
 mod lock;
 mod memory;
@@ -26,10 +29,12 @@ mod unaligned;
 mod workers;
 mod zeroing;
 
-use std::sync::Arc;
-
 pub(crate) use abandon::Abandon;
-pub(crate) use at_once::AtOnce;
+pub(crate) use application::Outstanding;
+pub use application::{
+    ApplicationDevice, BlockingDevice, DeviceQueue, DeviceRequest, FastDevice, Immediate, Preview,
+};
+pub(crate) use at_once::{AtOnce, Glance};
 pub use export::Export;
 pub(crate) use export::OpenError;
 pub use export_id::ExportId;
@@ -38,14 +43,10 @@ pub(crate) use file::ReadFailure;
 pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;
 
-use crate::block::{BlockError, BlockSizes, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
+use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags};
 use crate::exec::{Helpers, ReadyList};
 use crate::ring::{FileIndex, Lease, Ring, SharedLease};
-use export::Store;
-use fault::{Fault, Verdict};
-use file::FileDevice;
-use memory::MemoryStore;
-use steps::steps;
+use kind::Kind;
 
 /// What every device of a shard works with.
 pub(crate) struct ShardContext {
@@ -57,235 +58,97 @@ pub(crate) struct ShardContext {
     pub ready: ReadyList,
     /// Its helper threads.
     pub helpers: Helpers,
+    /// Its requests to devices of the application.
+    pub outstanding: Outstanding,
     /// Worker threads of its ring that one export may keep busy.
     pub workers_per_export: usize,
     /// Zeroes to write where nothing better works.
     pub zeroes: SharedLease,
 }
 
-/// An export on one shard.
+impl ShardContext {
+    /// The doorbell rang: what ended elsewhere goes on, and so do tasks that were woken.
+    pub(crate) fn collect(&self) {
+        self.helpers.collect();
+        self.outstanding.collect();
+        self.ready.collect();
+    }
+}
+
+/// An export on one shard: a gate, which asserts what the protocol layer must have checked, and what is behind it.
 pub(crate) struct Device {
     facts: DeviceFacts,
-    faults: Vec<Fault>,
     kind: Kind,
 }
-
-// There is one value a device and shard, itself behind an `Rc`: another pointer on every way to a file would cost more.
-#[allow(clippy::large_enum_variant)]
-enum Kind {
-    File(FileDevice),
-    Memory(Arc<MemoryStore>),
-    Null,
-}
-
-/// Copies of memory longer than this give way in between, so that they do not hold up the shard.
-const MEMORY_STEP: u64 = 256 << 10;
-/// Memory given back in one step.
-const DISCARD_STEP: u64 = 64 << 20;
 
 impl Device {
     /// Makes an export usable on a shard.
     ///
     /// # Errors
-    /// When its files cannot be registered with the ring.
+    /// When its files cannot be registered with the ring; an application's own.
     pub(crate) fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
-        let facts = export.facts().clone();
-        let kind = match &export.store {
-            Store::File(store) => Kind::File(FileDevice::new(Arc::clone(store), facts.size, context)?),
-            Store::Memory(store) => Kind::Memory(Arc::clone(store)),
-            Store::Null => Kind::Null,
-        };
-        let faults = export.faults.iter().map(|options| Fault::new(options.clone(), context.shard)).collect();
-        Ok(Self { facts, faults, kind })
+        Ok(Self { facts: export.facts().clone(), kind: Kind::open(export, context)? })
     }
 
     /// Places that it takes among the ring's files.
     pub(crate) fn files(&self) -> usize {
-        if let Kind::File(file) = &self.kind { file.files() } else { 0 }
+        self.kind.files()
     }
 
     /// The file that a read of a range is one operation of, if it is.
     pub(crate) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
         let Kind::File(file) = &self.kind else { return None };
         self.assert_request(range, false);
-        if self.faults.is_empty() { file.single_read(range) } else { None }
+        file.single_read(range)
     }
 
-    /// Whether writes vanish, so that they are done when their payload is here.
-    pub(crate) fn drops_writes(&self) -> bool {
-        matches!(self.kind, Kind::Null) && self.faults.is_empty()
-    }
-
-    /// Whether reads bring nothing but zeroes, so that no memory is needed for them.
-    pub(crate) fn reads_zeroes(&self) -> bool {
-        matches!(self.kind, Kind::Null)
-    }
-
-    /// The gate: what the protocol layer must have checked.
+    /// The gate.
     fn assert_request(&self, range: ByteRange, writes: bool) {
         assert!(range.is_within(self.facts.size), "{range:?} is beyond the export");
         assert!(!(writes && self.facts.read_only), "a write reached a read-only export");
     }
 
-    async fn faults(
-        &self,
-        command: CommandKind,
-        range: Option<ByteRange>,
-        context: &ShardContext,
-    ) -> Verdict {
-        for fault in &self.faults {
-            let verdict = fault.meet(command, range, &context.ring).await;
-            if verdict != Verdict::Pass {
-                return verdict;
-            }
-        }
-        Verdict::Pass
-    }
-
-    async fn fault(
-        &self,
-        command: CommandKind,
-        range: Option<ByteRange>,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        match self.faults(command, range, context).await {
-            Verdict::Pass => Ok(()),
-            Verdict::Fail(error) | Verdict::FailAfter(_, error) => Err(error),
-        }
-    }
-
-    /// Reads `range` into `lease[start..]`; the lease comes back in any case.
-    pub(crate) async fn read(
-        &self,
+    /// Reads `range` into `lease[start..]`; the lease comes back in any case. `client` is who asks: what is shared serves clients in turn.
+    pub(crate) fn read<'a>(
+        &'a self,
         range: ByteRange,
         lease: Lease,
         start: u32,
-        context: &ShardContext,
-    ) -> (Lease, Result<(), ReadFailure>) {
+        client: u32,
+        context: &'a ShardContext,
+    ) -> impl Future<Output = (Lease, Result<(), ReadFailure>)> + use<'a> {
         self.assert_request(range, false);
         assert!(u64::from(start) + range.length() <= lease.capacity() as u64);
-        if self.faults.is_empty() {
-            return self.read_store(range, lease, start, context).await;
-        }
-        match Box::pin(self.faults(CommandKind::Read, Some(range), context)).await {
-            Verdict::Pass => self.read_store(range, lease, start, context).await,
-            Verdict::Fail(error) => (lease, Err(ReadFailure { error, good: 0 })),
-            Verdict::FailAfter(good, error) => {
-                let front = ByteRange::new(range.offset(), good).expect("within the range");
-                let (lease, result) = self.read_store(front, lease, start, context).await;
-                (lease, result.and(Err(ReadFailure { error, good })))
-            }
-        }
-    }
-
-    async fn read_store(
-        &self,
-        range: ByteRange,
-        mut lease: Lease,
-        start: u32,
-        context: &ShardContext,
-    ) -> (Lease, Result<(), ReadFailure>) {
-        match &self.kind {
-            // What is rare is boxed.
-            Kind::File(file) if file.may_block() => {
-                Box::pin(file.read_in_worker(range, lease, start, context)).await
-            }
-            Kind::File(file) => file.read(range, lease, start, context).await,
-            Kind::Memory(store) => {
-                let mut done = 0;
-                while done < range.length() {
-                    let step = MEMORY_STEP.min(range.length() - done) as usize;
-                    let at = start as usize + done as usize;
-                    store.read(range.offset() + done, lease.bytes_mut(at..at + step));
-                    done += step as u64;
-                    if done < range.length() {
-                        context.ready.give_way(&context.ring).await;
-                    }
-                }
-                (lease, Ok(()))
-            }
-            Kind::Null => {
-                lease.bytes_mut(start as usize..start as usize + range.length() as usize).fill(0);
-                (lease, Ok(()))
-            }
-        }
-    }
-
-    /// The faults of a read that needs no data, for a device that [reads zeroes](Device::reads_zeroes).
-    ///
-    /// # Errors
-    /// The fault's.
-    pub(crate) async fn read_zeroes(
-        &self,
-        range: ByteRange,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        self.assert_request(range, false);
-        self.fault(CommandKind::Read, Some(range), context).await
+        self.kind.read(range, lease, start, client, context)
     }
 
     /// Writes `lease[0..]` to `range`.
     ///
     /// # Errors
     /// Any; part of the range may be written then.
-    pub(crate) async fn write(
-        &self,
+    pub(crate) fn write<'a>(
+        &'a self,
         range: ByteRange,
         lease: SharedLease,
         flags: IoFlags,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
+        client: u32,
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
         self.assert_request(range, true);
         assert!(range.length() <= lease.capacity() as u64);
-        if self.faults.is_empty() {
-            return self.write_store(range, lease, flags, context).await;
-        }
-        match Box::pin(self.faults(CommandKind::Write, Some(range), context)).await {
-            Verdict::Pass => self.write_store(range, lease, flags, context).await,
-            Verdict::Fail(error) => Err(error),
-            Verdict::FailAfter(good, error) => {
-                let front = ByteRange::new(range.offset(), good).expect("within the range");
-                self.write_store(front, lease, flags, context).await?;
-                Err(error)
-            }
-        }
-    }
-
-    async fn write_store(
-        &self,
-        range: ByteRange,
-        lease: SharedLease,
-        flags: IoFlags,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        match &self.kind {
-            Kind::File(file) => file.write(range, lease, flags.fua, context).await,
-            Kind::Memory(store) => {
-                let mut done = 0;
-                while done < range.length() {
-                    let step = MEMORY_STEP.min(range.length() - done) as usize;
-                    store.write(range.offset() + done, lease.bytes(done as usize..done as usize + step));
-                    done += step as u64;
-                    if done < range.length() {
-                        context.ready.give_way(&context.ring).await;
-                    }
-                }
-                Ok(())
-            }
-            Kind::Null => Ok(()),
-        }
+        self.kind.write(range, lease, flags, client, context)
     }
 
     /// Makes everything durable that was answered.
     ///
     /// # Errors
     /// The medium's.
-    pub(crate) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        self.fault(CommandKind::Flush, None, context).await?;
-        match &self.kind {
-            Kind::File(file) if !self.facts.read_only => file.flush(context).await,
-            _ => Ok(()),
-        }
+    pub(crate) fn flush<'a>(
+        &'a self,
+        client: u32,
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
+        self.kind.flush(self.facts.read_only, client, context)
     }
 
     /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask for it. Stops when it is
@@ -293,70 +156,44 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
-    pub(crate) async fn trim(
-        &self,
+    pub(crate) fn trim<'a>(
+        &'a self,
         range: ByteRange,
         flags: IoFlags,
-        abandon: &Abandon,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
+        asker: (u32, &'a Abandon),
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
         self.assert_request(range, true);
-        self.fault(CommandKind::Trim, Some(range), context).await?;
-        match &self.kind {
-            Kind::File(file) => {
-                file.trim(range, abandon, context).await?;
-                if flags.fua { file.flush(context).await } else { Ok(()) }
-            }
-            Kind::Memory(store) => discard(store, range, abandon, context).await,
-            Kind::Null => Ok(()),
-        }
+        self.kind.trim(range, flags, asker, context)
     }
 
     /// Makes a range read as zeroes. Stops when it is abandoned.
     ///
     /// # Errors
     /// [`BlockError::NotSupported`] only when the flags ask for fast zeroing; the medium's.
-    pub(crate) async fn write_zeroes(
-        &self,
+    pub(crate) fn write_zeroes<'a>(
+        &'a self,
         range: ByteRange,
         flags: IoFlags,
-        abandon: &Abandon,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
+        asker: (u32, &'a Abandon),
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
         self.assert_request(range, true);
-        self.fault(CommandKind::WriteZeroes, Some(range), context).await?;
-        match &self.kind {
-            Kind::File(file) => {
-                file.write_zeroes(range, flags, abandon, context).await?;
-                if flags.fua && !canary!(FuaOfZeroesIgnored) { file.flush(context).await } else { Ok(()) }
-            }
-            Kind::Memory(store) => {
-                discard(store, range, abandon, context).await?;
-                if flags.no_hole {
-                    store.mark(range);
-                }
-                Ok(())
-            }
-            Kind::Null => Ok(()),
-        }
+        self.kind.write_zeroes(range, flags, asker, context)
     }
 
     /// Prefetches a range, as far as that disturbs nobody. Stops when it is abandoned.
     ///
     /// # Errors
     /// Only those of faults.
-    pub(crate) async fn cache(
-        &self,
+    pub(crate) fn cache<'a>(
+        &'a self,
         range: ByteRange,
-        abandon: &Abandon,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
+        abandon: &'a Abandon,
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
         self.assert_request(range, false);
-        self.fault(CommandKind::Cache, Some(range), context).await?;
-        match &self.kind {
-            Kind::File(file) => file.cache(range, abandon, context).await,
-            _ => Ok(()),
-        }
+        self.kind.cache(range, abandon, context)
     }
 
     /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range. `client` is who asks: helper threads
@@ -364,25 +201,20 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
-    pub(crate) async fn extents(
-        &self,
+    pub(crate) fn extents<'a>(
+        &'a self,
         range: ByteRange,
         limit: usize,
         client: u32,
-        context: &ShardContext,
-    ) -> Result<Vec<Extent>, BlockError> {
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<Vec<Extent>, BlockError>> + use<'a> {
         self.assert_request(range, false);
-        self.fault(CommandKind::BlockStatus, Some(range), context).await?;
-        self.extents_of_store(range, limit, client, context).await
+        self.kind.extents(range, limit, client, context)
     }
 
-    /// Whether it is known that a range has no holes: then [`Device::holes_for_read`] need not be asked.
+    /// Whether holes of a range need not be looked for: it is known to have none, or asking would cost more than reading.
     pub(crate) fn is_known_data(&self, range: ByteRange) -> bool {
-        match &self.kind {
-            Kind::File(file) => file.is_known_data(range),
-            Kind::Memory(_) => false,
-            Kind::Null => true,
-        }
+        self.kind.is_known_data(range)
     }
 
     /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there are none.
@@ -393,43 +225,9 @@ impl Device {
         client: u32,
         context: &ShardContext,
     ) -> Option<Vec<Extent>> {
-        let extents = match &self.kind {
-            Kind::File(file) => file.extents_for_read(range, limit, client, context).await,
-            _ => self.extents_of_store(range, limit, client, context).await,
-        };
-        let extents = extents.ok()?;
+        let extents = self.kind.extents_for_read(range, limit, client, context).await.ok()?;
         extents.iter().any(|extent| extent.zero).then_some(extents)
     }
-
-    async fn extents_of_store(
-        &self,
-        range: ByteRange,
-        limit: usize,
-        client: u32,
-        context: &ShardContext,
-    ) -> Result<Vec<Extent>, BlockError> {
-        match &self.kind {
-            Kind::File(file) => file.extents(range, limit, client, context).await,
-            Kind::Memory(store) => Ok(store.extents(range, limit)),
-            Kind::Null => Ok(vec![Extent { length: range.length(), hole: true, zero: true }]),
-        }
-    }
-}
-
-async fn discard(
-    store: &MemoryStore,
-    range: ByteRange,
-    abandon: &Abandon,
-    context: &ShardContext,
-) -> Result<(), BlockError> {
-    for (index, step) in steps(range, DISCARD_STEP).enumerate() {
-        if index > 0 {
-            context.ready.give_way(&context.ring).await;
-            abandon.check()?;
-        }
-        store.discard(step);
-    }
-    Ok(())
 }
 
 const _: () = assert!(crate::ring::LARGEST_LEASE == BlockSizes::MAXIMUM_PAYLOAD as usize);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ShardContext;
+use super::{Outstanding, ShardContext};
 use crate::exec::{Helpers, ReadyList};
 use crate::ring::{Ring, RingOptions};
 use crate::sys::Doorbell;
@@ -13,6 +13,7 @@ pub(crate) fn context_with(options: &RingOptions) -> ShardContext {
     let doorbell = Arc::new(Doorbell::new().unwrap());
     let ready = ReadyList::new(&doorbell);
     let helpers = Helpers::start((1, 1), &doorbell, &ring).unwrap();
+    let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
     let zeroes = pool.lend(4096).unwrap().freeze();
-    ShardContext { shard: 0, ring, ready, helpers, workers_per_export: 1, zeroes }
+    ShardContext { shard: 0, ring, ready, helpers, outstanding, workers_per_export: 1, zeroes }
 }

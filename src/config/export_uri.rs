@@ -51,6 +51,11 @@ pub enum ExportUri {
         /// Bytes.
         size: u64,
     },
+    /// A device of the application around the server, by its number there. It has no text that could be read.
+    Application {
+        /// Which.
+        number: usize,
+    },
     /// Another one with faults in front.
     Fault { options: Box<FaultOptions>, inner: Box<ExportUri> },
 }
@@ -139,7 +144,7 @@ impl ExportUri {
         match self {
             Self::File { path, .. } => *path = directory.join(&*path),
             Self::Fault { inner, .. } => inner.make_relative_to(directory),
-            Self::Memory { .. } | Self::Null { .. } => {}
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
         }
     }
 
@@ -148,7 +153,7 @@ impl ExportUri {
         match self {
             Self::File { .. } => true,
             Self::Fault { inner, .. } => inner.is_file(),
-            Self::Memory { .. } | Self::Null { .. } => false,
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => false,
         }
     }
 
@@ -157,7 +162,7 @@ impl ExportUri {
         match self {
             Self::File { description, .. } => description.as_deref(),
             Self::Fault { inner, .. } => inner.description(),
-            Self::Memory { .. } | Self::Null { .. } => None,
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => None,
         }
     }
 }
@@ -293,6 +298,7 @@ impl Display for ExportUri {
             }
             Self::Memory { size } => write!(f, "mem:{}", Size(*size)),
             Self::Null { size } => write!(f, "null:{}", Size(*size)),
+            Self::Application { .. } => f.write_str("application"),
             Self::Fault { options, inner } => write!(f, "fault:{options}:{inner}"),
         }
     }

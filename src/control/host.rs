@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::listen::listeners::{Listener, SocketFile};
 use super::reload::Reload;
 use super::served::Served;
-use crate::backend::Export;
+use crate::backend::{ApplicationDevice, Export};
 use crate::shard::Removal;
 
 /// Why the process does not want the server to go on.
@@ -50,6 +50,11 @@ pub trait Host {
 
     /// Waits for what the host wants next.
     async fn next(&mut self) -> Wish;
+
+    /// Hands over the device behind [`ExportUri::Application`](crate::config::ExportUri::Application) of this number, once.
+    fn device(&mut self, _number: usize) -> Option<ApplicationDevice> {
+        None
+    }
 
     /// What reads the configuration again, when there is one. Asked once, when the server begins to accept.
     fn reloader(&mut self) -> Option<Box<dyn Reload>> {

@@ -38,7 +38,13 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     };
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
-    let catalogue = open_exports(config, Export::open)?;
+    let catalogue = open_exports(config, |uri, read_only| match uri {
+        ExportUri::Application { number } => match host.device(*number) {
+            Some(device) => Export::of_device(&device, read_only),
+            None => Export::open(uri, read_only),
+        },
+        uri => Export::open(uri, read_only),
+    })?;
     let limits = Arc::new(config.limits.clone());
     let files = catalogue.files() + host.exports_later();
     let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
@@ -69,7 +75,7 @@ pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
 
 fn open_exports(
     config: &Config,
-    open: impl Fn(&ExportUri, bool) -> Result<Export, OpenError>,
+    mut open: impl FnMut(&ExportUri, bool) -> Result<Export, OpenError>,
 ) -> Result<Catalogue, StartError> {
     let mut catalogue = Catalogue::default();
     for wanted in &config.exports {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 /// Questions `Q` that wait, and how many are under way.
 #[derive(Debug)]
-pub(super) struct Lines<Q> {
+pub(crate) struct Lines<Q> {
     /// By file.
     lines: HashMap<usize, Line<Q>>,
     /// Files of which a question may be handed out; the first is next.
@@ -40,12 +40,12 @@ impl<Q> Line<Q> {
 
 impl<Q> Lines<Q> {
     /// At most so many questions are under way, and of one file.
-    pub(super) fn new(most: usize, most_per_file: usize) -> Self {
+    pub(crate) fn new(most: usize, most_per_file: usize) -> Self {
         Self { lines: HashMap::new(), turns: VecDeque::new(), under_way: 0, most, most_per_file }
     }
 
     /// A client asks about a file.
-    pub(super) fn ask(&mut self, file: usize, client: u32, question: Q) {
+    pub(crate) fn ask(&mut self, file: usize, client: u32, question: Q) {
         let fresh = || Line { waiting: VecDeque::new(), under_way: 0, listed: false };
         let line = self.lines.entry(file).or_insert_with(fresh);
         match line.waiting.iter_mut().find(|(waits, _)| *waits == client) {
@@ -56,7 +56,7 @@ impl<Q> Lines<Q> {
     }
 
     /// A question about a file was answered.
-    pub(super) fn answered(&mut self, file: usize) {
+    pub(crate) fn answered(&mut self, file: usize) {
         self.under_way -= 1;
         let line = self.lines.get_mut(&file).expect("a question about it was under way");
         line.under_way -= 1;
@@ -68,7 +68,7 @@ impl<Q> Lines<Q> {
     }
 
     /// The next question to hand out, and its file; it is under way then.
-    pub(super) fn next(&mut self) -> Option<(usize, Q)> {
+    pub(crate) fn next(&mut self) -> Option<(usize, Q)> {
         if self.under_way >= self.most {
             return None;
         }

@@ -4,22 +4,17 @@
 //! way at once; the others wait in [`Lines`].
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::caught::{Panicked, caught};
 use super::helper_lines::Lines;
 use super::sync::lock;
 use super::waker::ring;
 use crate::ring::Ring;
 use crate::sys::Doorbell;
-
-/// A job panicked. What it said went to the panic hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a job on a helper thread panicked")]
-pub(crate) struct JobPanicked;
 
 /// The helper threads of one shard.
 pub(crate) struct Helpers {
@@ -27,6 +22,7 @@ pub(crate) struct Helpers {
     /// The keys of jobs that ended.
     ended: Receiver<usize>,
     lines: RefCell<Lines<Box<dyn FnOnce() + Send>>>,
+    most_per_key: usize,
     /// Without threads jobs run on the shard: see [`Helpers::run`].
     ring: Option<Ring>,
 }
@@ -57,7 +53,7 @@ impl Helpers {
             std::thread::Builder::new().name("ringnbd-helper".into()).spawn(work)?;
         }
         let lines = RefCell::new(Lines::new(threads, per_key));
-        Ok(Self { jobs, ended, lines, ring: is_simulated.then(|| ring.clone()) })
+        Ok(Self { jobs, ended, lines, most_per_key: per_key, ring: is_simulated.then(|| ring.clone()) })
     }
 
     /// The doorbell rang: what waits takes the places of the jobs that ended.
@@ -76,6 +72,17 @@ impl Helpers {
         }
     }
 
+    /// Threads that one key may keep busy.
+    pub(crate) fn most_per_key(&self) -> usize {
+        self.most_per_key
+    }
+
+    /// As [`Helpers::run`], for whom the result does not matter. Not in a simulation, which has no threads.
+    pub(crate) fn hand(&self, key: usize, client: u32, job: impl FnOnce() + Send + 'static) {
+        self.lines.borrow_mut().ask(key, client, Box::new(job));
+        self.hand_out();
+    }
+
     /// Runs a job on one of the threads. `key` names what it works with, a file for example, and `client` whom it works for: those share
     /// the threads fairly. When this future is dropped, a job that has not begun never does.
     ///
@@ -88,7 +95,7 @@ impl Helpers {
         key: usize,
         client: u32,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JobPanicked> {
+    ) -> Result<T, Panicked> {
         const WAY: std::time::Duration = std::time::Duration::from_micros(20);
         if let Some(ring) = &self.ring {
             ring.sleep(WAY).await;
@@ -98,8 +105,7 @@ impl Helpers {
         }
         let asked = Asked(Arc::default());
         let answer = Arc::clone(&asked.0);
-        self.lines.borrow_mut().ask(key, client, Box::new(move || answer.run(job)));
-        self.hand_out();
+        self.hand(key, client, move || answer.run(job));
         std::future::poll_fn(|context| {
             let waker = context.waker().clone();
             let mut state = lock(&asked.0.0);
@@ -127,15 +133,11 @@ fn work(queue: &Receiver<Job>, end: &Sender<usize>, doorbell: &Doorbell) {
     }
 }
 
-fn caught<T>(job: impl FnOnce() -> T) -> Result<T, JobPanicked> {
-    catch_unwind(AssertUnwindSafe(job)).map_err(|_panic| JobPanicked)
-}
-
 /// The way back from a job to who asked for it.
 struct Answer<T>(Mutex<State<T>>);
 
 struct State<T> {
-    result: Option<Result<T, JobPanicked>>,
+    result: Option<Result<T, Panicked>>,
     waker: Option<Waker>,
     /// Nobody waits any more.
     withdrawn: bool,
@@ -258,7 +260,7 @@ mod tests {
             });
         }
         shard.run_until(&mut tasks, || answers.borrow().len() == 4);
-        assert_eq!(*answers.borrow(), [Ok(0), Err(JobPanicked), Ok(2), Ok(3)]);
+        assert_eq!(*answers.borrow(), [Ok(0), Err(Panicked), Ok(2), Ok(3)]);
     }
 
     /// The task is gone when the answer comes, and its slot has another one.
@@ -266,10 +268,11 @@ mod tests {
     fn a_late_answer_wakes_nobody_else() {
         let shard = shard(1, 1);
         let (polls, done) = (Cell::new(0), Cell::new(false));
+        let (begin, begun) = channel();
         let mut tasks: Tasks<std::pin::Pin<Box<dyn Future<Output = ()> + '_>>> =
             Tasks::new(shard.ring.clone(), shard.ready.clone());
         let (open, gate) = channel::<()>();
-        let ((told, ended), (begin, begun)) = (channel(), channel());
+        let (told, ended) = channel();
         tasks.spawn(Box::pin(async {
             let job = move || {
                 begin.send(()).unwrap();

@@ -1,14 +1,17 @@
 //! What runs the tasks of a shard, and what they wait for beside the ring.
 #![forbid(unsafe_code)]
 
+mod caught;
 mod helper_lines;
 mod helpers;
 mod sync;
 mod task;
 mod waker;
 
+pub(crate) use caught::caught;
+pub(crate) use helper_lines::Lines;
 pub(crate) use helpers::Helpers;
 pub(crate) use sync::{Line, Milestones, Place, Waiters, lock};
 pub(crate) use task::side_by_side;
 pub use task::{ReadyList, Tasks};
-pub(crate) use waker::Waiter;
+pub(crate) use waker::{Waiter, ring};

@@ -15,6 +15,8 @@ pub(crate) struct Context<'a> {
     pub(crate) faults: &'a Faults,
     /// Its file is cut now and then.
     pub(crate) cuts: bool,
+    /// It is a device that loses requests, or panics.
+    pub(crate) fails: bool,
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
@@ -312,13 +314,16 @@ impl Client {
             return asked.check_whole();
         };
         let faults = context.faults;
-        let fails = faults.io_error + faults.lost_write_back > 0.0 || faults.canceled > 0.0 || context.cuts;
+        let fails = faults.io_error + faults.lost_write_back > 0.0
+            || faults.canceled > 0.0
+            || context.cuts
+            || context.fails;
         let writes = matches!(asked.command, wire::WRITE | wire::WRITE_ZEROES);
         let moves = writes || matches!(asked.command, wire::READ | wire::FLUSH | wire::TRIM);
         let right = match (asked.expect, error) {
             (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
-            (Expect::Success, wire::EIO) => moves && (fails || context.shutting_down),
+            (Expect::Success, wire::EIO) => (moves || context.fails) && (fails || context.shutting_down),
             (Expect::Success, wire::ENOSPC) => writes && faults.no_space > 0.0,
             (Expect::Success, wire::ENOTSUP) => {
                 asked.flags & wire::FAST_ZERO != 0 && asked.command == wire::WRITE_ZEROES

@@ -43,7 +43,14 @@ impl Scene {
         let faults = Faults { latency_ns: LATENCY.as_nanos() as u64, slow: 0.0, ..faults };
         let world = World::new(random.number(), faults);
         let entered = world.enter();
-        let disk = |size| Disk { size, grain: 512, alignment: None, sector: None, read_only: false };
+        let disk = |size| Disk {
+            size,
+            grain: 512,
+            alignment: None,
+            sector: None,
+            read_only: false,
+            application: None,
+        };
         let limits = Limits {
             connections: 64,
             memory_per_shard: 37 << 20,

@@ -15,7 +15,14 @@ const WORLDS: u64 = 40;
 fn crowd(clients: usize, limits: Limits) -> Plan {
     Plan {
         shards: 1,
-        disks: vec![Disk { size: 1 << 20, grain: 512, alignment: None, sector: None, read_only: false }],
+        disks: vec![Disk {
+            size: 1 << 20,
+            grain: 512,
+            alignment: None,
+            sector: None,
+            read_only: false,
+            application: None,
+        }],
         limits: Arc::new(limits),
         clients,
         sessions: 2 * clients,
@@ -64,7 +71,14 @@ pub(crate) fn slow_and_steady(seed: u64) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults { latency_ns: 2_000, slow: 0.2, ..Faults::none() };
     let world = World::new(random.number(), faults.clone());
-    let disks = vec![Disk { size: 8 << 20, grain: 512, alignment: None, sector: None, read_only: false }];
+    let disks = vec![Disk {
+        size: 8 << 20,
+        grain: 512,
+        alignment: None,
+        sector: None,
+        read_only: false,
+        application: None,
+    }];
     let plan = Plan { disks, steady: true, longest: 8 << 20, sessions: 6, ..crowd(6, small_memory()) };
     run_plan(random, world, faults, plan)
 }
@@ -91,7 +105,8 @@ fn cut_disks(seed: u64, sector: Option<u32>) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults::none();
     let world = World::new(random.number(), faults.clone());
-    let disk = Disk { size: 64 << 10, grain: 64, alignment: None, sector, read_only: true };
+    let disk =
+        Disk { size: 64 << 10, grain: 64, alignment: None, sector, read_only: true, application: None };
     let plan = Plan {
         disks: vec![disk],
         cuts: 0.01,

@@ -12,6 +12,7 @@ use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Se
 use ringnbd::internal::ring::sim::Random;
 use ringnbd::internal::shard::{NewConnection, ShardConfig};
 
+use super::application::Manner;
 use super::oracle::fill;
 use super::request::Setting;
 use super::wire::Form;
@@ -51,6 +52,8 @@ pub(crate) struct Disk {
     /// It is a block device.
     pub(crate) sector: Option<u32>,
     pub(crate) read_only: bool,
+    /// It is a device of the application.
+    pub(crate) application: Option<Manner>,
 }
 
 impl Plan {
@@ -157,7 +160,7 @@ impl Disk {
         let odd = if sector.is_none() && random.chance(0.2) { grain * random.below(8) } else { 0 };
         let most = if longest > 1 << 20 { 4 << 20 } else { 1 << 20 };
         let size = random.pick(&[64 << 10, 64 << 10, 256 << 10, 256 << 10, most]) + odd;
-        Self { size, grain, alignment, sector, read_only: random.chance(0.1) }
+        Self { size, grain, alignment, sector, read_only: random.chance(0.1), application: None }
     }
 
     /// What it holds at first, and the value of each unit.

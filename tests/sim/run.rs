@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::Shutdown;
-use ringnbd::internal::ring::sim::{Entered, Faults, Random, SocketId, World};
+use ringnbd::internal::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
 use ringnbd::internal::shard::{Holdings, Removal, SteppedShard};
 
+use super::application::Disk;
 use super::client::{Client, Context};
 use super::oracle::{Oracle, WriteId};
 use super::plan::{self, Plan};
@@ -41,7 +42,9 @@ struct Simulation {
     shards: Vec<SteppedShard>,
     /// A shard whose thread does not run, and for how many steps more.
     off_cpu: Option<(usize, u64)>,
-    files: Vec<ringnbd::internal::ring::sim::FileId>,
+    files: Vec<FileId>,
+    /// Those of the application, by export; their files stay as they are.
+    devices: Vec<Option<Arc<Disk>>>,
     oracles: Vec<Oracle>,
     clients: Vec<Client>,
     /// When each client does something next.
@@ -77,6 +80,9 @@ macro_rules! context {
             oracle: &mut $self.oracles[$export],
             faults: &$self.faults,
             cuts: $self.plan.cuts > 0.0 && $self.plan.disks[$export].read_only,
+            fails: $self.plan.disks[$export]
+                .application
+                .is_some_and(|manner| manner.drops + manner.panics > 0.0),
             random: &mut $self.random,
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
@@ -123,12 +129,20 @@ impl Simulation {
     fn new(mut random: Random, world: World, faults: Faults, plan: Plan) -> Self {
         let entered = world.enter();
         let (mut exports, mut files, mut oracles) = (Vec::new(), Vec::new(), Vec::new());
+        let mut devices = Vec::new();
         for disk in &plan.disks {
             let (content, values) = disk.content(&mut random);
+            let device = disk.application.map(|manner| {
+                Disk::new(content.clone(), disk.size, disk.read_only, manner, Random::new(random.number()))
+            });
             let tokens = world.file(content, disk.alignment, disk.sector.unwrap_or(1));
             files.push(tokens.id);
             oracles.push(Oracle::new(disk.grain as usize, &values));
-            exports.push(Arc::new(Export::simulated(tokens, disk.size, disk.read_only, disk.sector)));
+            exports.push(Arc::new(match &device {
+                Some(device) => Export::of_device(&device.device(), false).expect("its facts are right"),
+                None => Export::simulated(tokens, disk.size, disk.read_only, disk.sector),
+            }));
+            devices.push(device);
         }
         let exports: Arc<[Arc<Export>]> = exports.into();
         let start = |index| SteppedShard::start(plan.shard(index), index);
@@ -143,6 +157,7 @@ impl Simulation {
             shards,
             off_cpu: None,
             files,
+            devices,
             oracles,
             clients: Vec::new(),
             wakes: Vec::new(),
@@ -248,6 +263,9 @@ impl Simulation {
         if self.takes_turn() {
             return Ok(());
         }
+        if self.random_device().is_some_and(|device| device.step()) {
+            return Ok(());
+        }
         let event = self.world.next_event().map(|at| at.as_nanos() as u64);
         let client = (0..self.clients.len()).min_by_key(|at| self.wakes[*at]);
         match (event, client) {
@@ -263,7 +281,29 @@ impl Simulation {
                 self.note_released();
                 Ok(())
             }
+            (None, _) if self.step_devices() => Ok(()),
             (None, _) => Err("nothing will ever happen again".into()),
+        }
+    }
+
+    /// Perhaps a device of the application ends a request.
+    fn random_device(&mut self) -> Option<Arc<Disk>> {
+        if self.devices.iter().all(Option::is_none) || self.random.chance(0.7) {
+            return None;
+        }
+        let export = self.random.below(self.devices.len() as u64) as usize;
+        self.devices[export].clone()
+    }
+
+    /// Has a device of the application end a request, if there is one that has any.
+    fn step_devices(&self) -> bool {
+        self.devices.iter().flatten().any(|device| device.step())
+    }
+
+    fn content(&self, export: usize) -> Vec<u8> {
+        match &self.devices[export] {
+            Some(device) => device.content(),
+            None => self.world.content(self.files[export]),
         }
     }
 
@@ -372,7 +412,7 @@ impl Simulation {
     /// Runs until nothing more happens by itself.
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_STEPS {
-            if !self.takes_turn() && !self.world.step() {
+            if !self.takes_turn() && !self.world.step() && !self.step_devices() {
                 return Ok(());
             }
             self.note_released();
@@ -406,9 +446,10 @@ impl Simulation {
         if self.closing.iter().any(|closing| self.world.is_taken(closing.socket)) {
             return Err(format!("a socket is never released; asked to end at {:?}", self.plan.shutdown_at));
         }
-        for (file, oracle) in self.files.iter().zip(&mut self.oracles) {
+        for export in 0..self.oracles.len() {
             self.tick += 1;
-            oracle.check_content(self.tick, &self.world.content(*file))?;
+            let content = self.content(export);
+            self.oracles[export].check_content(self.tick, &content)?;
         }
         Ok(())
     }
@@ -424,8 +465,8 @@ impl Simulation {
     /// The power fails, and what must have survived is looked for.
     fn survive(&mut self) -> Result<(), String> {
         self.world.power_cut();
-        for (file, oracle) in self.files.iter().zip(&self.oracles) {
-            oracle.check_survival(&self.world.content(*file))?;
+        for (export, oracle) in self.oracles.iter().enumerate() {
+            oracle.check_survival(&self.content(export))?;
         }
         Ok(())
     }

@@ -60,6 +60,19 @@ pub struct DeviceFacts {
     pub block_sizes: BlockSizes,
 }
 
+impl DeviceFacts {
+    /// Of a device that can be written, has no preference, and takes requests of any alignment.
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            read_only: false,
+            rotational: false,
+            fast_zero: false,
+            block_sizes: BlockSizes::default(),
+        }
+    }
+}
+
 /// A run of bytes with one allocation status, as BLOCK_STATUS reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {

@@ -26,17 +26,19 @@ pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, peer: Rc<Peer>, wor
         Action::Extents { maps, limit } => {
             Box::pin(extents(range, &maps, limit, lease, &peer, context)).await
         }
-        Action::Flush => Answer::of(device.flush(context).await),
+        Action::Flush => Answer::of(device.flush(peer.client, context).await),
         _ if range.is_empty() => Answer::Done,
         Action::Write => {
             let lease = lease.expect("a write has its payload");
-            Answer::of(device.write(range, lease.freeze(), flags, context).await)
+            Answer::of(device.write(range, lease.freeze(), flags, peer.client, context).await)
         }
         // What is rare is boxed, so that every task's slot is as small as reads and writes allow.
-        Action::Trim => Answer::of(Box::pin(device.trim(range, flags, &peer.abandon, context)).await),
-        Action::WriteZeroes => {
-            Answer::of(Box::pin(device.write_zeroes(range, flags, &peer.abandon, context)).await)
+        Action::Trim => {
+            Answer::of(Box::pin(device.trim(range, flags, (peer.client, &peer.abandon), context)).await)
         }
+        Action::WriteZeroes => Answer::of(
+            Box::pin(device.write_zeroes(range, flags, (peer.client, &peer.abandon), context)).await,
+        ),
         Action::Cache => Answer::of(Box::pin(device.cache(range, &peer.abandon, context)).await),
     };
     shared.answered.borrow_mut().push((id, answer));
@@ -53,17 +55,14 @@ async fn read(
         return Answer::Done;
     }
     let length = range.length() as u32;
-    let Some(mut lease) = lease else {
-        let zeroes = |()| Answer::Data(Payload::Zeroes(length));
-        return Box::pin(peer.device.read_zeroes(range, context)).await.map_or_else(Answer::Failed, zeroes);
-    };
+    let mut lease = lease.expect("a read has its memory");
     if in_parts && sparse::is_worth_it(range, &peer.device) {
         match Box::pin(sparse::read(range, lease, peer, context)).await {
             Ok(answer) => return answer,
             Err(back) => lease = back,
         }
     }
-    let (lease, result) = peer.device.read(range, lease, 0, context).await;
+    let (lease, result) = peer.device.read(range, lease, 0, peer.client, context).await;
     match result {
         Ok(()) => Answer::Data(Payload::Leased { lease: lease.freeze(), start: 0, length }),
         Err(failure) => {

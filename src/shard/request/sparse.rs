@@ -31,7 +31,7 @@ pub(crate) async fn read(
     let extents = peer.device.holes_for_read(range, MOST_EXTENTS, peer.client, context).await;
     let pieces = extents.map(|extents| pieces(range, &extents));
     match pieces.filter(|pieces| pieces.iter().any(|(_, hole)| *hole)) {
-        Some(pieces) => Ok(read_pieces(range, &pieces, lease, &peer.device, context).await),
+        Some(pieces) => Ok(read_pieces(range, &pieces, lease, peer, context).await),
         None => Err(lease),
     }
 }
@@ -58,7 +58,7 @@ async fn read_pieces(
     range: ByteRange,
     pieces: &[(u64, bool)],
     lease: Lease,
-    device: &Device,
+    peer: &Peer,
     context: &ShardContext,
 ) -> Answer {
     let (mut offset, mut rest) = (range.offset(), lease);
@@ -71,7 +71,7 @@ async fn read_pieces(
         }
         offset += length;
     }
-    let reads = data.into_iter().map(|(part, lease)| device.read(part, lease, 0, context));
+    let reads = data.into_iter().map(|(part, lease)| peer.device.read(part, lease, 0, peer.client, context));
     let mut results = side_by_side(reads, PARTS_AT_ONCE).await.into_iter();
     let mut parts = Vec::with_capacity(pieces.len());
     for (length, hole) in pieces {

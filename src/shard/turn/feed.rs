@@ -120,6 +120,7 @@ impl Shard {
             tasks.spawn(serve(Rc::clone(&self.shared), id, peer, work));
         }
         tasks.run_ready();
+        self.shared.context.outstanding.commit();
         let mut answered = std::mem::take(&mut *self.shared.answered.borrow_mut());
         let after_run = if answered.is_empty() { 0 } else { self.recorder.clock() };
         for (id, answer) in answered.drain(..) {

@@ -30,8 +30,7 @@ impl Shard {
         self.doorbell.listen();
         let eventfd = self.doorbell.as_fd().as_raw_fd();
         self.ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
-        self.shared.context.helpers.collect();
-        self.shared.context.ready.collect();
+        self.shared.context.collect();
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),

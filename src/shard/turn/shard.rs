@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
-use crate::backend::{FILES_PER_EXPORT, ShardContext};
+use crate::backend::{FILES_PER_EXPORT, Outstanding, ShardContext};
 use crate::config::{Limits, Pinning};
 use crate::exec::{Helpers, ReadyList};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
@@ -122,7 +122,16 @@ impl Shard {
         zeroes.bytes_mut(0..ZEROES).fill(0);
         let zeroes = zeroes.freeze();
         let (shard, workers_per_export) = (index, limits.workers_per_export);
-        let context = ShardContext { shard, ring: ring.clone(), ready, helpers, workers_per_export, zeroes };
+        let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
+        let context = ShardContext {
+            shard,
+            ring: ring.clone(),
+            ready,
+            helpers,
+            outstanding,
+            workers_per_export,
+            zeroes,
+        };
         let shared = Shared { context, answered: Default::default() };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);

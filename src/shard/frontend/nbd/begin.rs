@@ -47,7 +47,7 @@ impl Connection {
     fn memory_for(&self, request: &Request, feeding: &Feeding<'_>) -> u32 {
         let payload = request.payload_length();
         match request.command {
-            Command::Read { .. } if !self.peer.device.reads_zeroes() => request.range.length() as u32,
+            Command::Read { .. } => request.range.length() as u32,
             Command::BlockStatus { one, .. } => {
                 let extents = if one { 1 } else { feeding.limits.extents_per_reply };
                 payload.max((self.session.contexts.len() * status_length(extents)) as u32)

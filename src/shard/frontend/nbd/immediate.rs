@@ -1,7 +1,7 @@
 //! Requests that are answered when they are parsed: no slot, no task, no operation of their own.
 
-use crate::backend::AtOnce;
-use crate::block::ByteRange;
+use crate::backend::{AtOnce, Glance};
+use crate::block::{ByteRange, CommandKind};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Request};
 use crate::nbd::session::ReplyMode;
@@ -34,13 +34,15 @@ impl Connection {
         }
         let trust = feeding.fault_watch.trust(feeding.now);
         let trust = trust.filter(|_| self.outbound.has_room_for_mapped(range.length(), feeding.now));
-        let payload = match device.read_at_once(range, self.outbound.is_sending(), trust, feeding.now) {
+        let (waits, now) = (self.outbound.is_sending(), feeding.now);
+        let glance = trust.map(|trust| Glance { waits, trust, now });
+        let payload = match device.at_once(CommandKind::Read, range, request.flags, glance) {
             Some(AtOnce::Cached(mapped)) => {
                 feeding.recorder.export(self.peer.export).page_cache_reads += 1;
                 Payload::Mapped(mapped)
             }
             Some(AtOnce::Zeroes) => Payload::Zeroes(range.length() as u32),
-            None => return false,
+            Some(AtOnce::Discarded) | None => return false,
         };
         let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
         let id = self.answer_at_once(Operation::Read, request, arrived, feeding);
@@ -107,7 +109,11 @@ impl Connection {
         feeding: &mut Feeding<'_>,
     ) -> bool {
         let payload = u64::from(request.payload_length());
-        if request.command != Command::Write || payload == 0 || !self.peer.device.drops_writes() {
+        if request.command != Command::Write || payload == 0 {
+            return false;
+        }
+        let answer = self.peer.device.at_once(CommandKind::Write, request.range, request.flags, None);
+        if !matches!(answer, Some(AtOnce::Discarded)) {
             return false;
         }
         let to = ReplyTo::request(request, self.session.reply_mode);

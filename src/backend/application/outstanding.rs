@@ -1,0 +1,145 @@
+//! The requests that a shard has handed to devices of the application.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crossbeam_channel::{Receiver, unbounded};
+use slab::Slab;
+
+use super::request::{DeviceRequest, Ended, Ticket, Way};
+use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
+use crate::exec::{ReadyList, Waiter};
+use crate::ring::{Lease, Loan, Ring};
+use crate::sys::Doorbell;
+
+/// The requests of a shard that wait for the application, and the queues that were handed some in this turn.
+///
+/// Admission bounds them: each belongs to a request of a client, and holds that one's memory.
+pub(crate) struct Outstanding {
+    way: Arc<Way>,
+    ended: Receiver<Ended>,
+    places: RefCell<Slab<Place>>,
+    next: Cell<u64>,
+    uncommitted: RefCell<Vec<Rc<dyn Commit>>>,
+    ready: ReadyList,
+    ring: Ring,
+}
+
+/// A queue that is told at the end of a turn that it was handed all.
+pub(super) trait Commit {
+    fn commit(&self);
+}
+
+struct Place {
+    number: u64,
+    waiter: Option<Waiter>,
+    outcome: Option<Outcome>,
+}
+
+/// The memory of a READ, and how the request ended.
+type Outcome = (Option<Lease>, Result<Vec<Extent>, BlockError>);
+
+impl Outstanding {
+    pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
+        let (sender, ended) = unbounded();
+        let way = Arc::new(Way { sender, doorbell: Arc::clone(doorbell) });
+        let (places, uncommitted) = Default::default();
+        Self { way, ended, places, next: Cell::new(0), uncommitted, ready, ring }
+    }
+
+    /// The doorbell rang: requests that ended go on.
+    pub(crate) fn collect(&self) {
+        for Ended { ticket, loan, result } in self.ended.try_iter() {
+            let lease = loan.and_then(Loan::give_back);
+            let mut places = self.places.borrow_mut();
+            // Nobody waits for one whose task is gone.
+            let Some(place) = find(&mut places, ticket) else { continue };
+            place.outcome = Some((lease, result));
+            let waiter = place.waiter.take();
+            drop(places);
+            if let Some(waiter) = waiter {
+                self.ready.notify(waiter);
+            }
+        }
+    }
+
+    /// All that was ready has run: the queues that were handed something may start.
+    pub(crate) fn commit(&self) {
+        if self.uncommitted.borrow().is_empty() {
+            return;
+        }
+        for queue in self.uncommitted.take() {
+            queue.commit();
+        }
+    }
+
+    /// At the end of this turn the queue is told that this was all.
+    pub(super) fn will_commit(&self, queue: Rc<dyn Commit>) {
+        self.uncommitted.borrow_mut().push(queue);
+    }
+
+    /// A request for a device, and its end.
+    pub(super) fn request(
+        &self,
+        command: CommandKind,
+        range: ByteRange,
+        flags: IoFlags,
+        most_extents: usize,
+        loan: Option<Loan>,
+    ) -> (DeviceRequest, Waiting<'_>) {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let place = self.places.borrow_mut().insert(Place { number, waiter: None, outcome: None }) as u32;
+        let (ticket, way) = (Ticket { place, number }, Arc::clone(&self.way));
+        let request = DeviceRequest { command, range, flags, most_extents, loan, ticket, way, ended: false };
+        (request, Waiting { outstanding: self, ticket })
+    }
+}
+
+fn find(places: &mut Slab<Place>, ticket: Ticket) -> Option<&mut Place> {
+    places.get_mut(ticket.place as usize).filter(|place| place.number == ticket.number)
+}
+
+impl Drop for Outstanding {
+    /// What came back last is given back here, on the shard's thread.
+    fn drop(&mut self) {
+        self.ended.try_iter().for_each(drop);
+    }
+}
+
+/// The end of a request, awaited.
+pub(super) struct Waiting<'a> {
+    outstanding: &'a Outstanding,
+    ticket: Ticket,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let waiter = Waiter::new(&self.outstanding.ring, context);
+        let mut places = self.outstanding.places.borrow_mut();
+        let place = find(&mut places, self.ticket).expect("it is polled until it ends, and no longer");
+        if let Some(outcome) = place.outcome.take() {
+            places.remove(self.ticket.place as usize);
+            return Poll::Ready(outcome);
+        }
+        let replaced = place.waiter.replace(waiter);
+        drop(places);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut places = self.outstanding.places.borrow_mut();
+        let left =
+            find(&mut places, self.ticket).is_some().then(|| places.remove(self.ticket.place as usize));
+        drop(places);
+        drop(left);
+    }
+}

@@ -1,0 +1,91 @@
+//! A fast device of the application on one shard. Its code runs only here, and only where a panic of it is caught.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::api::{DeviceQueue, FastDevice, Immediate, Preview};
+use super::health::Health;
+use super::outstanding::{Commit, Outstanding};
+use super::request::DeviceRequest;
+use crate::exec::caught;
+
+/// The queue that an application opened on this shard.
+pub(crate) struct Queue {
+    /// None once the device has failed.
+    inner: RefCell<Option<Box<dyn DeviceQueue>>>,
+    health: Arc<Health>,
+    /// It is to be committed in this turn.
+    uncommitted: Cell<bool>,
+}
+
+impl Queue {
+    /// Opens the device on a shard.
+    pub(super) fn open(device: &dyn FastDevice, health: &Arc<Health>, shard: usize) -> io::Result<Rc<Self>> {
+        let opened = match health.has_failed() {
+            true => None,
+            false => match caught(|| device.open(shard)) {
+                Ok(opened) => Some(opened?),
+                Err(_panic) => {
+                    health.fail();
+                    None
+                }
+            },
+        };
+        let (inner, health) = (RefCell::new(opened), Arc::clone(health));
+        Ok(Rc::new(Self { inner, health, uncommitted: Cell::new(false) }))
+    }
+
+    /// Runs code of the application; none when it panics, or when the device has failed.
+    fn guarded<T>(&self, run: impl FnOnce(&mut dyn DeviceQueue) -> T) -> Option<T> {
+        if self.health.has_failed() {
+            self.close();
+            return None;
+        }
+        let mut inner = self.inner.borrow_mut();
+        let queue = inner.as_mut()?;
+        match caught(|| run(&mut **queue)) {
+            Ok(given) => Some(given),
+            Err(_panic) => {
+                drop(inner);
+                self.health.fail();
+                self.close();
+                None
+            }
+        }
+    }
+
+    /// Drops what the application opened, and with it the requests that it keeps there.
+    fn close(&self) {
+        let inner = self.inner.take();
+        if inner.is_some() && caught(|| drop(inner)).is_err() {
+            self.health.fail();
+        }
+    }
+
+    pub(super) fn immediate(&self, asked: &Preview) -> Option<Immediate> {
+        self.guarded(|queue| queue.immediate(asked)).flatten()
+    }
+
+    /// Hands a request over; it fails when the device has.
+    pub(super) fn submit(self: &Rc<Self>, request: DeviceRequest, outstanding: &Outstanding) {
+        self.guarded(|queue| queue.submit(request));
+        if !self.uncommitted.replace(true) {
+            outstanding.will_commit(Rc::clone(self) as Rc<dyn Commit>);
+        }
+    }
+}
+
+impl Commit for Queue {
+    fn commit(&self) {
+        self.uncommitted.set(false);
+        self.guarded(|queue| queue.commit());
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
