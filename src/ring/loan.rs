@@ -108,7 +108,7 @@ mod tests {
     fn a_loan_travels_and_comes_back_as_the_lease() {
         let pool = BufferPool::new(48 << 20, 32 << 20).unwrap();
         let free = pool.free_bytes();
-        let mut loan = Loan::own(pool.lend(8192, 0).unwrap(), 100..200);
+        let mut loan = Loan::own(pool.lend(8192).unwrap(), 100..200);
         let mut loan = std::thread::spawn(move || {
             loan.bytes_mut().fill(7);
             loan
@@ -121,7 +121,7 @@ mod tests {
         let mut loan = Loan::shared(lease.freeze(), 0..4096);
         assert!(loan.bytes_mut().is_empty() && loan.bytes()[150] == 7);
         assert!(loan.give_back().is_none());
-        drop(Loan::own(pool.lend(8192, 0).unwrap(), 0..1));
+        drop(Loan::own(pool.lend(8192).unwrap(), 0..1));
         assert_eq!(pool.free_bytes(), free);
     }
 
@@ -129,10 +129,10 @@ mod tests {
     fn what_is_dropped_elsewhere_is_forgotten_and_stays_mapped() {
         let pool = BufferPool::new(48 << 20, 32 << 20).unwrap();
         let free = pool.free_bytes();
-        let lost = Loan::own(pool.lend(4096, 0).unwrap(), 0..4096);
+        let lost = Loan::own(pool.lend(4096).unwrap(), 0..4096);
         std::thread::spawn(move || drop(lost)).join().unwrap();
         assert_eq!(pool.free_bytes(), free - 4096);
-        let mut late = Loan::own(pool.lend(4096, 0).unwrap(), 0..4096);
+        let mut late = Loan::own(pool.lend(4096).unwrap(), 0..4096);
         drop(pool);
         std::thread::spawn(move || late.bytes_mut().fill(1)).join().unwrap();
     }

@@ -105,7 +105,7 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
     match uri {
         ExportUri::File { path, .. } => Some(path),
         ExportUri::Fault { inner, .. } => path_of(inner),
-        ExportUri::Memory { .. } | ExportUri::Null { .. } => None,
+        ExportUri::Memory { .. } | ExportUri::Null { .. } | ExportUri::Application { .. } => None,
     }
 }
 
