@@ -61,8 +61,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        Addition, Ending, Host, HostError, Listener, Ready, Reload, Reloaded, Reloading, Served, Service,
-        StartError, Takeaway, Wish, check, inherited, run,
+        AddExport, Ending, Host, HostError, HostRequest, Listener, Ready, Reload, Reloaded, Reloading,
+        RemoveExport, Served, Service, StartError, check, inherited, run,
     };
 
     pub mod machine {

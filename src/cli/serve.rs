@@ -14,9 +14,9 @@ use crate::config::{
     SandboxMode, Settings, Shutdown,
 };
 use crate::control::{self, Ending, Ready, Served, Service};
-use crate::daemon::configuration::Source;
+use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
-use crate::daemon::reload::Running;
+use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::{self, Daemon, logging, stdio};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -162,7 +162,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
-    let Wanted { settings, notes: added, source } = match settings(args) {
+    let ServeSettings { settings, notes: added, source } = match settings(args) {
         Ok(wanted) => wanted,
         Err(sentence) => {
             logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
@@ -196,7 +196,7 @@ fn serve(args: Args) -> Outcome {
         Err(error) => return refuse(explicit, error),
     };
     let listens = matches!(service, Service::Listeners);
-    let running = source.filter(|_| listens).map(|source| Running { source, settings, machine });
+    let running = source.filter(|_| listens).map(|source| RunningConfiguration { source, settings, machine });
     let announce = |ready: Ready<'_>| announce(ready, format, listens);
     let mut daemon = Daemon::new(&config, listens, running, announce);
     match control::run(&config, service, &mut daemon) {
@@ -207,16 +207,16 @@ fn serve(args: Args) -> Outcome {
 }
 
 /// What a person asked for.
-struct Wanted {
+struct ServeSettings {
     /// Flags over file.
     settings: Settings,
     /// Sentences about what came of that.
     notes: Vec<String>,
     /// The file, to be read again.
-    source: Option<Source>,
+    source: Option<ConfigurationSource>,
 }
 
-fn settings(args: Args) -> Result<Wanted, String> {
+fn settings(args: Args) -> Result<ServeSettings, String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
@@ -245,16 +245,16 @@ fn settings(args: Args) -> Result<Wanted, String> {
         sandbox: args.sandbox,
     };
     let Some(path) = args.config else {
-        return Ok(Wanted { settings: flags, notes: Vec::new(), source: None });
+        return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });
     };
-    let source = Source::new(path, flags, !args.stdio);
+    let source = ConfigurationSource::new(path, flags, !args.stdio);
     let file = source.parse(&source.read()?)?;
     let notes = notes(&source, &file);
-    Ok(Wanted { settings: source.merged(file), notes, source: Some(source) })
+    Ok(ServeSettings { settings: source.merged(file), notes, source: Some(source) })
 }
 
 /// What the command line does to the settings of a file.
-fn notes(source: &Source, file: &Settings) -> Vec<String> {
+fn notes(source: &ConfigurationSource, file: &Settings) -> Vec<String> {
     let (shown, flags) = (source.path().display(), source.flags());
     let (own, more) = (file.exports.len(), flags.exports.len());
     let mut notes = Vec::new();

@@ -49,7 +49,7 @@ pub trait Host {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError>;
 
     /// Waits for what the host wants next.
-    async fn next(&mut self) -> Wish;
+    async fn next(&mut self) -> HostRequest;
 
     /// Hands over the device behind [`ExportUri::Application`](crate::config::ExportUri::Application) of this number, once.
     fn device(&mut self, _number: usize) -> Option<ApplicationDevice> {
@@ -81,19 +81,19 @@ pub trait Host {
 }
 
 /// What a host wants of a server that runs.
-pub enum Wish {
+pub enum HostRequest {
     /// That it stops, and why; the second time: at once.
     Stop(&'static str),
     /// One more export.
-    Add(Box<Addition>),
+    Add(Box<AddExport>),
     /// One export less.
-    Remove(Box<Takeaway>),
+    Remove(Box<RemoveExport>),
     /// That the configuration is read again.
     Reload,
 }
 
 /// An export to serve from now on.
-pub struct Addition {
+pub struct AddExport {
     /// Its name, which nobody else may have.
     pub name: String,
     /// A text for people.
@@ -107,7 +107,7 @@ pub struct Addition {
 }
 
 /// An export to serve no more.
-pub struct Takeaway {
+pub struct RemoveExport {
     /// Its name.
     pub name: String,
     /// What becomes of its connections.

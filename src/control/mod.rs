@@ -32,7 +32,7 @@ mod server;
 mod start;
 mod start_error;
 
-pub use host::{Addition, ChangeError, Host, HostError, Ready, Takeaway, Wish};
+pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{Reload, Reloaded, Reloading};
 pub use served::Served;

@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::changes;
-use super::host::{ChangeError, Host, Ready, Wish};
+use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, Listener};
-use super::listen::negotiate::{Client, negotiate};
+use super::listen::negotiate::{Candidate, negotiate};
 use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
@@ -53,10 +53,12 @@ pub(super) type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardErr
 async fn next_stop(host: &mut impl Host) -> &'static str {
     loop {
         match host.next().await {
-            Wish::Stop(signal) => return signal,
-            Wish::Add(addition) => (addition.answer)(Err(ChangeError::Stopping)),
-            Wish::Remove(takeaway) => (takeaway.answer)(Err(ChangeError::Stopping)),
-            Wish::Reload => tracing::info!("the configuration is not read again: the server is stopping"),
+            HostRequest::Stop(signal) => return signal,
+            HostRequest::Add(add) => (add.answer)(Err(ChangeError::Stopping)),
+            HostRequest::Remove(remove) => (remove.answer)(Err(ChangeError::Stopping)),
+            HostRequest::Reload => {
+                tracing::info!("the configuration is not read again: the server is stopping")
+            }
         }
     }
 }
@@ -143,19 +145,19 @@ impl<'a> Server<'a> {
     async fn until_asked(&mut self, host: &mut impl Host) -> Ending {
         loop {
             tokio::select! {
-                wish = host.next() => match wish {
-                    Wish::Stop(signal) => {
+                request = host.next() => match request {
+                    HostRequest::Stop(signal) => {
                         tracing::info!(signal, "stopping");
                         return Ending::Stopped;
                     }
-                    Wish::Add(addition) => {
-                        changes::add(&self.plane, &self.observers, &self.endpoints, *addition);
+                    HostRequest::Add(add) => {
+                        changes::add(&self.plane, &self.observers, &self.endpoints, *add);
                     }
-                    Wish::Remove(takeaway) => {
-                        changes::remove(&self.plane, self.observers.collector(), *takeaway);
+                    HostRequest::Remove(remove) => {
+                        changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    Wish::Reload => drop(self.reloads.begin()),
+                    HostRequest::Reload => drop(self.reloads.begin()),
                 },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
@@ -190,7 +192,7 @@ impl<'a> Server<'a> {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
         let peer = PeerIdentity::of(&socket);
-        tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
+        tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
             ending = self.until_asked(host) => ending,

@@ -6,7 +6,7 @@ use crate::config::{ControlAddress, Settings};
 
 /// A configuration file, and the flags that win over it.
 #[derive(Debug, Clone)]
-pub(crate) struct Source {
+pub(crate) struct ConfigurationSource {
     /// As it was given.
     path: PathBuf,
     flags: Settings,
@@ -14,7 +14,7 @@ pub(crate) struct Source {
     listens: bool,
 }
 
-impl Source {
+impl ConfigurationSource {
     pub(crate) fn new(path: PathBuf, flags: Settings, listens: bool) -> Self {
         Self { path, flags, listens }
     }
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn a_control_socket_stands_beside_the_pidfile() {
         let control = |flags: Settings, listens, file: &str| {
-            let source = Source::new("/etc/x.toml".into(), flags, listens);
+            let source = ConfigurationSource::new("/etc/x.toml".into(), flags, listens);
             source.merged(source.parse(file).unwrap()).control
         };
         let path = |path: &str| Some(ControlAddress::Path(path.into()));

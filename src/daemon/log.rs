@@ -59,7 +59,7 @@ enum Target {
 #[derive(Debug)]
 pub(crate) struct Log {
     target: Target,
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     /// There is something to write.
     filled: Condvar,
     /// All is written.
@@ -68,7 +68,7 @@ pub(crate) struct Log {
 }
 
 #[derive(Debug)]
-struct State {
+struct LogState {
     /// A thread writes what is pending.
     detached: bool,
     writing: bool,
@@ -79,7 +79,7 @@ struct State {
 
 impl Log {
     const fn new(target: Target) -> Self {
-        let state = State { detached: false, writing: false, pending: Vec::new(), missing: 0 };
+        let state = LogState { detached: false, writing: false, pending: Vec::new(), missing: 0 };
         let dropped = AtomicU64::new(0);
         Self { target, state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new(), dropped }
     }
@@ -121,7 +121,8 @@ impl Log {
 
     /// Waits until everything is written, but no longer than `patience`.
     pub(crate) fn flush(&self, patience: Duration) {
-        let unfinished = |state: &mut State| state.writing || !state.pending.is_empty() || state.missing > 0;
+        let unfinished =
+            |state: &mut LogState| state.writing || !state.pending.is_empty() || state.missing > 0;
         let state = self.state();
         if state.detached {
             let waited = self.emptied.wait_timeout_while(state, patience, unfinished);
@@ -162,7 +163,7 @@ impl Log {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -27,12 +27,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::{self, Host, HostError, Listener, Ready, Reload, Wish};
+use crate::control::{self, Host, HostError, HostRequest, Listener, Ready, Reload};
 use crate::sandbox::{Sandbox, SandboxError};
 use broker::Broker;
 use notify::Notifier;
 use pidfile::Pidfile;
-use reload::{Reloader, Running};
+use reload::{Reloader, RunningConfiguration};
 use signals::{Signals, Told};
 
 /// The process around a server. `R` hears when everything is up.
@@ -42,7 +42,7 @@ pub(crate) struct Daemon<'a, R> {
     takes_sockets: bool,
     ready: R,
     /// What to compare a configuration with that is read again.
-    running: Option<Arc<Running>>,
+    running: Option<Arc<RunningConfiguration>>,
     notifier: Rc<Notifier>,
     /// The broker before the runtime is there, and then.
     broker_socket: Option<OwnedFd>,
@@ -55,7 +55,12 @@ pub(crate) struct Daemon<'a, R> {
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
     /// A process that nothing is done to yet. `takes_sockets`: the server listens, and does so on sockets that systemd hands over.
-    pub(crate) fn new(config: &'a Config, takes_sockets: bool, running: Option<Running>, ready: R) -> Self {
+    pub(crate) fn new(
+        config: &'a Config,
+        takes_sockets: bool,
+        running: Option<RunningConfiguration>,
+        ready: R,
+    ) -> Self {
         Self {
             config,
             takes_sockets,
@@ -76,7 +81,7 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             return Ok(());
         }
         let configuration = self.running.as_ref().map(|running| running.source.path());
-        self.broker_socket = Some(broker::start(&broker::Wanted::of(self.config, configuration))?);
+        self.broker_socket = Some(broker::start(&broker::Permissions::of(self.config, configuration))?);
         Ok(())
     }
 
@@ -123,11 +128,11 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         Ok(())
     }
 
-    async fn next(&mut self) -> Wish {
+    async fn next(&mut self) -> HostRequest {
         let signals = self.signals.as_mut().expect("they are handled before the server listens");
         match signals.next().await {
-            Told::Stop(signal) => Wish::Stop(signal),
-            Told::Reload => Wish::Reload,
+            Told::Stop(signal) => HostRequest::Stop(signal),
+            Told::Reload => HostRequest::Reload,
         }
     }
 

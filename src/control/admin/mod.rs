@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 
-use crate::control::http::Service;
+use crate::control::http::HttpService;
 use crate::control::observe::collector::Collector;
 use crate::control::observe::process::Process;
 use crate::control::plane::Plane;
@@ -50,7 +50,7 @@ impl Admin {
     }
 }
 
-impl Service for Admin {
+impl HttpService for Admin {
     async fn respond(&self, request: Request<Incoming>, _peer: &PeerIdentity) -> Response<String> {
         self.answer(&request).await
     }

@@ -35,13 +35,13 @@ const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// What answers requests.
 #[allow(async_fn_in_trait)]
-pub(super) trait Service: 'static {
+pub(super) trait HttpService: 'static {
     /// Answers one request of a client.
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String>;
 }
 
 /// Accepts until it is aborted. `room` is for the connections at the same time; further ones wait in the backlog.
-pub(super) async fn serve(service: Rc<impl Service>, acceptor: Acceptor, room: Rc<Semaphore>) {
+pub(super) async fn serve(service: Rc<impl HttpService>, acceptor: Acceptor, room: Rc<Semaphore>) {
     loop {
         let accepted = match &acceptor {
             Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
@@ -70,7 +70,11 @@ pub(super) async fn serve(service: Rc<impl Service>, acceptor: Acceptor, room: R
     }
 }
 
-async fn converse(service: &impl Service, stream: impl AsyncRead + AsyncWrite + Unpin, peer: &PeerIdentity) {
+async fn converse(
+    service: &impl HttpService,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: &PeerIdentity,
+) {
     let service = service_fn(|request| async {
         Ok::<_, std::convert::Infallible>(service.respond(request, peer).await)
     });

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::endpoint::Endpoint;
 use super::listeners::Listener;
-use super::negotiate::{Client, negotiate};
+use super::negotiate::{Candidate, negotiate};
 use crate::control::plane::Plane;
 use crate::identity::PeerIdentity;
 use crate::sys::confine;
@@ -76,7 +76,7 @@ pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
             Ok((socket, peer)) => {
                 exhausted = false;
                 let permit = plane.permit().await;
-                tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
+                tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {

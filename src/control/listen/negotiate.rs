@@ -19,7 +19,7 @@ use crate::nbd::session::Session;
 use crate::shard::NewConnection;
 
 /// A client that was just accepted.
-pub(in crate::control) struct Client {
+pub(in crate::control) struct Candidate {
     pub(in crate::control) socket: OwnedFd,
     pub(in crate::control) peer: PeerIdentity,
     /// Its places.
@@ -45,11 +45,11 @@ enum Failure {
 }
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
-pub(in crate::control) async fn negotiate(plane: Rc<Plane>, client: Client) {
+pub(in crate::control) async fn negotiate(plane: Rc<Plane>, candidate: Candidate) {
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;
-    let Client { socket, peer, permit } = client;
+    let Candidate { socket, peer, permit } = candidate;
     let mut handshake = Handshake::new(plane.handshake_limits());
     tracing::debug!(connection = number, %peer, "connected");
     let outcome = match ring_stream(&socket) {

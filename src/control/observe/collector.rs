@@ -26,7 +26,7 @@ const FRESH: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What comes to the collector, in order.
-enum Answer {
+enum CollectorMessage {
     /// What a shard recorded.
     Recorded(usize, Box<Interval>),
     /// No shard has anything of an export any more, and what they recorded of it came before.
@@ -36,13 +36,13 @@ enum Answer {
 /// See the module.
 pub(in crate::control) struct Collector {
     plane: Rc<Plane>,
-    state: RefCell<State>,
-    answer: UnboundedSender<Answer>,
+    state: RefCell<CollectorState>,
+    answer: UnboundedSender<CollectorMessage>,
     answered: Notify,
 }
 
 /// Everything that is known.
-pub(in crate::control) struct State {
+pub(in crate::control) struct CollectorState {
     /// Since the start.
     pub(in crate::control) totals: Totals,
     /// The last quarter of an hour.
@@ -85,7 +85,7 @@ impl Collector {
     ) -> std::io::Result<Rc<Self>> {
         let shards = plane.shard_count();
         let log = latency_log.map(LatencyLog::open).transpose()?;
-        let state = State {
+        let state = CollectorState {
             totals: Totals::new(0, shards),
             history: History::new(0),
             shards: (0..shards).map(|_| ShardState::default()).collect(),
@@ -102,7 +102,7 @@ impl Collector {
     }
 
     /// What is known.
-    pub(in crate::control) fn state(&self) -> Ref<'_, State> {
+    pub(in crate::control) fn state(&self) -> Ref<'_, CollectorState> {
         self.state.borrow()
     }
 
@@ -135,7 +135,7 @@ impl Collector {
     pub(in crate::control) async fn removed(&self, export: usize) {
         let (forgotten, done) = oneshot::channel();
         // What the shards sent before they gave it up stands before this.
-        if self.answer.send(Answer::Removed(export, forgotten)).is_ok() {
+        if self.answer.send(CollectorMessage::Removed(export, forgotten)).is_ok() {
             let _ended = done.await;
         }
     }
@@ -163,11 +163,11 @@ impl Collector {
         self.end_second();
     }
 
-    async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<Answer>) {
+    async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<CollectorMessage>) {
         while let Some(answer) = answers.recv().await {
             match answer {
-                Answer::Recorded(shard, interval) => self.take(shard, interval),
-                Answer::Removed(export, forgotten) => {
+                CollectorMessage::Recorded(shard, interval) => self.take(shard, interval),
+                CollectorMessage::Removed(export, forgotten) => {
                     self.forget(export);
                     // Whoever waited may have gone.
                     let _told = forgotten.send(());
@@ -197,7 +197,7 @@ impl Collector {
             }
             let answer = self.answer.clone();
             // Nobody listens any more when the process ends.
-            let answer = move |interval| drop(answer.send(Answer::Recorded(shard, interval)));
+            let answer = move |interval| drop(answer.send(CollectorMessage::Recorded(shard, interval)));
             let asked = self.plane.collect(shard, state.spare.take(), connections, answer);
             state.asked = asked.then(|| (Instant::now(), connections));
         }
@@ -215,7 +215,7 @@ impl Collector {
 
     fn take(&self, shard: usize, mut interval: Box<Interval>) {
         let mut state = self.state.borrow_mut();
-        let State { totals, history, shards, log, .. } = &mut *state;
+        let CollectorState { totals, history, shards, log, .. } = &mut *state;
         totals.add(shard, &interval);
         history.add(&interval);
         if let Some(log) = log {
@@ -236,7 +236,7 @@ impl Collector {
 
     fn end_second(&self) {
         let mut state = self.state.borrow_mut();
-        let State { totals, history, log, second_began, .. } = &mut *state;
+        let CollectorState { totals, history, log, second_began, .. } = &mut *state;
         let length = std::mem::replace(second_began, Instant::now()).elapsed();
         let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let gauges = (0..totals.exports.len()).map(|export| totals.export_gauges(export)).collect();

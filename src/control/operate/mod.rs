@@ -19,14 +19,14 @@ use tokio::task::JoinHandle;
 use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
 use crate::control::http::reply::{error, json};
-use crate::control::http::{self, Service, body};
+use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
 use crate::control::listen::listeners::{self, ListenError, Listener};
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::control::reload::Reloads;
 use crate::identity::PeerIdentity;
-use routes::{Refusal, Verb};
+use routes::{RouteError, Verb};
 
 /// Connections at the same time; further ones wait in the backlog. They are not those of the admin server.
 const CONNECTIONS: usize = 16;
@@ -82,7 +82,7 @@ impl Operator {
     }
 }
 
-impl Service for Operator {
+impl HttpService for Operator {
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String> {
         if !may_operate(peer, self.starter) {
             tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
@@ -106,12 +106,12 @@ fn forbidden(starter: u32) -> String {
     }
 }
 
-fn refused(refusal: Refusal) -> Response<String> {
+fn refused(refusal: RouteError) -> Response<String> {
     match refusal {
-        Refusal::NotFound => {
+        RouteError::NotFound => {
             error(StatusCode::NOT_FOUND, &format!("there is no such path; there is: {}", routes::overview()))
         }
-        Refusal::Method(allowed) => {
+        RouteError::Method(allowed) => {
             let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
             let mut response =
                 error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path answers only {allowed}"));

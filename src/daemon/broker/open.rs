@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2};
 use rustix::io::Errno;
 
-use super::message::Access;
+use super::message::OpenMode;
 
 /// Directories that are held open.
 const DIRECTORIES: usize = 4096;
@@ -52,10 +52,10 @@ impl Allowed {
     ///
     /// # Errors
     /// A sentence.
-    pub(super) fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, String> {
+    pub(super) fn open(&self, path: &Path, access: OpenMode) -> Result<OwnedFd, String> {
         let flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
+            OpenMode::Read => OFlags::RDONLY,
+            OpenMode::ReadWrite => OFlags::RDWR,
         };
         let found = if self.devices.iter().any(|device| device == path) {
             let named = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -197,7 +197,7 @@ mod tests {
 
     #[track_caller]
     fn refused(allowed: &Allowed, path: &Path, word: &str) {
-        for access in [Access::Read, Access::ReadWrite] {
+        for access in [OpenMode::Read, OpenMode::ReadWrite] {
             let why = allowed.open(path, access).unwrap_err();
             assert!(why.contains(word), "{word:?} is missing in: {why}");
         }
@@ -208,15 +208,15 @@ mod tests {
         let (house, allowed) = house();
         for file in ["allowed/file", "allowed/deep/er/file", "allowed/deep//./er/file"] {
             let mut text = String::new();
-            let opened = allowed.open(&house.path().join(file), Access::Read).unwrap();
+            let opened = allowed.open(&house.path().join(file), OpenMode::Read).unwrap();
             fs::File::from(opened).read_to_string(&mut text).unwrap();
             assert!(text.starts_with("allowed/"), "{file}");
         }
-        let opened = allowed.open(&house.path().join("allowed/file"), Access::ReadWrite).unwrap();
+        let opened = allowed.open(&house.path().join("allowed/file"), OpenMode::ReadWrite).unwrap();
         assert!(!rustix::fs::fcntl_getfl(&opened).unwrap().contains(OFlags::NONBLOCK));
         fs::File::from(opened).write_all(b"changed").unwrap();
         assert!(fs::read(house.path().join("allowed/file")).unwrap().starts_with(b"changed"));
-        let read_only = allowed.open(&house.path().join("allowed/file"), Access::Read).unwrap();
+        let read_only = allowed.open(&house.path().join("allowed/file"), OpenMode::Read).unwrap();
         fs::File::from(read_only).write_all(b"x").unwrap_err();
     }
 
@@ -257,7 +257,7 @@ mod tests {
         fs::create_dir(path("allowed")).unwrap();
         fs::write(path("allowed/new"), "").unwrap();
         refused(&allowed, &path("allowed/new"), "No such file");
-        assert!(allowed.open(&path("allowed/file"), Access::Read).is_ok());
+        assert!(allowed.open(&path("allowed/file"), OpenMode::Read).is_ok());
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         let path = |name: &str| house.path().join(name);
         fs::hard_link(path("allowed/file"), path("allowed/own")).unwrap();
         assert!(
-            allowed.open(&path("allowed/own"), Access::Read).is_ok(),
+            allowed.open(&path("allowed/own"), OpenMode::Read).is_ok(),
             "links of the owner are his matter"
         );
         if !rustix::process::geteuid().is_root() {
@@ -296,7 +296,7 @@ mod tests {
             refused(&allowed, &path("allowed/own"), "somebody else's");
         }
         fs::remove_file(path("allowed/file")).unwrap();
-        assert!(allowed.open(&path("allowed/own"), Access::Read).is_ok(), "one name is no link");
+        assert!(allowed.open(&path("allowed/own"), OpenMode::Read).is_ok(), "one name is no link");
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
         allowed.directory(house.path().join("allowed/deep")).unwrap();
         fs::rename(house.path().join("allowed"), house.path().join("moved")).unwrap();
         fs::rename(house.path().join("moved/deep"), house.path().join("deep")).unwrap();
-        assert!(allowed.open(&house.path().join("allowed/deep/er/file"), Access::Read).is_ok());
+        assert!(allowed.open(&house.path().join("allowed/deep/er/file"), OpenMode::Read).is_ok());
     }
 
     #[test]
