@@ -43,7 +43,8 @@ pub(crate) enum CtlCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Have the server read its configuration again: says what would change, and that a restart is needed for it
+    /// Have the server read its configuration again: says what would change, and that a restart is needed for
+    /// it
     Reload {
         /// Print JSON instead of a sentence
         #[arg(long)]

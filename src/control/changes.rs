@@ -32,7 +32,7 @@ pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], 
     });
 }
 
-/// Serves an export no more: from now on nobody finds it, and a task sees to it that the shards give it up.
+/// Removes an export: no client finds it from now on, and a task sees to it that the shards give it up.
 pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, request: RemoveExport) {
     let RemoveExport { name, how, answer } = request;
     let removed = plane.catalogue_mut().remove(&name);
@@ -63,7 +63,7 @@ async fn retire(plane: &Plane, collector: Option<Rc<Collector>>, entry: &Entry, 
         while !plane.has_failed(shard) && !plane.is_stopping() {
             let (done, given) = oneshot::channel();
             let done = move || {
-                // Nobody waits any more when the server ends.
+                // The receiver is gone when the server ends.
                 let _ended = done.send(());
             };
             if plane.remove_from(shard, entry.id, how, done) {

@@ -29,7 +29,8 @@ use crate::sys::confine;
 
 /// Handshakes that go on when the server stops may hear of it for so long.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
-/// Shards cut off what is unfinished at [`crate::config::Limits::shutdown_timeout`] by themselves; later than this they are stuck.
+/// Shards cut off what is unfinished after [`crate::config::Limits::shutdown_timeout`]. A shard that takes so
+/// much longer is stuck.
 const SHARD_GRACE: Duration = Duration::from_secs(2);
 
 /// What a finished shutdown still takes.
@@ -141,7 +142,8 @@ impl<'a> Server<'a> {
         Ok(Operator { plane, collector, reloads, starter: self.starter }.start(acceptor))
     }
 
-    /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one takes the server.
+    /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one
+    /// ends the server.
     async fn until_asked(&mut self, host: &mut impl Host) -> Ending {
         loop {
             tokio::select! {
@@ -170,7 +172,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// A shard has ended though nobody asked it to.
+    /// A shard has ended although the server does not stop.
     fn shard_failed(&mut self, shard: usize, result: Result<Box<Interval>, ShardError>) {
         self.ended_shards += 1;
         self.plane.note_failure(shard);
@@ -199,7 +201,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Drains until the host asks again, and then only as long as nobody notices.
+    /// Drains until the host asks again. A drain that is all but complete then still counts as one.
     async fn drain_or_cut_off(&mut self, host: &mut impl Host) -> Ending {
         let plane = Rc::clone(&self.plane);
         let drain = self.drain();
@@ -208,8 +210,8 @@ impl<'a> Server<'a> {
             ending = &mut drain => return ending,
             signal = next_stop(host) => signal,
         };
-        // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
-        // process and then its group: then nothing was lost.
+        // The signal may have come when everything but the last lines of code was done: timeout(1) signals
+        // the process and then its group. Nothing was lost then.
         if let Ok(ending) = timeout(LAST_LINES, &mut drain).await {
             return ending;
         }

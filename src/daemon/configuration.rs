@@ -45,7 +45,8 @@ impl ConfigurationSource {
         Ok(file.relative_to(self.path.parent().unwrap_or(Path::new(""))))
     }
 
-    /// The flags over the file. A server that has a pidfile too gets a control socket beside it, unless something is said.
+    /// The flags over the file. A server that has a pidfile too gets a control socket beside it, unless
+    /// `control` is set.
     pub(crate) fn merged(&self, file: Settings) -> Settings {
         let mut settings = self.flags.clone().or(file);
         if settings.control.is_none() && self.listens {

@@ -1,6 +1,8 @@
-//! The process of `ringnbd serve`: what it gives up, how it is told to stop, where its log goes, how it says that it is there.
+//! The process of `ringnbd serve`: what it gives up, how it is told to stop, where its log goes, how it
+//! announces itself.
 //!
-//! The server itself is the library, which leaves its process alone. [`Daemon`] is what is added: it stands at each stage of the start.
+//! The server itself is the library, which leaves its process alone. [`Daemon`] is what is added: it acts at
+//! each stage of the start.
 //!
 //! ```text
 //! before_threads    the pidfile is free; the broker starts; sockets of systemd; the user exists; no_new_privs
@@ -54,7 +56,8 @@ pub(crate) struct Daemon<'a, R> {
 }
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
-    /// A process that nothing is done to yet. `takes_sockets`: the server listens, and does so on sockets that systemd hands over.
+    /// A process that is unchanged as yet. `takes_sockets`: the server listens, and takes the sockets that
+    /// systemd hands over.
     pub(crate) fn new(
         config: &'a Config,
         takes_sockets: bool,
@@ -75,7 +78,8 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
         }
     }
 
-    /// Starts a broker where there is somebody to ask for what it opens: the control socket, or a signal to read the configuration again.
+    /// Starts a broker if something can ask it for files: the control socket, or a signal to read the
+    /// configuration again.
     fn start_broker(&mut self) -> Result<(), HostError> {
         if self.config.control.is_none() && self.running.is_none() {
             return Ok(());

@@ -22,8 +22,8 @@ pub(super) struct HttpAnswer {
 /// Why there is no answer; each a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
-    #[error("nobody listens there: start the server with --control, or write where its control socket is")]
-    Nobody,
+    #[error("no server listens there: start the server with --control, or write where its control socket is")]
+    NoServer,
     #[error("no permission to connect: run as root, or as the user that started the server")]
     Permission,
     #[error("the server does not answer: {0}")]
@@ -38,7 +38,7 @@ pub(super) enum AskError {
 pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<HttpAnswer, AskError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Permission,
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody,
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
         _ => AskError::Silent(error),
     })?;
     let timeouts =

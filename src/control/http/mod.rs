@@ -1,7 +1,8 @@
 //! HTTP/1.1 on the control plane's thread, for the admin server and the control socket.
 //!
-//! What a client can take is bounded: connections, the time and the size of a request's head, the time and the size of its body, the life of
-//! a connection. Each server has places of its own, so that clients of one cannot keep those of the other out.
+//! What a client can take is bounded: connections, the time and the size of a request's head, the time and
+//! the size of its body, the life of a connection. Each server has places of its own, so that clients of one
+//! cannot keep those of the other out.
 
 pub(super) mod body;
 pub(super) mod reply;
@@ -40,7 +41,8 @@ pub(super) trait HttpService: 'static {
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String>;
 }
 
-/// Accepts until it is aborted. `room` is for the connections at the same time; further ones wait in the backlog.
+/// Accepts until it is aborted. `room` bounds the connections at the same time; further ones wait in the
+/// backlog.
 pub(super) async fn serve(service: Rc<impl HttpService>, acceptor: Acceptor, room: Rc<Semaphore>) {
     loop {
         let accepted = match &acceptor {

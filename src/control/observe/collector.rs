@@ -1,8 +1,9 @@
-//! Collects what the shards recorded: once a second, and when somebody wants to see it now.
+//! Collects what the shards recorded: once a second, and when a client of the HTTP servers asks.
 //!
-//! A question is a message, and a shard answers it between two turns by handing over an interval; it never waits for the collector, and
-//! the collector waits for it only so long. At most one question to a shard is open. An interval that was read is emptied here and goes
-//! back with the next question, so that neither side allocates.
+//! A question is a message, and a shard answers it between two turns by handing over an interval. The shard
+//! never waits for the collector; the collector waits for a shard for a bounded time. At most one question to
+//! a shard is open. An interval that was read is emptied here and goes back with the next question, so that
+//! neither side allocates.
 
 use std::cell::{Ref, RefCell};
 use std::path::PathBuf;
@@ -106,7 +107,8 @@ impl Collector {
         self.state.borrow()
     }
 
-    /// Asks every shard and waits for their answers, not for long; with the list of connections when it is wanted.
+    /// Asks every shard and waits for their answers, for a bounded time. `connections`: lists of connections
+    /// too.
     pub(in crate::control) async fn refresh(&self, connections: bool) {
         if connections {
             // A question that is open may be one without them.
@@ -149,7 +151,7 @@ impl Collector {
         }
     }
 
-    /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
+    /// A shard has failed: it has no connections, and tasks that wait for its answer go on.
     pub(in crate::control) fn note_failure(&self, shard: usize) {
         let mut state = self.state.borrow_mut();
         state.totals.forget_gauges(shard);
@@ -169,7 +171,7 @@ impl Collector {
                 CollectorMessage::Recorded(shard, interval) => self.take(shard, interval),
                 CollectorMessage::Removed(export, forgotten) => {
                     self.forget(export);
-                    // Whoever waited may have gone.
+                    // The task that waited may have gone.
                     let _told = forgotten.send(());
                 }
             }
@@ -196,7 +198,7 @@ impl Collector {
                 continue;
             }
             let answer = self.answer.clone();
-            // Nobody listens any more when the process ends.
+            // The receiver is gone when the process ends.
             let answer = move |interval| drop(answer.send(CollectorMessage::Recorded(shard, interval)));
             let asked = self.plane.collect(shard, state.spare.take(), connections, answer);
             state.asked = asked.then(|| (Instant::now(), connections));

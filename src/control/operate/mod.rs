@@ -1,8 +1,8 @@
 //! The control socket: an HTTP API that changes the server, for those who may operate it.
 //!
-//! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the server. The user that the
-//! server became (`--user`) may not, although the file belongs to it then, so that it can be removed: whoever takes the server over
-//! must not operate it.
+//! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the
+//! server. The user that the server became (`--user`) may not, although the file belongs to it so that it can
+//! be removed: a server that was taken over must not be able to operate itself.
 
 mod routes;
 mod views;
@@ -42,7 +42,7 @@ pub(super) struct Operator {
     pub(super) starter: u32,
 }
 
-/// Listens on a control socket. Nobody is answered before [`Operator::start`].
+/// Listens on a control socket. No request is answered before [`Operator::start`].
 ///
 /// # Errors
 /// [`ListenError::Control`].

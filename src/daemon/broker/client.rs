@@ -20,7 +20,8 @@ use super::AT_ONCE;
 use super::message::{BrokerReply, BrokerRequest, MESSAGE_BYTES, OpenMode};
 use super::packet;
 
-/// How long a call waits: for a file system that hangs, perhaps. The broker goes on waiting, and its place is taken until then.
+/// How long a call waits, as a file system may hang. The broker goes on waiting, and the call's place is
+/// taken until it has answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no file; each a sentence.
@@ -46,7 +47,7 @@ pub(crate) struct Broker {
 }
 
 struct BrokerCalls {
-    /// A socket of packets; that these come in order, and have an end, is nothing that the runtime needs to know.
+    /// A socket of packets. The runtime need not know that they come in order, and have an end.
     socket: UnixDatagram,
     /// Calls at the same time; further ones wait here.
     room: Arc<Semaphore>,
@@ -58,7 +59,7 @@ struct BrokerCalls {
 /// A call whose answer is not there.
 struct PendingCall {
     answer: oneshot::Sender<OpenResult>,
-    /// It goes back when the broker has answered, whoever still waits for that.
+    /// Freed when the broker has answered, even if the call was given up before.
     _place: OwnedSemaphorePermit,
 }
 
@@ -164,7 +165,7 @@ impl BrokerCalls {
             _ => return None,
         };
         let waiting = self.waiting.borrow_mut().remove(&id)?;
-        // Whoever gave up needs no file.
+        // A call that was given up needs no file.
         drop(waiting.answer.send(answer));
         Some(())
     }

@@ -1,4 +1,4 @@
-//! What is said between the server and its broker: one packet a message, in bytes that either end may get from an enemy.
+//! The messages between the server and its broker: one packet each. Either end may be hostile.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +29,7 @@ pub(super) enum BrokerRequest {
     Begin,
     /// Open a file.
     Open { id: u64, access: OpenMode, path: PathBuf },
-    /// Open the configuration, wherever it is.
+    /// Open the configuration, whose place the broker knows.
     Configuration { id: u64 },
 }
 

@@ -11,9 +11,10 @@
 //!       ╳ end ──────────────────────────► ╳
 //! ```
 //!
-//! It is this program, run again: a fork alone would have what the server has in its memory. It has no other descriptor, no environment, and a list
-//! of verbs that is closed. What it may open is said before the server serves anybody, so that whoever takes the server over can open exports'
-//! neighbours at worst, by rules that stand in `open.rs`.
+//! It is this program, run again: a fork alone would have what the server has in its memory. It has no other
+//! descriptor, no environment, and a closed list of verbs. What it may open is fixed before the first client
+//! is served. A client that takes the server over can at worst open files beside the exports, by the rules of
+//! `open.rs`.
 
 mod client;
 mod message;
@@ -42,7 +43,7 @@ pub(crate) use process::run;
 const AT_ONCE: usize = 16;
 /// How long the broker may take to open its directories.
 const START_TIME: Duration = Duration::from_secs(30);
-/// The program, as the kernel knows it: not a name that somebody could have put something else under.
+/// The program, as the kernel knows it: its name could lead to another program by now.
 const PROGRAM: &str = "/proc/self/exe";
 
 /// Why there is no broker; each a sentence with cause and remedy.
@@ -69,7 +70,8 @@ pub(crate) struct Permissions {
 }
 
 impl Permissions {
-    /// What a configuration allows: the directories that it names, else those of its exports; and the block devices among these.
+    /// What a configuration allows: the directories that it names, else those of its exports; and the block
+    /// devices among these.
     pub(crate) fn of(config: &Config, configuration: Option<&Path>) -> Self {
         let is_device =
             |path: &Path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
@@ -109,7 +111,8 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
     }
 }
 
-/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when ours is closed.
+/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when
+/// ours is closed.
 ///
 /// # Errors
 /// [`BrokerStartError`].
@@ -127,7 +130,7 @@ fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, Broke
         .map_err(|error| BrokerStartError::Process(error.into()))?;
     sys::close_on_exec_from(3).map_err(BrokerStartError::Process)?;
     command.current_dir("/").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-    // Nobody waits for it: its socket says when it ends.
+    // It is not waited for: its socket says when it ends.
     let _child = command.spawn().map_err(BrokerStartError::Process)?;
     // The command holds a copy of their end.
     drop(command);
@@ -141,7 +144,7 @@ fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, Broke
         BrokerReply::Ready => Ok(ours),
         BrokerReply::Refused { why, .. } => Err(BrokerStartError::Setup(why)),
         BrokerReply::Opened { .. } => {
-            Err(BrokerStartError::Setup("it said something that nobody asked for".to_owned()))
+            Err(BrokerStartError::Setup("it opened a file before it was asked for one".to_owned()))
         }
     }
 }
@@ -195,7 +198,8 @@ mod tests {
 
     const ROLE: &str = "RINGNBD_TEST_BROKER_ROLE";
 
-    /// Runs itself twice more: as a server that goes into its sandbox, which has no way out, and as the broker of that one.
+    /// Runs itself twice more: as a server that enters its sandbox, which has no way out, and as the broker
+    /// of that server.
     #[test]
     fn files_are_opened_for_a_server_that_can_open_none() {
         let this = |role: &str| {

@@ -14,7 +14,8 @@ use super::open::Allowed;
 use super::packet;
 use crate::sys;
 
-/// What a terminal, or a manager of services, sends to all processes of a service: the broker ends with the server, not before.
+/// Signals that a terminal, or a manager of services, sends to all processes of a service. The broker ends
+/// with the server, not before.
 const IGNORED: [libc::c_int; 6] =
     [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1];
 
@@ -66,7 +67,7 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
     match failure {
         None => packet::send(socket, &BrokerReply::Ready.encode(), None).ok().map(|()| allowed),
         Some(why) => {
-            // Whoever waits for it hears the end otherwise.
+            // If this fails, the server sees the end of the socket.
             let _gone = packet::send(socket, &BrokerReply::Refused { id: 0, why }.encode(), None);
             None
         }
@@ -107,7 +108,7 @@ fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> Result<OwnedFd, Strin
         let (to, open, done) = (Arc::clone(&socket), Arc::clone(&open), Arc::clone(&busy));
         let work = move || {
             let opened = open(&request);
-            // Before the answer: whoever has it may ask again.
+            // Before the answer, because a server that has it may ask again.
             done.fetch_sub(1, Ordering::Relaxed);
             let _gone = match opened {
                 Ok(file) => {

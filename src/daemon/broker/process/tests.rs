@@ -136,7 +136,7 @@ fn a_server_that_was_taken_over_gets_refusals() {
         let (reply, files) = say(&socket, &bytes);
         assert!(matches!(reply, Some(BrokerReply::Refused { id: 0, .. })) && files == 0, "{reply:?}");
     }
-    // A descriptor that comes along is nobody's.
+    // A descriptor that comes with a message is closed.
     packet::send(socket.as_fd(), &opened, Some(io::stdin().as_fd())).unwrap();
     let (bytes, files) = packet::receive(socket.as_fd(), RecvFlags::empty()).unwrap();
     assert_eq!((BrokerReply::decode(&bytes), files.len()), (Some(BrokerReply::Opened { id: 5 }), 1));
@@ -179,7 +179,7 @@ fn answered(answer: impl Fn(&OwnedFd, u64) + Send + 'static) -> (BrokerError, Br
     let enemy = std::thread::spawn(move || {
         let request = receive(theirs.as_fd()).unwrap().unwrap();
         answer(&theirs, id_of(request).unwrap().0);
-        // It stays, so that nobody can take its end for the reason.
+        // It stays, so that its end cannot be the reason.
         let _the_test_is_over = hears.recv();
     });
     let errors = with_client(ours, async |broker| {
