@@ -55,9 +55,11 @@
 #[macro_use]
 mod canary;
 
+#[warn(missing_docs)]
 mod backend;
 mod client;
 mod config;
+#[warn(missing_docs)]
 mod control;
 mod exec;
 mod identity;
@@ -68,6 +70,7 @@ mod random;
 mod ring;
 #[warn(missing_docs)]
 mod server;
+#[warn(missing_docs)]
 mod shard;
 mod stats;
 #[allow(unsafe_code)]

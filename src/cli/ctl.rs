@@ -54,7 +54,7 @@ pub(crate) enum CtlCommand {
 
 /// What is shown of an export; the server may say more.
 #[derive(Debug, Deserialize)]
-struct ListedExport {
+struct ExportRow {
     export: String,
     id: String,
     source: String,
@@ -90,13 +90,13 @@ fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
     if as_json {
         return print(&json(&answer.body));
     }
-    match Vec::<ListedExport>::deserialize(&answer.body["exports"]) {
+    match Vec::<ExportRow>::deserialize(&answer.body["exports"]) {
         Ok(exports) => print(&as_table(&exports)),
         Err(error) => Outcome::refused(format_args!("the server's list is not understood: {error}")),
     }
 }
 
-fn as_table(exports: &[ListedExport]) -> String {
+fn as_table(exports: &[ExportRow]) -> String {
     let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
     let mut rows = vec![titles.map(String::from).to_vec()];
     for export in exports {
@@ -149,7 +149,7 @@ mod tests {
             {"export": "a\u{1b}[2J", "id": "10.3", "source": "/a.img", "size_bytes": 512, "read_only": true, "connections": 0,
              "state": "stopping"},
         ]);
-        let exports = Vec::<ListedExport>::deserialize(&body).unwrap();
+        let exports = Vec::<ExportRow>::deserialize(&body).unwrap();
         let shown = as_table(&exports);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(
