@@ -90,6 +90,11 @@ impl Device {
         Ok(Self { facts: export.facts().clone(), kind: Kind::open(export, context)? })
     }
 
+    /// What stands for a device that could not be opened. It gets no requests.
+    pub(crate) fn absent(export: &Export) -> Self {
+        Self { facts: export.facts().clone(), kind: Kind::Null }
+    }
+
     /// Places that it takes among the ring's files.
     pub(crate) fn files(&self) -> usize {
         self.kind.files()

@@ -22,9 +22,9 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::slow_send::SlowSends;
 use crate::shard::mailbox::Message;
 use crate::shard::record::Recorder;
+use crate::shard::request::Job;
 use crate::shard::request::serve::Shared;
 use crate::shard::request::table::{RequestId, RequestTable};
-use crate::shard::request::{Peer, Work};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
 use crate::sys::Doorbell;
 
@@ -64,8 +64,8 @@ pub(crate) struct Shard {
     pub(crate) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
     pub(crate) to_flush: Vec<u32>,
-    /// Requests of this turn that need a task.
-    pub(crate) admitted: Vec<(RequestId, Rc<Peer>, Work)>,
+    /// What needs a task from this turn on.
+    pub(crate) jobs: Vec<Job>,
     pub(crate) batches: Batches,
     /// Requests that a send has ended; kept for its memory.
     pub(crate) ended: Vec<RequestId>,
@@ -132,7 +132,7 @@ impl Shard {
             workers_per_export,
             zeroes,
         };
-        let shared = Shared { context, answered: Default::default() };
+        let shared = Shared { context, answered: Default::default(), opened: Default::default() };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
         let fault_watch = FaultWatch::new(ring.major_faults());
@@ -149,7 +149,7 @@ impl Shard {
             admission,
             to_receive: Vec::new(),
             to_flush: Vec::new(),
-            admitted: Vec::new(),
+            jobs: Vec::new(),
             batches,
             ended: Vec::new(),
             started: Vec::new(),
