@@ -4,6 +4,9 @@
 mod caught;
 mod helper_lines;
 mod helpers;
+// For stores, which are to come.
+#[cfg_attr(not(test), allow(dead_code))]
+mod range_lock;
 mod sync;
 mod task;
 mod waker;

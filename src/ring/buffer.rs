@@ -16,6 +16,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buddy::Buddy;
+use super::reserve::ReserveLine;
 use crate::sys::Mapping;
 
 /// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
@@ -30,6 +31,8 @@ pub(crate) enum ZoneKind {
     Long,
     /// For what must neither use up nor break up the other zones.
     Apart,
+    /// For devices.
+    Reserve,
 }
 
 impl ZoneKind {
@@ -58,7 +61,7 @@ const MOST_APART: usize = 16 << 20;
 /// The zone for leases of 1 to 4 MiB is a multiple of so many units.
 const MIDDLE_STEP: u32 = ((8 << 20) / UNIT) as u32;
 
-/// Four zones over one mapping.
+/// Five zones over one mapping.
 #[derive(Debug)]
 pub struct BufferPool {
     inner: Rc<PoolCore>,
@@ -68,11 +71,13 @@ pub struct BufferPool {
 struct PoolCore {
     mapping: Mapping,
     /// By [`ZoneKind`].
-    zones: [RefCell<Zone>; 4],
+    zones: [RefCell<Zone>; 5],
     /// Bytes of the longest lease.
     longest: usize,
     /// The blocks that start at each unit; only those that are lent mean something.
     blocks: Box<[Block]>,
+    /// Those that wait for memory that is kept for devices.
+    reserve: ReserveLine,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
 }
@@ -163,11 +168,20 @@ impl BufferPool {
     /// # Errors
     /// The kernel's, when it refuses the memory.
     pub fn new(bytes: usize, longest: usize) -> std::io::Result<Self> {
+        Self::with_reserve(bytes, longest, 0)
+    }
+
+    /// As [`BufferPool::new`], and `reserve` bytes more for devices, in whole pages.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses the memory.
+    pub fn with_reserve(bytes: usize, longest: usize, reserve: usize) -> std::io::Result<Self> {
         let largest = longest.next_power_of_two().max(UNIT);
         assert!(longest <= LARGEST_LEASE, "a lease of {longest} bytes is beyond every limit");
         assert!(bytes >= largest + BULK_THRESHOLD, "limits leave no room for one largest lease");
         let units = (bytes / UNIT) as u32;
-        let mapping = Mapping::anonymous(units as usize * UNIT)?;
+        let reserve = (reserve / UNIT) as u32;
+        let mapping = Mapping::anonymous((units + reserve) as usize * UNIT)?;
         let (long, middle) = if longest > BULK_THRESHOLD {
             let largest = (largest / UNIT) as u32;
             let long = (units / 8 * 3 / largest * largest).max(largest);
@@ -181,11 +195,16 @@ impl BufferPool {
             |first_unit, units| RefCell::new(Zone { first_unit, units, buddy: Buddy::new(units, order) });
         // The long zone stands first, where its blocks are aligned by their own size.
         let small = units - long - middle - apart;
-        let zones =
-            [zone(long + middle, small), zone(long, middle), zone(0, long), zone(units - apart, apart)];
-        let blocks = (0..units).map(|unit| Block::new(&mapping, unit)).collect();
-        let returned = Cell::new(false);
-        Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, returned }) })
+        let zones = [
+            zone(long + middle, small),
+            zone(long, middle),
+            zone(0, long),
+            zone(units - apart, apart),
+            zone(units, reserve),
+        ];
+        let blocks = (0..units + reserve).map(|unit| Block::new(&mapping, unit)).collect();
+        let (reserve, returned) = (ReserveLine::default(), Cell::new(false));
+        Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, reserve, returned }) })
     }
 
     /// Lends at least `length` bytes, if there is a block for them. Who may have how much is for others to say.
@@ -274,6 +293,17 @@ impl BufferPool {
     /// Bytes in all.
     pub fn total_bytes(&self) -> usize {
         self.inner.zones.iter().map(|zone| zone.borrow().units as usize * UNIT).sum()
+    }
+
+    pub(super) fn reserve_line(&self) -> &ReserveLine {
+        &self.inner.reserve
+    }
+
+    /// Bytes of the longest lease that the reserve could give if all of it was free.
+    pub(super) fn longest_of_reserve(&self) -> usize {
+        let units = self.zone(ZoneKind::Reserve).units as usize;
+        let largest = units.checked_ilog2().map_or(0, |order| UNIT << order);
+        largest.min(self.inner.longest.max(BULK_THRESHOLD).next_power_of_two())
     }
 
     /// The same pool under another handle.
@@ -383,6 +413,9 @@ impl Drop for Lease {
             let first = zone.first_unit;
             zone.buddy.give(block.unit - first, block.order.get());
             drop(zone);
+            if block.kind.get() == ZoneKind::Reserve {
+                return BufferPool { inner: pool }.serve_reserve();
+            }
             pool.returned.set(true);
         }
     }

@@ -14,6 +14,9 @@ mod mapped;
 mod op;
 mod operation;
 mod receive;
+// For stores, which are to come.
+#[cfg_attr(not(test), allow(dead_code))]
+mod reserve;
 mod running;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;

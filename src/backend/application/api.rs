@@ -150,11 +150,11 @@ pub trait FastDevice: Send + Sync + 'static {
 ///   submitted, on any shard; so has a WRITE with [`fua`](IoFlags::fua) for its own range.
 /// * Each request ends in the end. A client that waits for one that does not holds its connection and the request's memory, until the server
 ///   stops and cuts it off.
-/// * A method that panics fails the requests that the queue keeps. No method of the device is called after that on any shard, all its
-///   requests fail with `EIO`, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
+/// * A method that panics fails its request. No method of the device is called after that on any shard: its queues are dropped, and so are the
+///   requests that they keep; all its requests fail with `EIO`, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
 pub trait DeviceQueue {
     /// Answers a READ or WRITE before it takes any memory, if that needs no data: `None` has it [submitted](Self::submit) instead. A WRITE is
-    /// answered before its data is here.
+    /// asked about before its data is here. One that has to wait for memory is asked about again.
     fn immediate(&mut self, _request: &Preview) -> Option<Immediate> {
         None
     }

@@ -118,7 +118,9 @@ impl Application {
         context: &ShardContext,
     ) -> io::Result<Self> {
         let way = match &device.source {
-            Source::Fast(fast) => OnShard::Fast(Queue::open(fast.get(), &device.health, context.shard)?),
+            Source::Fast(fast) => {
+                OnShard::Fast(Queue::open(fast.get(), &device.health, context.shard, &context.outstanding)?)
+            }
             Source::Blocking(blocking) => OnShard::Blocking(BlockingQueue::new(
                 blocking,
                 &device.health,

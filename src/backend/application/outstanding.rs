@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -23,14 +23,19 @@ pub(crate) struct Outstanding {
     ended: Receiver<Ended>,
     places: RefCell<Slab<Place>>,
     next: Cell<u64>,
-    uncommitted: RefCell<Vec<Rc<dyn Commit>>>,
+    uncommitted: RefCell<Vec<Rc<dyn Committed>>>,
+    /// Those that are open.
+    queues: RefCell<Vec<Weak<dyn Committed>>>,
     ready: ReadyList,
     ring: Ring,
 }
 
-/// A queue that is told at the end of a turn that it was handed all.
-pub(super) trait Commit {
+/// A queue on this shard.
+pub(super) trait Committed {
+    /// It was handed all of this turn.
     fn commit(&self);
+    /// The doorbell rang: its device may have failed on another shard.
+    fn look(&self);
 }
 
 struct Place {
@@ -46,12 +51,13 @@ impl Outstanding {
     pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
         let (sender, ended) = unbounded();
         let way = Arc::new(Way { sender, doorbell: Arc::clone(doorbell) });
-        let (places, uncommitted) = Default::default();
-        Self { way, ended, places, next: Cell::new(0), uncommitted, ready, ring }
+        let (places, uncommitted, queues) = Default::default();
+        Self { way, ended, places, next: Cell::new(0), uncommitted, queues, ready, ring }
     }
 
     /// The doorbell rang: requests that ended go on.
     pub(crate) fn collect(&self) {
+        self.look();
         for Ended { ticket, loan, result } in self.ended.try_iter() {
             let lease = loan.and_then(Loan::give_back);
             let mut places = self.places.borrow_mut();
@@ -66,6 +72,24 @@ impl Outstanding {
         }
     }
 
+    /// Lets queues look whether their device has failed elsewhere.
+    fn look(&self) {
+        let mut queues = self.queues.take();
+        queues.retain(|queue| {
+            queue.upgrade().is_some_and(|queue| {
+                queue.look();
+                true
+            })
+        });
+        self.queues.borrow_mut().append(&mut queues);
+    }
+
+    /// A queue was opened. Rings when its device fails.
+    pub(super) fn opened(&self, queue: Weak<dyn Committed>) -> Arc<Doorbell> {
+        self.queues.borrow_mut().push(queue);
+        Arc::clone(&self.way.doorbell)
+    }
+
     /// All that was ready has run: the queues that were handed something may start.
     pub(crate) fn commit(&self) {
         if self.uncommitted.borrow().is_empty() {
@@ -77,7 +101,7 @@ impl Outstanding {
     }
 
     /// At the end of this turn the queue is told that this was all.
-    pub(super) fn will_commit(&self, queue: Rc<dyn Commit>) {
+    pub(super) fn will_commit(&self, queue: Rc<dyn Committed>) {
         self.uncommitted.borrow_mut().push(queue);
     }
 

@@ -35,7 +35,7 @@ impl Need {
             Self::Memory(shortage) => match shortage.kind() {
                 ZoneKind::Long => LONG_LEASES,
                 ZoneKind::Middle => MIDDLE_LEASES,
-                ZoneKind::Small | ZoneKind::Apart => SMALL_LEASES,
+                ZoneKind::Small | ZoneKind::Apart | ZoneKind::Reserve => SMALL_LEASES,
             },
             Self::Slot { .. } => SLOTS,
             Self::Buffer => BUFFERS,
