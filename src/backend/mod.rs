@@ -12,13 +12,13 @@ mod durability;
 mod export;
 mod export_id;
 mod fault;
-mod faulty;
 mod file;
 mod inode;
 mod kind;
 mod known_data;
 mod lock;
 mod memory;
+mod open_error;
 mod page_cache;
 mod prefetch;
 mod steps;
@@ -36,10 +36,10 @@ pub use application::{
 };
 pub(crate) use at_once::{AtOnce, Glance};
 pub use export::Export;
-pub(crate) use export::OpenError;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use file::ReadFailure;
+pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;
 

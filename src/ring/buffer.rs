@@ -15,47 +15,14 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use super::block::Block;
 use super::buddy::Buddy;
-use super::reserve::ReserveLine;
+use super::reserve_line::ReserveLine;
+use super::zone::{BULK_THRESHOLD, UNIT, ZoneKind, order_of};
 use crate::sys::Mapping;
 
-/// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
-const LONG_THRESHOLD: usize = 4 << 20;
-
-/// A zone of the arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ZoneKind {
-    Small,
-    /// Leases of more than 1 MiB.
-    Middle,
-    Long,
-    /// For what must neither use up nor break up the other zones.
-    Apart,
-    /// For devices.
-    Reserve,
-}
-
-impl ZoneKind {
-    fn of(length: usize) -> Self {
-        match length {
-            0..=BULK_THRESHOLD => Self::Small,
-            _ if length <= LONG_THRESHOLD => Self::Middle,
-            _ => Self::Long,
-        }
-    }
-}
-
-/// The order of the block that so many bytes need.
-fn order_of(length: usize) -> u8 {
-    length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8
-}
-
-/// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
-pub(crate) const UNIT: usize = 4096;
 /// The longest lease that a pool can be made for.
 pub const LARGEST_LEASE: usize = 256 << 20;
-/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
-pub(crate) const BULK_THRESHOLD: usize = 1 << 20;
 /// The most bytes of the zone [`ZoneKind::Apart`].
 const MOST_APART: usize = 16 << 20;
 /// The zone for leases of 1 to 4 MiB is a multiple of so many units.
@@ -75,38 +42,11 @@ struct PoolCore {
     /// Bytes of the longest lease.
     longest: usize,
     /// The blocks that start at each unit; only those that are lent mean something.
-    blocks: Box<[Block]>,
+    blocks: Box<[Block<PoolCore>]>,
     /// Those that wait for memory that is kept for devices.
-    reserve: ReserveLine,
+    reserve: ReserveLine<Lease>,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
-}
-
-/// A block that is lent.
-struct Block {
-    /// The pool of a lent block, so that a lease has to know its block only.
-    pool: Cell<Option<Rc<PoolCore>>>,
-    /// Where it starts, inside the mapping, and as a unit of it.
-    address: *mut u8,
-    unit: u32,
-    /// Leases of it, or of parts of it.
-    holders: Cell<u16>,
-    order: Cell<u8>,
-    kind: Cell<ZoneKind>,
-}
-
-impl Block {
-    fn new(mapping: &Mapping, unit: u32) -> Self {
-        let address = mapping.address().wrapping_add(unit as usize * UNIT);
-        let (pool, holders, order) = (Cell::new(None), Cell::new(0), Cell::new(0));
-        Self { pool, address, unit, holders, order, kind: Cell::new(ZoneKind::Small) }
-    }
-}
-
-impl std::fmt::Debug for Block {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Block({}, {} leases)", self.unit, self.holders.get())
-    }
 }
 
 #[derive(Debug)]
@@ -129,7 +69,7 @@ impl Zone {
 pub struct Lease {
     /// Points into the pool, which the block itself keeps alive until its last lease is dropped. A pointer
     /// also keeps a lease on its shard.
-    block: NonNull<Block>,
+    block: NonNull<Block<PoolCore>>,
     /// Its part of the block, in bytes.
     start: u32,
     length: u32,
@@ -202,7 +142,8 @@ impl BufferPool {
             zone(units - apart, apart),
             zone(units, reserve),
         ];
-        let blocks = (0..units + reserve).map(|unit| Block::new(&mapping, unit)).collect();
+        let address = |unit: u32| mapping.address().wrapping_add(unit as usize * UNIT);
+        let blocks = (0..units + reserve).map(|unit| Block::new(address(unit), unit)).collect();
         let (reserve, returned) = (ReserveLine::default(), Cell::new(false));
         Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, reserve, returned }) })
     }
@@ -295,7 +236,7 @@ impl BufferPool {
         self.inner.zones.iter().map(|zone| zone.borrow().units as usize * UNIT).sum()
     }
 
-    pub(super) fn reserve_line(&self) -> &ReserveLine {
+    pub(super) fn reserve_line(&self) -> &ReserveLine<Lease> {
         &self.inner.reserve
     }
 
@@ -344,7 +285,7 @@ impl Lease {
         (self, rest)
     }
 
-    fn block(&self) -> &Block {
+    fn block(&self) -> &Block<PoolCore> {
         // SAFETY: the block lies in memory that its pool owns and never moves, and as long as there is a
         // lease of it, it holds the pool.
         unsafe { self.block.as_ref() }

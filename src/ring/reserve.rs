@@ -5,33 +5,14 @@
 //! starved by short ones. Each holds what it was given until it drops it, and asks for no more meanwhile: two that did could wait for each
 //! other for ever.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
-use super::buffer::{BufferPool, Lease, ZoneKind};
+use super::buffer::{BufferPool, Lease};
+use super::reserve_line::Waiting;
+use super::zone::ZoneKind;
 
 /// The reserve of a pool.
 pub(crate) struct Reserve<'a>(&'a BufferPool);
-
-/// Those who wait for memory of the reserve.
-#[derive(Debug, Default)]
-pub(super) struct ReserveLine(RefCell<Line>);
-
-#[derive(Debug, Default)]
-struct Line {
-    waiting: VecDeque<Waiting>,
-    /// What was given to those who came first, until they take it.
-    given: Vec<(u64, Lease)>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    ticket: u64,
-    length: usize,
-    waker: Option<Waker>,
-}
 
 /// A place in the line.
 struct Ticket<'a> {
@@ -48,7 +29,7 @@ impl BufferPool {
     /// Gives what came back to the first of those who wait, and to the next ones, as far as it goes.
     pub(super) fn serve_reserve(&self) {
         loop {
-            let mut line = self.reserve_line().0.borrow_mut();
+            let mut line = self.reserve_line().borrow_mut();
             let Some(first) = line.waiting.front() else { return };
             let Some(lease) = self.take(ZoneKind::Reserve, first.length, 0) else { return };
             let first = line.waiting.pop_front().expect("it was looked at");
@@ -78,7 +59,7 @@ impl Reserve<'_> {
     }
 
     fn join(&self, length: usize) -> Ticket<'_> {
-        let mut line = self.0.reserve_line().0.borrow_mut();
+        let mut line = self.0.reserve_line().borrow_mut();
         let number = line.next;
         line.next += 1;
         line.waiting.push_back(Waiting { ticket: number, length, waker: None });
@@ -88,13 +69,13 @@ impl Reserve<'_> {
 
 impl Ticket<'_> {
     fn take(&self) -> Option<Lease> {
-        let mut line = self.pool.reserve_line().0.borrow_mut();
+        let mut line = self.pool.reserve_line().borrow_mut();
         let index = line.given.iter().position(|(ticket, _)| *ticket == self.number)?;
         Some(line.given.swap_remove(index).1)
     }
 
     fn waits(&self, waker: Waker) {
-        let mut line = self.pool.reserve_line().0.borrow_mut();
+        let mut line = self.pool.reserve_line().borrow_mut();
         let own = line.waiting.iter_mut().find(|waiting| waiting.ticket == self.number);
         let replaced = own.and_then(|own| own.waker.replace(waker));
         drop(line);
@@ -104,7 +85,7 @@ impl Ticket<'_> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut line = self.pool.reserve_line().0.borrow_mut();
+        let mut line = self.pool.reserve_line().borrow_mut();
         let place = line.waiting.iter().position(|waiting| waiting.ticket == self.number);
         let left = place.and_then(|place| line.waiting.remove(place));
         drop(line);
@@ -122,7 +103,7 @@ mod tests {
     use std::task::Context;
 
     use super::*;
-    use crate::ring::buffer::UNIT;
+    use crate::ring::zone::UNIT;
 
     fn pool() -> BufferPool {
         BufferPool::with_reserve(8 << 20, 1 << 20, 8 * UNIT).unwrap()

@@ -40,6 +40,7 @@ const LONGEST_CHANGE: u64 = 64 << 20;
 #[derive(Clone)]
 pub struct ApplicationDevice {
     source: Source,
+    one_shard: bool,
     health: Arc<Health>,
 }
 
@@ -52,12 +53,28 @@ enum Source {
 impl ApplicationDevice {
     /// A device whose verbs block.
     pub fn blocking(device: impl BlockingDevice) -> Self {
-        Self { source: Source::Blocking(Arc::new(Caged::new(Box::new(device)))), health: Arc::default() }
+        Self::new(Source::Blocking(Arc::new(Caged::new(Box::new(device)))))
     }
 
     /// A device that carries requests out side by side.
     pub fn fast(device: impl FastDevice) -> Self {
-        Self { source: Source::Fast(Arc::new(Caged::new(Box::new(device)))), health: Arc::default() }
+        Self::new(Source::Fast(Arc::new(Caged::new(Box::new(device)))))
+    }
+
+    fn new(source: Source) -> Self {
+        Self { source, one_shard: false, health: Arc::default() }
+    }
+
+    /// Has all clients of the device served by one shard, so that one [`DeviceQueue`] sees all requests. When that shard fails, another one
+    /// opens the device for the next client.
+    #[must_use]
+    pub fn on_one_shard(mut self) -> Self {
+        self.one_shard = true;
+        self
+    }
+
+    pub(super) fn is_on_one_shard(&self) -> bool {
+        self.one_shard
     }
 
     /// Whether its code has panicked: all its requests fail from then on.

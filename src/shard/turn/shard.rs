@@ -121,17 +121,15 @@ impl Shard {
             .map_err(|error| ShardStartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
-        let zeroes = zeroes.freeze();
-        let (shard, workers_per_export) = (index, limits.workers_per_export);
         let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
         let context = ShardContext {
-            shard,
+            shard: index,
             ring: ring.clone(),
             ready,
             helpers,
             outstanding,
-            workers_per_export,
-            zeroes,
+            workers_per_export: limits.workers_per_export,
+            zeroes: zeroes.freeze(),
         };
         let shared = Shared { context, answered: Default::default(), opened: Default::default() };
         let admission = Admission::new(&limits, pool);
