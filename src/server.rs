@@ -279,7 +279,10 @@ impl ServerHandle {
         self.change(|answer| Wish::Remove(Box::new(Takeaway { name, how, answer: Box::new(answer) })))
     }
 
-    fn change<T: Send + 'static>(&self, wish: impl FnOnce(Answer<T>) -> Wish) -> Result<T, ServerError> {
+    fn change<T: Send + 'static>(
+        &self,
+        wish: impl FnOnce(ChangeAnswer<T>) -> Wish,
+    ) -> Result<T, ServerError> {
         let (answer, answered) = sync_channel(1);
         let wish = wish(Box::new(move |result| drop(answer.send(result))));
         let sent = self.wish.send(wish).is_ok();
@@ -357,7 +360,7 @@ struct Embedded {
 const EXPORTS_LATER: usize = 16;
 
 /// Takes the answer to a change.
-type Answer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
+type ChangeAnswer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 
 impl Host for Embedded {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {

@@ -30,12 +30,12 @@ pub(crate) struct RangeLock(Mutex<Claims>);
 #[derive(Debug, Default)]
 struct Claims {
     /// By the numbers of those who came, held and waiting.
-    claims: BTreeMap<u64, Claim>,
+    claims: BTreeMap<u64, RangeClaim>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct RangeClaim {
     range: ByteRange,
     mode: Mode,
     /// Earlier ones that it conflicts with. Without any it is held.
@@ -43,7 +43,7 @@ struct Claim {
     waker: Option<Waker>,
 }
 
-impl Claim {
+impl RangeClaim {
     fn conflicts(&self, range: ByteRange, mode: Mode) -> bool {
         self.range.overlaps(range) && (self.mode == Mode::Exclusive || mode == Mode::Exclusive)
     }
@@ -70,7 +70,7 @@ impl RangeLock {
         let before = state.claims.values().filter(|claim| claim.conflicts(range, mode)).count();
         let number = state.next;
         state.next += 1;
-        state.claims.insert(number, Claim { range, mode, before, waker: None });
+        state.claims.insert(number, RangeClaim { range, mode, before, waker: None });
         LockedRange { lock: self, number }
     }
 }

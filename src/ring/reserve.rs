@@ -8,14 +8,14 @@
 use std::task::{Poll, Waker};
 
 use super::buffer::{BufferPool, Lease};
-use super::reserve_line::Waiting;
+use super::reserve_line::ReserveWaiter;
 use super::zone::ZoneKind;
 
 /// The reserve of a pool.
 pub(crate) struct Reserve<'a>(&'a BufferPool);
 
 /// A place in the line.
-struct Ticket<'a> {
+struct ReserveTicket<'a> {
     pool: &'a BufferPool,
     number: u64,
 }
@@ -58,16 +58,16 @@ impl Reserve<'_> {
         .await
     }
 
-    fn join(&self, length: usize) -> Ticket<'_> {
+    fn join(&self, length: usize) -> ReserveTicket<'_> {
         let mut line = self.0.reserve_line().borrow_mut();
         let number = line.next;
         line.next += 1;
-        line.waiting.push_back(Waiting { ticket: number, length, waker: None });
-        Ticket { pool: self.0, number }
+        line.waiting.push_back(ReserveWaiter { ticket: number, length, waker: None });
+        ReserveTicket { pool: self.0, number }
     }
 }
 
-impl Ticket<'_> {
+impl ReserveTicket<'_> {
     fn take(&self) -> Option<Lease> {
         let mut line = self.pool.reserve_line().borrow_mut();
         let index = line.given.iter().position(|(ticket, _)| *ticket == self.number)?;
@@ -83,7 +83,7 @@ impl Ticket<'_> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for ReserveTicket<'_> {
     fn drop(&mut self) {
         let mut line = self.pool.reserve_line().borrow_mut();
         let place = line.waiting.iter().position(|waiting| waiting.ticket == self.number);

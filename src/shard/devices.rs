@@ -45,7 +45,7 @@ struct OpenDevice {
 }
 
 /// What becomes of a connection that comes.
-pub(crate) enum Entered {
+pub(crate) enum DeviceEntry {
     /// Its device is open.
     Open(NewConnection, OpenedDevice),
     /// It waits, and its device is to be opened.
@@ -61,25 +61,25 @@ pub(crate) struct OpenedDevice {
 }
 
 /// The end of an opening: the connections that waited, and what is to become of them if their export was removed meanwhile.
-pub(crate) struct Waiting {
+pub(crate) struct EndedOpening {
     pub(crate) connections: Vec<NewConnection>,
     pub(crate) removal: Option<(Removal, Done)>,
 }
 
 impl Devices {
     /// A connection comes.
-    pub(crate) fn enter(&mut self, new: NewConnection) -> Entered {
+    pub(crate) fn enter(&mut self, new: NewConnection) -> DeviceEntry {
         match self.states.get_mut(&new.id) {
             Some(DeviceState::Open(open)) => {
                 assert!(open.removed.is_none(), "no connection comes after the order to remove its export");
                 open.connections += 1;
                 let (device, failed) = (Rc::clone(&open.device), open.failed);
-                Entered::Open(new, OpenedDevice { device, failed })
+                DeviceEntry::Open(new, OpenedDevice { device, failed })
             }
             Some(DeviceState::Opening { waiting, removal, .. }) => {
                 assert!(removal.is_none(), "no connection comes after the order to remove its export");
                 waiting.push(new);
-                Entered::Waits
+                DeviceEntry::Waits
             }
             None => {
                 let (id, export) = (new.id, Arc::clone(&new.export));
@@ -87,7 +87,7 @@ impl Devices {
                     DeviceState::Opening { export: Arc::clone(&export), waiting: vec![new], removal: None };
                 self.states.insert(id, opening);
                 self.opening += 1;
-                Entered::First(export)
+                DeviceEntry::First(export)
             }
         }
     }
@@ -101,7 +101,7 @@ impl Devices {
     }
 
     /// A device is open; `None` when it could not be opened. Those that waited are to [enter](Self::enter) again.
-    pub(crate) fn opened(&mut self, id: ExportId, device: Option<Device>) -> Waiting {
+    pub(crate) fn opened(&mut self, id: ExportId, device: Option<Device>) -> EndedOpening {
         let Some(DeviceState::Opening { export, waiting, removal }) = self.states.remove(&id) else {
             unreachable!("it is being opened")
         };
@@ -111,7 +111,7 @@ impl Devices {
         self.moment += 1;
         let open = OpenDevice { device, failed, connections: 0, idle_since: self.moment, removed: None };
         self.states.insert(id, DeviceState::Open(open));
-        Waiting { connections: waiting, removal }
+        EndedOpening { connections: waiting, removal }
     }
 
     /// A connection of the export is gone, and with it what it held. When it was the last one of an export that was removed, the
@@ -219,9 +219,9 @@ mod tests {
         export: &Arc<Export>,
     ) -> bool {
         let export = match devices.enter(new_connection(id, export)) {
-            Entered::Open(_, device) => return !device.failed,
-            Entered::First(export) => export,
-            Entered::Waits => panic!("it is opened at once"),
+            DeviceEntry::Open(_, device) => return !device.failed,
+            DeviceEntry::First(export) => export,
+            DeviceEntry::Waits => panic!("it is opened at once"),
         };
         let device = loop {
             match Device::new(&export, context) {
@@ -233,10 +233,10 @@ mod tests {
                 result => break Some(result.unwrap()),
             }
         };
-        let Waiting { mut connections, removal } = devices.opened(id, device);
+        let EndedOpening { mut connections, removal } = devices.opened(id, device);
         assert!(connections.len() == 1 && removal.is_none());
         match devices.enter(connections.pop().unwrap()) {
-            Entered::Open(_, device) => !device.failed,
+            DeviceEntry::Open(_, device) => !device.failed,
             _ => panic!("it is open"),
         }
     }
@@ -294,16 +294,16 @@ mod tests {
         let context = context_with(&RingOptions::small());
         let mut devices = Devices::default();
         let enter = |devices: &mut Devices| devices.enter(new_connection(id(0), &export));
-        assert!(matches!(enter(&mut devices), Entered::First(_)));
-        assert!(matches!(enter(&mut devices), Entered::Waits));
+        assert!(matches!(enter(&mut devices), DeviceEntry::First(_)));
+        assert!(matches!(enter(&mut devices), DeviceEntry::Waits));
         assert!(devices.are_opening() && devices.iter().count() == 0);
         let told = Arc::new(());
         let done = Arc::clone(&told);
         assert!(devices.remove(id(0), Removal::WhenUnused, Box::new(move || drop(done))).is_none());
         let device = Device::new(&export, &context).unwrap();
-        let Waiting { connections, removal } = devices.opened(id(0), Some(device));
+        let EndedOpening { connections, removal } = devices.opened(id(0), Some(device));
         assert!(connections.len() == 2 && !devices.are_opening());
-        assert!(connections.into_iter().all(|new| matches!(devices.enter(new), Entered::Open(..))));
+        assert!(connections.into_iter().all(|new| matches!(devices.enter(new), DeviceEntry::Open(..))));
         let (how, done) = removal.unwrap();
         assert!(devices.remove(id(0), how, done).is_none());
         assert!(devices.leave(id(0)).is_none());

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use crossbeam_channel::{Receiver, unbounded};
 use slab::Slab;
 
-use super::request::{DeviceRequest, Ended, Ticket, Way};
+use super::request::{DeviceRequest, Ended, RequestTicket, Way};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
 use crate::exec::{ReadyList, Waiter};
 use crate::ring::{Lease, Loan, Ring};
@@ -21,7 +21,7 @@ use crate::sys::Doorbell;
 pub(crate) struct Outstanding {
     way: Arc<Way>,
     ended: Receiver<Ended>,
-    places: RefCell<Slab<Place>>,
+    places: RefCell<Slab<WorkerPlace>>,
     next: Cell<u64>,
     uncommitted: RefCell<Vec<Rc<dyn Committed>>>,
     /// Those that are open.
@@ -38,14 +38,14 @@ pub(super) trait Committed {
     fn look(&self);
 }
 
-struct Place {
+struct WorkerPlace {
     number: u64,
     waiter: Option<Waiter>,
-    outcome: Option<Outcome>,
+    outcome: Option<RequestEnd>,
 }
 
 /// The memory of a READ, and how the request ended.
-type Outcome = (Option<Lease>, Result<Vec<Extent>, BlockError>);
+type RequestEnd = (Option<Lease>, Result<Vec<Extent>, BlockError>);
 
 impl Outstanding {
     pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
@@ -113,17 +113,18 @@ impl Outstanding {
         flags: IoFlags,
         most_extents: usize,
         loan: Option<Loan>,
-    ) -> (DeviceRequest, Waiting<'_>) {
+    ) -> (DeviceRequest, RequestWait<'_>) {
         let number = self.next.get();
         self.next.set(number + 1);
-        let place = self.places.borrow_mut().insert(Place { number, waiter: None, outcome: None }) as u32;
-        let (ticket, way) = (Ticket { place, number }, Arc::clone(&self.way));
+        let place =
+            self.places.borrow_mut().insert(WorkerPlace { number, waiter: None, outcome: None }) as u32;
+        let (ticket, way) = (RequestTicket { place, number }, Arc::clone(&self.way));
         let request = DeviceRequest { command, range, flags, most_extents, loan, ticket, way, ended: false };
-        (request, Waiting { outstanding: self, ticket })
+        (request, RequestWait { outstanding: self, ticket })
     }
 }
 
-fn find(places: &mut Slab<Place>, ticket: Ticket) -> Option<&mut Place> {
+fn find(places: &mut Slab<WorkerPlace>, ticket: RequestTicket) -> Option<&mut WorkerPlace> {
     places.get_mut(ticket.place as usize).filter(|place| place.number == ticket.number)
 }
 
@@ -135,15 +136,15 @@ impl Drop for Outstanding {
 }
 
 /// The end of a request, awaited.
-pub(super) struct Waiting<'a> {
+pub(super) struct RequestWait<'a> {
     outstanding: &'a Outstanding,
-    ticket: Ticket,
+    ticket: RequestTicket,
 }
 
-impl Future for Waiting<'_> {
-    type Output = Outcome;
+impl Future for RequestWait<'_> {
+    type Output = RequestEnd;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RequestEnd> {
         let waiter = Waiter::new(&self.outstanding.ring, context);
         let mut places = self.outstanding.places.borrow_mut();
         let place = find(&mut places, self.ticket).expect("it is polled until it ends, and no longer");
@@ -158,7 +159,7 @@ impl Future for Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for RequestWait<'_> {
     fn drop(&mut self) {
         let mut places = self.outstanding.places.borrow_mut();
         let left =

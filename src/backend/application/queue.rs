@@ -12,7 +12,7 @@ use super::request::DeviceRequest;
 use crate::exec::caught;
 
 /// The queue that an application opened on this shard.
-pub(crate) struct Queue {
+pub(crate) struct QueueOnShard {
     /// None once the device has failed.
     inner: RefCell<Option<Box<dyn DeviceQueue>>>,
     health: Arc<Health>,
@@ -20,7 +20,7 @@ pub(crate) struct Queue {
     uncommitted: Cell<bool>,
 }
 
-impl Queue {
+impl QueueOnShard {
     /// Opens the device on a shard.
     pub(super) fn open(
         device: &dyn FastDevice,
@@ -85,7 +85,7 @@ impl Queue {
     }
 }
 
-impl Committed for Queue {
+impl Committed for QueueOnShard {
     fn commit(&self) {
         self.uncommitted.set(false);
         self.guarded(|queue| queue.commit());
@@ -98,7 +98,7 @@ impl Committed for Queue {
     }
 }
 
-impl Drop for Queue {
+impl Drop for QueueOnShard {
     fn drop(&mut self) {
         self.close();
     }

@@ -37,7 +37,7 @@ pub(crate) struct Work {
 }
 
 /// What a task of the shard does.
-pub(crate) enum Job {
+pub(crate) enum ShardJob {
     /// Carries a request out.
     Request(RequestId, Rc<Peer>, Work),
     /// Opens the device of an export.

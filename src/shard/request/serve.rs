@@ -9,10 +9,10 @@ use crate::block::{BlockError, ByteRange};
 use crate::ring::{Lease, Payload};
 use crate::shard::request::answer::{Answer, ReadPart};
 use crate::shard::request::table::RequestId;
-use crate::shard::request::{Action, AskedMap, Job, Map, Peer, Work, sparse};
+use crate::shard::request::{Action, AskedMap, Map, Peer, ShardJob, Work, sparse};
 
 /// What all tasks of a shard share.
-pub(crate) struct Shared {
+pub(crate) struct TaskContext {
     pub(crate) context: ShardContext,
     /// Answers of this turn, on their way to their connections.
     pub(crate) answered: RefCell<Vec<(RequestId, Answer)>>,
@@ -21,13 +21,13 @@ pub(crate) struct Shared {
 }
 
 /// Does a task's job and leaves what comes of it.
-pub(crate) async fn work(shared: Rc<Shared>, job: Job) {
+pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
     match job {
-        Job::Request(id, peer, work) => {
+        ShardJob::Request(id, peer, work) => {
             let answer = serve(&shared.context, &peer, work).await;
             shared.answered.borrow_mut().push((id, answer));
         }
-        Job::Open(id, export) => {
+        ShardJob::Open(id, export) => {
             let opened = Device::new(&export, &shared.context);
             shared.opened.borrow_mut().push((id, opened));
         }

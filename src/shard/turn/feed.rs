@@ -7,8 +7,8 @@ use crate::shard::admission::Admission;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::frontend::nbd::closing::Closing;
 use crate::shard::frontend::nbd::connection::{Fed, Feeding};
-use crate::shard::request::Job;
-use crate::shard::request::serve::Shared;
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::TaskContext;
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 
@@ -113,7 +113,7 @@ impl Shard {
     pub(crate) fn run<F: Future<Output = ()>>(
         &mut self,
         tasks: &mut Tasks<F>,
-        work: &impl Fn(Rc<Shared>, Job) -> F,
+        work: &impl Fn(Rc<TaskContext>, ShardJob) -> F,
     ) {
         for job in self.jobs.drain(..) {
             tasks.spawn(work(Rc::clone(&self.shared), job));

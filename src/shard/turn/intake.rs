@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::backend::{Device, ExportId};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
-use crate::shard::devices::{Entered, OpenedDevice, Waiting};
+use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
@@ -16,7 +16,7 @@ use crate::shard::mailbox::{Collect, Message, Remove};
 use crate::shard::mailbox::{NewConnection, Removal};
 use std::io;
 
-use crate::shard::request::{Job, Peer};
+use crate::shard::request::{Peer, ShardJob};
 use crate::shard::setup::{END, END_NOW};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
@@ -58,9 +58,9 @@ impl Shard {
     pub(crate) fn connect(&mut self, new: NewConnection) {
         let id = new.id;
         match self.devices.enter(new) {
-            Entered::Open(new, device) => self.attach(new, device),
-            Entered::First(export) => self.jobs.push(Job::Open(id, export)),
-            Entered::Waits => {}
+            DeviceEntry::Open(new, device) => self.attach(new, device),
+            DeviceEntry::First(export) => self.jobs.push(ShardJob::Open(id, export)),
+            DeviceEntry::Waits => {}
         }
     }
 
@@ -73,7 +73,7 @@ impl Shard {
                 Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
                     match self.devices.make_room(id) {
                         Some(export) => {
-                            self.jobs.push(Job::Open(id, export));
+                            self.jobs.push(ShardJob::Open(id, export));
                             continue;
                         }
                         None => self.not_opened(id, &error),
@@ -81,7 +81,7 @@ impl Shard {
                 }
                 Err(error) => self.not_opened(id, &error),
             };
-            let Waiting { connections, removal } = self.devices.opened(id, device);
+            let EndedOpening { connections, removal } = self.devices.opened(id, device);
             connections.into_iter().for_each(|new| self.connect(new));
             if let Some((how, done)) = removal {
                 self.remove_export(Remove { id, how, done });

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use crate::exec::Tasks;
 use crate::ring::{Event, Wait};
-use crate::shard::request::Job;
-use crate::shard::request::serve::{Shared, work};
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::{TaskContext, work};
 use crate::stats::Interval;
 
 impl Shard {
@@ -51,12 +51,12 @@ pub(crate) struct Worker<F> {
     pub(crate) shard: Shard,
     pub(crate) tasks: Tasks<F>,
     events: Vec<Event>,
-    work: fn(Rc<Shared>, Job) -> F,
+    work: fn(Rc<TaskContext>, ShardJob) -> F,
 }
 
 impl<F: Future<Output = ()>> Worker<F> {
     /// A shard whose jobs are done by `work`.
-    pub(crate) fn new(shard: Shard, work: fn(Rc<Shared>, Job) -> F) -> Self {
+    pub(crate) fn new(shard: Shard, work: fn(Rc<TaskContext>, ShardJob) -> F) -> Self {
         let tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
         let events = Vec::with_capacity(shard.limits.completions_per_turn);
         Self { shard, tasks, events, work }
@@ -102,7 +102,7 @@ pub(crate) fn run(shard: Shard) -> Box<Interval> {
 mod tests {
     use super::*;
 
-    fn size_of_task<F>(_work: impl Fn(Rc<Shared>, Job) -> F) -> usize {
+    fn size_of_task<F>(_work: impl Fn(Rc<TaskContext>, ShardJob) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -22,8 +22,8 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::slow_send::SlowSends;
 use crate::shard::mailbox::Message;
 use crate::shard::record::Recorder;
-use crate::shard::request::Job;
-use crate::shard::request::serve::Shared;
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::TaskContext;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
 use crate::sys::Doorbell;
@@ -51,7 +51,7 @@ pub(crate) struct Shard {
     pub(crate) is_pinned: bool,
     pub(crate) limits: Arc<Limits>,
     pub(crate) ring: Ring,
-    pub(crate) shared: Rc<Shared>,
+    pub(crate) shared: Rc<TaskContext>,
     pub(crate) recorder: Recorder,
     pub(crate) devices: Devices,
     pub(crate) connections: Slab<Connection>,
@@ -65,7 +65,7 @@ pub(crate) struct Shard {
     /// Connections with something to send or to end.
     pub(crate) to_flush: Vec<u32>,
     /// What needs a task from this turn on.
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) jobs: Vec<ShardJob>,
     pub(crate) batches: Batches,
     /// Requests that a send has ended; kept for its memory.
     pub(crate) ended: Vec<RequestId>,
@@ -131,7 +131,7 @@ impl Shard {
             workers_per_export: limits.workers_per_export,
             zeroes: zeroes.freeze(),
         };
-        let shared = Shared { context, answered: Default::default(), opened: Default::default() };
+        let shared = TaskContext { context, answered: Default::default(), opened: Default::default() };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
         let fault_watch = FaultWatch::new(ring.major_faults());

@@ -27,7 +27,7 @@ use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
 use crate::shard::request::answer::Answer;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
-use crate::shard::request::{Job, Peer};
+use crate::shard::request::{Peer, ShardJob};
 use crate::stats;
 
 /// Payloads with at least so much missing are received straight into their lease.
@@ -65,7 +65,7 @@ pub(crate) struct Feeding<'a> {
     /// The connection's key.
     pub(crate) key: u32,
     /// Where requests go that need a task, and a note of all that go to their backend.
-    pub(crate) jobs: &'a mut Vec<Job>,
+    pub(crate) jobs: &'a mut Vec<ShardJob>,
     pub(crate) started: &'a mut Vec<RequestId>,
 }
 
@@ -311,7 +311,7 @@ impl Connection {
         match feeding.admission.check(&self.ledger, feeding.most_in_flight) {
             Ok(()) => None,
             Err(Denial::OwnReplies) => Some(Fed::WaitsForReplies),
-            Err(Denial::Shared(need)) => Some(Fed::WaitsForShard(need)),
+            Err(Denial::TaskContext(need)) => Some(Fed::WaitsForShard(need)),
         }
     }
 
