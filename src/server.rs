@@ -290,7 +290,7 @@ impl ServerHandle {
 
     fn change<T: Send + 'static>(
         &self,
-        wish: impl FnOnce(Answer<T>) -> HostRequest,
+        wish: impl FnOnce(ChangeAnswer<T>) -> HostRequest,
     ) -> Result<T, ServerError> {
         let (answer, answered) = sync_channel(1);
         let wish = wish(Box::new(move |result| drop(answer.send(result))));
@@ -369,7 +369,7 @@ struct Embedded {
 const EXPORTS_LATER: usize = 16;
 
 /// Takes the answer to a change.
-type Answer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
+type ChangeAnswer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 
 impl Host for Embedded {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {
@@ -398,9 +398,12 @@ impl Host for Embedded {
 mod tests {
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
+    use crate::backend::{ApplicationDevice, DeviceQueue, DeviceRequest, FastDevice};
+    use crate::block::DeviceFacts;
     use crate::client::{Client, Timeouts, enter};
     use crate::nbd::session::ReplyMode;
     use crate::nbd::wire::{NBD_CMD_FLUSH, NBD_CMD_READ, NBD_REQUEST_MAGIC};
@@ -449,6 +452,44 @@ mod tests {
         client(&second, 1).write_at(0, b"still there").unwrap();
         drop(second);
         assert_eq!(process(), before);
+    }
+
+    /// A device that counts how often it is opened.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl FastDevice for Counted {
+        fn facts(&self) -> DeviceFacts {
+            DeviceFacts::new(1 << 20)
+        }
+
+        fn open(&self, _shard: usize) -> std::io::Result<Box<dyn DeviceQueue>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Discarding))
+        }
+    }
+
+    struct Discarding;
+
+    impl DeviceQueue for Discarding {
+        fn submit(&mut self, request: DeviceRequest) {
+            request.complete();
+        }
+    }
+
+    #[test]
+    fn a_device_has_a_home_when_it_wants_one() {
+        for (one_shard, expected) in [(false, 2), (true, 1)] {
+            let opened = Arc::new(AtomicUsize::new(0));
+            let device = ApplicationDevice::fast(Counted(Arc::clone(&opened)));
+            let device = if one_shard { device.on_one_shard() } else { device };
+            let server = small().shards(2).memory(128 << 20).device("", device).tcp("127.0.0.1:0");
+            let server = server.start().unwrap();
+            let mut clients: Vec<_> = (0..4).map(|_| client(&server, 0)).collect();
+            for client in &mut clients {
+                client.write_at(0, &[1; 512]).unwrap();
+            }
+            assert_eq!(opened.load(Ordering::Relaxed), expected);
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl Workload {
 /// A ring that is set up and never entered.
 fn ring() -> Ring {
     let options = RingOptions {
+        reserve: 0,
         lease_memory: 48 << 20,
         longest_lease: 32 << 20,
         receive_buffers: 1,

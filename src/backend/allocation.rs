@@ -20,7 +20,7 @@ const HOLE: (bool, bool) = (true, true);
 
 /// Extents from the start of `range`, merged, at most `limit`; never beyond the range and never empty.
 pub(super) fn query(store: &FileStore, range: ByteRange, limit: usize) -> Result<Vec<Extent>, BlockError> {
-    let mut answer = Answer { extents: Vec::new(), limit, full: false };
+    let mut answer = ExtentsSoFar { extents: Vec::new(), limit, full: false };
     if store.is_block_device {
         answer.push(range.length(), DATA);
         return Ok(answer.extents);
@@ -57,7 +57,7 @@ pub(super) fn query(store: &FileStore, range: ByteRange, limit: usize) -> Result
 }
 
 /// What `SEEK_DATA` calls a hole from `offset` to `end`: reserved blocks, or really nothing.
-fn push_hole(file: BorrowedFd<'_>, mut offset: u64, end: u64, answer: &mut Answer) {
+fn push_hole(file: BorrowedFd<'_>, mut offset: u64, end: u64, answer: &mut ExtentsSoFar) {
     while offset < end && !answer.is_full() {
         let rest = ByteRange::new(offset, end - offset).expect("within the file");
         let mapped = match sys::mapped_extents(file, rest) {
@@ -81,14 +81,14 @@ fn push_hole(file: BorrowedFd<'_>, mut offset: u64, end: u64, answer: &mut Answe
 }
 
 /// Extents so far.
-struct Answer {
+struct ExtentsSoFar {
     extents: Vec<Extent>,
     limit: usize,
     /// A run was dropped; the answer ends before it.
     full: bool,
 }
 
-impl Answer {
+impl ExtentsSoFar {
     fn is_full(&self) -> bool {
         self.full
     }

@@ -48,18 +48,18 @@ struct Leading<'a> {
     /// Its number.
     number: u64,
     /// Unless somebody says how it ended it is not known, and must be taken for failed.
-    outcome: Outcome,
+    outcome: SyncOutcome,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Outcome {
+enum SyncOutcome {
     Succeeded,
     Failed,
     /// It never began.
     Canceled,
 }
 
-impl Outcome {
+impl SyncOutcome {
     /// Of what the kernel said.
     fn of(result: Result<(), i32>) -> Self {
         match result {
@@ -82,8 +82,8 @@ impl Syncs {
                 Found::Lead(leading) => leading,
             };
             let result = sync().await;
-            leading.outcome = Outcome::of(result);
-            if let (Outcome::Failed, Err(errno)) = (leading.outcome, result) {
+            leading.outcome = SyncOutcome::of(result);
+            if let (SyncOutcome::Failed, Err(errno)) = (leading.outcome, result) {
                 let what = "a sync failed, writes may be lost: FLUSH fails until the server is started again";
                 tracing::error!(errno, "{what}");
             }
@@ -104,7 +104,7 @@ impl Syncs {
         }
         state.running = true;
         state.started += 1;
-        Some(Found::Lead(Leading { syncs: self, number: state.started, outcome: Outcome::Failed }))
+        Some(Found::Lead(Leading { syncs: self, number: state.started, outcome: SyncOutcome::Failed }))
     }
 }
 
@@ -113,9 +113,9 @@ impl Drop for Leading<'_> {
         let mut state = lock(&self.syncs.state);
         state.running = false;
         match self.outcome {
-            Outcome::Succeeded => state.succeeded = self.number,
-            Outcome::Failed => state.failed = true,
-            Outcome::Canceled => {}
+            SyncOutcome::Succeeded => state.succeeded = self.number,
+            SyncOutcome::Failed => state.failed = true,
+            SyncOutcome::Canceled => {}
         }
         drop(state);
         self.syncs.changed.wake_all();
@@ -151,7 +151,7 @@ pub(super) struct DurableWrite<'a> {
 struct UnderWay<'a> {
     syncs: &'a RangeSyncs,
     number: u64,
-    outcome: Outcome,
+    outcome: SyncOutcome,
 }
 
 impl RangeSyncs {
@@ -167,7 +167,7 @@ impl RangeSyncs {
         state.syncs += 1;
         let number = state.syncs;
         state.under_way.insert(number);
-        UnderWay { syncs: self, number, outcome: Outcome::Failed }
+        UnderWay { syncs: self, number, outcome: SyncOutcome::Failed }
     }
 }
 
@@ -177,7 +177,7 @@ impl DurableWrite<'_> {
         let syncs = self.syncs;
         let mut under_way = syncs.begin_sync();
         let result = sync().await;
-        under_way.outcome = Outcome::of(result);
+        under_way.outcome = SyncOutcome::of(result);
         drop(under_way);
         result.map_err(BlockError::from_errno)?;
         if canary!(SyncBesideIgnored) {
@@ -203,7 +203,7 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.syncs.state);
         state.under_way.remove(&self.number);
-        if matches!(self.outcome, Outcome::Failed) {
+        if matches!(self.outcome, SyncOutcome::Failed) {
             state.suspect = state.writes;
         }
         let ended = state.ended();

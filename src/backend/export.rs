@@ -3,20 +3,21 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
 use super::application::ApplicationDevice;
 use super::inode::Inode;
-use super::lock::{Access, ImageLock, LockError, PATIENCE, may_go_without};
+use super::lock::{Access, ImageLock, LockError, may_go_without};
 use super::memory::MemoryStore;
+use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, Locking};
 use crate::exec::lock;
 use crate::ring::SharedMapping;
-use crate::sys::{self, Holder};
+use crate::sys;
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
 #[derive(Debug)]
@@ -74,66 +75,6 @@ pub(super) struct DirectFile {
     pub(super) alignment: u32,
     /// Bytes that addresses of memory must be multiples of.
     pub(super) memory_alignment: u32,
-}
-
-/// Why an export could not be opened: the cause, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No such file.
-    #[error("{0} does not exist; create it first (truncate -s 10G {0}) or correct the path")]
-    Missing(PathBuf),
-    /// No such file, and what looks like parameters.
-    #[error("there is no file of the name {name}: parameters need file: before the path, as in 'file:{name}'", name = .0.display())]
-    Parameters(PathBuf),
-    /// No permission.
-    #[error(
-        "no permission to open {path} for {access}; change its owner or mode, or serve it with --read-only"
-    )]
-    Permission {
-        /// Which file.
-        path: PathBuf,
-        /// Reading or writing.
-        access: &'static str,
-    },
-    /// A read-only file system or device.
-    #[error("{0} can only be read; serve it with --read-only or ?readonly=true")]
-    ReadOnly(PathBuf),
-    /// Neither file nor block device.
-    #[error("{0} is neither a regular file nor a block device")]
-    Kind(PathBuf),
-    /// The file system has no O_DIRECT.
-    #[error("the file system of {0} does not support direct I/O; leave out ?direct=true")]
-    NoDirect(PathBuf),
-    /// Too many open files.
-    #[error("too many open files for {0}; raise the limit (ulimit -n, or LimitNOFILE= in systemd)")]
-    OpenFiles(PathBuf),
-    /// Somebody put another file into its place.
-    #[error("{0} was replaced by another file while it was being opened; start again")]
-    Replaced(PathBuf),
-    /// Somebody else uses the file.
-    #[error(
-        "{path} is in use by {}, and still was after {PATIENCE} s; stop that one, or give ?shared=true to both if they may write \
-         at the same time, or ?lock=off to serve it all the same",
-        name_of(*holder)
-    )]
-    InUse {
-        /// Which file.
-        path: PathBuf,
-        /// By whom.
-        holder: Holder,
-    },
-    /// No locks, and they were asked for, or their failure says nothing about the file system.
-    #[error("{0} cannot be locked against other processes: {1}; ?lock=off serves it all the same")]
-    NoLocks(PathBuf, io::Error),
-    /// Memory that cannot be had.
-    #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
-    Memory(u64, io::Error),
-    /// A device of the application that cannot be served.
-    #[error("the device of the application {0}")]
-    Device(&'static str),
-    /// Anything else.
-    #[error("cannot open {0}: {1}")]
-    Other(PathBuf, io::Error),
 }
 
 impl Export {
@@ -195,6 +136,11 @@ impl Export {
         let mut facts = device.facts().map_err(OpenError::Device)?;
         facts.read_only |= read_only;
         Ok(Self { facts, store: Store::Application(device.clone()), faults: Vec::new() })
+    }
+
+    /// Whether all its clients are served by one shard, whichever it is.
+    pub fn has_home(&self) -> bool {
+        matches!(&self.store, Store::Application(device) if device.is_on_one_shard())
     }
 
     /// Whether it is a device of the application whose code has panicked.
@@ -270,13 +216,6 @@ impl Export {
     /// What it can do.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
-    }
-}
-
-fn name_of(holder: Holder) -> String {
-    match holder {
-        Holder::Description => "another process".to_owned(),
-        Holder::Process(id) => format!("process {id}"),
     }
 }
 

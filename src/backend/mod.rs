@@ -12,13 +12,13 @@ mod durability;
 mod export;
 mod export_id;
 mod fault;
-mod faulty;
 mod file;
 mod inode;
 mod kind;
 mod known_data;
 mod lock;
 mod memory;
+mod open_error;
 mod page_cache;
 mod prefetch;
 mod steps;
@@ -36,10 +36,10 @@ pub use application::{
 };
 pub(crate) use at_once::{AtOnce, Glance};
 pub use export::Export;
-pub(crate) use export::OpenError;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use file::ReadFailure;
+pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;
 
@@ -88,6 +88,11 @@ impl Device {
     /// When its files cannot be registered with the ring; an application's own.
     pub(crate) fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
         Ok(Self { facts: export.facts().clone(), kind: Kind::open(export, context)? })
+    }
+
+    /// What stands for a device that could not be opened. It gets no requests.
+    pub(crate) fn absent(export: &Export) -> Self {
+        Self { facts: export.facts().clone(), kind: Kind::Null }
     }
 
     /// Places that it takes among the ring's files.

@@ -24,16 +24,16 @@ const LONGEST_PREFETCH: u64 = 128 << 20;
 pub(super) struct Prefetching(Cell<bool>);
 
 /// The prefetch that runs.
-struct Running<'a>(&'a Cell<bool>);
+struct PrefetchGuard<'a>(&'a Cell<bool>);
 
 impl Prefetching {
     /// Begins one, unless one runs.
-    fn begin(&self) -> Option<Running<'_>> {
-        (!self.0.replace(true) || canary!(PrefetchUnbounded)).then_some(Running(&self.0))
+    fn begin(&self) -> Option<PrefetchGuard<'_>> {
+        (!self.0.replace(true) || canary!(PrefetchUnbounded)).then_some(PrefetchGuard(&self.0))
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for PrefetchGuard<'_> {
     fn drop(&mut self) {
         self.0.set(false);
     }

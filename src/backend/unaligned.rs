@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crate::config::limits::MAXIMUM_SHARDS;
-use crate::exec::{Line, Place, Waiters};
+use crate::exec::{TurnPlace, TurnQueue, Waiters};
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -23,7 +23,7 @@ pub(super) struct UnalignedGate {
     /// Unaligned writes that wait or work; while there are any, no direct write starts.
     unaligned: OwnLine,
     /// Unaligned writes work one at a time, and each wakes the next: thousands may queue.
-    line: Line,
+    line: TurnQueue,
     /// Direct writes that were held up; while there are any, no further unaligned write queues, so that neither kind starves.
     held_up: AtomicU32,
     /// Of direct writes for the last unaligned one; of unaligned ones for the last that is held up; of the first unaligned one for
@@ -38,7 +38,7 @@ impl Default for UnalignedGate {
         Self {
             direct: (0..MAXIMUM_SHARDS).map(|_| OwnLine::default()).collect(),
             unaligned: OwnLine::default(),
-            line: Line::default(),
+            line: TurnQueue::default(),
             held_up: AtomicU32::new(0),
             no_unaligned: Waiters::default(),
             none_held_up: Waiters::default(),
@@ -60,7 +60,7 @@ struct HeldUp<'a>(&'a UnalignedGate);
 /// An unaligned write that waits, or the only write under way; counted likewise.
 pub(super) struct UnalignedWrite<'a> {
     gate: &'a UnalignedGate,
-    place: Place<'a>,
+    place: TurnPlace<'a>,
 }
 
 impl UnalignedGate {

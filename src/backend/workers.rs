@@ -16,12 +16,12 @@ use crate::ring::Ring;
 /// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is handed to the next.
 #[derive(Debug)]
 pub(super) struct WorkerShare {
-    state: RefCell<State>,
+    state: RefCell<ShareState>,
     ready: ReadyList,
 }
 
 #[derive(Debug)]
-struct State {
+struct ShareState {
     free: usize,
     next_ticket: u64,
     /// Those who wait, by ticket, in the order in which they came.
@@ -32,7 +32,7 @@ struct State {
 
 /// A place in the worker threads; comes free on drop.
 #[derive(Debug)]
-pub(super) struct Place<'a>(&'a WorkerShare);
+pub(super) struct WorkerPlace<'a>(&'a WorkerShare);
 
 /// A ticket in the line.
 struct InLine<'a> {
@@ -43,23 +43,24 @@ struct InLine<'a> {
 impl WorkerShare {
     pub(super) fn new(places: usize, ready: ReadyList) -> Self {
         assert!(places > 0, "an export without workers would wait for ever");
-        let state = State { free: places, next_ticket: 0, waiting: VecDeque::new(), granted: Vec::new() };
+        let state =
+            ShareState { free: places, next_ticket: 0, waiting: VecDeque::new(), granted: Vec::new() };
         Self { state: RefCell::new(state), ready }
     }
 
     /// A place, if there is one now.
-    pub(super) fn try_enter(&self) -> Option<Place<'_>> {
+    pub(super) fn try_enter(&self) -> Option<WorkerPlace<'_>> {
         let mut state = self.state.borrow_mut();
         if canary!(WorkersUnbounded) {
             state.free += 1;
         }
         // While anybody waits, nothing is free: what comes free is handed on.
         state.free = state.free.checked_sub(1)?;
-        Some(Place(self))
+        Some(WorkerPlace(self))
     }
 
     /// Waits for a place.
-    pub(super) async fn enter(&self, ring: &Ring) -> Place<'_> {
+    pub(super) async fn enter(&self, ring: &Ring) -> WorkerPlace<'_> {
         if let Some(place) = self.try_enter() {
             return place;
         }
@@ -81,7 +82,7 @@ impl WorkerShare {
         .await
     }
 
-    fn line_up<'a>(&'a self, waiter: Waiter, line: &mut Option<InLine<'a>>) -> Poll<Place<'a>> {
+    fn line_up<'a>(&'a self, waiter: Waiter, line: &mut Option<InLine<'a>>) -> Poll<WorkerPlace<'a>> {
         let mut state = self.state.borrow_mut();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
@@ -105,11 +106,11 @@ impl WorkerShare {
 }
 
 impl<'a> InLine<'a> {
-    fn take(&self) -> Option<Place<'a>> {
+    fn take(&self) -> Option<WorkerPlace<'a>> {
         let mut state = self.share.state.borrow_mut();
         let index = state.granted.iter().position(|granted| *granted == self.ticket)?;
         state.granted.swap_remove(index);
-        Some(Place(self.share))
+        Some(WorkerPlace(self.share))
     }
 
     /// It is polled again before its turn, perhaps by another.
@@ -136,7 +137,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WorkerPlace<'_> {
     fn drop(&mut self) {
         self.0.leave();
     }

@@ -1,5 +1,6 @@
 //! The exports of a server, by name and by id.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,9 +18,28 @@ pub(super) struct Entry {
     pub(super) export: Arc<Export>,
     /// Where its bytes live, for people.
     pub(super) source: String,
+    /// The shard that serves it, once its first client has come, if it is one that is [served by one](Export::has_home).
+    home: Cell<Option<usize>>,
 }
 
 impl Entry {
+    /// The shard that must serve its next client, if not any may.
+    pub(super) fn home(&self) -> Option<usize> {
+        self.home.get()
+    }
+
+    /// A client of it went to a shard.
+    pub(super) fn placed(&self, shard: usize) {
+        if self.export.has_home() {
+            self.home.set(Some(shard));
+        }
+    }
+
+    /// Its shard has failed: another one is its home from now on.
+    pub(super) fn leave_home(&self) {
+        self.home.set(None);
+    }
+
     /// By which handshakes and statistics name it.
     pub(super) fn index(&self) -> usize {
         self.id.index as usize
@@ -55,7 +75,8 @@ impl Catalogue {
         let slot = &mut self.slots[index as usize];
         let id = ExportId { index, generation: slot.generation };
         self.by_name.insert(info.name.clone(), index);
-        let entry = Rc::new(Entry { id, info, export: Arc::new(export), source });
+        let (export, home) = (Arc::new(export), Cell::new(None));
+        let entry = Rc::new(Entry { id, info, export, source, home });
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
     }

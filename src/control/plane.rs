@@ -163,13 +163,23 @@ impl Plane {
     /// Gives it back when every shard is full or gone.
     pub(super) fn place(&self, mut negotiated: Box<NewConnection>) -> Result<usize, Box<NewConnection>> {
         let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
-        for shard in placement::preference(&connections) {
+        let entry = self.catalogue.borrow().at(negotiated.id.index as usize).cloned();
+        if let Some(entry) = &entry
+            && entry.home().is_some_and(|home| self.has_failed(home))
+        {
+            entry.leave_home();
+        }
+        let home = entry.as_ref().and_then(|entry| entry.home());
+        for shard in placement::preference(&connections, home) {
             if self.has_failed(shard) {
                 continue;
             }
             match self.shards[shard].connect(*negotiated) {
                 Ok(()) => {
                     self.count(|counts| counts.attachments += 1);
+                    if let Some(entry) = &entry {
+                        entry.placed(shard);
+                    }
                     return Ok(shard);
                 }
                 Err(back) => negotiated = back,

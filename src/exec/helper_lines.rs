@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Debug)]
 pub(crate) struct Lines<Q> {
     /// By file.
-    lines: HashMap<usize, Line<Q>>,
+    lines: HashMap<usize, HelperLine<Q>>,
     /// Files of which a question may be handed out; the first is next.
     turns: VecDeque<usize>,
     under_way: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Lines<Q> {
 }
 
 #[derive(Debug)]
-struct Line<Q> {
+struct HelperLine<Q> {
     /// By client; the client at the front is next.
     waiting: VecDeque<(u32, VecDeque<Q>)>,
     under_way: usize,
@@ -27,7 +27,7 @@ struct Line<Q> {
     listed: bool,
 }
 
-impl<Q> Line<Q> {
+impl<Q> HelperLine<Q> {
     fn next(&mut self) -> Option<Q> {
         let (client, mut questions) = self.waiting.pop_front()?;
         let question = questions.pop_front();
@@ -46,7 +46,7 @@ impl<Q> Lines<Q> {
 
     /// A client asks about a file.
     pub(crate) fn ask(&mut self, file: usize, client: u32, question: Q) {
-        let fresh = || Line { waiting: VecDeque::new(), under_way: 0, listed: false };
+        let fresh = || HelperLine { waiting: VecDeque::new(), under_way: 0, listed: false };
         let line = self.lines.entry(file).or_insert_with(fresh);
         match line.waiting.iter_mut().find(|(waits, _)| *waits == client) {
             Some((_, questions)) => questions.push_back(question),

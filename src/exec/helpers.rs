@@ -18,7 +18,7 @@ use crate::sys::Doorbell;
 
 /// The helper threads of one shard.
 pub(crate) struct Helpers {
-    jobs: Sender<Job>,
+    jobs: Sender<HelperJob>,
     /// The keys of jobs that ended.
     ended: Receiver<usize>,
     lines: RefCell<Lines<Box<dyn FnOnce() + Send>>>,
@@ -27,7 +27,7 @@ pub(crate) struct Helpers {
     ring: Option<Ring>,
 }
 
-struct Job {
+struct HelperJob {
     key: usize,
     work: Box<dyn FnOnce() + Send>,
 }
@@ -45,7 +45,7 @@ impl Helpers {
     ) -> std::io::Result<Self> {
         let is_simulated = ring.is_simulated();
         let threads = if is_simulated { 0 } else { threads };
-        let (jobs, queue) = bounded::<Job>(threads);
+        let (jobs, queue) = bounded::<HelperJob>(threads);
         let (end, ended) = bounded(threads);
         for _ in 0..threads {
             let (queue, end, doorbell) = (queue.clone(), end.clone(), Arc::clone(doorbell));
@@ -67,7 +67,7 @@ impl Helpers {
     fn hand_out(&self) {
         let mut lines = self.lines.borrow_mut();
         while let Some((key, work)) = lines.next() {
-            let sent = self.jobs.try_send(Job { key, work });
+            let sent = self.jobs.try_send(HelperJob { key, work });
             sent.unwrap_or_else(|_| panic!("no more are under way than the channel holds"));
         }
     }
@@ -122,8 +122,8 @@ impl Helpers {
 }
 
 /// What a thread does.
-fn work(queue: &Receiver<Job>, end: &Sender<usize>, doorbell: &Doorbell) {
-    for Job { key, work } in queue {
+fn work(queue: &Receiver<HelperJob>, end: &Sender<usize>, doorbell: &Doorbell) {
+    for HelperJob { key, work } in queue {
         // A job catches its own panics; this one is of something that it owned.
         let _caught = caught(work);
         if end.send(key).is_err() {
@@ -134,22 +134,22 @@ fn work(queue: &Receiver<Job>, end: &Sender<usize>, doorbell: &Doorbell) {
 }
 
 /// The way back from a job to who asked for it.
-struct Answer<T>(Mutex<State<T>>);
+struct JobResult<T>(Mutex<JobState<T>>);
 
-struct State<T> {
+struct JobState<T> {
     result: Option<Result<T, Panicked>>,
     waker: Option<Waker>,
     /// Nobody waits any more.
     withdrawn: bool,
 }
 
-impl<T> Default for Answer<T> {
+impl<T> Default for JobResult<T> {
     fn default() -> Self {
-        Self(Mutex::new(State { result: None, waker: None, withdrawn: false }))
+        Self(Mutex::new(JobState { result: None, waker: None, withdrawn: false }))
     }
 }
 
-impl<T> Answer<T> {
+impl<T> JobResult<T> {
     fn run(&self, job: impl FnOnce() -> T) {
         if lock(&self.0).withdrawn {
             return;
@@ -169,7 +169,7 @@ impl<T> Answer<T> {
 }
 
 /// Who asked.
-struct Asked<T>(Arc<Answer<T>>);
+struct Asked<T>(Arc<JobResult<T>>);
 
 impl<T> Drop for Asked<T> {
     fn drop(&mut self) {

@@ -4,6 +4,9 @@
 mod caught;
 mod helper_lines;
 mod helpers;
+// For stores, which are to come.
+#[cfg_attr(not(test), allow(dead_code))]
+mod range_lock;
 mod sync;
 mod task;
 mod waker;
@@ -11,7 +14,7 @@ mod waker;
 pub(crate) use caught::caught;
 pub(crate) use helper_lines::Lines;
 pub(crate) use helpers::Helpers;
-pub(crate) use sync::{Line, Milestones, Place, Waiters, lock};
+pub(crate) use sync::{Milestones, TurnPlace, TurnQueue, Waiters, lock};
 pub(crate) use task::side_by_side;
 pub use task::{ReadyList, Tasks};
 pub(crate) use waker::{Waiter, ring};

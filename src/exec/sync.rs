@@ -1,4 +1,4 @@
-//! Waiting for what a task of any shard does.
+//! MilestoneWait for what a task of any shard does.
 //!
 //! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards; whoever waits looks first,
 //! then registers its waker, and looks again, so that no change passes unseen. A woken task looks once more: being woken means nothing but
@@ -75,7 +75,7 @@ struct Reached {
 }
 
 /// One that waits; it is forgotten when it is dropped.
-struct Waiting<'a> {
+struct MilestoneWait<'a> {
     milestones: &'a Milestones,
     key: (u64, u64),
 }
@@ -89,7 +89,7 @@ impl Milestones {
                 return;
             }
             reached.next += 1;
-            Waiting { milestones: self, key: (number, reached.next) }
+            MilestoneWait { milestones: self, key: (number, reached.next) }
         };
         std::future::poll_fn(|context| {
             let waker = context.waker().clone();
@@ -122,7 +122,7 @@ impl Milestones {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for MilestoneWait<'_> {
     fn drop(&mut self) {
         let withdrawn = lock(&self.milestones.0).waiting.remove(&self.key);
         drop(withdrawn);
@@ -131,7 +131,7 @@ impl Drop for Waiting<'_> {
 
 /// Tasks that take turns, in the order in which they came. The end of a turn wakes the next one alone.
 #[derive(Debug, Default)]
-pub(crate) struct Line(Mutex<Places>);
+pub(crate) struct TurnQueue(Mutex<Places>);
 
 #[derive(Debug, Default)]
 struct Places {
@@ -142,23 +142,23 @@ struct Places {
 
 /// A place in a line: who is first has its turn until this is dropped. Who drops it earlier leaves the line.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
-    line: &'a Line,
+pub(crate) struct TurnPlace<'a> {
+    line: &'a TurnQueue,
     number: u64,
 }
 
-impl Line {
+impl TurnQueue {
     /// Queues at the end.
-    pub(crate) fn join(&self) -> Place<'_> {
+    pub(crate) fn join(&self) -> TurnPlace<'_> {
         let mut places = lock(&self.0);
         let number = places.next;
         places.next += 1;
         places.taken.insert(number, None);
-        Place { line: self, number }
+        TurnPlace { line: self, number }
     }
 }
 
-impl Place<'_> {
+impl TurnPlace<'_> {
     /// Waits until it is first.
     pub(crate) async fn turn(&self) {
         std::future::poll_fn(|context| {
@@ -181,7 +181,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for TurnPlace<'_> {
     fn drop(&mut self) {
         let mut places = lock(&self.line.0);
         let was_first = places.taken.keys().next() == Some(&self.number);
@@ -224,7 +224,7 @@ mod tests {
     /// A place that is given up before its turn, or on its turn, hands the turn on.
     #[test]
     fn who_leaves_a_line_hands_its_turn_on() {
-        let line = Line::default();
+        let line = TurnQueue::default();
         let counts: [Arc<Count>; 3] = Default::default();
         let wakers = counts.clone().map(Waker::from);
         let places = [line.join(), line.join(), line.join()];

@@ -17,11 +17,11 @@ use crate::sys::Doorbell;
 /// Tasks that can go on; shared by all who may wake one on their own shard.
 #[derive(Debug, Clone)]
 pub struct ReadyList {
-    shared: Rc<Shared>,
+    shared: Rc<ReadyState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ReadyState {
     ready: RefCell<Vec<u32>>,
     woken: Woken,
 }
@@ -30,7 +30,7 @@ impl ReadyList {
     /// An empty one of the shard with this doorbell.
     pub(crate) fn new(doorbell: &Arc<Doorbell>) -> Self {
         let (ready, woken) = (RefCell::default(), Woken::new(doorbell));
-        Self { shared: Rc::new(Shared { ready, woken }) }
+        Self { shared: Rc::new(ReadyState { ready, woken }) }
     }
 
     /// An empty one without a shard, for tests and benchmarks.

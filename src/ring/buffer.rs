@@ -15,50 +15,20 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use super::block::Block;
 use super::buddy::Buddy;
+use super::reserve_line::ReserveLine;
+use super::zone::{BULK_THRESHOLD, UNIT, ZoneKind, order_of};
 use crate::sys::Mapping;
 
-/// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
-const LONG_THRESHOLD: usize = 4 << 20;
-
-/// A zone of the arena.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ZoneKind {
-    Small,
-    /// Leases of more than 1 MiB.
-    Middle,
-    Long,
-    /// For what must neither use up nor break up the other zones.
-    Apart,
-}
-
-impl ZoneKind {
-    fn of(length: usize) -> Self {
-        match length {
-            0..=BULK_THRESHOLD => Self::Small,
-            _ if length <= LONG_THRESHOLD => Self::Middle,
-            _ => Self::Long,
-        }
-    }
-}
-
-/// The order of the block that so many bytes need.
-fn order_of(length: usize) -> u8 {
-    length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8
-}
-
-/// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
-pub(crate) const UNIT: usize = 4096;
 /// The longest lease that a pool can be made for.
 pub const LARGEST_LEASE: usize = 256 << 20;
-/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
-pub(crate) const BULK_THRESHOLD: usize = 1 << 20;
 /// The most bytes of the zone [`ZoneKind::Apart`].
 const MOST_APART: usize = 16 << 20;
 /// The zone for leases of 1 to 4 MiB is a multiple of so many units.
 const MIDDLE_STEP: u32 = ((8 << 20) / UNIT) as u32;
 
-/// Four zones over one mapping.
+/// Five zones over one mapping.
 #[derive(Debug)]
 pub struct BufferPool {
     inner: Rc<PoolCore>,
@@ -68,40 +38,15 @@ pub struct BufferPool {
 struct PoolCore {
     mapping: Mapping,
     /// By [`ZoneKind`].
-    zones: [RefCell<Zone>; 4],
+    zones: [RefCell<Zone>; 5],
     /// Bytes of the longest lease.
     longest: usize,
     /// The blocks that start at each unit; only those that are lent mean something.
-    blocks: Box<[Block]>,
+    blocks: Box<[Block<PoolCore>]>,
+    /// Those that wait for memory that is kept for devices.
+    reserve: ReserveLine<Lease>,
     /// Set when a lease came back; the shard's loop wakes who waits for memory.
     returned: Cell<bool>,
-}
-
-/// A block that is lent.
-struct Block {
-    /// The pool of a lent block, so that a lease has to know its block only.
-    pool: Cell<Option<Rc<PoolCore>>>,
-    /// Where it starts, inside the mapping, and as a unit of it.
-    address: *mut u8,
-    unit: u32,
-    /// Leases of it, or of parts of it.
-    holders: Cell<u16>,
-    order: Cell<u8>,
-    kind: Cell<ZoneKind>,
-}
-
-impl Block {
-    fn new(mapping: &Mapping, unit: u32) -> Self {
-        let address = mapping.address().wrapping_add(unit as usize * UNIT);
-        let (pool, holders, order) = (Cell::new(None), Cell::new(0), Cell::new(0));
-        Self { pool, address, unit, holders, order, kind: Cell::new(ZoneKind::Small) }
-    }
-}
-
-impl std::fmt::Debug for Block {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Block({}, {} leases)", self.unit, self.holders.get())
-    }
 }
 
 #[derive(Debug)]
@@ -124,7 +69,7 @@ impl Zone {
 pub struct Lease {
     /// Points into the pool, which the block itself keeps alive until its last lease is dropped. A pointer
     /// also keeps a lease on its shard.
-    block: NonNull<Block>,
+    block: NonNull<Block<PoolCore>>,
     /// Its part of the block, in bytes.
     start: u32,
     length: u32,
@@ -163,11 +108,20 @@ impl BufferPool {
     /// # Errors
     /// The kernel's, when it refuses the memory.
     pub fn new(bytes: usize, longest: usize) -> std::io::Result<Self> {
+        Self::with_reserve(bytes, longest, 0)
+    }
+
+    /// As [`BufferPool::new`], and `reserve` bytes more for devices, in whole pages.
+    ///
+    /// # Errors
+    /// The kernel's, when it refuses the memory.
+    pub fn with_reserve(bytes: usize, longest: usize, reserve: usize) -> std::io::Result<Self> {
         let largest = longest.next_power_of_two().max(UNIT);
         assert!(longest <= LARGEST_LEASE, "a lease of {longest} bytes is beyond every limit");
         assert!(bytes >= largest + BULK_THRESHOLD, "limits leave no room for one largest lease");
         let units = (bytes / UNIT) as u32;
-        let mapping = Mapping::anonymous(units as usize * UNIT)?;
+        let reserve = (reserve / UNIT) as u32;
+        let mapping = Mapping::anonymous((units + reserve) as usize * UNIT)?;
         let (long, middle) = if longest > BULK_THRESHOLD {
             let largest = (largest / UNIT) as u32;
             let long = (units / 8 * 3 / largest * largest).max(largest);
@@ -181,11 +135,17 @@ impl BufferPool {
             |first_unit, units| RefCell::new(Zone { first_unit, units, buddy: Buddy::new(units, order) });
         // The long zone stands first, where its blocks are aligned by their own size.
         let small = units - long - middle - apart;
-        let zones =
-            [zone(long + middle, small), zone(long, middle), zone(0, long), zone(units - apart, apart)];
-        let blocks = (0..units).map(|unit| Block::new(&mapping, unit)).collect();
-        let returned = Cell::new(false);
-        Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, returned }) })
+        let zones = [
+            zone(long + middle, small),
+            zone(long, middle),
+            zone(0, long),
+            zone(units - apart, apart),
+            zone(units, reserve),
+        ];
+        let address = |unit: u32| mapping.address().wrapping_add(unit as usize * UNIT);
+        let blocks = (0..units + reserve).map(|unit| Block::new(address(unit), unit)).collect();
+        let (reserve, returned) = (ReserveLine::default(), Cell::new(false));
+        Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, reserve, returned }) })
     }
 
     /// Lends at least `length` bytes, if there is a block for them. Who may have how much is for others to say.
@@ -276,6 +236,17 @@ impl BufferPool {
         self.inner.zones.iter().map(|zone| zone.borrow().units as usize * UNIT).sum()
     }
 
+    pub(super) fn reserve_line(&self) -> &ReserveLine<Lease> {
+        &self.inner.reserve
+    }
+
+    /// Bytes of the longest lease that the reserve could give if all of it was free.
+    pub(super) fn longest_of_reserve(&self) -> usize {
+        let units = self.zone(ZoneKind::Reserve).units as usize;
+        let largest = units.checked_ilog2().map_or(0, |order| UNIT << order);
+        largest.min(self.inner.longest.max(BULK_THRESHOLD).next_power_of_two())
+    }
+
     /// The same pool under another handle.
     pub(super) fn another_handle(&self) -> Self {
         Self { inner: Rc::clone(&self.inner) }
@@ -314,7 +285,7 @@ impl Lease {
         (self, rest)
     }
 
-    fn block(&self) -> &Block {
+    fn block(&self) -> &Block<PoolCore> {
         // SAFETY: the block lies in memory that its pool owns and never moves, and as long as there is a
         // lease of it, it holds the pool.
         unsafe { self.block.as_ref() }
@@ -383,6 +354,9 @@ impl Drop for Lease {
             let first = zone.first_unit;
             zone.buddy.give(block.unit - first, block.order.get());
             drop(zone);
+            if block.kind.get() == ZoneKind::Reserve {
+                return BufferPool { inner: pool }.serve_reserve();
+            }
             pool.returned.set(true);
         }
     }

@@ -5,6 +5,7 @@
 //! collects it.
 
 mod batch;
+mod block;
 mod buddy;
 mod buffer;
 mod engine;
@@ -14,10 +15,15 @@ mod mapped;
 mod op;
 mod operation;
 mod receive;
+// For stores, which are to come.
+#[cfg_attr(not(test), allow(dead_code))]
+mod reserve;
+mod reserve_line;
 mod running;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
 mod uring;
+mod zone;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -27,8 +33,8 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 pub(crate) use batch::{Payload, SendBatch, Unsent};
-pub(crate) use buffer::{BULK_THRESHOLD, Lease, SharedLease, UNIT, ZoneKind};
 pub use buffer::{BufferPool, LARGEST_LEASE};
+pub(crate) use buffer::{Lease, SharedLease};
 pub(crate) use loan::Loan;
 pub use mapped::FileMapping;
 pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
@@ -38,6 +44,7 @@ pub(crate) use receive::Received;
 pub(crate) use running::Running;
 pub use uring::RingOptions;
 pub(crate) use uring::{Event, RingError, Wait};
+pub(crate) use zone::{BULK_THRESHOLD, UNIT, ZoneKind};
 
 use engine::Engine;
 use op::OpTable;

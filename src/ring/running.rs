@@ -13,10 +13,10 @@ use super::operation::Operation;
 /// its own, as collections of futures do, has its waker kept until the operation is collected or dropped.
 pub struct Running {
     ring: Ring,
-    state: State,
+    state: RunningState,
 }
 
-enum State {
+enum RunningState {
     Fresh(Option<Operation>),
     /// The owner is the task.
     Submitted(OpKey),
@@ -27,7 +27,7 @@ enum State {
 
 impl Running {
     pub(super) fn new(ring: Ring, operation: Operation) -> Self {
-        Self { ring, state: State::Fresh(Some(operation)) }
+        Self { ring, state: RunningState::Fresh(Some(operation)) }
     }
 
     /// Keeps the waker of who polls now.
@@ -37,39 +37,41 @@ impl Running {
         ring.table(|table| table.keep_waker(waker))
     }
 
-    fn submit(ring: &Ring, operation: Operation, context: &Context<'_>) -> State {
+    fn submit(ring: &Ring, operation: Operation, context: &Context<'_>) -> RunningState {
         match ring.task_of(context) {
-            Some(task) => State::Submitted(ring.push(operation, Owner::Task(task))),
+            Some(task) => RunningState::Submitted(ring.push(operation, Owner::Task(task))),
             None => {
                 let place = Self::keep_waker(ring, context);
-                State::Within(ring.push(operation, Owner::Within(place)), place)
+                RunningState::Within(ring.push(operation, Owner::Within(place)), place)
             }
         }
     }
 
     /// It has not finished, and who polls now may be another than before. Wakers are cloned and dropped outside of the table.
-    fn wait(ring: &Ring, state: &mut State, context: &Context<'_>) {
+    fn wait(ring: &Ring, state: &mut RunningState, context: &Context<'_>) {
         match (ring.task_of(context), &*state) {
-            (Some(task), &State::Submitted(key)) => {
+            (Some(task), &RunningState::Submitted(key)) => {
                 ring.table(|table| table.set_owner(key, Owner::Task(task)))
             }
-            (Some(task), &State::Within(key, place)) => {
-                *state = State::Submitted(key);
+            (Some(task), &RunningState::Within(key, place)) => {
+                *state = RunningState::Submitted(key);
                 ring.table(|table| table.set_owner(key, Owner::Task(task)));
                 drop(ring.table(|table| table.withdraw_waker(place)));
             }
-            (None, &State::Submitted(key)) => {
+            (None, &RunningState::Submitted(key)) => {
                 let place = Self::keep_waker(ring, context);
                 ring.table(|table| table.set_owner(key, Owner::Within(place)));
-                *state = State::Within(key, place);
+                *state = RunningState::Within(key, place);
             }
-            (None, &State::Within(_, place)) => {
+            (None, &RunningState::Within(_, place)) => {
                 if !ring.table(|table| table.will_wake(place, context.waker())) {
                     let waker = context.waker().clone();
                     drop(ring.table(|table| table.replace_waker(place, waker)));
                 }
             }
-            (_, State::Fresh(_) | State::Finished) => unreachable!("only what is in flight waits"),
+            (_, RunningState::Fresh(_) | RunningState::Finished) => {
+                unreachable!("only what is in flight waits")
+            }
         }
     }
 }
@@ -80,20 +82,20 @@ impl Future for Running {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { ring, state } = &mut *self;
         let key = match state {
-            State::Fresh(operation) => {
+            RunningState::Fresh(operation) => {
                 let operation = operation.take().expect("an operation is submitted once");
                 *state = Self::submit(ring, operation, context);
                 return Poll::Pending;
             }
-            State::Submitted(key) | State::Within(key, _) => *key,
-            State::Finished => panic!("polled after completion"),
+            RunningState::Submitted(key) | RunningState::Within(key, _) => *key,
+            RunningState::Finished => panic!("polled after completion"),
         };
         match ring.table(|table| table.collect(key)) {
             Some(finished) => {
-                if let State::Within(_, place) = *state {
+                if let RunningState::Within(_, place) = *state {
                     drop(ring.table(|table| table.withdraw_waker(place)));
                 }
-                *state = State::Finished;
+                *state = RunningState::Finished;
                 Poll::Ready(finished)
             }
             None => {
@@ -107,12 +109,12 @@ impl Future for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         match self.state {
-            State::Submitted(key) => self.ring.table(|table| table.abandon(key)),
-            State::Within(key, place) => {
+            RunningState::Submitted(key) => self.ring.table(|table| table.abandon(key)),
+            RunningState::Within(key, place) => {
                 self.ring.table(|table| table.abandon(key));
                 drop(self.ring.table(|table| table.withdraw_waker(place)));
             }
-            State::Fresh(_) | State::Finished => {}
+            RunningState::Fresh(_) | RunningState::Finished => {}
         }
     }
 }

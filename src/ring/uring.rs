@@ -17,6 +17,8 @@ use super::receive::{GROUP, ReceiveRing, Received};
 pub struct RingOptions {
     /// Bytes of memory for leases.
     pub lease_memory: usize,
+    /// Bytes of memory for devices, beside those: see [`BufferPool::reserve`].
+    pub reserve: usize,
     /// Bytes of the longest lease.
     pub longest_lease: usize,
     /// Receive buffers; a power of two.
@@ -38,6 +40,7 @@ impl RingOptions {
     pub(crate) fn small() -> Self {
         Self {
             lease_memory: 40 << 20,
+            reserve: 0,
             longest_lease: 32 << 20,
             receive_buffers: 2,
             receive_buffer: 4096,
@@ -124,7 +127,7 @@ impl Uring {
         let ring = build_ring()?;
         probe(&ring)?;
         let megabytes = options.lease_memory >> 20;
-        let pool = BufferPool::new(options.lease_memory, options.longest_lease)
+        let pool = BufferPool::with_reserve(options.lease_memory, options.longest_lease, options.reserve)
             .map_err(|error| RingError::Memory(megabytes, error))?;
         let receive = ReceiveRing::new(options.receive_buffers, options.receive_buffer)
             .map_err(|error| RingError::Memory(megabytes, error))?;

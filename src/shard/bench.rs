@@ -18,7 +18,7 @@ use crate::shard::admission::ledger::Ledger;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
-use crate::shard::request::serve::serve;
+use crate::shard::request::serve::work;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
 use crate::shard::turn::run::Worker;
 use crate::shard::turn::shard::Shard;
@@ -175,7 +175,7 @@ impl ShardRounds {
             permit,
             socket_permit,
         });
-        let mut worker = Worker::new(shard, serve);
+        let mut worker = Worker::new(shard, work);
         let turn = Box::new(move || {
             let _open_for_ever = &handle;
             worker.turn();

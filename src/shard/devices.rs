@@ -1,23 +1,42 @@
-//! The devices that a shard has open. Each is opened when a first connection needs it; an idle one stays open, for the next connection, until
-//! its place among the ring's files is needed for another.
+//! The devices that a shard has open.
+//!
+//! A device is opened when a first connection needs it. That is a task: it may take its time, and connections that come meanwhile wait.
+//! An idle device stays open for the next connection, until its place among the ring's files is needed for another.
+//!
+//! When a device cannot be opened, its connections get one all the same, which refuses every request: so clients learn that there is
+//! no point in waiting. The next connection after them tries again.
 
 use std::collections::HashMap;
-use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::backend::{Device, Export, ExportId, ShardContext};
-use crate::shard::mailbox::Done;
+use crate::backend::{Device, Export, ExportId};
+use crate::shard::mailbox::{Done, NewConnection, Removal};
 
 /// Devices by export.
 #[derive(Default)]
-pub(super) struct Devices {
-    open: HashMap<ExportId, Open>,
+pub(crate) struct Devices {
+    states: HashMap<ExportId, DeviceState>,
+    /// Of them, those that are being opened.
+    opening: usize,
     /// Counts the moments at which a device became idle.
     moment: u64,
 }
 
-struct Open {
+enum DeviceState {
+    /// Its connections wait.
+    Opening {
+        export: Arc<Export>,
+        waiting: Vec<NewConnection>,
+        removal: Option<(Removal, Done)>,
+    },
+    Open(OpenDevice),
+}
+
+struct OpenDevice {
     device: Rc<Device>,
+    /// It could not be opened: its connections' requests are refused.
+    failed: bool,
     connections: usize,
     /// When the last connection went; means nothing while there is one.
     idle_since: u64,
@@ -25,77 +44,151 @@ struct Open {
     removed: Option<Done>,
 }
 
+/// What becomes of a connection that comes.
+pub(crate) enum DeviceEntry {
+    /// Its device is open.
+    Open(NewConnection, OpenedDevice),
+    /// It waits, and its device is to be opened.
+    First(Arc<Export>),
+    /// It waits for one that is being opened.
+    Waits,
+}
+
+/// A device for one more connection.
+pub(crate) struct OpenedDevice {
+    pub(crate) device: Rc<Device>,
+    pub(crate) failed: bool,
+}
+
+/// The end of an opening: the connections that waited, and what is to become of them if their export was removed meanwhile.
+pub(crate) struct EndedOpening {
+    pub(crate) connections: Vec<NewConnection>,
+    pub(crate) removal: Option<(Removal, Done)>,
+}
+
 impl Devices {
-    /// The device of an export, for one more connection.
-    ///
-    /// # Errors
-    /// The kernel's; `EMFILE` when each place for a file is taken by a device that has connections.
-    pub(super) fn enter(
-        &mut self,
-        id: ExportId,
-        export: &Export,
-        context: &ShardContext,
-    ) -> io::Result<Rc<Device>> {
-        if let Some(open) = self.open.get_mut(&id) {
-            assert!(open.removed.is_none(), "no connection comes after the order to remove its export");
-            open.connections += 1;
-            return Ok(Rc::clone(&open.device));
-        }
-        let device = loop {
-            match Device::new(export, context) {
-                Ok(device) => break Rc::new(device),
-                Err(error) if error.raw_os_error() == Some(libc::EMFILE) && self.drop_idle() => {}
-                Err(error) => return Err(error),
+    /// A connection comes.
+    pub(crate) fn enter(&mut self, new: NewConnection) -> DeviceEntry {
+        match self.states.get_mut(&new.id) {
+            Some(DeviceState::Open(open)) => {
+                assert!(open.removed.is_none(), "no connection comes after the order to remove its export");
+                open.connections += 1;
+                let (device, failed) = (Rc::clone(&open.device), open.failed);
+                DeviceEntry::Open(new, OpenedDevice { device, failed })
             }
-        };
-        let open = Open { device: Rc::clone(&device), connections: 1, idle_since: 0, removed: None };
-        self.open.insert(id, open);
-        Ok(device)
+            Some(DeviceState::Opening { waiting, removal, .. }) => {
+                assert!(removal.is_none(), "no connection comes after the order to remove its export");
+                waiting.push(new);
+                DeviceEntry::Waits
+            }
+            None => {
+                let (id, export) = (new.id, Arc::clone(&new.export));
+                let opening =
+                    DeviceState::Opening { export: Arc::clone(&export), waiting: vec![new], removal: None };
+                self.states.insert(id, opening);
+                self.opening += 1;
+                DeviceEntry::First(export)
+            }
+        }
     }
 
-    /// A connection of the export is gone, and with it what it held. When it was the last one of an export that was removed, the device is
-    /// closed, and whom to tell is given back.
-    pub(super) fn leave(&mut self, id: ExportId) -> Option<Done> {
-        let open = self.open.get_mut(&id).expect("a connection holds its device open");
+    /// An attempt to open a device has failed for want of a place among the ring's files: the export to try again, if a device without
+    /// connections could be closed instead.
+    pub(crate) fn make_room(&mut self, id: ExportId) -> Option<Arc<Export>> {
+        let Some(DeviceState::Opening { export, .. }) = self.states.get(&id) else { return None };
+        let export = Arc::clone(export);
+        self.close_idle().then_some(export)
+    }
+
+    /// A device is open; `None` when it could not be opened. Those that waited are to [enter](Self::enter) again.
+    pub(crate) fn opened(&mut self, id: ExportId, device: Option<Device>) -> EndedOpening {
+        let Some(DeviceState::Opening { export, waiting, removal }) = self.states.remove(&id) else {
+            unreachable!("it is being opened")
+        };
+        self.opening -= 1;
+        let failed = device.is_none();
+        let device = Rc::new(device.unwrap_or_else(|| Device::absent(&export)));
+        self.moment += 1;
+        let open = OpenDevice { device, failed, connections: 0, idle_since: self.moment, removed: None };
+        self.states.insert(id, DeviceState::Open(open));
+        EndedOpening { connections: waiting, removal }
+    }
+
+    /// A connection of the export is gone, and with it what it held. When it was the last one of an export that was removed, the
+    /// device is closed, and whom to tell is given back.
+    pub(crate) fn leave(&mut self, id: ExportId) -> Option<Done> {
+        let Some(DeviceState::Open(open)) = self.states.get_mut(&id) else {
+            unreachable!("a connection holds its device open")
+        };
         open.connections -= 1;
         self.moment += 1;
         open.idle_since = self.moment;
-        if open.connections > 0 || open.removed.is_none() || canary!(RemovalForgotten) {
-            return None;
-        }
-        self.close(id)
+        let is_over = open.failed || (open.removed.is_some() && !canary!(RemovalForgotten));
+        if open.connections > 0 || !is_over { None } else { self.close(id) }
     }
 
     /// An export was removed. Its device is closed at once when it has no connection; then whom to tell is given back.
-    pub(super) fn remove(&mut self, id: ExportId, done: Done) -> Option<Done> {
-        let Some(open) = self.open.get_mut(&id) else { return Some(done) };
-        open.removed = Some(done);
-        if open.connections > 0 { None } else { self.close(id) }
+    pub(crate) fn remove(&mut self, id: ExportId, how: Removal, done: Done) -> Option<Done> {
+        match self.states.get_mut(&id) {
+            None => Some(done),
+            Some(DeviceState::Opening { removal, .. }) => {
+                *removal = Some((how, done));
+                None
+            }
+            Some(DeviceState::Open(open)) => {
+                open.removed = Some(done);
+                if open.connections > 0 { None } else { self.close(id) }
+            }
+        }
     }
 
     fn close(&mut self, id: ExportId) -> Option<Done> {
-        let open = self.open.remove(&id)?;
+        let Some(DeviceState::Open(open)) = self.states.remove(&id) else { return None };
         assert_eq!(Rc::strong_count(&open.device), 1, "a task outlives the connections of its device");
         open.removed
     }
 
+    /// Whether a connection waits for its device.
+    pub(crate) fn are_opening(&self) -> bool {
+        self.opening > 0
+    }
+
+    /// The shard ends: the connections that still wait.
+    pub(crate) fn give_up_waiting(&mut self) -> Vec<NewConnection> {
+        if self.opening == 0 {
+            return Vec::new();
+        }
+        let waiting = self.states.values_mut().map(|state| match state {
+            DeviceState::Opening { waiting, .. } => std::mem::take(waiting),
+            DeviceState::Open(_) => Vec::new(),
+        });
+        waiting.flatten().collect()
+    }
+
     /// Those that are open.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Device> {
-        self.open.values().map(|open| &*open.device)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.states.values().filter_map(|state| match state {
+            DeviceState::Open(open) => Some(&*open.device),
+            DeviceState::Opening { .. } => None,
+        })
     }
 
     /// Places that they take among the ring's files.
     #[cfg(feature = "sim")]
-    pub(super) fn files(&self) -> usize {
+    pub(crate) fn files(&self) -> usize {
         self.iter().map(Device::files).sum()
     }
 
-    /// Gives up the device that has had no connection for the longest time, and has files to give back; false when there is none.
-    fn drop_idle(&mut self) -> bool {
-        let is_idle = |open: &Open| open.connections == 0 && open.device.files() > 0;
-        let idle = self.open.iter().filter(|(_, open)| is_idle(open));
-        let oldest = idle.min_by_key(|(_, open)| open.idle_since).map(|(id, _)| *id);
-        oldest.is_some_and(|id| self.open.remove(&id).is_some())
+    /// Closes the device that has had no connection for the longest time, and has files to give back; false when there is none.
+    fn close_idle(&mut self) -> bool {
+        let idle = self.states.iter().filter_map(|(id, state)| match state {
+            DeviceState::Open(open) if open.connections == 0 && open.device.files() > 0 => {
+                Some((open.idle_since, *id))
+            }
+            _ => None,
+        });
+        let oldest = idle.min_by_key(|(idle_since, _)| *idle_since).map(|(_, id)| id);
+        oldest.is_some_and(|id| self.states.remove(&id).is_some())
     }
 }
 
@@ -104,56 +197,117 @@ mod tests {
     use super::*;
     use crate::backend::testing::context_with;
     use crate::ring::RingOptions;
+    use crate::shard::mailbox::tests::new_connection;
+
+    fn id(index: u32) -> ExportId {
+        ExportId { index, generation: 0 }
+    }
+
+    fn open(devices: &Devices) -> Vec<u32> {
+        let is_open = |state: &DeviceState| matches!(state, DeviceState::Open(_));
+        let mut open: Vec<u32> =
+            devices.states.iter().filter(|(_, state)| is_open(state)).map(|(id, _)| id.index).collect();
+        open.sort_unstable();
+        open
+    }
+
+    /// A connection comes, and what that leads to is done at once. Whether it got its device.
+    fn enter(
+        devices: &mut Devices,
+        context: &crate::backend::ShardContext,
+        id: ExportId,
+        export: &Arc<Export>,
+    ) -> bool {
+        let export = match devices.enter(new_connection(id, export)) {
+            DeviceEntry::Open(_, device) => return !device.failed,
+            DeviceEntry::First(export) => export,
+            DeviceEntry::Waits => panic!("it is opened at once"),
+        };
+        let device = loop {
+            match Device::new(&export, context) {
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    if devices.make_room(id).is_none() {
+                        break None;
+                    }
+                }
+                result => break Some(result.unwrap()),
+            }
+        };
+        let EndedOpening { mut connections, removal } = devices.opened(id, device);
+        assert!(connections.len() == 1 && removal.is_none());
+        match devices.enter(connections.pop().unwrap()) {
+            DeviceEntry::Open(_, device) => !device.failed,
+            _ => panic!("it is open"),
+        }
+    }
 
     #[test]
     fn idle_devices_make_room_for_others() {
         let directory = tempfile::tempdir().unwrap();
         // Room for three files of two descriptors each.
         let context = context_with(&RingOptions { files: 6, ..RingOptions::small() });
-        let exports: Vec<Export> = (0..5)
+        let exports: Vec<Arc<Export>> = (0..5)
             .map(|number| {
                 let path = directory.path().join(number.to_string());
                 std::fs::write(&path, [0; 512]).unwrap();
-                Export::open(&crate::config::ExportUri::file(&path), false).unwrap()
+                Arc::new(Export::open(&crate::config::ExportUri::file(&path), false).unwrap())
             })
             .collect();
-        let id = |index: u32| ExportId { index, generation: 0 };
         let mut devices = Devices::default();
-        let enter = |devices: &mut Devices, index: u32| {
-            devices.enter(id(index), &exports[index as usize], &context).map(drop)
-        };
-        let open = |devices: &Devices| {
-            let mut open: Vec<u32> = devices.open.keys().map(|id| id.index).collect();
-            open.sort_unstable();
-            open
-        };
-        (0..3).for_each(|index| enter(&mut devices, index).unwrap());
-        assert_eq!(context.ring.registered_files(), 6);
-        let full = enter(&mut devices, 3).unwrap_err();
-        assert_eq!(full.raw_os_error(), Some(libc::EMFILE), "all have connections");
-        assert_eq!(context.ring.registered_files(), 6, "nothing is left of the one in vain");
+        let enter =
+            |devices: &mut Devices, index: u32| enter(devices, &context, id(index), &exports[index as usize]);
         let leave = |devices: &mut Devices, index: u32| assert!(devices.leave(id(index)).is_none());
+        (0..3).for_each(|index| assert!(enter(&mut devices, index)));
+        assert_eq!(context.ring.registered_files(), 6);
+        assert!(!enter(&mut devices, 3), "all have connections");
+        assert!(!enter(&mut devices, 3), "it stands there without a device while it has a connection");
+        assert_eq!(context.ring.registered_files(), 6, "nothing is left of the one in vain");
         leave(&mut devices, 1);
         leave(&mut devices, 0);
-        enter(&mut devices, 1).unwrap();
+        assert!(enter(&mut devices, 1));
         leave(&mut devices, 1);
-        enter(&mut devices, 3).unwrap();
+        leave(&mut devices, 3);
+        leave(&mut devices, 3);
+        assert!(enter(&mut devices, 3), "it is tried again");
         assert_eq!(open(&devices), [1, 2, 3], "0 was idle for longer than 1");
-        enter(&mut devices, 4).unwrap();
+        assert!(enter(&mut devices, 4));
         assert_eq!(open(&devices), [2, 3, 4]);
-        let told = std::sync::Arc::new(());
+        let told = Arc::new(());
         let done = || -> Done {
-            let told = std::sync::Arc::clone(&told);
+            let told = Arc::clone(&told);
             Box::new(move || drop(told))
         };
-        assert!(devices.remove(id(0), done()).is_some(), "it is not open");
-        assert!(devices.remove(id(4), done()).is_none(), "it has a connection");
+        assert!(devices.remove(id(0), Removal::AtOnce, done()).is_some(), "it is not open");
+        assert!(devices.remove(id(4), Removal::AtOnce, done()).is_none(), "it has a connection");
         assert!(devices.leave(id(4)).is_some(), "and now none");
         assert!(devices.leave(id(3)).is_none());
-        assert!(devices.remove(id(3), done()).is_some(), "it was idle");
+        assert!(devices.remove(id(3), Removal::AtOnce, done()).is_some(), "it was idle");
         assert_eq!(open(&devices), [2]);
         assert_eq!(context.ring.registered_files(), 2);
         drop(devices);
         assert_eq!(context.ring.registered_files(), 0);
+    }
+
+    #[test]
+    fn connections_wait_for_a_device_that_is_being_opened() {
+        let export = Arc::new(Export::open(&"null:1M".parse().unwrap(), false).unwrap());
+        let context = context_with(&RingOptions::small());
+        let mut devices = Devices::default();
+        let enter = |devices: &mut Devices| devices.enter(new_connection(id(0), &export));
+        assert!(matches!(enter(&mut devices), DeviceEntry::First(_)));
+        assert!(matches!(enter(&mut devices), DeviceEntry::Waits));
+        assert!(devices.are_opening() && devices.iter().count() == 0);
+        let told = Arc::new(());
+        let done = Arc::clone(&told);
+        assert!(devices.remove(id(0), Removal::WhenUnused, Box::new(move || drop(done))).is_none());
+        let device = Device::new(&export, &context).unwrap();
+        let EndedOpening { connections, removal } = devices.opened(id(0), Some(device));
+        assert!(connections.len() == 2 && !devices.are_opening());
+        assert!(connections.into_iter().all(|new| matches!(devices.enter(new), DeviceEntry::Open(..))));
+        let (how, done) = removal.unwrap();
+        assert!(devices.remove(id(0), how, done).is_none());
+        assert!(devices.leave(id(0)).is_none());
+        drop(devices.leave(id(0)).expect("the last one is gone"));
+        assert_eq!(Arc::strong_count(&told), 1);
     }
 }

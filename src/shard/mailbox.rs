@@ -72,3 +72,36 @@ pub(super) struct Collect {
     /// Takes the answer, on the shard's thread: it must not wait.
     pub(super) answer: Box<dyn FnOnce(Box<Interval>) + Send>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::nbd::session::{ReplyMode, Session};
+
+    /// A connection of a client that is gone.
+    pub(crate) fn new_connection(id: ExportId, export: &Arc<Export>) -> NewConnection {
+        let (_client, server) = UnixStream::pair().unwrap();
+        let facts = export.facts();
+        NewConnection {
+            number: 1,
+            socket: server.into(),
+            over_tcp: false,
+            id,
+            export: Arc::clone(export),
+            session: Session {
+                reply_mode: ReplyMode::Simple,
+                transmission_flags: 0,
+                size: facts.size,
+                block_sizes: facts.block_sizes,
+                enforce_alignment: false,
+                contexts: Vec::new(),
+            },
+            leftover: Vec::new(),
+            peer: Default::default(),
+            permit: Box::new(()),
+            socket_permit: Box::new(()),
+        }
+    }
+}

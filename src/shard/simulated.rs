@@ -4,7 +4,7 @@ use super::{NewConnection, Removal, ShardConfig, ShardHandle, ShardStartError};
 use crate::backend::ExportId;
 use crate::ring::Wait;
 use crate::ring::sim::World;
-use crate::shard::request::serve::serve;
+use crate::shard::request::serve::work;
 use crate::shard::turn::run::Worker;
 use crate::shard::turn::shard::Shard;
 
@@ -76,7 +76,7 @@ impl SteppedShard {
         let world = World::current().expect("the thread is in a world");
         let (handle, shard_end) = ShardHandle::new(&config.limits)?;
         let shard = Shard::new(&config, shard_end)?;
-        Ok(Self { worker: Box::new(Worker::new(shard, serve)), handle, world, ring, busy: true })
+        Ok(Self { worker: Box::new(Worker::new(shard, work)), handle, world, ring, busy: true })
     }
 
     /// Whether a turn would do something.

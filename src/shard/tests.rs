@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::backend::{Export, ExportId};
+use crate::backend::{ApplicationDevice, DeviceQueue, DeviceRequest, Export, ExportId, FastDevice};
+use crate::block::DeviceFacts;
 use crate::config::ExportUri;
 use crate::config::Limits;
 use crate::nbd::meta_context::MetaContext;
@@ -29,7 +30,11 @@ fn start(uri: &str) -> Running {
 
 fn start_with(uri: &str, limits: Limits) -> Running {
     let uri: ExportUri = uri.parse().unwrap();
-    let export = Arc::new(Export::open(&uri, false).unwrap());
+    start_export(Export::open(&uri, false).unwrap(), limits)
+}
+
+fn start_export(export: Export, limits: Limits) -> Running {
+    let export = Arc::new(export);
     let (sender, exited) = mpsc::channel();
     let limits = Limits { connections: limits.connections.min(64), ..limits };
     let shard = ShardHandle::start(ShardConfig {
@@ -431,4 +436,60 @@ fn a_panic_ends_the_connections_of_its_shard_and_the_shard() {
     assert!(running.shard.collect(None, false, |_| panic!("of the test")));
     assert!(running.exited.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
     assert_eq!(client.read(&mut [0]).unwrap(), 0, "its ring is gone, and with it the socket");
+}
+
+/// A device that cannot be opened the first time.
+struct OpensLater(std::sync::atomic::AtomicBool);
+
+impl FastDevice for OpensLater {
+    fn facts(&self) -> DeviceFacts {
+        DeviceFacts::new(1 << 20)
+    }
+
+    fn open(&self, _shard: usize) -> std::io::Result<Box<dyn DeviceQueue>> {
+        match self.0.swap(true, Ordering::SeqCst) {
+            true => Ok(Box::new(Zeroes)),
+            false => Err(std::io::Error::from_raw_os_error(libc::ENXIO)),
+        }
+    }
+}
+
+struct Zeroes;
+
+impl DeviceQueue for Zeroes {
+    fn submit(&mut self, mut request: DeviceRequest) {
+        request.buffer().fill(0);
+        request.complete();
+    }
+}
+
+#[test]
+fn clients_of_an_export_that_cannot_be_opened_are_refused_and_closed() {
+    const SHUTDOWN: u32 = 108;
+    let device = ApplicationDevice::fast(OpensLater(false.into()));
+    let running = start_export(Export::of_device(&device, false).unwrap(), Limits::SMALLEST);
+    // Both are there when the shard looks, so that they wait for the same device. One sends a payload, which is skipped first.
+    let mut first = running.connect_with(ReplyMode::Simple, request(1, 7, 0, 70_000));
+    let mut second =
+        running.connect_with(ReplyMode::Simple, [request(0, 8, 0, 512), request(0, 9, 0, 512)].concat());
+    assert_eq!(read(&mut second, 16), simple(SHUTDOWN, 8));
+    assert_eq!(second.read(&mut [0]).unwrap(), 0, "the second request gets no reply");
+    first.write_all(&vec![1; 70_000]).unwrap();
+    assert_eq!(read(&mut first, 16), simple(SHUTDOWN, 7));
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    // The next client may find that it is there; until the last of the others is gone it does not.
+    let mut tries = 0;
+    loop {
+        let mut client = running.connect(ReplyMode::Simple);
+        client.write_all(&request(0, 1, 0, 512)).unwrap();
+        let header = read(&mut client, 16);
+        if header == simple(0, 1) {
+            assert_eq!(read(&mut client, 512), [0; 512]);
+            break;
+        }
+        assert_eq!(header, simple(SHUTDOWN, 1));
+        tries += 1;
+        assert!(tries < 1000, "it is never opened");
+    }
+    running.stop();
 }

@@ -412,7 +412,8 @@ impl Simulation {
     /// Runs until nothing more happens by itself.
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_STEPS {
-            if !self.takes_turn() && !self.world.step() && !self.step_devices() {
+            // Devices of the application before the clock, which would run to the end of every patience.
+            if !self.takes_turn() && !self.step_devices() && !self.world.step() {
                 return Ok(());
             }
             self.note_released();

@@ -52,10 +52,10 @@ const ZEROES: usize = 64 << 10;
 /// }
 /// ```
 pub trait BlockingDevice: Send + Sync + 'static {
-    /// Bytes. Asked once, when the device is exported.
+    /// Bytes. AskedRequest once, when the device is exported.
     fn size(&self) -> u64;
 
-    /// What clients are told of the device, its size included. Asked once, when the device is exported.
+    /// What clients are told of the device, its size included. AskedRequest once, when the device is exported.
     fn facts(&self) -> DeviceFacts {
         DeviceFacts::new(self.size())
     }
@@ -121,7 +121,7 @@ pub trait BlockingDevice: Send + Sync + 'static {
 /// Each shard of the server opens a [`DeviceQueue`] of its own when its first client of the device comes, and drops it when the device was
 /// removed and the last client is gone, or when the server stops.
 pub trait FastDevice: Send + Sync + 'static {
-    /// What clients are told of the device. Asked once, when the device is exported.
+    /// What clients are told of the device. AskedRequest once, when the device is exported.
     fn facts(&self) -> DeviceFacts;
 
     /// Opens the device on a shard, on the shard's thread, where all calls of the queue are made.
@@ -150,11 +150,11 @@ pub trait FastDevice: Send + Sync + 'static {
 ///   submitted, on any shard; so has a WRITE with [`fua`](IoFlags::fua) for its own range.
 /// * Each request ends in the end. A client that waits for one that does not holds its connection and the request's memory, until the server
 ///   stops and cuts it off.
-/// * A method that panics fails the requests that the queue keeps. No method of the device is called after that on any shard, all its
-///   requests fail with `EIO`, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
+/// * A method that panics fails its request. No method of the device is called after that on any shard: its queues are dropped, and so are the
+///   requests that they keep; all its requests fail with `EIO`, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
 pub trait DeviceQueue {
     /// Answers a READ or WRITE before it takes any memory, if that needs no data: `None` has it [submitted](Self::submit) instead. A WRITE is
-    /// answered before its data is here.
+    /// asked about before its data is here. One that has to wait for memory is asked about again.
     fn immediate(&mut self, _request: &Preview) -> Option<Immediate> {
         None
     }

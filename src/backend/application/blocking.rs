@@ -13,12 +13,12 @@ use crate::exec::{Lines, caught, lock};
 pub(crate) struct BlockingQueue {
     device: Arc<Caged<dyn BlockingDevice>>,
     health: Arc<Health>,
-    state: Mutex<State>,
+    state: Mutex<BlockingState>,
     /// Threads that it may keep busy.
     most: usize,
 }
 
-struct State {
+struct BlockingState {
     /// By client: one that asks a thousand times does not hold up one that asks once.
     waiting: Lines<DeviceRequest>,
     /// Threads that work for it, or are on their way.
@@ -35,7 +35,7 @@ impl BlockingQueue {
         most: usize,
     ) -> Arc<Self> {
         let (device, health) = (Arc::clone(device), Arc::clone(health));
-        let state = State { waiting: Lines::new(usize::MAX, usize::MAX), threads: 0 };
+        let state = BlockingState { waiting: Lines::new(usize::MAX, usize::MAX), threads: 0 };
         Arc::new(Self { device, health, state: Mutex::new(state), most: most.max(1) })
     }
 

@@ -1,16 +1,28 @@
 //! Whether a device of the application still works, and how it goes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use crate::exec::caught;
+use crate::exec::{self, caught, lock};
+use crate::sys::Doorbell;
 
 /// Shared by all shards: once code of a device has panicked, none of it is called any more.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     failed: AtomicBool,
+    /// Of the shards that have opened it.
+    doorbells: Mutex<Vec<Arc<Doorbell>>>,
 }
 
 impl Health {
+    /// A shard has opened the device: what it has handed over there fails as well when the device does.
+    pub(super) fn ring_when_it_fails(&self, doorbell: Arc<Doorbell>) {
+        let mut doorbells = lock(&self.doorbells);
+        if !doorbells.iter().any(|known| Arc::ptr_eq(known, &doorbell)) {
+            doorbells.push(doorbell);
+        }
+    }
+
     #[inline]
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
@@ -20,6 +32,9 @@ impl Health {
     pub(super) fn fail(&self) {
         if !self.failed.swap(true, Ordering::Relaxed) {
             tracing::error!("a device of the application panicked: all further requests to it fail with EIO");
+            // They look on their own threads.
+            let doorbells = std::mem::take(&mut *lock(&self.doorbells));
+            doorbells.iter().for_each(|doorbell| exec::ring(doorbell));
         }
     }
 }

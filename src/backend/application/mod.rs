@@ -29,7 +29,7 @@ use crate::exec::caught;
 use crate::ring::{Lease, Loan, SharedLease};
 use blocking::BlockingQueue;
 use health::{Caged, Health};
-use queue::Queue;
+use queue::QueueOnShard;
 use request::tidied;
 
 /// The longest TRIM or WRITE_ZEROES that a device is handed at once.
@@ -39,12 +39,13 @@ const LONGEST_CHANGE: u64 = 64 << 20;
 /// [`ServerHandle::add_device`](crate::ServerHandle::add_device). Clones are the same device.
 #[derive(Clone)]
 pub struct ApplicationDevice {
-    source: Source,
+    source: DeviceSource,
+    one_shard: bool,
     health: Arc<Health>,
 }
 
 #[derive(Clone)]
-enum Source {
+enum DeviceSource {
     Fast(Arc<Caged<dyn FastDevice>>),
     Blocking(Arc<Caged<dyn BlockingDevice>>),
 }
@@ -52,12 +53,28 @@ enum Source {
 impl ApplicationDevice {
     /// A device whose verbs block.
     pub fn blocking(device: impl BlockingDevice) -> Self {
-        Self { source: Source::Blocking(Arc::new(Caged::new(Box::new(device)))), health: Arc::default() }
+        Self::new(DeviceSource::Blocking(Arc::new(Caged::new(Box::new(device)))))
     }
 
     /// A device that carries requests out side by side.
     pub fn fast(device: impl FastDevice) -> Self {
-        Self { source: Source::Fast(Arc::new(Caged::new(Box::new(device)))), health: Arc::default() }
+        Self::new(DeviceSource::Fast(Arc::new(Caged::new(Box::new(device)))))
+    }
+
+    fn new(source: DeviceSource) -> Self {
+        Self { source, one_shard: false, health: Arc::default() }
+    }
+
+    /// Has all clients of the device served by one shard, so that one [`DeviceQueue`] sees all requests. When that shard fails, another one
+    /// opens the device for the next client.
+    #[must_use]
+    pub fn on_one_shard(mut self) -> Self {
+        self.one_shard = true;
+        self
+    }
+
+    pub(super) fn is_on_one_shard(&self) -> bool {
+        self.one_shard
     }
 
     /// Whether its code has panicked: all its requests fail from then on.
@@ -68,8 +85,8 @@ impl ApplicationDevice {
     /// What clients are told of it; why it cannot be served.
     pub(super) fn facts(&self) -> Result<DeviceFacts, &'static str> {
         let facts = caught(|| match &self.source {
-            Source::Fast(device) => device.get().facts(),
-            Source::Blocking(device) => device.get().facts(),
+            DeviceSource::Fast(device) => device.get().facts(),
+            DeviceSource::Blocking(device) => device.get().facts(),
         });
         let facts = facts.map_err(|_panic| "panicked when it was asked for its facts")?;
         if facts.size > i64::MAX as u64 {
@@ -88,8 +105,8 @@ impl ApplicationDevice {
 impl fmt::Debug for ApplicationDevice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.source {
-            Source::Fast(_) => "fast",
-            Source::Blocking(_) => "blocking",
+            DeviceSource::Fast(_) => "fast",
+            DeviceSource::Blocking(_) => "blocking",
         };
         write!(formatter, "ApplicationDevice({kind}, failed: {})", self.has_failed())
     }
@@ -103,7 +120,7 @@ pub(super) struct Application {
 }
 
 enum OnShard {
-    Fast(Rc<Queue>),
+    Fast(Rc<QueueOnShard>),
     Blocking(Arc<BlockingQueue>),
 }
 
@@ -118,8 +135,13 @@ impl Application {
         context: &ShardContext,
     ) -> io::Result<Self> {
         let way = match &device.source {
-            Source::Fast(fast) => OnShard::Fast(Queue::open(fast.get(), &device.health, context.shard)?),
-            Source::Blocking(blocking) => OnShard::Blocking(BlockingQueue::new(
+            DeviceSource::Fast(fast) => OnShard::Fast(QueueOnShard::open(
+                fast.get(),
+                &device.health,
+                context.shard,
+                &context.outstanding,
+            )?),
+            DeviceSource::Blocking(blocking) => OnShard::Blocking(BlockingQueue::new(
                 blocking,
                 &device.health,
                 context.helpers.most_per_key(),
@@ -161,7 +183,7 @@ impl Application {
         }
         let start = start as usize;
         let loan = Loan::own(lease, start..start + range.length() as usize);
-        let asked = Asked { command: CommandKind::Read, range, ..Asked::default() };
+        let asked = AskedRequest { command: CommandKind::Read, range, ..AskedRequest::default() };
         let (lease, result) = self.ask(asked, Some(loan), client, context).await;
         let lease = lease.expect("a request comes back with its memory");
         (lease, result.map(drop).map_err(|error| ReadFailure { error, good: 0 }))
@@ -179,12 +201,12 @@ impl Application {
             return Err(BlockError::Invalid);
         }
         let loan = Loan::shared(lease, 0..range.length() as usize);
-        let asked = Asked { command: CommandKind::Write, range, flags, most_extents: 0 };
+        let asked = AskedRequest { command: CommandKind::Write, range, flags, most_extents: 0 };
         self.ask(asked, Some(loan), client, context).await.1.map(drop)
     }
 
     pub(super) async fn flush(&self, client: u32, context: &ShardContext) -> Result<(), BlockError> {
-        self.ask(Asked::default(), None, client, context).await.1.map(drop)
+        self.ask(AskedRequest::default(), None, client, context).await.1.map(drop)
     }
 
     /// TRIM and WRITE_ZEROES, step by step; stops when it is abandoned.
@@ -204,7 +226,7 @@ impl Application {
                 abandon.check()?;
             }
             let flags = IoFlags { fua: false, ..flags };
-            let asked = Asked { command, range, flags, most_extents: 0 };
+            let asked = AskedRequest { command, range, flags, most_extents: 0 };
             self.ask(asked, None, client, context).await.1?;
         }
         if flags.fua { self.flush(client, context).await } else { Ok(()) }
@@ -222,8 +244,12 @@ impl Application {
         let start = range.offset() / unit * unit;
         let wide =
             ByteRange::new(start, range.end().next_multiple_of(unit) - start).ok_or(BlockError::Invalid)?;
-        let asked =
-            Asked { command: CommandKind::BlockStatus, range: wide, most_extents: limit, ..Asked::default() };
+        let asked = AskedRequest {
+            command: CommandKind::BlockStatus,
+            range: wide,
+            most_extents: limit,
+            ..AskedRequest::default()
+        };
         let told = self.ask(asked, None, client, context).await.1?;
         Ok(super::file::within(&tidied(told, wide, limit), start, range))
     }
@@ -231,12 +257,12 @@ impl Application {
     /// Hands a request to the application and waits for its end.
     async fn ask(
         &self,
-        asked: Asked,
+        asked: AskedRequest,
         loan: Option<Loan>,
         client: u32,
         context: &ShardContext,
     ) -> (Option<Lease>, Result<Vec<Extent>, BlockError>) {
-        let Asked { command, range, flags, most_extents } = asked;
+        let AskedRequest { command, range, flags, most_extents } = asked;
         let outstanding = &context.outstanding;
         let (request, waiting) = outstanding.request(command, range, flags, most_extents, loan);
         match &self.way {
@@ -265,14 +291,14 @@ impl Drop for Application {
 }
 
 /// What a request asks for; a FLUSH unless something else is said.
-struct Asked {
+struct AskedRequest {
     command: CommandKind,
     range: ByteRange,
     flags: IoFlags,
     most_extents: usize,
 }
 
-impl Default for Asked {
+impl Default for AskedRequest {
     fn default() -> Self {
         let range = ByteRange::new(0, 0).expect("nothing fits everywhere");
         Self { command: CommandKind::Flush, range, flags: IoFlags::default(), most_extents: 0 }

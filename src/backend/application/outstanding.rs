@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crossbeam_channel::{Receiver, unbounded};
 use slab::Slab;
 
-use super::request::{DeviceRequest, Ended, Ticket, Way};
+use super::request::{DeviceRequest, Ended, RequestTicket, Way};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
 use crate::exec::{ReadyList, Waiter};
 use crate::ring::{Lease, Loan, Ring};
@@ -21,37 +21,43 @@ use crate::sys::Doorbell;
 pub(crate) struct Outstanding {
     way: Arc<Way>,
     ended: Receiver<Ended>,
-    places: RefCell<Slab<Place>>,
+    places: RefCell<Slab<WorkerPlace>>,
     next: Cell<u64>,
-    uncommitted: RefCell<Vec<Rc<dyn Commit>>>,
+    uncommitted: RefCell<Vec<Rc<dyn Committed>>>,
+    /// Those that are open.
+    queues: RefCell<Vec<Weak<dyn Committed>>>,
     ready: ReadyList,
     ring: Ring,
 }
 
-/// A queue that is told at the end of a turn that it was handed all.
-pub(super) trait Commit {
+/// A queue on this shard.
+pub(super) trait Committed {
+    /// It was handed all of this turn.
     fn commit(&self);
+    /// The doorbell rang: its device may have failed on another shard.
+    fn look(&self);
 }
 
-struct Place {
+struct WorkerPlace {
     number: u64,
     waiter: Option<Waiter>,
-    outcome: Option<Outcome>,
+    outcome: Option<RequestEnd>,
 }
 
 /// The memory of a READ, and how the request ended.
-type Outcome = (Option<Lease>, Result<Vec<Extent>, BlockError>);
+type RequestEnd = (Option<Lease>, Result<Vec<Extent>, BlockError>);
 
 impl Outstanding {
     pub(crate) fn new(doorbell: &Arc<Doorbell>, ready: ReadyList, ring: Ring) -> Self {
         let (sender, ended) = unbounded();
         let way = Arc::new(Way { sender, doorbell: Arc::clone(doorbell) });
-        let (places, uncommitted) = Default::default();
-        Self { way, ended, places, next: Cell::new(0), uncommitted, ready, ring }
+        let (places, uncommitted, queues) = Default::default();
+        Self { way, ended, places, next: Cell::new(0), uncommitted, queues, ready, ring }
     }
 
     /// The doorbell rang: requests that ended go on.
     pub(crate) fn collect(&self) {
+        self.look();
         for Ended { ticket, loan, result } in self.ended.try_iter() {
             let lease = loan.and_then(Loan::give_back);
             let mut places = self.places.borrow_mut();
@@ -66,6 +72,24 @@ impl Outstanding {
         }
     }
 
+    /// Lets queues look whether their device has failed elsewhere.
+    fn look(&self) {
+        let mut queues = self.queues.take();
+        queues.retain(|queue| {
+            queue.upgrade().is_some_and(|queue| {
+                queue.look();
+                true
+            })
+        });
+        self.queues.borrow_mut().append(&mut queues);
+    }
+
+    /// A queue was opened. Rings when its device fails.
+    pub(super) fn opened(&self, queue: Weak<dyn Committed>) -> Arc<Doorbell> {
+        self.queues.borrow_mut().push(queue);
+        Arc::clone(&self.way.doorbell)
+    }
+
     /// All that was ready has run: the queues that were handed something may start.
     pub(crate) fn commit(&self) {
         if self.uncommitted.borrow().is_empty() {
@@ -77,7 +101,7 @@ impl Outstanding {
     }
 
     /// At the end of this turn the queue is told that this was all.
-    pub(super) fn will_commit(&self, queue: Rc<dyn Commit>) {
+    pub(super) fn will_commit(&self, queue: Rc<dyn Committed>) {
         self.uncommitted.borrow_mut().push(queue);
     }
 
@@ -89,17 +113,18 @@ impl Outstanding {
         flags: IoFlags,
         most_extents: usize,
         loan: Option<Loan>,
-    ) -> (DeviceRequest, Waiting<'_>) {
+    ) -> (DeviceRequest, RequestWait<'_>) {
         let number = self.next.get();
         self.next.set(number + 1);
-        let place = self.places.borrow_mut().insert(Place { number, waiter: None, outcome: None }) as u32;
-        let (ticket, way) = (Ticket { place, number }, Arc::clone(&self.way));
+        let place =
+            self.places.borrow_mut().insert(WorkerPlace { number, waiter: None, outcome: None }) as u32;
+        let (ticket, way) = (RequestTicket { place, number }, Arc::clone(&self.way));
         let request = DeviceRequest { command, range, flags, most_extents, loan, ticket, way, ended: false };
-        (request, Waiting { outstanding: self, ticket })
+        (request, RequestWait { outstanding: self, ticket })
     }
 }
 
-fn find(places: &mut Slab<Place>, ticket: Ticket) -> Option<&mut Place> {
+fn find(places: &mut Slab<WorkerPlace>, ticket: RequestTicket) -> Option<&mut WorkerPlace> {
     places.get_mut(ticket.place as usize).filter(|place| place.number == ticket.number)
 }
 
@@ -111,15 +136,15 @@ impl Drop for Outstanding {
 }
 
 /// The end of a request, awaited.
-pub(super) struct Waiting<'a> {
+pub(super) struct RequestWait<'a> {
     outstanding: &'a Outstanding,
-    ticket: Ticket,
+    ticket: RequestTicket,
 }
 
-impl Future for Waiting<'_> {
-    type Output = Outcome;
+impl Future for RequestWait<'_> {
+    type Output = RequestEnd;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RequestEnd> {
         let waiter = Waiter::new(&self.outstanding.ring, context);
         let mut places = self.outstanding.places.borrow_mut();
         let place = find(&mut places, self.ticket).expect("it is polled until it ends, and no longer");
@@ -134,7 +159,7 @@ impl Future for Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for RequestWait<'_> {
     fn drop(&mut self) {
         let mut places = self.outstanding.places.borrow_mut();
         let left =

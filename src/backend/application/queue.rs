@@ -2,17 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::api::{DeviceQueue, FastDevice, Immediate, Preview};
 use super::health::Health;
-use super::outstanding::{Commit, Outstanding};
+use super::outstanding::{Committed, Outstanding};
 use super::request::DeviceRequest;
 use crate::exec::caught;
 
 /// The queue that an application opened on this shard.
-pub(crate) struct Queue {
+pub(crate) struct QueueOnShard {
     /// None once the device has failed.
     inner: RefCell<Option<Box<dyn DeviceQueue>>>,
     health: Arc<Health>,
@@ -20,9 +20,14 @@ pub(crate) struct Queue {
     uncommitted: Cell<bool>,
 }
 
-impl Queue {
+impl QueueOnShard {
     /// Opens the device on a shard.
-    pub(super) fn open(device: &dyn FastDevice, health: &Arc<Health>, shard: usize) -> io::Result<Rc<Self>> {
+    pub(super) fn open(
+        device: &dyn FastDevice,
+        health: &Arc<Health>,
+        shard: usize,
+        outstanding: &Outstanding,
+    ) -> io::Result<Rc<Self>> {
         let opened = match health.has_failed() {
             true => None,
             false => match caught(|| device.open(shard)) {
@@ -34,7 +39,10 @@ impl Queue {
             },
         };
         let (inner, health) = (RefCell::new(opened), Arc::clone(health));
-        Ok(Rc::new(Self { inner, health, uncommitted: Cell::new(false) }))
+        let queue = Rc::new(Self { inner, health, uncommitted: Cell::new(false) });
+        let weak: Weak<Self> = Rc::downgrade(&queue);
+        queue.health.ring_when_it_fails(outstanding.opened(weak));
+        Ok(queue)
     }
 
     /// Runs code of the application; none when it panics, or when the device has failed.
@@ -72,19 +80,25 @@ impl Queue {
     pub(super) fn submit(self: &Rc<Self>, request: DeviceRequest, outstanding: &Outstanding) {
         self.guarded(|queue| queue.submit(request));
         if !self.uncommitted.replace(true) {
-            outstanding.will_commit(Rc::clone(self) as Rc<dyn Commit>);
+            outstanding.will_commit(Rc::clone(self) as Rc<dyn Committed>);
         }
     }
 }
 
-impl Commit for Queue {
+impl Committed for QueueOnShard {
     fn commit(&self) {
         self.uncommitted.set(false);
         self.guarded(|queue| queue.commit());
     }
+
+    fn look(&self) {
+        if self.health.has_failed() {
+            self.close();
+        }
+    }
 }
 
-impl Drop for Queue {
+impl Drop for QueueOnShard {
     fn drop(&mut self) {
         self.close();
     }

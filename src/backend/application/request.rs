@@ -22,14 +22,14 @@ pub struct DeviceRequest {
     pub(super) flags: IoFlags,
     pub(super) most_extents: usize,
     pub(super) loan: Option<Loan>,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: RequestTicket,
     pub(super) way: Arc<Way>,
     pub(super) ended: bool,
 }
 
 /// Which of the requests that a shard has outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(super) struct RequestTicket {
     /// Its place, which others have before and after it.
     pub(super) place: u32,
     /// Its number, which no other ever has.
@@ -39,7 +39,7 @@ pub(super) struct Ticket {
 /// A request that ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) ticket: Ticket,
+    pub(super) ticket: RequestTicket,
     pub(super) loan: Option<Loan>,
     pub(super) result: Result<Vec<Extent>, BlockError>,
 }

@@ -377,3 +377,39 @@ fn what_is_not_aligned_does_not_reach_a_device_that_wants_it_aligned() {
     let error = server.add_device("wrong", wrong).unwrap_err().to_string();
     assert!(error.contains("block sizes"), "{error}");
 }
+
+/// What the other shards keep would never end: nobody calls their queues any more.
+#[test]
+fn a_panic_on_one_shard_fails_what_another_keeps() {
+    struct Keeping;
+    struct KeepingQueue(Vec<DeviceRequest>);
+    impl FastDevice for Keeping {
+        fn facts(&self) -> DeviceFacts {
+            DeviceFacts::new(SIZE)
+        }
+        fn open(&self, _shard: usize) -> io::Result<Box<dyn DeviceQueue>> {
+            Ok(Box::new(KeepingQueue(Vec::new())))
+        }
+    }
+    impl DeviceQueue for KeepingQueue {
+        fn submit(&mut self, request: DeviceRequest) {
+            let panics = request.command() == CommandKind::Flush;
+            self.0.push(request);
+            throw_if(panics);
+        }
+    }
+    let device = ApplicationDevice::fast(Keeping);
+    let builder = ServerBuilder::new().shards(2).memory(128 << 20).unpinned().tcp("127.0.0.1:0");
+    let server = match builder.device("device", device.clone()).start() {
+        Ok(server) => server,
+        // One CPU has one shard.
+        Err(error) => return assert!(error.to_string().contains("CPU"), "{error}"),
+    };
+    // On one shard each.
+    let (mut first, mut second) = (client(&server, 0), client(&server, 0));
+    std::thread::scope(|scope| {
+        scope.spawn(move || assert!(is_io_error(first.read_at(0, &mut [0; 512]))));
+        scope.spawn(move || assert!(is_io_error(second.flush())));
+    });
+    assert!(device.has_failed());
+}

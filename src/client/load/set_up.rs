@@ -188,6 +188,7 @@ fn ring_options(options: &LoadOptions) -> RingOptions {
     };
     let longest = (options.block_size as usize + VARIETY).min(LARGEST_LEASE);
     RingOptions {
+        reserve: 0,
         lease_memory: longest.next_power_of_two() + BULK_THRESHOLD + 3 * payloads + (64 << 20),
         longest_lease: longest,
         receive_buffers: options.connections.next_power_of_two().clamp(4, MOST_BUFFERS) as u16,

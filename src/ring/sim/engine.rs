@@ -35,7 +35,8 @@ pub(in crate::ring) struct SimEngine {
 impl SimEngine {
     pub(in crate::ring) fn new(world: World, options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let memory = |error| RingError::Memory(options.lease_memory >> 20, error);
-        let pool = BufferPool::new(options.lease_memory, options.longest_lease).map_err(memory)?;
+        let pool = BufferPool::with_reserve(options.lease_memory, options.longest_lease, options.reserve)
+            .map_err(memory)?;
         let receive = ReceiveRing::new(options.receive_buffers, options.receive_buffer).map_err(memory)?;
         let ring = world.state().rings.len();
         world.state().rings.push(RingState::new(receive.clone(), options.workers));

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::shard::admission::seniority::Ticket;
+use crate::shard::admission::seniority::LineTicket;
 
 /// What all connections of a shard hold.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub(crate) struct Ledger {
     held: Cell<usize>,
     working: Cell<usize>,
     /// Its place among those that wait for memory that others hold.
-    ticket: Cell<Option<Ticket>>,
+    ticket: Cell<Option<LineTicket>>,
 }
 
 /// What one request holds.
@@ -78,11 +78,11 @@ impl Ledger {
         self.working.get()
     }
 
-    pub(super) fn take_ticket(&self) -> Option<Ticket> {
+    pub(super) fn take_ticket(&self) -> Option<LineTicket> {
         self.ticket.take()
     }
 
-    pub(super) fn set_ticket(&self, ticket: Option<Ticket>) {
+    pub(super) fn set_ticket(&self, ticket: Option<LineTicket>) {
         self.ticket.set(ticket);
     }
 

@@ -47,7 +47,7 @@ pub(crate) enum Denial {
     /// Its connection has as many as it may: its own replies let it go on.
     OwnReplies,
     /// What the shard shares out is used up: others let it go on.
-    Shared(Need),
+    TaskContext(Need),
 }
 
 impl Admission {
@@ -112,7 +112,7 @@ impl Admission {
         }
         Err(match ledger.in_flight() >= self.requests_per_connection {
             true => Denial::OwnReplies,
-            false => Denial::Shared(Need::Slot { room: self.budget.needed(ledger.in_flight()) }),
+            false => Denial::TaskContext(Need::Slot { room: self.budget.needed(ledger.in_flight()) }),
         })
     }
 

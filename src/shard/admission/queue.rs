@@ -35,7 +35,7 @@ impl Need {
             Self::Memory(shortage) => match shortage.kind() {
                 ZoneKind::Long => LONG_LEASES,
                 ZoneKind::Middle => MIDDLE_LEASES,
-                ZoneKind::Small | ZoneKind::Apart => SMALL_LEASES,
+                ZoneKind::Small | ZoneKind::Apart | ZoneKind::Reserve => SMALL_LEASES,
             },
             Self::Slot { .. } => SLOTS,
             Self::Buffer => BUFFERS,
@@ -91,11 +91,11 @@ pub(crate) enum Listed {
 /// Connections that wait, by their keys.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    queues: [Queue; QUEUES],
+    queues: [WaitQueue; QUEUES],
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct WaitQueue {
     /// By number, so that one that leaves from the middle costs no look at the others.
     places: BTreeMap<u64, u32>,
     /// Numbers that were given out.
@@ -106,7 +106,7 @@ struct Queue {
     least: Option<Need>,
 }
 
-impl Queue {
+impl WaitQueue {
     fn mark_all(&mut self) {
         (self.marked, self.least) = (self.given, None);
     }
@@ -165,7 +165,7 @@ impl Queues {
     }
 
     pub(crate) fn has_marked(&self) -> bool {
-        self.queues.iter().any(Queue::has_marked)
+        self.queues.iter().any(WaitQueue::has_marked)
     }
 
     /// Whether the least need of a queue can be met.
@@ -175,7 +175,7 @@ impl Queues {
 
     /// Marks all of each queue whose least need can be met.
     pub(crate) fn wake(&mut self, is_met: impl Fn(Need) -> bool) {
-        self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(Queue::mark_all);
+        self.queues.iter_mut().filter(|queue| queue.least.is_some_and(&is_met)).for_each(WaitQueue::mark_all);
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
 
     impl Queues {
         fn pop(&mut self) -> Option<u32> {
-            self.queues.iter_mut().find_map(Queue::pop_marked)
+            self.queues.iter_mut().find_map(WaitQueue::pop_marked)
         }
 
         fn iter(&self) -> impl Iterator<Item = u32> {

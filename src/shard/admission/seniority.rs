@@ -39,7 +39,7 @@ struct LeaseLine {
 
 /// A place in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct LineTicket {
     pub(crate) kind: usize,
     number: u64,
 }
@@ -76,18 +76,18 @@ impl Seniority {
     }
 
     /// It waits for so many bytes, and for nothing of its own.
-    pub(crate) fn line_up(&mut self, kind: usize, key: u32, bytes: usize) -> Ticket {
+    pub(crate) fn line_up(&mut self, kind: usize, key: u32, bytes: usize) -> LineTicket {
         let line = &mut self.lines[kind];
         let number = line.given;
         line.given += 1;
         line.places.insert(number, (key, bytes));
         self.waiting += 1;
-        Ticket { kind, number }
+        LineTicket { kind, number }
     }
 
     /// It got what it waited for, or waits no more.
-    pub(crate) fn leave(&mut self, ticket: Ticket) {
-        let Ticket { kind, number } = ticket;
+    pub(crate) fn leave(&mut self, ticket: LineTicket) {
+        let LineTicket { kind, number } = ticket;
         let line = &mut self.lines[kind];
         let was_kept = line.kept_for().is_some();
         let was_first = line.places.first_key_value().is_some_and(|(first, _)| *first == number);

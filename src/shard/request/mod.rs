@@ -8,10 +8,12 @@ pub(crate) mod sparse;
 pub(crate) mod table;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::backend::{Abandon, Device, ExportId};
+use crate::backend::{Abandon, Device, Export, ExportId};
 use crate::block::{ByteRange, IoFlags};
 use crate::ring::Lease;
+use crate::shard::request::table::RequestId;
 
 /// What requests of one connection have in common.
 pub(crate) struct Peer {
@@ -32,6 +34,14 @@ pub(crate) struct Work {
     pub(crate) flags: IoFlags,
     /// For a read the memory to read into, for a write its payload; for extents room for the front-end's reply.
     pub(crate) lease: Option<Lease>,
+}
+
+/// What a task of the shard does.
+pub(crate) enum ShardJob {
+    /// Carries a request out.
+    Request(RequestId, Rc<Peer>, Work),
+    /// Opens the device of an export.
+    Open(ExportId, Arc<Export>),
 }
 
 /// What is to be done.

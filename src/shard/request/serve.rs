@@ -1,31 +1,46 @@
 //! A request, one way through: what is done for it and what is answered, top to bottom.
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 
-use crate::backend::ShardContext;
+use crate::backend::{Device, ExportId, ShardContext};
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{Lease, Payload};
 use crate::shard::request::answer::{Answer, ReadPart};
 use crate::shard::request::table::RequestId;
-use crate::shard::request::{Action, AskedMap, Map, Peer, Work, sparse};
+use crate::shard::request::{Action, AskedMap, Map, Peer, ShardJob, Work, sparse};
 
 /// What all tasks of a shard share.
-pub(crate) struct Shared {
+pub(crate) struct TaskContext {
     pub(crate) context: ShardContext,
     /// Answers of this turn, on their way to their connections.
     pub(crate) answered: RefCell<Vec<(RequestId, Answer)>>,
+    /// Devices of this turn that were opened or could not be.
+    pub(crate) opened: RefCell<Vec<(ExportId, io::Result<Device>)>>,
 }
 
-/// Carries a request out and leaves its answer.
-pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, peer: Rc<Peer>, work: Work) {
-    let Work { action, range, flags, lease } = work;
-    let (device, context) = (&*peer.device, &shared.context);
-    let answer = match action {
-        Action::Read { in_parts } => read(range, in_parts, lease, &peer, context).await,
-        Action::Extents { maps, limit } => {
-            Box::pin(extents(range, &maps, limit, lease, &peer, context)).await
+/// Does a task's job and leaves what comes of it.
+pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
+    match job {
+        ShardJob::Request(id, peer, work) => {
+            let answer = serve(&shared.context, &peer, work).await;
+            shared.answered.borrow_mut().push((id, answer));
         }
+        ShardJob::Open(id, export) => {
+            let opened = Device::new(&export, &shared.context);
+            shared.opened.borrow_mut().push((id, opened));
+        }
+    }
+}
+
+/// Carries a request out.
+async fn serve(context: &ShardContext, peer: &Peer, work: Work) -> Answer {
+    let Work { action, range, flags, lease } = work;
+    let device = &*peer.device;
+    match action {
+        Action::Read { in_parts } => read(range, in_parts, lease, peer, context).await,
+        Action::Extents { maps, limit } => Box::pin(extents(range, &maps, limit, lease, peer, context)).await,
         Action::Flush => Answer::of(device.flush(peer.client, context).await),
         _ if range.is_empty() => Answer::Done,
         Action::Write => {
@@ -40,8 +55,7 @@ pub(crate) async fn serve(shared: Rc<Shared>, id: RequestId, peer: Rc<Peer>, wor
             Box::pin(device.write_zeroes(range, flags, (peer.client, &peer.abandon), context)).await,
         ),
         Action::Cache => Answer::of(Box::pin(device.cache(range, &peer.abandon, context)).await),
-    };
-    shared.answered.borrow_mut().push((id, answer));
+    }
 }
 
 async fn read(

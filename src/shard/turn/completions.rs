@@ -6,7 +6,7 @@ use crate::ring::{Event, Operation, Owner, SendBatch};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::request::answer::Answer;
 use crate::shard::request::table::RequestId;
-use crate::shard::request::{Action, Work};
+use crate::shard::request::{Action, ShardJob, Work};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 use std::rc::Rc;
@@ -72,7 +72,8 @@ impl Shard {
             let peer = Rc::clone(&self.connections[record.connection as usize].peer);
             let range = ByteRange::new(offset, length).expect("it was one before");
             let (action, flags) = (Action::Read { in_parts: false }, Default::default());
-            self.admitted.push((id, peer, Work { action, range, flags, lease: Some(lease) }));
+            let work = Work { action, range, flags, lease: Some(lease) };
+            self.jobs.push(ShardJob::Request(id, peer, work));
             return;
         }
         let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };

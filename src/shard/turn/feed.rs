@@ -7,9 +7,8 @@ use crate::shard::admission::Admission;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::frontend::nbd::closing::Closing;
 use crate::shard::frontend::nbd::connection::{Fed, Feeding};
-use crate::shard::request::serve::Shared;
-use crate::shard::request::table::RequestId;
-use crate::shard::request::{Peer, Work};
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::TaskContext;
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 
@@ -53,7 +52,7 @@ impl Shard {
             fault_watch: &mut self.fault_watch,
             recorder: &mut self.recorder,
             key,
-            admitted: &mut self.admitted,
+            jobs: &mut self.jobs,
             started: &mut self.started,
         };
         let fed = connection.feed(&mut feeding);
@@ -110,14 +109,14 @@ impl Shard {
         self.admission.may_retry(self.ring.available_receive_buffers() > 0)
     }
 
-    /// Admitted requests become tasks; all that are ready run.
+    /// Jobs become tasks; all that are ready run.
     pub(crate) fn run<F: Future<Output = ()>>(
         &mut self,
         tasks: &mut Tasks<F>,
-        serve: &impl Fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F,
+        work: &impl Fn(Rc<TaskContext>, ShardJob) -> F,
     ) {
-        for (id, peer, work) in self.admitted.drain(..) {
-            tasks.spawn(serve(Rc::clone(&self.shared), id, peer, work));
+        for job in self.jobs.drain(..) {
+            tasks.spawn(work(Rc::clone(&self.shared), job));
         }
         tasks.run_ready();
         self.shared.context.outstanding.commit();
@@ -127,5 +126,6 @@ impl Shard {
             self.answer(id, answer, after_run);
         }
         *self.shared.answered.borrow_mut() = answered;
+        self.take_opened();
     }
 }

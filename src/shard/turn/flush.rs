@@ -162,10 +162,7 @@ impl Shard {
             connection.tell_end(self.recorder.elapsed());
             let id = connection.peer.id;
             drop(connection);
-            if let Some(done) = self.devices.leave(id) {
-                self.recorder.forget(id.index as usize);
-                done();
-            }
+            self.detach(id);
         }
     }
 }

@@ -5,14 +5,18 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::backend::{Device, ExportId};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
+use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{Collect, Message, Remove};
 use crate::shard::mailbox::{NewConnection, Removal};
-use crate::shard::request::Peer;
+use std::io;
+
+use crate::shard::request::{Peer, ShardJob};
 use crate::shard::setup::{END, END_NOW};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
@@ -50,48 +54,93 @@ impl Shard {
         }
     }
 
-    /// Takes a connection over.
-    pub(crate) fn connect(&mut self, negotiated: NewConnection) {
+    /// Takes a connection over, as soon as its device is open.
+    pub(crate) fn connect(&mut self, new: NewConnection) {
+        let id = new.id;
+        match self.devices.enter(new) {
+            DeviceEntry::Open(new, device) => self.attach(new, device),
+            DeviceEntry::First(export) => self.jobs.push(ShardJob::Open(id, export)),
+            DeviceEntry::Waits => {}
+        }
+    }
+
+    /// Devices were opened, or could not be: the connections that waited for them go on.
+    pub(crate) fn take_opened(&mut self) {
+        let opened = std::mem::take(&mut *self.shared.opened.borrow_mut());
+        for (id, result) in opened {
+            let device = match result {
+                Ok(device) => Some(device),
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    match self.devices.make_room(id) {
+                        Some(export) => {
+                            self.jobs.push(ShardJob::Open(id, export));
+                            continue;
+                        }
+                        None => self.not_opened(id, &error),
+                    }
+                }
+                Err(error) => self.not_opened(id, &error),
+            };
+            let EndedOpening { connections, removal } = self.devices.opened(id, device);
+            connections.into_iter().for_each(|new| self.connect(new));
+            if let Some((how, done)) = removal {
+                self.remove_export(Remove { id, how, done });
+            }
+        }
+    }
+
+    fn not_opened(&self, id: ExportId, error: &io::Error) -> Option<Device> {
+        tracing::error!(export = id.index, reason = %error, "cannot open an export here, refusing the requests of its clients");
+        None
+    }
+
+    /// A connection begins on its device.
+    fn attach(&mut self, new: NewConnection, OpenedDevice { device, failed }: OpenedDevice) {
         let NewConnection {
             number,
             socket,
             over_tcp,
             id,
-            export,
             session,
             leftover,
             peer,
             permit,
             socket_permit,
-        } = negotiated;
+            ..
+        } = new;
         let registered = self.ring.register_file(socket.as_fd());
         drop(socket);
         drop(socket_permit);
         let Ok(socket) = registered else {
             tracing::error!(%peer, "no room for a connection's socket, closing it");
             self.connection_count.fetch_sub(1, Ordering::Relaxed);
-            return;
-        };
-        let device = match self.devices.enter(id, &export, &self.shared.context) {
-            Ok(device) => device,
-            Err(error) => {
-                tracing::error!(connection = number, %peer, reason = %error, "cannot open the export here, closing the connection");
-                self.ring.release_file(socket);
-                self.connection_count.fetch_sub(1, Ordering::Relaxed);
-                return;
-            }
+            return self.detach(id);
         };
         let client = self.connections.vacant_key() as u32;
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
-        let mut connection =
-            Connection::new(socket, self.admission.open_ledger(), shared, session, peer, leftover, permit);
+        let ledger = self.admission.open_ledger();
+        let mut connection = Connection::new(socket, ledger, shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
+        connection.has_no_device = failed;
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
         self.admission.share_among(self.connections.len());
         self.list(key);
+    }
+
+    /// A connection has nothing of its device any more.
+    pub(crate) fn detach(&mut self, id: ExportId) {
+        if let Some(done) = self.devices.leave(id) {
+            self.recorder.forget(id.index as usize);
+            done();
+        }
+    }
+
+    /// Whether any client is connected, or about to be.
+    pub(crate) fn has_clients(&self) -> bool {
+        !self.connections.is_empty() || self.devices.are_opening()
     }
 
     /// Gives an export up, now or when its last connection is gone.
@@ -105,7 +154,7 @@ impl Shard {
                 }
             }
         }
-        if let Some(done) = self.devices.remove(id, done) {
+        if let Some(done) = self.devices.remove(id, how, done) {
             self.recorder.forget(id.index as usize);
             done();
         }
@@ -166,13 +215,15 @@ impl Shard {
         let Some(deadline) = self.shutdown else { return false };
         let now = self.ring.now();
         if now < deadline {
-            return self.connections.is_empty();
+            return !self.has_clients();
         }
         if self.cut_off.is_none() {
             self.cut_off = Some(now);
             // What a backend still works on ends with an error, and its task with it.
             self.ring.push(Operation::CancelAll, Owner::Shard);
             self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
+            let waiting = self.devices.give_up_waiting().len();
+            self.connection_count.fetch_sub(waiting, Ordering::Relaxed);
             for (key, connection) in &mut self.connections {
                 if connection.closing != Closing::Abort {
                     tracing::warn!(
@@ -190,6 +241,6 @@ impl Shard {
         if late && !self.connections.is_empty() {
             tracing::error!(connections = self.connections.len(), "requests did not end, leaving them");
         }
-        late || self.connections.is_empty()
+        late || !self.has_clients()
     }
 }

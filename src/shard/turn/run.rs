@@ -7,9 +7,8 @@ use std::rc::Rc;
 
 use crate::exec::Tasks;
 use crate::ring::{Event, Wait};
-use crate::shard::request::serve::{Shared, serve};
-use crate::shard::request::table::RequestId;
-use crate::shard::request::{Peer, Work};
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::{TaskContext, work};
 use crate::stats::Interval;
 
 impl Shard {
@@ -39,9 +38,9 @@ impl Shard {
         let busy = !self.shared.context.ready.is_empty()
             || !self.to_feed.is_empty()
             || !self.to_flush.is_empty()
-            || !self.admitted.is_empty()
+            || !self.jobs.is_empty()
             || self.doorbell_rang
-            || (self.shutdown.is_some() && self.connections.is_empty())
+            || (self.shutdown.is_some() && !self.has_clients())
             || self.may_retry();
         if busy { Wait::No } else { Wait::Forever }
     }
@@ -52,15 +51,15 @@ pub(crate) struct Worker<F> {
     pub(crate) shard: Shard,
     pub(crate) tasks: Tasks<F>,
     events: Vec<Event>,
-    serve: fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F,
+    work: fn(Rc<TaskContext>, ShardJob) -> F,
 }
 
 impl<F: Future<Output = ()>> Worker<F> {
-    /// A shard whose requests are carried out by `serve`.
-    pub(crate) fn new(shard: Shard, serve: fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F) -> Self {
+    /// A shard whose jobs are done by `work`.
+    pub(crate) fn new(shard: Shard, work: fn(Rc<TaskContext>, ShardJob) -> F) -> Self {
         let tasks = Tasks::new(shard.ring.clone(), shard.shared.context.ready.clone());
         let events = Vec::with_capacity(shard.limits.completions_per_turn);
-        Self { shard, tasks, events, serve }
+        Self { shard, tasks, events, work }
     }
 
     /// One turn of the loop; `None` when the shard has shut down, otherwise [`Wait::No`] when the next turn has something to do.
@@ -74,7 +73,7 @@ impl<F: Future<Output = ()>> Worker<F> {
         shard.take_messages();
         shard.flush();
         shard.feed();
-        shard.run(&mut self.tasks, &self.serve);
+        shard.run(&mut self.tasks, &self.work);
         shard.flush();
         shard.receive();
         shard.mark_submitted();
@@ -94,7 +93,7 @@ impl<F: Future<Output = ()>> Worker<F> {
 
 /// Runs a shard until it has shut down; gives what it recorded since it was last asked.
 pub(crate) fn run(shard: Shard) -> Box<Interval> {
-    let mut worker = Worker::new(shard, serve);
+    let mut worker = Worker::new(shard, work);
     while worker.turn().is_some() {}
     worker.shard.hand_over(None, false)
 }
@@ -103,12 +102,12 @@ pub(crate) fn run(shard: Shard) -> Box<Interval> {
 mod tests {
     use super::*;
 
-    fn size_of_task<F>(_serve: impl Fn(Rc<Shared>, RequestId, Rc<Peer>, Work) -> F) -> usize {
+    fn size_of_task<F>(_work: impl Fn(Rc<TaskContext>, ShardJob) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn a_task_is_small_enough_to_be_moved_for_each_request() {
-        assert!(size_of_task(serve) <= 832, "{} bytes", size_of_task(serve));
+        assert!(size_of_task(work) <= 832, "{} bytes", size_of_task(work));
     }
 }

@@ -22,9 +22,9 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::slow_send::SlowSends;
 use crate::shard::mailbox::Message;
 use crate::shard::record::Recorder;
-use crate::shard::request::serve::Shared;
+use crate::shard::request::ShardJob;
+use crate::shard::request::serve::TaskContext;
 use crate::shard::request::table::{RequestId, RequestTable};
-use crate::shard::request::{Peer, Work};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
 use crate::sys::Doorbell;
 
@@ -51,7 +51,7 @@ pub(crate) struct Shard {
     pub(crate) is_pinned: bool,
     pub(crate) limits: Arc<Limits>,
     pub(crate) ring: Ring,
-    pub(crate) shared: Rc<Shared>,
+    pub(crate) shared: Rc<TaskContext>,
     pub(crate) recorder: Recorder,
     pub(crate) devices: Devices,
     pub(crate) connections: Slab<Connection>,
@@ -64,8 +64,8 @@ pub(crate) struct Shard {
     pub(crate) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
     pub(crate) to_flush: Vec<u32>,
-    /// Requests of this turn that need a task.
-    pub(crate) admitted: Vec<(RequestId, Rc<Peer>, Work)>,
+    /// What needs a task from this turn on.
+    pub(crate) jobs: Vec<ShardJob>,
     pub(crate) batches: Batches,
     /// Requests that a send has ended; kept for its memory.
     pub(crate) ended: Vec<RequestId>,
@@ -108,6 +108,7 @@ impl Shard {
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
             longest_lease: limits.longest_request as usize,
+            reserve: 0,
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
             files: (limits.connections + FILES_PER_EXPORT * files.min(limits.open_devices) + 8) as u32,
@@ -120,19 +121,17 @@ impl Shard {
             .map_err(|error| ShardStartError::System("helper threads", error))?;
         let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
         zeroes.bytes_mut(0..ZEROES).fill(0);
-        let zeroes = zeroes.freeze();
-        let (shard, workers_per_export) = (index, limits.workers_per_export);
         let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
         let context = ShardContext {
-            shard,
+            shard: index,
             ring: ring.clone(),
             ready,
             helpers,
             outstanding,
-            workers_per_export,
-            zeroes,
+            workers_per_export: limits.workers_per_export,
+            zeroes: zeroes.freeze(),
         };
-        let shared = Shared { context, answered: Default::default() };
+        let shared = TaskContext { context, answered: Default::default(), opened: Default::default() };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
         let fault_watch = FaultWatch::new(ring.major_faults());
@@ -149,7 +148,7 @@ impl Shard {
             admission,
             to_receive: Vec::new(),
             to_flush: Vec::new(),
-            admitted: Vec::new(),
+            jobs: Vec::new(),
             batches,
             ended: Vec::new(),
             started: Vec::new(),

@@ -11,7 +11,7 @@ use crate::ring::Lease;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::{Record, RequestId};
-use crate::shard::request::{Action, Map, Work};
+use crate::shard::request::{Action, Map, ShardJob, Work};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
@@ -165,7 +165,7 @@ impl Connection {
         record.timing = Some(timing);
         feeding.started.push(id);
         if let Err(work) = self.read_alone(id, work, feeding) {
-            feeding.admitted.push((id, Rc::clone(&self.peer), work));
+            feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work));
         }
     }
 

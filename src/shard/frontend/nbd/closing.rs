@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     Evicted,
     /// Its export was removed.
     Removed,
+    /// Its export could not be opened here.
+    NoDevice,
     /// The server ends.
     Stopping,
     /// The server ends, and this did not in time.
@@ -55,6 +57,7 @@ impl Display for Reason {
             Self::Violation => "protocol violation",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
+            Self::NoDevice => "the export could not be opened",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",
         })

@@ -27,7 +27,7 @@ use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
 use crate::shard::request::answer::Answer;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
-use crate::shard::request::{Peer, Work};
+use crate::shard::request::{Peer, ShardJob};
 use crate::stats;
 
 /// Payloads with at least so much missing are received straight into their lease.
@@ -65,7 +65,7 @@ pub(crate) struct Feeding<'a> {
     /// The connection's key.
     pub(crate) key: u32,
     /// Where requests go that need a task, and a note of all that go to their backend.
-    pub(crate) admitted: &'a mut Vec<(RequestId, Rc<Peer>, Work)>,
+    pub(crate) jobs: &'a mut Vec<ShardJob>,
     pub(crate) started: &'a mut Vec<RequestId>,
 }
 
@@ -107,6 +107,8 @@ pub(crate) struct Connection {
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
     pub(crate) closing: Closing,
+    /// Its export could not be opened here: its first request is refused, and then it ends.
+    pub(crate) has_no_device: bool,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
     pub(crate) traffic: Traffic,
@@ -158,6 +160,7 @@ impl Connection {
             forgotten: Vec::new(),
             operations: 0,
             closing: Closing::No,
+            has_no_device: false,
             reason: None,
             traffic: Traffic::default(),
             number: 0,
@@ -255,6 +258,10 @@ impl Connection {
     /// Parses what there is until something is missing.
     fn parse(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
         loop {
+            if self.has_no_device && self.has_refused() {
+                self.because(Reason::NoDevice).stop(feeding.now);
+                return Fed::Ended;
+            }
             if let Some(stopped) = self.is_held_up(feeding) {
                 return stopped;
             }
@@ -275,7 +282,8 @@ impl Connection {
                     None
                 }
                 Some(Piece::Header(header)) => {
-                    Some(Request::parse(header, &self.session, feeding.shutting_down))
+                    let refuses = feeding.shutting_down || self.has_no_device;
+                    Some(Request::parse(header, &self.session, refuses))
                 }
             };
             let parsed = before - rest.len();
@@ -303,7 +311,7 @@ impl Connection {
         match feeding.admission.check(&self.ledger, feeding.most_in_flight) {
             Ok(()) => None,
             Err(Denial::OwnReplies) => Some(Fed::WaitsForReplies),
-            Err(Denial::Shared(need)) => Some(Fed::WaitsForShard(need)),
+            Err(Denial::TaskContext(need)) => Some(Fed::WaitsForShard(need)),
         }
     }
 
@@ -344,6 +352,11 @@ impl Connection {
         if refusal.discard == 0 || canary!(DiscardForgotten) {
             self.outbound.let_go();
         }
+    }
+
+    /// Whether the reply of a refusal is on its way.
+    fn has_refused(&self) -> bool {
+        self.ledger.in_flight() > 0 && !self.outbound.holds_back()
     }
 
     /// A connection that waits keeps no receive buffer when they are scarce.
