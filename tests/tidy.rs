@@ -60,7 +60,9 @@ const WIDE_FILES: &[&str] = &[
     "ring/buffer.rs",
     "ring/loan.rs",
     "ring/op.rs",
+    "ring/reserve.rs",
     "ring/running.rs",
+    "ring/zone.rs",
 ];
 
 fn none(complaints: String) {
