@@ -21,11 +21,6 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
         "an operation can cancel another one, by its key in the table of operations",
     ),
     ("src/ring", &["mod.rs", "running"], "a ring gives futures, each of which holds the ring"),
-    (
-        "src/ring/sim",
-        &["mapped", "mod.rs", "sockets", "transfer", "workers", "world"],
-        "a world's parts change the whole world",
-    ),
 ];
 
 /// The name of a folder's module file among its nodes.

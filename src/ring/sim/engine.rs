@@ -5,12 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::World;
 use super::files::FileAccess;
-use super::mapped::{MappedFile, SendPiece};
-use super::transfer::Transfer;
-use super::workers::RingState;
-use super::world::{Object, OperationMemory, SimWork};
+use super::handle::World;
+use super::mapped::MappedFile;
+use super::parts::RingState;
+use super::work::{Object, OperationMemory, SendPiece, SimWork, Transfer};
 use crate::ring::SharedMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::mapped::SimulatedFile;

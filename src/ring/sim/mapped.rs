@@ -1,8 +1,10 @@
-//! Simulated files that sends read from, and the pieces of a send.
+//! Simulated files that sends read from, and the faults of shards that wait for a page.
 
 use super::files::PAGE;
-use super::world::{OperationMemory, WorldState};
-use super::{FileId, World};
+use super::handle::{FileId, World};
+use super::parts::Mapped;
+use super::work::{OperationMemory, SendPiece};
+use super::world::WorldState;
 use crate::block::ByteRange;
 use crate::ring::mapped::SimulatedFile;
 
@@ -10,32 +12,6 @@ use crate::ring::mapped::SimulatedFile;
 pub(super) struct MappedFile {
     file: usize,
     address: usize,
-}
-
-/// A file and the addresses that stand for it.
-pub(super) struct Mapped {
-    length: usize,
-    file: usize,
-}
-
-/// Bytes of a send: of memory, or of a file as they are when they are sent.
-pub(super) enum SendPiece {
-    Memory(OperationMemory),
-    File { file: usize, offset: usize, length: usize },
-}
-
-/// What a shard's thread has waited for.
-#[derive(Default)]
-pub(super) struct MajorFaults {
-    count: u64,
-    /// The ring's turns, which end when it has reaped.
-    pub(super) turn: u64,
-    /// Those of the turn in which there were some last, and the most that there were in one.
-    in_turn: (u64, u64),
-    most_in_turn: u64,
-    /// The first faults of the turns in which there were some, far enough apart that the shard has looked in
-    /// between: turn, moment, number.
-    episodes: Vec<(u64, u64, u64)>,
 }
 
 /// A shard has looked at its faults after so many nanoseconds.
@@ -73,15 +49,6 @@ impl Drop for MappedFile {
 impl std::fmt::Debug for MappedFile {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "MappedFile({})", self.file)
-    }
-}
-
-impl SendPiece {
-    pub(super) fn length(&self) -> usize {
-        match self {
-            Self::Memory(memory) => memory.length,
-            Self::File { length, .. } => *length,
-        }
     }
 }
 

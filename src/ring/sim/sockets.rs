@@ -3,58 +3,11 @@
 use std::collections::VecDeque;
 use std::io::Read;
 
-use super::mapped::SendPiece;
-use super::world::{SimWork, WorldState};
-use super::{SocketId, World};
+use super::handle::{SocketId, World};
+use super::parts::ClientEnd;
+use super::work::{SendPiece, SimWork};
+use super::world::WorldState;
 use crate::ring::operation::SendMode;
-
-/// What the client's end of a connection looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ClientEnd {
-    Here,
-    /// It sends no more, and still reads.
-    HalfClosed,
-    Closed,
-    /// What was on its way is lost.
-    Reset,
-}
-
-pub(super) struct SimSocket {
-    capacity: usize,
-    pub(super) to_server: VecDeque<u8>,
-    pub(super) to_client: VecDeque<u8>,
-    pub(super) client: ClientEnd,
-    /// The server has shut down both directions, or at least that of its sends.
-    pub(super) server_shut: bool,
-    sends_no_more: bool,
-    /// It is as TCP: closing it while bytes are unread takes back what has not arrived.
-    over_tcp: bool,
-    /// So many bytes were taken back from a client whose connection was not cut off.
-    taken_back: usize,
-    /// A shard has registered it, or let go of it again.
-    pub(super) taken: bool,
-    pub(super) released: bool,
-    /// Operations that wait for the other end.
-    waiting: Vec<u64>,
-}
-
-impl SimSocket {
-    pub(super) fn new(capacity: usize, over_tcp: bool) -> Self {
-        Self {
-            capacity,
-            to_server: VecDeque::new(),
-            to_client: VecDeque::new(),
-            client: ClientEnd::Here,
-            server_shut: false,
-            sends_no_more: false,
-            over_tcp,
-            taken_back: 0,
-            taken: false,
-            released: false,
-            waiting: Vec::new(),
-        }
-    }
-}
 
 /// The first `length` bytes, which must be there.
 fn take(stream: &mut VecDeque<u8>, length: usize) -> Vec<u8> {

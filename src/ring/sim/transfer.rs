@@ -1,21 +1,8 @@
 //! Reads, writes, syncs and allocations of simulated files: when they take effect, and how they fail.
 
-use super::world::{Event, OperationMemory, SimWork, WorldState};
+use super::work::{Event, SimWork, Transfer};
+use super::world::WorldState;
 use crate::block::ByteRange;
-
-/// A read or a write.
-#[derive(Debug, Clone)]
-pub(super) struct Transfer {
-    pub(super) file: usize,
-    pub(super) direct: bool,
-    pub(super) write: bool,
-    /// Durable when it completes.
-    pub(super) durable: bool,
-    pub(super) offset: u64,
-    pub(super) memory: OperationMemory,
-    /// It has had an effect already.
-    pub(super) began: bool,
-}
 
 impl WorldState {
     /// `EINTR` or `EAGAIN`: nothing happened, try again.

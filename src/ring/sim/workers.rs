@@ -1,41 +1,12 @@
 //! The worker threads of a ring, which run every operation that blocks, and the lock that an allocation
 //! holds.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::mapped::MajorFaults;
-use super::world::{Completed, Event, SimWork, WorldState};
-use super::{FileId, World};
+use super::handle::{FileId, World};
+use super::work::{Event, SimWork};
+use super::world::WorldState;
 use crate::block::ByteRange;
-use crate::ring::receive::ReceiveRing;
-
-pub(super) struct RingState {
-    pub(super) receive: ReceiveRing,
-    pub(super) completions: VecDeque<Completed>,
-    /// Threads, what they work on, and what waits for one in order.
-    workers: usize,
-    working: BTreeSet<u64>,
-    waiting: VecDeque<u64>,
-    /// The thread of the shard sleeps in the kernel until then.
-    pub(super) asleep_until: u64,
-    pub(super) faults: MajorFaults,
-}
-
-impl RingState {
-    pub(super) fn new(receive: ReceiveRing, workers: usize) -> Self {
-        let workers = workers.max(1);
-        let (completions, working, waiting, faults) = Default::default();
-        Self { receive, completions, workers, working, waiting, asleep_until: 0, faults }
-    }
-
-    /// Nothing is in flight any more.
-    pub(super) fn clear(&mut self) {
-        self.completions.clear();
-        self.working.clear();
-        self.waiting.clear();
-    }
-}
 
 impl World {
     /// The disk of a file hangs: syncs that begin from now on take at least this long.
