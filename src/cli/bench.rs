@@ -19,7 +19,7 @@ use hlog::{HistogramLog, LogFile};
 use progress::ProgressLine;
 use settings::RunSettings;
 
-/// Everyone who watches a run.
+/// What follows a run while it goes on.
 struct Watchers<'a> {
     log: Option<HistogramLog<'a>>,
     progress: Option<ProgressLine>,

@@ -1,4 +1,4 @@
-//! The file that says who serves, and that everything is up.
+//! The file that has the server's process id, and says that everything is up.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Users and groups: who they are, and becoming one.
+//! Users and groups: their numbers, and becoming one.
 
 use std::fs::Metadata;
 use std::io;
@@ -28,7 +28,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Finds the user, and sees whether this process may become him.
+    /// Finds the user, and checks that this process may become that user.
     pub(super) fn find(wanted: &RunAs) -> Result<Self, SandboxError> {
         let user = look_up(wanted)?;
         let account = Self { user, name: wanted.clone() };

@@ -37,7 +37,7 @@ impl Acceptor {
         })
     }
 
-    /// The next client: its socket, blocking, and who it is.
+    /// The next client: its socket, blocking, and its identity.
     async fn accept(&self) -> io::Result<(OwnedFd, PeerIdentity)> {
         let (socket, peer) = match self {
             Self::Tcp(listener) => {

@@ -132,7 +132,7 @@ impl BrokerCalls {
         answered.await.unwrap_or(Err(BrokerError::Gone))
     }
 
-    /// Gives answers to those who wait for them, until there is none any more.
+    /// Gives each answer to the call that waits for it, until the broker is gone.
     async fn read(self: Rc<Self>) {
         let receive = || Ok(packet::receive(self.socket.as_fd(), RecvFlags::DONTWAIT)?);
         let why = loop {

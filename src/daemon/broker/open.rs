@@ -285,7 +285,7 @@ mod tests {
         fs::hard_link(path("allowed/file"), path("allowed/own")).unwrap();
         assert!(
             allowed.open(&path("allowed/own"), OpenMode::Read).is_ok(),
-            "links of the owner are his matter"
+            "the owner may make links to its own files"
         );
         if !rustix::process::geteuid().is_root() {
             return;

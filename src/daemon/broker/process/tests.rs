@@ -203,7 +203,7 @@ fn a_broker_that_says_nonsense_is_not_asked_again() {
     let stranger = |to: &OwnedFd, id| {
         packet::send(to.as_fd(), &BrokerReply::Opened { id: id + 1 }.encode(), Some(file().as_fd())).unwrap();
     };
-    assert_eq!(answered(stranger), gone, "an answer that nobody waits for");
+    assert_eq!(answered(stranger), gone, "an answer that no call waits for");
     let without =
         |to: &OwnedFd, id| packet::send(to.as_fd(), &BrokerReply::Opened { id }.encode(), None).unwrap();
     assert_eq!(answered(without), gone);
