@@ -1,4 +1,5 @@
-//! Planted bugs, one of which a thread can switch on in a build with the feature `sim`: the tests of the simulation must find each.
+//! Planted bugs, one of which a thread can switch on in a build with the feature `sim`: the tests of the
+//! simulation must find each.
 //!
 //! Everywhere else `canary!(..)` is `false`, and the compiler leaves nothing of it.
 
@@ -86,9 +87,11 @@ mod switch {
         TruncatedPayloadWritten,
         /// A hole's neighbour is taken for a part of it.
         HoleTooLong,
-        /// Requests that did not begin before the end are answered with ESHUTDOWN, though nobody asked for that.
+        /// Requests that did not begin before the end are answered with ESHUTDOWN, though `--shutdown errors`
+        /// was not given.
         AnswersAtTheEnd,
-        /// At the end of the server a socket of TCP is closed while bytes are unread: replies that have not arrived are lost.
+        /// At the end of the server a socket of TCP is closed while bytes are unread: replies that have not
+        /// arrived are lost.
         ClosedUnread,
         /// An export that was removed while it had connections is never given up.
         RemovalForgotten,

@@ -1,4 +1,5 @@
-//! What the `ringnbd` command, tests, benches and fuzz targets reach of the inside. It promises nothing: names come and go at any time.
+//! The inside of the library, as far as the `ringnbd` command, tests, benches and fuzz targets reach it. It
+//! promises nothing: names come and go at any time.
 
 pub use ringnbd_proto as nbd;
 pub use ringnbd_proto::vocabulary as block;
@@ -61,8 +62,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        Addition, Ending, Host, HostError, Listener, Ready, Reload, Reloaded, Reloading, Served, Service,
-        StartError, Takeaway, Wish, check, inherited, run,
+        AddExport, Ending, Host, HostError, HostRequest, Listener, Ready, Reload, Reloaded, Reloading,
+        RemoveExport, Served, Service, StartError, check, inherited, run,
     };
 
     pub mod machine {

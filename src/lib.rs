@@ -1,6 +1,7 @@
 //! An io_uring, thread-per-core NBD storage server, to be embedded in an application; and an NBD client.
 //!
-//! The server is the one of the command `ringnbd serve`, which is built on this library. Clients of any kind connect to it: kernels, QEMU, libnbd.
+//! The server is the one of the command `ringnbd serve`, which is built on this library. Clients of any kind
+//! connect to it: kernels, QEMU, libnbd.
 //!
 //! # A server in an application
 //!
@@ -31,16 +32,20 @@
 //!
 //! # What embedding changes in the process
 //!
-//! Threads are started: one named `ringnbd` for connections that come, one for each shard, a few that help them. Nothing else changes: no
-//! signal is handled, no limit raised, no privilege given up, nothing written to the standard streams. Log lines go to whatever subscriber of
-//! `tracing` the application has. Two things are the application's to decide, and the command decides them so: it raises the limit of open files
-//! (one or two for each client that connects), and it handles SIGXFSZ, the signal of a file that would grow beyond RLIMIT_FSIZE.
+//! Threads are started: one named `ringnbd` for connections that come, one for each shard, a few that help
+//! them. Nothing else changes: no signal is handled, no limit raised, no privilege given up, nothing written
+//! to the standard streams. Log lines go to the subscriber of `tracing` that the application has.
+//!
+//! Two things are left to the application. The command does both: it raises the limit of open files (one or
+//! two for each client that connects), and it handles SIGXFSZ, the signal of a file that would grow beyond
+//! RLIMIT_FSIZE.
 //!
 //! # What is where
 //!
-//! * [`ServerBuilder`], [`ServerHandle`]: a server, exports that come and go while it runs, and how it ends ([`Ending`]).
+//! * [`ServerBuilder`], [`ServerHandle`]: a server, exports that come and go while it runs, and how it ends
+//!   ([`Ending`]).
 //! * [`device`]: devices of the application's own, served beside files.
-//! * [`Client`]: a blocking client, one request at a time; [`NbdUri`] says where to.
+//! * [`Client`]: a blocking client, one request at a time; [`NbdUri`] is the address of an export.
 //! * [`proto`]: the protocol without I/O, a crate of its own.
 //! * [`architecture`]: how the server is built, for those who change it.
 #![deny(unsafe_code)]
@@ -50,9 +55,11 @@
 #[macro_use]
 mod canary;
 
+#[warn(missing_docs)]
 mod backend;
 mod client;
 mod config;
+#[warn(missing_docs)]
 mod control;
 mod exec;
 mod identity;
@@ -63,6 +70,7 @@ mod random;
 mod ring;
 #[warn(missing_docs)]
 mod server;
+#[warn(missing_docs)]
 mod shard;
 mod stats;
 #[allow(unsafe_code)]
@@ -70,12 +78,13 @@ mod sys;
 
 /// Devices of the application's own, to be served like files.
 ///
-/// An [`ApplicationDevice`](device::ApplicationDevice) is made of a [`BlockingDevice`](device::BlockingDevice), whose verbs look like those of a
-/// file, or of a [`FastDevice`](device::FastDevice), which is handed requests and completes them when it likes, on any thread.
-/// [`ServerBuilder::device`] serves it from the start, [`ServerHandle::add_device`] later.
+/// An [`ApplicationDevice`](device::ApplicationDevice) is made of a
+/// [`BlockingDevice`](device::BlockingDevice) or of a [`FastDevice`](device::FastDevice). The verbs of the
+/// first look like those of a file. The second is handed requests and completes them at any time, on any
+/// thread. [`ServerBuilder::device`] serves it from the start, [`ServerHandle::add_device`] later.
 ///
-/// Start with the first: the second takes more care, and pays when one device has to do more than some ten thousand requests a second, or to
-/// have more requests under way than there are threads.
+/// Start with the first: the second takes more care. It pays when one device has to do more than some ten
+/// thousand requests a second, or to have more requests under way than there are threads.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -119,7 +128,8 @@ mod sys;
 /// # }
 /// ```
 ///
-/// Two longer ones are in the repository: `tests/examples/blocking_device.rs` and `tests/examples/fast_device.rs`.
+/// Two longer ones are in the repository: `tests/examples/blocking_device.rs` and
+/// `tests/examples/fast_device.rs`.
 #[warn(missing_docs)]
 pub mod device {
     pub use crate::backend::{

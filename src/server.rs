@@ -14,7 +14,8 @@ use crate::backend::{ApplicationDevice, Export};
 use crate::config::listen::{AdminAddress, ListenAddress, TcpAddress, UnixAddress};
 use crate::config::{Config, ExportConfig, ExportUri, Pinning, Settings};
 use crate::control::{
-    self, Addition, ChangeError, Ending, Host, HostError, Ready, Served, Service, StartError, Takeaway, Wish,
+    self, AddExport, ChangeError, Ending, Host, HostError, HostRequest, Ready, RemoveExport, Served, Service,
+    StartError,
 };
 use crate::shard::Removal;
 
@@ -228,7 +229,7 @@ pub struct ServerHandle {
     exports: Vec<Served>,
     admin: Vec<String>,
     read_only: bool,
-    wish: UnboundedSender<Wish>,
+    wish: UnboundedSender<HostRequest>,
     thread: Option<JoinHandle<Result<Ending, StartError>>>,
 }
 
@@ -251,7 +252,13 @@ impl ServerHandle {
     fn add(&self, wanted: ExportConfig, export: Export) -> Result<Served, ServerError> {
         let (name, description, source) = (wanted.name, wanted.description, wanted.uri.to_string());
         self.change(|answer| {
-            Wish::Add(Box::new(Addition { name, description, source, export, answer: Box::new(answer) }))
+            HostRequest::Add(Box::new(AddExport {
+                name,
+                description,
+                source,
+                export,
+                answer: Box::new(answer),
+            }))
         })
     }
 
@@ -276,12 +283,14 @@ impl ServerHandle {
     /// [`ServerError::Change`]: there is none of that name.
     pub fn remove_export(&self, name: &str, how: Removal) -> Result<(), ServerError> {
         let name = name.to_owned();
-        self.change(|answer| Wish::Remove(Box::new(Takeaway { name, how, answer: Box::new(answer) })))
+        self.change(|answer| {
+            HostRequest::Remove(Box::new(RemoveExport { name, how, answer: Box::new(answer) }))
+        })
     }
 
     fn change<T: Send + 'static>(
         &self,
-        wish: impl FnOnce(ChangeAnswer<T>) -> Wish,
+        wish: impl FnOnce(ChangeAnswer<T>) -> HostRequest,
     ) -> Result<T, ServerError> {
         let (answer, answered) = sync_channel(1);
         let wish = wish(Box::new(move |result| drop(answer.send(result))));
@@ -320,7 +329,7 @@ impl ServerHandle {
 
     fn ask_to_stop(&self) {
         // An error means that it has ended.
-        let _ended = self.wish.send(Wish::Stop("stop"));
+        let _ended = self.wish.send(HostRequest::Stop("stop"));
     }
 
     fn join(&mut self) -> Ending {
@@ -351,7 +360,7 @@ struct Started {
 /// An application around a server: nothing of it is changed.
 struct Embedded {
     ready: SyncSender<Started>,
-    wishes: UnboundedReceiver<Wish>,
+    wishes: UnboundedReceiver<HostRequest>,
     /// Those that were not handed over yet.
     devices: Vec<Option<ApplicationDevice>>,
 }
@@ -368,7 +377,7 @@ impl Host for Embedded {
         self.ready.send(started).map_err(|_| HostError::from("nobody waits for the server to start"))
     }
 
-    async fn next(&mut self) -> Wish {
+    async fn next(&mut self) -> HostRequest {
         match self.wishes.recv().await {
             Some(wish) => wish,
             // The handle asks before it goes. Without it nobody can ask again.

@@ -162,7 +162,8 @@ pub(crate) fn direct_alignment(file: &File) -> Option<(u32, u32)> {
 
 /// A counter that wakes a shard's ring from another thread.
 ///
-/// Rings between two looks of the shard are one write. So the shard [listens](Doorbell::listen) before it looks at what was announced.
+/// All rings between two looks of the shard are one write. So the shard [listens](Doorbell::listen) before it
+/// looks at what was announced.
 #[derive(Debug)]
 pub(crate) struct Doorbell {
     counter: OwnedFd,
@@ -180,7 +181,8 @@ impl Doorbell {
         Ok(Self { counter, rung: AtomicBool::new(false) })
     }
 
-    /// Rings it; true for the first time since the shard listened. What is announced must be in its place before.
+    /// Rings it; true for the first time since the shard listened. What is announced must be in its place
+    /// before.
     pub(crate) fn ring(&self) -> bool {
         if self.rung.swap(true, Ordering::AcqRel) {
             return false;

@@ -10,7 +10,7 @@ use super::info::export_name;
 use super::text::{human, json, print, table};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
-use http::Answer;
+use http::HttpAnswer;
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
@@ -32,18 +32,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     pub control: ControlAddress,
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: CtlCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Verb {
+pub(crate) enum CtlCommand {
     /// List the exports: size, access, connections, state, source
     List {
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Have the server read its configuration again: says what would change, and that a restart is needed for it
+    /// Have the server read its configuration again: says what would change, and that a restart is needed for
+    /// it
     Reload {
         /// Print JSON instead of a sentence
         #[arg(long)]
@@ -53,7 +54,7 @@ pub(crate) enum Verb {
 
 /// What is shown of an export; the server may say more.
 #[derive(Debug, Deserialize)]
-struct Export {
+struct ExportRow {
     export: String,
     id: String,
     source: String,
@@ -68,34 +69,34 @@ pub(crate) fn run(args: Args) -> Outcome {
     let ControlAddress::Path(path) = &args.control else {
         return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
     };
-    let (method, target) = match args.verb {
-        Verb::List { .. } => ("GET", "/api/v1/exports"),
-        Verb::Reload { .. } => ("POST", "/api/v1/reload"),
+    let (method, target) = match args.command {
+        CtlCommand::List { .. } => ("GET", "/api/v1/exports"),
+        CtlCommand::Reload { .. } => ("POST", "/api/v1/reload"),
     };
     let answer = match http::ask(path, method, target) {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };
-    match args.verb {
-        Verb::List { json } => list(&answer, json),
-        Verb::Reload { json } => reload(&answer, json),
+    match args.command {
+        CtlCommand::List { json } => list(&answer, json),
+        CtlCommand::Reload { json } => reload(&answer, json),
     }
 }
 
-fn list(answer: &Answer, as_json: bool) -> Outcome {
+fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
     if answer.status != 200 {
         return refused(answer);
     }
     if as_json {
         return print(&json(&answer.body));
     }
-    match Vec::<Export>::deserialize(&answer.body["exports"]) {
+    match Vec::<ExportRow>::deserialize(&answer.body["exports"]) {
         Ok(exports) => print(&as_table(&exports)),
         Err(error) => Outcome::refused(format_args!("the server's list is not understood: {error}")),
     }
 }
 
-fn as_table(exports: &[Export]) -> String {
+fn as_table(exports: &[ExportRow]) -> String {
     let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
     let mut rows = vec![titles.map(String::from).to_vec()];
     for export in exports {
@@ -112,7 +113,7 @@ fn as_table(exports: &[Export]) -> String {
     table(&rows, &[false, false, true, false, true, false, false])
 }
 
-fn reload(answer: &Answer, as_json: bool) -> Outcome {
+fn reload(answer: &HttpAnswer, as_json: bool) -> Outcome {
     // Without it the answer is not about the reload, but about the request.
     let Some(result) = answer.body["result"].as_str() else { return refused(answer) };
     let unchanged = result == "unchanged";
@@ -127,7 +128,7 @@ fn reload(answer: &Answer, as_json: bool) -> Outcome {
 }
 
 /// The server did not do what was asked, and says why.
-fn refused(answer: &Answer) -> Outcome {
+fn refused(answer: &HttpAnswer) -> Outcome {
     let why = sentence(&answer.body).unwrap_or_else(|| format!("the server answered {}", answer.status));
     Outcome::refused(why)
 }
@@ -148,7 +149,7 @@ mod tests {
             {"export": "a\u{1b}[2J", "id": "10.3", "source": "/a.img", "size_bytes": 512, "read_only": true, "connections": 0,
              "state": "stopping"},
         ]);
-        let exports = Vec::<Export>::deserialize(&body).unwrap();
+        let exports = Vec::<ExportRow>::deserialize(&body).unwrap();
         let shown = as_table(&exports);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(

@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use super::Outcome;
 use super::text::{json as as_json, print};
 use reading::{Moment, Reading, Text};
-use source::Source;
+use source::ReportSource;
 
 const LONG_HELP: &str = "\
 Examples:
@@ -104,11 +104,11 @@ fn report(args: &Args) -> Result<Outcome, Outcome> {
     let refuse = |error: reading::ReadError| Outcome::refused(error);
     let (exports, from, to) = (args.export.clone(), args.from, args.to);
     let reading = Reading { unit: args.unit.nanoseconds(), exports, from, to };
-    let mut sources: Vec<Source> = match args.merge {
-        true => vec![Source::read(&texts, &reading).map_err(refuse)?],
+    let mut sources: Vec<ReportSource> = match args.merge {
+        true => vec![ReportSource::read(&texts, &reading).map_err(refuse)?],
         false => texts
             .iter()
-            .map(|text| Source::read(std::slice::from_ref(text), &reading))
+            .map(|text| ReportSource::read(std::slice::from_ref(text), &reading))
             .collect::<Result<_, _>>()
             .map_err(refuse)?,
     };

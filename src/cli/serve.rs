@@ -14,9 +14,9 @@ use crate::config::{
     SandboxMode, Settings, Shutdown,
 };
 use crate::control::{self, Ending, Ready, Served, Service};
-use crate::daemon::configuration::Source;
+use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
-use crate::daemon::reload::Running;
+use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::{self, Daemon, logging, stdio};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -62,14 +62,15 @@ pub(crate) struct Args {
     /// Listen on a unix socket; @NAME is an abstract one (repeatable)
     #[arg(long, value_name = "PATH", help_heading = "Where to listen")]
     pub unix: Vec<UnixAddress>,
-    /// Who may connect to the --unix sockets, in octal, such as 0660 [default: as the umask says; 0660 with --unix-group]
+    /// Who may connect to the --unix sockets, in octal, such as 0660 [default: as the umask says; 0660 with
+    /// --unix-group]
     #[arg(long, value_name = "MODE", help_heading = "Where to listen")]
     pub unix_mode: Option<FileMode>,
     /// The group of the --unix sockets; the server has to be a member of it, or root
     #[arg(long, value_name = "GROUP", help_heading = "Where to listen")]
     pub unix_group: Option<String>,
-    /// Listen on a TCP address, or with a PORT alone on localhost; [::] is IPv6 only, port 0 any free one (repeatable)
-    /// [default: 127.0.0.1:10809]
+    /// Listen on a TCP address, or with a PORT alone on localhost; [::] is IPv6 only, port 0 any free one
+    /// (repeatable) [default: 127.0.0.1:10809]
     #[arg(long, value_name = "HOST:PORT", help_heading = "Where to listen")]
     pub tcp: Vec<TcpAddress>,
     /// Serve the one client whose socket is the standard input, then exit
@@ -84,8 +85,8 @@ pub(crate) struct Args {
     /// Buffer memory of the whole server, a hard cap [default: 128M for each shard]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
     pub memory: Option<u64>,
-    /// Lock buffer memory, which saves a little time: where the locked memory limit (ulimit -l) allows it, or as a must,
-    /// or not at all [default: auto]
+    /// Lock buffer memory, which saves a little time: where the locked memory limit (ulimit -l) allows it, or
+    /// as a must, or not at all [default: auto]
     #[arg(long, value_name = "MODE", hide_possible_values = true, help_heading = "Resources")]
     pub pinned: Option<Pinning>,
     /// The same as --pinned off
@@ -95,7 +96,8 @@ pub(crate) struct Args {
     /// [default: 64M, or 32M with less than 108M for each shard]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Resources")]
     pub max_request: Option<u64>,
-    /// Spin up to this long before sleeping while that pays, such as 50us: less latency, more CPU [default: 0]
+    /// Spin up to this long before sleeping while that pays, such as 50us: less latency, more CPU [default:
+    /// 0]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub busy_poll: Option<Duration>,
     /// Connections at the same time; further clients wait [default: 16384]
@@ -107,18 +109,19 @@ pub(crate) struct Args {
     /// What becomes of requests that did not begin before SIGTERM [default: close]
     #[arg(long, value_name = "MODE", help_heading = "Resources")]
     pub shutdown: Option<Shutdown>,
-    /// Serve metrics, a JSON API and a dashboard over HTTP: HOST:PORT, or unix:PATH; nobody is asked who he is
+    /// Serve metrics, a JSON API and a dashboard over HTTP: HOST:PORT, or unix:PATH; there is no
+    /// authentication
     #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
     pub admin: Option<AdminAddress>,
-    /// Operate the running server here, with `ringnbd ctl`: unix:PATH, for root and the user that starts the server; or off
-    /// [default: off; with --config and --pidfile: PIDFILE with the ending .control]
+    /// Operate the running server here, with `ringnbd ctl`: unix:PATH, for root and the user that starts the
+    /// server; or off [default: off; with --config and --pidfile: PIDFILE with the ending .control]
     #[arg(long, value_name = "ADDRESS", conflicts_with = "stdio", help_heading = "Operation")]
     pub control: Option<ControlAddress>,
     /// Log requests that take longer than this, such as 10ms, each with where its time went
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "What to see")]
     pub slow: Option<Duration>,
-    /// Write latencies by second as an HdrHistogram log for `ringnbd report`; an old FILE is gone on with, one that
-    /// is emptied (copytruncate) is begun anew
+    /// Write latencies by second as an HdrHistogram log for `ringnbd report`; an existing FILE is appended
+    /// to, one that is emptied (copytruncate) is begun anew
     #[arg(long, value_name = "FILE", help_heading = "What to see")]
     pub latency_log: Option<PathBuf>,
     /// Record no latencies, only counts: saves a little time for each request
@@ -133,12 +136,12 @@ pub(crate) struct Args {
     /// Refuse writes to every export
     #[arg(long)]
     pub read_only: bool,
-    /// Read settings from a TOML file (`[server]` with the names of these flags, and allow-directories; `[[export]]`),
-    /// whose paths are relative to it; EXPORTs add to the file's, flags win over it
+    /// Read settings from a TOML file (`[server]` with the names of these flags, and allow-directories;
+    /// `[[export]]`), whose paths are relative to it; EXPORTs add to the file's, flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Only see whether this would start: settings, users and exports; nothing is served or locked, so that it goes beside a
-    /// server of the same files; exit code 0 or 2
+    /// Only see whether this would start: settings, users and exports; nothing is served or locked, so that
+    /// it can run beside a server of the same files; exit code 0 or 2
     #[arg(long, conflicts_with = "stdio")]
     pub check: bool,
     /// Write the process id here once everything is up
@@ -162,7 +165,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let check = args.check;
-    let Wanted { settings, notes: added, source } = match settings(args) {
+    let ServeSettings { settings, notes: added, source } = match settings(args) {
         Ok(wanted) => wanted,
         Err(sentence) => {
             logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
@@ -196,7 +199,7 @@ fn serve(args: Args) -> Outcome {
         Err(error) => return refuse(explicit, error),
     };
     let listens = matches!(service, Service::Listeners);
-    let running = source.filter(|_| listens).map(|source| Running { source, settings, machine });
+    let running = source.filter(|_| listens).map(|source| RunningConfiguration { source, settings, machine });
     let announce = |ready: Ready<'_>| announce(ready, format, listens);
     let mut daemon = Daemon::new(&config, listens, running, announce);
     match control::run(&config, service, &mut daemon) {
@@ -207,16 +210,16 @@ fn serve(args: Args) -> Outcome {
 }
 
 /// What a person asked for.
-struct Wanted {
+struct ServeSettings {
     /// Flags over file.
     settings: Settings,
     /// Sentences about what came of that.
     notes: Vec<String>,
     /// The file, to be read again.
-    source: Option<Source>,
+    source: Option<ConfigurationSource>,
 }
 
-fn settings(args: Args) -> Result<Wanted, String> {
+fn settings(args: Args) -> Result<ServeSettings, String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
@@ -245,16 +248,16 @@ fn settings(args: Args) -> Result<Wanted, String> {
         sandbox: args.sandbox,
     };
     let Some(path) = args.config else {
-        return Ok(Wanted { settings: flags, notes: Vec::new(), source: None });
+        return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });
     };
-    let source = Source::new(path, flags, !args.stdio);
+    let source = ConfigurationSource::new(path, flags, !args.stdio);
     let file = source.parse(&source.read()?)?;
     let notes = notes(&source, &file);
-    Ok(Wanted { settings: source.merged(file), notes, source: Some(source) })
+    Ok(ServeSettings { settings: source.merged(file), notes, source: Some(source) })
 }
 
 /// What the command line does to the settings of a file.
-fn notes(source: &Source, file: &Settings) -> Vec<String> {
+fn notes(source: &ConfigurationSource, file: &Settings) -> Vec<String> {
     let (shown, flags) = (source.path().display(), source.flags());
     let (own, more) = (file.exports.len(), flags.exports.len());
     let mut notes = Vec::new();

@@ -14,7 +14,8 @@ pub struct Difference {
     pub removed: Vec<String>,
     /// Exports that are in both, and not alike.
     pub changed: Vec<String>,
-    /// Settings of the server, which need a restart. One that is said for the first time counts, whatever it is without being said.
+    /// Settings of the server, which need a restart. One that is set for the first time counts, even if it is
+    /// set to its default.
     pub settings: Vec<&'static str>,
 }
 

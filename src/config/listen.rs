@@ -50,7 +50,8 @@ pub enum ListenAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminAddress(pub ListenAddress);
 
-/// Where the control socket is: `unix:PATH`, or `off`. A name of the abstract namespace has no permissions, so it must be a file.
+/// The address of the control socket: `unix:PATH`, or `off`. It must be a file, because abstract names have
+/// no permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlAddress {
     /// There is none, not even where it would be without being asked for.
@@ -194,8 +195,8 @@ impl FromStr for ControlAddress {
 }
 
 impl ControlAddress {
-    /// Where the control socket of a server with a pidfile is when nothing was said: `/run/x.control` beside `/run/x.pid`. `None` when that
-    /// is too long for a socket.
+    /// The default control socket of a server with a pidfile: `/run/x.control` beside `/run/x.pid`. `None`
+    /// when that is too long for a socket.
     pub fn beside(pidfile: &Path) -> Option<Self> {
         const EXTENSION: &str = "control";
         let mut path = pidfile.with_extension(EXTENSION);

@@ -140,7 +140,8 @@ impl Config {
     }
 }
 
-/// Connections and handshakes, as many as descriptors are there for; says what does not fit, as a warning if it was asked for.
+/// Connections and handshakes, as many as there are descriptors for. What does not fit is a warning if it was
+/// asked for.
 fn fit_connections(
     asked: Option<usize>,
     files: u64,
@@ -148,7 +149,8 @@ fn fit_connections(
     machine: &Machine,
     (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
 ) -> Result<(), ConfigError> {
-    // Afterwards it has a place in its shard's table of registered files, for which the same limit counts, but by itself.
+    // Afterwards it has a place in its shard's table of registered files, to which the same limit applies
+    // separately.
     let fit = usize::try_from(files).unwrap_or(usize::MAX);
     let wanted = asked.unwrap_or(limits.connections);
     if wanted == 0 {
@@ -243,7 +245,8 @@ fn files_for_clients(
     admin: bool,
     control: bool,
 ) -> Result<u64, ConfigError> {
-    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and the descriptors of each file that is served.
+    // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and the descriptors
+    // of each file that is served.
     let http = if admin { ADMIN_FILES } else { 0 } + if control { CONTROL_FILES } else { 0 };
     let own = 64 + 16 * shards as u64 + 3 * file_exports as u64 + http;
     let files = machine.open_files.saturating_sub(own);
@@ -322,7 +325,7 @@ mod tests {
         let config = connections(None, 1024).unwrap();
         assert_eq!(config.limits.connections, 1024 - 64 - 16);
         assert_eq!(config.limits.handshakes, (1024 - 64 - 16) / 2);
-        assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "nobody asked for more");
+        assert_eq!((config.warnings.len(), config.notes.len()), (0, 1), "more was not asked for");
         let config = connections(Some(5000), 1024).unwrap();
         assert_eq!((config.warnings.len(), config.notes.len()), (1, 0));
         let config = connections(Some(5), 1024).unwrap();

@@ -58,7 +58,7 @@ pub struct Settings {
     pub admin: Option<AdminAddress>,
     /// Where the control socket is.
     pub control: Option<ControlAddress>,
-    /// Where exports may be opened from while the server runs; the directories of its exports when nothing was said.
+    /// Directories from which exports may be opened while the server runs; by default those of its exports.
     pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
     pub slow: Option<Duration>,

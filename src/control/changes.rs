@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::catalogue::Entry;
-use super::host::{Addition, ChangeError, Takeaway};
+use super::host::{AddExport, ChangeError, RemoveExport};
 use super::listen::endpoint::Endpoint;
 use super::observe::collector::Collector;
 use super::observers::Observers;
@@ -18,8 +18,8 @@ use crate::shard::Removal;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Serves one more export.
-pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], addition: Addition) {
-    let Addition { name, description, source, export, answer } = addition;
+pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], request: AddExport) {
+    let AddExport { name, description, source, export, answer } = request;
     let info = info_of((&name, &description), &source, &export, &plane.limits);
     let added = plane.catalogue_mut().add(info, export, source);
     answer(match added {
@@ -32,9 +32,9 @@ pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], 
     });
 }
 
-/// Serves an export no more: from now on nobody finds it, and a task sees to it that the shards give it up.
-pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, takeaway: Takeaway) {
-    let Takeaway { name, how, answer } = takeaway;
+/// Removes an export: no client finds it from now on, and a task sees to it that the shards give it up.
+pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, request: RemoveExport) {
+    let RemoveExport { name, how, answer } = request;
     let removed = plane.catalogue_mut().remove(&name);
     let Some(entry) = removed else { return answer(Err(ChangeError::NoSuchExport(name))) };
     tracing::info!(export = name, ?how, "export removed");
@@ -63,7 +63,7 @@ async fn retire(plane: &Plane, collector: Option<Rc<Collector>>, entry: &Entry, 
         while !plane.has_failed(shard) && !plane.is_stopping() {
             let (done, given) = oneshot::channel();
             let done = move || {
-                // Nobody waits any more when the server ends.
+                // The receiver is gone when the server ends.
                 let _ended = done.send(());
             };
             if plane.remove_from(shard, entry.id, how, done) {

@@ -1,13 +1,14 @@
 //! One budget for the memory of all handshakes: options that come in, answers that go out.
 //!
-//! A handshake keeps [`FREE_BYTES`] or less of each as a matter of course; that is bookkeeping, as its task is. Before it reads a longer
-//! option, or makes a longer answer, it claims the bytes. When the budget is used up it waits, and its client with it: the socket is the
-//! backpressure. A handshake has one claim at a time and gives it up before it waits for another one, so handshakes cannot wait for each
-//! other; and each ends with the handshake timeout at the latest.
+//! A handshake keeps [`FREE_BYTES`] or less of each without a claim; that counts as bookkeeping, as its task
+//! does. Before it reads a longer option, or makes a longer answer, it claims the bytes. When the budget is
+//! used up it waits, and its client with it: the socket is the backpressure. A handshake has one claim at a
+//! time, and gives it up before it waits for another one. So handshakes cannot wait for each other, and each
+//! ends with the handshake timeout at the latest.
 //!
-//! The budget is given out in the order in which they ask. Clients that hold all of it keep those waiting that need some, by turns as long
-//! as the timeout, but nobody whose options and answers are no longer than [`FREE_BYTES`]: that is every usual client. A LIST of many exports
-//! needs more.
+//! The budget is given out in the order in which it is asked for. Clients that hold all of it delay those
+//! that need some, by turns of at most the timeout. A client whose options and answers are no longer than
+//! [`FREE_BYTES`] is never delayed: that is every usual client. A LIST of many exports needs more.
 
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ impl HandshakeMemory {
 }
 
 impl Claim {
-    /// Claims what a vector of `bytes` bytes takes that grows as they come, instead of what was claimed before; waits until it is there.
-    /// Whoever needs more than the whole budget gets all of it.
+    /// Claims the memory of a vector that grows to `bytes` bytes, in place of the claim before. Waits until
+    /// the budget has it. A handshake that needs more than the whole budget gets all of it.
     pub(super) async fn hold(&mut self, bytes: usize) {
         if bytes <= FREE_BYTES {
             self.permit = None;

@@ -14,11 +14,12 @@ pub type HostError = Box<dyn Error + Send + Sync>;
 
 /// The process around a server: it is asked at each stage of the start, and says when to stop.
 ///
-/// `ringnbd serve` gives privileges up here, handles signals, and announces itself. A server that an application embeds changes nothing in the
-/// process: the stages do nothing then.
+/// `ringnbd serve` gives privileges up here, handles signals, and announces itself. A server that an
+/// application embeds changes nothing in the process: the stages do nothing then.
 #[allow(async_fn_in_trait)]
 pub trait Host {
-    /// Before exports are opened, and before there is any other thread: gives the sockets that the process was started with.
+    /// Called before exports are opened, and before there is any other thread. Gives the sockets that the
+    /// process was started with.
     ///
     /// # Errors
     /// Ends the start.
@@ -26,7 +27,7 @@ pub trait Host {
         Ok(Vec::new())
     }
 
-    /// Around the start of the shards: runs `start`, on whatever thread. What that thread gave up, they do not have.
+    /// Runs `start`, which starts the shards, on any thread. The shards lack what that thread gave up.
     ///
     /// # Errors
     /// Ends the start.
@@ -49,9 +50,10 @@ pub trait Host {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError>;
 
     /// Waits for what the host wants next.
-    async fn next(&mut self) -> Wish;
+    async fn next(&mut self) -> HostRequest;
 
-    /// Hands over the device behind [`ExportUri::Application`](crate::config::ExportUri::Application) of this number, once.
+    /// Hands over the device of an [`ExportUri::Application`](crate::config::ExportUri::Application) with
+    /// this number, once.
     fn device(&mut self, _number: usize) -> Option<ApplicationDevice> {
         None
     }
@@ -66,7 +68,8 @@ pub trait Host {
         0
     }
 
-    /// Whether the process goes on when the server was cut off: then its threads are waited for, and its memory is given back.
+    /// Whether the process goes on when the server was cut off. If so, its threads are waited for, and its
+    /// memory is given back.
     fn goes_on(&self) -> bool {
         true
     }
@@ -81,20 +84,20 @@ pub trait Host {
 }
 
 /// What a host wants of a server that runs.
-pub enum Wish {
+pub enum HostRequest {
     /// That it stops, and why; the second time: at once.
     Stop(&'static str),
     /// One more export.
-    Add(Box<Addition>),
+    Add(Box<AddExport>),
     /// One export less.
-    Remove(Box<Takeaway>),
+    Remove(Box<RemoveExport>),
     /// That the configuration is read again.
     Reload,
 }
 
 /// An export to serve from now on.
-pub struct Addition {
-    /// Its name, which nobody else may have.
+pub struct AddExport {
+    /// Its name, which no other export may have.
     pub name: String,
     /// A text for people.
     pub description: String,
@@ -107,12 +110,13 @@ pub struct Addition {
 }
 
 /// An export to serve no more.
-pub struct Takeaway {
+pub struct RemoveExport {
     /// Its name.
     pub name: String,
     /// What becomes of its connections.
     pub how: Removal,
-    /// Hears that it is gone, or, when its connections may go on, that nobody finds it any more; it must not wait.
+    /// Called when the export is gone or, if its connections may go on, when no client finds it any more. It
+    /// must not wait.
     pub answer: Box<dyn FnOnce(Result<(), ChangeError>) + Send>,
 }
 
@@ -149,7 +153,8 @@ impl Ready<'_> {
         self.sockets.iter().map(|socket| socket.path().to_owned())
     }
 
-    /// Makes each socket belong to a user, who may connect to it and remove it then. Tells of those that cannot be handed over.
+    /// Makes each socket belong to a user, who may then connect to it and remove it. Logs those that cannot
+    /// be handed over.
     pub fn hand_sockets_over(&self, user: (u32, u32)) {
         for socket in self.sockets {
             if let Err(error) = socket.hand_over(user) {

@@ -28,10 +28,12 @@ fn memory() -> u64 {
     least_limit(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |limit| limit.min(machine))
 }
 
-/// The least limit of the control groups of a process, of both versions. A group may be limited by any of those above it. What cannot be
-/// read limits nothing: a container sees its own group as the topmost one, whatever the path says.
+/// The least limit of the control groups of a process, of both versions. Each group above its own may limit
+/// it too. A group that cannot be read limits nothing: a container sees its own group as the topmost one,
+/// whatever the path says.
 fn least_limit(root: &Path, groups: &str) -> Option<u64> {
-    // ID:CONTROLLERS:PATH; the second version has the number 0 and names none. Systems that have both mount the first one's by controller.
+    // ID:CONTROLLERS:PATH. The second version has the number 0 and names no controllers. Systems that have
+    // both mount the first by controller.
     let places = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);

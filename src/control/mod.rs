@@ -1,15 +1,19 @@
-//! The control plane: one thread that accepts, negotiates, and hands sockets over to the shards. It never moves a byte of data.
+//! The control plane: one thread that accepts, negotiates, and hands sockets over to the shards. It never
+//! moves a byte of data.
 //!
 //! ```text
 //!  listener ─► accept ─► negotiate (nbd::server::handshake) ─► placement ─► ShardHandle::connect
 //! ```
 //!
-//! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the process around it.
-//! * `listen/`: how clients come. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
-//! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both speak `http/`.
+//! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the
+//!   process around it.
+//! * `listen/`: how clients connect. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
+//! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
+//!   speak `http/`.
 //!
-//! This is the only place that knows tokio-uring. Its order at start is chosen so that an error leaves nothing behind: what can
-//! only fail comes first, files (sockets, pidfile) come last, and each is removed by the guard that made it.
+//! This is the only place that knows tokio-uring. Its order at start leaves nothing behind after an error:
+//! what only opens or checks comes first, files (sockets, pidfile) come last, and each file is removed by the
+//! guard that made it.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -32,7 +36,7 @@ mod server;
 mod start;
 mod start_error;
 
-pub use host::{Addition, ChangeError, Host, HostError, Ready, Takeaway, Wish};
+pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{Reload, Reloaded, Reloading};
 pub use served::Served;

@@ -1,4 +1,5 @@
-//! Whatever looks at a server: the collector, the latency log, the admin server. There is nothing of it when nobody asked.
+//! What looks at a server: the collector, the latency log, the admin server. Each exists only if the
+//! configuration asks for it.
 
 use std::rc::Rc;
 
@@ -99,7 +100,7 @@ impl Observers {
         }
     }
 
-    /// Whom to tell that an export is gone, on all shards.
+    /// The collector, which is told when an export is gone on all shards.
     pub(super) fn collector(&self) -> Option<Rc<Collector>> {
         self.collector.clone()
     }
@@ -136,6 +137,6 @@ fn warn_of_networks(listener: &Listener) {
     if let Endpoint::Tcp(address) = listener.endpoint
         && !is_loopback(listener)
     {
-        tracing::warn!(%address, "the admin server can be reached from the network and asks nobody who he is");
+        tracing::warn!(%address, "the admin server can be reached from the network and has no authentication");
     }
 }

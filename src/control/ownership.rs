@@ -1,4 +1,4 @@
-//! Whom files belong to.
+//! The user and group that files belong to.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::unistd::Group;
 
-/// Makes a file that is open belong to a user, or only to a group; for files that were made before the process became that user.
+/// Makes an open file belong to a user, or only to a group. For files that were made before the process
+/// became that user.
 ///
 /// # Errors
 /// The kernel's.

@@ -113,7 +113,7 @@ fn told(difference: &Difference) -> String {
     parts.join("; ")
 }
 
-/// Reloads, one at a time, whoever asks.
+/// Reloads, one at a time, for all that ask.
 #[derive(Default)]
 pub(super) struct Reloads {
     reloader: Option<Box<dyn Reload>>,
@@ -126,7 +126,7 @@ impl Reloads {
         Rc::new(Self { reloader, turn: Mutex::new(()) })
     }
 
-    /// Reloads in a task of its own: whoever asked may leave before the end.
+    /// Reloads in a task of its own: the client that asked may leave before the end.
     pub(super) fn begin(self: &Rc<Self>) -> oneshot::Receiver<Reloaded> {
         let (answer, answered) = oneshot::channel();
         let reloads = Rc::clone(self);

@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::changes;
-use super::host::{ChangeError, Host, Ready, Wish};
+use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, Listener};
-use super::listen::negotiate::{Client, negotiate};
+use super::listen::negotiate::{Candidate, negotiate};
 use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
@@ -29,7 +29,8 @@ use crate::sys::confine;
 
 /// Handshakes that go on when the server stops may hear of it for so long.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
-/// Shards cut off what is unfinished at [`crate::config::Limits::shutdown_timeout`] by themselves; later than this they are stuck.
+/// Shards cut off what is unfinished after [`crate::config::Limits::shutdown_timeout`]. A shard that takes so
+/// much longer is stuck.
 const SHARD_GRACE: Duration = Duration::from_secs(2);
 
 /// What a finished shutdown still takes.
@@ -53,10 +54,12 @@ pub(super) type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardErr
 async fn next_stop(host: &mut impl Host) -> &'static str {
     loop {
         match host.next().await {
-            Wish::Stop(signal) => return signal,
-            Wish::Add(addition) => (addition.answer)(Err(ChangeError::Stopping)),
-            Wish::Remove(takeaway) => (takeaway.answer)(Err(ChangeError::Stopping)),
-            Wish::Reload => tracing::info!("the configuration is not read again: the server is stopping"),
+            HostRequest::Stop(signal) => return signal,
+            HostRequest::Add(add) => (add.answer)(Err(ChangeError::Stopping)),
+            HostRequest::Remove(remove) => (remove.answer)(Err(ChangeError::Stopping)),
+            HostRequest::Reload => {
+                tracing::info!("the configuration is not read again: the server is stopping")
+            }
         }
     }
 }
@@ -139,23 +142,24 @@ impl<'a> Server<'a> {
         Ok(Operator { plane, collector, reloads, starter: self.starter }.start(acceptor))
     }
 
-    /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one takes the server.
+    /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one
+    /// ends the server.
     async fn until_asked(&mut self, host: &mut impl Host) -> Ending {
         loop {
             tokio::select! {
-                wish = host.next() => match wish {
-                    Wish::Stop(signal) => {
+                request = host.next() => match request {
+                    HostRequest::Stop(signal) => {
                         tracing::info!(signal, "stopping");
                         return Ending::Stopped;
                     }
-                    Wish::Add(addition) => {
-                        changes::add(&self.plane, &self.observers, &self.endpoints, *addition);
+                    HostRequest::Add(add) => {
+                        changes::add(&self.plane, &self.observers, &self.endpoints, *add);
                     }
-                    Wish::Remove(takeaway) => {
-                        changes::remove(&self.plane, self.observers.collector(), *takeaway);
+                    HostRequest::Remove(remove) => {
+                        changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    Wish::Reload => drop(self.reloads.begin()),
+                    HostRequest::Reload => drop(self.reloads.begin()),
                 },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
@@ -168,7 +172,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// A shard has ended though nobody asked it to.
+    /// A shard has ended although the server does not stop.
     fn shard_failed(&mut self, shard: usize, result: Result<Box<Interval>, ShardError>) {
         self.ended_shards += 1;
         self.plane.note_failure(shard);
@@ -190,14 +194,14 @@ impl<'a> Server<'a> {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
         let peer = PeerIdentity::of(&socket);
-        tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
+        tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
             ending = self.until_asked(host) => ending,
         }
     }
 
-    /// Drains until the host asks again, and then only as long as nobody notices.
+    /// Drains until the host asks again. A drain that is all but complete then still counts as one.
     async fn drain_or_cut_off(&mut self, host: &mut impl Host) -> Ending {
         let plane = Rc::clone(&self.plane);
         let drain = self.drain();
@@ -206,8 +210,8 @@ impl<'a> Server<'a> {
             ending = &mut drain => return ending,
             signal = next_stop(host) => signal,
         };
-        // The signal may have come when all was finished but the last lines of code, as that of timeout(1), which signals the
-        // process and then its group: then nothing was lost.
+        // The signal may have come when everything but the last lines of code was done: timeout(1) signals
+        // the process and then its group. Nothing was lost then.
         if let Ok(ending) = timeout(LAST_LINES, &mut drain).await {
             return ending;
         }

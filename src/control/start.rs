@@ -18,10 +18,10 @@ use crate::backend::{Export, OpenError};
 use crate::config::{Config, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
 
-/// Whom to serve.
+/// The clients of a server.
 #[derive(Debug)]
 pub enum Service {
-    /// Everybody who connects.
+    /// All that connect.
     Listeners,
     /// One client, which is connected: its socket, a blocking one.
     Client(OwnedFd),
@@ -62,8 +62,9 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     ending
 }
 
-/// Does what [`run`] does before it listens, without memory and threads: the exports can be opened, user and group exist. No
-/// file is locked, so that it goes beside a server. Tells what would be served, without URIs.
+/// Checks what [`run`] does before it listens, without memory and threads: whether the exports can be opened,
+/// and user and group exist. It locks no file, so that it can run beside a server. Gives what would be
+/// served, without URIs.
 ///
 /// # Errors
 /// [`StartError`].
@@ -104,7 +105,7 @@ fn start_shards(
             busy_poll: config.busy_poll,
             record: wants_latencies(config),
             slow: config.slow,
-            // Nobody listens any more when the process ends.
+            // The receiver is gone when the process ends.
             on_exit: Box::new(move |result| drop(exit.send((index, result)))),
         })
     };

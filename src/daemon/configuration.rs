@@ -6,7 +6,7 @@ use crate::config::{ControlAddress, Settings};
 
 /// A configuration file, and the flags that win over it.
 #[derive(Debug, Clone)]
-pub(crate) struct Source {
+pub(crate) struct ConfigurationSource {
     /// As it was given.
     path: PathBuf,
     flags: Settings,
@@ -14,7 +14,7 @@ pub(crate) struct Source {
     listens: bool,
 }
 
-impl Source {
+impl ConfigurationSource {
     pub(crate) fn new(path: PathBuf, flags: Settings, listens: bool) -> Self {
         Self { path, flags, listens }
     }
@@ -45,7 +45,8 @@ impl Source {
         Ok(file.relative_to(self.path.parent().unwrap_or(Path::new(""))))
     }
 
-    /// The flags over the file. A server that has a pidfile too gets a control socket beside it, unless something is said.
+    /// The flags over the file. A server that has a pidfile too gets a control socket beside it, unless
+    /// `control` is set.
     pub(crate) fn merged(&self, file: Settings) -> Settings {
         let mut settings = self.flags.clone().or(file);
         if settings.control.is_none() && self.listens {
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn a_control_socket_stands_beside_the_pidfile() {
         let control = |flags: Settings, listens, file: &str| {
-            let source = Source::new("/etc/x.toml".into(), flags, listens);
+            let source = ConfigurationSource::new("/etc/x.toml".into(), flags, listens);
             source.merged(source.parse(file).unwrap()).control
         };
         let path = |path: &str| Some(ControlAddress::Path(path.into()));

@@ -8,7 +8,7 @@ use crate::sandbox::{Names, Sandbox};
 
 /// How far a pidfile is.
 pub(super) enum Announcement {
-    /// It is where it belongs, or nobody wants one.
+    /// It is in its place, or there is to be none.
     Made(Option<Pidfile>),
     /// Its content is there, under another name.
     Prepared(Prepared),
@@ -24,8 +24,9 @@ impl Announcement {
     }
 }
 
-/// Enters the sandbox: from here on only what a running server needs. Files that it removes at its end are handed over to the user that it
-/// becomes; a pidfile that this user cannot remove is made at once, because it could not be made later either.
+/// Enters the sandbox, which leaves only what a running server needs. Files that it removes at its end are
+/// handed over to the user that it becomes. A pidfile that this user cannot remove is made at once, because
+/// it could not be made later either.
 pub(super) fn enter(
     sandbox: &Sandbox,
     ready: Ready<'_>,
@@ -45,7 +46,8 @@ pub(super) fn enter(
             pidfile.hand_over(user)?;
             Announcement::Prepared(pidfile)
         }
-        // The last chance: in /run and the like a pidfile is root's, and what reads it knows that it may be a stale one.
+        // The last chance to make it, as root in /run and the like. It will stay behind; programs that read a
+        // pidfile expect a stale one.
         (Some(pidfile), Some(_)) => {
             let published = pidfile.publish()?;
             names.pidfile = Some(published.path().to_owned());

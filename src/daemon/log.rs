@@ -1,12 +1,13 @@
-//! A log that never makes the server wait: whoever reads it may be slow, or stuck.
+//! A log that never makes the server wait for a reader that is slow or stuck.
 //!
-//! Until [`Log::detach`] a line is written by the thread that says it, so that start-up errors come out in order and at once. From then on lines
-//! are appended to a bounded buffer, which one thread writes. A line that does not fit is dropped and counted, and a line of its own tells how
-//! many were dropped as soon as lines get through again.
+//! Until [`Log::detach`] a line is written by the thread that logs it, so that start-up errors come out in
+//! order and at once. From then on lines are appended to a bounded buffer, which one thread writes. A line
+//! that does not fit is dropped and counted. As soon as lines get through again, a line of its own says how
+//! many were dropped.
 //!
-//! Not `tracing-appender`: its queue is bounded by lines instead of bytes, it does not say in the log that lines are missing, its thread starts
-//! when it is made (here it must start in the sandbox), and when it is dropped while stuck, it prints to the standard output, which may be
-//! stuck too.
+//! Not `tracing-appender`. Its queue is bounded by lines instead of bytes, and it does not say in the log
+//! that lines are missing. Its thread starts when it is made (here it must start in the sandbox). When it is
+//! dropped while stuck, it prints to the standard output, which may be stuck too.
 
 use std::cell::Cell;
 use std::io;
@@ -30,13 +31,13 @@ pub(crate) static OUTPUT: Log = Log::new(Target::StandardOutput);
 /// # Errors
 /// No thread.
 pub(super) fn detach() -> io::Result<()> {
-    const WHAT: &str = "log lines were dropped, because nobody read them in time";
+    const WHAT: &str = "log lines were dropped, because they were not read in time";
     LOG.detach(|lines| tracing::warn!(lines, "{WHAT}"))?;
     OUTPUT.detach(|_| {})
 }
 
-/// What was logged so far is written when this returns, unless its reader is stuck: whoever hears that the server is ready and then looks into
-/// the log finds the addresses there.
+/// Waits until what was logged so far is written, unless its reader is stuck. A program that hears that the
+/// server is ready then finds the addresses in the log.
 pub(super) fn settle() {
     const PATIENCE: Duration = Duration::from_millis(200);
     [&LOG, &OUTPUT].iter().for_each(|log| log.flush(PATIENCE));
@@ -59,7 +60,7 @@ enum Target {
 #[derive(Debug)]
 pub(crate) struct Log {
     target: Target,
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     /// There is something to write.
     filled: Condvar,
     /// All is written.
@@ -68,7 +69,7 @@ pub(crate) struct Log {
 }
 
 #[derive(Debug)]
-struct State {
+struct LogState {
     /// A thread writes what is pending.
     detached: bool,
     writing: bool,
@@ -79,7 +80,7 @@ struct State {
 
 impl Log {
     const fn new(target: Target) -> Self {
-        let state = State { detached: false, writing: false, pending: Vec::new(), missing: 0 };
+        let state = LogState { detached: false, writing: false, pending: Vec::new(), missing: 0 };
         let dropped = AtomicU64::new(0);
         Self { target, state: Mutex::new(state), filled: Condvar::new(), emptied: Condvar::new(), dropped }
     }
@@ -106,7 +107,8 @@ impl Log {
         }
     }
 
-    /// Starts the thread that writes from now on. `tell` says, in a line of this log, how many lines were dropped.
+    /// Starts the thread that writes from now on. `tell` says, in a line of this log, how many lines were
+    /// dropped.
     ///
     /// # Errors
     /// No thread.
@@ -121,7 +123,8 @@ impl Log {
 
     /// Waits until everything is written, but no longer than `patience`.
     pub(crate) fn flush(&self, patience: Duration) {
-        let unfinished = |state: &mut State| state.writing || !state.pending.is_empty() || state.missing > 0;
+        let unfinished =
+            |state: &mut LogState| state.writing || !state.pending.is_empty() || state.missing > 0;
         let state = self.state();
         if state.detached {
             let waited = self.emptied.wait_timeout_while(state, patience, unfinished);
@@ -162,11 +165,11 @@ impl Log {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Not through the standard library's handles: whoever is stuck in one of them holds its lock.
+    /// Not through the standard library's handles: a thread that is stuck in one of them holds its lock.
     fn fd(&self) -> BorrowedFd<'_> {
         match &self.target {
             Target::StandardError => rustix::stdio::stderr(),
@@ -187,7 +190,7 @@ impl io::Write for &Log {
     }
 }
 
-/// Writes all bytes, also where somebody else made the file non-blocking; otherwise says how many are left.
+/// Writes all bytes, even if another process made the file non-blocking. Otherwise gives how many are left.
 fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), usize> {
     use rustix::io::Errno;
     while !bytes.is_empty() {
@@ -229,7 +232,8 @@ mod tests {
         assert!(dropped > 0, "800 kB fit into no pipe and no buffer");
         log.flush(Duration::from_millis(1));
         let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
-        // When the thread takes what is pending is up to the scheduler, so lines can be missing in several places.
+        // The scheduler decides when the thread takes what is pending, so lines can be missing in several
+        // places.
         let (mut next, mut seen, mut told) = (0, 0, 0);
         while seen + told < total {
             let line = lines.next().unwrap();

@@ -20,16 +20,16 @@ use crate::config::LogFormat;
 /// How long the last lines wait for a reader that is stuck.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The form when nobody said which: text on a terminal and in the journal, structured otherwise.
+/// The default form: text on a terminal and in the journal, structured otherwise.
 pub(crate) fn default_format() -> LogFormat {
     let people_read = io::stderr().is_terminal() || stderr_is_the_journal();
     if people_read { LogFormat::Human } else { LogFormat::Json }
 }
 
-/// Sends log lines to the standard error from now on, panics too; nowhere when that is the client's socket.
+/// Sends log lines, and panics, to the standard error from now on; nowhere when that is the client's socket.
 ///
-/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `info` without it, `debug` when `verbose`. One that cannot be read is told, and
-/// as good as none.
+/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`. Without it, it is `info`, or `debug` when
+/// `verbose`. A `RUST_LOG` that cannot be read is reported and ignored.
 pub(crate) fn start(format: LogFormat, verbose: bool, stdio: bool) {
     let default = if verbose { "ringnbd=debug,info" } else { "info" };
     let chosen = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|text| !text.is_empty());
@@ -73,7 +73,7 @@ pub(crate) fn start(format: LogFormat, verbose: bool, stdio: bool) {
     std::panic::set_hook(Box::new(move |panic| tell_panic(panic, is_the_client)));
 }
 
-/// The last thing that a server does: what it said is written, unless nobody reads.
+/// The last thing that a server does: writes what was logged, unless the reader is stuck.
 pub(crate) fn finish() {
     OUTPUT.flush(LAST_LINES);
     LOG.flush(LAST_LINES);

@@ -1,6 +1,8 @@
-//! The process of `ringnbd serve`: what it gives up, how it is told to stop, where its log goes, how it says that it is there.
+//! The process of `ringnbd serve`: what it gives up, how it is told to stop, where its log goes, how it
+//! announces itself.
 //!
-//! The server itself is the library, which leaves its process alone. [`Daemon`] is what is added: it stands at each stage of the start.
+//! The server itself is the library, which leaves its process alone. [`Daemon`] is what is added: it acts at
+//! each stage of the start.
 //!
 //! ```text
 //! before_threads    the pidfile is free; the broker starts; sockets of systemd; the user exists; no_new_privs
@@ -27,12 +29,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::{self, Host, HostError, Listener, Ready, Reload, Wish};
+use crate::control::{self, Host, HostError, HostRequest, Listener, Ready, Reload};
 use crate::sandbox::{Sandbox, SandboxError};
 use broker::Broker;
 use notify::Notifier;
 use pidfile::Pidfile;
-use reload::{Reloader, Running};
+use reload::{Reloader, RunningConfiguration};
 use signals::{Signals, Told};
 
 /// The process around a server. `R` hears when everything is up.
@@ -42,7 +44,7 @@ pub(crate) struct Daemon<'a, R> {
     takes_sockets: bool,
     ready: R,
     /// What to compare a configuration with that is read again.
-    running: Option<Arc<Running>>,
+    running: Option<Arc<RunningConfiguration>>,
     notifier: Rc<Notifier>,
     /// The broker before the runtime is there, and then.
     broker_socket: Option<OwnedFd>,
@@ -54,8 +56,14 @@ pub(crate) struct Daemon<'a, R> {
 }
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
-    /// A process that nothing is done to yet. `takes_sockets`: the server listens, and does so on sockets that systemd hands over.
-    pub(crate) fn new(config: &'a Config, takes_sockets: bool, running: Option<Running>, ready: R) -> Self {
+    /// A process that is unchanged as yet. `takes_sockets`: the server listens, and takes the sockets that
+    /// systemd hands over.
+    pub(crate) fn new(
+        config: &'a Config,
+        takes_sockets: bool,
+        running: Option<RunningConfiguration>,
+        ready: R,
+    ) -> Self {
         Self {
             config,
             takes_sockets,
@@ -70,13 +78,14 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
         }
     }
 
-    /// Starts a broker where there is somebody to ask for what it opens: the control socket, or a signal to read the configuration again.
+    /// Starts a broker if something can ask it for files: the control socket, or a signal to read the
+    /// configuration again.
     fn start_broker(&mut self) -> Result<(), HostError> {
         if self.config.control.is_none() && self.running.is_none() {
             return Ok(());
         }
         let configuration = self.running.as_ref().map(|running| running.source.path());
-        self.broker_socket = Some(broker::start(&broker::Wanted::of(self.config, configuration))?);
+        self.broker_socket = Some(broker::start(&broker::Permissions::of(self.config, configuration))?);
         Ok(())
     }
 
@@ -123,11 +132,11 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         Ok(())
     }
 
-    async fn next(&mut self) -> Wish {
+    async fn next(&mut self) -> HostRequest {
         let signals = self.signals.as_mut().expect("they are handled before the server listens");
         match signals.next().await {
-            Told::Stop(signal) => Wish::Stop(signal),
-            Told::Reload => Wish::Reload,
+            Told::Stop(signal) => HostRequest::Stop(signal),
+            Told::Reload => HostRequest::Reload,
         }
     }
 

@@ -31,7 +31,8 @@ impl Notifier {
         }
     }
 
-    /// The configuration is read again; `READY=1` says when that is done. The time is what `Type=notify-reload` wants to know.
+    /// The configuration is read again; `READY=1` says when that is done. `Type=notify-reload` wants to know
+    /// the time.
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let microseconds = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;

@@ -36,7 +36,7 @@ pub(crate) enum PidfileError {
 }
 
 impl Pidfile {
-    /// Checks early that nobody alive owns the file, and that it can be written.
+    /// Checks early that no living process owns the file, and that it can be written.
     pub(super) fn check(path: &Path) -> Result<(), PidfileError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
@@ -108,7 +108,7 @@ impl Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // Somebody may have put theirs in its place.
+        // Another process may have put its own in its place.
         if owner(&self.path) == Some(std::process::id()) {
             let _gone_already = fs::remove_file(&self.path);
         }
@@ -119,8 +119,8 @@ fn owner(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Whether the process lives and is a server like this one. A number alone says nothing: after a restart of the machine or
-/// container it may be anybody's.
+/// Whether the process lives and is a server like this one. A number alone says nothing: after a restart of
+/// the machine or container another process may have it.
 fn runs_this_program(pid: u32) -> bool {
     let program = |process: &str| fs::read_link(format!("/proc/{process}/exe")).ok();
     program(&pid.to_string()).is_some_and(|theirs| Some(theirs) == program("self"))

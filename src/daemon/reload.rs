@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::broker::Broker;
-use super::configuration::Source;
+use super::configuration::ConfigurationSource;
 use super::notify::Notifier;
 use crate::config::difference::difference;
 use crate::config::{Config, Machine, Settings};
@@ -20,16 +20,16 @@ const CONFIGURATION_BYTES: u64 = 32 << 20;
 
 /// What a running server was started with.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningConfiguration {
     /// Where its settings came from.
-    pub(crate) source: Source,
+    pub(crate) source: ConfigurationSource,
     /// What they were.
     pub(crate) settings: Settings,
     /// What the machine had: a confined server cannot look again.
     pub(crate) machine: Machine,
 }
 
-impl Running {
+impl RunningConfiguration {
     /// What a configuration changes. All of it is checked, as at the start, but for what its exports lead to.
     fn compare(&self, text: &str) -> Reloaded {
         let file = match self.source.parse(text) {
@@ -47,7 +47,7 @@ impl Running {
 
 /// See the module.
 pub(super) struct Reloader {
-    pub(super) running: Arc<Running>,
+    pub(super) running: Arc<RunningConfiguration>,
     pub(super) broker: Rc<Broker>,
     pub(super) notifier: Rc<Notifier>,
 }
@@ -65,7 +65,7 @@ impl Reload for Reloader {
     }
 }
 
-async fn read_and_compare(running: Arc<Running>, broker: &Broker) -> Reloaded {
+async fn read_and_compare(running: Arc<RunningConfiguration>, broker: &Broker) -> Reloaded {
     let unreadable = |why: String| {
         Reloaded::Unreadable(format!(
             "the configuration {} was not read: {why}",
@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn a_configuration_is_checked_and_compared_as_a_whole() {
         let flags = Settings { memory: Some(1 << 30), ..Settings::default() };
-        let source = Source::new("/etc/x.toml".into(), flags, true);
+        let source = ConfigurationSource::new("/etc/x.toml".into(), flags, true);
         let started = "[server]\npidfile = \"p\"\nmemory = \"2G\"\n[[export]]\nuri = \"mem:1G\"\n";
         let settings = source.merged(source.parse(started).unwrap());
         let machine = Machine { cpus: vec![0], parallelism: 1, memory: 8 << 30, open_files: 1 << 20 };
-        let running = Running { source, settings, machine };
+        let running = RunningConfiguration { source, settings, machine };
         let compare = |text: &str| running.compare(text);
         assert_eq!(compare(started), Reloaded::Unchanged);
         assert_eq!(compare(&started.replace("2G", "3G")), Reloaded::Unchanged, "a flag wins over it");

@@ -14,7 +14,8 @@ pub(crate) enum Told {
     Reload,
 }
 
-/// Those that ask the server to stop: each would end the process otherwise, and leave sockets and replies behind.
+/// Signals that ask the server to stop. Each would end the process otherwise, and leave sockets and replies
+/// behind.
 const STOP: [(libc::c_int, &str); 6] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
@@ -34,7 +35,8 @@ const NOTHING: [libc::c_int; 7] = [
     libc::SIGVTALRM,
     libc::SIGPROF,
     libc::SIGIO,
-    // The kernel's way of saying that a file grew beyond RLIMIT_FSIZE. Handled, so that it is EFBIG and a reply to the client.
+    // The kernel sends it when a file grows beyond RLIMIT_FSIZE. It is handled, so that it is EFBIG and a
+    // reply to the client.
     libc::SIGXFSZ,
 ];
 
@@ -85,8 +87,8 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// For a command without a runtime: `first` is called at the first signal that asks to stop, `second` at the next one, both on a
-/// thread of their own.
+/// For a command without a runtime. Calls `first` at the first signal that asks to stop, `second` at the next
+/// one, both on a thread of their own.
 ///
 /// # Errors
 /// The kernel's, when there is no room for a thread or a descriptor.

@@ -22,7 +22,8 @@ pub(crate) fn client() -> Result<OwnedFd, NoClient> {
     if kind != SocketType::STREAM || listens {
         return Err(NoClient);
     }
-    // Whoever started us may have left it non-blocking; the ring waits by itself and wants EAGAIN from nobody.
+    // The process that started us may have left it non-blocking. The ring waits by itself and must never see
+    // EAGAIN.
     let flags = rustix::fs::fcntl_getfl(&stdin).map_err(|_| NoClient)?;
     rustix::fs::fcntl_setfl(&stdin, flags - OFlags::NONBLOCK).map_err(|_| NoClient)?;
     stdin.as_fd().try_clone_to_owned().map_err(|_| NoClient)
@@ -37,8 +38,8 @@ pub(crate) fn stderr_is_the_client() -> bool {
     }
 }
 
-/// Whether the standard error goes to the journal of systemd, by what `JOURNAL_STREAM` says: it is inherited by processes whose streams go
-/// elsewhere.
+/// Whether the standard error goes to the journal of systemd. `JOURNAL_STREAM` is inherited by processes
+/// whose streams go elsewhere, so its value is compared.
 pub(crate) fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))

@@ -35,7 +35,16 @@ enum MappedSource {
     Kernel(OwnedFd),
     Device(OwnedFd),
     #[cfg(feature = "sim")]
-    Simulated(super::sim::MappedFile),
+    Simulated(Box<dyn SimulatedFile>),
+}
+
+/// A file of a simulated world, as a mapping of it sees it.
+#[cfg(feature = "sim")]
+pub(super) trait SimulatedFile: std::fmt::Debug + Send + Sync {
+    /// Whether a page is in the page cache.
+    fn is_cached(&self, page: u64) -> bool;
+    /// Bytes of the file now.
+    fn size(&self) -> u64;
 }
 
 /// A shard's handle of a file that is mapped for the kernel to read.
@@ -77,7 +86,7 @@ impl SharedMapping {
     #[cfg(feature = "sim")]
     pub(super) fn simulated(
         length: u64,
-        file: impl FnOnce(usize) -> super::sim::MappedFile,
+        file: impl FnOnce(usize) -> Box<dyn SimulatedFile>,
     ) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         let whole = whole(length).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -57,7 +57,8 @@ pub struct Ring {
 
 struct RingCore {
     engine: RefCell<Engine>,
-    /// The task that runs now, and the address of its waker: operations that are polled with it are the task's own.
+    /// The task that runs now, and the address of its waker: operations that are polled with it are the
+    /// task's own.
     current_task: Cell<u32>,
     current_waker: Cell<*const ()>,
     files: u32,
@@ -170,7 +171,8 @@ impl Ring {
         self.inner.current_waker.set(waker.data());
     }
 
-    /// The task that runs now, if a future is polled by the task itself: not by something within it that gives out wakers of its own.
+    /// The task that runs now, if the future is polled by the task itself: not by something within it that
+    /// gives out wakers of its own.
     #[inline]
     pub fn task_of(&self, context: &Context<'_>) -> Option<u32> {
         let is_own = std::ptr::eq(context.waker().data(), self.inner.current_waker.get());

@@ -7,10 +7,10 @@ use crate::config::RunAs;
 /// Why a server could not be confined, or not become a user: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
-    /// `--user` of nobody.
+    /// The user of `--user` does not exist.
     #[error("there is no user {0}: create it (useradd --system {0}), or choose another --user")]
     NoUser(String),
-    /// A group of nobody.
+    /// The group does not exist.
     #[error(
         "there is no group {0}: create it (groupadd --system {0}), or choose another one with --user NAME:GROUP"
     )]

@@ -1,15 +1,17 @@
 //! Which system calls a running server may make.
 //!
-//! What moves data goes through the rings, so the list is short and made of what is left: memory, waiting, the life of a connection, the
-//! end. It has the variants of glibc and of musl, and what the standard library or a panic may call on a bad day.
+//! What moves data goes through the rings, so the list is short. It is made of what is left: memory, waiting,
+//! the life of a connection, the end. It has the variants of glibc and of musl, and what the standard library
+//! or a panic may call on a bad day.
 //!
-//! A call that is not on the list fails with `EPERM`, and so every caller's error path is the worst that a forgotten one can cost; one
-//! that no part of a server could ever want is the work of somebody else, and kills the process. Both appear in the audit log. Calls
-//! newer than this list, and `clone3`, whose arguments a filter cannot see, are `ENOSYS`: C libraries try the new call
-//! first, and go on with the old one only then.
+//! A call that is not on the list fails with `EPERM`, so that a forgotten one costs its caller an error at
+//! worst. A call that no part of a server could ever want is the work of an intruder, and kills the process.
+//! Both appear in the audit log. Calls newer than this list, and `clone3`, whose arguments a filter cannot
+//! see, are `ENOSYS`: only then do C libraries fall back to the old call.
 //!
-//! The kernel remembers which calls are allowed whatever their arguments are, and runs no filter for them. That is so for `io_uring_enter` and
-//! all that a busy server calls often; rules with arguments are for rare calls.
+//! The kernel remembers which calls are allowed whatever their arguments are, and runs no filter for them.
+//! That holds for `io_uring_enter` and for all that a busy server calls often; rules with arguments are for
+//! rare calls.
 
 use std::collections::BTreeMap;
 
@@ -151,8 +153,8 @@ const ALLOWED_BY_OLD_NAMES: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_BY_OLD_NAMES: &[c_long] = &[];
 
-/// Nobody who serves disks calls these, whatever happens: run a program, look into or change another process, change the system or
-/// the view of it, load code into the kernel, work with keys.
+/// Calls that no server of disks makes: they run a program, look into or change another process, change the
+/// system or the view of it, load code into the kernel, work with keys.
 const HOSTILE: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -220,7 +222,8 @@ fn translated(program: BpfProgram) -> Vec<libc::sock_filter> {
     program.iter().map(|&sock_filter { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k }).collect()
 }
 
-/// The beginning of a program: calls that are said not to exist. Jumps are relative, so that any program can follow.
+/// The beginning of a program: calls that are said not to exist. Jumps are relative, so that any program can
+/// follow.
 fn not_there() -> [sock_filter; 4] {
     let statement = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     [
@@ -247,7 +250,8 @@ fn allowed() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_open, vec![masked(1, writing, libc::O_RDONLY as u64)?]);
     // Registered files come and go with connections; all other resources of a ring are registered at start.
     one_of(&mut rules, libc::SYS_io_uring_register, 1, &ring::REGISTER)?;
-    // Extents of a file; the size of a block device; a socket that blocks or does not; whether a descriptor is a terminal, as glibc and as musl ask.
+    // Extents of a file; the size of a block device; whether a socket blocks; whether a descriptor is a
+    // terminal, as glibc and as musl ask.
     one_of(&mut rules, libc::SYS_ioctl, 1, &[FS_IOC_FIEMAP, BLKGETSIZE64, FIONBIO, TCGETS, TIOCGWINSZ])?;
     let descriptors =
         [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];

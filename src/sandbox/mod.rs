@@ -1,8 +1,9 @@
-//! The sandbox of a running server: what it does not need any more is given up before the first client is served.
+//! The sandbox of a running server: it gives up what it does not need any more before the first client is
+//! served.
 //!
-//! A client talks to code that has the disks of others open, as root perhaps. Should that code ever do what a client wants, it can read
-//! and write these disks, and then this is the end of the way: no program is run, no file is opened, no connection is made, no
-//! privilege is regained.
+//! A client talks to code that has the disks of others open, perhaps as root. Should that code ever do what a
+//! client wants, it can read and write these disks, and nothing more: it runs no program, opens no file,
+//! makes no connection, regains no privilege.
 //!
 //! # What is given up, and when
 //!
@@ -18,26 +19,31 @@
 //! banner, pidfile, READY=1, accept
 //! ```
 //!
-//! * *User* (`--user`): after everything is bound and open, because that may take root; before Landlock and seccomp, which would forbid
-//!   it. It belongs to a thread in the kernel; the C library changes all threads, so its calls are used.
-//! * *Landlock* restricts the calling thread and what it starts afterwards. The shards must be restricted before they exist, then, and the
-//!   control plane only after it has bound its sockets. So the shards are started by a thread that can open nothing. Descriptors
-//!   that are open stay as they are: exports, block devices, logs.
-//! * *seccomp* comes last, for all threads at once. See `filter.rs` for the list and for what happens to a call that is not on it.
+//! * *User* (`--user`): after everything is bound and open, which may need root; before Landlock and seccomp,
+//!   which would forbid it. In the kernel it belongs to a thread. The C library changes all threads, so its
+//!   calls are used.
+//! * *Landlock* restricts the calling thread and what it starts afterwards. So the shards must be restricted
+//!   before they exist, and the control plane only after it has bound its sockets: the shards are started by
+//!   a thread that can open nothing. Descriptors that are open stay as they are: exports, block devices,
+//!   logs.
+//! * *seccomp* comes last, for all threads at once. `filter.rs` has the list, and says what happens to other
+//!   calls.
 //!
 //! Threads that the kernel makes for a ring inherit all three from the thread that the ring belongs to.
 //!
 //! # What is left
 //!
-//! Everything that is open: all disks that are served, all clients. And operations of a ring are no system calls, so that seccomp does
-//! not see them: Landlock holds for them, and the user's rights do, but a ring can still make sockets, of UDP for example.
-//! From a directory that holds a socket of its own, the control plane can remove other files too, as far as the user's rights go.
+//! Everything that is open is left: all disks that are served, all clients. Operations of a ring are no
+//! system calls, so seccomp does not see them. Landlock and the user's rights hold for them, but a ring can
+//! still make sockets, of UDP for example. In a directory that holds a socket of its own, the control plane
+//! can remove other files too, as far as the user's rights go.
 //!
-//! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`), which is not confined and opens files for it: exports'
-//! neighbours at worst, by rules that were set before.
+//! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
+//! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
+//! exports at worst.
 //!
-//! A feature that opens or connects to something in a running server finds these doors closed: either it opens it before [`Sandbox::enter`], or
-//! the broker does, or [`Names`] and the list of calls learn about it.
+//! A feature that opens or connects to something in a running server cannot do so here. There are three ways:
+//! it opens it before [`Sandbox::enter`], the broker opens it, or [`Names`] and the list of calls allow it.
 
 mod error;
 mod filter;
@@ -80,7 +86,8 @@ impl Sandbox {
     /// The first step, while there is only one thread: finds the user, and gives up new privileges.
     ///
     /// # Errors
-    /// [`SandboxError`]: there is no such user, or the process may not become him; with [`SandboxMode::On`], what is missing.
+    /// [`SandboxError`]: there is no such user, or the process may not become that user; with
+    /// [`SandboxMode::On`], what is missing.
     pub(crate) fn prepare(mode: SandboxMode, user: Option<&RunAs>) -> Result<Self, SandboxError> {
         let account = user.map(Account::find).transpose()?;
         let set = || {
@@ -100,7 +107,7 @@ impl Sandbox {
             return Ok(start());
         }
         let restricted = || {
-            // Without Landlock the shards start all the same, and what is missing is told by the thread that enters.
+            // Without Landlock the shards start all the same. The thread that enters reports what is missing.
             let _told_later =
                 applied(self.mode, "Landlock", || paths::restrict(paths::rules(&Names::default())))?;
             Ok(start())
@@ -112,7 +119,7 @@ impl Sandbox {
         })
     }
 
-    /// The user and group to hand files over to, when the process is about to become somebody else.
+    /// The user and group to hand files over to, when the process is about to become another user.
     pub(crate) fn successor(&self) -> Option<(u32, u32)> {
         self.account.as_ref().map(|account| (account.user.user, account.user.group))
     }
@@ -123,8 +130,8 @@ impl Sandbox {
         paths::directory_of(file).metadata().is_ok_and(|directory| account.may_write_to(&directory))
     }
 
-    /// The last step, when everything is open: becomes the user, and gives up all names but these and all system calls that a running
-    /// server does not need.
+    /// The last step, when everything is open: becomes the user, and gives up all names but these and all
+    /// system calls that a running server does not need.
     ///
     /// # Errors
     /// [`SandboxError`]; part of it may be done, and the process should end.

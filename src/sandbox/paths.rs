@@ -1,8 +1,8 @@
 //! What can be done with names of files, by Landlock.
 //!
-//! A running server has open what it works with, so that not even its exports can be opened again: a shard can open nothing, and the
-//! control plane can remove what it made. The rings know no other rules: Landlock holds for their operations too, of which seccomp
-//! sees nothing.
+//! A running server has open what it works with, so that not even its exports can be opened again: a shard
+//! can open nothing, and the control plane can remove what it made. Landlock holds for the operations of the
+//! rings too, which seccomp does not see.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,8 @@ pub(crate) struct Names {
 /// The newest version that was looked at. An older kernel enforces its part of it.
 const NEWEST: ABI = ABI::V9;
 
-/// Rules that allow nothing but the names; made early, because naming a directory may need privileges that are gone later.
+/// Rules that allow nothing but the names. They are made early, because naming a directory may need
+/// privileges that are gone later.
 pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
@@ -64,7 +65,8 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Restricts the calling thread and those that it starts from now on. Says which version of Landlock it was; `Err` says why it was none.
+/// Restricts the calling thread and those that it starts from now on. Gives the version of Landlock, or the
+/// reason why there is none.
 pub(super) fn restrict(rules: Result<RulesetCreated, RulesetError>) -> Result<String, String> {
     let status = rules.and_then(RulesetCreated::restrict_self).map_err(|error| error.to_string())?;
     match (status.ruleset, status.landlock) {

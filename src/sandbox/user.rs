@@ -49,7 +49,7 @@ impl Account {
         let failed = |error| SandboxError::Become(self.name.clone(), error);
         match become_user(self.user) {
             Ok(()) => {}
-            // Somebody who is the user already, and may not drop groups.
+            // The process has that user already, and may not drop groups.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.is_in_effect() => return Ok(()),
             Err(error) => return Err(failed(error)),
         }
@@ -75,7 +75,8 @@ impl Account {
 
 /// Makes the whole process run as a user and its group, and drops all other groups.
 ///
-/// To the kernel a user belongs to a thread. The C library's wrappers, which these are, change all threads of the process.
+/// In the kernel a user belongs to a thread. These are wrappers of the C library, which change all threads of
+/// the process.
 fn become_user(User { user, group }: User) -> io::Result<()> {
     let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
     unistd::setgroups(&[])?;

@@ -16,14 +16,17 @@ pub struct UnixCredentials {
 
 /// The credentials of a unix socket's peer.
 ///
-/// rustix has this call too, but takes a process id of 0, which the kernel gives for a process of another namespace, for one that cannot be.
+/// rustix has this call too, but its type has no process id of 0, which the kernel gives for a process of
+/// another namespace.
 ///
 /// # Errors
-/// The kernel's; another kind of socket may give users that mean nobody (the largest number), which is `ENODATA` here.
+/// The kernel's. Another kind of socket may give the largest number as its user, which means that there is
+/// none; that is `ENODATA` here.
 pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<UnixCredentials> {
     let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of the structure, and the length itself.
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the structure, and the length
+    // itself.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -7,7 +7,8 @@ use std::io;
 /// # Errors
 /// The kernel's: `ENOSYS` before Linux 5.11.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: no descriptor is closed, they only get a flag; nothing of this process can notice before it runs a program.
+    // SAFETY: no descriptor is closed, they only get a flag; nothing of this process can notice before it
+    // runs a program.
     let result = unsafe {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
     };
@@ -17,7 +18,8 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// Signals that mean nothing from now on.
 pub fn ignore_signals(signals: &[libc::c_int]) {
     for &signal in signals {
-        // SAFETY: to ignore a signal runs no code of ours, and replaces no handler that somebody relies on: this process has none.
+        // SAFETY: to ignore a signal runs no code of ours, and replaces no handler that is relied on: this
+        // process has none.
         let _unknown = unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }

@@ -94,9 +94,9 @@ fn the_socket_is_for_its_user_and_goes_with_the_server() {
     assert_eq!(told.unwrap()["address"], format!("unix:{}", subject.path.display()));
     subject.server.stop();
     assert!(!subject.path.exists());
-    let nobody = subject.ctl(&["list"]);
-    assert_eq!(nobody.status.code(), Some(2), "{nobody}");
-    assert!(nobody.stderr.contains("nobody listens there"), "{nobody}");
+    let alone = subject.ctl(&["list"]);
+    assert_eq!(alone.status.code(), Some(2), "{alone}");
+    assert!(alone.stderr.contains("no server listens there"), "{alone}");
 }
 
 #[test]

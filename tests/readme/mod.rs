@@ -96,7 +96,7 @@ fn the_recipes_fit_together() {
 #[test]
 fn every_flag_exists() {
     let stage = Stage::build();
-    let commands = ["serve", "info", "list", "map", "bench", "report"];
+    let commands = ["serve", "ctl", "info", "list", "map", "bench", "report"];
     let help: String =
         commands.iter().map(|command| stage.output(&format!("ringnbd {command} --help"))).collect();
     let known: Vec<_> = help.split(|c: char| !c.is_ascii_lowercase() && c != '-').collect();

@@ -17,15 +17,15 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ("src/backend", &["file", "mod.rs", "prefetch"], "a prefetch is of a file, which starts it"),
     (
         "src/ring",
-        &["batch", "engine", "entry", "mapped", "mod.rs", "op", "operation", "sim", "uring"],
-        "the simulation is an engine, and stands behind the ring's mapped files too",
+        &["op", "operation"],
+        "an operation can cancel another one, by its key in the table of operations",
     ),
+    ("src/ring", &["mod.rs", "running"], "a ring gives futures, each of which holds the ring"),
     (
         "src/ring/sim",
         &["mapped", "mod.rs", "sockets", "transfer", "workers", "world"],
         "a world's parts change the whole world",
     ),
-    ("src/sandbox", &["mod.rs", "user"], "errors of the whole stand in the module file"),
 ];
 
 /// The name of a folder's module file among its nodes.
@@ -124,6 +124,9 @@ impl<'ast> Visit<'ast> for References {
         let is_public = !matches!(item.vis, syn::Visibility::Inherited);
         self.tree(&item.tree, &mut Vec::new(), is_public);
     }
+
+    /// Who may see an item is no import of it.
+    fn visit_visibility(&mut self, _visibility: &'ast syn::Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();

@@ -11,15 +11,6 @@ use crate::sources::production;
 const SHARED: &[(&str, &str)] = &[
     ("Args", "the options of a sub-command, one type in each file of `cli`"),
     ("Event", "what a machine of the protocol gives, one type for each of the four; to rename: the ring's"),
-    ("Answer", "to rename: the control plane's, the server's and the helpers'"),
-    ("Client", "the library's is its name; to rename: the negotiation's"),
-    ("Line", "to rename: those of `sync`, `backend` and `shard`"),
-    ("Outcome", "the command's is its name; to rename: the one of `backend`"),
-    ("Place", "to rename: those of `sync`, `backend` and `shard`"),
-    ("Running", "the ring's is its name; to rename: the prefetch's"),
-    ("StartError", "the server's is its name; to rename: the shard's"),
-    ("State", "to rename: those of `backend`, `control` and `daemon`"),
-    ("Waiting", "the shard's is its name; to rename: the one of `sync`"),
 ];
 
 fn type_names(items: &[Item], found: &mut Vec<String>) {

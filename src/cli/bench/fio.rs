@@ -10,7 +10,7 @@ use crate::client::uri::NbdUri;
 
 /// What a job file sets.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Job {
+pub(super) struct FioJob {
     pub(super) uri: Option<NbdUri>,
     pub(super) rw: Option<ReadWrite>,
     pub(super) mix: Option<u8>,
@@ -43,7 +43,7 @@ const WITHOUT_EFFECT: [&str; 8] = [
     "invalidate",
 ];
 
-impl Job {
+impl FioJob {
     /// Reads a job file. `ends`: something else than the file says when the run ends. Keys that it does not
     /// know are named in `warnings`.
     ///

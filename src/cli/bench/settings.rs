@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::args::{Args, ReadWrite, ReplyForm};
-use super::fio::Job;
+use super::fio::FioJob;
 use crate::client::Timeouts;
 use crate::client::load::pattern::UNIT;
 use crate::client::load::{LoadKind, LoadOptions, Pattern, Replies};
@@ -59,10 +59,10 @@ impl RunSettings {
             Some(path) => {
                 let read = std::fs::read_to_string(path);
                 let text = read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-                Job::parse(&text, args.ops.is_some() || args.duration.is_some(), &mut warnings)
+                FioJob::parse(&text, args.ops.is_some() || args.duration.is_some(), &mut warnings)
                     .map_err(|error| format!("{}: {error}", path.display()))?
             }
-            None => Job::default(),
+            None => FioJob::default(),
         };
         let uri =
             args.uri.clone().or(job.uri).ok_or("no URI: name the export, as in nbd://localhost/disk")?;

@@ -14,7 +14,7 @@ const ANSWER_BYTES: u64 = 64 << 20;
 
 /// What a server answered.
 #[derive(Debug, PartialEq)]
-pub(super) struct Answer {
+pub(super) struct HttpAnswer {
     pub(super) status: u16,
     pub(super) body: Value,
 }
@@ -22,8 +22,8 @@ pub(super) struct Answer {
 /// Why there is no answer; each a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
-    #[error("nobody listens there: start the server with --control, or write where its control socket is")]
-    Nobody,
+    #[error("no server listens there: start the server with --control, or write where its control socket is")]
+    NoServer,
     #[error("no permission to connect: run as root, or as the user that started the server")]
     Permission,
     #[error("the server does not answer: {0}")]
@@ -35,10 +35,10 @@ pub(super) enum AskError {
 }
 
 /// Asks, and waits for the answer.
-pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<Answer, AskError> {
+pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<HttpAnswer, AskError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Permission,
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Nobody,
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
         _ => AskError::Silent(error),
     })?;
     let timeouts =
@@ -54,7 +54,7 @@ pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<Answer, A
 }
 
 /// A whole answer that was sent until the connection closed, its length announced.
-fn parse(bytes: &[u8]) -> Option<Answer> {
+fn parse(bytes: &[u8]) -> Option<HttpAnswer> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.split("\r\n");
@@ -63,7 +63,7 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length: usize = lengths.next()?.1.trim().parse().ok()?;
     let body = serde_json::from_str(body.get(..length).filter(|_| body.len() == length)?).ok()?;
-    Some(Answer { status, body })
+    Some(HttpAnswer { status, body })
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn whole_answers_only() {
         let of = |text: &str| parse(text.as_bytes());
-        let answer = Answer { status: 409, body: serde_json::json!({"error": "no"}) };
+        let answer = HttpAnswer { status: 409, body: serde_json::json!({"error": "no"}) };
         let text = "HTTP/1.1 409 Conflict\r\ncontent-type: application/json\r\nContent-Length: 14\r\n\r\n{\"error\":\"no\"}";
         assert_eq!(of(text), Some(answer));
         for length in 0..text.len() {

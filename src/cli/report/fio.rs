@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::source::{Row, Source};
+use super::source::{ReportSource, Row};
 
 /// Whether a text is fio's JSON, perhaps with a greeting of its engine before it, rather than a log.
 pub(super) fn is_fio(text: &str) -> bool {
@@ -14,7 +14,7 @@ fn body(text: &str) -> Option<&str> {
 }
 
 /// Adds all jobs up, by command.
-pub(super) fn add(source: &mut Source, text: &str) -> Result<(), String> {
+pub(super) fn add(source: &mut ReportSource, text: &str) -> Result<(), String> {
     let json = serde_json::Deserializer::from_str(body(text).unwrap_or_default()).into_iter::<Value>().next();
     let json = json.ok_or("it is empty")?.map_err(|error| error.to_string())?;
     let jobs = json["jobs"].as_array().ok_or("it has no jobs")?;
@@ -30,7 +30,7 @@ pub(super) fn add(source: &mut Source, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn add_side(source: &mut Source, side: &str, job: &Value) -> Result<(), String> {
+fn add_side(source: &mut ReportSource, side: &str, job: &Value) -> Result<(), String> {
     if job["total_ios"].as_u64().unwrap_or(0) == 0 {
         return Ok(());
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn jobs_add_up() {
         assert!(is_fio(OUTPUT) && !is_fio("#[Histogram log format version 1.3]\n"));
-        let mut source = Source::default();
+        let mut source = ReportSource::default();
         add(&mut source, OUTPUT).unwrap();
         let [row] = &source.rows[..] else { panic!("{:?}", source.rows) };
         assert_eq!((row.command.as_str(), row.total.len(), source.seconds), ("read", 35, 3.0));
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn output_without_bins_is_refused_with_the_remedy() {
         let plain = OUTPUT.replace("bins", "percentile");
-        let error = add(&mut Source::default(), &plain).unwrap_err();
+        let error = add(&mut ReportSource::default(), &plain).unwrap_err();
         assert!(error.contains("json+"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::source::{Row, Source};
+use super::source::{ReportSource, Row};
 use crate::stats::{Percentiles, Phase};
 
 #[derive(Debug, Serialize)]
@@ -50,13 +50,13 @@ struct TimeJson {
 }
 
 impl<'a> ReportJson<'a> {
-    pub(super) fn new(sources: &'a [Source]) -> Self {
+    pub(super) fn new(sources: &'a [ReportSource]) -> Self {
         Self { sources: sources.iter().map(SourceJson::new).collect() }
     }
 }
 
 impl<'a> SourceJson<'a> {
-    fn new(source: &'a Source) -> Self {
+    fn new(source: &'a ReportSource) -> Self {
         let mut facts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         source.facts.iter().for_each(|(name, text)| facts.entry(*name).or_default().push(text.as_str()));
         Self {

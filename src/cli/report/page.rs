@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::chart::{NARROW, Picture, WIDE, escape, long_time};
-use super::source::{Row, Source};
+use super::source::{ReportSource, Row};
 use super::spectrum_chart::{self, Curve};
 use super::summary::{baseline, counts, groups, heads, latencies, phase_rows, ratio};
 use super::{heat_chart, phase_chart, theme};
@@ -42,7 +42,7 @@ struct CurveEntry<'a> {
 /// Colours tell sources apart where there are several, and rows where there is one. Those of one export and
 /// command are beside each other, and lines of several sources differ in their dashes as well: where two
 /// curves are equal, the one below shows through the gaps.
-fn entries(sources: &[Source]) -> Vec<CurveEntry<'_>> {
+fn entries(sources: &[ReportSource]) -> Vec<CurveEntry<'_>> {
     let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut entries = Vec::new();
     for (source, row) in groups(sources).into_iter().flatten() {
@@ -59,7 +59,7 @@ fn entries(sources: &[Source]) -> Vec<CurveEntry<'_>> {
 
 /// All spectra: one for each command, or where those would hold too many curves one for each export and
 /// command.
-fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
+fn spectra(sources: &[ReportSource], width: f64) -> Vec<Picture> {
     let entries = entries(sources);
     let mut commands: BTreeMap<&str, Vec<&CurveEntry<'_>>> = BTreeMap::new();
     for entry in &entries {
@@ -81,14 +81,14 @@ fn spectra(sources: &[Source], width: f64) -> Vec<Picture> {
     pictures
 }
 
-fn phases(sources: &[Source], width: f64) -> Option<Picture> {
+fn phases(sources: &[ReportSource], width: f64) -> Option<Picture> {
     let rows: Vec<_> = entries(sources).into_iter().map(|entry| (entry.name, entry.row)).collect();
     phase_chart::draw("Where the time of a mean request goes", &rows, width)
 }
 
 /// A heat map for each row that has times; by export and command, and where any source has one, `None` for
 /// those that have not.
-fn heat_maps(sources: &[Source], width: f64) -> Vec<Vec<Option<Picture>>> {
+fn heat_maps(sources: &[ReportSource], width: f64) -> Vec<Vec<Option<Picture>>> {
     let entries = entries(sources);
     let draw = |entry: &CurveEntry<'_>| {
         let title = format!("{} over time", entry.name);
@@ -114,7 +114,7 @@ fn card(page: &mut String, wide: &Picture, narrow: &Picture, tips: bool) {
 }
 
 /// The pictures of a page: what sums up, and then the heat maps, those of two sources side by side.
-fn cards(page: &mut String, sources: &[Source]) {
+fn cards(page: &mut String, sources: &[ReportSource]) {
     *page += "<div class=\"grid\">\n";
     let both = |width| spectra(sources, width).into_iter().chain(phases(sources, width));
     for (wide, narrow) in both(WIDE).zip(both(NARROW)) {
@@ -136,7 +136,7 @@ fn cards(page: &mut String, sources: &[Source]) {
     *page += "</div>\n";
 }
 
-pub(super) fn html(sources: &[Source]) -> String {
+pub(super) fn html(sources: &[ReportSource]) -> String {
     let labels: Vec<_> = sources.iter().map(|source| source.label.as_str()).collect();
     let title = format!("Latency: {}", labels.join(" against "));
     let mut page = format!(
@@ -164,8 +164,8 @@ pub(super) fn html(sources: &[Source]) -> String {
     page
 }
 
-fn overview(sources: &[Source]) -> String {
-    let one = |source: &Source| {
+fn overview(sources: &[ReportSource]) -> String {
+    let one = |source: &ReportSource| {
         let requests: u64 = source.rows.iter().map(|row| row.total.len()).sum();
         let worst = source.rows.iter().max_by_key(|row| row.total.max());
         let worst = worst.map_or_else(String::new, |row| {
@@ -177,7 +177,7 @@ fn overview(sources: &[Source]) -> String {
     sources.iter().map(one).collect::<Vec<_>>().join(". ")
 }
 
-fn main_table(sources: &[Source]) -> String {
+fn main_table(sources: &[ReportSource]) -> String {
     let mut text = String::from("<table><thead><tr><th></th><th class=\"left\"></th>");
     heads().iter().for_each(|head| text += &format!("<th>{head}</th>"));
     text += "</tr></thead><tbody>";
@@ -226,7 +226,7 @@ fn plain_table(rows: &[Vec<String>]) -> String {
     text + "</table>"
 }
 
-fn origins(sources: &[Source]) -> String {
+fn origins(sources: &[ReportSource]) -> String {
     let mut text = String::new();
     let mut add = |name: &str, value: &str, class: &str| {
         let _ = write!(text, "<dt>{}</dt><dd{class}>{}</dd>", escape(name), escape(value));
@@ -246,7 +246,7 @@ fn origins(sources: &[Source]) -> String {
 }
 
 /// What made the pictures, for those who have nothing but them.
-fn footer(sources: &[Source]) -> Picture {
+fn footer(sources: &[ReportSource]) -> Picture {
     const LINE: f64 = 15.0;
     let mut lines = Vec::new();
     for source in sources {
@@ -279,7 +279,7 @@ fn wrap(text: &str, lines: &mut Vec<String>) {
 }
 
 /// The pictures, one below the other; heat maps of two sources side by side.
-pub(super) fn svg(sources: &[Source]) -> String {
+pub(super) fn svg(sources: &[ReportSource]) -> String {
     const MARGIN: f64 = 20.0;
     let columns = if sources.len() == 2 { 2 } else { 1 };
     let (mut body, mut y) = (String::new(), MARGIN);

@@ -1,4 +1,4 @@
-//! How files become a [`Source`]: interval logs and fio's output, or a part of them.
+//! How files become a [`ReportSource`]: interval logs and fio's output, or a part of them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use hdrhistogram::Histogram;
 
 use super::fio;
-use super::source::{Column, Row, Source, add, empty};
+use super::source::{Column, ReportSource, Row, add, empty};
 use crate::stats::interval_log::{IntervalLog, LONG_AGO, LogError, LoggedInterval, split_tag};
 use crate::stats::provenance::{COMMAND, MACHINE};
 use crate::stats::{HEAT_ROWS, Percentiles, Phase, add_heat};
@@ -95,7 +95,7 @@ impl Reading {
     }
 }
 
-impl Source {
+impl ReportSource {
     /// Reads files and adds them up.
     pub(super) fn read(texts: &[Text], reading: &Reading) -> Result<Self, ReadError> {
         let labels: Vec<_> = texts.iter().map(|text| text.label.as_str()).collect();
@@ -281,7 +281,7 @@ mod tests {
         let part = |from: Option<&str>, to: Option<&str>| {
             let moment = |text: Option<&str>| text.map(|text| Moment::parse(text).unwrap());
             let reading = Reading { unit: 1, from: moment(from), to: moment(to), ..Reading::default() };
-            let source = Source::read(&[log(1_700_000_000)], &reading).unwrap();
+            let source = ReportSource::read(&[log(1_700_000_000)], &reading).unwrap();
             (source.rows.first().map_or(0, |row| row.total.max() / 1_000_000), source.seconds)
         };
         assert_eq!(part(None, Some("1s")), (1, 1.0));
@@ -290,13 +290,13 @@ mod tests {
         assert_eq!(part(Some("5s"), None), (0, 0.0));
         assert!(Moment::parse("soon").is_err());
         let reading = |name: &str| Reading { unit: 1, exports: vec![name.to_owned()], ..Reading::default() };
-        assert_eq!(Source::read(&[log(1)], &reading("d")).unwrap().rows.len(), 1);
-        assert_eq!(Source::read(&[log(1)], &reading("e")).unwrap().rows.len(), 0);
+        assert_eq!(ReportSource::read(&[log(1)], &reading("d")).unwrap().rows.len(), 1);
+        assert_eq!(ReportSource::read(&[log(1)], &reading("e")).unwrap().rows.len(), 0);
     }
 
     #[test]
     fn a_log_becomes_rows_with_phases_and_columns() {
-        let source = Source::read(&[log(1_700_000_000)], &reading(1_000)).unwrap();
+        let source = ReportSource::read(&[log(1_700_000_000)], &reading(1_000)).unwrap();
         assert_eq!((source.seconds, source.begin_unix_seconds), (2.0, 1_700_000_000.0));
         assert!(source.facts.contains(&("command", "x --y".to_owned())), "{:?}", source.facts);
         let [row] = &source.rows[..] else { panic!("{:?}", source.rows) };
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn files_add_up_in_the_order_of_time() {
         // The later one first.
-        let source = Source::read(&[log(1_700_000_010), log(1_700_000_000)], &reading(1)).unwrap();
+        let source = ReportSource::read(&[log(1_700_000_010), log(1_700_000_000)], &reading(1)).unwrap();
         assert_eq!((source.seconds, source.rows[0].total.len()), (12.0, 400));
         let starts: Vec<_> = source.rows[0].columns.iter().map(|of| of.start_seconds).collect();
         assert_eq!(starts, [0.0, 1.0, 10.0, 11.0]);
@@ -341,7 +341,7 @@ mod tests {
     fn logs_of_others_have_their_unit() {
         let mut text = log(1_700_000_000);
         text.text = text.text.replace("#unit: nanoseconds\n", "").replace("Tag=d/read/total,", "");
-        let source = Source::read(&[text], &reading(1_000)).unwrap();
+        let source = ReportSource::read(&[text], &reading(1_000)).unwrap();
         let all = source.rows.iter().find(|row| row.command == "all").unwrap();
         assert!(all.total.max().abs_diff(3_000_000_000) < 6_000_000, "{}", all.total.max());
     }
@@ -349,6 +349,8 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_refused_with_its_name() {
         let text = Text { name: "a.png".to_owned(), label: String::new(), text: "hello\n".to_owned() };
-        assert!(Source::read(&[text], &reading(1)).unwrap_err().to_string().starts_with("a.png, line 1:"));
+        assert!(
+            ReportSource::read(&[text], &reading(1)).unwrap_err().to_string().starts_with("a.png, line 1:")
+        );
     }
 }

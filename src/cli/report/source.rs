@@ -11,7 +11,7 @@ const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// Everything of one file, or of several.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(super) struct ReportSource {
     pub(super) label: String,
     /// What made it, as far as that is known: names and texts.
     pub(super) facts: Vec<(&'static str, String)>,

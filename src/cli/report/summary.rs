@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::source::{Row, Source};
+use super::source::{ReportSource, Row};
 use crate::cli::text::{human_rate, human_time, table};
 use crate::stats::Phase;
 
@@ -25,7 +25,7 @@ pub(super) fn latencies(histogram: &Histogram<u64>) -> Vec<f64> {
 
 /// The row of the first source that a row is compared with: the same export and command, or the only one of
 /// that command on both sides, because clients know no exports.
-pub(super) fn baseline<'a>(sources: &'a [Source], source: usize, row: &Row) -> Option<&'a Row> {
+pub(super) fn baseline<'a>(sources: &'a [ReportSource], source: usize, row: &Row) -> Option<&'a Row> {
     if source == 0 {
         return None;
     }
@@ -52,13 +52,13 @@ pub(super) fn ratio(value: f64, base: f64) -> String {
 }
 
 /// Requests and rate.
-pub(super) fn counts(row: &Row, source: &Source) -> [String; 2] {
+pub(super) fn counts(row: &Row, source: &ReportSource) -> [String; 2] {
     let rate = if source.seconds > 0.0 { row.total.len() as f64 / source.seconds } else { 0.0 };
     [row.total.len().to_string(), human_rate(rate)]
 }
 
 /// The rows of all sources: those of one export and command together, in the order of the sources.
-pub(super) fn groups(sources: &[Source]) -> Vec<Vec<(usize, &Row)>> {
+pub(super) fn groups(sources: &[ReportSource]) -> Vec<Vec<(usize, &Row)>> {
     let rows =
         sources.iter().enumerate().flat_map(|(source, of)| of.rows.iter().map(move |row| (source, row)));
     let mut rows: Vec<_> = rows.collect();
@@ -67,7 +67,7 @@ pub(super) fn groups(sources: &[Source]) -> Vec<Vec<(usize, &Row)>> {
     rows.chunk_by(|(_, a), (_, b)| a.compare(b).is_eq()).map(<[_]>::to_vec).collect()
 }
 
-pub(super) fn as_text(sources: &[Source]) -> String {
+pub(super) fn as_text(sources: &[ReportSource]) -> String {
     let mut text = String::new();
     for source in sources {
         text += &format!("{}: {:.1} s", source.label, source.seconds);
@@ -89,7 +89,7 @@ pub(super) fn as_text(sources: &[Source]) -> String {
             if let Some(base) = baseline(sources, index, row) {
                 let bases = self::latencies(&base.total);
                 let mut cells = vec![String::new(), format!("  against {}", sources[0].label)];
-                let per_second = |row: &Row, of: &Source| row.total.len() as f64 / of.seconds.max(1e-9);
+                let per_second = |row: &Row, of: &ReportSource| row.total.len() as f64 / of.seconds.max(1e-9);
                 cells.extend([String::new(), ratio(per_second(row, source), per_second(base, &sources[0]))]);
                 cells.extend(latencies.iter().zip(bases).map(|(value, base)| ratio(*value, base)));
                 rows.push(cells);
@@ -111,7 +111,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// The phases of all rows that know theirs, below a row of heads.
-pub(super) fn phase_rows(sources: &[Source]) -> Vec<Vec<String>> {
+pub(super) fn phase_rows(sources: &[ReportSource]) -> Vec<Vec<String>> {
     let heads = heads().into_iter().skip(2);
     let mut rows = vec![["", "phase"].into_iter().chain(heads).map(str::to_owned).collect::<Vec<_>>()];
     for group in groups(sources) {

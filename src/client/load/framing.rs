@@ -15,7 +15,7 @@ use crate::nbd::wire::*;
 
 /// What a reply may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct RequestInFlight {
     /// A READ; else a WRITE.
     pub(super) is_read: bool,
     /// Bytes from the start of the export.
@@ -76,7 +76,7 @@ impl Framer {
     pub(super) fn feed<'a>(
         &mut self,
         input: &mut &'a [u8],
-        asked: impl Fn(u64) -> Option<Asked>,
+        asked: impl Fn(u64) -> Option<RequestInFlight>,
     ) -> Result<Option<ReplyPiece<'a>>, ReplyError> {
         loop {
             match self.state {
@@ -120,7 +120,11 @@ impl Framer {
 
     /// What a header means for the request it answers.
     #[inline]
-    fn begin(&mut self, head: Head, request: Asked) -> Result<Option<ReplyPiece<'static>>, ReplyError> {
+    fn begin(
+        &mut self,
+        head: Head,
+        request: RequestInFlight,
+    ) -> Result<Option<ReplyPiece<'static>>, ReplyError> {
         let Head { cookie, echoed, is_last, body } = head;
         if let Some(got) = echoed.filter(|offset| *offset != request.offset) {
             return Err(ReplyError::Offset { got, asked: request.offset });
@@ -133,7 +137,7 @@ impl Framer {
                 Err(ReplyError::Simple(command))
             }
             Body::Simple(0) if request.is_read => {
-                let Asked { offset, length: left, .. } = request;
+                let RequestInFlight { offset, length: left, .. } = request;
                 self.state = FramerState::Data { cookie, offset, left, is_last };
                 Ok(None)
             }
@@ -171,7 +175,7 @@ fn after(cookie: u64, is_last: bool) -> FramerState {
     if is_last { FramerState::Done(cookie) } else { FramerState::Head }
 }
 
-fn check_range(request: Asked, offset: u64, length: u64) -> Result<(), ReplyError> {
+fn check_range(request: RequestInFlight, offset: u64, length: u64) -> Result<(), ReplyError> {
     let end = offset.checked_add(length);
     let is_inside = length > 0
         && offset >= request.offset

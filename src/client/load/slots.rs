@@ -1,6 +1,6 @@
 //! The requests of one connection that are in flight.
 
-use super::framing::Asked;
+use super::framing::RequestInFlight;
 use super::plan::LoadKind;
 
 /// A request in flight.
@@ -79,10 +79,10 @@ impl Slots {
 
     /// The request in flight that has a cookie, as its reply sees it.
     #[inline]
-    pub(super) fn asked(&self, cookie: u64) -> Option<Asked> {
+    pub(super) fn asked(&self, cookie: u64) -> Option<RequestInFlight> {
         let slot = self.slots.get(cookie as u32 as usize)?;
         let is_it = slot.in_flight && slot.use_number == (cookie >> 32) as u32;
-        is_it.then_some(Asked {
+        is_it.then_some(RequestInFlight {
             is_read: slot.kind == LoadKind::Read,
             offset: slot.offset,
             length: self.length,

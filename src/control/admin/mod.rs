@@ -1,8 +1,9 @@
-//! The admin server: metrics, a JSON API and a dashboard over HTTP/1.1, on the control plane's thread. It only shows; it changes nothing.
+//! The admin server: metrics, a JSON API and a dashboard over HTTP/1.1, on the control plane's thread. It
+//! changes nothing.
 //!
-//! Whoever can connect sees everything, so it listens where it is told to and nowhere by default. What a client can take is bounded:
-//! connections, the time and the size of a request's head, the life of a connection. Bodies are not read. `API.md` beside this file tells
-//! users what is where.
+//! Every client that can connect sees everything, so there is no admin server by default, and it listens only
+//! where it is told to. What a client can take is bounded: connections, the time and the size of a request's
+//! head, the life of a connection. Bodies are not read. `API.md` beside this file is the reference for users.
 
 mod routes;
 mod views;
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 
-use crate::control::http::Service;
+use crate::control::http::HttpService;
 use crate::control::observe::collector::Collector;
 use crate::control::observe::process::Process;
 use crate::control::plane::Plane;
@@ -50,7 +51,7 @@ impl Admin {
     }
 }
 
-impl Service for Admin {
+impl HttpService for Admin {
     async fn respond(&self, request: Request<Incoming>, _peer: &PeerIdentity) -> Response<String> {
         self.answer(&request).await
     }

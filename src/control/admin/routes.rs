@@ -120,8 +120,9 @@ const MISDIRECTED: &str = "\
 this server is at localhost: ask for that name or for its address, or let the proxy do so
 ";
 
-/// Whether a request is meant for the loopback address. A page of a stranger may have a name that leads here, and its browser would let it
-/// read the answers; but the browser says the name that it was told. Who says none is no browser.
+/// Whether a request is meant for the loopback address. The name of another site may resolve to this machine,
+/// and a browser would then let that site's page read the answers. The browser sends the name that it was
+/// given, which is checked here. A client that sends none is no browser.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
     let Some(host) = request.uri().authority().map(|authority| authority.as_str()).or(host) else {

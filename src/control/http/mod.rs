@@ -1,7 +1,8 @@
 //! HTTP/1.1 on the control plane's thread, for the admin server and the control socket.
 //!
-//! What a client can take is bounded: connections, the time and the size of a request's head, the time and the size of its body, the life of
-//! a connection. Each server has places of its own, so that clients of one cannot keep those of the other out.
+//! What a client can take is bounded: connections, the time and the size of a request's head, the time and
+//! the size of its body, the life of a connection. Each server has places of its own, so that clients of one
+//! cannot keep those of the other out.
 
 pub(super) mod body;
 pub(super) mod reply;
@@ -35,13 +36,14 @@ const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// What answers requests.
 #[allow(async_fn_in_trait)]
-pub(super) trait Service: 'static {
+pub(super) trait HttpService: 'static {
     /// Answers one request of a client.
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String>;
 }
 
-/// Accepts until it is aborted. `room` is for the connections at the same time; further ones wait in the backlog.
-pub(super) async fn serve(service: Rc<impl Service>, acceptor: Acceptor, room: Rc<Semaphore>) {
+/// Accepts until it is aborted. `room` bounds the connections at the same time; further ones wait in the
+/// backlog.
+pub(super) async fn serve(service: Rc<impl HttpService>, acceptor: Acceptor, room: Rc<Semaphore>) {
     loop {
         let accepted = match &acceptor {
             Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
@@ -70,7 +72,11 @@ pub(super) async fn serve(service: Rc<impl Service>, acceptor: Acceptor, room: R
     }
 }
 
-async fn converse(service: &impl Service, stream: impl AsyncRead + AsyncWrite + Unpin, peer: &PeerIdentity) {
+async fn converse(
+    service: &impl HttpService,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: &PeerIdentity,
+) {
     let service = service_fn(|request| async {
         Ok::<_, std::convert::Infallible>(service.respond(request, peer).await)
     });

@@ -10,15 +10,17 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::endpoint::Endpoint;
 use super::listeners::Listener;
-use super::negotiate::{Client, negotiate};
+use super::negotiate::{Candidate, negotiate};
 use crate::control::plane::Plane;
 use crate::identity::PeerIdentity;
 use crate::sys::confine;
 
-/// After the process, or the system, ran out of descriptors or memory: until somebody closes one, accepting cannot succeed.
+/// The pause after the process, or the system, ran out of descriptors or memory. Accepting cannot succeed
+/// before some are freed.
 const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that tokio watches. tokio-uring's own can neither be made of a socket that systemd bound nor tell unix from TCP.
+/// A listener that tokio watches. One of tokio-uring cannot be made of a socket that systemd bound, and does
+/// not tell unix from TCP.
 pub(in crate::control) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -51,8 +53,8 @@ impl Acceptor {
         // The rings wait by themselves; a socket that answers EAGAIN is of no use to them.
         SockRef::from(&socket).set_nonblocking(false)?;
         if matches!(self, Self::Tcp(_)) {
-            // No delay, because requests and replies are small: a SHOULD of the spec. Keep-alive finds the clients whose machine
-            // is gone. Without either the connection still works.
+            // No delay, because requests and replies are small: a SHOULD of the spec. Keep-alive finds
+            // clients whose machine is gone. The connection works without either.
             let socket = SockRef::from(&socket);
             let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
             let _slower = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
@@ -61,14 +63,14 @@ impl Acceptor {
     }
 }
 
-/// After so long without a byte the kernel asks whether the client's is still there. Two hours, its own choice, is long for a request that
-/// goes on for a client that was killed.
+/// After so long without a byte the kernel asks whether the client's machine is still there. Its own choice
+/// is two hours, which is too long for a request that goes on for a client that was killed.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Accepts as long as it is let: each client gets a task of its own.
+/// Accepts until it is aborted: each client gets a task of its own.
 ///
-/// There is room for `Limits::connections`; the next client after that is accepted and waits for its greeting, and those behind it
-/// wait in the backlog.
+/// There is room for `Limits::connections`. The next client after that is accepted and waits for its
+/// greeting, and those behind it wait in the backlog.
 pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
     let mut exhausted = false;
     loop {
@@ -76,7 +78,7 @@ pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
             Ok((socket, peer)) => {
                 exhausted = false;
                 let permit = plane.permit().await;
-                tokio_uring::spawn(negotiate(Rc::clone(&plane), Client { socket, peer, permit }));
+                tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {
@@ -85,7 +87,7 @@ pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
                 exhausted = true;
                 tokio::time::sleep(EXHAUSTION_PAUSE).await;
             }
-            // The client left before it was accepted, or the network is to blame; the listener is as good as before.
+            // The client left before it was accepted, or the network failed. The listener still works.
             Err(error) => tracing::debug!("could not accept: {error}{}", confine::hint(&error)),
         }
     }

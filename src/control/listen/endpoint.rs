@@ -21,7 +21,8 @@ pub(crate) enum Endpoint {
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 impl Endpoint {
-    /// Where the admin server is, when it listens here: an HTTP URL, or `unix:PATH` as it is given to `--admin`.
+    /// The address of an admin server that listens here: an HTTP URL, or `unix:PATH` as it is given to
+    /// `--admin`.
     pub(in crate::control) fn admin_url(&self) -> String {
         match self {
             Self::Tcp(address) => format!("http://{}/", reachable(*address)),
@@ -32,8 +33,9 @@ impl Endpoint {
 
     /// The URI of an export here, by the URI specification of the NBD project (`doc/uri.md`).
     ///
-    /// An unspecified address becomes the loopback one, which works at least on this machine. An abstract socket begins with a zero
-    /// byte (`%00`), "if the client supports this": ours does, QEMU and libnbd do not.
+    /// An unspecified address becomes the loopback one, which works at least on this machine. An abstract
+    /// socket begins with a zero byte (`%00`), "if the client supports this": ours does, QEMU and libnbd do
+    /// not.
     pub(crate) fn uri(&self, export: &str) -> String {
         let name = percent_encode(export.as_bytes(), ESCAPED);
         match self {
@@ -50,7 +52,8 @@ impl Endpoint {
         }
     }
 
-    /// How `qemu-img info` is told of an export here, quoted for a shell. It takes no URI of an abstract socket.
+    /// What names an export here for `qemu-img info`, quoted for a shell. QEMU takes no URI of an abstract
+    /// socket.
     pub(in crate::control) fn qemu_arguments(&self, export: &str) -> String {
         match self {
             Self::Tcp(_) | Self::Unix(_) => format!("'{}'", self.uri(export)),

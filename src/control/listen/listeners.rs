@@ -36,7 +36,7 @@ pub enum ListenError {
         "{0} is in use: stop what listens there, or choose another port with --tcp (port 0 takes any free one)"
     )]
     PortInUse(SocketAddr),
-    /// Somebody else's address.
+    /// Another machine's address.
     #[error("{0} is not an address of this machine: choose one that is, or 0.0.0.0 for all")]
     NotLocal(SocketAddr),
     /// A port below 1024, mostly.
@@ -54,7 +54,7 @@ pub enum ListenError {
     /// No permission.
     #[error("no permission to create the socket {}: choose another --unix path", .0.display())]
     Permission(PathBuf),
-    /// `--unix-group` of nobody.
+    /// The group of `--unix-group` does not exist.
     #[error("there is no group {0}: create it (groupadd --system {0}), or choose another --unix-group")]
     NoGroup(String),
     /// The name services.
@@ -91,8 +91,8 @@ fn of_control(error: &ListenError) -> String {
 /// Connections that may wait for being accepted, as far as net.core.somaxconn lets them.
 const BACKLOG: i32 = 4096;
 
-/// Listens on every address, unix sockets with these permissions. With no address, and no listener from elsewhere, on the
-/// default TCP address.
+/// Listens on every address, with these permissions of unix sockets. Without an address, and without a
+/// listener from elsewhere, it listens on the default TCP address.
 ///
 /// # Errors
 /// [`ListenError`] of the first that fails.
@@ -113,7 +113,8 @@ pub(in crate::control) fn listen(
     Ok(())
 }
 
-/// The sockets of systemd's activation (`LISTEN_FDS`), which leave the environment: nobody may do that once there are other threads.
+/// The sockets of systemd's activation (`LISTEN_FDS`). Their variables leave the environment, which is safe
+/// only before there are other threads.
 ///
 /// # Errors
 /// A descriptor that is no listening socket.
@@ -155,8 +156,8 @@ fn addresses_of(TcpAddress { host, port }: &TcpAddress) -> io::Result<Vec<Socket
     Ok(found)
 }
 
-/// Listens on all addresses of a host. Those that this machine does not have (`::1` without IPv6) may be missing as long as
-/// there is one.
+/// Listens on all addresses of a host. Those that this machine does not have (`::1` without IPv6) may be
+/// missing if there is another one.
 fn listen_tcp(address: &TcpAddress, listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
     let found = addresses_of(address).map_err(|error| ListenError::Host(address.host.clone(), error))?;
     let mut port = address.port;
@@ -203,8 +204,9 @@ fn bind_tcp(address: SocketAddr) -> Result<Listener, ListenError> {
     })
 }
 
-/// Nobody can connect before the permissions are right: without a mode of its own the file is made as the umask says; with one it
-/// is made without any, then gets its group, then its mode; and until the end nobody listens.
+/// No client can connect before the permissions are right. Without a mode the file is made as the umask says.
+/// With one it is made without permissions, then gets its group, then its mode; the socket listens only after
+/// that.
 fn listen_unix(path: &Path, access: &UnixAccess) -> Result<Listener, ListenError> {
     let explain = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => ListenError::NoDirectory(path.to_owned()),
@@ -247,7 +249,8 @@ fn find_group(name: &str) -> Result<u32, ListenError> {
     found.ok_or_else(|| ListenError::NoGroup(name.to_owned()))
 }
 
-/// Removes the socket of a server that is gone. One that is not gone is an error, and so is anything but a socket.
+/// Removes the socket of a server that is gone. It is an error if that server runs, or if the file is no
+/// socket.
 fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());
@@ -311,14 +314,15 @@ impl SocketFile {
         std::fs::set_permissions(name, Permissions::from_mode(mode))
     }
 
-    /// What was made here, and has no other name: whoever may write to the directory could have put a link to something else there.
+    /// Opens the file that was made here, if it has no other name. A process that may write to the directory
+    /// could have put a link to another file there.
     fn open(&self) -> io::Result<OwnedFd> {
         use rustix::fs::{Mode, OFlags};
         let file =
             rustix::fs::open(&self.path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let status = rustix::fs::fstat(&file)?;
         if (status.st_dev, status.st_ino) != self.identity || status.st_nlink != 1 {
-            return Err(io::Error::other("somebody has put another file in its place"));
+            return Err(io::Error::other("another file is in its place"));
         }
         Ok(file)
     }

@@ -19,14 +19,14 @@ use crate::nbd::session::Session;
 use crate::shard::NewConnection;
 
 /// A client that was just accepted.
-pub(in crate::control) struct Client {
+pub(in crate::control) struct Candidate {
     pub(in crate::control) socket: OwnedFd,
     pub(in crate::control) peer: PeerIdentity,
     /// Its places.
     pub(in crate::control) permit: Permit,
 }
 
-/// Bytes received at once: a whole handshake, mostly. Each of thousands that wait for their clients keeps so many.
+/// Bytes received at once: mostly a whole handshake. Thousands of waiting clients take so many each.
 const RECEIVE_BYTES: usize = FREE_BYTES;
 /// Between two offers of a connection to shards that are all full.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
@@ -45,11 +45,11 @@ enum Failure {
 }
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
-pub(in crate::control) async fn negotiate(plane: Rc<Plane>, client: Client) {
+pub(in crate::control) async fn negotiate(plane: Rc<Plane>, candidate: Candidate) {
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;
-    let Client { socket, peer, permit } = client;
+    let Candidate { socket, peer, permit } = candidate;
     let mut handshake = Handshake::new(plane.handshake_limits());
     tracing::debug!(connection = number, %peer, "connected");
     let outcome = match ring_stream(&socket) {
@@ -89,8 +89,8 @@ pub(in crate::control) async fn negotiate(plane: Rc<Plane>, client: Client) {
     }
 }
 
-/// The socket for the ring. tokio-uring's streams cannot give up their descriptor, so it gets one of its own; and it has no use
-/// for the address family, so this one type does for unix sockets too.
+/// The socket for the ring. A stream of tokio-uring cannot give up its descriptor, so it gets one of its own.
+/// It ignores the address family, so this type does for unix sockets too.
 fn ring_stream(socket: &OwnedFd) -> io::Result<TcpStream> {
     Ok(TcpStream::from_std(socket.try_clone()?.into()))
 }
@@ -141,7 +141,8 @@ async fn converse(
                 handshake.listed(plane.catalogue().iter().map(|entry| &entry.info));
             }
             Some(Event::Done(negotiated)) => {
-                // The last export that was looked up; if another one has its index now, nobody finds this one any more.
+                // The export that was looked up last. If its index belongs to another one now, it was
+                // removed.
                 let entry = chosen.filter(|entry| entry.index() == negotiated.export);
                 let entry = entry.expect("a session is one of the export that was asked for last");
                 return Ok((negotiated.session, entry, buffer[unread].to_vec()));
@@ -185,7 +186,8 @@ async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<NewConnecti
     }
 }
 
-/// Tells what is worth telling: a client that just leaves, or never says anything, is not (port scanners, health checks).
+/// Logs why a handshake failed. A client that leaves, or never says anything, is logged at DEBUG only: port
+/// scanners and health checks do that.
 fn report(connection: u64, peer: &PeerIdentity, failure: &Failure, handshake: &Handshake) {
     match failure {
         Failure::Closed(CloseReason::Aborted) => {

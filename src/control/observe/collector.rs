@@ -1,8 +1,9 @@
-//! Collects what the shards recorded: once a second, and when somebody wants to see it now.
+//! Collects what the shards recorded: once a second, and when a client of the HTTP servers asks.
 //!
-//! A question is a message, and a shard answers it between two turns by handing over an interval; it never waits for the collector, and
-//! the collector waits for it only so long. At most one question to a shard is open. An interval that was read is emptied here and goes
-//! back with the next question, so that neither side allocates.
+//! A question is a message, and a shard answers it between two turns by handing over an interval. The shard
+//! never waits for the collector; the collector waits for a shard for a bounded time. At most one question to
+//! a shard is open. An interval that was read is emptied here and goes back with the next question, so that
+//! neither side allocates.
 
 use std::cell::{Ref, RefCell};
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ const FRESH: Duration = Duration::from_millis(50);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What comes to the collector, in order.
-enum Answer {
+enum CollectorMessage {
     /// What a shard recorded.
     Recorded(usize, Box<Interval>),
     /// No shard has anything of an export any more, and what they recorded of it came before.
@@ -36,13 +37,13 @@ enum Answer {
 /// See the module.
 pub(in crate::control) struct Collector {
     plane: Rc<Plane>,
-    state: RefCell<State>,
-    answer: UnboundedSender<Answer>,
+    state: RefCell<CollectorState>,
+    answer: UnboundedSender<CollectorMessage>,
     answered: Notify,
 }
 
 /// Everything that is known.
-pub(in crate::control) struct State {
+pub(in crate::control) struct CollectorState {
     /// Since the start.
     pub(in crate::control) totals: Totals,
     /// The last quarter of an hour.
@@ -85,7 +86,7 @@ impl Collector {
     ) -> std::io::Result<Rc<Self>> {
         let shards = plane.shard_count();
         let log = latency_log.map(LatencyLog::open).transpose()?;
-        let state = State {
+        let state = CollectorState {
             totals: Totals::new(0, shards),
             history: History::new(0),
             shards: (0..shards).map(|_| ShardState::default()).collect(),
@@ -102,11 +103,12 @@ impl Collector {
     }
 
     /// What is known.
-    pub(in crate::control) fn state(&self) -> Ref<'_, State> {
+    pub(in crate::control) fn state(&self) -> Ref<'_, CollectorState> {
         self.state.borrow()
     }
 
-    /// Asks every shard and waits for their answers, not for long; with the list of connections when it is wanted.
+    /// Asks every shard and waits for their answers, for a bounded time. `connections`: lists of connections
+    /// too.
     pub(in crate::control) async fn refresh(&self, connections: bool) {
         if connections {
             // A question that is open may be one without them.
@@ -135,7 +137,7 @@ impl Collector {
     pub(in crate::control) async fn removed(&self, export: usize) {
         let (forgotten, done) = oneshot::channel();
         // What the shards sent before they gave it up stands before this.
-        if self.answer.send(Answer::Removed(export, forgotten)).is_ok() {
+        if self.answer.send(CollectorMessage::Removed(export, forgotten)).is_ok() {
             let _ended = done.await;
         }
     }
@@ -149,7 +151,7 @@ impl Collector {
         }
     }
 
-    /// A shard has failed: it has no connections, and whoever waits for its answer waits no longer.
+    /// A shard has failed: it has no connections, and tasks that wait for its answer go on.
     pub(in crate::control) fn note_failure(&self, shard: usize) {
         let mut state = self.state.borrow_mut();
         state.totals.forget_gauges(shard);
@@ -163,13 +165,13 @@ impl Collector {
         self.end_second();
     }
 
-    async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<Answer>) {
+    async fn take_answers(self: Rc<Self>, mut answers: UnboundedReceiver<CollectorMessage>) {
         while let Some(answer) = answers.recv().await {
             match answer {
-                Answer::Recorded(shard, interval) => self.take(shard, interval),
-                Answer::Removed(export, forgotten) => {
+                CollectorMessage::Recorded(shard, interval) => self.take(shard, interval),
+                CollectorMessage::Removed(export, forgotten) => {
                     self.forget(export);
-                    // Whoever waited may have gone.
+                    // The task that waited may have gone.
                     let _told = forgotten.send(());
                 }
             }
@@ -196,8 +198,8 @@ impl Collector {
                 continue;
             }
             let answer = self.answer.clone();
-            // Nobody listens any more when the process ends.
-            let answer = move |interval| drop(answer.send(Answer::Recorded(shard, interval)));
+            // The receiver is gone when the process ends.
+            let answer = move |interval| drop(answer.send(CollectorMessage::Recorded(shard, interval)));
             let asked = self.plane.collect(shard, state.spare.take(), connections, answer);
             state.asked = asked.then(|| (Instant::now(), connections));
         }
@@ -215,7 +217,7 @@ impl Collector {
 
     fn take(&self, shard: usize, mut interval: Box<Interval>) {
         let mut state = self.state.borrow_mut();
-        let State { totals, history, shards, log, .. } = &mut *state;
+        let CollectorState { totals, history, shards, log, .. } = &mut *state;
         totals.add(shard, &interval);
         history.add(&interval);
         if let Some(log) = log {
@@ -236,7 +238,7 @@ impl Collector {
 
     fn end_second(&self) {
         let mut state = self.state.borrow_mut();
-        let State { totals, history, log, second_began, .. } = &mut *state;
+        let CollectorState { totals, history, log, second_began, .. } = &mut *state;
         let length = std::mem::replace(second_began, Instant::now()).elapsed();
         let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let gauges = (0..totals.exports.len()).map(|export| totals.export_gauges(export)).collect();

@@ -1,7 +1,9 @@
-//! The server's own interval log: one interval a second, of every phase of every command of every export that had any.
+//! The server's own interval log: one interval a second, of every phase of every command of every export that
+//! had any.
 //!
-//! A log that is there already is appended to, with a head of its own. One that is emptied is begun anew within a second: that is how to rotate
-//! it, and needs no signal. When it cannot be written, its intervals are lost, and one line says so.
+//! An existing log is appended to, with a head of its own. One that was emptied is begun anew within a
+//! second: that is how to rotate it, without a signal. While it cannot be written, its intervals are lost,
+//! and one line of the server's log says so.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -102,7 +104,8 @@ impl LatencyLog {
         self.write()
     }
 
-    /// Begins anew when the file was emptied. Only the descriptor is looked at: a server in its sandbox can open nothing.
+    /// Begins anew when the file was emptied. Only the descriptor is looked at: a server in its sandbox can
+    /// open nothing.
     fn follow(&mut self) -> io::Result<()> {
         let file = self.file.metadata()?;
         if !file.is_file() {
@@ -151,7 +154,7 @@ fn head() -> io::Result<IntervalLogWriter<Vec<u8>>> {
 
 /// Opens a log to append to it: the file, and its length without a line that a crash cut off.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    // Nobody waits here for the other end of a pipe.
+    // Opening a pipe must not wait for its other end.
     let file =
         OpenOptions::new().create(true).append(true).read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

@@ -1,6 +1,7 @@
 //! What the kernel knows of this process, for metrics.
 //!
-//! Its files are opened before the server goes into its sandbox, where nothing can be opened any more; they are read there again and again.
+//! Its files are opened before the server enters its sandbox, which forbids opening, and read again and
+//! again.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -71,7 +72,8 @@ fn read(file: &File) -> Option<Stat> {
     parse(&String::from_utf8_lossy(&bytes[..length]))
 }
 
-/// Fields 20, 22, 23 and 24 of proc_pid_stat(5). The second is the program's name, which may hold spaces and parentheses.
+/// Fields 20, 22, 23 and 24 of proc_pid_stat(5). The second field is the program's name, which may have
+/// spaces and parentheses.
 fn parse(text: &str) -> Option<Stat> {
     const THIRD: usize = 3;
     let (_, rest) = text.rsplit_once(')')?;

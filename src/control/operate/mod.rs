@@ -1,8 +1,8 @@
 //! The control socket: an HTTP API that changes the server, for those who may operate it.
 //!
-//! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the server. The user that the
-//! server became (`--user`) may not, although the file belongs to it then, so that it can be removed: whoever takes the server over
-//! must not operate it.
+//! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the
+//! server. The user that the server became (`--user`) may not, although the file belongs to it so that it can
+//! be removed: a server that was taken over must not be able to operate itself.
 
 mod routes;
 mod views;
@@ -19,14 +19,14 @@ use tokio::task::JoinHandle;
 use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
 use crate::control::http::reply::{error, json};
-use crate::control::http::{self, Service, body};
+use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
 use crate::control::listen::listeners::{self, ListenError, Listener};
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::control::reload::Reloads;
 use crate::identity::PeerIdentity;
-use routes::{Refusal, Verb};
+use routes::{RouteError, Verb};
 
 /// Connections at the same time; further ones wait in the backlog. They are not those of the admin server.
 const CONNECTIONS: usize = 16;
@@ -42,7 +42,7 @@ pub(super) struct Operator {
     pub(super) starter: u32,
 }
 
-/// Listens on a control socket. Nobody is answered before [`Operator::start`].
+/// Listens on a control socket. No request is answered before [`Operator::start`].
 ///
 /// # Errors
 /// [`ListenError::Control`].
@@ -82,7 +82,7 @@ impl Operator {
     }
 }
 
-impl Service for Operator {
+impl HttpService for Operator {
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String> {
         if !may_operate(peer, self.starter) {
             tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
@@ -106,12 +106,12 @@ fn forbidden(starter: u32) -> String {
     }
 }
 
-fn refused(refusal: Refusal) -> Response<String> {
+fn refused(refusal: RouteError) -> Response<String> {
     match refusal {
-        Refusal::NotFound => {
+        RouteError::NotFound => {
             error(StatusCode::NOT_FOUND, &format!("there is no such path; there is: {}", routes::overview()))
         }
-        Refusal::Method(allowed) => {
+        RouteError::Method(allowed) => {
             let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
             let mut response =
                 error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path answers only {allowed}"));

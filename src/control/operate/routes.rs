@@ -15,21 +15,21 @@ const ROUTES: [(Method, &str, Verb); 2] =
 
 /// Why a request asks for nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum RouteError {
     NotFound,
     /// There is the path, with these methods.
     Method(Vec<Method>),
 }
 
 /// What a method and a path ask for. HEAD is GET without the body of the answer.
-pub(super) fn find(method: &Method, path: &str) -> Result<Verb, Refusal> {
+pub(super) fn find(method: &Method, path: &str) -> Result<Verb, RouteError> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     let of_path = || ROUTES.iter().filter(|(_, of, _)| *of == path);
     if let Some((_, _, verb)) = of_path().find(|(of, _, _)| of == method) {
         return Ok(*verb);
     }
     let allowed: Vec<_> = of_path().map(|(method, _, _)| method.clone()).collect();
-    Err(if allowed.is_empty() { Refusal::NotFound } else { Refusal::Method(allowed) })
+    Err(if allowed.is_empty() { RouteError::NotFound } else { RouteError::Method(allowed) })
 }
 
 /// All of it, for people.
@@ -47,10 +47,10 @@ mod tests {
         assert_eq!(find(&Method::GET, "/api/v1/exports"), Ok(Verb::ListExports));
         assert_eq!(find(&Method::HEAD, "/api/v1/exports"), Ok(Verb::ListExports));
         assert_eq!(find(&Method::POST, "/api/v1/reload"), Ok(Verb::Reload));
-        assert_eq!(find(&Method::GET, "/api/v1/reload"), Err(Refusal::Method(vec![Method::POST])));
-        assert_eq!(find(&Method::DELETE, "/api/v1/exports"), Err(Refusal::Method(vec![Method::GET])));
+        assert_eq!(find(&Method::GET, "/api/v1/reload"), Err(RouteError::Method(vec![Method::POST])));
+        assert_eq!(find(&Method::DELETE, "/api/v1/exports"), Err(RouteError::Method(vec![Method::GET])));
         for path in ["/", "", "*", "/api/v1/exports/", "/api/v1/../v1/exports", "/API/V1/EXPORTS"] {
-            assert_eq!(find(&Method::GET, path), Err(Refusal::NotFound), "{path}");
+            assert_eq!(find(&Method::GET, path), Err(RouteError::NotFound), "{path}");
         }
         assert_eq!(overview(), "GET /api/v1/exports, POST /api/v1/reload");
     }

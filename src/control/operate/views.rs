@@ -7,12 +7,12 @@ use crate::nbd::session::ReplyMode;
 
 /// `GET /api/v1/exports`.
 #[derive(Debug, Serialize)]
-pub(super) struct ExportsView {
-    exports: Vec<ExportView>,
+pub(super) struct ExportList {
+    exports: Vec<ExportListEntry>,
 }
 
 #[derive(Debug, Serialize)]
-struct ExportView {
+struct ExportListEntry {
     export: String,
     /// Index and generation: never the same for two exports of one server.
     id: String,
@@ -27,11 +27,11 @@ struct ExportView {
 }
 
 impl Operator {
-    pub(super) fn exports(&self) -> ExportsView {
+    pub(super) fn exports(&self) -> ExportList {
         let state = self.collector.state();
         let stopping = self.plane.is_stopping();
         let catalogue = self.plane.catalogue();
-        let exports = catalogue.iter().map(|entry| ExportView {
+        let exports = catalogue.iter().map(|entry| ExportListEntry {
             export: entry.info.name.clone(),
             id: format!("{}.{}", entry.id.index, entry.id.generation),
             description: entry.info.description.clone(),
@@ -42,6 +42,6 @@ impl Operator {
             connections: state.totals.export_gauges(entry.index()).connections,
             state: if stopping { "stopping" } else { "serving" },
         });
-        ExportsView { exports: exports.collect() }
+        ExportList { exports: exports.collect() }
     }
 }

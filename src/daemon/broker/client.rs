@@ -17,10 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::AT_ONCE;
-use super::message::{Access, MESSAGE_BYTES, Reply, Request};
+use super::message::{BrokerReply, BrokerRequest, MESSAGE_BYTES, OpenMode};
 use super::packet;
 
-/// How long a call waits: for a file system that hangs, perhaps. The broker goes on waiting, and its place is taken until then.
+/// How long a call waits, as a file system may hang. The broker goes on waiting, and the call's place is
+/// taken until it has answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no file; each a sentence.
@@ -37,28 +38,28 @@ pub(crate) enum BrokerError {
     TooSlow,
 }
 
-type Answer = Result<OwnedFd, BrokerError>;
+type OpenResult = Result<OwnedFd, BrokerError>;
 
 /// The broker of a server that runs. It ends when this is dropped.
 pub(crate) struct Broker {
-    shared: Rc<Shared>,
+    calls: Rc<BrokerCalls>,
     reader: JoinHandle<()>,
 }
 
-struct Shared {
-    /// A socket of packets; that these come in order, and have an end, is nothing that the runtime needs to know.
+struct BrokerCalls {
+    /// A socket of packets. The runtime need not know that they come in order, and have an end.
     socket: UnixDatagram,
     /// Calls at the same time; further ones wait here.
     room: Arc<Semaphore>,
-    waiting: RefCell<HashMap<u64, Waiting>>,
+    waiting: RefCell<HashMap<u64, PendingCall>>,
     last_id: Cell<u64>,
     gone: Cell<bool>,
 }
 
 /// A call whose answer is not there.
-struct Waiting {
-    answer: oneshot::Sender<Answer>,
-    /// It goes back when the broker has answered, whoever still waits for that.
+struct PendingCall {
+    answer: oneshot::Sender<OpenResult>,
+    /// Freed when the broker has answered, even if the call was given up before.
     _place: OwnedSemaphorePermit,
 }
 
@@ -69,15 +70,15 @@ impl Broker {
     /// The kernel's.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let shared = Rc::new(Shared {
+        let calls = Rc::new(BrokerCalls {
             socket: UnixDatagram::from_std(socket.into())?,
             room: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: RefCell::default(),
             last_id: Cell::new(0),
             gone: Cell::new(false),
         });
-        let reader = tokio::task::spawn_local(Rc::clone(&shared).read());
-        Ok(Self { shared, reader })
+        let reader = tokio::task::spawn_local(Rc::clone(&calls).read());
+        Ok(Self { calls, reader })
     }
 
     /// Opens a file that lies below a directory that exports may come from.
@@ -85,17 +86,17 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     #[cfg_attr(not(test), expect(dead_code, reason = "exports that come by the control socket will call it"))]
-    pub(crate) async fn open(&self, path: &Path, access: Access) -> Answer {
+    pub(crate) async fn open(&self, path: &Path, access: OpenMode) -> OpenResult {
         let path = path.to_owned();
-        self.shared.call(|id| Request::Open { id, access, path }).await
+        self.calls.call(|id| BrokerRequest::Open { id, access, path }).await
     }
 
     /// Opens the configuration to read it.
     ///
     /// # Errors
     /// [`BrokerError`].
-    pub(crate) async fn configuration(&self) -> Answer {
-        self.shared.call(|id| Request::Configuration { id }).await
+    pub(crate) async fn configuration(&self) -> OpenResult {
+        self.calls.call(|id| BrokerRequest::Configuration { id }).await
     }
 }
 
@@ -105,12 +106,12 @@ impl Drop for Broker {
     }
 }
 
-impl Shared {
-    async fn call(&self, request: impl FnOnce(u64) -> Request) -> Answer {
+impl BrokerCalls {
+    async fn call(&self, request: impl FnOnce(u64) -> BrokerRequest) -> OpenResult {
         timeout(PATIENCE, self.ask(request)).await.unwrap_or(Err(BrokerError::TooSlow))
     }
 
-    async fn ask(&self, request: impl FnOnce(u64) -> Request) -> Answer {
+    async fn ask(&self, request: impl FnOnce(u64) -> BrokerRequest) -> OpenResult {
         let place = Arc::clone(&self.room).acquire_owned().await.map_err(|_| BrokerError::Gone)?;
         if self.gone.get() {
             return Err(BrokerError::Gone);
@@ -122,7 +123,7 @@ impl Shared {
             return Err(BrokerError::Refused("the path is too long".to_owned()));
         }
         let (answer, answered) = oneshot::channel();
-        self.waiting.borrow_mut().insert(id, Waiting { answer, _place: place });
+        self.waiting.borrow_mut().insert(id, PendingCall { answer, _place: place });
         let send = || Ok(packet::send(self.socket.as_fd(), &bytes, None)?);
         if self.socket.async_io(Interest::WRITABLE, send).await.is_err() {
             self.waiting.borrow_mut().remove(&id);
@@ -156,15 +157,15 @@ impl Shared {
 
     /// `None` for what no broker of ours says.
     fn take(&self, bytes: &[u8], files: Vec<OwnedFd>) -> Option<()> {
-        let (id, answer) = match (Reply::decode(bytes)?, <[OwnedFd; 1]>::try_from(files)) {
-            (Reply::Opened { id }, Ok([file])) => (id, Ok(file)),
-            (Reply::Refused { id, why }, Err(none)) if none.is_empty() => {
+        let (id, answer) = match (BrokerReply::decode(bytes)?, <[OwnedFd; 1]>::try_from(files)) {
+            (BrokerReply::Opened { id }, Ok([file])) => (id, Ok(file)),
+            (BrokerReply::Refused { id, why }, Err(none)) if none.is_empty() => {
                 (id, Err(BrokerError::Refused(why)))
             }
             _ => return None,
         };
         let waiting = self.waiting.borrow_mut().remove(&id)?;
-        // Whoever gave up needs no file.
+        // A call that was given up needs no file.
         drop(waiting.answer.send(answer));
         Some(())
     }

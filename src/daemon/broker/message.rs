@@ -1,4 +1,4 @@
-//! What is said between the server and its broker: one packet a message, in bytes that either end may get from an enemy.
+//! The messages between the server and its broker: one packet each. Either end may be hostile.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,36 +11,36 @@ const SENTENCE_BYTES: usize = 2048;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum OpenMode {
     Read,
     ReadWrite,
 }
 
 /// What the server says. There is nothing else that a broker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Request {
-    /// Before [`Request::Begin`]: files below this directory may be opened.
+pub(super) enum BrokerRequest {
+    /// Before [`BrokerRequest::Begin`]: files below this directory may be opened.
     Directory(PathBuf),
-    /// Before [`Request::Begin`]: this block device may be opened.
+    /// Before [`BrokerRequest::Begin`]: this block device may be opened.
     Device(PathBuf),
-    /// Before [`Request::Begin`]: where the configuration is.
+    /// Before [`BrokerRequest::Begin`]: where the configuration is.
     ConfigurationIs(PathBuf),
     /// The broker knows all that it is told without being asked.
     Begin,
     /// Open a file.
-    Open { id: u64, access: Access, path: PathBuf },
-    /// Open the configuration, wherever it is.
+    Open { id: u64, access: OpenMode, path: PathBuf },
+    /// Open the configuration, whose place the broker knows.
     Configuration { id: u64 },
 }
 
 /// What the broker answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// To [`Request::Begin`].
+pub(super) enum BrokerReply {
+    /// To [`BrokerRequest::Begin`].
     Ready,
     /// The descriptor comes with this message.
     Opened { id: u64 },
-    /// Why not: a sentence. The id is 0 when the request was not understood, or is [`Request::Begin`].
+    /// Why not: a sentence. The id is 0 when the request was not understood, or is [`BrokerRequest::Begin`].
     Refused { id: u64, why: String },
 }
 
@@ -68,7 +68,7 @@ fn parts(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     Some((kind, u64::from_le_bytes(*id), rest))
 }
 
-impl Request {
+impl BrokerRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
         let path = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let (kind, id, rest) = match self {
@@ -76,8 +76,8 @@ impl Request {
             Self::Device(of) => (DEVICE, 0, path(of)),
             Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
             Self::Begin => (BEGIN, 0, Vec::new()),
-            Self::Open { id, access: Access::Read, path: of } => (OPEN_TO_READ, *id, path(of)),
-            Self::Open { id, access: Access::ReadWrite, path: of } => (OPEN_TO_WRITE, *id, path(of)),
+            Self::Open { id, access: OpenMode::Read, path: of } => (OPEN_TO_READ, *id, path(of)),
+            Self::Open { id, access: OpenMode::ReadWrite, path: of } => (OPEN_TO_WRITE, *id, path(of)),
             Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
         };
         encoded(kind, id, &rest)
@@ -98,15 +98,15 @@ impl Request {
             (DEVICE, 0, _) => Self::Device(path()?),
             (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
             (BEGIN, 0, []) => Self::Begin,
-            (OPEN_TO_READ, 1.., _) => Self::Open { id, access: Access::Read, path: path()? },
-            (OPEN_TO_WRITE, 1.., _) => Self::Open { id, access: Access::ReadWrite, path: path()? },
+            (OPEN_TO_READ, 1.., _) => Self::Open { id, access: OpenMode::Read, path: path()? },
+            (OPEN_TO_WRITE, 1.., _) => Self::Open { id, access: OpenMode::ReadWrite, path: path()? },
             (CONFIGURATION, 1.., []) => Self::Configuration { id },
             _ => return None,
         })
     }
 }
 
-impl Reply {
+impl BrokerReply {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Ready => encoded(READY, 0, &[]),
@@ -141,26 +141,29 @@ mod tests {
     fn what_is_said_is_understood() {
         let path = || PathBuf::from(OsStr::from_bytes(b"/a b/\xff\n"));
         for request in [
-            Request::Directory(path()),
-            Request::Device(path()),
-            Request::ConfigurationIs(path()),
-            Request::Begin,
-            Request::Open { id: 1, access: Access::Read, path: path() },
-            Request::Open { id: u64::MAX, access: Access::ReadWrite, path: path() },
-            Request::Configuration { id: 7 },
+            BrokerRequest::Directory(path()),
+            BrokerRequest::Device(path()),
+            BrokerRequest::ConfigurationIs(path()),
+            BrokerRequest::Begin,
+            BrokerRequest::Open { id: 1, access: OpenMode::Read, path: path() },
+            BrokerRequest::Open { id: u64::MAX, access: OpenMode::ReadWrite, path: path() },
+            BrokerRequest::Configuration { id: 7 },
         ] {
-            assert_eq!(Request::decode(&request.encode()), Some(request));
+            assert_eq!(BrokerRequest::decode(&request.encode()), Some(request));
         }
         for reply in [
-            Reply::Ready,
-            Reply::Opened { id: 9 },
-            Reply::Refused { id: 0, why: String::new() },
-            Reply::Refused { id: 3, why: "no such ü".to_owned() },
+            BrokerReply::Ready,
+            BrokerReply::Opened { id: 9 },
+            BrokerReply::Refused { id: 0, why: String::new() },
+            BrokerReply::Refused { id: 3, why: "no such ü".to_owned() },
         ] {
-            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+            assert_eq!(BrokerReply::decode(&reply.encode()), Some(reply));
         }
-        let long = Reply::Refused { id: 3, why: "ü".repeat(4000) };
-        assert_eq!(Reply::decode(&long.encode()), Some(Reply::Refused { id: 3, why: "ü".repeat(1024) }));
+        let long = BrokerReply::Refused { id: 3, why: "ü".repeat(4000) };
+        assert_eq!(
+            BrokerReply::decode(&long.encode()),
+            Some(BrokerReply::Refused { id: 3, why: "ü".repeat(1024) })
+        );
     }
 
     #[test]
@@ -178,7 +181,7 @@ mod tests {
             &encoded(0, 0, b""),
             &encoded(8, 1, b"/a"),
         ] {
-            assert_eq!(Request::decode(bytes), None, "{bytes:?}");
+            assert_eq!(BrokerRequest::decode(bytes), None, "{bytes:?}");
         }
         for bytes in [
             &[][..],
@@ -189,7 +192,7 @@ mod tests {
             &encoded(REFUSED, 1, &[b'a'; SENTENCE_BYTES + 1]),
             &encoded(4, 1, b""),
         ] {
-            assert_eq!(Reply::decode(bytes), None, "{bytes:?}");
+            assert_eq!(BrokerReply::decode(bytes), None, "{bytes:?}");
         }
     }
 
@@ -197,10 +200,10 @@ mod tests {
         #[test]
         fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..9_u8, id: u64) {
             for bytes in [bytes.clone(), encoded(kind, id, &bytes)] {
-                if let Some(request) = Request::decode(&bytes) {
+                if let Some(request) = BrokerRequest::decode(&bytes) {
                     prop_assert_eq!(request.encode(), bytes.clone());
                 }
-                if let Some(reply) = Reply::decode(&bytes) {
+                if let Some(reply) = BrokerReply::decode(&bytes) {
                     prop_assert_eq!(reply.encode(), bytes);
                 }
             }

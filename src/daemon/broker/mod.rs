@@ -11,9 +11,10 @@
 //!       ╳ end ──────────────────────────► ╳
 //! ```
 //!
-//! It is this program, run again: a fork alone would have what the server has in its memory. It has no other descriptor, no environment, and a list
-//! of verbs that is closed. What it may open is said before the server serves anybody, so that whoever takes the server over can open exports'
-//! neighbours at worst, by rules that stand in `open.rs`.
+//! It is this program, run again: a fork alone would have what the server has in its memory. It has no other
+//! descriptor, no environment, and a closed list of verbs. What it may open is fixed before the first client
+//! is served. A client that takes the server over can at worst open files beside the exports, by the rules of
+//! `open.rs`.
 
 mod client;
 mod message;
@@ -35,19 +36,19 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use crate::config::{Config, ExportUri};
 use crate::sys;
 pub(crate) use client::Broker;
-use message::{Reply, Request};
+use message::{BrokerReply, BrokerRequest};
 pub(crate) use process::run;
 
 /// Files that are opened at the same time. A file system that hangs has one of these places for each.
 const AT_ONCE: usize = 16;
 /// How long the broker may take to open its directories.
 const START_TIME: Duration = Duration::from_secs(30);
-/// The program, as the kernel knows it: not a name that somebody could have put something else under.
+/// The program, as the kernel knows it: its name could lead to another program by now.
 const PROGRAM: &str = "/proc/self/exe";
 
 /// Why there is no broker; each a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
+pub(crate) enum BrokerStartError {
     #[error(
         "cannot start the process that opens files for the server: {0}; mount /proc, or do without --config and --control"
     )]
@@ -62,14 +63,15 @@ pub(crate) enum StartError {
 
 /// What a broker is to open, absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Permissions {
     directories: Vec<PathBuf>,
     devices: Vec<PathBuf>,
     configuration: Option<PathBuf>,
 }
 
-impl Wanted {
-    /// What a configuration allows: the directories that it names, else those of its exports; and the block devices among these.
+impl Permissions {
+    /// What a configuration allows: the directories that it names, else those of its exports; and the block
+    /// devices among these.
     pub(crate) fn of(config: &Config, configuration: Option<&Path>) -> Self {
         let is_device =
             |path: &Path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device());
@@ -92,11 +94,11 @@ impl Wanted {
         Self { directories, devices, configuration }
     }
 
-    fn requests(&self) -> impl Iterator<Item = Request> {
-        let directories = self.directories.iter().cloned().map(Request::Directory);
-        let devices = self.devices.iter().cloned().map(Request::Device);
-        let configuration = self.configuration.iter().cloned().map(Request::ConfigurationIs);
-        directories.chain(devices).chain(configuration).chain([Request::Begin])
+    fn requests(&self) -> impl Iterator<Item = BrokerRequest> {
+        let directories = self.directories.iter().cloned().map(BrokerRequest::Directory);
+        let devices = self.devices.iter().cloned().map(BrokerRequest::Device);
+        let configuration = self.configuration.iter().cloned().map(BrokerRequest::ConfigurationIs);
+        directories.chain(devices).chain(configuration).chain([BrokerRequest::Begin])
     }
 }
 
@@ -109,26 +111,27 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
     }
 }
 
-/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when ours is closed.
+/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when
+/// ours is closed.
 ///
 /// # Errors
-/// [`StartError`].
-pub(crate) fn start(wanted: &Wanted) -> Result<OwnedFd, StartError> {
+/// [`BrokerStartError`].
+pub(crate) fn start(wanted: &Permissions) -> Result<OwnedFd, BrokerStartError> {
     let mut command = Command::new(PROGRAM);
     command.arg(SUBCOMMAND).env_clear();
     start_by(command, wanted)
 }
 
-fn start_by(mut command: Command, wanted: &Wanted) -> Result<OwnedFd, StartError> {
+fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, BrokerStartError> {
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let (ours, theirs) = pair.map_err(|error| StartError::Process(error.into()))?;
+    let (ours, theirs) = pair.map_err(|error| BrokerStartError::Process(error.into()))?;
     // A broker that hangs in a directory must not hold the start up for ever.
     set_socket_timeout(&ours, Timeout::Send, Some(START_TIME))
-        .map_err(|error| StartError::Process(error.into()))?;
-    sys::close_on_exec_from(3).map_err(StartError::Process)?;
+        .map_err(|error| BrokerStartError::Process(error.into()))?;
+    sys::close_on_exec_from(3).map_err(BrokerStartError::Process)?;
     command.current_dir("/").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-    // Nobody waits for it: its socket says when it ends.
-    let _child = command.spawn().map_err(StartError::Process)?;
+    // It is not waited for: its socket says when it ends.
+    let _child = command.spawn().map_err(BrokerStartError::Process)?;
     // The command holds a copy of their end.
     drop(command);
     for request in wanted.requests() {
@@ -138,9 +141,11 @@ fn start_by(mut command: Command, wanted: &Wanted) -> Result<OwnedFd, StartError
         }
     }
     match answer(&ours)? {
-        Reply::Ready => Ok(ours),
-        Reply::Refused { why, .. } => Err(StartError::Setup(why)),
-        Reply::Opened { .. } => Err(StartError::Setup("it said something that nobody asked for".to_owned())),
+        BrokerReply::Ready => Ok(ours),
+        BrokerReply::Refused { why, .. } => Err(BrokerStartError::Setup(why)),
+        BrokerReply::Opened { .. } => {
+            Err(BrokerStartError::Setup("it opened a file before it was asked for one".to_owned()))
+        }
     }
 }
 
@@ -148,15 +153,15 @@ fn start_by(mut command: Command, wanted: &Wanted) -> Result<OwnedFd, StartError
 pub(crate) const SUBCOMMAND: &str = "broker";
 
 /// The first reply, which is waited for, but not for ever.
-fn answer(socket: &OwnedFd) -> Result<Reply, StartError> {
+fn answer(socket: &OwnedFd) -> Result<BrokerReply, BrokerStartError> {
     let time = Timespec { tv_sec: START_TIME.as_secs() as i64, tv_nsec: 0 };
     let waited = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&time));
-    if waited.map_err(|error| StartError::Process(error.into()))? == 0 {
-        return Err(StartError::Silent);
+    if waited.map_err(|error| BrokerStartError::Process(error.into()))? == 0 {
+        return Err(BrokerStartError::Silent);
     }
     let received = packet::receive(socket.as_fd(), RecvFlags::empty());
-    let (bytes, _none) = received.map_err(|error| StartError::Process(error.into()))?;
-    Reply::decode(&bytes).ok_or_else(|| StartError::Setup("it ended".to_owned()))
+    let (bytes, _none) = received.map_err(|error| BrokerStartError::Process(error.into()))?;
+    BrokerReply::decode(&bytes).ok_or_else(|| BrokerStartError::Setup("it ended".to_owned()))
 }
 
 #[cfg(test)]
@@ -164,10 +169,10 @@ mod tests {
     use super::*;
     use crate::config::{Machine, Settings};
 
-    fn wanted(text: &str) -> Wanted {
+    fn wanted(text: &str) -> Permissions {
         let machine = Machine { cpus: vec![0], parallelism: 1, memory: 8 << 30, open_files: 1 << 20 };
         let config = Config::resolve(Settings::from_toml(text).unwrap(), &machine).unwrap();
-        Wanted::of(&config, Some(Path::new("/etc/c.toml")))
+        Permissions::of(&config, Some(Path::new("/etc/c.toml")))
     }
 
     #[test]
@@ -184,7 +189,7 @@ mod tests {
         let mut directories = vec![directory.path().to_owned(), own.clone()];
         directories.sort();
         let configuration = Some(PathBuf::from("/etc/c.toml"));
-        assert_eq!(wanted(&exports), Wanted { directories, devices: Vec::new(), configuration });
+        assert_eq!(wanted(&exports), Permissions { directories, devices: Vec::new(), configuration });
         let named = format!("[server]\nallow-directories = [\"/srv/x\", \"y\", \"/srv/x\"]\n{exports}");
         let mut directories = vec![PathBuf::from("/srv/x"), own.join("y")];
         directories.sort();
@@ -193,7 +198,8 @@ mod tests {
 
     const ROLE: &str = "RINGNBD_TEST_BROKER_ROLE";
 
-    /// Runs itself twice more: as a server that goes into its sandbox, which has no way out, and as the broker of that one.
+    /// Runs itself twice more: as a server that enters its sandbox, which has no way out, and as the broker
+    /// of that server.
     #[test]
     fn files_are_opened_for_a_server_that_can_open_none() {
         let this = |role: &str| {
@@ -219,7 +225,7 @@ mod tests {
 
         use crate::config::SandboxMode;
         use crate::sandbox::{Names, Sandbox};
-        let wanted = Wanted { directories: vec![directory.to_owned()], ..Wanted::default() };
+        let wanted = Permissions { directories: vec![directory.to_owned()], ..Permissions::default() };
         let socket = start_by(broker, &wanted).unwrap();
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -233,12 +239,13 @@ mod tests {
             if !confinement.landlock.starts_with("no") {
                 std::fs::File::open(&disk).unwrap_err();
             }
-            let mut file = std::fs::File::from(broker.open(&disk, message::Access::ReadWrite).await.unwrap());
+            let mut file =
+                std::fs::File::from(broker.open(&disk, message::OpenMode::ReadWrite).await.unwrap());
             let mut text = String::new();
             file.read_to_string(&mut text).unwrap();
             file.write_all(b" and more").unwrap();
             assert_eq!(text, "data");
-            let outside = broker.open(Path::new("/etc/passwd"), message::Access::Read).await.unwrap_err();
+            let outside = broker.open(Path::new("/etc/passwd"), message::OpenMode::Read).await.unwrap_err();
             assert!(outside.to_string().contains("allow-directories"), "{outside}");
         });
         println!("opened by the broker");
@@ -246,17 +253,17 @@ mod tests {
 
     #[test]
     fn what_it_is_told_ends_with_begin() {
-        let wanted = Wanted {
+        let wanted = Permissions {
             directories: vec!["/a".into()],
             devices: vec!["/dev/b".into()],
             configuration: Some("/c".into()),
         };
         let requests: Vec<_> = wanted.requests().collect();
         let expected = [
-            Request::Directory("/a".into()),
-            Request::Device("/dev/b".into()),
-            Request::ConfigurationIs("/c".into()),
-            Request::Begin,
+            BrokerRequest::Directory("/a".into()),
+            BrokerRequest::Device("/dev/b".into()),
+            BrokerRequest::ConfigurationIs("/c".into()),
+            BrokerRequest::Begin,
         ];
         assert_eq!(requests, expected);
     }

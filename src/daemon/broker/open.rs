@@ -1,8 +1,9 @@
-//! What may be opened, and how: nothing that is asked for is trusted.
+//! What may be opened, and how. No request is trusted.
 //!
-//! A path that the server sends may be the work of whoever took it over, and what lies in an allowed directory may be the work of whoever may
-//! write there. So the directories are descriptors since the start, no link is followed below them, and what a name leads to is looked at before
-//! it is opened: opening a device or a FIFO can do something by itself.
+//! A path may come from a server that was taken over, and an allowed directory may hold what a hostile user
+//! put there. So the directories are held as descriptors since the start, and no link below them is followed.
+//! What a name leads to is looked at before it is opened, because opening a device or a FIFO can have an
+//! effect by itself.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2};
 use rustix::io::Errno;
 
-use super::message::Access;
+use super::message::OpenMode;
 
 /// Directories that are held open.
 const DIRECTORIES: usize = 4096;
@@ -52,10 +53,10 @@ impl Allowed {
     ///
     /// # Errors
     /// A sentence.
-    pub(super) fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, String> {
+    pub(super) fn open(&self, path: &Path, access: OpenMode) -> Result<OwnedFd, String> {
         let flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
+            OpenMode::Read => OFlags::RDONLY,
+            OpenMode::ReadWrite => OFlags::RDWR,
         };
         let found = if self.devices.iter().any(|device| device == path) {
             let named = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -68,7 +69,8 @@ impl Allowed {
         reopen(&found, path, flags)
     }
 
-    /// Opens the configuration to read it. Links are followed: who started the server named it, and systems like to put one there.
+    /// Opens the configuration to read it. Links are followed: the user that started the server named it, and
+    /// systems like to put a link there.
     ///
     /// # Errors
     /// A sentence.
@@ -94,8 +96,8 @@ impl Allowed {
         let of_parent = fstat(parent).map_err(|error| cannot("look at the directory of", path, error))?;
         if is_foreign_link(&status, &of_parent) {
             return Err(format!(
-                "{} has another name too, and does not belong to the owner of its directory: it may be a link to somebody \
-                 else's file; copy it",
+                "{} has another name too, and does not belong to the owner of its directory: it may be a link to \
+                 another user's file; copy it",
                 path.display()
             ));
         }
@@ -113,8 +115,8 @@ impl Allowed {
     }
 }
 
-/// A file that has several names belongs to whoever put it into its directory, or it is not opened: the owner of a directory can make a link to a
-/// file that he could not open himself.
+/// True for a file that has several names and does not belong to the owner of its directory. Such a file is
+/// not opened: that owner could have made a link to a file that it may not open itself.
 fn is_foreign_link(file: &Stat, directory: &Stat) -> bool {
     file.st_nlink > 1 && file.st_uid != directory.st_uid
 }
@@ -125,7 +127,7 @@ fn step(directory: BorrowedFd<'_>, below: &Path, more: OFlags) -> rustix::io::Re
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
         match openat2(directory, below, flags, Mode::empty(), resolve) {
-            // Somebody renames meanwhile.
+            // A name was changed meanwhile.
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }
@@ -135,7 +137,7 @@ fn step(directory: BorrowedFd<'_>, below: &Path, more: OFlags) -> rustix::io::Re
 /// Opens what was found, and nothing that has got its name since.
 fn reopen(found: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, String> {
     let name = format!("/proc/self/fd/{}", found.as_raw_fd());
-    // Neither a device nor a lease of somebody makes it wait.
+    // Neither a device nor a lease of another process makes it wait.
     let opened = open(name, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
     let opened = opened.map_err(|error| cannot("open", path, error))?;
     rustix::fs::fcntl_setfl(&opened, flags).map_err(|error| cannot("open", path, error))?;
@@ -197,7 +199,7 @@ mod tests {
 
     #[track_caller]
     fn refused(allowed: &Allowed, path: &Path, word: &str) {
-        for access in [Access::Read, Access::ReadWrite] {
+        for access in [OpenMode::Read, OpenMode::ReadWrite] {
             let why = allowed.open(path, access).unwrap_err();
             assert!(why.contains(word), "{word:?} is missing in: {why}");
         }
@@ -208,15 +210,15 @@ mod tests {
         let (house, allowed) = house();
         for file in ["allowed/file", "allowed/deep/er/file", "allowed/deep//./er/file"] {
             let mut text = String::new();
-            let opened = allowed.open(&house.path().join(file), Access::Read).unwrap();
+            let opened = allowed.open(&house.path().join(file), OpenMode::Read).unwrap();
             fs::File::from(opened).read_to_string(&mut text).unwrap();
             assert!(text.starts_with("allowed/"), "{file}");
         }
-        let opened = allowed.open(&house.path().join("allowed/file"), Access::ReadWrite).unwrap();
+        let opened = allowed.open(&house.path().join("allowed/file"), OpenMode::ReadWrite).unwrap();
         assert!(!rustix::fs::fcntl_getfl(&opened).unwrap().contains(OFlags::NONBLOCK));
         fs::File::from(opened).write_all(b"changed").unwrap();
         assert!(fs::read(house.path().join("allowed/file")).unwrap().starts_with(b"changed"));
-        let read_only = allowed.open(&house.path().join("allowed/file"), Access::Read).unwrap();
+        let read_only = allowed.open(&house.path().join("allowed/file"), OpenMode::Read).unwrap();
         fs::File::from(read_only).write_all(b"x").unwrap_err();
     }
 
@@ -257,7 +259,7 @@ mod tests {
         fs::create_dir(path("allowed")).unwrap();
         fs::write(path("allowed/new"), "").unwrap();
         refused(&allowed, &path("allowed/new"), "No such file");
-        assert!(allowed.open(&path("allowed/file"), Access::Read).is_ok());
+        assert!(allowed.open(&path("allowed/file"), OpenMode::Read).is_ok());
     }
 
     #[test]
@@ -282,7 +284,7 @@ mod tests {
         let path = |name: &str| house.path().join(name);
         fs::hard_link(path("allowed/file"), path("allowed/own")).unwrap();
         assert!(
-            allowed.open(&path("allowed/own"), Access::Read).is_ok(),
+            allowed.open(&path("allowed/own"), OpenMode::Read).is_ok(),
             "links of the owner are his matter"
         );
         if !rustix::process::geteuid().is_root() {
@@ -293,10 +295,10 @@ mod tests {
         for (directory, file) in [(60_001, 0), (0, 60_001), (60_001, 60_002)] {
             chown("allowed", directory);
             chown("allowed/own", file);
-            refused(&allowed, &path("allowed/own"), "somebody else's");
+            refused(&allowed, &path("allowed/own"), "another user's");
         }
         fs::remove_file(path("allowed/file")).unwrap();
-        assert!(allowed.open(&path("allowed/own"), Access::Read).is_ok(), "one name is no link");
+        assert!(allowed.open(&path("allowed/own"), OpenMode::Read).is_ok(), "one name is no link");
     }
 
     #[test]
@@ -306,7 +308,7 @@ mod tests {
         allowed.directory(house.path().join("allowed/deep")).unwrap();
         fs::rename(house.path().join("allowed"), house.path().join("moved")).unwrap();
         fs::rename(house.path().join("moved/deep"), house.path().join("deep")).unwrap();
-        assert!(allowed.open(&house.path().join("allowed/deep/er/file"), Access::Read).is_ok());
+        assert!(allowed.open(&house.path().join("allowed/deep/er/file"), OpenMode::Read).is_ok());
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], file: Option<BorrowedFd
     }
 }
 
-/// Receives one packet and what descriptors came with it; nothing is the end. One that is longer than any message comes cut, and longer than any.
+/// Receives one packet and its descriptors; an empty one is the end. A packet that is too long comes cut, but
+/// still longer than any message.
 ///
 /// # Errors
 /// The kernel's; `EAGAIN` when none is there and `flags` say not to wait.

@@ -9,12 +9,13 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
 
 use super::AT_ONCE;
-use super::message::{MESSAGE_BYTES, Reply, Request};
+use super::message::{BrokerReply, BrokerRequest, MESSAGE_BYTES};
 use super::open::Allowed;
 use super::packet;
 use crate::sys;
 
-/// What a terminal, or a manager of services, sends to all processes of a service: the broker ends with the server, not before.
+/// Signals that a terminal, or a manager of services, sends to all processes of a service. The broker ends
+/// with the server, not before.
 const IGNORED: [libc::c_int; 6] =
     [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1];
 
@@ -38,7 +39,7 @@ pub(crate) fn run() -> Result<(), NotStarted> {
     let _another_name = rustix::thread::set_name(c"ringnbd-broker");
     let Some(allowed) = set_up(socket.as_fd()) else { return Ok(()) };
     serve(socket, move |request| match request {
-        Request::Open { access, path, .. } => allowed.open(path, *access),
+        BrokerRequest::Open { access, path, .. } => allowed.open(path, *access),
         _ => allowed.open_configuration(),
     });
     Ok(())
@@ -50,36 +51,36 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
     let mut failure = None;
     loop {
         match receive(socket)? {
-            Some(Request::Directory(path)) => {
+            Some(BrokerRequest::Directory(path)) => {
                 if let Err(why) = allowed.directory(path) {
                     failure.get_or_insert(why);
                 }
             }
-            Some(Request::Device(path)) => allowed.device(path),
-            Some(Request::ConfigurationIs(path)) => allowed.configuration_is(path),
-            Some(Request::Begin) => break,
-            Some(Request::Open { .. } | Request::Configuration { .. }) | None => {
+            Some(BrokerRequest::Device(path)) => allowed.device(path),
+            Some(BrokerRequest::ConfigurationIs(path)) => allowed.configuration_is(path),
+            Some(BrokerRequest::Begin) => break,
+            Some(BrokerRequest::Open { .. } | BrokerRequest::Configuration { .. }) | None => {
                 failure.get_or_insert("it was told something that it does not understand".to_owned());
             }
         }
     }
     match failure {
-        None => packet::send(socket, &Reply::Ready.encode(), None).ok().map(|()| allowed),
+        None => packet::send(socket, &BrokerReply::Ready.encode(), None).ok().map(|()| allowed),
         Some(why) => {
-            // Whoever waits for it hears the end otherwise.
-            let _gone = packet::send(socket, &Reply::Refused { id: 0, why }.encode(), None);
+            // If this fails, the server sees the end of the socket.
+            let _gone = packet::send(socket, &BrokerReply::Refused { id: 0, why }.encode(), None);
             None
         }
     }
 }
 
 /// The next message; `None` is the end, and `Some(None)` what is no request.
-fn receive(socket: BorrowedFd<'_>) -> Option<Option<Request>> {
+fn receive(socket: BorrowedFd<'_>) -> Option<Option<BrokerRequest>> {
     let mut bytes = [0; MESSAGE_BYTES + 1];
     loop {
         match rustix::net::recv(socket, &mut bytes[..], RecvFlags::empty()) {
             Ok((0, _)) => return None,
-            Ok((length, _)) => return Some(Request::decode(&bytes[..length])),
+            Ok((length, _)) => return Some(BrokerRequest::decode(&bytes[..length])),
             Err(Errno::INTR) => {}
             Err(_) => return None,
         }
@@ -87,11 +88,11 @@ fn receive(socket: BorrowedFd<'_>) -> Option<Option<Request>> {
 }
 
 /// Answers until the server is gone. An `open` that hangs holds up its own answer only.
-fn serve(socket: OwnedFd, open: impl Fn(&Request) -> Result<OwnedFd, String> + Send + Sync + 'static) {
+fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> Result<OwnedFd, String> + Send + Sync + 'static) {
     let (socket, open, busy) = (Arc::new(socket), Arc::new(open), Arc::new(AtomicUsize::new(0)));
     while let Some(request) = receive(socket.as_fd()) {
         let refuse = |id, why: &str| {
-            let reply = Reply::Refused { id, why: why.to_owned() };
+            let reply = BrokerReply::Refused { id, why: why.to_owned() };
             // A server that does not listen is one that ends.
             let _gone = packet::send(socket.as_fd(), &reply.encode(), None);
         };
@@ -107,11 +108,13 @@ fn serve(socket: OwnedFd, open: impl Fn(&Request) -> Result<OwnedFd, String> + S
         let (to, open, done) = (Arc::clone(&socket), Arc::clone(&open), Arc::clone(&busy));
         let work = move || {
             let opened = open(&request);
-            // Before the answer: whoever has it may ask again.
+            // Before the answer, because a server that has it may ask again.
             done.fetch_sub(1, Ordering::Relaxed);
             let _gone = match opened {
-                Ok(file) => packet::send(to.as_fd(), &Reply::Opened { id }.encode(), Some(file.as_fd())),
-                Err(why) => packet::send(to.as_fd(), &Reply::Refused { id, why }.encode(), None),
+                Ok(file) => {
+                    packet::send(to.as_fd(), &BrokerReply::Opened { id }.encode(), Some(file.as_fd()))
+                }
+                Err(why) => packet::send(to.as_fd(), &BrokerReply::Refused { id, why }.encode(), None),
             };
         };
         if let Err(error) = std::thread::Builder::new().spawn(work) {
@@ -122,9 +125,9 @@ fn serve(socket: OwnedFd, open: impl Fn(&Request) -> Result<OwnedFd, String> + S
 }
 
 /// A request that has an answer, and its id.
-fn id_of(request: Request) -> Option<(u64, Request)> {
+fn id_of(request: BrokerRequest) -> Option<(u64, BrokerRequest)> {
     match request {
-        Request::Open { id, .. } | Request::Configuration { id } => Some((id, request)),
+        BrokerRequest::Open { id, .. } | BrokerRequest::Configuration { id } => Some((id, request)),
         _ => None,
     }
 }

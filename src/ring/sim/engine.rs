@@ -13,6 +13,7 @@ use super::workers::RingState;
 use super::world::{Object, OperationMemory, SimWork};
 use crate::ring::SharedMapping;
 use crate::ring::buffer::BufferPool;
+use crate::ring::mapped::SimulatedFile;
 use crate::ring::op::{OpKey, OpTable, Owner};
 use crate::ring::operation::{AllocateMode, FileIndex, Operation};
 use crate::ring::receive::ReceiveRing;
@@ -217,7 +218,9 @@ impl SimEngine {
     pub(in crate::ring) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<SharedMapping> {
         let object = self.world.state().tokens.get(&file.as_raw_fd()).copied();
         let Some(Object::File { file, .. }) = object else { panic!("only a file is mapped") };
-        let mapped = |address| MappedFile::new(&self.world, file, address, length as usize);
+        let mapped = |address| -> Box<dyn SimulatedFile> {
+            Box::new(MappedFile::new(&self.world, file, address, length as usize))
+        };
         SharedMapping::simulated(length, mapped)
     }
 

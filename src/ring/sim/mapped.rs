@@ -4,9 +4,10 @@ use super::files::PAGE;
 use super::world::{OperationMemory, WorldState};
 use super::{FileId, World};
 use crate::block::ByteRange;
+use crate::ring::mapped::SimulatedFile;
 
 /// A simulated file behind a [`FileMapping`](crate::ring::FileMapping).
-pub(in crate::ring) struct MappedFile {
+pub(super) struct MappedFile {
     file: usize,
     address: usize,
 }
@@ -51,12 +52,14 @@ impl MappedFile {
     fn with<T>(&self, act: impl FnOnce(&mut WorldState) -> T) -> Option<T> {
         World::current().map(|world| act(&mut world.state()))
     }
+}
 
-    pub(in crate::ring) fn is_cached(&self, page: u64) -> bool {
+impl SimulatedFile for MappedFile {
+    fn is_cached(&self, page: u64) -> bool {
         self.with(|state| state.files[self.file].is_cached(page as usize)).unwrap_or(false)
     }
 
-    pub(in crate::ring) fn size(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.with(|state| state.files[self.file].size() as u64).unwrap_or(0)
     }
 }

@@ -41,7 +41,6 @@ use std::time::Duration;
 pub use crate::random::{Random, mixed};
 pub(super) use engine::SimEngine;
 pub use faults::Faults;
-pub(super) use mapped::MappedFile;
 
 use crate::block::{ByteRange, Extent};
 use files::{FileAccess, SimFile};

@@ -1,8 +1,8 @@
 use super::*;
 
-fn parse(text: &str) -> (Result<Job, String>, Vec<String>) {
+fn parse(text: &str) -> (Result<FioJob, String>, Vec<String>) {
     let mut warnings = Vec::new();
-    (Job::parse(text, false, &mut warnings), warnings)
+    (FioJob::parse(text, false, &mut warnings), warnings)
 }
 
 #[track_caller]
@@ -37,7 +37,7 @@ verify=crc32c
 group_reporting
 ";
     let (job, warnings) = parse(text);
-    let expected = Job {
+    let expected = FioJob {
         uri: Some("nbd+unix:///?socket=/tmp/socket".parse().unwrap()),
         rw: Some(ReadWrite::Randrw),
         mix: Some(50),

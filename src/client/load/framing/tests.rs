@@ -94,7 +94,7 @@ fn by_framer(mode: ReplyMode, requests: &[ClientRequest], pieces: &[&[u8]]) -> R
     let asked = |cookie: u64| {
         let request = requests.get(cookie as usize)?;
         let is_read = request.command == NBD_CMD_READ;
-        Some(Asked { is_read, offset: request.offset, length: request.length })
+        Some(RequestInFlight { is_read, offset: request.offset, length: request.length })
     };
     let mut framer = Framer::new(mode);
     for mut input in pieces.iter().copied() {

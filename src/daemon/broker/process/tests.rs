@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use rustix::net::{AddressFamily, SocketFlags, socketpair};
 
 use super::super::client::{Broker, BrokerError};
-use super::super::message::Access;
+use super::super::message::OpenMode;
 use super::*;
 
 fn pair() -> (OwnedFd, OwnedFd) {
@@ -21,7 +21,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 type Opened = Result<OwnedFd, String>;
 
 /// A broker that opens in its own way.
-fn broker(open: impl Fn(&Request) -> Opened + Send + Sync + 'static) -> (OwnedFd, JoinHandle<()>) {
+fn broker(open: impl Fn(&BrokerRequest) -> Opened + Send + Sync + 'static) -> (OwnedFd, JoinHandle<()>) {
     let (ours, theirs) = pair();
     (ours, std::thread::spawn(move || serve(theirs, open)))
 }
@@ -33,10 +33,10 @@ fn with_client<T>(socket: OwnedFd, work: impl AsyncFnOnce(Rc<Broker>) -> T) -> T
 }
 
 /// What a request names, as the content of a pipe.
-fn echo(request: &Request) -> Opened {
+fn echo(request: &BrokerRequest) -> Opened {
     use std::io::Write;
     use std::os::unix::ffi::OsStrExt;
-    let Request::Open { path, .. } = request else { return Err("no configuration".to_owned()) };
+    let BrokerRequest::Open { path, .. } = request else { return Err("no configuration".to_owned()) };
     let (reader, mut writer) = io::pipe().unwrap();
     writer.write_all(path.as_os_str().as_bytes()).unwrap();
     Ok(reader.into())
@@ -51,7 +51,7 @@ fn text(file: OwnedFd) -> String {
 #[test]
 fn many_calls_at_once_get_each_its_own_answer() {
     let (socket, thread) = broker(|request| match request {
-        Request::Open { path, .. } if path.as_os_str().len() % 3 == 0 => {
+        BrokerRequest::Open { path, .. } if path.as_os_str().len() % 3 == 0 => {
             Err(format!("not {}", path.display()))
         }
         request => echo(request),
@@ -62,7 +62,7 @@ fn many_calls_at_once_get_each_its_own_answer() {
                 let broker = Rc::clone(&broker);
                 tokio::task::spawn_local(async move {
                     let path = format!("/{}/{number}", "x".repeat(number % 7));
-                    let answer = broker.open(Path::new(&path), Access::Read).await;
+                    let answer = broker.open(Path::new(&path), OpenMode::Read).await;
                     match path.len() % 3 {
                         0 => assert_eq!(answer.unwrap_err(), BrokerError::Refused(format!("not {path}"))),
                         _ => assert_eq!(text(answer.unwrap()), path),
@@ -75,7 +75,7 @@ fn many_calls_at_once_get_each_its_own_answer() {
         }
         assert_eq!(broker.configuration().await.unwrap_err().to_string(), "no configuration");
         let long = PathBuf::from("x".repeat(MESSAGE_BYTES));
-        let refused = broker.open(&long, Access::Read).await.unwrap_err();
+        let refused = broker.open(&long, OpenMode::Read).await.unwrap_err();
         assert!(refused.to_string().contains("too long"));
     });
     thread.join().unwrap();
@@ -86,7 +86,7 @@ fn an_open_that_hangs_stops_nobody() {
     let (release, released) = channel::<()>();
     let released = Mutex::new(released);
     let (socket, thread) = broker(move |request| {
-        if matches!(request, Request::Open { path, .. } if path == Path::new("/hang")) {
+        if matches!(request, BrokerRequest::Open { path, .. } if path == Path::new("/hang")) {
             let _until_it_is_dropped = released.lock().unwrap().recv();
         }
         echo(request)
@@ -95,12 +95,12 @@ fn an_open_that_hangs_stops_nobody() {
         let hanging: Vec<_> = (0..AT_ONCE - 1)
             .map(|_| {
                 let broker = Rc::clone(&broker);
-                tokio::task::spawn_local(async move { broker.open(Path::new("/hang"), Access::Read).await })
+                tokio::task::spawn_local(async move { broker.open(Path::new("/hang"), OpenMode::Read).await })
             })
             .collect();
         for number in 0..100 {
             let path = format!("/{number}");
-            assert_eq!(text(broker.open(Path::new(&path), Access::Read).await.unwrap()), path);
+            assert_eq!(text(broker.open(Path::new(&path), OpenMode::Read).await.unwrap()), path);
         }
         assert!(hanging.iter().all(|call| !call.is_finished()));
         drop(release);
@@ -112,34 +112,34 @@ fn an_open_that_hangs_stops_nobody() {
 }
 
 /// Sends bytes by hand, and gives the answer.
-fn say(socket: &OwnedFd, bytes: &[u8]) -> (Option<Reply>, usize) {
+fn say(socket: &OwnedFd, bytes: &[u8]) -> (Option<BrokerReply>, usize) {
     packet::send(socket.as_fd(), bytes, None).unwrap();
     let (bytes, files) = packet::receive(socket.as_fd(), RecvFlags::empty()).unwrap();
-    (Reply::decode(&bytes), files.len())
+    (BrokerReply::decode(&bytes), files.len())
 }
 
 #[test]
 fn a_server_that_was_taken_over_gets_refusals() {
     let (socket, thread) = broker(echo);
     let path = || PathBuf::from("/a");
-    let opened = Request::Open { id: 5, access: Access::Read, path: path() }.encode();
+    let opened = BrokerRequest::Open { id: 5, access: OpenMode::Read, path: path() }.encode();
     for bytes in [
         b"x".to_vec(),
         vec![0xff; 9],
         vec![b'a'; 100_000],
-        Request::Directory(path()).encode(),
-        Request::Device(path()).encode(),
-        Request::ConfigurationIs(path()).encode(),
-        Request::Begin.encode(),
+        BrokerRequest::Directory(path()).encode(),
+        BrokerRequest::Device(path()).encode(),
+        BrokerRequest::ConfigurationIs(path()).encode(),
+        BrokerRequest::Begin.encode(),
         opened[..9].to_vec(),
     ] {
         let (reply, files) = say(&socket, &bytes);
-        assert!(matches!(reply, Some(Reply::Refused { id: 0, .. })) && files == 0, "{reply:?}");
+        assert!(matches!(reply, Some(BrokerReply::Refused { id: 0, .. })) && files == 0, "{reply:?}");
     }
-    // A descriptor that comes along is nobody's.
+    // A descriptor that comes with a message is closed.
     packet::send(socket.as_fd(), &opened, Some(io::stdin().as_fd())).unwrap();
     let (bytes, files) = packet::receive(socket.as_fd(), RecvFlags::empty()).unwrap();
-    assert_eq!((Reply::decode(&bytes), files.len()), (Some(Reply::Opened { id: 5 }), 1));
+    assert_eq!((BrokerReply::decode(&bytes), files.len()), (Some(BrokerReply::Opened { id: 5 }), 1));
     drop(socket);
     thread.join().unwrap();
 }
@@ -154,16 +154,19 @@ fn no_more_are_opened_at_once_than_there_are_places() {
             echo(request)
         })
     };
-    let open = |id| Request::Open { id, access: Access::Read, path: "/a".into() }.encode();
+    let open = |id| BrokerRequest::Open { id, access: OpenMode::Read, path: "/a".into() }.encode();
     for id in 1..=AT_ONCE as u64 {
         packet::send(socket.as_fd(), &open(id), None).unwrap();
     }
     let (reply, _) = say(&socket, &open(100));
-    assert!(matches!(&reply, Some(Reply::Refused { id: 100, why }) if why.contains("too many")), "{reply:?}");
+    assert!(
+        matches!(&reply, Some(BrokerReply::Refused { id: 100, why }) if why.contains("too many")),
+        "{reply:?}"
+    );
     gate.wait();
     for _ in 0..AT_ONCE {
         let (bytes, files) = packet::receive(socket.as_fd(), RecvFlags::empty()).unwrap();
-        assert!(matches!(Reply::decode(&bytes), Some(Reply::Opened { .. })) && files.len() == 1);
+        assert!(matches!(BrokerReply::decode(&bytes), Some(BrokerReply::Opened { .. })) && files.len() == 1);
     }
     drop(socket);
     thread.join().unwrap();
@@ -176,12 +179,12 @@ fn answered(answer: impl Fn(&OwnedFd, u64) + Send + 'static) -> (BrokerError, Br
     let enemy = std::thread::spawn(move || {
         let request = receive(theirs.as_fd()).unwrap().unwrap();
         answer(&theirs, id_of(request).unwrap().0);
-        // It stays, so that nobody can take its end for the reason.
+        // It stays, so that its end cannot be the reason.
         let _the_test_is_over = hears.recv();
     });
     let errors = with_client(ours, async |broker| {
-        let first = broker.open(Path::new("/a"), Access::Read).await.unwrap_err();
-        (first, broker.open(Path::new("/b"), Access::Read).await.unwrap_err())
+        let first = broker.open(Path::new("/a"), OpenMode::Read).await.unwrap_err();
+        (first, broker.open(Path::new("/b"), OpenMode::Read).await.unwrap_err())
     });
     drop(heard);
     enemy.join().unwrap();
@@ -196,15 +199,16 @@ fn a_broker_that_says_nonsense_is_not_asked_again() {
     }
     assert_eq!(answered(|to, _| packet::send(to.as_fd(), b"nonsense", None).unwrap()), gone);
     assert_eq!(answered(|to, _| packet::send(to.as_fd(), &[b'x'; 50_000], None).unwrap()), gone);
-    assert_eq!(answered(|to, _| packet::send(to.as_fd(), &Reply::Ready.encode(), None).unwrap()), gone);
+    assert_eq!(answered(|to, _| packet::send(to.as_fd(), &BrokerReply::Ready.encode(), None).unwrap()), gone);
     let stranger = |to: &OwnedFd, id| {
-        packet::send(to.as_fd(), &Reply::Opened { id: id + 1 }.encode(), Some(file().as_fd())).unwrap();
+        packet::send(to.as_fd(), &BrokerReply::Opened { id: id + 1 }.encode(), Some(file().as_fd())).unwrap();
     };
     assert_eq!(answered(stranger), gone, "an answer that nobody waits for");
-    let without = |to: &OwnedFd, id| packet::send(to.as_fd(), &Reply::Opened { id }.encode(), None).unwrap();
+    let without =
+        |to: &OwnedFd, id| packet::send(to.as_fd(), &BrokerReply::Opened { id }.encode(), None).unwrap();
     assert_eq!(answered(without), gone);
     let with = |to: &OwnedFd, id| {
-        let reply = Reply::Refused { id, why: "no".to_owned() };
+        let reply = BrokerReply::Refused { id, why: "no".to_owned() };
         packet::send(to.as_fd(), &reply.encode(), Some(file().as_fd())).unwrap();
     };
     assert_eq!(answered(with), gone);
@@ -215,7 +219,7 @@ fn a_broker_that_ends_is_told() {
     let (ours, theirs) = pair();
     let dies = std::thread::spawn(move || receive(theirs.as_fd()).unwrap());
     with_client(ours, async |broker| {
-        let (one, other) = tokio::join!(broker.configuration(), broker.open(Path::new("/a"), Access::Read));
+        let (one, other) = tokio::join!(broker.configuration(), broker.open(Path::new("/a"), OpenMode::Read));
         assert_eq!((one.unwrap_err(), other.unwrap_err()), (BrokerError::Gone, BrokerError::Gone));
         let late = broker.configuration().await.unwrap_err();
         assert!(late.to_string().contains("restart the server"), "{late}");
@@ -225,21 +229,21 @@ fn a_broker_that_ends_is_told() {
 
 #[test]
 fn what_is_allowed_is_said_at_the_beginning() {
-    let set_up_with = |requests: &[Request]| {
+    let set_up_with = |requests: &[BrokerRequest]| {
         let (ours, theirs) = pair();
         for request in requests {
             packet::send(ours.as_fd(), &request.encode(), None).unwrap();
         }
         let allowed = set_up(theirs.as_fd());
         let (bytes, _) = packet::receive(ours.as_fd(), RecvFlags::empty()).unwrap();
-        (allowed.is_some(), Reply::decode(&bytes))
+        (allowed.is_some(), BrokerReply::decode(&bytes))
     };
     let directory = tempfile::tempdir().unwrap();
-    let directory = || Request::Directory(directory.path().to_owned());
-    assert_eq!(set_up_with(&[directory(), Request::Begin]), (true, Some(Reply::Ready)));
-    for wrong in [Request::Directory("/nonexistent".into()), Request::Configuration { id: 1 }] {
-        let (ready, reply) = set_up_with(&[directory(), wrong, Request::Begin]);
-        assert!(!ready && matches!(reply, Some(Reply::Refused { id: 0, .. })), "{reply:?}");
+    let directory = || BrokerRequest::Directory(directory.path().to_owned());
+    assert_eq!(set_up_with(&[directory(), BrokerRequest::Begin]), (true, Some(BrokerReply::Ready)));
+    for wrong in [BrokerRequest::Directory("/nonexistent".into()), BrokerRequest::Configuration { id: 1 }] {
+        let (ready, reply) = set_up_with(&[directory(), wrong, BrokerRequest::Begin]);
+        assert!(!ready && matches!(reply, Some(BrokerReply::Refused { id: 0, .. })), "{reply:?}");
     }
     let (ours, theirs) = pair();
     drop(ours);
