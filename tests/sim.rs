@@ -117,6 +117,7 @@ fn every_planted_bug_is_found() {
         let run = match canary {
             // In one of thousands of worlds: looked for where it is most likely.
             Canary::SyncBesideIgnored => pinned::failing_syncs,
+            Canary::MisalignedMemory => pinned::sparse_direct_reads,
             Canary::SizeNotAskedAgain => pinned::cut_files,
             Canary::WorkersUnbounded => neighbours::hung_disk,
             Canary::PrefetchUnbounded => neighbours::cache_flood,

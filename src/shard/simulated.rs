@@ -60,7 +60,7 @@ impl<F: Future<Output = ()>> Step for Worker<F> {
             operations: shard.ring.operations_in_flight(),
             requests: shard.admission.usage().working(),
             tasks: self.tasks.running(),
-            unsent: shard.admission.usage().unsent(),
+            unsent: shard.requests.unsent(),
             connections: shard.connections.len(),
             counted_connections: shard.connection_count.load(std::sync::atomic::Ordering::Relaxed),
         }

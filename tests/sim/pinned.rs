@@ -66,6 +66,31 @@ fn a_sync_that_fails_beside_others_is_known_to_all() {
     }
 }
 
+/// Reads that leave holes out, from anywhere of a file that is opened with O_DIRECT: where their data begins decides where it must lie in
+/// memory.
+pub(crate) fn sparse_direct_reads(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults::none();
+    let world = World::new(random.number(), faults.clone());
+    let disk = Disk {
+        size: 1 << 20,
+        grain: 64,
+        alignment: Some(512),
+        sector: None,
+        read_only: false,
+        application: None,
+    };
+    run_plan(random, world, faults, Plan { disks: vec![disk], ..crowd(4, small_memory()) })
+}
+
+#[test]
+fn data_between_holes_is_read_wherever_it_lies() {
+    for seed in 1..=WORLDS {
+        let result = sparse_direct_reads(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
 /// Six clients that are slow and steady, and memory for four: each goes on to its end, however long the others have to wait.
 pub(crate) fn slow_and_steady(seed: u64) -> Result<Report, String> {
     let mut random = Random::new(seed);

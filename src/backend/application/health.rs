@@ -1,7 +1,7 @@
 //! Whether a device of the application still works, and how it goes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::exec::{self, caught, lock};
 use crate::sys::Doorbell;
@@ -11,16 +11,17 @@ use crate::sys::Doorbell;
 pub(super) struct Health {
     failed: AtomicBool,
     /// Of the shards that have opened it.
-    doorbells: Mutex<Vec<Arc<Doorbell>>>,
+    doorbells: Mutex<Vec<Weak<Doorbell>>>,
 }
 
 impl Health {
     /// A shard has opened the device: what it has handed over there fails as well when the device does.
-    pub(super) fn ring_when_it_fails(&self, doorbell: Arc<Doorbell>) {
+    pub(super) fn ring_when_it_fails(&self, doorbell: &Arc<Doorbell>) {
         let mut doorbells = lock(&self.doorbells);
-        if !doorbells.iter().any(|known| Arc::ptr_eq(known, &doorbell)) {
-            doorbells.push(doorbell);
-        }
+        // Those of servers that ended are gone.
+        doorbells
+            .retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), &raw const **doorbell));
+        doorbells.push(Arc::downgrade(doorbell));
     }
 
     #[inline]
@@ -34,7 +35,7 @@ impl Health {
             tracing::error!("a device of the application panicked: all further requests to it fail with EIO");
             // They look on their own threads.
             let doorbells = std::mem::take(&mut *lock(&self.doorbells));
-            doorbells.iter().for_each(|doorbell| exec::ring(doorbell));
+            doorbells.iter().filter_map(Weak::upgrade).for_each(|doorbell| exec::ring(&doorbell));
         }
     }
 }

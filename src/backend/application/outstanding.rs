@@ -85,9 +85,9 @@ impl Outstanding {
     }
 
     /// A queue was opened. Rings when its device fails.
-    pub(super) fn opened(&self, queue: Weak<dyn Committed>) -> Arc<Doorbell> {
+    pub(super) fn opened(&self, queue: Weak<dyn Committed>) -> &Arc<Doorbell> {
         self.queues.borrow_mut().push(queue);
-        Arc::clone(&self.way.doorbell)
+        &self.way.doorbell
     }
 
     /// All that was ready has run: the queues that were handed something may start.

@@ -11,8 +11,6 @@ use crate::shard::admission::seniority::LineTicket;
 /// What all connections of a shard hold.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    /// Requests whose reply is not out.
-    unsent: Cell<usize>,
     /// Requests that a device works on.
     working: Cell<usize>,
 }
@@ -36,20 +34,17 @@ pub(crate) struct Grant {
     works: bool,
 }
 
+#[inline]
 fn add(count: &Cell<usize>, more: usize) {
     count.set(count.get() + more);
 }
 
+#[inline]
 fn subtract(count: &Cell<usize>, less: usize) {
     count.set(count.get() - less);
 }
 
 impl Usage {
-    /// Requests whose reply is not out.
-    pub(crate) fn unsent(&self) -> usize {
-        self.unsent.get()
-    }
-
     /// Requests that a device works on.
     pub(crate) fn working(&self) -> usize {
         self.working.get()
@@ -64,11 +59,13 @@ impl Ledger {
     }
 
     /// Requests that are not answered, or whose reply is not out.
+    #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
     }
 
     /// Bytes of leases held by them.
+    #[inline]
     pub(crate) fn held(&self) -> usize {
         self.held.get()
     }
@@ -89,7 +86,6 @@ impl Ledger {
     /// Room for the reply of one more request, which holds a lease of so many bytes.
     #[inline]
     pub(crate) fn grant(self: &Rc<Self>, held: usize) -> Grant {
-        add(&self.usage.unsent, 1);
         add(&self.in_flight, 1);
         add(&self.held, held);
         Grant { ledger: Rc::clone(self), held: held as u32, works: false }
@@ -139,7 +135,6 @@ impl Drop for Grant {
         self.end_work();
         self.release_memory();
         subtract(&self.ledger.in_flight, 1);
-        subtract(&self.ledger.usage.unsent, 1);
     }
 }
 
@@ -176,11 +171,10 @@ mod tests {
                     prop_assert_eq!(ledger.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
                     prop_assert_eq!(ledger.working(), own().filter(|grant| grant.works).count());
                 }
-                prop_assert_eq!(usage.unsent(), grants.len());
                 prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.works).count());
             }
             drop(grants);
-            prop_assert_eq!((usage.unsent(), usage.working()), (0, 0));
+            prop_assert_eq!(usage.working(), 0);
         }
     }
 }

@@ -95,9 +95,9 @@ impl Admission {
         self.memory.pool()
     }
 
-    /// How many requests a connection may have in flight now, for its own sake and that of the others.
-    pub(crate) fn most_in_flight(&self, ledger: &Ledger) -> usize {
-        let most = self.budget.most(ledger.in_flight(), self.usage.unsent());
+    /// How many requests a connection may have in flight now, for its own sake and that of the others; of all, `unsent` replies are not out.
+    pub(crate) fn most_in_flight(&self, ledger: &Ledger, unsent: usize) -> usize {
+        let most = self.budget.most(ledger.in_flight(), unsent);
         most.min(self.requests_per_connection)
     }
 
@@ -201,25 +201,26 @@ impl Admission {
         !self.queues.is_empty()
     }
 
-    /// Whether a retry of a connection that waits could succeed; `buffers`: there are receive buffers.
-    pub(crate) fn may_retry(&mut self, buffers: bool) -> bool {
+    /// Whether a retry of a connection that waits could succeed; `buffers`: there are receive buffers; of all, `unsent` replies are not
+    /// out.
+    pub(crate) fn may_retry(&mut self, buffers: bool, unsent: usize) -> bool {
         // One that waited for a long lease may have left.
         self.memory.want_long(self.queues.wants_long());
         let returned = self.memory.has_returned();
         self.has_waiting()
             && (self.queues.has_marked()
-                || self.queues.is_enough(|need| self.is_met(need, returned, buffers)))
+                || self.queues.is_enough(|need| self.is_met(need, returned, (buffers, unsent))))
     }
 
     /// Marks the connections for which a retry could succeed.
-    pub(crate) fn mark_retries(&mut self, buffers: bool) {
+    pub(crate) fn mark_retries(&mut self, buffers: bool, unsent: usize) {
         self.memory.want_long(self.queues.wants_long());
         if !self.has_waiting() {
             return;
         }
         let returned = self.memory.take_returned();
         let mut queues = std::mem::take(&mut self.queues);
-        queues.wake(|need| self.is_met(need, returned, buffers));
+        queues.wake(|need| self.is_met(need, returned, (buffers, unsent)));
         self.queues = queues;
     }
 
@@ -235,10 +236,10 @@ impl Admission {
 
     /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
     /// the others being there is enough, so the one that needs the least of them gets it when it is retried.
-    fn is_met(&self, need: Need, returned: bool, buffers: bool) -> bool {
+    fn is_met(&self, need: Need, returned: bool, (buffers, unsent): (bool, usize)) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.memory.could_meet(shortage),
-            Need::Slot { room } => self.budget.has(self.usage.unsent(), room) && self.has_free_slot(),
+            Need::Slot { room } => self.budget.has(unsent, room) && self.has_free_slot(),
             Need::Buffer => return buffers,
         };
         met && !canary!(LostWakeUp)

@@ -36,7 +36,13 @@ impl RequestTable {
         Self { records: Slab::with_capacity(1024) }
     }
 
+    /// Requests whose reply is not out.
+    pub(crate) fn unsent(&self) -> usize {
+        self.records.len()
+    }
+
     /// Notes a request.
+    #[inline]
     pub(crate) fn insert(&mut self, record: Record) -> RequestId {
         RequestId(self.records.insert(record) as u32)
     }
@@ -58,11 +64,13 @@ impl RequestTable {
     }
 
     /// What is remembered of a request.
+    #[inline]
     pub(crate) fn record(&mut self, id: RequestId) -> &mut Record {
         &mut self.records[id.0 as usize]
     }
 
     /// A request's reply is out, or will never be.
+    #[inline]
     pub(crate) fn remove(&mut self, id: RequestId) -> Record {
         self.records.remove(id.0 as usize)
     }

@@ -33,7 +33,7 @@ impl Shard {
             self.next_look = None;
             self.look();
         }
-        self.look_at_sends(timer);
+        self.sends_are_due(timer);
     }
 
     fn look(&mut self) {

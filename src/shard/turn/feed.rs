@@ -39,12 +39,13 @@ impl Shard {
         let connection = &mut self.connections[key as usize];
         let before = connection.ledger.in_flight();
         let scarce = self.ring.available_receive_buffers() < self.limits.receive_buffers() / 4;
+        let most_in_flight = self.admission.most_in_flight(&connection.ledger, self.requests.unsent());
         let mut feeding = Feeding {
             limits: &self.limits,
             ring: &self.ring,
             batches: &mut self.batches,
             requests: &mut self.requests,
-            most_in_flight: self.admission.most_in_flight(&connection.ledger),
+            most_in_flight,
             admission: &mut self.admission,
             shutting_down: self.shutdown.is_some(),
             scarce_buffers: scarce,
@@ -89,7 +90,8 @@ impl Shard {
 
     /// Feeds connections that wait, until in each queue one was fed in vain.
     fn retry(&mut self) {
-        self.admission.mark_retries(self.ring.available_receive_buffers() > 0);
+        let buffers = self.ring.available_receive_buffers() > 0;
+        self.admission.mark_retries(buffers, self.requests.unsent());
         if !self.admission.has_waiting() {
             return;
         }
@@ -106,7 +108,7 @@ impl Shard {
 
     /// Whether a retry of a connection that waits could succeed.
     pub(crate) fn may_retry(&mut self) -> bool {
-        self.admission.may_retry(self.ring.available_receive_buffers() > 0)
+        self.admission.may_retry(self.ring.available_receive_buffers() > 0, self.requests.unsent())
     }
 
     /// Jobs become tasks; all that are ready run.

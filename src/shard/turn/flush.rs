@@ -118,7 +118,6 @@ impl Shard {
     /// Does what a connection that is ending still needs, once each.
     pub(crate) fn end(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
-        let is_over = connection.is_over();
         if connection.has_done_all() {
             connection.forget_payload();
         }
@@ -126,7 +125,8 @@ impl Shard {
             let record = self.requests.remove(id);
             connection.count(&record);
         }
-        if connection.closing == Closing::Abort && connection.operations > 0 && !connection.shut_down {
+        if connection.closing == Closing::Abort && !connection.shut_down {
+            // What is in flight on it ends with that.
             connection.shut_down = true;
             let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
             connection.push(&self.ring, key, operation);
@@ -143,7 +143,7 @@ impl Shard {
         {
             connection.push(&self.ring, key, Operation::Cancel { target });
         }
-        if is_over {
+        if connection.is_over() {
             match connection.listed {
                 // It comes off the list in one of the next turns, and then back here.
                 Listed::ToFeed => return,

@@ -173,7 +173,7 @@ impl Shard {
         interval.gauges = Gauges {
             connections: self.connections.len() as u64,
             in_flight: self.admission.usage().working() as u64,
-            unsent: self.admission.usage().unsent() as u64,
+            unsent: self.requests.unsent() as u64,
             memory_used: (self.admission.pool().total_bytes() - self.admission.pool().free_bytes()) as u64,
             memory_total: self.admission.pool().total_bytes() as u64,
             receive_buffers: u64::from(self.ring.available_receive_buffers()),

@@ -71,6 +71,7 @@ impl<F: Future<Output = ()>> Worker<F> {
             return None;
         }
         shard.take_messages();
+        shard.look_at_sends();
         shard.flush();
         shard.feed();
         shard.run(&mut self.tasks, &self.work);

@@ -17,12 +17,20 @@ impl Shard {
         }
     }
 
-    /// Looks when it is time: `timer` has ended.
-    pub(crate) fn look_at_sends(&mut self, timer: OpKey) {
-        if self.slow_sends.timer != Some(timer) {
+    /// A timer has ended: the next turn looks if it was that of the sends. Not now, because what a look starts must reach the kernel in the
+    /// same turn as what it was decided by.
+    pub(crate) fn sends_are_due(&mut self, timer: OpKey) {
+        if self.slow_sends.timer == Some(timer) {
+            self.slow_sends.timer = None;
+            self.slow_sends.is_due = true;
+        }
+    }
+
+    /// Looks when it is time.
+    pub(crate) fn look_at_sends(&mut self) {
+        if !std::mem::take(&mut self.slow_sends.is_due) {
             return;
         }
-        self.slow_sends.timer = None;
         let keys = std::mem::take(&mut self.slow_sends.keys);
         for key in keys {
             // It may be another one's by now: that one is looked at too early, which does no harm.

@@ -31,6 +31,8 @@ pub(crate) struct SlowSends {
     pub(crate) keys: Vec<u32>,
     /// The next look.
     pub(crate) timer: Option<OpKey>,
+    /// It has come.
+    pub(crate) is_due: bool,
 }
 
 impl SlowSends {
