@@ -21,7 +21,7 @@ use crate::sys::Doorbell;
 pub(crate) struct Outstanding {
     way: Arc<Way>,
     ended: Receiver<Ended>,
-    places: RefCell<Slab<WorkerPlace>>,
+    places: RefCell<Slab<RequestPlace>>,
     next: Cell<u64>,
     uncommitted: RefCell<Vec<Rc<dyn Committed>>>,
     /// Those that are open.
@@ -38,7 +38,7 @@ pub(super) trait Committed {
     fn look(&self);
 }
 
-struct WorkerPlace {
+struct RequestPlace {
     number: u64,
     waiter: Option<Waiter>,
     outcome: Option<RequestEnd>,
@@ -117,14 +117,14 @@ impl Outstanding {
         let number = self.next.get();
         self.next.set(number + 1);
         let place =
-            self.places.borrow_mut().insert(WorkerPlace { number, waiter: None, outcome: None }) as u32;
+            self.places.borrow_mut().insert(RequestPlace { number, waiter: None, outcome: None }) as u32;
         let (ticket, way) = (RequestTicket { place, number }, Arc::clone(&self.way));
         let request = DeviceRequest { command, range, flags, most_extents, loan, ticket, way, ended: false };
         (request, RequestWait { outstanding: self, ticket })
     }
 }
 
-fn find(places: &mut Slab<WorkerPlace>, ticket: RequestTicket) -> Option<&mut WorkerPlace> {
+fn find(places: &mut Slab<RequestPlace>, ticket: RequestTicket) -> Option<&mut RequestPlace> {
     places.get_mut(ticket.place as usize).filter(|place| place.number == ticket.number)
 }
 
