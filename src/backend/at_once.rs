@@ -31,7 +31,7 @@ pub(crate) struct Glance<'a> {
 impl Device {
     /// The answer to a READ or WRITE that is not empty, if it can be had at once; from the page cache only if there is some trust in what
     /// was seen there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at_once(
         &self,
         command: CommandKind,

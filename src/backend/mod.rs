@@ -114,6 +114,7 @@ impl Device {
     }
 
     /// Reads `range` into `lease[start..]`; the lease comes back in any case. `client` is who asks: what is shared serves clients in turn.
+    #[inline(always)]
     pub(crate) fn read<'a>(
         &'a self,
         range: ByteRange,
@@ -131,6 +132,7 @@ impl Device {
     ///
     /// # Errors
     /// Any; part of the range may be written then.
+    #[inline(always)]
     pub(crate) fn write<'a>(
         &'a self,
         range: ByteRange,
@@ -148,6 +150,7 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
+    #[inline(always)]
     pub(crate) fn flush<'a>(
         &'a self,
         client: u32,
@@ -161,6 +164,7 @@ impl Device {
     ///
     /// # Errors
     /// The medium's.
+    #[inline(always)]
     pub(crate) fn trim<'a>(
         &'a self,
         range: ByteRange,
@@ -176,6 +180,7 @@ impl Device {
     ///
     /// # Errors
     /// [`BlockError::NotSupported`] only when the flags ask for fast zeroing; the medium's.
+    #[inline(always)]
     pub(crate) fn write_zeroes<'a>(
         &'a self,
         range: ByteRange,
@@ -191,6 +196,7 @@ impl Device {
     ///
     /// # Errors
     /// Only those of faults.
+    #[inline(always)]
     pub(crate) fn cache<'a>(
         &'a self,
         range: ByteRange,

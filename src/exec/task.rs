@@ -116,11 +116,15 @@ pub(crate) async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>, mo
     outputs.into_iter().map(|output| output.expect("all have ended")).collect()
 }
 
+/// A place for a task.
+struct TaskSlot<F> {
+    future: Pin<Box<Option<F>>>,
+    waker: SlotWaker,
+}
+
 /// The tasks of one shard, all of one future type.
 pub struct Tasks<F> {
-    slots: Vec<Pin<Box<Option<F>>>>,
-    /// By slot.
-    wakers: Vec<SlotWaker>,
+    slots: Vec<TaskSlot<F>>,
     /// Slots without a task; the last one is the next to be taken, since its memory was used last.
     free: Vec<u32>,
     ready: ReadyList,
@@ -132,19 +136,20 @@ pub struct Tasks<F> {
 impl<F: Future<Output = ()>> Tasks<F> {
     /// An executor without tasks.
     pub fn new(ring: Ring, ready: ReadyList) -> Self {
-        Self { slots: Vec::new(), wakers: Vec::new(), free: Vec::new(), ready, turn: Vec::new(), ring }
+        Self { slots: Vec::new(), free: Vec::new(), ready, turn: Vec::new(), ring }
     }
 
     /// Puts a task into a free slot and makes it ready.
     pub fn spawn(&mut self, future: F) {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = self.slots.len() as u32;
-            self.slots.push(Box::pin(None));
-            self.wakers.push(self.ready.shared.woken.slot(index));
+            let waker = self.ready.shared.woken.slot(index);
+            self.slots.push(TaskSlot { future: Box::pin(None), waker });
             index
         });
-        self.wakers[index as usize].renew(&self.ready.shared.woken);
-        self.slots[index as usize].set(Some(future));
+        let slot = &mut self.slots[index as usize];
+        slot.waker.renew(&self.ready.shared.woken);
+        slot.future.set(Some(future));
         self.ready.wake(index);
     }
 
@@ -160,11 +165,11 @@ impl<F: Future<Output = ()>> Tasks<F> {
         for index in turn.drain(..) {
             let slot = &mut self.slots[index as usize];
             // A task that was woken twice may have ended in between.
-            let Some(future) = slot.as_mut().as_pin_mut() else { continue };
-            let waker = &self.wakers[index as usize].waker;
+            let Some(future) = slot.future.as_mut().as_pin_mut() else { continue };
+            let waker = &slot.waker.waker;
             self.ring.set_current_task(index, waker);
             if future.poll(&mut Context::from_waker(waker)).is_ready() {
-                slot.set(None);
+                slot.future.set(None);
                 self.free.push(index);
             }
         }

@@ -98,6 +98,7 @@ pub(super) struct SlotWaker {
 
 impl SlotWaker {
     /// The slot gets a new task: whoever was to wake the one before does not wake it.
+    #[inline]
     pub(super) fn renew(&mut self, woken: &Woken) {
         // This and the waker; nobody else can come by one.
         const OWN: usize = 2;

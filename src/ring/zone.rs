@@ -27,7 +27,12 @@ impl ZoneKind {
 }
 
 /// The order of the block that so many bytes need.
+#[inline]
 pub(super) fn order_of(length: usize) -> u8 {
+    // What most requests need.
+    if length <= UNIT {
+        return 0;
+    }
     length.div_ceil(UNIT).max(1).next_power_of_two().trailing_zeros() as u8
 }
 

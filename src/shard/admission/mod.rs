@@ -134,19 +134,30 @@ impl Admission {
     ///
     /// # Errors
     /// What it waits for.
+    #[inline]
     pub(crate) fn lend(&mut self, key: u32, ledger: &Ledger, length: usize) -> Result<Lease, Need> {
-        let (memory, held) = (&self.memory, ledger.held());
-        let need = || Need::Memory(memory.shortage(length, held));
         if self.seniority.is_empty() {
-            return memory.lend(length, held).ok_or_else(need);
+            let held = ledger.held();
+            return self.memory.lend(length, held).ok_or_else(|| self.need(length, held));
         }
-        let needed = need();
+        self.lend_beside_lines(key, ledger, length)
+    }
+
+    #[cold]
+    fn need(&self, length: usize, held: usize) -> Need {
+        Need::Memory(self.memory.shortage(length, held))
+    }
+
+    /// The same while connections stand in lines.
+    fn lend_beside_lines(&mut self, key: u32, ledger: &Ledger, length: usize) -> Result<Lease, Need> {
+        let held = ledger.held();
+        let needed = self.need(length, held);
         let kind = needed.lease().expect("it is one of memory").0;
-        let is_short = memory.is_guaranteed(length, held) || length < SHORT;
+        let is_short = self.memory.is_guaranteed(length, held) || length < SHORT;
         if !is_short && !self.seniority.may_take(kind, key) {
             return Err(needed);
         }
-        let lease = memory.lend(length, held).ok_or(needed)?;
+        let lease = self.memory.lend(length, held).ok_or(needed)?;
         if !is_short {
             self.seniority.took(kind, key, length);
         }

@@ -56,11 +56,15 @@ pub(crate) enum Action {
     Trim,
     WriteZeroes,
     Cache,
-    /// Tell the extents of each map, at most `limit` of them.
-    Extents {
-        maps: Vec<AskedMap>,
-        limit: usize,
-    },
+    Extents(Box<AskedExtents>),
+}
+
+/// A question for extents.
+#[derive(Debug)]
+pub(crate) struct AskedExtents {
+    pub(crate) maps: Vec<AskedMap>,
+    /// The most extents of each map.
+    pub(crate) limit: usize,
 }
 
 /// What extents tell of a range.

@@ -9,7 +9,7 @@ use crate::block::{BlockError, ByteRange};
 use crate::ring::{Lease, Payload};
 use crate::shard::request::answer::{Answer, ReadPart};
 use crate::shard::request::table::RequestId;
-use crate::shard::request::{Action, AskedMap, Map, Peer, ShardJob, Work, sparse};
+use crate::shard::request::{Action, AskedExtents, Map, Peer, ShardJob, Work, sparse};
 
 /// What all tasks of a shard share.
 pub(crate) struct TaskContext {
@@ -20,27 +20,21 @@ pub(crate) struct TaskContext {
     pub(crate) opened: RefCell<Vec<(ExportId, io::Result<Device>)>>,
 }
 
-/// Does a task's job and leaves what comes of it.
+/// Does a task's job and leaves what comes of it. A request is carried out here and not in a function of its own: the future of that would
+/// be moved once more.
 pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
-    match job {
-        ShardJob::Request(id, peer, work) => {
-            let answer = serve(&shared.context, &peer, work).await;
-            shared.answered.borrow_mut().push((id, answer));
-        }
+    let (id, peer, Work { action, range, flags, lease }) = match job {
+        ShardJob::Request(id, peer, work) => (id, peer, work),
         ShardJob::Open(id, export) => {
             let opened = Device::new(&export, &shared.context);
             shared.opened.borrow_mut().push((id, opened));
+            return;
         }
-    }
-}
-
-/// Carries a request out.
-async fn serve(context: &ShardContext, peer: &Peer, work: Work) -> Answer {
-    let Work { action, range, flags, lease } = work;
-    let device = &*peer.device;
-    match action {
-        Action::Read { in_parts } => read(range, in_parts, lease, peer, context).await,
-        Action::Extents { maps, limit } => Box::pin(extents(range, &maps, limit, lease, peer, context)).await,
+    };
+    let (device, context) = (&*peer.device, &shared.context);
+    let answer = match action {
+        Action::Read { in_parts } => read(range, in_parts, lease, &peer, context).await,
+        Action::Extents(asked) => Box::pin(extents(range, &asked, lease, &peer, context)).await,
         Action::Flush => Answer::of(device.flush(peer.client, context).await),
         _ if range.is_empty() => Answer::Done,
         Action::Write => {
@@ -55,7 +49,8 @@ async fn serve(context: &ShardContext, peer: &Peer, work: Work) -> Answer {
             Box::pin(device.write_zeroes(range, flags, (peer.client, &peer.abandon), context)).await,
         ),
         Action::Cache => Answer::of(Box::pin(device.cache(range, &peer.abandon, context)).await),
-    }
+    };
+    shared.answered.borrow_mut().push((id, answer));
 }
 
 async fn read(
@@ -89,16 +84,15 @@ async fn read(
 
 async fn extents(
     range: ByteRange,
-    maps: &[AskedMap],
-    limit: usize,
+    asked: &AskedExtents,
     lease: Option<Lease>,
     peer: &Peer,
     context: &ShardContext,
 ) -> Answer {
-    let mut found = Vec::with_capacity(maps.len());
-    for (name, map) in maps {
+    let mut found = Vec::with_capacity(asked.maps.len());
+    for (name, map) in &asked.maps {
         let extents: Result<_, BlockError> = match map {
-            Map::Allocation => peer.device.extents(range, limit, peer.client, context).await,
+            Map::Allocation => peer.device.extents(range, asked.limit, peer.client, context).await,
         };
         match extents {
             Ok(extents) => found.push((*name, extents)),

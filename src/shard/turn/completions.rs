@@ -4,7 +4,6 @@ use crate::block::ByteRange;
 use crate::ring::{Completion, Payload};
 use crate::ring::{Event, Operation, Owner, SendBatch};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
-use crate::shard::request::answer::Answer;
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, ShardJob, Work};
 use crate::shard::turn::flush::to_flush;
@@ -77,7 +76,7 @@ impl Shard {
             return;
         }
         let payload = Payload::Leased { lease: lease.freeze(), start: 0, length: length as u32 };
-        self.answer(id, Answer::Data(payload), 0);
+        self.answer_data(id, payload);
     }
 
     /// The end of a connection's send.

@@ -4,7 +4,8 @@ use crate::shard::request::answer::Answer;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
-use crate::ring::Operation;
+use crate::block::BlockError;
+use crate::ring::{Operation, Payload};
 use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
@@ -15,18 +16,33 @@ use crate::stats;
 
 impl Shard {
     /// A device is done with a request: its answer goes out unless the connection was aborted.
-    #[inline]
     pub(crate) fn answer(&mut self, id: RequestId, answer: Answer, after_run: u64) {
+        if let Some(error) = answer.failure() {
+            self.count_failure(id, error);
+        }
+        if let Some(key) = self.answered(id, after_run) {
+            let (record, now) = (self.requests.record(id), self.recorder.now());
+            self.connections[key as usize].reply(id, answer, record, now, &mut self.batches);
+        }
+    }
+
+    /// The same for all the data of a READ.
+    #[inline]
+    pub(crate) fn answer_data(&mut self, id: RequestId, payload: Payload) {
+        if let Some(key) = self.answered(id, 0) {
+            let (record, now) = (self.requests.record(id), self.recorder.now());
+            self.connections[key as usize].reply_data(id, payload, record, now, &mut self.batches);
+        }
+    }
+
+    /// A device is done with a request; the connection that gets the reply, unless it was aborted.
+    #[inline]
+    fn answered(&mut self, id: RequestId, after_run: u64) -> Option<u32> {
         let record = self.requests.record(id);
         let key = record.connection;
         let connection = &mut self.connections[key as usize];
         let timing = record.timing.as_mut().expect("it was admitted");
         self.recorder.completed(connection.peer.export, timing, after_run);
-        if let Some(error) = answer.failure()
-            && !connection.peer.abandon.is_abandoned()
-        {
-            self.recorder.export(connection.peer.export).count_error(Some(timing.operation), error);
-        }
         record.grant.end_work();
         if !matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus) {
             // The payload of a write is not needed any more; only what was read stays until it is sent.
@@ -35,8 +51,18 @@ impl Shard {
         to_flush(&mut self.to_flush, key, connection);
         if connection.closing == Closing::Abort {
             connection.forgotten.push(id);
-        } else {
-            connection.reply(id, answer, record, self.recorder.now(), &mut self.batches);
+            return None;
+        }
+        Some(key)
+    }
+
+    #[cold]
+    fn count_failure(&mut self, id: RequestId, error: BlockError) {
+        let record = self.requests.record(id);
+        let peer = &self.connections[record.connection as usize].peer;
+        if !peer.abandon.is_abandoned() {
+            let operation = record.timing.as_ref().map(|timing| timing.operation);
+            self.recorder.export(peer.export).count_error(operation, error);
         }
     }
 

@@ -10,8 +10,9 @@ use crate::nbd::session::{ReplyMode, SelectedContext};
 use crate::ring::Lease;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
 use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::frontend::nbd::single::read_alone;
 use crate::shard::request::table::{Record, RequestId};
-use crate::shard::request::{Action, Map, ShardJob, Work};
+use crate::shard::request::{Action, AskedExtents, Map, ShardJob, Work};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
@@ -152,20 +153,21 @@ impl Connection {
         };
         let place = (request.offset, request.range.length());
         let timing = feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, place, arrived);
-        let action = Action::Extents { maps, limit };
+        let action = Action::Extents(Box::new(AskedExtents { maps, limit }));
         self.start(id, Work { action, range, flags: request.flags, lease: Some(lease) }, timing, feeding);
     }
 
     /// Gives a request to its device.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start(&mut self, id: RequestId, work: Work, timing: Timing, feeding: &mut Feeding<'_>) {
         self.progress.admitted = true;
         let record = feeding.requests.record(id);
         feeding.admission.begin_work(&mut record.grant);
         record.timing = Some(timing);
         feeding.started.push(id);
-        if let Err(work) = self.read_alone(id, work, feeding) {
-            feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work));
+        match self.single_file(&work) {
+            Some(file) => read_alone(id, file, work, feeding),
+            None => feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work)),
         }
     }
 

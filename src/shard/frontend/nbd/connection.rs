@@ -11,7 +11,7 @@ use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
 use crate::nbd::session::Session;
-use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
+use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Payload, Ring};
 use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
@@ -395,8 +395,19 @@ impl Connection {
         Some(Operation::Receive { socket, poll_first: self.drained })
     }
 
-    /// Queues what carries an answer to the client.
+    /// What replies to a request have in common.
     #[inline]
+    fn reply_to(&self, id: RequestId, record: &Record) -> ReplyTo {
+        let timing = record.timing.as_ref().expect("it was admitted");
+        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
+        let mut cookie = Cookie(record.cookie);
+        if canary!(WrongCookie) && id.0 % 8 == 7 {
+            cookie.0 ^= 1;
+        }
+        ReplyTo { mode: self.session.reply_mode, cookie, offset: timing.offset, chunked }
+    }
+
+    /// Queues what carries an answer to the client.
     pub(crate) fn reply(
         &mut self,
         id: RequestId,
@@ -405,21 +416,28 @@ impl Connection {
         now: u64,
         batches: &mut Batches,
     ) {
-        let Record { cookie, timing, .. } = record;
-        let timing = timing.as_ref().expect("it was admitted");
-        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
-        let mut cookie = Cookie(*cookie);
-        if canary!(WrongCookie) && id.0 % 8 == 7 {
-            cookie.0 ^= 1;
-        }
-        let to = ReplyTo { mode: self.session.reply_mode, cookie, offset: timing.offset, chunked };
         match answer {
-            Answer::Data(payload) => {
-                let header = to.data(to.offset, payload.length() as u32, true);
-                self.outbound.push_one(header, payload, id, now, batches);
+            Answer::Data(payload) => self.reply_data(id, payload, record, now, batches),
+            answer => {
+                let to = self.reply_to(id, record);
+                self.outbound.push(Reply::of(answer, &to), id);
             }
-            answer => self.outbound.push(Reply::of(answer, &to), id),
         }
+    }
+
+    /// The same for all the data of a READ.
+    #[inline]
+    pub(crate) fn reply_data(
+        &mut self,
+        id: RequestId,
+        payload: Payload,
+        record: &Record,
+        now: u64,
+        batches: &mut Batches,
+    ) {
+        let to = self.reply_to(id, record);
+        let header = to.data(to.offset, payload.length() as u32, true);
+        self.outbound.push_one(header, payload, id, now, batches);
     }
 
     /// A reply is out, or will never be.
