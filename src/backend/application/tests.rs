@@ -247,12 +247,14 @@ fn a_device_is_dropped_with_its_last_client_once_it_was_removed() {
         assert_eq!(served.source, "application");
         let uri = served.uris[0].parse().unwrap();
         let mut client = Client::open(&uri, &[], Timeouts::default()).unwrap();
-        server.remove_export("later", Removal::WhenUnused).unwrap();
         std::thread::scope(|scope| {
             let client = &mut client;
             scope.spawn(move || client.flush().unwrap());
+            // So its shard has the client.
+            let request = taken.recv().unwrap();
+            server.remove_export("later", Removal::WhenUnused).unwrap();
             assert_eq!(dropped.load(Ordering::Relaxed), 0);
-            taken.recv().unwrap().complete();
+            request.complete();
         });
         drop(client);
         // Both ends of the channel are the device's.

@@ -9,9 +9,9 @@ use crate::config::Limits;
 use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
-use crate::nbd::server::request::{Command, Cookie, Refusal, Rejected, Request, header_length};
+use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
 use crate::nbd::session::Session;
-use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Payload, Ring};
+use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
 use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
@@ -25,10 +25,8 @@ use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
-use crate::shard::request::answer::Answer;
-use crate::shard::request::table::{Record, RequestId, RequestTable};
+use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::request::{Peer, ShardJob};
-use crate::stats;
 
 /// Payloads with at least so much missing are received straight into their lease.
 const DIRECT_RECEIVE: u64 = 32 << 10;
@@ -393,57 +391,6 @@ impl Connection {
             return Some(Operation::ReceiveInto { socket, lease, start, length });
         }
         Some(Operation::Receive { socket, poll_first: self.drained })
-    }
-
-    /// What replies to a request have in common.
-    #[inline]
-    fn reply_to(&self, id: RequestId, record: &Record) -> ReplyTo {
-        let timing = record.timing.as_ref().expect("it was admitted");
-        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
-        let mut cookie = Cookie(record.cookie);
-        if canary!(WrongCookie) && id.0 % 8 == 7 {
-            cookie.0 ^= 1;
-        }
-        ReplyTo { mode: self.session.reply_mode, cookie, offset: timing.offset, chunked }
-    }
-
-    /// Queues what carries an answer to the client.
-    pub(crate) fn reply(
-        &mut self,
-        id: RequestId,
-        answer: Answer,
-        record: &Record,
-        now: u64,
-        batches: &mut Batches,
-    ) {
-        match answer {
-            Answer::Data(payload) => self.reply_data(id, payload, record, now, batches),
-            answer => {
-                let to = self.reply_to(id, record);
-                self.outbound.push(Reply::of(answer, &to), id);
-            }
-        }
-    }
-
-    /// The same for all the data of a READ.
-    #[inline]
-    pub(crate) fn reply_data(
-        &mut self,
-        id: RequestId,
-        payload: Payload,
-        record: &Record,
-        now: u64,
-        batches: &mut Batches,
-    ) {
-        let to = self.reply_to(id, record);
-        let header = to.data(to.offset, payload.length() as u32, true);
-        self.outbound.push_one(header, payload, id, now, batches);
-    }
-
-    /// A reply is out, or will never be.
-    pub(crate) fn count(&mut self, record: &Record) {
-        self.requests += 1;
-        self.bytes += record.timing.as_ref().map_or(0, |timing| timing.length);
     }
 
     /// Starts an operation of this connection.

@@ -1,5 +1,6 @@
 //! NBD on a socket: received bytes become requests, answers become replies.
 
+mod answer;
 pub(crate) mod batches;
 mod begin;
 mod close;

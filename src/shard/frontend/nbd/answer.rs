@@ -1,0 +1,64 @@
+//! Answers become replies.
+
+use crate::nbd::server::reply::ReplyTo;
+use crate::nbd::server::request::Cookie;
+use crate::ring::Payload;
+use crate::shard::frontend::nbd::batches::Batches;
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::request::answer::Answer;
+use crate::shard::request::table::{Record, RequestId};
+use crate::stats;
+
+impl Connection {
+    /// What replies to a request have in common.
+    #[inline]
+    fn reply_to(&self, id: RequestId, record: &Record) -> ReplyTo {
+        let timing = record.timing.as_ref().expect("it was admitted");
+        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
+        let mut cookie = Cookie(record.cookie);
+        if canary!(WrongCookie) && id.0 % 8 == 7 {
+            cookie.0 ^= 1;
+        }
+        ReplyTo { mode: self.session.reply_mode, cookie, offset: timing.offset, chunked }
+    }
+
+    /// Queues what carries an answer to the client.
+    pub(crate) fn reply(
+        &mut self,
+        id: RequestId,
+        answer: Answer,
+        record: &Record,
+        now: u64,
+        batches: &mut Batches,
+    ) {
+        match answer {
+            Answer::Data(payload) => self.reply_data(id, payload, record, now, batches),
+            answer => {
+                let to = self.reply_to(id, record);
+                self.outbound.push(Reply::of(answer, &to), id);
+            }
+        }
+    }
+
+    /// The same for all the data of a READ.
+    #[inline]
+    pub(crate) fn reply_data(
+        &mut self,
+        id: RequestId,
+        payload: Payload,
+        record: &Record,
+        now: u64,
+        batches: &mut Batches,
+    ) {
+        let to = self.reply_to(id, record);
+        let header = to.data(to.offset, payload.length() as u32, true);
+        self.outbound.push_one(header, payload, id, now, batches);
+    }
+
+    /// A reply is out, or will never be.
+    pub(crate) fn count(&mut self, record: &Record) {
+        self.requests += 1;
+        self.bytes += record.timing.as_ref().map_or(0, |timing| timing.length);
+    }
+}
