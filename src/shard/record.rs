@@ -64,7 +64,7 @@ impl Recorder {
     }
 
     /// A request for `length` bytes at `offset` goes to its device.
-    #[inline]
+    #[inline(always)]
     pub(super) fn admitted(
         &mut self,
         export: usize,

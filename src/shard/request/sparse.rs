@@ -17,7 +17,7 @@ const MOST_EXTENTS: usize = 64;
 const PARTS_AT_ONCE: usize = 16;
 
 /// Whether the holes of a range are looked for when it is read in parts.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_worth_it(range: ByteRange, device: &Device) -> bool {
     range.length() >= SPARSE_READ && !device.is_known_data(range)
 }

@@ -27,7 +27,7 @@ impl Shard {
     }
 
     /// The same for all the data of a READ.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn answer_data(&mut self, id: RequestId, payload: Payload) {
         if let Some(key) = self.answered(id, 0) {
             let (record, now) = (self.requests.record(id), self.recorder.now());

@@ -12,7 +12,7 @@ use crate::stats;
 
 impl Connection {
     /// What replies to a request have in common.
-    #[inline]
+    #[inline(always)]
     fn reply_to(&self, id: RequestId, record: &Record) -> ReplyTo {
         let timing = record.timing.as_ref().expect("it was admitted");
         let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// The same for all the data of a READ.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reply_data(
         &mut self,
         id: RequestId,

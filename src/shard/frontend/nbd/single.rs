@@ -10,7 +10,7 @@ use crate::shard::request::{Action, Work, sparse};
 
 impl Connection {
     /// The file that a request is one read of, if it is.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn single_file(&self, work: &Work) -> Option<FileIndex> {
         let Action::Read { in_parts } = work.action else { return None };
         if work.range.is_empty() || (in_parts && sparse::is_worth_it(work.range, &self.peer.device)) {
@@ -21,7 +21,7 @@ impl Connection {
 }
 
 /// Starts a read that needs no task.
-#[inline]
+#[inline(always)]
 pub(crate) fn read_alone(id: RequestId, file: FileIndex, work: Work, feeding: &mut Feeding<'_>) {
     let lease = work.lease.expect("a read of a file has its memory");
     let (offset, length) = (work.range.offset(), work.range.length() as u32);
