@@ -19,8 +19,8 @@ use crate::control::{
 };
 use crate::shard::Removal;
 
-/// Why a server did not start: a sentence with cause and remedy. It names settings as the command `ringnbd serve` does: `--memory` is
-/// [`ServerBuilder::memory`].
+/// Why a server did not start: a sentence with cause and remedy. It names settings as the command `ringnbd
+/// serve` does: `--memory` is [`ServerBuilder::memory`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
@@ -35,8 +35,8 @@ pub enum ServerError {
     Change(ChangeError),
 }
 
-/// The settings of a server. What is not set is as `ringnbd serve` has it: one shard for each CPU that this process may use, 128 MiB of buffers
-/// for each, 127.0.0.1:10809.
+/// The settings of a server. What is not set is as `ringnbd serve` has it: one shard for each CPU that this
+/// process may use, 128 MiB of buffers for each, 127.0.0.1:10809.
 ///
 /// ```no_run
 /// let server = ringnbd::ServerBuilder::new().export("disk", "file:disk.img?direct=true").unix("/run/disk.sock").start()?;
@@ -61,8 +61,8 @@ impl ServerBuilder {
         Self::default()
     }
 
-    /// Serves `uri` under `name`; `""` is the default export. URIs are those of `ringnbd serve`: `file:PATH?direct=true`, a path, `mem:1G`,
-    /// `null:1G`.
+    /// Serves `uri` under `name`; `""` is the default export. URIs are those of `ringnbd serve`:
+    /// `file:PATH?direct=true`, a path, `mem:1G`, `null:1G`.
     pub fn export(mut self, name: &str, uri: &str) -> Self {
         match export_config(name, uri) {
             Ok(export) => self.settings.exports.push(export),
@@ -88,7 +88,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on a TCP address: `HOST:PORT`, `[V6]:PORT`, or a port of localhost; port 0 is any free one. Repeatable.
+    /// Listens on a TCP address: `HOST:PORT`, `[V6]:PORT`, or a port of localhost; port 0 is any free one.
+    /// Repeatable.
     pub fn tcp(mut self, address: &str) -> Self {
         if let Some(address) = self.parsed::<TcpAddress>(address) {
             self.settings.listen.push(ListenAddress::Tcp(address));
@@ -96,7 +97,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on a unix socket, a file or `@NAME` of the abstract namespace. The file is removed at the end. Repeatable.
+    /// Listens on a unix socket, a file or `@NAME` of the abstract namespace. The file is removed at the end.
+    /// Repeatable.
     pub fn unix(mut self, path: impl Into<PathBuf>) -> Self {
         let path: PathBuf = path.into();
         match path.to_str() {
@@ -128,7 +130,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Buffer memory is not locked, which costs a little speed; otherwise it is, as far as RLIMIT_MEMLOCK allows.
+    /// Buffer memory is not locked, which costs a little speed; otherwise it is, as far as RLIMIT_MEMLOCK
+    /// allows.
     pub fn unpinned(mut self) -> Self {
         self.settings.pinned = Some(Pinning::Off);
         self
@@ -152,7 +155,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves metrics, a JSON API and a dashboard over HTTP: `HOST:PORT` or `unix:PATH`. There is no authentication.
+    /// Serves metrics, a JSON API and a dashboard over HTTP: `HOST:PORT` or `unix:PATH`. There is no
+    /// authentication.
     pub fn admin(mut self, address: &str) -> Self {
         if let Some(address) = self.parsed::<AdminAddress>(address) {
             self.settings.admin = Some(address);
@@ -239,8 +243,8 @@ impl ServerHandle {
     /// A file that another process has locked is waited for some seconds, as at the start.
     ///
     /// # Errors
-    /// [`ServerError::Setting`] for a URI that is none, [`ServerError::Change`] when the name is taken, [`ServerError::Start`] when the export
-    /// cannot be opened. What is served stays as it is.
+    /// [`ServerError::Setting`] for a URI that is none, [`ServerError::Change`] when the name is taken,
+    /// [`ServerError::Start`] when the export cannot be opened. What is served stays as it is.
     pub fn add_export(&self, name: &str, uri: &str) -> Result<Served, ServerError> {
         let wanted = export_config(name, uri).map_err(ServerError::Setting)?;
         // Here, because it may take its time.
@@ -262,7 +266,8 @@ impl ServerHandle {
         })
     }
 
-    /// Serves one more device of the application's own from now on; says where. See [`device`](crate::device).
+    /// Serves one more device of the application's own from now on; says where. See
+    /// [`device`](crate::device).
     ///
     /// # Errors
     /// As [`ServerHandle::add_export`].
@@ -276,8 +281,9 @@ impl ServerHandle {
         self.add(wanted, export)
     }
 
-    /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] its connections end, and it is closed when this returns;
-    /// with [`Removal::WhenUnused`] they go on, and it is closed when the last one is gone.
+    /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] its connections end,
+    /// and it is closed when this returns; with [`Removal::WhenUnused`] they go on, and it is closed when the
+    /// last one is gone.
     ///
     /// # Errors
     /// [`ServerError::Change`]: there is none of that name.
@@ -309,7 +315,8 @@ impl ServerHandle {
         &self.admin
     }
 
-    /// Stops: no new clients, what was begun is finished and answered, then connections close. Blocks until that is done, ten seconds at most.
+    /// Stops: no new clients, what was begun is finished and answered, then connections close. Blocks until
+    /// that is done, ten seconds at most.
     pub fn stop(mut self) -> Ending {
         self.ask_to_stop();
         self.join()
@@ -365,7 +372,8 @@ struct Embedded {
     devices: Vec<Option<ApplicationDevice>>,
 }
 
-/// Files that an application may add while its server runs and that may all block at the same time: a shard has threads for so many.
+/// Files that an application may add while its server runs and that may all block at the same time: a shard
+/// has threads for so many.
 const EXPORTS_LATER: usize = 16;
 
 /// Takes the answer to a change.

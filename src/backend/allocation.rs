@@ -1,8 +1,9 @@
-//! Which parts of a file are holes: questions to the kernel that may wait for the disk, asked on helper threads.
+//! Which parts of a file are holes: questions to the kernel that may wait for the disk, asked on helper
+//! threads.
 //!
-//! `SEEK_HOLE` and `SEEK_DATA` know nothing of blocks that are reserved but not written (a WRITE_ZEROES with NO_HOLE makes them): they
-//! count as holes there. Where the file system has FIEMAP, holes are asked about again, so that what is reserved is not
-//! reported as a hole.
+//! `SEEK_HOLE` and `SEEK_DATA` know nothing of blocks that are reserved but not written (a WRITE_ZEROES with
+//! NO_HOLE makes them): they count as holes there. Where the file system has FIEMAP, holes are asked about
+//! again, so that what is reserved is not reported as a hole.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,7 +27,8 @@ pub(super) fn query(store: &FileStore, range: ByteRange, limit: usize) -> Result
         return Ok(answer.extents);
     }
     let file = store.buffered.as_fd();
-    // What lies behind the end of a file that was cut is no hole: reading it fails, and nobody may be told that it is zero.
+    // What lies behind the end of a file that was cut is no hole: reading it fails, and nobody may be told
+    // that it is zero.
     let size = rustix::fs::fstat(file).map_err(|_| BlockError::Io)?.st_size as u64;
     let end = range.end().min(size);
     let mut offset = range.offset();

@@ -1,4 +1,5 @@
-//! Requests that can be answered without waiting and without memory, and what becomes of reads that are answered from the page cache.
+//! Requests that can be answered without waiting and without memory, and what becomes of reads that are
+//! answered from the page cache.
 
 use super::Device;
 use super::application::Immediate;
@@ -29,8 +30,8 @@ pub(crate) struct Glance<'a> {
 }
 
 impl Device {
-    /// The answer to a READ or WRITE that is not empty, if it can be had at once; from the page cache only if there is some trust in what
-    /// was seen there.
+    /// The answer to a READ or WRITE that is not empty, if it can be had at once; from the page cache only if
+    /// there is some trust in what was seen there.
     #[inline(always)]
     pub(crate) fn at_once(
         &self,
@@ -55,8 +56,8 @@ impl Device {
         }
     }
 
-    /// What has become of a range that [`Device::at_once`] found in the page cache in an earlier turn; with `trust`, because that
-    /// was only a moment ago.
+    /// What has become of a range that [`Device::at_once`] found in the page cache in an earlier turn; with
+    /// `trust`, because that was only a moment ago.
     pub(crate) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         match &self.kind {
             Kind::File(file) => file.standing(range, trust, now),

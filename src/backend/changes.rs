@@ -1,8 +1,9 @@
 //! Whether holes are being punched into a file, on any shard.
 //!
-//! Linux promises that a read with `RWF_NOWAIT` does not wait, and io_uring tries every read so first. But a page that is not in the page
-//! cache is read ahead under a lock that a punch holds while it drops pages and gives blocks back, and there that read sleeps: with it the
-//! shard, and all its connections. So while a file is being changed in this way, its reads go straight to worker threads.
+//! Linux promises that a read with `RWF_NOWAIT` does not wait, and io_uring tries every read so first. But a
+//! page that is not in the page cache is read ahead under a lock that a punch holds while it drops pages and
+//! gives blocks back, and there that read sleeps: with it the shard, and all its connections. So while a file
+//! is being changed in this way, its reads go straight to worker threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 

@@ -1,13 +1,14 @@
 //! How writes of one file become durable, over all shards: [`Syncs`] for FLUSH, [`RangeSyncs`] for FUA.
 //!
-//! Linux tells each open file description once that data could not be written back, and marks the pages clean all the same. Of two
-//! syncs of one description that run side by side, both of which lost data, only the first to look is told, and the other one
-//! succeeds. A sync after them does so too. Therefore:
+//! Linux tells each open file description once that data could not be written back, and marks the pages clean
+//! all the same. Of two syncs of one description that run side by side, both of which lost data, only the
+//! first to look is told, and the other one succeeds. A sync after them does so too. Therefore:
 //!
 //! * A FLUSH runs alone. Those that come meanwhile share the next one, which is also less work.
 //! * After a sync that failed all others fail, until the export is opened again.
-//! * FUA has a description of its own, so that it never takes away what a FLUSH should be told. Syncs of ranges do run side by side;
-//!   one is believed when all that ran beside it have ended, and none that ended since its write began has failed.
+//! * FUA has a description of its own, so that it never takes away what a FLUSH should be told. Syncs of
+//!   ranges do run side by side; one is believed when all that ran beside it have ended, and none that ended
+//!   since its write began has failed.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -134,7 +135,8 @@ pub(super) struct RangeSyncs {
 struct RangeState {
     /// Writes that began.
     writes: u64,
-    /// A sync that failed had not ended when this write and those before it began: what it was told may be their loss.
+    /// A sync that failed had not ended when this write and those before it began: what it was told may be
+    /// their loss.
     suspect: u64,
     /// Syncs that began, and the numbers of those that have not ended.
     syncs: u64,
@@ -353,7 +355,8 @@ mod tests {
         assert_eq!(poll(&mut later), Poll::Ready(Ok(())));
     }
 
-    /// Polls a write do not grow with the writes beside it: one to start, one when its sync ends, one when the last of them has ended.
+    /// Polls a write do not grow with the writes beside it: one to start, one when its sync ends, one when
+    /// the last of them has ended.
     #[test]
     fn many_writes_side_by_side_cost_each_the_same() {
         let polls = |count: u32, backwards: bool| {

@@ -78,8 +78,8 @@ pub(super) struct DirectFile {
 }
 
 impl Export {
-    /// Opens what a URI names. `read_only` refuses writes whatever the URI says. A file that others write, or that others read and this
-    /// one would write, is waited for some seconds.
+    /// Opens what a URI names. `read_only` refuses writes whatever the URI says. A file that others write, or
+    /// that others read and this one would write, is waited for some seconds.
     ///
     /// # Errors
     /// [`OpenError`], a sentence with cause and remedy.
@@ -201,8 +201,8 @@ impl Export {
         matches!(&self.store, Store::File(file) if file.can_be_mapped && file.direct.is_none())
     }
 
-    /// Bytes of address space in which its file is mapped for replies that are sent from the page cache: once, whatever the number of
-    /// shards. 0 before the first shard started, and for what is not mapped.
+    /// Bytes of address space in which its file is mapped for replies that are sent from the page cache:
+    /// once, whatever the number of shards. 0 before the first shard started, and for what is not mapped.
     pub fn mapped_bytes(&self) -> u64 {
         let Store::File(file) = &self.store else { return 0 };
         file.mapping.get().and_then(Option::as_ref).map_or(0, SharedMapping::length)
@@ -315,7 +315,8 @@ fn open_file(
     if let Some(direct) = &direct
         && size.is_multiple_of(u64::from(direct.alignment))
     {
-        // A size that is no multiple of it forbids advertising it ("Block size constraints"); then any alignment is served.
+        // A size that is no multiple of it forbids advertising it ("Block size constraints"); then any
+        // alignment is served.
         block_sizes.minimum = direct.alignment;
     }
     let rotational = rotational.unwrap_or_else(|| is_rotational(&metadata, is_block_device));
@@ -353,14 +354,16 @@ fn explain(path: &Path, read_only: bool, error: io::Error) -> OpenError {
     }
 }
 
-/// Whether a path without a kind in front was meant to have parameters: one of them stands there, and a file does without.
+/// Whether a path without a kind in front was meant to have parameters: one of them stands there, and a file
+/// does without.
 fn has_parameters(path: &Path) -> bool {
     let text = path.to_string_lossy();
     let Some((file, parameters)) = text.split_once('?') else { return false };
     format!("file:{file}?{parameters}").parse::<ExportUri>().is_ok() && Path::new(file).exists()
 }
 
-/// What the kernel says of a block device's medium; a file is not asked, since what is below it may be anything.
+/// What the kernel says of a block device's medium; a file is not asked, since what is below it may be
+/// anything.
 fn is_rotational(metadata: &std::fs::Metadata, is_block_device: bool) -> bool {
     let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
     let file = format!("/sys/dev/block/{major}:{minor}/queue/rotational");
@@ -395,8 +398,8 @@ fn read_ahead(metadata: &std::fs::Metadata, is_block_device: bool) -> u64 {
     known.unwrap_or(USUAL).clamp(64 << 10, 2 << 20)
 }
 
-/// Whether a file lies on a file system whose page cache is always true. On a network file system a read asks the server whether it
-/// still is, and a mapping does not.
+/// Whether a file lies on a file system whose page cache is always true. On a network file system a read asks
+/// the server whether it still is, and a mapping does not.
 fn is_local(file: &File) -> bool {
     const BTRFS: u64 = 0x9123_683e;
     const EXT4: u64 = 0xef53;

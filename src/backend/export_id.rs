@@ -1,6 +1,7 @@
 //! How shards and the control plane name an export, and what it takes of a ring.
 
-/// Names an export for as long as the server runs. An index is given to another export once this one is gone; a generation is not.
+/// Names an export for as long as the server runs. An index is given to another export once this one is gone;
+/// a generation is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExportId {
     /// Its place, by which it is counted.

@@ -1,4 +1,5 @@
-//! Faults in front of a device: requests that come late, fail, or fail half-way. For tests of guests, clients and of this server.
+//! Faults in front of a device: requests that come late, fail, or fail half-way. For tests of guests, clients
+//! and of this server.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;

@@ -28,7 +28,8 @@ pub(super) struct FileDevice {
     pub(super) known: RefCell<KnownData>,
     /// What may block goes through here, but for allocations and writes through the page cache.
     pub(super) workers: WorkerShare,
-    /// One `fallocate` at a time: the file's lock lets no more than that run, and it would wait for it in a worker thread.
+    /// One `fallocate` at a time: the file's lock lets no more than that run, and it would wait for it in a
+    /// worker thread.
     pub(super) allocations: WorkerShare,
     pub(super) prefetching: Prefetching,
 }
@@ -97,7 +98,8 @@ impl FileDevice {
         self.registered.files.len()
     }
 
-    /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from it: the send would wait for them.
+    /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from
+    /// it: the send would wait for them.
     pub(super) fn cached(
         &self,
         range: ByteRange,
@@ -137,8 +139,9 @@ impl FileDevice {
         range.is_aligned(file.alignment).then_some((index, &self.store.inode.gate))
     }
 
-    /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease is aligned, but in a
-    /// sparse read the memory of a data part begins where the part begins in the request, which may be anywhere.
+    /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease
+    /// is aligned, but in a sparse read the memory of a data part begins where the part begins in the
+    /// request, which may be anywhere.
     fn to_read_from(&self, range: ByteRange, lease: &Lease, start: u32) -> FileIndex {
         match self.store.direct.as_ref().zip(self.direct_for(range)) {
             Some((file, (index, _)))
@@ -167,8 +170,9 @@ impl FileDevice {
         self.read(range, lease, start, context).await
     }
 
-    /// The file that a read of `range` is one operation of: the page cache, or the medium where the range allows it. Not the page cache
-    /// beside a direct descriptor, where more may be needed than one operation, nor what needs a place among the workers.
+    /// The file that a read of `range` is one operation of: the page cache, or the medium where the range
+    /// allows it. Not the page cache beside a direct descriptor, where more may be needed than one operation,
+    /// nor what needs a place among the workers.
     pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
         if self.may_block() {
             return None;
@@ -280,8 +284,8 @@ impl FileDevice {
         write.finish(sync).await
     }
 
-    /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it returns, because an
-    /// answered write has left this process for the file. See [`super::durability`].
+    /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it
+    /// returns, because an answered write has left this process for the file. See [`super::durability`].
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         if canary!(FlushWithoutSync) {
             return Ok(());
@@ -341,8 +345,8 @@ impl FileDevice {
         context.helpers.run(file, client, query).await.unwrap_or(Err(BlockError::Io))
     }
 
-    /// Extents of a range that is about to be read: as [`FileDevice::extents`], but asked for whole regions, so that once a region is
-    /// known to hold data nobody asks again.
+    /// Extents of a range that is about to be read: as [`FileDevice::extents`], but asked for whole regions,
+    /// so that once a region is known to hold data nobody asks again.
     pub(super) async fn extents_for_read(
         &self,
         range: ByteRange,
@@ -357,8 +361,8 @@ impl FileDevice {
 
     /// Whether all of a range was seen to hold data, so that asking again for holes would find none.
     ///
-    /// Only ever used to leave a question out: when a hole was made meanwhile, by another shard or by a stranger, its zeroes are
-    /// read as data, which is as true.
+    /// Only ever used to leave a question out: when a hole was made meanwhile, by another shard or by a
+    /// stranger, its zeroes are read as data, which is as true.
     pub(super) fn is_known_data(&self, range: ByteRange) -> bool {
         self.store.is_block_device || self.known.borrow().holds(range)
     }

@@ -1,7 +1,8 @@
-//! What all exports of one file share, whatever their options: two exports may name one file, by two paths or with other parameters.
+//! What all exports of one file share, whatever their options: two exports may name one file, by two paths or
+//! with other parameters.
 //!
-//! Data that could not be written back is lost for all of them; an unaligned write of one must keep out of the way of a direct write of
-//! the other; and to other processes they are one user, with one lock.
+//! Data that could not be written back is lost for all of them; an unaligned write of one must keep out of
+//! the way of a direct write of the other; and to other processes they are one user, with one lock.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -18,7 +19,8 @@ use crate::exec::lock;
 #[derive(Debug, Default)]
 pub(super) struct Inode {
     pub(super) changes: Changes,
-    /// Of whole files, through the buffered descriptor of any export: each writes back what any of them wrote.
+    /// Of whole files, through the buffered descriptor of any export: each writes back what any of them
+    /// wrote.
     pub(super) syncs: Syncs,
     /// Of ranges, through the durable descriptor of any export.
     pub(super) range_syncs: RangeSyncs,
@@ -29,7 +31,8 @@ pub(super) struct Inode {
     pub(super) lock: Mutex<Option<ImageLock>>,
 }
 
-/// What tells files apart: the device and the number in it, or the number of a block device whatever path names it.
+/// What tells files apart: the device and the number in it, or the number of a block device whatever path
+/// names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Identity {
     Inode(u64, u64),
@@ -61,7 +64,8 @@ impl Inode {
         self.has_direct.store(true, SeqCst);
     }
 
-    /// Whether any export writes it past the page cache: then writes through it pass the gate, and nothing is sent from a mapping.
+    /// Whether any export writes it past the page cache: then writes through it pass the gate, and nothing is
+    /// sent from a mapping.
     pub(super) fn has_direct(&self) -> bool {
         self.has_direct.load(SeqCst)
     }

@@ -12,7 +12,8 @@ use super::{Abandon, Export, ReadFailure, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
 use crate::ring::{Lease, SharedLease};
 
-// There is one value a device and shard, itself behind an `Rc`: another pointer on every way to a file would cost more.
+// There is one value a device and shard, itself behind an `Rc`: another pointer on every way to a file would
+// cost more.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Kind {
     File(FileDevice),
@@ -28,7 +29,8 @@ const MEMORY_STEP: u64 = 256 << 10;
 /// Memory given back in one step.
 const DISCARD_STEP: u64 = 64 << 20;
 
-/// What is rare or long is boxed below, so that every task's slot is as small as reads and writes of files allow.
+/// What is rare or long is boxed below, so that every task's slot is as small as reads and writes of files
+/// allow.
 impl Kind {
     pub(super) fn open(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
         let facts = export.facts();
@@ -231,7 +233,8 @@ impl Kind {
 
 /// A device behind a fault.
 ///
-/// Each request meets the fault, and then the device behind it, unless it failed. None is answered at once, since it may have to wait.
+/// Each request meets the fault, and then the device behind it, unless it failed. None is answered at once,
+/// since it may have to wait.
 pub(super) struct Faulty {
     fault: Fault,
     inner: Kind,

@@ -25,7 +25,8 @@ impl KnownData {
         Self { size, region_shift, regions: vec![0; words as usize] }
     }
 
-    /// The whole regions that a range touches, up to the end of the file; the range itself where regions are too large to ask for.
+    /// The whole regions that a range touches, up to the end of the file; the range itself where regions are
+    /// too large to ask for.
     pub(super) fn widened(&self, range: ByteRange) -> ByteRange {
         let region = 1_u64 << self.region_shift;
         if region > LARGEST_QUESTION {

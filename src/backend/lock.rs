@@ -1,13 +1,16 @@
-//! Locks on images, compatible with QEMU's (`block/file-posix.c`), so that each refuses what the other has open for writing.
+//! Locks on images, compatible with QEMU's (`block/file-posix.c`), so that each refuses what the other has
+//! open for writing.
 //!
-//! There is a byte for each kind of access. Whoever uses one holds a shared lock of its byte from 100 on, and whoever does not want
-//! others to use one holds a shared lock of its byte from 200 on. One that comes takes its locks first and then looks whether anybody
-//! holds a lock of the opposite byte. Two that come together may refuse each other, but never both go on.
+//! There is a byte for each kind of access. Whoever uses one holds a shared lock of its byte from 100 on, and
+//! whoever does not want others to use one holds a shared lock of its byte from 200 on. One that comes takes
+//! its locks first and then looks whether anybody holds a lock of the opposite byte. Two that come together
+//! may refuse each other, but never both go on.
 //!
 //! The locks belong to a description of their own: descriptions of one process conflict like those of two.
 //!
-//! A process that was killed keeps its locks until the kernel has closed its files, which waits for the worker threads of its ring, and
-//! those for the disk. Whoever starts it again does not always wait for that, so one that finds an image in use looks again for a while.
+//! A process that was killed keeps its locks until the kernel has closed its files, which waits for the
+//! worker threads of its ring, and those for the disk. Whoever starts it again does not always wait for that,
+//! so one that finds an image in use looks again for a while.
 
 use std::fs::File;
 use std::io;
@@ -85,9 +88,11 @@ impl ImageLock {
         Self { file, held: Access::default() }
     }
 
-    /// Adds what one more export does, and gives whoever is in the way some seconds to go; when it cannot be, all is as before.
+    /// Adds what one more export does, and gives whoever is in the way some seconds to go; when it cannot be,
+    /// all is as before.
     pub(super) fn add(&mut self, access: Access) -> Result<(), LockError> {
-        // Two servers that start at the same moment refuse each other; with pauses of the same length they would do so for ever.
+        // Two servers that start at the same moment refuse each other; with pauses of the same length they
+        // would do so for ever.
         let pause = PAUSE + Duration::from_millis(u64::from(std::process::id() % 16));
         self.add_patiently(access, || std::thread::sleep(pause))
     }
@@ -109,7 +114,8 @@ impl ImageLock {
             Ok(()) => self.held = self.held.and(access),
             Err(_) => {
                 for byte in access.bytes().filter(|byte| !before.contains(byte)) {
-                    // What was not locked need not be unlocked, and a lock that stays ends with the description.
+                    // What was not locked need not be unlocked, and a lock that stays ends with the
+                    // description.
                     let _unlocked = sys::unlock_byte(&self.file, byte);
                 }
             }

@@ -33,7 +33,8 @@ impl MemoryStore {
 
     pub(super) fn write(&self, offset: u64, source: &[u8]) {
         self.memory.write(offset, source);
-        // Marked after the copy: a discard that races with it may clear the mark early, but never leaves data unmarked.
+        // Marked after the copy: a discard that races with it may clear the mark early, but never leaves data
+        // unmarked.
         self.mark(ByteRange::new(offset, source.len() as u64).expect("within the memory"));
     }
 

@@ -75,7 +75,8 @@ impl ShardContext {
     }
 }
 
-/// An export on one shard: a gate, which asserts what the protocol layer must have checked, and what is behind it.
+/// An export on one shard: a gate, which asserts what the protocol layer must have checked, and what is
+/// behind it.
 pub(crate) struct Device {
     facts: DeviceFacts,
     kind: Kind,
@@ -113,7 +114,8 @@ impl Device {
         assert!(!(writes && self.facts.read_only), "a write reached a read-only export");
     }
 
-    /// Reads `range` into `lease[start..]`; the lease comes back in any case. `client` is who asks: what is shared serves clients in turn.
+    /// Reads `range` into `lease[start..]`; the lease comes back in any case. `client` is who asks: what is
+    /// shared serves clients in turn.
     #[inline(always)]
     pub(crate) fn read<'a>(
         &'a self,
@@ -159,8 +161,8 @@ impl Device {
         self.kind.flush(self.facts.read_only, client, context)
     }
 
-    /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask for it. Stops when it is
-    /// abandoned.
+    /// Gives the blocks of a range back, where that is possible; durable before it returns when the flags ask
+    /// for it. Stops when it is abandoned.
     ///
     /// # Errors
     /// The medium's.
@@ -207,8 +209,8 @@ impl Device {
         self.kind.cache(range, abandon, context)
     }
 
-    /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range. `client` is who asks: helper threads
-    /// serve clients in turn.
+    /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range.
+    /// `client` is who asks: helper threads serve clients in turn.
     ///
     /// # Errors
     /// The medium's.
@@ -223,12 +225,14 @@ impl Device {
         self.kind.extents(range, limit, client, context)
     }
 
-    /// Whether holes of a range need not be looked for: it is known to have none, or asking would cost more than reading.
+    /// Whether holes of a range need not be looked for: it is known to have none, or asking would cost more
+    /// than reading.
     pub(crate) fn is_known_data(&self, range: ByteRange) -> bool {
         self.kind.is_known_data(range)
     }
 
-    /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies. `None` when there are none.
+    /// As [`Device::extents`], for a read that wants to leave out holes: no fault of BLOCK_STATUS applies.
+    /// `None` when there are none.
     pub(crate) async fn holes_for_read(
         &self,
         range: ByteRange,

@@ -1,10 +1,12 @@
-//! What of a buffered export is in the page cache, so that a READ can be answered from there: no buffer, no task, no operation of its own.
+//! What of a buffered export is in the page cache, so that a READ can be answered from there: no buffer, no
+//! task, no operation of its own.
 //!
-//! A range is sent straight from the mapped file. Whether that is so changes nothing that a client can see: the bytes are those that a
-//! read at this moment would bring. It only must not make the shard wait for the disk, which it would if a page were missing while the
-//! kernel sends. So the kernel is asked which pages it has, many at a time, and a page is trusted for a second or two, but only so many pages
-//! in a turn (see [`Trust`]). A range that has waited to be sent is asked about again, and when the shard has waited for a page after
-//! all, it maps nothing for a while.
+//! A range is sent straight from the mapped file. Whether that is so changes nothing that a client can see:
+//! the bytes are those that a read at this moment would bring. It only must not make the shard wait for the
+//! disk, which it would if a page were missing while the kernel sends. So the kernel is asked which pages it
+//! has, many at a time, and a page is trusted for a second or two, but only so many pages in a turn (see
+//! [`Trust`]). A range that has waited to be sent is asked about again, and when the shard has waited for a
+//! page after all, it maps nothing for a while.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -14,7 +16,8 @@ use super::trust::Trust;
 use crate::block::ByteRange;
 use crate::ring::{FileMapping, MOST_PAGES, MappedRange, PAGE};
 
-/// The longest range that is sent in this way: what is looked up here must still be true when the last byte leaves.
+/// The longest range that is sent in this way: what is looked up here must still be true when the last byte
+/// leaves.
 const LONGEST: u64 = 1 << 20;
 
 /// Pages that one question is about.
@@ -46,8 +49,9 @@ impl PageCache {
         }
     }
 
-    /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn in nanoseconds. When
-    /// it `waits` it will be asked about [before it leaves](Self::standing), so what was seen is enough now.
+    /// A range to be sent at once, if all of it can be had without waiting. `now` is the moment of the turn
+    /// in nanoseconds. When it `waits` it will be asked about [before it leaves](Self::standing), so what was
+    /// seen is enough now.
     pub(super) fn get(
         &self,
         range: ByteRange,
@@ -67,8 +71,8 @@ impl PageCache {
         (is_there && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
     }
 
-    /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its pages, since it has waited, or is
-    /// not when there is `trust`.
+    /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its
+    /// pages, since it has waited, or is not when there is `trust`.
     pub(super) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         if range.end() > self.file_size(now) && !canary!(SizeNotAskedAgain) {
             return Standing::Cut;
@@ -154,12 +158,14 @@ impl PageCache {
         self.told.get().1
     }
 
-    /// What lies behind the end of a cut file reads as zeroes up to the end of its page; that must be an error instead. Asked once a turn.
-    /// Block devices get smaller as well (logical volumes, loop devices, devices of a network), and their pages stay in the page cache.
+    /// What lies behind the end of a cut file reads as zeroes up to the end of its page; that must be an
+    /// error instead. Asked once a turn. Block devices get smaller as well (logical volumes, loop devices,
+    /// devices of a network), and their pages stay in the page cache.
     ///
-    /// Between this and the send of the same turn the file can be cut. Pages that lie wholly behind the new end then give the send `EFAULT`, and
-    /// the range is read in the usual way, which finds the end. Of the page that the end is in the rest is sent as zeroes; of a device that
-    /// got smaller, what was there before. README says so.
+    /// Between this and the send of the same turn the file can be cut. Pages that lie wholly behind the new
+    /// end then give the send `EFAULT`, and the range is read in the usual way, which finds the end. Of the
+    /// page that the end is in the rest is sent as zeroes; of a device that got smaller, what was there
+    /// before. README says so.
     fn file_size(&self, now: u64) -> u64 {
         let (at, size) = self.size.get();
         if at == now {
@@ -182,7 +188,8 @@ pub(crate) enum Standing {
     Cut,
 }
 
-/// Whether asking is worth it. Where reads go to the disk anyway, the kernel is asked before few of them only.
+/// Whether asking is worth it. Where reads go to the disk anyway, the kernel is asked before few of them
+/// only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hope {
     left: u8,
@@ -213,10 +220,11 @@ impl Default for Hope {
     }
 }
 
-/// When pages were last seen: a table of bounded size in which pages that are far apart share an entry, and the later one takes it.
+/// When pages were last seen: a table of bounded size in which pages that are far apart share an entry, and
+/// the later one takes it.
 ///
-/// An entry is a tag, which tells those pages apart, over the second, 1 to 255 and round again. Two bytes a page, and memory is only used for
-/// parts of the table that are used.
+/// An entry is a tag, which tells those pages apart, over the second, 1 to 255 and round again. Two bytes a
+/// page, and memory is only used for parts of the table that are used.
 struct Seen {
     entries: Vec<u16>,
     shift: u32,

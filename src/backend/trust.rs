@@ -1,9 +1,11 @@
-//! How many pages a shard may take on trust in a turn: those that were in the page cache a second ago, and may have left it since.
+//! How many pages a shard may take on trust in a turn: those that were in the page cache a second ago, and
+//! may have left it since.
 //!
-//! Each of them that is gone puts the whole shard to sleep until it is read. When memory gets short, or somebody drops caches, all of them
-//! can be gone at once, and a client can ask for a thousand of them in one turn. So a turn begins with few. While it turns out that none was
-//! missing, there may be more in the next one. A range that is not taken on trust is not refused: the kernel is asked about it first,
-//! which costs a system call.
+//! Each of them that is gone puts the whole shard to sleep until it is read. When memory gets short, or
+//! somebody drops caches, all of them can be gone at once, and a client can ask for a thousand of them in one
+//! turn. So a turn begins with few. While it turns out that none was missing, there may be more in the next
+//! one. A range that is not taken on trust is not refused: the kernel is asked about it first, which costs a
+//! system call.
 
 /// What is left of it in this turn.
 #[derive(Debug)]
@@ -18,8 +20,8 @@ pub(crate) struct Trust {
 const FIRST: u64 = 8;
 /// Pages of a turn at the most: a mebibyte.
 const MOST: u64 = 256;
-/// Longer ranges are always asked about, so that one cannot take all: to send them takes much longer than the question. Those of 128 KiB
-/// are not: to ask about each cost sequential reads 3 % of their time.
+/// Longer ranges are always asked about, so that one cannot take all: to send them takes much longer than the
+/// question. Those of 128 KiB are not: to ask about each cost sequential reads 3 % of their time.
 const LONGEST: u64 = 64;
 
 impl Trust {

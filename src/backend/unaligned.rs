@@ -1,10 +1,13 @@
-//! Keeps unaligned writes of a direct export apart from its direct writes, across all shards and all exports of one file.
+//! Keeps unaligned writes of a direct export apart from its direct writes, across all shards and all exports
+//! of one file.
 //!
-//! An unaligned request cannot go through O_DIRECT; it goes through the page cache of a second descriptor, where the kernel does the
-//! read-modify-write. A page that is dirtied while a direct write to its other sectors is under way could write them back old.
-//! So direct writes and unaligned writes of one file exclude each other; reads need nothing, the kernel keeps them coherent.
+//! An unaligned request cannot go through O_DIRECT; it goes through the page cache of a second descriptor,
+//! where the kernel does the read-modify-write. A page that is dirtied while a direct write to its other
+//! sectors is under way could write them back old. So direct writes and unaligned writes of one file exclude
+//! each other; reads need nothing, the kernel keeps them coherent.
 //!
-//! The usual case, direct writes only, touches one cache line of the shard's own and reads one that nobody writes.
+//! The usual case, direct writes only, touches one cache line of the shard's own and reads one that nobody
+//! writes.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -24,10 +27,11 @@ pub(super) struct UnalignedGate {
     unaligned: OwnLine,
     /// Unaligned writes work one at a time, and each wakes the next: thousands may queue.
     line: TurnQueue,
-    /// Direct writes that were held up; while there are any, no further unaligned write queues, so that neither kind starves.
+    /// Direct writes that were held up; while there are any, no further unaligned write queues, so that
+    /// neither kind starves.
     held_up: AtomicU32,
-    /// Of direct writes for the last unaligned one; of unaligned ones for the last that is held up; of the first unaligned one for
-    /// the last direct one.
+    /// Of direct writes for the last unaligned one; of unaligned ones for the last that is held up; of the
+    /// first unaligned one for the last direct one.
     no_unaligned: Waiters,
     none_held_up: Waiters,
     no_direct: Waiters,
@@ -53,8 +57,8 @@ pub(super) struct DirectWrite<'a> {
     shard: usize,
 }
 
-/// A direct write that waits. It counts for as long as it lives: a shard that panics drops its tasks, and the others must not wait for
-/// them.
+/// A direct write that waits. It counts for as long as it lives: a shard that panics drops its tasks, and the
+/// others must not wait for them.
 struct HeldUp<'a>(&'a UnalignedGate);
 
 /// An unaligned write that waits, or the only write under way; counted likewise.
@@ -185,7 +189,8 @@ mod tests {
             Self { gate, ready, ring, under_way: Rc::default(), order: Rc::default() }
         }
 
-        /// A write that gives way so often while it works. With a patience it is withdrawn when it has been polled so often.
+        /// A write that gives way so often while it works. With a patience it is withdrawn when it has been
+        /// polled so often.
         async fn write(self: Rc<Self>, name: u32, direct: bool, turns: u32, patience: Option<u32>) {
             let work = async {
                 if direct {

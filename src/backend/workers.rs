@@ -1,10 +1,12 @@
 //! What one export may have in the worker threads of a shard's ring.
 //!
-//! What cannot be done without blocking (`fallocate`, syncs, prefetches, everything on a file system without `RWF_NOWAIT`) goes to worker
-//! threads of the kernel, which all exports of the ring share. Without a limit, one export that floods them, or whose disk hangs,
-//! takes them all, and the others' requests queue behind it.
+//! What cannot be done without blocking (`fallocate`, syncs, prefetches, everything on a file system without
+//! `RWF_NOWAIT`) goes to worker threads of the kernel, which all exports of the ring share. Without a limit,
+//! one export that floods them, or whose disk hangs, takes them all, and the others' requests queue behind
+//! it.
 //!
-//! Writes through the page cache of a regular file are not counted: the kernel gives all writes of one inode to one worker at a time.
+//! Writes through the page cache of a regular file are not counted: the kernel gives all writes of one inode
+//! to one worker at a time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,7 +15,8 @@ use std::task::Poll;
 use crate::exec::{ReadyList, Waiter};
 use crate::ring::Ring;
 
-/// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is handed to the next.
+/// The share of one export. Whoever comes when it is used up waits in line; each place that comes free is
+/// handed to the next.
 #[derive(Debug)]
 pub(super) struct WorkerShare {
     state: RefCell<ShareState>,

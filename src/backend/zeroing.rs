@@ -1,7 +1,8 @@
 //! TRIM and WRITE_ZEROES of files: holes, reserved zeroes, or zeroes written as data.
 //!
-//! One call of the kernel for gigabytes would hold the file's lock for as long as it takes, and everything that needs it. So ranges go in
-//! steps, one at a time on an export and a shard (the kernel would do no more than that either), and stop when their client is gone.
+//! One call of the kernel for gigabytes would hold the file's lock for as long as it takes, and everything
+//! that needs it. So ranges go in steps, one at a time on an export and a shard (the kernel would do no more
+//! than that either), and stop when their client is gone.
 
 use super::ShardContext;
 use super::abandon::Abandon;
@@ -35,7 +36,8 @@ impl FileDevice {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let whole = shrunk(range, self.store.allocation_unit);
-        // A block device zeroes whole sectors only, and without NOUNMAP it may write them out one by one: not fast.
+        // A block device zeroes whole sectors only, and without NOUNMAP it may write them out one by one: not
+        // fast.
         let sure_to_be_slow = whole != Some(range) || (self.store.is_block_device && flags.no_hole);
         if flags.fast_zero && sure_to_be_slow {
             return Err(BlockError::NotSupported);

@@ -18,7 +18,8 @@ pub(super) struct Entry {
     pub(super) export: Arc<Export>,
     /// Where its bytes live, for people.
     pub(super) source: String,
-    /// The shard that serves it, once its first client has come, if it is one that is [served by one](Export::has_home).
+    /// The shard that serves it, once its first client has come, if it is one that is [served by
+    /// one](Export::has_home).
     home: Cell<Option<usize>>,
 }
 
@@ -46,7 +47,8 @@ impl Entry {
     }
 }
 
-/// All exports. An index is used again, with the next generation, once no shard has anything of the export that had it.
+/// All exports. An index is used again, with the next generation, once no shard has anything of the export
+/// that had it.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     slots: Vec<Slot>,
@@ -81,7 +83,8 @@ impl Catalogue {
         Some(entry)
     }
 
-    /// Takes an export out, so that nobody finds it any more. Its index stays taken until [`Catalogue::release`].
+    /// Takes an export out, so that nobody finds it any more. Its index stays taken until
+    /// [`Catalogue::release`].
     pub(super) fn remove(&mut self, name: &str) -> Option<Rc<Entry>> {
         let index = self.by_name.remove(name)?;
         self.slots[index as usize].entry.take()

@@ -1,7 +1,7 @@
 //! Which shard gets a connection.
 
-/// The shards in the order in which to try them: those with the fewest connections first, equals by their number. An export that has a
-/// home is served there and nowhere else.
+/// The shards in the order in which to try them: those with the fewest connections first, equals by their
+/// number. An export that has a home is served there and nowhere else.
 pub(super) fn preference(connections: &[usize], home: Option<usize>) -> Vec<usize> {
     let mut shards: Vec<usize> = home.map_or_else(|| (0..connections.len()).collect(), |home| vec![home]);
     shards.sort_by_key(|&shard| connections[shard]);

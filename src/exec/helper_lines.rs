@@ -1,8 +1,8 @@
 //! In which order questions go to helper threads: by file, then by client.
 //!
-//! Threads are shared by all files of a shard, and one whose file system hangs keeps its threads for ever. So each file has only so many
-//! questions under way, files take turns, and of one file its clients take turns: one that asks a thousand times does not
-//! hold up one that asks once.
+//! Threads are shared by all files of a shard, and one whose file system hangs keeps its threads for ever. So
+//! each file has only so many questions under way, files take turns, and of one file its clients take turns:
+//! one that asks a thousand times does not hold up one that asks once.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,7 +1,8 @@
-//! A few threads of a shard for calls that io_uring does not have and that may wait: for the disk, or for anything.
+//! A few threads of a shard for calls that io_uring does not have and that may wait: for the disk, or for
+//! anything.
 //!
-//! A task hands in a [job](Helpers::run) and goes on when its result is there; the shard goes on with its loop meanwhile. Few jobs are under
-//! way at once; the others wait in [`Lines`].
+//! A task hands in a [job](Helpers::run) and goes on when its result is there; the shard goes on with its
+//! loop meanwhile. Few jobs are under way at once; the others wait in [`Lines`].
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -33,8 +34,8 @@ struct HelperJob {
 }
 
 impl Helpers {
-    /// Starts `threads` threads, which ring `doorbell` when a job ends. They end when this value is dropped. At most `per_key` of them are busy
-    /// with one key.
+    /// Starts `threads` threads, which ring `doorbell` when a job ends. They end when this value is dropped.
+    /// At most `per_key` of them are busy with one key.
     ///
     /// # Errors
     /// The kernel's, when no thread can be had.
@@ -83,10 +84,12 @@ impl Helpers {
         self.hand_out();
     }
 
-    /// Runs a job on one of the threads. `key` names what it works with, a file for example, and `client` whom it works for: those share
-    /// the threads fairly. When this future is dropped, a job that has not begun never does.
+    /// Runs a job on one of the threads. `key` names what it works with, a file for example, and `client`
+    /// whom it works for: those share the threads fairly. When this future is dropped, a job that has not
+    /// begun never does.
     ///
-    /// In a simulation it runs on the shard, in the middle of some simulated time: its result is old when it arrives, as a thread's is.
+    /// In a simulation it runs on the shard, in the middle of some simulated time: its result is old when it
+    /// arrives, as a thread's is.
     ///
     /// # Errors
     /// The job panicked.

@@ -1,10 +1,12 @@
-//! Locks of byte ranges, for tasks of any shard: one that changes what a range means keeps out those that use it.
+//! Locks of byte ranges, for tasks of any shard: one that changes what a range means keeps out those that use
+//! it.
 //!
-//! A device has one for all its shards, because two clients of it may be on two of them. A request of the same range is rare, so the mutex
-//! inside is almost never waited for.
+//! A device has one for all its shards, because two clients of it may be on two of them. A request of the
+//! same range is rare, so the mutex inside is almost never waited for.
 //!
-//! Whoever comes waits for all before it that it conflicts with, those that wait included. So nobody is overtaken by what it conflicts with:
-//! a long range is not starved by short ones. What conflicts with nobody waits for nobody.
+//! Whoever comes waits for all before it that it conflicts with, those that wait included. So nobody is
+//! overtaken by what it conflicts with: a long range is not starved by short ones. What conflicts with nobody
+//! waits for nobody.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -148,8 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// Oracle: those who came, in a list; one holds its range when nobody before it conflicts with it. Each looks when it comes and when
-        /// it is woken, and at no other time.
+        /// Oracle: those who came, in a list; one holds its range when nobody before it conflicts with it.
+        /// Each looks when it comes and when it is woken, and at no other time.
         #[test]
         fn whoever_may_have_its_range_has_it(
             steps in prop::collection::vec((0u64..40, 1u64..20, any::<bool>(), any::<prop::sample::Index>(), 0u8..3), 1..120)

@@ -1,8 +1,9 @@
 //! MilestoneWait for what a task of any shard does.
 //!
-//! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards; whoever waits looks first,
-//! then registers its waker, and looks again, so that no change passes unseen. A woken task looks once more: being woken means nothing but
-//! that. A waiter that is dropped withdraws its waker. Wakers are called and dropped outside of the locks: what they do is not ours to know.
+//! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards;
+//! whoever waits looks first, then registers its waker, and looks again, so that no change passes unseen. A
+//! woken task looks once more: being woken means nothing but that. A waiter that is dropped withdraws its
+//! waker. Wakers are called and dropped outside of the locks: what they do is not ours to know.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,7 +27,8 @@ struct Member<'a> {
 }
 
 impl Waiters {
-    /// Waits until `condition` gives something. It must depend on nothing but what is followed by [`Waiters::wake_all`] when it changes.
+    /// Waits until `condition` gives something. It must depend on nothing but what is followed by
+    /// [`Waiters::wake_all`] when it changes.
     pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = condition() {
             return found;
@@ -61,8 +63,8 @@ impl Drop for Member<'_> {
     }
 }
 
-/// A count that only grows, and tasks that wait until it has reached a number of their own. Only those are woken whose number it reaches:
-/// thousands may wait.
+/// A count that only grows, and tasks that wait until it has reached a number of their own. Only those are
+/// woken whose number it reaches: thousands may wait.
 #[derive(Debug, Default)]
 pub(crate) struct Milestones(Mutex<Reached>);
 
@@ -106,7 +108,8 @@ impl Milestones {
         .await;
     }
 
-    /// The count has grown to `count`. A smaller one than before changes nothing: shards may tell of their steps in any order.
+    /// The count has grown to `count`. A smaller one than before changes nothing: shards may tell of their
+    /// steps in any order.
     pub(crate) fn reach(&self, count: u64) {
         let mut reached = lock(&self.0);
         if count <= reached.count {

@@ -1,8 +1,8 @@
 //! The shard's executor: fixed slots, a ready list, one kind of future. All safe code.
 //!
-//! What a task waits for on its own shard, ring operations above all, puts the task's index on the ready list. Everything else wakes it by
-//! its [waker](super::waker), so it may await any future. Slots are pinned boxes that are reused, and so are their wakers: a task costs no
-//! allocation once its slot exists.
+//! What a task waits for on its own shard, ring operations above all, puts the task's index on the ready
+//! list. Everything else wakes it by its [waker](super::waker), so it may await any future. Slots are pinned
+//! boxes that are reused, and so are their wakers: a task costs no allocation once its slot exists.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -283,7 +283,8 @@ mod tests {
         let (ring, _pool) = Ring::new(&crate::ring::RingOptions::small()).unwrap();
         let ready = ReadyList::new(&doorbell);
         let mut tasks: Tasks<Boxed<'_>> = Tasks::new(ring.clone(), ready.clone());
-        // Each thread is told by its task that it may wake it again, and would wait for ever after a wake that was lost.
+        // Each thread is told by its task that it may wake it again, and would wait for ever after a wake
+        // that was lost.
         let counts: Vec<Arc<AtomicU64>> = (0..THREADS).map(|_| Arc::default()).collect();
         let mut threads = Vec::new();
         for count in &counts {
@@ -328,7 +329,8 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
-    /// Children with wakers of their own, each polled only when that was called, as in collections of futures.
+    /// Children with wakers of their own, each polled only when that was called, as in collections of
+    /// futures.
     async fn each_by_its_own_waker<'a>(mut children: Vec<Boxed<'a>>) -> usize {
         struct Child {
             woken: std::sync::atomic::AtomicBool,

@@ -1,10 +1,12 @@
 //! How tasks are woken: by whom, and from where.
 //!
-//! Each slot of the executor has a [`SlotWaker`], which any thread can clone and call. A wake puts it into the inbox of its shard and rings
-//! the shard's doorbell; further wakes do nothing until the shard has looked. A waker that somebody still holds when its slot gets a new
-//! task is retired: its wakes are for the task that is gone.
+//! Each slot of the executor has a [`SlotWaker`], which any thread can clone and call. A wake puts it into
+//! the inbox of its shard and rings the shard's doorbell; further wakes do nothing until the shard has
+//! looked. A waker that somebody still holds when its slot gets a new task is retired: its wakes are for the
+//! task that is gone.
 //!
-//! A wait that begins and ends on the shard needs neither inbox nor doorbell: a [`Waiter`] names the task itself by its slot.
+//! A wait that begins and ends on the shard needs neither inbox nor doorbell: a [`Waiter`] names the task
+//! itself by its slot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +17,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::ring::Ring;
 use crate::sys::Doorbell;
 
-/// Rings a shard's doorbell; a simulated world looks at its doorbells when that was the first time since the shard looked.
+/// Rings a shard's doorbell; a simulated world looks at its doorbells when that was the first time since the
+/// shard looked.
 pub(crate) fn ring(doorbell: &Doorbell) {
     let _is_first = doorbell.ring();
     #[cfg(feature = "sim")]

@@ -99,8 +99,9 @@ pub struct Lease {
 pub struct SharedLease(Lease);
 
 impl BufferPool {
-    /// Maps `bytes` of memory for leases of up to `longest` bytes. Long ones get three eighths, and at least one of the longest; those of 1 to
-    /// 4 MiB a third of the rest, in steps of 8 MiB. Of what is left a quarter, and at most 16 MiB, is [`ZoneKind::Apart`].
+    /// Maps `bytes` of memory for leases of up to `longest` bytes. Long ones get three eighths, and at least
+    /// one of the longest; those of 1 to 4 MiB a third of the rest, in steps of 8 MiB. Of what is left a
+    /// quarter, and at most 16 MiB, is [`ZoneKind::Apart`].
     ///
     /// [`Limits::MINIMUM_MEMORY_PER_SHARD`](crate::config::Limits::MINIMUM_MEMORY_PER_SHARD) is the least
     /// that a server asks for; less is for tests, and may leave that zone empty.
@@ -148,7 +149,8 @@ impl BufferPool {
         Ok(Self { inner: Rc::new(PoolCore { mapping, zones, longest, blocks, reserve, returned }) })
     }
 
-    /// Lends at least `length` bytes, if there is a block for them. Who may have how much is for others to say.
+    /// Lends at least `length` bytes, if there is a block for them. Who may have how much is for others to
+    /// say.
     pub fn lend(&self, length: usize) -> Option<Lease> {
         assert!(length <= self.inner.longest, "a lease of {length} bytes is beyond every limit");
         self.take(self.kind_of(length), length, 0)

@@ -1,8 +1,9 @@
 //! Leases that travel to other threads and back.
 //!
-//! A lease belongs to its shard: it counts without locks. A [`Loan`] is a lease that nobody can count, split or share, so that it may be sent
-//! anywhere, with nothing but its bytes to be reached. On its own thread it becomes the lease again. A loan that is dropped elsewhere
-//! is forgotten: its memory stays lent, and so the arena stays mapped. Whoever lends sees to it that loans come back.
+//! A lease belongs to its shard: it counts without locks. A [`Loan`] is a lease that nobody can count, split
+//! or share, so that it may be sent anywhere, with nothing but its bytes to be reached. On its own thread it
+//! becomes the lease again. A loan that is dropped elsewhere is forgotten: its memory stays lent, and so the
+//! arena stays mapped. Whoever lends sees to it that loans come back.
 
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -37,8 +38,9 @@ enum Held {
     Shared(SharedLease),
 }
 
-// SAFETY: off its own thread nothing of the lease is touched: `held` is taken out or dropped only where `HERE` is `home`. The bytes are
-// memory of the arena, which lives as long as the lease; they are reached by this loan alone, or are written by nobody.
+// SAFETY: off its own thread nothing of the lease is touched: `held` is taken out or dropped only where
+// `HERE` is `home`. The bytes are memory of the arena, which lives as long as the lease; they are reached by
+// this loan alone, or are written by nobody.
 unsafe impl Send for Loan {}
 
 impl Loan {
@@ -57,15 +59,17 @@ impl Loan {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the part lies in the lease, whose memory stays lent and mapped as long as this loan. Nobody else writes it: the lease is
-        // the only one of its bytes, or it is shared, and then nobody writes them at all.
+        // SAFETY: the part lies in the lease, whose memory stays lent and mapped as long as this loan. Nobody
+        // else writes it: the lease is the only one of its bytes, or it is shared, and then nobody writes
+        // them at all.
         unsafe { std::slice::from_raw_parts(self.address, self.length) }
     }
 
     /// The bytes to write; none of a lease that is shared.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         match *self.held {
-            // SAFETY: as in `bytes`; the lease is the only one of these bytes, and `&mut self` makes the access exclusive.
+            // SAFETY: as in `bytes`; the lease is the only one of these bytes, and `&mut self` makes the
+            // access exclusive.
             Held::Own(_) => unsafe { std::slice::from_raw_parts_mut(self.address, self.length) },
             Held::Shared(_) => &mut [],
         }

@@ -50,7 +50,8 @@ pub(super) struct OpEntry {
 pub(super) struct OpTable {
     entries: Slab<OpEntry>,
     in_flight: usize,
-    /// Of those whose owner is [`Owner::Within`]. Whoever takes one out drops it elsewhere: a waker may do anything.
+    /// Of those whose owner is [`Owner::Within`]. Whoever takes one out drops it elsewhere: a waker may do
+    /// anything.
     wakers: Slab<Waker>,
 }
 
@@ -122,7 +123,8 @@ impl OpTable {
         self.wakers[place as usize].will_wake(waker)
     }
 
-    /// Whom to wake when an operation of an [`Owner::Within`] is finished: once. `None` when its future is gone.
+    /// Whom to wake when an operation of an [`Owner::Within`] is finished: once. `None` when its future is
+    /// gone.
     pub(super) fn waker_of_finished(&mut self, key: OpKey) -> Option<Waker> {
         let entry = self.entries.get(key.0 as usize).filter(|entry| entry.result.is_some())?;
         let Owner::Within(place) = entry.owner else { return None };

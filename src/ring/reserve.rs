@@ -1,9 +1,9 @@
-//! Memory of the arena that is kept for devices: what they need to carry requests out, besides the memory that admission gives to the
-//! requests themselves.
+//! Memory of the arena that is kept for devices: what they need to carry requests out, besides the memory
+//! that admission gives to the requests themselves.
 //!
-//! Whoever asks waits in line; what comes back goes to the first one in it, when it is enough for that one. So a long lease is not
-//! starved by short ones. Each holds what it was given until it drops it, and asks for no more meanwhile: two that did could wait for each
-//! other for ever.
+//! Whoever asks waits in line; what comes back goes to the first one in it, when it is enough for that one.
+//! So a long lease is not starved by short ones. Each holds what it was given until it drops it, and asks for
+//! no more meanwhile: two that did could wait for each other for ever.
 
 use std::task::{Poll, Waker};
 

@@ -9,8 +9,9 @@ use super::operation::Operation;
 
 /// An operation that is awaited: `(result, operation)`, the result as bytes moved or a positive errno.
 ///
-/// Its completion wakes whoever polled it last. That is the task as a rule, which costs nothing. A future that a task polls with a waker of
-/// its own, as collections of futures do, has its waker kept until the operation is collected or dropped.
+/// Its completion wakes whoever polled it last. That is the task as a rule, which costs nothing. A future
+/// that a task polls with a waker of its own, as collections of futures do, has its waker kept until the
+/// operation is collected or dropped.
 pub struct Running {
     ring: Ring,
     state: RunningState,
@@ -47,7 +48,8 @@ impl Running {
         }
     }
 
-    /// It has not finished, and who polls now may be another than before. Wakers are cloned and dropped outside of the table.
+    /// It has not finished, and who polls now may be another than before. Wakers are cloned and dropped
+    /// outside of the table.
     fn wait(ring: &Ring, state: &mut RunningState, context: &Context<'_>) {
         match (ring.task_of(context), &*state) {
             (Some(task), &RunningState::Submitted(key)) => {

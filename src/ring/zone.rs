@@ -1,6 +1,7 @@
 //! The zones of the arena, and the sizes that decide between them.
 
-/// Leases above this size come from the zone for long ones only. Those between have a zone of their own, which long ones cannot use up.
+/// Leases above this size come from the zone for long ones only. Those between have a zone of their own,
+/// which long ones cannot use up.
 const LONG_THRESHOLD: usize = 4 << 20;
 
 /// A zone of the arena.
@@ -38,5 +39,6 @@ pub(super) fn order_of(length: usize) -> u8 {
 
 /// Bytes of one unit of the arena: a page, the strictest alignment that O_DIRECT asks for in practice.
 pub(crate) const UNIT: usize = 4096;
-/// Leases above this size do not come from the zone for small ones, so that these never break up large blocks.
+/// Leases above this size do not come from the zone for small ones, so that these never break up large
+/// blocks.
 pub(crate) const BULK_THRESHOLD: usize = 1 << 20;

@@ -1,4 +1,5 @@
-//! The shard's private parts for benchmarks (feature `bench`): each takes a round of requests the way a shard's turn does.
+//! The shard's private parts for benchmarks (feature `bench`): each takes a round of requests the way a
+//! shard's turn does.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -132,8 +133,8 @@ impl OutboundRounds {
     }
 }
 
-/// A whole shard with one connection on the kernel's ring, taking its turns on the thread of its client: what a request costs in all of
-/// the program.
+/// A whole shard with one connection on the kernel's ring, taking its turns on the thread of its client: what
+/// a request costs in all of the program.
 pub struct ShardRounds {
     turn: Box<dyn FnMut()>,
     client: UnixStream,
@@ -183,8 +184,8 @@ impl ShardRounds {
         Self { turn, client, answer: Vec::new() }
     }
 
-    /// Sends `requests` in one piece and lets the shard take turns until there are `answer` bytes of replies. Both must fit into the
-    /// buffer of a socket, because a turn may wait for the kernel.
+    /// Sends `requests` in one piece and lets the shard take turns until there are `answer` bytes of replies.
+    /// Both must fit into the buffer of a socket, because a turn may wait for the kernel.
     pub fn round(&mut self, requests: &[u8], answer: usize) -> &[u8] {
         self.client.write_all(requests).expect("they fit");
         self.answer.resize(answer, 0);

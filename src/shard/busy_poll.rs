@@ -1,8 +1,9 @@
 //! Spinning before sleeping (`--busy-poll`), as long as it has paid lately.
 //!
-//! A shard that finds work while it spins answers without a wake-up. One that finds none has wasted the time, so it spins half as long
-//! before the next sleep, and when that goes on not at all; as soon as work comes so early again that the longest spin would have met it,
-//! the spin doubles. An idle server therefore sleeps, and what wakes it now and then costs it no spinning.
+//! A shard that finds work while it spins answers without a wake-up. One that finds none has wasted the time,
+//! so it spins half as long before the next sleep, and when that goes on not at all; as soon as work comes so
+//! early again that the longest spin would have met it, the spin doubles. An idle server therefore sleeps,
+//! and what wakes it now and then costs it no spinning.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ impl BusyPoll {
         Self { longest, now: longest }
     }
 
-    /// Before sleeping: submits, and looks for work without sleeping. Gives when it began; `None` when it is switched off.
+    /// Before sleeping: submits, and looks for work without sleeping. Gives when it began; `None` when it is
+    /// switched off.
     pub(super) fn spin(&self, ring: &Ring) -> Option<Duration> {
         if self.longest.is_zero() {
             return None;

@@ -1,10 +1,11 @@
 //! The devices that a shard has open.
 //!
-//! A device is opened when a first connection needs it. That is a task: it may take its time, and connections that come meanwhile wait.
-//! An idle device stays open for the next connection, until its place among the ring's files is needed for another.
+//! A device is opened when a first connection needs it. That is a task: it may take its time, and connections
+//! that come meanwhile wait. An idle device stays open for the next connection, until its place among the
+//! ring's files is needed for another.
 //!
-//! When a device cannot be opened, its connections get one all the same, which refuses every request: so clients learn that there is
-//! no point in waiting. The next connection after them tries again.
+//! When a device cannot be opened, its connections get one all the same, which refuses every request: so
+//! clients learn that there is no point in waiting. The next connection after them tries again.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -60,7 +61,8 @@ pub(crate) struct OpenedDevice {
     pub(crate) failed: bool,
 }
 
-/// The end of an opening: the connections that waited, and what is to become of them if their export was removed meanwhile.
+/// The end of an opening: the connections that waited, and what is to become of them if their export was
+/// removed meanwhile.
 pub(crate) struct EndedOpening {
     pub(crate) connections: Vec<NewConnection>,
     pub(crate) removal: Option<(Removal, Done)>,
@@ -92,15 +94,16 @@ impl Devices {
         }
     }
 
-    /// An attempt to open a device has failed for want of a place among the ring's files: the export to try again, if a device without
-    /// connections could be closed instead.
+    /// An attempt to open a device has failed for want of a place among the ring's files: the export to try
+    /// again, if a device without connections could be closed instead.
     pub(crate) fn make_room(&mut self, id: ExportId) -> Option<Arc<Export>> {
         let Some(DeviceState::Opening { export, .. }) = self.states.get(&id) else { return None };
         let export = Arc::clone(export);
         self.close_idle().then_some(export)
     }
 
-    /// A device is open; `None` when it could not be opened. Those that waited are to [enter](Self::enter) again.
+    /// A device is open; `None` when it could not be opened. Those that waited are to [enter](Self::enter)
+    /// again.
     pub(crate) fn opened(&mut self, id: ExportId, device: Option<Device>) -> EndedOpening {
         let Some(DeviceState::Opening { export, waiting, removal }) = self.states.remove(&id) else {
             unreachable!("it is being opened")
@@ -114,8 +117,8 @@ impl Devices {
         EndedOpening { connections: waiting, removal }
     }
 
-    /// A connection of the export is gone, and with it what it held. When it was the last one of an export that was removed, the
-    /// device is closed, and whom to tell is given back.
+    /// A connection of the export is gone, and with it what it held. When it was the last one of an export
+    /// that was removed, the device is closed, and whom to tell is given back.
     pub(crate) fn leave(&mut self, id: ExportId) -> Option<Done> {
         let Some(DeviceState::Open(open)) = self.states.get_mut(&id) else {
             unreachable!("a connection holds its device open")
@@ -127,7 +130,8 @@ impl Devices {
         if open.connections > 0 || !is_over { None } else { self.close(id) }
     }
 
-    /// An export was removed. Its device is closed at once when it has no connection; then whom to tell is given back.
+    /// An export was removed. Its device is closed at once when it has no connection; then whom to tell is
+    /// given back.
     pub(crate) fn remove(&mut self, id: ExportId, how: Removal, done: Done) -> Option<Done> {
         match self.states.get_mut(&id) {
             None => Some(done),
@@ -179,7 +183,8 @@ impl Devices {
         self.iter().map(Device::files).sum()
     }
 
-    /// Closes the device that has had no connection for the longest time, and has files to give back; false when there is none.
+    /// Closes the device that has had no connection for the longest time, and has files to give back; false
+    /// when there is none.
     fn close_idle(&mut self) -> bool {
         let idle = self.states.iter().filter_map(|(id, state)| match state {
             DeviceState::Open(open) if open.connections == 0 && open.device.files() > 0 => {

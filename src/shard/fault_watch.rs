@@ -1,8 +1,10 @@
-//! Whether reads may be answered from mapped files: not for a while after the shard has waited for a page of one.
+//! Whether reads may be answered from mapped files: not for a while after the shard has waited for a page of
+//! one.
 //!
-//! A page that was seen in the page cache can be gone when the kernel sends it. Then the whole shard sleeps until it is read, and with it
-//! all connections. Where memory is short that happens again and again, and a read through the ring, for which the shard does not sleep, is faster.
-//! How many pages can be gone in one turn, before anything is known of it, is bounded by [`Trust`].
+//! A page that was seen in the page cache can be gone when the kernel sends it. Then the whole shard sleeps
+//! until it is read, and with it all connections. Where memory is short that happens again and again, and a
+//! read through the ring, for which the shard does not sleep, is faster. How many pages can be gone in one
+//! turn, before anything is known of it, is bounded by [`Trust`].
 
 use crate::backend::Trust;
 use crate::ring::SendMode;
@@ -47,7 +49,8 @@ impl FaultWatch {
         }
     }
 
-    /// Which pages may be sent from mapped files that were seen some time ago; `None`: nothing may be sent from there.
+    /// Which pages may be sent from mapped files that were seen some time ago; `None`: nothing may be sent
+    /// from there.
     pub(super) fn trust(&mut self, now: u64) -> Option<&mut Trust> {
         (now >= self.resumes).then_some(&mut self.trust)
     }

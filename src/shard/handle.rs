@@ -108,8 +108,9 @@ impl ShardHandle {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Asks for what the shard recorded since the last time; `answer` is called on its thread and must not wait. With `spare`, an interval
-    /// of an earlier answer, its memory is used again. False when the shard is gone or has no room for the question.
+    /// Asks for what the shard recorded since the last time; `answer` is called on its thread and must not
+    /// wait. With `spare`, an interval of an earlier answer, its memory is used again. False when the shard
+    /// is gone or has no room for the question.
     pub fn collect(
         &self,
         spare: Option<Box<Interval>>,
@@ -122,8 +123,9 @@ impl ShardHandle {
         sent
     }
 
-    /// Has an export given up, which no connection is handed over for any more; `done` is called on the shard's thread when nothing of it is
-    /// left there, and dropped when the shard ends before. False when the shard is gone or has no room for the message.
+    /// Has an export given up, which no connection is handed over for any more; `done` is called on the
+    /// shard's thread when nothing of it is left there, and dropped when the shard ends before. False when
+    /// the shard is gone or has no room for the message.
     pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
         let message = Message::Remove(Box::new(Remove { id, how, done: Box::new(done) }));
         let sent = self.mailbox.try_send(message).is_ok();

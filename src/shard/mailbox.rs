@@ -60,7 +60,8 @@ pub(super) struct Remove {
     pub(super) done: Done,
 }
 
-/// Called on the shard's thread when it has nothing of an export any more: no connection, no device, no count. It must not wait.
+/// Called on the shard's thread when it has nothing of an export any more: no connection, no device, no
+/// count. It must not wait.
 pub(super) type Done = Box<dyn FnOnce() + Send>;
 
 /// A question for what a shard recorded since the last one.

@@ -1,7 +1,8 @@
 //! A shard's clock and what it records: the moments of requests, by turns of the loop.
 //!
-//! The clock is read a few times a turn, not a request: right after completions were reaped, before the ring is entered, and once
-//! when tasks have finished. All requests of a turn share these moments, which are those at which anything could have happened.
+//! The clock is read a few times a turn, not a request: right after completions were reaped, before the ring
+//! is entered, and once when tasks have finished. All requests of a turn share these moments, which are those
+//! at which anything could have happened.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use crate::identity::PeerIdentity;
 use crate::ring::Ring;
 use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
 
-/// Slow requests that are told apart between two questions of the control plane, which logs them; more are only counted, so that a
-/// disk that stalls fills no disk.
+/// Slow requests that are told apart between two questions of the control plane, which logs them; more are
+/// only counted, so that a disk that stalls fills no disk.
 const SLOW_AT_ONCE: usize = 64;
 
 /// See the module.
@@ -19,8 +20,8 @@ pub(super) struct Recorder {
     /// The moment of this turn: when its completions were reaped.
     now: u64,
     interval: Box<Interval>,
-    /// Requests of this turn that are not recorded yet: of which export, their moments, and how many. Those of one receive have all
-    /// moments in common, and are recorded at once.
+    /// Requests of this turn that are not recorded yet: of which export, their moments, and how many. Those
+    /// of one receive have all moments in common, and are recorded at once.
     pending_batch: Option<(usize, Timing, u32)>,
     /// By export; they go on when an interval ends.
     gauges: Vec<ExportGauges>,
@@ -36,7 +37,8 @@ impl Recorder {
         Self { ring, now: 0, interval, pending_batch: None, gauges: Vec::new(), on, slow }
     }
 
-    /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn will do.
+    /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn
+    /// will do.
     pub(super) fn clock(&self) -> u64 {
         if self.on { self.elapsed() } else { self.now }
     }
@@ -85,7 +87,8 @@ impl Recorder {
 
     /// A device is done, in the turn at whose end the clock showed `after_run`.
     ///
-    /// What waited for the ring was done when its completion was reaped; what ended in its first turn needed no ring.
+    /// What waited for the ring was done when its completion was reaped; what ended in its first turn needed
+    /// no ring.
     pub(super) fn completed(&mut self, export: usize, timing: &mut Timing, after_run: u64) {
         self.gauges[export].in_flight -= 1;
         if timing.submitted == 0 {

@@ -224,7 +224,8 @@ fn a_write_to_null_is_answered_when_all_of_its_payload_has_come() {
         "libnbd loses its place if the answer comes now"
     );
     client.set_nonblocking(false).unwrap();
-    // The rest, and what would be a request if the payload were not skipped to its end; then an empty write and a read.
+    // The rest, and what would be a request if the payload were not skipped to its end; then an empty write
+    // and a read.
     client.write_all(&write[60_000..]).unwrap();
     assert_eq!(read(&mut client, 16), simple(0, 7));
     client.write_all(&[request(1, 8, 0, 0), request(0, 9, 4096, 512)].concat()).unwrap();
@@ -269,7 +270,8 @@ fn a_slow_read_does_not_delay_a_fast_one() {
 
 #[test]
 fn more_requests_than_slots_wait_for_their_turn() {
-    // No slots to spare, and connections whose requests are there already when the shard takes them, all in one turn.
+    // No slots to spare, and connections whose requests are there already when the shard takes them, all in
+    // one turn.
     let limits =
         Limits { requests_per_shard: 4, requests_per_connection: 8, connections: 3, ..Limits::SMALLEST };
     let running = start_with("mem:64M", limits);
@@ -301,7 +303,8 @@ fn who_waits_goes_on_when_a_write_of_his_own_is_done_though_he_reads_nothing() {
     client.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     // The socket holds no more than a part of this reply, so no other goes out.
     client.write_all(&request(0, 1, 0, 1 << 20)).unwrap();
-    // Beside the memory of the first write there is none for the second one, and its payload stays in the socket.
+    // Beside the memory of the first write there is none for the second one, and its payload stays in the
+    // socket.
     let payload = vec![1; LENGTH as usize];
     for cookie in [2, 3] {
         client.write_all(&[request(1, cookie, 0, LENGTH), payload.clone()].concat()).unwrap();
@@ -310,8 +313,9 @@ fn who_waits_goes_on_when_a_write_of_his_own_is_done_though_he_reads_nothing() {
     running.stop();
 }
 
-/// Two clients that both need the only memory for so long a request: the first sends `pieces` pieces, each followed by a pause, then the
-/// rest at once unless it was disconnected; the second needs that memory all the time. Whether the first got its answer.
+/// Two clients that both need the only memory for so long a request: the first sends `pieces` pieces, each
+/// followed by a pause, then the rest at once unless it was disconnected; the second needs that memory all
+/// the time. Whether the first got its answer.
 fn share_the_memory_of_one_long_request(pieces: usize, piece: usize, pause: Duration) -> bool {
     const LENGTH: u32 = 24 << 20;
     let limits = Limits { stall_timeout: Duration::from_secs(2), ..Limits::SMALLEST };
@@ -468,7 +472,8 @@ fn clients_of_an_export_that_cannot_be_opened_are_refused_and_closed() {
     const SHUTDOWN: u32 = 108;
     let device = ApplicationDevice::fast(OpensLater(false.into()));
     let running = start_export(Export::of_device(&device, false).unwrap(), Limits::SMALLEST);
-    // Both are there when the shard looks, so that they wait for the same device. One sends a payload, which is skipped first.
+    // Both are there when the shard looks, so that they wait for the same device. One sends a payload, which
+    // is skipped first.
     let mut first = running.connect_with(ReplyMode::Simple, request(1, 7, 0, 70_000));
     let mut second =
         running.connect_with(ReplyMode::Simple, [request(0, 8, 0, 512), request(0, 9, 0, 512)].concat());

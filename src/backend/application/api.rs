@@ -8,25 +8,29 @@ use crate::block::{CommandKind, DeviceFacts, Extent, IoFlags};
 /// Bytes of zeroes that [`BlockingDevice::zero`] writes at once.
 const ZEROES: usize = 64 << 10;
 
-/// A device whose verbs block: a file format, a remote store behind a synchronous client, anything that is easier to write so.
+/// A device whose verbs block: a file format, a remote store behind a synchronous client, anything that is
+/// easier to write so.
 ///
-/// The verbs run on helper threads of the server's shards, never on a shard itself, and several run at the same time: two for each shard. A
-/// verb that hangs holds up its own device and no other.
+/// The verbs run on helper threads of the server's shards, never on a shard itself, and several run at the
+/// same time: two for each shard. A verb that hangs holds up its own device and no other.
 ///
 /// # What the server guarantees
 ///
-/// * Offsets and lengths lie within [`facts().size`](DeviceFacts::size) and are multiples of its minimum block size; lengths are not 0.
+/// * Offsets and lengths lie within [`facts().size`](DeviceFacts::size) and are multiples of its minimum
+///   block size; lengths are not 0.
 /// * A device that says it is read-only gets no `write`, `trim` and `zero`.
 /// * `trim` and `zero` of a long range come as calls of at most 64 MiB each.
 ///
 /// # What the device guarantees
 ///
-/// * A verb has taken effect when it returns. Verbs of overlapping ranges may run at the same time, in any order: that is the client's doing.
-/// * [`flush`](Self::flush) makes durable all writes, trims and zeroings that returned before it began, on whichever thread.
-/// * An error is told to the client by its number or its kind, see [`DeviceRequest::fail`]. After an error of `write` the range may hold
-///   anything.
-/// * A verb that panics fails its request with `EIO`. No verb of the device is called after that, all its requests fail, and
-///   [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
+/// * A verb has taken effect when it returns. Verbs of overlapping ranges may run at the same time, in any
+///   order: that is the client's doing.
+/// * [`flush`](Self::flush) makes durable all writes, trims and zeroings that returned before it began, on
+///   whichever thread.
+/// * An error is told to the client by its number or its kind, see [`DeviceRequest::fail`]. After an error of
+///   `write` the range may hold anything.
+/// * A verb that panics fails its request with `EIO`. No verb of the device is called after that, all its
+///   requests fail, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
 ///
 /// ```
 /// use std::io;
@@ -55,12 +59,14 @@ pub trait BlockingDevice: Send + Sync + 'static {
     /// Bytes. AskedRequest once, when the device is exported.
     fn size(&self) -> u64;
 
-    /// What clients are told of the device, its size included. AskedRequest once, when the device is exported.
+    /// What clients are told of the device, its size included. AskedRequest once, when the device is
+    /// exported.
     fn facts(&self) -> DeviceFacts {
         DeviceFacts::new(self.size())
     }
 
-    /// Fills all of the buffer with the bytes from `offset`. The buffer holds bytes of earlier requests before.
+    /// Fills all of the buffer with the bytes from `offset`. The buffer holds bytes of earlier requests
+    /// before.
     ///
     /// # Errors
     /// Nothing is sent then.
@@ -78,7 +84,8 @@ pub trait BlockingDevice: Send + Sync + 'static {
     /// What was written may be lost.
     fn flush(&self) -> io::Result<()>;
 
-    /// The bytes are not needed any more; what they read as from now on is up to the device. Does nothing unless it is written otherwise.
+    /// The bytes are not needed any more; what they read as from now on is up to the device. Does nothing
+    /// unless it is written otherwise.
     ///
     /// # Errors
     /// Any.
@@ -86,9 +93,10 @@ pub trait BlockingDevice: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Makes the range read as zeroes; with [`no_hole`](IoFlags::no_hole) its room stays reserved. Writes zeroes unless it is written
-    /// otherwise. [`fast_zero`](IoFlags::fast_zero) is set only if the facts promise fast zeroing: then this must be faster than that, or fail
-    /// as [`Unsupported`](io::ErrorKind::Unsupported) and change nothing.
+    /// Makes the range read as zeroes; with [`no_hole`](IoFlags::no_hole) its room stays reserved. Writes
+    /// zeroes unless it is written otherwise. [`fast_zero`](IoFlags::fast_zero) is set only if the facts
+    /// promise fast zeroing: then this must be faster than that, or fail as
+    /// [`Unsupported`](io::ErrorKind::Unsupported) and change nothing.
     ///
     /// # Errors
     /// Any.
@@ -106,8 +114,8 @@ pub trait BlockingDevice: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Extents that follow each other from `offset`, `limit` at the most; what is beyond the range is left out. Says that all is data unless
-    /// it is written otherwise.
+    /// Extents that follow each other from `offset`, `limit` at the most; what is beyond the range is left
+    /// out. Says that all is data unless it is written otherwise.
     ///
     /// # Errors
     /// Any.
@@ -116,10 +124,11 @@ pub trait BlockingDevice: Send + Sync + 'static {
     }
 }
 
-/// A device that carries requests out side by side, without a thread for each: on the shard itself if that is quick, or elsewhere.
+/// A device that carries requests out side by side, without a thread for each: on the shard itself if that is
+/// quick, or elsewhere.
 ///
-/// Each shard of the server opens a [`DeviceQueue`] of its own when its first client of the device comes, and drops it when the device was
-/// removed and the last client is gone, or when the server stops.
+/// Each shard of the server opens a [`DeviceQueue`] of its own when its first client of the device comes, and
+/// drops it when the device was removed and the last client is gone, or when the server stops.
 pub trait FastDevice: Send + Sync + 'static {
     /// What clients are told of the device. AskedRequest once, when the device is exported.
     fn facts(&self) -> DeviceFacts;
@@ -133,28 +142,34 @@ pub trait FastDevice: Send + Sync + 'static {
 
 /// A [`FastDevice`] on one shard.
 ///
-/// All methods are called on the thread of the shard, which serves other clients too: none of them may wait for anything. What takes longer
-/// than a few microseconds belongs on a thread of the application's, to which the [`DeviceRequest`] is sent.
+/// All methods are called on the thread of the shard, which serves other clients too: none of them may wait
+/// for anything. What takes longer than a few microseconds belongs on a thread of the application's, to which
+/// the [`DeviceRequest`] is sent.
 ///
 /// # What the server guarantees
 ///
-/// * A request lies within the device's size, at multiples of its minimum block size, and is not empty unless it is a FLUSH.
+/// * A request lies within the device's size, at multiples of its minimum block size, and is not empty unless
+///   it is a FLUSH.
 /// * A device that says it is read-only gets only READ and BLOCK_STATUS.
-/// * TRIM and WRITE_ZEROES of a long range come as requests of at most 64 MiB, one after the other, and FLUSH follows them when the client
-///   asked for FUA; so [`fua`](IoFlags::fua) is set for WRITE only. CACHE does not come.
+/// * TRIM and WRITE_ZEROES of a long range come as requests of at most 64 MiB, one after the other, and FLUSH
+///   follows them when the client asked for FUA; so [`fua`](IoFlags::fua) is set for WRITE only. CACHE does
+///   not come.
 /// * As many requests are outstanding as the server has admitted, which limits their number and their memory.
 ///
 /// # What the device guarantees
 ///
-/// * A request has taken effect when it is completed. A FLUSH that is completed has made durable whatever was completed before it was
-///   submitted, on any shard; so has a WRITE with [`fua`](IoFlags::fua) for its own range.
-/// * Each request ends in the end. A client that waits for one that does not holds its connection and the request's memory, until the server
-///   stops and cuts it off.
-/// * A method that panics fails its request. No method of the device is called after that on any shard: its queues are dropped, and so are the
-///   requests that they keep; all its requests fail with `EIO`, and [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
+/// * A request has taken effect when it is completed. A FLUSH that is completed has made durable whatever was
+///   completed before it was submitted, on any shard; so has a WRITE with [`fua`](IoFlags::fua) for its own
+///   range.
+/// * Each request ends in the end. A client that waits for one that does not holds its connection and the
+///   request's memory, until the server stops and cuts it off.
+/// * A method that panics fails its request. No method of the device is called after that on any shard: its
+///   queues are dropped, and so are the requests that they keep; all its requests fail with `EIO`, and
+///   [`ApplicationDevice::has_failed`](super::ApplicationDevice::has_failed) says so.
 pub trait DeviceQueue {
-    /// Answers a READ or WRITE before it takes any memory, if that needs no data: `None` has it [submitted](Self::submit) instead. A WRITE is
-    /// asked about before its data is here. One that has to wait for memory is asked about again.
+    /// Answers a READ or WRITE before it takes any memory, if that needs no data: `None` has it
+    /// [submitted](Self::submit) instead. A WRITE is asked about before its data is here. One that has to
+    /// wait for memory is asked about again.
     fn immediate(&mut self, _request: &Preview) -> Option<Immediate> {
         None
     }

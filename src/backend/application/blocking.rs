@@ -1,4 +1,5 @@
-//! A blocking device of the application on one shard: its requests are carried out by the shard's helper threads.
+//! A blocking device of the application on one shard: its requests are carried out by the shard's helper
+//! threads.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,8 @@ use super::request::DeviceRequest;
 use crate::block::{CommandKind, Extent};
 use crate::exec::{Lines, caught, lock};
 
-/// Requests that wait for a thread. A thread that has come works until none is left, so that a busy device pays for no wake-up.
+/// Requests that wait for a thread. A thread that has come works until none is left, so that a busy device
+/// pays for no wake-up.
 pub(crate) struct BlockingQueue {
     device: Arc<Caged<dyn BlockingDevice>>,
     health: Arc<Health>,

@@ -1,8 +1,9 @@
 //! Devices that an application has written: what it implements, and how their requests go there and back.
 //!
-//! A request of a client is a task as always. For a fast device the task hands a [`DeviceRequest`] to the application's queue; for a blocking
-//! one, to helper threads. It waits in [`Outstanding`], by a place and a number. Whoever ends the request sends it back to the shard with
-//! its memory, through a channel and the doorbell.
+//! A request of a client is a task as always. For a fast device the task hands a [`DeviceRequest`] to the
+//! application's queue; for a blocking one, to helper threads. It waits in [`Outstanding`], by a place and a
+//! number. Whoever ends the request sends it back to the shard with its memory, through a channel and the
+//! doorbell.
 
 mod api;
 mod blocking;
@@ -35,7 +36,8 @@ use request::tidied;
 /// The longest TRIM or WRITE_ZEROES that a device is handed at once.
 const LONGEST_CHANGE: u64 = 64 << 20;
 
-/// A device of the application's own, to be served: by [`ServerBuilder::device`](crate::ServerBuilder::device) or
+/// A device of the application's own, to be served: by
+/// [`ServerBuilder::device`](crate::ServerBuilder::device) or
 /// [`ServerHandle::add_device`](crate::ServerHandle::add_device). Clones are the same device.
 #[derive(Clone)]
 pub struct ApplicationDevice {
@@ -65,8 +67,8 @@ impl ApplicationDevice {
         Self { source, one_shard: false, health: Arc::default() }
     }
 
-    /// Has all clients of the device served by one shard, so that one [`DeviceQueue`] sees all requests. When that shard fails, another one
-    /// opens the device for the next client.
+    /// Has all clients of the device served by one shard, so that one [`DeviceQueue`] sees all requests. When
+    /// that shard fails, another one opens the device for the next client.
     #[must_use]
     pub fn on_one_shard(mut self) -> Self {
         self.one_shard = true;

@@ -1,4 +1,5 @@
-//! A fast device of the application on one shard. Its code runs only here, and only where a panic of it is caught.
+//! A fast device of the application on one shard. Its code runs only here, and only where a panic of it is
+//! caught.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -12,9 +12,10 @@ use crate::sys::Doorbell;
 
 /// A request that a [`DeviceQueue`](super::DeviceQueue) has been handed, with all it needs.
 ///
-/// It may be sent to another thread, be kept as long as the device likes, and end in any order: once, by [`complete`](Self::complete),
-/// [`complete_with_extents`](Self::complete_with_extents) or [`fail`](Self::fail), which take it. To drop it is to fail it with
-/// `EIO`. Ending it never waits. It does no harm when the client has gone or the server has stopped meanwhile.
+/// It may be sent to another thread, be kept as long as the device likes, and end in any order: once, by
+/// [`complete`](Self::complete), [`complete_with_extents`](Self::complete_with_extents) or
+/// [`fail`](Self::fail), which take it. To drop it is to fail it with `EIO`. Ending it never waits. It does
+/// no harm when the client has gone or the server has stopped meanwhile.
 #[derive(Debug)]
 pub struct DeviceRequest {
     pub(super) command: CommandKind,
@@ -81,8 +82,8 @@ impl DeviceRequest {
         }
     }
 
-    /// Where the data of a READ goes; for anything else nothing. It holds bytes of earlier requests: fill all of it before you complete the
-    /// request, because all of it is sent.
+    /// Where the data of a READ goes; for anything else nothing. It holds bytes of earlier requests: fill all
+    /// of it before you complete the request, because all of it is sent.
     pub fn buffer(&mut self) -> &mut [u8] {
         self.loan.as_mut().map_or(&mut [], Loan::bytes_mut)
     }
@@ -97,15 +98,15 @@ impl DeviceRequest {
         self.end(Ok(Vec::new()));
     }
 
-    /// A BLOCK_STATUS is done: these extents follow each other from its offset. What is beyond its range or [`Self::most_extents`] is left
-    /// out, and neighbours of the same kind are merged.
+    /// A BLOCK_STATUS is done: these extents follow each other from its offset. What is beyond its range or
+    /// [`Self::most_extents`] is left out, and neighbours of the same kind are merged.
     pub fn complete_with_extents(mut self, extents: Vec<Extent>) {
         self.end(Ok(extents));
     }
 
-    /// It failed. What the client is told follows from the error's number or, if it has none, its kind: `ENOSPC`, `EPERM`, `EINVAL` of
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), `ENOTSUP` for a fast zeroing that is [`Unsupported`](io::ErrorKind::Unsupported);
-    /// anything else is `EIO`.
+    /// It failed. What the client is told follows from the error's number or, if it has none, its kind:
+    /// `ENOSPC`, `EPERM`, `EINVAL` of [`InvalidInput`](io::ErrorKind::InvalidInput), `ENOTSUP` for a fast
+    /// zeroing that is [`Unsupported`](io::ErrorKind::Unsupported); anything else is `EIO`.
     pub fn fail(mut self, error: io::Error) {
         let mut error = block_error(&error);
         if error == BlockError::NotSupported && !self.flags.fast_zero {
@@ -147,8 +148,8 @@ fn block_error(error: &io::Error) -> BlockError {
     }
 }
 
-/// What an application said of a range, made true to the protocol: at least one extent, none empty, none beyond the range, no two
-/// neighbours alike, at most `limit`.
+/// What an application said of a range, made true to the protocol: at least one extent, none empty, none
+/// beyond the range, no two neighbours alike, at most `limit`.
 pub(super) fn tidied(told: Vec<Extent>, range: ByteRange, limit: usize) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::with_capacity(told.len().clamp(1, limit.max(1)));
     let mut rest = range.length();

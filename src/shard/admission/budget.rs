@@ -1,8 +1,9 @@
 //! Room for the replies of a shard: how many requests each connection may have in flight.
 //!
-//! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to any that asks, but no connection may
-//! hold more than remains free. The last quarter is reserved: every connection is guaranteed an equal share of it, whatever the others do. So a
-//! client that fetches its replies does not wait for this room for long, and none has to be evicted for it (see
+//! A client that does not fetch its replies keeps their room as long as it likes. So three quarters go to any
+//! that asks, but no connection may hold more than remains free. The last quarter is reserved: every
+//! connection is guaranteed an equal share of it, whatever the others do. So a client that fetches its
+//! replies does not wait for this room for long, and none has to be evicted for it (see
 //! [`stall`](crate::shard::admission::stall)).
 
 /// Room for so many replies that are not out.
@@ -22,15 +23,15 @@ impl Budget {
         Self { common: replies - last_quarter, last_quarter, share: last_quarter.max(1) }
     }
 
-    /// So many connections share it; true when each is guaranteed more than before. Powers of two, so that one connection more or less seldom
-    /// changes it.
+    /// So many connections share it; true when each is guaranteed more than before. Powers of two, so that
+    /// one connection more or less seldom changes it.
     pub(crate) fn share_among(&mut self, connections: usize) -> bool {
         let share = 1 << (self.last_quarter / connections.max(1)).max(1).ilog2();
         std::mem::replace(&mut self.share, share) < share
     }
 
-    /// How many requests a connection may come to have that has `in_flight`, when of all connections `unsent` replies are not out: each
-    /// further one leaves one less for the next.
+    /// How many requests a connection may come to have that has `in_flight`, when of all connections `unsent`
+    /// replies are not out: each further one leaves one less for the next.
     pub(crate) fn most(&self, in_flight: usize, unsent: usize) -> usize {
         let left = self.common.saturating_sub(unsent);
         let further = left.checked_sub(2 * (in_flight + 1)).map_or(0, |rest| rest / 3 + 1);

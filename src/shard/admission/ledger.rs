@@ -1,7 +1,8 @@
 //! What connections hold, counted by the grants that they hold it with.
 //!
-//! A [`Grant`] is what one request takes of the shard: room for its reply, memory, and a slot while a device works on it. It gives all of that
-//! back when it is dropped. Nothing else changes the counts, so they are never wrong.
+//! A [`Grant`] is what one request takes of the shard: room for its reply, memory, and a slot while a device
+//! works on it. It gives all of that back when it is dropped. Nothing else changes the counts, so they are
+//! never wrong.
 
 use std::cell::Cell;
 use std::rc::Rc;

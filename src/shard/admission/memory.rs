@@ -1,12 +1,13 @@
 //! How much of the shard's buffer memory a connection may have.
 //!
-//! No connection may hold more than remains free. So a client that never reads its replies gets half of the memory at the most, the next one a
-//! quarter. The last quarter of the small leases is reserved: every connection is guaranteed an equal share of it.
+//! No connection may hold more than remains free. So a client that never reads its replies gets half of the
+//! memory at the most, the next one a quarter. The last quarter of the small leases is reserved: every
+//! connection is guaranteed an equal share of it.
 
 use crate::ring::{BufferPool, Lease, UNIT, ZoneKind};
 
-/// The most that one connection is guaranteed of the last quarter of the small leases: clients that take much and give nothing back do not
-/// stop those that need little.
+/// The most that one connection is guaranteed of the last quarter of the small leases: clients that take much
+/// and give nothing back do not stop those that need little.
 const LARGEST_SHARE: usize = 128 << 10;
 
 /// The memory and its quotas.
@@ -86,7 +87,8 @@ impl MemoryQuotas {
         as_much_is_left.max(last_quarter_is_left)
     }
 
-    /// What is missing when [`MemoryQuotas::lend`] has lent nothing. It stays true as long as `held` does and the shares do not grow.
+    /// What is missing when [`MemoryQuotas::lend`] has lent nothing. It stays true as long as `held` does and
+    /// the shares do not grow.
     pub(crate) fn shortage(&self, length: usize, held: usize) -> Shortage {
         let kind = self.pool.kind_of(length);
         let free = self.must_be_free(kind, length, held);
@@ -99,8 +101,8 @@ impl MemoryQuotas {
             && self.zones_for(shortage.kind).any(|kind| self.pool.has(kind, shortage.block))
     }
 
-    /// While a connection waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is one. Long leases never use that zone,
-    /// so in return the others do not keep long ones waiting for ever.
+    /// While a connection waits for a long lease, those of 1 to 4 MiB keep to their own zone, if there is
+    /// one. Long leases never use that zone, so in return the others do not keep long ones waiting for ever.
     pub(crate) fn want_long(&mut self, wanted: bool) {
         let was_wanted = std::mem::replace(&mut self.long_is_wanted, wanted);
         // A connection that waits for one of those may have it now.
@@ -119,16 +121,17 @@ impl MemoryQuotas {
         self.zones_for(kind).map(|kind| self.pool.free(kind)).sum()
     }
 
-    /// Lends at least `length` bytes of a zone of its own to a connection that waits, to keep there what it has received. Half of the zone is
-    /// for those that keep no more than their share.
+    /// Lends at least `length` bytes of a zone of its own to a connection that waits, to keep there what it
+    /// has received. Half of the zone is for those that keep no more than their share.
     pub(crate) fn lend_stash(&self, length: usize) -> Option<Lease> {
         let half = self.pool.size(ZoneKind::Apart) / 2;
         let must_be_free = if length > self.share { length + half } else { 0 };
         self.pool.take(ZoneKind::Apart, length, must_be_free)
     }
 
-    /// So many connections share the memory. Each is guaranteed an equal part of the last quarter of the small leases, and as much for what it
-    /// has received, as long as one page is enough for it. Whole pages, so that one more or less seldom changes it; true when it has grown.
+    /// So many connections share the memory. Each is guaranteed an equal part of the last quarter of the
+    /// small leases, and as much for what it has received, as long as one page is enough for it. Whole pages,
+    /// so that one more or less seldom changes it; true when it has grown.
     pub(crate) fn share_among(&mut self, connections: usize) -> bool {
         // Half of what is kept apart, which is less than that quarter.
         let shared = self.pool.size(ZoneKind::Apart) / 2;
@@ -136,7 +139,8 @@ impl MemoryQuotas {
         std::mem::replace(&mut self.share, share) < share
     }
 
-    /// Whether something may be lent now that could not since the last call of [`MemoryQuotas::take_returned`].
+    /// Whether something may be lent now that could not since the last call of
+    /// [`MemoryQuotas::take_returned`].
     pub(crate) fn has_returned(&self) -> bool {
         self.relaxed || self.pool.has_returned()
     }

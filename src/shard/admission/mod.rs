@@ -1,4 +1,5 @@
-//! Which connections may begin a request, and hold memory, slots and room for replies; which wait for them, and which are evicted.
+//! Which connections may begin a request, and hold memory, slots and room for replies; which wait for them,
+//! and which are evicted.
 //!
 //! ```text
 //! ledger     what each connection holds, by the grants of its requests
@@ -95,7 +96,8 @@ impl Admission {
         self.memory.pool()
     }
 
-    /// How many requests a connection may have in flight now, for its own sake and that of the others; of all, `unsent` replies are not out.
+    /// How many requests a connection may have in flight now, for its own sake and that of the others; of
+    /// all, `unsent` replies are not out.
     pub(crate) fn most_in_flight(&self, ledger: &Ledger, unsent: usize) -> usize {
         let most = self.budget.most(ledger.in_flight(), unsent);
         most.min(self.requests_per_connection)
@@ -121,16 +123,16 @@ impl Admission {
         self.usage.working() < self.slots
     }
 
-    /// A request goes to its device, and takes a slot. One that had waited for memory or for its payload may come when none is free any more:
-    /// there is one more for each connection.
+    /// A request goes to its device, and takes a slot. One that had waited for memory or for its payload may
+    /// come when none is free any more: there is one more for each connection.
     #[inline]
     pub(crate) fn begin_work(&self, grant: &mut Grant) {
         assert!(self.usage.working() < self.slots + self.reserve, "the caller checks for room");
         grant.begin_work();
     }
 
-    /// A lease for a request of the connection `key`, or what is missing. A connection does not wait for its own replies only: memory that
-    /// others give back lets it go on, even if its client reads nothing.
+    /// A lease for a request of the connection `key`, or what is missing. A connection does not wait for its
+    /// own replies only: memory that others give back lets it go on, even if its client reads nothing.
     ///
     /// # Errors
     /// What it waits for.
@@ -212,8 +214,8 @@ impl Admission {
         !self.queues.is_empty()
     }
 
-    /// Whether a retry of a connection that waits could succeed; `buffers`: there are receive buffers; of all, `unsent` replies are not
-    /// out.
+    /// Whether a retry of a connection that waits could succeed; `buffers`: there are receive buffers; of
+    /// all, `unsent` replies are not out.
     pub(crate) fn may_retry(&mut self, buffers: bool, unsent: usize) -> bool {
         // One that waited for a long lease may have left.
         self.memory.want_long(self.queues.wants_long());
@@ -245,8 +247,9 @@ impl Admission {
         self.queues.pop_marked(queue)
     }
 
-    /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces: some must have `returned`. For
-    /// the others being there is enough, so the one that needs the least of them gets it when it is retried.
+    /// Whether a need may be met now. Memory that is there is not enough by itself, as it may lie in pieces:
+    /// some must have `returned`. For the others being there is enough, so the one that needs the least of
+    /// them gets it when it is retried.
     fn is_met(&self, need: Need, returned: bool, (buffers, unsent): (bool, usize)) -> bool {
         let met = match need {
             Need::Memory(shortage) => returned && self.memory.could_meet(shortage),

@@ -1,17 +1,19 @@
 //! Connections that wait for what a shard shares out: memory, slots, room for replies, receive buffers.
 //!
-//! Each waits in a queue by what it needs, and each queue knows the least of its needs. As long as that cannot be met none of it is fed:
-//! beside hundreds that hoard, and so wait for long, all others would wait for hundreds of retries in vain in every turn. When it can be met,
-//! all of the queue are marked for one retry. A retry that got something may be followed by the next one in the same turn; after one in
-//! vain the next turn goes on.
+//! Each waits in a queue by what it needs, and each queue knows the least of its needs. As long as that
+//! cannot be met none of it is fed: beside hundreds that hoard, and so wait for long, all others would wait
+//! for hundreds of retries in vain in every turn. When it can be met, all of the queue are marked for one
+//! retry. A retry that got something may be followed by the next one in the same turn; after one in vain the
+//! next turn goes on.
 //!
-//! Kept after each turn: **every queued connection has been retried since its need could last be met, or is marked for retry.** Those that are
-//! marked stand before the others. While there are such the shard does not sleep. When there are none it does, however many wait, until
-//! something comes back that is enough for one of them. A connection that was retried goes to the end, so that one that needs much cannot keep
-//! those behind it, which need little, from their retry.
+//! Kept after each turn: **every queued connection has been retried since its need could last be met, or is
+//! marked for retry.** Those that are marked stand before the others. While there are such the shard does not
+//! sleep. When there are none it does, however many wait, until something comes back that is enough for one
+//! of them. A connection that was retried goes to the end, so that one that needs much cannot keep those
+//! behind it, which need little, from their retry.
 //!
-//! A need stays true as long as its connection holds what it held. So a connection that waits and gives something back is fed at once
-//! (`Shard::list`), and when the shares of all have grown, all are marked.
+//! A need stays true as long as its connection holds what it held. So a connection that waits and gives
+//! something back is fed at once (`Shard::list`), and when the shares of all have grown, all are marked.
 
 use std::collections::BTreeMap;
 

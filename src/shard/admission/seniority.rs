@@ -1,13 +1,15 @@
 //! Which connection has waited longest for memory: none waits for ever.
 //!
-//! A long lease needs a whole block of its zone, and shorter ones that come and go all the time never leave one free. So for each kind of
-//! lease there is a line of connections that wait and hold nothing themselves. Others may overtake the first of a line, because idle memory is of no
-//! use, but by no more than [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for
-//! it. It gets it when the present holders have given theirs back, and clients that keep memory idle meanwhile are evicted (see
-//! [`stall`](crate::shard::admission::stall)).
+//! A long lease needs a whole block of its zone, and shorter ones that come and go all the time never leave
+//! one free. So for each kind of lease there is a line of connections that wait and hold nothing themselves.
+//! Others may overtake the first of a line, because idle memory is of no use, but by no more than
+//! [`PATIENCE`] times the bytes that it waits for. From then on what comes back is kept for it. It gets it
+//! when the present holders have given theirs back, and clients that keep memory idle meanwhile are evicted
+//! (see [`stall`](crate::shard::admission::stall)).
 //!
-//! Two kinds of small leases are never kept for others: those that a connection is guaranteed, and those below [`SHORT`], as clients that hoard
-//! would stop all others through one that waits. It takes hundreds of those in flight all the time to keep one of 1 MiB waiting.
+//! Two kinds of small leases are never kept for others: those that a connection is guaranteed, and those
+//! below [`SHORT`], as clients that hoard would stop all others through one that waits. It takes hundreds of
+//! those in flight all the time to keep one of 1 MiB waiting.
 
 use std::collections::BTreeMap;
 
@@ -136,8 +138,8 @@ mod tests {
     }
 
     proptest! {
-        /// A zone of 64 units; each request wants some of them at once. Whatever the others ask for, and in whatever order they are tried,
-        /// each gets its turn within a bounded number of grants.
+        /// A zone of 64 units; each request wants some of them at once. Whatever the others ask for, and in
+        /// whatever order they are tried, each gets its turn within a bounded number of grants.
         #[test]
         fn nobody_waits_for_ever(
             wants in prop::collection::vec(1usize..=64, 2..8),

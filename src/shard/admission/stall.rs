@@ -1,23 +1,26 @@
 //! Evicts clients that hold memory and move nothing while others starve.
 //!
-//! Buffer memory, receive buffers and room for replies belong to all connections of a shard. A client that does not fetch its replies, or
-//! does not send the payload that it announced, keeps its share as long as it likes: that may be a paused virtual machine. But when
-//! another connection has waited for [`Limits::stall_timeout`](crate::config::Limits::stall_timeout) and got nothing, every client that
-//! is that far behind the least rate is disconnected.
+//! Buffer memory, receive buffers and room for replies belong to all connections of a shard. A client that
+//! does not fetch its replies, or does not send the payload that it announced, keeps its share as long as it
+//! likes: that may be a paused virtual machine. But when another connection has waited for
+//! [`Limits::stall_timeout`](crate::config::Limits::stall_timeout) and got nothing, every client that is that
+//! far behind the least rate is disconnected.
 //!
-//! **Progress is bytes.** The least rate is what gives back, within [`DRAIN_SECONDS`], all memory that waits for the client: for the
-//! payload that it sends, and for the replies that it fetches, each judged by itself. So 32 MiB at 2 MiB/s are honest, however long that
-//! takes, and a byte now and then is not. Receives are cut into steps ([`RECEIVE_STEP`]) so that each is seen as progress.
+//! **Progress is bytes.** The least rate is what gives back, within [`DRAIN_SECONDS`], all memory that waits
+//! for the client: for the payload that it sends, and for the replies that it fetches, each judged by itself.
+//! So 32 MiB at 2 MiB/s are honest, however long that takes, and a byte now and then is not. Receives are cut
+//! into steps ([`RECEIVE_STEP`]) so that each is seen as progress.
 //!
-//! The shard looks once a second, and only while some connection waits. Those that are not received from meanwhile are looked at as well: see
-//! [`hang_up`](crate::shard::frontend::nbd::hang_up).
+//! The shard looks once a second, and only while some connection waits. Those that are not received from
+//! meanwhile are looked at as well: see [`hang_up`](crate::shard::frontend::nbd::hang_up).
 
 use crate::ring::UNIT;
 
-/// While others starve, what a client keeps must come free within so many seconds at the rate at which it moves bytes.
+/// While others starve, what a client keeps must come free within so many seconds at the rate at which it
+/// moves bytes.
 const DRAIN_SECONDS: u64 = 64;
-/// The longest receive into a lease. At the least rate of a long payload, and at 64 KiB/s of any other, one ends before a stall timeout
-/// of ten seconds is over.
+/// The longest receive into a lease. At the least rate of a long payload, and at 64 KiB/s of any other, one
+/// ends before a stall timeout of ten seconds is over.
 pub(crate) const RECEIVE_STEP: u32 = 512 << 10;
 
 /// What a client keeps and has to move in one direction: the rest of a payload, or its replies.
@@ -39,8 +42,8 @@ impl Pace {
 
     /// A look: `held` bytes of memory are up to the client in this direction, or (`None`) nothing is.
     ///
-    /// When it came to hold more, it is behind by the same number of bytes, which is less time: one that has just got what it waited for
-    /// begins anew. When it holds less, it is behind by the same time.
+    /// When it came to hold more, it is behind by the same number of bytes, which is less time: one that has
+    /// just got what it waited for begins anew. When it holds less, it is behind by the same time.
     fn look(&mut self, held: Option<u64>) {
         let moved = std::mem::take(&mut self.moved);
         let Some(held) = held else {
@@ -72,8 +75,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A look at a connection that `waits` for others or not, and on whose client so many bytes depend in each direction. Looks in a row at
-    /// which it starved.
+    /// A look at a connection that `waits` for others or not, and on whose client so many bytes depend in
+    /// each direction. Looks in a row at which it starved.
     pub(crate) fn look(&mut self, waits: bool, [inbound, outbound]: [Option<u64>; 2]) -> u32 {
         self.inbound.look(inbound);
         self.outbound.look(outbound);
@@ -144,7 +147,8 @@ mod tests {
     }
 
     proptest! {
-        /// A steady client at the least rate and 64 KiB/s is never late, whatever the moments at which its steps end.
+        /// A steady client at the least rate and 64 KiB/s is never late, whatever the moments at which its
+        /// steps end.
         #[test]
         fn nobody_who_keeps_the_least_rate_is_late(
             held in 0..64 * MIB, more in 0..MIB, phase in 0..u64::from(RECEIVE_STEP), looks in 1..500_u64

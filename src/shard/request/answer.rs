@@ -10,7 +10,8 @@ pub(crate) enum Answer {
     Done,
     /// All bytes of a read.
     Data(Payload),
-    /// A read in parts, from its first byte on and without gaps. A failure is what happened behind the last part.
+    /// A read in parts, from its first byte on and without gaps. A failure is what happened behind the last
+    /// part.
     Parts { parts: Vec<ReadPart>, failure: Option<BlockError> },
     /// The extents of each map, under the front-end's name for it, and memory for the reply.
     Extents { found: Vec<(u32, Vec<Extent>)>, lease: Lease },

@@ -1,6 +1,7 @@
 //! Requests and their answers, whatever protocol carries them: a front-end makes the one and takes the other.
 //!
-//! [`serve`](serve::serve) is what is done for a request, top to bottom. [`table`] knows all requests of the shard.
+//! [`serve`](serve::serve) is what is done for a request, top to bottom. [`table`] knows all requests of the
+//! shard.
 
 pub(crate) mod answer;
 pub(crate) mod serve;
@@ -32,7 +33,8 @@ pub(crate) struct Work {
     pub(crate) action: Action,
     pub(crate) range: ByteRange,
     pub(crate) flags: IoFlags,
-    /// For a read the memory to read into, for a write its payload; for extents room for the front-end's reply.
+    /// For a read the memory to read into, for a write its payload; for extents room for the front-end's
+    /// reply.
     pub(crate) lease: Option<Lease>,
 }
 

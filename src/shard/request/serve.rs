@@ -20,8 +20,8 @@ pub(crate) struct TaskContext {
     pub(crate) opened: RefCell<Vec<(ExportId, io::Result<Device>)>>,
 }
 
-/// Does a task's job and leaves what comes of it. A request is carried out here and not in a function of its own: the future of that would
-/// be moved once more.
+/// Does a task's job and leaves what comes of it. A request is carried out here and not in a function of its
+/// own: the future of that would be moved once more.
 pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
     let (id, peer, Work { action, range, flags, lease }) = match job {
         ShardJob::Request(id, peer, work) => (id, peer, work),

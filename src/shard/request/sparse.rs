@@ -37,7 +37,8 @@ pub(crate) async fn read(
     }
 }
 
-/// The runs of a read, true for holes: neighbours merged, holes too small to matter counted as data, nothing left out.
+/// The runs of a read, true for holes: neighbours merged, holes too small to matter counted as data, nothing
+/// left out.
 fn pieces(range: ByteRange, extents: &[Extent]) -> Vec<(u64, bool)> {
     let mut pieces: Vec<(u64, bool)> = Vec::with_capacity(extents.len() + 1);
     let told: u64 = extents.iter().map(|extent| extent.length).sum();

@@ -1,7 +1,8 @@
 //! All requests of a shard, from when they take up memory until their reply is out.
 //!
-//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the request's record. Whatever a request goes through
-//! carries the id alone; so what is known of it is written once and moved nowhere.
+//! The client's cookie is no key: it may repeat. A [`RequestId`] is the slab key of the request's record.
+//! Whatever a request goes through carries the id alone; so what is known of it is written once and moved
+//! nowhere.
 
 use slab::Slab;
 
@@ -21,7 +22,8 @@ pub(crate) struct Record {
     pub(crate) grant: Grant,
     /// What the client calls it, for the reply.
     pub(crate) cookie: u64,
-    /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is received.
+    /// Its moments so far; 0 for those that have not come. None for a refused request, and while a payload is
+    /// received.
     pub(crate) timing: Option<Timing>,
 }
 
@@ -56,7 +58,8 @@ impl RequestTable {
         }
     }
 
-    /// Bytes that connections hold, by their keys, for requests whose device is done: they come back when the client fetches its reply.
+    /// Bytes that connections hold, by their keys, for requests whose device is done: they come back when the
+    /// client fetches its reply.
     pub(crate) fn held_by_replies(&self) -> impl Iterator<Item = (u32, u32)> {
         let is_answered = |record: &&Record| record.timing.is_some_and(|timing| timing.completed > 0);
         let held = |(_, record): (usize, &Record)| (record.connection, record.grant.held());

@@ -60,7 +60,8 @@ impl Shard {
         self.list(key);
     }
 
-    /// The end of a read that is one operation: its answer, or a task that reads again, which has one way for all that can happen.
+    /// The end of a read that is one operation: its answer, or a task that reads again, which has one way for
+    /// all that can happen.
     fn single_ended(&mut self, id: RequestId, event: Event) {
         let Completion { result, operation, .. } = self.ring.collect(event);
         let Operation::Read { lease, .. } = operation else { unreachable!("it comes back as it went") };

@@ -1,4 +1,5 @@
-//! Looks for connections that hold memory and move nothing while others starve; see [`crate::shard::admission::stall`].
+//! Looks for connections that hold memory and move nothing while others starve; see
+//! [`crate::shard::admission::stall`].
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::shard::turn::shard::Shard;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What the client keeps by not sending the rest of a payload, and by not fetching replies that hold so much, in bytes.
+/// What the client keeps by not sending the rest of a payload, and by not fetching replies that hold so much,
+/// in bytes.
 fn up_to_client(connection: &Connection, held_by_replies: u64) -> [Option<u64>; 2] {
     let inbound = connection.receiving.as_ref().map(|receiving| receiving.held.into());
     let outbound = connection.outbound.is_sending().then_some(held_by_replies);

@@ -23,7 +23,8 @@ impl Shard {
         }
     }
 
-    /// Puts a connection on the list to be fed. One that waits is fed too: what it did itself may let it go on, without a try of the others.
+    /// Puts a connection on the list to be fed. One that waits is fed too: what it did itself may let it go
+    /// on, without a try of the others.
     pub(crate) fn list(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         match std::mem::replace(&mut connection.listed, Listed::ToFeed) {
@@ -34,7 +35,8 @@ impl Shard {
         self.to_feed.push_back(key);
     }
 
-    /// Feeds one connection, which is on no list; false when it has to wait for the shard and got nothing at all.
+    /// Feeds one connection, which is on no list; false when it has to wait for the shard and got nothing at
+    /// all.
     pub(crate) fn feed_one(&mut self, key: u32) -> bool {
         let connection = &mut self.connections[key as usize];
         let before = connection.ledger.in_flight();

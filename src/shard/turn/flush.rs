@@ -127,7 +127,8 @@ impl Shard {
         }
     }
 
-    /// Starts receives of connections that need more bytes. After the sends, so that clients that wait for replies wait less.
+    /// Starts receives of connections that need more bytes. After the sends, so that clients that wait for
+    /// replies wait less.
     pub(crate) fn receive(&mut self) {
         for key in self.to_receive.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };

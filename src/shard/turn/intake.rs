@@ -26,7 +26,8 @@ use crate::stats::{ConnectionInfo, Gauges, Interval};
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Shard {
-    /// Takes in what the doorbell announced: messages, answers of the helper threads, and tasks that other shards woke.
+    /// Takes in what the doorbell announced: messages, answers of the helper threads, and tasks that other
+    /// shards woke.
     pub(crate) fn take_messages(&mut self) {
         if !std::mem::take(&mut self.doorbell_rang) {
             return;
@@ -194,7 +195,8 @@ impl Shard {
         interval
     }
 
-    /// From now on no request begins, and connections end when nothing of them is in flight; see [`crate::config::Shutdown`].
+    /// From now on no request begins, and connections end when nothing of them is in flight; see
+    /// [`crate::config::Shutdown`].
     fn begin_shutdown(&mut self) {
         if self.shutdown.is_none() {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);

@@ -62,7 +62,8 @@ impl<F: Future<Output = ()>> Worker<F> {
         Self { shard, tasks, events, work }
     }
 
-    /// One turn of the loop; `None` when the shard has shut down, otherwise [`Wait::No`] when the next turn has something to do.
+    /// One turn of the loop; `None` when the shard has shut down, otherwise [`Wait::No`] when the next turn
+    /// has something to do.
     pub(crate) fn turn(&mut self) -> Option<Wait> {
         let shard = &mut self.shard;
         if shard.shutdown_is_over() {

@@ -17,8 +17,8 @@ impl Shard {
         }
     }
 
-    /// A timer has ended: the next turn looks if it was that of the sends. Not now, because what a look starts must reach the kernel in the
-    /// same turn as what it was decided by.
+    /// A timer has ended: the next turn looks if it was that of the sends. Not now, because what a look
+    /// starts must reach the kernel in the same turn as what it was decided by.
     pub(crate) fn sends_are_due(&mut self, timer: OpKey) {
         if self.slow_sends.timer == Some(timer) {
             self.slow_sends.timer = None;

@@ -30,21 +30,25 @@ use crate::sys::Doorbell;
 
 /// One shard: a thread, a ring, and all that its connections need.
 ///
-/// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *flush*: what was answered by them leaves;
-/// *feed*: received bytes become requests, each with a slot and memory; *run*: tasks go as far as they can, new ones submit their first
-/// operation; *reply*: what is finished is queued on its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask for
-/// them, after the sends, so that clients that wait for replies wait less; and one system call submits it all and waits. Feeding comes
-/// before running so that a request's first operation leaves in the turn in which its bytes came. The price: a long list of ready
-/// work delays the next reaping, so every phase takes a bounded number of items and leaves the rest for the next turn. Sends come before
-/// the reads of their turn, so they end before them: then the replies of those reads need no queue.
+/// Each turn goes one way: *reap* completions, which only records what they brought; *mailbox*; *flush*: what
+/// was answered by them leaves; *feed*: received bytes become requests, each with a slot and memory; *run*:
+/// tasks go as far as they can, new ones submit their first operation; *reply*: what is finished is queued on
+/// its connection; *flush*: one vectored send a connection; *receive*: connections that need more bytes ask
+/// for them, after the sends, so that clients that wait for replies wait less; and one system call submits it
+/// all and waits. Feeding comes before running so that a request's first operation leaves in the turn in
+/// which its bytes came. The price: a long list of ready work delays the next reaping, so every phase takes a
+/// bounded number of items and leaves the rest for the next turn. Sends come before the reads of their turn,
+/// so they end before them: then the replies of those reads need no queue.
 ///
 /// Kept after each turn:
 /// * a connection has at most one receive and one send in flight, and `operations` counts them;
-/// * every request that holds memory or whose reply is not out has one record in `requests`, and is in exactly one place: receiving, with its
-///   backend (a task runs it, or a read of its own is in flight: see [`single`](crate::shard::frontend::nbd::single)), outbound, or forgotten;
-/// * a listed connection is on exactly one of the list `to_feed` and the queues of admission, and its `listed` says on which;
-/// * every connection that waits has been retried since its need could last be met, or is marked for retry: see
-///   [`queue`](crate::shard::admission::queue);
+/// * every request that holds memory or whose reply is not out has one record in `requests`, and is in
+///   exactly one place: receiving, with its backend (a task runs it, or a read of its own is in flight: see
+///   [`single`](crate::shard::frontend::nbd::single)), outbound, or forgotten;
+/// * a listed connection is on exactly one of the list `to_feed` and the queues of admission, and its
+///   `listed` says on which;
+/// * every connection that waits has been retried since its need could last be met, or is marked for retry:
+///   see [`queue`](crate::shard::admission::queue);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
 pub(crate) struct Shard {
     /// Its buffer memory is locked.
@@ -88,7 +92,8 @@ pub(crate) struct Shard {
     pub(crate) connection_count: Arc<AtomicUsize>,
 }
 
-/// A ring, and whether its memory is pinned: it is not when the limit of locked memory is too low and pinning was not demanded.
+/// A ring, and whether its memory is pinned: it is not when the limit of locked memory is too low and pinning
+/// was not demanded.
 fn new_ring(mut options: RingOptions, pinned: Pinning) -> Result<(Ring, BufferPool, bool), RingError> {
     match Ring::new(&options) {
         Err(RingError::LockedMemory(_)) if pinned == Pinning::Auto => {

@@ -1,4 +1,5 @@
-//! How a request begins: it is answered at once, or takes memory, receives its payload, and goes to its backend.
+//! How a request begins: it is answered at once, or takes memory, receives its payload, and goes to its
+//! backend.
 
 use std::rc::Rc;
 

@@ -1,4 +1,5 @@
-//! How a connection comes to its end: which cause is told, what is still sent, and how the client learns of it.
+//! How a connection comes to its end: which cause is told, what is still sent, and how the client learns of
+//! it.
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -16,7 +17,8 @@ impl Connection {
         self
     }
 
-    /// Tells of its end, `now` by the shard's clock. Its beginning was told by the control plane, with the same number.
+    /// Tells of its end, `now` by the shard's clock. Its beginning was told by the control plane, with the
+    /// same number.
     pub(crate) fn tell_end(&self, now: u64) {
         let Traffic { requests, read_bytes, written_bytes } = self.traffic;
         let reason = self.reason.unwrap_or(Reason::Closed);
@@ -50,8 +52,8 @@ impl Connection {
         }
     }
 
-    /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is told of an error it is one.
-    /// `now` is by the shard's clock.
+    /// Ends without answering what did not begin: a client that reconnects sends it again, and to one that is
+    /// told of an error it is one. `now` is by the shard's clock.
     pub(crate) fn stop(&mut self, now: u64) {
         if self.closing != Closing::No {
             return;
@@ -105,7 +107,8 @@ impl Connection {
             && self.ledger.working() > 0
     }
 
-    /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is received that would tell.
+    /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is
+    /// received that would tell.
     pub(crate) fn glance(&self) -> Option<Operation> {
         let is_blind = self.receive.is_none() && self.closing == Closing::No && self.ledger.working() > 0;
         (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
@@ -172,8 +175,8 @@ impl Connection {
         }
     }
 
-    /// The first step, when everything is answered: what tells the client that no more will come, and how long it has to close its end.
-    /// `patience` is for a client that was busy.
+    /// The first step, when everything is answered: what tells the client that no more will come, and how
+    /// long it has to close its end. `patience` is for a client that was busy.
     pub(crate) fn begin_lingering(&mut self, patience: Duration) -> Option<(Operation, Duration)> {
         let Linger::Wanted { briefly } = self.linger else { return None };
         let is_due = self.closing == Closing::Graceful && self.has_done_all();

@@ -1,6 +1,7 @@
 //! One connection: received bytes become requests, replies become sends.
 //!
-//! The worker calls in, always downwards: a completion is recorded, then the connection is fed, then flushed. Nothing here waits.
+//! The worker calls in, always downwards: a completion is recorded, then the connection is fed, then flushed.
+//! Nothing here waits.
 
 use std::any::Any;
 use std::rc::Rc;
@@ -368,7 +369,8 @@ impl Connection {
         }
     }
 
-    /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them all.
+    /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them
+    /// all.
     pub(crate) fn receives_payload(&self) -> bool {
         self.receiving.is_some()
     }

@@ -1,14 +1,14 @@
 //! A client that sends no more: does it still wait for replies, or was it killed?
 //!
-//! Both end its stream in the same way, and one that waits must get its replies. So while requests of it are carried out, the socket is
-//! watched for the end of the other direction. A local client's end shows within [`REST`]; that of one behind TCP when something is sent to
-//! it, which keep-alive does after a minute.
+//! Both end its stream in the same way, and one that waits must get its replies. So while requests of it are
+//! carried out, the socket is watched for the end of the other direction. A local client's end shows within
+//! [`REST`]; that of one behind TCP when something is sent to it, which keep-alive does after a minute.
 //!
-//! A client that has as many requests under way as it may, or waits for memory, is not received from. Whether it is gone is looked at once a
-//! second (`Connection::glance`): a poll, and its cancellation behind it.
+//! A client that has as many requests under way as it may, or waits for memory, is not received from. Whether
+//! it is gone is looked at once a second (`Connection::glance`): a poll, and its cancellation behind it.
 //!
-//! A poll of the ring ends for the end of one direction as well, whether asked for it or not, and would do so again at once. So between
-//! two polls the watch rests.
+//! A poll of the ring ends for the end of one direction as well, whether asked for it or not, and would do so
+//! again at once. So between two polls the watch rests.
 
 use std::time::Duration;
 

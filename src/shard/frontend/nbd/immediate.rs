@@ -17,8 +17,8 @@ use crate::stats::{Operation, Timing};
 impl Connection {
     /// Answers a READ whose data can be had without waiting; false when it cannot.
     ///
-    /// Data in the page cache only when the reply leaves soon, because what was looked up must still be true then. For a slow reader
-    /// data waits in memory of ours instead.
+    /// Data in the page cache only when the reply leaves soon, because what was looked up must still be true
+    /// then. For a slow reader data waits in memory of ours instead.
     pub(crate) fn read_at_once(
         &mut self,
         request: &Request,
@@ -50,7 +50,8 @@ impl Connection {
         true
     }
 
-    /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had to.
+    /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had
+    /// to.
     #[inline]
     pub(crate) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         self.outbound.lost().and_then(|_| self.read_all_lost(feeding))
@@ -101,7 +102,8 @@ impl Connection {
         None
     }
 
-    /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes out. False when it does.
+    /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes
+    /// out. False when it does.
     pub(crate) fn write_at_once(
         &mut self,
         request: &Request,

@@ -1,10 +1,11 @@
 //! The end of a connection by the server's will, over TCP.
 //!
-//! A socket of TCP that is closed while bytes in it are unread, or that gets more of them later, resets the connection: replies that the
-//! client has not received yet are taken back, though the server has counted them as sent. So it is closed in two steps: the client is told
-//! that no more will come, and what it still sends is thrown away until it closes its end as well, or its time is over.
-//! A client for which nothing was under way has [`RECENT`] for that; when its last reply is older, it is closed at once, so that nobody
-//! has to wait for a client that sleeps. A unix socket loses nothing when it is closed.
+//! A socket of TCP that is closed while bytes in it are unread, or that gets more of them later, resets the
+//! connection: replies that the client has not received yet are taken back, though the server has counted
+//! them as sent. So it is closed in two steps: the client is told that no more will come, and what it still
+//! sends is thrown away until it closes its end as well, or its time is over. A client for which nothing was
+//! under way has [`RECENT`] for that; when its last reply is older, it is closed at once, so that nobody has
+//! to wait for a client that sleeps. A unix socket loses nothing when it is closed.
 
 use std::time::Duration;
 

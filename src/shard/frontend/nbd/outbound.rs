@@ -1,6 +1,7 @@
 //! Replies on their way out: a queue of chunks, and one vectored send in flight.
 //!
-//! Chunks leave in the order in which they were pushed, each header directly before its payload, so a reply is never torn by another.
+//! Chunks leave in the order in which they were pushed, each header directly before its payload, so a reply
+//! is never torn by another.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,7 +35,8 @@ const MORE_FOLLOWS: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) queue: VecDeque<Queued>,
-    /// The send that starts at the end of this turn. Replies with data go there and need no queue, as long as nothing must come before them.
+    /// The send that starts at the end of this turn. Replies with data go there and need no queue, as long as
+    /// nothing must come before them.
     open: Option<Box<SendBatch>>,
     /// Chunks of the last send: as many as the next one is likely to have.
     usual_chunks: usize,
@@ -52,7 +54,8 @@ pub(crate) struct Outbound {
     pub(crate) whole: Option<OpKey>,
     /// The last send was slow.
     pub(crate) is_slow: bool,
-    /// Bytes that the socket is likely to take at once. More of mapped files need not be asked about before a send.
+    /// Bytes that the socket is likely to take at once. More of mapped files need not be asked about before a
+    /// send.
     room: u64,
     /// It is on the list of those that are looked at.
     pub(crate) is_watched: bool,
@@ -62,13 +65,15 @@ pub(crate) struct Outbound {
     full: bool,
     /// It ended within a payload, of which nothing is copied yet, should it be mapped.
     pub(crate) uncopied: bool,
-    /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual way.
+    /// READs whose reply was to be sent from the page cache and cannot be: they are to be read in the usual
+    /// way.
     lost: VecDeque<RequestId>,
     /// How the first chunk is sent that has left in part.
     torn: Torn,
 }
 
-/// What is done about the rest of a mapped chunk of which a part has left. No other reply can take its place any more.
+/// What is done about the rest of a mapped chunk of which a part has left. No other reply can take its place
+/// any more.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Torn {
     /// It is sent when its pages are there.
@@ -95,9 +100,11 @@ pub(crate) enum Next {
     Broken,
 }
 
-/// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves, so it must leave soon.
+/// Bytes of mapped files that a connection may have outbound. What was looked up must be true when it leaves,
+/// so it must leave soon.
 const MOST_MAPPED: u64 = 4 << 20;
-/// A client that takes longer than this for one send, in nanoseconds: what it asks for waits in memory of ours.
+/// A client that takes longer than this for one send, in nanoseconds: what it asks for waits in memory of
+/// ours.
 const LATE: u64 = 50_000_000;
 
 /// A client that takes longer for a send is slow.
@@ -133,8 +140,8 @@ impl Default for Outbound {
 }
 
 impl Outbound {
-    /// Appends a reply of one chunk; when its data are those of a mapped file, they were seen in the page cache at `now`, the moment of
-    /// this turn.
+    /// Appends a reply of one chunk; when its data are those of a mapped file, they were seen in the page
+    /// cache at `now`, the moment of this turn.
     #[inline]
     pub(crate) fn push_one(
         &mut self,
@@ -156,7 +163,8 @@ impl Outbound {
         self.mapped_sending += mapped;
     }
 
-    /// The batch of the send that starts at the end of this turn, with room for another chunk, if that can be the next one.
+    /// The batch of the send that starts at the end of this turn, with room for another chunk, if that can be
+    /// the next one.
     #[inline]
     fn open(&mut self, batches: &mut Batches) -> Option<&mut Box<SendBatch>> {
         match &mut self.open {
@@ -198,8 +206,8 @@ impl Outbound {
         }
     }
 
-    /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does not look for the answer;
-    /// libnbd then loses its place in the stream.
+    /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does
+    /// not look for the answer; libnbd then loses its place in the stream.
     pub(crate) fn hold_back(&mut self, reply: Reply, request: RequestId) {
         assert!(self.held_back.is_none(), "one request comes in at a time");
         self.held_back = Some((reply, request));
@@ -249,7 +257,8 @@ impl Outbound {
         self.pausing = self.pausing.checked_sub(1).expect("it was waited for");
     }
 
-    /// The payload of the first chunk was copied into a lease: the request that holds it from now on, unless nothing is queued any more.
+    /// The payload of the first chunk was copied into a lease: the request that holds it from now on, unless
+    /// nothing is queued any more.
     pub(crate) fn copied(&mut self, copy: SharedLease) -> Option<RequestId> {
         let Queued { chunk, ends, .. } = self.queue.front_mut()?;
         let length = chunk.payload.length() as u32;
@@ -287,8 +296,8 @@ impl Outbound {
 
     /// Moves as many chunks of the queue into `batch` as fit, behind those that are there.
     ///
-    /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become of mapped ranges that have
-    /// waited, which may have been longer than a moment.
+    /// `now` is the moment of the turn, in nanoseconds of the shard's clock; `standing` tells what has become
+    /// of mapped ranges that have waited, which may have been longer than a moment.
     pub(crate) fn fill(
         &mut self,
         batch: &mut SendBatch,
@@ -355,8 +364,8 @@ impl Outbound {
         next
     }
 
-    /// The send in flight has ended: tells the requests whose replies are out; whether the connection can go on. What did not leave is
-    /// queued again, and the batch is empty.
+    /// The send in flight has ended: tells the requests whose replies are out; whether the connection can go
+    /// on. What did not leave is queued again, and the batch is empty.
     pub(crate) fn sent(
         &mut self,
         batch: &mut SendBatch,
@@ -393,7 +402,8 @@ impl Outbound {
         for queued in unsent.into_iter().rev() {
             if let Payload::Mapped(mapped) = &queued.chunk.payload {
                 if faulted && queued.left == 0 {
-                    // One of those in the send could not be read; which one shows when each is read for itself.
+                    // One of those in the send could not be read; which one shows when each is read for
+                    // itself.
                     self.lost.push_back(RequestId(queued.ends));
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! Reads that are one operation of the ring: a slot, but no task. They are queued when they are parsed.
 //!
-//! Most copied reads are. Only the whole success is dealt with here: a read that came back short or with an error starts again as a task,
-//! which has one way for all that can happen.
+//! Most copied reads are. Only the whole success is dealt with here: a read that came back short or with an
+//! error starts again as a task, which has one way for all that can happen.
 
 use crate::ring::{FileIndex, Operation, Owner};
 use crate::shard::frontend::nbd::connection::{Connection, Feeding};

@@ -1,12 +1,15 @@
-//! Sends that take long: what is fast for prompt clients is not always good for those that fetch their replies later.
+//! Sends that take long: what is fast for prompt clients is not always good for those that fetch their
+//! replies later.
 //!
-//! A send of memory of ours moves all it has, waiting for room in the socket in between: one operation instead of five for a long read. But
-//! nothing of it counts as progress before its end, so when it takes longer than [`PROMPT`] it is ended early, and the next ones end whenever
-//! the socket is full, until one is prompt again. A reply from a mapped file that is cut in two by a full socket is left where it is as long
-//! as there may be room at once. After [`PROMPT`] the rest is copied into memory of ours: no error can take its place any more, should it be
-//! gone when there is room at last.
+//! A send of memory of ours moves all it has, waiting for room in the socket in between: one operation
+//! instead of five for a long read. But nothing of it counts as progress before its end, so when it takes
+//! longer than [`PROMPT`] it is ended early, and the next ones end whenever the socket is full, until one is
+//! prompt again. A reply from a mapped file that is cut in two by a full socket is left where it is as long
+//! as there may be room at once. After [`PROMPT`] the rest is copied into memory of ours: no error can take
+//! its place any more, should it be gone when there is room at last.
 //!
-//! The shard looks while sends are under way, once in [`PROMPT`]. One that ends within it is looked at in vain once.
+//! The shard looks while sends are under way, once in [`PROMPT`]. One that ends within it is looked at in
+//! vain once.
 
 use crate::block::ByteRange;
 use crate::ring::{OpKey, Payload, SendMode};
@@ -21,7 +24,8 @@ pub(crate) enum Slow {
     NotYet,
     /// A send that moves everything takes long.
     Sending(OpKey),
-    /// A range of a mapped file of which a part has left waits for room: no error can take the place of the rest, should it be gone then.
+    /// A range of a mapped file of which a part has left waits for room: no error can take the place of the
+    /// rest, should it be gone then.
     Torn(ByteRange),
 }
 
