@@ -1,8 +1,8 @@
 //! Requests that can be answered without waiting and without memory, and what becomes of reads that are
 //! answered from the page cache.
 
-use super::Device;
 use super::application::Immediate;
+use super::device::Device;
 use super::kind::Kind;
 use super::page_cache::Standing;
 use super::trust::Trust;

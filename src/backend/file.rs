@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::ShardContext;
+use super::context::ShardContext;
 use super::export::FileStore;
 use super::known_data::KnownData;
 use super::page_cache::{PageCache, Standing};

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::application::Application;
+use super::abandon::Abandon;
+use super::application_kind::Application;
+use super::context::ShardContext;
+use super::export::Export;
 use super::export::Store;
 use super::fault::{Fault, Verdict};
 use super::file::FileDevice;
+use super::file::ReadFailure;
 use super::memory::MemoryStore;
 use super::steps::steps;
-use super::{Abandon, Export, ReadFailure, ShardContext};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
 use crate::ring::{Lease, SharedLease};
 

@@ -1,36 +1,17 @@
-//! CACHE: reads a range ahead into the page cache.
-//!
-//! One `POSIX_FADV_WILLNEED` reads no more than the device's read-ahead ahead, however long its range is, so
-//! a range is asked for in steps of that length. A prefetch runs in a worker thread of the ring, which other
-//! exports need too: one at a time runs on an export and a shard. While it does, further ones succeed without
-//! work; CACHE promises nothing that a client could miss.
+//! One prefetch at a time on an export and a shard; see [`cache`](super::cache).
 
 use std::cell::Cell;
-
-use super::ShardContext;
-use super::abandon::Abandon;
-use super::file::FileDevice;
-use super::steps::steps;
-use crate::block::{BlockError, ByteRange};
-use crate::ring::Operation;
-
-/// Bytes that one CACHE reads ahead at the most.
-///
-/// The protocol leaves open "whether there is a limit on how much can be cached at once" (`NBD_CMD_CACHE`).
-/// Without one a single request fills the page cache with a whole disk, and a later TRIM that drops it all
-/// keeps writes to the file waiting.
-const LONGEST_PREFETCH: u64 = 128 << 20;
 
 /// Whether a prefetch runs.
 #[derive(Debug, Default)]
 pub(super) struct Prefetching(Cell<bool>);
 
 /// The prefetch that runs.
-struct PrefetchGuard<'a>(&'a Cell<bool>);
+pub(super) struct PrefetchGuard<'a>(&'a Cell<bool>);
 
 impl Prefetching {
     /// Begins one, unless one runs.
-    fn begin(&self) -> Option<PrefetchGuard<'_>> {
+    pub(super) fn begin(&self) -> Option<PrefetchGuard<'_>> {
         (!self.0.replace(true) || canary!(PrefetchUnbounded)).then_some(PrefetchGuard(&self.0))
     }
 }
@@ -38,32 +19,6 @@ impl Prefetching {
 impl Drop for PrefetchGuard<'_> {
     fn drop(&mut self) {
         self.0.set(false);
-    }
-}
-
-impl FileDevice {
-    /// Reads the first bytes of a range ahead; with O_DIRECT there is nothing to do. Stops when the client is
-    /// gone, or when the export has all its worker threads in use.
-    pub(super) async fn cache(
-        &self,
-        range: ByteRange,
-        abandon: &Abandon,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        if self.direct.is_some() {
-            return Ok(());
-        }
-        let Some(_running) = self.prefetching.begin() else { return Ok(()) };
-        let front = ByteRange::new(range.offset(), range.length().min(LONGEST_PREFETCH));
-        for step in steps(front.expect("within the range"), self.store.read_ahead) {
-            let place = self.workers.try_enter();
-            if abandon.is_abandoned() || (place.is_none() && !canary!(PrefetchUnbounded)) {
-                break;
-            }
-            // A prefetch that fails changes nothing that a client could see.
-            let _hint = context.ring.run(Operation::Prefetch { file: self.buffered, range: step }).await;
-        }
-        Ok(())
     }
 }
 

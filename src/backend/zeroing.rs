@@ -4,8 +4,8 @@
 //! that needs it. So ranges go in steps, one at a time on an export and a shard (the kernel would do no more
 //! than that either), and stop when their client is gone.
 
-use super::ShardContext;
 use super::abandon::Abandon;
+use super::context::ShardContext;
 use super::file::{FileDevice, failure, until_done};
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, IoFlags};

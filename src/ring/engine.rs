@@ -8,8 +8,9 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
+use super::key::{OpKey, Owner};
 use super::mapped::SharedMapping;
-use super::op::{OpKey, OpTable, Owner};
+use super::op::OpTable;
 use super::operation::{FileIndex, Operation};
 use super::uring::{Event, RingError, RingOptions, Uring, Wait};
 

@@ -10,6 +10,7 @@ mod buddy;
 mod buffer;
 mod engine;
 mod entry;
+mod key;
 mod loan;
 mod mapped;
 mod op;
@@ -35,13 +36,12 @@ use std::time::Duration;
 pub(crate) use batch::{Payload, SendBatch, Unsent};
 pub use buffer::{BufferPool, LARGEST_LEASE};
 pub(crate) use buffer::{Lease, SharedLease};
+pub(crate) use key::{OpKey, Owner};
 pub(crate) use loan::Loan;
 pub use mapped::FileMapping;
 pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
-pub(crate) use op::{OpKey, Owner};
 pub(crate) use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub(crate) use receive::Received;
-pub(crate) use running::Running;
 pub use uring::RingOptions;
 pub(crate) use uring::{Event, RingError, Wait};
 pub(crate) use zone::{BULK_THRESHOLD, UNIT, ZoneKind};
@@ -190,14 +190,5 @@ impl Ring {
 
     fn table<T>(&self, with: impl FnOnce(&mut OpTable) -> T) -> T {
         with(self.inner.engine.borrow_mut().table())
-    }
-
-    /// Runs an operation for the current task.
-    pub fn run(&self, operation: Operation) -> Running {
-        Running::new(self.clone(), operation)
-    }
-
-    pub async fn sleep(&self, duration: Duration) {
-        let _expired = self.run(Operation::sleep(duration)).await;
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::batch::SendBatch;
 use super::buffer::{Lease, SharedLease};
+use super::key::OpKey;
 use super::mapped::MappedRange;
-use super::op::OpKey;
 use super::receive::Received;
 use crate::block::ByteRange;
 

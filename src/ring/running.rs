@@ -2,9 +2,10 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::Ring;
-use super::op::{OpKey, Owner};
+use super::key::{OpKey, Owner};
 use super::operation::Operation;
 
 /// An operation that is awaited: `(result, operation)`, the result as bytes moved or a positive errno.
@@ -26,11 +27,19 @@ enum RunningState {
     Finished,
 }
 
-impl Running {
-    pub(super) fn new(ring: Ring, operation: Operation) -> Self {
-        Self { ring, state: RunningState::Fresh(Some(operation)) }
+impl Ring {
+    /// Runs an operation for the current task.
+    pub fn run(&self, operation: Operation) -> Running {
+        Running { ring: self.clone(), state: RunningState::Fresh(Some(operation)) }
     }
 
+    /// Lets the current task sleep.
+    pub async fn sleep(&self, duration: Duration) {
+        let _expired = self.run(Operation::sleep(duration)).await;
+    }
+}
+
+impl Running {
     /// Keeps the waker of who polls now.
     #[cold]
     fn keep_waker(ring: &Ring, context: &Context<'_>) -> u32 {

@@ -8,7 +8,8 @@ use io_uring::{IoUring, Probe, opcode, types};
 
 use super::buffer::BufferPool;
 use super::entry::build_entry;
-use super::op::{OpKey, OpTable, Owner};
+use super::key::{OpKey, Owner};
+use super::op::OpTable;
 use super::operation::{FileIndex, Operation};
 use super::receive::{GROUP, ReceiveRing, Received};
 

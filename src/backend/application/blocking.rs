@@ -31,7 +31,7 @@ struct BlockingState {
 const DEVICE: usize = 0;
 
 impl BlockingQueue {
-    pub(super) fn new(
+    pub(in crate::backend) fn new(
         device: &Arc<Caged<dyn BlockingDevice>>,
         health: &Arc<Health>,
         most: usize,
@@ -42,7 +42,7 @@ impl BlockingQueue {
     }
 
     /// Hands a request over; true when one more thread should [work](BlockingQueue::work) for it.
-    pub(super) fn submit(&self, request: DeviceRequest, client: u32) -> bool {
+    pub(in crate::backend) fn submit(&self, request: DeviceRequest, client: u32) -> bool {
         let mut state = lock(&self.state);
         state.waiting.ask(DEVICE, client, request);
         let needs_thread = state.threads < self.most;
@@ -51,7 +51,7 @@ impl BlockingQueue {
     }
 
     /// Works on what waits, until nothing does.
-    pub(super) fn work(&self) {
+    pub(in crate::backend) fn work(&self) {
         while let Some(request) = self.next() {
             self.carry_out(request);
         }
@@ -68,7 +68,7 @@ impl BlockingQueue {
     }
 
     /// Nobody waits for what is left.
-    pub(super) fn close(&self) {
+    pub(in crate::backend) fn close(&self) {
         let mut left = Vec::new();
         let mut state = lock(&self.state);
         while let Some((_, request)) = state.waiting.next() {

@@ -8,7 +8,7 @@ use crate::sys::Doorbell;
 
 /// Shared by all shards: once code of a device has panicked, none of it is called any more.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(in crate::backend) struct Health {
     failed: AtomicBool,
     /// Of the shards that have opened it.
     doorbells: Mutex<Vec<Weak<Doorbell>>>,
@@ -16,7 +16,7 @@ pub(super) struct Health {
 
 impl Health {
     /// A shard has opened the device: what it has handed over there fails as well when the device does.
-    pub(super) fn ring_when_it_fails(&self, doorbell: &Arc<Doorbell>) {
+    pub(in crate::backend) fn ring_when_it_fails(&self, doorbell: &Arc<Doorbell>) {
         let mut doorbells = lock(&self.doorbells);
         // Those of servers that ended are gone.
         doorbells
@@ -25,12 +25,12 @@ impl Health {
     }
 
     #[inline]
-    pub(super) fn has_failed(&self) -> bool {
+    pub(in crate::backend) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
     /// It panicked.
-    pub(super) fn fail(&self) {
+    pub(in crate::backend) fn fail(&self) {
         if !self.failed.swap(true, Ordering::Relaxed) {
             tracing::error!("a device of the application panicked: all further requests to it fail with EIO");
             // They look on their own threads.
@@ -42,14 +42,14 @@ impl Health {
 
 /// What the application gave us. Whatever thread drops it last survives a panic of that.
 #[derive(Debug)]
-pub(super) struct Caged<T: ?Sized>(Option<Box<T>>);
+pub(in crate::backend) struct Caged<T: ?Sized>(Option<Box<T>>);
 
 impl<T: ?Sized> Caged<T> {
-    pub(super) fn new(inner: Box<T>) -> Self {
+    pub(in crate::backend) fn new(inner: Box<T>) -> Self {
         Self(Some(inner))
     }
 
-    pub(super) fn get(&self) -> &T {
+    pub(in crate::backend) fn get(&self) -> &T {
         self.0.as_ref().expect("it is there until this is dropped")
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Outstanding {
 }
 
 /// A queue on this shard.
-pub(super) trait Committed {
+pub(in crate::backend) trait Committed {
     /// It was handed all of this turn.
     fn commit(&self);
     /// The doorbell rang: its device may have failed on another shard.
@@ -85,7 +85,7 @@ impl Outstanding {
     }
 
     /// A queue was opened. Rings when its device fails.
-    pub(super) fn opened(&self, queue: Weak<dyn Committed>) -> &Arc<Doorbell> {
+    pub(in crate::backend) fn opened(&self, queue: Weak<dyn Committed>) -> &Arc<Doorbell> {
         self.queues.borrow_mut().push(queue);
         &self.way.doorbell
     }
@@ -101,12 +101,12 @@ impl Outstanding {
     }
 
     /// At the end of this turn the queue is told that this was all.
-    pub(super) fn will_commit(&self, queue: Rc<dyn Committed>) {
+    pub(in crate::backend) fn will_commit(&self, queue: Rc<dyn Committed>) {
         self.uncommitted.borrow_mut().push(queue);
     }
 
     /// A request for a device, and its end.
-    pub(super) fn request(
+    pub(in crate::backend) fn request(
         &self,
         command: CommandKind,
         range: ByteRange,
@@ -136,7 +136,7 @@ impl Drop for Outstanding {
 }
 
 /// The end of a request, awaited.
-pub(super) struct RequestWait<'a> {
+pub(in crate::backend) struct RequestWait<'a> {
     outstanding: &'a Outstanding,
     ticket: RequestTicket,
 }

@@ -23,7 +23,7 @@ pub(crate) struct QueueOnShard {
 
 impl QueueOnShard {
     /// Opens the device on a shard.
-    pub(super) fn open(
+    pub(in crate::backend) fn open(
         device: &dyn FastDevice,
         health: &Arc<Health>,
         shard: usize,
@@ -73,12 +73,12 @@ impl QueueOnShard {
         }
     }
 
-    pub(super) fn immediate(&self, asked: &Preview) -> Option<Immediate> {
+    pub(in crate::backend) fn immediate(&self, asked: &Preview) -> Option<Immediate> {
         self.guarded(|queue| queue.immediate(asked)).flatten()
     }
 
     /// Hands a request over; it fails when the device has.
-    pub(super) fn submit(self: &Rc<Self>, request: DeviceRequest, outstanding: &Outstanding) {
+    pub(in crate::backend) fn submit(self: &Rc<Self>, request: DeviceRequest, outstanding: &Outstanding) {
         self.guarded(|queue| queue.submit(request));
         if !self.uncommitted.replace(true) {
             outstanding.will_commit(Rc::clone(self) as Rc<dyn Committed>);

@@ -18,39 +18,39 @@ use crate::sys::Doorbell;
 /// no harm when the client has gone or the server has stopped meanwhile.
 #[derive(Debug)]
 pub struct DeviceRequest {
-    pub(super) command: CommandKind,
-    pub(super) range: ByteRange,
-    pub(super) flags: IoFlags,
-    pub(super) most_extents: usize,
-    pub(super) loan: Option<Loan>,
-    pub(super) ticket: RequestTicket,
-    pub(super) way: Arc<Way>,
-    pub(super) ended: bool,
+    pub(in crate::backend) command: CommandKind,
+    pub(in crate::backend) range: ByteRange,
+    pub(in crate::backend) flags: IoFlags,
+    pub(in crate::backend) most_extents: usize,
+    pub(in crate::backend) loan: Option<Loan>,
+    pub(in crate::backend) ticket: RequestTicket,
+    pub(in crate::backend) way: Arc<Way>,
+    pub(in crate::backend) ended: bool,
 }
 
 /// Which of the requests that a shard has outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RequestTicket {
+pub(in crate::backend) struct RequestTicket {
     /// Its place, which others have before and after it.
-    pub(super) place: u32,
+    pub(in crate::backend) place: u32,
     /// Its number, which no other ever has.
-    pub(super) number: u64,
+    pub(in crate::backend) number: u64,
 }
 
 /// A request that ended.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) ticket: RequestTicket,
-    pub(super) loan: Option<Loan>,
-    pub(super) result: Result<Vec<Extent>, BlockError>,
+pub(in crate::backend) struct Ended {
+    pub(in crate::backend) ticket: RequestTicket,
+    pub(in crate::backend) loan: Option<Loan>,
+    pub(in crate::backend) result: Result<Vec<Extent>, BlockError>,
 }
 
 /// The way back to the shard.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(in crate::backend) struct Way {
     /// Holds no more than are outstanding.
-    pub(super) sender: Sender<Ended>,
-    pub(super) doorbell: Arc<Doorbell>,
+    pub(in crate::backend) sender: Sender<Ended>,
+    pub(in crate::backend) doorbell: Arc<Doorbell>,
 }
 
 impl DeviceRequest {
@@ -150,7 +150,7 @@ fn block_error(error: &io::Error) -> BlockError {
 
 /// What an application said of a range, made true to the protocol: at least one extent, none empty, none
 /// beyond the range, no two neighbours alike, at most `limit`.
-pub(super) fn tidied(told: Vec<Extent>, range: ByteRange, limit: usize) -> Vec<Extent> {
+pub(in crate::backend) fn tidied(told: Vec<Extent>, range: ByteRange, limit: usize) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::with_capacity(told.len().clamp(1, limit.max(1)));
     let mut rest = range.length();
     for extent in told {

@@ -1,5 +1,6 @@
 //! Devices of applications behind a whole server, spoken to by clients.
 
+use std::io;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::backend::Abandon;
+use crate::backend::application_kind::Application;
 use crate::backend::testing::context_with;
+use crate::block::{BlockError, ByteRange, CommandKind, IoFlags};
 use crate::client::{Client, ClientError, Timeouts};
 use crate::exec::lock;
 use crate::ring::RingOptions;

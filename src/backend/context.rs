@@ -1,0 +1,32 @@
+//! What devices work with.
+
+use super::application::Outstanding;
+use crate::exec::{Helpers, ReadyList};
+use crate::ring::{Ring, SharedLease};
+
+/// What every device of a shard works with.
+pub(crate) struct ShardContext {
+    /// The shard's number.
+    pub shard: usize,
+    /// Its ring.
+    pub ring: Ring,
+    /// Its ready list.
+    pub ready: ReadyList,
+    /// Its helper threads.
+    pub helpers: Helpers,
+    /// Its requests to devices of the application.
+    pub outstanding: Outstanding,
+    /// Worker threads of its ring that one export may keep busy.
+    pub workers_per_export: usize,
+    /// Zeroes to write where nothing better works.
+    pub zeroes: SharedLease,
+}
+
+impl ShardContext {
+    /// The doorbell rang: what ended elsewhere goes on, and so do tasks that were woken.
+    pub(crate) fn collect(&self) {
+        self.helpers.collect();
+        self.outstanding.collect();
+        self.ready.collect();
+    }
+}
