@@ -21,13 +21,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ringnbd::device::{
-    ApplicationDevice, BlockingDevice, CommandKind, DeviceFacts, DeviceQueue, DeviceRequest, FastDevice, Immediate,
-    Preview,
+    ApplicationDevice, BlockingDevice, CommandKind, DeviceFacts, DeviceQueue, DeviceRequest, FastDevice,
+    Immediate, Preview,
 };
 use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::Limits;
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, Session};
-use ringnbd::internal::shard::{Negotiated, ShardConfig, ShardHandle};
+use ringnbd::internal::shard::{NewConnection, ShardConfig, ShardHandle};
 
 const SIZE: u64 = 64 << 20;
 const BLOCK: u32 = 4096;
@@ -51,7 +51,8 @@ impl FastDevice for Null {
 
 impl DeviceQueue for NullQueue {
     fn immediate(&mut self, request: &Preview) -> Option<Immediate> {
-        let answer = if request.command == CommandKind::Read { Immediate::Zeroes } else { Immediate::Discarded };
+        let answer =
+            if request.command == CommandKind::Read { Immediate::Zeroes } else { Immediate::Discarded };
         self.0.then_some(answer)
     }
 
@@ -106,7 +107,11 @@ static IS_DONE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 /// # Safety
 /// As `ioctl(2)`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioctl(fd: libc::c_int, request: libc::c_ulong, argument: libc::c_ulong) -> libc::c_int {
+pub unsafe extern "C" fn ioctl(
+    fd: libc::c_int,
+    request: libc::c_ulong,
+    argument: libc::c_ulong,
+) -> libc::c_int {
     const NBD_SET_SOCK: libc::c_ulong = 0xab00;
     const NBD_DO_IT: libc::c_ulong = 0xab03;
     match request {
@@ -141,7 +146,8 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
         let mut ask = |count: usize| {
             bytes.clear();
             for _ in 0..count {
-                let offset = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & (SIZE - 1) & !u64::from(BLOCK - 1);
+                let offset =
+                    number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & (SIZE - 1) & !u64::from(BLOCK - 1);
                 bytes.extend(0x2560_9513_u32.to_be_bytes());
                 bytes.extend(0_u32.to_be_bytes());
                 bytes.extend(number.to_be_bytes());
@@ -206,7 +212,7 @@ fn ringnbd(export: Export, seconds: f64, depth: usize) -> f64 {
         enforce_alignment: false,
         contexts: Vec::new(),
     };
-    let negotiated = Negotiated {
+    let negotiated = NewConnection {
         number: 1,
         socket: server.into(),
         over_tcp: false,
@@ -214,7 +220,7 @@ fn ringnbd(export: Export, seconds: f64, depth: usize) -> f64 {
         export: Arc::new(export),
         session,
         leftover: Vec::new(),
-        peer: "load".into(),
+        peer: Default::default(),
         permit: Box::new(()),
         socket_permit: Box::new(()),
     };
