@@ -22,15 +22,18 @@ pub(crate) struct Helpers {
     jobs: Sender<HelperJob>,
     /// The keys of jobs that ended.
     ended: Receiver<usize>,
-    lines: RefCell<Lines<Box<dyn FnOnce() + Send>>>,
+    lines: RefCell<Lines<HelperWork>>,
     most_per_key: usize,
     /// Without threads jobs run on the shard: see [`Helpers::run`].
     ring: Option<Ring>,
 }
 
+/// What a thread runs; gives whom to wake then.
+type HelperWork = Box<dyn FnOnce() -> Option<Waker> + Send>;
+
 struct HelperJob {
     key: usize,
-    work: Box<dyn FnOnce() + Send>,
+    work: HelperWork,
 }
 
 impl Helpers {
@@ -80,7 +83,15 @@ impl Helpers {
 
     /// As [`Helpers::run`], for whom the result does not matter. Not in a simulation, which has no threads.
     pub(crate) fn hand(&self, key: usize, client: u32, job: impl FnOnce() + Send + 'static) {
-        self.lines.borrow_mut().ask(key, client, Box::new(job));
+        let work = move || {
+            job();
+            None
+        };
+        self.ask(key, client, Box::new(work));
+    }
+
+    fn ask(&self, key: usize, client: u32, work: HelperWork) {
+        self.lines.borrow_mut().ask(key, client, work);
         self.hand_out();
     }
 
@@ -108,7 +119,7 @@ impl Helpers {
         }
         let asked = Asked(Arc::default());
         let answer = Arc::clone(&asked.0);
-        self.hand(key, client, move || answer.run(job));
+        self.ask(key, client, Box::new(move || answer.run(job)));
         std::future::poll_fn(|context| {
             let waker = context.waker().clone();
             let mut state = lock(&asked.0.0);
@@ -124,15 +135,22 @@ impl Helpers {
     }
 }
 
-/// What a thread does.
+/// What a thread does. The shard hears of the free place and of the result at once: with the one before the
+/// other, it would wake up twice for each job.
 fn work(queue: &Receiver<HelperJob>, end: &Sender<usize>, doorbell: &Doorbell) {
     for HelperJob { key, work } in queue {
         // A job catches its own panics; this one is of something that it owned.
-        let _caught = caught(work);
+        let waker = caught(work).unwrap_or_default();
         if end.send(key).is_err() {
             return;
         }
-        ring(doorbell);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        // Unless the shard has looked already. A waker need not ring: its task may have been woken before.
+        if !end.is_empty() {
+            ring(doorbell);
+        }
     }
 }
 
@@ -153,21 +171,18 @@ impl<T> Default for JobResult<T> {
 }
 
 impl<T> JobResult<T> {
-    fn run(&self, job: impl FnOnce() -> T) {
+    /// Runs a job, unless nobody waits for it; gives whom to wake.
+    fn run(&self, job: impl FnOnce() -> T) -> Option<Waker> {
         if lock(&self.0).withdrawn {
-            return;
+            return None;
         }
         let result = caught(job);
         let mut state = lock(&self.0);
         if state.withdrawn {
-            return;
+            return None;
         }
         state.result = Some(result);
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        state.waker.take()
     }
 }
 
