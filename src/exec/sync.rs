@@ -1,4 +1,4 @@
-//! MilestoneWait for what a task of any shard does.
+//! Waiting for what a task of any shard does.
 //!
 //! What is waited for is state that shards share. Whoever changes it calls [`Waiters::wake_all`] afterwards;
 //! whoever waits looks first, then registers its waker, and looks again, so that no change passes unseen. A

@@ -56,10 +56,10 @@ const ZEROES: usize = 64 << 10;
 /// }
 /// ```
 pub trait BlockingDevice: Send + Sync + 'static {
-    /// Bytes. AskedRequest once, when the device is exported.
+    /// Bytes. Asked once, when the device is exported.
     fn size(&self) -> u64;
 
-    /// What clients are told of the device, its size included. AskedRequest once, when the device is
+    /// What clients are told of the device, its size included. Asked once, when the device is
     /// exported.
     fn facts(&self) -> DeviceFacts {
         DeviceFacts::new(self.size())
@@ -130,7 +130,7 @@ pub trait BlockingDevice: Send + Sync + 'static {
 /// Each shard of the server opens a [`DeviceQueue`] of its own when its first client of the device comes, and
 /// drops it when the device was removed and the last client is gone, or when the server stops.
 pub trait FastDevice: Send + Sync + 'static {
-    /// What clients are told of the device. AskedRequest once, when the device is exported.
+    /// What clients are told of the device. Asked once, when the device is exported.
     fn facts(&self) -> DeviceFacts;
 
     /// Opens the device on a shard, on the shard's thread, where all calls of the queue are made.

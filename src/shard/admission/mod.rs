@@ -2,7 +2,7 @@
 //! and which are evicted.
 //!
 //! ```text
-//! ledger     what each connection holds, by the grants of its requests
+//! ledger      what each connection holds, by the grants of its requests
 //! memory      how much of the arena one may have
 //! budget      how many replies that are not out
 //! queue       which connections wait, and for which a retry could succeed
@@ -48,7 +48,7 @@ pub(crate) enum Denial {
     /// Its connection has as many as it may: its own replies let it go on.
     OwnReplies,
     /// What the shard shares out is used up: others let it go on.
-    TaskContext(Need),
+    Shared(Need),
 }
 
 impl Admission {
@@ -114,7 +114,7 @@ impl Admission {
         }
         Err(match ledger.in_flight() >= self.requests_per_connection {
             true => Denial::OwnReplies,
-            false => Denial::TaskContext(Need::Slot { room: self.budget.needed(ledger.in_flight()) }),
+            false => Denial::Shared(Need::Slot { room: self.budget.needed(ledger.in_flight()) }),
         })
     }
 

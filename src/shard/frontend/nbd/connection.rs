@@ -310,7 +310,7 @@ impl Connection {
         match feeding.admission.check(&self.ledger, feeding.most_in_flight) {
             Ok(()) => None,
             Err(Denial::OwnReplies) => Some(Fed::WaitsForReplies),
-            Err(Denial::TaskContext(need)) => Some(Fed::WaitsForShard(need)),
+            Err(Denial::Shared(need)) => Some(Fed::WaitsForShard(need)),
         }
     }
 

@@ -85,7 +85,7 @@ impl Reply {
             written.push((header, start as u32, length as u32));
             start += length;
         }
-        // TaskContext once nothing is written into it any more.
+        // Shared once nothing is written into it any more.
         let lease = lease.freeze();
         let chunk = |(header, start, length)| {
             let payload = Payload::Leased { lease: lease.clone(), start, length };
