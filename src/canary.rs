@@ -85,6 +85,8 @@ mod switch {
         SocketLeaked,
         /// A write whose payload did not arrive completely is carried out.
         TruncatedPayloadWritten,
+        /// A payload that came too late to be written keeps its memory until everything else is answered.
+        LatePayloadKept,
         /// A hole's neighbour is taken for a part of it.
         HoleTooLong,
         /// Requests that did not begin before the end are answered with ESHUTDOWN, though `--shutdown errors`

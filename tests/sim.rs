@@ -119,6 +119,7 @@ fn every_planted_bug_is_found() {
             Canary::SyncBesideIgnored => pinned::failing_syncs,
             Canary::MisalignedMemory => pinned::sparse_direct_reads,
             Canary::SizeNotAskedAgain => pinned::cut_files,
+            Canary::LatePayloadKept => pinned::late_payloads,
             Canary::WorkersUnbounded => neighbours::hung_disk,
             Canary::PrefetchUnbounded => neighbours::cache_flood,
             Canary::PunchWhole | Canary::ReadsBesidePunch => neighbours::reads_beside_trim,

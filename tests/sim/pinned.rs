@@ -152,6 +152,30 @@ fn what_is_cut_off_is_never_sent() {
     }
 }
 
+/// An export is removed while long payloads come in and replies that were to leave from the page cache lost their pages: the memory that
+/// these need is what the payloads have.
+pub(crate) fn late_payloads(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let plan = Plan {
+        evictions: 0.003,
+        removals: 0.01,
+        socket_bytes: 16_384,
+        sessions: 60,
+        ..crowd(2, small_memory())
+    };
+    run_plan(random, world, faults, plan)
+}
+
+#[test]
+fn a_payload_that_comes_too_late_keeps_nobody_waiting() {
+    for seed in 1..=WORLDS {
+        let result = late_payloads(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
 fn run_all(plan: impl Fn() -> Plan, faults: &Faults) {
     for seed in 1..=WORLDS {
         let mut random = Random::new(seed);

@@ -78,6 +78,7 @@ impl Shard {
             if connection.outbound.wants_to_send() && connection.closing != Closing::Abort {
                 self.start_send(key);
             }
+            self.remove_forgotten(key);
             let connection = &mut self.connections[key as usize];
             if let Listed::Waiting { held, .. } = connection.listed
                 && connection.ledger.held() < held
@@ -142,8 +143,8 @@ impl Shard {
         }
     }
 
-    /// Does what a connection that is ending still needs, once each.
-    pub(crate) fn end(&mut self, key: u32) {
+    /// Takes out of the table what will not be answered; what it held goes back.
+    fn remove_forgotten(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
         if connection.has_done_all() {
             connection.forget_payload();
@@ -152,6 +153,11 @@ impl Shard {
             let record = self.requests.remove(id);
             connection.count(&record);
         }
+    }
+
+    /// Does what a connection that is ending still needs, once each.
+    pub(crate) fn end(&mut self, key: u32) {
+        let connection = &mut self.connections[key as usize];
         if connection.closing == Closing::Abort && !connection.shut_down {
             // What is in flight on it ends with that.
             connection.shut_down = true;

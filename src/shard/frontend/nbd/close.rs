@@ -63,6 +63,15 @@ impl Connection {
         self.unparsed = None;
         self.waiting = None;
         self.forgotten.extend(self.outbound.forget_held_back());
+        self.forget_late_payload();
+    }
+
+    /// Gives back the memory of a payload that will not be written: a READ that is to be read again may wait
+    /// for it.
+    pub(crate) fn forget_late_payload(&mut self) {
+        if self.receive.is_none() && !canary!(LatePayloadKept) {
+            self.forget_payload();
+        }
     }
 
     /// Between requests, with nothing in flight.

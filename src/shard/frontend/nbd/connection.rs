@@ -192,6 +192,9 @@ impl Connection {
                 self.progress.inbound.moved(u64::from(length));
             }
         }
+        if self.closing == Closing::Graceful {
+            self.forget_late_payload();
+        }
         if self.closing == Closing::Graceful && (result.is_ok() || self.discards()) {
             // It came too late, or is the client's own end, which is under way.
             self.linger.received(result);
