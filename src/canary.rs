@@ -45,6 +45,9 @@ mod switch {
         LeaseBackEarly,
         /// FLUSH is answered without `fdatasync`.
         FlushWithoutSync,
+        /// FLUSH is answered without `fdatasync` while this server has written nothing: what the one before
+        /// it left in the page cache is forgotten.
+        CleanFlushSkipped,
         /// After a sync that failed, one that succeeds is believed.
         FailedSyncForgotten,
         /// A sync for FUA is believed whatever becomes of those beside it.
@@ -121,6 +124,16 @@ mod switch {
         SizeNotAskedAgain,
         /// Any number of pages that were in the page cache a second ago are sent in one turn without a look.
         TrustUnbounded,
+        /// A write of a part of a block that an image does not have yet forgets what is below it.
+        MergeSkipsBase,
+        /// A block of an image has its state before its data is written.
+        StateBeforeWrite,
+        /// A TRIM of an image brings back what is below it.
+        TrimRevealsBase,
+        /// The record of a commit is durable before the data that it names.
+        JournalBeforeData,
+        /// What a server that was killed has left in the page cache is believed to be durable.
+        RecoveryWithoutSync,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
     }

@@ -8,6 +8,10 @@
 mod application;
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/image.rs"]
+mod image;
+#[path = "sim/media.rs"]
+mod media;
 #[path = "sim/neighbours.rs"]
 mod neighbours;
 #[path = "sim/oracle.rs"]
@@ -59,6 +63,12 @@ fn worlds_of_applications() {
     run_worlds(application::worlds);
 }
 
+/// As the others, but most exports are images.
+#[test]
+fn worlds_of_images() {
+    run_worlds(image::worlds);
+}
+
 fn run_worlds(run: fn(u64) -> Result<Report, String>) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
@@ -67,13 +77,14 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
             first..first + number("SEEDS").unwrap_or(300)
         }
     };
-    let (mut answered, mut cuts, mut failed) = (0, 0, Vec::new());
+    let (mut answered, mut cuts, mut restarts, mut failed) = (0, 0, 0, Vec::new());
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         match attempt_in(run, seed) {
             Ok(report) => {
                 answered += report.answered;
                 cuts += u64::from(report.power_cut);
+                restarts += report.restarts;
                 for (name, count) in report.outcomes {
                     *outcomes.entry(name).or_default() += count;
                 }
@@ -85,7 +96,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
         }
     }
     println!(
-        "{} worlds, {answered} answers, {cuts} power cuts under load; operations: {outcomes:?}",
+        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts; operations: {outcomes:?}",
         seeds.count()
     );
     assert!(failed.is_empty(), "run again with SEED=n for n in {failed:?}");
@@ -97,6 +108,8 @@ fn a_seed_always_gives_the_same_world() {
         assert_eq!(attempt(seed), attempt(seed), "SEED={seed}");
         let application = || attempt_in(application::worlds, seed);
         assert_eq!(application(), application(), "SEED={seed} of applications");
+        let image = || attempt_in(image::worlds, seed);
+        assert_eq!(image(), image(), "SEED={seed} of images");
     }
 }
 
@@ -127,6 +140,12 @@ fn every_planted_bug_is_found() {
             Canary::TrustUnbounded => neighbours::burst_after_eviction,
             Canary::HalfCloseIsEnd => neighbours::patient_zeroing,
             Canary::LongestOvertaken => neighbours::long_request_beside_steady_ones,
+            Canary::MergeSkipsBase
+            | Canary::StateBeforeWrite
+            | Canary::TrimRevealsBase
+            | Canary::JournalBeforeData => image::crowds,
+            Canary::RecoveryWithoutSync => image::killed_servers,
+            Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,
             _ => run::run,

@@ -4,8 +4,6 @@
 mod caught;
 mod helper_lines;
 mod helpers;
-// For stores, which are to come.
-#[cfg_attr(not(test), allow(dead_code))]
 mod range_lock;
 mod sync;
 mod task;
@@ -14,6 +12,7 @@ mod waker;
 pub(crate) use caught::caught;
 pub(crate) use helper_lines::Lines;
 pub(crate) use helpers::Helpers;
+pub(crate) use range_lock::{RangeLock, RangeMode};
 pub(crate) use sync::{Milestones, TurnPlace, TurnQueue, Waiters, lock};
 pub(crate) use task::side_by_side;
 pub use task::{ReadyList, Tasks};

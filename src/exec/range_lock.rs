@@ -18,7 +18,7 @@ use crate::block::ByteRange;
 
 /// How a range is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum RangeMode {
     /// Beside others that do the same.
     Shared,
     /// Alone.
@@ -39,15 +39,15 @@ struct Claims {
 #[derive(Debug)]
 struct RangeClaim {
     range: ByteRange,
-    mode: Mode,
+    mode: RangeMode,
     /// Earlier ones that it conflicts with. Without any it is held.
     before: usize,
     waker: Option<Waker>,
 }
 
 impl RangeClaim {
-    fn conflicts(&self, range: ByteRange, mode: Mode) -> bool {
-        self.range.overlaps(range) && (self.mode == Mode::Exclusive || mode == Mode::Exclusive)
+    fn conflicts(&self, range: ByteRange, mode: RangeMode) -> bool {
+        self.range.overlaps(range) && (self.mode == RangeMode::Exclusive || mode == RangeMode::Exclusive)
     }
 }
 
@@ -60,14 +60,14 @@ pub(crate) struct LockedRange<'a> {
 
 impl RangeLock {
     /// Waits until the range is locked.
-    pub(crate) async fn lock(&self, range: ByteRange, mode: Mode) -> LockedRange<'_> {
+    pub(crate) async fn lock(&self, range: ByteRange, mode: RangeMode) -> LockedRange<'_> {
         let claim = self.claim(range, mode);
         claim.held().await;
         claim
     }
 
     /// Gets in line.
-    fn claim(&self, range: ByteRange, mode: Mode) -> LockedRange<'_> {
+    fn claim(&self, range: ByteRange, mode: RangeMode) -> LockedRange<'_> {
         let mut state = lock(&self.0);
         let before = state.claims.values().filter(|claim| claim.conflicts(range, mode)).count();
         let number = state.next;
@@ -136,7 +136,7 @@ mod tests {
     /// One who came, and what it knows.
     struct Comer<'a> {
         range: ByteRange,
-        mode: Mode,
+        mode: RangeMode,
         claim: LockedRange<'a>,
         woken: Arc<Woken>,
         holds: bool,
@@ -164,7 +164,7 @@ mod tests {
                     comers.remove(index.index(comers.len()));
                 } else {
                     let range = ByteRange::new(offset, length).unwrap();
-                    let mode = if exclusive { Mode::Exclusive } else { Mode::Shared };
+                    let mode = if exclusive { RangeMode::Exclusive } else { RangeMode::Shared };
                     let claim = lock.claim(range, mode);
                     comers.push(Comer { range, mode, claim, woken: Arc::default(), holds: false });
                     comers.last_mut().unwrap().looks();
@@ -179,7 +179,7 @@ mod tests {
                 for (place, comer) in comers.iter().enumerate() {
                     let conflicts = |other: &Comer<'_>| {
                         let meet = other.range.offset() < comer.range.end() && comer.range.offset() < other.range.end();
-                        meet && (other.mode, comer.mode) != (Mode::Shared, Mode::Shared)
+                        meet && (other.mode, comer.mode) != (RangeMode::Shared, RangeMode::Shared)
                     };
                     prop_assert_eq!(comer.holds, !comers[..place].iter().any(conflicts));
                 }
@@ -195,10 +195,10 @@ mod tests {
         let range = |offset, length| ByteRange::new(offset, length).unwrap();
         let mut context = Context::from_waker(Waker::noop());
         let mut poll = |range, mode| pin!(lock.lock(range, mode)).poll(&mut context).is_ready();
-        let held = lock.claim(range(0, 100), Mode::Shared);
-        assert!(poll(range(50, 100), Mode::Shared) && poll(range(100, 1), Mode::Exclusive));
-        assert!(!poll(range(99, 1), Mode::Exclusive));
+        let held = lock.claim(range(0, 100), RangeMode::Shared);
+        assert!(poll(range(50, 100), RangeMode::Shared) && poll(range(100, 1), RangeMode::Exclusive));
+        assert!(!poll(range(99, 1), RangeMode::Exclusive));
         drop(held);
-        assert!(poll(range(99, 1), Mode::Exclusive));
+        assert!(poll(range(99, 1), RangeMode::Exclusive));
     }
 }

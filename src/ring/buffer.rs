@@ -29,7 +29,7 @@ const MOST_APART: usize = 16 << 20;
 const MIDDLE_STEP: u32 = ((8 << 20) / UNIT) as u32;
 
 /// Five zones over one mapping.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BufferPool {
     inner: Rc<PoolCore>,
 }
@@ -331,6 +331,11 @@ impl SharedLease {
 
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         self.0.bytes(range)
+    }
+
+    /// As [`Lease::is_aligned`].
+    pub fn is_aligned(&self, start: u32, alignment: u32) -> bool {
+        self.0.is_aligned(start, alignment)
     }
 
     /// Where its bytes start, for the kernel to read.

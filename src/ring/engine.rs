@@ -95,6 +95,14 @@ impl Engine {
         }
     }
 
+    pub(super) fn size_of(&self, file: BorrowedFd<'_>) -> io::Result<u64> {
+        match self {
+            Self::Kernel(..) => Ok(rustix::fs::fstat(file)?.st_size as u64),
+            #[cfg(feature = "sim")]
+            Self::Simulated(engine) => Ok(engine.world().size_of(file)),
+        }
+    }
+
     pub(super) fn major_faults(&self) -> u64 {
         match self {
             Self::Kernel(..) => crate::sys::major_faults(),

@@ -57,6 +57,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
             let mode = match mode {
                 AllocateMode::PunchHole => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 AllocateMode::ZeroRange => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+                AllocateMode::Grow => 0,
             };
             opcode::Fallocate::new(fixed(*file), range.length()).offset(range.offset()).mode(mode).build()
         }
@@ -67,6 +68,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
                 .offset(range.offset())
                 .build()
         }
+        Operation::Name(work) => work.build_entry(),
         Operation::Watch { eventfd, counter } => {
             opcode::Read::new(types::Fd(*eventfd), (&raw mut **counter).cast(), 8).build()
         }

@@ -194,6 +194,11 @@ impl MappedRange {
         self.range
     }
 
+    /// Whether it is a part of a mapping, by the handle that gave it out.
+    pub fn is_of(&self, mapping: &Rc<FileMapping>) -> bool {
+        Rc::ptr_eq(&self.mapping, mapping)
+    }
+
     /// The pages that hold it.
     pub(super) fn pages(&self) -> libc::iovec {
         let first = self.range.offset() / PAGE * PAGE;

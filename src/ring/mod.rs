@@ -8,11 +8,13 @@ mod batch;
 mod block;
 mod buddy;
 mod buffer;
+mod directory;
 mod engine;
 mod entry;
 mod key;
 mod loan;
 mod mapped;
+mod names;
 mod op;
 mod operation;
 mod receive;
@@ -23,6 +25,8 @@ mod reserve_line;
 mod running;
 #[cfg(feature = "sim")]
 pub(crate) mod sim;
+#[cfg(test)]
+mod testing;
 mod uring;
 mod zone;
 
@@ -40,6 +44,7 @@ pub(crate) use key::{OpKey, Owner};
 pub(crate) use loan::Loan;
 pub use mapped::FileMapping;
 pub(crate) use mapped::{MOST_PAGES, MappedRange, PAGE, SharedMapping};
+pub use names::{Directory, FileName, FileNameError, OpenAs, Removed};
 pub(crate) use operation::{AllocateMode, Completion, FileIndex, Operation, SendMode};
 pub(crate) use receive::Received;
 pub use uring::RingOptions;

@@ -55,7 +55,16 @@ impl OpTable {
         let entry = &mut self.entries[key.0 as usize];
         entry.owner = Owner::Nobody;
         if entry.result.is_some() {
-            self.entries.remove(key.0 as usize);
+            self.discard(key);
+        }
+    }
+
+    /// Nobody wants the result: a file that was opened is closed.
+    #[cold]
+    fn discard(&mut self, key: OpKey) {
+        let OpEntry { operation, result, .. } = self.entries.remove(key.0 as usize);
+        if let (Operation::Name(work), Some(result)) = (operation, result) {
+            drop(work.opened(result));
         }
     }
 
@@ -67,7 +76,7 @@ impl OpTable {
         assert!(entry.result.replace(result).is_none(), "operation {key:?} completed twice");
         let owner = entry.owner;
         if owner == Owner::Nobody {
-            self.entries.remove(key.0 as usize);
+            self.discard(key);
         }
         owner
     }
@@ -114,5 +123,16 @@ impl OpTable {
     /// Operations whose terminal CQE has not been seen.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+}
+
+impl Drop for OpTable {
+    /// Files that were opened and that nobody has taken are closed.
+    fn drop(&mut self) {
+        for (_, OpEntry { operation, result, .. }) in &self.entries {
+            if let (Operation::Name(work), Some(result)) = (operation, result) {
+                drop(work.opened(*result));
+            }
+        }
     }
 }

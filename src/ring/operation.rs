@@ -8,6 +8,7 @@ use super::batch::SendBatch;
 use super::buffer::{Lease, SharedLease};
 use super::key::OpKey;
 use super::mapped::MappedRange;
+use super::names::NameWork;
 use super::receive::Received;
 use crate::block::ByteRange;
 
@@ -15,13 +16,16 @@ use crate::block::ByteRange;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileIndex(pub(super) u32);
 
-/// How `fallocate(2)` changes a range; the file's size never changes.
+/// How `fallocate(2)` changes a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllocateMode {
     /// Deallocate: the range reads as zeroes and takes no room.
     PunchHole,
     /// Reserve blocks and make the range read as zeroes.
     ZeroRange,
+    /// Reserve blocks, and let the file end behind the range if it ends earlier. The other two never change
+    /// its size.
+    Grow,
 }
 
 /// When a send ends.
@@ -75,6 +79,9 @@ pub enum Operation {
     Allocate { file: FileIndex, mode: AllocateMode, range: ByteRange },
     /// `posix_fadvise(2)` with `POSIX_FADV_WILLNEED`.
     Prefetch { file: FileIndex, range: ByteRange },
+    /// Open, make, rename or remove a name, or make names durable; see [`Ring::open_below`](super::Ring) and
+    /// those beside it.
+    Name(Box<NameWork>),
     /// Receive what has arrived into a shared receive buffer, which the kernel takes only when there is data.
     Receive {
         socket: FileIndex,

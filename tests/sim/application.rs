@@ -9,7 +9,7 @@ use ringnbd::device::{
 };
 use ringnbd::internal::ring::sim::{Faults, Random, World};
 
-use super::plan::Plan;
+use super::plan::{Plan, Restart};
 use super::run::{self, Report};
 
 /// How an export of an application behaves.
@@ -40,6 +40,7 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
             });
         }
     }
+    plan.restarts = Restart::some(seed ^ 0xa99);
     run::run_plan(random, world, faults, plan)
 }
 
@@ -68,6 +69,11 @@ impl Disk {
     ) -> Arc<Self> {
         let state = Mutex::new(State { content, kept: Vec::new(), random });
         Arc::new(Self { size, read_only, manner, state })
+    }
+
+    /// The same for another server. Requests that it has are lost.
+    pub(crate) fn again(&self, random: Random) -> Arc<Self> {
+        Self::new(self.content(), self.size, self.read_only, self.manner, random)
     }
 
     pub(crate) fn device(self: &Arc<Self>) -> ApplicationDevice {

@@ -17,6 +17,8 @@ pub(crate) struct Context<'a> {
     pub(crate) cuts: bool,
     /// It is a device that loses requests, or panics.
     pub(crate) fails: bool,
+    /// It is an image: what it knows of its blocks is read and written too, by any request.
+    pub(crate) is_image: bool,
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
@@ -161,6 +163,14 @@ impl Client {
             let waiting: Vec<_> = self.outstanding.values().take(3).collect();
             return Err(format!("no answer for a minute ({}); it waits for {waiting:?}", self.describe()));
         }
+        Ok(())
+    }
+
+    /// The server is gone; what it has sent is still here.
+    pub(crate) fn hear_the_last(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        let bytes = context.world.client_receive(self.socket, usize::MAX);
+        self.incoming.push(&bytes);
+        while self.take_reply(context)? {}
         Ok(())
     }
 
@@ -323,8 +333,17 @@ impl Client {
         let right = match (asked.expect, error) {
             (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
-            (Expect::Success, wire::EIO) => (moves || context.fails) && (fails || context.shutting_down),
-            (Expect::Success, wire::ENOSPC) => writes && faults.no_space > 0.0,
+            (Expect::Success, wire::EIO) => {
+                // A journal that could not be written once is not written again.
+                let commits = asked.command == wire::FLUSH || asked.flags & wire::FUA != 0;
+                let is_stuck = context.is_image && commits && faults.no_space > 0.0;
+                let works = moves || context.fails || context.is_image;
+                (works && (fails || context.shutting_down)) || is_stuck
+            }
+            (Expect::Success, wire::ENOSPC) => {
+                let may = writes || (context.is_image && matches!(asked.command, wire::TRIM | wire::FLUSH));
+                may && faults.no_space > 0.0
+            }
             (Expect::Success, wire::ENOTSUP) => {
                 asked.flags & wire::FAST_ZERO != 0 && asked.command == wire::WRITE_ZEROES
             }

@@ -50,10 +50,12 @@ impl Scene {
             sector: None,
             read_only: false,
             application: None,
+            is_opaque: false,
+            image: None,
         };
         let limits = Limits {
             connections: 64,
-            memory_per_shard: 37 << 20,
+            memory_per_shard: (37 << 20) + Limits::DEVICE_MEMORY,
             longest_request: 32 << 20,
             workers_per_export: 2,
             pinned: Pinning::Off,
@@ -74,6 +76,7 @@ impl Scene {
             cautious: false,
             power_cut_at: None,
             shutdown_at: None,
+            restarts: Vec::new(),
         };
         let mut files = Vec::new();
         let export = |disk: &Disk| {
@@ -167,6 +170,7 @@ impl Scene {
                 virtual_time: self.world.now(),
                 outcomes: self.world.outcomes(),
                 power_cut: false,
+                restarts: 0,
             }),
             sleeps => Err(format!("the shard slept in the kernel {sleeps} times")),
         }

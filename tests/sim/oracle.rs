@@ -9,6 +9,9 @@ use ringnbd::internal::ring::sim::mixed;
 /// Later than everything.
 const NEVER: u64 = u64::MAX;
 
+/// The value of what was found after a power cut.
+const FOUND: u64 = u64::MAX;
+
 /// Names a write of one export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WriteId(u32);
@@ -42,6 +45,10 @@ pub(crate) struct Oracle {
     grain: usize,
     writes: Vec<Write>,
     units: Vec<Unit>,
+    /// What the last power cut has left; nothing before there was one.
+    found: Vec<u8>,
+    /// FLUSH covers no write that was sent before.
+    covered_from: u64,
 }
 
 /// The history of a unit: what it held at first, and who touched it since.
@@ -81,7 +88,8 @@ fn word_of(value: u64, place: u64) -> [u8; 8] {
 impl Oracle {
     /// An export of `units` units that holds `values` (0 for zeroes), one for each.
     pub(crate) fn new(grain: usize, values: &[u64]) -> Self {
-        let mut oracle = Self { grain, writes: Vec::new(), units: Vec::with_capacity(values.len()) };
+        let units = Vec::with_capacity(values.len());
+        let mut oracle = Self { grain, writes: Vec::new(), units, found: Vec::new(), covered_from: 0 };
         for value in values {
             let known = oracle.writes.iter().position(|write| write.value == *value);
             let write = known.unwrap_or_else(|| {
@@ -143,7 +151,7 @@ impl Oracle {
     /// A FLUSH that was sent at `sent` was answered with success.
     pub(crate) fn flushed(&mut self, sent: u64) {
         for write in &mut self.writes {
-            if write.replaces && write.ended < sent {
+            if write.replaces && write.ended < sent && write.sent >= self.covered_from {
                 write.durable = true;
             }
         }
@@ -153,6 +161,22 @@ impl Oracle {
         let grain = self.grain as u64;
         assert!(offset.is_multiple_of(grain) && length.is_multiple_of(grain), "requests keep to units");
         (offset / grain) as usize..((offset + length) / grain) as usize
+    }
+
+    /// Fills in the bytes of a value at an offset.
+    fn fill(&self, value: u64, offset: u64, bytes: &mut [u8]) {
+        match value {
+            FOUND => bytes.copy_from_slice(&self.found[offset as usize..][..bytes.len()]),
+            _ => fill(value, offset, bytes),
+        }
+    }
+
+    /// Whether they are the bytes of a value at an offset.
+    fn holds(&self, value: u64, offset: u64, bytes: &[u8]) -> bool {
+        match value {
+            FOUND => self.found[offset as usize..][..bytes.len()] == *bytes,
+            _ => holds(value, offset, bytes),
+        }
     }
 
     /// Whatever ended before `bar` was replaced.
@@ -207,12 +231,10 @@ impl Oracle {
         }
         for unit in self.covered(first, last - first) {
             let bar = self.bar_for_reads(unit, sent);
-            if !self.candidates(unit, bar).any(|touch| self.writes[touch.write as usize].value == 0) {
-                return Err(format!(
-                    "said to be zero at {}: {}",
-                    unit as u64 * grain,
-                    self.explain(unit, bar)
-                ));
+            let start = unit as u64 * grain;
+            let mut values = self.candidates(unit, bar).map(|touch| self.writes[touch.write as usize].value);
+            if !values.any(|value| self.holds(value, start, &vec![0; self.grain])) {
+                return Err(format!("said to be zero at {start}: {}", self.explain(unit, bar)));
             }
         }
         Ok(())
@@ -235,14 +257,14 @@ impl Oracle {
         let offset = (unit * self.grain) as u64;
         for touch in self.candidates(unit, bar) {
             let value = self.writes[touch.write as usize].value;
-            if holds(value, offset, bytes) {
-                return Ok((value != 0).then_some(touch.write));
+            if self.holds(value, offset, bytes) {
+                return Ok((value != 0 && value != FOUND).then_some(touch.write));
             }
         }
         // Two writes under way at once, or one half done: any mixture.
         let (mut explained, mut expected) = (vec![false; self.grain], vec![0; self.grain]);
         for touch in self.candidates(unit, bar) {
-            fill(self.writes[touch.write as usize].value, offset, &mut expected);
+            self.fill(self.writes[touch.write as usize].value, offset, &mut expected);
             explained.iter_mut().enumerate().for_each(|(at, known)| *known |= expected[at] == bytes[at]);
         }
         if explained.iter().all(|known| *known) {
@@ -256,6 +278,20 @@ impl Oracle {
             self.units[unit].touches().map(|touch| &self.writes[touch.write as usize]).collect();
         let last = &history[history.len().saturating_sub(6)..];
         format!("whatever ended before {bar} is replaced; its last writes: {last:?}")
+    }
+
+    /// The power has failed, and this is left: from now on it stays, whatever was written before. Nothing may be under way.
+    pub(crate) fn begin_again(&mut self, content: &[u8]) {
+        self.found = content[..self.units.len() * self.grain].to_vec();
+        let (value, replaces, durable) = (FOUND, true, true);
+        self.writes = vec![Write { value, sent: 0, ended: 0, replaces, durable, void: false }];
+        self.units.fill_with(|| Unit { first: Touch { write: 0, seen: NEVER }, later: Vec::new() });
+        self.covered_from = 0;
+    }
+
+    /// What was written before could not be written back, in part, and the server that knew is gone: no FLUSH covers it.
+    pub(crate) fn forgive(&mut self, now: u64) {
+        self.covered_from = now;
     }
 
     /// Checks the whole export when nothing is in flight.

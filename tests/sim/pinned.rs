@@ -5,14 +5,14 @@ use std::sync::Arc;
 use ringnbd::internal::config::{Limits, Pinning};
 use ringnbd::internal::ring::sim::{Faults, Random, World};
 
-use super::plan::{Disk, Plan};
+use super::plan::{Disk, Interruption, Plan, Restart};
 use super::run::{Report, run_plan};
 
 /// Enough for each of these bugs to show in several.
 const WORLDS: u64 = 40;
 
 /// One shard and one disk in the page cache, `clients` clients at once, and nothing that goes wrong.
-fn crowd(clients: usize, limits: Limits) -> Plan {
+pub(crate) fn crowd(clients: usize, limits: Limits) -> Plan {
     Plan {
         shards: 1,
         disks: vec![Disk {
@@ -22,6 +22,8 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
             sector: None,
             read_only: false,
             application: None,
+            is_opaque: false,
+            image: None,
         }],
         limits: Arc::new(limits),
         clients,
@@ -35,13 +37,14 @@ fn crowd(clients: usize, limits: Limits) -> Plan {
         cuts: 0.0,
         power_cut_at: None,
         shutdown_at: None,
+        restarts: Vec::new(),
     }
 }
 
-fn small_memory() -> Limits {
+pub(crate) fn small_memory() -> Limits {
     Limits {
         connections: 64,
-        memory_per_shard: 37 << 20,
+        memory_per_shard: (37 << 20) + Limits::DEVICE_MEMORY,
         longest_request: 32 << 20,
         pinned: Pinning::Off,
         ..Limits::DEFAULT
@@ -79,6 +82,8 @@ pub(crate) fn sparse_direct_reads(seed: u64) -> Result<Report, String> {
         sector: None,
         read_only: false,
         application: None,
+        is_opaque: false,
+        image: None,
     };
     run_plan(random, world, faults, Plan { disks: vec![disk], ..crowd(4, small_memory()) })
 }
@@ -103,6 +108,8 @@ pub(crate) fn slow_and_steady(seed: u64) -> Result<Report, String> {
         sector: None,
         read_only: false,
         application: None,
+        is_opaque: false,
+        image: None,
     }];
     let plan = Plan { disks, steady: true, longest: 8 << 20, sessions: 6, ..crowd(6, small_memory()) };
     run_plan(random, world, faults, plan)
@@ -130,8 +137,16 @@ fn cut_disks(seed: u64, sector: Option<u32>) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults::none();
     let world = World::new(random.number(), faults.clone());
-    let disk =
-        Disk { size: 64 << 10, grain: 64, alignment: None, sector, read_only: true, application: None };
+    let disk = Disk {
+        size: 64 << 10,
+        grain: 64,
+        alignment: None,
+        sector,
+        read_only: true,
+        application: None,
+        is_opaque: false,
+        image: None,
+    };
     let plan = Plan {
         disks: vec![disk],
         cuts: 0.01,
@@ -172,6 +187,45 @@ pub(crate) fn late_payloads(seed: u64) -> Result<Report, String> {
 fn a_payload_that_comes_too_late_keeps_nobody_waiting() {
     for seed in 1..=WORLDS {
         let result = late_payloads(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+/// A server that is killed under load, one that has little time, and a power cut: what the first one answered and nobody synced is in the
+/// page cache only, and a FLUSH of the second one covers it.
+pub(crate) fn killed_servers(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 1_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut restart = |interruption, most| {
+        let (after, is_read) = (random.below(most), random.chance(0.5));
+        Restart { after, interruption, is_read, sessions: 3 }
+    };
+    let restarts = vec![restart(Interruption::ProcessDeath, 2_000), restart(Interruption::PowerCut, 500)];
+    let plan = Plan { restarts, cautious: true, ..crowd(3, small_memory()) };
+    run_plan(random, world, faults, plan)
+}
+
+#[test]
+fn what_a_killed_server_has_answered_is_kept() {
+    for seed in 1..=WORLDS {
+        let result = killed_servers(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
+    }
+}
+
+/// Disks of which only a server can tell what they hold, as images are.
+#[test]
+fn what_is_left_can_be_read_through_the_next_server() {
+    for seed in 1..=WORLDS {
+        let mut random = Random::new(seed);
+        let faults = Faults::any(&mut random);
+        let world = World::new(random.number(), faults.clone());
+        let mut plan = crowd(3, small_memory());
+        plan.disks[0].is_opaque = true;
+        plan.restarts = (0..2).map(|_| Restart::random(&mut random)).collect();
+        plan.power_cut_at = random.chance(0.5).then(|| random.below(2_000));
+        let result = run_plan(random, world, faults, plan);
         assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
 }

@@ -9,10 +9,11 @@ use ringnbd::internal::config::{Limits, Pinning, Shutdown};
 use ringnbd::internal::identity::PeerIdentity;
 use ringnbd::internal::nbd::meta_context::MetaContext;
 use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
-use ringnbd::internal::ring::sim::Random;
+use ringnbd::internal::ring::sim::{Random, mixed};
 use ringnbd::internal::shard::{NewConnection, ShardConfig};
 
 use super::application::Manner;
+use super::image::Shape;
 use super::oracle::fill;
 use super::request::Setting;
 use super::wire::Form;
@@ -41,6 +42,29 @@ pub(crate) struct Plan {
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,
+    /// Before that: how earlier servers end, one after the other.
+    pub(crate) restarts: Vec<Restart>,
+}
+
+/// A server ends at once, under load, and another one opens what is left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restart {
+    /// Steps that the server takes, if its clients do not leave before.
+    pub(crate) after: u64,
+    pub(crate) interruption: Interruption,
+    /// What is left is also read through the next server, before its first client comes.
+    pub(crate) is_read: bool,
+    /// Clients that the next server has in all.
+    pub(crate) sessions: usize,
+}
+
+/// What ends a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    /// What no sync covered may be lost.
+    PowerCut,
+    /// The page cache stays.
+    ProcessDeath,
 }
 
 /// A simulated disk.
@@ -54,6 +78,10 @@ pub(crate) struct Disk {
     pub(crate) read_only: bool,
     /// It is a device of the application.
     pub(crate) application: Option<Manner>,
+    /// Nobody looks at its files: what it holds is read through a server.
+    pub(crate) is_opaque: bool,
+    /// It is an image.
+    pub(crate) image: Option<Shape>,
 }
 
 impl Plan {
@@ -83,6 +111,7 @@ impl Plan {
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             power_cut_at,
             shutdown_at,
+            restarts: Vec::new(),
         }
     }
 
@@ -127,14 +156,36 @@ impl Plan {
     }
 }
 
+impl Restart {
+    /// None in most worlds, else one or two. Numbers of their own: the rest of a world is as it would be without.
+    pub(crate) fn some(seed: u64) -> Vec<Self> {
+        let mut random = Random::new(mixed(seed ^ 0x2e57_a275));
+        if !random.chance(0.2) {
+            return Vec::new();
+        }
+        let count = random.between(1, 2);
+        (0..count).map(|_| Self::random(&mut random)).collect()
+    }
+
+    pub(crate) fn random(random: &mut Random) -> Self {
+        let most = random.pick(&[300, 2_000, 10_000]);
+        Self {
+            after: random.below(most),
+            interruption: random.pick(&[Interruption::PowerCut, Interruption::ProcessDeath]),
+            is_read: random.chance(0.3),
+            sessions: random.between(1, 8) as usize,
+        }
+    }
+}
+
 fn random_limits(random: &mut Random, longest: u64) -> Limits {
     // With less, a request of 1 MiB would never find memory beside the zeroes of the shard; the server itself asks for 48 MiB.
-    let least = if longest > 256 << 10 { 40 << 20 } else { 37 << 20 };
+    let least = Limits::DEVICE_MEMORY + if longest > 256 << 10 { 40 << 20 } else { 37 << 20 };
     Limits {
         connections: 64,
         requests_per_connection: random.pick(&[1, 3, 16, 1024]),
         requests_per_shard: random.pick(&[2, 16, 1024]),
-        memory_per_shard: random.pick(&[least, least + (1 << 20), 42 << 20]),
+        memory_per_shard: random.pick(&[least, least + (1 << 20), (42 << 20) + Limits::DEVICE_MEMORY]),
         receive_buffer: random.pick(&[4096, 65_536, 512 << 10]),
         completions_per_turn: random.pick(&[1, 7, 4096]),
         connections_per_turn: random.pick(&[1, 1024]),
@@ -160,7 +211,16 @@ impl Disk {
         let odd = if sector.is_none() && random.chance(0.2) { grain * random.below(8) } else { 0 };
         let most = if longest > 1 << 20 { 4 << 20 } else { 1 << 20 };
         let size = random.pick(&[64 << 10, 64 << 10, 256 << 10, 256 << 10, most]) + odd;
-        Self { size, grain, alignment, sector, read_only: random.chance(0.1), application: None }
+        Self {
+            size,
+            grain,
+            alignment,
+            sector,
+            read_only: random.chance(0.1),
+            application: None,
+            is_opaque: false,
+            image: None,
+        }
     }
 
     /// What it holds at first, and the value of each unit.

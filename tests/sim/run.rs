@@ -1,4 +1,5 @@
-//! One run: a world from a seed, its shards, exports and clients, until everything has ended or the power fails.
+//! One run: a world from a seed, its shards, exports and clients, until everything has ended or the power fails; perhaps several
+//! servers one after the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use std::time::Duration;
 
 use ringnbd::internal::backend::{Export, ExportId};
 use ringnbd::internal::config::Shutdown;
-use ringnbd::internal::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
+use ringnbd::internal::ring::sim::{Entered, Faults, Random, SocketId, World};
 use ringnbd::internal::shard::{Holdings, Removal, SteppedShard};
 
-use super::application::Disk;
 use super::client::{Client, Context};
+use super::media::{self, Medium};
 use super::oracle::{Oracle, WriteId};
-use super::plan::{self, Plan};
+use super::plan::{self, Plan, Restart};
+use super::request::Setting;
 
 /// What a run that went well tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(crate) struct Report {
     /// How operations ended, by name.
     pub(crate) outcomes: BTreeMap<&'static str, u64>,
     pub(crate) power_cut: bool,
+    /// Servers after the first one.
+    pub(crate) restarts: usize,
 }
 
 /// A connection whose client has left while the shard may still work for it.
@@ -42,9 +46,8 @@ struct Simulation {
     shards: Vec<SteppedShard>,
     /// A shard whose thread does not run, and for how many steps more.
     off_cpu: Option<(usize, u64)>,
-    files: Vec<FileId>,
-    /// Those of the application, by export; their files stay as they are.
-    devices: Vec<Option<Arc<Disk>>>,
+    /// By export.
+    media: Vec<Box<dyn Medium>>,
     oracles: Vec<Oracle>,
     clients: Vec<Client>,
     /// When each client does something next.
@@ -55,6 +58,7 @@ struct Simulation {
     shutting_down: bool,
     at_start: Vec<Holdings>,
     answered: u64,
+    restarts: usize,
     exports: Arc<[Arc<Export>]>,
     /// By export.
     lives: Vec<Life>,
@@ -83,6 +87,7 @@ macro_rules! context {
             fails: $self.plan.disks[$export]
                 .application
                 .is_some_and(|manner| manner.drops + manner.panics > 0.0),
+            is_image: $self.plan.disks[$export].image.is_some(),
             random: &mut $self.random,
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
@@ -93,6 +98,10 @@ macro_rules! context {
     };
 }
 
+// It uses the macro.
+#[path = "restart.rs"]
+mod restart;
+
 /// More steps than any run that ends.
 const MOST_STEPS: u64 = 5_000_000;
 
@@ -101,14 +110,18 @@ pub(crate) fn run(seed: u64) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = if random.chance(0.15) { Faults::none() } else { Faults::any(&mut random) };
     let world = World::new(random.number(), faults.clone());
-    let plan = Plan::random(&mut random);
+    let plan = Plan { restarts: Restart::some(seed), ..Plan::random(&mut random) };
     run_plan(random, world, faults, plan)
 }
 
 /// Runs what was planned; the rest is up to the dice.
 pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan) -> Result<Report, String> {
     let mut simulation = Simulation::new(random, world, faults, plan);
-    let power_cut = simulation.drive()?;
+    for restart in simulation.plan.restarts.clone() {
+        simulation.drive(Some(restart.after), None)?;
+        simulation.restart(&restart)?;
+    }
+    let power_cut = simulation.drive(simulation.plan.power_cut_at, simulation.plan.shutdown_at)?;
     if !power_cut {
         simulation.wind_up()?;
     }
@@ -122,42 +135,28 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
         virtual_time: simulation.world.now(),
         outcomes: simulation.world.outcomes(),
         power_cut,
+        restarts: simulation.restarts,
     })
 }
 
 impl Simulation {
     fn new(mut random: Random, world: World, faults: Faults, plan: Plan) -> Self {
         let entered = world.enter();
-        let (mut exports, mut files, mut oracles) = (Vec::new(), Vec::new(), Vec::new());
-        let mut devices = Vec::new();
+        let (mut media, mut oracles) = (Vec::new(), Vec::new());
         for disk in &plan.disks {
             let (content, values) = disk.content(&mut random);
-            let device = disk.application.map(|manner| {
-                Disk::new(content.clone(), disk.size, disk.read_only, manner, Random::new(random.number()))
-            });
-            let tokens = world.file(content, disk.alignment, disk.sector.unwrap_or(1));
-            files.push(tokens.id);
+            media.push(media::lay_out(disk, content, &world, &mut random));
             oracles.push(Oracle::new(disk.grain as usize, &values));
-            exports.push(Arc::new(match &device {
-                Some(device) => Export::of_device(&device.device(), false).expect("its facts are right"),
-                None => Export::simulated(tokens, disk.size, disk.read_only, disk.sector),
-            }));
-            devices.push(device);
         }
-        let exports: Arc<[Arc<Export>]> = exports.into();
-        let start = |index| SteppedShard::start(plan.shard(index), index);
-        let shards = (0..plan.shards).map(start).collect::<Result<_, _>>().expect("shards start");
         let sessions_left = plan.sessions;
-        let lives = plan.disks.iter().map(|_| Life::default()).collect();
-        Self {
+        let mut simulation = Self {
             world,
             random,
             faults,
             plan,
-            shards,
+            shards: Vec::new(),
             off_cpu: None,
-            files,
-            devices,
+            media,
             oracles,
             clients: Vec::new(),
             wakes: Vec::new(),
@@ -167,21 +166,24 @@ impl Simulation {
             shutting_down: false,
             at_start: Vec::new(),
             answered: 0,
-            exports,
-            lives,
+            restarts: 0,
+            exports: Vec::new().into(),
+            lives: Vec::new(),
             _entered: entered,
-        }
+        };
+        simulation.start_server();
+        simulation
     }
 
-    /// Lets clients and shards work until all clients are gone, or (then true) the power fails.
-    fn drive(&mut self) -> Result<bool, String> {
+    /// Lets clients and shards work until all clients are gone, or (then true) the end comes after some steps.
+    fn drive(&mut self, end_at: Option<u64>, shutdown_at: Option<u64>) -> Result<bool, String> {
         self.settle()?;
         self.at_start = self.shards.iter().map(SteppedShard::holdings).collect();
         for step in 0..MOST_STEPS {
-            if self.plan.power_cut_at == Some(step) {
+            if end_at == Some(step) {
                 return Ok(true);
             }
-            if self.plan.shutdown_at == Some(step) {
+            if shutdown_at == Some(step) {
                 self.shutting_down = true;
                 self.shards.iter().for_each(SteppedShard::shutdown);
             }
@@ -241,15 +243,22 @@ impl Simulation {
     /// Memory gets short, or somebody cuts a file, behind the server's back.
     fn disturb(&mut self) -> Result<(), String> {
         if self.random.chance(self.plan.evictions) {
-            self.world.evict(self.random.pick(&self.files));
+            let disk = self.random.below(self.media.len() as u64) as usize;
+            match &*self.media[disk].files(&self.world) {
+                [] => {}
+                [(_, only)] => self.world.evict(*only),
+                files => self.world.evict(files[self.random.below(files.len() as u64) as usize].1),
+            }
         }
         if self.random.chance(self.plan.cuts) {
-            let disk = self.random.below(self.files.len() as u64) as usize;
+            let disk = self.random.below(self.media.len() as u64) as usize;
             if self.plan.disks[disk].read_only {
                 let unit = self.plan.disks[disk].sector.unwrap_or(1) as usize;
                 let size = self.random.below(self.plan.disks[disk].size) as usize / unit * unit;
                 let size = self.random.chance(0.5).then_some(size);
-                self.world.cut(self.files[disk], size);
+                if let [(_, only)] = &*self.media[disk].files(&self.world) {
+                    self.world.cut(*only, size);
+                }
             }
         }
         match self.world.slept_in_vain() {
@@ -263,7 +272,7 @@ impl Simulation {
         if self.takes_turn() {
             return Ok(());
         }
-        if self.random_device().is_some_and(|device| device.step()) {
+        if self.random_device().is_some_and(|device| self.media[device].step()) {
             return Ok(());
         }
         let event = self.world.next_event().map(|at| at.as_nanos() as u64);
@@ -287,24 +296,16 @@ impl Simulation {
     }
 
     /// Perhaps a device of the application ends a request.
-    fn random_device(&mut self) -> Option<Arc<Disk>> {
-        if self.devices.iter().all(Option::is_none) || self.random.chance(0.7) {
+    fn random_device(&mut self) -> Option<usize> {
+        if !self.media.iter().any(|medium| medium.runs_by_itself()) || self.random.chance(0.7) {
             return None;
         }
-        let export = self.random.below(self.devices.len() as u64) as usize;
-        self.devices[export].clone()
+        Some(self.random.below(self.media.len() as u64) as usize)
     }
 
     /// Has a device of the application end a request, if there is one that has any.
     fn step_devices(&self) -> bool {
-        self.devices.iter().flatten().any(|device| device.step())
-    }
-
-    fn content(&self, export: usize) -> Vec<u8> {
-        match &self.devices[export] {
-            Some(device) => device.content(),
-            None => self.world.content(self.files[export]),
-        }
+        self.media.iter().any(|medium| medium.step())
     }
 
     /// Perhaps lets one of the shards that are ready take a turn. Shards may be slow, but not so slow that long timeouts pass.
@@ -374,6 +375,7 @@ impl Simulation {
         if self.lives[setting.export].held_by.is_some() {
             return false;
         }
+        self.go_home(&mut setting);
         self.sessions_left -= 1;
         setting.generation = self.lives[setting.export].generation;
         let (socket, token) = self.world.socket(self.plan.socket_bytes, setting.over_tcp);
@@ -386,6 +388,13 @@ impl Simulation {
         self.clients.push(client);
         self.wakes.push(wake);
         true
+    }
+
+    /// All clients of an image are served by one shard.
+    fn go_home(&self, setting: &mut Setting) {
+        if self.plan.disks[setting.export].image.is_some() {
+            setting.shard = setting.export % self.shards.len();
+        }
     }
 
     fn step_client(&mut self, index: usize) -> Result<(), String> {
@@ -436,6 +445,7 @@ impl Simulation {
                     return Err(format!("something leaked: {before:?} at the start, {after:?} at the end"));
                 }
             }
+            self.check_images()?;
             self.shutting_down = true;
             self.shards.iter().for_each(SteppedShard::shutdown);
             self.settle()?;
@@ -449,10 +459,26 @@ impl Simulation {
         }
         for export in 0..self.oracles.len() {
             self.tick += 1;
-            let content = self.content(export);
-            self.oracles[export].check_content(self.tick, &content)?;
+            let content = self.content(export)?;
+            match self.plan.disks[export].image {
+                // What was not flushed is forgotten.
+                Some(_) => self.oracles[export].check_survival(&content)?,
+                None => self.oracles[export].check_content(self.tick, &content)?,
+            }
         }
         Ok(())
+    }
+
+    /// While their server runs, images hold all that was answered.
+    fn check_images(&mut self) -> Result<(), String> {
+        for export in 0..self.oracles.len() {
+            if self.plan.disks[export].image.is_some() {
+                let content = self.read_through(export)?;
+                self.tick += 1;
+                self.oracles[export].check_content(self.tick, &content)?;
+            }
+        }
+        self.settle()
     }
 
     /// Whatever the exports did, no shard has slept.
@@ -466,8 +492,12 @@ impl Simulation {
     /// The power fails, and what must have survived is looked for.
     fn survive(&mut self) -> Result<(), String> {
         self.world.power_cut();
-        for (export, oracle) in self.oracles.iter().enumerate() {
-            oracle.check_survival(&self.content(export))?;
+        if self.media.iter().any(|medium| medium.content(&self.world).is_none()) {
+            self.drop_server();
+        }
+        for export in 0..self.media.len() {
+            let content = self.content(export)?;
+            self.oracles[export].check_survival(&content)?;
         }
         Ok(())
     }

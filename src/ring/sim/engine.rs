@@ -1,21 +1,22 @@
 //! One ring of a world: it takes the operations that the kernel would, and knows no more of them.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::files::FileAccess;
+use super::files::FileDescription;
 use super::handle::World;
 use super::mapped::MappedFile;
 use super::parts::RingState;
-use super::work::{Object, OperationMemory, SendPiece, SimWork, Transfer};
+use super::work::{Object, OperationMemory, SendPiece, SimNames, SimWork, Transfer};
 use crate::ring::SharedMapping;
 use crate::ring::buffer::BufferPool;
 use crate::ring::key::{OpKey, Owner};
 use crate::ring::mapped::SimulatedFile;
+use crate::ring::names::{Directory, NameKind, NameWork};
 use crate::ring::op::OpTable;
-use crate::ring::operation::{AllocateMode, FileIndex, Operation};
+use crate::ring::operation::{FileIndex, Operation};
 use crate::ring::receive::ReceiveRing;
 use crate::ring::uring::{Event, RingError, RingOptions, Wait, deliver};
 
@@ -77,7 +78,7 @@ impl SimEngine {
         }
     }
 
-    fn file(&self, index: FileIndex) -> (usize, FileAccess) {
+    fn file(&self, index: FileIndex) -> (usize, FileDescription) {
         match self.files[index.0 as usize] {
             Some(Object::File { file, description }) => (file, description),
             other => panic!("a file operation on {other:?}"),
@@ -87,7 +88,7 @@ impl SimEngine {
     /// A file, and whether it is accessed directly.
     fn file_and_way(&self, index: FileIndex) -> (usize, bool) {
         let (file, description) = self.file(index);
-        (file, description == FileAccess::Direct)
+        (file, description.direct)
     }
 
     fn socket(&self, index: FileIndex) -> usize {
@@ -132,9 +133,9 @@ impl SimEngine {
                 SimWork::Sync { file, description, range: *range, order: 0, written_back: false }
             }
             Operation::Allocate { file, mode, range } => {
-                let zero_range = *mode == AllocateMode::ZeroRange;
-                SimWork::Allocate { file: self.file(*file).0, range: *range, zero_range }
+                SimWork::Allocate { file: self.file(*file).0, range: *range, mode: *mode }
             }
+            Operation::Name(work) => SimWork::Names(self.describe_names(work)),
             Operation::Prefetch { range, .. } => SimWork::Prefetch { range: *range },
             Operation::Receive { socket, .. } => {
                 SimWork::Receive { socket: self.socket(*socket), fault: None }
@@ -174,6 +175,34 @@ impl SimEngine {
         }
     }
 
+    fn directory(&self, directory: &Directory) -> usize {
+        match self.world.state().tokens.get(&directory.raw()) {
+            Some(Object::Directory(number)) => *number,
+            other => panic!("an operation below {other:?}"),
+        }
+    }
+
+    fn describe_names(&self, work: &NameWork) -> SimNames {
+        let place = |directory| self.directory(directory);
+        match &work.kind {
+            NameKind::Open { directory, name, how, .. } => {
+                SimNames::Open { directory: place(directory), name: name.bytes().to_vec(), how: *how }
+            }
+            NameKind::MakeDirectory { directory, name } => {
+                SimNames::MakeDirectory { directory: place(directory), name: name.bytes().to_vec() }
+            }
+            NameKind::Rename { from, to } => {
+                let (old, new) = (from.1.bytes().to_vec(), to.1.bytes().to_vec());
+                SimNames::Rename { from: (place(&from.0), old), to: (place(&to.0), new) }
+            }
+            NameKind::Remove { directory, name, removed } => {
+                let (directory, name) = (place(directory), name.bytes().to_vec());
+                SimNames::Remove { directory, name, removed: *removed }
+            }
+            NameKind::SyncDirectory { directory } => SimNames::Sync { directory: place(directory), order: 0 },
+        }
+    }
+
     /// Never waits: the driver steps the world.
     pub(in crate::ring) fn submit_and_reap(&mut self, _wait: Wait, limit: usize, events: &mut Vec<Event>) {
         self.submit();
@@ -182,7 +211,8 @@ impl SimEngine {
             let Some(entry) = self.world.state().rings[self.ring].completions.pop_front() else { return };
             let received = entry.buffer.map(|buffer| self.receive.take(buffer, entry.result.unwrap_or(0)));
             let key = OpKey(entry.key);
-            events.extend(deliver(&mut self.table, key, entry.result, received, entry.socket_nonempty));
+            let result = entry.opened.map_or(entry.result, |opened| Ok(opened.into_raw_fd() as u32));
+            events.extend(deliver(&mut self.table, key, result, received, entry.socket_nonempty));
         }
     }
 

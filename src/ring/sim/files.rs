@@ -10,15 +10,13 @@ pub(crate) const SECTOR: usize = 512;
 /// Bytes that the page cache reads and writes back together.
 pub(super) const PAGE: usize = 4096;
 
-/// One of the ways in which a file is open.
+/// An open file description: each is told of errors once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileAccess {
-    /// Through the page cache.
-    Buffered,
-    /// A second descriptor through the page cache, for durable writes.
-    Durable,
-    /// Past it.
-    Direct,
+pub(super) struct FileDescription {
+    /// Of those of its file.
+    number: usize,
+    /// Past the page cache.
+    pub(super) direct: bool,
 }
 
 /// What is known of a sector's allocation.
@@ -46,8 +44,17 @@ struct PageWrite {
     overtaken: Vec<bool>,
 }
 
+/// A size that a file got and that is not durable yet.
+struct NewSize {
+    writer: u64,
+    size: usize,
+}
+
 pub(super) struct SimFile {
     size: usize,
+    /// What a power cut leaves at least, and the sizes since, oldest first.
+    durable_size: usize,
+    new_sizes: Vec<NewSize>,
     /// The bytes that it was cut to.
     cut: Option<usize>,
     /// When each page was evicted from the page cache; `None` when it is there.
@@ -60,10 +67,12 @@ pub(super) struct SimFile {
     /// What sectors held since they were last made durable, oldest first.
     pending: BTreeMap<usize, Vec<Version>>,
     page_writes: Vec<PageWrite>,
-    /// How often data could not be written back, and how much of that each description was told.
+    /// How often data could not be written back, how much of that each description was told, and how much
+    /// any of them was.
     write_errors: u64,
-    told: [u64; 3],
-    /// Of the direct descriptor.
+    told: Vec<u64>,
+    told_to_any: u64,
+    /// Of direct descriptors.
     pub(super) alignment: Option<u32>,
     /// Bytes that allocations must be aligned to.
     pub(super) allocation_unit: u32,
@@ -83,6 +92,8 @@ impl SimFile {
         let evicted = vec![None; size.div_ceil(PAGE)];
         Self {
             size,
+            durable_size: size,
+            new_sizes: Vec::new(),
             cut: None,
             evicted,
             content,
@@ -91,7 +102,8 @@ impl SimFile {
             pending,
             page_writes,
             write_errors: 0,
-            told: [0; 3],
+            told: Vec::new(),
+            told_to_any: 0,
             alignment,
             allocation_unit,
         }
@@ -109,6 +121,32 @@ impl SimFile {
 
     pub(super) fn cut(&mut self, size: Option<usize>) {
         self.cut = size.map(|size| size.min(self.size));
+    }
+
+    /// Opens it once more. As on Linux, a new description is told of the last error if nobody was.
+    pub(super) fn open(&mut self, direct: bool) -> FileDescription {
+        let is_known = self.told_to_any == self.write_errors;
+        self.told.push(if is_known { self.write_errors } else { self.write_errors - 1 });
+        FileDescription { number: self.told.len() - 1, direct }
+    }
+
+    /// Gives it at least a size; what is new is a hole.
+    pub(super) fn grow(&mut self, writer: u64, size: usize) {
+        if size <= self.size {
+            return;
+        }
+        self.size = size;
+        self.fit();
+        self.new_sizes.push(NewSize { writer, size });
+    }
+
+    /// All tables get the length that its size asks for.
+    fn fit(&mut self) {
+        let length = self.size.next_multiple_of(SECTOR);
+        self.content.resize(length, 0);
+        self.durable.resize(length, 0);
+        self.allocation.resize(length / SECTOR, Allocation::Hole);
+        self.evicted.resize(self.size.div_ceil(PAGE), None);
     }
 
     pub(super) fn is_cached(&self, page: usize) -> bool {
@@ -218,6 +256,16 @@ impl SimFile {
             }
             !versions.is_empty()
         });
+        // Whatever the range is: without its size a file has no data to find.
+        self.harden_size(chosen);
+    }
+
+    /// Makes the size durable that the last of the chosen writers gave it.
+    pub(super) fn harden_size(&mut self, mut chosen: impl FnMut(u64) -> bool) {
+        if let Some(last) = self.new_sizes.iter().rposition(|new| chosen(new.writer)) {
+            self.durable_size = self.new_sizes[last].size;
+            self.new_sizes.drain(..=last);
+        }
     }
 
     /// Data could not be written back: some of it is dropped, and is not written later. It still reads as
@@ -238,8 +286,14 @@ impl SimFile {
     }
 
     /// Whether there was an error of which a description was not told; now it is.
-    pub(super) fn tell(&mut self, description: FileAccess) -> bool {
-        std::mem::replace(&mut self.told[description as usize], self.write_errors) != self.write_errors
+    pub(super) fn tell(&mut self, description: FileDescription) -> bool {
+        self.told_to_any = self.write_errors;
+        std::mem::replace(&mut self.told[description.number], self.write_errors) != self.write_errors
+    }
+
+    /// Whether data was lost since the world began, or since the last power cut.
+    pub(super) fn has_lost_data(&self) -> bool {
+        self.write_errors > 0
     }
 
     /// The power fails: each sector keeps what is durable, or any later version of it.
@@ -251,8 +305,32 @@ impl SimFile {
                 self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&version.bytes);
             }
         }
+        if !self.new_sizes.is_empty() {
+            let kept = random.below(self.new_sizes.len() as u64 + 1) as usize;
+            if let Some(last) = self.new_sizes[..kept].last() {
+                self.durable_size = last.size;
+            }
+        }
+        self.start_again();
+    }
+
+    /// What is durable is all there is: nothing of it is in the page cache, and no error is known.
+    fn start_again(&mut self) {
+        self.size = self.durable_size;
+        self.new_sizes.clear();
+        self.fit();
+        // Behind the end there is nothing, also when it grows again.
+        self.durable[self.size..].fill(0);
         self.content.clone_from(&self.durable);
+        self.evicted.fill(Some(0));
         self.page_writes.clear();
+        (self.write_errors, self.told_to_any) = (0, 0);
+        self.told.fill(0);
+        for (sector, allocation) in self.content.chunks(SECTOR).zip(&mut self.allocation) {
+            if *sector != [0; SECTOR] {
+                *allocation = Allocation::Data;
+            }
+        }
     }
 
     /// The allocation of a range, merged, at most `limit` extents.

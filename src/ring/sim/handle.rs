@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::faults::Faults;
-use super::files::{FileAccess, SimFile};
+use super::files::SimFile;
 use super::parts::SimSocket;
 use super::work::Object;
 use super::world::WorldState;
@@ -123,17 +123,39 @@ impl World {
     /// Makes a file. `alignment`: also a direct descriptor that asks for it; `allocation_unit`: what
     /// `fallocate` asks for.
     pub fn file(&self, content: Vec<u8>, alignment: Option<u32>, allocation_unit: u32) -> FileTokens {
-        let mut state = self.state();
-        let file = state.files.len();
-        state.files.push(SimFile::new(content, alignment, allocation_unit));
-        let mut token = |description| {
-            let token = token();
-            state.tokens.insert(token.as_raw_fd(), Object::File { file, description });
-            File::from(token)
+        let id = {
+            let mut state = self.state();
+            state.files.push(SimFile::new(content, alignment, allocation_unit));
+            FileId(state.files.len() - 1)
         };
-        let (buffered, durable) = (token(FileAccess::Buffered), token(FileAccess::Durable));
-        let direct = alignment.map(|alignment| (token(FileAccess::Direct), alignment));
-        FileTokens { id: FileId(file), buffered, durable, direct }
+        self.open(id)
+    }
+
+    /// Opens a file once more: as a server does that was started again.
+    pub fn open(&self, id: FileId) -> FileTokens {
+        let mut state = self.state();
+        let file = id.0;
+        let mut token = |direct| {
+            let description = state.files[file].open(direct);
+            File::from(state.token(Object::File { file, description }))
+        };
+        let (buffered, durable) = (token(false), token(false));
+        let alignment = state.files[file].alignment;
+        let direct = alignment.map(|alignment| {
+            let description = state.files[file].open(true);
+            (File::from(state.token(Object::File { file, description })), alignment)
+        });
+        FileTokens { id, buffered, durable, direct }
+    }
+
+    /// From now on other things fail than before. Gives what did.
+    pub fn set_faults(&self, faults: Faults) -> Faults {
+        std::mem::replace(&mut self.state().faults, faults)
+    }
+
+    /// Rings that were set up so far.
+    pub fn rings(&self) -> usize {
+        self.state().rings.len()
     }
 
     /// Makes a connection; either direction holds so many bytes. The descriptor is the server's end.
@@ -141,9 +163,7 @@ impl World {
         let mut state = self.state();
         let socket = state.sockets.len();
         state.sockets.push(SimSocket::new(capacity, over_tcp));
-        let token = token();
-        state.tokens.insert(token.as_raw_fd(), Object::Socket(socket));
-        (SocketId(socket), token)
+        (SocketId(socket), state.token(Object::Socket(socket)))
     }
 
     /// What a file holds now.
@@ -151,11 +171,6 @@ impl World {
         let state = self.state();
         let file = &state.files[file.0];
         file.bytes(0, file.whole_size()).to_vec()
-    }
-
-    /// The power fails: all operations are gone, and files hold what survived.
-    pub fn power_cut(&self) {
-        self.state().power_cut();
     }
 
     /// The allocation of a file, by the descriptor that names it.
@@ -172,6 +187,15 @@ impl World {
         state.files[*file].extents(range, limit)
     }
 
+    /// Bytes of a file, by a descriptor that names it.
+    pub(in crate::ring) fn size_of(&self, file: BorrowedFd<'_>) -> u64 {
+        let state = self.state();
+        let Some(Object::File { file, .. }) = state.tokens.get(&file.as_raw_fd()) else {
+            panic!("only a simulated file has a size here")
+        };
+        state.files[*file].size() as u64
+    }
+
     /// A hash of everything that happened so far.
     pub fn trace(&self) -> u64 {
         self.state().trace
@@ -181,9 +205,4 @@ impl World {
     pub fn outcomes(&self) -> BTreeMap<&'static str, u64> {
         self.state().outcomes.clone()
     }
-}
-
-/// A descriptor that is only a number.
-fn token() -> OwnedFd {
-    rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor can be had")
 }

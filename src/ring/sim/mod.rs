@@ -12,6 +12,10 @@
 //! * A sync makes durable what completed before it was submitted, and a random part of the rest.
 //!   [`World::power_cut`] keeps that. Every other sector is lost, or kept as of any moment since, each for
 //!   itself.
+//! * [`World::process_death`] ends all shards and keeps the page cache. Either way the world goes on: its
+//!   files can be opened again, by shards that are new.
+//! * Names below a directory are durable when the directory was synced; a power cut loses the last changes of
+//!   each directory since then, any number of them.
 //! * Data that could not be written back is lost although it still reads as written, and each description of
 //!   the file is told once.
 //! * A write through the page cache beside a direct write to the same page can undo it, as on a real kernel.
@@ -22,11 +26,14 @@
 //!   fails.
 //! * What fails, and how often, is in [`Faults`].
 
+mod ending;
 mod engine;
 mod faults;
 mod files;
 mod handle;
 mod mapped;
+mod names;
+mod naming;
 mod parts;
 mod sockets;
 mod transfer;
@@ -39,3 +46,4 @@ pub(super) use engine::SimEngine;
 pub use faults::Faults;
 pub(crate) use handle::FileTokens;
 pub use handle::{Entered, FileId, SocketId, World};
+pub use naming::DirectoryId;

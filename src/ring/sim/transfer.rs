@@ -3,6 +3,7 @@
 use super::work::{Event, SimWork, Transfer};
 use super::world::WorldState;
 use crate::block::ByteRange;
+use crate::ring::operation::AllocateMode;
 
 impl WorldState {
     /// `EINTR` or `EAGAIN`: nothing happened, try again.
@@ -14,7 +15,7 @@ impl WorldState {
     }
 
     /// An error after which a request fails.
-    fn large_fault(&mut self, takes_room: bool) -> Option<i32> {
+    pub(super) fn large_fault(&mut self, takes_room: bool) -> Option<i32> {
         if self.random.chance(self.faults.io_error) {
             return Some(libc::EIO);
         }
@@ -95,7 +96,7 @@ impl WorldState {
     }
 
     /// Some of what was written could not be written back.
-    fn lose(&mut self, file: usize, range: Option<ByteRange>) {
+    pub(super) fn lose(&mut self, file: usize, range: Option<ByteRange>) {
         let completed = &self.completed;
         self.files[file].drop_dirty(range, &mut self.random, |writer| completed.contains_key(&writer));
     }
@@ -116,13 +117,7 @@ impl WorldState {
         }
         match self.random.chance(self.faults.lost_write_back) {
             true => self.lose(file, range),
-            false => {
-                let (completed, random) = (&self.completed, &mut self.random);
-                let luck = random.pick(&[0.0, 0.5, 1.0]);
-                self.files[file].harden(range, |writer| {
-                    completed.get(&writer).is_some_and(|end| *end < order) || random.chance(luck)
-                });
-            }
+            false => self.write_back(file, range, order),
         }
         let Some(SimWork::Sync { written_back, .. }) = self.work(serial) else {
             unreachable!("the kind of an operation does not change")
@@ -131,25 +126,55 @@ impl WorldState {
         self.try_later(serial);
     }
 
+    /// What completed before `order` becomes durable, and by luck some of the rest.
+    pub(super) fn write_back(&mut self, file: usize, range: Option<ByteRange>, order: u64) {
+        let (completed, random) = (&self.completed, &mut self.random);
+        let luck = random.pick(&[0.0, 0.5, 1.0]);
+        self.files[file].harden(range, |writer| {
+            completed.get(&writer).is_some_and(|end| *end < order) || random.chance(luck)
+        });
+    }
+
+    /// Whether the disk has no such allocation.
+    pub(super) fn lacks(&self, mode: AllocateMode) -> bool {
+        match mode {
+            AllocateMode::PunchHole => self.faults.no_punch,
+            AllocateMode::ZeroRange => self.faults.no_zero_range,
+            AllocateMode::Grow => false,
+        }
+    }
+
+    /// Has an allocation done to a range; false when the range is not aligned.
+    pub(super) fn allocate(
+        &mut self,
+        serial: u64,
+        file: usize,
+        range: ByteRange,
+        mode: AllocateMode,
+    ) -> bool {
+        match mode {
+            AllocateMode::Grow => {
+                self.files[file].grow(serial, range.end() as usize);
+                true
+            }
+            _ => self.files[file].zero(serial, range, mode == AllocateMode::ZeroRange),
+        }
+    }
+
     /// An allocation takes effect and completes.
     pub(super) fn change_file(&mut self, serial: u64) {
-        let takes_room = matches!(self.operations[&serial].work, SimWork::Allocate { zero_range: true, .. });
+        let SimWork::Allocate { file, range, mode } = self.operations[&serial].work else {
+            unreachable!("only allocations come here")
+        };
+        let takes_room = mode != AllocateMode::PunchHole;
         if let Some(errno) = self.small_fault().or_else(|| self.large_fault(takes_room)) {
             return self.complete(serial, Err(errno));
         }
-        match self.operations[&serial].work {
-            SimWork::Allocate { zero_range: true, .. } if self.faults.no_zero_range => {
-                self.complete(serial, Err(libc::EOPNOTSUPP));
-            }
-            SimWork::Allocate { zero_range: false, .. } if self.faults.no_punch => {
-                self.complete(serial, Err(libc::EOPNOTSUPP));
-            }
-            SimWork::Allocate { file, range, zero_range } => {
-                let zeroed = self.files[file].zero(serial, range, zero_range);
-                self.complete(serial, if zeroed { Ok(0) } else { Err(libc::EINVAL) });
-            }
-            _ => unreachable!("only allocations come here"),
+        if self.lacks(mode) {
+            return self.complete(serial, Err(libc::EOPNOTSUPP));
         }
+        let done = self.allocate(serial, file, range, mode);
+        self.complete(serial, if done { Ok(0) } else { Err(libc::EINVAL) });
     }
 
     /// What the end of an operation means for its file.
@@ -167,11 +192,16 @@ impl WorldState {
                 transfer.file
             }
             SimWork::Allocate { file, .. } => *file,
+            SimWork::Names(_) => {
+                self.completed.insert(serial, order);
+                return;
+            }
             _ => return,
         };
         self.completed.insert(serial, order);
         if matches!(work, SimWork::Transfer(transfer) if transfer.durable) && result.is_ok() {
             self.files[file].harden(None, |writer| writer == serial);
+            self.files[file].harden_size(|writer| self.completed.contains_key(&writer));
         }
         // The kernel writes back by itself, too.
         if self.random.chance(self.faults.lost_write_back / 50.0) {

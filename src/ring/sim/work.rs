@@ -1,16 +1,18 @@
 //! Operations in flight: what they work on, and what will happen to them.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
-use super::files::FileAccess;
+use super::files::FileDescription;
 use crate::block::ByteRange;
-use crate::ring::operation::SendMode;
+use crate::ring::names::{OpenAs, Removed};
+use crate::ring::operation::{AllocateMode, SendMode};
 
 /// What a descriptor or a registered index names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Object {
-    File { file: usize, description: FileAccess },
+    File { file: usize, description: FileDescription },
+    Directory(usize),
     Socket(usize),
 }
 
@@ -82,7 +84,7 @@ pub(super) enum SimWork {
     /// `order`: what completed before is made durable.
     Sync {
         file: usize,
-        description: FileAccess,
+        description: FileDescription,
         range: Option<ByteRange>,
         order: u64,
         /// What should be durable is, or is lost; it has not looked yet which of both.
@@ -91,8 +93,9 @@ pub(super) enum SimWork {
     Allocate {
         file: usize,
         range: ByteRange,
-        zero_range: bool,
+        mode: AllocateMode,
     },
+    Names(SimNames),
     Prefetch {
         range: ByteRange,
     },
@@ -137,6 +140,34 @@ pub(super) enum SimWork {
     },
 }
 
+/// What is being done with names. Directories are numbers.
+#[derive(Debug, Clone)]
+pub(super) enum SimNames {
+    Open {
+        directory: usize,
+        name: Vec<u8>,
+        how: OpenAs,
+    },
+    MakeDirectory {
+        directory: usize,
+        name: Vec<u8>,
+    },
+    Rename {
+        from: (usize, Vec<u8>),
+        to: (usize, Vec<u8>),
+    },
+    Remove {
+        directory: usize,
+        name: Vec<u8>,
+        removed: Removed,
+    },
+    /// `order`: what completed before is made durable.
+    Sync {
+        directory: usize,
+        order: u64,
+    },
+}
+
 pub(super) struct InFlight {
     pub(super) ring: usize,
     pub(super) key: u32,
@@ -162,4 +193,6 @@ pub(super) struct Completed {
     pub(super) result: Result<u32, i32>,
     pub(super) buffer: Option<u16>,
     pub(super) socket_nonempty: bool,
+    /// What was opened: the number of the descriptor is the result.
+    pub(super) opened: Option<OwnedFd>,
 }

@@ -5,8 +5,9 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use super::faults::Faults;
 use super::files::SimFile;
+use super::names::SimDirectories;
 use super::parts::{Mapped, RingState, SimSocket};
-use super::work::{Completed, Event, InFlight, Object, SimWork};
+use super::work::{Completed, Event, InFlight, Object, SimNames, SimWork};
 use crate::random::{Random, mixed};
 use crate::ring::operation::SendMode;
 
@@ -16,10 +17,11 @@ pub(super) struct WorldState {
     pub(super) now: u64,
     /// Numbers everything that happens.
     order: u64,
-    events: BTreeMap<(u64, u64), (u64, Event)>,
+    pub(super) events: BTreeMap<(u64, u64), (u64, Event)>,
     pub(super) operations: BTreeMap<u64, InFlight>,
     pub(super) rings: Vec<RingState>,
     pub(super) files: Vec<SimFile>,
+    pub(super) directories: SimDirectories,
     pub(super) sockets: Vec<SimSocket>,
     pub(super) tokens: HashMap<RawFd, Object>,
     /// Files that sends read from, by the address that stands for their start.
@@ -49,6 +51,7 @@ impl WorldState {
             operations: BTreeMap::new(),
             rings: Vec::new(),
             files: Vec::new(),
+            directories: SimDirectories::default(),
             sockets: Vec::new(),
             tokens: HashMap::new(),
             mapped: BTreeMap::new(),
@@ -116,7 +119,7 @@ impl WorldState {
                 self.operations.insert(serial, InFlight { ring, key, work });
                 return self.start_transfer(serial, &transfer);
             }
-            SimWork::Sync { order, .. } => *order = serial,
+            SimWork::Sync { order, .. } | SimWork::Names(SimNames::Sync { order, .. }) => *order = serial,
             SimWork::Receive { fault, .. } => {
                 let no_buffers = self.random.chance(self.faults.no_buffers).then_some(libc::ENOBUFS);
                 *fault = self.small_fault().or(no_buffers);
@@ -140,8 +143,10 @@ impl WorldState {
             }
             _ => {}
         }
-        let needs_worker =
-            matches!(work, SimWork::Sync { .. } | SimWork::Allocate { .. } | SimWork::Prefetch { .. });
+        let needs_worker = matches!(
+            work,
+            SimWork::Sync { .. } | SimWork::Allocate { .. } | SimWork::Names(_) | SimWork::Prefetch { .. }
+        );
         self.operations.insert(serial, InFlight { ring, key, work });
         match needs_worker {
             true => self.queue_for_worker(ring, serial),
@@ -190,12 +195,25 @@ impl WorldState {
             SimWork::Prefetch { .. } => self.complete(serial, Ok(0)),
             SimWork::Sync { .. } => self.sync_file(serial),
             SimWork::Allocate { .. } => self.change_file(serial),
+            SimWork::Names(work) => {
+                let work = work.clone();
+                self.work_on_names(serial, &work);
+            }
             SimWork::Transfer(_) | SimWork::Watch { .. } => unreachable!("they have events of their own"),
         }
     }
 
     pub(super) fn complete(&mut self, serial: u64, result: Result<u32, i32>) {
         self.complete_with(serial, result, None, false);
+    }
+
+    /// An operation has opened something.
+    pub(super) fn complete_open(&mut self, serial: u64, object: Object) {
+        let opened = self.token(object);
+        let ring = self.operations[&serial].ring;
+        self.complete(serial, Ok(0));
+        let completed = self.rings[ring].completions.back_mut().expect("it was just completed");
+        completed.opened = Some(opened);
     }
 
     pub(super) fn complete_with(
@@ -213,7 +231,13 @@ impl WorldState {
         self.note(self.now);
         self.note((ring as u64) << 32 | u64::from(key));
         self.note(result.map_or_else(|errno| errno as u64 + (1 << 32), u64::from));
-        self.rings[ring].completions.push_back(Completed { key, result, buffer, socket_nonempty });
+        self.rings[ring].completions.push_back(Completed {
+            key,
+            result,
+            buffer,
+            socket_nonempty,
+            opened: None,
+        });
     }
 
     fn count(&mut self, work: &SimWork, result: Result<u32, i32>) {
@@ -268,22 +292,6 @@ impl WorldState {
             };
         }
         self.complete(serial, result);
-    }
-
-    /// A ring goes, and with it the memory of its operations.
-    pub(super) fn forget_ring(&mut self, ring: usize) {
-        self.operations.retain(|_, operation| operation.ring != ring);
-        self.rings[ring].clear();
-    }
-
-    pub(super) fn power_cut(&mut self) {
-        self.events.clear();
-        self.operations.clear();
-        self.locked.clear();
-        self.rings.iter_mut().for_each(RingState::clear);
-        for file in &mut self.files {
-            file.power_cut(&mut self.random);
-        }
     }
 
     fn look_at(&mut self, serial: u64, eventfd: RawFd) {

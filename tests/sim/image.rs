@@ -1,0 +1,244 @@
+//! Disks that are images: a head, perhaps a sealed layer below it, perhaps a base.
+
+use std::sync::Arc;
+
+use ringnbd::internal::backend::{Export, SimulatedBlock, SimulatedImage, SimulatedLayer};
+use ringnbd::internal::ring::sim::{Faults, FileId, Random, World};
+use ringnbd::internal::store::Geometry;
+
+use super::media::Medium;
+use super::pinned::{crowd, small_memory};
+use super::plan::{Disk, Interruption, Plan, Restart};
+use super::run::{self, Report};
+
+/// How an image lies in its world.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    geometry: Geometry,
+    /// Bytes of the base.
+    base: Option<u64>,
+    /// There is a sealed layer below the head.
+    is_sealed: bool,
+    /// Where no layer has a block its data is not zeroes.
+    is_dirty: bool,
+}
+
+impl Shape {
+    /// For a disk of a size: small nodes, and a journal that laps every few records.
+    pub(crate) fn random(size: u64, grain: u64, random: &mut Random) -> Self {
+        let block_bytes: u32 = random.pick(&[512, 4096, 4096]);
+        let page_blocks: u32 = random.pick(&[32, 64, 256]);
+        let record_block_bytes = random.pick(&[512, 512, 4096]);
+        let ring_bytes = u64::from(record_block_bytes) * random.pick(&[4, 7, 16, 64]);
+        let (fan_out, inner_levels): (u32, u32) = random.pick(&[(4, 2), (8, 2), (16, 1)]);
+        let below = u64::from(page_blocks) * u64::from(fan_out.pow(inner_levels)) * u64::from(block_bytes);
+        let roots = (size + (1 << 16)).div_ceil(below) as u32;
+        let geometry = Geometry {
+            block_bytes,
+            page_blocks,
+            slot_bytes: random.pick(&[512, 1024]),
+            record_block_bytes,
+            ring_bytes,
+            ring_room_bytes: ring_bytes,
+            fan_out,
+            inner_levels,
+            roots,
+        };
+        let base = match random.below(4) {
+            0 => None,
+            // The oracle knows whole units only.
+            1 => Some((random.below(size / grain) + 1) * grain),
+            2 => Some(size + random.below(10_000)),
+            _ => Some(size),
+        };
+        Self { geometry, base, is_sealed: random.chance(0.4), is_dirty: random.chance(0.5) }
+    }
+}
+
+/// Runs a seed in a world whose exports are images for the most part.
+pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed ^ 0x1a6e);
+    let faults = if random.chance(0.4) { Faults::none() } else { Faults::any(&mut random) };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = Plan::random(&mut random);
+    for disk in &mut plan.disks {
+        if random.chance(0.8) {
+            make_image(disk, &mut random);
+        }
+    }
+    plan.cuts = 0.0;
+    plan.cautious = random.chance(0.4);
+    plan.restarts = (0..random.below(4)).map(|_| Restart::random(&mut random)).collect();
+    avoid_gaps(&mut plan, &faults);
+    run::run_plan(random, world, faults, plan)
+}
+
+fn make_image(disk: &mut Disk, random: &mut Random) {
+    disk.sector = None;
+    disk.image = Some(Shape::random(disk.size, disk.grain, random));
+}
+
+/// What the page cache shows after data could not be written back is not what the medium has, and an image
+/// that is opened after the death of a process does not know (README.md).
+fn avoid_gaps(plan: &mut Plan, faults: &Faults) {
+    if faults.lost_write_back > 0.0 {
+        plan.restarts.iter_mut().for_each(|restart| restart.interruption = Interruption::PowerCut);
+    }
+}
+
+/// One image over a base with few blocks that many write at once, and power cuts.
+pub(crate) fn crowds(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(4, small_memory());
+    (plan.disks[0].size, plan.cautious) = (64 << 10, true);
+    make_image(&mut plan.disks[0], &mut random);
+    let shape = plan.disks[0].image.as_mut().expect("it is an image");
+    (shape.base, shape.geometry.block_bytes) = (Some(64 << 10), 4096);
+    plan.restarts = (0..3).map(|_| cut(Interruption::PowerCut, &mut random)).collect();
+    run::run_plan(random, world, faults, plan)
+}
+
+/// Servers that are killed under load, and a power cut after each.
+pub(crate) fn killed_servers(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 1_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(3, small_memory());
+    make_image(&mut plan.disks[0], &mut random);
+    let kinds = [Interruption::ProcessDeath, Interruption::PowerCut];
+    plan.restarts = kinds.into_iter().cycle().take(4).map(|kind| cut(kind, &mut random)).collect();
+    plan.restarts.iter_mut().skip(1).step_by(2).for_each(|restart| restart.after /= 10);
+    run::run_plan(random, world, faults, plan)
+}
+
+fn cut(interruption: Interruption, random: &mut Random) -> Restart {
+    let most = random.pick(&[500, 2_000]);
+    Restart { after: random.below(most), interruption, is_read: random.chance(0.3), sessions: 6 }
+}
+
+#[test]
+fn what_an_image_has_answered_is_kept() {
+    for seed in 1..=40 {
+        for (name, world) in [("crowds", crowds as fn(u64) -> _), ("killed_servers", killed_servers)] {
+            let result = world(seed);
+            assert!(result.is_ok(), "world {seed} of {name}: {}", result.unwrap_err());
+        }
+    }
+}
+
+/// An image in a world.
+pub(crate) struct Image {
+    place: SimulatedImage,
+    /// Files that nobody may ever write, and what they hold.
+    untouched: Vec<(FileId, Vec<u8>)>,
+}
+
+/// What a layer has at first.
+struct Layer {
+    data: Vec<u8>,
+    blocks: Vec<SimulatedBlock>,
+}
+
+impl Layer {
+    fn has(&mut self, block: usize, bytes: &[u8]) {
+        self.data[block * bytes.len()..][..bytes.len()].copy_from_slice(bytes);
+        self.blocks[block] = SimulatedBlock::Data;
+    }
+}
+
+impl Image {
+    /// Spreads what the disk holds over its layers and its base.
+    pub(crate) fn lay_out(
+        disk: &Disk,
+        shape: Shape,
+        content: Vec<u8>,
+        world: &World,
+        random: &mut Random,
+    ) -> Self {
+        let block = shape.geometry.block_bytes as usize;
+        let mut whole = content;
+        whole.resize(whole.len().next_multiple_of(block), 0);
+        let blocks = whole.len() / block;
+        let mut layers = Vec::new();
+        for _ in 0..1 + usize::from(shape.is_sealed) {
+            let data = if shape.is_dirty { rubbish(whole.len(), random) } else { vec![0; whole.len()] };
+            layers.push(Layer { data, blocks: vec![SimulatedBlock::Below; blocks] });
+        }
+        let mut base = shape.base.map(|size| rubbish(size as usize, random));
+        for (index, bytes) in whole.chunks(block).enumerate() {
+            let (start, last) = (index * block, layers.len() - 1);
+            let held = base.as_ref().map_or(0, |base| base.len().saturating_sub(start).min(block));
+            let is_below = bytes[held..].iter().all(|byte| *byte == 0);
+            if is_below && (held == 0 || random.chance(0.6)) {
+                let held = held.min(disk.size as usize - start);
+                if let Some(base) = base.as_mut().filter(|_| held > 0) {
+                    base[start..start + held].copy_from_slice(&bytes[..held]);
+                }
+            } else if bytes.iter().all(|byte| *byte == 0) && random.chance(0.8) {
+                layers[last].blocks[index] = SimulatedBlock::Zero;
+            } else {
+                let layer = if random.chance(0.3) { 0 } else { last };
+                layers[layer].has(index, bytes);
+                if layer < last {
+                    let hidden =
+                        random.pick(&[SimulatedBlock::Data, SimulatedBlock::Zero, SimulatedBlock::Below]);
+                    layers[last].blocks[index] = hidden;
+                }
+            }
+        }
+        Self::make(disk, shape, layers, base, world)
+    }
+
+    fn make(disk: &Disk, shape: Shape, layers: Vec<Layer>, base: Option<Vec<u8>>, world: &World) -> Self {
+        let mut untouched = Vec::new();
+        let mut file = |bytes: Vec<u8>, alignment: Option<u32>, is_written: bool| {
+            let id = world.file(bytes.clone(), alignment, 1).id;
+            if !is_written {
+                untouched.push((id, bytes));
+            }
+            id
+        };
+        let layers = layers.into_iter().enumerate().map(|(index, layer)| {
+            let is_written = index == 0 && !disk.read_only;
+            let map = SimulatedImage::map_file(disk.size, shape.geometry, &layer.blocks);
+            SimulatedLayer {
+                data: file(layer.data, disk.alignment, is_written),
+                map: file(map, None, is_written),
+            }
+        });
+        let layers = layers.collect();
+        let base = base.map(|bytes| {
+            let size = bytes.len() as u64;
+            (file(bytes, None, false), size)
+        });
+        Self { place: SimulatedImage { layers, base, read_only: disk.read_only }, untouched }
+    }
+}
+
+fn rubbish(length: usize, random: &mut Random) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.number().to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+impl Medium for Image {
+    fn open(&mut self, world: &World) -> Arc<Export> {
+        for (file, bytes) in &self.untouched {
+            assert!(world.content(*file) == *bytes, "a file was written that nobody may write");
+        }
+        Arc::new(Export::simulated_image(world, &self.place))
+    }
+
+    fn files(&self, _world: &World) -> Vec<(String, FileId)> {
+        let layers = self.place.layers.iter().flat_map(|layer| [layer.data, layer.map]);
+        let files = layers.chain(self.place.base.map(|(file, _)| file));
+        files.enumerate().map(|(index, file)| (index.to_string(), file)).collect()
+    }
+
+    /// It takes a server to know which of its blocks count.
+    fn content(&self, _world: &World) -> Option<Vec<u8>> {
+        None
+    }
+}
