@@ -15,7 +15,7 @@ mod credentials;
 mod process;
 mod shared_memory;
 
-pub(crate) use byte_lock::{Holder, lock_byte, other_holder, unlock_byte};
+pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unlock_byte};
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;

@@ -3,12 +3,14 @@
 
 pub(crate) mod bench;
 pub(crate) mod ctl;
+pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 mod outcome;
 pub(crate) mod report;
 pub(crate) mod serve;
+pub(crate) mod store;
 mod text;
 
 pub(crate) use outcome::Outcome;
@@ -39,6 +41,10 @@ pub(crate) enum SubCommand {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Make and look at a store of images
+    Store(store::Args),
+    /// Create, snapshot, clone and remove the images of a store
+    Image(image::Args),
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
@@ -58,6 +64,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
+        SubCommand::Store(args) => store::run(args),
+        SubCommand::Image(args) => image::run(args.command),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
     }

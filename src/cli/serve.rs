@@ -28,6 +28,10 @@ What to serve: [NAME=]URI, any number of times
                        mapped=false (copy what the page cache has, for a small
                        RSS), readonly=true, shared=true (others may write too), lock=off|on|auto,
                        rotational=true|false, description=TEXT
+  store:STORE/NAME     an image of a store (see `ringnbd image`), or NAME@SNAPSHOT, which is
+                       read-only; direct=, mapped=, readonly=, description= as above
+  overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
+                       overlay:temp is thrown away at the end; size= for another size
   mem:SIZE             memory, sparse, lost at exit
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,

@@ -39,6 +39,14 @@ pub(crate) fn lock_byte(file: &File, offset: u64) -> io::Result<()> {
     control(file, libc::F_OFD_SETLK, &mut request(libc::F_RDLCK, offset))
 }
 
+/// Takes an exclusive lock of a byte, which need not exist, without waiting. The file is open for writing.
+///
+/// # Errors
+/// `EAGAIN` if anybody else has locked it; others where the file system has no locks.
+pub(crate) fn lock_byte_alone(file: &File, offset: u64) -> io::Result<()> {
+    control(file, libc::F_OFD_SETLK, &mut request(libc::F_WRLCK, offset))
+}
+
 /// Gives the lock of a byte back.
 ///
 /// # Errors

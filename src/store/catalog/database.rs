@@ -1,0 +1,256 @@
+//! The catalogue as a database in a file: it is read as a whole when it is opened, and each change is one
+//! transaction.
+//!
+//! A transaction is durable when [`StoreCatalog::commit`] returns. If one fails it may have become durable
+//! all the same, so the catalogue answers nothing until it was opened again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
+    TableDefinition, TableError, WriteTransaction,
+};
+use uuid::Uuid;
+
+use super::codec::RowError;
+use super::consistency::{Inconsistency, checked};
+use super::encoding::{StoredRow, decode, encode};
+use super::header::{self, CatalogHeader, HeaderError};
+use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
+use super::view::{CatalogChange, CatalogView};
+
+/// Memory for pages of the file. Rows are kept apart from it.
+const CACHE: usize = 8 << 20;
+/// Changed sets between snapshots, which are stored apart from the maps of layers: by the later snapshot.
+/// Kept free for them; nothing is written yet.
+pub(super) const EDGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("edges");
+
+type Rows<'a> = TableDefinition<'a, u128, &'a [u8]>;
+
+/// Why a catalogue cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error("the catalogue cannot be read or written: {0}")]
+    Database(#[from] Box<redb::Error>),
+    #[error("the catalogue is damaged: {0}")]
+    Damaged(String),
+    #[error("the catalogue is empty: restore it from a backup")]
+    Empty,
+    #[error("the catalogue cannot be used: {0}")]
+    Header(#[from] HeaderError),
+    #[error("the row {key} of the catalogue's {table} is damaged: {why}")]
+    Row { table: &'static str, key: Uuid, why: RowError },
+    #[error("the catalogue has more than {MOST_ROWS} {0}, which no store has")]
+    TooMany(&'static str),
+    #[error("the catalogue contradicts itself: {0}")]
+    Inconsistent(#[from] Inconsistency),
+    #[error("the store has features that this program may read only (bits {0:#x}): use a newer ringnbd")]
+    ReadOnly(u64),
+    #[error("whether the last change of the catalogue took place is not known: open the store again")]
+    Doubtful,
+    #[error("the catalogue's database failed: {0}")]
+    Panicked(String),
+}
+
+macro_rules! from_redb {
+    ($($name:ident)*) => {$(
+        impl From<redb::$name> for CatalogError {
+            fn from(error: redb::$name) -> Self {
+                Self::Database(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+
+from_redb!(DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
+
+/// The catalogue of an open store.
+#[derive(Debug)]
+pub struct StoreCatalog {
+    database: Database,
+    header: CatalogHeader,
+    view: CatalogView,
+    is_doubtful: bool,
+}
+
+impl StoreCatalog {
+    /// A new catalogue in an empty file, durable.
+    ///
+    /// # Errors
+    /// The file's, or the database's.
+    pub fn create(file: impl StorageBackend, store: Uuid, created_s: u64) -> Result<Self, CatalogError> {
+        guarded(|| {
+            let database = builder().create_with_backend(file)?;
+            let header = CatalogHeader::new(store, created_s);
+            let mut catalog = Self { database, header, view: CatalogView::default(), is_doubtful: false };
+            catalog.store(&CatalogChange::default())?;
+            Ok(catalog)
+        })
+    }
+
+    /// Opens one that is there. All of it is verified: each page, each row, and that rows fit together.
+    ///
+    /// # Errors
+    /// The file's, the database's, or whatever does not fit.
+    pub fn open(file: impl StorageBackend) -> Result<Self, CatalogError> {
+        guarded(|| {
+            // In an empty file the database would begin a new catalogue.
+            if file.len().map_err(StorageError::from)? == 0 {
+                return Err(CatalogError::Empty);
+            }
+            let database = builder().create_with_backend(file)?;
+            let (header, view) = read(&database.begin_read()?)?;
+            Ok(Self { database, header, view, is_doubtful: false })
+        })
+    }
+
+    #[must_use]
+    pub const fn header(&self) -> &CatalogHeader {
+        &self.header
+    }
+
+    /// The rows as they are.
+    ///
+    /// # Errors
+    /// A change failed before.
+    pub const fn view(&self) -> Result<&CatalogView, CatalogError> {
+        if self.is_doubtful { Err(CatalogError::Doubtful) } else { Ok(&self.view) }
+    }
+
+    /// Makes a change durable, whole or not at all.
+    ///
+    /// # Errors
+    /// The file's, or the database's. Whether the change took place is not known then.
+    pub fn commit(&mut self, change: &CatalogChange) -> Result<(), CatalogError> {
+        match self.header.unknown_to_writers() {
+            0 => {}
+            unknown => return Err(CatalogError::ReadOnly(unknown)),
+        }
+        self.view()?;
+        self.is_doubtful = true;
+        guarded(|| self.store(change))?;
+        self.view.apply(change);
+        self.is_doubtful = false;
+        Ok(())
+    }
+
+    fn store(&mut self, change: &CatalogChange) -> Result<(), CatalogError> {
+        let header = CatalogHeader { generation: self.header.generation + 1, ..self.header };
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        let key = |uuid: Uuid| uuid.as_u128();
+        put(&transaction, change.images.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        put(&transaction, change.layers.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        put(&transaction, change.snapshots.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        put(&transaction, change.bases.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        {
+            let mut edges = transaction.open_table(EDGES)?;
+            for (gone, _) in &change.folded {
+                edges.remove(key(gone.0))?;
+            }
+            let mut own = transaction.open_table(Rows::new(header::TABLE))?;
+            own.insert(header::KEY, header.encode().as_slice())?;
+        }
+        transaction.commit()?;
+        self.header = header;
+        Ok(())
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE);
+    // A catalogue is small, and a file that was changed behind the database's back may make it panic.
+    builder.set_check_integrity_on_open(true);
+    builder
+}
+
+fn put<'a, R: StoredRow + 'a>(
+    transaction: &WriteTransaction,
+    rows: impl Iterator<Item = (u128, Option<&'a R>)>,
+) -> Result<(), CatalogError> {
+    let mut table = transaction.open_table(Rows::new(R::TABLE))?;
+    for (key, row) in rows {
+        match row {
+            Some(row) => table.insert(key, encode(row).as_slice())?,
+            None => table.remove(key)?,
+        };
+    }
+    Ok(())
+}
+
+fn read(transaction: &ReadTransaction) -> Result<(CatalogHeader, CatalogView), CatalogError> {
+    let own = match transaction.open_table(Rows::new(header::TABLE)) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Err(HeaderError::Magic.into()),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = own.get(header::KEY)?.ok_or(HeaderError::Magic)?;
+    let header = CatalogHeader::decode(bytes.value())?;
+    let mut rows = CatalogChange::default();
+    each(transaction, |row: ImageRow| rows.images.insert(row.id, Some(row)).is_some())?;
+    each(transaction, |row: LayerRow| rows.layers.insert(row.id, Some(row)).is_some())?;
+    each(transaction, |row: SnapshotRow| rows.snapshots.insert(row.id, Some(row)).is_some())?;
+    each(transaction, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
+    Ok((header, checked(&rows)?))
+}
+
+/// Hands each row of a table on, which says whether it was there before.
+fn each<R: StoredRow>(
+    transaction: &ReadTransaction,
+    mut take: impl FnMut(R) -> bool,
+) -> Result<(), CatalogError> {
+    let table = transaction.open_table(Rows::new(R::TABLE))?;
+    for (index, entry) in table.iter()?.enumerate() {
+        if index == MOST_ROWS {
+            return Err(CatalogError::TooMany(R::TABLE));
+        }
+        let (key, value) = entry?;
+        let key = Uuid::from_u128(key.value());
+        let row =
+            decode(key, value.value()).map_err(|why| CatalogError::Row { table: R::TABLE, key, why })?;
+        if take(row) {
+            return Err(CatalogError::Damaged(format!("{} has the key {key} twice", R::TABLE)));
+        }
+    }
+    Ok(())
+}
+
+/// A panic of the database costs the store, and nothing else.
+fn guarded<T>(call: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, CatalogError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(CatalogError::Panicked(text.to_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::CatalogFile;
+    use super::*;
+
+    /// L2: what a newer program has set is told in a sentence.
+    #[test]
+    fn features_of_a_newer_program_are_respected() {
+        let file = tempfile::tempfile().unwrap();
+        let open = || StoreCatalog::open(CatalogFile::new(file.try_clone().unwrap()));
+        let with = |bits: fn(&mut CatalogHeader)| {
+            let mut catalog = open().unwrap();
+            bits(&mut catalog.header);
+            catalog.store(&CatalogChange::default()).unwrap();
+        };
+        drop(StoreCatalog::create(CatalogFile::new(file.try_clone().unwrap()), Uuid::nil(), 1).unwrap());
+        with(|header| header.compatible = 1);
+        open().unwrap().commit(&CatalogChange::default()).unwrap();
+        with(|header| header.read_only_compatible = 4);
+        let mut catalog = open().unwrap();
+        let refused = catalog.commit(&CatalogChange::default()).unwrap_err().to_string();
+        assert!(refused.contains("may read only (bits 0x4)"), "{refused}");
+        assert!(catalog.view().is_ok(), "it can be looked at");
+        drop(catalog);
+        with(|header| header.incompatible = 8);
+        let refused = open().unwrap_err().to_string();
+        assert!(refused.contains("bits 0x8") && refused.contains("newer ringnbd"), "{refused}");
+    }
+}

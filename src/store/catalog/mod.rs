@@ -1,0 +1,54 @@
+//! The catalogue of a store: which images, snapshots, layers and bases there are.
+//!
+//! It *decides*. A layer's directory that is not in it is rubbish, and a layer that is in it and has no
+//! directory is damage. So a layer's files are made and synced before a transaction names them, and removed
+//! after the transaction that drops them.
+//!
+//! All rows are in memory ([`CatalogView`]). What is done to images is a function from them to a
+//! [`CatalogChange`], which [`StoreCatalog::commit`] makes durable as one transaction; a change that is not
+//! committed is nothing.
+//!
+//! # Chains
+//!
+//! An image, a snapshot and a layer each stand on a node ([`Below`]): a layer, a base, or nothing. What a
+//! layer does not hold is read from what it stands on. An image that is written has a layer of its own, its
+//! *head*. A snapshot seals the head, and the image stands on it until its next write, or gets the next
+//! head in the same transaction. A clone is a row that stands where a snapshot does. A layer goes with the
+//! last row that stands on it.
+
+mod codec;
+mod consistency;
+mod database;
+mod decide;
+mod draft;
+mod encoding;
+mod header;
+mod id;
+mod listing;
+mod name;
+mod refusal;
+mod removal;
+mod rows;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use consistency::Inconsistency;
+pub use database::{CatalogError, StoreCatalog};
+pub use decide::{
+    Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
+    resize, take_snapshots,
+};
+pub use header::CatalogHeader;
+pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
+pub use listing::{ListedNode, Space, listing};
+pub use name::{NameError, NodeName, StoreName};
+pub use refusal::ImageRefusal;
+pub use removal::{finish_flatten, finish_merge, remove, roll_back};
+pub use rows::{
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, SIZE_UNIT,
+    SnapshotRow,
+};
+pub use storage::CatalogFile;
+pub use view::{CatalogChange, CatalogView, RowCounts};

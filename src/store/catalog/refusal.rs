@@ -1,0 +1,79 @@
+//! Why something is not done to the images of a store; each says what to do instead.
+
+use super::id::{ImageId, LayerId};
+use super::name::StoreName;
+use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_ROWS, SIZE_UNIT};
+
+/// Names that a sentence lists before it only counts the others.
+const LISTED: usize = 8;
+
+/// Why something was not decided.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageRefusal {
+    #[error("there is no image \"{0}\" in the store: `ringnbd image ls` lists them")]
+    NoImage(StoreName),
+    #[error("\"{image}\" has no snapshot \"{snapshot}\": `ringnbd image info` lists them")]
+    NoSnapshot { image: StoreName, snapshot: StoreName },
+    #[error("\"{0}\" exists already: choose another name, or remove it first")]
+    Exists(String),
+    #[error("\"{0}\" is named twice: each may be named once")]
+    Twice(String),
+    #[error(
+        "{0} bytes is no size of an image: write a multiple of {SIZE_UNIT} bytes, at most {LARGEST_IMAGE}"
+    )]
+    Size(u64),
+    #[error(
+        "\"{image}\" has {have} bytes, {want} would lose what lies behind them: write --shrink to lose it"
+    )]
+    Shrinks { image: StoreName, have: u64, want: u64 },
+    #[error("\"{name}\" has clones: {}; remove or flatten them first", listed(.clones))]
+    HasClones { name: String, clones: Vec<String> },
+    #[error("\"{name}\" has snapshots: {}; remove them first, or write --snapshots", listed(.snapshots))]
+    HasSnapshots { name: StoreName, snapshots: Vec<String> },
+    #[error("\"{0}\" is held: release it first")]
+    Held(String),
+    #[error("\"{0}\" is in use: disconnect its clients first, or write --force")]
+    InUse(StoreName),
+    #[error(
+        "\"{0}\" has {DEEPEST} sealed layers, which is the most: flatten it, or remove snapshots and serve the store, which \
+         merges what they leave behind"
+    )]
+    TooDeep(StoreName),
+    #[error("the store has {MOST_ROWS} {0}, which is the most: remove some, or begin another store")]
+    Full(&'static str),
+    #[error("the path of the base is too long")]
+    LongPath,
+    #[error("\"{0}\" has no layer below its head to take in")]
+    NothingBelow(String),
+    #[error("\"{0}\" has no head: what was not written since the last snapshot cannot be flattened")]
+    NoHead(StoreName),
+    #[error("the image {0} was removed")]
+    Gone(ImageId),
+    #[error("the layer {0} is not in the catalogue")]
+    NoLayer(LayerId),
+    #[error("\"{0}\" has a head already")]
+    HasHead(StoreName),
+}
+
+fn listed(names: &[String]) -> String {
+    let mut text = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > LISTED {
+        text.push_str(&format!(" and {} more", names.len() - LISTED));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_named_and_many_are_counted() {
+        let clones: Vec<String> = (0..10).map(|number| format!("vm{number}")).collect();
+        let refusal = ImageRefusal::HasClones { name: "golden@1".to_owned(), clones };
+        assert_eq!(
+            refusal.to_string(),
+            "\"golden@1\" has clones: vm0, vm1, vm2, vm3, vm4, vm5, vm6, vm7 and 2 more; remove or flatten them first"
+        );
+    }
+}

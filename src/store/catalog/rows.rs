@@ -1,0 +1,141 @@
+//! The rows of the catalogue, and how many of them there may be.
+
+use std::collections::BTreeMap;
+
+use super::id::{BaseId, ImageId, LayerId, SnapshotId};
+use super::name::StoreName;
+
+/// Rows of each kind. All rows are in memory while a store is open: a row has about 300 bytes.
+pub(super) const MOST_ROWS: usize = 1 << 20;
+/// Bytes of an image. The map of a layer has places for that many.
+pub const LARGEST_IMAGE: u64 = 1 << 50;
+/// An image is a whole number of these.
+pub const SIZE_UNIT: u64 = 512;
+/// Sealed layers below a head: each is one more place to look at in a read.
+pub(super) const DEEPEST: usize = 8;
+/// Key-values of an image, and bytes of a key and of a value.
+pub(super) const MOST_PAIRS: usize = 64;
+pub(super) const LONGEST_KEY: usize = 64;
+pub(super) const LONGEST_VALUE: usize = 1024;
+/// Bytes of the path of a base.
+pub(super) const LONGEST_PATH: usize = 4096;
+
+/// Where a read goes on that a layer does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChainNode {
+    /// Zeroes.
+    Nothing,
+    Base(BaseId),
+    Layer(LayerId),
+}
+
+/// A node as it is seen from above: only its first `bytes`, and zeroes behind them.
+///
+/// An image that was cut without having a head keeps its node, and sees less of it for ever: when it grows
+/// again, what was cut off does not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Below {
+    pub node: ChainNode,
+    pub bytes: u64,
+}
+
+impl Below {
+    pub const NOTHING: Self = Self { node: ChainNode::Nothing, bytes: 0 };
+
+    /// The same node, seen through something of this size.
+    #[must_use]
+    pub fn within(self, size: u64) -> Self {
+        Self { bytes: self.bytes.min(size), ..self }
+    }
+}
+
+/// A disk that can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRow {
+    pub id: ImageId,
+    pub name: StoreName,
+    pub size: u64,
+    /// The layer that takes its writes; none before the first one.
+    pub head: Option<LayerId>,
+    /// What is read where the head has nothing.
+    pub below: Below,
+    /// The snapshot that it was cloned from, which cannot be removed as long as this says so.
+    pub origin: Option<SnapshotId>,
+    /// The last snapshot that its contents went through: changes are counted from there.
+    pub since: Option<SnapshotId>,
+    /// Seconds since 1970.
+    pub created_s: u64,
+    /// What the user or an application keeps with it.
+    pub pairs: BTreeMap<String, String>,
+    /// Most bytes that its own layers may take.
+    pub quota: Option<u64>,
+    /// It cannot be removed.
+    pub is_held: bool,
+    /// Grows whenever a server opens it to write.
+    pub writer_generation: u64,
+}
+
+/// What was written to one image between two snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRow {
+    pub id: LayerId,
+    /// The image that it was made for, which may be gone.
+    pub image: ImageId,
+    pub below: Below,
+    /// For a sealed layer; a head has the size of its image.
+    pub size: u64,
+    /// It is never written again.
+    pub is_sealed: bool,
+    pub created_s: u64,
+}
+
+/// A point in time of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRow {
+    pub id: SnapshotId,
+    pub image: ImageId,
+    pub name: StoreName,
+    pub size: u64,
+    /// Its contents. An image that was not written since has several snapshots of one node.
+    pub below: Below,
+    /// The snapshot before it: what changed since then is the edge between them.
+    pub parent: Option<SnapshotId>,
+    pub created_s: u64,
+    /// It cannot be removed.
+    pub is_held: bool,
+}
+
+/// A kind of base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseKind {
+    File,
+    Device,
+}
+
+/// By what a base is known again after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseIdentity {
+    pub size: u64,
+    pub inode: u64,
+    /// Of the file system, as `statfs` has it; 0 if it has none.
+    pub file_system: u64,
+    /// The device that the file system is on, or the device itself. It may change when a machine starts.
+    pub device: u64,
+    pub ctime_s: i64,
+    pub ctime_ns: u32,
+    /// A device's name of its own (WWID), if it has one.
+    pub wwid: String,
+    /// BLAKE3 over samples of the contents.
+    pub sample: [u8; 32],
+}
+
+/// A file or device outside of the store. It is never written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseRow {
+    pub id: BaseId,
+    pub kind: BaseKind,
+    /// Absolute.
+    pub path: String,
+    pub identity: BaseIdentity,
+    pub created_s: u64,
+}

@@ -1,0 +1,83 @@
+//! Why something is not done with a store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::catalog::{CatalogError, ImageRefusal, LayerId, NameError};
+
+/// A sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {what} {}: {source}", .path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    /// Of a file outside of the store, which the user has named.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Named { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is not a store: make one with `ringnbd store init {}`", .0.display(), .0.display())]
+    NotAStore(PathBuf),
+    #[error("{} is a store already", .0.display())]
+    IsAStore(PathBuf),
+    #[error("{} is not empty: a store begins in an empty directory, or in one that does not exist yet", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("the store {} is in use by {holder}: stop it, and try again", .path.display())]
+    InUse { path: PathBuf, holder: String },
+    #[error(
+        "the store {} cannot be locked: {source}; put it on a local file system, which has locks", .path.display()
+    )]
+    NoLocks { path: PathBuf, source: io::Error },
+    #[error("the store {}: {source}", .path.display())]
+    Catalog { path: PathBuf, source: CatalogError },
+    #[error("the store {}: {source}; look whether the change took place", .path.display())]
+    Commit { path: PathBuf, source: CatalogError },
+    #[error("{0}")]
+    Refused(#[from] ImageRefusal),
+    #[error("{0}")]
+    Name(#[from] NameError),
+    #[error("{} is neither a file nor a block device: a base is one of them", .0.display())]
+    NotABase(PathBuf),
+    #[error("{} is empty: there is nothing to begin with", .0.display())]
+    EmptyBase(PathBuf),
+    #[error("{} has a path that is not UTF-8: rename it", .0.display())]
+    Path(PathBuf),
+    #[error("the layer {layer} is in the catalogue and not on the disk: restore {} from a backup", .path.display())]
+    LayerMissing { layer: LayerId, path: PathBuf },
+    #[error(
+        "{} is not the file that it was when images began with it ({how} differs): put it back, or restore it", .path.display()
+    )]
+    BaseDiffers { path: PathBuf, how: String },
+    #[error("the layer {layer} cannot be {what}: {why}")]
+    Map { layer: LayerId, what: &'static str, why: String },
+    #[error(
+        "{} has {length} bytes and does not fit into {size}: leave the size away, or write a larger one", .path.display()
+    )]
+    TooSmall { path: PathBuf, length: u64, size: u64 },
+    #[error("a snapshot stays with its image: rename \"{from}\" to {image}@NAME")]
+    OtherImage { from: String, image: String },
+    #[error("interrupted: nothing was made")]
+    Interrupted,
+}
+
+impl StoreError {
+    /// A failure of the kernel's, for `map_err`.
+    pub(super) fn at<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |error| Self::File { what, path: path.to_owned(), source: error.into() }
+    }
+
+    /// A failure with a file that the user has named, for `map_err`.
+    pub(super) fn named<E: Into<io::Error>>(what: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |error| Self::Named { what, path: path.to_owned(), source: error.into() }
+    }
+
+    /// Nothing was changed: what was asked for is not possible, or not possible now.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
+            Self::Interrupted => false,
+            Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
+            Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
+            Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
+            Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The files of layers: made, measured and removed. What stands in a map is not known here.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, ftruncate, mkdirat};
+use rustix::io::Errno;
+
+use super::catalog::LayerId;
+use super::directory::{StoreDirectory, below, names, unlink};
+use super::error::StoreError;
+
+const DATA: &str = "data";
+const MAP: &str = "map";
+/// A block of `st_blocks`.
+const STAT_BLOCK: u64 = 512;
+
+/// What a layer takes on the disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerUsage {
+    pub data: u64,
+    pub map: u64,
+    /// The length of its data file.
+    pub length: u64,
+}
+
+/// The files of a layer that is being made. Without [`NewLayer::finish`] they are rubbish.
+#[derive(Debug)]
+pub struct NewLayer<'a> {
+    directory: &'a StoreDirectory,
+    id: LayerId,
+    within: OwnedFd,
+    pub data: File,
+    pub map: File,
+}
+
+impl NewLayer<'_> {
+    /// Makes the layer durable. Only then may the catalogue be told of it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn finish(self) -> Result<(), StoreError> {
+        let path = self.directory.layer_path(self.id);
+        let files = self.data.sync_all().and_then(|()| self.map.sync_all());
+        files.map_err(StoreError::at("sync the files of", &path))?;
+        let directories = fsync(&self.within).and_then(|()| fsync(self.directory.layers_descriptor()));
+        directories.map_err(StoreError::at("sync", &path))
+    }
+}
+
+impl StoreDirectory {
+    /// Makes the directory and the files of a layer: `data` with a size and no contents, `map` empty.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn begin_layer(&self, id: LayerId, size: u64) -> Result<NewLayer<'_>, StoreError> {
+        let (path, name) = (self.layer_path(id), id.to_string());
+        let made = mkdirat(&self.layers, &*name, Mode::RWXU)
+            .and_then(|()| below(&self.layers, &*name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()));
+        let within = made.map_err(StoreError::at("make", &path))?;
+        let file = |name: &str| {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+            let made = below(&within, name, flags, Mode::RUSR | Mode::WUSR);
+            made.map(File::from).map_err(StoreError::at("make", &path.join(name)))
+        };
+        let (data, map) = (file(DATA)?, file(MAP)?);
+        ftruncate(&data, size).map_err(StoreError::at("give its size to", &path.join(DATA)))?;
+        Ok(NewLayer { directory: self, id, within, data, map })
+    }
+
+    /// Opens the files of a layer, data and map, to read and write them.
+    ///
+    /// # Errors
+    /// The file system's; a layer that is missing is damage.
+    pub fn open_layer(&self, id: LayerId) -> Result<(File, File), StoreError> {
+        let path = self.layer_path(id);
+        let file = |name: &str| {
+            let found =
+                below(&self.layers, format!("{id}/{name}"), OFlags::RDWR | OFlags::NONBLOCK, Mode::empty());
+            found.map(File::from).map_err(|error| missing(id, error, self, name))
+        };
+        let files = (file(DATA)?, file(MAP)?);
+        for (file, name) in [(&files.0, DATA), (&files.1, MAP)] {
+            let metadata = file.metadata().map_err(StoreError::at("look at", &path.join(name)))?;
+            if !metadata.is_file() {
+                return Err(StoreError::LayerMissing { layer: id, path: path.join(name) });
+            }
+        }
+        Ok(files)
+    }
+
+    /// What a layer takes on the disk.
+    ///
+    /// # Errors
+    /// The file system's; a layer that is missing is damage.
+    pub fn layer_usage(&self, id: LayerId) -> Result<LayerUsage, StoreError> {
+        let of = |name: &str| {
+            let found = below(&self.layers, format!("{id}/{name}"), OFlags::PATH, Mode::empty());
+            let status = found.and_then(|file| fstat(&file));
+            status.map_err(|error| missing(id, error, self, name))
+        };
+        let (data, map) = (of(DATA)?, of(MAP)?);
+        let bytes = |blocks: i64| u64::try_from(blocks).unwrap_or(0) * STAT_BLOCK;
+        let length = u64::try_from(data.st_size).unwrap_or(0);
+        Ok(LayerUsage { data: bytes(data.st_blocks), map: bytes(map.st_blocks), length })
+    }
+
+    /// Removes the files of a layer that no row of the catalogue names any more.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_layer(&self, id: LayerId) -> Result<(), StoreError> {
+        remove_tree(&self.layers, &id.to_string()).map_err(StoreError::at("remove", &self.layer_path(id)))
+    }
+
+    /// Removes something below `lost/`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_lost(&self, name: &str) -> Result<(), StoreError> {
+        remove_tree(&self.lost, name).map_err(StoreError::at("remove", &self.lost_path().join(name)))
+    }
+}
+
+fn missing(layer: LayerId, error: Errno, of: &StoreDirectory, name: &str) -> StoreError {
+    let path = of.layer_path(layer).join(name);
+    match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => StoreError::LayerMissing { layer, path },
+        error => StoreError::at("open", &path)(error),
+    }
+}
+
+/// Removes a file, or a directory of files. A directory in it is nothing that a layer has, and stays.
+fn remove_tree(directory: &OwnedFd, name: &str) -> io::Result<()> {
+    match below(directory, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(within) => {
+            for file in names(&within)? {
+                unlink(&within, &file, AtFlags::empty())?;
+            }
+            unlink(directory, name, AtFlags::REMOVEDIR)?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) => unlink(directory, name, AtFlags::empty())?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(fsync(directory)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, StoreDirectory) {
+        let house = tempfile::tempdir().unwrap();
+        let (directory, _) = StoreDirectory::init(&house.path().join("store"), Uuid::nil(), 1).unwrap();
+        (house, directory)
+    }
+
+    #[test]
+    fn a_layer_is_made_measured_and_removed() {
+        let (_house, directory) = store();
+        let id = LayerId(Uuid::from_u128(7));
+        let mut layer = directory.begin_layer(id, 1 << 30).unwrap();
+        layer.data.write_all(&[1; 8192]).unwrap();
+        layer.map.write_all(b"map").unwrap();
+        layer.finish().unwrap();
+        let usage = directory.layer_usage(id).unwrap();
+        assert_eq!(usage.length, 1 << 30);
+        assert!((8192..1 << 20).contains(&usage.data), "{usage:?}");
+        assert!(directory.begin_layer(id, 1).is_err(), "a layer is made once");
+        directory.open_layer(id).unwrap();
+        assert_eq!(directory.layer_names().unwrap(), [id.to_string()]);
+        directory.remove_layer(id).unwrap();
+        directory.remove_layer(id).unwrap();
+        assert!(matches!(directory.layer_usage(id), Err(StoreError::LayerMissing { .. })));
+    }
+
+    #[test]
+    fn a_link_in_a_layer_is_not_followed() {
+        let (house, directory) = store();
+        let secret = house.path().join("secret");
+        std::fs::create_dir(&secret).unwrap();
+        std::fs::write(secret.join("data"), "secret").unwrap();
+        std::fs::write(secret.join("map"), "secret").unwrap();
+        let id = LayerId(Uuid::from_u128(7));
+        symlink(&secret, directory.layer_path(id)).unwrap();
+        assert!(directory.open_layer(id).is_err());
+        assert!(directory.layer_usage(id).is_err());
+        directory.remove_layer(id).unwrap();
+        assert_eq!(std::fs::read_dir(&secret).unwrap().count(), 2);
+    }
+}

@@ -1,0 +1,7 @@
+//! The map as a whole: what survives a cut at every step of a file whose unsynced sectors may each be lost.
+
+mod file;
+mod model;
+mod random;
+mod shell;
+mod whole;

@@ -1,0 +1,62 @@
+//! What is under way: records and checkpoints that are being written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::node::NodeEntry;
+use super::record::JournalPoint;
+use super::states::BlockRun;
+use super::superblock::LayerIdentity;
+
+/// A record that is being written.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) runs: Vec<BlockRun>,
+    /// The oldest change that it has.
+    pub(super) since: Option<u64>,
+    /// The size of the disk after it.
+    pub(super) size: u64,
+    pub(super) end: JournalPoint,
+}
+
+impl Commit {
+    pub(super) fn since(&self) -> Option<u64> {
+        self.since
+    }
+
+    /// Whether it has a block of `start..end`.
+    pub(super) fn touches(&self, start: u64, end: u64) -> bool {
+        self.runs.iter().any(|run| run.start < end && start < run.end())
+    }
+}
+
+/// A checkpoint that is under way.
+#[derive(Debug)]
+pub(super) struct Checkpointing {
+    pub(super) now_s: u64,
+    /// What the nodes will have; `None` while replayed pages are being loaded.
+    pub(super) frozen: Option<Frozen>,
+}
+
+#[derive(Debug)]
+pub(super) struct Frozen {
+    /// The level whose nodes are being written.
+    pub(super) level: u32,
+    /// Its nodes that are still to be written.
+    pub(super) left: BTreeSet<u64>,
+    /// Nodes that were written, by level and index.
+    pub(super) entries: BTreeMap<(u32, u64), NodeEntry>,
+    /// What the superblock says of the moment at which the checkpoint took its pages.
+    pub(super) identity: LayerIdentity,
+    pub(super) hidden_from: u64,
+    pub(super) replay_from: JournalPoint,
+    pub(super) has_superblock: bool,
+}
+
+impl Checkpointing {
+    /// Whether the leaf of a page is a part of it.
+    pub(super) fn has(&self, page: u64) -> bool {
+        self.frozen.as_ref().is_some_and(|frozen| {
+            frozen.entries.contains_key(&(0, page)) || frozen.level == 0 && frozen.left.contains(&page)
+        })
+    }
+}

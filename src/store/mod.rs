@@ -1,0 +1,19 @@
+//! A store: a directory of images that are written, their snapshots and clones.
+//!
+//! `map` and `catalog` decide, as values. The other files carry out what is decided, outside of any ring: for
+//! the commands, and while a server starts. What a server does with an image is `backend::image`.
+#![forbid(unsafe_code)]
+
+pub(crate) mod base;
+pub(crate) mod catalog;
+pub(crate) mod copy;
+pub(crate) mod directory;
+pub(crate) mod error;
+pub(crate) mod image_path;
+pub(crate) mod layer_files;
+mod lock;
+pub(crate) mod map;
+pub(crate) mod map_files;
+pub(crate) mod maps;
+pub(crate) mod open_store;
+pub(crate) mod serving;

@@ -1,0 +1,512 @@
+//! What is done to a store: decided in its catalogue, carried out on its files, in
+//! the order that no interruption can hurt.
+//!
+//! Files come first and the catalogue second, where something is made; the catalogue first and files
+//! second, where something goes. What an interruption leaves behind is a directory that the catalogue does
+//! not know. It is moved to `lost/` the next time that something is changed, and removed from there by
+//! `ringnbd store gc`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use uuid::Uuid;
+
+use super::base::{FoundBase, base_differs};
+use super::catalog::{
+    self, Beginning, CatalogChange, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
+    Minter, NewImage, NewSnapshot, NodeName, StoreCatalog, StoreName,
+};
+use super::copy::{MAP_BLOCK, copy_sparse};
+use super::directory::StoreDirectory;
+use super::error::StoreError;
+use super::maps::{LayerDescription, LayerMaps};
+
+/// A store with its lock.
+#[derive(Debug)]
+pub struct OpenStore<M> {
+    pub(super) directory: StoreDirectory,
+    catalog: StoreCatalog,
+    pub(super) maps: M,
+}
+
+/// What the layers of a store take on the disk.
+#[derive(Debug, Default)]
+pub struct StoreUsage {
+    /// The data of each layer.
+    pub data: BTreeMap<LayerId, u64>,
+    /// All maps.
+    pub maps: u64,
+    /// Layers whose files are not there, or cannot be looked at.
+    pub missing: Vec<String>,
+}
+
+impl StoreUsage {
+    #[must_use]
+    pub fn of(&self, layer: LayerId) -> u64 {
+        self.data.get(&layer).copied().unwrap_or_default()
+    }
+}
+
+/// Layers that were removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Released {
+    pub layers: usize,
+    pub bytes: u64,
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A uuid that nothing else has.
+#[must_use]
+pub fn random_uuid() -> Uuid {
+    let mut bytes = [0; 16];
+    while getrandom(&mut bytes[..], GetRandomFlags::empty()) != Ok(bytes.len()) {}
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// Makes a store.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn init(path: &Path, maps: M) -> Result<Self, StoreError> {
+        let (directory, catalog) = StoreDirectory::init(path, random_uuid(), now_s())?;
+        Ok(Self { directory, catalog, maps })
+    }
+
+    /// Opens a store to look at it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open(path: &Path, maps: M) -> Result<Self, StoreError> {
+        let (directory, catalog) = StoreDirectory::open(path, Duration::ZERO)?;
+        Ok(Self { directory, catalog, maps })
+    }
+
+    /// Opens a store to change it, and moves to `lost/` what an interruption has left in `layers/`.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open_to_change(path: &Path, maps: M) -> Result<Self, StoreError> {
+        let store = Self::open(path, maps)?;
+        store.move_unknown_layers()?;
+        store.directory.keep_reserve();
+        Ok(store)
+    }
+
+    /// The same to remove something, which works on a full disk too.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open_to_remove(path: &Path, maps: M) -> Result<Self, StoreError> {
+        let (directory, catalog) = StoreDirectory::open_to_remove(path, Duration::ZERO)?;
+        let store = Self { directory, catalog, maps };
+        store.move_unknown_layers()?;
+        Ok(store)
+    }
+
+    fn move_unknown_layers(&self) -> Result<(), StoreError> {
+        self.unknown_layers()?.iter().try_for_each(|name| self.directory.move_to_lost(name))
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    #[must_use]
+    pub const fn header(&self) -> &CatalogHeader {
+        self.catalog.header()
+    }
+
+    /// The rows as they are.
+    ///
+    /// # Errors
+    /// A change failed before.
+    pub fn view(&self) -> Result<&CatalogView, StoreError> {
+        self.catalog.view().map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })
+    }
+
+    pub(super) fn image(&self, name: &StoreName) -> Result<&ImageRow, StoreError> {
+        let found = self.view()?.image(name);
+        Ok(found.ok_or_else(|| ImageRefusal::NoImage(name.clone()))?)
+    }
+
+    pub(super) fn decide(
+        &self,
+        call: impl FnOnce(&CatalogView, &mut Minter<'_>) -> Result<CatalogChange, ImageRefusal>,
+    ) -> Result<CatalogChange, StoreError> {
+        let mut minter = Minter { now_s: now_s(), uuid: &mut random_uuid };
+        Ok(call(self.view()?, &mut minter)?)
+    }
+
+    /// Makes a change durable, then removes the layers that nothing needs any more.
+    pub(super) fn commit(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
+        let committed = self.catalog.commit(change);
+        committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
+        let mut released = Released::default();
+        for layer in change.released_layers() {
+            released.layers += 1;
+            released.bytes += self.directory.layer_usage(layer).map_or(0, |usage| usage.data + usage.map);
+            self.directory.remove_layer(layer)?;
+        }
+        Ok(released)
+    }
+
+    /// An image of zeroes.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn create_empty(&mut self, name: &StoreName, size: u64) -> Result<(), StoreError> {
+        self.create(name, size, Beginning::Empty)
+    }
+
+    /// An image on a file or device outside of the store.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn create_on_base(
+        &mut self,
+        name: &StoreName,
+        size: Option<u64>,
+        base: FoundBase,
+    ) -> Result<(), StoreError> {
+        let FoundBase { kind, path, identity } = base;
+        let size = size.unwrap_or_else(|| identity.size.next_multiple_of(catalog::SIZE_UNIT));
+        self.create(name, size, Beginning::Base { kind, path, identity })
+    }
+
+    fn create(&mut self, name: &StoreName, size: u64, beginning: Beginning) -> Result<(), StoreError> {
+        let new = NewImage { id: ImageId(random_uuid()), name: name.clone(), size, beginning };
+        let change = self.decide(|view, minter| catalog::create(view, minter, new))?;
+        self.commit(&change).map(drop)
+    }
+
+    /// An image with the contents of a raw file. `progress` is told how many bytes are done; its error ends
+    /// the copy, and nothing stays of it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn create_from(
+        &mut self,
+        name: &StoreName,
+        from: (&Path, &File, u64),
+        size: u64,
+        progress: impl FnMut(u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (image, layer) = (ImageId(random_uuid()), LayerId(random_uuid()));
+        let new = NewImage { id: image, name: name.clone(), size, beginning: Beginning::Copied(layer) };
+        // Whatever refuses it does so before the copy.
+        let change = self.decide(|view, minter| catalog::create(view, minter, new))?;
+        let copied = self.copy_into(image, layer, name, from, size, progress);
+        if copied.is_err() {
+            // What cannot be removed is found, and moved to lost/, the next time.
+            let _removed = self.directory.remove_layer(layer);
+        }
+        copied?;
+        self.commit(&change).map(drop)
+    }
+
+    fn copy_into(
+        &self,
+        image: ImageId,
+        layer: LayerId,
+        name: &StoreName,
+        (path, source, length): (&Path, &File, u64),
+        size: u64,
+        mut progress: impl FnMut(u64) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let files = self.directory.begin_layer(layer, size.next_multiple_of(MAP_BLOCK))?;
+        let mut ended = None;
+        let copied = copy_sparse(source, length.min(size), &files.data, |done| {
+            progress(done).map_err(|error| {
+                ended = Some(error);
+                std::io::Error::from(std::io::ErrorKind::Interrupted)
+            })
+        });
+        let copied = match (copied, ended) {
+            (_, Some(error)) => return Err(error),
+            (copied, None) => copied.map_err(StoreError::at("copy", path))?,
+        };
+        let description = LayerDescription {
+            store: self.header().store,
+            image: image.0,
+            layer: layer.0,
+            parent: None,
+            name: name.to_string(),
+            created_s: now_s(),
+            size,
+        };
+        let written = self.maps.create(&files.map, &description, copied.runs());
+        written.map_err(|why| StoreError::Map { layer, what: "made", why })?;
+        files.finish()
+    }
+
+    /// Snapshots of several images at one point in time, which nobody writes meanwhile.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn snapshot(&mut self, nodes: Vec<NodeName>) -> Result<(), StoreError> {
+        let group = nodes.into_iter().map(|node| {
+            let (image, snapshot) = node.into_snapshot()?;
+            Ok(NewSnapshot { image, snapshot, next_head: None })
+        });
+        let group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
+        let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, &group))?;
+        for new in &group {
+            let row = self.image(&new.image)?;
+            let Some(layer) = row.head else { continue };
+            let (data, map) = self.directory.open_layer(layer)?;
+            let sealed = self.maps.seal(&data, &map, row.size);
+            sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })?;
+        }
+        self.commit(&change).map(drop)
+    }
+
+    /// Images that begin as a snapshot is.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn clone_images(&mut self, from: NodeName, names: &[StoreName]) -> Result<(), StoreError> {
+        let (image, snapshot) = from.into_snapshot()?;
+        let from = (&image, &snapshot);
+        let change = self.decide(|view, minter| catalog::make_clones(view, minter, from, names))?;
+        self.commit(&change).map(drop)
+    }
+
+    /// Takes an image or a snapshot away.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn remove(&mut self, node: &NodeName, with_snapshots: bool) -> Result<Released, StoreError> {
+        let change = self.decide(|view, _| catalog::remove(view, node, with_snapshots))?;
+        self.commit(&change)
+    }
+
+    /// Another name for an image or a snapshot.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn rename(&mut self, node: &NodeName, to: &StoreName) -> Result<(), StoreError> {
+        let change = self.decide(|view, _| catalog::rename(view, node, to))?;
+        self.commit(&change).map(drop)
+    }
+
+    /// Another size for an image.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn resize(&mut self, name: &StoreName, size: u64, may_shrink: bool) -> Result<(), StoreError> {
+        let change = self.decide(|view, _| catalog::resize(view, name, size, may_shrink))?;
+        let row = self.image(name)?;
+        let (old, Some(layer)) = (row.size, row.head) else { return self.commit(&change).map(drop) };
+        let (data, map) = self.directory.open_layer(layer)?;
+        let path = self.directory.layer_path(layer);
+        // The file grows first and never shrinks: what lies behind the end of an image is not read.
+        let length = data.metadata().map_err(StoreError::at("look at", &path))?.len();
+        let whole = size.next_multiple_of(MAP_BLOCK);
+        if length < whole {
+            let grown = data.set_len(whole).and_then(|()| data.sync_all());
+            grown.map_err(StoreError::at("grow", &path))?;
+        }
+        // What an earlier change has left undone comes first.
+        let of_map = |store: &Self, size| {
+            let resized = store.maps.resize(&data, &map, size);
+            resized.map_err(|why| StoreError::Map { layer, what: "resized", why })
+        };
+        of_map(self, old)?;
+        self.commit(&change)?;
+        of_map(self, size)
+    }
+
+    /// An image is as one of its snapshots was.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn roll_back(&mut self, to: NodeName) -> Result<Released, StoreError> {
+        let (image, snapshot) = to.into_snapshot()?;
+        // Nobody uses an image of a store whose lock is ours.
+        let change = self.decide(|view, _| catalog::roll_back(view, &image, &snapshot, false, false))?;
+        self.commit(&change)
+    }
+
+    /// What all layers take on the disk.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn usage(&self) -> Result<StoreUsage, StoreError> {
+        let mut usage = StoreUsage::default();
+        for row in self.view()?.layers() {
+            match self.directory.layer_usage(row.id) {
+                Ok(found) => {
+                    usage.data.insert(row.id, found.data);
+                    usage.maps += found.map;
+                }
+                Err(error) => usage.missing.push(error.to_string()),
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Names below `layers/` that the catalogue does not know.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn unknown_layers(&self) -> Result<Vec<String>, StoreError> {
+        let view = self.view()?;
+        let known = |name: &String| {
+            let id = Uuid::try_parse(name).ok().map(LayerId);
+            id.is_some_and(|id| view.layer(id).is_some() && id.to_string() == *name)
+        };
+        Ok(self.directory.layer_names()?.into_iter().filter(|name| !known(name)).collect())
+    }
+
+    /// How many directories are lost, waiting to be removed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn lost(&self) -> Result<usize, StoreError> {
+        self.directory.lost_names().map(|names| names.len())
+    }
+
+    /// Removes what has been lost for at least `grace_s` seconds, and says how many that were.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn remove_lost(&self, grace_s: u64) -> Result<usize, StoreError> {
+        let (mut removed, now) = (0, now_s());
+        for name in self.directory.lost_names()? {
+            if self.directory.lost_since_s(&name)?.saturating_add(grace_s) <= now {
+                self.directory.remove_lost(&name)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Everything that is wrong, a sentence each. That the catalogue is whole was looked at when it was
+    /// opened.
+    ///
+    /// # Errors
+    /// The store cannot be looked at.
+    pub fn check(&self) -> Result<Vec<String>, StoreError> {
+        let (mut found, view) = (Vec::new(), self.view()?);
+        for row in view.layers() {
+            match self.directory.layer_usage(row.id) {
+                Ok(usage) if usage.length < row.size => found.push(format!(
+                    "the data of layer {} has {} bytes instead of {}: restore it from a backup",
+                    row.id, usage.length, row.size
+                )),
+                Ok(_) => {}
+                Err(error) => found.push(error.to_string()),
+            }
+        }
+        for name in self.unknown_layers()? {
+            found.push(format!(
+                "layers/{} is not in the catalogue: the next change moves it to lost/",
+                name.escape_default()
+            ));
+        }
+        for row in view.bases() {
+            match base_differs(row) {
+                Ok(None) => {}
+                Ok(Some(what)) => found.push(format!(
+                    "the base {} is another ({what}): put back the file that it was",
+                    row.path.escape_default()
+                )),
+                Err(error) => found.push(format!("a base is missing: {error}")),
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::store::copy::BlockSpan;
+
+    /// Notes what it is asked for; fails when it is told to.
+    #[derive(Debug, Default)]
+    struct Noted {
+        calls: RefCell<Vec<String>>,
+        fails: Cell<bool>,
+    }
+
+    impl Noted {
+        fn note(&self, call: String) -> Result<(), String> {
+            self.calls.borrow_mut().push(call);
+            if self.fails.get() { Err("the map is bad".to_owned()) } else { Ok(()) }
+        }
+    }
+
+    impl LayerMaps for &Noted {
+        fn create(&self, _: &File, layer: &LayerDescription, data: &[BlockSpan]) -> Result<(), String> {
+            let runs: Vec<(u64, u64)> = data.iter().map(|run| (run.start, run.blocks)).collect();
+            self.note(format!("create {} {} {runs:?}", layer.name, layer.size))
+        }
+
+        fn seal(&self, _: &File, _: &File, size: u64) -> Result<(), String> {
+            self.note(format!("seal {size}"))
+        }
+
+        fn resize(&self, _: &File, _: &File, size: u64) -> Result<(), String> {
+            self.note(format!("resize {size}"))
+        }
+    }
+
+    #[test]
+    fn maps_are_asked_in_the_order_that_no_interruption_can_hurt() {
+        let house = tempfile::tempdir().unwrap();
+        let (path, raw) = (house.path().join("store"), house.path().join("raw"));
+        let noted = Noted::default();
+        let name: StoreName = "vm".parse().unwrap();
+        let calls = || std::mem::take(&mut *noted.calls.borrow_mut());
+        let source = File::options().create_new(true).read(true).write(true).open(&raw).unwrap();
+        source.write_all_at(&[1; 4096], 8192).unwrap();
+        source.write_all_at(&[1; 1], 40_960).unwrap();
+        let mut store = OpenStore::init(&path, &noted).unwrap();
+        let create = |store: &mut OpenStore<&Noted>| {
+            store.create_from(&name, (&raw, &source, 40_961), 65_536, |_| Ok(()))
+        };
+        noted.fails.set(true);
+        let failed = create(&mut store).unwrap_err();
+        assert!(failed.to_string().contains("the map is bad") && !failed.is_refusal(), "{failed}");
+        assert!(
+            store.directory.layer_names().unwrap().is_empty() && store.view().unwrap().images().count() == 0
+        );
+        noted.fails.set(false);
+        create(&mut store).unwrap();
+        assert_eq!(calls()[1], "create vm 65536 [(2, 1), (10, 1)]");
+
+        // What an earlier change has left undone comes first, and the catalogue between.
+        store.resize(&name, 131_072, false).unwrap();
+        assert_eq!(calls(), ["resize 65536", "resize 131072"]);
+        noted.fails.set(true);
+        store.resize(&name, 512, true).unwrap_err();
+        let size = |store: &OpenStore<&Noted>| store.view().unwrap().image(&name).unwrap().size;
+        assert_eq!((calls().len(), size(&store)), (1, 131_072), "nothing was decided");
+
+        store.snapshot(vec!["vm@a".parse().unwrap()]).unwrap_err();
+        let row = store.view().unwrap().image(&name).unwrap().clone();
+        assert!(row.head.is_some() && store.view().unwrap().snapshots_of(row.id).is_empty());
+        noted.fails.set(false);
+        store.snapshot(vec!["vm@a".parse().unwrap()]).unwrap();
+        assert_eq!(calls(), ["seal 131072", "seal 131072"]);
+        assert_eq!(store.usage().unwrap().data.len(), 1);
+        assert_eq!(store.check().unwrap(), Vec::<String>::new());
+        drop(store);
+        let store = OpenStore::open(&path, &noted).unwrap();
+        assert!(store.view().unwrap().image(&name).unwrap().head.is_none());
+    }
+}

@@ -1,0 +1,116 @@
+//! What a server opens of a store: the files of an image, and of what it stands on.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use super::base::base_differs;
+use super::catalog::{self, Below, ChainNode, ImageRefusal, LayerId, LayerRow, NodeName, StoreName};
+use super::copy::MAP_BLOCK;
+use super::error::StoreError;
+use super::maps::{LayerDescription, LayerMaps};
+use super::open_store::{OpenStore, now_s, random_uuid};
+
+/// The files of an image or a snapshot.
+#[derive(Debug)]
+pub struct ImageFiles {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// The newest layer first. Of an image that is written that is its head.
+    pub layers: Vec<ChainFiles>,
+    /// What the last of them stands on.
+    pub base: Option<ChainBase>,
+}
+
+/// The files of a layer in a chain.
+#[derive(Debug)]
+pub struct ChainFiles {
+    pub id: LayerId,
+    pub data: File,
+    pub map: File,
+    /// Bytes of it that are seen from above.
+    pub visible: u64,
+}
+
+/// The file or device below all layers.
+#[derive(Debug)]
+pub struct ChainBase {
+    pub path: PathBuf,
+    /// Bytes of it that are seen from above.
+    pub visible: u64,
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// Makes the head of an image, if it has none: its files, durably, and then the catalogue says so.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn give_head(&mut self, name: &StoreName) -> Result<(), StoreError> {
+        let row = self.image(name)?;
+        if row.head.is_some() {
+            return Ok(());
+        }
+        let (image, size, layer) = (row.id, row.size, LayerId(random_uuid()));
+        let parent = if let ChainNode::Layer(id) = row.below.node { Some(id.0) } else { None };
+        let change = self.decide(|view, minter| catalog::adopt_head(view, minter, image, layer))?;
+        let files = self.directory.begin_layer(layer, size.next_multiple_of(MAP_BLOCK))?;
+        let description = LayerDescription {
+            store: self.header().store,
+            image: image.0,
+            layer: layer.0,
+            parent,
+            name: name.to_string(),
+            created_s: now_s(),
+            size,
+        };
+        let made = self.maps.create(&files.map, &description, &[]);
+        made.map_err(|why| StoreError::Map { layer, what: "made", why })?;
+        files.finish()?;
+        self.commit(&change).map(drop)
+    }
+
+    /// Opens the files of an image or a snapshot.
+    ///
+    /// # Errors
+    /// A sentence; a base that is another file than it was.
+    pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
+        let view = self.view()?;
+        let row = self.image(&node.image)?;
+        let head = row.head.filter(|_| node.snapshot.is_none());
+        let (size, top) = match &node.snapshot {
+            None => {
+                let head = head.map(|head| Below { node: ChainNode::Layer(head), bytes: row.size });
+                (row.size, head.unwrap_or(row.below))
+            }
+            Some(name) => {
+                let (image, snapshot) = (node.image.clone(), name.clone());
+                let row = view.snapshot(row.id, name);
+                let snapshot = row.ok_or(ImageRefusal::NoSnapshot { image, snapshot })?;
+                (snapshot.size, snapshot.below)
+            }
+        };
+        let mut visible = size.min(top.bytes);
+        let (rows, end) = view.chain(top);
+        let mut layers = Vec::with_capacity(rows.len());
+        for LayerRow { id, below, .. } in rows {
+            let (data, map) = self.directory.open_layer(*id)?;
+            if Some(*id) == head {
+                // The catalogue decides it, and an interruption may have kept the map from following.
+                let sized = self.maps.resize(&data, &map, size);
+                sized.map_err(|why| StoreError::Map { layer: *id, what: "given its size", why })?;
+            }
+            layers.push(ChainFiles { id: *id, data, map, visible });
+            visible = visible.min(below.bytes);
+        }
+        let base = match end {
+            ChainNode::Base(id) => {
+                let row = view.base(id).expect("a base that is named has a row");
+                if let Some(how) = base_differs(row)? {
+                    return Err(StoreError::BaseDiffers { path: PathBuf::from(&row.path), how });
+                }
+                Some(ChainBase { path: PathBuf::from(&row.path), visible })
+            }
+            ChainNode::Layer(_) | ChainNode::Nothing => None,
+        };
+        Ok(ImageFiles { size, layers, base })
+    }
+}

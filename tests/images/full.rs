@@ -1,0 +1,61 @@
+//! A store on a disk that is full.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use super::Store;
+use crate::peers;
+use crate::support::image::pattern;
+
+/// A small file system, as long as this is there.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(at: &'a Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        peers::run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=14M", "tmpfs"]).arg(at)).ok();
+        Self(at)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _status = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+/// D8, of the catalogue: a clean error when the disk is full, removing works, and then all goes on.
+#[test]
+fn what_makes_room_works_on_a_full_disk() {
+    if !rustix::process::geteuid().is_root() {
+        return peers::skip("small file system", "run as root");
+    }
+    let mut store = Store::init();
+    std::fs::write(store.dir.path().join("raw"), pattern(5, 0, 1 << 20)).unwrap();
+    let small = store.dir.path().join("small");
+    let _disk = SmallDisk::mount(&small);
+    store.within = "small/store";
+    store.run("store init STORE").ok();
+    let copy = |number: u32| store.run(&format!("image create STORE/vm{number} --from DIR/raw"));
+    let mut made = 0;
+    let failed = loop {
+        let finished = copy(made);
+        if !finished.status.success() {
+            break finished;
+        }
+        made += 1;
+        assert!(made < 14, "the disk is small");
+    };
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("No space left"), "{failed}");
+    assert_eq!(store.layers().len(), made as usize, "nothing stays of the copy that failed");
+    let mut file = File::create(small.join("rest")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+
+    assert_eq!(store.names().len(), made as usize);
+    store.run("image rm STORE/vm0 STORE/vm1").ok();
+    copy(0).ok();
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
