@@ -6,6 +6,8 @@ pub use ringnbd_proto::vocabulary as block;
 
 pub mod backend {
     pub use crate::backend::{Export, ExportId};
+    #[cfg(feature = "sim")]
+    pub use crate::backend::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 }
 
 #[cfg(feature = "sim")]
@@ -84,11 +86,14 @@ pub mod random {
 }
 
 pub mod ring {
-    pub use crate::ring::{BufferPool, FileMapping, LARGEST_LEASE, Ring, RingOptions};
+    pub use crate::ring::{
+        BufferPool, Directory, FileMapping, FileName, FileNameError, LARGEST_LEASE, OpenAs, Removed, Ring,
+        RingOptions,
+    };
 
     #[cfg(feature = "sim")]
     pub mod sim {
-        pub use crate::ring::sim::{Entered, Faults, FileId, Random, SocketId, World, mixed};
+        pub use crate::ring::sim::{DirectoryId, Entered, Faults, FileId, Random, SocketId, World, mixed};
     }
 }
 
@@ -116,6 +121,25 @@ pub mod stats {
 
     pub mod provenance {
         pub use crate::stats::provenance::{COMMAND, MACHINE, comments, machine};
+    }
+}
+
+pub mod store {
+    pub use crate::store::base::{FoundBase, base_differs, look_at_base};
+    pub use crate::store::copy::{BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse};
+    pub use crate::store::directory::StoreDirectory;
+    pub use crate::store::error::StoreError;
+    pub mod image_path {
+        pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
+    }
+    pub use crate::store::layer_files::{LayerUsage, NewLayer};
+    pub use crate::store::map::{Geometry, use_arbitrary};
+    pub use crate::store::map_files::MapFiles;
+    pub use crate::store::maps::{LayerDescription, LayerMaps};
+    pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
+
+    pub mod catalog {
+        pub use crate::store::catalog::*;
     }
 }
 

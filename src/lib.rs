@@ -73,6 +73,7 @@ mod server;
 #[warn(missing_docs)]
 mod shard;
 mod stats;
+mod store;
 #[allow(unsafe_code)]
 mod sys;
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 // The command is built on the library's inside, and names it as the library does.
-use ringnbd::internal::{block, client, config, control, nbd, ring, stats, sys};
+use ringnbd::internal::{block, client, config, control, nbd, ring, stats, store, sys};
 
 fn main() -> ExitCode {
     cli::run(cli::Cli::parse()).into()

@@ -6,6 +6,7 @@
 mod bench;
 mod client;
 mod durability;
+mod images;
 mod readme;
 mod report;
 

@@ -35,6 +35,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("io_uring", &["ring"]),
     ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config", "daemon", "sandbox"]),
     ("landlock", &["sandbox"]),
+    ("redb", &["store"]),
     ("nix", &["control", "sandbox"]),
     ("seccompiler", &["sandbox"]),
 ];
@@ -44,7 +45,7 @@ const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
 /// Modules that forbid it in their tests too, so that no `#[allow]` below can bring it back.
 const FORBID_UNSAFE: &[&str] = &[
     "backend", "cli", "client", "config", "control", "daemon", "exec", "identity", "nbd", "random", "shard",
-    "stats",
+    "stats", "store",
 ];
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::export::FileStore;
+use super::file_store::FileStore;
 use crate::block::{BlockError, ByteRange, Extent};
 use crate::sys;
 
@@ -124,6 +124,20 @@ pub(super) async fn simulated(
     let extents = answer(limit);
     context.ring.sleep(WAY).await;
     extents
+}
+
+/// The part of extents, which begin at `start`, that lies in `range`.
+pub(super) fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
+    let mut offset = start;
+    let mut inside = Vec::with_capacity(extents.len());
+    for extent in extents {
+        let (from, to) = (offset.max(range.offset()), (offset + extent.length).min(range.end()));
+        if from < to {
+            inside.push(Extent { length: to - from, ..*extent });
+        }
+        offset += extent.length;
+    }
+    inside
 }
 
 #[cfg(test)]

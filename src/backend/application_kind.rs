@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abandon::Abandon;
+use super::allocation::within;
 use super::application::{
     ApplicationDevice, BlockingQueue, DeviceSource, Immediate, Preview, QueueOnShard, tidied,
 };
 use super::context::ShardContext;
-use super::file::{ReadFailure, within};
+use super::file::ReadFailure;
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, DeviceFacts, Extent, IoFlags};
 use crate::ring::{Lease, Loan, SharedLease};

@@ -46,6 +46,11 @@ impl Device {
                 let Glance { waits, trust, now } = glance?;
                 file.cached(range, waits, trust, now).map(AtOnce::Cached)
             }
+            (Kind::Image(image), CommandKind::Read) => {
+                let Glance { waits, trust, now } = glance?;
+                let found = image.read_at_once(range, waits, trust, now)?;
+                Some(found.map_or(AtOnce::Zeroes, AtOnce::Cached))
+            }
             (Kind::Null, CommandKind::Read) => Some(AtOnce::Zeroes),
             (Kind::Null, CommandKind::Write) => Some(AtOnce::Discarded),
             (Kind::Application(application), _) => match application.immediate(command, range, flags)? {
@@ -58,25 +63,29 @@ impl Device {
 
     /// What has become of a range that [`Device::at_once`] found in the page cache in an earlier turn; with
     /// `trust`, because that was only a moment ago.
-    pub(crate) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
+    pub(crate) fn standing(&self, mapped: &MappedRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         match &self.kind {
-            Kind::File(file) => file.standing(range, trust, now),
+            Kind::File(file) => file.standing(mapped.range(), trust, now),
+            Kind::Image(image) => image.standing(mapped, trust, now),
             _ => Standing::Gone,
         }
     }
 
     /// Reads such a range into memory in one operation, which may be short.
-    pub(crate) fn copying(&self, range: ByteRange, lease: Lease) -> Option<Operation> {
+    pub(crate) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
         match &self.kind {
-            Kind::File(file) => Some(file.copying(range, lease)),
+            Kind::File(file) => Some(file.copying(mapped.range(), lease)),
+            Kind::Image(image) => Some(image.mapped_file(mapped)?.copying(mapped.range(), lease)),
             _ => None,
         }
     }
 
     /// What was seen in the page cache may not be there any more: [`Device::at_once`] asks again.
     pub(crate) fn distrust_page_cache(&self) {
-        if let Kind::File(file) = &self.kind {
-            file.distrust_page_cache();
+        match &self.kind {
+            Kind::File(file) => file.distrust_page_cache(),
+            Kind::Image(image) => image.distrust_page_cache(),
+            _ => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::application::Outstanding;
 use crate::exec::{Helpers, ReadyList};
-use crate::ring::{Ring, SharedLease};
+use crate::ring::{BufferPool, Ring, SharedLease};
 
 /// What every device of a shard works with.
 pub(crate) struct ShardContext {
@@ -10,6 +10,8 @@ pub(crate) struct ShardContext {
     pub shard: usize,
     /// Its ring.
     pub ring: Ring,
+    /// The shard's memory; devices take from its reserve.
+    pub pool: BufferPool,
     /// Its ready list.
     pub ready: ReadyList,
     /// Its helper threads.

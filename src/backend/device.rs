@@ -36,9 +36,12 @@ impl Device {
 
     /// The file that a read of a range is one operation of, if it is.
     pub(crate) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
-        let Kind::File(file) = &self.kind else { return None };
         self.assert_request(range, false);
-        file.single_read(range)
+        match &self.kind {
+            Kind::File(file) => file.single_read(range),
+            Kind::Image(image) => image.single_read(range),
+            _ => None,
+        }
     }
 
     /// The gate.

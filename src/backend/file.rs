@@ -4,16 +4,18 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::allocation::within;
 use super::context::ShardContext;
-use super::export::FileStore;
+use super::file_store::FileStore;
 use super::known_data::KnownData;
 use super::page_cache::{PageCache, Standing};
 use super::prefetch::Prefetching;
+use super::registered::Registered;
 use super::trust::Trust;
 use super::unaligned::UnalignedGate;
 use super::workers::WorkerShare;
 use crate::block::{BlockError, ByteRange, Extent};
-use crate::ring::{FileIndex, Lease, MappedRange, Operation, Ring, SharedLease};
+use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 
 /// A file export on one shard.
 pub(super) struct FileDevice {
@@ -43,29 +45,9 @@ pub(crate) struct ReadFailure {
     pub good: u64,
 }
 
-/// Places among the ring's files, which are given back.
-struct Registered {
-    ring: Ring,
-    files: Vec<FileIndex>,
-}
-
-impl Registered {
-    fn add(&mut self, file: &std::fs::File) -> std::io::Result<FileIndex> {
-        let index = self.ring.register_file(file.as_fd())?;
-        self.files.push(index);
-        Ok(index)
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.files.iter().for_each(|&file| self.ring.release_file(file));
-    }
-}
-
 impl FileDevice {
     pub(super) fn new(store: Arc<FileStore>, size: u64, context: &ShardContext) -> std::io::Result<Self> {
-        let mut registered = Registered { ring: context.ring.clone(), files: Vec::new() };
+        let mut registered = Registered::new(&context.ring);
         let buffered = registered.add(&store.buffered)?;
         let durable = store.durable.as_ref().map(|file| registered.add(file)).transpose()?;
         let direct = store.direct.as_ref().map(|direct| registered.add(&direct.file)).transpose()?;
@@ -95,7 +77,7 @@ impl FileDevice {
 
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
-        self.registered.files.len()
+        self.registered.count()
     }
 
     /// A range to be sent straight from the page cache; see [`PageCache::get`]. Not while pages vanish from
@@ -119,6 +101,11 @@ impl FileDevice {
         cache.map_or(Standing::Gone, |cache| cache.standing(range, trust, now))
     }
 
+    /// Whether a range that is mapped is one of this file.
+    pub(super) fn has_mapped(&self, mapped: &MappedRange) -> bool {
+        self.page_cache.as_ref().is_some_and(|cache| cache.has_mapped(mapped))
+    }
+
     /// Reads `range` into `lease` through the page cache.
     pub(super) fn copying(&self, range: ByteRange, lease: Lease) -> Operation {
         let (file, offset, length) = (self.buffered, range.offset(), range.length() as u32);
@@ -133,24 +120,23 @@ impl FileDevice {
         }
     }
 
-    /// The direct descriptor when there is one and the range allows it.
-    fn direct_for(&self, range: ByteRange) -> Option<(FileIndex, &UnalignedGate)> {
+    /// The direct descriptor when there is one, and the range and the memory allow it. Every lease is
+    /// aligned, but in a sparse read, or an image's write, the memory of a part begins where the part begins
+    /// in the request, which may be anywhere. `is_aligned` tells whether that is at a multiple of so many
+    /// bytes.
+    fn direct_for(
+        &self,
+        range: ByteRange,
+        is_aligned: impl FnOnce(u32) -> bool,
+    ) -> Option<(FileIndex, &UnalignedGate)> {
         let (index, file) = self.direct.zip(self.store.direct.as_ref())?;
-        range.is_aligned(file.alignment).then_some((index, &self.store.inode.gate))
+        let may = range.is_aligned(file.alignment) && is_aligned(file.memory_alignment);
+        may.then_some((index, &self.store.inode.gate))
     }
 
-    /// As [`FileDevice::direct_for`] when the memory allows it too, else through the page cache. Every lease
-    /// is aligned, but in a sparse read the memory of a data part begins where the part begins in the
-    /// request, which may be anywhere.
     fn to_read_from(&self, range: ByteRange, lease: &Lease, start: u32) -> FileIndex {
-        match self.store.direct.as_ref().zip(self.direct_for(range)) {
-            Some((file, (index, _)))
-                if lease.is_aligned(start, file.memory_alignment) || canary!(MisalignedMemory) =>
-            {
-                index
-            }
-            _ => self.buffered,
-        }
+        let is_aligned = |unit| lease.is_aligned(start, unit) || canary!(MisalignedMemory);
+        self.direct_for(range, is_aligned).map_or(self.buffered, |(index, _)| index)
     }
 
     /// Whether a transfer may need a worker thread for longer than it takes to copy.
@@ -178,8 +164,22 @@ impl FileDevice {
             return None;
         }
         match self.direct {
-            Some(_) => self.direct_for(range).map(|(index, _)| index),
+            Some(_) => self.direct_for(range, |_| true).map(|(index, _)| index),
             None => Some(self.buffered),
+        }
+    }
+
+    /// As [`FileDevice::read`], whether it may block or not.
+    pub(super) async fn read_anyhow(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        match self.may_block() {
+            true => self.read_in_worker(range, lease, start, context).await,
+            false => self.read(range, lease, start, context).await,
         }
     }
 
@@ -225,27 +225,41 @@ impl FileDevice {
     }
 
     /// Writes `lease[0..]` to `range`; durable before it returns when `fua` is asked for.
-    pub(super) async fn write(
+    #[inline(always)]
+    pub(super) fn write<'a>(
+        &'a self,
+        range: ByteRange,
+        lease: SharedLease,
+        fua: bool,
+        context: &'a ShardContext,
+    ) -> impl Future<Output = Result<(), BlockError>> + use<'a> {
+        self.write_from(range, lease, 0, fua, context)
+    }
+
+    /// As [`FileDevice::write`], of `lease[start..]`.
+    pub(super) async fn write_from(
         &self,
         range: ByteRange,
         lease: SharedLease,
+        start: u32,
         fua: bool,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let fua = fua && !canary!(FuaIgnored);
         self.known.borrow_mut().written(range);
-        if let Some((index, gate)) = self.direct_for(range) {
+        self.store.inode.note_change();
+        if let Some((index, gate)) = self.direct_for(range, |unit| lease.is_aligned(start, unit)) {
             // The error of a direct write is its own: `RWF_DSYNC` is told of it whatever runs beside it.
             let _direct = gate.direct(context.shard).await;
             let _place = match self.may_block() {
                 true => Some(Box::pin(self.workers.enter(&context.ring)).await),
                 false => None,
             };
-            return write_all(index, range, lease, fua, context).await.map(drop);
+            return write_all(index, range, (lease, start), fua, context).await.map(drop);
         }
         match fua {
-            true => Box::pin(self.write_durably(range, lease, context)).await,
-            false => self.write_buffered(range, lease, context).await,
+            true => Box::pin(self.write_durably(range, lease, start, context)).await,
+            false => self.write_buffered(range, lease, start, context).await,
         }
     }
 
@@ -254,6 +268,7 @@ impl FileDevice {
         &self,
         range: ByteRange,
         lease: SharedLease,
+        start: u32,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         // Also those of an export without a direct descriptor, when another export of the same file has one.
@@ -267,7 +282,7 @@ impl FileDevice {
             false => None,
             true => Some(Box::pin(self.workers.enter(&context.ring)).await),
         };
-        write_all(self.buffered, range, lease, false, context).await.map(drop)
+        write_all(self.buffered, range, (lease, start), false, context).await.map(drop)
     }
 
     /// Through the page cache to the medium.
@@ -275,11 +290,12 @@ impl FileDevice {
         &self,
         range: ByteRange,
         lease: SharedLease,
+        start: u32,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let file = self.durable.expect("only an export that may be written gets writes");
         let write = self.store.inode.range_syncs.begin_write();
-        self.write_buffered(range, lease, context).await?;
+        self.write_buffered(range, lease, start, context).await?;
         let sync = async || self.sync(file, Some(range), context).await;
         write.finish(sync).await
     }
@@ -287,7 +303,7 @@ impl FileDevice {
     /// `fdatasync`: everything that was answered before, on any connection of any shard, is durable when it
     /// returns, because an answered write has left this process for the file. See [`super::durability`].
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        if canary!(FlushWithoutSync) {
+        if canary!(FlushWithoutSync) || self.store.inode.passes_for_clean() {
             return Ok(());
         }
         let file = self.buffered;
@@ -382,14 +398,15 @@ pub(super) async fn until_done(operation: impl Fn() -> Operation, context: &Shar
 async fn write_all(
     file: FileIndex,
     range: ByteRange,
-    mut lease: SharedLease,
+    (mut lease, start): (SharedLease, u32),
     durable: bool,
     context: &ShardContext,
 ) -> Result<SharedLease, BlockError> {
     let mut done = 0;
     while done < range.length() {
         let (offset, length) = (range.offset() + done, (range.length() - done) as u32);
-        let operation = Operation::Write { file, offset, lease, start: done as u32, length, durable };
+        let start = start + done as u32;
+        let operation = Operation::Write { file, offset, lease, start, length, durable };
         if canary!(WriteAnsweredEarly) {
             context.ring.push(operation, crate::ring::Owner::Nobody);
             return Ok(context.zeroes.clone());
@@ -410,20 +427,6 @@ async fn write_all(
         }
     }
     Ok(lease)
-}
-
-/// The part of extents, which begin at `start`, that lies in `range`.
-pub(super) fn within(extents: &[Extent], start: u64, range: ByteRange) -> Vec<Extent> {
-    let mut offset = start;
-    let mut inside = Vec::with_capacity(extents.len());
-    for extent in extents {
-        let (from, to) = (offset.max(range.offset()), (offset + extent.length).min(range.end()));
-        if from < to {
-            inside.push(Extent { length: to - from, ..*extent });
-        }
-        offset += extent.length;
-    }
-    inside
 }
 
 pub(super) fn failure(errno: i32) -> BlockError {

@@ -27,6 +27,8 @@ pub(super) struct Inode {
     /// Between writes past the page cache and through it.
     pub(super) gate: UnalignedGate,
     has_direct: AtomicBool,
+    /// Only a planted bug wants to know.
+    has_written: AtomicBool,
     /// None until an export wants one.
     pub(super) lock: Mutex<Option<ImageLock>>,
 }
@@ -62,6 +64,18 @@ impl Inode {
     /// An export writes it past the page cache. All exports are open before the first request.
     pub(super) fn is_direct(&self) {
         self.has_direct.store(true, SeqCst);
+    }
+
+    /// Something of it is about to be changed.
+    pub(super) fn note_change(&self) {
+        if canary!(CleanFlushSkipped) {
+            self.has_written.store(true, SeqCst);
+        }
+    }
+
+    /// Whether a planted bug takes it for unchanged.
+    pub(super) fn passes_for_clean(&self) -> bool {
+        canary!(CleanFlushSkipped) && !self.has_written.load(SeqCst)
     }
 
     /// Whether any export writes it past the page cache: then writes through it pass the gate, and nothing is

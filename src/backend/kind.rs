@@ -10,6 +10,7 @@ use super::export::Store;
 use super::fault::{Fault, Verdict};
 use super::file::FileDevice;
 use super::file::ReadFailure;
+use super::image::ImageDevice;
 use super::memory::MemoryStore;
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
@@ -23,6 +24,8 @@ pub(super) enum Kind {
     Memory(Arc<MemoryStore>),
     Null,
     Application(Application),
+    /// Layers over a base.
+    Image(Box<ImageDevice>),
     /// Another one behind a fault.
     Fault(Box<Faulty>),
 }
@@ -42,6 +45,7 @@ impl Kind {
             Store::Memory(store) => Self::Memory(Arc::clone(store)),
             Store::Null => Self::Null,
             Store::Application(device) => Self::Application(Application::open(device, facts, context)?),
+            Store::Image(store) => Self::Image(Box::new(ImageDevice::open(store, context)?)),
         };
         // The first fault is the outermost.
         Ok(export.faults.iter().rev().fold(kind, |inner, options| {
@@ -53,6 +57,7 @@ impl Kind {
         match self {
             Self::File(file) => file.files(),
             Self::Fault(faulty) => faulty.inner.files(),
+            Self::Image(image) => image.files(),
             Self::Memory(_) | Self::Null | Self::Application(_) => 0,
         }
     }
@@ -70,6 +75,7 @@ impl Kind {
                 Box::pin(file.read_in_worker(range, lease, start, context)).await
             }
             Self::File(file) => file.read(range, lease, start, context).await,
+            Self::Image(image) => Box::pin(image.read(range, lease, start, context)).await,
             Self::Memory(_) | Self::Null => {
                 for step in steps(range, MEMORY_STEP) {
                     if step.offset() > range.offset() {
@@ -99,6 +105,7 @@ impl Kind {
     ) -> Result<(), BlockError> {
         match self {
             Self::File(file) => file.write(range, lease, flags.fua, context).await,
+            Self::Image(image) => Box::pin(image.write(range, lease, flags.fua, context)).await,
             Self::Memory(store) => {
                 for step in steps(range, MEMORY_STEP) {
                     if step.offset() > range.offset() {
@@ -125,6 +132,7 @@ impl Kind {
             Self::Fault(faulty) => Box::pin(faulty.flush(read_only, client, context)).await,
             _ if read_only => Ok(()),
             Self::File(file) => file.flush(context).await,
+            Self::Image(image) => Box::pin(image.flush(context)).await,
             Self::Memory(_) | Self::Null => Ok(()),
             Self::Application(application) => application.flush(client, context).await,
         }
@@ -141,6 +149,10 @@ impl Kind {
             Self::File(file) => {
                 file.trim(range, asker.1, context).await?;
                 if flags.fua { file.flush(context).await } else { Ok(()) }
+            }
+            Self::Image(image) => {
+                Box::pin(image.trim(range, asker.1, context)).await?;
+                if flags.fua { Box::pin(image.flush(context)).await } else { Ok(()) }
             }
             Self::Memory(store) => discard(store, range, asker.1, context).await,
             Self::Null => Ok(()),
@@ -162,6 +174,10 @@ impl Kind {
             Self::File(file) => {
                 file.write_zeroes(range, flags, asker.1, context).await?;
                 if flags.fua && !canary!(FuaOfZeroesIgnored) { file.flush(context).await } else { Ok(()) }
+            }
+            Self::Image(image) => {
+                Box::pin(image.write_zeroes(range, flags, asker.1, context)).await?;
+                if flags.fua { Box::pin(image.flush(context)).await } else { Ok(()) }
             }
             Self::Memory(store) => {
                 discard(store, range, asker.1, context).await?;
@@ -186,6 +202,7 @@ impl Kind {
     ) -> Result<(), BlockError> {
         match self {
             Self::File(file) => file.cache(range, abandon, context).await,
+            Self::Image(image) => Box::pin(image.cache(range, abandon, context)).await,
             Self::Memory(_) | Self::Null | Self::Application(_) => Ok(()),
             Self::Fault(faulty) => Box::pin(faulty.cache(range, abandon, context)).await,
         }
@@ -200,6 +217,7 @@ impl Kind {
     ) -> Result<Vec<Extent>, BlockError> {
         match self {
             Self::File(file) => file.extents(range, limit, client, context).await,
+            Self::Image(image) => Box::pin(image.extents(range, limit, client, context)).await,
             Self::Memory(store) => Ok(store.extents(range, limit)),
             Self::Null => Ok(vec![Extent { length: range.length(), hole: true, zero: true }]),
             Self::Application(application) => application.extents(range, limit, client, context).await,
@@ -216,6 +234,7 @@ impl Kind {
     ) -> Result<Vec<Extent>, BlockError> {
         match self {
             Self::File(file) => file.extents_for_read(range, limit, client, context).await,
+            Self::Image(image) => Box::pin(image.extents_for_read(range, limit, client, context)).await,
             Self::Fault(faulty) => {
                 Box::pin(faulty.inner.extents_for_read(range, limit, client, context)).await
             }
@@ -226,6 +245,7 @@ impl Kind {
     pub(super) fn is_known_data(&self, range: ByteRange) -> bool {
         match self {
             Self::File(file) => file.is_known_data(range),
+            Self::Image(image) => image.is_known_data(range),
             Self::Memory(_) => false,
             // Whether it has holes nobody knows but the application: to ask it takes as long as a read.
             Self::Null | Self::Application(_) => true,

@@ -17,6 +17,8 @@ mod export;
 mod export_id;
 mod fault;
 mod file;
+mod file_store;
+mod image;
 mod inode;
 mod kind;
 mod known_data;
@@ -25,6 +27,7 @@ mod memory;
 mod open_error;
 mod page_cache;
 mod prefetch;
+mod registered;
 mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -44,6 +47,8 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
+#[cfg(feature = "sim")]
+pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
 pub(crate) use trust::Trust;

@@ -4,6 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use super::lock::PATIENCE;
+use crate::store::catalog::LayerId;
+use crate::store::error::StoreError;
+use crate::store::image_path::ImagePathError;
+use crate::store::map::LayerMapError;
+use crate::store::map_files::MapFileError;
 use crate::sys::Holder;
 
 /// Why an export could not be opened: the cause, and what to do.
@@ -58,6 +63,31 @@ pub enum OpenError {
     /// Memory that cannot be had.
     #[error("cannot reserve {0} bytes of memory: {1}; use a smaller mem: export or a file")]
     Memory(u64, io::Error),
+    /// An image that cannot be served.
+    #[error("the image {0}")]
+    Image(&'static str),
+    /// A store that cannot be used.
+    #[error("{0}")]
+    Store(StoreError),
+    /// What does not name an image of a store.
+    #[error("{0}")]
+    ImagePath(ImagePathError),
+    /// One image, two exports.
+    #[error(
+        "the image {0} is served already: each is one export, which many clients can use at the same time"
+    )]
+    ServedTwice(String),
+    /// A layer that cannot be used.
+    #[error("the layer {0} cannot be used: {1}")]
+    Layer(LayerId, MapFileError),
+    /// A map that cannot be made.
+    #[error("the image cannot be made: {0}")]
+    Map(LayerMapError),
+    /// No room for what is thrown away at the end.
+    #[error(
+        "cannot make a file in {0} for what is written and thrown away: {1}; set TMPDIR to a directory on a file system that has O_TMPFILE"
+    )]
+    Temporary(PathBuf, io::Error),
     /// A device of the application that cannot be served.
     #[error("the device of the application {0}")]
     Device(&'static str),

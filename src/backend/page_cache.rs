@@ -71,6 +71,11 @@ impl PageCache {
         (is_there && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
     }
 
+    /// Whether a range is one of this mapping.
+    pub(super) fn has_mapped(&self, mapped: &MappedRange) -> bool {
+        mapped.is_of(&self.mapping)
+    }
+
     /// Whether a range that was given out earlier can be sent now. The kernel is asked about each of its
     /// pages, since it has waited, or is not when there is `trust`.
     pub(super) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {

@@ -15,5 +15,5 @@ pub(crate) fn context_with(options: &RingOptions) -> ShardContext {
     let helpers = Helpers::start((1, 1), &doorbell, &ring).unwrap();
     let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
     let zeroes = pool.lend(4096).unwrap().freeze();
-    ShardContext { shard: 0, ring, ready, helpers, outstanding, workers_per_export: 1, zeroes }
+    ShardContext { shard: 0, ring, pool, ready, helpers, outstanding, workers_per_export: 1, zeroes }
 }

@@ -107,6 +107,7 @@ impl FileDevice {
         let file = self.buffered;
         let longest = if canary!(PunchWhole) { u64::MAX } else { self.store.allocation_step };
         let _change = self.store.inode.changes.begin();
+        self.store.inode.note_change();
         for (index, range) in steps(range, longest).enumerate() {
             let _alone = self.allocations.enter(&context.ring).await;
             if index > 0 {

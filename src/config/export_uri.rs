@@ -1,21 +1,23 @@
-//! Where an export's bytes live: `PATH`, `file:`, `mem:`, `null:`, `fault:`.
+//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `fault:`.
 
-use std::ffi::OsString;
 use std::fmt::{self, Display};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+use percent_encoding::{percent_decode_str, percent_encode};
 
-use super::fault_options::{FaultOptions, FaultOptionsError};
-use super::size::{QuantityError, Size, parse_size};
+use super::fault_options::FaultOptions;
+use super::image_uri::ImageUri;
+use super::size::Size;
+pub(crate) use super::uri_parts::ExportUriError;
+use super::uri_parts::{ESCAPED, boolean, escaped_path, export_size, path_from};
 
 /// Where an export's bytes live.
 ///
 /// * `PATH`: a file or block device, taken as it stands (no parameters, no `%` escapes)
 /// * `file:PATH?direct=true&description=TEXT`: the same with parameters, `%XX` decoded; the others are
 ///   `mapped`, `readonly`, `lock`, `shared` and `rotational`
+/// * `store:STORE/NAME`, `overlay:DIRECTORY?base=PATH` and `overlay:temp?base=PATH`: see [`ImageUri`]
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
@@ -51,6 +53,8 @@ pub enum ExportUri {
         /// Bytes.
         size: u64,
     },
+    /// Layers of what was written, and a base that is never written.
+    Image(Box<ImageUri>),
     /// A device of the application around the server, by its number there. It has no text that could be read.
     Application {
         /// Which.
@@ -69,48 +73,6 @@ pub enum Locking {
     /// Or it is not served.
     On,
     Off,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ExportUriError {
-    #[error("an export needs a path, or file:PATH, mem:SIZE or null:SIZE")]
-    Empty,
-    #[error(
-        "there is no kind of export called \"{kind}:\": use file:, mem:, null: or fault:, \
-         or ./{text} for a file whose name has a colon"
-    )]
-    UnknownKind {
-        /// Before the colon.
-        kind: String,
-        /// All of it.
-        text: String,
-    },
-    #[error(transparent)]
-    Size(#[from] QuantityError),
-    #[error("\"{0}\" is too large: an export is less than 8E")]
-    TooLarge(String),
-    #[error("an export of 0 bytes holds nothing: give it a size, such as 1G")]
-    NoBytes,
-    #[error(
-        "\"{0}\" is not a parameter of file: use direct=, mapped=, readonly=, lock=, shared=, rotational= or description="
-    )]
-    UnknownParameter(String),
-    #[error("parameter {name}: \"{value}\" is neither true nor false")]
-    NotABoolean { name: String, value: String },
-    #[error("the description is not UTF-8 text")]
-    DescriptionNotText,
-    #[error("\"{0}\" names a host: a file is on this machine, write file:/PATH or file:///PATH")]
-    Host(String),
-    #[error("the path contains a zero byte (%00)")]
-    NulInPath,
-    #[error(
-        "\"{0}\" has no export behind its faults: write fault:OPTIONS:URI, such as fault:delay=5ms:mem:1G"
-    )]
-    NoInner(String),
-    #[error("faults are nested too deeply: at most 8")]
-    TooDeep,
-    #[error(transparent)]
-    Fault(#[from] FaultOptionsError),
 }
 
 /// The most `fault:` in front of each other.
@@ -144,16 +106,19 @@ impl ExportUri {
         match self {
             Self::File { path, .. } => *path = directory.join(&*path),
             Self::Fault { inner, .. } => inner.make_relative_to(directory),
+            Self::Image(image) => image.make_relative_to(directory),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
         }
     }
 
-    /// Whether its bytes live in a file or a block device, which takes descriptors.
-    pub(crate) fn is_file(&self) -> bool {
+    /// Files and block devices that its bytes live in, at most; each takes descriptors.
+    pub(crate) fn files(&self) -> usize {
         match self {
-            Self::File { .. } => true,
-            Self::Fault { inner, .. } => inner.is_file(),
-            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => false,
+            Self::File { .. } => 1,
+            // A head, eight layers below it, maps, a base.
+            Self::Image(_) => 14,
+            Self::Fault { inner, .. } => inner.files(),
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => 0,
         }
     }
 
@@ -162,6 +127,7 @@ impl ExportUri {
         match self {
             Self::File { description, .. } => description.as_deref(),
             Self::Fault { inner, .. } => inner.description(),
+            Self::Image(image) => image.description.as_deref(),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => None,
         }
     }
@@ -176,6 +142,8 @@ fn parse(text: &str, depth: usize) -> Result<ExportUri, ExportUriError> {
     };
     match kind {
         "file" => parse_file(rest),
+        "overlay" => Ok(ExportUri::Image(Box::new(ImageUri::parse_overlay(rest)?))),
+        "store" => Ok(ExportUri::Image(Box::new(ImageUri::parse_store(rest)?))),
         "mem" => Ok(ExportUri::Memory { size: export_size(rest)? }),
         "null" => Ok(ExportUri::Null { size: export_size(rest)? }),
         "fault" if depth == MAXIMUM_DEPTH => Err(ExportUriError::TooDeep),
@@ -196,23 +164,6 @@ fn split_kind(text: &str) -> Option<(&str, &str)> {
     let (kind, rest) = text.split_once(':')?;
     (!kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_".contains(&byte)))
         .then_some((kind, rest))
-}
-
-/// A size that `off_t`, and with it every system call, can express.
-fn export_size(text: &str) -> Result<u64, ExportUriError> {
-    match parse_size(text)? {
-        0 => Err(ExportUriError::NoBytes),
-        size if size <= i64::MAX as u64 => Ok(size),
-        _ => Err(ExportUriError::TooLarge(text.to_owned())),
-    }
-}
-
-fn path_from(bytes: Vec<u8>) -> Result<PathBuf, ExportUriError> {
-    match bytes.as_slice() {
-        [] => Err(ExportUriError::Empty),
-        bytes if bytes.contains(&0) => Err(ExportUriError::NulInPath),
-        _ => Ok(PathBuf::from(OsString::from_vec(bytes))),
-    }
 }
 
 fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
@@ -247,18 +198,6 @@ fn parse_file(text: &str) -> Result<ExportUri, ExportUriError> {
     let path = path_from(percent_decode_str(path).collect())?;
     Ok(ExportUri::File { path, direct, mapped, read_only, locking, shared, rotational, description })
 }
-
-fn boolean(name: &str, value: &str) -> Result<bool, ExportUriError> {
-    match value {
-        "true" | "on" | "1" | "yes" => Ok(true),
-        "false" | "off" | "0" | "no" => Ok(false),
-        _ => Err(ExportUriError::NotABoolean { name: name.to_owned(), value: value.to_owned() }),
-    }
-}
-
-/// What a path or a description cannot contain as it stands.
-const ESCAPED: &AsciiSet =
-    &CONTROLS.add(b'%').add(b'?').add(b'&').add(b'#').add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
 
 /// In the form that [`FromStr`] reads as the same.
 impl Display for ExportUri {
@@ -296,6 +235,7 @@ impl Display for ExportUri {
                 }
                 Ok(())
             }
+            Self::Image(image) => write!(f, "{image}"),
             Self::Memory { size } => write!(f, "mem:{}", Size(*size)),
             Self::Null { size } => write!(f, "null:{}", Size(*size)),
             Self::Application { .. } => f.write_str("application"),
@@ -304,15 +244,11 @@ impl Display for ExportUri {
     }
 }
 
-/// The path with its specials escaped, also a second slash at its start, which would read as a host.
-fn escaped_path(path: &Path) -> String {
-    let bytes = path.as_os_str().as_bytes();
-    let escaped = percent_encode(bytes, ESCAPED).to_string();
-    if bytes.starts_with(b"//") { format!("//{escaped}") } else { escaped }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -94,6 +94,9 @@ impl Limits {
     pub const DEFAULT_MEMORY_PER_SHARD: usize = 128 << 20;
 
     /// The defaults.
+    /// Bytes of a shard's memory that devices need for themselves.
+    pub const DEVICE_MEMORY: usize = 512 << 10;
+
     pub const DEFAULT: Self = Self {
         connections: 16_384,
         handshakes: 16_384,
@@ -160,9 +163,10 @@ impl Limits {
         if most < 8 { 8 } else { 1 << most.ilog2() }
     }
 
-    /// Bytes of a shard's memory that are lent to requests: all but the receive buffers.
+    /// Bytes of a shard's memory that are lent to requests: all but the receive buffers and what devices
+    /// have.
     pub const fn lease_memory(&self) -> usize {
-        self.memory_per_shard - self.receive_buffers() as usize * self.receive_buffer
+        self.memory_per_shard - self.receive_buffers() as usize * self.receive_buffer - Self::DEVICE_MEMORY
     }
 }
 

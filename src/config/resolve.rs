@@ -102,11 +102,11 @@ impl Config {
             Some(timeout) => limits.handshake_timeout = timeout,
             None => {}
         }
-        let file_exports = exports.iter().filter(|export| export.uri.is_file()).count();
+        let served_files = exports.iter().map(|export| export.uri.files()).sum();
         let files = files_for_clients(
             machine,
             shards.len(),
-            file_exports,
+            served_files,
             settings.admin.is_some(),
             settings.control.is_some(),
         )?;
@@ -241,14 +241,14 @@ fn told_of_sharing(asked: Option<usize>, shards: &[usize]) -> Option<String> {
 fn files_for_clients(
     machine: &Machine,
     shards: usize,
-    file_exports: usize,
+    served_files: usize,
     admin: bool,
     control: bool,
 ) -> Result<u64, ConfigError> {
     // Standard streams, control plane and listeners; ring, doorbell, eventfds of a shard, and the descriptors
     // of each file that is served.
     let http = if admin { ADMIN_FILES } else { 0 } + if control { CONTROL_FILES } else { 0 };
-    let own = 64 + 16 * shards as u64 + 3 * file_exports as u64 + http;
+    let own = 64 + 16 * shards as u64 + 3 * served_files as u64 + http;
     let files = machine.open_files.saturating_sub(own);
     if files < FILES_PER_HANDSHAKE { Err(ConfigError::OpenFiles(machine.open_files)) } else { Ok(files) }
 }

@@ -118,9 +118,9 @@ impl Catalogue {
         self.at(id.index as usize).is_some_and(|entry| entry.id == id)
     }
 
-    /// Exports of files.
+    /// Files and block devices that all exports live in.
     pub(super) fn files(&self) -> usize {
-        self.iter().filter(|entry| entry.export.is_file()).count()
+        self.iter().map(|entry| entry.export.files()).sum()
     }
 }
 

@@ -20,7 +20,7 @@ pub struct ShardConfig {
     pub cpu: Option<usize>,
     /// The limits of the server.
     pub limits: Arc<Limits>,
-    /// Exports of files: how many devices may be open, how many may block.
+    /// Files and block devices of all exports: how many may be open, how many may block.
     pub files: usize,
     /// Spin so long before sleeping.
     pub busy_poll: Duration,

@@ -24,6 +24,8 @@ pub(crate) enum Disk {
     Direct,
     Device,
     Memory,
+    /// An image over a base that holds the picture.
+    Overlay,
 }
 
 /// The table's spelling.
@@ -44,6 +46,10 @@ impl Disk {
         Disk::Memory
     }
 
+    pub(crate) fn overlay() -> Disk {
+        Disk::Overlay
+    }
+
     /// Can the file system tell which parts are holes? A loop device has no SEEK_HOLE, memory has its own map.
     pub(crate) fn is_regular_file(self) -> bool {
         matches!(self, Disk::File | Disk::Direct)
@@ -54,6 +60,8 @@ enum Backing {
     File(Image),
     Device(LoopDevice),
     Memory,
+    /// The base; the overlay is a directory beside it.
+    Overlay(Image),
 }
 
 /// A running server and the disk behind it.
@@ -110,6 +118,7 @@ impl Subject {
             Disk::File | Disk::Direct => Backing::File(image()),
             Disk::Device => Backing::Device(peers::or_skip(LoopDevice::over(image()), "loop device")?),
             Disk::Memory => Backing::Memory,
+            Disk::Overlay => Backing::Overlay(image()),
         };
         let export = match &backing {
             Backing::File(image) if disk == Disk::Direct => {
@@ -118,6 +127,10 @@ impl Subject {
             Backing::File(image) => image.path.display().to_string(),
             Backing::Device(device) => device.path.display().to_string(),
             Backing::Memory => format!("mem:{size}"),
+            Backing::Overlay(base) => {
+                let (directory, base) = (base.dir().join("overlay"), base.path.display());
+                format!("overlay:{}?base={base}", directory.display())
+            }
         };
         let mut options = Options::new().shards(2).memory("256M").export(export);
         for other in others {
@@ -169,10 +182,10 @@ impl Subject {
         }
     }
 
-    /// Stops the server, which must end well, and gives what the disk holds. Memory is read before, by two clients
+    /// Stops the server, which must end well, and gives what the disk holds. Memory and overlays are read before, by two clients
     /// that must agree. `None` after a named skip.
     pub(crate) fn stop_and_read(mut self) -> Option<Vec<u8>> {
-        if let Backing::Memory = self.backing {
+        if let Backing::Memory | Backing::Overlay(_) = self.backing {
             let bytes = self.read_by_two_clients()?;
             self.server.stop();
             return Some(bytes);
@@ -181,7 +194,7 @@ impl Subject {
         let path = match &self.backing {
             Backing::File(image) => &image.path,
             Backing::Device(device) => &device.path,
-            Backing::Memory => unreachable!("read above"),
+            Backing::Memory | Backing::Overlay(_) => unreachable!("read above"),
         };
         Some(std::fs::read(path).unwrap())
     }

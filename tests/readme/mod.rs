@@ -96,7 +96,19 @@ fn the_recipes_fit_together() {
 #[test]
 fn every_flag_exists() {
     let stage = Stage::build();
-    let commands = ["serve", "ctl", "info", "list", "map", "bench", "report"];
+    let commands = [
+        "serve",
+        "ctl",
+        "info",
+        "list",
+        "map",
+        "bench",
+        "report",
+        "store gc",
+        "image create",
+        "image rm",
+        "image resize",
+    ];
     let help: String =
         commands.iter().map(|command| stage.output(&format!("ringnbd {command} --help"))).collect();
     let known: Vec<_> = help.split(|c: char| !c.is_ascii_lowercase() && c != '-').collect();

@@ -107,7 +107,11 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
     match uri {
         ExportUri::File { path, .. } => Some(path),
         ExportUri::Fault { inner, .. } => path_of(inner),
-        ExportUri::Memory { .. } | ExportUri::Null { .. } | ExportUri::Application { .. } => None,
+        // What a store opens lies below its own directory, and a base is opened at the start.
+        ExportUri::Image(_)
+        | ExportUri::Memory { .. }
+        | ExportUri::Null { .. }
+        | ExportUri::Application { .. } => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
 use crate::block::BlockError;
-use crate::ring::{Operation, Payload};
+use crate::ring::{MappedRange, Operation, Payload};
 use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
@@ -97,9 +97,9 @@ impl Shard {
         let mut batch = connection.outbound.take_batch(&mut self.batches);
         let device = &connection.peer.device;
         let fault_watch = &mut self.fault_watch;
-        let standing = |range, waited_long: bool| {
+        let standing = |mapped: &MappedRange, waited_long: bool| {
             let trust = if waited_long { None } else { fault_watch.trust(now) };
-            device.standing(range, trust, now)
+            device.standing(mapped, trust, now)
         };
         let operation = match connection.outbound.fill(&mut batch, now, standing) {
             Next::Send(mode) => {

@@ -47,9 +47,9 @@ impl Shard {
             Slow::No => return,
             Slow::NotYet => return self.watch_send(key),
             Slow::Sending(target) => Some(Operation::Cancel { target }),
-            Slow::Torn(range) => {
-                let lease = self.admission.lend_copy(&connection.ledger, range.length() as usize);
-                let copying = lease.and_then(|lease| connection.peer.device.copying(range, lease));
+            Slow::Torn(mapped) => {
+                let lease = self.admission.lend_copy(&connection.ledger, mapped.length() as usize);
+                let copying = lease.and_then(|lease| connection.peer.device.copying(&mapped, lease));
                 // Without memory it stays where it is.
                 copying.inspect(|_| connection.outbound.pause())
             }

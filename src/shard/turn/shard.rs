@@ -113,7 +113,7 @@ impl Shard {
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
             longest_lease: limits.longest_request as usize,
-            reserve: 0,
+            reserve: Limits::DEVICE_MEMORY,
             receive_buffers: limits.receive_buffers(),
             receive_buffer: limits.receive_buffer as u32,
             files: (limits.connections + FILES_PER_EXPORT * files.min(limits.open_devices) + 8) as u32,
@@ -130,6 +130,7 @@ impl Shard {
         let context = ShardContext {
             shard: index,
             ring: ring.clone(),
+            pool: pool.clone(),
             ready,
             helpers,
             outstanding,

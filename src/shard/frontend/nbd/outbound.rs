@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::backend::Standing;
-use crate::block::ByteRange;
 use crate::nbd::server::reply::{HeaderBytes, LONGEST_HEADER};
 use crate::ring::{MappedRange, OpKey, Payload, SendBatch, SendMode, SharedLease, Unsent};
 use crate::shard::frontend::nbd::batches::Batches;
@@ -302,7 +301,7 @@ impl Outbound {
         &mut self,
         batch: &mut SendBatch,
         now: u64,
-        mut standing: impl FnMut(ByteRange, bool) -> Standing,
+        mut standing: impl FnMut(&MappedRange, bool) -> Standing,
     ) -> Next {
         let mut next = if batch.is_empty() {
             if std::mem::take(&mut self.full) {
@@ -326,11 +325,9 @@ impl Outbound {
                 let found = match self.torn {
                     Torn::Populate if is_torn => Standing::Gone,
                     // They were there, so it is tried; only the size is asked for again.
-                    Torn::Alone if is_torn && standing(mapped.range(), true) != Standing::Cut => {
-                        Standing::There
-                    }
+                    Torn::Alone if is_torn && standing(mapped, true) != Standing::Cut => Standing::There,
                     _ if !front.waits && front.since == now => Standing::There,
-                    _ => standing(mapped.range(), now >= front.since + PROMPT.as_nanos() as u64),
+                    _ => standing(mapped, now >= front.since + PROMPT.as_nanos() as u64),
                 };
                 if found != Standing::There {
                     if !is_torn {
@@ -453,7 +450,7 @@ mod tests {
 
     /// What the next send is; waits for room are over at once.
     fn fill(outbound: &mut Outbound, batch: &mut SendBatch) -> Next {
-        let everything_is_there = |_, _| Standing::There;
+        let everything_is_there = |_: &MappedRange, _| Standing::There;
         match outbound.fill(batch, 0, everything_is_there) {
             Next::AwaitRoom => outbound.fill(batch, 0, everything_is_there),
             next => next,

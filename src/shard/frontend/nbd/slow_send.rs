@@ -11,8 +11,7 @@
 //! The shard looks while sends are under way, once in [`PROMPT`]. One that ends within it is looked at in
 //! vain once.
 
-use crate::block::ByteRange;
-use crate::ring::{OpKey, Payload, SendMode};
+use crate::ring::{MappedRange, OpKey, Payload, SendMode};
 use crate::shard::frontend::nbd::outbound::{Outbound, PROMPT, Queued};
 
 /// What a look at a connection's send shows.
@@ -26,7 +25,7 @@ pub(crate) enum Slow {
     Sending(OpKey),
     /// A range of a mapped file of which a part has left waits for room: no error can take the place of the
     /// rest, should it be gone then.
-    Torn(ByteRange),
+    Torn(MappedRange),
 }
 
 /// The connections to be looked at.
@@ -69,7 +68,7 @@ impl Outbound {
             && let Some(Queued { chunk, left: 1.., .. }) = self.queue.front()
             && let Payload::Mapped(mapped) = &chunk.payload
         {
-            return Slow::Torn(mapped.range());
+            return Slow::Torn(mapped.clone());
         }
         Slow::No
     }

@@ -1,0 +1,153 @@
+//! How what an image answered becomes durable.
+//!
+//! A commit takes the states that are pending, syncs the head's data, and then appends one record of those
+//! states to the journal, durably. So a record that is there names only blocks whose data was there before
+//! it. It takes before it syncs: a block that is written meanwhile belongs to the next commit. Without new
+//! blocks a FLUSH is one `fdatasync`.
+//!
+//! One commit runs at a time, and FLUSHes that come meanwhile share the next one. When one has failed all
+//! others fail until the image is opened again.
+//!
+//! When half of the journal is used, a checkpoint writes what the records say into the map's nodes: first
+//! into slots that no superblock names, then the superblock that names them.
+
+use super::{ImageDevice, OpenLayer};
+use crate::backend::context::ShardContext;
+use crate::backend::file::until_done;
+use crate::block::BlockError;
+use crate::ring::{FileIndex, Operation};
+use crate::store::map::{CheckpointStep, FileWrite, NoCommit};
+
+/// Bytes of one write to a map's file.
+const WRITE_STEP: usize = 64 << 10;
+
+impl ImageDevice {
+    /// Makes everything durable that was answered.
+    pub(in crate::backend) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+        self.store.commits.flush(async || self.commit(context).await).await
+    }
+
+    async fn commit(&self, context: &ShardContext) -> Result<(), i32> {
+        let head = self.head();
+        let Some(map_file) = head.map_file else {
+            // It is forgotten at the end.
+            return Ok(());
+        };
+        // What changes from now on came after the FLUSH.
+        let mark = head.map.borrow().mark();
+        loop {
+            let taken = head.map.borrow_mut().begin_commit();
+            let record = match taken {
+                Ok(record) => record,
+                Err(NoCommit::RingFull) => {
+                    head.checkpoint(map_file, context).await?;
+                    continue;
+                }
+                Err(NoCommit::Failed | NoCommit::ReadOnly) => return Err(libc::EIO),
+            };
+            let has_record = record.is_some();
+            let result = self.write_record(record, map_file, context).await;
+            if has_record {
+                head.map.borrow_mut().end_commit(result.is_ok());
+            }
+            result?;
+            if head.map.borrow().is_committed(mark) {
+                break;
+            }
+        }
+        let is_due = head.map.borrow().should_checkpoint();
+        if is_due { head.checkpoint(map_file, context).await } else { Ok(()) }
+    }
+
+    async fn write_record(
+        &self,
+        record: Option<FileWrite>,
+        map_file: FileIndex,
+        context: &ShardContext,
+    ) -> Result<(), i32> {
+        let write_early = canary!(JournalBeforeData);
+        if let Some(record) = &record
+            && write_early
+        {
+            write(map_file, record, true, context).await?;
+        }
+        self.head().data.flush(context).await.map_err(BlockError::errno)?;
+        match &record {
+            Some(record) if !write_early => write(map_file, record, true, context).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl OpenLayer {
+    /// Writes what the journal's records say into the map's nodes, and gives their room in the journal up.
+    async fn checkpoint(&self, map_file: FileIndex, context: &ShardContext) -> Result<(), i32> {
+        self.map.borrow_mut().begin_checkpoint(now_s());
+        let result = Box::pin(self.checkpoint_steps(map_file, context)).await;
+        self.map.borrow_mut().end_checkpoint(result.is_ok());
+        result
+    }
+
+    async fn checkpoint_steps(&self, map_file: FileIndex, context: &ShardContext) -> Result<(), i32> {
+        loop {
+            let step = self.map.borrow_mut().checkpoint_step();
+            match step {
+                CheckpointStep::Load(node) => {
+                    self.load(node, context).await.map_err(BlockError::errno)?;
+                }
+                CheckpointStep::Write(nodes) => {
+                    for node in &nodes {
+                        write(map_file, node, false, context).await?;
+                    }
+                }
+                CheckpointStep::Superblock(superblock) => {
+                    let sync = || Operation::Sync { file: map_file, range: None };
+                    until_done(sync, context).await?;
+                    return write(map_file, &superblock, true, context).await;
+                }
+            }
+        }
+    }
+}
+
+/// Seconds since 1970, for people: nothing depends on it.
+fn now_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Writes bytes to a map's file, in steps.
+async fn write(
+    file: FileIndex,
+    FileWrite { offset, bytes }: &FileWrite,
+    durable: bool,
+    context: &ShardContext,
+) -> Result<(), i32> {
+    for (index, step) in bytes.chunks(WRITE_STEP).enumerate() {
+        let mut lease = context.pool.reserve().lend(step.len()).await;
+        lease.bytes_mut(0..step.len()).copy_from_slice(step);
+        let (mut lease, mut done) = (lease.freeze(), 0);
+        while done < step.len() {
+            let operation = Operation::Write {
+                file,
+                offset: offset + (index * WRITE_STEP + done) as u64,
+                lease,
+                start: done as u32,
+                length: (step.len() - done) as u32,
+                durable,
+            };
+            let (result, operation) = context.ring.run(operation).await;
+            let Operation::Write { lease: back, .. } = operation else {
+                unreachable!("it comes back as it went")
+            };
+            lease = back;
+            match result {
+                Ok(0) => return Err(libc::EIO),
+                Ok(moved) => done += moved as usize,
+                Err(libc::EINTR | libc::EAGAIN) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Reads of an image.
+
+use super::ImageDevice;
+use super::source::Source;
+use crate::backend::context::ShardContext;
+use crate::backend::file::{FileDevice, ReadFailure};
+use crate::backend::page_cache::Standing;
+use crate::backend::steps::steps;
+use crate::backend::trust::Trust;
+use crate::block::{BlockError, ByteRange};
+use crate::ring::{FileIndex, Lease, MappedRange};
+
+/// Zeroes that are written to memory before others have their turn.
+const ZEROES_STEP: u64 = 256 << 10;
+
+/// How often a read looks again at blocks that change meanwhile: a client that zeroes them all the time
+/// keeps nobody from an answer.
+const MOST_LOOKS: usize = 8;
+
+impl ImageDevice {
+    /// Reads `range` into `lease[start..]`.
+    pub(in crate::backend) async fn read(
+        &self,
+        range: ByteRange,
+        mut lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        let mut rest = range;
+        let mut looks = 0;
+        while !rest.is_empty() {
+            let good = rest.offset() - range.offset();
+            let (part, source) = match self.part(rest, context).await {
+                Ok(found) => found,
+                Err(error) => return (lease, Err(ReadFailure { error, good })),
+            };
+            let start = start + good as u32;
+            match self.file(source) {
+                Some(file) => {
+                    let (back, result) = file.read_anyhow(part, lease, start, context).await;
+                    lease = back;
+                    if let Err(failure) = result {
+                        return (lease, Err(ReadFailure { good: good + failure.good, ..failure }));
+                    }
+                    // A block that was zeroed meanwhile may have bytes of the next write already, which is
+                    // not over, and which no other read shows yet.
+                    if source == Source::Layer(0) && looks < MOST_LOOKS && self.whole(part) != Some(source) {
+                        looks += 1;
+                        continue;
+                    }
+                }
+                None => zero(part, &mut lease, start, context).await,
+            }
+            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+        }
+        (lease, Ok(()))
+    }
+
+    /// What a read can be answered with that needs neither time nor memory; `None` within for zeroes.
+    #[inline]
+    pub(in crate::backend) fn read_at_once(
+        &self,
+        range: ByteRange,
+        waits: bool,
+        trust: &mut Trust,
+        now: u64,
+    ) -> Option<Option<MappedRange>> {
+        let source = self.whole(range)?;
+        match self.file(source) {
+            Some(file) => file.cached(range, waits, trust, now).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// The file that a read is one operation of, if it is.
+    pub(in crate::backend) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+        self.file(self.whole(range)?)?.single_read(range)
+    }
+
+    /// The device whose page cache a range lies in.
+    pub(in crate::backend) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
+        self.layers.iter().map(|layer| &layer.data).chain(&self.base).find(|file| file.has_mapped(mapped))
+    }
+
+    /// What has become of a range that was in the page cache.
+    pub(in crate::backend) fn standing(
+        &self,
+        mapped: &MappedRange,
+        trust: Option<&mut Trust>,
+        now: u64,
+    ) -> Standing {
+        self.mapped_file(mapped).map_or(Standing::Gone, |file| file.standing(mapped.range(), trust, now))
+    }
+
+    /// See [`FileDevice::distrust_page_cache`].
+    pub(in crate::backend) fn distrust_page_cache(&self) {
+        self.layers
+            .iter()
+            .map(|layer| &layer.data)
+            .chain(&self.base)
+            .for_each(FileDevice::distrust_page_cache);
+    }
+
+    /// Brings a range into the page cache, as far as that disturbs nobody.
+    pub(in crate::backend) async fn cache(
+        &self,
+        range: ByteRange,
+        abandon: &crate::backend::Abandon,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            abandon.check()?;
+            let (part, source) = self.part(rest, context).await?;
+            if let Some(file) = self.file(source) {
+                file.cache(part, abandon, context).await?;
+            }
+            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+        }
+        Ok(())
+    }
+
+    /// See [`FileDevice::is_known_data`].
+    pub(in crate::backend) fn is_known_data(&self, range: ByteRange) -> bool {
+        match self.whole(range) {
+            Some(source @ (Source::Layer(_) | Source::Base)) => {
+                self.file(source).is_some_and(|file| file.is_known_data(range))
+            }
+            _ => false,
+        }
+    }
+}
+
+async fn zero(part: ByteRange, lease: &mut Lease, start: u32, context: &ShardContext) {
+    for step in steps(part, ZEROES_STEP) {
+        if step.offset() > part.offset() {
+            context.ready.give_way(&context.ring).await;
+        }
+        let at = start as usize + (step.offset() - part.offset()) as usize;
+        lease.bytes_mut(at..at + step.length() as usize).fill(0);
+    }
+}

@@ -1,0 +1,154 @@
+//! Images in a simulated world: how they lie there, and how a server opens them.
+
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::open::facts;
+use super::store::{BaseFile, ImageStore, LayerFiles};
+use crate::backend::file_store::FileStore;
+use crate::block::DeviceFacts;
+use crate::ring::sim::{FileId, World};
+use crate::store::map::{
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront,
+    NoCommit,
+};
+use crate::store::map_files::{LayerMedium, MapFileError, open_map_of};
+
+/// The files of an image in a world.
+#[derive(Debug, Clone)]
+pub struct SimulatedImage {
+    /// The head first; at least one.
+    pub layers: Vec<SimulatedLayer>,
+    /// What is below them, and its bytes.
+    pub base: Option<(FileId, u64)>,
+    /// Nobody may write.
+    pub read_only: bool,
+}
+
+/// The files of a layer in a world.
+#[derive(Debug, Clone, Copy)]
+pub struct SimulatedLayer {
+    /// Its blocks, where they lie on the disk.
+    pub data: FileId,
+    /// Which of them it has.
+    pub map: FileId,
+}
+
+/// What a layer has of a block at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SimulatedBlock {
+    /// Nothing.
+    Below,
+    /// Bytes.
+    Data,
+    /// It hides what is below.
+    Zero,
+}
+
+/// A layer's files, as opening its map sees them.
+struct InWorld<'a>(&'a World, SimulatedLayer);
+
+impl LayerMedium for InWorld<'_> {
+    fn sync(&self) -> io::Result<()> {
+        let Self(world, layer) = self;
+        [layer.data, layer.map].into_iter().for_each(|file| world.sync(file));
+        Ok(())
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.0.content(self.1.map);
+        let found = content.get(offset as usize..).unwrap_or_default();
+        let length = found.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&found[..length]);
+        Ok(length)
+    }
+}
+
+impl ImageStore {
+    /// Opens an image as a server does that starts.
+    pub(in crate::backend) fn simulated(
+        world: &World,
+        image: &SimulatedImage,
+    ) -> Result<(Self, DeviceFacts), MapFileError> {
+        let mut layers = Vec::new();
+        for (index, layer) in image.layers.iter().enumerate() {
+            let map = open_map_of(&InWorld(world, *layer))?;
+            let (visible, read_only) = (map.size(), image.read_only || index > 0);
+            let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
+            let map_file = Some(world.open(layer.map).buffered);
+            layers.push((LayerFiles { data: Arc::new(data), map: map_file, visible }, map));
+        }
+        let base = image.base.map(|(file, size)| {
+            let (file, _) = FileStore::simulated(world.open(file), size, true, None);
+            BaseFile { file: Arc::new(file), size }
+        });
+        let size = layers[0].1.size();
+        Ok((Self::new(layers, base, None), facts(size, image.read_only, false)))
+    }
+}
+
+impl SimulatedImage {
+    /// The map's file of a layer that has these blocks.
+    ///
+    /// # Panics
+    /// The geometry is not possible, or too small for the size.
+    pub fn map_file(size: u64, geometry: Geometry, blocks: &[SimulatedBlock]) -> Vec<u8> {
+        new_map(size, geometry, blocks).expect("the geometry is possible, and large enough")
+    }
+}
+
+fn new_map(size: u64, geometry: Geometry, blocks: &[SimulatedBlock]) -> Result<Vec<u8>, LayerMapError> {
+    let (store, image, layer) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+    let name = "simulated".to_owned();
+    let identity = LayerIdentity { store, image, layer, parent: None, name, created_s: 0, size, base: None };
+    let new = LayerMap::create(&identity, geometry)?;
+    let mut file = vec![0; new.file_length as usize];
+    new.writes.iter().for_each(|write| put(&mut file, write));
+    let front = MapFront::read(&file[..MapFront::BYTES])?;
+    let (offset, length) = front.ring();
+    let mut map = front.open(&file[offset as usize..][..length])?;
+    for (block, has) in (0..).zip(blocks) {
+        match has {
+            SimulatedBlock::Below => {}
+            SimulatedBlock::Data => map.change(block, 1, BlockState::Data),
+            SimulatedBlock::Zero => map.change(block, 1, BlockState::Zero),
+        }
+    }
+    while map.has_pending() {
+        match map.begin_commit() {
+            Ok(Some(record)) => {
+                put(&mut file, &record);
+                map.end_commit(true);
+            }
+            Ok(None) => break,
+            Err(NoCommit::RingFull) => checkpoint(&mut map, &mut file)?,
+            Err(NoCommit::Failed | NoCommit::ReadOnly) => unreachable!("nothing fails here"),
+        }
+    }
+    checkpoint(&mut map, &mut file)?;
+    Ok(file)
+}
+
+fn checkpoint(map: &mut LayerMap, file: &mut [u8]) -> Result<(), LayerMapError> {
+    map.begin_checkpoint(0);
+    loop {
+        match map.checkpoint_step() {
+            CheckpointStep::Load(node) => {
+                let (offset, length) = map.address(node).expect("it is to be loaded");
+                map.loaded(node, &file[offset as usize..][..length])?;
+            }
+            CheckpointStep::Write(nodes) => nodes.iter().for_each(|node| put(file, node)),
+            CheckpointStep::Superblock(superblock) => {
+                put(file, &superblock);
+                map.end_checkpoint(true);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn put(file: &mut [u8], write: &FileWrite) {
+    file[write.offset as usize..][..write.bytes.len()].copy_from_slice(&write.bytes);
+}

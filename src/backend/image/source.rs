@@ -1,0 +1,108 @@
+//! Where the bytes of a range are read.
+
+use super::store::Blocks;
+use super::{ImageDevice, OpenLayer};
+use crate::backend::context::ShardContext;
+use crate::backend::file::FileDevice;
+use crate::block::{BlockError, ByteRange};
+use crate::store::map::{BlockState, Lookup, NodeAddress};
+
+/// What has a part of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A layer, by its place in the chain; the head is 0.
+    Layer(usize),
+    Base,
+    /// Nothing, or a layer says that it reads as zeroes. `reserved`: there is room for it in the head.
+    Zeroes {
+        reserved: bool,
+    },
+}
+
+/// What must be read before it is known: a node of a layer's map.
+#[derive(Debug, Clone, Copy)]
+struct Missing {
+    layer: usize,
+    node: NodeAddress,
+}
+
+impl ImageDevice {
+    /// What has the first part of a range, as long as that is the same. What it needs of the maps is read
+    /// first.
+    pub(super) async fn part(
+        &self,
+        range: ByteRange,
+        context: &ShardContext,
+    ) -> Result<(ByteRange, Source), BlockError> {
+        loop {
+            match self.known_part(range) {
+                Ok(part) => return Ok(part),
+                Err(Missing { layer, node }) => self.layers[layer].load(node, context).await?,
+            }
+        }
+    }
+
+    /// What has all of a range, if that is one thing, and the maps in memory tell.
+    #[inline]
+    pub(super) fn whole(&self, range: ByteRange) -> Option<Source> {
+        let (part, source) = self.known_part(range).ok()?;
+        (part == range).then_some(source)
+    }
+
+    /// The device of a source that has bytes.
+    pub(super) fn file(&self, source: Source) -> Option<&FileDevice> {
+        match source {
+            Source::Layer(layer) => Some(&self.layers[layer].data),
+            Source::Base => self.base.as_ref(),
+            Source::Zeroes { .. } => None,
+        }
+    }
+
+    #[inline]
+    fn known_part(&self, range: ByteRange) -> Result<(ByteRange, Source), Missing> {
+        let mut end = range.end();
+        let mut source = Source::Base;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if layer.visible <= range.offset() {
+                // Those below it are not seen here either.
+                source = Source::Zeroes { reserved: false };
+                break;
+            }
+            end = end.min(layer.visible);
+            let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
+            let Blocks { start, length } = self.store.touched(part);
+            match layer.map.borrow().lookup(start, length) {
+                Lookup::Load(node) => return Err(Missing { layer: index, node }),
+                Lookup::Run(run) => {
+                    end = end.min(run.end() * self.store.block());
+                    source = match run.state {
+                        BlockState::Absent => continue,
+                        BlockState::Data => Source::Layer(index),
+                        BlockState::Zero => Source::Zeroes { reserved: false },
+                        BlockState::ZeroReserved => Source::Zeroes { reserved: index == 0 },
+                    };
+                    break;
+                }
+            }
+        }
+        if source == Source::Base {
+            match &self.store.base {
+                Some(base) if base.size > range.offset() => end = end.min(base.size),
+                _ => source = Source::Zeroes { reserved: false },
+            }
+        }
+        let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
+        Ok((part, source))
+    }
+}
+
+impl OpenLayer {
+    /// Reads what the map needs to know the states of blocks.
+    pub(super) async fn know(&self, blocks: Blocks, context: &ShardContext) -> Result<(), BlockError> {
+        loop {
+            let missing = self.map.borrow().missing(blocks.start, blocks.length);
+            let Some(node) = missing else { return Ok(()) };
+            self.load(node, context).await?;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What an image is for the whole server: its files, and its maps while it is open nowhere.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+
+use super::served_store::ServedImage;
+use crate::backend::FILES_PER_EXPORT;
+use crate::backend::durability::Syncs;
+use crate::backend::file_store::FileStore;
+use crate::block::ByteRange;
+use crate::exec::{RangeLock, lock};
+use crate::store::map::LayerMap;
+use crate::store::map_files::commit_map;
+
+/// An open image.
+#[derive(Debug)]
+pub(in crate::backend) struct ImageStore {
+    /// The head first; at least one.
+    pub(super) layers: Vec<LayerFiles>,
+    pub(super) base: Option<BaseFile>,
+    /// Bytes of the disk.
+    size: u64,
+    /// Bytes of a block.
+    block: u32,
+    /// Its maps, in the order of the layers; none while a shard has it open.
+    pub(super) parked: Mutex<Option<Vec<LayerMap>>>,
+    /// Its place among the images of its store.
+    served: Option<ServedImage>,
+    /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
+    pub(super) commits: Syncs,
+    /// Blocks that are being merged are locked alone, blocks that are being written with others.
+    pub(super) locks: RangeLock,
+}
+
+/// The files of a layer.
+#[derive(Debug)]
+pub(in crate::backend) struct LayerFiles {
+    pub(in crate::backend) data: Arc<FileStore>,
+    /// None: what the head has is forgotten at the end.
+    pub(in crate::backend) map: Option<File>,
+    /// Bytes of it that are seen from above.
+    pub(in crate::backend) visible: u64,
+}
+
+/// What is read where no layer has a block.
+#[derive(Debug)]
+pub(in crate::backend) struct BaseFile {
+    pub(in crate::backend) file: Arc<FileStore>,
+    /// Bytes of it when it was opened; what lies beyond reads as zeroes.
+    pub(in crate::backend) size: u64,
+}
+
+/// Neighbouring blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blocks {
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
+
+impl ImageStore {
+    /// An image of layers, the head first, each with its map.
+    pub(in crate::backend) fn new(
+        layers: Vec<(LayerFiles, LayerMap)>,
+        base: Option<BaseFile>,
+        served: Option<ServedImage>,
+    ) -> Self {
+        let (layers, maps): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+        let (size, block) = (maps[0].size(), maps[0].geometry().block_bytes);
+        Self {
+            layers,
+            base,
+            size,
+            block,
+            parked: Mutex::new(Some(maps)),
+            commits: Syncs::default(),
+            served,
+            locks: RangeLock::default(),
+        }
+    }
+
+    /// Bytes of the disk.
+    pub(in crate::backend) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
+    /// data, of maps, and the base.
+    pub(in crate::backend) fn files(&self) -> usize {
+        let maps = self.layers.len().div_ceil(FILES_PER_EXPORT);
+        self.layers.len() + maps + usize::from(self.base.is_some())
+    }
+
+    /// Bytes of the files of data: whole blocks.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.size.next_multiple_of(u64::from(self.block))
+    }
+
+    /// Bytes of a block.
+    pub(super) fn block(&self) -> u64 {
+        u64::from(self.block)
+    }
+
+    /// The blocks that a range touches.
+    pub(super) fn touched(&self, range: ByteRange) -> Blocks {
+        let start = range.offset() / self.block();
+        Blocks { start, length: range.end().div_ceil(self.block()) - start }
+    }
+
+    /// The blocks that a range covers. The last block of the disk is covered by what lies within the disk.
+    pub(super) fn covered(&self, range: ByteRange) -> Blocks {
+        let start = range.offset().div_ceil(self.block());
+        let end = if range.end() == self.size { self.data_bytes() } else { range.end() } / self.block();
+        Blocks { start, length: end.saturating_sub(start) }
+    }
+
+    /// The bytes of blocks.
+    pub(super) fn bytes(&self, blocks: Blocks) -> ByteRange {
+        let bytes = ByteRange::new(blocks.start * self.block(), blocks.length * self.block());
+        bytes.expect("blocks of the disk")
+    }
+}
+
+/// What was answered and not flushed must not go with the memory that knows of it: a raw file would keep it.
+impl Drop for ImageStore {
+    fn drop(&mut self) {
+        let Some(map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else { return };
+        let head = &self.layers[0];
+        if let (Some(file), Some(served)) = (&head.map, &self.served)
+            && map.has_pending()
+            && let Err(error) = commit_map(map, &head.data.buffered, file)
+        {
+            let what = "what was written to an image and not flushed is lost";
+            tracing::error!(image = %served.name(), %error, "{what}");
+        }
+    }
+}
+
+impl Blocks {
+    pub(super) fn end(self) -> u64 {
+        self.start + self.length
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.length == 0
+    }
+}

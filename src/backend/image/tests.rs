@@ -1,0 +1,207 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::backend::abandon::Abandon;
+use crate::backend::testing::context_with;
+use crate::block::{ByteRange, IoFlags};
+use crate::config::{ImagePlace, ImageUri};
+use crate::exec::side_by_side;
+use crate::ring::{RingOptions, Wait};
+
+const BLOCK: u64 = 4096;
+
+fn range(offset: u64, length: u64) -> ByteRange {
+    ByteRange::new(offset, length).unwrap()
+}
+
+fn context() -> ShardContext {
+    context_with(&RingOptions { files: 32, reserve: 256 << 10, ..RingOptions::small() })
+}
+
+/// Polls until it has ended, whoever wakes it.
+fn finish<F: Future>(future: F, context: &ShardContext) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+        context.ring.submit_and_reap(Wait::No, 8, &mut Vec::new());
+        context.collect();
+        std::thread::yield_now();
+    }
+}
+
+/// An image, what it should hold, and what its base held.
+struct Tested {
+    context: ShardContext,
+    device: ImageDevice,
+    expected: Vec<u8>,
+}
+
+impl Tested {
+    fn overlay(directory: &Path, base: &[u8], size: u64) -> Self {
+        let path = directory.join("base");
+        std::fs::write(&path, base).unwrap();
+        let uri = ImageUri {
+            place: ImagePlace::Temporary,
+            base: Some(path),
+            size: Some(size),
+            direct: false,
+            mapped: true,
+            read_only: false,
+            description: None,
+        };
+        let (store, facts) = ImageStore::open(&uri, false, true).unwrap();
+        assert_eq!(facts.size, size);
+        let context = context();
+        let device = ImageDevice::open(&Arc::new(store), &context).unwrap();
+        let mut expected = base.to_vec();
+        expected.resize(size as usize, 0);
+        Self { context, device, expected }
+    }
+
+    fn read(&self, part: ByteRange) -> Vec<u8> {
+        let lease = self.context.pool.lend(part.length() as usize).unwrap();
+        let (lease, result) = finish(self.device.read(part, lease, 0, &self.context), &self.context);
+        result.unwrap();
+        lease.bytes(0..part.length() as usize).to_vec()
+    }
+
+    async fn write_now(&self, part: ByteRange, byte: u8) {
+        let mut lease = self.context.pool.lend(part.length() as usize).unwrap();
+        lease.bytes_mut(0..part.length() as usize).fill(byte);
+        self.device.write(part, lease.freeze(), false, &self.context).await.unwrap();
+    }
+
+    fn write(&mut self, part: ByteRange, byte: u8) {
+        finish(self.write_now(part, byte), &self.context);
+        self.expected[part.offset() as usize..part.end() as usize].fill(byte);
+    }
+
+    fn zero(&mut self, part: ByteRange, no_hole: bool, trim: bool) {
+        let abandon = Abandon::default();
+        let flags = IoFlags { no_hole, ..IoFlags::default() };
+        let context = &self.context;
+        match trim {
+            true => finish(self.device.trim(part, &abandon, context), context).unwrap(),
+            false => finish(self.device.write_zeroes(part, flags, &abandon, context), context).unwrap(),
+        }
+        self.expected[part.offset() as usize..part.end() as usize].fill(0);
+    }
+
+    fn check(&self) {
+        let whole = range(0, self.expected.len() as u64);
+        assert!(self.read(whole) == self.expected, "what is read is not what was written");
+        let extents = finish(self.device.extents(whole, 1000, 0, &self.context), &self.context).unwrap();
+        assert_eq!(extents.iter().map(|extent| extent.length).sum::<u64>(), whole.length());
+        let mut offset = 0;
+        for extent in extents {
+            let bytes = &self.expected[offset as usize..(offset + extent.length) as usize];
+            assert!(!extent.zero || bytes.iter().all(|byte| *byte == 0), "it is said to be zero at {offset}");
+            offset += extent.length;
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(ByteRange, u8),
+    Zero(ByteRange, bool, bool),
+    Flush,
+}
+
+fn step(size: u64) -> impl Strategy<Value = Step> {
+    let part = (0..size, prop_oneof![1..=9000u64, Just(BLOCK), Just(4 * BLOCK)], any::<bool>());
+    let part = part.prop_map(move |(offset, length, aligned)| {
+        let offset = if aligned { offset / BLOCK * BLOCK } else { offset };
+        let length = if aligned { length.next_multiple_of(BLOCK) } else { length };
+        range(offset, length.min(size - offset))
+    });
+    (part, any::<(u8, bool, bool)>(), 0..8u8).prop_map(|(part, (byte, one, other), kind)| match kind {
+        0..4 => Step::Write(part, byte),
+        4..7 => Step::Zero(part, one, other),
+        _ => Step::Flush,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn an_image_reads_what_was_written_and_its_base_elsewhere(
+        base in 0..100_000usize,
+        size in 1..100_000u64,
+        seed in any::<u8>(),
+        script in proptest::collection::vec(step(100_000), 1..40),
+    ) {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let bytes: Vec<u8> = (0..base.min(size as usize)).map(|at| (at / 512) as u8 ^ seed | 1).collect();
+        let mut image = Tested::overlay(directory.path(), &bytes, size);
+        for step in script {
+            let within = |part: ByteRange| {
+                let offset = part.offset().min(size - 1);
+                range(offset, part.length().min(size - offset))
+            };
+            match step {
+                Step::Write(part, byte) => image.write(within(part), byte),
+                Step::Zero(part, no_hole, trim) => image.zero(within(part), no_hole, trim),
+                Step::Flush => finish(image.device.flush(&image.context), &image.context).unwrap(),
+            }
+        }
+        image.check();
+        assert!(std::fs::read(directory.path().join("base")).unwrap() == bytes, "the base was written");
+    }
+}
+
+/// S1: side by side, too.
+#[test]
+fn s1_first_writes_keep_what_is_around_them() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let base: Vec<u8> = (0..64 * 1024u32).map(|at| (at / 64) as u8 | 1).collect();
+    let mut image = Tested::overlay(directory.path(), &base, 64 << 10);
+    // Eight writes into each of the first blocks, of a length that is no part of a block, all at once.
+    let parts: Vec<ByteRange> = (0..40).map(|at| range(at * 509, 500)).collect();
+    finish(side_by_side(parts.iter().map(|part| image.write_now(*part, 7)), 40), &image.context);
+    for part in &parts {
+        image.expected[part.offset() as usize..part.end() as usize].fill(7);
+    }
+    image.check();
+}
+
+/// A device that is closed gives the maps back: the next one has what was answered.
+#[test]
+fn what_was_written_is_there_when_the_device_is_opened_again() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut image = Tested::overlay(directory.path(), &[1; 40_000], 40_000);
+    image.write(range(5000, 6000), 9);
+    image.zero(range(20_000, 9000), false, true);
+    let store = Arc::clone(&image.device.store);
+    assert!(ImageDevice::open(&store, &image.context).is_err(), "it is open");
+    let files = image.context.ring.registered_files();
+    drop(image.device);
+    let device = ImageDevice::open(&store, &image.context).unwrap();
+    image = Tested { device, ..image };
+    assert_eq!(image.context.ring.registered_files(), files);
+    image.check();
+}
+
+/// S4: beyond a base that is shorter than the image there are zeroes; one that was cut gives errors.
+#[test]
+fn s4_a_base_that_was_cut_is_an_error_and_never_zeroes() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let image = Tested::overlay(directory.path(), &[1; 40_000], 50_000);
+    assert_eq!(image.read(range(39_999, 2)), [1, 0]);
+    let base = File::options().write(true).open(directory.path().join("base")).unwrap();
+    base.set_len(30_000).unwrap();
+    base.write_all_at(&[1], 0).unwrap();
+    let lease = image.context.pool.lend(8192).unwrap();
+    let read = image.device.read(range(28_000, 8192), lease, 0, &image.context);
+    let (_, result) = finish(read, &image.context);
+    assert_eq!(result.unwrap_err().good, 2000);
+}

@@ -1,0 +1,209 @@
+//! `store:` and `overlay:`: disks that are images.
+
+use std::fmt::{self, Display};
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{percent_decode_str, percent_encode};
+
+use super::size::Size;
+use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_size, path_from};
+
+/// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
+/// `overlay:temp?base=PATH`.
+///
+/// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
+///   written itself
+/// * `size` (of an overlay): bytes of the disk; by default those of the base
+/// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
+///
+/// An overlay is a store with one image, which is made when it is not there yet. `temp` in place of its
+/// directory: what is written is thrown away at the end. A directory of that name is `./temp`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageUri {
+    pub place: ImagePlace,
+    /// What is read where nothing was written; `None` reads zeroes.
+    pub base: Option<PathBuf>,
+    /// Bytes of the disk; `None`: those of the base, or of an overlay that is there already.
+    pub size: Option<u64>,
+    /// O_DIRECT, without the page cache.
+    pub direct: bool,
+    /// What is in the page cache may be sent from there, without a copy.
+    pub mapped: bool,
+    /// Writes are refused.
+    pub read_only: bool,
+    pub description: Option<String>,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImagePlace {
+    /// An image or a snapshot of a store: the store's directory, and behind it the name.
+    Store(PathBuf),
+    /// A directory of its own.
+    Overlay(PathBuf),
+    /// What is written is thrown away at the end.
+    Temporary,
+}
+
+/// Stands for a directory that is thrown away.
+const TEMPORARY: &str = "temp";
+
+impl ImageUri {
+    /// What stands behind `store:`.
+    pub(super) fn parse_store(text: &str) -> Result<Self, ExportUriError> {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        if path.is_empty() {
+            return Err(ExportUriError::NoImage);
+        }
+        let image = Self::at(ImagePlace::Store(path_from(percent_decode_str(path).collect())?), query)?;
+        match image.base.is_some() || image.size.is_some() {
+            true => Err(ExportUriError::UnknownImageParameter(query.to_owned())),
+            false => Ok(image),
+        }
+    }
+
+    /// What stands behind `overlay:`.
+    pub(super) fn parse_overlay(text: &str) -> Result<Self, ExportUriError> {
+        let (place, query) = text.split_once('?').unwrap_or((text, ""));
+        let place = match place {
+            "" => return Err(ExportUriError::NoDirectory),
+            TEMPORARY => ImagePlace::Temporary,
+            path => ImagePlace::Overlay(path_from(percent_decode_str(path).collect())?),
+        };
+        let overlay = Self::at(place, query)?;
+        let has_nothing = overlay.base.is_none() && overlay.size.is_none();
+        match overlay.place == ImagePlace::Temporary && has_nothing {
+            true => Err(ExportUriError::NothingBelow),
+            false => Ok(overlay),
+        }
+    }
+
+    fn at(place: ImagePlace, query: &str) -> Result<Self, ExportUriError> {
+        let mut overlay = Self {
+            place,
+            base: None,
+            size: None,
+            direct: false,
+            mapped: true,
+            read_only: false,
+            description: None,
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "base" => overlay.base = Some(base(value)?),
+                "size" => overlay.size = Some(export_size(value)?),
+                "direct" => overlay.direct = boolean(name, value)?,
+                "mapped" => overlay.mapped = boolean(name, value)?,
+                "readonly" => overlay.read_only = boolean(name, value)?,
+                "description" => {
+                    let text = percent_decode_str(value).decode_utf8();
+                    overlay.description =
+                        Some(text.map_err(|_| ExportUriError::DescriptionNotText)?.into_owned());
+                }
+                _ => return Err(ExportUriError::UnknownImageParameter(pair.to_owned())),
+            }
+        }
+        Ok(overlay)
+    }
+
+    /// Makes relative paths ones that begin in a directory.
+    pub(super) fn make_relative_to(&mut self, directory: &Path) {
+        let place = match &mut self.place {
+            ImagePlace::Store(path) | ImagePlace::Overlay(path) => Some(path),
+            ImagePlace::Temporary => None,
+        };
+        for path in place.into_iter().chain(&mut self.base) {
+            *path = directory.join(&*path);
+        }
+    }
+}
+
+/// A base is a path, with or without `file:` in front.
+fn base(text: &str) -> Result<PathBuf, ExportUriError> {
+    path_from(percent_decode_str(text.strip_prefix("file:").unwrap_or(text)).collect())
+}
+
+impl Display for ImageUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            ImagePlace::Temporary => write!(f, "overlay:{TEMPORARY}")?,
+            ImagePlace::Overlay(path) if path.as_os_str() == TEMPORARY => write!(f, "overlay:./{TEMPORARY}")?,
+            ImagePlace::Overlay(path) => write!(f, "overlay:{}", escaped_path(path))?,
+            ImagePlace::Store(path) => write!(f, "store:{}", escaped_path(path))?,
+        }
+        let mut parameters = Vec::new();
+        if let Some(base) = &self.base {
+            let path = escaped_path(base);
+            // One that begins so would be taken for a path after it.
+            let prefix = if path.starts_with("file:") { "file:" } else { "" };
+            parameters.push(format!("base={prefix}{path}"));
+        }
+        if let Some(size) = self.size {
+            parameters.push(format!("size={}", Size(size)));
+        }
+        for (name, is_set) in
+            [("direct=true", self.direct), ("mapped=false", !self.mapped), ("readonly=true", self.read_only)]
+        {
+            if is_set {
+                parameters.push(name.to_owned());
+            }
+        }
+        if let Some(description) = &self.description {
+            parameters.push(format!("description={}", percent_encode(description.as_bytes(), ESCAPED)));
+        }
+        match parameters.is_empty() {
+            true => Ok(()),
+            false => write!(f, "?{}", parameters.join("&")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ExportUri;
+
+    fn read(text: &str) -> ImageUri {
+        match text.parse() {
+            Ok(ExportUri::Image(image)) => *image,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn overlays_are_read_and_written_back() {
+        for text in [
+            "overlay:temp?base=golden.raw",
+            "overlay:./temp?base=golden.raw",
+            "overlay:/var/vm%201.d?base=/a%26b&size=20G&direct=true&readonly=true&description=my%20disk",
+            "overlay:temp?size=1M&mapped=false",
+            "overlay:/var/vm1.d",
+            "overlay:/var/vm1.d?base=file:file:x",
+            "store:/srv/store/vm1",
+            "store:vm1@monday?direct=true",
+        ] {
+            let overlay = read(text);
+            assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
+        }
+        assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), Path::new("a"));
+        assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));
+        assert_eq!(read("overlay:temp?base=a").place, ImagePlace::Temporary);
+    }
+
+    #[test]
+    fn wrong_overlays_are_refused() {
+        for text in [
+            "overlay:",
+            "overlay:temp",
+            "overlay:x?base=",
+            "overlay:x?base=a&cow=yes",
+            "overlay:temp?size=0",
+            "store:",
+            "store:a/b?size=1G",
+            "store:a/b?base=c",
+        ] {
+            assert!(text.parse::<ExportUri>().is_err(), "{text}");
+        }
+    }
+}
