@@ -42,6 +42,20 @@ impl ImageDevice {
         }
     }
 
+    /// Reads what the maps of all layers need to tell what has a range.
+    pub(super) async fn know_sources(
+        &self,
+        range: ByteRange,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (part, _) = self.part(rest, context).await?;
+            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+        }
+        Ok(())
+    }
+
     /// What has all of a range, if that is one thing, and the maps in memory tell.
     #[inline]
     pub(super) fn whole(&self, range: ByteRange) -> Option<Source> {

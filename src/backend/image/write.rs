@@ -130,11 +130,14 @@ impl ImageDevice {
         if self.head().map.borrow().uniform(blocks.start, 1) == Some(Some(BlockState::Data)) {
             return self.head().data.write_from(range, lease, start, false, context).await;
         }
+        let on_disk = ByteRange::new(whole.offset(), whole.length().min(self.store.size() - whole.offset()))
+            .expect("within the disk");
+        // Nodes come into memory of the reserve. Whoever holds some of it must not ask for more: many merges
+        // would wait for each other for ever.
+        self.know_sources(on_disk, context).await?;
         let mut merged = context.pool.reserve().lend(whole.length() as usize).await;
         // What lies behind the end of the disk is zeroes.
         merged.bytes_mut(0..whole.length() as usize).fill(0);
-        let on_disk = ByteRange::new(whole.offset(), whole.length().min(self.store.size() - whole.offset()))
-            .expect("within the disk");
         if !canary!(MergeSkipsBase) {
             let (back, result) = self.read(on_disk, merged, 0, context).await;
             merged = back;
