@@ -13,6 +13,8 @@ use crate::block::{ByteRange, IoFlags};
 use crate::config::{ImagePlace, ImageUri};
 use crate::exec::side_by_side;
 use crate::ring::{RingOptions, Wait};
+use crate::store::map_files::MapFiles;
+use crate::store::open_store::OpenStore;
 
 const BLOCK: u64 = 4096;
 
@@ -21,13 +23,19 @@ fn range(offset: u64, length: u64) -> ByteRange {
 }
 
 fn context() -> ShardContext {
-    context_with(&RingOptions { files: 32, reserve: 256 << 10, ..RingOptions::small() })
+    context_of(256 << 10)
+}
+
+fn context_of(reserve: usize) -> ShardContext {
+    context_with(&RingOptions { files: 32, reserve, ..RingOptions::small() })
 }
 
 /// Polls until it has ended, whoever wakes it.
 fn finish<F: Future>(future: F, context: &ShardContext) -> F::Output {
+    /// More than anything here needs.
+    const MOST_POLLS: usize = 10_000_000;
     let mut future = pin!(future);
-    loop {
+    for _ in 0..MOST_POLLS {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return output;
         }
@@ -35,6 +43,7 @@ fn finish<F: Future>(future: F, context: &ShardContext) -> F::Output {
         context.collect();
         std::thread::yield_now();
     }
+    panic!("it never ends");
 }
 
 /// An image, what it should hold, and what its base held.
@@ -204,4 +213,37 @@ fn s4_a_base_that_was_cut_is_an_error_and_never_zeroes() {
     let read = image.device.read(range(28_000, 8192), lease, 0, &image.context);
     let (_, result) = finish(read, &image.context);
     assert_eq!(result.unwrap_err().good, 2000);
+}
+
+/// Memory short: many merges at once, after a start, when the maps of the layers below are not in memory.
+#[test]
+fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (raw, path) = (directory.path().join("raw"), directory.path().join("store"));
+    std::fs::write(&raw, [3; 256 << 10]).unwrap();
+    let mut store = OpenStore::init(&path, MapFiles).unwrap();
+    let from = (raw.as_path(), &File::open(&raw).unwrap(), 256 << 10);
+    store.create_from(&"golden".parse().unwrap(), from, 256 << 10, |_| Ok(())).unwrap();
+    store.snapshot(vec!["golden@1".parse().unwrap()]).unwrap();
+    store.clone_images("golden@1".parse().unwrap(), &["vm".parse().unwrap()]).unwrap();
+    drop(store);
+    let uri = ImageUri {
+        place: ImagePlace::Store(path.join("vm")),
+        base: None,
+        size: None,
+        direct: false,
+        mapped: true,
+        read_only: false,
+        description: None,
+    };
+    let (store, _) = ImageStore::open(&uri, false, true).unwrap();
+    let context = context_of(2 * BLOCK as usize);
+    let device = ImageDevice::open(&Arc::new(store), &context).unwrap();
+    let mut image = Tested { context, device, expected: vec![3; 256 << 10] };
+    let parts: Vec<ByteRange> = (0..32).map(|block| range(block * BLOCK + 7, 100)).collect();
+    finish(side_by_side(parts.iter().map(|part| image.write_now(*part, 8)), 32), &image.context);
+    for part in &parts {
+        image.expected[part.offset() as usize..part.end() as usize].fill(8);
+    }
+    image.check();
 }
