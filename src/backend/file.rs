@@ -395,7 +395,7 @@ pub(super) async fn until_done(operation: impl Fn() -> Operation, context: &Shar
     }
 }
 
-async fn write_all(
+pub(super) async fn write_all(
     file: FileIndex,
     range: ByteRange,
     (mut lease, start): (SharedLease, u32),

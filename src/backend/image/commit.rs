@@ -13,8 +13,8 @@
 
 use super::{ImageDevice, OpenLayer};
 use crate::backend::context::ShardContext;
-use crate::backend::file::until_done;
-use crate::block::BlockError;
+use crate::backend::file::{until_done, write_all};
+use crate::block::{BlockError, ByteRange};
 use crate::ring::{FileIndex, Operation};
 use crate::store::map::{CheckpointStep, FileWrite, NoCommit};
 
@@ -126,28 +126,10 @@ async fn write(
     for (index, step) in bytes.chunks(WRITE_STEP).enumerate() {
         let mut lease = context.pool.reserve().lend(step.len()).await;
         lease.bytes_mut(0..step.len()).copy_from_slice(step);
-        let (mut lease, mut done) = (lease.freeze(), 0);
-        while done < step.len() {
-            let operation = Operation::Write {
-                file,
-                offset: offset + (index * WRITE_STEP + done) as u64,
-                lease,
-                start: done as u32,
-                length: (step.len() - done) as u32,
-                durable,
-            };
-            let (result, operation) = context.ring.run(operation).await;
-            let Operation::Write { lease: back, .. } = operation else {
-                unreachable!("it comes back as it went")
-            };
-            lease = back;
-            match result {
-                Ok(0) => return Err(libc::EIO),
-                Ok(moved) => done += moved as usize,
-                Err(libc::EINTR | libc::EAGAIN) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+        let range = ByteRange::new(offset + (index * WRITE_STEP) as u64, step.len() as u64);
+        let range = range.expect("within the map's file");
+        let written = write_all(file, range, (lease.freeze(), 0), durable, context).await;
+        written.map_err(BlockError::errno)?;
     }
     Ok(())
 }

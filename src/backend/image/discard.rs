@@ -5,6 +5,7 @@
 //! not given back.
 
 use super::ImageDevice;
+use super::store::behind;
 use crate::backend::abandon::Abandon;
 use crate::backend::context::ShardContext;
 use crate::backend::steps::steps;
@@ -74,7 +75,7 @@ impl ImageDevice {
             let length = rest.length().min(context.zeroes.capacity() as u64);
             let part = ByteRange::new(rest.offset(), length).expect("within the range");
             self.write(part, context.zeroes.clone(), false, context).await?;
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::ImageDevice;
 use super::source::Source;
+use super::store::behind;
 use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange, Extent};
 
@@ -48,7 +49,7 @@ impl ImageDevice {
                     continue;
                 }
             }
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         extents.truncate(limit);
         Ok(extents)
@@ -72,7 +73,7 @@ impl ImageDevice {
             let (part, source) = self.part(rest, context).await?;
             let zero = matches!(source, Source::Zeroes { .. });
             push(&mut extents, Extent { length: part.length(), hole: zero, zero });
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         extents.truncate(limit);
         Ok(extents)

@@ -2,6 +2,7 @@
 
 use super::ImageDevice;
 use super::source::Source;
+use super::store::behind;
 use crate::backend::context::ShardContext;
 use crate::backend::file::{FileDevice, ReadFailure};
 use crate::backend::page_cache::Standing;
@@ -51,7 +52,7 @@ impl ImageDevice {
                 }
                 None => zero(part, &mut lease, start, context).await,
             }
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         (lease, Ok(()))
     }
@@ -115,7 +116,7 @@ impl ImageDevice {
             if let Some(file) = self.file(source) {
                 file.cache(part, abandon, context).await?;
             }
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         Ok(())
     }

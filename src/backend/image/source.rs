@@ -1,6 +1,6 @@
 //! Where the bytes of a range are read.
 
-use super::store::Blocks;
+use super::store::{Blocks, behind};
 use super::{ImageDevice, OpenLayer};
 use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
@@ -51,7 +51,7 @@ impl ImageDevice {
         let mut rest = range;
         while !rest.is_empty() {
             let (part, _) = self.part(rest, context).await?;
-            rest = ByteRange::new(part.end(), range.end() - part.end()).expect("within the range");
+            rest = behind(part, range);
         }
         Ok(())
     }

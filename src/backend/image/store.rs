@@ -57,6 +57,11 @@ pub(super) struct Blocks {
     pub(super) length: u64,
 }
 
+/// What of a range lies behind a part of it.
+pub(super) fn behind(part: ByteRange, range: ByteRange) -> ByteRange {
+    ByteRange::new(part.end(), range.end() - part.end()).expect("a part of the range")
+}
+
 impl ImageStore {
     /// An image of layers, the head first, each with its map.
     pub(in crate::backend) fn new(

@@ -33,7 +33,7 @@ fn context_of(reserve: usize) -> ShardContext {
 /// Polls until it has ended, whoever wakes it.
 fn finish<F: Future>(future: F, context: &ShardContext) -> F::Output {
     /// More than anything here needs.
-    const MOST_POLLS: usize = 10_000_000;
+    const MOST_POLLS: usize = 2_000_000;
     let mut future = pin!(future);
     for _ in 0..MOST_POLLS {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
