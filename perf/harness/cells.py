@@ -9,6 +9,8 @@ DIRECT = ("ringnbd", "qsd", "fio")
 NULL = ("ringnbd", "nbdkit")
 # What is no server to compete with: the disk alone, and the least that a server does which copies (perf/floor).
 REFERENCES = ("fio", "floor")
+# Disks of which each run has a new one over the cell's file: our overlay, and what others have for it.
+OVERLAYS = ("ringnbd-overlay", "qsd-qcow2", "qsd-subclusters", "nbdkit-cow")
 COPIED = ("ringnbd", "ringnbd-copied", *FILES[1:], "floor")
 # Those that serve a second export to a neighbour, in the same thread.
 NEIGHBOURS = ("ringnbd", "qsd")
@@ -88,6 +90,8 @@ class Cell:
     probe: bool = False  # somebody reads from the neighbour meanwhile, 1 x 1
     flood: str = ""  # of the first export: cache, or trim; the load is then the neighbour's
     warmup: float = 0  # seconds
+    fsync: int = 0  # a FLUSH after so many writes
+    operations: int = 0  # so many instead of so many seconds: what is done first is done as often by all
 
     @property
     def is_plain(self):
@@ -108,6 +112,7 @@ class Variant:
     admin: bool = False
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
+    disk: str = ""  # what lies over the cell's file; see disks.py
 
 
 VARIANTS = {
@@ -123,6 +128,10 @@ VARIANTS = {
     "ringnbd-1": Variant(clients=2, load=(1, 64)),
     "ringnbd-2": Variant(shards=2, clients=4, load=(1, 64)),
     "ringnbd-twins": Variant(processes=2, clients=4, load=(1, 64)),
+    "ringnbd-overlay": Variant(disk="overlay"),
+    "ringnbd-image": Variant(disk="image"),
+    "ringnbd-sparse": Variant(disk="sparse"),
+    "ringnbd-copy": Variant(disk="copy"),
 }
 
 _SEQUENTIAL = (least("mb_per_second", 1.2, "peers"),)
@@ -203,4 +212,24 @@ CELLS = {
     "trim-flood": Cell(
         "a neighbour's read of null, 1 x 1, beside TRIM of 2,000 MiB and reads inside it", "randread", "512", 1, 1, "cold", NEIGHBOURS,
         size_gib=2, neighbour="null", flood="trim", bars=(most("max_us", 50_000),)),
+    "image-read": Cell(
+        "4 KiB random read, warm, 4 x 32, of a new overlay (its base has all), of an image (its head has all)", "randread", "4K", 4, 32,
+        servers=("ringnbd", "ringnbd-overlay", "ringnbd-image", "qsd-qcow2", "nbdkit-cow"),
+        bars=(least("iops", 0.9, "ringnbd", "ringnbd-overlay"), least("iops", 0.9, "ringnbd", "ringnbd-image"),
+              least("iops", 2.5, "qsd-qcow2", "ringnbd-overlay"), least("iops", 3, "nbdkit-cow", "ringnbd-overlay"))),
+    "image-first-write": Cell(
+        "100,000 random writes of 4 KiB to a new overlay, 1 x 32, no FLUSH", "randwrite", "4K", 1, 32, size_gib=4, operations=100_000,
+        servers=("ringnbd-sparse", *OVERLAYS),
+        bars=(least("iops", 0.85, "ringnbd-sparse", "ringnbd-overlay"), least("iops", 3, "qsd-subclusters", "ringnbd-overlay"),
+              least("iops", 8, "qsd-qcow2", "ringnbd-overlay"), least("iops", 3, "nbdkit-cow", "ringnbd-overlay"))),
+    "image-first-write-flush": Cell(
+        "1,000 random writes of 4 KiB to a new overlay, 1 x 1, a FLUSH after each", "randwrite", "4K", 1, 1, size_gib=4, fsync=1,
+        operations=1000, servers=("ringnbd-sparse", *OVERLAYS),
+        bars=(least("iops", 1 / 1.7, "ringnbd-sparse", "ringnbd-overlay"),)),
+    "image-first-write-flush-32": Cell(
+        "20,000 random writes of 4 KiB to a new overlay, 1 x 32, a FLUSH after 32", "randwrite", "4K", 1, 32, size_gib=4, fsync=32,
+        operations=20_000, servers=("ringnbd-sparse", *OVERLAYS)),
+    "image-overwrite-flush": Cell(
+        "1,000 random overwrites of 4 KiB of an image, 1 x 1, a FLUSH after each", "randwrite", "4K", 1, 1, fsync=1, operations=1000,
+        servers=("ringnbd-copy", "ringnbd-image"), bars=(least("iops", 1 / 1.05, "ringnbd-copy", "ringnbd-image"),)),
 }

@@ -70,8 +70,11 @@ def start_client(cell, server, variant, binary, seconds):
     connections, depth = variant.load if variant and variant.load else (cell.connections, cell.depth)
     pinned = [] if variant and variant.clients > 1 else ["--cpu", str(cpus()[1])]
     uri = server.neighbour if cell.flood else server.uri
+    # So many operations take as long as they take.
+    length = ["--ops", str(cell.operations), "--seed", "1"] if cell.operations else ["--duration", f"{round(seconds * 1000)}ms"]
+    fsync = ["--fsync", str(cell.fsync)] if cell.fsync else []
     command = [binary, "bench", uri, *pinned, "--rw", cell.rw, "--bs", cell.block, "--connections", str(connections),
-               "--depth", str(depth), "--duration", f"{round(seconds * 1000)}ms", "--warmup", f"{round(cell.warmup * 1000)}ms", "--json"]
+               "--depth", str(depth), *length, *fsync, "--warmup", f"{round(cell.warmup * 1000)}ms", "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from .cells import VARIANTS
+from .disks import QCOW2, Disk
 from .machine import ROOT, cpus
 from .report import own_name
 
-TOOLS = {"qsd": "qemu-storage-daemon", "nbdkit": "nbdkit", "qemu-nbd": "qemu-nbd", "nbd-server": "nbd-server", "fio": "fio"}
+TOOLS = {"qsd-qcow2": "qemu-storage-daemon", "qsd-subclusters": "qemu-storage-daemon", "nbdkit-cow": "nbdkit", "qsd": "qemu-storage-daemon", "nbdkit": "nbdkit", "qemu-nbd": "qemu-nbd", "nbd-server": "nbd-server", "fio": "fio"}
 PATIENCE_SECONDS = 20
 
 
@@ -71,6 +72,8 @@ class Server:
         self.port = free_port() if self.tcp else None
         self.path = self.directory / "nbd.sock"
         self.admin = self.directory / "admin.sock"
+        kind = self.variant.disk if self.variant else ""
+        self.disk = Disk(self.name, kind, self.image, self._binary()) if kind or self.name in QCOW2 else None
         export = "disk" if self.name == "nbd-server" else ""
         self.uri = f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
         self.neighbour = f"nbd+unix:///neighbour?socket={self.path}"
@@ -95,6 +98,8 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self.disk:
+            self.disk.remove()
         self._directory.cleanup()
 
     @property
@@ -108,17 +113,22 @@ class Server:
         if self.name == "floor":
             return [floor(), str(self.image), str(self.path)]
         command, direct = peer(TOOLS[self.name]), self.cell.store == "direct"
+        if self.name == "nbdkit-cow":
+            # What is written goes beside the file, not to memory.
+            return ["env", f"TMPDIR={self.image.parent}", *command, "-f", "-U", str(self.path), "--filter=cow", "file", str(self.image)]
         if self.name == "nbdkit":
             listen = ["-i", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-U", str(self.path)]
             return [*command, "-f", *listen, *(["null", "10G"] if self.cell.store == "null" else ["file", str(self.image)])]
-        if self.name == "qsd":
+        if self.name == "qsd" or self.disk:
             address = f"addr.type=inet,addr.host=127.0.0.1,addr.port={self.port}" if self.tcp \
                 else f"addr.type=unix,addr.path={self.path}"
             cache = "cache.direct=on," if direct else ""
+            what = self.disk.what if self.disk else self.image
+            image = ["--blockdev", "driver=qcow2,node-name=q,file=f"] if self.disk else []
             return [*command, "--object", "iothread,id=t0",
-                    "--blockdev", f"driver=file,node-name=f,filename={self.image},aio=io_uring,{cache}discard=unmap",
+                    "--blockdev", f"driver=file,node-name=f,filename={what},aio=io_uring,{cache}discard=unmap", *image,
                     "--nbd-server", f"{address},max-connections=0",
-                    "--export", "type=nbd,id=e,node-name=f,name=,writable=on,iothread=t0", *self._qsd_neighbour()]
+                    "--export", f"type=nbd,id=e,node-name={'q' if self.disk else 'f'},name=,writable=on,iothread=t0", *self._qsd_neighbour()]
         if self.name == "qemu-nbd":
             listen = ["-b", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-k", str(self.path)]
             cache = "none" if direct else "writeback"
@@ -138,13 +148,20 @@ class Server:
 
     def _ringnbd(self):
         query = "&".join(filter(None, ("direct=true" if self.cell.store == "direct" else "", self.variant.query)))
-        export = "null:10G" if self.cell.store == "null" else f"file:{self.image}{'?' if query else ''}{query}"
+        export = "null:10G" if self.cell.store == "null" else self._uri_of_disk() + ("?" if query else "") + query
         neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}"]}[self.cell.neighbour]
         listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
         shards = self.variant.shards
-        return [self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"], "serve", export, *neighbour, *listen, "--shards",
+        return [self._binary(), "serve", export, *neighbour, *listen, "--shards",
                 str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *self.variant.flags]
+
+    def _binary(self):
+        return self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"]
+
+    def _uri_of_disk(self):
+        what = str(self.disk.what if self.disk else self.image)
+        return what if what.startswith(("overlay:", "store:")) else f"file:{what}"
 
     def _accepts(self):
         family, address = (socket.AF_INET, ("127.0.0.1", self.port)) if self.tcp else (socket.AF_UNIX, str(self.path))

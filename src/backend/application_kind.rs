@@ -2,12 +2,11 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::abandon::Abandon;
 use super::allocation::within;
 use super::application::{
-    ApplicationDevice, BlockingQueue, DeviceSource, Immediate, Preview, QueueOnShard, tidied,
+    ApplicationDevice, BlockingOnShard, BlockingQueue, DeviceSource, Immediate, Preview, QueueOnShard, tidied,
 };
 use super::context::ShardContext;
 use super::file::ReadFailure;
@@ -27,7 +26,7 @@ pub(super) struct Application {
 
 enum OnShard {
     Fast(Rc<QueueOnShard>),
-    Blocking(Arc<BlockingQueue>),
+    Blocking(Rc<BlockingOnShard>),
 }
 
 impl Application {
@@ -47,11 +46,10 @@ impl Application {
                 context.shard,
                 &context.outstanding,
             )?),
-            DeviceSource::Blocking(blocking) => OnShard::Blocking(BlockingQueue::new(
-                blocking,
-                &device.health,
-                context.helpers.most_per_key(),
-            )),
+            DeviceSource::Blocking(blocking) => {
+                let threads = context.helpers.most_per_key();
+                OnShard::Blocking(BlockingOnShard::new(BlockingQueue::new(blocking, &device.health, threads)))
+            }
         };
         Ok(Self { minimum: facts.block_sizes.minimum, way })
     }
@@ -173,16 +171,7 @@ impl Application {
         let (request, waiting) = outstanding.request(command, range, flags, most_extents, loan);
         match &self.way {
             OnShard::Fast(queue) => queue.submit(request, outstanding),
-            OnShard::Blocking(queue) => {
-                if queue.submit(request, client) {
-                    let (key, queue) = (Arc::as_ptr(queue).addr(), Arc::clone(queue));
-                    let work = move || queue.work();
-                    match context.ring.is_simulated() {
-                        true => Box::pin(context.helpers.run(key, client, work)).await.unwrap_or_default(),
-                        false => context.helpers.hand(key, client, work),
-                    }
-                }
-            }
+            OnShard::Blocking(queue) => queue.submit(request, client, context).await,
         }
         waiting.await
     }

@@ -1,10 +1,11 @@
 //! In which order questions go to helper threads: by file, then by client.
 //!
 //! Threads are shared by all files of a shard, and one whose file system hangs keeps its threads for ever. So
-//! each file has only so many questions under way, files take turns, and of one file its clients take turns:
-//! one that asks a thousand times does not hold up one that asks once.
+//! each file has only so many questions under way, files take turns, and of one file its clients do.
 
 use std::collections::{HashMap, VecDeque};
+
+use super::client_turns::ClientTurns;
 
 /// Questions `Q` that wait, and how many are under way.
 #[derive(Debug)]
@@ -20,22 +21,10 @@ pub(crate) struct Lines<Q> {
 
 #[derive(Debug)]
 struct HelperLine<Q> {
-    /// By client; the client at the front is next.
-    waiting: VecDeque<(u32, VecDeque<Q>)>,
+    waiting: ClientTurns<Q>,
     under_way: usize,
     /// It is in `turns`.
     listed: bool,
-}
-
-impl<Q> HelperLine<Q> {
-    fn next(&mut self) -> Option<Q> {
-        let (client, mut questions) = self.waiting.pop_front()?;
-        let question = questions.pop_front();
-        if !questions.is_empty() {
-            self.waiting.push_back((client, questions));
-        }
-        question
-    }
 }
 
 impl<Q> Lines<Q> {
@@ -46,12 +35,9 @@ impl<Q> Lines<Q> {
 
     /// A client asks about a file.
     pub(crate) fn ask(&mut self, file: usize, client: u32, question: Q) {
-        let fresh = || HelperLine { waiting: VecDeque::new(), under_way: 0, listed: false };
+        let fresh = || HelperLine { waiting: ClientTurns::default(), under_way: 0, listed: false };
         let line = self.lines.entry(file).or_insert_with(fresh);
-        match line.waiting.iter_mut().find(|(waits, _)| *waits == client) {
-            Some((_, questions)) => questions.push_back(question),
-            None => line.waiting.push_back((client, VecDeque::from([question]))),
-        }
+        line.waiting.ask(client, question);
         self.list(file);
     }
 
@@ -75,7 +61,7 @@ impl<Q> Lines<Q> {
         let file = self.turns.pop_front()?;
         let line = self.lines.get_mut(&file).expect("what is listed waits");
         line.listed = false;
-        let question = line.next().expect("what is listed waits");
+        let question = line.waiting.next().expect("what is listed waits");
         line.under_way += 1;
         self.under_way += 1;
         self.list(file);

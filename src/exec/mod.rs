@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod caught;
+mod client_turns;
 mod helper_lines;
 mod helpers;
 mod range_lock;
@@ -10,7 +11,7 @@ mod task;
 mod waker;
 
 pub(crate) use caught::caught;
-pub(crate) use helper_lines::Lines;
+pub(crate) use client_turns::ClientTurns;
 pub(crate) use helpers::Helpers;
 pub(crate) use range_lock::{RangeLock, RangeMode};
 pub(crate) use sync::{Milestones, TurnPlace, TurnQueue, Waiters, lock};

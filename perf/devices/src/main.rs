@@ -7,8 +7,9 @@
 //! * `memory-vblk`: the same memory behind vblk 0.1
 //!
 //! All speak the same protocol to the same client: simple replies, as a kernel asks for them, 4 KiB reads.
+//! With `--pin` all threads of a server share the first CPU, and those of the client the second.
 //!
-//!     cargo run --release -- [--seconds N] [--depth N] [--rounds N] [NAME...]
+//!     cargo run --release -- [--seconds N] [--depth N] [--rounds N] [--pin] [NAME...]
 //!
 //! vblk serves the kernel only. It gives the kernel its socket by an `ioctl`, which this program answers itself: so the client has it instead.
 
@@ -134,6 +135,22 @@ pub unsafe extern "C" fn ioctl(
     }
 }
 
+static IS_PINNED: AtomicBool = AtomicBool::new(false);
+
+/// With `--pin` this thread, and those that it starts, stay on one CPU.
+fn pin(cpu: usize) {
+    if !IS_PINNED.load(Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: a set of CPUs is plain bits, and it is this thread's own affinity.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set)
+    };
+    assert_eq!(result, 0, "there is a CPU {cpu}");
+}
+
 /// Requests a second of a server at the other end.
 fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
     let mut writer = socket.try_clone().unwrap();
@@ -142,6 +159,7 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let asking = std::thread::spawn(move || {
+        pin(1);
         let (mut number, mut bytes) = (0_u64, Vec::new());
         let mut ask = |count: usize| {
             bytes.clear();
@@ -165,6 +183,7 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
             ask(count + answers.try_iter().sum::<usize>());
         }
     });
+    pin(1);
     let begun = Instant::now();
     let (mut count, mut reply) = (0_u64, vec![0; 16 + BLOCK as usize]);
     while begun.elapsed().as_secs_f64() < seconds {
@@ -180,6 +199,7 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
     stop.store(true, Ordering::Relaxed);
     drop(answered);
     asking.join().unwrap();
+    pin(0);
     rate
 }
 
@@ -277,6 +297,7 @@ fn main() {
             "--seconds" => seconds = value().parse().unwrap(),
             "--depth" => depth = value().parse().unwrap(),
             "--rounds" => rounds = value().parse().unwrap(),
+            "--pin" => IS_PINNED.store(true, Ordering::Relaxed),
             _ => names.push(argument),
         }
     }
@@ -284,6 +305,7 @@ fn main() {
         let all = ["null", "null-at-once", "null-submitted", "memory-blocking", "memory-vblk"];
         names = all.map(str::to_owned).to_vec();
     }
+    pin(0);
     for _ in 0..rounds {
         for name in &names {
             println!("{name:16} {:>9.0} requests/s", measure(name, seconds, depth));

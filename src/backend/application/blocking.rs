@@ -1,14 +1,18 @@
 //! A blocking device of the application on one shard: its requests are carried out by the shard's helper
 //! threads.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::api::BlockingDevice;
 use super::health::{Caged, Health};
+use super::outstanding::Committed;
 use super::request::DeviceRequest;
+use crate::backend::context::ShardContext;
 use crate::block::{CommandKind, Extent};
-use crate::exec::{Lines, caught, lock};
+use crate::exec::{ClientTurns, Helpers, caught, lock};
 
 /// Requests that wait for a thread. A thread that has come works until none is left, so that a busy device
 /// pays for no wake-up.
@@ -21,14 +25,10 @@ pub(crate) struct BlockingQueue {
 }
 
 struct BlockingState {
-    /// By client: one that asks a thousand times does not hold up one that asks once.
-    waiting: Lines<DeviceRequest>,
+    waiting: ClientTurns<DeviceRequest>,
     /// Threads that work for it, or are on their way.
     threads: usize,
 }
-
-/// The device's key in its own lines.
-const DEVICE: usize = 0;
 
 impl BlockingQueue {
     pub(in crate::backend) fn new(
@@ -37,17 +37,23 @@ impl BlockingQueue {
         most: usize,
     ) -> Arc<Self> {
         let (device, health) = (Arc::clone(device), Arc::clone(health));
-        let state = BlockingState { waiting: Lines::new(usize::MAX, usize::MAX), threads: 0 };
+        let state = BlockingState { waiting: ClientTurns::default(), threads: 0 };
         Arc::new(Self { device, health, state: Mutex::new(state), most: most.max(1) })
     }
 
-    /// Hands a request over; true when one more thread should [work](BlockingQueue::work) for it.
-    pub(in crate::backend) fn submit(&self, request: DeviceRequest, client: u32) -> bool {
+    /// Hands requests over, each with its client; says how many more threads should
+    /// [work](BlockingQueue::work) for them.
+    pub(in crate::backend) fn submit(
+        &self,
+        requests: impl ExactSizeIterator<Item = (u32, DeviceRequest)>,
+    ) -> usize {
         let mut state = lock(&self.state);
-        state.waiting.ask(DEVICE, client, request);
-        let needs_thread = state.threads < self.most;
-        state.threads += usize::from(needs_thread);
-        needs_thread
+        let more_threads = requests.len().min(self.most - state.threads);
+        state.threads += more_threads;
+        for (client, request) in requests {
+            state.waiting.ask(client, request);
+        }
+        more_threads
     }
 
     /// Works on what waits, until nothing does.
@@ -60,22 +66,20 @@ impl BlockingQueue {
     fn next(&self) -> Option<DeviceRequest> {
         let mut state = lock(&self.state);
         let next = state.waiting.next();
-        match next {
-            Some(_) => state.waiting.answered(DEVICE),
-            None => state.threads -= 1,
-        }
-        next.map(|(_, request)| request)
+        state.threads -= usize::from(next.is_none());
+        next
     }
 
     /// Nobody waits for what is left.
     pub(in crate::backend) fn close(&self) {
-        let mut left = Vec::new();
-        let mut state = lock(&self.state);
-        while let Some((_, request)) = state.waiting.next() {
-            state.waiting.answered(DEVICE);
-            left.push(request);
-        }
-        drop(state);
+        let left = std::mem::take(&mut lock(&self.state).waiting);
+        // Outside of the lock: a request that is dropped fails, which rings.
+        drop(left);
+    }
+
+    /// Whom helper threads know it by.
+    fn key(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
     }
 
     fn carry_out(&self, mut request: DeviceRequest) {
@@ -89,6 +93,62 @@ impl BlockingQueue {
             Err(_panic) => self.health.fail(),
         }
     }
+}
+
+/// A blocking device on its shard. What it is handed in a turn goes to the threads at the end of the turn: they
+/// and the shard meet at one lock.
+pub(crate) struct BlockingOnShard {
+    queue: Arc<BlockingQueue>,
+    /// Of this turn, each with its client.
+    handed: RefCell<Vec<(u32, DeviceRequest)>>,
+}
+
+impl BlockingOnShard {
+    pub(in crate::backend) fn new(queue: Arc<BlockingQueue>) -> Rc<Self> {
+        Rc::new(Self { queue, handed: RefCell::default() })
+    }
+
+    pub(in crate::backend) async fn submit(
+        self: &Rc<Self>,
+        request: DeviceRequest,
+        client: u32,
+        context: &ShardContext,
+    ) {
+        if context.ring.is_simulated() {
+            if self.queue.submit([(client, request)].into_iter()) > 0 {
+                let queue = Arc::clone(&self.queue);
+                let work = context.helpers.run(self.queue.key(), client, move || queue.work());
+                Box::pin(work).await.unwrap_or_default();
+            }
+            return;
+        }
+        let mut handed = self.handed.borrow_mut();
+        if handed.is_empty() {
+            context.outstanding.will_commit(Rc::clone(self) as Rc<dyn Committed>);
+        }
+        handed.push((client, request));
+    }
+
+    /// Nobody waits for what is left.
+    pub(in crate::backend) fn close(&self) {
+        drop(self.handed.take());
+        self.queue.close();
+    }
+}
+
+impl Committed for BlockingOnShard {
+    fn commit(&self, helpers: &Helpers) {
+        let mut handed = self.handed.borrow_mut();
+        let Some((client, _)) = handed.first() else { return };
+        let client = *client;
+        for _ in 0..self.queue.submit(handed.drain(..)) {
+            let queue = Arc::clone(&self.queue);
+            helpers.hand(self.queue.key(), client, move || queue.work());
+        }
+    }
+
+    /// Its threads look before each request.
+    fn look(&self) {}
 }
 
 /// Calls the verb of a request; extents of a BLOCK_STATUS only.

@@ -23,7 +23,7 @@ pub use request::DeviceRequest;
 
 use crate::block::DeviceFacts;
 use crate::exec::caught;
-pub(super) use blocking::BlockingQueue;
+pub(super) use blocking::{BlockingOnShard, BlockingQueue};
 pub(super) use health::{Caged, Health};
 pub(super) use queue::QueueOnShard;
 pub(super) use request::tidied;

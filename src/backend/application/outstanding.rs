@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::request::{DeviceRequest, Ended, RequestTicket, Way};
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
-use crate::exec::{ReadyList, Waiter};
+use crate::exec::{Helpers, ReadyList, Waiter};
 use crate::ring::{Lease, Loan, Ring};
 use crate::sys::Doorbell;
 
@@ -33,7 +33,7 @@ pub(crate) struct Outstanding {
 /// A queue on this shard.
 pub(in crate::backend) trait Committed {
     /// It was handed all of this turn.
-    fn commit(&self);
+    fn commit(&self, helpers: &Helpers);
     /// The doorbell rang: its device may have failed on another shard.
     fn look(&self);
 }
@@ -91,12 +91,12 @@ impl Outstanding {
     }
 
     /// All that was ready has run: the queues that were handed something may start.
-    pub(crate) fn commit(&self) {
+    pub(crate) fn commit(&self, helpers: &Helpers) {
         if self.uncommitted.borrow().is_empty() {
             return;
         }
         for queue in self.uncommitted.take() {
-            queue.commit();
+            queue.commit(helpers);
         }
     }
 

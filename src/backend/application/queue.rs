@@ -10,7 +10,7 @@ use super::api::{DeviceQueue, FastDevice, Immediate, Preview};
 use super::health::Health;
 use super::outstanding::{Committed, Outstanding};
 use super::request::DeviceRequest;
-use crate::exec::caught;
+use crate::exec::{Helpers, caught};
 
 /// The queue that an application opened on this shard.
 pub(crate) struct QueueOnShard {
@@ -87,7 +87,7 @@ impl QueueOnShard {
 }
 
 impl Committed for QueueOnShard {
-    fn commit(&self) {
+    fn commit(&self, _helpers: &Helpers) {
         self.uncommitted.set(false);
         self.guarded(|queue| queue.commit());
     }

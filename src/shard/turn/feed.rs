@@ -123,7 +123,8 @@ impl Shard {
             tasks.spawn(work(Rc::clone(&self.shared), job));
         }
         tasks.run_ready();
-        self.shared.context.outstanding.commit();
+        let context = &self.shared.context;
+        context.outstanding.commit(&context.helpers);
         let mut answered = std::mem::take(&mut *self.shared.answered.borrow_mut());
         let after_run = if answered.is_empty() { 0 } else { self.recorder.clock() };
         for (id, answer) in answered.drain(..) {

@@ -1,0 +1,40 @@
+"""Disks over a cell's file that each run has anew: ringnbd's images, qcow2, and the plain files that they are compared with."""
+
+import os
+import shutil
+import subprocess
+
+from .machine import ROOT
+
+# What a server's disk is made of, for servers that have one.
+QCOW2 = {"qsd-qcow2": ["-o", "cluster_size=64k"], "qsd-subclusters": ["-o", "extended_l2=on,cluster_size=128k"]}
+
+
+class Disk:
+    """A directory beside the cell's file, emptied at the end. `Disk(...).what` is the file to serve, or the URI."""
+
+    def __init__(self, server, kind, image, binary):
+        self.directory = image.parent / "perf-disk"
+        self.remove()
+        self.directory.mkdir()
+        path = self.directory / "disk"
+        self.what = path
+        if server in QCOW2:
+            create = [ROOT / "tests/peers", "run", "qemu-img", "create", "-q", "-f", "qcow2", *QCOW2[server], "-b", image, "-F", "raw", path]
+            subprocess.run(create, check=True)
+        elif kind == "overlay":
+            self.what = f"overlay:{path}?base={image}"
+        elif kind == "image":
+            subprocess.run([binary, "store", "init", path], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([binary, "image", "create", path / "disk", "--from", image], check=True, stdout=subprocess.DEVNULL)
+            self.what = f"store:{path}/disk"
+        elif kind == "sparse":
+            with open(path, "wb") as file:
+                file.truncate(image.stat().st_size)
+        elif kind == "copy":
+            shutil.copyfile(image, path)
+        # Nothing of it is to be written back while it is measured.
+        os.sync()
+
+    def remove(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
