@@ -47,6 +47,10 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
+pub use image::{
+    ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, SnapshotError, SnapshotRecord,
+    seal_group, sealing,
+};
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;

@@ -118,6 +118,11 @@ impl ServedImage {
     pub(super) fn name(&self) -> &NodeName {
         &self.node
     }
+
+    /// The directory of the store, without links.
+    pub(super) fn store_path(&self) -> &Path {
+        &self.store.path
+    }
 }
 
 impl Drop for ServedImage {

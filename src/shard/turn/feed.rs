@@ -132,5 +132,6 @@ impl Shard {
         }
         *self.shared.answered.borrow_mut() = answered;
         self.take_opened();
+        self.take_sealed();
     }
 }
