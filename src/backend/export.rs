@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
-use super::image::{ImageHandle, ImageStore};
+use super::image::{ImageHandle, ImageStatus, ImageStore};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
@@ -154,6 +154,14 @@ impl Export {
     pub fn mapped_bytes(&self) -> u64 {
         let Store::File(file) = &self.store else { return 0 };
         file.mapping.get().and_then(Option::as_ref).map_or(0, SharedMapping::length)
+    }
+
+    /// What is told of an image; none for what is none.
+    pub(crate) fn image_status(&self) -> Option<ImageStatus> {
+        match &self.store {
+            Store::Image(image) => Some(image.status()),
+            _ => None,
+        }
     }
 
     /// Files and block devices that its bytes live in: as many devices a shard has of it.

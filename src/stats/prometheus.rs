@@ -1,5 +1,6 @@
 //! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
 
+use serde::Serialize;
 use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
@@ -45,6 +46,23 @@ pub(crate) struct ExportFacts {
     pub read_only: bool,
     /// Bytes of address space in which its file is mapped.
     pub mapped_bytes: u64,
+    /// Of an image only.
+    pub image: Option<ImageFacts>,
+}
+
+/// What is told of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct ImageFacts {
+    /// Layers, the head among them.
+    pub layers: u64,
+    /// Bytes that the head takes on the disk.
+    pub used_bytes: u64,
+    /// Bytes that the layers below it take.
+    pub below_bytes: u64,
+    /// Blocks of writes of which the head did not have all before.
+    pub first_writes: u64,
+    /// Bytes of records of its journal.
+    pub journal_bytes: u64,
 }
 
 /// Everything that metrics are made of.
@@ -167,6 +185,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     for export in exports {
         page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
     }
+    images(&mut page, exports);
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
     page.family("ringnbd_handshakes_total", "counter", "Clients that came, whatever became of them.");
@@ -183,6 +202,43 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
         page.text.push_str("# EOF\n");
     }
     page.text
+}
+
+fn images(page: &mut Page, exports: &[ExportFacts]) {
+    let families: [(&str, &str, &str, fn(&ImageFacts) -> u64); 5] = [
+        ("ringnbd_image_layers", "gauge", "Layers of the image, its head among them.", |image| image.layers),
+        ("ringnbd_image_used_bytes", "gauge", "What the image's head takes on the disk.", |image| {
+            image.used_bytes
+        }),
+        (
+            "ringnbd_image_below_bytes",
+            "gauge",
+            "What the layers below the head take; other images may stand on them too.",
+            |image| image.below_bytes,
+        ),
+        (
+            "ringnbd_image_first_writes_total",
+            "counter",
+            "Blocks of writes of which the head did not have all before.",
+            |image| image.first_writes,
+        ),
+        (
+            "ringnbd_image_journal_bytes_total",
+            "counter",
+            "Bytes of records of the image's journal.",
+            |image| image.journal_bytes,
+        ),
+    ];
+    let images: Vec<_> = exports.iter().filter_map(|export| Some((&export.label, export.image?))).collect();
+    if images.is_empty() {
+        return;
+    }
+    for (name, kind, help, of) in families {
+        page.family(name, kind, help);
+        for (label, image) in &images {
+            page.sample(name, &[("export", label)], of(image));
+        }
+    }
 }
 
 fn with_totals<'a>(
@@ -379,10 +435,19 @@ mod tests {
     use super::super::{Interval, Timing};
     use super::*;
 
+    const IMAGE: ImageFacts =
+        ImageFacts { layers: 3, used_bytes: 4096, below_bytes: 8192, first_writes: 5, journal_bytes: 512 };
+
     fn page(format: Format) -> String {
         let name = "a \"quoted\\\n name".to_owned();
-        let exports =
-            [ExportFacts { index: 0, label: name, size: 1 << 30, read_only: true, mapped_bytes: 0 }];
+        let exports = [ExportFacts {
+            index: 0,
+            label: name,
+            size: 1 << 30,
+            read_only: true,
+            mapped_bytes: 0,
+            image: Some(IMAGE),
+        }];
         let mut totals = Totals::new(1, 1);
         let mut interval = Interval::new(1);
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {

@@ -77,6 +77,9 @@ impl Chain {
         {
             write(map_file, record, true, context).await?;
         }
+        if let Some(record) = &record {
+            self.store.counts.record(record.bytes.len());
+        }
         self.head().data.flush(context).await.map_err(BlockError::errno)?;
         match &record {
             Some(record) if !write_early => write(map_file, record, true, context).await,

@@ -16,6 +16,7 @@
 
 mod chain;
 mod commit;
+mod counts;
 mod discard;
 mod entrance;
 mod extents;
@@ -50,6 +51,7 @@ use crate::block::{BlockError, ByteRange, Extent, IoFlags};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 use chain::{Chain, RegisteredLayer};
+pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
 pub use handle::ImageHandle;
 pub use layer_files::NextHead;

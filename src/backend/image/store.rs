@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::counts::ImageCounts;
 use super::layer_files::{BaseFile, LayerFiles};
 use super::sealing::Recording;
 use super::served_store::ServedImage;
@@ -35,6 +36,7 @@ pub(in crate::backend) struct ImageStore {
     pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
+    pub(super) counts: ImageCounts,
 }
 
 /// What is known of the head.
@@ -83,6 +85,7 @@ impl ImageStore {
             head_options,
             newest: Mutex::default(),
             locks: RangeLock::default(),
+            counts: ImageCounts::default(),
         }
     }
 

@@ -169,6 +169,9 @@ impl Chain {
             Box::pin(head.allocate_slots(slots, context)).await?;
         }
         head.map.borrow_mut().change(blocks.start, blocks.length, state);
+        if state == BlockState::Data {
+            self.store.counts.first_writes(blocks.length);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use hyper::header::{ACCEPT, ALLOW, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
+use super::views::image_facts;
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, export_label, render};
@@ -80,6 +81,7 @@ impl Admin {
             size: entry.info.facts.size,
             read_only: entry.info.facts.read_only,
             mapped_bytes: entry.export.mapped_bytes(),
+            image: image_facts(entry),
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let metrics = Metrics {

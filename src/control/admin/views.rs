@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::block::{BlockError, CommandKind};
+use crate::control::catalogue::Entry;
+use crate::stats::prometheus::ImageFacts;
 use crate::stats::{
     Class, ClassSummary, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, heat_row_start_ns,
 };
@@ -62,12 +64,26 @@ struct ExportView {
     discarded_bytes: u64,
     page_cache_reads: u64,
     mapped_bytes: u64,
+    /// Null for what is none.
+    image: Option<ImageFacts>,
 }
 
 #[derive(Debug, Serialize)]
 struct CommandView {
     requests: u64,
     bytes: u64,
+}
+
+/// What is told of an export that is an image.
+pub(super) fn image_facts(entry: &Entry) -> Option<ImageFacts> {
+    let image = entry.export.image_status()?;
+    Some(ImageFacts {
+        layers: image.layers,
+        used_bytes: image.used_bytes,
+        below_bytes: image.below_bytes,
+        first_writes: image.first_writes,
+        journal_bytes: image.journal_bytes,
+    })
 }
 
 /// `/api/v1/connections`.
@@ -272,6 +288,7 @@ impl Admin {
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
                 mapped_bytes: entry.export.mapped_bytes(),
+                image: image_facts(entry),
             }
         });
         ExportsView { exports: exports.collect() }
