@@ -16,7 +16,7 @@ use crate::backend::context::ShardContext;
 use crate::backend::file::{until_done, write_all};
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{FileIndex, Operation};
-use crate::store::map::{CheckpointStep, FileWrite, NoCommit};
+use crate::store::map::{CheckpointStep, FileWrite, LogRoom, NoCommit};
 
 /// Bytes of one write to a map's file.
 const WRITE_STEP: usize = 64 << 10;
@@ -25,6 +25,34 @@ impl ImageDevice {
     /// Makes everything durable that was answered.
     pub(in crate::backend) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         self.store.commits.flush(async || self.commit(context).await).await
+    }
+
+    /// Whether one more change can be noted for the time after a kill.
+    #[inline]
+    pub(super) fn has_log_room(&self) -> bool {
+        match self.head().map.borrow_mut().log_room() {
+            LogRoom::Enough => true,
+            LogRoom::HalfFull => {
+                self.commit_is_due.set(true);
+                true
+            }
+            LogRoom::Full => false,
+        }
+    }
+
+    /// Waits until a change can be noted. The caller has no memory of the reserve, of which a commit needs
+    /// some.
+    pub(super) async fn make_log_room(&self, context: &ShardContext) -> Result<(), BlockError> {
+        while !self.has_log_room() {
+            self.flush(context).await?;
+        }
+        Ok(())
+    }
+
+    /// A commit that nobody has asked for, so that nobody has to wait for room later. If it fails, so do all
+    /// FLUSHes, and the log says why.
+    pub(super) async fn commit_early(&self, context: &ShardContext) {
+        let _told_later = self.flush(context).await;
     }
 
     async fn commit(&self, context: &ShardContext) -> Result<(), i32> {

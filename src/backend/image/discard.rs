@@ -65,6 +65,9 @@ impl ImageDevice {
             }
             self.zero_blocks(step, flags, abandon, context).await?;
         }
+        if self.commit_is_due.take() {
+            self.commit_early(context).await;
+        }
         Ok(())
     }
 

@@ -29,7 +29,7 @@ mod store;
 mod tests;
 mod write;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub(super) struct ImageDevice {
     layers: Vec<OpenLayer>,
     base: Option<FileDevice>,
     registered: Registered,
+    /// The log of changes is half full.
+    commit_is_due: Cell<bool>,
 }
 
 /// A layer of it.
@@ -69,6 +71,9 @@ impl ImageDevice {
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
         let mut registered = Registered::new(&context.ring);
+        if let Some(lock) = store.lock() {
+            registered.add(lock)?;
+        }
         let mut files = Vec::with_capacity(store.layers.len());
         for layer in &store.layers {
             let map_file = layer.map.as_ref().map(|map| registered.add(map)).transpose()?;
@@ -84,7 +89,8 @@ impl ImageDevice {
             let map = RefCell::new(map);
             OpenLayer { map, data, visible, map_file }
         });
-        Ok(Self { store: Arc::clone(store), layers: layers.collect(), base, registered })
+        let (store, layers, commit_is_due) = (Arc::clone(store), layers.collect(), Cell::new(false));
+        Ok(Self { store, layers, base, registered, commit_is_due })
     }
 
     /// Descriptors that the ring has.

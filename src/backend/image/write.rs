@@ -46,7 +46,13 @@ impl ImageDevice {
                 false
             }
         };
-        if fua && !durable { Box::pin(self.flush(context)).await } else { Ok(()) }
+        if fua && !durable {
+            return Box::pin(self.flush(context)).await;
+        }
+        if self.commit_is_due.take() {
+            Box::pin(self.commit_early(context)).await;
+        }
+        Ok(())
     }
 
     /// A write that needs nothing from below: it covers its blocks, or the head has them.
@@ -168,6 +174,9 @@ impl ImageDevice {
         };
         if !slots.is_empty() {
             Box::pin(head.allocate_slots(slots, context)).await?;
+        }
+        if !self.has_log_room() {
+            Box::pin(self.make_log_room(context)).await?;
         }
         head.map.borrow_mut().change(blocks.start, blocks.length, state);
         Ok(())
