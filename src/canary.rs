@@ -140,6 +140,10 @@ mod switch {
         HeadBeforeCatalog,
         /// What a server that was killed has left in the page cache is believed to be durable.
         RecoveryWithoutSync,
+        /// A change is noted for the time after a kill only when the next one is.
+        PendingAfterAnswer,
+        /// What was noted of a change goes before the record that has it is durable.
+        PendingDroppedEarly,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
     }

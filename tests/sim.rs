@@ -144,7 +144,9 @@ fn every_planted_bug_is_found() {
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
-            Canary::RecoveryWithoutSync => image::killed_servers,
+            Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
+                image::killed_servers
+            }
             Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,

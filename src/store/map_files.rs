@@ -4,14 +4,16 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use super::copy::{BlockSpan, MAP_BLOCK};
 use super::map::{
-    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront,
-    NodeAddress, ShrinkStep,
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LeftLog,
+    LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
 };
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::now_s;
+use super::pending::{FoundLog, find_log};
 
 /// Why a map cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -22,29 +24,44 @@ pub enum MapFileError {
     Io(#[from] io::Error),
     #[error("its map cannot be changed: {0}")]
     NotNow(String),
+    #[error(
+        "what was answered before its server was killed cannot be read from {}: {error}; remove that file to go on with what was \
+         flushed", .path.display()
+    )]
+    Left { path: PathBuf, error: LeftLogError },
 }
+
+const NOT_LOOKED_FOR: &str = "what a server that was killed has answered and not flushed cannot be looked for: if there is any, it is lost";
 
 /// Maps as files.
 #[derive(Debug, Clone, Copy)]
 pub struct MapFiles;
 
-/// A map with its file.
-struct OpenMap<'a> {
-    map: LayerMap,
-    file: &'a File,
-    data: &'a File,
+/// A map with the files of its layer.
+pub(super) struct OpenMap<'a, F> {
+    pub(super) map: LayerMap,
+    pub(super) files: &'a F,
 }
 
-/// The files of a layer, as far as its map needs them to be opened.
+/// The files of a layer: its data and its map.
 pub(crate) trait LayerMedium {
     /// Makes all that they hold durable.
     fn sync(&self) -> io::Result<()>;
 
     /// Reads of the map's file as much as there is.
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes to the map's file.
+    fn write(&self, writes: &[FileWrite]) -> io::Result<()>;
+
+    /// Makes what was written to the map's file durable.
+    fn sync_map(&self) -> io::Result<()>;
+
+    /// The log that a process has left which died.
+    fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog>;
 }
 
-/// The real ones: data and map.
+/// The real ones.
 struct LayerPair<'a> {
     data: &'a File,
     map: &'a File,
@@ -58,6 +75,21 @@ impl LayerMedium for LayerPair<'_> {
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         read_at(self.map, bytes, offset)
+    }
+
+    fn write(&self, writes: &[FileWrite]) -> io::Result<()> {
+        write_all(self.map, writes)
+    }
+
+    fn sync_map(&self) -> io::Result<()> {
+        self.map.sync_data()
+    }
+
+    fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog> {
+        find_log(self.map, identity).unwrap_or_else(|error| {
+            tracing::warn!(%error, "{NOT_LOOKED_FOR}");
+            None
+        })
     }
 }
 
@@ -90,6 +122,13 @@ pub(crate) fn open_map_of(files: &impl LayerMedium) -> Result<LayerMap, MapFileE
     Ok(map)
 }
 
+/// Reads the map of a head: first it makes durable what a process has answered that was killed.
+pub(crate) fn open_head_map(files: &impl LayerMedium) -> Result<LayerMap, MapFileError> {
+    let mut open = OpenMap { map: open_map_of(files)?, files };
+    open.adopt()?;
+    Ok(open.map)
+}
+
 fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) -> Result<(), MapFileError> {
     let Some((offset, length)) = map.address(node) else { return Ok(()) };
     let mut bytes = vec![0; length];
@@ -99,7 +138,10 @@ fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) ->
 
 /// Makes durable what a map has in no record yet: for a layer that nobody has open any more.
 pub(crate) fn commit_map(map: LayerMap, data: &File, file: &File) -> Result<(), MapFileError> {
-    OpenMap { map, file, data }.commit()
+    let mut open = OpenMap { map, files: &LayerPair { data, map: file } };
+    let committed = open.commit();
+    open.map.finish_log();
+    committed
 }
 
 /// Writes a new map, in which every block is ABSENT. The caller syncs it.
@@ -128,14 +170,13 @@ fn write_all(file: &File, writes: &[FileWrite]) -> io::Result<()> {
     writes.iter().try_for_each(|write| file.write_all_at(&write.bytes, write.offset))
 }
 
-impl OpenMap<'_> {
+impl<F: LayerMedium> OpenMap<'_, F> {
     fn load(&mut self, node: NodeAddress) -> Result<(), MapFileError> {
-        let files = LayerPair { data: self.data, map: self.file };
-        load_node(&mut self.map, &files, node)
+        load_node(&mut self.map, self.files, node)
     }
 
     /// Blocks have a state from now on.
-    fn set(&mut self, start: u64, length: u64, state: BlockState) -> Result<(), MapFileError> {
+    pub(super) fn set(&mut self, start: u64, length: u64, state: BlockState) -> Result<(), MapFileError> {
         while let Some(node) = self.map.missing(start, length) {
             self.load(node)?;
         }
@@ -143,8 +184,40 @@ impl OpenMap<'_> {
         Ok(())
     }
 
+    /// Takes over what a process has left that was killed, durably.
+    fn adopt(&mut self) -> Result<(), MapFileError> {
+        let Some(found) = self.files.left_log(self.map.identity()) else { return Ok(()) };
+        let FoundLog { words, layout, owner, memory, path } = found;
+        let left = LeftLog::read(&words, &layout, &owner, self.map.journal_stamp());
+        let changes = match left.map_err(|error| MapFileError::Left { path: path.clone(), error })? {
+            LeftLog::Changes(changes) => changes,
+            LeftLog::Empty => return Ok(memory.remove()),
+            LeftLog::Foreign(why) => {
+                tracing::warn!(path = %path.display(), why, "a log of changes is not this layer's: it is removed");
+                return Ok(memory.remove());
+            }
+        };
+        for run in &changes.runs {
+            // Those behind the end of a disk that has shrunk are in records.
+            let end = run.end().min(self.map.blocks());
+            if run.start < end {
+                self.set(run.start, end - run.start, run.state)?;
+            }
+        }
+        // It follows the journal, so that whoever is interrupted here does not end it.
+        let log = PendingLog::resume(memory, layout, changes.ends);
+        self.map.attach_log(log.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?);
+        self.commit()?;
+        self.map.finish_log();
+        tracing::info!(
+            changes = changes.runs.len(),
+            "changes were made durable that a server had answered which was killed"
+        );
+        Ok(())
+    }
+
     /// Writes what is pending into the journal, durably; the data first.
-    fn commit(&mut self) -> Result<(), MapFileError> {
+    pub(super) fn commit(&mut self) -> Result<(), MapFileError> {
         while self.map.has_pending() {
             match self.map.begin_commit() {
                 Ok(Some(record)) => self.write_record(&record)?,
@@ -157,8 +230,8 @@ impl OpenMap<'_> {
     }
 
     fn write_record(&mut self, record: &FileWrite) -> Result<(), MapFileError> {
-        let written = self.data.sync_all().and_then(|()| write_all(self.file, std::slice::from_ref(record)));
-        let written = written.and_then(|()| self.file.sync_data());
+        let written = self.files.sync().and_then(|()| self.files.write(std::slice::from_ref(record)));
+        let written = written.and_then(|()| self.files.sync_map());
         self.map.end_commit(written.is_ok());
         Ok(written?)
     }
@@ -175,28 +248,14 @@ impl OpenMap<'_> {
         loop {
             match self.map.checkpoint_step() {
                 CheckpointStep::Load(node) => self.load(node)?,
-                CheckpointStep::Write(nodes) => write_all(self.file, &nodes)?,
+                CheckpointStep::Write(nodes) => self.files.write(&nodes)?,
                 CheckpointStep::Superblock(superblock) => {
-                    self.file.sync_data()?;
-                    write_all(self.file, &[superblock])?;
-                    return Ok(self.file.sync_data()?);
+                    self.files.sync_map()?;
+                    self.files.write(&[superblock])?;
+                    return Ok(self.files.sync_map()?);
                 }
             }
         }
-    }
-
-    /// Gives the disk this size, durably, if it has another.
-    fn change_size(&mut self, size: u64) -> Result<(), MapFileError> {
-        if self.map.size() == size {
-            return Ok(());
-        }
-        // The rest of a last block would show again when the disk grows.
-        let end = size.next_multiple_of(MAP_BLOCK).min(self.map.size());
-        if end > size {
-            self.data.write_all_at(&vec![0; (end - size) as usize], size)?;
-        }
-        self.resize(size)?;
-        self.checkpoint()
     }
 
     fn resize(&mut self, size: u64) -> Result<(), MapFileError> {
@@ -225,6 +284,22 @@ impl OpenMap<'_> {
     }
 }
 
+impl OpenMap<'_, LayerPair<'_>> {
+    /// Gives the disk this size, durably, if it has another.
+    fn change_size(&mut self, size: u64) -> Result<(), MapFileError> {
+        if self.map.size() == size {
+            return Ok(());
+        }
+        // The rest of a last block would show again when the disk grows.
+        let end = size.next_multiple_of(MAP_BLOCK).min(self.map.size());
+        if end > size {
+            self.files.data.write_all_at(&vec![0; (end - size) as usize], size)?;
+        }
+        self.resize(size)?;
+        self.checkpoint()
+    }
+}
+
 impl LayerMaps for MapFiles {
     fn create(&self, map: &File, layer: &LayerDescription, data: &[BlockSpan]) -> Result<(), String> {
         let made = || -> Result<(), MapFileError> {
@@ -233,7 +308,8 @@ impl LayerMaps for MapFiles {
                 return Ok(());
             }
             // Its data is durable before the catalogue names the layer, and until then it is rubbish.
-            let mut open = OpenMap { map: open_map(map, map)?, file: map, data: map };
+            let files = LayerPair { data: map, map };
+            let mut open = OpenMap { map: open_map(map, map)?, files: &files };
             for span in data {
                 open.set(span.start, span.blocks, BlockState::Data)?;
             }
@@ -245,7 +321,8 @@ impl LayerMaps for MapFiles {
 
     fn seal(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let sealed = || -> Result<(), MapFileError> {
-            let mut open = OpenMap { map: open_map(data, map)?, file: map, data };
+            let files = LayerPair { data, map };
+            let mut open = OpenMap { map: open_head_map(&files)?, files: &files };
             open.change_size(size)?;
             open.checkpoint()
         };
@@ -254,8 +331,8 @@ impl LayerMaps for MapFiles {
 
     fn resize(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let resized = || -> Result<(), MapFileError> {
-            let mut open = OpenMap { map: open_map(data, map)?, file: map, data };
-            open.change_size(size)
+            let files = LayerPair { data, map };
+            OpenMap { map: open_head_map(&files)?, files: &files }.change_size(size)
         };
         resized().map_err(|error| error.to_string())
     }

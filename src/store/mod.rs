@@ -16,4 +16,5 @@ pub(crate) mod map;
 pub(crate) mod map_files;
 pub(crate) mod maps;
 pub(crate) mod open_store;
+pub(crate) mod pending;
 pub(crate) mod serving;

@@ -24,6 +24,10 @@ use super::directory::StoreDirectory;
 use super::error::StoreError;
 use super::maps::{LayerDescription, LayerMaps};
 
+/// How long a store is tried for that somebody has open. A process that was killed has it open until the
+/// kernel is done with what its rings were given.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A store with its lock.
 #[derive(Debug)]
 pub struct OpenStore<M> {
@@ -86,7 +90,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let (directory, catalog) = StoreDirectory::open(path, Duration::ZERO)?;
+        let (directory, catalog) = StoreDirectory::open(path, PATIENCE)?;
         Ok(Self { directory, catalog, maps })
     }
 
@@ -106,7 +110,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open_to_remove(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let (directory, catalog) = StoreDirectory::open_to_remove(path, Duration::ZERO)?;
+        let (directory, catalog) = StoreDirectory::open_to_remove(path, PATIENCE)?;
         let store = Self { directory, catalog, maps };
         store.move_unknown_layers()?;
         Ok(store)
@@ -119,6 +123,15 @@ impl<M: LayerMaps> OpenStore<M> {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Another descriptor of what the lock belongs to: the store stays locked as long as anybody has one.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn lock_file(&self) -> Result<File, StoreError> {
+        let file = self.directory.lock_descriptor().try_clone_to_owned().map(File::from);
+        file.map_err(StoreError::at("open once more the lock of", self.path()))
     }
 
     #[must_use]

@@ -334,9 +334,9 @@ impl Client {
             (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
             (Expect::Success, wire::EIO) => {
-                // A journal that could not be written once is not written again.
-                let commits = asked.command == wire::FLUSH || asked.flags & wire::FUA != 0;
-                let is_stuck = context.is_image && commits && faults.no_space > 0.0;
+                // A journal that could not be written once is not written again, and the log of changes fills up.
+                let changes = asked.command != wire::READ && moves;
+                let is_stuck = context.is_image && changes && faults.no_space > 0.0;
                 let works = moves || context.fails || context.is_image;
                 (works && (fails || context.shutting_down)) || is_stuck
             }

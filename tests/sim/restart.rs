@@ -84,10 +84,9 @@ impl Simulation {
             let oracle = &mut self.oracles[export];
             let is_image = self.plan.disks[export].image.is_some();
             match restart.interruption {
-                // States of an image's blocks that no FLUSH covered were in memory only. What is found the
-                // next server has made durable.
+                // What is found the next server has made durable.
                 Interruption::ProcessDeath if is_image => {
-                    oracle.check_survival(&content)?;
+                    oracle.check_content(self.tick, &content)?;
                     oracle.begin_again(&content);
                 }
                 Interruption::PowerCut => {

@@ -3,7 +3,7 @@
 //! A chain never changes: when an image gets another head, requests that come get another chain. Reads that
 //! are under way end on the one that they began with, which goes with the last of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(super) struct OpenLayer {
     pub(super) visible: u64,
     /// None for a map that lives in memory only.
     pub(super) map_file: Option<FileIndex>,
+    /// The log of changes is half full.
+    pub(super) commit_is_due: Cell<bool>,
     registered: Registered,
 }
 
@@ -71,6 +73,7 @@ impl RegisteredLayer {
 
     pub(super) fn open(self, map: LayerMap) -> OpenLayer {
         let Self { data, visible, map_file, registered } = self;
-        OpenLayer { map: RefCell::new(map), data, visible, map_file, registered }
+        let commit_is_due = Cell::new(false);
+        OpenLayer { map: RefCell::new(map), data, visible, map_file, commit_is_due, registered }
     }
 }

@@ -16,12 +16,48 @@ use crate::backend::context::ShardContext;
 use crate::backend::file::{until_done, write_all};
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{FileIndex, Operation};
-use crate::store::map::{CheckpointStep, FileWrite, NoCommit};
+use crate::store::map::{CheckpointStep, FileWrite, LogRoom, NoCommit};
 
 /// Bytes of one write to a map's file.
 const WRITE_STEP: usize = 64 << 10;
 
 impl Chain {
+    /// Whether one more change can be noted for the time after a kill.
+    #[inline]
+    pub(super) fn has_log_room(&self) -> bool {
+        let head = self.head();
+        match head.map.borrow_mut().log_room() {
+            LogRoom::Enough => true,
+            LogRoom::HalfFull => {
+                head.commit_is_due.set(true);
+                true
+            }
+            LogRoom::Full => false,
+        }
+    }
+
+    /// Waits until a change can be noted. The caller has no memory of the reserve, of which a commit needs
+    /// some.
+    pub(super) async fn make_log_room(&self, context: &ShardContext) -> Result<(), BlockError> {
+        while !self.has_log_room() {
+            self.share_commit(context).await?;
+        }
+        Ok(())
+    }
+
+    /// A commit that nobody has asked for, if the log is half full, so that nobody has to wait for room later.
+    /// If it fails, so do all FLUSHes, and the log says why.
+    pub(super) async fn commit_early(&self, context: &ShardContext) {
+        if self.head().commit_is_due.take() {
+            let _told_later = Box::pin(self.share_commit(context)).await;
+        }
+    }
+
+    /// A commit, or one that others have asked for and that has not begun.
+    pub(super) async fn share_commit(&self, context: &ShardContext) -> Result<(), BlockError> {
+        self.store.commits.flush(async || self.commit(context).await).await
+    }
+
     /// Makes everything durable that was answered; one at a time.
     pub(super) async fn commit(&self, context: &ShardContext) -> Result<(), i32> {
         let head = self.head();

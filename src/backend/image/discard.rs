@@ -65,6 +65,7 @@ impl Chain {
             }
             self.zero_blocks(step, flags, abandon, context).await?;
         }
+        self.commit_early(context).await;
         Ok(())
     }
 

@@ -46,6 +46,7 @@ use super::abandon::Abandon;
 use super::context::ShardContext;
 use super::file::{FileDevice, ReadFailure};
 use super::page_cache::Standing;
+use super::registered::Registered;
 use super::trust::Trust;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags};
 use crate::exec::lock;
@@ -69,6 +70,8 @@ pub(super) struct ImageDevice {
     /// Where changes wait while the head is being sealed.
     entrance: Entrance,
     is_being_sealed: Cell<bool>,
+    /// The lock of the store.
+    locked: Registered,
 }
 
 impl ImageDevice {
@@ -80,6 +83,10 @@ impl ImageDevice {
         let files = store.layers();
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
+        let mut locked = Registered::new(&context.ring);
+        if let Some(lock) = store.lock() {
+            locked.add(lock)?;
+        }
         let base = store.base.as_ref();
         let base = base.map(|base| FileDevice::new(Arc::clone(&base.file), base.size, context));
         let base = base.transpose()?.map(Rc::new);
@@ -91,12 +98,13 @@ impl ImageDevice {
             chain: RefCell::new(Rc::new(chain)),
             entrance: Entrance::default(),
             is_being_sealed: Cell::new(false),
+            locked,
         })
     }
 
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
-        self.chain.borrow().files()
+        self.chain.borrow().files() + self.locked.count()
     }
 
     fn chain(&self) -> Rc<Chain> {
@@ -123,8 +131,13 @@ impl ImageDevice {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let _inside = self.entrance.enter().await;
-        let is_durable = self.chain().write(range, lease, fua, context).await?;
-        if fua && !is_durable { Box::pin(self.make_durable(context)).await } else { Ok(()) }
+        let chain = self.chain();
+        let is_durable = chain.write(range, lease, fua, context).await?;
+        if fua && !is_durable {
+            return Box::pin(self.make_durable(context)).await;
+        }
+        chain.commit_early(context).await;
+        Ok(())
     }
 
     /// Makes everything durable that was answered.
@@ -138,7 +151,7 @@ impl ImageDevice {
             return Err(BlockError::Io);
         }
         let chain = self.chain();
-        self.store.commits.flush(async || chain.commit(context).await).await
+        chain.share_commit(context).await
     }
 
     /// Gives the blocks of a range back. Parts of blocks at its ends are zeroed.

@@ -19,6 +19,7 @@ use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::map::{Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront};
 use crate::store::map_files::open_map;
+use crate::store::pending::attach_new_log;
 use crate::store::serving::{ChainFiles, ImageFiles};
 
 /// The name of the one image of an overlay.
@@ -54,7 +55,11 @@ impl ImageStore {
     /// Opens the files of a head that is to take over, which must be durable.
     pub(in crate::backend) fn next_head(&self, files: ChainFiles) -> Result<NextHead, OpenError> {
         let how = self.head_options.ok_or(OpenError::Image("is not written here"))?;
-        let ((files, map), _) = open_layer(files, &how)?;
+        let (mut layer, _) = open_layer(files, &how)?;
+        if let Some(served) = self.served() {
+            note_changes(served.name(), &mut layer);
+        }
+        let (files, map) = layer;
         if map.size() != self.size() || u64::from(map.geometry().block_bytes) != self.block() {
             return Err(OpenError::Image("has another size than its next head"));
         }
@@ -91,8 +96,12 @@ fn open_node(
     let mut opened = Vec::with_capacity(layers.len());
     let mut is_rotational = false;
     for (index, layer) in layers.into_iter().enumerate() {
-        let (layer, rotational) = open_layer(layer, &options(uri, read_only || index > 0))?;
+        let is_head = index == 0 && !read_only;
+        let (mut layer, rotational) = open_layer(layer, &options(uri, !is_head))?;
         is_rotational |= rotational;
+        if is_head {
+            note_changes(node, &mut layer);
+        }
         opened.push(layer);
     }
     if opened.is_empty() {
@@ -140,6 +149,16 @@ fn open_layer(files: ChainFiles, how: &FileOptions) -> Result<((LayerFiles, Laye
     let (data, facts) = FileStore::open(&path_of(&data), how)?;
     let layer = LayerFiles { data: Arc::new(data), map: Some(map), visible };
     Ok(((layer, layer_map), facts.rotational))
+}
+
+/// Changes that were answered are to survive a kill.
+fn note_changes(node: &NodeName, (files, map): &mut (LayerFiles, LayerMap)) {
+    let Some(file) = &files.map else { return };
+    if let Err(error) = attach_new_log(map, file) {
+        let what =
+            "if the server is killed, first writes to the image are lost that were answered and not flushed";
+        tracing::warn!(image = %node, %error, "{what}");
+    }
 }
 
 /// The name of an open file, by which it can be opened again.

@@ -149,7 +149,10 @@ impl ImageDevice {
     }
 
     fn switch(&self, files: Arc<LayerFiles>, head: OpenLayer, task: &SealTask) {
-        let next = self.chain().with_head(head);
+        let chain = self.chain();
+        // All that it noted is durable.
+        chain.head().map.borrow_mut().finish_log();
+        let next = chain.with_head(head);
         self.store.gets_head(files, task.recording());
         self.chain.replace(Rc::new(next));
     }

@@ -1,6 +1,8 @@
 //! Images in a simulated world: how they lie there, and how a server opens them.
 
+use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -10,12 +12,13 @@ use super::open::facts;
 use super::store::ImageStore;
 use crate::backend::file_store::FileStore;
 use crate::block::DeviceFacts;
-use crate::ring::sim::{FileId, World};
+use crate::ring::sim::{FileId, SimSharedWords, World};
 use crate::store::map::{
-    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront,
-    NoCommit,
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LogLayout,
+    LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
-use crate::store::map_files::{LayerMedium, MapFileError, open_map_of};
+use crate::store::map_files::{LayerMedium, MapFileError, open_head_map, open_map_of};
+use crate::store::pending::FoundLog;
 
 /// The files of an image in a world.
 #[derive(Debug, Clone)]
@@ -65,6 +68,81 @@ impl LayerMedium for InWorld<'_> {
         bytes[..length].copy_from_slice(&found[..length]);
         Ok(length)
     }
+
+    fn write(&self, writes: &[FileWrite]) -> io::Result<()> {
+        writes.iter().for_each(|write| self.0.write(self.1.map, write.offset, &write.bytes));
+        Ok(())
+    }
+
+    fn sync_map(&self) -> io::Result<()> {
+        self.0.sync(self.1.map);
+        Ok(())
+    }
+
+    fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog> {
+        let memory = self.0.shared_words(self.1.map);
+        let words = memory.all();
+        let (owner, memory) =
+            (log_owner(identity), Box::new(SharedLog { words: memory, steps: Cell::new(0) }));
+        let found = FoundLog { words, layout: LOG, owner, memory, path: "a log".into() };
+        (!found.words.is_empty()).then_some(found)
+    }
+}
+
+impl InWorld<'_> {
+    fn note_changes(&self, map: &mut LayerMap) {
+        let memory = self.0.shared_words(self.1.map);
+        assert!(memory.all().is_empty(), "what was left was taken over");
+        let memory = Box::new(SharedLog { words: memory, steps: Cell::new(0) });
+        let log = PendingLog::create(memory, LOG, &log_owner(map.identity()), map.journal_stamp());
+        map.attach_log(log.expect("there is room for the first words"));
+    }
+}
+
+/// A log that fills up soon.
+const LOG: LogLayout = LogLayout { words: 60, first: 20, step: 10 };
+/// Steps that have room at once.
+const MOST_STEPS: usize = 3;
+
+/// A log in memory that outlives a process.
+#[derive(Debug)]
+struct SharedLog {
+    words: SimSharedWords,
+    /// Those that have room.
+    steps: Cell<usize>,
+}
+
+fn log_owner(identity: &LayerIdentity) -> LogOwner {
+    let (store, layer) = (identity.store, identity.layer);
+    LogOwner { boot: Uuid::from_u128(4), store, layer, file: (5, 6) }
+}
+
+impl LogMemory for SharedLog {
+    fn load(&self, word: usize) -> u64 {
+        self.words.load(word)
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        self.words.store(word, value);
+    }
+
+    fn reserve(&self, words: Range<usize>) -> bool {
+        if words.start > 0 && self.steps.get() == MOST_STEPS {
+            return false;
+        }
+        self.steps.set(self.steps.get() + usize::from(words.start > 0));
+        self.words.grow(words.end);
+        true
+    }
+
+    fn give_back(&self, words: Range<usize>) {
+        words.for_each(|word| self.words.store(word, u64::MAX));
+        self.steps.set(self.steps.get() - 1);
+    }
+
+    fn remove(&self) {
+        self.words.clear();
+    }
 }
 
 impl ImageStore {
@@ -75,8 +153,12 @@ impl ImageStore {
     ) -> Result<(Self, DeviceFacts), MapFileError> {
         let mut layers = Vec::new();
         for (index, layer) in image.layers.iter().enumerate() {
-            let map = open_map_of(&InWorld(world, *layer))?;
-            let (visible, read_only) = (map.size(), image.read_only || index > 0);
+            let (files, read_only) = (InWorld(world, *layer), image.read_only || index > 0);
+            let mut map = if index == 0 { open_head_map(&files)? } else { open_map_of(&files)? };
+            if !read_only {
+                files.note_changes(&mut map);
+            }
+            let visible = map.size();
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
             let map_file = Some(world.open(layer.map).buffered);
             layers.push((LayerFiles { data: Arc::new(data), map: map_file, visible }, map));
@@ -96,7 +178,9 @@ impl NextHead {
     /// # Panics
     /// Its map cannot be used.
     pub fn simulated(world: &World, layer: SimulatedLayer) -> Self {
-        let map = open_map_of(&InWorld(world, layer)).unwrap_or_else(|error| panic!("a new map: {error}"));
+        let medium = InWorld(world, layer);
+        let mut map = open_map_of(&medium).unwrap_or_else(|error| panic!("a new map: {error}"));
+        medium.note_changes(&mut map);
         let visible = map.size();
         let (data, _) = FileStore::simulated(world.open(layer.data), visible, false, None);
         let files = LayerFiles { data: Arc::new(data), map: Some(world.open(layer.map).buffered), visible };

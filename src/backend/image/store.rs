@@ -1,5 +1,6 @@
 //! What an image is for the whole server: its files, and its maps while it is open nowhere.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use super::counts::ImageCounts;
@@ -138,15 +139,21 @@ impl ImageStore {
     }
 
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
-    /// data, of maps, and the base.
+    /// data, of maps, the lock of the store, and the base.
     pub(in crate::backend) fn files(&self) -> usize {
         let layers = match self.head_options {
             // Snapshots add layers.
             Some(_) => MOST_LAYERS,
             None => lock(&self.layers).len(),
         };
-        let maps = layers.div_ceil(FILES_PER_EXPORT);
-        layers + maps + usize::from(self.base.is_some())
+        let maps_and_lock = (layers + 1).div_ceil(FILES_PER_EXPORT);
+        layers + maps_and_lock + usize::from(self.base.is_some())
+    }
+
+    /// The file that is locked as long as the store is open. The ring has it too, because what the ring was
+    /// given may go on for a moment after the end of this process.
+    pub(super) fn lock(&self) -> Option<&File> {
+        self.served.as_ref().map(ServedImage::lock)
     }
 
     /// Bytes of the files of data: whole blocks.
@@ -182,14 +189,16 @@ impl ImageStore {
 /// What was answered and not flushed must not go with the memory that knows of it: a raw file would keep it.
 impl Drop for ImageStore {
     fn drop(&mut self) {
-        let Some(map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else { return };
+        let Some(mut map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else {
+            return;
+        };
         let layers = self.layers();
         let head = &layers[0];
-        if let (Some(file), Some(served)) = (&head.map, &self.served)
-            && map.has_pending()
-            && let Err(error) = commit_map(map, &head.data.buffered, file)
-        {
-            let what = "what was written to an image and not flushed is lost";
+        let (Some(file), Some(served)) = (&head.map, &self.served) else { return };
+        if !map.has_pending() {
+            map.finish_log();
+        } else if let Err(error) = commit_map(map, &head.data.buffered, file) {
+            let what = "what was written to an image and not flushed is not durable";
             tracing::error!(image = %served.name(), %error, "{what}");
         }
     }

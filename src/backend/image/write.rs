@@ -168,6 +168,9 @@ impl Chain {
         if !slots.is_empty() {
             Box::pin(head.allocate_slots(slots, context)).await?;
         }
+        if !self.has_log_room() {
+            Box::pin(self.make_log_room(context)).await?;
+        }
         head.map.borrow_mut().change(blocks.start, blocks.length, state);
         if state == BlockState::Data {
             self.store.counts.first_writes(blocks.length);

@@ -31,6 +31,14 @@ impl World {
         self.state().files[file.0].harden(None, |_| true);
     }
 
+    /// Writes to a file at once, through the page cache: as a server does that starts.
+    pub(crate) fn write(&self, file: FileId, offset: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        let order = state.next_order();
+        state.completed.insert(order, order);
+        state.files[file.0].write(order, offset as usize, bytes, false);
+    }
+
     /// Whether data of a file was lost because it could not be written back, since the last power cut. A
     /// server that is started again is not told.
     pub fn has_lost_data(&self, file: FileId) -> bool {
@@ -51,6 +59,8 @@ impl WorldState {
             file.power_cut(&mut self.random);
         }
         self.directories.power_cut(&mut self.random);
+        // Not emptied: whoever still has some writes to nothing.
+        self.shared_words.clear();
     }
 
     /// Nobody has anything in flight.

@@ -7,6 +7,7 @@ use super::faults::Faults;
 use super::files::SimFile;
 use super::names::SimDirectories;
 use super::parts::{Mapped, RingState, SimSocket};
+use super::shared_words::SimSharedWords;
 use super::work::{Completed, Event, InFlight, Object, SimNames, SimWork};
 use crate::random::{Random, mixed};
 use crate::ring::operation::SendMode;
@@ -22,6 +23,8 @@ pub(super) struct WorldState {
     pub(super) rings: Vec<RingState>,
     pub(super) files: Vec<SimFile>,
     pub(super) directories: SimDirectories,
+    /// Memory that outlives a process, by the file that it belongs to.
+    pub(super) shared_words: BTreeMap<usize, SimSharedWords>,
     pub(super) sockets: Vec<SimSocket>,
     pub(super) tokens: HashMap<RawFd, Object>,
     /// Files that sends read from, by the address that stands for their start.
@@ -52,6 +55,7 @@ impl WorldState {
             rings: Vec::new(),
             files: Vec::new(),
             directories: SimDirectories::default(),
+            shared_words: BTreeMap::new(),
             sockets: Vec::new(),
             tokens: HashMap::new(),
             mapped: BTreeMap::new(),

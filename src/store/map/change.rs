@@ -1,7 +1,7 @@
 //! Changes of blocks' states, until a record has them.
 
 use super::layer::LayerMap;
-use super::states::BlockState;
+use super::states::{BlockRun, BlockState};
 use super::tree::Spot;
 
 impl LayerMap {
@@ -12,6 +12,7 @@ impl LayerMap {
     pub(crate) fn change(&mut self, start: u64, length: u64, state: BlockState) {
         let end = start + length;
         assert!(end <= self.lasting_blocks(), "blocks {start} to {end} are blocks of the disk");
+        self.log_change(BlockRun { start, length, state });
         let mut at = start;
         while at < end {
             let page = self.geometry.page(at);

@@ -34,8 +34,10 @@ impl LayerMap {
         self.expect_writable()?;
         let end = start + length;
         if self.pending_pages(start, end).next().is_none() {
+            self.log_is_settled();
             return Ok(None);
         }
+        self.log_commit_begins();
         let most = runs_in(&self.geometry, self.room()?);
         let (mut runs, mut oldest) = (Vec::new(), None);
         // Each page has a run at least.
@@ -107,6 +109,7 @@ impl LayerMap {
         let point = self.next_point();
         let record = JournalRecord { generation: self.generation, sizes: (self.identity.size, size), runs };
         let (bytes, end) = record.encode(&self.geometry, self.identity.layer, point);
+        self.log_record_begins(end);
         self.commits.push_back(Commit { runs: record.runs, since, size, end });
         FileWrite { offset: self.geometry.record_offset(point.position), bytes }
     }
@@ -138,5 +141,6 @@ impl LayerMap {
                 self.tree.changed_leaf(self.geometry.page(run.start)).settle();
             }
         }
+        self.log_record_ended();
     }
 }

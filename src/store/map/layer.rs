@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::error::LayerMapError;
 use super::geometry::Geometry;
+use super::logged::ChangeLog;
 use super::node::{NodeAddress, NodePlace, slot_offset};
 use super::record::JournalPoint;
 use super::replay::ReplayedRuns;
@@ -57,6 +58,8 @@ pub(crate) struct LayerMap {
     /// Pages whose journaled states are not those of their node.
     pub(super) dirty: BTreeSet<u64>,
     pub(super) checkpoint: Option<Checkpointing>,
+    /// Notes changes until durable records have them.
+    pub(super) log: Option<ChangeLog>,
     /// Records whose pages have not been loaded yet.
     pub(super) replayed: ReplayedRuns,
     pub(super) is_failed: bool,

@@ -97,6 +97,7 @@ impl MapFront {
             commits: Default::default(),
             dirty: Default::default(),
             checkpoint: None,
+            log: None,
             replayed: replay.runs,
             is_failed: false,
             is_read_only: superblock.is_read_only,

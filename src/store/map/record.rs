@@ -102,12 +102,15 @@ pub(super) fn runs_in(geometry: &Geometry, blocks: u64) -> usize {
     (blocks as usize * geometry.record_block_bytes as usize - RECORD_HEADER_BYTES) / RUN_BYTES
 }
 
-fn packed(run: &BlockRun) -> u64 {
+/// Blocks of a run.
+pub(super) const MOST_RUN_BLOCKS: u64 = 1 << 22;
+
+pub(super) fn packed(run: &BlockRun) -> u64 {
     run.start | (run.length - 1) << 40 | (run.state as u64) << 62
 }
 
 /// `None` if it is beyond every disk.
-fn unpacked(word: u64) -> Option<BlockRun> {
+pub(super) fn unpacked(word: u64) -> Option<BlockRun> {
     let (start, length) = (word & ((1 << 40) - 1), (word >> 40 & ((1 << 22) - 1)) + 1);
     (start + length <= MOST_BLOCKS).then_some(BlockRun {
         start,
