@@ -1,6 +1,7 @@
 //! The map of a layer and its file, outside of any ring: while a server starts, and for the commands on a
 //! store that nobody serves.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,9 @@ use super::map::{
 };
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::now_s;
+
+/// Leaves that stay in memory of a map that is gone through once.
+pub(super) const FEW_LEAVES: usize = 16;
 
 /// Why a map cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +33,12 @@ pub enum MapFileError {
 pub struct MapFiles;
 
 /// A map with its file.
-struct OpenMap<'a> {
-    map: LayerMap,
-    file: &'a File,
-    data: &'a File,
+pub(super) struct OpenMap<F> {
+    pub(super) map: LayerMap,
+    pub(super) file: F,
+    /// The data that it is of. None: no catalogue names the layer yet, so nothing of it is synced. Whoever
+    /// makes it does that in the end.
+    pub(super) data: Option<F>,
 }
 
 /// The files of a layer, as far as its map needs them to be opened.
@@ -45,9 +51,9 @@ pub(crate) trait LayerMedium {
 }
 
 /// The real ones: data and map.
-struct LayerPair<'a> {
-    data: &'a File,
-    map: &'a File,
+pub(super) struct LayerPair<'a> {
+    pub(super) data: &'a File,
+    pub(super) map: &'a File,
 }
 
 impl LayerMedium for LayerPair<'_> {
@@ -80,17 +86,27 @@ pub(crate) fn open_map_of(files: &impl LayerMedium) -> Result<LayerMap, MapFileE
     let length = files.read(&mut ring, offset)?;
     let mut map = front.open(&ring[..length])?;
     if map.is_fallback() {
-        // Every node that is live comes into memory, which verifies it.
-        let mut after = None;
-        while let Some(node) = map.next_live(after) {
-            load_node(&mut map, files, node)?;
-            after = Some(node);
-        }
+        load_each_node(&mut map, files)?;
     }
     Ok(map)
 }
 
-fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) -> Result<(), MapFileError> {
+/// Every node that is live comes into memory once, which verifies it; few of them stay there.
+pub(super) fn load_each_node(map: &mut LayerMap, files: &impl LayerMedium) -> Result<(), MapFileError> {
+    let mut after = None;
+    while let Some(node) = map.next_live(after) {
+        load_node(map, files, node)?;
+        map.evict_clean(FEW_LEAVES);
+        after = Some(node);
+    }
+    Ok(())
+}
+
+pub(super) fn load_node(
+    map: &mut LayerMap,
+    files: &impl LayerMedium,
+    node: NodeAddress,
+) -> Result<(), MapFileError> {
     let Some((offset, length)) = map.address(node) else { return Ok(()) };
     let mut bytes = vec![0; length];
     let length = files.read(&mut bytes, offset)?;
@@ -99,12 +115,20 @@ fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) ->
 
 /// Makes durable what a map has in no record yet: for a layer that nobody has open any more.
 pub(crate) fn commit_map(map: LayerMap, data: &File, file: &File) -> Result<(), MapFileError> {
-    OpenMap { map, file, data }.commit()
+    OpenMap { map, file, data: Some(data) }.commit()
 }
 
 /// Writes a new map, in which every block is ABSENT. The caller syncs it.
 pub(crate) fn create_map(file: &File, identity: &LayerIdentity) -> Result<(), MapFileError> {
-    let new = LayerMap::create(identity, Geometry::default())?;
+    create_map_with(file, identity, Geometry::default())
+}
+
+pub(super) fn create_map_with(
+    file: &File,
+    identity: &LayerIdentity,
+    geometry: Geometry,
+) -> Result<(), MapFileError> {
+    let new = LayerMap::create(identity, geometry)?;
     write_all(file, &new.writes)?;
     file.set_len(new.file_length)?;
     Ok(())
@@ -128,14 +152,18 @@ fn write_all(file: &File, writes: &[FileWrite]) -> io::Result<()> {
     writes.iter().try_for_each(|write| file.write_all_at(&write.bytes, write.offset))
 }
 
-impl OpenMap<'_> {
+impl<F: Borrow<File>> OpenMap<F> {
     fn load(&mut self, node: NodeAddress) -> Result<(), MapFileError> {
-        let files = LayerPair { data: self.data, map: self.file };
-        load_node(&mut self.map, &files, node)
+        let map = self.file.borrow();
+        load_node(&mut self.map, &LayerPair { data: map, map }, node)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.data.is_some() { self.file.borrow().sync_data() } else { Ok(()) }
     }
 
     /// Blocks have a state from now on.
-    fn set(&mut self, start: u64, length: u64, state: BlockState) -> Result<(), MapFileError> {
+    pub(super) fn set(&mut self, start: u64, length: u64, state: BlockState) -> Result<(), MapFileError> {
         while let Some(node) = self.map.missing(start, length) {
             self.load(node)?;
         }
@@ -144,7 +172,7 @@ impl OpenMap<'_> {
     }
 
     /// Writes what is pending into the journal, durably; the data first.
-    fn commit(&mut self) -> Result<(), MapFileError> {
+    pub(super) fn commit(&mut self) -> Result<(), MapFileError> {
         while self.map.has_pending() {
             match self.map.begin_commit() {
                 Ok(Some(record)) => self.write_record(&record)?,
@@ -157,14 +185,15 @@ impl OpenMap<'_> {
     }
 
     fn write_record(&mut self, record: &FileWrite) -> Result<(), MapFileError> {
-        let written = self.data.sync_all().and_then(|()| write_all(self.file, std::slice::from_ref(record)));
-        let written = written.and_then(|()| self.file.sync_data());
+        let synced = self.data.as_ref().map_or(Ok(()), |data| data.borrow().sync_all());
+        let written = synced.and_then(|()| write_all(self.file.borrow(), std::slice::from_ref(record)));
+        let written = written.and_then(|()| self.sync());
         self.map.end_commit(written.is_ok());
         Ok(written?)
     }
 
     /// Writes all that records say into nodes: after that opening replays nothing.
-    fn checkpoint(&mut self) -> Result<(), MapFileError> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), MapFileError> {
         self.map.begin_checkpoint(now_s());
         let result = self.checkpoint_steps();
         self.map.end_checkpoint(result.is_ok());
@@ -175,11 +204,11 @@ impl OpenMap<'_> {
         loop {
             match self.map.checkpoint_step() {
                 CheckpointStep::Load(node) => self.load(node)?,
-                CheckpointStep::Write(nodes) => write_all(self.file, &nodes)?,
+                CheckpointStep::Write(nodes) => write_all(self.file.borrow(), &nodes)?,
                 CheckpointStep::Superblock(superblock) => {
-                    self.file.sync_data()?;
-                    write_all(self.file, &[superblock])?;
-                    return Ok(self.file.sync_data()?);
+                    self.sync()?;
+                    write_all(self.file.borrow(), &[superblock])?;
+                    return Ok(self.sync()?);
                 }
             }
         }
@@ -192,8 +221,10 @@ impl OpenMap<'_> {
         }
         // The rest of a last block would show again when the disk grows.
         let end = size.next_multiple_of(MAP_BLOCK).min(self.map.size());
-        if end > size {
-            self.data.write_all_at(&vec![0; (end - size) as usize], size)?;
+        if let Some(data) = &self.data
+            && end > size
+        {
+            data.borrow().write_all_at(&vec![0; (end - size) as usize], size)?;
         }
         self.resize(size)?;
         self.checkpoint()
@@ -232,8 +263,7 @@ impl LayerMaps for MapFiles {
             if data.is_empty() {
                 return Ok(());
             }
-            // Its data is durable before the catalogue names the layer, and until then it is rubbish.
-            let mut open = OpenMap { map: open_map(map, map)?, file: map, data: map };
+            let mut open = OpenMap { map: open_map(map, map)?, file: map, data: None };
             for span in data {
                 open.set(span.start, span.blocks, BlockState::Data)?;
             }
@@ -245,7 +275,7 @@ impl LayerMaps for MapFiles {
 
     fn seal(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let sealed = || -> Result<(), MapFileError> {
-            let mut open = OpenMap { map: open_map(data, map)?, file: map, data };
+            let mut open = OpenMap { map: open_map(data, map)?, file: map, data: Some(data) };
             open.change_size(size)?;
             open.checkpoint()
         };
@@ -254,14 +284,14 @@ impl LayerMaps for MapFiles {
 
     fn resize(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let resized = || -> Result<(), MapFileError> {
-            let mut open = OpenMap { map: open_map(data, map)?, file: map, data };
+            let mut open = OpenMap { map: open_map(data, map)?, file: map, data: Some(data) };
             open.change_size(size)
         };
         resized().map_err(|error| error.to_string())
     }
 }
 
-fn identity(layer: &LayerDescription) -> LayerIdentity {
+pub(super) fn identity(layer: &LayerDescription) -> LayerIdentity {
     let LayerDescription { store, image, layer, parent, name, created_s, size } = layer;
     LayerIdentity {
         store: *store,
