@@ -135,11 +135,14 @@ pub mod store {
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }
+    pub use crate::store::layer_copy::CopyProgress;
     pub use crate::store::layer_files::{LayerUsage, NewLayer};
     pub use crate::store::map::{Geometry, use_arbitrary};
     pub use crate::store::map_files::MapFiles;
     pub use crate::store::maps::{LayerDescription, LayerMaps};
+    pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
+    pub use crate::store::rebasing::Rebased;
 
     pub mod catalog {
         pub use crate::store::catalog::*;

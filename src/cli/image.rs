@@ -1,7 +1,9 @@
 //! `ringnbd image`: the images of a store, their snapshots and clones.
 
+mod chain;
 mod create;
 mod show;
+mod watched;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use crate::config::size::parse_size;
 use crate::store::catalog::{NameError, NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{MapFiles, OpenStore, Released, StoreError};
+use chain::RebaseArgs;
 use create::CreateArgs;
 
 const LONG_HELP: &str = "\
@@ -26,6 +29,14 @@ Examples:
   ringnbd image snapshot /srv/store/vm1@monday /srv/store/vm2@monday     both at one point in time
   ringnbd image ls /srv/store
   ringnbd image rollback /srv/store/vm1@monday
+  ringnbd image flatten /srv/store/vm1                 golden and its base may go then
+  ringnbd image rebase /srv/store/vm1 --base file:/srv/golden.raw         it was moved there
+
+An image has at most eight layers below its head. When it is to get a ninth, `snapshot` first merges
+layers of snapshots that were removed. `flatten` leaves the snapshots of the image where they are.
+`rebase` takes a file for the base if it has the size and, at 64 places, the contents of the base;
+all images on that base follow. With --unsafe only the size is compared: if the contents differ, what
+the images read changes, and file systems in them may be damaged.
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take; UNIQUE, what would come back if it
 were removed; SHARED, what others need too; DEPTH, its layers.
@@ -108,6 +119,10 @@ pub(crate) enum ImageCommand {
     },
     /// Put an image back to one of its snapshots; what was written since is lost
     Rollback(One),
+    /// Give an image a layer of its own with all that it reads from its origin and its base
+    Flatten(One),
+    /// Tell where the base of an image is now, after it was moved or copied
+    Rebase(RebaseArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -155,6 +170,8 @@ pub(crate) fn run(command: ImageCommand) -> Outcome {
         ImageCommand::Resize { of, size, shrink } => resize(of, size, shrink),
         ImageCommand::Rename { of, to } => rename(of, to),
         ImageCommand::Rollback(of) => roll_back(of),
+        ImageCommand::Flatten(of) => chain::flatten(of.node, of.json),
+        ImageCommand::Rebase(args) => chain::rebase(args),
     })
 }
 
@@ -164,9 +181,11 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         ImageCommand::Snapshot(of) | ImageCommand::Rm { of, .. } => of.nodes.iter().collect(),
         ImageCommand::Clone { from, to, .. } => std::iter::once(from).chain(to).collect(),
         ImageCommand::Rename { of, to } => vec![&of.node, to],
-        ImageCommand::Info(of) | ImageCommand::Resize { of, .. } | ImageCommand::Rollback(of) => {
-            vec![&of.node]
-        }
+        ImageCommand::Info(of)
+        | ImageCommand::Resize { of, .. }
+        | ImageCommand::Rollback(of)
+        | ImageCommand::Flatten(of) => vec![&of.node],
+        ImageCommand::Rebase(args) => vec![&args.node],
         ImageCommand::Create(args) => vec![&args.image],
         ImageCommand::Ls { .. } => Vec::new(),
     }
@@ -189,6 +208,7 @@ fn names(nodes: &[NodeName]) -> String {
 fn snapshot(of: Several) -> Result<Outcome, StoreError> {
     let mut store = open(&of.nodes)?;
     let nodes: Vec<NodeName> = of.nodes.into_iter().map(|path| path.node).collect();
+    chain::make_room(&mut store, &nodes)?;
     store.snapshot(nodes.clone())?;
     show::done(&store, &nodes, of.json, &format!("Taken: {}.", names(&nodes)))
 }

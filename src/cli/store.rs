@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::text::{exact_and_human, json, print, table};
 use crate::config::size::parse_duration;
+use crate::store::catalog::StoreName;
 use crate::store::{MapFiles, OpenStore, StoreError, StoreUsage};
 
 /// The last one that has four digits for its year.
@@ -26,7 +27,7 @@ Examples:
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
               size (all images, bytes), used, maps (bytes on the disk), lost (what waits for `store gc`)
-  check       store, ok, problems
+  check       store, ok, problems; with --rebuild-map store, image, rebuilt (uuids of layers)
   gc          store, removed, lost
 
 Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused: nothing was changed.";
@@ -45,8 +46,17 @@ pub(crate) enum StoreCommand {
     Init(OfStore),
     /// Show what a store has and what it takes
     Info(OfStore),
-    /// Look for damage: the whole catalogue, the files of all layers, the identity of all bases
-    Check(OfStore),
+    /// Look for damage: the whole catalogue, the files and maps of all layers, the identity of all bases
+    Check {
+        #[command(flatten)]
+        of: OfStore,
+        /// Make the maps of this image again that cannot be used, out of the data of its layers
+        #[arg(long, value_name = "IMAGE")]
+        rebuild_map: Option<StoreName>,
+        /// Do it, although that is a guess: what was trimmed or zeroed may show old contents again
+        #[arg(long, requires = "rebuild_map")]
+        yes: bool,
+    },
     /// Remove what interrupted commands have left behind in lost/
     Gc {
         #[command(flatten)]
@@ -92,6 +102,13 @@ struct CheckJson<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct RebuiltJson<'a> {
+    store: &'a Path,
+    image: &'a str,
+    rebuilt: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
 struct GcJson<'a> {
     store: &'a Path,
     removed: usize,
@@ -102,7 +119,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     ended(match args.command {
         StoreCommand::Init(of) => OpenStore::init(&of.store, MapFiles).and_then(|made| info(&of, &made)),
         StoreCommand::Info(of) => OpenStore::open(&of.store, MapFiles).and_then(|found| info(&of, &found)),
-        StoreCommand::Check(of) => check(&of),
+        StoreCommand::Check { of, rebuild_map: None, .. } => check(&of),
+        StoreCommand::Check { rebuild_map: Some(image), yes: false, .. } => {
+            return Outcome::refused(format_args!(
+                "a map that is made again is a guess: what was trimmed or zeroed in \"{image}\" may show old contents again; \
+                 restore a backup if there is one, or write --yes"
+            ));
+        }
+        StoreCommand::Check { of, rebuild_map: Some(image), yes: true } => rebuild(&of, &image),
         StoreCommand::Gc { of, grace } => gc(&of, grace),
     })
 }
@@ -167,7 +191,9 @@ pub(super) fn time(seconds: u64) -> String {
 }
 
 fn check(of: &OfStore) -> Result<Outcome, StoreError> {
-    let problems = OpenStore::open(&of.store, MapFiles)?.check()?;
+    let store = OpenStore::open(&of.store, MapFiles)?;
+    let mut problems = store.check()?;
+    problems.extend(store.check_maps()?);
     let text = match (of.json, problems.is_empty()) {
         (true, is_well) => json(&CheckJson { store: &of.store, ok: is_well, problems: &problems }),
         (false, true) => "Nothing is wrong.\n".to_owned(),
@@ -179,6 +205,21 @@ fn check(of: &OfStore) -> Result<Outcome, StoreError> {
         1 => Ok(Outcome::failed("one problem was found")),
         count => Ok(Outcome::failed(format_args!("{count} problems were found"))),
     }
+}
+
+fn rebuild(of: &OfStore, image: &StoreName) -> Result<Outcome, StoreError> {
+    let layers = OpenStore::open_to_change(&of.store, MapFiles)?.rebuild_maps(image)?;
+    let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    if of.json {
+        return Ok(print(&json(&RebuiltJson { store: &of.store, image: image.as_str(), rebuilt: &layers })));
+    }
+    Ok(print(&match layers.is_empty() {
+        true => format!("The maps of {image} can be used: nothing was changed.\n"),
+        false => {
+            let text = "Made again, the old ones are in lost/; check the file systems in it";
+            format!("{text}: {}.\n", layers.join(", "))
+        }
+    }))
 }
 
 fn gc(of: &OfStore, grace: Duration) -> Result<Outcome, StoreError> {

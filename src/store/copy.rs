@@ -109,7 +109,7 @@ fn is_zero(block: &[u8]) -> bool {
 }
 
 /// The next part from `at` on that is no hole; a file system without holes has one part.
-fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= size {
         return Ok(None);
     }

@@ -45,6 +45,10 @@ pub enum StoreError {
         "{} is not the file that it was when images began with it ({how} differs): put it back, or restore it", .path.display()
     )]
     BaseDiffers { path: PathBuf, how: String },
+    #[error(
+        "{} is not the base: its {what} differs. Name a copy of the base; --unsafe takes one with other contents and the same size", .path.display()
+    )]
+    OtherBase { path: PathBuf, what: &'static str },
     #[error("the layer {layer} cannot be {what}: {why}")]
     Map { layer: LayerId, what: &'static str, why: String },
     #[error(
@@ -78,6 +82,7 @@ impl StoreError {
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
+            Self::OtherBase { .. } => true,
         }
     }
 }

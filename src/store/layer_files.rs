@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, ftruncate, mkdirat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, ftruncate, linkat, mkdirat, renameat};
 use rustix::io::Errno;
 
 use super::catalog::LayerId;
@@ -13,6 +13,8 @@ use super::error::StoreError;
 
 const DATA: &str = "data";
 const MAP: &str = "map";
+/// A map until it is complete.
+const NEW_MAP: &str = "map.new";
 /// A block of `st_blocks`.
 const STAT_BLOCK: u64 = 512;
 
@@ -88,6 +90,66 @@ impl StoreDirectory {
             }
         }
         Ok(files)
+    }
+
+    /// Makes a layer durable whose files are open no more. Only then may the catalogue be told of it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn sync_layer(&self, id: LayerId) -> Result<(), StoreError> {
+        let (data, map) = self.open_layer(id)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let within = below(&self.layers, id.to_string(), flags, Mode::empty());
+        let within = within.map_err(StoreError::at("open", &self.layer_path(id)))?;
+        NewLayer { directory: self, id, within, data, map }.finish()
+    }
+
+    /// Opens the data of a layer whose map may be lost.
+    ///
+    /// # Errors
+    /// The file system's; a layer that is missing is damage.
+    pub(super) fn open_data(&self, id: LayerId) -> Result<File, StoreError> {
+        let found =
+            below(&self.layers, format!("{id}/{DATA}"), OFlags::RDWR | OFlags::NONBLOCK, Mode::empty());
+        found.map(File::from).map_err(|error| missing(id, error, self, DATA))
+    }
+
+    /// Gives a layer another map, which `write` writes. The old one, if there is one, goes to `lost/`.
+    pub(super) fn replace_map(
+        &self,
+        id: LayerId,
+        write: impl FnOnce(File) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let path = self.layer_path(id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let within = below(&self.layers, id.to_string(), flags, Mode::empty());
+        let within = within.map_err(|error| missing(id, error, self, ""))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        // An earlier try may have been interrupted.
+        let made = unlink(&within, NEW_MAP, AtFlags::empty())
+            .and_then(|()| below(&within, NEW_MAP, flags, Mode::RUSR | Mode::WUSR));
+        let file = File::from(made.map_err(StoreError::at("make", &path.join(NEW_MAP)))?);
+        write(file.try_clone().map_err(StoreError::at("make", &path.join(NEW_MAP)))?)?;
+        let placed = || -> io::Result<()> {
+            file.sync_all()?;
+            self.keep_in_lost(&within, id)?;
+            renameat(&within, NEW_MAP, &within, MAP)?;
+            Ok(fsync(&within)?)
+        };
+        placed().map_err(StoreError::at("replace", &path.join(MAP)))
+    }
+
+    /// A second name for a map that is going to be replaced.
+    fn keep_in_lost(&self, within: &OwnedFd, id: LayerId) -> rustix::io::Result<()> {
+        for number in 0..1000 {
+            let name = format!("{id}.map.{number}");
+            match linkat(within, MAP, &self.lost, &*name, AtFlags::empty()) {
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => return Ok(()),
+                result => return result.and_then(|()| fsync(&self.lost)),
+            }
+        }
+        Err(Errno::EXIST)
     }
 
     /// What a layer takes on the disk.

@@ -1,6 +1,7 @@
 //! The map of a layer and its file, outside of any ring: while a server starts, and for the commands on a
 //! store that nobody serves.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -14,6 +15,9 @@ use super::map::{
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::now_s;
 use super::pending::{FoundLog, find_log};
+
+/// Leaves that stay in memory of a map that is gone through once.
+pub(super) const FEW_LEAVES: usize = 16;
 
 /// Why a map cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +42,9 @@ const NOT_LOOKED_FOR: &str = "what a server that was killed has answered and not
 pub struct MapFiles;
 
 /// A map with the files of its layer.
-pub(super) struct OpenMap<'a, F> {
+pub(super) struct OpenMap<F> {
     pub(super) map: LayerMap,
-    pub(super) files: &'a F,
+    pub(super) files: F,
 }
 
 /// The files of a layer: its data and its map.
@@ -62,9 +66,10 @@ pub(crate) trait LayerMedium {
 }
 
 /// The real ones.
-struct LayerPair<'a> {
-    data: &'a File,
-    map: &'a File,
+#[derive(Clone, Copy)]
+pub(super) struct LayerPair<'a> {
+    pub(super) data: &'a File,
+    pub(super) map: &'a File,
 }
 
 impl LayerMedium for LayerPair<'_> {
@@ -93,6 +98,54 @@ impl LayerMedium for LayerPair<'_> {
     }
 }
 
+impl<F: LayerMedium> LayerMedium for &F {
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        (**self).read(bytes, offset)
+    }
+
+    fn write(&self, writes: &[FileWrite]) -> io::Result<()> {
+        (**self).write(writes)
+    }
+
+    fn sync_map(&self) -> io::Result<()> {
+        (**self).sync_map()
+    }
+
+    fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog> {
+        (**self).left_log(identity)
+    }
+}
+
+/// The map of a layer that no catalogue names yet: nothing of it is synced. Whoever makes it does that in the
+/// end.
+pub(super) struct NewMap<F>(pub(super) F);
+
+impl<F: Borrow<File>> LayerMedium for NewMap<F> {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_at(self.0.borrow(), bytes, offset)
+    }
+
+    fn write(&self, writes: &[FileWrite]) -> io::Result<()> {
+        write_all(self.0.borrow(), writes)
+    }
+
+    fn sync_map(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn left_log(&self, _identity: &LayerIdentity) -> Option<FoundLog> {
+        None
+    }
+}
+
 /// Reads the map of a layer.
 pub(crate) fn open_map(data: &File, map: &File) -> Result<LayerMap, MapFileError> {
     open_map_of(&LayerPair { data, map })
@@ -112,12 +165,7 @@ pub(crate) fn open_map_of(files: &impl LayerMedium) -> Result<LayerMap, MapFileE
     let length = files.read(&mut ring, offset)?;
     let mut map = front.open(&ring[..length])?;
     if map.is_fallback() {
-        // Every node that is live comes into memory, which verifies it.
-        let mut after = None;
-        while let Some(node) = map.next_live(after) {
-            load_node(&mut map, files, node)?;
-            after = Some(node);
-        }
+        load_each_node(&mut map, files)?;
     }
     Ok(map)
 }
@@ -129,7 +177,22 @@ pub(crate) fn open_head_map(files: &impl LayerMedium) -> Result<LayerMap, MapFil
     Ok(open.map)
 }
 
-fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) -> Result<(), MapFileError> {
+/// Every node that is live comes into memory once, which verifies it; few of them stay there.
+pub(super) fn load_each_node(map: &mut LayerMap, files: &impl LayerMedium) -> Result<(), MapFileError> {
+    let mut after = None;
+    while let Some(node) = map.next_live(after) {
+        load_node(map, files, node)?;
+        map.evict_clean(FEW_LEAVES);
+        after = Some(node);
+    }
+    Ok(())
+}
+
+pub(super) fn load_node(
+    map: &mut LayerMap,
+    files: &impl LayerMedium,
+    node: NodeAddress,
+) -> Result<(), MapFileError> {
     let Some((offset, length)) = map.address(node) else { return Ok(()) };
     let mut bytes = vec![0; length];
     let length = files.read(&mut bytes, offset)?;
@@ -138,7 +201,7 @@ fn load_node(map: &mut LayerMap, files: &impl LayerMedium, node: NodeAddress) ->
 
 /// Makes durable what a map has in no record yet: for a layer that nobody has open any more.
 pub(crate) fn commit_map(map: LayerMap, data: &File, file: &File) -> Result<(), MapFileError> {
-    let mut open = OpenMap { map, files: &LayerPair { data, map: file } };
+    let mut open = OpenMap { map, files: LayerPair { data, map: file } };
     let committed = open.commit();
     open.map.finish_log();
     committed
@@ -146,7 +209,15 @@ pub(crate) fn commit_map(map: LayerMap, data: &File, file: &File) -> Result<(), 
 
 /// Writes a new map, in which every block is ABSENT. The caller syncs it.
 pub(crate) fn create_map(file: &File, identity: &LayerIdentity) -> Result<(), MapFileError> {
-    let new = LayerMap::create(identity, Geometry::default())?;
+    create_map_with(file, identity, Geometry::default())
+}
+
+pub(super) fn create_map_with(
+    file: &File,
+    identity: &LayerIdentity,
+    geometry: Geometry,
+) -> Result<(), MapFileError> {
+    let new = LayerMap::create(identity, geometry)?;
     write_all(file, &new.writes)?;
     file.set_len(new.file_length)?;
     Ok(())
@@ -170,9 +241,9 @@ fn write_all(file: &File, writes: &[FileWrite]) -> io::Result<()> {
     writes.iter().try_for_each(|write| file.write_all_at(&write.bytes, write.offset))
 }
 
-impl<F: LayerMedium> OpenMap<'_, F> {
+impl<F: LayerMedium> OpenMap<F> {
     fn load(&mut self, node: NodeAddress) -> Result<(), MapFileError> {
-        load_node(&mut self.map, self.files, node)
+        load_node(&mut self.map, &self.files, node)
     }
 
     /// Blocks have a state from now on.
@@ -237,7 +308,7 @@ impl<F: LayerMedium> OpenMap<'_, F> {
     }
 
     /// Writes all that records say into nodes: after that opening replays nothing.
-    fn checkpoint(&mut self) -> Result<(), MapFileError> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), MapFileError> {
         self.map.begin_checkpoint(now_s());
         let result = self.checkpoint_steps();
         self.map.end_checkpoint(result.is_ok());
@@ -284,7 +355,7 @@ impl<F: LayerMedium> OpenMap<'_, F> {
     }
 }
 
-impl OpenMap<'_, LayerPair<'_>> {
+impl OpenMap<LayerPair<'_>> {
     /// Gives the disk this size, durably, if it has another.
     fn change_size(&mut self, size: u64) -> Result<(), MapFileError> {
         if self.map.size() == size {
@@ -307,9 +378,7 @@ impl LayerMaps for MapFiles {
             if data.is_empty() {
                 return Ok(());
             }
-            // Its data is durable before the catalogue names the layer, and until then it is rubbish.
-            let files = LayerPair { data: map, map };
-            let mut open = OpenMap { map: open_map(map, map)?, files: &files };
+            let mut open = OpenMap { map: open_map(map, map)?, files: NewMap(map) };
             for span in data {
                 open.set(span.start, span.blocks, BlockState::Data)?;
             }
@@ -322,7 +391,7 @@ impl LayerMaps for MapFiles {
     fn seal(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let sealed = || -> Result<(), MapFileError> {
             let files = LayerPair { data, map };
-            let mut open = OpenMap { map: open_head_map(&files)?, files: &files };
+            let mut open = OpenMap { map: open_head_map(&files)?, files };
             open.change_size(size)?;
             open.checkpoint()
         };
@@ -332,13 +401,13 @@ impl LayerMaps for MapFiles {
     fn resize(&self, data: &File, map: &File, size: u64) -> Result<(), String> {
         let resized = || -> Result<(), MapFileError> {
             let files = LayerPair { data, map };
-            OpenMap { map: open_head_map(&files)?, files: &files }.change_size(size)
+            OpenMap { map: open_head_map(&files)?, files }.change_size(size)
         };
         resized().map_err(|error| error.to_string())
     }
 }
 
-fn identity(layer: &LayerDescription) -> LayerIdentity {
+pub(super) fn identity(layer: &LayerDescription) -> LayerIdentity {
     let LayerDescription { store, image, layer, parent, name, created_s, size } = layer;
     LayerIdentity {
         store: *store,

@@ -6,15 +6,22 @@
 
 pub(crate) mod base;
 pub(crate) mod catalog;
+mod chain_reader;
+pub(crate) mod checking;
 pub(crate) mod copy;
 pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod image_path;
+pub(crate) mod layer_copy;
 pub(crate) mod layer_files;
 mod lock;
 pub(crate) mod map;
 pub(crate) mod map_files;
+mod map_reader;
+mod map_writer;
 pub(crate) mod maps;
+pub(crate) mod merging;
 pub(crate) mod open_store;
 pub(crate) mod pending;
+pub(crate) mod rebasing;
 pub(crate) mod serving;

@@ -285,14 +285,11 @@ pub fn resize(
         return Err(ImageRefusal::Shrinks { image: name.clone(), have: row.size, want: size });
     }
     let mut draft = Draft::new(view);
-    let mut after = ImageRow { size, ..row.clone() };
-    match row.head {
-        // The head's map hides what is below, whose limit therefore need not move.
-        Some(id) => {
-            let layer = view.layer(id).ok_or(ImageRefusal::NoLayer(id))?;
-            draft.set_layer(LayerRow { size, ..layer.clone() });
-        }
-        None => after.below = row.below.within(size),
+    // A head's map hides what is below by whole blocks, and a disk may end within one.
+    let after = ImageRow { size, below: row.below.within(size), ..row.clone() };
+    if let Some(id) = row.head {
+        let layer = view.layer(id).ok_or(ImageRefusal::NoLayer(id))?;
+        draft.set_layer(LayerRow { size, below: after.below, ..layer.clone() });
     }
     draft.set_image(after);
     Ok(draft.finish())

@@ -25,7 +25,9 @@ mod encoding;
 mod header;
 mod id;
 mod listing;
+mod merging;
 mod name;
+mod rebasing;
 mod refusal;
 mod removal;
 mod rows;
@@ -43,9 +45,11 @@ pub use decide::{
 pub use header::CatalogHeader;
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use listing::{ListedNode, Space, listing};
+pub use merging::{MergePair, cheapest_merge, finish_flatten, finish_merge, is_flat, is_full, mergeable};
 pub use name::{NameError, NodeName, StoreName};
+pub use rebasing::rebase;
 pub use refusal::ImageRefusal;
-pub use removal::{finish_flatten, finish_merge, remove, roll_back};
+pub use removal::{remove, roll_back};
 pub use rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
     SIZE_UNIT, SnapshotRow,

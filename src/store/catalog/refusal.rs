@@ -35,18 +35,20 @@ pub enum ImageRefusal {
     #[error("\"{0}\" is in use: disconnect its clients first, or write --force")]
     InUse(StoreName),
     #[error(
-        "\"{0}\" has {DEEPEST} sealed layers, which is the most: flatten it, or remove snapshots and serve the store, which \
-         merges what they leave behind"
+        "\"{0}\" has {DEEPEST} sealed layers, which is the most, and snapshots or clones need each of them: remove some of these, \
+         or flatten it with `ringnbd image flatten`"
     )]
     TooDeep(StoreName),
     #[error("the store has {MOST_ROWS} {0}, which is the most: remove some, or begin another store")]
     Full(&'static str),
     #[error("the path of the base is too long")]
     LongPath,
-    #[error("\"{0}\" has no layer below its head to take in")]
-    NothingBelow(String),
-    #[error("\"{0}\" has no head: what was not written since the last snapshot cannot be flattened")]
-    NoHead(StoreName),
+    #[error("the layer {0} cannot become one with the layer above it: something else needs it")]
+    NotMergeable(LayerId),
+    #[error("\"{0}\" stands on something else than when this began: try again")]
+    Moved(StoreName),
+    #[error("\"{0}\" stands on no base")]
+    NoBase(StoreName),
     #[error("the image {0} was removed")]
     Gone(ImageId),
     #[error("the layer {0} is not in the catalogue")]

@@ -1,15 +1,14 @@
-//! What takes rows away: removing, rolling back, and the bookkeeping of layers that were copied together.
+//! What takes rows away: removing and rolling back.
 //!
 //! A layer goes with the last row that names it: an image by its head or by what it begins with, a
 //! snapshot, or a layer above. So the layers of a removed snapshot stay as long as anything above them
-//! does.
+//! does; `merging` makes one of them.
 
 use super::decide::{image, snapshot};
 use super::draft::Draft;
-use super::id::LayerId;
 use super::name::{NodeName, StoreName};
 use super::refusal::ImageRefusal;
-use super::rows::{Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::rows::{ImageRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// Takes a snapshot or an image away, and with an image its snapshots if `with_snapshots`.
@@ -79,40 +78,5 @@ pub fn roll_back(
         since: Some(to.id),
         ..image.clone()
     });
-    Ok(draft.finish())
-}
-
-/// The head of an image has all that it had from below: it needs nothing of its origin any more.
-///
-/// # Errors
-/// It is missing, or has no head.
-pub fn finish_flatten(view: &CatalogView, name: &StoreName) -> Result<CatalogChange, ImageRefusal> {
-    let row = image(view, name)?;
-    let head = row.head.ok_or_else(|| ImageRefusal::NoHead(name.clone()))?;
-    let layer = view.layer(head).ok_or(ImageRefusal::NoLayer(head))?;
-    let mut draft = Draft::new(view);
-    draft.set_layer(LayerRow { below: Below::NOTHING, ..layer.clone() });
-    draft.set_image(ImageRow { below: Below::NOTHING, origin: None, ..row.clone() });
-    Ok(draft.finish())
-}
-
-/// A layer has all that it had from the one below it, and stands on what that one stands on. One node
-/// changes, however many images there are above.
-///
-/// # Errors
-/// It is missing, or stands on no layer.
-pub fn finish_merge(view: &CatalogView, upper: LayerId) -> Result<CatalogChange, ImageRefusal> {
-    let row = view.layer(upper).ok_or(ImageRefusal::NoLayer(upper))?;
-    let ChainNode::Layer(lower) = row.below.node else {
-        return Err(ImageRefusal::NothingBelow(upper.to_string()));
-    };
-    let lower = view.layer(lower).ok_or(ImageRefusal::NoLayer(lower))?;
-    let below = lower.below.within(row.below.bytes);
-    let mut draft = Draft::new(view);
-    draft.set_layer(LayerRow { below, ..row.clone() });
-    // An image repeats what its head stands on.
-    if let Some(image) = view.image_by_id(row.image).filter(|image| image.head == Some(upper)) {
-        draft.set_image(ImageRow { below, ..image.clone() });
-    }
     Ok(draft.finish())
 }

@@ -23,6 +23,11 @@ impl CatalogChange {
         self.layers.iter().filter(|(_, row)| row.is_none()).map(|(id, _)| *id)
     }
 
+    /// Layers that have a row after this, with a new value.
+    pub fn made_layers(&self) -> impl Iterator<Item = LayerId> {
+        self.layers.iter().filter(|(_, row)| row.is_some()).map(|(id, _)| *id)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -89,6 +89,11 @@ impl LayerMap {
         self.identity.size
     }
 
+    /// ABSENT blocks from this one on read as zeroes.
+    pub(crate) fn hidden_from(&self) -> u64 {
+        self.hidden_from
+    }
+
     /// Blocks of the disk. The last one may be cut by its end.
     pub(crate) fn blocks(&self) -> u64 {
         self.geometry.blocks(self.identity.size)

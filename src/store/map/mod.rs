@@ -91,5 +91,5 @@ pub(crate) use log::{LogLayout, LogMemory, LogOwner, LogRoom, PendingLog};
 pub(crate) use node::NodeAddress;
 pub(crate) use open::MapFront;
 pub(crate) use resize::ShrinkStep;
-pub(crate) use states::BlockState;
+pub(crate) use states::{BlockRun, BlockState};
 pub(crate) use superblock::LayerIdentity;

@@ -7,18 +7,29 @@ use super::{Seeded, empty, name};
 use crate::random::Random;
 use crate::store::catalog::*;
 
-/// A few transactions of each kind, on a catalogue that is there. After each the view is noted.
-fn story(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(), CatalogError> {
+/// Transactions on a catalogue that is there. After each the view is noted.
+type Story = fn(&mut StoreCatalog, &mut Vec<CatalogView>) -> Result<(), CatalogError>;
+
+/// Notes the view after a transaction, and then commits it.
+fn stepping(
+    views: &mut Vec<CatalogView>,
+) -> impl FnMut(
+    &mut StoreCatalog,
+    &mut dyn FnMut(&CatalogView, &mut Minter<'_>) -> CatalogChange,
+) -> Result<(), CatalogError> {
     let mut seeded = Seeded::new(7);
-    let mut step = |catalog: &mut StoreCatalog,
-                    call: &mut dyn FnMut(&CatalogView, &mut Minter<'_>) -> CatalogChange|
-     -> Result<(), CatalogError> {
+    move |catalog, call| {
         let change = seeded.minting(5, |minter| Ok::<_, CatalogError>(call(catalog.view()?, minter)))?;
         let mut next = catalog.view()?.clone();
         next.apply(&change);
         views.push(next);
         catalog.commit(&change)
-    };
+    }
+}
+
+/// A few transactions of most kinds.
+fn story(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(), CatalogError> {
+    let mut step = stepping(views);
     let id = ImageId(Uuid::from_u128(1));
     step(catalog, &mut |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
     let layer = LayerId(Uuid::from_u128(2));
@@ -36,6 +47,30 @@ fn story(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(),
     step(catalog, &mut |view, _| rename(view, &"vm9".parse().unwrap(), &name("other")).unwrap())
 }
 
+/// Below clones two layers become one, and a clone gets a layer of its own.
+fn story_of_chains(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(), CatalogError> {
+    let mut step = stepping(views);
+    let id = ImageId(Uuid::from_u128(1));
+    let layer = |number| LayerId(Uuid::from_u128(number));
+    step(catalog, &mut |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
+    for (number, of) in [(2, "1"), (3, "2")] {
+        step(catalog, &mut |view, minter| adopt_head(view, minter, id, layer(number)).unwrap())?;
+        let new = NewSnapshot { image: name("golden"), snapshot: name(of), next_head: None };
+        step(catalog, &mut |view, minter| take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap())?;
+    }
+    let names: Vec<StoreName> = (0..100).map(|number| name(&format!("vm{number}"))).collect();
+    step(catalog, &mut |view, minter| {
+        make_clones(view, minter, (&name("golden"), &name("2")), &names).unwrap()
+    })?;
+    step(catalog, &mut |view, _| remove(view, &"golden@1".parse().unwrap(), false).unwrap())?;
+    let pair = MergePair { upper: layer(3), lower: layer(2) };
+    step(catalog, &mut |view, _| finish_merge(view, pair, layer(4), u64::MAX).unwrap())?;
+    let clone = catalog.view()?.image(&name("vm7")).unwrap().clone();
+    assert_eq!(clone.below.node, ChainNode::Layer(layer(4)));
+    let flat = Some((layer(5), clone.size));
+    step(catalog, &mut |view, minter| finish_flatten(view, minter, clone.id, clone.below, flat).unwrap())
+}
+
 fn fresh() -> SimulatedDisk {
     let disk = SimulatedDisk::default();
     drop(StoreCatalog::create(disk.clone(), Uuid::from_u128(9), 1).unwrap());
@@ -45,6 +80,15 @@ fn fresh() -> SimulatedDisk {
 /// C2, of the catalogue: a cut at any step leaves the state before a transaction or the one after it.
 #[test]
 fn a_cut_leaves_the_old_or_the_new_state() {
+    cut_everywhere(story);
+}
+
+#[test]
+fn a_cut_leaves_a_chain_as_it_was_or_shorter() {
+    cut_everywhere(story_of_chains);
+}
+
+fn cut_everywhere(story: Story) {
     let start = fresh();
     let whole = SimulatedDisk::holding(start.bytes());
     let mut views = vec![CatalogView::default()];

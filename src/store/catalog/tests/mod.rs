@@ -156,11 +156,30 @@ fn no_read_has_more_than_eight_sealed_layers_to_look_at() {
     }
     // One that was not written since adds no layer.
     catalog.snapshot(&[("vm", "again")]).unwrap();
-    let top = catalog.write("vm");
+    catalog.write("vm");
     assert_eq!(catalog.snapshot(&[("vm", "s8")]).unwrap_err(), ImageRefusal::TooDeep(name("vm")));
-    let upper = catalog.view.image_chain(catalog.view.image(&name("vm")).unwrap()).0[1].id;
-    assert_ne!(upper, top);
-    catalog.decide(|view, _| finish_merge(view, upper)).unwrap();
+    let chain = |catalog: &Catalog| {
+        let row = catalog.view.image(&name("vm")).unwrap();
+        (row.below, catalog.view.chain(row.below).0.iter().map(|row| row.id).collect::<Vec<_>>())
+    };
+    let (below, layers) = chain(&catalog);
+    assert_eq!(mergeable(&catalog.view, below), [], "a snapshot stands on each");
+    let all = |pair: &[LayerId]| MergePair { upper: pair[0], lower: pair[1] };
+    let refused = finish_merge(&catalog.view, all(&layers[3..]), LayerId(Uuid::nil()), u64::MAX);
+    assert_eq!(refused, Err(ImageRefusal::NotMergeable(layers[4])));
+    catalog.remove("vm@s3").unwrap();
+    catalog.remove("vm@s5").unwrap();
+    // The newest layer is that of `s7`.
+    let pairs = [all(&layers[1..]), all(&layers[3..])];
+    assert_eq!(mergeable(&catalog.view, below), pairs);
+    let bytes = |id: LayerId| if id == layers[2] { 10 } else { 6 };
+    assert_eq!(cheapest_merge(&catalog.view, below, &bytes), Some(pairs[1]));
+    let merged = LayerId(catalog.seeded.uuid());
+    let change = catalog.decide(|view, _| finish_merge(view, pairs[1], merged, u64::MAX)).unwrap();
+    let released: std::collections::BTreeSet<LayerId> = change.released_layers().collect();
+    assert_eq!(released, [layers[3], layers[4]].into());
+    assert_eq!(chain(&catalog).1[3], merged);
+    assert!(!is_full(&catalog.view, &name("vm")).unwrap());
     catalog.snapshot(&[("vm", "s8")]).unwrap();
 }
 
@@ -178,7 +197,6 @@ fn ten_thousand_clones_are_one_change() {
         catalog.view.clones_of(catalog.view.image(&name("vm7")).unwrap().origin.unwrap()).len(),
         10_000
     );
-    // A merge below them changes one row.
     let twice = ["again", "again"];
     assert!(matches!(catalog.clone_of(("golden", "1"), &twice), Err(ImageRefusal::Twice(_))));
     assert!(matches!(catalog.clone_of(("golden", "1"), &["vm3"]), Err(ImageRefusal::Exists(_))));

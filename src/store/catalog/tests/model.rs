@@ -168,25 +168,32 @@ impl Under {
 
     fn flatten(&mut self, image: usize) -> bool {
         let row = self.row(image).unwrap();
-        let Some(head) = row.head else { return false };
-        let all = self.read(&row);
-        self.layers.insert(head, (0..).zip(all).collect());
-        assert!(self.decide(|view, _| finish_flatten(view, &row.name)));
+        let all: BTreeMap<u64, u8> =
+            (0..row.size / SIZE_UNIT).map(|block| (block, self.below(row.below, block))).collect();
+        let flat = (row.below != Below::NOTHING).then(|| LayerId(self.seeded.uuid()));
+        self.layers.extend(flat.map(|flat| (flat, all)));
+        let flat = flat.map(|flat| (flat, row.size));
+        assert!(self.decide(|view, minter| finish_flatten(view, minter, row.id, row.below, flat)));
+        assert!(is_flat(&self.view, &self.row(image).unwrap()));
         true
     }
 
-    fn merge(&mut self, image: usize, depth: usize) {
+    fn merge(&mut self, image: usize, which: usize) {
         let row = self.row(image).unwrap();
-        let chain = self.view.image_chain(&row).0;
-        let (Some(upper), Some(lower)) = (chain.get(depth), chain.get(depth + 1)) else { return };
-        let (upper, limit, lower) = (upper.id, upper.below.bytes, lower.id);
-        let from: Vec<(u64, u8)> =
-            self.layers[&lower].iter().map(|(block, value)| (*block, *value)).collect();
-        let into = self.layers.get_mut(&upper).unwrap();
-        for (block, value) in from.into_iter().filter(|(block, _)| block * SIZE_UNIT < limit) {
-            into.entry(block).or_insert(value);
-        }
-        assert!(self.decide(|view, _| finish_merge(view, upper)));
+        let pairs = mergeable(&self.view, row.below);
+        let Some(pair) = pairs.get(which % pairs.len().max(1)) else { return };
+        let upper = self.view.layer(pair.upper).unwrap();
+        let limit = upper.below.bytes;
+        let from = self.layers[&pair.lower].iter().filter(|(block, _)| *block * SIZE_UNIT < limit);
+        let mut blocks: BTreeMap<u64, u8> = from.map(|(block, value)| (*block, *value)).collect();
+        blocks.extend(self.layers[&pair.upper].iter().map(|(block, value)| (*block, *value)));
+        // What is hidden is so by the state of its block, or by how much is seen of what is below.
+        let seen = if which % 2 == 0 { u64::MAX } else { limit };
+        let merged = LayerId(self.seeded.uuid());
+        self.layers.insert(merged, blocks);
+        let before = self.view.image_chain(&row).0.len();
+        assert!(self.decide(|view, _| finish_merge(view, *pair, merged, seen)));
+        assert_eq!(self.view.image_chain(&self.row(image).unwrap()).0.len(), before - 1);
     }
 
     /// What is needed, found by walking from all images and snapshots.
