@@ -53,6 +53,7 @@
 //!                 handshake.found(exports.iter().enumerate().find(|(_, export)| export.name == name));
 //!             }
 //!             Some(Event::List) => handshake.listed(exports),
+//!             Some(Event::StartTls) => unreachable!("`Handshake::new` makes a server without TLS"),
 //!             Some(Event::Done(negotiated)) => return Ok((output, Some(negotiated))),
 //!         }
 //!     }
@@ -162,8 +163,9 @@
 //!
 //! # What is not here
 //!
-//! TLS: STARTTLS is refused by the server's handshake and not asked for by the client's. The oldstyle
-//! handshake: it is recognised, and an error. RESIZE, which the document calls experimental.
+//! TLS itself: the server's handshake tells when STARTTLS was agreed on, and goes on with what its driver
+//! decrypts. The client's handshake does not ask for it. The oldstyle handshake: it is recognised, and an
+//! error. RESIZE, which the document calls experimental.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -140,6 +140,7 @@ async fn converse(
                 claim.hold(plane.answer_bytes(None)).await;
                 handshake.listed(plane.catalogue().iter().map(|entry| &entry.info));
             }
+            Some(Event::StartTls) => unreachable!("TLS is not offered"),
             Some(Event::Done(negotiated)) => {
                 // The export that was looked up last. If its index belongs to another one now, it was
                 // removed.

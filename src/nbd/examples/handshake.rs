@@ -107,6 +107,7 @@ fn step_of_server(
             server.found(exports.iter().enumerate().find(|(_, export)| export.name == name));
         }
         Some(server_handshake::Event::List) => server.listed(exports),
+        Some(server_handshake::Event::StartTls) => unreachable!("this server has no TLS"),
         Some(server_handshake::Event::Done(negotiated)) => return Ok(Some(negotiated)),
     }
     Ok(None)

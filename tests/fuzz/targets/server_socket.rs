@@ -140,6 +140,7 @@ fn raw(data: &[u8]) {
                 handshake.found(found.map(|index| (index, &infos[index])));
             }
             Ok(Some(HandshakeEvent::List)) => handshake.listed(&infos),
+            Ok(Some(HandshakeEvent::StartTls)) => unreachable!("this server has no TLS"),
             Ok(None) | Err(_) => return,
             Ok(Some(HandshakeEvent::Done(negotiated))) => {
                 let client = connect(negotiated.export, negotiated.session, input.to_vec());

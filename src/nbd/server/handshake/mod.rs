@@ -9,10 +9,10 @@
 //!                   └────────────── any violation ─► Closed
 //! ```
 //!
-//! TLS is not negotiated yet. STARTTLS is refused like an unknown option; once it is accepted, the machine
-//! would stop in a state of its own that consumes nothing (plaintext behind the option must never be read as
-//! options, see "Security considerations"), and everything a client negotiated before would be forgotten by
-//! starting a new `Handshake`.
+//! STARTTLS, where [`TlsMode`] has it, stops the machine in a state that takes no byte: what stands behind the
+//! option was sent in plain text, perhaps by somebody between, and must be read neither as options nor as TLS
+//! ("Security considerations"). The driver makes the connection a secure one, says so with
+//! [`Handshake::secured`], and feeds what it decrypts. Nothing that was negotiated before counts then.
 
 mod options;
 mod outcome;
@@ -25,7 +25,7 @@ mod tests;
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 
-pub use outcome::{CloseReason, Event, HandshakeLimits, Negotiated};
+pub use outcome::{CloseReason, Event, HandshakeLimits, Negotiated, TlsMode};
 
 use zerocopy::byteorder::big_endian::{U16, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -33,7 +33,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::headers::{Greeting, OptionHeader};
 use crate::session::ExportInfo;
 use crate::wire::*;
-use options::Haggling;
+use options::{Haggling, Tls};
 use state::{HandshakeState, PendingOption};
 
 /// The server's side of one handshake.
@@ -50,7 +50,14 @@ pub struct Handshake {
 
 impl Handshake {
     /// A handshake at its start: the greeting is already in the output.
+    ///
+    /// It has no TLS: [`Handshake::with_tls`].
     pub fn new(limits: HandshakeLimits) -> Self {
+        Self::with_tls(limits, TlsMode::Off)
+    }
+
+    /// A handshake at its start, of a server that has TLS.
+    pub fn with_tls(limits: HandshakeLimits, mode: TlsMode) -> Self {
         let greeting = Greeting {
             magic: U64::new(NBD_MAGIC),
             opts_magic: U64::new(NBD_OPTS_MAGIC),
@@ -58,7 +65,7 @@ impl Handshake {
         };
         Self {
             limits,
-            haggling: Haggling::new(limits.option_length, greeting.as_bytes().to_vec()),
+            haggling: Haggling::new(limits.option_length, mode, greeting.as_bytes().to_vec()),
             state: HandshakeState::ClientFlags,
             data: Vec::new(),
             options: 0,
@@ -71,6 +78,28 @@ impl Handshake {
         self.haggling.shutting_down = shutting_down;
     }
 
+    /// Tells that the connection is a secure one now, which answers [`Event::StartTls`].
+    ///
+    /// What was negotiated in plain text is forgotten; the client's flags and what it used up of the limits
+    /// are not.
+    ///
+    /// # Panics
+    /// When [`Event::StartTls`] was not told.
+    pub fn secured(&mut self) {
+        assert!(
+            matches!(self.state, HandshakeState::StartingTls) && self.haggling.output.is_empty(),
+            "a secure connection in {:?}",
+            self.state
+        );
+        self.haggling.secured();
+        self.state = HandshakeState::Header;
+    }
+
+    /// Whether the connection is a secure one: what is fed was encrypted, what comes out has to be.
+    pub fn is_secure(&self) -> bool {
+        self.haggling.tls == Tls::Secure
+    }
+
     /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
     ///
     /// An event comes again until its driver has done what it says.
@@ -79,6 +108,11 @@ impl Handshake {
     /// [`CloseReason`]: the handshake is over, close the connection. All output was handed out before.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, CloseReason> {
         loop {
+            if matches!(self.state, HandshakeState::StartingTls) && !input.is_empty() {
+                // A client waits for the answer to STARTTLS before it sends anything else.
+                self.haggling.output.clear();
+                self.close(CloseReason::PlaintextBehindStartTls);
+            }
             if let Some(event) = self.pending()? {
                 return Ok(Some(event));
             }
@@ -150,6 +184,7 @@ impl Handshake {
         match &self.state {
             HandshakeState::Asking(PendingOption::List) => Ok(Some(Event::List)),
             HandshakeState::Asking(question) => Ok(Some(Event::Lookup(question.export().to_owned()))),
+            HandshakeState::StartingTls => Ok(Some(Event::StartTls)),
             HandshakeState::Finished(negotiated) => Ok(Some(Event::Done(negotiated.clone()))),
             HandshakeState::Closed(reason) => Err(reason.clone()),
             HandshakeState::ClientFlags
@@ -189,9 +224,10 @@ impl Handshake {
                 }
                 self.state = HandshakeState::Header;
             }
-            HandshakeState::Asking(_) | HandshakeState::Finished(_) | HandshakeState::Closed(_) => {
-                unreachable!("these are pending")
-            }
+            HandshakeState::Asking(_)
+            | HandshakeState::StartingTls
+            | HandshakeState::Finished(_)
+            | HandshakeState::Closed(_) => unreachable!("these are pending"),
         }
         true
     }
@@ -204,7 +240,10 @@ impl Handshake {
             HandshakeState::Header => size_of::<OptionHeader>() as u64 - held,
             HandshakeState::Data { length, .. } => u64::from(length) - held,
             HandshakeState::Skip { remaining, .. } => remaining,
-            HandshakeState::Asking(_) | HandshakeState::Finished(_) | HandshakeState::Closed(_) => 0,
+            HandshakeState::Asking(_)
+            | HandshakeState::StartingTls
+            | HandshakeState::Finished(_)
+            | HandshakeState::Closed(_) => 0,
         }
     }
 

@@ -4,7 +4,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::outcome::{CloseReason, Negotiated};
+use super::outcome::{CloseReason, Negotiated, TlsMode};
 use super::parse::{self, InfoRequests, MetaRequest};
 use super::reply::{self, OptionRefusal};
 use super::state::{HandshakeState, PendingOption};
@@ -22,6 +22,16 @@ fn must_negotiate_block_sizes(export: &ExportInfo, asked: bool) -> bool {
     export.require_block_size && !asked
 }
 
+/// How secure a connection is, and what the server makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tls {
+    /// In plain text.
+    Plain(TlsMode),
+    /// After STARTTLS. "The server MUST NOT send `NBD_REP_ERR_TLS_REQD` in reply to any option if TLS has
+    /// already been initiated."
+    Secure,
+}
+
 /// The contexts of the last successful SET_META_CONTEXT.
 #[derive(Debug, Default)]
 struct ChosenContexts {
@@ -36,6 +46,7 @@ pub(super) struct Haggling {
     option_length: u32,
     pub(super) output: Vec<u8>,
     pub(super) shutting_down: bool,
+    pub(super) tls: Tls,
     /// The client speaks fixed newstyle.
     fixed: bool,
     no_zeroes: bool,
@@ -44,11 +55,12 @@ pub(super) struct Haggling {
 }
 
 impl Haggling {
-    pub(super) fn new(option_length: u32, greeting: Vec<u8>) -> Self {
+    pub(super) fn new(option_length: u32, mode: TlsMode, greeting: Vec<u8>) -> Self {
         Self {
             option_length,
             output: greeting,
             shutting_down: false,
+            tls: Tls::Plain(mode),
             fixed: false,
             no_zeroes: false,
             mode: ReplyMode::Simple,
@@ -64,6 +76,14 @@ impl Haggling {
             0 => HandshakeState::Header,
             _ => HandshakeState::Closed(CloseReason::UnknownClientFlags(flags)),
         }
+    }
+
+    /// Forgets what was negotiated in plain text, where somebody between may have done it. The client's
+    /// flags stay, because they are not sent again.
+    pub(super) fn secured(&mut self) {
+        self.tls = Tls::Secure;
+        self.mode = ReplyMode::Simple;
+        self.chosen = ChosenContexts::default();
     }
 
     /// Decides by an option's header whether its data is kept. If not, the data is skipped and the option
@@ -99,6 +119,8 @@ impl Haggling {
     fn screen_export_name(&self, length: u32) -> HandshakeState {
         if self.shutting_down {
             HandshakeState::Closed(CloseReason::ShuttingDown)
+        } else if self.tls == Tls::Plain(TlsMode::Required) {
+            HandshakeState::Closed(CloseReason::TlsRequired)
         } else if self.mode == ReplyMode::Extended {
             HandshakeState::Closed(CloseReason::ExportNameAfterExtendedHeaders)
         } else if length as usize > NBD_MAX_STRING {
@@ -115,6 +137,9 @@ impl Haggling {
         if !self.fixed {
             // "This is the only valid option in nonfixed newstyle negotiation."
             return Err(OptionRefusal::invalid("without fixed newstyle only EXPORT_NAME is allowed"));
+        }
+        if self.tls == Tls::Plain(TlsMode::Required) && option != NBD_OPT_STARTTLS {
+            return Err(OptionRefusal::TLS_REQUIRED);
         }
         let has_data = match option {
             NBD_OPT_LIST | NBD_OPT_STRUCTURED_REPLY | NBD_OPT_EXTENDED_HEADERS | NBD_OPT_STARTTLS => false,
@@ -142,10 +167,10 @@ impl Haggling {
             NBD_OPT_LIST => Ok(Some(PendingOption::List)),
             NBD_OPT_STRUCTURED_REPLY => self.upgrade(ReplyMode::Structured),
             NBD_OPT_EXTENDED_HEADERS => self.upgrade(ReplyMode::Extended),
-            // The mode without TLS ("NOTLS mode"): the option is refused, and TLS is never required.
-            NBD_OPT_STARTTLS => {
-                Err(OptionRefusal { reply: NBD_REP_ERR_UNSUP, reason: "this server has no TLS" })
-            }
+            NBD_OPT_STARTTLS => match self.start_tls() {
+                Ok(state) => return state,
+                Err(refusal) => Err(refusal),
+            },
             NBD_OPT_INFO | NBD_OPT_GO => parse::info(&data).map(|(export, requests)| {
                 Some(PendingOption::Info { option, export: export.to_owned(), requests })
             }),
@@ -157,6 +182,19 @@ impl Haggling {
             Err(refusal) => reply::refuse(&mut self.output, option, refusal),
         }
         HandshakeState::Header
+    }
+
+    fn start_tls(&mut self) -> Result<HandshakeState, OptionRefusal> {
+        match self.tls {
+            Tls::Plain(TlsMode::Off) => {
+                Err(OptionRefusal { reply: NBD_REP_ERR_UNSUP, reason: "this server has no TLS" })
+            }
+            Tls::Secure => Err(OptionRefusal::invalid("the connection has TLS already")),
+            Tls::Plain(TlsMode::Selective | TlsMode::Required) => {
+                reply::acknowledge(&mut self.output, NBD_OPT_STARTTLS);
+                Ok(HandshakeState::StartingTls)
+            }
+        }
     }
 
     fn abort(&mut self) -> HandshakeState {
@@ -199,6 +237,11 @@ impl Haggling {
             }
             (PendingOption::ExportName(name), Some((index, export))) => {
                 self.export_name(&name, index, export)
+            }
+            (PendingOption::Info { option, .. }, None) if self.tls == Tls::Plain(TlsMode::Selective) => {
+                // Missing, or for secure connections only: the client cannot tell which.
+                reply::refuse(&mut self.output, option, OptionRefusal::TLS_REQUIRED);
+                HandshakeState::Header
             }
             (PendingOption::Info { option, .. } | PendingOption::Meta { option, .. }, None) => {
                 reply::refuse(&mut self.output, option, OptionRefusal::UNKNOWN_EXPORT);

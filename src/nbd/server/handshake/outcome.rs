@@ -15,6 +15,19 @@ pub struct HandshakeLimits {
     pub bytes: u64,
 }
 
+/// Which exports a server shows over which connections ("TLS versions", "Server-side requirements").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    /// "NOTLS": there is no TLS.
+    #[default]
+    Off,
+    /// "SELECTIVETLS": some exports are for secure connections only. The driver answers like that: before
+    /// [`Handshake::is_secure`](super::Handshake::is_secure) such an export is neither found nor listed.
+    Selective,
+    /// "FORCEDTLS": nothing but STARTTLS and ABORT works without it.
+    Required,
+}
+
 /// What the driver must do before it feeds on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -24,6 +37,9 @@ pub enum Event {
     Lookup(String),
     /// Answer with [`Handshake::listed`](super::Handshake::listed).
     List,
+    /// The client wants TLS and was told that it may start. Make the connection a secure one, then tell it
+    /// with [`Handshake::secured`](super::Handshake::secured).
+    StartTls,
     /// The client chose an export; what is left of the input is its first requests.
     Done(Negotiated),
 }
@@ -61,6 +77,12 @@ pub enum CloseReason {
     /// EXPORT_NAME for an export whose clients must keep its block sizes.
     #[error("the export's block sizes must be negotiated, which EXPORT_NAME cannot do")]
     BlockSizeRequired,
+    /// EXPORT_NAME without TLS; the option has no error reply.
+    #[error("the client chose an export without TLS, which this server requires")]
+    TlsRequired,
+    /// Injected, or of a client that does not wait.
+    #[error("the client sent plain text behind STARTTLS, without waiting for its reply")]
+    PlaintextBehindStartTls,
     /// The server is stopping.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -47,6 +47,10 @@ impl OptionRefusal {
         Self { reply: NBD_REP_ERR_INVALID, reason }
     }
 
+    /// `NBD_REP_ERR_TLS_REQD`.
+    pub(super) const TLS_REQUIRED: Self =
+        Self { reply: NBD_REP_ERR_TLS_REQD, reason: "TLS must be negotiated first, with NBD_OPT_STARTTLS" };
+
     /// `NBD_REP_ERR_UNKNOWN`.
     pub(super) const UNKNOWN_EXPORT: Self =
         Self { reply: NBD_REP_ERR_UNKNOWN, reason: "there is no export of this name" };

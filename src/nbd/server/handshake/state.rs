@@ -20,6 +20,8 @@ pub(super) enum HandshakeState {
     Skip { remaining: u64, refused: Option<(u32, OptionRefusal)> },
     /// The driver's answer.
     Asking(PendingOption),
+    /// A secure connection.
+    StartingTls,
     /// Nothing: the result is to be fetched.
     Finished(Negotiated),
     /// Nothing more.

@@ -54,6 +54,7 @@ fn converse(
                 server.found(found.map(|index| (index, &exports[index])));
             }
             Ok(Some(handshake::Event::List)) => server.listed(exports),
+            Ok(Some(handshake::Event::StartTls)) => unreachable!("this server has no TLS"),
             Ok(Some(handshake::Event::Done(result))) => negotiated = Some(result),
             Ok(None) => {}
             Err(_) => is_open = false,

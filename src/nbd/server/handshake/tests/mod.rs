@@ -1,6 +1,7 @@
 //! Byte by byte, with numbers written out: the constants of `wire` are not the oracle here.
 
 mod statements;
+mod tls;
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -10,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::meta_context::MetaContext;
+use crate::session::ReplyMode;
 use crate::vocabulary::{BlockSizes, DeviceFacts};
 
 const LIMITS: HandshakeLimits = HandshakeLimits { option_length: 8192, options: 64, bytes: 1 << 20 };
@@ -104,7 +106,7 @@ fn converse<'a>(
                     handshake.found(exports.iter().enumerate().find(|(_, export)| export.name == name));
                 }
                 Ok(Some(Event::List)) => handshake.listed(&exports),
-                Ok(None | Some(Event::Done(_))) | Err(_) => break event,
+                Ok(None | Some(Event::StartTls | Event::Done(_))) | Err(_) => break event,
             }
         };
         outcome.consumed += piece.len() - rest.len();

@@ -5,7 +5,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::session::ReplyMode;
 
 #[test]
 fn the_greeting_is_the_first_word() {
