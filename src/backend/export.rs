@@ -1,5 +1,6 @@
 //! An export opened for the whole server: files, memory and facts that all shards share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::application::ApplicationDevice;
@@ -162,6 +163,14 @@ impl Export {
             Store::File(_) => 1,
             Store::Image(image) => image.files(),
             Store::Memory(_) | Store::Null | Store::Application(_) => 0,
+        }
+    }
+
+    /// Where an image notes changes for the time after a kill. At the end it removes its file there.
+    pub fn log_directory(&self) -> Option<PathBuf> {
+        match &self.store {
+            Store::Image(image) => image.log_directory(),
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
         }
     }
 
