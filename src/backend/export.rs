@@ -1,5 +1,6 @@
 //! An export opened for the whole server: files, memory and facts that all shards share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::application::ApplicationDevice;
@@ -177,6 +178,14 @@ impl Export {
     pub fn image(&self) -> Option<ImageHandle> {
         match &self.store {
             Store::Image(image) => ImageHandle::of(image),
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
+        }
+    }
+
+    /// Where an image notes changes for the time after a kill. At the end it removes its file there.
+    pub fn log_directory(&self) -> Option<PathBuf> {
+        match &self.store {
+            Store::Image(image) => image.log_directory(),
             Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
         }
     }

@@ -145,12 +145,19 @@ pub struct Ready<'a> {
     pub control: Option<&'a str>,
     /// The files of its sockets, which are removed at its end.
     pub(super) sockets: &'a [&'a SocketFile],
+    /// Directories of logs of images, which are removed at its end.
+    pub(super) logs: &'a [PathBuf],
 }
 
 impl Ready<'_> {
     /// The files of the server's sockets.
     pub fn sockets(&self) -> impl Iterator<Item = PathBuf> {
         self.sockets.iter().map(|socket| socket.path().to_owned())
+    }
+
+    /// The directories of the logs of its images.
+    pub fn log_directories(&self) -> &[PathBuf] {
+        self.logs
     }
 
     /// Makes each socket belong to a user, who may then connect to it and remove it. Logs those that cannot

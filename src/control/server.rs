@@ -110,7 +110,10 @@ impl<'a> Server<'a> {
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
-        host.before_accept(Ready { exports: &exports, admin, control: control_url, sockets: &sockets })?;
+        let logs: Vec<_> =
+            self.plane.catalogue().iter().filter_map(|entry| entry.export.log_directory()).collect();
+        let (exports, sockets, logs) = (&exports, &sockets, &logs);
+        host.before_accept(Ready { exports, admin, control: control_url, sockets, logs })?;
         // From here on only what a running server needs.
         self.reloads = Reloads::new(host.reloader());
         self.observers.accept();

@@ -38,6 +38,7 @@ pub(super) fn enter(
         ready.hand_sockets_over(user);
         names.removed.iter().for_each(|path| warn_if_it_stays(sandbox, path));
     }
+    names.removed.extend(ready.log_directories().iter().map(|directory| directory.join("log")));
     names.pidfile = pidfile.as_ref().map(|pidfile| pidfile.temporary().to_owned());
     let announcement = match (pidfile, sandbox.successor()) {
         (None, _) => Announcement::Made(None),

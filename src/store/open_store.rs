@@ -23,6 +23,7 @@ use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
 use super::maps::{LayerDescription, LayerMaps};
+use super::pending::forget_log;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
 /// kernel is done with what its rings were given.
@@ -167,6 +168,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut released = Released::default();
         for layer in change.released_layers() {
             released.layers += 1;
+            if let Ok((_, map)) = self.directory.open_layer(layer) {
+                forget_log(&map, (self.header().store, layer.0));
+            }
             released.bytes += self.directory.layer_usage(layer).map_or(0, |usage| usage.data + usage.map);
             self.directory.remove_layer(layer)?;
         }

@@ -97,19 +97,26 @@ fn boot() -> Result<Uuid, LogPlaceError> {
     Ok(*BOOT.get_or_init(|| boot))
 }
 
+fn directory_of(user: u32) -> PathBuf {
+    PathBuf::from(SHARED_MEMORY).join(format!("ringnbd-{user}"))
+}
+
+fn whose(identity: &LayerIdentity) -> (Uuid, Uuid) {
+    (identity.store, identity.layer)
+}
+
 impl LogPlace {
     /// The place of the log of a layer with this file of a map. `make`: the directory is made if it is not
     /// there; otherwise there is no place then.
     pub(crate) fn of(
         map: &File,
-        identity: &LayerIdentity,
+        (store, layer): (Uuid, Uuid),
         make: bool,
     ) -> Result<Option<Self>, LogPlaceError> {
         let status = map.metadata().map_err(|error| LogPlaceError::Io(PathBuf::from("a map"), error))?;
         let (user, file) = (status.uid(), (status.dev(), status.ino()));
-        let path = PathBuf::from(SHARED_MEMORY).join(format!("ringnbd-{user}"));
+        let path = directory_of(user);
         let Some(directory) = open_directory(&path, user, make)? else { return Ok(None) };
-        let (store, layer) = (identity.store, identity.layer);
         let name = format!("{store}-{layer}-{:x}-{:x}", file.0, file.1);
         let owner = LogOwner { boot: boot()?, store, layer, file };
         Ok(Some(Self { directory, path, name, user, owner }))
@@ -255,7 +262,7 @@ impl LogMemory for LogFile {
 /// # Errors
 /// They are not noted: such a death loses what was answered and not flushed.
 pub(crate) fn attach_new_log(map: &mut LayerMap, file: &File) -> Result<(), LogPlaceError> {
-    let place = LogPlace::of(file, map.identity(), true)?.ok_or(LogPlaceError::NotInMemory)?;
+    let place = LogPlace::of(file, whose(map.identity()), true)?.ok_or(LogPlaceError::NotInMemory)?;
     let owner = place.owner;
     let memory: Box<dyn LogMemory> = Box::new(place.create()?);
     let log = PendingLog::create(memory, LAYOUT, &owner, map.journal_stamp());
@@ -268,8 +275,21 @@ pub(crate) fn attach_new_log(map: &mut LayerMap, file: &File) -> Result<(), LogP
 /// # Errors
 /// There is one, and it cannot be read; or it cannot be looked for.
 pub(crate) fn find_log(file: &File, identity: &LayerIdentity) -> Result<Option<FoundLog>, LogPlaceError> {
-    let Some(place) = LogPlace::of(file, identity, false)? else { return Ok(None) };
+    let Some(place) = LogPlace::of(file, whose(identity), false)? else { return Ok(None) };
     let (owner, path) = (place.owner, place.path());
     let Some((words, memory)) = place.find()? else { return Ok(None) };
     Ok(Some(FoundLog { words, layout: LAYOUT, owner, memory: Box::new(memory), path }))
+}
+
+/// Removes the log of a layer that is being removed with all that it has.
+pub(crate) fn forget_log(file: &File, whose: (Uuid, Uuid)) {
+    // What cannot be removed belongs to nothing any more.
+    if let Ok(Some(LogPlace { directory, name, .. })) = LogPlace::of(file, whose, false) {
+        let _removed = unlinkat(&directory, &*name, AtFlags::empty());
+    }
+}
+
+/// The directory of the log that belongs to this file of a map.
+pub(crate) fn log_directory(file: &File) -> Option<PathBuf> {
+    file.metadata().ok().map(|status| directory_of(status.uid()))
 }

@@ -25,16 +25,16 @@ pub(crate) enum Disk {
 }
 
 /// Bytes of the disk: small, so that writes meet each other.
-const SIZE: u64 = 2 * MIB;
+pub(crate) const SIZE: u64 = 2 * MIB;
 /// Tests that share the kills of a campaign.
-const CAMPAIGNS: u64 = 6;
+const CAMPAIGNS: u64 = 8;
 
 /// Kills of this test: its share of `RINGNBD_KILLS`.
-fn kills() -> u64 {
+pub(crate) fn kills() -> u64 {
     let given = std::env::var("RINGNBD_KILLS")
         .ok()
         .map(|text| text.parse::<u64>().expect("RINGNBD_KILLS is a number"));
-    given.unwrap_or(48).div_ceil(CAMPAIGNS)
+    given.unwrap_or(64).div_ceil(CAMPAIGNS)
 }
 
 /// Kills a server again and again, and looks at its disk each time.
@@ -93,7 +93,7 @@ fn kill_often(seed: u64, path: &Path, uri: &str, shards: u32) {
 }
 
 /// Several clients at once, until so many requests were answered.
-fn kill_under_load(seed: u64, victim: &Victim, model: &Mutex<Model>, dice: &mut Dice) {
+pub(crate) fn kill_under_load(seed: u64, victim: &Victim, model: &Mutex<Model>, dice: &mut Dice) {
     let most = 1 << dice.below(12);
     let limit = 1 + dice.below(most);
     let kill = || victim.signal(Signal::KILL);

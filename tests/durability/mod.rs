@@ -9,6 +9,7 @@ mod block_log;
 mod content;
 mod history;
 mod kill;
+mod killed_image;
 mod load;
 mod machine;
 mod model;
@@ -16,6 +17,7 @@ mod power_cut;
 mod victim;
 
 use kill::{Disk, campaign};
+use killed_image::Origin;
 
 #[test]
 fn killed_over_a_file() {
@@ -45,4 +47,14 @@ fn killed_over_a_loop_device() {
 #[test]
 fn killed_over_a_loop_device_with_two_shards() {
     campaign(Disk::Loop, 2);
+}
+
+#[test]
+fn killed_over_an_overlay() {
+    killed_image::campaign(Origin::Overlay, 1);
+}
+
+#[test]
+fn killed_over_a_clone() {
+    killed_image::campaign(Origin::Clone, 2);
 }

@@ -116,7 +116,12 @@ impl Chain {
         if let Some(record) = &record {
             self.store.counts.record(record.bytes.len());
         }
-        self.head().data.flush(context).await.map_err(BlockError::errno)?;
+        let synced = self.head().data.flush(context).await.map_err(BlockError::errno);
+        if synced.is_err_and(|errno| errno != libc::ECANCELED) {
+            // The next server must not believe that the data is there: its own sync would be told of nothing.
+            self.head().map.borrow_mut().abandon_log();
+        }
+        synced?;
         match &record {
             Some(record) if !write_early => write(map_file, record, true, context).await,
             _ => Ok(()),

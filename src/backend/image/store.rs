@@ -1,6 +1,7 @@
 //! What an image is for the whole server: its files, and its maps while it is open nowhere.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::counts::ImageCounts;
@@ -15,6 +16,7 @@ use crate::exec::{RangeLock, lock};
 use crate::store::catalog::MOST_LAYERS;
 use crate::store::map::LayerMap;
 use crate::store::map_files::commit_map;
+use crate::store::pending::log_directory;
 
 /// An open image.
 #[derive(Debug)]
@@ -154,6 +156,11 @@ impl ImageStore {
     /// given may go on for a moment after the end of this process.
     pub(super) fn lock(&self) -> Option<&File> {
         self.served.as_ref().map(ServedImage::lock)
+    }
+
+    /// Where changes of the head are noted for the time after a kill.
+    pub(in crate::backend) fn log_directory(&self) -> Option<PathBuf> {
+        log_directory(self.layers[0].map.as_ref()?)
     }
 
     /// Bytes of the files of data: whole blocks.

@@ -41,6 +41,13 @@ impl LayerMap {
         }
     }
 
+    /// Data was lost that changes are about: whoever opens the layer next must not take them over.
+    pub(crate) fn abandon_log(&mut self) {
+        if let Some(changes) = self.log.take() {
+            changes.log.finish();
+        }
+    }
+
     pub(super) fn log_change(&mut self, run: BlockRun) {
         if let Some(changes) = &mut self.log {
             changes.log.append(run);
