@@ -19,7 +19,7 @@ pub enum StoreError {
     IsAStore(PathBuf),
     #[error("{} is not empty: a store begins in an empty directory, or in one that does not exist yet", .0.display())]
     NotEmpty(PathBuf),
-    #[error("the store {} is in use by {holder}: stop it, and try again", .path.display())]
+    #[error("the store {} is in use by {holder}: stop it, or start that server with --control unix:PATH, and try again", .path.display())]
     InUse { path: PathBuf, holder: String },
     #[error(
         "the store {} cannot be locked: {source}; put it on a local file system, which has locks", .path.display()
@@ -55,6 +55,8 @@ pub enum StoreError {
     OtherImage { from: String, image: String },
     #[error("interrupted: nothing was made")]
     Interrupted,
+    #[error("{source} (removed before that: {removed})")]
+    RemovedPartly { removed: String, source: Box<StoreError> },
 }
 
 impl StoreError {
@@ -73,7 +75,7 @@ impl StoreError {
     pub const fn is_refusal(&self) -> bool {
         match self {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
-            Self::Interrupted => false,
+            Self::Interrupted | Self::RemovedPartly { .. } => false,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,

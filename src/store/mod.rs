@@ -7,6 +7,7 @@
 pub(crate) mod base;
 pub(crate) mod catalog;
 pub(crate) mod copy;
+pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod image_path;
@@ -16,4 +17,5 @@ pub(crate) mod map;
 pub(crate) mod map_files;
 pub(crate) mod maps;
 pub(crate) mod open_store;
+pub(crate) mod request;
 pub(crate) mod serving;

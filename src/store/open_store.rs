@@ -121,6 +121,14 @@ impl<M: LayerMaps> OpenStore<M> {
         self.directory.path()
     }
 
+    /// Says where the server that has the store can be asked, or that it cannot be.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_control(&self, socket: Option<&Path>) -> Result<(), StoreError> {
+        self.directory.set_control(socket)
+    }
+
     #[must_use]
     pub const fn header(&self) -> &CatalogHeader {
         self.catalog.header()
