@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
-use super::image::ImageStore;
+use super::image::{ImageStore, ServedStore};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{ExportUri, FaultOptions, Locking};
+use crate::config::{ExportUri, FaultOptions, ImageUri, Locking};
 use crate::ring::SharedMapping;
+use crate::store::catalog::NodeName;
+use crate::store::map_files::MapFiles;
+use crate::store::open_store::OpenStore;
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
 #[derive(Debug)]
@@ -88,6 +91,27 @@ impl Export {
                 Ok(export)
             }
         }
+    }
+
+    /// Opens an image or a snapshot of a store, on the store's thread. `how` says what a URI would, and where
+    /// it is counts for nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_stored(
+        store: &mut OpenStore<MapFiles>,
+        served: &Arc<ServedStore>,
+        node: &NodeName,
+        how: &ImageUri,
+    ) -> Result<Self, OpenError> {
+        let (store, facts) = ImageStore::open_node(store, served, node, (how, how.read_only, true))?;
+        Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+    }
+
+    /// The image or snapshot of a store that it is.
+    pub fn stored(&self) -> Option<(&Arc<ServedStore>, &NodeName)> {
+        let Store::Image(image) = &self.store else { return None };
+        image.served().map(|served| (served.store(), served.name()))
     }
 
     /// Serves a device of the application. `read_only` refuses writes whatever the device says.

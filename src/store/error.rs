@@ -53,6 +53,17 @@ pub enum StoreError {
     TooSmall { path: PathBuf, length: u64, size: u64 },
     #[error("a snapshot stays with its image: rename \"{from}\" to {image}@NAME")]
     OtherImage { from: String, image: String },
+    #[error("the store {} has too much to do: try again", .0.display())]
+    Busy(PathBuf),
+    #[error(
+        "the store {} failed, see the log of its server: restart the server, and look whether the change took place", .0.display()
+    )]
+    Failed(PathBuf),
+    #[error(
+        "{} is no base that the server has open: create the image while the server is stopped, or on a base that images of \
+         this store have already", .0.display()
+    )]
+    UnknownBase(PathBuf),
     #[error("interrupted: nothing was made")]
     Interrupted,
     #[error("{source} (removed before that: {removed})")]
@@ -75,7 +86,8 @@ impl StoreError {
     pub const fn is_refusal(&self) -> bool {
         match self {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
-            Self::Interrupted | Self::RemovedPartly { .. } => false,
+            Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
+            Self::Busy(_) | Self::UnknownBase(_) => true,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,

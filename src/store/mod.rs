@@ -19,3 +19,4 @@ pub(crate) mod maps;
 pub(crate) mod open_store;
 pub(crate) mod request;
 pub(crate) mod serving;
+pub(crate) mod worker;

@@ -1,11 +1,11 @@
 //! What can be asked of a store, and the answers. They are the same for a command that has the store open
 //! itself, and for one that asks the server which has it open.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::base::look_at_base;
+use super::base::{FoundBase, look_at_base};
 use super::catalog::{NameError, NodeName, StoreName};
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
@@ -205,6 +205,21 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         };
         self.describe_some(&nodes).map(StoreAnswer::Nodes)
+    }
+
+    /// The same while a server has the store, which can open no other file: a base is one that images have.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn perform_served(&mut self, request: &StoreRequest) -> Result<StoreAnswer, StoreError> {
+        let StoreRequest::Create { image, size, base: Some(path) } = request else {
+            return self.perform(request);
+        };
+        let known = self.view()?.bases().find(|row| Path::new(&row.path) == path);
+        let row = known.ok_or_else(|| StoreError::UnknownBase(path.clone()))?;
+        let (kind, path, identity) = (row.kind, row.path.clone(), row.identity.clone());
+        self.create_on_base(image, *size, FoundBase { kind, path, identity })?;
+        self.describe_some(&[node(image)]).map(StoreAnswer::Nodes)
     }
 
     fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::base::base_differs;
-use super::catalog::{self, Below, ChainNode, ImageRefusal, LayerId, LayerRow, NodeName, StoreName};
+use super::catalog::{self, BaseId, Below, ChainNode, ImageRefusal, LayerId, LayerRow, NodeName, StoreName};
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::maps::{LayerDescription, LayerMaps};
@@ -34,7 +34,7 @@ pub struct ChainFiles {
 /// The file or device below all layers.
 #[derive(Debug)]
 pub struct ChainBase {
-    pub path: PathBuf,
+    pub id: BaseId,
     /// Bytes of it that are seen from above.
     pub visible: u64,
 }
@@ -68,10 +68,31 @@ impl<M: LayerMaps> OpenStore<M> {
         self.commit(&change).map(drop)
     }
 
-    /// Opens the files of an image or a snapshot.
+    /// The path of a base that is what it was when images began with it.
     ///
     /// # Errors
     /// A sentence; a base that is another file than it was.
+    pub fn unchanged_base(&self, id: BaseId) -> Result<PathBuf, StoreError> {
+        let row = self.view()?.base(id).expect("a base that is named has a row");
+        let path = PathBuf::from(&row.path);
+        match base_differs(row)? {
+            Some(how) => Err(StoreError::BaseDiffers { path, how }),
+            None => Ok(path),
+        }
+    }
+
+    /// A file that goes when it is closed.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn unnamed_file(&self) -> Result<File, StoreError> {
+        self.directory.unnamed_file(&random_uuid().to_string())
+    }
+
+    /// Opens the files of an image or a snapshot, but for its base.
+    ///
+    /// # Errors
+    /// A sentence.
     pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
         let view = self.view()?;
         let row = self.image(&node.image)?;
@@ -102,13 +123,7 @@ impl<M: LayerMaps> OpenStore<M> {
             visible = visible.min(below.bytes);
         }
         let base = match end {
-            ChainNode::Base(id) => {
-                let row = view.base(id).expect("a base that is named has a row");
-                if let Some(how) = base_differs(row)? {
-                    return Err(StoreError::BaseDiffers { path: PathBuf::from(&row.path), how });
-                }
-                Some(ChainBase { path: PathBuf::from(&row.path), visible })
-            }
+            ChainNode::Base(id) => Some(ChainBase { id, visible }),
             ChainNode::Layer(_) | ChainNode::Nothing => None,
         };
         Ok(ImageFiles { size, layers, base })

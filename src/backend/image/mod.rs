@@ -41,6 +41,7 @@ use crate::ring::FileIndex;
 use crate::store::map::LayerMap;
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
+pub use served_store::ServedStore;
 pub(super) use store::ImageStore;
 
 /// An image, open on its home shard.

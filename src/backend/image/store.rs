@@ -83,6 +83,11 @@ impl ImageStore {
         }
     }
 
+    /// The image or snapshot of a store that it is.
+    pub(in crate::backend) fn served(&self) -> Option<&ServedImage> {
+        self.served.as_ref()
+    }
+
     /// Bytes of the disk.
     pub(in crate::backend) fn size(&self) -> u64 {
         self.size
