@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
-use super::image::{ImageStore, ServedStore};
+use super::image::{ImageStore, ServedStore, image_facts};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
@@ -106,6 +106,11 @@ impl Export {
     ) -> Result<Self, OpenError> {
         let (store, facts) = ImageStore::open_node(store, served, node, (how, how.read_only, true))?;
         Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+    }
+
+    /// What an image of a size can do.
+    pub fn facts_of_image(size: u64, read_only: bool) -> DeviceFacts {
+        image_facts(size, read_only, false)
     }
 
     /// The image or snapshot of a store that it is.

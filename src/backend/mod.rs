@@ -47,7 +47,7 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
-pub use image::ServedStore;
+pub(crate) use image::ServedStore;
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;

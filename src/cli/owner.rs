@@ -135,7 +135,8 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
     let ((method, path), parameters) = (target(request), parameters(store, request));
     let (target, body) = if method == "GET" {
         let texts = parameters.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
-        let pairs = texts.map(|(name, text)| format!("{name}={}", utf8_percent_encode(text, NON_ALPHANUMERIC)));
+        let pairs =
+            texts.map(|(name, text)| format!("{name}={}", utf8_percent_encode(text, NON_ALPHANUMERIC)));
         (format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")), String::new())
     } else {
         (path.to_owned(), Value::Object(parameters).to_string())

@@ -10,8 +10,8 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +95,13 @@ impl StoreDirectory {
             sync_parent(path)?;
         }
         Ok((directory, catalog))
+    }
+
+    /// Whether a directory is a store.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        let catalog = open_root(path).and_then(|root| below(&root, CATALOG, OFlags::PATH, Mode::empty()));
+        catalog.is_ok()
     }
 
     /// Opens a store. If somebody else has it open, looks again for as long as `patience`.

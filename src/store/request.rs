@@ -22,7 +22,9 @@ pub enum StoreRequest {
     /// All images and snapshots.
     Images,
     /// One of them.
-    Image { node: NodeName },
+    Image {
+        node: NodeName,
+    },
     /// An image of zeroes, or on a file or device that is not copied.
     Create {
         image: StoreName,
@@ -30,15 +32,23 @@ pub enum StoreRequest {
         base: Option<PathBuf>,
     },
     /// Snapshots of several images at one point in time.
-    Snapshot { nodes: Vec<NodeName> },
+    Snapshot {
+        nodes: Vec<NodeName>,
+    },
     /// Images that begin as a snapshot is.
-    Clone { from: NodeName, to: Vec<StoreName> },
+    Clone {
+        from: NodeName,
+        to: Vec<StoreName>,
+    },
     Remove {
         nodes: Vec<NodeName>,
         #[serde(default)]
         snapshots: bool,
     },
-    Rename { node: NodeName, to: NodeName },
+    Rename {
+        node: NodeName,
+        to: NodeName,
+    },
     Resize {
         image: StoreName,
         size: u64,
@@ -54,7 +64,9 @@ pub enum StoreRequest {
     /// The store as a whole.
     Store,
     /// Removes what was lost for so many seconds.
-    Gc { grace: u64 },
+    Gc {
+        grace: u64,
+    },
 }
 
 /// How a store is opened for a request.

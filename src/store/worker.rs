@@ -17,11 +17,11 @@ use super::open_store::OpenStore;
 pub(crate) const QUEUE: usize = 64;
 
 /// What is done with a store.
-pub type StoreJob = Box<dyn FnOnce(&mut OpenStore<MapFiles>) + Send>;
+pub(crate) type StoreJob = Box<dyn FnOnce(&mut OpenStore<MapFiles>) + Send>;
 
 /// The thread of a store. It ends when this is dropped.
 #[derive(Debug)]
-pub struct StoreWorker {
+pub(crate) struct StoreWorker {
     path: PathBuf,
     /// None while it ends.
     jobs: Option<SyncSender<StoreJob>>,
@@ -33,7 +33,7 @@ impl StoreWorker {
     ///
     /// # Errors
     /// Gives the store back when there is no thread.
-    pub fn start(store: OpenStore<MapFiles>) -> Result<Self, StoreError> {
+    pub(crate) fn start(store: OpenStore<MapFiles>) -> Result<Self, StoreError> {
         let path = store.path().to_owned();
         let (jobs, queue) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new().name("store".to_owned());
@@ -46,7 +46,7 @@ impl StoreWorker {
     ///
     /// # Errors
     /// The queue is full, or an earlier job failed badly.
-    pub fn submit(&self, job: StoreJob) -> Result<(), StoreError> {
+    pub(crate) fn submit(&self, job: StoreJob) -> Result<(), StoreError> {
         let path = || self.path.clone();
         let jobs = self.jobs.as_ref().ok_or_else(|| StoreError::Failed(path()))?;
         jobs.try_send(job).map_err(|error| match error {
@@ -59,7 +59,7 @@ impl StoreWorker {
     ///
     /// # Errors
     /// This job or an earlier one failed badly.
-    pub fn call<T: Send + 'static>(
+    pub(crate) fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut OpenStore<MapFiles>) -> T + Send + 'static,
     ) -> Result<T, StoreError> {

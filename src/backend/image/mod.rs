@@ -39,9 +39,10 @@ use super::registered::Registered;
 use crate::exec::lock;
 use crate::ring::FileIndex;
 use crate::store::map::LayerMap;
+pub(super) use open::facts as image_facts;
+pub(crate) use served_store::ServedStore;
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
-pub use served_store::ServedStore;
 pub(super) use store::ImageStore;
 
 /// An image, open on its home shard.

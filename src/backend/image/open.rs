@@ -98,7 +98,8 @@ impl ServedStore {
     pub fn open_bases(self: &Arc<Self>, mapped: bool, locks: bool) -> Result<(), OpenError> {
         let served = Arc::clone(self);
         self.call(move |store| {
-            let bases: Vec<BaseId> = store.view().map_err(OpenError::Store)?.bases().map(|row| row.id).collect();
+            let bases: Vec<BaseId> =
+                store.view().map_err(OpenError::Store)?.bases().map(|row| row.id).collect();
             for id in bases {
                 match open_stored_base(store, id, (mapped, locks)) {
                     Ok(base) => served.keep_base(id, base),
@@ -146,7 +147,7 @@ fn open_temporary(
     Ok((ImageStore::new(vec![head], base, None), facts))
 }
 
-pub(super) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
+pub(in crate::backend) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
     DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes: BlockSizes::default() }
 }
 
@@ -203,11 +204,7 @@ fn temporary_layer(size: u64, uri: &ImageUri) -> Result<((LayerFiles, LayerMap),
 }
 
 /// A layer of a file without a name.
-fn unnamed_layer(
-    file: File,
-    size: u64,
-    uri: &ImageUri,
-) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
+fn unnamed_layer(file: File, size: u64, uri: &ImageUri) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
     let geometry = Geometry::default();
     let map = temporary_map(size, geometry).map_err(OpenError::Map)?;
     let sized = file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes)));

@@ -49,10 +49,7 @@ fn base_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-pub(super) fn create(
-    args: CreateArgs,
-    control: Option<&ControlAddress>,
-) -> Result<Outcome, RequestError> {
+pub(super) fn create(args: CreateArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
     let place = StorePlace { store: &args.image.store, control };
     let image = args.image.node.into_image().map_err(StoreError::Name)?;
     let answer = if let Some(from) = &args.from {

@@ -271,7 +271,7 @@ impl Admin {
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
-                mapped_bytes: entry.export.mapped_bytes(),
+                mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
             }
         });
         ExportsView { exports: exports.collect() }
