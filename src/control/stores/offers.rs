@@ -15,9 +15,9 @@ use crate::nbd::session::ExportInfo;
 use crate::store::catalog::NodeName;
 use crate::store::error::StoreError;
 
-/// Images of a store that a list has, and images and snapshots of a store whose snapshots it has too.
-const LISTED_IMAGES: usize = 10_000;
-const LISTED_SNAPSHOTS: usize = 1000;
+/// Images of a store that a list has. It has their snapshots too if that makes no more. A client that asks about
+/// each in one handshake comes to the end of its options otherwise ([`Limits::options`](crate::config::Limits)).
+const LISTED: usize = 1000;
 /// Between two looks for images that can be closed.
 const PERIOD: Duration = Duration::from_secs(1);
 /// An image that loses its place while it is opened is looked up again.
@@ -215,9 +215,9 @@ fn nodes(
 ) -> Result<Vec<NodeName>, StoreError> {
     let view = store.view()?;
     let counts = view.counts();
-    let with_snapshots = counts.images + counts.snapshots <= LISTED_SNAPSHOTS;
+    let with_snapshots = counts.images + counts.snapshots <= LISTED;
     let mut nodes = Vec::new();
-    for image in view.images().take(LISTED_IMAGES) {
+    for image in view.images().take(LISTED) {
         nodes.push(NodeName { image: image.name.clone(), snapshot: None });
         if with_snapshots {
             let of_it = view.snapshots_of(image.id).into_iter();
