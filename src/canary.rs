@@ -132,6 +132,12 @@ mod switch {
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
         JournalBeforeData,
+        /// A head is sealed while writes to it are under way.
+        SealWithoutDrain,
+        /// Of a group of images one is sealed after the other.
+        SealedOneByOne,
+        /// FLUSH is answered before the catalogue has the head that was written to.
+        HeadBeforeCatalog,
         /// What a server that was killed has left in the page cache is believed to be durable.
         RecoveryWithoutSync,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.

@@ -5,7 +5,10 @@ pub use ringnbd_proto as nbd;
 pub use ringnbd_proto::vocabulary as block;
 
 pub mod backend {
-    pub use crate::backend::{Export, ExportId};
+    pub use crate::backend::{
+        Export, ExportId, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask,
+        SnapshotError, SnapshotRecord, seal_group, sealing,
+    };
     #[cfg(feature = "sim")]
     pub use crate::backend::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 }

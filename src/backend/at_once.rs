@@ -75,7 +75,7 @@ impl Device {
     pub(crate) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
         match &self.kind {
             Kind::File(file) => Some(file.copying(mapped.range(), lease)),
-            Kind::Image(image) => Some(image.mapped_file(mapped)?.copying(mapped.range(), lease)),
+            Kind::Image(image) => image.copying(mapped, lease),
             _ => None,
         }
     }

@@ -1,9 +1,12 @@
 //! The gate in front of each device: it asserts what the protocol layer must have checked.
 
+use std::time::Duration;
+
 use super::abandon::Abandon;
 use super::context::ShardContext;
 use super::export::Export;
 use super::file::ReadFailure;
+use super::image::{SealFailure, SealTask};
 use super::kind::Kind;
 use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags};
 use crate::ring::{FileIndex, Lease, SharedLease};
@@ -159,6 +162,15 @@ impl Device {
     ) -> impl Future<Output = Result<Vec<Extent>, BlockError>> + use<'a> {
         self.assert_request(range, false);
         self.kind.extents(range, limit, client, context)
+    }
+
+    /// Has an image go on with another head, as it is ordered; see [`super::seal_group`]. Changes wait for at
+    /// most `limit` for those that are under way.
+    pub(crate) async fn seal(&self, task: SealTask, limit: Duration, context: &ShardContext) {
+        match &self.kind {
+            _ if self.facts.read_only => task.fail(SealFailure::NotWritten),
+            kind => kind.seal(task, limit, context).await,
+        }
     }
 
     /// Whether holes of a range need not be looked for: it is known to have none, or asking would cost more

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
-use super::image::{ImageStore, ServedStore, image_facts};
+use super::image::{ImageHandle, ImageStore, ServedStore, image_facts};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
@@ -191,6 +191,14 @@ impl Export {
             Store::File(_) => 1,
             Store::Image(image) => image.files(),
             Store::Memory(_) | Store::Null | Store::Application(_) => 0,
+        }
+    }
+
+    /// The image of a store that it is, if it is one.
+    pub fn image(&self) -> Option<ImageHandle> {
+        match &self.store {
+            Store::Image(image) => ImageHandle::of(image),
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
         }
     }
 

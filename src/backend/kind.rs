@@ -1,6 +1,7 @@
 //! What carries the requests of an export out on one shard, by kind.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::abandon::Abandon;
 use super::application_kind::Application;
@@ -10,7 +11,7 @@ use super::export::Store;
 use super::fault::{Fault, Verdict};
 use super::file::FileDevice;
 use super::file::ReadFailure;
-use super::image::ImageDevice;
+use super::image::{ImageDevice, SealFailure, SealTask};
 use super::memory::MemoryStore;
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
@@ -239,6 +240,16 @@ impl Kind {
                 Box::pin(faulty.inner.extents_for_read(range, limit, client, context)).await
             }
             _ => self.extents(range, limit, client, context).await,
+        }
+    }
+
+    pub(super) async fn seal(&self, task: SealTask, limit: Duration, context: &ShardContext) {
+        match self {
+            Self::Image(image) => image.seal(task, limit, context).await,
+            Self::Fault(faulty) => Box::pin(faulty.inner.seal(task, limit, context)).await,
+            Self::File(_) | Self::Memory(_) | Self::Null | Self::Application(_) => {
+                task.fail(SealFailure::NotWritten);
+            }
         }
     }
 

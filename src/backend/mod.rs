@@ -48,6 +48,10 @@ pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use image::ServedStore;
+pub use image::{
+    ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, SnapshotError, SnapshotRecord,
+    seal_group, sealing,
+};
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;

@@ -71,6 +71,8 @@ pub struct Limits {
     /// While others wait for memory, a connection that holds some and finishes nothing for so long is
     /// disconnected.
     pub stall_timeout: Duration,
+    /// While an image is being sealed its changes wait for so long at most. Then the snapshot is given up.
+    pub seal_timeout: Duration,
     /// Extents in one block status chunk.
     pub extents_per_reply: usize,
     /// Whether buffer memory is pinned and registered with the ring.
@@ -117,6 +119,7 @@ impl Limits {
         shutdown_timeout: Duration::from_secs(10),
         shutdown: Shutdown::Close,
         stall_timeout: Duration::from_secs(10),
+        seal_timeout: Duration::from_secs(2),
         extents_per_reply: 4096,
         pinned: Pinning::Auto,
         open_devices: 16_384,

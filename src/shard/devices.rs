@@ -4,6 +4,9 @@
 //! that come meanwhile wait. An idle device stays open for the next connection, until its place among the
 //! ring's files is needed for another.
 //!
+//! What is not a connection, a snapshot that is being taken, needs the device in the same way: both are
+//! *visitors*.
+//!
 //! When a device cannot be opened, its connections get one all the same, which refuses every request: so
 //! clients learn that there is no point in waiting. The next connection after them tries again.
 
@@ -12,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::{Device, Export, ExportId};
-use crate::shard::mailbox::{Done, NewConnection, Removal};
+use crate::shard::mailbox::{Done, Removal, Visitor};
 
 /// Devices by export.
 #[derive(Default)]
@@ -25,10 +28,10 @@ pub(crate) struct Devices {
 }
 
 enum DeviceState {
-    /// Its connections wait.
+    /// Its visitors wait.
     Opening {
         export: Arc<Export>,
-        waiting: Vec<NewConnection>,
+        waiting: Vec<Visitor>,
         removal: Option<(Removal, Done)>,
     },
     Open(OpenDevice),
@@ -38,53 +41,54 @@ struct OpenDevice {
     device: Rc<Device>,
     /// It could not be opened: its connections' requests are refused.
     failed: bool,
-    connections: usize,
-    /// When the last connection went; means nothing while there is one.
+    visitors: usize,
+    /// When the last visitor went; means nothing while there is one.
     idle_since: u64,
-    /// The export was removed: called when the last connection is gone.
+    /// The export was removed: called when the last visitor is gone.
     removed: Option<Done>,
 }
 
-/// What becomes of a connection that comes.
+/// What becomes of a visitor that comes.
 pub(crate) enum DeviceEntry {
     /// Its device is open.
-    Open(NewConnection, OpenedDevice),
+    Open(Visitor, OpenedDevice),
     /// It waits, and its device is to be opened.
     First(Arc<Export>),
     /// It waits for one that is being opened.
     Waits,
 }
 
-/// A device for one more connection.
+/// A device for one more visitor.
 pub(crate) struct OpenedDevice {
     pub(crate) device: Rc<Device>,
     pub(crate) failed: bool,
 }
 
-/// The end of an opening: the connections that waited, and what is to become of them if their export was
+/// The end of an opening: the visitors that waited, and what is to become of them if their export was
 /// removed meanwhile.
 pub(crate) struct EndedOpening {
-    pub(crate) connections: Vec<NewConnection>,
+    pub(crate) visitors: Vec<Visitor>,
     pub(crate) removal: Option<(Removal, Done)>,
 }
 
 impl Devices {
-    /// A connection comes.
-    pub(crate) fn enter(&mut self, new: NewConnection) -> DeviceEntry {
-        match self.states.get_mut(&new.id) {
+    /// A visitor comes.
+    pub(crate) fn enter(&mut self, new: Visitor) -> DeviceEntry {
+        let (id, export) = new.export();
+        match self.states.get_mut(&id) {
             Some(DeviceState::Open(open)) => {
-                assert!(open.removed.is_none(), "no connection comes after the order to remove its export");
-                open.connections += 1;
+                assert!(open.removed.is_none(), "no visitor comes after the order to remove its export");
+                open.visitors += 1;
                 let (device, failed) = (Rc::clone(&open.device), open.failed);
                 DeviceEntry::Open(new, OpenedDevice { device, failed })
             }
             Some(DeviceState::Opening { waiting, removal, .. }) => {
-                assert!(removal.is_none(), "no connection comes after the order to remove its export");
+                assert!(removal.is_none(), "no visitor comes after the order to remove its export");
                 waiting.push(new);
                 DeviceEntry::Waits
             }
             None => {
-                let (id, export) = (new.id, Arc::clone(&new.export));
+                let export = Arc::clone(export);
                 let opening =
                     DeviceState::Opening { export: Arc::clone(&export), waiting: vec![new], removal: None };
                 self.states.insert(id, opening);
@@ -95,7 +99,7 @@ impl Devices {
     }
 
     /// An attempt to open a device has failed for want of a place among the ring's files: the export to try
-    /// again, if a device without connections could be closed instead.
+    /// again, if a device without visitors could be closed instead.
     pub(crate) fn make_room(&mut self, id: ExportId) -> Option<Arc<Export>> {
         let Some(DeviceState::Opening { export, .. }) = self.states.get(&id) else { return None };
         let export = Arc::clone(export);
@@ -112,25 +116,34 @@ impl Devices {
         let failed = device.is_none();
         let device = Rc::new(device.unwrap_or_else(|| Device::absent(&export)));
         self.moment += 1;
-        let open = OpenDevice { device, failed, connections: 0, idle_since: self.moment, removed: None };
+        let open = OpenDevice { device, failed, visitors: 0, idle_since: self.moment, removed: None };
         self.states.insert(id, DeviceState::Open(open));
-        EndedOpening { connections: waiting, removal }
+        EndedOpening { visitors: waiting, removal }
     }
 
-    /// A connection of the export is gone, and with it what it held. When it was the last one of an export
+    /// Whether an export was removed, and something of it is still here.
+    pub(crate) fn is_leaving(&self, id: ExportId) -> bool {
+        match self.states.get(&id) {
+            Some(DeviceState::Open(open)) => open.removed.is_some(),
+            Some(DeviceState::Opening { removal, .. }) => removal.is_some(),
+            None => false,
+        }
+    }
+
+    /// A visitor of the export is gone, and with it what it held. When it was the last one of an export
     /// that was removed, the device is closed, and whom to tell is given back.
     pub(crate) fn leave(&mut self, id: ExportId) -> Option<Done> {
         let Some(DeviceState::Open(open)) = self.states.get_mut(&id) else {
-            unreachable!("a connection holds its device open")
+            unreachable!("a visitor holds its device open")
         };
-        open.connections -= 1;
+        open.visitors -= 1;
         self.moment += 1;
         open.idle_since = self.moment;
         let is_over = open.failed || (open.removed.is_some() && !canary!(RemovalForgotten));
-        if open.connections > 0 || !is_over { None } else { self.close(id) }
+        if open.visitors > 0 || !is_over { None } else { self.close(id) }
     }
 
-    /// An export was removed. Its device is closed at once when it has no connection; then whom to tell is
+    /// An export was removed. Its device is closed at once when it has no visitor; then whom to tell is
     /// given back.
     pub(crate) fn remove(&mut self, id: ExportId, how: Removal, done: Done) -> Option<Done> {
         match self.states.get_mut(&id) {
@@ -141,24 +154,24 @@ impl Devices {
             }
             Some(DeviceState::Open(open)) => {
                 open.removed = Some(done);
-                if open.connections > 0 { None } else { self.close(id) }
+                if open.visitors > 0 { None } else { self.close(id) }
             }
         }
     }
 
     fn close(&mut self, id: ExportId) -> Option<Done> {
         let Some(DeviceState::Open(open)) = self.states.remove(&id) else { return None };
-        assert_eq!(Rc::strong_count(&open.device), 1, "a task outlives the connections of its device");
+        assert_eq!(Rc::strong_count(&open.device), 1, "a task outlives the visitors of its device");
         open.removed
     }
 
-    /// Whether a connection waits for its device.
+    /// Whether a visitor waits for its device.
     pub(crate) fn are_opening(&self) -> bool {
         self.opening > 0
     }
 
-    /// The shard ends: the connections that still wait.
-    pub(crate) fn give_up_waiting(&mut self) -> Vec<NewConnection> {
+    /// The shard ends: the visitors that still wait.
+    pub(crate) fn give_up_waiting(&mut self) -> Vec<Visitor> {
         if self.opening == 0 {
             return Vec::new();
         }
@@ -183,11 +196,11 @@ impl Devices {
         self.iter().map(Device::files).sum()
     }
 
-    /// Closes the device that has had no connection for the longest time, and has files to give back; false
+    /// Closes the device that has had no visitor for the longest time, and has files to give back; false
     /// when there is none.
     fn close_idle(&mut self) -> bool {
         let idle = self.states.iter().filter_map(|(id, state)| match state {
-            DeviceState::Open(open) if open.connections == 0 && open.device.files() > 0 => {
+            DeviceState::Open(open) if open.visitors == 0 && open.device.files() > 0 => {
                 Some((open.idle_since, *id))
             }
             _ => None,
@@ -223,7 +236,7 @@ mod tests {
         id: ExportId,
         export: &Arc<Export>,
     ) -> bool {
-        let export = match devices.enter(new_connection(id, export)) {
+        let export = match devices.enter(Visitor::Connection(new_connection(id, export))) {
             DeviceEntry::Open(_, device) => return !device.failed,
             DeviceEntry::First(export) => export,
             DeviceEntry::Waits => panic!("it is opened at once"),
@@ -238,9 +251,9 @@ mod tests {
                 result => break Some(result.unwrap()),
             }
         };
-        let EndedOpening { mut connections, removal } = devices.opened(id, device);
-        assert!(connections.len() == 1 && removal.is_none());
-        match devices.enter(connections.pop().unwrap()) {
+        let EndedOpening { mut visitors, removal } = devices.opened(id, device);
+        assert!(visitors.len() == 1 && removal.is_none());
+        match devices.enter(visitors.pop().unwrap()) {
             DeviceEntry::Open(_, device) => !device.failed,
             _ => panic!("it is open"),
         }
@@ -298,7 +311,8 @@ mod tests {
         let export = Arc::new(Export::open(&"null:1M".parse().unwrap(), false).unwrap());
         let context = context_with(&RingOptions::small());
         let mut devices = Devices::default();
-        let enter = |devices: &mut Devices| devices.enter(new_connection(id(0), &export));
+        let enter =
+            |devices: &mut Devices| devices.enter(Visitor::Connection(new_connection(id(0), &export)));
         assert!(matches!(enter(&mut devices), DeviceEntry::First(_)));
         assert!(matches!(enter(&mut devices), DeviceEntry::Waits));
         assert!(devices.are_opening() && devices.iter().count() == 0);
@@ -306,9 +320,9 @@ mod tests {
         let done = Arc::clone(&told);
         assert!(devices.remove(id(0), Removal::WhenUnused, Box::new(move || drop(done))).is_none());
         let device = Device::new(&export, &context).unwrap();
-        let EndedOpening { connections, removal } = devices.opened(id(0), Some(device));
-        assert!(connections.len() == 2 && !devices.are_opening());
-        assert!(connections.into_iter().all(|new| matches!(devices.enter(new), DeviceEntry::Open(..))));
+        let EndedOpening { visitors, removal } = devices.opened(id(0), Some(device));
+        assert!(visitors.len() == 2 && !devices.are_opening());
+        assert!(visitors.into_iter().all(|new| matches!(devices.enter(new), DeviceEntry::Open(..))));
         let (how, done) = removal.unwrap();
         assert!(devices.remove(id(0), how, done).is_none());
         assert!(devices.leave(id(0)).is_none());

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::backend::{Export, ExportId};
+use crate::backend::{Export, ExportId, SealTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::stats::Interval;
@@ -50,6 +50,31 @@ pub(super) enum Message {
     Collect(Collect),
     /// Give an export up.
     Remove(Box<Remove>),
+    /// Seal the head of an image.
+    Seal(Box<SealHere>),
+}
+
+/// An image to be sealed here, at its home, whether it is open or not.
+pub(crate) struct SealHere {
+    pub(crate) id: ExportId,
+    pub(crate) export: Arc<Export>,
+    pub(crate) task: SealTask,
+}
+
+/// Who needs an export's device.
+pub(crate) enum Visitor {
+    Connection(NewConnection),
+    Seal(Box<SealHere>),
+}
+
+impl Visitor {
+    /// The export whose device it needs.
+    pub(crate) fn export(&self) -> (ExportId, &Arc<Export>) {
+        match self {
+            Self::Connection(new) => (new.id, &new.export),
+            Self::Seal(seal) => (seal.id, &seal.export),
+        }
+    }
 }
 
 /// An export to give up: no further connection of it comes.

@@ -1,7 +1,9 @@
 //! A shard without a thread, for simulations: what drives the world lets it take its turns.
 
 use super::{NewConnection, Removal, ShardConfig, ShardHandle, ShardStartError};
-use crate::backend::ExportId;
+use std::sync::Arc;
+
+use crate::backend::{Export, ExportId, SealTask};
 use crate::ring::Wait;
 use crate::ring::sim::World;
 use crate::shard::request::serve::work;
@@ -104,6 +106,13 @@ impl SteppedShard {
     /// As [`ShardHandle::remove`].
     pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
         let sent = self.handle.remove(id, how, done);
+        self.world.rang();
+        sent
+    }
+
+    /// As [`ShardHandle::seal`].
+    pub fn seal(&self, id: ExportId, export: Arc<Export>, task: SealTask) -> bool {
+        let sent = self.handle.seal(id, export, task);
         self.world.rang();
         sent
     }

@@ -53,6 +53,8 @@ pub enum StoreError {
     TooSmall { path: PathBuf, length: u64, size: u64 },
     #[error("a snapshot stays with its image: rename \"{from}\" to {image}@NAME")]
     OtherImage { from: String, image: String },
+    #[error("the next head of an image cannot be opened: {0}")]
+    NoNextHead(String),
     #[error("the store {} has too much to do: try again", .0.display())]
     Busy(PathBuf),
     #[error(
@@ -87,6 +89,7 @@ impl StoreError {
         match self {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
             Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
+            Self::NoNextHead(_) => false,
             Self::Busy(_) | Self::UnknownBase(_) => true,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,

@@ -268,13 +268,7 @@ impl<M: LayerMaps> OpenStore<M> {
         });
         let group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
         let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, &group))?;
-        for new in &group {
-            let row = self.image(&new.image)?;
-            let Some(layer) = row.head else { continue };
-            let (data, map) = self.directory.open_layer(layer)?;
-            let sealed = self.maps.seal(&data, &map, row.size);
-            sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })?;
-        }
+        group.iter().try_for_each(|new| self.prepare_seal(&new.image))?;
         self.commit(&change).map(drop)
     }
 

@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::base::base_differs;
-use super::catalog::{self, BaseId, Below, ChainNode, ImageRefusal, LayerId, LayerRow, NodeName, StoreName};
+use super::catalog::{
+    self, BaseId, Below, ChainNode, ImageRefusal, ImageRow, LayerId, LayerRow, NewSnapshot, NodeName,
+    StoreName,
+};
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::maps::{LayerDescription, LayerMaps};
@@ -45,26 +48,83 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn give_head(&mut self, name: &StoreName) -> Result<(), StoreError> {
-        let row = self.image(name)?;
+        let row = self.image(name)?.clone();
         if row.head.is_some() {
             return Ok(());
         }
-        let (image, size, layer) = (row.id, row.size, LayerId(random_uuid()));
-        let parent = if let ChainNode::Layer(id) = row.below.node { Some(id.0) } else { None };
-        let change = self.decide(|view, minter| catalog::adopt_head(view, minter, image, layer))?;
-        let files = self.directory.begin_layer(layer, size.next_multiple_of(MAP_BLOCK))?;
+        let layer = LayerId(random_uuid());
+        let change = self.decide(|view, minter| catalog::adopt_head(view, minter, row.id, layer))?;
+        self.make_head(&row, layer)?;
+        self.commit(&change).map(drop)
+    }
+
+    /// Makes the files of the head that is to take over from the one that an image has, durably. The
+    /// catalogue does not know of them until [`OpenStore::record_snapshots`].
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn make_next_head(&self, name: &StoreName) -> Result<ChainFiles, StoreError> {
+        let row = self.image(name)?;
+        let id = LayerId(random_uuid());
+        self.make_head(row, id)?;
+        let (data, map) = self.directory.open_layer(id)?;
+        Ok(ChainFiles { id, data, map, visible: row.size })
+    }
+
+    /// Removes the files of a next head that was never used.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn discard_next_head(&self, id: LayerId) -> Result<(), StoreError> {
+        assert!(self.view()?.layer(id).is_none(), "the catalogue does not know it");
+        self.directory.remove_layer(id)
+    }
+
+    fn make_head(&self, row: &ImageRow, layer: LayerId) -> Result<(), StoreError> {
+        let below = row.head.map_or(row.below.node, ChainNode::Layer);
+        let parent = if let ChainNode::Layer(id) = below { Some(id.0) } else { None };
+        let files = self.directory.begin_layer(layer, row.size.next_multiple_of(MAP_BLOCK))?;
         let description = LayerDescription {
             store: self.header().store,
-            image: image.0,
+            image: row.id.0,
             layer: layer.0,
             parent,
-            name: name.to_string(),
+            name: row.name.to_string(),
             created_s: now_s(),
-            size,
+            size: row.size,
         };
         let made = self.maps.create(&files.map, &description, &[]);
         made.map_err(|why| StoreError::Map { layer, what: "made", why })?;
-        files.finish()?;
+        files.finish()
+    }
+
+    /// Makes the head of an image that nobody has open one that can be sealed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn prepare_seal(&self, name: &StoreName) -> Result<(), StoreError> {
+        let row = self.image(name)?;
+        let Some(layer) = row.head else { return Ok(()) };
+        let (data, map) = self.directory.open_layer(layer)?;
+        let sealed = self.maps.seal(&data, &map, row.size);
+        sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })
+    }
+
+    /// Whether snapshots could be taken now, before anything is prepared for them.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn expect_snapshots(&self, group: &[NewSnapshot]) -> Result<(), StoreError> {
+        self.decide(|view, minter| catalog::take_snapshots(view, minter, group)).map(drop)
+    }
+
+    /// Makes snapshots of images that are served durable, as one change: their heads are complete and
+    /// durable, and the next ones have taken over.
+    ///
+    /// # Errors
+    /// A refusal, after which nothing has changed; of the catalogue, after which nobody knows.
+    pub fn record_snapshots(&mut self, group: &[NewSnapshot]) -> Result<(), StoreError> {
+        let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, group))?;
         self.commit(&change).map(drop)
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ringnbd::{Client, Timeouts};
 use serde_json::{Value, json};
@@ -81,7 +81,9 @@ fn a_running_server_snapshots_clones_and_serves_the_clones() {
                 writer.flush().unwrap();
             }
         });
-        store.run("image snapshot STORE/vm2@monday").ok();
+        // One of them is written meanwhile, the other is not open.
+        store.run("image snapshot STORE/vm1@monday STORE/vm2@monday").ok();
+        assert!(read(server, "vm1@monday")[65_536..] == golden[65_536..]);
         store.run("image clone STORE/vm2@monday STORE/vm3 STORE/vm4").ok();
         assert!(read(server, "vm3") == golden, "the clone of a clone");
         let mut third = client(server, "vm3");
@@ -109,6 +111,72 @@ fn a_running_server_snapshots_clones_and_serves_the_clones() {
     });
     drop(writer);
     assert!(read(server, "vm1")[..65_536].iter().all(|byte| *byte == 9));
+    assert_eq!(server.complaints(), [""; 0]);
+    drop(online);
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// Blocks of each image that are written in turn, and their size.
+const BLOCKS: u32 = 64;
+const BLOCK: usize = 4096;
+
+/// Both images as they are after so many writes, of which the first is write 1: even ones go to the first image.
+fn after(writes: u32, golden: &[u8]) -> [Vec<u8>; 2] {
+    let mut images = [golden.to_vec(), golden.to_vec()];
+    for write in 1..=writes {
+        let at = (write / 2 % BLOCKS) as usize * BLOCK;
+        images[write as usize % 2][at..at + BLOCK].copy_from_slice(&write.to_le_bytes().repeat(BLOCK / 4));
+    }
+    images
+}
+
+/// C1: snapshots of two images are one point in time: all that was answered before they were asked for is in
+/// them, nothing that was asked for after they were there, and in between a beginning of the writes.
+#[test]
+fn snapshots_of_images_in_use_are_one_point_in_time() {
+    let (store, golden) = golden();
+    let online = online(&store);
+    let Online { server, .. } = &online;
+    let (begun, answered, stop) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+    let mut windows = Vec::new();
+    let mut clients = [client(server, "vm1"), client(server, "vm2")];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for write in 1.. {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                begun.store(write, Ordering::SeqCst);
+                let client = &mut clients[write as usize % 2];
+                let at = u64::from(write / 2 % BLOCKS) * BLOCK as u64;
+                client.write_at(at, &write.to_le_bytes().repeat(BLOCK / 4)).unwrap();
+                answered.store(write, Ordering::SeqCst);
+                if write % 50 == 0 {
+                    client.flush().unwrap();
+                }
+            }
+        });
+        wait_until("some writes", || answered.load(Ordering::SeqCst) > 200);
+        for number in 0..5 {
+            let before = answered.load(Ordering::SeqCst);
+            store.run(&format!("image snapshot STORE/vm1@s{number} STORE/vm2@s{number}")).ok();
+            windows.push((before, begun.load(Ordering::SeqCst)));
+            let more = begun.load(Ordering::SeqCst) + 100;
+            wait_until("writes go on", || answered.load(Ordering::SeqCst) > more);
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    for (number, (before, behind)) in windows.into_iter().enumerate() {
+        let found = ["vm1", "vm2"].map(|image| read(server, &format!("{image}@s{number}")));
+        let matches = (before..=behind).find(|writes| after(*writes, &golden) == found);
+        assert!(
+            matches.is_some(),
+            "snapshot {number}: no point in time between writes {before} and {behind}"
+        );
+    }
+    assert!(
+        ["vm1", "vm2"].map(|image| read(server, image)) == after(answered.load(Ordering::SeqCst), &golden)
+    );
     assert_eq!(server.complaints(), [""; 0]);
     drop(online);
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");

@@ -11,7 +11,7 @@
 //! When half of the journal is used, a checkpoint writes what the records say into the map's nodes: first
 //! into slots that no superblock names, then the superblock that names them.
 
-use super::{ImageDevice, OpenLayer};
+use super::chain::{Chain, OpenLayer};
 use crate::backend::context::ShardContext;
 use crate::backend::file::{until_done, write_all};
 use crate::block::{BlockError, ByteRange};
@@ -21,13 +21,9 @@ use crate::store::map::{CheckpointStep, FileWrite, NoCommit};
 /// Bytes of one write to a map's file.
 const WRITE_STEP: usize = 64 << 10;
 
-impl ImageDevice {
-    /// Makes everything durable that was answered.
-    pub(in crate::backend) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        self.store.commits.flush(async || self.commit(context).await).await
-    }
-
-    async fn commit(&self, context: &ShardContext) -> Result<(), i32> {
+impl Chain {
+    /// Makes everything durable that was answered; one at a time.
+    pub(super) async fn commit(&self, context: &ShardContext) -> Result<(), i32> {
         let head = self.head();
         let Some(map_file) = head.map_file else {
             // It is forgotten at the end.
@@ -57,6 +53,16 @@ impl ImageDevice {
         }
         let is_due = head.map.borrow().should_checkpoint();
         if is_due { head.checkpoint(map_file, context).await } else { Ok(()) }
+    }
+
+    /// The same, and then the journal has nothing that the next opening would have to replay.
+    pub(super) async fn commit_and_checkpoint(&self, context: &ShardContext) -> Result<(), i32> {
+        self.commit(context).await?;
+        let head = self.head();
+        match head.map_file {
+            Some(map_file) => head.checkpoint(map_file, context).await,
+            None => Ok(()),
+        }
     }
 
     async fn write_record(

@@ -4,7 +4,7 @@
 //! first. A hole without its state would bring the base back; a state without its hole is only room that is
 //! not given back.
 
-use super::ImageDevice;
+use super::chain::Chain;
 use super::store::behind;
 use crate::backend::abandon::Abandon;
 use crate::backend::context::ShardContext;
@@ -16,9 +16,9 @@ use crate::store::map::BlockState;
 /// Bytes whose states change in one step.
 const STATES_STEP: u64 = 64 << 20;
 
-impl ImageDevice {
+impl Chain {
     /// Gives the blocks of a range back. Parts of blocks at its ends are zeroed.
-    pub(in crate::backend) async fn trim(
+    pub(super) async fn trim(
         &self,
         range: ByteRange,
         abandon: &Abandon,
@@ -28,7 +28,7 @@ impl ImageDevice {
     }
 
     /// Makes a range read as zeroes, by the cheapest way that keeps the promises of the flags.
-    pub(in crate::backend) async fn write_zeroes(
+    pub(super) async fn write_zeroes(
         &self,
         range: ByteRange,
         flags: IoFlags,

@@ -1,6 +1,6 @@
 //! What BLOCK_STATUS says of an image.
 
-use super::ImageDevice;
+use super::chain::Chain;
 use super::source::Source;
 use super::store::behind;
 use crate::backend::context::ShardContext;
@@ -9,10 +9,10 @@ use crate::block::{BlockError, ByteRange, Extent};
 /// Parts that are looked at before others have their turn.
 const PARTS_STEP: usize = 1024;
 
-impl ImageDevice {
+impl Chain {
     /// Extents from the start of `range`, at least one, at most `limit`, merged, none beyond the range. What
     /// only the base has is allocated there; a hole of the base is one of the image.
-    pub(in crate::backend) async fn extents(
+    pub(super) async fn extents(
         &self,
         range: ByteRange,
         limit: usize,
@@ -57,7 +57,7 @@ impl ImageDevice {
 
     /// Extents of a range that is about to be read: what the maps say, and of the base only where it is all
     /// there is.
-    pub(in crate::backend) async fn extents_for_read(
+    pub(super) async fn extents_for_read(
         &self,
         range: ByteRange,
         limit: usize,

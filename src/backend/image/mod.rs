@@ -14,54 +14,61 @@
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 
+mod chain;
 mod commit;
 mod discard;
+mod entrance;
 mod extents;
+mod handle;
+mod layer_files;
 mod nodes;
 mod open;
 mod read;
+mod seal;
+mod sealing;
 mod served_store;
 #[cfg(feature = "sim")]
 mod simulated;
+mod snapshot;
 mod source;
 mod store;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::abandon::Abandon;
 use super::context::ShardContext;
-use super::file::FileDevice;
-use super::registered::Registered;
+use super::file::{FileDevice, ReadFailure};
+use super::page_cache::Standing;
+use super::trust::Trust;
+use crate::block::{BlockError, ByteRange, Extent, IoFlags};
 use crate::exec::lock;
-use crate::ring::FileIndex;
-use crate::store::map::LayerMap;
+use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
+use chain::{Chain, RegisteredLayer};
+use entrance::Entrance;
+pub use handle::ImageHandle;
+pub use layer_files::NextHead;
 pub(super) use open::facts as image_facts;
+pub use sealing::{SealFailure, SealMember, SealTask, sealing};
 pub(crate) use served_store::ServedStore;
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
+pub use snapshot::{RecordOutcome, SnapshotError, SnapshotRecord, seal_group};
 pub(super) use store::ImageStore;
 
 /// An image, open on its home shard.
 pub(super) struct ImageDevice {
     store: Arc<ImageStore>,
-    /// The head first; at least one.
-    layers: Vec<OpenLayer>,
-    base: Option<FileDevice>,
-    registered: Registered,
-}
-
-/// A layer of it.
-struct OpenLayer {
-    map: RefCell<LayerMap>,
-    data: FileDevice,
-    /// Bytes of it that are seen from above.
-    visible: u64,
-    /// None for a map that lives in memory only.
-    map_file: Option<FileIndex>,
+    /// What requests that come now see.
+    chain: RefCell<Rc<Chain>>,
+    /// Where changes wait while the head is being sealed.
+    entrance: Entrance,
+    is_being_sealed: Cell<bool>,
 }
 
 impl ImageDevice {
@@ -70,39 +77,170 @@ impl ImageDevice {
     /// # Errors
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
-        let mut registered = Registered::new(&context.ring);
-        let mut files = Vec::with_capacity(store.layers.len());
-        for layer in &store.layers {
-            let map_file = layer.map.as_ref().map(|map| registered.add(map)).transpose()?;
-            let data = FileDevice::new(Arc::clone(&layer.data), store.data_bytes(), context)?;
-            files.push((data, layer.visible, map_file));
-        }
+        let files = store.layers();
+        let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
+        let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
         let base = store.base.as_ref();
         let base = base.map(|base| FileDevice::new(Arc::clone(&base.file), base.size, context));
-        let base = base.transpose()?;
+        let base = base.transpose()?.map(Rc::new);
         let maps = lock(&store.parked).take().ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY))?;
-        let layers = files.into_iter().zip(maps);
-        let layers = layers.map(|((data, visible, map_file), map)| {
-            let map = RefCell::new(map);
-            OpenLayer { map, data, visible, map_file }
-        });
-        Ok(Self { store: Arc::clone(store), layers: layers.collect(), base, registered })
+        let layers = layers.into_iter().zip(maps).map(|(layer, map)| Rc::new(layer.open(map)));
+        let chain = Chain { store: Arc::clone(store), layers: layers.collect(), base };
+        Ok(Self {
+            store: Arc::clone(store),
+            chain: RefCell::new(Rc::new(chain)),
+            entrance: Entrance::default(),
+            is_being_sealed: Cell::new(false),
+        })
     }
 
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
-        let data = self.layers.iter().map(|layer| &layer.data).chain(&self.base);
-        self.registered.count() + data.map(FileDevice::files).sum::<usize>()
+        self.chain.borrow().files()
     }
 
-    fn head(&self) -> &OpenLayer {
-        &self.layers[0]
+    fn chain(&self) -> Rc<Chain> {
+        Rc::clone(&self.chain.borrow())
+    }
+
+    /// Reads `range` into `lease[start..]`.
+    pub(super) async fn read(
+        &self,
+        range: ByteRange,
+        lease: Lease,
+        start: u32,
+        context: &ShardContext,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        self.chain().read(range, lease, start, context).await
+    }
+
+    /// Writes `lease[0..]` to `range`; durable before it returns when `fua` is asked for.
+    pub(super) async fn write(
+        &self,
+        range: ByteRange,
+        lease: SharedLease,
+        fua: bool,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let _inside = self.entrance.enter().await;
+        let is_durable = self.chain().write(range, lease, fua, context).await?;
+        if fua && !is_durable { Box::pin(self.make_durable(context)).await } else { Ok(()) }
+    }
+
+    /// Makes everything durable that was answered.
+    pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
+        let _inside = self.entrance.enter().await;
+        self.make_durable(context).await
+    }
+
+    async fn make_durable(&self, context: &ShardContext) -> Result<(), BlockError> {
+        if !canary!(HeadBeforeCatalog) && !self.store.is_recorded().await {
+            return Err(BlockError::Io);
+        }
+        let chain = self.chain();
+        self.store.commits.flush(async || chain.commit(context).await).await
+    }
+
+    /// Gives the blocks of a range back. Parts of blocks at its ends are zeroed.
+    pub(super) async fn trim(
+        &self,
+        range: ByteRange,
+        abandon: &Abandon,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let _inside = self.entrance.enter().await;
+        self.chain().trim(range, abandon, context).await
+    }
+
+    /// Makes a range read as zeroes, by the cheapest way that keeps the promises of the flags.
+    pub(super) async fn write_zeroes(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        abandon: &Abandon,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let _inside = self.entrance.enter().await;
+        self.chain().write_zeroes(range, flags, abandon, context).await
+    }
+
+    /// See [`Chain::extents`].
+    pub(super) async fn extents(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        self.chain().extents(range, limit, client, context).await
+    }
+
+    /// See [`Chain::extents_for_read`].
+    pub(super) async fn extents_for_read(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<Extent>, BlockError> {
+        self.chain().extents_for_read(range, limit, client, context).await
+    }
+
+    /// Brings a range into the page cache, as far as that disturbs nobody.
+    pub(super) async fn cache(
+        &self,
+        range: ByteRange,
+        abandon: &Abandon,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        self.chain().cache(range, abandon, context).await
+    }
+
+    /// See [`Chain::read_at_once`].
+    #[inline]
+    pub(super) fn read_at_once(
+        &self,
+        range: ByteRange,
+        waits: bool,
+        trust: &mut Trust,
+        now: u64,
+    ) -> Option<Option<MappedRange>> {
+        self.chain.borrow().read_at_once(range, waits, trust, now)
+    }
+
+    /// The file that a read is one operation of, if it is.
+    #[inline]
+    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+        self.chain.borrow().single_read(range)
+    }
+
+    /// Reads a range that was in the page cache into memory in one operation, which may be short.
+    pub(super) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
+        Some(self.chain.borrow().mapped_file(mapped)?.copying(mapped.range(), lease))
+    }
+
+    /// What has become of a range that was in the page cache.
+    pub(super) fn standing(&self, mapped: &MappedRange, trust: Option<&mut Trust>, now: u64) -> Standing {
+        self.chain.borrow().standing(mapped, trust, now)
+    }
+
+    /// See [`FileDevice::distrust_page_cache`].
+    pub(super) fn distrust_page_cache(&self) {
+        self.chain.borrow().distrust_page_cache();
+    }
+
+    /// See [`FileDevice::is_known_data`].
+    pub(super) fn is_known_data(&self, range: ByteRange) -> bool {
+        self.chain.borrow().is_known_data(range)
     }
 }
 
 impl Drop for ImageDevice {
     fn drop(&mut self) {
-        let maps = self.layers.drain(..).map(|layer| layer.map.into_inner());
-        *lock(&self.store.parked) = Some(maps.collect());
+        // Its requests are over, and with them what they saw of it.
+        let Some(chain) = Rc::get_mut(self.chain.get_mut()) else { return };
+        let layers = std::mem::take(&mut chain.layers).into_iter().map(Rc::into_inner);
+        let maps: Option<Vec<_>> = layers.map(|layer| layer.map(|layer| layer.map.into_inner())).collect();
+        *lock(&self.store.parked) = maps;
     }
 }

@@ -1,6 +1,6 @@
 //! Nodes of a layer's map come into memory when they are needed, and get their room in its file.
 
-use super::OpenLayer;
+use super::chain::OpenLayer;
 use crate::backend::context::ShardContext;
 use crate::backend::file::{failure, until_done};
 use crate::block::{BlockError, ByteRange};

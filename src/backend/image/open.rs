@@ -8,8 +8,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
+use super::layer_files::{BaseFile, LayerFiles, NextHead};
 use super::served_store::ServedStore;
-use super::store::{BaseFile, ImageStore, LayerFiles};
+use super::store::ImageStore;
 use crate::backend::file_store::{FileOptions, FileStore};
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
@@ -76,7 +77,7 @@ impl ImageStore {
         let mut opened = Vec::with_capacity(layers.len());
         let mut is_rotational = false;
         for (index, layer) in layers.into_iter().enumerate() {
-            let (layer, rotational) = open_layer(layer, uri, read_only || index > 0)?;
+            let (layer, rotational) = open_layer(layer, &options(uri, read_only || index > 0))?;
             is_rotational |= rotational;
             opened.push(layer);
         }
@@ -85,7 +86,9 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        Ok((Self::new(opened, base, Some(open)), facts(size, read_only, is_rotational)))
+        let head_options = (!read_only).then(|| options(uri, false));
+        let image = Self::new(opened, base, Some(open), head_options);
+        Ok((image, facts(size, read_only, is_rotational)))
     }
 }
 
@@ -134,6 +137,18 @@ fn open_stored_base(
     open_base(&path, mapped, locks)
 }
 
+impl ImageStore {
+    /// Opens the files of a head that is to take over, which must be durable.
+    pub(in crate::backend) fn next_head(&self, files: ChainFiles) -> Result<NextHead, OpenError> {
+        let how = self.head_options.ok_or(OpenError::Image("is not written here"))?;
+        let ((files, map), _) = open_layer(files, &how)?;
+        if map.size() != self.size() || u64::from(map.geometry().block_bytes) != self.block() {
+            return Err(OpenError::Image("has another size than its next head"));
+        }
+        Ok(NextHead { files: Arc::new(files), map })
+    }
+}
+
 fn open_temporary(
     uri: &ImageUri,
     read_only: bool,
@@ -144,7 +159,7 @@ fn open_temporary(
     let size = size.ok_or(OpenError::Image("has neither a size nor a base"))?;
     let (head, rotational) = temporary_layer(size, uri)?;
     let facts = facts(size, read_only, rotational);
-    Ok((ImageStore::new(vec![head], base, None), facts))
+    Ok((ImageStore::new(vec![head], base, None, None), facts))
 }
 
 pub(in crate::backend) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
@@ -177,14 +192,10 @@ fn open_base(path: &Path, mapped: bool, locks: bool) -> Result<BaseFile, OpenErr
     Ok(BaseFile { file: Arc::new(file), size: facts.size })
 }
 
-fn open_layer(
-    files: ChainFiles,
-    uri: &ImageUri,
-    read_only: bool,
-) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
+fn open_layer(files: ChainFiles, how: &FileOptions) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
-    let (data, facts) = FileStore::open(&path_of(&data), &options(uri, read_only))?;
+    let (data, facts) = FileStore::open(&path_of(&data), how)?;
     let layer = LayerFiles { data: Arc::new(data), map: Some(map), visible };
     Ok(((layer, layer_map), facts.rotational))
 }

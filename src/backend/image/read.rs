@@ -1,6 +1,6 @@
 //! Reads of an image.
 
-use super::ImageDevice;
+use super::chain::Chain;
 use super::source::Source;
 use super::store::behind;
 use crate::backend::context::ShardContext;
@@ -18,9 +18,9 @@ const ZEROES_STEP: u64 = 256 << 10;
 /// keeps nobody from an answer.
 const MOST_LOOKS: usize = 8;
 
-impl ImageDevice {
+impl Chain {
     /// Reads `range` into `lease[start..]`.
-    pub(in crate::backend) async fn read(
+    pub(super) async fn read(
         &self,
         range: ByteRange,
         mut lease: Lease,
@@ -59,7 +59,7 @@ impl ImageDevice {
 
     /// What a read can be answered with that needs neither time nor memory; `None` within for zeroes.
     #[inline]
-    pub(in crate::backend) fn read_at_once(
+    pub(super) fn read_at_once(
         &self,
         range: ByteRange,
         waits: bool,
@@ -74,36 +74,35 @@ impl ImageDevice {
     }
 
     /// The file that a read is one operation of, if it is.
-    pub(in crate::backend) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
         self.file(self.whole(range)?)?.single_read(range)
     }
 
     /// The device whose page cache a range lies in.
-    pub(in crate::backend) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
-        self.layers.iter().map(|layer| &layer.data).chain(&self.base).find(|file| file.has_mapped(mapped))
+    pub(super) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
+        self.layers
+            .iter()
+            .map(|layer| &layer.data)
+            .chain(self.base.as_deref())
+            .find(|file| file.has_mapped(mapped))
     }
 
     /// What has become of a range that was in the page cache.
-    pub(in crate::backend) fn standing(
-        &self,
-        mapped: &MappedRange,
-        trust: Option<&mut Trust>,
-        now: u64,
-    ) -> Standing {
+    pub(super) fn standing(&self, mapped: &MappedRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         self.mapped_file(mapped).map_or(Standing::Gone, |file| file.standing(mapped.range(), trust, now))
     }
 
     /// See [`FileDevice::distrust_page_cache`].
-    pub(in crate::backend) fn distrust_page_cache(&self) {
+    pub(super) fn distrust_page_cache(&self) {
         self.layers
             .iter()
             .map(|layer| &layer.data)
-            .chain(&self.base)
+            .chain(self.base.as_deref())
             .for_each(FileDevice::distrust_page_cache);
     }
 
     /// Brings a range into the page cache, as far as that disturbs nobody.
-    pub(in crate::backend) async fn cache(
+    pub(super) async fn cache(
         &self,
         range: ByteRange,
         abandon: &crate::backend::Abandon,
@@ -122,7 +121,7 @@ impl ImageDevice {
     }
 
     /// See [`FileDevice::is_known_data`].
-    pub(in crate::backend) fn is_known_data(&self, range: ByteRange) -> bool {
+    pub(super) fn is_known_data(&self, range: ByteRange) -> bool {
         match self.whole(range) {
             Some(source @ (Source::Layer(_) | Source::Base)) => {
                 self.file(source).is_some_and(|file| file.is_known_data(range))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::store::BaseFile;
+use super::layer_files::BaseFile;
 use crate::backend::open_error::OpenError;
 use crate::config::ImageUri;
 use crate::exec::lock;
@@ -197,6 +197,11 @@ impl ServedImage {
     /// Its store.
     pub(in crate::backend) fn store(&self) -> &Arc<ServedStore> {
         &self.store
+    }
+
+    /// The directory of the store, without links.
+    pub(super) fn store_path(&self) -> &Path {
+        &self.store.path
     }
 }
 

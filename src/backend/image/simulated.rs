@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::layer_files::{BaseFile, LayerFiles, NextHead};
 use super::open::facts;
-use super::store::{BaseFile, ImageStore, LayerFiles};
+use super::store::ImageStore;
 use crate::backend::file_store::FileStore;
 use crate::block::DeviceFacts;
 use crate::ring::sim::{FileId, World};
@@ -85,7 +86,21 @@ impl ImageStore {
             BaseFile { file: Arc::new(file), size }
         });
         let size = layers[0].1.size();
-        Ok((Self::new(layers, base, None), facts(size, image.read_only, false)))
+        Ok((Self::new(layers, base, None, None), facts(size, image.read_only, false)))
+    }
+}
+
+impl NextHead {
+    /// The head that is to take over from one of an image, whose files were just made.
+    ///
+    /// # Panics
+    /// Its map cannot be used.
+    pub fn simulated(world: &World, layer: SimulatedLayer) -> Self {
+        let map = open_map_of(&InWorld(world, layer)).unwrap_or_else(|error| panic!("a new map: {error}"));
+        let visible = map.size();
+        let (data, _) = FileStore::simulated(world.open(layer.data), visible, false, None);
+        let files = LayerFiles { data: Arc::new(data), map: Some(world.open(layer.map).buffered), visible };
+        Self { files: Arc::new(files), map }
     }
 }
 

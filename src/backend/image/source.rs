@@ -1,7 +1,7 @@
 //! Where the bytes of a range are read.
 
+use super::chain::{Chain, OpenLayer};
 use super::store::{Blocks, behind};
-use super::{ImageDevice, OpenLayer};
 use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
 use crate::block::{BlockError, ByteRange};
@@ -26,7 +26,7 @@ struct Missing {
     node: NodeAddress,
 }
 
-impl ImageDevice {
+impl Chain {
     /// What has the first part of a range, as long as that is the same. What it needs of the maps is read
     /// first.
     pub(super) async fn part(
@@ -67,7 +67,7 @@ impl ImageDevice {
     pub(super) fn file(&self, source: Source) -> Option<&FileDevice> {
         match source {
             Source::Layer(layer) => Some(&self.layers[layer].data),
-            Source::Base => self.base.as_ref(),
+            Source::Base => self.base.as_deref(),
             Source::Zeroes { .. } => None,
         }
     }

@@ -1,14 +1,16 @@
 //! What an image is for the whole server: its files, and its maps while it is open nowhere.
 
-use std::fs::File;
 use std::sync::{Arc, Mutex};
 
+use super::layer_files::{BaseFile, LayerFiles};
+use super::sealing::Recording;
 use super::served_store::ServedImage;
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::durability::Syncs;
-use crate::backend::file_store::FileStore;
+use crate::backend::file_store::FileOptions;
 use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
+use crate::store::catalog::MOST_LAYERS;
 use crate::store::map::LayerMap;
 use crate::store::map_files::commit_map;
 
@@ -16,7 +18,7 @@ use crate::store::map_files::commit_map;
 #[derive(Debug)]
 pub(in crate::backend) struct ImageStore {
     /// The head first; at least one.
-    pub(super) layers: Vec<LayerFiles>,
+    layers: Mutex<Vec<Arc<LayerFiles>>>,
     pub(super) base: Option<BaseFile>,
     /// Bytes of the disk.
     size: u64,
@@ -26,28 +28,25 @@ pub(in crate::backend) struct ImageStore {
     pub(super) parked: Mutex<Option<Vec<LayerMap>>>,
     /// Its place among the images of its store.
     served: Option<ServedImage>,
+    /// How a head of it is opened; none for an image that gets no other one.
+    pub(super) head_options: Option<FileOptions>,
+    newest: Mutex<NewestHead>,
     /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
     pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
 }
 
-/// The files of a layer.
-#[derive(Debug)]
-pub(in crate::backend) struct LayerFiles {
-    pub(in crate::backend) data: Arc<FileStore>,
-    /// None: what the head has is forgotten at the end.
-    pub(in crate::backend) map: Option<File>,
-    /// Bytes of it that are seen from above.
-    pub(in crate::backend) visible: u64,
-}
-
-/// What is read where no layer has a block.
-#[derive(Debug)]
-pub(in crate::backend) struct BaseFile {
-    pub(in crate::backend) file: Arc<FileStore>,
-    /// Bytes of it when it was opened; what lies beyond reads as zeroes.
-    pub(in crate::backend) size: u64,
+/// What is known of the head.
+#[derive(Debug, Default)]
+enum NewestHead {
+    /// The catalogue has it.
+    #[default]
+    Known,
+    /// That is being found out.
+    Awaited(Recording),
+    /// The catalogue does not have it, or nobody knows: what is written to it may be lost.
+    Lost,
 }
 
 /// Neighbouring blocks.
@@ -68,24 +67,66 @@ impl ImageStore {
         layers: Vec<(LayerFiles, LayerMap)>,
         base: Option<BaseFile>,
         served: Option<ServedImage>,
+        head_options: Option<FileOptions>,
     ) -> Self {
-        let (layers, maps): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+        let (layers, maps): (Vec<_>, Vec<_>) =
+            layers.into_iter().map(|(layer, map)| (Arc::new(layer), map)).unzip();
         let (size, block) = (maps[0].size(), maps[0].geometry().block_bytes);
         Self {
-            layers,
+            layers: Mutex::new(layers),
             base,
             size,
             block,
             parked: Mutex::new(Some(maps)),
             commits: Syncs::default(),
             served,
+            head_options,
+            newest: Mutex::default(),
             locks: RangeLock::default(),
         }
     }
 
-    /// The image or snapshot of a store that it is.
+    /// The layers that it has now.
+    pub(super) fn layers(&self) -> Vec<Arc<LayerFiles>> {
+        lock(&self.layers).clone()
+    }
+
+    /// Its place in its store; none for one that is thrown away at the end.
     pub(in crate::backend) fn served(&self) -> Option<&ServedImage> {
         self.served.as_ref()
+    }
+
+    /// Another head takes the writes, which the catalogue does not have yet.
+    pub(super) fn gets_head(&self, files: Arc<LayerFiles>, recording: Recording) {
+        *lock(&self.newest) = NewestHead::Awaited(recording);
+        lock(&self.layers).insert(0, files);
+    }
+
+    pub(super) fn has_known_head(&self) -> bool {
+        matches!(*lock(&self.newest), NewestHead::Known)
+    }
+
+    /// Whether the catalogue has the head, so that what is written to it can be durable; waits until that is
+    /// known.
+    pub(super) async fn is_recorded(&self) -> bool {
+        let recording = match &*lock(&self.newest) {
+            NewestHead::Known => return true,
+            NewestHead::Lost => return false,
+            NewestHead::Awaited(recording) => recording.clone(),
+        };
+        let is_recorded = recording.outcome().await;
+        let mut newest = lock(&self.newest);
+        // Others have waited for the same, and the next snapshot may have begun.
+        if matches!(&*newest, NewestHead::Awaited(awaited) if awaited.is(&recording)) {
+            *newest = if is_recorded { NewestHead::Known } else { NewestHead::Lost };
+            drop(newest);
+            if !is_recorded {
+                let image = self.served.as_ref().map(|served| served.name().to_string()).unwrap_or_default();
+                let what = "a snapshot could not be recorded: FLUSH fails until the image is served again";
+                tracing::error!(image, "{what}");
+            }
+        }
+        is_recorded
     }
 
     /// Bytes of the disk.
@@ -96,8 +137,13 @@ impl ImageStore {
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
     /// data, of maps, and the base.
     pub(in crate::backend) fn files(&self) -> usize {
-        let maps = self.layers.len().div_ceil(FILES_PER_EXPORT);
-        self.layers.len() + maps + usize::from(self.base.is_some())
+        let layers = match self.head_options {
+            // Snapshots add layers.
+            Some(_) => MOST_LAYERS,
+            None => lock(&self.layers).len(),
+        };
+        let maps = layers.div_ceil(FILES_PER_EXPORT);
+        layers + maps + usize::from(self.base.is_some())
     }
 
     /// Bytes of the files of data: whole blocks.
@@ -134,7 +180,8 @@ impl ImageStore {
 impl Drop for ImageStore {
     fn drop(&mut self) {
         let Some(map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else { return };
-        let head = &self.layers[0];
+        let layers = self.layers();
+        let head = &layers[0];
         if let (Some(file), Some(served)) = (&head.map, &self.served)
             && map.has_pending()
             && let Err(error) = commit_map(map, &head.data.buffered, file)

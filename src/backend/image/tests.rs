@@ -3,6 +3,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -246,4 +247,226 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         image.expected[part.offset() as usize..part.end() as usize].fill(8);
     }
     image.check();
+}
+
+/// A store with an image, which is served, and what is needed to take snapshots of it.
+struct ServedStoreImage {
+    image: Tested,
+    path: std::path::PathBuf,
+}
+
+fn stored(path: &Path) -> ImageUri {
+    ImageUri {
+        place: ImagePlace::Store(path.to_owned()),
+        base: None,
+        size: None,
+        direct: false,
+        mapped: true,
+        read_only: false,
+        description: None,
+    }
+}
+
+/// What the catalogue is asked to say, and what comes of that.
+struct Noted {
+    outcomes: Vec<RecordOutcome>,
+    asked: usize,
+}
+
+impl SnapshotRecord for Noted {
+    async fn record(&mut self) -> RecordOutcome {
+        self.asked += 1;
+        self.outcomes.remove(0)
+    }
+
+    async fn read_again(&mut self) -> RecordOutcome {
+        self.record().await
+    }
+}
+
+impl ServedStoreImage {
+    fn new(directory: &Path) -> Self {
+        let path = directory.join("store");
+        let mut store = OpenStore::init(&path, MapFiles).unwrap();
+        store.create_empty(&"vm".parse().unwrap(), 64 << 10).unwrap();
+        drop(store);
+        let (store, _) = ImageStore::open(&stored(&path.join("vm")), false, true).unwrap();
+        let context = context();
+        let device = ImageDevice::open(&Arc::new(store), &context).unwrap();
+        Self { image: Tested { context, device, expected: vec![0; 64 << 10] }, path }
+    }
+
+    /// The files of a next head as the store would make them, which nobody records.
+    fn next_head(&self, directory: &Path, name: &str) -> NextHead {
+        let path = directory.join(name);
+        let mut other = OpenStore::init(&path, MapFiles).unwrap();
+        other.create_empty(&"vm".parse().unwrap(), 64 << 10).unwrap();
+        let files = other.make_next_head(&"vm".parse().unwrap()).unwrap();
+        self.image.device.store.next_head(files).unwrap()
+    }
+
+    /// A snapshot, beside something else that goes on meanwhile.
+    fn snapshot(
+        &self,
+        next: NextHead,
+        outcomes: &[RecordOutcome],
+        beside: impl Future<Output = ()>,
+    ) -> Result<Vec<Duration>, SnapshotError> {
+        let (member, task) = sealing(next);
+        let mut record = Noted { outcomes: outcomes.to_vec(), asked: 0 };
+        let result = std::cell::RefCell::new(None);
+        let taken = async { *result.borrow_mut() = Some(seal_group(vec![member], &mut record).await) };
+        let device = &self.image.device;
+        let all: [std::pin::Pin<Box<dyn Future<Output = ()> + '_>>; 3] = [
+            Box::pin(device.seal(task, Duration::from_secs(60), &self.image.context)),
+            Box::pin(taken),
+            Box::pin(beside),
+        ];
+        finish(side_by_side(all.into_iter(), 3), &self.image.context);
+        assert!(record.outcomes.is_empty() || record.asked == 0);
+        result.into_inner().unwrap()
+    }
+}
+
+#[test]
+fn an_image_goes_on_with_another_head_and_reads_what_the_sealed_one_has() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut served = ServedStoreImage::new(directory.path());
+    for round in 1..=3 {
+        served.image.write(range(u64::from(round) * 5000, 9000), round);
+        let next = served.next_head(directory.path(), &round.to_string());
+        let before = served.image.device.chain().layers.len();
+        let part = range(u64::from(round) * 3000, 500);
+        let writes = async { served.image.write_now(part, 100 + round).await };
+        served.snapshot(next, &[RecordOutcome::Recorded], writes).unwrap();
+        served.image.expected[part.offset() as usize..part.end() as usize].fill(100 + round);
+        assert_eq!(served.image.device.chain().layers.len(), before + 1);
+        served.image.check();
+        served.image.zero(range(u64::from(round) * 2000, 7000), false, true);
+        finish(served.image.device.flush(&served.image.context), &served.image.context).unwrap();
+    }
+    served.image.check();
+    let (store, files) =
+        (Arc::clone(&served.image.device.store), served.image.context.ring.registered_files());
+    drop(served.image.device);
+    assert_eq!(served.image.context.ring.registered_files(), 0);
+    let device = ImageDevice::open(&store, &served.image.context).unwrap();
+    let image = Tested { device, ..served.image };
+    assert_eq!(image.context.ring.registered_files(), files, "it has all of its layers");
+    image.check();
+    assert!(served.path.exists());
+}
+
+/// D5: what the catalogue does not have is never said to be durable.
+#[test]
+fn a_head_that_is_not_recorded_makes_nothing_durable() {
+    let (refused, unknown) = (RecordOutcome::Refused("no".into()), RecordOutcome::Unknown("?".into()));
+    for (outcomes, works) in [
+        (vec![refused.clone()], false),
+        (vec![unknown.clone(), refused], false),
+        (vec![unknown.clone(), unknown.clone()], false),
+        (vec![unknown, RecordOutcome::Recorded], true),
+    ] {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let mut served = ServedStoreImage::new(directory.path());
+        served.image.write(range(0, 9000), 1);
+        let next = served.next_head(directory.path(), "1");
+        assert_eq!(served.snapshot(next, &outcomes, async {}).is_ok(), works, "{outcomes:?}");
+        let context = &served.image.context;
+        assert_eq!(finish(served.image.device.flush(context), context).is_ok(), works, "{outcomes:?}");
+        let durable = async {
+            let mut lease = context.pool.lend(4096).unwrap();
+            lease.bytes_mut(0..4096).fill(2);
+            served.image.device.write(range(4096, 4096), lease.freeze(), true, context).await
+        };
+        assert_eq!(finish(durable, context).is_ok(), works);
+        served.image.expected[4096..8192].fill(2);
+        served.image.check();
+        let next = served.next_head(directory.path(), "2");
+        let again = served.snapshot(next, &[RecordOutcome::Recorded], async {});
+        let stuck = Err(SnapshotError::Image(0, SealFailure::Stuck));
+        assert_eq!(again.as_ref().map(|_| ()), if works { Ok(()) } else { stuck.as_ref().map(|()| ()) });
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_changes_nothing() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut served = ServedStoreImage::new(directory.path());
+    served.image.write(range(100, 9000), 1);
+    let files = served.image.context.ring.registered_files();
+    let context = &served.image.context;
+    let device = &served.image.device;
+    // A change that never ends.
+    let inside = finish(device.entrance.enter(), context);
+    let (member, task) = sealing(served.next_head(directory.path(), "slow"));
+    let mut record = Noted { outcomes: Vec::new(), asked: 0 };
+    let group = async {
+        let failure = seal_group(vec![member], &mut record).await.unwrap_err();
+        assert!(matches!(failure, SnapshotError::Image(0, SealFailure::TooSlow(_))), "{failure}");
+    };
+    let home = device.seal(task, Duration::from_millis(20), context);
+    let all: [std::pin::Pin<Box<dyn Future<Output = ()> + '_>>; 2] = [Box::pin(home), Box::pin(group)];
+    finish(side_by_side(all.into_iter(), 2), context);
+    drop(inside);
+    // Whoever takes it is gone before it has closed, and after.
+    for orders in [0, 1] {
+        let (member, task) = sealing(served.next_head(directory.path(), &orders.to_string()));
+        let gone = async {
+            member.has_come(sealing::SealOrder::Prepare).await.unwrap();
+            if orders == 1 {
+                member.give(sealing::SealOrder::Close);
+                member.has_come(sealing::SealOrder::Close).await.unwrap();
+            }
+            drop(member);
+        };
+        let home = device.seal(task, Duration::from_secs(60), context);
+        let all: [std::pin::Pin<Box<dyn Future<Output = ()> + '_>>; 2] = [Box::pin(home), Box::pin(gone)];
+        finish(side_by_side(all.into_iter(), 2), context);
+    }
+    // The home is gone.
+    let (member, task) = sealing(served.next_head(directory.path(), "gone"));
+    drop(task);
+    let group = seal_group(vec![member], &mut record);
+    assert_eq!(finish(group, context), Err(SnapshotError::Image(0, SealFailure::Gone)));
+    assert_eq!((record.asked, context.ring.registered_files()), (0, files));
+    finish(device.flush(context), context).unwrap();
+    served.image.write(range(300, 9000), 2);
+    served.image.check();
+}
+
+/// C1, of one image: whatever is written side by side with a snapshot is in it or not, as a whole, and a
+/// later write is never in it when an earlier one is not.
+#[test]
+fn a_snapshot_has_what_was_answered_before_it() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut served = ServedStoreImage::new(directory.path());
+    served.image.write(range(0, 64 << 10), 1);
+    let next = served.next_head(directory.path(), "1");
+    let writes = async {
+        for block in 0..16 {
+            served.image.write_now(range(block * BLOCK, BLOCK), 2).await;
+        }
+    };
+    served.snapshot(next, &[RecordOutcome::Recorded], writes).unwrap();
+    // What the sealed layer reads as, without the head.
+    let chain = served.image.device.chain();
+    let sealed = chain::Chain {
+        store: Arc::clone(&served.image.device.store),
+        layers: chain.layers[1..].to_vec(),
+        base: None,
+    };
+    let context = &served.image.context;
+    let lease = context.pool.lend(64 << 10).unwrap();
+    let (lease, result) = finish(sealed.read(range(0, 64 << 10), lease, 0, context), context);
+    result.unwrap();
+    let blocks: Vec<u8> = lease.bytes(0..64 << 10).chunks(BLOCK as usize).map(|block| block[0]).collect();
+    assert!(
+        lease
+            .bytes(0..64 << 10)
+            .chunks(BLOCK as usize)
+            .all(|block| block.iter().all(|byte| *byte == block[0]))
+    );
+    assert!(blocks.is_sorted_by(|one, other| one >= other), "{blocks:?}");
+    drop((sealed, chain));
 }

@@ -8,7 +8,7 @@
 //! A state changes in one step after the write has ended, so a read never looks for bytes that are not there
 //! yet. A write that failed changes none: what it left in the data is never read.
 
-use super::ImageDevice;
+use super::chain::Chain;
 use super::source::Source;
 use super::store::Blocks;
 use crate::backend::context::ShardContext;
@@ -25,28 +25,27 @@ enum Written {
     Not(SharedLease),
 }
 
-impl ImageDevice {
-    /// Writes `lease[0..]` to `range`; durable before it returns when `fua` is asked for.
-    pub(in crate::backend) async fn write(
+impl Chain {
+    /// Writes `lease[0..]` to `range`. Whether it is durable now; it need not be without `fua`, nor with it.
+    pub(super) async fn write(
         &self,
         range: ByteRange,
         lease: SharedLease,
         fua: bool,
         context: &ShardContext,
-    ) -> Result<(), BlockError> {
+    ) -> Result<bool, BlockError> {
         let blocks = self.store.touched(range);
         self.head().know(blocks, context).await?;
         // Of what is forgotten at the end nothing needs to be durable.
         let fua = fua && self.head().map_file.is_some();
-        let durable = match self.write_whole(range, lease, fua, context).await? {
-            Written::Durable => true,
-            Written::Buffered => false,
+        match self.write_whole(range, lease, fua, context).await? {
+            Written::Durable => Ok(true),
+            Written::Buffered => Ok(false),
             Written::Not(lease) => {
                 Box::pin(self.write_parts(range, lease, context)).await?;
-                false
+                Ok(false)
             }
-        };
-        if fua && !durable { Box::pin(self.flush(context)).await } else { Ok(()) }
+        }
     }
 
     /// A write that needs nothing from below: it covers its blocks, or the head has them.

@@ -71,7 +71,7 @@ impl Operator {
         if query.is_none() {
             tracing::info!(%peer, ?store, ?request, "a change of a store was asked for");
         }
-        match self.stores.perform(store.as_deref(), request).await {
+        match self.stores.perform(store, request).await {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(refusal) => {
                 if let PerformError::Store(error) = &refusal

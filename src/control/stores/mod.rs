@@ -13,12 +13,14 @@
 //! one        a store: jobs for its thread, images that are opened and closed
 //! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
 //! perform    what the control socket asks for
+//! snapshot   of images that clients write meanwhile
 //! ```
 
 mod offers;
 mod one;
 mod opened;
 mod perform;
+mod snapshot;
 
 pub(super) use offers::{Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};

@@ -1,12 +1,14 @@
 //! What the control socket asks for: done by the store's thread, once no client is in the way.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use hyper::StatusCode;
 
 use super::offers::Stores;
 use super::one::OneStore;
+use crate::backend::{SealFailure, SnapshotError};
 use crate::shard::Removal;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
@@ -34,12 +36,19 @@ pub(in crate::control) enum PerformError {
         "there is an export \"{0}\" already, and the image would be one of the same name: choose another"
     )]
     NameTaken(String),
+    #[error("{0} cannot be snapshotted: {1}")]
+    Seal(StoreName, SealFailure),
+    #[error("{0}")]
+    Record(SnapshotError),
+    #[error("the server ended before it was done: look whether it was")]
+    Ended,
 }
 
 impl PerformError {
     pub(in crate::control) fn status(&self) -> StatusCode {
         match self {
             Self::Store(error) if !error.is_refusal() => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Record(_) | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoStore(_) | Self::WhichStore => StatusCode::NOT_FOUND,
             _ => StatusCode::CONFLICT,
         }
@@ -67,11 +76,25 @@ impl Stores {
         }
     }
 
-    /// Carries a request out.
+    /// Carries a request out, to the end: whoever asked may leave before.
     ///
     /// # Errors
     /// [`PerformError`].
     pub(in crate::control) async fn perform(
+        self: &Rc<Self>,
+        path: Option<PathBuf>,
+        request: StoreRequest,
+    ) -> Result<StoreAnswer, PerformError> {
+        let stores = Rc::clone(self);
+        let task = tokio_uring::spawn(async move { stores.carry_out(path.as_deref(), request).await });
+        match task.await {
+            Ok(done) => done,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Err(_cancelled) => Err(PerformError::Ended),
+        }
+    }
+
+    async fn carry_out(
         &self,
         path: Option<&Path>,
         request: StoreRequest,
@@ -83,6 +106,9 @@ impl Stores {
         };
         // No image is opened until it is done.
         let _turn = one.turn.lock().await;
+        if let StoreRequest::Snapshot { nodes } = request {
+            return self.snapshot(one, nodes).await;
+        }
         one.may_be_closed(&needed)?;
         let how = if needed.is_forced { Removal::AtOnce } else { Removal::WhenUnused };
         for node in &needed.nodes {
@@ -150,10 +176,8 @@ impl OneStore {
             | StoreRequest::Clone { .. }
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
-            StoreRequest::Snapshot { nodes } => {
-                let nodes = nodes.iter().map(|node| image(&node.image)).collect();
-                Some(needed(nodes, "snapshotted"))
-            }
+            // Images go on while they are snapshotted.
+            StoreRequest::Snapshot { .. } => Some(needed(Vec::new(), "snapshotted")),
             StoreRequest::Remove { nodes, .. } => {
                 Some(needed(nodes.iter().flat_map(either).collect(), "removed"))
             }

@@ -131,5 +131,6 @@ impl Shard {
         }
         *self.shared.answered.borrow_mut() = answered;
         self.take_opened();
+        self.take_sealed();
     }
 }

@@ -5,15 +5,14 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::backend::{Device, ExportId};
+use crate::backend::{Device, ExportId, SealFailure};
 use crate::config::Shutdown;
 use crate::ring::{Operation, Owner};
 use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
-use crate::shard::mailbox::{Collect, Message, Remove};
-use crate::shard::mailbox::{NewConnection, Removal};
+use crate::shard::mailbox::{Collect, Message, NewConnection, Removal, Remove, SealHere, Visitor};
 use std::io;
 
 use crate::shard::request::{Peer, ShardJob};
@@ -38,7 +37,8 @@ impl Shard {
         self.shared.context.collect();
         while let Ok(message) = self.messages.try_recv() {
             match message {
-                Message::Connect(negotiated) => self.connect(*negotiated),
+                Message::Connect(negotiated) => self.receive_visitor(Visitor::Connection(*negotiated)),
+                Message::Seal(seal) => self.seal(seal),
                 Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
             }
@@ -55,13 +55,43 @@ impl Shard {
         }
     }
 
-    /// Takes a connection over, as soon as its device is open.
-    pub(crate) fn connect(&mut self, new: NewConnection) {
-        let id = new.id;
-        match self.devices.enter(new) {
-            DeviceEntry::Open(new, device) => self.attach(new, device),
+    /// Takes a connection over, or begins to seal an image, as soon as its device is open.
+    fn receive_visitor(&mut self, visitor: Visitor) {
+        let (id, _) = visitor.export();
+        match self.devices.enter(visitor) {
+            DeviceEntry::Open(Visitor::Connection(new), device) => self.attach(new, device),
+            DeviceEntry::Open(Visitor::Seal(seal), opened) => self.begin_to_seal(*seal, opened),
             DeviceEntry::First(export) => self.jobs.push(ShardJob::Open(id, export)),
             DeviceEntry::Waits => {}
+        }
+    }
+
+    /// Has an image sealed, unless it or the shard is on its way out.
+    fn seal(&mut self, seal: Box<SealHere>) {
+        if self.shutdown.is_some() || self.devices.is_leaving(seal.id) {
+            return seal.task.fail(SealFailure::Gone);
+        }
+        self.receive_visitor(Visitor::Seal(seal));
+    }
+
+    fn begin_to_seal(&mut self, seal: SealHere, OpenedDevice { device, failed }: OpenedDevice) {
+        let SealHere { id, task, .. } = seal;
+        if failed {
+            task.fail(SealFailure::NotOpen);
+            drop(device);
+            return self.detach(id);
+        }
+        self.sealing += 1;
+        let limit = self.limits.seal_timeout;
+        self.jobs.push(ShardJob::Seal { id, device, task, limit });
+    }
+
+    /// Images were sealed, or could not be: their devices have a visitor less.
+    pub(crate) fn take_sealed(&mut self) {
+        let sealed = std::mem::take(&mut *self.shared.sealed.borrow_mut());
+        for id in sealed {
+            self.sealing -= 1;
+            self.detach(id);
         }
     }
 
@@ -82,8 +112,8 @@ impl Shard {
                 }
                 Err(error) => self.not_opened(id, &error),
             };
-            let EndedOpening { connections, removal } = self.devices.opened(id, device);
-            connections.into_iter().for_each(|new| self.connect(new));
+            let EndedOpening { visitors, removal } = self.devices.opened(id, device);
+            visitors.into_iter().for_each(|visitor| self.receive_visitor(visitor));
             if let Some((how, done)) = removal {
                 self.remove_export(Remove { id, how, done });
             }
@@ -131,7 +161,7 @@ impl Shard {
         self.list(key);
     }
 
-    /// A connection has nothing of its device any more.
+    /// A visitor has nothing of its device any more.
     pub(crate) fn detach(&mut self, id: ExportId) {
         if let Some(done) = self.devices.leave(id) {
             self.recorder.forget(id.index as usize);
@@ -139,9 +169,9 @@ impl Shard {
         }
     }
 
-    /// Whether any client is connected, or about to be.
+    /// Whether any client is connected, or about to be, or an image is being sealed.
     pub(crate) fn has_clients(&self) -> bool {
-        !self.connections.is_empty() || self.devices.are_opening()
+        !self.connections.is_empty() || self.devices.are_opening() || self.sealing > 0
     }
 
     /// Gives an export up, now or when its last connection is gone.
@@ -224,7 +254,8 @@ impl Shard {
             // What a backend still works on ends with an error, and its task with it.
             self.ring.push(Operation::CancelAll, Owner::Shard);
             self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
-            let waiting = self.devices.give_up_waiting().len();
+            let waiting = self.devices.give_up_waiting();
+            let waiting = waiting.iter().filter(|visitor| matches!(visitor, Visitor::Connection(_))).count();
             self.connection_count.fetch_sub(waiting, Ordering::Relaxed);
             for (key, connection) in &mut self.connections {
                 if connection.closing != Closing::Abort {

@@ -58,6 +58,8 @@ pub(crate) struct Shard {
     pub(crate) shared: Rc<TaskContext>,
     pub(crate) recorder: Recorder,
     pub(crate) devices: Devices,
+    /// Images that are being sealed.
+    pub(crate) sealing: usize,
     pub(crate) connections: Slab<Connection>,
     pub(crate) requests: RequestTable,
     /// Connections with something to parse or to receive.
@@ -137,7 +139,8 @@ impl Shard {
             workers_per_export: limits.workers_per_export,
             zeroes: zeroes.freeze(),
         };
-        let shared = TaskContext { context, answered: Default::default(), opened: Default::default() };
+        let (answered, opened, sealed) = Default::default();
+        let shared = TaskContext { context, answered, opened, sealed };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
         let fault_watch = FaultWatch::new(ring.major_faults());
@@ -148,6 +151,7 @@ impl Shard {
             recorder: Recorder::new(ring.clone(), record, slow),
             ring,
             devices: Devices::default(),
+            sealing: 0,
             connections: Slab::new(),
             requests: RequestTable::new(),
             to_feed: VecDeque::new(),

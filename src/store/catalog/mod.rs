@@ -47,8 +47,8 @@ pub use name::{NameError, NodeName, StoreName};
 pub use refusal::ImageRefusal;
 pub use removal::{finish_flatten, finish_merge, remove, roll_back};
 pub use rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, SIZE_UNIT,
-    SnapshotRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
+    SIZE_UNIT, SnapshotRow,
 };
 pub use storage::CatalogFile;
 pub use view::{CatalogChange, CatalogView, RowCounts};

@@ -13,6 +13,8 @@ pub const LARGEST_IMAGE: u64 = 1 << 50;
 pub const SIZE_UNIT: u64 = 512;
 /// Sealed layers below a head: each is one more place to look at in a read.
 pub(super) const DEEPEST: usize = 8;
+/// With the head.
+pub const MOST_LAYERS: usize = DEEPEST + 1;
 /// Key-values of an image, and bytes of a key and of a value.
 pub(super) const MOST_PAIRS: usize = 64;
 pub(super) const LONGEST_KEY: usize = 64;

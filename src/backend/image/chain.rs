@@ -1,0 +1,76 @@
+//! The layers of an image and its base, open on a shard.
+//!
+//! A chain never changes: when an image gets another head, requests that come get another chain. Reads that
+//! are under way end on the one that they began with, which goes with the last of them.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::layer_files::LayerFiles;
+use super::store::ImageStore;
+use crate::backend::context::ShardContext;
+use crate::backend::file::FileDevice;
+use crate::backend::registered::Registered;
+use crate::ring::FileIndex;
+use crate::store::map::LayerMap;
+
+/// Where an image's bytes are, as one request sees it.
+pub(super) struct Chain {
+    pub(super) store: Arc<ImageStore>,
+    /// The head first; at least one.
+    pub(super) layers: Vec<Rc<OpenLayer>>,
+    pub(super) base: Option<Rc<FileDevice>>,
+}
+
+/// A layer of it.
+pub(super) struct OpenLayer {
+    pub(super) map: RefCell<LayerMap>,
+    pub(super) data: FileDevice,
+    /// Bytes of it that are seen from above.
+    pub(super) visible: u64,
+    /// None for a map that lives in memory only.
+    pub(super) map_file: Option<FileIndex>,
+    registered: Registered,
+}
+
+/// The files of a layer among those of a ring.
+pub(super) struct RegisteredLayer {
+    data: FileDevice,
+    visible: u64,
+    map_file: Option<FileIndex>,
+    registered: Registered,
+}
+
+impl Chain {
+    pub(super) fn head(&self) -> &OpenLayer {
+        &self.layers[0]
+    }
+
+    /// Descriptors that the ring has.
+    pub(super) fn files(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| layer.registered.count() + layer.data.files());
+        layers.sum::<usize>() + self.base.as_ref().map_or(0, |base| base.files())
+    }
+
+    /// The same image with a new head: what was the head is a sealed layer.
+    pub(super) fn with_head(&self, head: OpenLayer) -> Self {
+        let layers = std::iter::once(Rc::new(head)).chain(self.layers.iter().map(Rc::clone));
+        Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
+    }
+}
+
+impl RegisteredLayer {
+    pub(super) fn new(files: &LayerFiles, store: &ImageStore, context: &ShardContext) -> io::Result<Self> {
+        let mut registered = Registered::new(&context.ring);
+        let map_file = files.map.as_ref().map(|map| registered.add(map)).transpose()?;
+        let data = FileDevice::new(Arc::clone(&files.data), store.data_bytes(), context)?;
+        Ok(Self { data, visible: files.visible, map_file, registered })
+    }
+
+    pub(super) fn open(self, map: LayerMap) -> OpenLayer {
+        let Self { data, visible, map_file, registered } = self;
+        OpenLayer { map: RefCell::new(map), data, visible, map_file, registered }
+    }
+}

@@ -1,0 +1,32 @@
+//! The open files of layers and bases, for the whole server.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use crate::backend::file_store::FileStore;
+use crate::store::map::LayerMap;
+
+/// The files of a layer.
+#[derive(Debug)]
+pub(in crate::backend) struct LayerFiles {
+    pub(in crate::backend) data: Arc<FileStore>,
+    /// None: what the head has is forgotten at the end.
+    pub(in crate::backend) map: Option<File>,
+    /// Bytes of it that are seen from above.
+    pub(in crate::backend) visible: u64,
+}
+
+/// What is read where no layer has a block.
+#[derive(Debug)]
+pub(in crate::backend) struct BaseFile {
+    pub(in crate::backend) file: Arc<FileStore>,
+    /// Bytes of it when it was opened; what lies beyond reads as zeroes.
+    pub(in crate::backend) size: u64,
+}
+
+/// The files of a head that is to take over, durable, and its map, in which there is nothing.
+#[derive(Debug)]
+pub struct NextHead {
+    pub(super) files: Arc<LayerFiles>,
+    pub(super) map: LayerMap,
+}

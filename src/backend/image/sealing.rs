@@ -1,0 +1,230 @@
+//! What the two sides of a snapshot tell each other: who takes it, anywhere, and the home of an image.
+//!
+//! Who takes it gives orders, one after the other, and the home says how far it is. Each side waits for the
+//! other by a waker, on whatever thread that is. A side that is dropped tells the other one.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::layer_files::NextHead;
+use crate::block::BlockError;
+use crate::exec::{Waiters, lock};
+
+/// What the home of an image is to do, in this order; what it is told to do first is to prepare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SealOrder {
+    /// Get the next head ready, and make durable what can be while requests go on.
+    Prepare,
+    /// Let no change begin, wait for those under way, make all of them durable.
+    Close,
+    /// The next head takes the writes.
+    Switch,
+    /// The catalogue says so, or (false) it does not.
+    Recorded(bool),
+    /// Nothing is to change. Not after the order to switch.
+    GiveUp,
+}
+
+/// How far the home is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SealProgress {
+    Begun,
+    Prepared,
+    Closed,
+    /// Changes go to the next head, and had to wait for so long.
+    Switched(Duration),
+    Failed(SealFailure),
+}
+
+/// Why an image cannot be sealed. It goes on as before, unless the failure says something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealFailure {
+    /// Nobody serves it any more.
+    #[error("the shard that serves it has ended: see the server's log")]
+    Gone,
+    /// Its home has no device of it.
+    #[error("its device cannot be opened: see the server's log")]
+    NotOpen,
+    /// Its home has no place for more files.
+    #[error("there is no room for the files of its next head ({0}): raise the limit of open files")]
+    NoRoom(String),
+    /// It has no head that could be sealed.
+    #[error("it is not an image that is written")]
+    NotWritten,
+    /// It has a head that the catalogue does not have.
+    #[error("an earlier snapshot of it failed, and its writes are not durable any more: serve it again")]
+    Stuck,
+    /// One at a time.
+    #[error("another snapshot of it is being taken: try again later")]
+    Busy,
+    /// Changes must not wait for longer.
+    #[error("requests that were under way did not end within {0:?}: try again when its clients do less")]
+    TooSlow(Duration),
+    /// A commit failed.
+    #[error("what was written to it cannot be made durable ({0}): see the server's log")]
+    NotDurable(BlockError),
+}
+
+/// Shared by both sides.
+#[derive(Debug)]
+struct Sealing {
+    talk: Mutex<SealTalk>,
+    changed: Waiters,
+}
+
+#[derive(Debug)]
+struct SealTalk {
+    order: SealOrder,
+    progress: SealProgress,
+}
+
+impl SealTalk {
+    /// Takes an order; false if it comes too late, which changes nothing.
+    fn give(&mut self, order: SealOrder) -> bool {
+        let fits = match (self.order, order) {
+            (SealOrder::Prepare, SealOrder::Close | SealOrder::GiveUp)
+            | (SealOrder::Close, SealOrder::Switch | SealOrder::GiveUp)
+            | (SealOrder::Switch, SealOrder::Recorded(_)) => true,
+            (SealOrder::GiveUp | SealOrder::Recorded(_), _) => false,
+            (before, order) => unreachable!("{order:?} does not follow {before:?}"),
+        };
+        if fits {
+            self.order = order;
+        }
+        fits
+    }
+}
+
+/// The side of who takes the snapshot.
+#[derive(Debug)]
+pub struct SealMember(Arc<Sealing>);
+
+/// The side of an image's home.
+#[derive(Debug)]
+pub struct SealTask {
+    sealing: Arc<Sealing>,
+    next: Option<NextHead>,
+}
+
+/// The outcome of a change of the catalogue, for who must wait for it.
+#[derive(Debug, Clone)]
+pub(super) struct Recording(Arc<Sealing>);
+
+/// Both sides, for an image that goes on with this head.
+#[must_use]
+pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
+    let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
+    let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
+    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(next) })
+}
+
+impl Sealing {
+    fn give(&self, order: SealOrder) {
+        if lock(&self.talk).give(order) {
+            self.changed.wake_all();
+        }
+    }
+
+    async fn until<T>(&self, mut look: impl FnMut(&SealTalk) -> Option<T>) -> T {
+        self.changed.until(|| look(&lock(&self.talk))).await
+    }
+}
+
+impl SealMember {
+    pub(super) fn give(&self, order: SealOrder) {
+        self.0.give(order);
+    }
+
+    /// Waits until the home is so far; what it says then.
+    pub(super) async fn has_come(&self, order: SealOrder) -> Result<Duration, SealFailure> {
+        self.0
+            .until(|talk| match (&talk.progress, order) {
+                (SealProgress::Failed(failure), _) => Some(Err(failure.clone())),
+                (SealProgress::Prepared, SealOrder::Prepare) | (SealProgress::Closed, SealOrder::Close) => {
+                    Some(Ok(Duration::ZERO))
+                }
+                (SealProgress::Switched(pause), SealOrder::Switch) => Some(Ok(*pause)),
+                _ => None,
+            })
+            .await
+    }
+}
+
+impl SealTask {
+    pub(super) fn take_next(&mut self) -> NextHead {
+        self.next.take().expect("it is taken once")
+    }
+
+    /// Says how far the home is.
+    pub(super) fn reach(&self, progress: SealProgress) {
+        lock(&self.sealing.talk).progress = progress;
+        self.sealing.changed.wake_all();
+    }
+
+    /// Says that it cannot be done.
+    pub(crate) fn fail(&self, failure: SealFailure) {
+        self.reach(SealProgress::Failed(failure));
+    }
+
+    /// Waits for an order; false if it is to give up.
+    pub(super) async fn ordered(&self, order: SealOrder) -> bool {
+        self.sealing
+            .until(|talk| match talk.order {
+                SealOrder::GiveUp => Some(false),
+                given => (given >= order).then_some(true),
+            })
+            .await
+    }
+
+    /// Waits for the order to give up.
+    pub(super) async fn given_up(&self) {
+        self.sealing.until(|talk| (talk.order == SealOrder::GiveUp).then_some(())).await;
+    }
+
+    pub(super) fn recording(&self) -> Recording {
+        Recording(Arc::clone(&self.sealing))
+    }
+}
+
+impl Recording {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether the catalogue has the new head; waits until that is known.
+    pub(super) async fn outcome(&self) -> bool {
+        self.0
+            .until(|talk| match talk.order {
+                SealOrder::Recorded(is_recorded) => Some(is_recorded),
+                _ => None,
+            })
+            .await
+    }
+}
+
+/// Nobody gives orders any more.
+impl Drop for SealMember {
+    fn drop(&mut self) {
+        let mut talk = lock(&self.0.talk);
+        match talk.order {
+            SealOrder::Prepare | SealOrder::Close => talk.give(SealOrder::GiveUp),
+            // Nobody knows what the catalogue says.
+            SealOrder::Switch => talk.give(SealOrder::Recorded(false)),
+            SealOrder::Recorded(_) | SealOrder::GiveUp => return,
+        };
+        drop(talk);
+        self.0.changed.wake_all();
+    }
+}
+
+/// The shard has ended, or it is done.
+impl Drop for SealTask {
+    fn drop(&mut self) {
+        let mut talk = lock(&self.sealing.talk);
+        if !matches!(talk.progress, SealProgress::Failed(_) | SealProgress::Switched(_)) {
+            talk.progress = SealProgress::Failed(SealFailure::Gone);
+        }
+        drop(talk);
+        self.sealing.changed.wake_all();
+    }
+}
