@@ -17,7 +17,7 @@ use crate::store::error::StoreError;
 
 /// Images of a store that a list has. It has their snapshots too if that makes no more. A client that asks about
 /// each in one handshake comes to the end of its options otherwise ([`Limits::options`](crate::config::Limits)).
-const LISTED: usize = 1000;
+const LISTED: usize = 500;
 /// Between two looks for images that can be closed.
 const PERIOD: Duration = Duration::from_secs(1);
 /// An image that loses its place while it is opened is looked up again.
