@@ -130,6 +130,7 @@ pub mod stats {
 pub mod store {
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
     pub use crate::store::copy::{BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse};
+    pub use crate::store::describe::{NodeDescription, NodeDescriptions, StoreDescription};
     pub use crate::store::directory::StoreDirectory;
     pub use crate::store::error::StoreError;
     pub mod image_path {
@@ -143,6 +144,9 @@ pub mod store {
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::rebasing::Rebased;
+    pub use crate::store::request::{
+        CollectedLost, OpenFor, RemovedNodes, RolledBack, StoreAnswer, StoreRequest, names_in_words,
+    };
 
     pub mod catalog {
         pub use crate::store::catalog::*;

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
-use super::image::{ImageHandle, ImageStatus, ImageStore};
+use super::image::{ImageHandle, ImageStatus, ImageStore, ServedStore, image_facts};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{ExportUri, FaultOptions, Locking};
+use crate::config::{ExportUri, FaultOptions, ImageUri, Locking};
 use crate::ring::SharedMapping;
+use crate::store::catalog::NodeName;
+use crate::store::map_files::MapFiles;
+use crate::store::open_store::OpenStore;
 
 /// An open export, shared by all shards; each makes its own [`Device`](super::Device) of it.
 #[derive(Debug)]
@@ -89,6 +92,32 @@ impl Export {
                 Ok(export)
             }
         }
+    }
+
+    /// Opens an image or a snapshot of a store, on the store's thread. `how` says what a URI would, and where
+    /// it is counts for nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_stored(
+        store: &mut OpenStore<MapFiles>,
+        served: &Arc<ServedStore>,
+        node: &NodeName,
+        how: &ImageUri,
+    ) -> Result<Self, OpenError> {
+        let (store, facts) = ImageStore::open_node(store, served, node, (how, how.read_only, true))?;
+        Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+    }
+
+    /// What an image of a size can do.
+    pub fn facts_of_image(size: u64, read_only: bool) -> DeviceFacts {
+        image_facts(size, read_only, false)
+    }
+
+    /// The image or snapshot of a store that it is.
+    pub fn stored(&self) -> Option<(&Arc<ServedStore>, &NodeName)> {
+        let Store::Image(image) = &self.store else { return None };
+        image.served().map(|served| (served.store(), served.name()))
     }
 
     /// Serves a device of the application. `read_only` refuses writes whatever the device says.

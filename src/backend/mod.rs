@@ -47,6 +47,7 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
+pub(crate) use image::ServedStore;
 pub use image::{
     ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, SnapshotError, SnapshotRecord,
     seal_group, sealing,

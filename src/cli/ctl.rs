@@ -1,16 +1,14 @@
 //! `ringnbd ctl`: a thin client of a server's control socket.
 
-mod http;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Outcome;
+use super::http::{self, HttpAnswer};
 use super::info::export_name;
 use super::text::{human, json, print, table};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
-use http::HttpAnswer;
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
@@ -73,7 +71,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         CtlCommand::List { .. } => ("GET", "/api/v1/exports"),
         CtlCommand::Reload { .. } => ("POST", "/api/v1/reload"),
     };
-    let answer = match http::ask(path, method, target) {
+    let answer = match http::ask(path, method, target, "") {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };

@@ -8,19 +8,21 @@ mod watched;
 use std::path::PathBuf;
 
 use super::Outcome;
-use super::store::ended;
-use super::text::{human, json, print};
+use super::owner::{self, RequestError, StorePlace};
+use super::text::human;
+use crate::config::ControlAddress;
 use crate::config::size::parse_size;
-use crate::store::catalog::{NameError, NodeName, StoreName};
+use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
-use crate::store::{MapFiles, OpenStore, Released, StoreError};
+use crate::store::{StoreError, StoreRequest, names_in_words};
 use chain::RebaseArgs;
 use create::CreateArgs;
 
 const LONG_HELP: &str = "\
 An image is a disk that can be written. STORE/NAME names it, by the directory of its store and its
 name; STORE/NAME@SNAPSHOT is a snapshot of it. A name has letters, digits, \"-\", \"_\" and \".\", and
-at most 128 of them. These commands need the store for themselves, so no server may have it open.
+at most 128 of them. If a server has the store open, these commands ask it, by its control socket
+(`serve --control`); else they open the store themselves.
 
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw
@@ -47,16 +49,18 @@ JSON keys:
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
                                      held, quota, pairs
   rm                                 removed, layers, bytes
+  rollback                           store, nodes, layers, bytes
 
 Exit codes: 0, done; 1, it failed; 2, it was refused: nothing was changed.";
-
-/// Names that a sentence lists.
-const LISTED: usize = 8;
 
 /// Options of `ringnbd image`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
 pub(crate) struct Args {
+    /// Ask the server that has the store, here: unix:PATH [default: the control socket that it has told the
+    /// store of]
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub control: Option<ControlAddress>,
     #[command(subcommand)]
     pub command: ImageCommand,
 }
@@ -118,7 +122,13 @@ pub(crate) enum ImageCommand {
         to: ImagePath,
     },
     /// Put an image back to one of its snapshots; what was written since is lost
-    Rollback(One),
+    Rollback {
+        #[command(flatten)]
+        of: One,
+        /// Disconnect its clients, if a server has the store
+        #[arg(long)]
+        force: bool,
+    },
     /// Give an image a layer of its own with all that it reads from its origin and its base
     Flatten(One),
     /// Tell where the base of an image is now, after it was moved or copied
@@ -145,34 +155,87 @@ pub(crate) struct Several {
     pub json: bool,
 }
 
-/// What `rm` prints; its keys are part of the interface.
-#[derive(Debug, serde::Serialize)]
-struct RemovedJson {
-    removed: Vec<String>,
-    layers: usize,
-    bytes: u64,
-}
-
-pub(crate) fn run(command: ImageCommand) -> Outcome {
+pub(crate) fn run(args: Args) -> Outcome {
+    let Args { control, command } = args;
     if let Err(sentence) = one_store(&named(&command)) {
         return Outcome::refused(sentence);
     }
-    ended(match command {
-        ImageCommand::Create(args) => create::create(args),
-        ImageCommand::Snapshot(of) => snapshot(of),
-        ImageCommand::Clone { from, to, json } => clone(from, to, json),
-        ImageCommand::Ls { store, json } => {
-            OpenStore::open(&store, MapFiles).and_then(|store| show::list(&store, json))
+    let done = match command {
+        ImageCommand::Create(args) => create::create(args, control.as_ref()),
+        ImageCommand::Flatten(of) => chain::flatten(of, control.as_ref()),
+        ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
+        command => asked(command).and_then(|asked| {
+            let place = StorePlace { store: &asked.store, control: control.as_ref() };
+            let answer = owner::ask(place, &asked.request, chain::make_room)?;
+            Ok(show::answer(&answer, asked.as_json, &asked.sentence))
+        }),
+    };
+    done.unwrap_or_else(RequestError::ended)
+}
+
+/// A command as what is asked of a store.
+struct Asked {
+    store: PathBuf,
+    request: StoreRequest,
+    as_json: bool,
+    /// What is said when it is done; lists and descriptions speak for themselves.
+    sentence: String,
+}
+
+fn asked(command: ImageCommand) -> Result<Asked, RequestError> {
+    let first = |nodes: &[ImagePath]| nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
+    Ok(match command {
+        ImageCommand::Create(_) | ImageCommand::Flatten(_) | ImageCommand::Rebase(_) => {
+            unreachable!("they have a way of their own")
         }
-        ImageCommand::Info(of) => OpenStore::open(&of.node.store, MapFiles)
-            .and_then(|store| show::info(&store, &of.node.node, of.json)),
-        ImageCommand::Rm { of, snapshots } => remove(of, snapshots),
-        ImageCommand::Resize { of, size, shrink } => resize(of, size, shrink),
-        ImageCommand::Rename { of, to } => rename(of, to),
-        ImageCommand::Rollback(of) => roll_back(of),
-        ImageCommand::Flatten(of) => chain::flatten(of.node, of.json),
-        ImageCommand::Rebase(args) => chain::rebase(args),
+        ImageCommand::Ls { store, json } => {
+            Asked { store, request: StoreRequest::Images, as_json: json, sentence: String::new() }
+        }
+        ImageCommand::Info(One { node, json }) => {
+            let request = StoreRequest::Image { node: node.node };
+            Asked { store: node.store, request, as_json: json, sentence: String::new() }
+        }
+        ImageCommand::Snapshot(Several { nodes, json }) => {
+            let store = first(&nodes);
+            let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
+            let sentence = format!("Taken: {}.", in_words(&nodes));
+            Asked { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
+        }
+        ImageCommand::Clone { from, to, json } => {
+            let images = to.into_iter().map(|path| path.node.into_image());
+            let to: Vec<StoreName> = images.collect::<Result<_, _>>().map_err(StoreError::Name)?;
+            let names: Vec<String> = to.iter().map(StoreName::to_string).collect();
+            let sentence = format!("Made: {}.", names_in_words(&names));
+            let request = StoreRequest::Clone { from: from.node, to };
+            Asked { store: from.store, request, as_json: json, sentence }
+        }
+        ImageCommand::Rm { of: Several { nodes, json }, snapshots } => {
+            let store = first(&nodes);
+            let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
+            let sentence = format!("Removed: {}.", in_words(&nodes));
+            Asked { store, request: StoreRequest::Remove { nodes, snapshots }, as_json: json, sentence }
+        }
+        ImageCommand::Resize { of: One { node, json }, size, shrink } => {
+            let image = node.node.into_image().map_err(StoreError::Name)?;
+            let sentence = format!("{image} has {}.", human(size));
+            let request = StoreRequest::Resize { image, size, shrink };
+            Asked { store: node.store, request, as_json: json, sentence }
+        }
+        ImageCommand::Rename { of: One { node, json }, to } => {
+            let sentence = format!("{} is called {} now.", node.node, to.node);
+            let request = StoreRequest::Rename { node: node.node, to: to.node };
+            Asked { store: node.store, request, as_json: json, sentence }
+        }
+        ImageCommand::Rollback { of: One { node, json }, force } => {
+            let sentence = format!("{} is as {} was.", node.node.image, node.node);
+            let request = StoreRequest::Rollback { node: node.node, force };
+            Asked { store: node.store, request, as_json: json, sentence }
+        }
     })
+}
+
+fn in_words(nodes: &[NodeName]) -> String {
+    names_in_words(&nodes.iter().map(NodeName::to_string).collect::<Vec<_>>())
 }
 
 /// All that a command names, which has to be in one store.
@@ -183,108 +246,10 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         ImageCommand::Rename { of, to } => vec![&of.node, to],
         ImageCommand::Info(of)
         | ImageCommand::Resize { of, .. }
-        | ImageCommand::Rollback(of)
+        | ImageCommand::Rollback { of, .. }
         | ImageCommand::Flatten(of) => vec![&of.node],
         ImageCommand::Rebase(args) => vec![&args.node],
         ImageCommand::Create(args) => vec![&args.image],
         ImageCommand::Ls { .. } => Vec::new(),
     }
-}
-
-fn open(paths: &[ImagePath]) -> Result<OpenStore<MapFiles>, StoreError> {
-    let first = paths.first().map_or_else(PathBuf::new, |path| path.store.clone());
-    OpenStore::open_to_change(&first, MapFiles)
-}
-
-/// Names as a sentence has them: the first ones, and how many more.
-fn names(nodes: &[NodeName]) -> String {
-    let mut text = nodes.iter().take(LISTED).map(NodeName::to_string).collect::<Vec<_>>().join(", ");
-    if nodes.len() > LISTED {
-        text += &format!(" and {} more", nodes.len() - LISTED);
-    }
-    text
-}
-
-fn snapshot(of: Several) -> Result<Outcome, StoreError> {
-    let mut store = open(&of.nodes)?;
-    let nodes: Vec<NodeName> = of.nodes.into_iter().map(|path| path.node).collect();
-    chain::make_room(&mut store, &nodes)?;
-    store.snapshot(nodes.clone())?;
-    show::done(&store, &nodes, of.json, &format!("Taken: {}.", names(&nodes)))
-}
-
-fn clone(from: ImagePath, to: Vec<ImagePath>, as_json: bool) -> Result<Outcome, StoreError> {
-    let mut store = open(&to)?;
-    let images = to.into_iter().map(|path| path.node.into_image());
-    let images: Vec<StoreName> = images.collect::<Result<_, NameError>>()?;
-    store.clone_images(from.node, &images)?;
-    let nodes: Vec<NodeName> = images.into_iter().map(|image| NodeName { image, snapshot: None }).collect();
-    show::done(&store, &nodes, as_json, &format!("Made: {}.", names(&nodes)))
-}
-
-fn remove(of: Several, with_snapshots: bool) -> Result<Outcome, StoreError> {
-    let first = of.nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
-    let mut store = OpenStore::open_to_remove(&first, MapFiles)?;
-    let (mut all, mut removed) = (Released::default(), Vec::new());
-    for path in of.nodes {
-        match store.remove(&path.node, with_snapshots) {
-            Ok(released) => {
-                all.layers += released.layers;
-                all.bytes += released.bytes;
-                removed.push(path.node);
-            }
-            Err(error) => {
-                // Those before it are gone, which has to be told.
-                if !removed.is_empty() {
-                    eprintln!("ringnbd: removed before that: {}", names(&removed));
-                    return Ok(Outcome::failed(error));
-                }
-                return Err(error);
-            }
-        }
-    }
-    if of.json {
-        let removed = removed.iter().map(NodeName::to_string).collect();
-        let shown = RemovedJson { removed, layers: all.layers, bytes: all.bytes };
-        return Ok(print(&json(&shown)));
-    }
-    let sentence = format!("Removed: {}. {}", names(&removed), freed(all));
-    Ok(print(&format!("{}\n", sentence.trim_end())))
-}
-
-fn freed(released: Released) -> String {
-    match released.layers {
-        0 => String::new(),
-        1 => format!("1 layer of {} went with it.", human(released.bytes)),
-        layers => format!("{layers} layers of {} went with it.", human(released.bytes)),
-    }
-}
-
-fn resize(of: One, size: u64, may_shrink: bool) -> Result<Outcome, StoreError> {
-    let name = of.node.node.clone().into_image()?;
-    let mut store = OpenStore::open_to_change(&of.node.store, MapFiles)?;
-    store.resize(&name, size, may_shrink)?;
-    show::done(&store, &[of.node.node], of.json, &format!("{name} has {}.", human(size)))
-}
-
-fn rename(of: One, to: ImagePath) -> Result<Outcome, StoreError> {
-    let (from, to) = (of.node.node, to.node);
-    let new = match (&from.snapshot, &to.snapshot) {
-        (None, None) => &to.image,
-        (Some(_), Some(new)) if from.image == to.image => new,
-        (None, Some(_)) => return Err(NameError::NotAnImage(to.to_string()).into()),
-        _ => return Err(StoreError::OtherImage { from: from.to_string(), image: from.image.to_string() }),
-    };
-    let mut store = OpenStore::open_to_change(&of.node.store, MapFiles)?;
-    store.rename(&from, new)?;
-    let sentence = format!("{from} is called {to} now.");
-    show::done(&store, std::slice::from_ref(&to), of.json, &sentence)
-}
-
-fn roll_back(of: One) -> Result<Outcome, StoreError> {
-    let (mut store, to) = (OpenStore::open_to_change(&of.node.store, MapFiles)?, of.node.node);
-    let released = store.roll_back(to.clone())?;
-    let image = NodeName { image: to.image.clone(), snapshot: None };
-    let sentence = format!("{image} is as {to} was. {}", freed(released));
-    show::done(&store, &[image], of.json, sentence.trim_end())
 }

@@ -3,11 +3,13 @@
 
 pub(crate) mod bench;
 pub(crate) mod ctl;
+mod http;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 mod outcome;
+mod owner;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod store;
@@ -65,7 +67,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
         SubCommand::Store(args) => store::run(args),
-        SubCommand::Image(args) => image::run(args.command),
+        SubCommand::Image(args) => image::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
     }

@@ -28,6 +28,7 @@ What to serve: [NAME=]URI, any number of times
                        mapped=false (copy what the page cache has, for a small
                        RSS), readonly=true, shared=true (others may write too), lock=off|on|auto,
                        rotational=true|false, description=TEXT
+  store:STORE          all images of a store, each by its name, and snapshots as NAME@SNAPSHOT
   store:STORE/NAME     an image of a store (see `ringnbd image`), or NAME@SNAPSHOT, which is
                        read-only; direct=, mapped=, readonly=, description= as above
   overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
@@ -194,7 +195,9 @@ fn serve(args: Args) -> Outcome {
             return refuse(explicit, error);
         }
         return match control::check(&config) {
-            Ok(served) => text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], None))),
+            Ok(served) => {
+                text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], &[], None)))
+            }
             Err(error) => refuse(explicit, error),
         };
     }
@@ -293,17 +296,18 @@ fn announce(ready: Ready<'_>, format: LogFormat, listens: bool) {
                 tracing::info!(export = name, uri, source, size, read_only, "serving");
             }
         }
+        ready.stores.iter().for_each(|store| tracing::info!("{store}"));
         ready.admin.iter().for_each(|url| tracing::info!(url, "admin"));
         ready.control.iter().for_each(|address| tracing::info!(address, "control"));
     }
     // With --stdio the standard output may be the client's socket.
     let people_read = format == LogFormat::Human || io::stdout().is_terminal();
     if people_read && listens {
-        OUTPUT.write(banner(ready.exports, ready.admin, ready.control).as_bytes());
+        OUTPUT.write(banner(ready.exports, ready.stores, ready.admin, ready.control).as_bytes());
     }
 }
 
-fn banner(served: &[Served], admin: &[String], control: Option<&str>) -> String {
+fn banner(served: &[Served], stores: &[String], admin: &[String], control: Option<&str>) -> String {
     let mut text = String::new();
     for export in served {
         let name = if export.name.is_empty() { "(default)" } else { &export.name };
@@ -312,6 +316,9 @@ fn banner(served: &[Served], admin: &[String], control: Option<&str>) -> String 
         for uri in &export.uris {
             text += &format!("    '{uri}'\n");
         }
+    }
+    for store in stores {
+        text += &format!("{store}\n");
     }
     for url in admin {
         text += &format!("admin: {url}\n");
@@ -464,7 +471,7 @@ mod tests {
             uris: vec!["nbd://127.0.0.1:1/disk".to_owned(), "nbd+unix:///disk?socket=/s".to_owned()],
             qemu: vec!["'nbd://127.0.0.1:1/disk'".to_owned()],
         };
-        let banner = banner(&[served], &["http://127.0.0.1:9800/".to_owned()], Some("unix:/c"));
+        let banner = banner(&[served], &[], &["http://127.0.0.1:9800/".to_owned()], Some("unix:/c"));
         assert!(banner.contains("admin: http://127.0.0.1:9800/\n"));
         assert!(banner.contains("control: unix:/c\n"));
         assert!(banner.contains("read-only"));

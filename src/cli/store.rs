@@ -6,17 +6,20 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Outcome;
+use super::owner::{self, RequestError, StorePlace};
 use super::text::{exact_and_human, json, print, table};
+use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
 use crate::store::catalog::StoreName;
-use crate::store::{MapFiles, OpenStore, StoreError, StoreUsage};
+use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreError, StoreRequest};
 
 /// The last one that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 const LONG_HELP: &str = "\
 A store is a directory. It holds images, which are disks that can be written, snapshots of them, and
-clones of snapshots; `ringnbd image` makes these.
+clones of snapshots; `ringnbd image` makes these. If a server has the store open, `info` and `gc` ask
+it, by its control socket (`serve --control`).
 
 Examples:
   ringnbd store init /srv/store
@@ -36,6 +39,10 @@ Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
 pub(crate) struct Args {
+    /// Ask the server that has the store, here: unix:PATH [default: the control socket that it has told the
+    /// store of]
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub control: Option<ControlAddress>,
     #[command(subcommand)]
     pub command: StoreCommand,
 }
@@ -77,23 +84,6 @@ pub(crate) struct OfStore {
     pub json: bool,
 }
 
-/// What `init` and `info` print; its keys are part of the interface.
-#[derive(Debug, Serialize)]
-struct InfoOfStore<'a> {
-    store: &'a Path,
-    uuid: String,
-    created: u64,
-    generation: u64,
-    images: usize,
-    snapshots: usize,
-    layers: usize,
-    bases: usize,
-    size: u64,
-    used: u64,
-    maps: u64,
-    lost: usize,
-}
-
 #[derive(Debug, Serialize)]
 struct CheckJson<'a> {
     store: &'a Path,
@@ -108,79 +98,72 @@ struct RebuiltJson<'a> {
     rebuilt: &'a [String],
 }
 
-#[derive(Debug, Serialize)]
-struct GcJson<'a> {
-    store: &'a Path,
-    removed: usize,
-    lost: usize,
-}
-
 pub(crate) fn run(args: Args) -> Outcome {
-    ended(match args.command {
-        StoreCommand::Init(of) => OpenStore::init(&of.store, MapFiles).and_then(|made| info(&of, &made)),
-        StoreCommand::Info(of) => OpenStore::open(&of.store, MapFiles).and_then(|found| info(&of, &found)),
-        StoreCommand::Check { of, rebuild_map: None, .. } => check(&of),
+    let control = args.control.as_ref();
+    let ask = |of: &OfStore, request: StoreRequest| {
+        let answer = owner::ask(place(of, control), &request, |_, _| Ok(()));
+        answer.map(|answer| show(&answer, of.json))
+    };
+    let done = match args.command {
+        StoreCommand::Init(of) => init(&of),
+        StoreCommand::Info(of) => ask(&of, StoreRequest::Store),
+        StoreCommand::Check { of, rebuild_map: None, .. } => check(&of, control),
         StoreCommand::Check { rebuild_map: Some(image), yes: false, .. } => {
             return Outcome::refused(format_args!(
                 "a map that is made again is a guess: what was trimmed or zeroed in \"{image}\" may show old contents again; \
                  restore a backup if there is one, or write --yes"
             ));
         }
-        StoreCommand::Check { of, rebuild_map: Some(image), yes: true } => rebuild(&of, &image),
-        StoreCommand::Gc { of, grace } => gc(&of, grace),
+        StoreCommand::Check { of, rebuild_map: Some(image), yes: true } => rebuild(&of, &image, control),
+        StoreCommand::Gc { of, grace } => ask(&of, StoreRequest::Gc { grace: grace.as_secs() }),
+    };
+    done.unwrap_or_else(RequestError::ended)
+}
+
+fn place<'a>(of: &'a OfStore, control: Option<&'a ControlAddress>) -> StorePlace<'a> {
+    StorePlace { store: &of.store, control }
+}
+
+fn init(of: &OfStore) -> Result<Outcome, RequestError> {
+    let made = OpenStore::init(&of.store, MapFiles)?;
+    Ok(show(&StoreAnswer::Store(made.describe_store()?), of.json))
+}
+
+fn show(answer: &StoreAnswer, as_json: bool) -> Outcome {
+    if let StoreAnswer::Store(of) = answer {
+        warn_of_missing(&of.missing);
+    }
+    if as_json {
+        return print(&json(answer));
+    }
+    print(&match answer {
+        StoreAnswer::Store(of) => as_table(of),
+        StoreAnswer::Collected(of) => format!("{} removed, {} left in lost/.\n", of.removed, of.lost),
+        _ => String::new(),
     })
 }
 
-/// A sentence for what was not done.
-pub(super) fn ended(result: Result<Outcome, StoreError>) -> Outcome {
-    match result {
-        Ok(outcome) => outcome,
-        Err(error) if error.is_refusal() => Outcome::refused(error),
-        Err(error) => Outcome::failed(error),
-    }
-}
-
-fn info(of: &OfStore, store: &OpenStore<MapFiles>) -> Result<Outcome, StoreError> {
-    let (view, header, usage) = (store.view()?, store.header(), store.usage()?);
-    let counts = view.counts();
-    let shown = InfoOfStore {
-        store: &of.store,
-        uuid: header.store.to_string(),
-        created: header.created_s,
-        generation: header.generation,
-        images: counts.images,
-        snapshots: counts.snapshots,
-        layers: counts.layers,
-        bases: counts.bases,
-        size: view.images().map(|image| image.size).fold(0, u64::saturating_add),
-        used: usage.data.values().sum(),
-        maps: usage.maps,
-        lost: store.lost()?,
-    };
-    warn_of_missing(&usage);
-    if of.json {
-        return Ok(print(&json(&shown)));
-    }
+fn as_table(of: &StoreDescription) -> String {
     let rows = [
         ("store", of.store.display().to_string()),
-        ("uuid", shown.uuid),
-        ("created", time(shown.created)),
-        ("images", shown.images.to_string()),
-        ("snapshots", shown.snapshots.to_string()),
-        ("layers", shown.layers.to_string()),
-        ("bases", shown.bases.to_string()),
-        ("size", exact_and_human(shown.size)),
-        ("used", exact_and_human(shown.used)),
-        ("maps", exact_and_human(shown.maps)),
-        ("lost", shown.lost.to_string()),
+        ("uuid", of.uuid.clone()),
+        ("created", time(of.created)),
+        ("images", of.images.to_string()),
+        ("snapshots", of.snapshots.to_string()),
+        ("layers", of.layers.to_string()),
+        ("bases", of.bases.to_string()),
+        ("size", exact_and_human(of.size)),
+        ("used", exact_and_human(of.used)),
+        ("maps", exact_and_human(of.maps)),
+        ("lost", of.lost.to_string()),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
-    Ok(print(&table(&rows, &[false, false])))
+    table(&rows, &[false, false])
 }
 
 /// Layers whose files are missing count as nothing, which somebody should know.
-pub(super) fn warn_of_missing(usage: &StoreUsage) {
-    if let Some(first) = usage.missing.first() {
+pub(super) fn warn_of_missing(missing: &[String]) {
+    if let Some(first) = missing.first() {
         eprintln!("ringnbd: {first} (`ringnbd store check` lists all that is wrong)");
     }
 }
@@ -190,10 +173,16 @@ pub(super) fn time(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))).to_string()
 }
 
-fn check(of: &OfStore) -> Result<Outcome, StoreError> {
-    let store = OpenStore::open(&of.store, MapFiles)?;
-    let mut problems = store.check()?;
-    problems.extend(store.check_maps()?);
+/// A server that runs does not do it: it takes long, and whoever wants an image would wait.
+fn check(of: &OfStore, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
+    let opened = match OpenStore::open(&of.store, MapFiles) {
+        Err(StoreError::InUse { .. }) if owner::has_server(place(of, control)) => {
+            return Err(RequestError::NotOnline(of.store.clone()));
+        }
+        opened => opened?,
+    };
+    let mut problems = opened.check()?;
+    problems.extend(opened.check_maps()?);
     let text = match (of.json, problems.is_empty()) {
         (true, is_well) => json(&CheckJson { store: &of.store, ok: is_well, problems: &problems }),
         (false, true) => "Nothing is wrong.\n".to_owned(),
@@ -207,8 +196,12 @@ fn check(of: &OfStore) -> Result<Outcome, StoreError> {
     }
 }
 
-fn rebuild(of: &OfStore, image: &StoreName) -> Result<Outcome, StoreError> {
-    let layers = OpenStore::open_to_change(&of.store, MapFiles)?.rebuild_maps(image)?;
+fn rebuild(
+    of: &OfStore,
+    image: &StoreName,
+    control: Option<&ControlAddress>,
+) -> Result<Outcome, RequestError> {
+    let layers = owner::open_alone(place(of, control))?.rebuild_maps(image)?;
     let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
     if of.json {
         return Ok(print(&json(&RebuiltJson { store: &of.store, image: image.as_str(), rebuilt: &layers })));
@@ -220,15 +213,6 @@ fn rebuild(of: &OfStore, image: &StoreName) -> Result<Outcome, StoreError> {
             format!("{text}: {}.\n", layers.join(", "))
         }
     }))
-}
-
-fn gc(of: &OfStore, grace: Duration) -> Result<Outcome, StoreError> {
-    let store = OpenStore::open_to_remove(&of.store, MapFiles)?;
-    let (removed, lost) = (store.remove_lost(grace.as_secs())?, store.lost()?);
-    if of.json {
-        return Ok(print(&json(&GcJson { store: &of.store, removed, lost })));
-    }
-    Ok(print(&format!("{removed} removed, {lost} left in lost/.\n")))
 }
 
 #[cfg(test)]

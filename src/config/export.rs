@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::export_uri::{ExportUri, ExportUriError};
+use super::image_uri::ImagePlace;
 
 /// The longest name and the longest description, in bytes: the longest string of the protocol.
 const LONGEST_STRING: usize = 4096;
@@ -46,6 +47,13 @@ impl ExportConfig {
             return Err(ExportError::Description);
         }
         Ok(Self { name: name.to_owned(), description: description.to_owned(), uri, read_only })
+    }
+
+    /// Whether it may stand for all images of a store: only its directory tells.
+    pub fn may_be_a_store(&self) -> bool {
+        let is_store =
+            matches!(&self.uri, ExportUri::Image(image) if matches!(image.place, ImagePlace::Store(_)));
+        is_store && self.name.is_empty()
     }
 
     /// The export that is served if none is named: a gigabyte of memory.

@@ -171,7 +171,9 @@ fn fit_connections(
 
 fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
     let mut names = HashSet::new();
-    match exports.iter().find(|export| !names.insert(&export.name)) {
+    // A store without a name may be one whose images have theirs.
+    let named = exports.iter().filter(|export| !export.may_be_a_store());
+    match named.into_iter().find(|export| !names.insert(&export.name)) {
         None => Ok(()),
         Some(export) if export.name.is_empty() => Err(ConfigError::TwoDefaults),
         Some(export) => Err(ConfigError::NameTwice(export.name.clone())),

@@ -1,9 +1,10 @@
 //! The exports of a server, by name and by id.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::{Export, ExportId};
 use crate::nbd::session::ExportInfo;
@@ -15,15 +16,62 @@ pub(super) struct Entry {
     pub(super) id: ExportId,
     /// What clients are told.
     pub(super) info: ExportInfo,
-    pub(super) export: Arc<Export>,
+    /// None while it is an image that no client has chosen yet.
+    export: OnceCell<Arc<Export>>,
     /// Where its bytes live, for people.
     pub(super) source: String,
     /// The shard that serves it, once its first client has come, if it is one that is [served by
     /// one](Export::has_home).
     home: Cell<Option<usize>>,
+    /// Handshakes that asked for it last.
+    handshakes: Cell<usize>,
+    /// Connections that went to a shard and are not gone yet.
+    clients: Arc<AtomicUsize>,
+}
+
+/// Counts a connection of an export until it is gone, on whatever thread.
+#[derive(Debug)]
+pub(super) struct ClientMark(Arc<AtomicUsize>);
+
+impl Drop for ClientMark {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Entry {
+    /// The export; none while it is an image that no client has chosen.
+    pub(super) fn export(&self) -> Option<&Arc<Export>> {
+        self.export.get()
+    }
+
+    /// The image is open.
+    pub(super) fn set_export(&self, export: Export) {
+        assert!(self.export.set(Arc::new(export)).is_ok(), "it is opened once");
+    }
+
+    /// One more handshake asks for it, or one less.
+    pub(super) fn count_handshake(&self, is_more: bool) {
+        let handshakes = self.handshakes.get();
+        self.handshakes.set(if is_more { handshakes + 1 } else { handshakes - 1 });
+    }
+
+    /// Counts a connection.
+    pub(super) fn count_client(&self) -> ClientMark {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        ClientMark(Arc::clone(&self.clients))
+    }
+
+    /// Its connections.
+    pub(super) fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Whether a client has it, or may have it soon.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.handshakes.get() > 0 || self.clients() > 0
+    }
+
     /// The shard that must serve its next client, if not any may.
     pub(super) fn home(&self) -> Option<usize> {
         self.home.get()
@@ -31,7 +79,7 @@ impl Entry {
 
     /// A client of it went to a shard.
     pub(super) fn placed(&self, shard: usize) {
-        if self.export.has_home() {
+        if self.export().is_some_and(|export| export.has_home()) {
             self.home.set(Some(shard));
         }
     }
@@ -67,6 +115,13 @@ struct Slot {
 impl Catalogue {
     /// Adds an export; `None` when there is one of that name.
     pub(super) fn add(&mut self, info: ExportInfo, export: Export, source: String) -> Option<Rc<Entry>> {
+        let entry = self.add_unopened(info, source)?;
+        entry.set_export(export);
+        Some(entry)
+    }
+
+    /// Adds one that is opened when a client chooses it.
+    pub(super) fn add_unopened(&mut self, info: ExportInfo, source: String) -> Option<Rc<Entry>> {
         if self.by_name.contains_key(&info.name) {
             return None;
         }
@@ -77,8 +132,9 @@ impl Catalogue {
         let slot = &mut self.slots[index as usize];
         let id = ExportId { index, generation: slot.generation };
         self.by_name.insert(info.name.clone(), index);
-        let (export, home) = (Arc::new(export), Cell::new(None));
-        let entry = Rc::new(Entry { id, info, export, source, home });
+        let (export, home, handshakes) = (OnceCell::new(), Cell::new(None), Cell::new(0));
+        let clients = Arc::default();
+        let entry = Rc::new(Entry { id, info, export, source, home, handshakes, clients });
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
     }
@@ -98,9 +154,9 @@ impl Catalogue {
         self.free.push(id.index);
     }
 
-    /// Those that are served, by index.
+    /// Those that are open, by index.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Entry>> {
-        self.slots.iter().filter_map(|slot| slot.entry.as_ref())
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref()).filter(|entry| entry.export().is_some())
     }
 
     /// The export of a name.
@@ -120,7 +176,7 @@ impl Catalogue {
 
     /// Files and block devices that all exports live in.
     pub(super) fn files(&self) -> usize {
-        self.iter().map(|entry| entry.export.files()).sum()
+        self.iter().filter_map(|entry| entry.export()).map(|export| export.files()).sum()
     }
 }
 

@@ -35,6 +35,19 @@ pub trait Host {
         Ok(start())
     }
 
+    /// Runs `start`, which starts the threads of the stores, on any thread. They lack what that thread gave up,
+    /// which must not be these directories.
+    ///
+    /// # Errors
+    /// Ends the start.
+    fn around_stores<T: Send>(
+        &mut self,
+        _directories: &[PathBuf],
+        start: impl FnOnce() -> T + Send,
+    ) -> Result<T, HostError> {
+        Ok(start())
+    }
+
     /// Inside the control plane's runtime, before the first file is made.
     ///
     /// # Errors
@@ -139,6 +152,10 @@ pub enum ChangeError {
 pub struct Ready<'a> {
     /// What is served, by export.
     pub exports: &'a [Served],
+    /// Stores whose images are all exports, in words.
+    pub stores: &'a [String],
+    /// The directories of all stores.
+    pub directories: &'a [PathBuf],
     /// Where the admin server is.
     pub admin: &'a [String],
     /// Where the control socket is.

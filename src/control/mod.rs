@@ -8,6 +8,7 @@
 //! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the
 //!   process around it.
 //! * `listen/`: how clients connect. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
+//! * `stores/`: the stores that the server has open: their images as exports, and what is done to them.
 //! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
 //!   speak `http/`.
 //!
@@ -31,10 +32,12 @@ pub(crate) mod ownership;
 mod placement;
 mod plane;
 mod reload;
+mod retire;
 mod served;
 mod server;
 mod start;
 mod start_error;
+mod stores;
 
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};

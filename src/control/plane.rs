@@ -9,7 +9,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
-use crate::backend::ExportId;
+use crate::backend::{ExportId, SealTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
@@ -186,6 +186,24 @@ impl Plane {
             }
         }
         Err(negotiated)
+    }
+
+    /// The shard that serves an image, or that will; none when all have failed.
+    pub(super) fn home_of(&self, entry: &Entry) -> Option<usize> {
+        if entry.home().is_some_and(|home| self.has_failed(home)) {
+            entry.leave_home();
+        }
+        let connections: Vec<_> = self.shards.iter().map(ShardHandle::connections).collect();
+        let mut preferred = placement::preference(&connections, entry.home()).into_iter();
+        let home = preferred.find(|shard| !self.has_failed(*shard))?;
+        entry.placed(home);
+        Some(home)
+    }
+
+    /// Has an image sealed by its home; see [`ShardHandle::seal`].
+    pub(super) fn seal(&self, home: usize, entry: &Entry, task: SealTask) -> bool {
+        let export = entry.export().expect("what is sealed is open");
+        self.shards[home].seal(entry.id, Arc::clone(export), task)
     }
 
     /// Clients since the start.

@@ -21,6 +21,7 @@ use super::plane::Plane;
 use super::reload::Reloads;
 use super::served::served;
 use super::start_error::StartError;
+use super::stores::Stores;
 use crate::config::Config;
 use crate::identity::PeerIdentity;
 use crate::shard::ShardError;
@@ -68,6 +69,7 @@ async fn next_stop(host: &mut impl Host) -> &'static str {
 pub(super) struct Server<'a> {
     config: &'a Config,
     plane: Rc<Plane>,
+    stores: Rc<Stores>,
     /// Where it listens.
     endpoints: Vec<Endpoint>,
     exits: Exits,
@@ -80,9 +82,10 @@ pub(super) struct Server<'a> {
 
 impl<'a> Server<'a> {
     /// One with shards that run, and nowhere to listen yet.
-    pub(super) fn new(config: &'a Config, plane: Rc<Plane>, exits: Exits, starter: u32) -> Self {
+    pub(super) fn new(config: &'a Config, stores: Rc<Stores>, exits: Exits, starter: u32) -> Self {
+        let plane = Rc::clone(&stores.plane);
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
-        Self { config, plane, endpoints, exits, ended_shards: 0, observers, reloads, starter }
+        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, starter }
     }
 
     /// Serves to the end.
@@ -110,17 +113,29 @@ impl<'a> Server<'a> {
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
-        let logs: Vec<_> =
-            self.plane.catalogue().iter().filter_map(|entry| entry.export.log_directory()).collect();
-        let (exports, sockets, logs) = (&exports, &sockets, &logs);
-        host.before_accept(Ready { exports, admin, control: control_url, sockets, logs })?;
+        self.stores.tell_control(self.config.control.as_deref());
+        let (offers, directories) = (self.stores.in_words(), self.stores.directories());
+        let logs: Vec<_> = {
+            let catalogue = self.plane.catalogue();
+            catalogue.iter().filter_map(|entry| entry.export()?.log_directory()).collect()
+        };
+        host.before_accept(Ready {
+            exports: &exports,
+            stores: &offers,
+            directories: &directories,
+            admin,
+            control: control_url,
+            sockets: &sockets,
+            logs: &logs,
+        })?;
         // From here on only what a running server needs.
         self.reloads = Reloads::new(host.reloader());
         self.observers.accept();
+        self.stores.begin(self.observers.collector());
         let control = control.map(|listener| self.operate(listener)).transpose()?;
         let mut tasks = Vec::new();
         for acceptor in acceptors {
-            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.plane), acceptor)));
+            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor)));
         }
         let asked = match client {
             Some(socket) => self.until_client_is_gone(socket, host).await,
@@ -134,6 +149,7 @@ impl<'a> Server<'a> {
         self.observers.finish();
         control.iter().for_each(JoinHandle::abort);
         drop(control_file);
+        self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
     }
 
@@ -142,7 +158,8 @@ impl<'a> Server<'a> {
         let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
         let collector = self.observers.collector().expect("the control socket is one of those who want it");
         let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
-        Ok(Operator { plane, collector, reloads, starter: self.starter }.start(acceptor))
+        let stores = Rc::clone(&self.stores);
+        Ok(Operator { plane, stores, collector, reloads, starter: self.starter }.start(acceptor))
     }
 
     /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one
@@ -197,7 +214,7 @@ impl<'a> Server<'a> {
         let plane = Rc::clone(&self.plane);
         let permit = plane.permit().await;
         let peer = PeerIdentity::of(&socket);
-        tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
+        tokio_uring::spawn(negotiate(Rc::clone(&self.stores), Candidate { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
             ending = self.until_asked(host) => ending,

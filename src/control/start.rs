@@ -14,6 +14,7 @@ use super::plane::Plane;
 use super::served::{Served, info_of, served};
 use super::server::{Ending, Exits, Server};
 use super::start_error::StartError;
+use super::stores::{OpenedStores, Stores, StoresError};
 use crate::backend::{Export, OpenError};
 use crate::config::{Config, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
@@ -38,7 +39,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     };
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
-    let catalogue = open_exports(config, |uri, read_only| match uri {
+    let (catalogue, opened) = open_exports(config, true, |uri, read_only| match uri {
         ExportUri::Application { number } => match host.device(*number) {
             Some(device) => Export::of_device(&device, read_only),
             None => Export::open(uri, read_only),
@@ -46,12 +47,15 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         uri => Export::open(uri, read_only),
     })?;
     let limits = Arc::new(config.limits.clone());
-    let files = catalogue.files() + host.exports_later();
+    let files = catalogue.files() + host.exports_later() + opened.files();
+    let directories = opened.directories();
+    host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
     let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
-    let server = Server::new(config, Rc::clone(&plane), exits, starter);
+    let stores = Stores::new(Rc::clone(&plane), opened);
+    let server = Server::new(config, stores, exits, starter);
     let ending = runtime.block_on(server.serve(client, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
@@ -70,23 +74,33 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
 /// [`StartError`].
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
     listeners::check(&config.unix_access)?;
-    let catalogue = open_exports(config, Export::look_at)?;
+    let (catalogue, _stores) = open_exports(config, false, Export::look_at)?;
     Ok(catalogue.iter().map(|entry| served(entry, &[])).collect())
 }
 
 fn open_exports(
     config: &Config,
+    locks: bool,
     mut open: impl FnMut(&ExportUri, bool) -> Result<Export, OpenError>,
-) -> Result<Catalogue, StartError> {
-    let mut catalogue = Catalogue::default();
+) -> Result<(Catalogue, OpenedStores), StartError> {
+    let (mut catalogue, mut stores) = (Catalogue::default(), OpenedStores::default());
     for wanted in &config.exports {
+        if stores.take(wanted, locks)? {
+            continue;
+        }
         let export = open(&wanted.uri, wanted.read_only)?;
+        stores.note(&wanted.name, &export);
         let source = wanted.uri.to_string();
         let texts = (wanted.name.as_str(), wanted.description.as_str());
         let info = info_of(texts, &source, &export, &config.limits);
-        catalogue.add(info, export, source).expect("names were checked");
+        let taken = || {
+            let (name, store) = (wanted.name.clone(), wanted.uri.to_string());
+            StoresError::Clash { name, store }
+        };
+        catalogue.add(info, export, source).ok_or_else(taken)?;
     }
-    Ok(catalogue)
+    stores.check_names(&catalogue)?;
+    Ok((catalogue, stores))
 }
 
 fn start_shards(

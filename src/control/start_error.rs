@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::host::HostError;
 use super::listen::listeners::ListenError;
+use super::stores::StoresError;
 use crate::{backend, shard};
 
 /// Why a server did not start; each a sentence with cause and remedy.
@@ -16,6 +17,9 @@ pub enum StartError {
     /// An export.
     #[error(transparent)]
     Export(#[from] backend::OpenError),
+    /// A store whose images are all exports.
+    #[error(transparent)]
+    Stores(#[from] StoresError),
     /// A shard.
     #[error(transparent)]
     Shard(#[from] shard::ShardStartError),

@@ -37,6 +37,7 @@ pub(super) fn enter(
     if let Some(user) = sandbox.successor() {
         ready.hand_sockets_over(user);
         names.removed.iter().for_each(|path| warn_if_it_stays(sandbox, path));
+        ready.directories.iter().for_each(|path| warn_of_store(sandbox, path));
     }
     names.removed.extend(ready.log_directories().iter().map(|directory| directory.join("log")));
     names.pidfile = pidfile.as_ref().map(|pidfile| pidfile.temporary().to_owned());
@@ -64,6 +65,13 @@ pub(super) fn enter(
         "sandbox"
     );
     Ok(announcement)
+}
+
+fn warn_of_store(sandbox: &Sandbox, store: &Path) {
+    if !sandbox.may_change_beside(&store.join("layers")) {
+        let path = store.display();
+        tracing::warn!(%path, "the user of the server may not change this store: give its directory to that user (chown -R)");
+    }
 }
 
 fn warn_if_it_stays(sandbox: &Sandbox, socket: &Path) {

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! before_threads    the pidfile is free; the broker starts; sockets of systemd; the user exists; no_new_privs
+//! around_stores     a thread that can use no names but those of the stores starts their threads
 //! around_shards     the log gets its thread; a thread that can open no file starts the shards
 //! before_listening  signals do not end the process any more, so that no file is left behind; the broker can be asked
 //! before_accept     sockets are handed over; the sandbox is entered; banner, pidfile, READY=1
@@ -25,12 +26,13 @@ pub(crate) mod signals;
 pub(crate) mod stdio;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::control::{self, Host, HostError, HostRequest, Listener, Ready, Reload};
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::sandbox::{Names, Sandbox, SandboxError};
 use broker::Broker;
 use notify::Notifier;
 use pidfile::Pidfile;
@@ -108,8 +110,20 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         Ok(inherited)
     }
 
+    fn around_stores<T: Send>(
+        &mut self,
+        directories: &[PathBuf],
+        start: impl FnOnce() -> T + Send,
+    ) -> Result<T, HostError> {
+        if directories.is_empty() {
+            return Ok(start());
+        }
+        let names = Names { stores: directories.to_vec(), ..Names::default() };
+        Ok(self.sandbox().isolated(&names, start)?)
+    }
+
     fn around_shards<T: Send>(&mut self, start: impl FnOnce() -> T + Send) -> Result<T, HostError> {
-        let started = self.sandbox().isolated(|| log::detach().map(|()| start()))?;
+        let started = self.sandbox().isolated(&Names::default(), || log::detach().map(|()| start()))?;
         started.map_err(|error| format!("cannot start a thread for the log: {error}").into())
     }
 

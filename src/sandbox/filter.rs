@@ -204,16 +204,20 @@ const HOSTILE: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// Programs in the order in which they are to be installed; a call must pass all.
+/// What the thread of a store makes and looks at below its directory, where Landlock leaves it to.
+const OF_STORES: &[c_long] = &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_fstatfs];
+
+/// Programs in the order in which they are to be installed; a call must pass all. With stores, files may be
+/// made and opened to be written.
 ///
 /// # Errors
 /// An architecture that the compiler of filters does not know.
-pub(super) fn programs() -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
+pub(super) fn programs(has_stores: bool) -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let rules = HOSTILE.iter().map(|&call| (call, Vec::new())).collect();
     let hostile = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let allowed = SeccompFilter::new(allowed()?, refused, SeccompAction::Allow, architecture)?;
+    let allowed = SeccompFilter::new(allowed(has_stores)?, refused, SeccompAction::Allow, architecture)?;
     let allowed = not_there().into_iter().chain(BpfProgram::try_from(allowed)?).collect();
     Ok([translated(hostile.try_into()?), translated(allowed)])
 }
@@ -236,16 +240,18 @@ fn not_there() -> [sock_filter; 4] {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allowed() -> Result<Rules, BackendError> {
-    let mut rules: Rules =
-        ALLOWED.iter().chain(ALLOWED_BY_OLD_NAMES).map(|&call| (call, Vec::new())).collect();
+fn allowed(has_stores: bool) -> Result<Rules, BackendError> {
+    let of_stores = if has_stores { OF_STORES } else { &[] };
+    let calls = ALLOWED.iter().chain(ALLOWED_BY_OLD_NAMES).chain(of_stores);
+    let mut rules: Rules = calls.map(|&call| (call, Vec::new())).collect();
     // No memory becomes code any more.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
     }
     // Files are opened to be read, as far as Landlock lets them be opened at all.
     let writing = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
-    rules.insert(libc::SYS_openat, vec![masked(2, writing, libc::O_RDONLY as u64)?]);
+    let opened = if has_stores { Vec::new() } else { vec![masked(2, writing, libc::O_RDONLY as u64)?] };
+    rules.insert(libc::SYS_openat, opened);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![masked(1, writing, libc::O_RDONLY as u64)?]);
     // Registered files come and go with connections; all other resources of a ring are registered at start.
@@ -313,9 +319,9 @@ mod tests {
 
     #[test]
     fn nothing_is_both_allowed_and_hostile() {
-        let allowed = allowed().unwrap();
+        let allowed = allowed(true).unwrap();
         assert!(HOSTILE.iter().all(|call| !allowed.contains_key(call)));
-        let calls = ALLOWED.len() + ALLOWED_BY_OLD_NAMES.len();
+        let calls = ALLOWED.len() + ALLOWED_BY_OLD_NAMES.len() + OF_STORES.len();
         assert!(allowed.len() > calls, "no call is named twice");
         assert!(allowed.keys().chain(HOSTILE).all(|&call| call <= i64::from(NEWEST)));
     }
@@ -323,7 +329,7 @@ mod tests {
     #[test]
     fn the_programs_fit_into_the_kernel() {
         const BPF_MAXINSNS: usize = 4096;
-        for program in programs().unwrap() {
+        for program in programs(true).unwrap() {
             assert!((10..BPF_MAXINSNS).contains(&program.len()));
         }
     }

@@ -11,6 +11,7 @@
 //! main thread                                          shards and their helper threads
 //! prepare      look the user up; no_new_privs                     (threads inherit it)
 //! open exports
+//! isolated     a thread restricts itself: below stores ► starts the threads of stores, which inherit that
 //! isolated     a thread restricts itself: no names ──► starts the shards, which inherit that
 //! listeners, admin server, latency log, pidfile's content
 //! enter        1. sockets are handed over; user, groups ─────────► (all threads: the C library does it)
@@ -38,6 +39,10 @@
 //! still make sockets, of UDP for example. In a directory that holds a socket of its own, the control plane
 //! can remove other files too, as far as the user's rights go.
 //!
+//! A server of stores has a thread for each. It makes, opens, renames and removes files below the directories of
+//! the stores. The filter of system calls holds for the whole process, so with stores it lets all threads open
+//! files to write: for each thread Landlock decides which.
+//!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
 //! exports at worst.
@@ -50,6 +55,7 @@ mod filter;
 mod paths;
 mod user;
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
 
@@ -78,6 +84,8 @@ pub(crate) struct Sandbox {
     mode: SandboxMode,
     account: Option<Account>,
     no_new_privileges: Result<String, String>,
+    /// There are threads of stores, which make and remove files.
+    has_stores: Cell<bool>,
 }
 
 type Part = Result<String, String>;
@@ -95,21 +103,26 @@ impl Sandbox {
             set.map(|()| "yes".to_owned()).map_err(|error| io::Error::from(error).to_string())
         };
         let no_new_privileges = applied(mode, "no_new_privs", set)?;
-        Ok(Self { mode, account, no_new_privileges })
+        Ok(Self { mode, account, no_new_privileges, has_stores: Cell::new(false) })
     }
 
-    /// Runs `start` on a thread that can open no file, and no thread can that it starts.
+    /// Runs `start` on a thread that can use no other names than these, and no thread can that it starts.
     ///
     /// # Errors
     /// No thread; with [`SandboxMode::On`], no Landlock.
-    pub(crate) fn isolated<T: Send>(&self, start: impl FnOnce() -> T + Send) -> Result<T, SandboxError> {
+    pub(crate) fn isolated<T: Send>(
+        &self,
+        names: &Names,
+        start: impl FnOnce() -> T + Send,
+    ) -> Result<T, SandboxError> {
+        self.has_stores.set(self.has_stores.get() || !names.stores.is_empty());
         if self.mode == SandboxMode::Off {
             return Ok(start());
         }
-        let restricted = || {
-            // Without Landlock the shards start all the same. The thread that enters reports what is missing.
-            let _told_later =
-                applied(self.mode, "Landlock", || paths::restrict(paths::rules(&Names::default())))?;
+        let mode = self.mode;
+        let restricted = move || {
+            // Without Landlock they start all the same. The thread that enters reports what is missing.
+            let _told_later = applied(mode, "Landlock", || paths::restrict(paths::rules(names)))?;
             Ok(start())
         };
         std::thread::scope(|scope| {
@@ -143,7 +156,7 @@ impl Sandbox {
             Some(rules) => paths::restrict(rules),
             None => Err(String::new()),
         })?;
-        let seccomp = applied(self.mode, "seccomp", install_filters)?;
+        let seccomp = applied(self.mode, "seccomp", || install_filters(self.has_stores.get()))?;
         if self.mode != SandboxMode::Off {
             confine::note();
         }
@@ -160,8 +173,8 @@ impl Sandbox {
     }
 }
 
-fn install_filters() -> Part {
-    let programs = filter::programs().map_err(|error| error.to_string())?;
+fn install_filters(has_stores: bool) -> Part {
+    let programs = filter::programs(has_stores).map_err(|error| error.to_string())?;
     for program in programs {
         confine::install_filter(&program).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it".to_owned(),
@@ -217,7 +230,7 @@ mod tests {
     fn bad_day(directory: &Path) {
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let (ours, foreign) = (directory.join("ours/file"), directory.join("foreign/file"));
-        let names = Names { removed: vec![ours.clone()], pidfile: None };
+        let names = Names { removed: vec![ours.clone()], ..Names::default() };
         let mut ring = io_uring::IoUring::new(4).unwrap();
         let confinement = sandbox.enter(&names).unwrap();
         if confinement.seccomp != "yes" || confinement.landlock.starts_with("no") {

@@ -1,7 +1,8 @@
 //! What can be done with names of files, by Landlock.
 //!
 //! A running server has open what it works with, so that not even its exports can be opened again: a shard
-//! can open nothing, and the control plane can remove what it made. Landlock holds for the operations of the
+//! can open nothing, the control plane can remove what it made, and the threads of stores can do what they do
+//! below the directories of their stores. Landlock holds for the operations of the
 //! rings too, which seccomp does not see.
 
 use std::path::{Path, PathBuf};
@@ -11,13 +12,15 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-/// The names that the control plane still uses.
+/// The names that a thread still uses.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// Files that are removed at the end.
     pub removed: Vec<PathBuf>,
     /// A file that is still to be renamed inside its directory, and then read and removed at the end.
     pub pidfile: Option<PathBuf>,
+    /// Directories of stores: what is below them comes and goes, and nothing else does.
+    pub stores: Vec<PathBuf>,
 }
 
 /// The newest version that was looked at. An older kernel enforces its part of it.
@@ -40,12 +43,29 @@ pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
     for name in &names.removed {
         rules = allow(rules, directory_of(name), AccessFs::RemoveFile.into())?;
     }
+    for store in &names.stores {
+        rules = allow(rules, store, of_store())?;
+    }
     if let Some(name) = &names.pidfile {
         rules = allow(rules, name, AccessFs::ReadFile.into())?;
         // A rename is a new name and the removal of the old one.
         rules = allow(rules, directory_of(name), AccessFs::RemoveFile | AccessFs::MakeReg)?;
     }
     Ok(rules)
+}
+
+/// What the thread of a store does below its directory. Layers go to `lost/` by a rename from one directory to
+/// another.
+fn of_store() -> BitFlags<AccessFs> {
+    AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::ReadDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Refer
 }
 
 /// A name that is gone needs no rule.

@@ -1,15 +1,17 @@
 //! A store as a directory: its lock, its catalogue's file, the directories of its layers.
 //!
 //! ```text
-//! STORE/  lock  catalog.redb  reserve  layers/<uuid>/data  layers/<uuid>/map  lost/
+//! STORE/  lock  control  catalog.redb  reserve  layers/<uuid>/data  layers/<uuid>/map  lost/
 //! ```
 //!
 //! Everything is opened below descriptors that are held from the start, and no link below them is followed:
 //! what gets a name in the store later leads nowhere else.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,6 +35,11 @@ const RESERVE: &str = "reserve";
 const RESERVE_BYTES: u64 = 4 << 20;
 const LAYERS: &str = "layers";
 const LOST: &str = "lost";
+/// Where the server that has the store can be asked: a hint for commands, which may be stale.
+const CONTROL: &str = "control";
+/// Bytes of it that are read.
+const LONGEST_CONTROL: usize = 4096;
+const CONTROL_KIND: &str = "unix:";
 
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -88,6 +95,13 @@ impl StoreDirectory {
             sync_parent(path)?;
         }
         Ok((directory, catalog))
+    }
+
+    /// Whether a directory is a store.
+    #[must_use]
+    pub fn is_at(path: &Path) -> bool {
+        let catalog = open_root(path).and_then(|root| below(&root, CATALOG, OFlags::PATH, Mode::empty()));
+        catalog.is_ok()
     }
 
     /// Opens a store. If somebody else has it open, looks again for as long as `patience`.
@@ -157,6 +171,36 @@ impl StoreDirectory {
     /// keeps it open too.
     pub fn lock_descriptor(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
+    }
+
+    /// Says where the server that has the store can be asked, or that it cannot be.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_control(&self, socket: Option<&Path>) -> Result<(), StoreError> {
+        let path = self.path.join(CONTROL);
+        let Some(socket) = socket else {
+            return match unlink(&self.root, CONTROL, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(StoreError::at("remove", &path)(error)),
+            };
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
+        let file = below(&self.root, CONTROL, flags, FILE_MODE).map_err(StoreError::at("make", &path))?;
+        let line = [CONTROL_KIND.as_bytes(), socket.as_os_str().as_bytes(), b"\n"].concat();
+        File::from(file).write_all(&line).map_err(StoreError::at("write", &path))
+    }
+
+    /// Where the server of a store says that it can be asked. It may be gone.
+    #[must_use]
+    pub fn control_of(path: &Path) -> Option<PathBuf> {
+        let root = open_root(path).ok()?;
+        let file = below(&root, CONTROL, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
+        let mut bytes = Vec::new();
+        File::from(file).take(LONGEST_CONTROL as u64).read_to_end(&mut bytes).ok()?;
+        let line = bytes.strip_suffix(b"\n")?.strip_prefix(CONTROL_KIND.as_bytes())?;
+        let is_path = line.starts_with(b"/") && !line.contains(&b'\n') && !line.contains(&0);
+        is_path.then(|| PathBuf::from(OsStr::from_bytes(line)))
     }
 
     /// `layers/`: what is done to layers goes below it.

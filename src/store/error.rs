@@ -19,7 +19,7 @@ pub enum StoreError {
     IsAStore(PathBuf),
     #[error("{} is not empty: a store begins in an empty directory, or in one that does not exist yet", .0.display())]
     NotEmpty(PathBuf),
-    #[error("the store {} is in use by {holder}: stop it, and try again", .path.display())]
+    #[error("the store {} is in use by {holder}: stop it, or start that server with --control unix:PATH, and try again", .path.display())]
     InUse { path: PathBuf, holder: String },
     #[error(
         "the store {} cannot be locked: {source}; put it on a local file system, which has locks", .path.display()
@@ -57,8 +57,23 @@ pub enum StoreError {
     TooSmall { path: PathBuf, length: u64, size: u64 },
     #[error("a snapshot stays with its image: rename \"{from}\" to {image}@NAME")]
     OtherImage { from: String, image: String },
+    #[error("the next head of an image cannot be opened: {0}")]
+    NoNextHead(String),
+    #[error("the store {} has too much to do: try again", .0.display())]
+    Busy(PathBuf),
+    #[error(
+        "the store {} failed, see the log of its server: restart the server, and look whether the change took place", .0.display()
+    )]
+    Failed(PathBuf),
+    #[error(
+        "{} is no base that the server has open: create the image while the server is stopped, or on a base that images of \
+         this store have already", .0.display()
+    )]
+    UnknownBase(PathBuf),
     #[error("interrupted: nothing was made")]
     Interrupted,
+    #[error("{source} (removed before that: {removed})")]
+    RemovedPartly { removed: String, source: Box<StoreError> },
 }
 
 impl StoreError {
@@ -77,7 +92,9 @@ impl StoreError {
     pub const fn is_refusal(&self) -> bool {
         match self {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
-            Self::Interrupted => false,
+            Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
+            Self::NoNextHead(_) => false,
+            Self::Busy(_) | Self::UnknownBase(_) => true,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,

@@ -176,6 +176,17 @@ impl StoreDirectory {
         remove_tree(&self.layers, &id.to_string()).map_err(StoreError::at("remove", &self.layer_path(id)))
     }
 
+    /// A file that goes when it is closed. One that an interruption leaves behind is in `lost/`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn unnamed_file(&self, name: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let made = below(&self.lost, name, flags, Mode::RUSR | Mode::WUSR);
+        let file = made.and_then(|file| unlink(&self.lost, name, AtFlags::empty()).map(|()| file));
+        file.map(File::from).map_err(StoreError::at("make", &self.lost_path().join(name)))
+    }
+
     /// Removes something below `lost/`.
     ///
     /// # Errors

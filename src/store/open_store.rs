@@ -135,6 +135,14 @@ impl<M: LayerMaps> OpenStore<M> {
         file.map_err(StoreError::at("open once more the lock of", self.path()))
     }
 
+    /// Says where the server that has the store can be asked, or that it cannot be.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_control(&self, socket: Option<&Path>) -> Result<(), StoreError> {
+        self.directory.set_control(socket)
+    }
+
     #[must_use]
     pub const fn header(&self) -> &CatalogHeader {
         self.catalog.header()
@@ -277,13 +285,7 @@ impl<M: LayerMaps> OpenStore<M> {
         });
         let group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
         let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, &group))?;
-        for new in &group {
-            let row = self.image(&new.image)?;
-            let Some(layer) = row.head else { continue };
-            let (data, map) = self.directory.open_layer(layer)?;
-            let sealed = self.maps.seal(&data, &map, row.size);
-            sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })?;
-        }
+        group.iter().try_for_each(|new| self.prepare_seal(&new.image))?;
         self.commit(&change).map(drop)
     }
 

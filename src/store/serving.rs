@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::base::base_differs;
 use super::catalog::{
-    self, Below, ChainNode, ImageRefusal, ImageRow, LayerId, LayerRow, NewSnapshot, NodeName, StoreName,
+    self, BaseId, Below, ChainNode, ImageRefusal, ImageRow, LayerId, LayerRow, NewSnapshot, NodeName,
+    StoreName,
 };
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
@@ -36,7 +37,7 @@ pub struct ChainFiles {
 /// The file or device below all layers.
 #[derive(Debug)]
 pub struct ChainBase {
-    pub path: PathBuf,
+    pub id: BaseId,
     /// Bytes of it that are seen from above.
     pub visible: u64,
 }
@@ -97,6 +98,18 @@ impl<M: LayerMaps> OpenStore<M> {
         files.finish()
     }
 
+    /// Makes the head of an image that nobody has open one that can be sealed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn prepare_seal(&self, name: &StoreName) -> Result<(), StoreError> {
+        let row = self.image(name)?;
+        let Some(layer) = row.head else { return Ok(()) };
+        let (data, map) = self.directory.open_layer(layer)?;
+        let sealed = self.maps.seal(&data, &map, row.size);
+        sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })
+    }
+
     /// Whether snapshots could be taken now, before anything is prepared for them.
     ///
     /// # Errors
@@ -115,10 +128,31 @@ impl<M: LayerMaps> OpenStore<M> {
         self.commit(&change).map(drop)
     }
 
-    /// Opens the files of an image or a snapshot.
+    /// The path of a base that is what it was when images began with it.
     ///
     /// # Errors
     /// A sentence; a base that is another file than it was.
+    pub fn unchanged_base(&self, id: BaseId) -> Result<PathBuf, StoreError> {
+        let row = self.view()?.base(id).expect("a base that is named has a row");
+        let path = PathBuf::from(&row.path);
+        match base_differs(row)? {
+            Some(how) => Err(StoreError::BaseDiffers { path, how }),
+            None => Ok(path),
+        }
+    }
+
+    /// A file that goes when it is closed.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn unnamed_file(&self) -> Result<File, StoreError> {
+        self.directory.unnamed_file(&random_uuid().to_string())
+    }
+
+    /// Opens the files of an image or a snapshot, but for its base.
+    ///
+    /// # Errors
+    /// A sentence.
     pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
         let view = self.view()?;
         let row = self.image(&node.image)?;
@@ -149,13 +183,7 @@ impl<M: LayerMaps> OpenStore<M> {
             visible = visible.min(below.bytes);
         }
         let base = match end {
-            ChainNode::Base(id) => {
-                let row = view.base(id).expect("a base that is named has a row");
-                if let Some(how) = base_differs(row)? {
-                    return Err(StoreError::BaseDiffers { path: PathBuf::from(&row.path), how });
-                }
-                Some(ChainBase { path: PathBuf::from(&row.path), visible })
-            }
+            ChainNode::Base(id) => Some(ChainBase { id, visible }),
             ChainNode::Layer(_) | ChainNode::Nothing => None,
         };
         Ok(ImageFiles { size, layers, base })

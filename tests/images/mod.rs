@@ -4,6 +4,7 @@
 
 mod full;
 mod killed;
+mod online;
 mod served;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -64,6 +65,14 @@ impl Store {
         assert!(words.iter().all(|word| finished.stderr.contains(word)), "{words:?}: {finished}");
         assert!(finished.stdout.is_empty(), "{finished}");
         assert_eq!(self.generation(), before, "nothing was changed by {line}");
+    }
+
+    /// A command that is refused because a server has the store, and says these words.
+    #[track_caller]
+    fn refused_by_server(&self, line: &str, words: &str) {
+        let finished = self.run(line);
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains(words), "{words}: {finished}");
     }
 
     fn generation(&self) -> Value {

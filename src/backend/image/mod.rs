@@ -56,7 +56,9 @@ pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
 pub use handle::ImageHandle;
 pub use layer_files::NextHead;
+pub(super) use open::facts as image_facts;
 pub use sealing::{SealFailure, SealMember, SealTask, sealing};
+pub(crate) use served_store::ServedStore;
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub use snapshot::{RecordOutcome, SnapshotError, SnapshotRecord, seal_group};

@@ -15,12 +15,13 @@ use crate::backend::file_store::{FileOptions, FileStore};
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ImagePlace, ImageUri, Locking};
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{BaseId, NodeName};
 use crate::store::image_path::ImagePath;
 use crate::store::map::{Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront};
-use crate::store::map_files::open_map;
+use crate::store::map_files::{MapFiles, open_map};
+use crate::store::open_store::OpenStore;
 use crate::store::pending::attach_new_log;
-use crate::store::serving::{ChainFiles, ImageFiles};
+use crate::store::serving::{ChainBase, ChainFiles, ImageFiles};
 
 /// The name of the one image of an overlay.
 const OVERLAY: &str = "disk";
@@ -39,16 +40,107 @@ impl ImageStore {
                 let node: NodeName = OVERLAY.parse().expect("it is a name");
                 let store = ServedStore::at_or_new(path)?;
                 store.make_overlay(&node, uri)?;
-                open_node(&store, &node, uri, read_only, locks)
+                Self::open_of(&store, node, uri, read_only, locks)
             }
             ImagePlace::Store(path) => {
                 let text = path.to_str().ok_or(OpenError::Image("has a name that is not UTF-8"))?;
                 let path: ImagePath = text.parse().map_err(OpenError::ImagePath)?;
-                let read_only = read_only || path.node.snapshot.is_some();
-                open_node(&ServedStore::at(&path.store)?, &path.node, uri, read_only, locks)
+                Self::open_of(&ServedStore::at(&path.store)?, path.node, uri, read_only, locks)
             }
         }
     }
+
+    fn open_of(
+        served: &Arc<ServedStore>,
+        node: NodeName,
+        uri: &ImageUri,
+        read_only: bool,
+        locks: bool,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let (of, uri) = (Arc::clone(served), uri.clone());
+        served.call(move |store| Self::open_node(store, &of, &node, (&uri, read_only, locks)))?
+    }
+
+    /// Opens an image or a snapshot, on the thread of its store; one that is to be written gets a head.
+    pub(in crate::backend) fn open_node(
+        store: &mut OpenStore<MapFiles>,
+        served: &Arc<ServedStore>,
+        node: &NodeName,
+        (uri, read_only, locks): (&ImageUri, bool, bool),
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let read_only = read_only || node.snapshot.is_some();
+        let lock = store.lock_file().map_err(OpenError::Store)?;
+        let open = served.note_open(node, lock)?;
+        if !read_only {
+            store.give_head(&node.image).map_err(OpenError::Store)?;
+        }
+        let ImageFiles { size, layers, base } = store.files(node).map_err(OpenError::Store)?;
+        let base = base.map(|base| open_chain_base(store, served, &base, (uri.mapped, locks))).transpose()?;
+        let mut opened = Vec::with_capacity(layers.len());
+        let mut is_rotational = false;
+        for (index, layer) in layers.into_iter().enumerate() {
+            let is_head = index == 0 && !read_only;
+            let (mut layer, rotational) = open_layer(layer, &options(uri, !is_head))?;
+            is_rotational |= rotational;
+            if is_head {
+                note_changes(node, &mut layer);
+            }
+            opened.push(layer);
+        }
+        if opened.is_empty() {
+            // Nobody writes it, and all of it is the base's.
+            let file = store.unnamed_file().map_err(OpenError::Store)?;
+            opened.push(unnamed_layer(file, size, uri)?.0);
+        }
+        let head_options = (!read_only).then(|| options(uri, false));
+        let image = Self::new(opened, base, Some(open), head_options);
+        Ok((image, facts(size, read_only, is_rotational)))
+    }
+}
+
+impl ServedStore {
+    /// Opens all bases of the store, so that an image on one can be opened by a server that can open no file.
+    /// What cannot be opened is told, and images on it are refused later.
+    ///
+    /// # Errors
+    /// The store cannot be looked at.
+    pub fn open_bases(self: &Arc<Self>, mapped: bool, locks: bool) -> Result<(), OpenError> {
+        let served = Arc::clone(self);
+        self.call(move |store| {
+            let bases: Vec<BaseId> =
+                store.view().map_err(OpenError::Store)?.bases().map(|row| row.id).collect();
+            for id in bases {
+                match open_stored_base(store, id, (mapped, locks)) {
+                    Ok(base) => served.keep_base(id, base),
+                    Err(error) => tracing::warn!(%error, "images on this base cannot be served"),
+                }
+            }
+            Ok(())
+        })?
+    }
+}
+
+fn open_chain_base(
+    store: &OpenStore<MapFiles>,
+    served: &ServedStore,
+    base: &ChainBase,
+    how: (bool, bool),
+) -> Result<BaseFile, OpenError> {
+    let file = match served.base(base.id) {
+        Some(file) => file,
+        None => open_stored_base(store, base.id, how)?,
+    };
+    Ok(BaseFile { size: file.size.min(base.visible), ..file })
+}
+
+/// A base that is what it was when images began with it.
+fn open_stored_base(
+    store: &OpenStore<MapFiles>,
+    id: BaseId,
+    (mapped, locks): (bool, bool),
+) -> Result<BaseFile, OpenError> {
+    let path = store.unchanged_base(id).map_err(OpenError::Store)?;
+    open_base(&path, mapped, locks)
 }
 
 impl ImageStore {
@@ -80,40 +172,7 @@ fn open_temporary(
     Ok((ImageStore::new(vec![head], base, None, None), facts))
 }
 
-fn open_node(
-    store: &Arc<ServedStore>,
-    node: &NodeName,
-    uri: &ImageUri,
-    read_only: bool,
-    locks: bool,
-) -> Result<(ImageStore, DeviceFacts), OpenError> {
-    let (ImageFiles { size, layers, base }, served) = store.open(node, !read_only)?;
-    let base = base.map(|base| {
-        let file = open_base(&base.path, uri.mapped, locks)?;
-        Ok(BaseFile { size: file.size.min(base.visible), ..file })
-    });
-    let base = base.transpose()?;
-    let mut opened = Vec::with_capacity(layers.len());
-    let mut is_rotational = false;
-    for (index, layer) in layers.into_iter().enumerate() {
-        let is_head = index == 0 && !read_only;
-        let (mut layer, rotational) = open_layer(layer, &options(uri, !is_head))?;
-        is_rotational |= rotational;
-        if is_head {
-            note_changes(node, &mut layer);
-        }
-        opened.push(layer);
-    }
-    if opened.is_empty() {
-        // Nobody writes it, and all of it is the base's.
-        opened.push(temporary_layer(size, uri)?.0);
-    }
-    let head_options = (!read_only).then(|| options(uri, false));
-    let store = ImageStore::new(opened, base, Some(served), head_options);
-    Ok((store, facts(size, read_only, is_rotational)))
-}
-
-pub(super) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
+pub(in crate::backend) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
     DeviceFacts { size, read_only, rotational, fast_zero: true, block_sizes: BlockSizes::default() }
 }
 
@@ -169,13 +228,18 @@ fn path_of(file: &File) -> PathBuf {
 /// A layer that is thrown away at the end: a file without a name, and a map in memory.
 fn temporary_layer(size: u64, uri: &ImageUri) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
     let directory = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let explain = |error: std::io::Error| OpenError::Temporary(directory.clone(), error);
-    let geometry = Geometry::default();
-    let map = temporary_map(size, geometry).map_err(OpenError::Map)?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::open(&directory, flags, Mode::RUSR | Mode::WUSR);
-    let file = File::from(file.map_err(|error| explain(error.into()))?);
-    file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes))).map_err(explain)?;
+    let file = file.map_err(|error| OpenError::Temporary(directory, error.into()))?;
+    unnamed_layer(file.into(), size, uri)
+}
+
+/// A layer of a file without a name.
+fn unnamed_layer(file: File, size: u64, uri: &ImageUri) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
+    let geometry = Geometry::default();
+    let map = temporary_map(size, geometry).map_err(OpenError::Map)?;
+    let sized = file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes)));
+    sized.map_err(|error| OpenError::Temporary(path_of(&file), error))?;
     let (data, facts) = FileStore::open(&path_of(&file), &options(uri, false))?;
     Ok(((LayerFiles { data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
 }

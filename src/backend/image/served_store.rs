@@ -1,31 +1,45 @@
 //! Stores that this server has open: each once, however many of its images are served.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
+use super::layer_files::BaseFile;
 use crate::backend::open_error::OpenError;
 use crate::config::ImageUri;
 use crate::exec::lock;
 use crate::store::base::look_at_base;
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{BaseId, NodeName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
-use crate::store::serving::ImageFiles;
+use crate::store::worker::{StoreJob, StoreWorker};
 
 /// A store with its lock, as long as an export of it is there.
 #[derive(Debug)]
-pub(super) struct ServedStore {
+pub struct ServedStore {
     /// Without links.
     path: PathBuf,
-    store: Mutex<OpenStore<MapFiles>>,
-    /// Images and snapshots that are exported.
+    seat: Mutex<StoreSeat>,
+    /// Images and snapshots that are open.
     served: Mutex<BTreeSet<NodeName>>,
+    /// Files below images that were opened at the start, because later none can be.
+    bases: Mutex<BTreeMap<BaseId, BaseFile>>,
 }
 
-/// An image or a snapshot of which there is an export. There is no other of the same.
+/// Who uses the store.
+#[derive(Debug)]
+enum StoreSeat {
+    /// Whoever has this, while the server starts.
+    Here(Box<OpenStore<MapFiles>>),
+    /// A thread of its own.
+    Thread(StoreWorker),
+    /// It is on its way to the thread, or did not get there.
+    Moving,
+}
+
+/// An image or a snapshot that is open. It is open once.
 #[derive(Debug)]
 pub(in crate::backend) struct ServedImage {
     store: Arc<ServedStore>,
@@ -38,13 +52,16 @@ static OPEN: Mutex<Vec<Weak<ServedStore>>> = Mutex::new(Vec::new());
 
 impl ServedStore {
     /// The store at a path, opened now or by an earlier export.
-    pub(super) fn at(path: &Path) -> Result<Arc<Self>, OpenError> {
-        Self::with(path, OpenStore::open_to_change)
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn at(path: &Path) -> Result<Arc<Self>, OpenError> {
+        Self::opened_by(path, OpenStore::open_to_change)
     }
 
     /// The same, made if nothing is there yet.
     pub(super) fn at_or_new(path: &Path) -> Result<Arc<Self>, OpenError> {
-        Self::with(path, |path, maps| match OpenStore::open_to_change(path, maps) {
+        Self::opened_by(path, |path, maps| match OpenStore::open_to_change(path, maps) {
             Err(StoreError::NotAStore(_)) => OpenStore::init(path, maps),
             // The directory is not there.
             Err(StoreError::File { source, .. } | StoreError::Named { source, .. })
@@ -56,7 +73,7 @@ impl ServedStore {
         })
     }
 
-    fn with(
+    fn opened_by(
         path: &Path,
         open: impl Fn(&Path, MapFiles) -> Result<OpenStore<MapFiles>, StoreError>,
     ) -> Result<Arc<Self>, OpenError> {
@@ -67,60 +84,111 @@ impl ServedStore {
         if let Some(store) = known.iter().filter_map(Weak::upgrade).find(|store| store.path == before) {
             return Ok(store);
         }
-        let store = Mutex::new(open(path, MapFiles).map_err(OpenError::Store)?);
-        let store = Arc::new(Self { path: real(), store, served: Mutex::default() });
+        let store = open(path, MapFiles).map_err(OpenError::Store)?;
+        // What an earlier server has left there would lead nowhere, or to another server.
+        store.set_control(None).map_err(OpenError::Store)?;
+        let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
+        let (served, bases) = (Mutex::default(), Mutex::default());
+        let store = Arc::new(Self { path: real(), seat, served, bases });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
 
-    /// Opens the files of an image or a snapshot; one that is to be written gets a head.
-    pub(super) fn open(
-        self: &Arc<Self>,
-        node: &NodeName,
-        writes: bool,
-    ) -> Result<(ImageFiles, ServedImage), OpenError> {
+    /// Where it is, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the store to a thread of its own, which has the rights of the calling one.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn start_thread(&self) -> Result<(), StoreError> {
+        let mut seat = lock(&self.seat);
+        *seat = match std::mem::replace(&mut *seat, StoreSeat::Moving) {
+            StoreSeat::Here(store) => StoreSeat::Thread(StoreWorker::start(*store)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Hands a job to the thread of the store, without waiting. A job that cannot be done is dropped.
+    ///
+    /// # Errors
+    /// There is too much to do, or the store has failed.
+    pub fn submit(&self, job: StoreJob) -> Result<(), StoreError> {
+        match &mut *lock(&self.seat) {
+            StoreSeat::Thread(worker) => worker.submit(job),
+            StoreSeat::Here(store) => {
+                job(store);
+                Ok(())
+            }
+            StoreSeat::Moving => Err(StoreError::Failed(self.path.clone())),
+        }
+    }
+
+    /// Has something done with the store, and waits for it.
+    ///
+    /// # Errors
+    /// The store has failed.
+    pub fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut OpenStore<MapFiles>) -> T + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let result = match &mut *lock(&self.seat) {
+            StoreSeat::Here(store) => Ok(call(store)),
+            StoreSeat::Thread(worker) => worker.call(call),
+            StoreSeat::Moving => Err(StoreError::Failed(self.path.clone())),
+        };
+        result.map_err(OpenError::Store)
+    }
+
+    /// Notes that an image or a snapshot is open.
+    pub(super) fn note_open(self: &Arc<Self>, node: &NodeName, file: File) -> Result<ServedImage, OpenError> {
         if !lock(&self.served).insert(node.clone()) {
             return Err(OpenError::ServedTwice(node.to_string()));
         }
-        let mut store = lock(&self.store);
-        let file = match store.lock_file() {
-            Ok(file) => file,
-            Err(error) => {
-                lock(&self.served).remove(node);
-                return Err(OpenError::Store(error));
-            }
-        };
-        let served = ServedImage { store: Arc::clone(self), node: node.clone(), lock: file };
-        if writes {
-            store.give_head(&node.image).map_err(OpenError::Store)?;
-        }
-        let files = store.files(node).map_err(OpenError::Store)?;
-        drop(store);
-        Ok((files, served))
+        Ok(ServedImage { store: Arc::clone(self), node: node.clone(), lock: file })
+    }
+
+    /// A base that was opened at the start.
+    pub(super) fn base(&self, id: BaseId) -> Option<BaseFile> {
+        let bases = lock(&self.bases);
+        let base = bases.get(&id)?;
+        Some(BaseFile { file: Arc::clone(&base.file), size: base.size })
+    }
+
+    /// Keeps a base open, for images that are opened later.
+    pub(super) fn keep_base(&self, id: BaseId, base: BaseFile) {
+        lock(&self.bases).insert(id, base);
     }
 
     /// Makes the one image of an overlay, unless it is there.
     pub(super) fn make_overlay(&self, node: &NodeName, uri: &ImageUri) -> Result<(), OpenError> {
-        let mut store = lock(&self.store);
-        let known = store.view().map_err(OpenError::Store)?.image(&node.image);
-        if let Some(row) = known {
-            return match uri.size {
-                Some(size) if size != row.size => {
-                    Err(OpenError::Image("has another size already: leave size= away"))
-                }
-                _ => Ok(()),
-            };
-        }
-        let made = match (&uri.base, uri.size) {
-            (Some(base), size) => {
-                let base = look_at_base(base).map_err(OpenError::Store)?;
-                store.create_on_base(&node.image, size, base)
-            }
-            (None, Some(size)) => store.create_empty(&node.image, size),
-            (None, None) => return Err(OpenError::Image("is new: give it a base= or a size=")),
-        };
-        made.map_err(OpenError::Store)
+        let (node, uri) = (node.clone(), uri.clone());
+        self.call(move |store| make_overlay(store, &node, &uri))?
     }
+}
+
+fn make_overlay(store: &mut OpenStore<MapFiles>, node: &NodeName, uri: &ImageUri) -> Result<(), OpenError> {
+    let known = store.view().map_err(OpenError::Store)?.image(&node.image);
+    if let Some(row) = known {
+        return match uri.size {
+            Some(size) if size != row.size => {
+                Err(OpenError::Image("has another size already: leave size= away"))
+            }
+            _ => Ok(()),
+        };
+    }
+    let made = match (&uri.base, uri.size) {
+        (Some(base), size) => {
+            let base = look_at_base(base).map_err(OpenError::Store)?;
+            store.create_on_base(&node.image, size, base)
+        }
+        (None, Some(size)) => store.create_empty(&node.image, size),
+        (None, None) => return Err(OpenError::Image("is new: give it a base= or a size=")),
+    };
+    made.map_err(OpenError::Store)
 }
 
 impl ServedImage {
@@ -130,8 +198,13 @@ impl ServedImage {
     }
 
     /// Its name in the store.
-    pub(super) fn name(&self) -> &NodeName {
+    pub(in crate::backend) fn name(&self) -> &NodeName {
         &self.node
+    }
+
+    /// Its store.
+    pub(in crate::backend) fn store(&self) -> &Arc<ServedStore> {
+        &self.store
     }
 
     /// The directory of the store, without links.

@@ -160,7 +160,7 @@ impl ImageStore {
 
     /// Where changes of the head are noted for the time after a kill.
     pub(in crate::backend) fn log_directory(&self) -> Option<PathBuf> {
-        log_directory(self.layers[0].map.as_ref()?)
+        log_directory(self.layers()[0].map.as_ref()?)
     }
 
     /// Bytes of the files of data: whole blocks.

@@ -4,11 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use super::watched::Watched;
-use super::{LISTED, show};
+use super::{One, show};
 use crate::cli::Outcome;
-use crate::store::catalog::{NodeName, StoreName};
+use crate::cli::owner::{self, RequestError, StorePlace};
+use crate::config::ControlAddress;
+use crate::store::catalog::StoreName;
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, StoreError, look_at_base};
+use crate::store::{
+    MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, look_at_base, names_in_words,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RebaseArgs {
@@ -34,9 +38,12 @@ fn no_signals(source: io::Error) -> StoreError {
     StoreError::Named { what: "watch for signals with", path: PathBuf::from("a thread"), source }
 }
 
-pub(super) fn flatten(node: ImagePath, as_json: bool) -> Result<Outcome, StoreError> {
-    let name = node.node.clone().into_image()?;
-    let mut store = OpenStore::open_to_change(&node.store, MapFiles)?;
+pub(super) fn flatten(
+    One { node, json }: One,
+    control: Option<&ControlAddress>,
+) -> Result<Outcome, RequestError> {
+    let name = node.node.clone().into_image().map_err(StoreError::Name)?;
+    let mut store = owner::open_alone(StorePlace { store: &node.store, control })?;
     let line = watched("copying")?;
     let is_new = store.flatten(&name, &mut |progress| line.progress(progress.done, progress.total))?;
     drop(line);
@@ -44,13 +51,15 @@ pub(super) fn flatten(node: ImagePath, as_json: bool) -> Result<Outcome, StoreEr
         true => format!("{name} stands on a layer of its own: it needs no other image and no base."),
         false => format!("{name} was flat already."),
     };
-    show::done(&store, &[node.node], as_json, &sentence)
+    let answer = store.describe_some(&[node.node])?;
+    Ok(show::answer(&StoreAnswer::Nodes(answer), json, &sentence))
 }
 
-/// Merges layers of images that are as deep as they may be.
-pub(super) fn make_room(store: &mut OpenStore<MapFiles>, nodes: &[NodeName]) -> Result<(), StoreError> {
-    let full = |node: &&NodeName| store.is_full(&node.image).unwrap_or(false);
-    let images: Vec<StoreName> = nodes.iter().filter(full).map(|node| node.image.clone()).collect();
+/// Merges layers of images that are as deep as they may be, before snapshots of them.
+pub(super) fn make_room(store: &mut OpenStore<MapFiles>, request: &StoreRequest) -> Result<(), StoreError> {
+    let StoreRequest::Snapshot { nodes } = request else { return Ok(()) };
+    let full = nodes.iter().filter(|node| store.is_full(&node.image).unwrap_or(false));
+    let images: Vec<StoreName> = full.map(|node| node.image.clone()).collect();
     if images.is_empty() {
         return Ok(());
     }
@@ -60,17 +69,13 @@ pub(super) fn make_room(store: &mut OpenStore<MapFiles>, nodes: &[NodeName]) -> 
     })
 }
 
-pub(super) fn rebase(args: RebaseArgs) -> Result<Outcome, StoreError> {
+pub(super) fn rebase(args: RebaseArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
     let RebaseArgs { node, base, r#unsafe: is_unsafe, json } = args;
-    let name = node.node.clone().into_image()?;
-    let mut store = OpenStore::open_to_change(&node.store, MapFiles)?;
+    let name = node.node.clone().into_image().map_err(StoreError::Name)?;
+    let mut store = owner::open_alone(StorePlace { store: &node.store, control })?;
     let rebased = store.rebase(&name, look_at_base(&base)?, is_unsafe)?;
-    let images: Vec<&str> = rebased.images.iter().take(LISTED).map(StoreName::as_str).collect();
-    let more = match rebased.images.len().saturating_sub(LISTED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let mut sentence = format!("{} is the base of {}{more}.", rebased.path.escape_debug(), images.join(", "));
+    let images: Vec<String> = rebased.images.iter().map(StoreName::to_string).collect();
+    let mut sentence = format!("{} is the base of {}.", rebased.path.escape_debug(), names_in_words(&images));
     match (is_unsafe, rebased.differs) {
         (false, _) => {}
         (true, false) => sentence += " Samples of its contents are what they were.",
@@ -78,5 +83,6 @@ pub(super) fn rebase(args: RebaseArgs) -> Result<Outcome, StoreError> {
             sentence += " Its contents are not what they were: what images read of it has changed."
         }
     }
-    show::done(&store, &[node.node], json, &sentence)
+    let answer = store.describe_some(&[node.node])?;
+    Ok(show::answer(&StoreAnswer::Nodes(answer), json, &sentence))
 }

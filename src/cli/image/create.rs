@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use super::show;
 use super::watched::Watched;
 use crate::cli::Outcome;
+use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::cli::text::human;
+use crate::config::ControlAddress;
 use crate::config::size::parse_size;
 use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, StoreError, look_at_base};
+use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, look_at_base};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("beginning").args(["size", "from", "base"]).multiple(true).required(true))]
@@ -40,18 +42,22 @@ pub(super) fn base_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-pub(super) fn create(args: CreateArgs) -> Result<Outcome, StoreError> {
-    let name = args.image.node.into_image()?;
-    let mut store = OpenStore::open_to_change(&args.image.store, MapFiles)?;
-    match (&args.from, &args.base) {
-        (Some(from), _) => copy(&mut store, &name, from, args.size)?,
-        (None, Some(base)) => store.create_on_base(&name, args.size, look_at_base(base)?)?,
-        // One of the three is there: the command line requires it.
-        (None, None) => store.create_empty(&name, args.size.unwrap_or_default())?,
-    }
-    let size = store.view()?.image(&name).map_or(0, |image| image.size);
-    let sentence = format!("{name} is made: {}.", human(size));
-    show::done(&store, &[NodeName { image: name, snapshot: None }], args.json, &sentence)
+pub(super) fn create(args: CreateArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
+    let place = StorePlace { store: &args.image.store, control };
+    let image = args.image.node.into_image().map_err(StoreError::Name)?;
+    let answer = if let Some(from) = &args.from {
+        let mut store = owner::open_alone(place)?;
+        copy(&mut store, &image, from, args.size)?;
+        StoreAnswer::Nodes(store.describe_some(&[NodeName { image: image.clone(), snapshot: None }])?)
+    } else {
+        let (size, base) = (args.size, args.base);
+        owner::ask(place, &StoreRequest::Create { image: image.clone(), size, base }, |_, _| Ok(()))?
+    };
+    let size = match &answer {
+        StoreAnswer::Nodes(of) => of.nodes.first().map_or(0, |node| node.size),
+        _ => 0,
+    };
+    Ok(show::answer(&answer, args.json, &format!("{image} is made: {}.", human(size))))
 }
 
 /// Copies a file, with a bar on a terminal. A signal ends it, and nothing stays.

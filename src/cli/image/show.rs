@@ -1,149 +1,63 @@
 //! Images and snapshots, as tables and as JSON.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use serde::Serialize;
+use std::collections::HashMap;
 
 use crate::cli::Outcome;
 use crate::cli::store::{time, warn_of_missing};
 use crate::cli::text::{exact_and_human, human, json, print, table};
-use crate::store::catalog::{CatalogView, ChainNode, ImageRefusal, ListedNode, NodeName, listing};
-use crate::store::{MapFiles, OpenStore, StoreError};
+use crate::store::{NodeDescription, StoreAnswer};
 
-/// One image or snapshot; its keys are part of the interface.
-#[derive(Debug, Serialize)]
-struct NodeJson<'a> {
-    name: String,
-    kind: &'static str,
-    uuid: String,
-    size: u64,
-    used: u64,
-    unique: u64,
-    shared: u64,
-    depth: usize,
-    created: u64,
-    /// The snapshot that an image was cloned from.
-    origin: Option<String>,
-    /// Of a snapshot: what was cloned from it.
-    clones: Vec<String>,
-    /// Of an image: its snapshots, oldest first.
-    snapshots: Vec<String>,
-    base: Option<&'a str>,
-    /// The layer that takes the writes of an image.
-    head: Option<String>,
-    held: bool,
-    quota: Option<u64>,
-    pairs: BTreeMap<&'a str, &'a str>,
-}
-
-#[derive(Debug, Serialize)]
-struct NodesJson<'a> {
-    store: &'a Path,
-    nodes: Vec<NodeJson<'a>>,
-}
-
-fn name_of(line: &ListedNode<'_>) -> NodeName {
-    NodeName { image: line.image.name.clone(), snapshot: line.snapshot.map(|row| row.name.clone()) }
-}
-
-fn node_json<'a>(view: &'a CatalogView, line: &ListedNode<'a>) -> NodeJson<'a> {
-    let image = line.image;
-    let space = line.space;
-    let (created, base) = match line.snapshot {
-        Some(row) => (row.created_s, view.chain(row.below).1),
-        None => (image.created_s, view.image_chain(image).1),
-    };
-    let clones = line.snapshot.map(|row| view.clones_of(row.id)).unwrap_or_default();
-    let snapshots = if line.snapshot.is_some() { Vec::new() } else { view.snapshots_of(image.id) };
-    let own = line.snapshot.is_none();
-    NodeJson {
-        name: name_of(line).to_string(),
-        kind: if own { "image" } else { "snapshot" },
-        uuid: line.snapshot.map_or_else(|| image.id.to_string(), |row| row.id.to_string()),
-        size: line.snapshot.map_or(image.size, |row| row.size),
-        used: space.used,
-        unique: space.unique,
-        shared: space.shared(),
-        depth: space.depth,
-        created,
-        origin: if own { view.origin_name(image.origin) } else { None },
-        clones: clones.iter().map(|image| image.name.to_string()).collect(),
-        snapshots: snapshots.iter().map(|row| view.full_name(row)).collect(),
-        base: match base {
-            ChainNode::Base(id) => view.base(id).map(|row| &*row.path),
-            ChainNode::Nothing | ChainNode::Layer(_) => None,
-        },
-        head: image.head.filter(|_| own).map(|id| id.to_string()),
-        held: line.snapshot.map_or(image.is_held, |row| row.is_held),
-        quota: image.quota.filter(|_| own),
-        pairs: image.pairs.iter().filter(|_| own).map(|(key, value)| (&**key, &**value)).collect(),
+/// What came of a command: as JSON, as a table, or as a sentence.
+pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Outcome {
+    if let StoreAnswer::Nodes(of) = answer {
+        warn_of_missing(&of.missing);
     }
-}
-
-/// What a command has made or changed, as JSON; without it a sentence.
-pub(super) fn done(
-    store: &OpenStore<MapFiles>,
-    nodes: &[NodeName],
-    as_json: bool,
-    sentence: &str,
-) -> Result<Outcome, StoreError> {
-    if !as_json {
-        return Ok(print(&format!("{sentence}\n")));
-    }
-    let (view, usage) = (store.view()?, store.usage()?);
-    let lines = listing(view, &|layer| usage.of(layer));
-    let by_name: BTreeMap<NodeName, &ListedNode<'_>> =
-        lines.iter().map(|line| (name_of(line), line)).collect();
-    // In the order in which they were named.
-    let nodes = nodes.iter().filter_map(|node| by_name.get(node)).map(|line| node_json(view, line)).collect();
-    Ok(print(&json(&NodesJson { store: store.path(), nodes })))
-}
-
-pub(super) fn list(store: &OpenStore<MapFiles>, as_json: bool) -> Result<Outcome, StoreError> {
-    let (view, usage) = (store.view()?, store.usage()?);
-    let lines = listing(view, &|layer| usage.of(layer));
-    warn_of_missing(&usage);
     if as_json {
-        let nodes = lines.iter().map(|line| node_json(view, line)).collect();
-        return Ok(print(&json(&NodesJson { store: store.path(), nodes })));
+        return print(&json(answer));
     }
+    let told = match answer {
+        StoreAnswer::Nodes(of) if sentence.is_empty() => as_tree(&of.nodes),
+        StoreAnswer::Node(of) => as_table(of),
+        StoreAnswer::Removed(of) => format!("{sentence}{}\n", freed(of.layers, of.bytes)),
+        StoreAnswer::RolledBack(of) => format!("{sentence}{}\n", freed(of.layers, of.bytes)),
+        StoreAnswer::Nodes(_) | StoreAnswer::Store(_) | StoreAnswer::Collected(_) => format!("{sentence}\n"),
+    };
+    print(&told)
+}
+
+fn freed(layers: usize, bytes: u64) -> String {
+    match layers {
+        0 => String::new(),
+        1 => format!(" 1 layer of {} went with it.", human(bytes)),
+        layers => format!(" {layers} layers of {} went with it.", human(bytes)),
+    }
+}
+
+/// Under an image stand its snapshots, and under a snapshot what was cloned from it: that is their order.
+fn as_tree(nodes: &[NodeDescription]) -> String {
     let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "DEPTH"];
     let mut rows = vec![titles.map(String::from).to_vec()];
-    for line in &lines {
-        let own = line.snapshot.map_or_else(|| line.image.name.to_string(), |row| format!("@{}", row.name));
+    let mut levels: HashMap<&str, usize> = HashMap::new();
+    for node in nodes {
+        let (above, own) = match node.name.split_once('@') {
+            Some((image, snapshot)) => (Some(image), format!("@{snapshot}")),
+            None => (node.origin.as_deref(), node.name.clone()),
+        };
+        let level = above.and_then(|above| levels.get(above)).map_or(0, |level| level + 1);
+        levels.insert(&node.name, level);
         rows.push(vec![
-            format!("{}{own}", "  ".repeat(line.level)),
-            human(line.snapshot.map_or(line.image.size, |row| row.size)),
-            human(line.space.used),
-            human(line.space.unique),
-            human(line.space.shared()),
-            line.space.depth.to_string(),
+            format!("{}{own}", "  ".repeat(level)),
+            human(node.size),
+            human(node.used),
+            human(node.unique),
+            human(node.shared),
+            node.depth.to_string(),
         ]);
     }
-    Ok(print(&table(&rows, &[false, true, true, true, true, true])))
+    table(&rows, &[false, true, true, true, true, true])
 }
 
-pub(super) fn info(
-    store: &OpenStore<MapFiles>,
-    node: &NodeName,
-    as_json: bool,
-) -> Result<Outcome, StoreError> {
-    let (view, usage) = (store.view()?, store.usage()?);
-    let lines = listing(view, &|layer| usage.of(layer));
-    warn_of_missing(&usage);
-    let Some(line) = lines.iter().find(|line| name_of(line) == *node) else {
-        let image = node.image.clone();
-        return Err(StoreError::Refused(match node.snapshot.clone() {
-            Some(snapshot) if view.image(&image).is_some() => ImageRefusal::NoSnapshot { image, snapshot },
-            _ => ImageRefusal::NoImage(image),
-        }));
-    };
-    let shown = node_json(view, line);
-    Ok(print(&if as_json { json(&shown) } else { as_table(&shown) }))
-}
-
-fn as_table(shown: &NodeJson<'_>) -> String {
+fn as_table(shown: &NodeDescription) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
     let joined = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(" ") };
@@ -158,10 +72,10 @@ fn as_table(shown: &NodeJson<'_>) -> String {
     if let Some(origin) = &shown.origin {
         row("clone of", origin.clone());
     }
-    if let Some(base) = shown.base {
+    if let Some(base) = &shown.base {
         row("base", base.escape_debug().to_string());
     }
-    match shown.kind {
+    match &*shown.kind {
         "image" => row("snapshots", joined(&shown.snapshots)),
         _ => row("clones", joined(&shown.clones)),
     }

@@ -80,7 +80,7 @@ impl Admin {
             label: export_label(&entry.info.name),
             size: entry.info.facts.size,
             read_only: entry.info.facts.read_only,
-            mapped_bytes: entry.export.mapped_bytes(),
+            mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
             image: image_facts(entry),
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();

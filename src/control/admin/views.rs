@@ -76,7 +76,7 @@ struct CommandView {
 
 /// What is told of an export that is an image.
 pub(super) fn image_facts(entry: &Entry) -> Option<ImageFacts> {
-    let image = entry.export.image_status()?;
+    let image = entry.export()?.image_status()?;
     Some(ImageFacts {
         layers: image.layers,
         used_bytes: image.used_bytes,
@@ -287,7 +287,7 @@ impl Admin {
                 refused_requests: totals.refused,
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
-                mapped_bytes: entry.export.mapped_bytes(),
+                mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
                 image: image_facts(entry),
             }
         });

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::endpoint::Endpoint;
 use super::listeners::Listener;
 use super::negotiate::{Candidate, negotiate};
-use crate::control::plane::Plane;
+use crate::control::stores::Stores;
 use crate::identity::PeerIdentity;
 use crate::sys::confine;
 
@@ -71,14 +71,14 @@ const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 ///
 /// There is room for `Limits::connections`. The next client after that is accepted and waits for its
 /// greeting, and those behind it wait in the backlog.
-pub(in crate::control) async fn accept(plane: Rc<Plane>, acceptor: Acceptor) {
+pub(in crate::control) async fn accept(stores: Rc<Stores>, acceptor: Acceptor) {
     let mut exhausted = false;
     loop {
         match acceptor.accept().await {
             Ok((socket, peer)) => {
                 exhausted = false;
-                let permit = plane.permit().await;
-                tokio_uring::spawn(negotiate(Rc::clone(&plane), Candidate { socket, peer, permit }));
+                let permit = stores.plane.permit().await;
+                tokio_uring::spawn(negotiate(Rc::clone(&stores), Candidate { socket, peer, permit }));
             }
             Err(error) if is_exhaustion(&error) => {
                 if !exhausted {

@@ -10,9 +10,9 @@ use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
-use crate::control::catalogue::Entry;
 use crate::control::handshake_memory::FREE_BYTES;
 use crate::control::plane::{Permit, Plane};
+use crate::control::stores::{Chosen, Stores};
 use crate::identity::PeerIdentity;
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
@@ -45,23 +45,26 @@ enum Failure {
 }
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
-pub(in crate::control) async fn negotiate(plane: Rc<Plane>, candidate: Candidate) {
+pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candidate) {
+    let plane = Rc::clone(&stores.plane);
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;
     let Candidate { socket, peer, permit } = candidate;
+    let Permit { connection, handshake: handshake_permit } = permit;
     let mut handshake = Handshake::new(plane.handshake_limits());
     tracing::debug!(connection = number, %peer, "connected");
     let outcome = match ring_stream(&socket) {
         Err(error) => Err(Failure::Io(error)),
         Ok(stream) => {
-            let whole = converse(&plane, &mut handshake, &stream);
+            let whole = converse(&stores, &mut handshake, &stream);
             timeout(plane.limits.handshake_timeout, whole).await.unwrap_or(Err(Failure::TimedOut))
         }
     };
     let result = match outcome {
         Ok((session, entry, leftover)) => {
-            let (permit, socket_permit) = (Box::new(permit.connection), Box::new(permit.handshake));
+            let permit = Box::new((connection, entry.count_client()));
+            let socket_permit = Box::new(handshake_permit);
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
             let negotiated = NewConnection {
@@ -69,7 +72,7 @@ pub(in crate::control) async fn negotiate(plane: Rc<Plane>, candidate: Candidate
                 socket,
                 over_tcp,
                 id: entry.id,
-                export: Arc::clone(&entry.export),
+                export: Arc::clone(entry.export().expect("an image that was chosen is open")),
                 session,
                 leftover,
                 peer,
@@ -102,13 +105,14 @@ fn is_tcp(socket: &OwnedFd) -> bool {
 }
 
 async fn converse(
-    plane: &Plane,
+    stores: &Rc<Stores>,
     handshake: &mut Handshake,
     stream: &TcpStream,
-) -> Result<(Session, Rc<Entry>, Vec<u8>), Failure> {
+) -> Result<(Session, Chosen, Vec<u8>), Failure> {
+    let plane = &stores.plane;
     let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
     let mut unread = 0..0;
-    let mut chosen: Option<Rc<Entry>> = None;
+    let mut chosen: Option<Chosen> = None;
     let mut claim = plane.handshake_memory.claim();
     loop {
         handshake.set_shutting_down(plane.is_stopping());
@@ -130,15 +134,21 @@ async fn converse(
                 sent.map_err(Failure::from)?;
             }
             Some(Event::Lookup(name)) => {
-                let answer = plane.find(&name).map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
+                let is_choice = handshake.is_choosing();
+                let found = stores.look_up(&name, is_choice).await;
+                let answer = found.as_ref().map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
-                // Once more: it may have gone, or come, while memory was waited for.
-                chosen = plane.find(&name);
+                // It may have gone while memory was waited for.
+                chosen = found.filter(|entry| plane.catalogue().has(entry.id));
                 handshake.found(chosen.as_ref().map(|entry| (entry.index(), &entry.info)));
             }
             Some(Event::List) => {
-                claim.hold(plane.answer_bytes(None)).await;
-                handshake.listed(plane.catalogue().iter().map(|entry| &entry.info));
+                let images = stores.listed().await;
+                let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
+                claim.hold(bytes + plane.answer_bytes(None)).await;
+                let catalogue = plane.catalogue();
+                let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
+                handshake.listed(others.map(|entry| &entry.info).chain(&images));
             }
             Some(Event::StartTls) => unreachable!("TLS is not offered"),
             Some(Event::Done(negotiated)) => {
@@ -164,7 +174,7 @@ impl From<io::Error> for Failure {
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
-async fn hand_over(plane: &Plane, entry: &Entry, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
+async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
     let export = entry.info.name.as_str();
     let mode = negotiated.session.reply_mode;

@@ -5,6 +5,7 @@
 //! be removed: a server that was taken over must not be able to operate itself.
 
 mod routes;
+mod stores;
 mod views;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::control::listen::listeners::{self, ListenError, Listener};
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::control::reload::Reloads;
+use crate::control::stores::Stores;
 use crate::identity::PeerIdentity;
 use routes::{RouteError, Verb};
 
@@ -36,6 +38,7 @@ const MODE: FileMode = FileMode(0o600);
 /// What the control socket operates.
 pub(super) struct Operator {
     pub(super) plane: Rc<Plane>,
+    pub(super) stores: Rc<Stores>,
     pub(super) collector: Rc<Collector>,
     pub(super) reloads: Rc<Reloads>,
     /// The user that started the server.
@@ -67,7 +70,12 @@ impl Operator {
         tokio_uring::spawn(http::serve(Rc::new(self), acceptor, room))
     }
 
-    async fn perform(&self, verb: Verb, peer: &PeerIdentity) -> Response<String> {
+    async fn perform(
+        &self,
+        verb: Verb,
+        (query, body): (Option<&str>, &[u8]),
+        peer: &PeerIdentity,
+    ) -> Response<String> {
         match verb {
             Verb::ListExports => {
                 self.collector.refresh(false).await;
@@ -78,6 +86,9 @@ impl Operator {
                 let reloaded = self.reloads.run().await;
                 json(reloaded.status(), &reloaded.view())
             }
+            Verb::ListStores => json(StatusCode::OK, &self.open_stores()),
+            Verb::AskStore(verb) => self.of_store(verb, (Some(query.unwrap_or_default()), &[]), peer).await,
+            Verb::ChangeStore(verb) => self.of_store(verb, (None, body), peer).await,
         }
     }
 }
@@ -92,8 +103,9 @@ impl HttpService for Operator {
             Ok(verb) => verb,
             Err(refusal) => return refused(refusal),
         };
+        let query = request.uri().query().map(str::to_owned);
         match body::read(request.into_body()).await {
-            Ok(_no_verb_has_one_yet) => self.perform(verb, peer).await,
+            Ok(body) => self.perform(verb, (query.as_deref(), &body), peer).await,
             Err(why) => error(why.status(), why.sentence()),
         }
     }

@@ -7,11 +7,32 @@ use hyper::Method;
 pub(super) enum Verb {
     ListExports,
     Reload,
+    /// The stores that are open.
+    ListStores,
+    /// A question about a store or an image, by the name of a
+    /// [`StoreRequest`](crate::store::request::StoreRequest).
+    AskStore(&'static str),
+    /// A change of them.
+    ChangeStore(&'static str),
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 2] =
-    [(Method::GET, "/api/v1/exports", Verb::ListExports), (Method::POST, "/api/v1/reload", Verb::Reload)];
+const ROUTES: [(Method, &str, Verb); 14] = [
+    (Method::GET, "/api/v1/exports", Verb::ListExports),
+    (Method::POST, "/api/v1/reload", Verb::Reload),
+    (Method::GET, "/api/v1/stores", Verb::ListStores),
+    (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
+    (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
+    (Method::GET, "/api/v1/images", Verb::AskStore("images")),
+    (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
+    (Method::POST, "/api/v1/images/create", Verb::ChangeStore("create")),
+    (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
+    (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),
+    (Method::POST, "/api/v1/images/remove", Verb::ChangeStore("remove")),
+    (Method::POST, "/api/v1/images/rename", Verb::ChangeStore("rename")),
+    (Method::POST, "/api/v1/images/resize", Verb::ChangeStore("resize")),
+    (Method::POST, "/api/v1/images/rollback", Verb::ChangeStore("rollback")),
+];
 
 /// Why a request asks for nothing.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +73,6 @@ mod tests {
         for path in ["/", "", "*", "/api/v1/exports/", "/api/v1/../v1/exports", "/API/V1/EXPORTS"] {
             assert_eq!(find(&Method::GET, path), Err(RouteError::NotFound), "{path}");
         }
-        assert_eq!(overview(), "GET /api/v1/exports, POST /api/v1/reload");
+        assert!(overview().starts_with("GET /api/v1/exports, POST /api/v1/reload, GET /api/v1/stores, "));
     }
 }

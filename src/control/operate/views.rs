@@ -26,7 +26,17 @@ struct ExportListEntry {
     state: &'static str,
 }
 
+/// `GET /api/v1/stores`.
+#[derive(Debug, Serialize)]
+pub(super) struct StoreList {
+    stores: Vec<std::path::PathBuf>,
+}
+
 impl Operator {
+    pub(super) fn open_stores(&self) -> StoreList {
+        StoreList { stores: self.stores.directories() }
+    }
+
     pub(super) fn exports(&self) -> ExportList {
         let state = self.collector.state();
         let stopping = self.plane.is_stopping();

@@ -3,6 +3,8 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a name.
 pub(super) const LONGEST_NAME: usize = 128;
 
@@ -27,7 +29,8 @@ pub enum NameError {
 ///
 /// Nothing of it has a meaning in a path, a URI, a shell or a list, so it can be written anywhere. `..`
 /// stands between two snapshots.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct StoreName(String);
 
 impl StoreName {
@@ -65,7 +68,8 @@ impl Display for StoreName {
 }
 
 /// An image, or a snapshot of one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct NodeName {
     pub image: StoreName,
     pub snapshot: Option<StoreName>,
@@ -115,6 +119,26 @@ impl Display for NodeName {
         }
     }
 }
+
+macro_rules! as_text {
+    ($($name:ident)*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.to_string()
+            }
+        }
+    )*};
+}
+
+as_text!(StoreName NodeName);
 
 #[cfg(test)]
 mod tests {

@@ -159,6 +159,16 @@ impl Handshake {
         };
     }
 
+    /// Whether the export that [`Event::Lookup`] asks for is the one that is served if it is there. The client
+    /// only asks about it otherwise.
+    pub fn is_choosing(&self) -> bool {
+        match &self.state {
+            HandshakeState::Asking(PendingOption::ExportName(_)) => true,
+            HandshakeState::Asking(PendingOption::Info { option, .. }) => *option == NBD_OPT_GO,
+            _ => false,
+        }
+    }
+
     /// Answers [`Event::List`] with the exports to show.
     ///
     /// # Panics

@@ -35,7 +35,7 @@ pub(super) enum AskError {
 }
 
 /// Asks, and waits for the answer.
-pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<HttpAnswer, AskError> {
+pub(super) fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Result<HttpAnswer, AskError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Permission,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
@@ -45,7 +45,8 @@ pub(super) fn ask(socket: &Path, method: &str, target: &str) -> Result<HttpAnswe
         stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
     timeouts.map_err(AskError::Silent)?;
     let request = format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
     );
     stream.write_all(request.as_bytes()).map_err(AskError::Silent)?;
     let mut bytes = Vec::new();

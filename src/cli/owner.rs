@@ -1,0 +1,186 @@
+//! Who carries out what is asked of a store: this command, which takes the store's lock, or the server that has
+//! the lock, by its control socket. What is printed is the same.
+
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use super::Outcome;
+use super::http::{self, AskError};
+use crate::config::ControlAddress;
+use crate::nbd::printable::printable;
+use crate::store::{MapFiles, OpenFor, OpenStore, StoreAnswer, StoreDirectory, StoreError, StoreRequest};
+
+/// A store, and where its server is asked if that is said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StorePlace<'a> {
+    pub(super) store: &'a Path,
+    pub(super) control: Option<&'a ControlAddress>,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The server's sentence.
+    #[error("{sentence}")]
+    Server { sentence: String, is_refusal: bool },
+    #[error("{}: {error}", socket.display())]
+    Ask { socket: PathBuf, error: AskError },
+    #[error("the server's answer is not understood: {0}; use the ringnbd that the server was started with")]
+    Answer(serde_json::Error),
+    #[error("with --control off there is no control socket to ask: write unix:PATH")]
+    Off,
+    #[error(
+        "the store {} is in use by a server, which cannot do this while it runs: stop it, and try again", .0.display()
+    )]
+    NotOnline(PathBuf),
+}
+
+impl RequestError {
+    /// A sentence, and whether anything may have changed.
+    pub(super) fn ended(self) -> Outcome {
+        match self {
+            Self::Store(error) if !error.is_refusal() => Outcome::failed(error),
+            Self::Server { sentence, is_refusal: false } => Outcome::failed(sentence),
+            error => Outcome::refused(error),
+        }
+    }
+}
+
+/// Where the server of a store listens that is in use, as far as that is known.
+fn socket_of(place: StorePlace<'_>) -> Result<Option<PathBuf>, RequestError> {
+    match place.control {
+        Some(ControlAddress::Path(path)) => Ok(Some(path.clone())),
+        Some(ControlAddress::Off) => Err(RequestError::Off),
+        None => Ok(StoreDirectory::control_of(place.store)),
+    }
+}
+
+/// Has a request carried out. `prepare`: what this command does before, if it has the store itself.
+pub(super) fn ask(
+    place: StorePlace<'_>,
+    request: &StoreRequest,
+    prepare: impl FnOnce(&mut OpenStore<MapFiles>, &StoreRequest) -> Result<(), StoreError>,
+) -> Result<StoreAnswer, RequestError> {
+    let mut in_use = None;
+    if place.control.is_none() {
+        let opened = match request.opens() {
+            OpenFor::Looking => OpenStore::open(place.store, MapFiles),
+            OpenFor::Changing => OpenStore::open_to_change(place.store, MapFiles),
+            OpenFor::Removing => OpenStore::open_to_remove(place.store, MapFiles),
+        };
+        match opened {
+            Ok(mut store) => {
+                prepare(&mut store, request)?;
+                return Ok(store.perform(request)?);
+            }
+            Err(error @ StoreError::InUse { .. }) => in_use = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let Some(socket) = socket_of(place)? else {
+        return Err(in_use.map_or(RequestError::Off, RequestError::Store));
+    };
+    match (ask_server(&socket, place.store, request), in_use) {
+        // What another server left behind.
+        (Err(RequestError::Ask { error: AskError::NoServer, .. }), Some(error)) => Err(error.into()),
+        (answer, _) => answer,
+    }
+}
+
+/// Whether a server has told where it can be asked.
+pub(super) fn has_server(place: StorePlace<'_>) -> bool {
+    matches!(socket_of(place), Ok(Some(_)))
+}
+
+/// Opens a store for what a server cannot do for it.
+pub(super) fn open_alone(place: StorePlace<'_>) -> Result<OpenStore<MapFiles>, RequestError> {
+    let opened = OpenStore::open_to_change(place.store, MapFiles);
+    match (opened, socket_of(place)?) {
+        (Err(StoreError::InUse { .. }), Some(_)) => Err(RequestError::NotOnline(place.store.to_owned())),
+        (opened, _) => Ok(opened?),
+    }
+}
+
+/// The method and the path of a request.
+fn target(request: &StoreRequest) -> (&'static str, &'static str) {
+    match request {
+        StoreRequest::Images => ("GET", "/api/v1/images"),
+        StoreRequest::Image { .. } => ("GET", "/api/v1/images/info"),
+        StoreRequest::Store => ("GET", "/api/v1/stores/info"),
+        StoreRequest::Create { .. } => ("POST", "/api/v1/images/create"),
+        StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
+        StoreRequest::Clone { .. } => ("POST", "/api/v1/images/clone"),
+        StoreRequest::Remove { .. } => ("POST", "/api/v1/images/remove"),
+        StoreRequest::Rename { .. } => ("POST", "/api/v1/images/rename"),
+        StoreRequest::Resize { .. } => ("POST", "/api/v1/images/resize"),
+        StoreRequest::Rollback { .. } => ("POST", "/api/v1/images/rollback"),
+        StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
+    }
+}
+
+/// What a request has beside its name, and the store that it is about.
+fn parameters(store: &Path, request: &StoreRequest) -> Map<String, Value> {
+    let Ok(Value::Object(mut all)) = serde_json::to_value(request) else {
+        unreachable!("a request is an object")
+    };
+    all.remove("verb");
+    // The server has it without links, and a directory of its own.
+    let real = std::fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
+    all.insert("store".to_owned(), real.to_string_lossy().into());
+    if let StoreRequest::Create { base: Some(base), .. } = request {
+        let real = std::fs::canonicalize(base).unwrap_or_else(|_| base.clone());
+        all.insert("base".to_owned(), real.to_string_lossy().into());
+    }
+    all
+}
+
+fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<StoreAnswer, RequestError> {
+    let ((method, path), parameters) = (target(request), parameters(store, request));
+    let (target, body) = if method == "GET" {
+        let texts = parameters.iter().filter_map(|(name, value)| Some((name, value.as_str()?)));
+        let pairs =
+            texts.map(|(name, text)| format!("{name}={}", utf8_percent_encode(text, NON_ALPHANUMERIC)));
+        (format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")), String::new())
+    } else {
+        (path.to_owned(), Value::Object(parameters).to_string())
+    };
+    let asked = http::ask(socket, method, &target, &body);
+    let answer = asked.map_err(|error| RequestError::Ask { socket: socket.to_owned(), error })?;
+    if answer.status != 200 {
+        let said = answer.body["error"].as_str().map(printable);
+        let sentence = said.unwrap_or_else(|| format!("the server answered {}", answer.status));
+        return Err(RequestError::Server { sentence, is_refusal: answer.status < 500 });
+    }
+    let mut answer = request.read_answer(answer.body).map_err(RequestError::Answer)?;
+    // As it was written here.
+    match &mut answer {
+        StoreAnswer::Nodes(of) | StoreAnswer::RolledBack(crate::store::RolledBack { of, .. }) => {
+            store.clone_into(&mut of.store);
+        }
+        StoreAnswer::Store(of) => store.clone_into(&mut of.store),
+        StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
+        StoreAnswer::Node(_) | StoreAnswer::Removed(_) => {}
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_name_the_store_and_not_the_verb() {
+        let request = StoreRequest::Clone {
+            from: "golden@v1".parse().unwrap(),
+            to: vec!["vm1".parse().unwrap(), "vm2".parse().unwrap()],
+        };
+        let found = Value::Object(parameters(Path::new("/nonexistent/s"), &request));
+        let expected =
+            serde_json::json!({"store": "/nonexistent/s", "from": "golden@v1", "to": ["vm1", "vm2"]});
+        assert_eq!(found, expected);
+    }
+}

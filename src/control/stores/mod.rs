@@ -1,0 +1,27 @@
+//! The stores that a server has open: their images as exports, and what is done to them while it runs.
+//!
+//! Each store has a thread of its own, which is handed jobs and answers them. Nothing here waits for it but
+//! tasks that have to.
+//!
+//! With `store:DIRECTORY` every image is an export under its name, and every snapshot as `NAME@SNAPSHOT`. An
+//! image that nobody wants is a row of its store and nothing else. A handshake that asks for it gives it a place
+//! among the exports ([`Chosen`]). Its files are opened when a client chooses it, and closed some time after the
+//! last of its clients has gone.
+//!
+//! ```text
+//! opened     what the start opens
+//! one        a store: jobs for its thread, images that are opened and closed
+//! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
+//! perform    what the control socket asks for
+//! snapshot   of images that clients write meanwhile
+//! ```
+
+mod offers;
+mod one;
+mod opened;
+mod perform;
+mod snapshot;
+
+pub(super) use offers::{Chosen, Stores};
+pub(super) use opened::{OpenedStores, StoresError};
+pub(super) use perform::PerformError;

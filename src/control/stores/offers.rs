@@ -1,0 +1,230 @@
+//! The images of all stores as exports: what handshakes look up and list, and what is closed again.
+
+use std::cell::OnceCell;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::one::OneStore;
+use super::opened::OpenedStores;
+use crate::control::catalogue::Entry;
+use crate::control::observe::collector::Collector;
+use crate::control::plane::Plane;
+use crate::nbd::session::ExportInfo;
+use crate::store::catalog::NodeName;
+use crate::store::error::StoreError;
+
+/// Images of a store that a list has. It has their snapshots too if that makes no more. A client that asks about
+/// each in one handshake comes to the end of its options otherwise ([`Limits::options`](crate::config::Limits)).
+const LISTED: usize = 500;
+/// Between two looks for images that can be closed.
+const PERIOD: Duration = Duration::from_secs(1);
+/// An image that loses its place while it is opened is looked up again.
+const TRIES: usize = 3;
+
+/// All stores of a server.
+pub(in crate::control) struct Stores {
+    pub(in crate::control) plane: Rc<Plane>,
+    pub(super) all: Vec<OneStore>,
+    collector: OnceCell<Rc<Collector>>,
+}
+
+/// An export that a handshake has looked up. While it has it, an image of a store keeps its place.
+pub(in crate::control) struct Chosen {
+    entry: Rc<Entry>,
+    stores: Rc<Stores>,
+}
+
+impl Chosen {
+    fn new(entry: Rc<Entry>, stores: &Rc<Stores>) -> Self {
+        entry.count_handshake(true);
+        Self { entry, stores: Rc::clone(stores) }
+    }
+}
+
+impl Deref for Chosen {
+    type Target = Rc<Entry>;
+
+    fn deref(&self) -> &Rc<Entry> {
+        &self.entry
+    }
+}
+
+/// An image that no client has chosen has no place any more.
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.entry.count_handshake(false);
+        if self.entry.export().is_none() && !self.entry.is_in_use() {
+            self.stores.forget(&self.entry);
+        }
+    }
+}
+
+impl Stores {
+    pub(in crate::control) fn new(plane: Rc<Plane>, opened: OpenedStores) -> Rc<Self> {
+        let all = opened.0.into_iter().map(OneStore::new).collect();
+        Rc::new(Self { plane, all, collector: OnceCell::new() })
+    }
+
+    pub(super) fn collector(&self) -> Option<&Rc<Collector>> {
+        self.collector.get()
+    }
+
+    /// Begins to close what nobody uses.
+    pub(in crate::control) fn begin(self: &Rc<Self>, collector: Option<Rc<Collector>>) {
+        if let Some(collector) = collector {
+            let _first = self.collector.set(collector);
+        }
+        if self.all.iter().all(|store| store.of.all.is_none()) {
+            return;
+        }
+        let stores = Rc::clone(self);
+        tokio_uring::spawn(async move {
+            while !stores.plane.is_stopping() {
+                tokio::time::sleep(PERIOD).await;
+                for store in &stores.all {
+                    store.close_idle((&stores.plane, stores.collector())).await;
+                }
+            }
+        });
+    }
+
+    /// Tells each store where this server can be asked.
+    pub(in crate::control) fn tell_control(&self, socket: Option<&Path>) {
+        let socket = socket.and_then(|socket| std::path::absolute(socket).ok());
+        for one in &self.all {
+            let socket = socket.clone();
+            let path = one.of.store.path().display().to_string();
+            let told = one.of.store.submit(Box::new(move |store| {
+                if let Err(error) = store.set_control(socket.as_deref()) {
+                    tracing::warn!(store = path, %error, "commands must be told where to ask: --control");
+                }
+            }));
+            // A store that has failed was told of.
+            let _nothing_to_do = told;
+        }
+    }
+
+    /// The stores whose images are all exports, in words.
+    pub(in crate::control) fn in_words(&self) -> Vec<String> {
+        let whole = self.all.iter().filter(|store| store.of.all.is_some());
+        whole
+            .map(|one| {
+                let counts = one.of.store.call(|store| store.view().map(|view| view.counts()));
+                let images = counts.ok().and_then(Result::ok).map_or(0, |counts| counts.images);
+                let path = one.of.store.path().display();
+                format!("store:{path}: {images} images, each an export of its name, and NAME@SNAPSHOT")
+            })
+            .collect()
+    }
+
+    /// Where they are.
+    pub(in crate::control) fn directories(&self) -> Vec<PathBuf> {
+        self.all.iter().map(|one| one.of.store.path().to_owned()).collect()
+    }
+
+    /// Whether an export is an image that is listed by its store.
+    pub(in crate::control) fn offers(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The image that has its place among the exports under a name.
+    fn find(&self, name: &str) -> Option<(&OneStore, NodeName, Rc<Entry>)> {
+        let node: NodeName = name.parse().ok()?;
+        let found = self.all.iter().find_map(|store| Some((store, store.entry(&node)?)));
+        found.map(|(store, entry)| (store, node, entry))
+    }
+
+    fn forget(&self, entry: &Entry) {
+        if let Some((store, node, found)) = self.find(&entry.info.name)
+            && found.id == entry.id
+        {
+            store.forget(&node, &self.plane);
+        }
+    }
+
+    /// The export of a name. With `is_choice` a client is about to use it, so an image's files are opened.
+    pub(in crate::control) async fn look_up(self: &Rc<Self>, name: &str, is_choice: bool) -> Option<Chosen> {
+        for _ in 0..TRIES {
+            let entry = match self.plane.find(name) {
+                Some(entry) => Chosen::new(entry, self),
+                None => self.offer(name).await?,
+            };
+            if !is_choice || entry.export().is_some() {
+                return Some(entry);
+            }
+            let (store, node, _) = self.find(name)?;
+            match store.open(&node, &entry, (&self.plane, self.collector())).await {
+                Ok(true) => return Some(entry),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(export = name, %error, "an image could not be opened");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives the image of a name a place among the exports, if there is one.
+    async fn offer(self: &Rc<Self>, name: &str) -> Option<Chosen> {
+        let node: NodeName = name.parse().ok()?;
+        for one in &self.all {
+            let Some(how) = &one.of.all else { continue };
+            if one.of.fixed.contains_key(&node) {
+                continue;
+            }
+            match one.facts(&node).await {
+                Ok(None) => {}
+                Ok(Some(facts)) => {
+                    // Another handshake may have been quicker.
+                    let entry = self.plane.find(name).or_else(|| {
+                        one.offer(&node, one.info(&node, how, facts.size, &self.plane), &self.plane)
+                    });
+                    return entry.map(|entry| Chosen::new(entry, self));
+                }
+                Err(error) => tracing::warn!(export = name, %error, "an image could not be looked up"),
+            }
+        }
+        None
+    }
+
+    /// What a list has of images: all of them up to a limit, and snapshots if there are few. The description is
+    /// the only other thing that a list tells.
+    pub(in crate::control) async fn listed(&self) -> Vec<ExportInfo> {
+        let mut listed = Vec::new();
+        for one in &self.all {
+            let Some(how) = &one.of.all else { continue };
+            let nodes = match one.ask(|store| nodes(store)).await {
+                Ok(Ok(nodes)) => nodes,
+                Ok(Err(error)) | Err(error) => {
+                    tracing::warn!(%error, "the images of a store could not be listed");
+                    continue;
+                }
+            };
+            let own = nodes.iter().filter(|node| !one.of.fixed.contains_key(node));
+            listed.extend(own.map(|node| one.info(node, how, 0, &self.plane)));
+        }
+        listed
+    }
+}
+
+fn nodes(
+    store: &crate::store::open_store::OpenStore<crate::store::map_files::MapFiles>,
+) -> Result<Vec<NodeName>, StoreError> {
+    let view = store.view()?;
+    let counts = view.counts();
+    let with_snapshots = counts.images + counts.snapshots <= LISTED;
+    let mut nodes = Vec::new();
+    for image in view.images().take(LISTED) {
+        nodes.push(NodeName { image: image.name.clone(), snapshot: None });
+        if with_snapshots {
+            let of_it = view.snapshots_of(image.id).into_iter();
+            nodes.extend(
+                of_it.map(|row| NodeName { image: image.name.clone(), snapshot: Some(row.name.clone()) }),
+            );
+        }
+    }
+    Ok(nodes)
+}

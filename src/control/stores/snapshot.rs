@@ -1,0 +1,176 @@
+//! Snapshots of images, of which some are open and written meanwhile.
+//!
+//! The store's thread makes the files of their next heads, the homes of the images go one step together
+//! ([`seal_group`]), and the store's thread records all of it as one change. An image that is not open is
+//! sealed by the store's thread.
+
+use std::rc::Rc;
+
+use super::offers::Stores;
+use super::one::OneStore;
+use super::perform::PerformError;
+use crate::backend::{
+    ImageHandle, NextHead, OpenError, RecordOutcome, SealFailure, SealMember, SnapshotError, SnapshotRecord,
+    seal_group, sealing,
+};
+use crate::control::catalogue::Entry;
+use crate::shard::Removal;
+use crate::store::catalog::{LayerId, NewSnapshot, NodeName};
+use crate::store::error::StoreError;
+use crate::store::map_files::MapFiles;
+use crate::store::open_store::OpenStore;
+use crate::store::request::{StoreAnswer, StoreRequest};
+
+/// An image of the group that is open, by its place there.
+struct OpenMember {
+    index: usize,
+    entry: Rc<Entry>,
+    handle: ImageHandle,
+}
+
+/// What the store's thread has prepared.
+struct PreparedGroup {
+    group: Vec<NewSnapshot>,
+    /// In the order of the members that are open.
+    heads: Vec<NextHead>,
+}
+
+/// The change of the catalogue.
+struct GroupRecord<'a> {
+    one: &'a OneStore,
+    group: Vec<NewSnapshot>,
+}
+
+impl SnapshotRecord for GroupRecord<'_> {
+    async fn record(&mut self) -> RecordOutcome {
+        let group = self.group.clone();
+        match self.one.ask(move |store| store.record_snapshots(&group)).await {
+            Ok(Ok(())) => RecordOutcome::Recorded,
+            Ok(Err(error)) if error.is_refusal() => RecordOutcome::Refused(error.to_string()),
+            Ok(Err(error)) | Err(error) => RecordOutcome::Unknown(error.to_string()),
+        }
+    }
+
+    async fn read_again(&mut self) -> RecordOutcome {
+        // The catalogue answers nothing until the store is opened again, which needs a new server.
+        RecordOutcome::Unknown("restart the server, which reads the catalogue again".to_owned())
+    }
+}
+
+impl Stores {
+    /// Takes snapshots. The caller has the turn of the store.
+    pub(super) async fn snapshot(
+        &self,
+        one: &OneStore,
+        nodes: Vec<NodeName>,
+    ) -> Result<StoreAnswer, PerformError> {
+        let mut members = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let image = NodeName { image: node.image.clone(), snapshot: None };
+            match self.open_entry(one, &image) {
+                Some(entry) if entry.is_in_use() || one.of.fixed.contains_key(&image) => {
+                    let handle = entry.export().and_then(|export| export.image());
+                    members.extend(handle.map(|handle| OpenMember { index, entry, handle }));
+                }
+                _ => one.close(&image, Removal::WhenUnused, (&self.plane, self.collector())).await?,
+            }
+        }
+        if members.is_empty() {
+            let request = StoreRequest::Snapshot { nodes };
+            return Ok(one.ask(move |store| store.perform_served(&request)).await??);
+        }
+        let handles: Vec<_> = members.iter().map(|member| (member.index, member.handle.clone())).collect();
+        let wanted = nodes.clone();
+        let prepared = one.ask(move |store| prepare(store, wanted, &handles)).await?;
+        let PreparedGroup { group, heads } = prepared?;
+        let made: Vec<LayerId> = group.iter().filter_map(|new| new.next_head).collect();
+        let mut record = GroupRecord { one, group };
+        let sealed = match self.members(&members, heads) {
+            Ok(sealed) => seal_group(sealed, &mut record).await,
+            Err(error) => Err(error),
+        };
+        match sealed {
+            Ok(pauses) => {
+                let longest_us = pauses.iter().max().map_or(0, |pause| pause.as_micros() as u64);
+                tracing::info!(images = nodes.len(), longest_us, "a snapshot was taken of images in use");
+            }
+            Err(SnapshotError::Image(place, failure)) => {
+                one.ask(move |store| discard(store, &made)).await?;
+                let index = members.get(place).map_or(0, |member| member.index);
+                return Err(PerformError::Seal(nodes[index].image.clone(), failure));
+            }
+            Err(error) => return Err(PerformError::Record(error)),
+        }
+        Ok(one.ask(move |store| store.describe_some(&nodes)).await?.map(StoreAnswer::Nodes)?)
+    }
+
+    /// The export of an image, if its files are open.
+    fn open_entry(&self, one: &OneStore, image: &NodeName) -> Option<Rc<Entry>> {
+        let fixed = one.of.fixed.get(image).and_then(|name| self.plane.find(name));
+        fixed.or_else(|| one.entry(image)).filter(|entry| entry.export().is_some())
+    }
+
+    /// Sends each image's home its task.
+    fn members(
+        &self,
+        members: &[OpenMember],
+        heads: Vec<NextHead>,
+    ) -> Result<Vec<SealMember>, SnapshotError> {
+        let mut sealed = Vec::with_capacity(members.len());
+        for (place, (OpenMember { entry, .. }, head)) in members.iter().zip(heads).enumerate() {
+            let (member, task) = sealing(head);
+            let home = self.plane.home_of(entry);
+            if !home.is_some_and(|home| self.plane.seal(home, entry, task)) {
+                return Err(SnapshotError::Image(place, SealFailure::Gone));
+            }
+            sealed.push(member);
+        }
+        Ok(sealed)
+    }
+}
+
+/// Makes the next heads of images that are open, and what is needed of the others.
+fn prepare(
+    store: &mut OpenStore<MapFiles>,
+    nodes: Vec<NodeName>,
+    open: &[(usize, ImageHandle)],
+) -> Result<PreparedGroup, StoreError> {
+    let group = nodes.into_iter().map(|node| {
+        let (image, snapshot) = node.into_snapshot()?;
+        Ok(NewSnapshot { image, snapshot, next_head: None })
+    });
+    let mut group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
+    store.expect_snapshots(&group)?;
+    let mut heads = Vec::with_capacity(open.len());
+    let made = (|| {
+        for (index, handle) in open {
+            let files = store.make_next_head(&group[*index].image)?;
+            group[*index].next_head = Some(files.id);
+            heads.push(handle.next_head(files).map_err(of_opening)?);
+        }
+        let others = group.iter().filter(|new| new.next_head.is_none());
+        others.map(|new| &new.image).try_for_each(|image| store.prepare_seal(image))
+    })();
+    if let Err(error) = made {
+        let made: Vec<LayerId> = group.iter().filter_map(|new| new.next_head).collect();
+        discard(store, &made);
+        return Err(error);
+    }
+    Ok(PreparedGroup { group, heads })
+}
+
+fn of_opening(error: OpenError) -> StoreError {
+    match error {
+        OpenError::Store(error) => error,
+        error => StoreError::NoNextHead(error.to_string()),
+    }
+}
+
+/// What cannot be removed goes to `lost/` when the store is opened again.
+fn discard(store: &OpenStore<MapFiles>, made: &[LayerId]) {
+    for layer in made {
+        if let Err(error) = store.discard_next_head(*layer) {
+            tracing::warn!(%error, "the files of a head that is not needed stay until the store is opened again");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What is told of a store, its images and its snapshots, in the form that programs are given it. Its keys are
+//! part of the interface.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{CatalogView, ChainNode, ImageRefusal, ListedNode, NodeName, listing};
+use super::error::StoreError;
+use super::maps::LayerMaps;
+use super::open_store::{OpenStore, StoreUsage};
+
+/// Layers that are missing, of which so many are named.
+const MISSING: usize = 8;
+
+/// An image or a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    pub name: String,
+    /// `image` or `snapshot`.
+    pub kind: String,
+    pub uuid: String,
+    pub size: u64,
+    pub used: u64,
+    pub unique: u64,
+    pub shared: u64,
+    pub depth: usize,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The snapshot that an image was cloned from.
+    pub origin: Option<String>,
+    /// Of a snapshot: what was cloned from it.
+    pub clones: Vec<String>,
+    /// Of an image: its snapshots, oldest first.
+    pub snapshots: Vec<String>,
+    pub base: Option<String>,
+    /// The layer that takes the writes of an image.
+    pub head: Option<String>,
+    pub held: bool,
+    pub quota: Option<u64>,
+    pub pairs: BTreeMap<String, String>,
+}
+
+/// Several of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescriptions {
+    pub store: PathBuf,
+    pub nodes: Vec<NodeDescription>,
+    /// Layers whose files are missing: what they take counts as nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// A store as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreDescription {
+    pub store: PathBuf,
+    pub uuid: String,
+    pub created: u64,
+    pub generation: u64,
+    pub images: usize,
+    pub snapshots: usize,
+    pub layers: usize,
+    pub bases: usize,
+    /// Bytes of all images.
+    pub size: u64,
+    /// Bytes that data takes on the disk, and maps.
+    pub used: u64,
+    pub maps: u64,
+    /// What waits to be removed for good.
+    pub lost: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+fn name_of(line: &ListedNode<'_>) -> NodeName {
+    NodeName { image: line.image.name.clone(), snapshot: line.snapshot.map(|row| row.name.clone()) }
+}
+
+fn description(view: &CatalogView, line: &ListedNode<'_>) -> NodeDescription {
+    let (image, space) = (line.image, line.space);
+    let (created, base) = match line.snapshot {
+        Some(row) => (row.created_s, view.chain(row.below).1),
+        None => (image.created_s, view.image_chain(image).1),
+    };
+    let clones = line.snapshot.map(|row| view.clones_of(row.id)).unwrap_or_default();
+    let snapshots = if line.snapshot.is_some() { Vec::new() } else { view.snapshots_of(image.id) };
+    let own = line.snapshot.is_none();
+    NodeDescription {
+        name: name_of(line).to_string(),
+        kind: if own { "image" } else { "snapshot" }.to_owned(),
+        uuid: line.snapshot.map_or_else(|| image.id.to_string(), |row| row.id.to_string()),
+        size: line.snapshot.map_or(image.size, |row| row.size),
+        used: space.used,
+        unique: space.unique,
+        shared: space.shared(),
+        depth: space.depth,
+        created,
+        origin: if own { view.origin_name(image.origin) } else { None },
+        clones: clones.iter().map(|image| image.name.to_string()).collect(),
+        snapshots: snapshots.iter().map(|row| view.full_name(row)).collect(),
+        base: match base {
+            ChainNode::Base(id) => view.base(id).map(|row| row.path.clone()),
+            ChainNode::Nothing | ChainNode::Layer(_) => None,
+        },
+        head: image.head.filter(|_| own).map(|id| id.to_string()),
+        held: line.snapshot.map_or(image.is_held, |row| row.is_held),
+        quota: image.quota.filter(|_| own),
+        pairs: if own { image.pairs.clone() } else { BTreeMap::new() },
+    }
+}
+
+fn missing(usage: StoreUsage) -> Vec<String> {
+    usage.missing.into_iter().take(MISSING).collect()
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// All images and snapshots, as a tree.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn describe_all(&self) -> Result<NodeDescriptions, StoreError> {
+        let (view, usage) = (self.view()?, self.usage()?);
+        let lines = listing(view, &|layer| usage.of(layer));
+        let nodes = lines.iter().map(|line| description(view, line)).collect();
+        Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: missing(usage) })
+    }
+
+    /// Some of them, in the order in which they are named. What is not there is left out.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn describe_some(&self, nodes: &[NodeName]) -> Result<NodeDescriptions, StoreError> {
+        let (view, usage) = (self.view()?, self.usage()?);
+        let lines = listing(view, &|layer| usage.of(layer));
+        let by_name: BTreeMap<NodeName, &ListedNode<'_>> =
+            lines.iter().map(|line| (name_of(line), line)).collect();
+        let found = nodes.iter().filter_map(|node| by_name.get(node));
+        let nodes = found.map(|line| description(view, line)).collect();
+        Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: Vec::new() })
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn describe(&self, node: &NodeName) -> Result<NodeDescription, StoreError> {
+        let found = self.describe_some(std::slice::from_ref(node))?.nodes.pop();
+        found.map_or_else(|| Err(self.no_such(node)), Ok)
+    }
+
+    fn no_such(&self, node: &NodeName) -> StoreError {
+        let (image, snapshot) = (node.image.clone(), node.snapshot.clone());
+        match (snapshot, self.view().map(|view| view.image(&image).is_some())) {
+            (Some(snapshot), Ok(true)) => ImageRefusal::NoSnapshot { image, snapshot }.into(),
+            _ => ImageRefusal::NoImage(image).into(),
+        }
+    }
+
+    /// The store as a whole.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn describe_store(&self) -> Result<StoreDescription, StoreError> {
+        let (view, header, usage) = (self.view()?, self.header(), self.usage()?);
+        let counts = view.counts();
+        Ok(StoreDescription {
+            store: self.path().to_owned(),
+            uuid: header.store.to_string(),
+            created: header.created_s,
+            generation: header.generation,
+            images: counts.images,
+            snapshots: counts.snapshots,
+            layers: counts.layers,
+            bases: counts.bases,
+            size: view.images().map(|image| image.size).fold(0, u64::saturating_add),
+            used: usage.data.values().sum(),
+            maps: usage.maps,
+            lost: self.lost()?,
+            missing: missing(usage),
+        })
+    }
+}

@@ -1,0 +1,316 @@
+//! What can be asked of a store, and the answers. They are the same for a command that has the store open
+//! itself, and for one that asks the server which has it open.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::base::{FoundBase, look_at_base};
+use super::catalog::{NameError, NodeName, StoreName};
+use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
+use super::error::StoreError;
+use super::maps::LayerMaps;
+use super::open_store::{OpenStore, Released};
+
+/// Names that a sentence lists.
+const LISTED: usize = 8;
+
+/// One question or one change. As JSON it has its name in `verb`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StoreRequest {
+    /// All images and snapshots.
+    Images,
+    /// One of them.
+    Image {
+        node: NodeName,
+    },
+    /// An image of zeroes, or on a file or device that is not copied.
+    Create {
+        image: StoreName,
+        size: Option<u64>,
+        base: Option<PathBuf>,
+    },
+    /// Snapshots of several images at one point in time.
+    Snapshot {
+        nodes: Vec<NodeName>,
+    },
+    /// Images that begin as a snapshot is.
+    Clone {
+        from: NodeName,
+        to: Vec<StoreName>,
+    },
+    Remove {
+        nodes: Vec<NodeName>,
+        #[serde(default)]
+        snapshots: bool,
+    },
+    Rename {
+        node: NodeName,
+        to: NodeName,
+    },
+    Resize {
+        image: StoreName,
+        size: u64,
+        #[serde(default)]
+        shrink: bool,
+    },
+    /// An image is as one of its snapshots was. `force`: its clients are disconnected.
+    Rollback {
+        node: NodeName,
+        #[serde(default)]
+        force: bool,
+    },
+    /// The store as a whole.
+    Store,
+    /// Removes what was lost for so many seconds.
+    Gc {
+        grace: u64,
+    },
+}
+
+/// How a store is opened for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenFor {
+    Looking,
+    Changing,
+    /// On a full disk too.
+    Removing,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StoreAnswer {
+    Nodes(NodeDescriptions),
+    Node(NodeDescription),
+    Removed(RemovedNodes),
+    /// What was made or changed, and what went with it.
+    RolledBack(RolledBack),
+    Store(StoreDescription),
+    Collected(CollectedLost),
+}
+
+/// What was removed. Its keys are part of the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNodes {
+    pub removed: Vec<String>,
+    pub layers: usize,
+    pub bytes: u64,
+}
+
+/// An image that was rolled back, and the layers that went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    #[serde(flatten)]
+    pub of: NodeDescriptions,
+    pub layers: usize,
+    pub bytes: u64,
+}
+
+/// What `gc` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedLost {
+    pub store: PathBuf,
+    pub removed: usize,
+    pub lost: usize,
+}
+
+/// Names as a sentence has them: the first ones, and how many more.
+#[must_use]
+pub fn names_in_words(nodes: &[String]) -> String {
+    let mut text = nodes.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if nodes.len() > LISTED {
+        text += &format!(" and {} more", nodes.len() - LISTED);
+    }
+    text
+}
+
+impl StoreRequest {
+    /// How a command opens the store for it.
+    #[must_use]
+    pub const fn opens(&self) -> OpenFor {
+        match self {
+            Self::Images | Self::Image { .. } | Self::Store => OpenFor::Looking,
+            Self::Remove { .. } | Self::Gc { .. } => OpenFor::Removing,
+            Self::Create { .. }
+            | Self::Snapshot { .. }
+            | Self::Clone { .. }
+            | Self::Rename { .. }
+            | Self::Resize { .. }
+            | Self::Rollback { .. } => OpenFor::Changing,
+        }
+    }
+
+    /// Reads the answer to this request that was written as JSON.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub fn read_answer(&self, json: serde_json::Value) -> Result<StoreAnswer, serde_json::Error> {
+        use serde_json::from_value;
+        match self {
+            Self::Image { .. } => from_value(json).map(StoreAnswer::Node),
+            Self::Remove { .. } => from_value(json).map(StoreAnswer::Removed),
+            Self::Rollback { .. } => from_value(json).map(StoreAnswer::RolledBack),
+            Self::Store => from_value(json).map(StoreAnswer::Store),
+            Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
+            Self::Images
+            | Self::Create { .. }
+            | Self::Snapshot { .. }
+            | Self::Clone { .. }
+            | Self::Rename { .. }
+            | Self::Resize { .. } => from_value(json).map(StoreAnswer::Nodes),
+        }
+    }
+}
+
+/// The same name without a snapshot.
+fn node(image: &StoreName) -> NodeName {
+    NodeName { image: image.clone(), snapshot: None }
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// Carries a request out. Nobody uses the images that it changes.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn perform(&mut self, request: &StoreRequest) -> Result<StoreAnswer, StoreError> {
+        let nodes = match request {
+            StoreRequest::Images => return self.describe_all().map(StoreAnswer::Nodes),
+            StoreRequest::Image { node } => return self.describe(node).map(StoreAnswer::Node),
+            StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
+            StoreRequest::Gc { grace } => {
+                let (removed, lost) = (self.remove_lost(*grace)?, self.lost()?);
+                let store = self.path().to_owned();
+                return Ok(StoreAnswer::Collected(CollectedLost { store, removed, lost }));
+            }
+            StoreRequest::Remove { nodes, snapshots } => {
+                return self.remove_all(nodes, *snapshots).map(StoreAnswer::Removed);
+            }
+            StoreRequest::Rollback { node: to, .. } => {
+                let Released { layers, bytes } = self.roll_back(to.clone())?;
+                let of = self.describe_some(&[node(&to.image)])?;
+                return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
+            }
+            StoreRequest::Create { image, size, base } => {
+                match base {
+                    Some(base) => self.create_on_base(image, *size, look_at_base(base)?)?,
+                    None => self.create_empty(image, size.unwrap_or_default())?,
+                }
+                vec![node(image)]
+            }
+            StoreRequest::Snapshot { nodes } => {
+                self.snapshot(nodes.clone())?;
+                nodes.clone()
+            }
+            StoreRequest::Clone { from, to } => {
+                self.clone_images(from.clone(), to)?;
+                to.iter().map(node).collect()
+            }
+            StoreRequest::Rename { node, to } => {
+                self.rename(node, new_name(node, to)?)?;
+                vec![to.clone()]
+            }
+            StoreRequest::Resize { image, size, shrink } => {
+                self.resize(image, *size, *shrink)?;
+                vec![node(image)]
+            }
+        };
+        self.describe_some(&nodes).map(StoreAnswer::Nodes)
+    }
+
+    /// The same while a server has the store, which can open no other file: a base is one that images have.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn perform_served(&mut self, request: &StoreRequest) -> Result<StoreAnswer, StoreError> {
+        let StoreRequest::Create { image, size, base: Some(path) } = request else {
+            return self.perform(request);
+        };
+        let known = self.view()?.bases().find(|row| Path::new(&row.path) == path);
+        let row = known.ok_or_else(|| StoreError::UnknownBase(path.clone()))?;
+        let (kind, path, identity) = (row.kind, row.path.clone(), row.identity.clone());
+        self.create_on_base(image, *size, FoundBase { kind, path, identity })?;
+        self.describe_some(&[node(image)]).map(StoreAnswer::Nodes)
+    }
+
+    fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {
+        // On a full disk the catalogue has no room for any change without it.
+        self.directory.release_reserve()?;
+        let mut all = RemovedNodes { removed: Vec::new(), layers: 0, bytes: 0 };
+        for node in nodes {
+            match self.remove(node, snapshots) {
+                Ok(released) => {
+                    all.layers += released.layers;
+                    all.bytes += released.bytes;
+                    all.removed.push(node.to_string());
+                }
+                // Those before it are gone, which has to be told.
+                Err(error) if !all.removed.is_empty() => {
+                    let removed = names_in_words(&all.removed);
+                    return Err(StoreError::RemovedPartly { removed, source: Box::new(error) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The part of a name that a rename changes.
+fn new_name<'a>(from: &NodeName, to: &'a NodeName) -> Result<&'a StoreName, StoreError> {
+    match (&from.snapshot, &to.snapshot) {
+        (None, None) => Ok(&to.image),
+        (Some(_), Some(new)) if from.image == to.image => Ok(new),
+        (None, Some(_)) => Err(NameError::NotAnImage(to.to_string()).into()),
+        _ => Err(StoreError::OtherImage { from: from.to_string(), image: from.image.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_as_they_are_written() {
+        let node: NodeName = "vm1@monday".parse().unwrap();
+        let image: StoreName = "vm1".parse().unwrap();
+        for request in [
+            StoreRequest::Images,
+            StoreRequest::Image { node: node.clone() },
+            StoreRequest::Create { image: image.clone(), size: Some(512), base: Some("/a".into()) },
+            StoreRequest::Snapshot { nodes: vec![node.clone()] },
+            StoreRequest::Clone { from: node.clone(), to: vec![image.clone()] },
+            StoreRequest::Remove { nodes: vec![node.clone()], snapshots: true },
+            StoreRequest::Rename { node: node.clone(), to: node.clone() },
+            StoreRequest::Resize { image, size: 1, shrink: false },
+            StoreRequest::Rollback { node, force: true },
+            StoreRequest::Store,
+            StoreRequest::Gc { grace: 5 },
+        ] {
+            let json = serde_json::to_value(&request).unwrap();
+            assert_eq!(serde_json::from_value::<StoreRequest>(json.clone()).unwrap(), request, "{json}");
+            let mut more = json;
+            more["more"] = true.into();
+            // Serde does not look for further keys where there are none.
+            let knows = !matches!(request, StoreRequest::Images | StoreRequest::Store);
+            assert_eq!(serde_json::from_value::<StoreRequest>(more).is_err(), knows, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_requests_are_refused() {
+        for text in [
+            r#"{"verb":"image","node":"../etc/passwd"}"#,
+            r#"{"verb":"image","node":5}"#,
+            r#"{"verb":"image"}"#,
+            r#"{"verb":"snapshot","nodes":"vm1@a"}"#,
+            r#"{"verb":"resize","image":"vm1","size":-1}"#,
+            r#"{"verb":"clone","from":"vm1@a","to":["vm1@b"]}"#,
+            r#"{"verb":"explode"}"#,
+            "[]",
+        ] {
+            assert!(serde_json::from_str::<StoreRequest>(text).is_err(), "{text}");
+        }
+    }
+}
