@@ -98,6 +98,7 @@ impl MapFront {
             dirty: Default::default(),
             checkpoint: None,
             replayed: replay.runs,
+            holds: 0,
             is_failed: false,
             is_read_only: superblock.is_read_only,
             is_fallback,
