@@ -113,27 +113,28 @@ impl OpenStore<MapFiles> {
     }
 
     /// Begins to give an image a layer of its own with all that it sees below its head. None: it stands on
-    /// nothing else already.
+    /// nothing else already. What the head hides is left out, unless the image is served: what its head has
+    /// is not known to be durable then.
     ///
     /// # Errors
     /// A sentence; its base is another file than it was.
-    pub fn begin_flatten(&self, name: &StoreName) -> Result<Option<ChainCopy>, StoreError> {
+    pub fn begin_flatten(&self, name: &StoreName, is_served: bool) -> Result<Option<ChainCopy>, StoreError> {
         let row = self.image(name)?;
         if catalog::is_flat(self.view()?, row) {
             return Ok(None);
         }
         let (image, was, size) = (row.id, row.below, row.size);
-        let from = self.chain_below(row)?;
+        let from = self.chain_below(row, row.head.filter(|_| !is_served))?;
         let (layer, data, map) = self.new_files(image, size, ChainNode::Nothing)?;
         // Nothing is below the new layer.
         let copy = LayerCopy::new(layer, (size, 0), from, data, map);
         Ok(Some(ChainCopy { copy, purpose: CopyPurpose::Flatten { image, was } }))
     }
 
-    /// What an image sees below its head.
-    fn chain_below(&self, row: &ImageRow) -> Result<ChainReader, StoreError> {
+    /// What an image sees below its head, and through `above`.
+    fn chain_below(&self, row: &ImageRow, above: Option<LayerId>) -> Result<ChainReader, StoreError> {
         let view = self.view()?;
-        let above = match row.head {
+        let above = match above {
             None => None,
             Some(head) => {
                 let (data, map) = self.directory.open_layer(head)?;
@@ -260,7 +261,7 @@ impl OpenStore<MapFiles> {
         name: &StoreName,
         progress: &mut dyn FnMut(CopyProgress) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
-        let Some(chain) = self.begin_flatten(name)? else { return Ok(false) };
+        let Some(chain) = self.begin_flatten(name, false)? else { return Ok(false) };
         self.copy_chain(chain, progress)?;
         Ok(true)
     }
