@@ -170,12 +170,13 @@ impl OpenStore<MapFiles> {
     pub fn finish_copy(&mut self, chain: ChainCopy) -> Result<Released, StoreError> {
         let ChainCopy { copy, purpose } = chain;
         let (layer, size, seen) = (copy.layer, copy.size, copy.seen);
-        let decided = copy.finish().and_then(|has_data| {
+        let decided = copy.finish().and_then(|()| {
             self.directory.sync_layer(layer)?;
             self.decide(|view, minter| match purpose {
                 CopyPurpose::Merge(pair) => catalog::finish_merge(view, pair, layer, seen),
                 CopyPurpose::Flatten { image, was } => {
-                    let flat = has_data.then_some((layer, size));
+                    // It may have been the clone of an image that nobody had written.
+                    let flat = (was.node != ChainNode::Nothing).then_some((layer, size));
                     catalog::finish_flatten(view, minter, image, was, flat)
                 }
             })
