@@ -19,7 +19,7 @@ use super::error::StoreError;
 use super::layer_copy::{CopyProgress, LayerCopy, made};
 use super::layer_files::NewLayer;
 use super::map_files::{MapFileError, MapFiles};
-use super::map_reader::MapReader;
+use super::map_reader::LayerMapReader;
 use super::map_writer::MapWriter;
 use super::maps::LayerDescription;
 use super::open_store::{OpenStore, Released, now_s, random_uuid};
@@ -64,7 +64,7 @@ fn read(layer: LayerId) -> impl FnOnce(MapFileError) -> StoreError {
 impl OpenStore<MapFiles> {
     fn sealed(&self, row: &LayerRow, visible: u64) -> Result<SealedLayer, StoreError> {
         let (data, map) = self.directory.open_layer(row.id)?;
-        let map = MapReader::open(&data, map).map_err(read(row.id))?;
+        let map = LayerMapReader::open(&data, map).map_err(read(row.id))?;
         Ok(SealedLayer { id: row.id, data, map, visible })
     }
 
@@ -138,7 +138,7 @@ impl OpenStore<MapFiles> {
             None => None,
             Some(head) => {
                 let (data, map) = self.directory.open_layer(head)?;
-                Some((head, MapReader::open(&data, map).map_err(read(head))?))
+                Some((head, LayerMapReader::open(&data, map).map_err(read(head))?))
             }
         };
         let (rows, end) = view.chain(row.below);
