@@ -49,7 +49,6 @@ pub(super) struct LayerCopy {
     map: MapWriter,
     /// The next block.
     at: u64,
-    has_data: bool,
     /// The kernel copies by itself.
     in_kernel: bool,
 }
@@ -62,7 +61,7 @@ impl LayerCopy {
         data: File,
         map: MapWriter,
     ) -> Self {
-        Self { layer, size, seen, from, data, map, at: 0, has_data: false, in_kernel: true }
+        Self { layer, size, seen, from, data, map, at: 0, in_kernel: true }
     }
 
     pub(super) fn progress(&self) -> CopyProgress {
@@ -110,7 +109,6 @@ impl LayerCopy {
         copy_range(file, &self.data, first, stop, &mut self.in_kernel).map_err(failed)?;
         let stop = stop.div_ceil(MAP_BLOCK);
         self.set(self.at, stop, BlockState::Data)?;
-        self.has_data = true;
         Ok(stop)
     }
 
@@ -118,11 +116,10 @@ impl LayerCopy {
         self.map.set(start, end, state).map_err(made(self.layer))
     }
 
-    /// Writes what is left of the map. True if the layer has anything. The caller makes it durable.
-    pub(super) fn finish(self) -> Result<bool, StoreError> {
+    /// Writes what is left of the map. The caller makes it durable.
+    pub(super) fn finish(self) -> Result<(), StoreError> {
         assert!(self.progress().is_done(), "all of it was copied");
-        self.map.finish().map_err(made(self.layer))?;
-        Ok(self.has_data)
+        self.map.finish().map_err(made(self.layer))
     }
 }
 

@@ -7,12 +7,12 @@ use super::map_files::{FEW_LEAVES, LayerPair, MapFileError, load_each_node, load
 
 /// A map that is read. Few of its leaves are in memory.
 #[derive(Debug)]
-pub(super) struct MapReader {
+pub(super) struct LayerMapReader {
     map: LayerMap,
     file: File,
 }
 
-impl MapReader {
+impl LayerMapReader {
     pub(super) fn open(data: &File, file: File) -> Result<Self, MapFileError> {
         let map = open_map(data, &file)?;
         Ok(Self { map, file })

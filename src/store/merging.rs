@@ -19,7 +19,7 @@ use super::error::StoreError;
 use super::layer_copy::{CopyProgress, LayerCopy, made};
 use super::layer_files::NewLayer;
 use super::map_files::{MapFileError, MapFiles};
-use super::map_reader::MapReader;
+use super::map_reader::LayerMapReader;
 use super::map_writer::MapWriter;
 use super::maps::LayerDescription;
 use super::open_store::{OpenStore, Released, now_s, random_uuid};
@@ -64,7 +64,7 @@ fn read(layer: LayerId) -> impl FnOnce(MapFileError) -> StoreError {
 impl OpenStore<MapFiles> {
     fn sealed(&self, row: &LayerRow, visible: u64) -> Result<SealedLayer, StoreError> {
         let (data, map) = self.directory.open_layer(row.id)?;
-        let map = MapReader::open(&data, map).map_err(read(row.id))?;
+        let map = LayerMapReader::open(&data, map).map_err(read(row.id))?;
         Ok(SealedLayer { id: row.id, data, map, visible })
     }
 
@@ -113,31 +113,32 @@ impl OpenStore<MapFiles> {
     }
 
     /// Begins to give an image a layer of its own with all that it sees below its head. None: it stands on
-    /// nothing else already.
+    /// nothing else already. What the head hides is left out, unless the image is served: what its head has
+    /// is not known to be durable then.
     ///
     /// # Errors
     /// A sentence; its base is another file than it was.
-    pub fn begin_flatten(&self, name: &StoreName) -> Result<Option<ChainCopy>, StoreError> {
+    pub fn begin_flatten(&self, name: &StoreName, is_served: bool) -> Result<Option<ChainCopy>, StoreError> {
         let row = self.image(name)?;
         if catalog::is_flat(self.view()?, row) {
             return Ok(None);
         }
         let (image, was, size) = (row.id, row.below, row.size);
-        let from = self.chain_below(row)?;
+        let from = self.chain_below(row, row.head.filter(|_| !is_served))?;
         let (layer, data, map) = self.new_files(image, size, ChainNode::Nothing)?;
         // Nothing is below the new layer.
         let copy = LayerCopy::new(layer, (size, 0), from, data, map);
         Ok(Some(ChainCopy { copy, purpose: CopyPurpose::Flatten { image, was } }))
     }
 
-    /// What an image sees below its head.
-    fn chain_below(&self, row: &ImageRow) -> Result<ChainReader, StoreError> {
+    /// What an image sees below its head, and through `above`.
+    fn chain_below(&self, row: &ImageRow, above: Option<LayerId>) -> Result<ChainReader, StoreError> {
         let view = self.view()?;
-        let above = match row.head {
+        let above = match above {
             None => None,
             Some(head) => {
                 let (data, map) = self.directory.open_layer(head)?;
-                Some((head, MapReader::open(&data, map).map_err(read(head))?))
+                Some((head, LayerMapReader::open(&data, map).map_err(read(head))?))
             }
         };
         let (rows, end) = view.chain(row.below);
@@ -169,12 +170,13 @@ impl OpenStore<MapFiles> {
     pub fn finish_copy(&mut self, chain: ChainCopy) -> Result<Released, StoreError> {
         let ChainCopy { copy, purpose } = chain;
         let (layer, size, seen) = (copy.layer, copy.size, copy.seen);
-        let decided = copy.finish().and_then(|has_data| {
+        let decided = copy.finish().and_then(|()| {
             self.directory.sync_layer(layer)?;
             self.decide(|view, minter| match purpose {
                 CopyPurpose::Merge(pair) => catalog::finish_merge(view, pair, layer, seen),
                 CopyPurpose::Flatten { image, was } => {
-                    let flat = has_data.then_some((layer, size));
+                    // It may have been the clone of an image that nobody had written.
+                    let flat = (was.node != ChainNode::Nothing).then_some((layer, size));
                     catalog::finish_flatten(view, minter, image, was, flat)
                 }
             })
@@ -260,7 +262,7 @@ impl OpenStore<MapFiles> {
         name: &StoreName,
         progress: &mut dyn FnMut(CopyProgress) -> Result<(), StoreError>,
     ) -> Result<bool, StoreError> {
-        let Some(chain) = self.begin_flatten(name)? else { return Ok(false) };
+        let Some(chain) = self.begin_flatten(name, false)? else { return Ok(false) };
         self.copy_chain(chain, progress)?;
         Ok(true)
     }

@@ -59,3 +59,32 @@ fn what_makes_room_works_on_a_full_disk() {
     copy(0).ok();
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
 }
+
+/// D8, of chains: a copy that finds no room ends cleanly, and works once there is some.
+#[test]
+fn an_image_is_made_flat_when_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        return peers::skip("small file system", "run as root");
+    }
+    let mut store = Store::init();
+    std::fs::write(store.dir.path().join("raw"), pattern(5, 0, 6 << 20)).unwrap();
+    let small = store.dir.path().join("small");
+    let _disk = SmallDisk::mount(&small);
+    store.within = "small/store";
+    store.run("store init STORE").ok();
+    store.run("image create STORE/vm --base file:DIR/raw").ok();
+    let rest = small.join("rest");
+    let mut file = File::create(&rest).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file.set_len(file.metadata().unwrap().len() - (2 << 20)).unwrap();
+    let failed = store.run("image flatten STORE/vm");
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("No space left"), "{failed}");
+    assert!(store.layers().is_empty(), "nothing stays of the copy that failed");
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+    drop(file);
+    std::fs::remove_file(rest).unwrap();
+    store.run("image flatten STORE/vm").ok();
+    assert_eq!(store.layers().len(), 1);
+    assert!(std::fs::read(store.layers()[0].join("data")).unwrap() == pattern(5, 0, 6 << 20));
+}

@@ -2,6 +2,7 @@
 //!
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
+mod chains;
 mod full;
 mod killed;
 mod online;

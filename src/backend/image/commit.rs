@@ -134,7 +134,9 @@ impl OpenLayer {
     async fn checkpoint(&self, map_file: FileIndex, context: &ShardContext) -> Result<(), i32> {
         self.map.borrow_mut().begin_checkpoint(now_s());
         let result = Box::pin(self.checkpoint_steps(map_file, context)).await;
-        self.map.borrow_mut().end_checkpoint(result.is_ok());
+        let mut map = self.map.borrow_mut();
+        map.end_checkpoint(result.is_ok());
+        map.evict_some();
         result
     }
 

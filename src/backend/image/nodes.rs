@@ -32,7 +32,9 @@ impl OpenLayer {
                 Err(errno) => return Err(failure(errno)),
             }
         }
-        self.map.borrow_mut().loaded(node, lease.bytes(0..length)).map_err(|error| {
+        let mut map = self.map.borrow_mut();
+        map.evict_some();
+        map.loaded(node, lease.bytes(0..length)).map_err(|error| {
             tracing::error!(%error, "an image's map is damaged: what it says of a part of the disk cannot be read");
             BlockError::Io
         })

@@ -113,6 +113,17 @@ impl Chain {
 impl OpenLayer {
     /// Reads what the map needs to know the states of blocks.
     pub(super) async fn know(&self, blocks: Blocks, context: &ShardContext) -> Result<(), BlockError> {
+        if self.map.borrow().missing(blocks.start, blocks.length).is_none() {
+            return Ok(());
+        }
+        // One must not go for the next.
+        self.map.borrow_mut().hold_leaves();
+        let known = self.load_missing(blocks, context).await;
+        self.map.borrow_mut().release_leaves();
+        known
+    }
+
+    async fn load_missing(&self, blocks: Blocks, context: &ShardContext) -> Result<(), BlockError> {
         loop {
             let missing = self.map.borrow().missing(blocks.start, blocks.length);
             let Some(node) = missing else { return Ok(()) };

@@ -124,6 +124,20 @@ impl Chain {
         start: u32,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
+        // What is known of the block must stay known: see below.
+        self.layers.iter().for_each(|layer| layer.map.borrow_mut().hold_leaves());
+        let merged = self.merge_held(range, lease, start, context).await;
+        self.layers.iter().for_each(|layer| layer.map.borrow_mut().release_leaves());
+        merged
+    }
+
+    async fn merge_held(
+        &self,
+        range: ByteRange,
+        lease: SharedLease,
+        start: u32,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
         let blocks = self.store.touched(range);
         let whole = self.store.bytes(blocks);
         if self.head().map.borrow().uniform(blocks.start, 1) == Some(Some(BlockState::Data)) {
@@ -161,12 +175,36 @@ impl Chain {
         if blocks.is_empty() || head.map.borrow().uniform(blocks.start, blocks.length) == Some(Some(state)) {
             return Ok(());
         }
+        {
+            let mut map = head.map.borrow_mut();
+            let has_room =
+                || head.map_file.is_none() || map.new_slots(blocks.start, blocks.length).is_empty();
+            if map.missing(blocks.start, blocks.length).is_none() && has_room() {
+                map.change(blocks.start, blocks.length, state);
+                return Ok(());
+            }
+        }
+        head.map.borrow_mut().hold_leaves();
+        let set = Box::pin(self.set_held(blocks, state, context)).await;
+        head.map.borrow_mut().release_leaves();
+        set
+    }
+
+    async fn set_held(
+        &self,
+        blocks: Blocks,
+        state: BlockState,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let head = self.head();
+        // Leaves that were there before the write may have gone.
+        head.know(blocks, context).await?;
         let slots = match head.map_file {
             Some(_) => head.map.borrow().new_slots(blocks.start, blocks.length),
             None => Vec::new(),
         };
         if !slots.is_empty() {
-            Box::pin(head.allocate_slots(slots, context)).await?;
+            head.allocate_slots(slots, context).await?;
         }
         if !self.has_log_room() {
             Box::pin(self.make_log_room(context)).await?;

@@ -13,6 +13,10 @@ use super::superblock::LayerIdentity;
 use super::tree::{Spot, Tree};
 use super::under_way::{Checkpointing, Commit};
 
+/// Clean leaves that stay in RAM: 64 MiB, those of a disk of 1 TiB. Few in tests, so that they come and go.
+const MOST_LEAVES: usize = if cfg!(any(test, feature = "sim")) { 2 } else { 1 << 15 };
+/// Leaves that are looked at when some are to go.
+const LEAVES_STEP: usize = 64;
 /// Pages that one lookup goes through at most.
 const MOST_PAGES: usize = 256;
 
@@ -62,6 +66,8 @@ pub(crate) struct LayerMap {
     pub(super) log: Option<ChangeLog>,
     /// Records whose pages have not been loaded yet.
     pub(super) replayed: ReplayedRuns,
+    /// How many want the leaves to stay.
+    pub(super) holds: usize,
     pub(super) is_failed: bool,
     pub(super) is_read_only: bool,
     pub(super) is_fallback: bool,
@@ -280,8 +286,28 @@ impl LayerMap {
     /// Drops leaves from RAM until `keep` are left, the oldest first. Those stay that have changes which are
     /// not on disk, or are being written.
     pub(crate) fn evict_clean(&mut self, keep: usize) {
+        self.evict(keep, usize::MAX);
+    }
+
+    /// Drops some leaves from RAM if there are more than a layer may have, unless they are held.
+    pub(crate) fn evict_some(&mut self) {
+        if self.holds == 0 && self.leaves_in_ram() > MOST_LEAVES {
+            self.evict(MOST_LEAVES, LEAVES_STEP);
+        }
+    }
+
+    /// All leaves that are in RAM stay, until [`release_leaves`](LayerMap::release_leaves) was called as often.
+    pub(crate) fn hold_leaves(&mut self) {
+        self.holds += 1;
+    }
+
+    pub(crate) fn release_leaves(&mut self) {
+        self.holds -= 1;
+    }
+
+    fn evict(&mut self, keep: usize, most: usize) {
         let Self { tree, dirty, checkpoint, .. } = self;
-        tree.evict(keep, |page, leaf| {
+        tree.evict(keep, most, |page, leaf| {
             let is_written = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.has(page));
             leaf.is_journaled() && !dirty.contains(&page) && !is_written
         });

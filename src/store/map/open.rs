@@ -99,6 +99,7 @@ impl MapFront {
             checkpoint: None,
             log: None,
             replayed: replay.runs,
+            holds: 0,
             is_failed: false,
             is_read_only: superblock.is_read_only,
             is_fallback,

@@ -112,7 +112,7 @@ impl Disks {
                 };
                 let (data, map) = maps.entry(id).or_insert_with(|| {
                     let (data, map) = self.store.directory.open_layer(id).unwrap();
-                    let map = MapReader::open(&data, map).unwrap();
+                    let map = LayerMapReader::open(&data, map).unwrap();
                     (data, map)
                 });
                 match map.run(offset / MAP_BLOCK, 1).unwrap().state {
@@ -157,7 +157,7 @@ enum Step {
     Remove(usize, Option<usize>),
     Resize(usize, u64),
     RollBack(usize, usize),
-    Flatten(usize, Ending),
+    Flatten(usize, Ending, bool),
     Merge(usize, usize, Ending),
 }
 
@@ -182,7 +182,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(image, snapshot)| Step::Remove(image, snapshot)),
         3 => (image(), size()).prop_map(|(image, size)| Step::Resize(image, size)),
         1 => (image(), snapshot()).prop_map(|(image, to)| Step::RollBack(image, to)),
-        2 => (image(), ending()).prop_map(|(image, ending)| Step::Flatten(image, ending)),
+        2 => (image(), ending(), any::<bool>())
+            .prop_map(|(image, ending, served)| Step::Flatten(image, ending, served)),
         6 => (image(), 0..4usize, ending())
             .prop_map(|(image, which, ending)| Step::Merge(image, which, ending)),
     ]
@@ -315,12 +316,12 @@ fn both(model: &mut Model, mut disks: Disks, step: Step) -> Disks {
                 model.get_mut(&image).unwrap().bytes = bytes;
             }
         }
-        Step::Flatten(image, ending) => {
+        Step::Flatten(image, ending, is_served) => {
             if !model.contains_key(&image) {
                 return disks;
             }
             let of = name(IMAGES[image]);
-            let Some(chain) = disks.store.begin_flatten(&of).unwrap() else { return disks };
+            let Some(chain) = disks.store.begin_flatten(&of, is_served).unwrap() else { return disks };
             disks = copied(disks, chain, ending);
             if matches!(ending, Ending::Done) {
                 let row = disks.store.image(&of).unwrap();
@@ -458,7 +459,7 @@ fn holes_stay_holes_and_pages_come_and_go() {
     let (lower, upper) = (blocks(0), blocks(3_500));
     let room = data.metadata().unwrap().blocks() * 512;
     assert!(room <= (lower.len() + upper.len()) as u64 * MAP_BLOCK * 2, "{room} bytes");
-    let mut map = MapReader::open(&data, map).unwrap();
+    let mut map = LayerMapReader::open(&data, map).unwrap();
     let mut at = 0;
     let mut found = BTreeSet::new();
     while at < SIZE / MAP_BLOCK {
@@ -479,7 +480,7 @@ fn a_base_that_was_cut_ends_the_copy() {
     let mut disks = Disks::new();
     let base = look_at_base(&disks.base()).unwrap();
     disks.store.create_on_base(&name("vm"), None, base).unwrap();
-    let mut chain = disks.store.begin_flatten(&name("vm")).unwrap().unwrap();
+    let mut chain = disks.store.begin_flatten(&name("vm"), false).unwrap().unwrap();
     File::options().write(true).open(disks.base()).unwrap().set_len(512).unwrap();
     let error = loop {
         match chain.step() {
@@ -489,5 +490,5 @@ fn a_base_that_was_cut_ends_the_copy() {
     };
     assert!(error.contains(Path::new("base").to_str().unwrap()), "{error}");
     disks.store.abandon_copy(chain);
-    assert!(matches!(disks.store.begin_flatten(&name("vm")), Err(StoreError::BaseDiffers { .. })));
+    assert!(matches!(disks.store.begin_flatten(&name("vm"), false), Err(StoreError::BaseDiffers { .. })));
 }

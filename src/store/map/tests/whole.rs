@@ -137,6 +137,31 @@ fn leaves_that_are_on_disk_can_be_evicted_and_others_stay() {
     assert_eq!(map.lookup(7 * 8192, 2), run(7 * 8192, 1, BlockState::Data));
 }
 
+/// L1: a layer has a bounded number of leaves in memory, unless somebody needs them for a moment.
+#[test]
+fn leaves_go_unless_they_are_held() {
+    let mut file = create(GIB, Geometry::default());
+    let mut map = open(&file).unwrap();
+    (0..20).for_each(|page| map.change(page * 8192, 1, BlockState::Data));
+    flush(&mut map, &mut file);
+    checkpoint(&mut map, &mut file);
+    map.hold_leaves();
+    map.hold_leaves();
+    map.evict_some();
+    map.release_leaves();
+    map.evict_some();
+    assert_eq!(map.leaves_in_ram(), 20, "it is still held once");
+    map.release_leaves();
+    map.evict_some();
+    assert_eq!(map.leaves_in_ram(), 2);
+    for page in 0..20 {
+        map.evict_some();
+        load_missing(&mut map, &file, page * 8192, 1).unwrap();
+        assert_eq!(map.uniform(page * 8192, 1), Some(Some(BlockState::Data)));
+        assert!(map.leaves_in_ram() <= 3);
+    }
+}
+
 /// An address that was given before a checkpoint is of no use after it, and does no harm.
 #[test]
 fn a_node_that_was_written_anew_meanwhile_is_not_loaded_from_its_old_slot() {
