@@ -109,6 +109,14 @@ impl Export {
         }
     }
 
+    /// The snapshots of which it is told what has changed since, by name; `None` if it is no image.
+    pub fn tracked_snapshots(&self) -> Option<Vec<Arc<str>>> {
+        match &self.store {
+            Store::Image(image) => Some(image.tracked_snapshots()),
+            Store::Application(_) | Store::File(_) | Store::Memory(_) | Store::Null => None,
+        }
+    }
+
     /// Whether it is a device of the application whose code has panicked.
     pub fn is_failed(&self) -> bool {
         matches!(&self.store, Store::Application(device) if device.has_failed())

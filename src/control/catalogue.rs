@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::backend::{Export, ExportId};
+use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 
 /// An export that is served.
@@ -39,6 +40,16 @@ impl Entry {
     /// Its shard has failed: another one is its home from now on.
     pub(super) fn leave_home(&self) {
         self.home.set(None);
+    }
+
+    /// What clients are told, with the meta contexts that there are now.
+    pub(super) fn info_now(&self) -> ExportInfo {
+        let mut info = self.info.clone();
+        if let Some(snapshots) = self.export.tracked_snapshots() {
+            info.contexts.push(MetaContext::AllocationDepth);
+            info.contexts.extend(snapshots.into_iter().map(MetaContext::DirtyBitmap));
+        }
+        info
     }
 
     /// By which handshakes and statistics name it.

@@ -85,7 +85,7 @@ pub fn copy_sparse<E: From<io::Error>>(
 }
 
 /// Writes what is not zero of a piece that begins with a block.
-fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
+pub(super) fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
     let mut blocks = piece.chunks(MAP_BLOCK as usize).map(is_zero).enumerate().peekable();
     while let Some((first, zero)) = blocks.next() {
         if zero {
@@ -103,13 +103,13 @@ fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> 
     Ok(())
 }
 
-fn is_zero(block: &[u8]) -> bool {
+pub(super) fn is_zero(block: &[u8]) -> bool {
     let (words, rest) = block.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// The next part from `at` on that is no hole; a file system without holes has one part.
-fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn next_data(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= size {
         return Ok(None);
     }

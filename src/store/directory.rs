@@ -159,6 +159,11 @@ impl StoreDirectory {
         self.lock.as_fd()
     }
 
+    /// The store's own directory.
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// `layers/`: what is done to layers goes below it.
     pub fn layers_descriptor(&self) -> BorrowedFd<'_> {
         self.layers.as_fd()

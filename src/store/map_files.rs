@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use super::copy::{BlockSpan, MAP_BLOCK};
 use super::map::{
-    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront,
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup, MapFront,
     NodeAddress, ShrinkStep,
 };
 use super::maps::{LayerDescription, LayerMaps};
@@ -108,6 +108,98 @@ pub(crate) fn create_map(file: &File, identity: &LayerIdentity) -> Result<(), Ma
     write_all(file, &new.writes)?;
     file.set_len(new.file_length)?;
     Ok(())
+}
+
+/// The map of a layer that nobody writes meanwhile, to be looked at.
+#[derive(Debug)]
+pub(crate) struct MapReader {
+    map: LayerMap,
+    file: File,
+}
+
+/// It is only looked at, so nothing has to be durable.
+struct ToLookAt<'a>(&'a File);
+
+impl LayerMedium for ToLookAt<'_> {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_at(self.0, bytes, offset)
+    }
+}
+
+impl MapReader {
+    /// Leaves of a map that are kept in memory, and how many may come before the rest is dropped.
+    const LEAVES: (usize, usize) = (64, 256);
+
+    pub(crate) fn open(file: File) -> Result<Self, MapFileError> {
+        Ok(Self { map: open_map_of(&ToLookAt(&file))?, file })
+    }
+
+    /// Bytes of the disk.
+    pub(crate) fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    /// The state of the block at a place of the disk, and the end of a part, up to `end`, that has it.
+    pub(crate) fn run(&mut self, at: u64, end: u64) -> Result<(BlockState, u64), MapFileError> {
+        let block = u64::from(self.map.geometry().block_bytes);
+        let start = at / block;
+        loop {
+            match self.map.lookup(start, end.div_ceil(block) - start) {
+                Lookup::Run(run) => return Ok((run.state, (run.end() * block).min(end))),
+                Lookup::Load(node) => {
+                    if self.map.leaves_in_ram() > Self::LEAVES.1 {
+                        self.map.evict_clean(Self::LEAVES.0);
+                    }
+                    load_node(&mut self.map, &ToLookAt(&self.file), node)?;
+                }
+            }
+        }
+    }
+}
+
+/// Writes the map of a new layer whose blocks become known one after the other.
+pub(crate) struct MapWriter<'a>(OpenMap<'a>);
+
+impl<'a> MapWriter<'a> {
+    /// Changes that are kept in memory: leaves.
+    const LEAVES: usize = 1024;
+
+    pub(crate) fn create(file: &'a File, layer: &LayerDescription) -> Result<Self, MapFileError> {
+        create_map(file, &identity(layer))?;
+        // Its data is durable before the catalogue names the layer, and until then it is rubbish.
+        Ok(Self(OpenMap { map: open_map(file, file)?, file, data: file }))
+    }
+
+    /// Blocks of a part of the disk get a state.
+    pub(crate) fn set(&mut self, start: u64, blocks: u64, state: BlockState) -> Result<(), MapFileError> {
+        // Memory has a bound, however long the part is.
+        let page = u64::from(self.0.map.geometry().page_blocks);
+        let mut at = start;
+        while at < start + blocks {
+            let end = (start + blocks).min((at / page + 1) * page);
+            self.0.set(at, end - at, state)?;
+            if self.0.map.leaves_in_ram() > Self::LEAVES {
+                self.write()?;
+                self.0.map.evict_clean(0);
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), MapFileError> {
+        self.0.commit()?;
+        self.0.checkpoint()
+    }
+
+    /// Writes what is left. The caller syncs it.
+    pub(crate) fn finish(mut self) -> Result<(), MapFileError> {
+        self.write()
+    }
 }
 
 /// Reads as much as there is.
@@ -228,17 +320,14 @@ impl OpenMap<'_> {
 impl LayerMaps for MapFiles {
     fn create(&self, map: &File, layer: &LayerDescription, data: &[BlockSpan]) -> Result<(), String> {
         let made = || -> Result<(), MapFileError> {
-            create_map(map, &identity(layer))?;
             if data.is_empty() {
-                return Ok(());
+                return create_map(map, &identity(layer));
             }
-            // Its data is durable before the catalogue names the layer, and until then it is rubbish.
-            let mut open = OpenMap { map: open_map(map, map)?, file: map, data: map };
+            let mut writer = MapWriter::create(map, layer)?;
             for span in data {
-                open.set(span.start, span.blocks, BlockState::Data)?;
+                writer.set(span.start, span.blocks, BlockState::Data)?;
             }
-            open.commit()?;
-            open.checkpoint()
+            writer.finish()
         };
         made().map_err(|error| error.to_string())
     }

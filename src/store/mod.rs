@@ -6,10 +6,17 @@
 
 pub(crate) mod base;
 pub(crate) mod catalog;
+mod change_walk;
+mod changed;
+mod changed_files;
 pub(crate) mod copy;
+mod crc;
+pub(crate) mod delta;
 pub(crate) mod directory;
 pub(crate) mod error;
+pub(crate) mod export;
 pub(crate) mod image_path;
+pub(crate) mod import;
 pub(crate) mod layer_files;
 mod lock;
 pub(crate) mod map;
@@ -17,3 +24,7 @@ pub(crate) mod map_files;
 pub(crate) mod maps;
 pub(crate) mod open_store;
 pub(crate) mod serving;
+pub(crate) mod tracking;
+#[cfg(test)]
+mod tests;
+mod whole;

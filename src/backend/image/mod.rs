@@ -14,11 +14,14 @@
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 
+mod changed;
 mod commit;
+mod depths;
 mod discard;
 mod extents;
 mod nodes;
 mod open;
+mod plans;
 mod read;
 mod served_store;
 #[cfg(feature = "sim")]
@@ -39,6 +42,7 @@ use super::registered::Registered;
 use crate::exec::lock;
 use crate::ring::FileIndex;
 use crate::store::map::LayerMap;
+use plans::ChangePlans;
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(super) use store::ImageStore;
@@ -50,6 +54,7 @@ pub(super) struct ImageDevice {
     layers: Vec<OpenLayer>,
     base: Option<FileDevice>,
     registered: Registered,
+    plans: ChangePlans,
 }
 
 /// A layer of it.
@@ -84,7 +89,7 @@ impl ImageDevice {
             let map = RefCell::new(map);
             OpenLayer { map, data, visible, map_file }
         });
-        Ok(Self { store: Arc::clone(store), layers: layers.collect(), base, registered })
+        Ok(Self { store: Arc::clone(store), layers: layers.collect(), base, registered, plans: Default::default() })
     }
 
     /// Descriptors that the ring has.

@@ -127,7 +127,7 @@ fn open_layer(
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
     let (data, facts) = FileStore::open(&path_of(&data), &options(uri, read_only))?;
-    let layer = LayerFiles { data: Arc::new(data), map: Some(map), visible };
+    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(map), visible };
     Ok(((layer, layer_map), facts.rotational))
 }
 
@@ -147,7 +147,7 @@ fn temporary_layer(size: u64, uri: &ImageUri) -> Result<((LayerFiles, LayerMap),
     let file = File::from(file.map_err(|error| explain(error.into()))?);
     file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes))).map_err(explain)?;
     let (data, facts) = FileStore::open(&path_of(&file), &options(uri, false))?;
-    Ok(((LayerFiles { data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
+    Ok(((LayerFiles { id: None, data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
 }
 
 /// The map of a layer that has no file for it: all of its nodes stay in memory.

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::backend::open_error::OpenError;
 use crate::config::ImageUri;
 use crate::exec::lock;
 use crate::store::base::look_at_base;
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{LayerId, NodeName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 use crate::store::serving::ImageFiles;
+use crate::store::tracking::OtherChanges;
 
 /// A store with its lock, as long as an export of it is there.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct ServedStore {
     /// Without links.
     path: PathBuf,
     store: Mutex<OpenStore<MapFiles>>,
+    /// Grows with each change of its catalogue.
+    counter: Arc<AtomicU64>,
     /// Images and snapshots that are exported.
     served: Mutex<BTreeSet<NodeName>>,
 }
@@ -64,8 +68,9 @@ impl ServedStore {
         if let Some(store) = known.iter().filter_map(Weak::upgrade).find(|store| store.path == before) {
             return Ok(store);
         }
-        let store = Mutex::new(open(path, MapFiles).map_err(OpenError::Store)?);
-        let store = Arc::new(Self { path: real(), store, served: Mutex::default() });
+        let store = open(path, MapFiles).map_err(OpenError::Store)?;
+        let counter = store.change_counter();
+        let store = Arc::new(Self { path: real(), store: Mutex::new(store), counter, served: Mutex::default() });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -118,6 +123,43 @@ impl ServedImage {
     pub(super) fn name(&self) -> &NodeName {
         &self.node
     }
+
+    pub(super) fn change_counter(&self) -> u64 {
+        self.store.counter.load(Ordering::Acquire)
+    }
+
+    /// The snapshots of which changes can be told.
+    pub(super) fn tracked_snapshots(&self) -> Vec<Arc<str>> {
+        lock(&self.store.store).tracked_snapshots(&self.node).unwrap_or_else(|error| {
+            tracing::warn!(image = %self.node, %error, "no bitmaps of changes are offered");
+            Vec::new()
+        })
+    }
+
+    /// See [`ImageStore::changes_since`](super::store::ImageStore::changes_since).
+    pub(super) fn changes_since(
+        &self,
+        open: &[LayerId],
+        since: &str,
+    ) -> Result<(Vec<LayerId>, OtherChanges), SinceError> {
+        let since = since.parse().map_err(|_| SinceError::Gone)?;
+        // Files are read when others can have the store again.
+        let plan = lock(&self.store.store).plan_changes(&self.node, open, &since);
+        let plan = plan.map_err(|error| match error {
+            StoreError::Refused(_) => SinceError::Gone,
+            error => SinceError::Failed(error.to_string()),
+        })?;
+        let other = plan.rest.read().map_err(|error| SinceError::Failed(error.to_string()))?;
+        Ok((plan.live, other))
+    }
+}
+
+/// Why it is not told what has changed since a snapshot.
+#[derive(Debug)]
+pub(super) enum SinceError {
+    /// There is no such snapshot any more.
+    Gone,
+    Failed(String),
 }
 
 impl Drop for ServedImage {

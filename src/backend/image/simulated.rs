@@ -78,7 +78,7 @@ impl ImageStore {
             let (visible, read_only) = (map.size(), image.read_only || index > 0);
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
             let map_file = Some(world.open(layer.map).buffered);
-            layers.push((LayerFiles { data: Arc::new(data), map: map_file, visible }, map));
+            layers.push((LayerFiles { id: None, data: Arc::new(data), map: map_file, visible }, map));
         }
         let base = image.base.map(|(file, size)| {
             let (file, _) = FileStore::simulated(world.open(file), size, true, None);

@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use super::served_store::ServedImage;
+use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::durability::Syncs;
 use crate::backend::file_store::FileStore;
 use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
+use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
 use crate::store::map_files::commit_map;
+use crate::store::tracking::OtherChanges;
 
 /// An open image.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(in crate::backend) struct ImageStore {
 /// The files of a layer.
 #[derive(Debug)]
 pub(in crate::backend) struct LayerFiles {
+    /// None: it is no layer of a store.
+    pub(in crate::backend) id: Option<LayerId>,
     pub(in crate::backend) data: Arc<FileStore>,
     /// None: what the head has is forgotten at the end.
     pub(in crate::backend) map: Option<File>,
@@ -93,6 +97,31 @@ impl ImageStore {
     pub(in crate::backend) fn files(&self) -> usize {
         let maps = self.layers.len().div_ceil(FILES_PER_EXPORT);
         self.layers.len() + maps + usize::from(self.base.is_some())
+    }
+
+    /// Whether no layer of a store is there: all of it is the base's.
+    pub(super) fn has_no_layers(&self) -> bool {
+        self.served.is_some() && self.layers.iter().all(|layer| layer.id.is_none())
+    }
+
+    /// Grows with each change of the store's catalogue.
+    pub(super) fn change_counter(&self) -> u64 {
+        self.served.as_ref().map_or(0, ServedImage::change_counter)
+    }
+
+    /// The snapshots of which changes can be told.
+    pub(in crate::backend) fn tracked_snapshots(&self) -> Vec<Arc<str>> {
+        self.served.as_ref().map(ServedImage::tracked_snapshots).unwrap_or_default()
+    }
+
+    /// What has changed since a snapshot: those of the open layers whose maps count, and what else there is.
+    /// It reads files, so it is for a thread that may wait.
+    pub(super) fn changes_since(
+        &self,
+        open: &[LayerId],
+        since: &str,
+    ) -> Result<(Vec<LayerId>, OtherChanges), SinceError> {
+        self.served.as_ref().ok_or(SinceError::Gone)?.changes_since(open, since)
     }
 
     /// Bytes of the files of data: whole blocks.

@@ -130,11 +130,13 @@ async fn converse(
                 sent.map_err(Failure::from)?;
             }
             Some(Event::Lookup(name)) => {
-                let answer = plane.find(&name).map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
+                let known = plane.find(&name).map(|entry| entry.info_now());
+                let answer = known.map_or(0, |info| plane.answer_bytes(Some(&info)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
                 // Once more: it may have gone, or come, while memory was waited for.
                 chosen = plane.find(&name);
-                handshake.found(chosen.as_ref().map(|entry| (entry.index(), &entry.info)));
+                let info = chosen.as_ref().map(|entry| entry.info_now());
+                handshake.found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
                 claim.hold(plane.answer_bytes(None)).await;

@@ -24,6 +24,7 @@ mod draft;
 mod encoding;
 mod header;
 mod id;
+mod importing;
 mod listing;
 mod name;
 mod refusal;
@@ -42,6 +43,7 @@ pub use decide::{
 };
 pub use header::CatalogHeader;
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
+pub use importing::{ImportedSnapshot, import_snapshot};
 pub use listing::{ListedNode, Space, listing};
 pub use name::{NameError, NodeName, StoreName};
 pub use refusal::ImageRefusal;
