@@ -1,6 +1,10 @@
 //! `ringnbd image`: the images of a store, their snapshots and clones.
 
+mod copying;
 mod create;
+mod export;
+mod import;
+mod parts;
 mod show;
 
 use std::path::PathBuf;
@@ -13,6 +17,8 @@ use crate::store::catalog::{NameError, NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{MapFiles, OpenStore, Released, StoreError};
 use create::CreateArgs;
+use export::ExportArgs;
+use import::ImportArgs;
 
 const LONG_HELP: &str = "\
 An image is a disk that can be written. STORE/NAME names it, by the directory of its store and its
@@ -26,6 +32,9 @@ Examples:
   ringnbd image snapshot /srv/store/vm1@monday /srv/store/vm2@monday     both at one point in time
   ringnbd image ls /srv/store
   ringnbd image rollback /srv/store/vm1@monday
+  ringnbd image diff /srv/store/vm1@monday /srv/store/vm1
+  ringnbd image export /srv/store/vm1@monday monday.raw
+  ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take; UNIQUE, what would come back if it
 were removed; SHARED, what others need too; DEPTH, its layers.
@@ -36,6 +45,9 @@ JSON keys:
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
                                      held, quota, pairs
   rm                                 removed, layers, bytes
+  diff                               from, to, from_size, size, extents ({start, length}), changed (bytes)
+  map                                a list as of `qemu-img map`: start, length, depth, present, zero, data, offset
+  export                             store, node, file, size, from, delta
 
 Exit codes: 0, done; 1, it failed; 2, it was refused: nothing was changed.";
 
@@ -108,6 +120,24 @@ pub(crate) enum ImageCommand {
     },
     /// Put an image back to one of its snapshots; what was written since is lost
     Rollback(One),
+    /// Show where two snapshots of an image differ, or a snapshot and the image
+    Diff {
+        /// The one: STORE/NAME, or STORE/NAME@SNAPSHOT
+        #[arg(value_name = "A")]
+        from: ImagePath,
+        /// The other
+        #[arg(value_name = "B")]
+        to: ImagePath,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show in which layer each part of an image or a snapshot is
+    Map(One),
+    /// Write an image or a snapshot to a raw file, or what changed between two snapshots
+    Export(ExportArgs),
+    /// Make an image of a raw file or of bytes that come, or its next snapshot of a delta
+    Import(ImportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -155,6 +185,10 @@ pub(crate) fn run(command: ImageCommand) -> Outcome {
         ImageCommand::Resize { of, size, shrink } => resize(of, size, shrink),
         ImageCommand::Rename { of, to } => rename(of, to),
         ImageCommand::Rollback(of) => roll_back(of),
+        ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json),
+        ImageCommand::Map(of) => parts::map(&of),
+        ImageCommand::Export(args) => export::export(&args),
+        ImageCommand::Import(args) => import::import(args),
     })
 }
 
@@ -164,9 +198,13 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         ImageCommand::Snapshot(of) | ImageCommand::Rm { of, .. } => of.nodes.iter().collect(),
         ImageCommand::Clone { from, to, .. } => std::iter::once(from).chain(to).collect(),
         ImageCommand::Rename { of, to } => vec![&of.node, to],
-        ImageCommand::Info(of) | ImageCommand::Resize { of, .. } | ImageCommand::Rollback(of) => {
-            vec![&of.node]
-        }
+        ImageCommand::Info(of)
+        | ImageCommand::Resize { of, .. }
+        | ImageCommand::Rollback(of)
+        | ImageCommand::Map(of) => vec![&of.node],
+        ImageCommand::Diff { from, to, .. } => vec![from, to],
+        ImageCommand::Export(args) => vec![&args.node],
+        ImageCommand::Import(args) => vec![&args.node],
         ImageCommand::Create(args) => vec![&args.image],
         ImageCommand::Ls { .. } => Vec::new(),
     }

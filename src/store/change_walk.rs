@@ -52,7 +52,8 @@ impl ChangeFiles {
     /// Reads all of it.
     pub(crate) fn read(self) -> Result<OtherChanges, MapFileError> {
         let ChangeFiles { maps, sets, hidden, size } = self;
-        let mut set = ChangeFiles { maps, sets: Vec::new(), hidden: [0..0, 0..0], size }.walk()?.into_set()?;
+        let mut set =
+            ChangeFiles { maps, sets: Vec::new(), hidden: [0..0, 0..0], size }.walk()?.into_set()?;
         sets.iter().for_each(|more| set.add(more));
         Ok(OtherChanges { set, hidden })
     }
@@ -66,11 +67,6 @@ impl ChangeFiles {
 }
 
 impl ChangeWalk {
-    /// Bytes of the larger of the two disks.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Whether the byte at a place differs, and the end of a part for which that holds. The next part may be
     /// the same.
     pub(crate) fn part(&mut self, at: u64) -> Result<(bool, u64), MapFileError> {

@@ -54,6 +54,8 @@ pub enum StoreError {
     TooSmall { path: PathBuf, length: u64, size: u64 },
     #[error("a snapshot stays with its image: rename \"{from}\" to {image}@NAME")]
     OtherImage { from: String, image: String },
+    #[error("{node} is not {to}, which the delta makes: write the one, or the image alone")]
+    OtherSnapshot { node: String, to: String },
     #[error("interrupted: nothing was made")]
     Interrupted,
     #[error(
@@ -93,6 +95,7 @@ impl StoreError {
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
+            Self::OtherSnapshot { .. } => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
         }
     }

@@ -15,8 +15,8 @@ use super::error::StoreError;
 use super::map_files::MapFileError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, now_s};
-use super::whole::WholeNode;
 pub use super::whole::NodePart;
+use super::whole::WholeNode;
 
 /// Bytes that are read at once.
 const PIECE: u64 = 1 << 20;
@@ -86,7 +86,9 @@ impl<M: LayerMaps> OpenStore<M> {
             let part = whole.part(at, whole.size()).map_err(unreadable(node))?;
             at = part.end;
             match &mut last {
-                Some(last) if (last.depth, last.has_data) == (part.depth, part.has_data) => last.end = part.end,
+                Some(last) if (last.depth, last.has_data) == (part.depth, part.has_data) => {
+                    last.end = part.end
+                }
                 _ => last.replace(part).map_or(Ok(()), &mut *tell)?,
             }
         }
@@ -165,7 +167,8 @@ impl<M: LayerMaps> OpenStore<M> {
                 },
             };
             // Whole blocks, of which some may be in the part before.
-            let part = (part.start / MAP_BLOCK * MAP_BLOCK).max(at)..part.end.next_multiple_of(MAP_BLOCK).min(size);
+            let part =
+                (part.start / MAP_BLOCK * MAP_BLOCK).max(at)..part.end.next_multiple_of(MAP_BLOCK).min(size);
             at = part.end.max(at);
             contents(&mut whole, to, part, &mut |bytes, at| {
                 match bytes {

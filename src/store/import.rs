@@ -135,7 +135,8 @@ impl<M: LayerMaps> OpenStore<M> {
         };
         // Whatever refuses it does so before the copy.
         let change = self.import_row(&new)?;
-        let from_size = new.from.and_then(|from| self.view().ok()?.snapshot_by_id(from)).map_or(0, |row| row.size);
+        let from_size =
+            new.from.and_then(|from| self.view().ok()?.snapshot_by_id(from)).map_or(0, |row| row.size);
         if from_size != head.from_size {
             return Err(DeltaError::Damaged("it begins with another size").into());
         }

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use super::copy::{BlockSpan, MAP_BLOCK};
 use super::map::{
-    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup, MapFront,
-    NodeAddress, ShrinkStep,
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup,
+    MapFront, NodeAddress, ShrinkStep,
 };
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::now_s;
@@ -348,6 +348,14 @@ impl LayerMaps for MapFiles {
         };
         resized().map_err(|error| error.to_string())
     }
+}
+
+/// Gives blocks of a head a state, durably, as a server does that writes them.
+#[cfg(test)]
+pub(super) fn change_states(data: &File, map: &File, start: u64, blocks: u64, state: BlockState) {
+    let mut open = OpenMap { map: open_map(data, map).unwrap(), file: map, data };
+    open.set(start, blocks, state).unwrap();
+    open.commit().unwrap();
 }
 
 fn identity(layer: &LayerDescription) -> LayerIdentity {

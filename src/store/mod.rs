@@ -24,7 +24,7 @@ pub(crate) mod map_files;
 pub(crate) mod maps;
 pub(crate) mod open_store;
 pub(crate) mod serving;
-pub(crate) mod tracking;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tracking;
 mod whole;

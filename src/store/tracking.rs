@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    self, Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName, SnapshotId,
-    SnapshotRow, StoreName,
+    self, Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName,
+    SnapshotId, SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
@@ -52,7 +52,11 @@ impl<M: LayerMaps> OpenStore<M> {
         }
     }
 
-    pub(super) fn snapshot_row(&self, image: &StoreName, name: &StoreName) -> Result<&SnapshotRow, StoreError> {
+    pub(super) fn snapshot_row(
+        &self,
+        image: &StoreName,
+        name: &StoreName,
+    ) -> Result<&SnapshotRow, StoreError> {
         let row = self.view()?.snapshot(self.image(image)?.id, name);
         Ok(row.ok_or_else(|| ImageRefusal::NoSnapshot { image: image.clone(), snapshot: name.clone() })?)
     }
@@ -156,7 +160,8 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence: the layer must not take the place.
     pub fn keep_changes(&mut self, image: &StoreName, taken_in: LayerId) -> Result<(), StoreError> {
         let row = self.image(image)?.clone();
-        let Some(anchor) = row.since.and_then(|since| self.view().ok()?.snapshot_by_id(since).cloned()) else {
+        let Some(anchor) = row.since.and_then(|since| self.view().ok()?.snapshot_by_id(since).cloned())
+        else {
             return Ok(());
         };
         let now = PointInTime { size: row.size, from: row.below };
@@ -174,8 +179,12 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut record = self.directory.change_record(*recorded)?;
         for layer in merged.iter().take_while(|layer| *layer != recorded) {
             let map = self.directory.open_layer(*layer)?.1;
-            let files =
-                ChangeFiles { maps: vec![(map, u64::MAX)], sets: Vec::new(), hidden: [0..0, 0..0], size: u64::MAX };
+            let files = ChangeFiles {
+                maps: vec![(map, u64::MAX)],
+                sets: Vec::new(),
+                hidden: [0..0, 0..0],
+                size: u64::MAX,
+            };
             record.set.add(&self.as_set(*layer, files)?);
         }
         record.layer = into;
@@ -193,7 +202,9 @@ impl<M: LayerMaps> OpenStore<M> {
                 .collect();
             let view = self.view()?;
             let rows = view.snapshot_by_id(gone).zip(before.and_then(|before| view.snapshot_by_id(before)));
-            let Some((gone, before)) = rows.map(|(gone, before)| (gone.clone(), before.clone())) else { continue };
+            let Some((gone, before)) = rows.map(|(gone, before)| (gone.clone(), before.clone())) else {
+                continue;
+            };
             for layer in anchored {
                 self.record(layer, PointInTime::of_snapshot(&gone), &before)?;
             }
@@ -213,7 +224,11 @@ impl<M: LayerMaps> OpenStore<M> {
 
     fn as_set(&self, layer: LayerId, files: ChangeFiles) -> Result<ChangedSet, StoreError> {
         let set = files.walk().and_then(ChangeWalk::into_set);
-        set.map_err(|error| StoreError::Map { layer, what: "compared with a snapshot", why: error.to_string() })
+        set.map_err(|error| StoreError::Map {
+            layer,
+            what: "compared with a snapshot",
+            why: error.to_string(),
+        })
     }
 
     fn write_record(&mut self, record: &ChangeRecord) -> Result<(), StoreError> {
@@ -225,8 +240,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// Removes records of layers that are not there, or never came to be.
     pub(super) fn remove_unknown_records(&mut self) -> Result<(), StoreError> {
         let known = |view: &CatalogView, layer: &LayerId, anchor: &Option<SnapshotId>| {
-            view.layer(*layer).is_some()
-                && anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
+            view.layer(*layer).is_some() && anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
         };
         let view = self.view()?;
         let unknown: Vec<LayerId> = self

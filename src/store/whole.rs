@@ -103,7 +103,11 @@ impl WholeNode {
             let at = at + done as u64;
             let part = self.part(at, at + (bytes.len() - done) as u64)?;
             let piece = &mut bytes[done..done + (part.end - at) as usize];
-            if part.has_data { self.read(&part, at, piece)? } else { piece.fill(0) }
+            if part.has_data {
+                self.read(&part, at, piece)?
+            } else {
+                piece.fill(0)
+            }
             done += (part.end - at) as usize;
         }
         Ok(())

@@ -94,7 +94,8 @@ impl ImageDevice {
     ) -> Result<Rc<KeptPlan>, BlockError> {
         let open: Vec<Option<LayerId>> = self.store.layers.iter().map(|layer| layer.id).collect();
         let counter = self.store.change_counter();
-        if let Some(kept) = self.plans.get(since).filter(|kept| kept.counter == counter && kept.open == open) {
+        if let Some(kept) = self.plans.get(since).filter(|kept| kept.counter == counter && kept.open == open)
+        {
             return Ok(kept);
         }
         let ids: Vec<LayerId> = open.iter().copied().flatten().collect();

@@ -89,7 +89,13 @@ impl ImageDevice {
             let map = RefCell::new(map);
             OpenLayer { map, data, visible, map_file }
         });
-        Ok(Self { store: Arc::clone(store), layers: layers.collect(), base, registered, plans: Default::default() })
+        Ok(Self {
+            store: Arc::clone(store),
+            layers: layers.collect(),
+            base,
+            registered,
+            plans: Default::default(),
+        })
     }
 
     /// Descriptors that the ring has.

@@ -70,7 +70,8 @@ impl ServedStore {
         }
         let store = open(path, MapFiles).map_err(OpenError::Store)?;
         let counter = store.change_counter();
-        let store = Arc::new(Self { path: real(), store: Mutex::new(store), counter, served: Mutex::default() });
+        let store =
+            Arc::new(Self { path: real(), store: Mutex::new(store), counter, served: Mutex::default() });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }

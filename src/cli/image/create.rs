@@ -3,22 +3,15 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::copying::Copying;
 use super::show;
 use crate::cli::Outcome;
 use crate::cli::text::human;
 use crate::config::size::parse_size;
-use crate::daemon::signals::on_stop;
 use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
 use crate::store::{MapFiles, OpenStore, StoreError, look_at_base};
-
-/// The exit code of a command that a signal ended.
-const INTERRUPTED: i32 = 130;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("beginning").args(["size", "from", "base"]).multiple(true).required(true))]
@@ -62,7 +55,7 @@ pub(super) fn create(args: CreateArgs) -> Result<Outcome, StoreError> {
 }
 
 /// Copies a file, with a bar on a terminal. A signal ends it, and nothing stays.
-fn copy(
+pub(super) fn copy(
     store: &mut OpenStore<MapFiles>,
     name: &StoreName,
     path: &Path,
@@ -77,24 +70,8 @@ fn copy(
     if size < length {
         return Err(StoreError::TooSmall { path: path.to_owned(), length, size });
     }
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&stopped);
-    on_stop(move || stop.store(true, Ordering::Relaxed), || std::process::exit(INTERRUPTED))
-        .map_err(at("watch for signals while copying"))?;
-    let bar = bar(length, ProgressDrawTarget::stderr());
-    let copied = store.create_from(name, (path, &file, length), size, |done| {
-        bar.set_position(done);
-        if stopped.load(Ordering::Relaxed) { Err(StoreError::Interrupted) } else { Ok(()) }
-    });
-    bar.finish_and_clear();
-    copied
-}
-
-/// One line on a terminal, nothing elsewhere.
-fn bar(length: u64, target: ProgressDrawTarget) -> ProgressBar {
-    let template = "copying {bar:20} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
-    let style = ProgressStyle::with_template(template).expect("the template is constant");
-    ProgressBar::with_draw_target(Some(length), target).with_style(style)
+    let copying = Copying::begin(path, Some(length))?;
+    store.create_from(name, (path, &file, length), size, |done| copying.progress(done))
 }
 
 #[cfg(test)]
@@ -127,10 +104,5 @@ mod tests {
         ] {
             assert!(!accepts(words), "{words:?}");
         }
-    }
-
-    #[test]
-    fn the_bar_can_be_made() {
-        bar(10, ProgressDrawTarget::hidden()).set_position(5);
     }
 }

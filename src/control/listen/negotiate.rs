@@ -136,7 +136,8 @@ async fn converse(
                 // Once more: it may have gone, or come, while memory was waited for.
                 chosen = plane.find(&name);
                 let info = chosen.as_ref().map(|entry| entry.info_now());
-                handshake.found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
+                handshake
+                    .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
                 claim.hold(plane.answer_bytes(None)).await;

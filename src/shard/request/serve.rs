@@ -93,9 +93,7 @@ async fn extents(
     for (name, map) in &asked.maps {
         let (limit, client, device) = (asked.limit, peer.client, &peer.device);
         let described: Result<_, BlockError> = match map {
-            Map::Allocation => {
-                device.extents(range, limit, client, context).await.map(Described::Allocation)
-            }
+            Map::Allocation => device.extents(range, limit, client, context).await.map(Described::Allocation),
             Map::Depth => device.depths(range, limit, context).await.map(Described::Numbers),
             Map::Changed(since) => {
                 device.changed(range, since, limit, client, context).await.map(Described::Numbers)

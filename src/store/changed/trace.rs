@@ -59,7 +59,9 @@ impl ChangeTrace {
             }
             let mut step = TraceStep { layer, visible, is_recorded: false };
             below = row.below;
-            if let Some(anchor) = anchor(layer)
+            // What is still written changes without its record.
+            if row.is_sealed
+                && let Some(anchor) = anchor(layer)
                 && let Some(snapshot) = view.snapshot_by_id(anchor?)
             {
                 step.is_recorded = true;
