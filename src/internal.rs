@@ -130,9 +130,11 @@ pub mod stats {
 pub mod store {
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
     pub use crate::store::copy::{BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse};
+    pub use crate::store::delta::DeltaError;
     pub use crate::store::describe::{NodeDescription, NodeDescriptions, StoreDescription};
     pub use crate::store::directory::StoreDirectory;
     pub use crate::store::error::StoreError;
+    pub use crate::store::export::{NodePart, Progress, RawOutput};
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }

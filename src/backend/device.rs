@@ -1,5 +1,6 @@
 //! The gate in front of each device: it asserts what the protocol layer must have checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::abandon::Abandon;
@@ -8,7 +9,7 @@ use super::export::Export;
 use super::file::ReadFailure;
 use super::image::{SealFailure, SealTask};
 use super::kind::Kind;
-use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags};
+use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags, NumberedExtent};
 use crate::ring::{FileIndex, Lease, SharedLease};
 
 /// An export on one shard: a gate, which asserts what the protocol layer must have checked, and what is
@@ -170,6 +171,44 @@ impl Device {
         match &self.kind {
             _ if self.facts.read_only => task.fail(SealFailure::NotWritten),
             kind => kind.seal(task, limit, context).await,
+        }
+    }
+
+    /// How deep in the chain of an image the bytes of a range are: 1 for its head, 2 and up for what is below
+    /// it, 0 where nothing has them. Extents as of [`Device::extents`].
+    ///
+    /// # Errors
+    /// [`BlockError::Invalid`] if it is no image; the medium's.
+    pub(crate) async fn depths(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        self.assert_request(range, false);
+        match self.kind.image() {
+            Some(image) => image.depths(range, limit, context).await,
+            None => Err(BlockError::Invalid),
+        }
+    }
+
+    /// What of a range has changed since a snapshot of the image: 1 for that, 0 for the rest. Extents as of
+    /// [`Device::extents`].
+    ///
+    /// # Errors
+    /// [`BlockError::Invalid`] if it is no image, or has no such snapshot any more; the medium's.
+    pub(crate) async fn changed(
+        &self,
+        range: ByteRange,
+        since: &Arc<str>,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        self.assert_request(range, false);
+        match self.kind.image() {
+            Some(image) => image.changed(range, since, limit, client, context).await,
+            None => Err(BlockError::Invalid),
         }
     }
 

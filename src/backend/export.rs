@@ -139,6 +139,11 @@ impl Export {
         }
     }
 
+    /// Whether it has layers.
+    pub fn is_image(&self) -> bool {
+        matches!(&self.store, Store::Image(_))
+    }
+
     /// Whether it is a device of the application whose code has panicked.
     pub fn is_failed(&self) -> bool {
         matches!(&self.store, Store::Application(device) if device.has_failed())

@@ -54,6 +54,15 @@ impl Kind {
         }))
     }
 
+    /// The image that this is, behind whatever faults.
+    pub(super) fn image(&self) -> Option<&ImageDevice> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Fault(faulty) => faulty.inner.image(),
+            Self::File(_) | Self::Memory(_) | Self::Null | Self::Application(_) => None,
+        }
+    }
+
     pub(super) fn files(&self) -> usize {
         match self {
             Self::File(file) => file.files(),

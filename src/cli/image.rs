@@ -2,6 +2,9 @@
 
 mod chain;
 mod create;
+mod export;
+mod import;
+mod parts;
 mod show;
 mod watched;
 
@@ -17,6 +20,8 @@ use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{StoreError, StoreRequest, names_in_words};
 use chain::RebaseArgs;
 use create::CreateArgs;
+use export::ExportArgs;
+use import::ImportArgs;
 
 const LONG_HELP: &str = "\
 An image is a disk that can be written. STORE/NAME names it, by the directory of its store and its
@@ -39,6 +44,9 @@ layers of snapshots that were removed. `flatten` leaves the snapshots of the ima
 `rebase` takes a file for the base if it has the size and, at 64 places, the contents of the base;
 all images on that base follow. With --unsafe only the size is compared: if the contents differ, what
 the images read changes, and file systems in them may be damaged.
+  ringnbd image diff /srv/store/vm1@monday /srv/store/vm1
+  ringnbd image export /srv/store/vm1@monday monday.raw
+  ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take; UNIQUE, what would come back if it
 were removed; SHARED, what others need too; DEPTH, its layers.
@@ -50,6 +58,9 @@ JSON keys:
                                      held, quota, pairs
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
+  diff                               from, to, from_size, size, extents ({start, length}), changed (bytes)
+  map                                a list as of `qemu-img map`: start, length, depth, present, zero, data, offset
+  export                             store, node, file, size, from, delta
 
 Exit codes: 0, done; 1, it failed; 2, it was refused: nothing was changed.";
 
@@ -133,6 +144,24 @@ pub(crate) enum ImageCommand {
     Flatten(One),
     /// Tell where the base of an image is now, after it was moved or copied
     Rebase(RebaseArgs),
+    /// Show where two snapshots of an image differ, or a snapshot and the image
+    Diff {
+        /// The one: STORE/NAME, or STORE/NAME@SNAPSHOT
+        #[arg(value_name = "A")]
+        from: ImagePath,
+        /// The other
+        #[arg(value_name = "B")]
+        to: ImagePath,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show in which layer each part of an image or a snapshot is
+    Map(One),
+    /// Write an image or a snapshot to a raw file, or what changed between two snapshots
+    Export(ExportArgs),
+    /// Make an image of a raw file or of bytes that come, or its next snapshot of a delta
+    Import(ImportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -164,6 +193,10 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
         ImageCommand::Flatten(of) => chain::flatten(of, control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
+        ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
+        ImageCommand::Map(of) => parts::map(&of, control.as_ref()),
+        ImageCommand::Export(args) => export::export(&args, control.as_ref()),
+        ImageCommand::Import(args) => import::import(args, control.as_ref()),
         command => asked(command).and_then(|asked| {
             let place = StorePlace { store: &asked.store, control: control.as_ref() };
             let answer = owner::ask(place, &asked.request, chain::make_room)?;
@@ -185,9 +218,13 @@ struct Asked {
 fn asked(command: ImageCommand) -> Result<Asked, RequestError> {
     let first = |nodes: &[ImagePath]| nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
     Ok(match command {
-        ImageCommand::Create(_) | ImageCommand::Flatten(_) | ImageCommand::Rebase(_) => {
-            unreachable!("they have a way of their own")
-        }
+        ImageCommand::Create(_)
+        | ImageCommand::Flatten(_)
+        | ImageCommand::Rebase(_)
+        | ImageCommand::Diff { .. }
+        | ImageCommand::Map(_)
+        | ImageCommand::Export(_)
+        | ImageCommand::Import(_) => unreachable!("they have a way of their own"),
         ImageCommand::Ls { store, json } => {
             Asked { store, request: StoreRequest::Images, as_json: json, sentence: String::new() }
         }
@@ -247,8 +284,12 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         ImageCommand::Info(of)
         | ImageCommand::Resize { of, .. }
         | ImageCommand::Rollback { of, .. }
+        | ImageCommand::Map(of)
         | ImageCommand::Flatten(of) => vec![&of.node],
         ImageCommand::Rebase(args) => vec![&args.node],
+        ImageCommand::Diff { from, to, .. } => vec![from, to],
+        ImageCommand::Export(args) => vec![&args.node],
+        ImageCommand::Import(args) => vec![&args.node],
         ImageCommand::Create(args) => vec![&args.image],
         ImageCommand::Ls { .. } => Vec::new(),
     }

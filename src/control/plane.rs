@@ -113,7 +113,12 @@ impl Plane {
     pub(super) fn answer_bytes(&self, export: Option<&ExportInfo>) -> usize {
         // Headers, sizes and flags, meta contexts.
         const BESIDE_TEXTS: usize = 256;
-        let bytes = |export: &ExportInfo| export.name.len() + export.description.len() + BESIDE_TEXTS;
+        // A header, an id and a name for each.
+        const CONTEXT: usize = 24;
+        let bytes = |export: &ExportInfo| {
+            let contexts = export.contexts.iter().map(|context| context.name_length() + CONTEXT);
+            export.name.len() + export.description.len() + BESIDE_TEXTS + contexts.sum::<usize>()
+        };
         export.map_or_else(|| self.catalogue().iter().map(|entry| bytes(&entry.info)).sum(), bytes)
     }
 

@@ -56,6 +56,7 @@ pub(super) fn info_of(
         name: name.to_owned(),
         description: description.to_owned(),
         facts,
+        // What else there is may come and go: it is asked for with each handshake.
         contexts: vec![MetaContext::BaseAllocation],
         require_block_size: false,
     }

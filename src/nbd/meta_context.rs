@@ -1,48 +1,81 @@
 //! The registry of meta contexts ("Metadata querying"): a further context is one further variant and its
 //! name.
 
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::sync::Arc;
+
+/// What the name of a [`MetaContext::DirtyBitmap`] begins with.
+const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+
 /// A meta context that an export may offer.
 ///
 /// Names are `namespace:leaf`. The two rules for queries, [`is_listed_by`](Self::is_listed_by) and
 /// [`is_selected_by`](Self::is_selected_by), hold for every namespace that registered them with the spec
 /// (`base:`, `qemu:`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MetaContext {
     /// `base:allocation`: holes and zeroes.
     BaseAllocation,
+    /// `qemu:allocation-depth`: 1 where the topmost layer of a chain has the bytes, 2 and up for those below
+    /// it, 0 where none has.
+    AllocationDepth,
+    /// `qemu:dirty-bitmap:` and a name: 1 where bytes have changed since what is called so.
+    DirtyBitmap(Arc<str>),
 }
 
 impl MetaContext {
+    /// The most contexts that one connection can select.
+    pub const MOST_SELECTED: usize = 64;
+
     /// Its full name, `namespace:leaf`.
-    pub const fn name(self) -> &'static str {
+    pub fn name(&self) -> Cow<'static, str> {
         match self {
-            Self::BaseAllocation => "base:allocation",
+            Self::BaseAllocation => Cow::Borrowed("base:allocation"),
+            Self::AllocationDepth => Cow::Borrowed("qemu:allocation-depth"),
+            Self::DirtyBitmap(of) => Cow::Owned(format!("{DIRTY_BITMAP}{of}")),
+        }
+    }
+
+    /// Bytes of its name.
+    pub fn name_length(&self) -> usize {
+        match self {
+            Self::DirtyBitmap(of) => DIRTY_BITMAP.len() + of.len(),
+            Self::BaseAllocation | Self::AllocationDepth => self.name().len(),
         }
     }
 
     /// Whether its status needs more than 32 bits, so that only a client with extended headers can select it.
-    pub const fn needs_extended_headers(self) -> bool {
+    pub const fn needs_extended_headers(&self) -> bool {
         match self {
-            Self::BaseAllocation => false,
+            Self::BaseAllocation | Self::AllocationDepth | Self::DirtyBitmap(_) => false,
         }
     }
 
-    /// Whether a query of LIST_META_CONTEXT finds it: its name, or a beginning of it that ends in a colon
-    /// (`base:`, and so later `qemu:` and `qemu:dirty-bitmap:`).
-    pub fn is_listed_by(self, query: &str) -> bool {
-        self.is_selected_by(query) || (query.ends_with(':') && self.name().starts_with(query))
+    /// Whether a query of LIST_META_CONTEXT finds it: its name, or a beginning of it that is a namespace or
+    /// a prefix of names (`base:`, `qemu:`, `qemu:dirty-bitmap:`).
+    pub fn is_listed_by(&self, query: &str) -> bool {
+        match self {
+            Self::BaseAllocation if query == "base:" => true,
+            Self::AllocationDepth if query == "qemu:" => true,
+            Self::DirtyBitmap(_) if query == "qemu:" || query == DIRTY_BITMAP => true,
+            _ => self.is_selected_by(query),
+        }
     }
 
     /// Whether a query of SET_META_CONTEXT selects it: only its name, since the empty leaf "SHOULD NOT select
     /// any contexts".
-    pub fn is_selected_by(self, query: &str) -> bool {
-        self.name() == query
+    pub fn is_selected_by(&self, query: &str) -> bool {
+        match self {
+            Self::DirtyBitmap(of) => query.strip_prefix(DIRTY_BITMAP) == Some(&**of),
+            Self::BaseAllocation | Self::AllocationDepth => self.name() == query,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::MetaContext::BaseAllocation;
+    use super::MetaContext::{AllocationDepth, BaseAllocation, DirtyBitmap};
 
     #[test]
     fn wildcards_list_and_do_not_select() {
@@ -58,6 +91,30 @@ mod tests {
         ] {
             assert_eq!(BaseAllocation.is_listed_by(query), listed, "{query}");
             assert_eq!(BaseAllocation.is_selected_by(query), selected, "{query}");
+        }
+    }
+
+    #[test]
+    fn names_of_bitmaps_are_taken_whole() {
+        let bitmap = DirtyBitmap("a.b".into());
+        assert_eq!(bitmap.name(), "qemu:dirty-bitmap:a.b");
+        assert_eq!(bitmap.name_length(), bitmap.name().len());
+        for (query, depth, dirty, selected) in [
+            ("qemu:", true, true, None),
+            ("qemu:dirty-bitmap:", false, true, None),
+            ("qemu:dirty-bitmap:a.b", false, true, Some(&bitmap)),
+            ("qemu:allocation-depth", true, false, Some(&AllocationDepth)),
+            ("qemu:dirty-bitmap", false, false, None),
+            ("qemu:dirty-bitmap:a", false, false, None),
+            ("qemu:dirty-bitmap:a.b:", false, false, None),
+            ("qemu:allocation-depth:", false, false, None),
+            ("base:", false, false, None),
+        ] {
+            assert_eq!(AllocationDepth.is_listed_by(query), depth, "{query}");
+            assert_eq!(bitmap.is_listed_by(query), dirty, "{query}");
+            for context in [&AllocationDepth, &bitmap] {
+                assert_eq!(context.is_selected_by(query), selected == Some(context), "{query}");
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ pub enum ReplyMode {
 }
 
 /// A meta context that the client selected, under the id of this session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectedContext {
     /// The id in BLOCK_STATUS replies; never 0, unique within the session.
     pub id: u32,

@@ -122,7 +122,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::store::map_files::{NewMap, OpenMap, open_map};
+    use crate::store::map_files::{OpenMap, UnsyncedMap, open_map};
 
     const SIZE: u64 = 100 << 20;
 
@@ -135,7 +135,7 @@ mod tests {
         store.give_head(&name).unwrap();
         let head = store.image(&name).unwrap().head.unwrap();
         let (data, file) = store.directory.open_layer(head).unwrap();
-        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: NewMap(&file) };
+        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: UnsyncedMap(&file) };
         for block in [1, 9000, 25_000] {
             data.write_all_at(&[7; 4096], block * MAP_BLOCK).unwrap();
             open.set(block, 1, BlockState::Data).unwrap();

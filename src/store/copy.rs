@@ -85,7 +85,7 @@ pub fn copy_sparse<E: From<io::Error>>(
 }
 
 /// Writes what is not zero of a piece that begins with a block.
-fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
+pub(super) fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
     let mut blocks = piece.chunks(MAP_BLOCK as usize).map(is_zero).enumerate().peekable();
     while let Some((first, zero)) = blocks.next() {
         if zero {
@@ -103,7 +103,7 @@ fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> 
     Ok(())
 }
 
-fn is_zero(block: &[u8]) -> bool {
+pub(super) fn is_zero(block: &[u8]) -> bool {
     let (words, rest) = block.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

@@ -203,6 +203,11 @@ impl StoreDirectory {
         is_path.then(|| PathBuf::from(OsStr::from_bytes(line)))
     }
 
+    /// The store's own directory.
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// `layers/`: what is done to layers goes below it.
     pub fn layers_descriptor(&self) -> BorrowedFd<'_> {
         self.layers.as_fd()

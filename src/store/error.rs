@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::catalog::{CatalogError, ImageRefusal, LayerId, NameError};
+use super::delta::DeltaError;
 
 /// A sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,22 @@ pub enum StoreError {
     Interrupted,
     #[error("{source} (removed before that: {removed})")]
     RemovedPartly { removed: String, source: Box<StoreError> },
+    #[error("{node} is not {to}, which the delta makes: write the one, or the image alone")]
+    OtherSnapshot { node: String, to: String },
+    #[error(
+        "the record {} of what was changed cannot be used: {why}; take a new snapshot, and count changes from there", .path.display()
+    )]
+    ChangeRecord { path: PathBuf, why: String },
+    #[error("{node} cannot be read: {why}")]
+    Unreadable { node: String, why: String },
+    #[error("what has changed in {0} cannot be known: take a new snapshot, and count changes from there")]
+    ChangesUnknown(String),
+    #[error("{0} and {1} have no history in common: compare two of one image, or export all of it")]
+    Unrelated(String, String),
+    #[error("this is no delta that can be applied: {0}")]
+    Delta(#[from] DeltaError),
+    #[error("{} exists already: name another file, or write --force", .0.display())]
+    FileExists(PathBuf),
 }
 
 impl StoreError {
@@ -95,9 +112,12 @@ impl StoreError {
             Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
             Self::NoNextHead(_) => false,
             Self::Busy(_) | Self::UnknownBase(_) => true,
+            Self::ChangeRecord { .. } | Self::Unreadable { .. } => false,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
+            Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
+            Self::OtherSnapshot { .. } => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } => true,
         }

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use super::copy::{BlockSpan, MAP_BLOCK};
 use super::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LeftLog,
-    LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
+    LeftLogError, Lookup, MapFront, NodeAddress, PendingLog, ShrinkStep,
 };
+use super::map_writer::MapWriter;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::now_s;
 use super::pending::{FoundLog, find_log};
@@ -120,11 +121,11 @@ impl<F: LayerMedium> LayerMedium for &F {
     }
 }
 
-/// The map of a layer that no catalogue names yet: nothing of it is synced. Whoever makes it does that in the
-/// end.
-pub(super) struct NewMap<F>(pub(super) F);
+/// A map of which nothing is synced: one that is only looked at, or that no catalogue names yet. Whoever makes
+/// it syncs it in the end.
+pub(super) struct UnsyncedMap<F>(pub(super) F);
 
-impl<F: Borrow<File>> LayerMedium for NewMap<F> {
+impl<F: Borrow<File>> LayerMedium for UnsyncedMap<F> {
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -221,6 +222,44 @@ pub(super) fn create_map_with(
     write_all(file, &new.writes)?;
     file.set_len(new.file_length)?;
     Ok(())
+}
+
+/// The map of a layer that nobody writes meanwhile, to be looked at.
+#[derive(Debug)]
+pub(crate) struct MapReader {
+    map: LayerMap,
+    file: File,
+}
+
+impl MapReader {
+    /// Leaves of a map that are kept in memory, and how many may come before the rest is dropped.
+    const LEAVES: (usize, usize) = (64, 256);
+
+    pub(crate) fn open(file: File) -> Result<Self, MapFileError> {
+        Ok(Self { map: open_map_of(&UnsyncedMap(&file))?, file })
+    }
+
+    /// Bytes of the disk.
+    pub(crate) fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    /// The state of the block at a place of the disk, and the end of a part, up to `end`, that has it.
+    pub(crate) fn run(&mut self, at: u64, end: u64) -> Result<(BlockState, u64), MapFileError> {
+        let block = u64::from(self.map.geometry().block_bytes);
+        let start = at / block;
+        loop {
+            match self.map.lookup(start, end.div_ceil(block) - start) {
+                Lookup::Run(run) => return Ok((run.state, (run.end() * block).min(end))),
+                Lookup::Load(node) => {
+                    if self.map.leaves_in_ram() > Self::LEAVES.1 {
+                        self.map.evict_clean(Self::LEAVES.0);
+                    }
+                    load_node(&mut self.map, &UnsyncedMap(&self.file), node)?;
+                }
+            }
+        }
+    }
 }
 
 /// Reads as much as there is.
@@ -374,16 +413,14 @@ impl OpenMap<LayerPair<'_>> {
 impl LayerMaps for MapFiles {
     fn create(&self, map: &File, layer: &LayerDescription, data: &[BlockSpan]) -> Result<(), String> {
         let made = || -> Result<(), MapFileError> {
-            create_map(map, &identity(layer))?;
             if data.is_empty() {
-                return Ok(());
+                return create_map(map, &identity(layer));
             }
-            let mut open = OpenMap { map: open_map(map, map)?, files: NewMap(map) };
+            let mut writer = MapWriter::create_with(map.try_clone()?, layer, Geometry::default())?;
             for span in data {
-                open.set(span.start, span.blocks, BlockState::Data)?;
+                writer.set(span.start, span.start + span.blocks, BlockState::Data)?;
             }
-            open.commit()?;
-            open.checkpoint()
+            writer.finish()
         };
         made().map_err(|error| error.to_string())
     }
@@ -405,6 +442,14 @@ impl LayerMaps for MapFiles {
         };
         resized().map_err(|error| error.to_string())
     }
+}
+
+/// Gives blocks of a head a state, durably, as a server does that writes them.
+#[cfg(test)]
+pub(super) fn change_states(data: &File, map: &File, start: u64, blocks: u64, state: BlockState) {
+    let mut open = OpenMap { map: open_map(data, map).unwrap(), files: LayerPair { data, map } };
+    open.set(start, blocks, state).unwrap();
+    open.commit().unwrap();
 }
 
 pub(super) fn identity(layer: &LayerDescription) -> LayerIdentity {
@@ -429,7 +474,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::store::map_writer::MapWriter;
 
     /// Counts what is read.
     struct Counted<'a>(&'a File, Cell<usize>);

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::copy::MAP_BLOCK;
 use super::map::{BlockState, Geometry};
-use super::map_files::{MapFileError, NewMap, OpenMap, create_map_with, identity, open_map};
+use super::map_files::{MapFileError, OpenMap, UnsyncedMap, create_map_with, identity, open_map};
 use super::maps::LayerDescription;
 
 /// Leaves that may be in memory before they are written.
@@ -13,7 +13,7 @@ const MOST_LEAVES: usize = 256;
 const RING_BYTES: u64 = 64 << 10;
 
 /// The map of a layer that is being made. Nothing of it is synced.
-pub(super) struct MapWriter(OpenMap<NewMap<File>>);
+pub(super) struct MapWriter(OpenMap<UnsyncedMap<File>>);
 
 impl MapWriter {
     /// Of a layer that is sealed from the beginning.
@@ -30,7 +30,7 @@ impl MapWriter {
     ) -> Result<Self, MapFileError> {
         assert_eq!(u64::from(geometry.block_bytes), MAP_BLOCK);
         create_map_with(&file, &identity(layer), geometry)?;
-        Ok(Self(OpenMap { map: open_map(&file, &file)?, files: NewMap(file) }))
+        Ok(Self(OpenMap { map: open_map(&file, &file)?, files: UnsyncedMap(file) }))
     }
 
     /// Gives blocks a state.

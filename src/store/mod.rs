@@ -7,12 +7,19 @@
 pub(crate) mod base;
 pub(crate) mod catalog;
 mod chain_reader;
+mod change_walk;
+mod changed;
+mod changed_files;
 pub(crate) mod checking;
 pub(crate) mod copy;
+mod crc;
+pub(crate) mod delta;
 pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;
+pub(crate) mod export;
 pub(crate) mod image_path;
+pub(crate) mod import;
 pub(crate) mod layer_copy;
 pub(crate) mod layer_files;
 mod lock;
@@ -27,4 +34,8 @@ pub(crate) mod pending;
 pub(crate) mod rebasing;
 pub(crate) mod request;
 pub(crate) mod serving;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tracking;
+mod whole;
 pub(crate) mod worker;

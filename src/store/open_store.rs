@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -19,6 +21,7 @@ use super::catalog::{
     self, Beginning, CatalogChange, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
     Minter, NewImage, NewSnapshot, NodeName, StoreCatalog, StoreName,
 };
+use super::changed_files::Anchors;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
@@ -35,6 +38,10 @@ pub struct OpenStore<M> {
     pub(super) directory: StoreDirectory,
     catalog: StoreCatalog,
     pub(super) maps: M,
+    /// Records of changes that maps do not tell any more.
+    pub(super) anchors: Anchors,
+    /// Grows with each change of the catalogue.
+    changes: Arc<AtomicU64>,
 }
 
 /// What the layers of a store take on the disk.
@@ -82,8 +89,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn init(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let (directory, catalog) = StoreDirectory::init(path, random_uuid(), now_s())?;
-        Ok(Self { directory, catalog, maps })
+        Self::with(StoreDirectory::init(path, random_uuid(), now_s())?, maps)
     }
 
     /// Opens a store to look at it.
@@ -91,8 +97,17 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let (directory, catalog) = StoreDirectory::open(path, PATIENCE)?;
-        Ok(Self { directory, catalog, maps })
+        Self::with(StoreDirectory::open(path, PATIENCE)?, maps)
+    }
+
+    fn with((directory, catalog): (StoreDirectory, StoreCatalog), maps: M) -> Result<Self, StoreError> {
+        let anchors = directory.change_anchors()?;
+        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default() })
+    }
+
+    /// A number that grows with each change of the catalogue, to be looked at without it.
+    pub(crate) fn change_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.changes)
     }
 
     /// Opens a store to change it, and moves to `lost/` what an interruption has left in `layers/`.
@@ -100,8 +115,9 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open_to_change(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let store = Self::open(path, maps)?;
+        let mut store = Self::open(path, maps)?;
         store.move_unknown_layers()?;
+        store.remove_unknown_records()?;
         store.directory.keep_reserve();
         Ok(store)
     }
@@ -111,8 +127,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open_to_remove(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let (directory, catalog) = StoreDirectory::open_to_remove(path, PATIENCE)?;
-        let store = Self { directory, catalog, maps };
+        let store = Self::with(StoreDirectory::open_to_remove(path, PATIENCE)?, maps)?;
         store.move_unknown_layers()?;
         Ok(store)
     }
@@ -172,6 +187,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// Makes a change durable, then removes the layers that nothing needs any more.
     pub(super) fn commit(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
         let committed = self.catalog.commit(change);
+        self.changes.fetch_add(1, Ordering::Release);
         committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
         let mut released = Released::default();
         for layer in change.released_layers() {
@@ -181,6 +197,7 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             released.bytes += self.directory.layer_usage(layer).map_or(0, |usage| usage.data + usage.map);
             self.directory.remove_layer(layer)?;
+            self.forget_changes(layer)?;
         }
         Ok(released)
     }
@@ -306,6 +323,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn remove(&mut self, node: &NodeName, with_snapshots: bool) -> Result<Released, StoreError> {
         let change = self.decide(|view, _| catalog::remove(view, node, with_snapshots))?;
+        self.fold_changes(&change)?;
         self.commit(&change)
     }
 

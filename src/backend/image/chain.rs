@@ -14,6 +14,7 @@ use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
 use crate::backend::registered::Registered;
 use crate::ring::FileIndex;
+use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
 
 /// Where an image's bytes are, as one request sees it.
@@ -26,6 +27,8 @@ pub(super) struct Chain {
 
 /// A layer of it.
 pub(super) struct OpenLayer {
+    /// None: it is no layer of a store.
+    pub(super) id: Option<LayerId>,
     pub(super) map: RefCell<LayerMap>,
     pub(super) data: FileDevice,
     /// Bytes of it that are seen from above.
@@ -39,6 +42,7 @@ pub(super) struct OpenLayer {
 
 /// The files of a layer among those of a ring.
 pub(super) struct RegisteredLayer {
+    id: Option<LayerId>,
     data: FileDevice,
     visible: u64,
     map_file: Option<FileIndex>,
@@ -68,12 +72,12 @@ impl RegisteredLayer {
         let mut registered = Registered::new(&context.ring);
         let map_file = files.map.as_ref().map(|map| registered.add(map)).transpose()?;
         let data = FileDevice::new(Arc::clone(&files.data), store.data_bytes(), context)?;
-        Ok(Self { data, visible: files.visible, map_file, registered })
+        Ok(Self { id: files.id, data, visible: files.visible, map_file, registered })
     }
 
     pub(super) fn open(self, map: LayerMap) -> OpenLayer {
-        let Self { data, visible, map_file, registered } = self;
+        let Self { id, data, visible, map_file, registered } = self;
         let commit_is_due = Cell::new(false);
-        OpenLayer { map: RefCell::new(map), data, visible, map_file, commit_is_due, registered }
+        OpenLayer { id, map: RefCell::new(map), data, visible, map_file, commit_is_due, registered }
     }
 }

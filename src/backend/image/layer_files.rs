@@ -4,11 +4,14 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::backend::file_store::FileStore;
+use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
 
 /// The files of a layer.
 #[derive(Debug)]
 pub(in crate::backend) struct LayerFiles {
+    /// None: it is no layer of a store.
+    pub(in crate::backend) id: Option<LayerId>,
     pub(in crate::backend) data: Arc<FileStore>,
     /// None: what the head has is forgotten at the end.
     pub(in crate::backend) map: Option<File>,

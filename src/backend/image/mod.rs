@@ -15,8 +15,10 @@
 //! when an idle device is closed.
 
 mod chain;
+mod changed;
 mod commit;
 mod counts;
+mod depths;
 mod discard;
 mod entrance;
 mod extents;
@@ -24,6 +26,7 @@ mod handle;
 mod layer_files;
 mod nodes;
 mod open;
+mod plans;
 mod read;
 mod seal;
 mod sealing;
@@ -48,7 +51,7 @@ use super::file::{FileDevice, ReadFailure};
 use super::page_cache::Standing;
 use super::registered::Registered;
 use super::trust::Trust;
-use crate::block::{BlockError, ByteRange, Extent, IoFlags};
+use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 use chain::{Chain, RegisteredLayer};
@@ -57,6 +60,7 @@ use entrance::Entrance;
 pub use handle::ImageHandle;
 pub use layer_files::NextHead;
 pub(super) use open::facts as image_facts;
+use plans::ChangePlans;
 pub use sealing::{SealFailure, SealMember, SealTask, sealing};
 pub(crate) use served_store::ServedStore;
 #[cfg(feature = "sim")]
@@ -74,6 +78,7 @@ pub(super) struct ImageDevice {
     is_being_sealed: Cell<bool>,
     /// The lock of the store.
     locked: Registered,
+    plans: ChangePlans,
 }
 
 impl ImageDevice {
@@ -101,6 +106,7 @@ impl ImageDevice {
             entrance: Entrance::default(),
             is_being_sealed: Cell::new(false),
             locked,
+            plans: ChangePlans::default(),
         })
     }
 
@@ -188,6 +194,30 @@ impl ImageDevice {
         context: &ShardContext,
     ) -> Result<Vec<Extent>, BlockError> {
         self.chain().extents(range, limit, client, context).await
+    }
+
+    /// See [`Chain::depths`].
+    pub(super) async fn depths(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        self.chain().depths(range, limit, context).await
+    }
+
+    /// See [`Chain::changed`].
+    pub(super) async fn changed(
+        &self,
+        range: ByteRange,
+        since: &Arc<str>,
+        limit: usize,
+        client: u32,
+        context: &ShardContext,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        let chain = self.chain();
+        let plan = chain.plan(since, client, &self.plans, context).await?;
+        chain.changed(range, &plan, limit, context).await
     }
 
     /// See [`Chain::extents_for_read`].

@@ -206,7 +206,7 @@ fn open_layer(files: ChainFiles, how: &FileOptions) -> Result<((LayerFiles, Laye
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
     let (data, facts) = FileStore::open(&path_of(&data), how)?;
-    let layer = LayerFiles { data: Arc::new(data), map: Some(map), visible };
+    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(map), visible };
     Ok(((layer, layer_map), facts.rotational))
 }
 
@@ -241,7 +241,7 @@ fn unnamed_layer(file: File, size: u64, uri: &ImageUri) -> Result<((LayerFiles, 
     let sized = file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes)));
     sized.map_err(|error| OpenError::Temporary(path_of(&file), error))?;
     let (data, facts) = FileStore::open(&path_of(&file), &options(uri, false))?;
-    Ok(((LayerFiles { data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
+    Ok(((LayerFiles { id: None, data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
 }
 
 /// The map of a layer that has no file for it: all of its nodes stay in memory.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::layer_files::BaseFile;
@@ -10,10 +11,11 @@ use crate::backend::open_error::OpenError;
 use crate::config::ImageUri;
 use crate::exec::lock;
 use crate::store::base::look_at_base;
-use crate::store::catalog::{BaseId, NodeName};
+use crate::store::catalog::{BaseId, LayerId, NodeName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
+use crate::store::tracking::OtherChanges;
 use crate::store::worker::{StoreJob, StoreWorker};
 
 /// A store with its lock, as long as an export of it is there.
@@ -22,6 +24,8 @@ pub struct ServedStore {
     /// Without links.
     path: PathBuf,
     seat: Mutex<StoreSeat>,
+    /// Grows with each change of its catalogue.
+    counter: Arc<AtomicU64>,
     /// Images and snapshots that are open.
     served: Mutex<BTreeSet<NodeName>>,
     /// Files below images that were opened at the start, because later none can be.
@@ -87,9 +91,10 @@ impl ServedStore {
         let store = open(path, MapFiles).map_err(OpenError::Store)?;
         // What an earlier server has left there would lead nowhere, or to another server.
         store.set_control(None).map_err(OpenError::Store)?;
+        let counter = store.change_counter();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases) = (Mutex::default(), Mutex::default());
-        let store = Arc::new(Self { path: real(), seat, served, bases });
+        let store = Arc::new(Self { path: real(), seat, counter, served, bases });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -211,6 +216,37 @@ impl ServedImage {
     pub(super) fn store_path(&self) -> &Path {
         &self.store.path
     }
+
+    pub(super) fn change_counter(&self) -> u64 {
+        self.store.counter.load(Ordering::Acquire)
+    }
+
+    /// See [`ImageStore::changes_since`](super::store::ImageStore::changes_since).
+    pub(super) fn changes_since(
+        &self,
+        open: &[LayerId],
+        since: &str,
+    ) -> Result<(Vec<LayerId>, OtherChanges), SinceError> {
+        let since = since.parse().map_err(|_| SinceError::Gone)?;
+        let failed = |error: &dyn std::fmt::Display| SinceError::Failed(error.to_string());
+        let (node, open) = (self.node.clone(), open.to_vec());
+        let planned = self.store.call(move |store| store.plan_changes(&node, &open, &since));
+        let plan = planned.map_err(|error| failed(&error))?.map_err(|error| match error {
+            StoreError::Refused(_) => SinceError::Gone,
+            error => failed(&error),
+        })?;
+        // Files are read when others can have the store again.
+        let other = plan.rest.read().map_err(|error| failed(&error))?;
+        Ok((plan.live, other))
+    }
+}
+
+/// Why it is not told what has changed since a snapshot.
+#[derive(Debug)]
+pub(super) enum SinceError {
+    /// There is no such snapshot any more.
+    Gone,
+    Failed(String),
 }
 
 impl Drop for ServedImage {

@@ -161,7 +161,7 @@ impl ImageStore {
             let visible = map.size();
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
             let map_file = Some(world.open(layer.map).buffered);
-            layers.push((LayerFiles { data: Arc::new(data), map: map_file, visible }, map));
+            layers.push((LayerFiles { id: None, data: Arc::new(data), map: map_file, visible }, map));
         }
         let base = image.base.map(|(file, size)| {
             let (file, _) = FileStore::simulated(world.open(file), size, true, None);
@@ -183,7 +183,8 @@ impl NextHead {
         medium.note_changes(&mut map);
         let visible = map.size();
         let (data, _) = FileStore::simulated(world.open(layer.data), visible, false, None);
-        let files = LayerFiles { data: Arc::new(data), map: Some(world.open(layer.map).buffered), visible };
+        let files =
+            LayerFiles { id: None, data: Arc::new(data), map: Some(world.open(layer.map).buffered), visible };
         Self { files: Arc::new(files), map }
     }
 }

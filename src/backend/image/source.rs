@@ -21,9 +21,9 @@ pub(super) enum Source {
 
 /// What must be read before it is known: a node of a layer's map.
 #[derive(Debug, Clone, Copy)]
-struct Missing {
-    layer: usize,
-    node: NodeAddress,
+pub(super) struct Missing {
+    pub(super) layer: usize,
+    pub(super) node: NodeAddress,
 }
 
 impl Chain {

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex};
 use super::counts::ImageCounts;
 use super::layer_files::{BaseFile, LayerFiles};
 use super::sealing::Recording;
-use super::served_store::ServedImage;
+use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::durability::Syncs;
 use crate::backend::file_store::FileOptions;
 use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
-use crate::store::catalog::MOST_LAYERS;
+use crate::store::catalog::{LayerId, MOST_LAYERS};
 use crate::store::map::LayerMap;
 use crate::store::map_files::commit_map;
 use crate::store::pending::log_directory;
+use crate::store::tracking::OtherChanges;
 
 /// An open image.
 #[derive(Debug)]
@@ -161,6 +162,26 @@ impl ImageStore {
     /// Where changes of the head are noted for the time after a kill.
     pub(in crate::backend) fn log_directory(&self) -> Option<PathBuf> {
         log_directory(self.layers()[0].map.as_ref()?)
+    }
+
+    /// Whether no layer of a store is there: all of it is the base's.
+    pub(super) fn has_no_layers(&self) -> bool {
+        self.served.is_some() && lock(&self.layers).iter().all(|layer| layer.id.is_none())
+    }
+
+    /// Grows with each change of the store's catalogue.
+    pub(super) fn change_counter(&self) -> u64 {
+        self.served.as_ref().map_or(0, ServedImage::change_counter)
+    }
+
+    /// What has changed since a snapshot: those of the open layers whose maps count, and what else there is.
+    /// It reads files, so it is for a thread that may wait.
+    pub(super) fn changes_since(
+        &self,
+        open: &[LayerId],
+        since: &str,
+    ) -> Result<(Vec<LayerId>, OtherChanges), SinceError> {
+        self.served.as_ref().ok_or(SinceError::Gone)?.changes_since(open, since)
     }
 
     /// Bytes of the files of data: whole blocks.

@@ -1,6 +1,5 @@
 //! `ringnbd image flatten`, `rebase`, and the merges that make room for a snapshot.
 
-use std::io;
 use std::path::PathBuf;
 
 use super::watched::Watched;
@@ -30,22 +29,14 @@ pub(crate) struct RebaseArgs {
     pub json: bool,
 }
 
-fn watched(doing: &'static str) -> Result<Watched, StoreError> {
-    Watched::new(doing).map_err(no_signals)
-}
-
-fn no_signals(source: io::Error) -> StoreError {
-    StoreError::Named { what: "watch for signals with", path: PathBuf::from("a thread"), source }
-}
-
 pub(super) fn flatten(
     One { node, json }: One,
     control: Option<&ControlAddress>,
 ) -> Result<Outcome, RequestError> {
     let name = node.node.clone().into_image().map_err(StoreError::Name)?;
     let mut store = owner::open_alone(StorePlace { store: &node.store, control })?;
-    let line = watched("copying")?;
-    let is_new = store.flatten(&name, &mut |progress| line.progress(progress.done, progress.total))?;
+    let line = Watched::begin("copying", &node.store, Some(0))?;
+    let is_new = store.flatten(&name, &mut |progress| line.progress_of(progress.done, progress.total))?;
     drop(line);
     let sentence = match is_new {
         true => format!("{name} stands on a layer of its own: it needs no other image and no base."),
@@ -63,9 +54,9 @@ pub(super) fn make_room(store: &mut OpenStore<MapFiles>, request: &StoreRequest)
     if images.is_empty() {
         return Ok(());
     }
-    let line = watched("merging layers")?;
+    let line = Watched::begin("merging layers", store.path(), Some(0))?;
     images.iter().try_for_each(|name| {
-        store.make_room(name, &mut |progress| line.progress(progress.done, progress.total)).map(drop)
+        store.make_room(name, &mut |progress| line.progress_of(progress.done, progress.total)).map(drop)
     })
 }
 

@@ -61,7 +61,7 @@ pub(super) fn create(args: CreateArgs, control: Option<&ControlAddress>) -> Resu
 }
 
 /// Copies a file, with a bar on a terminal. A signal ends it, and nothing stays.
-fn copy(
+pub(super) fn copy(
     store: &mut OpenStore<MapFiles>,
     name: &StoreName,
     path: &Path,
@@ -76,8 +76,8 @@ fn copy(
     if size < length {
         return Err(StoreError::TooSmall { path: path.to_owned(), length, size });
     }
-    let line = Watched::new("copying").map_err(at("watch for signals while copying"))?;
-    store.create_from(name, (path, &file, length), size, |done| line.progress(done, length))
+    let line = Watched::begin("copying", path, Some(length))?;
+    store.create_from(name, (path, &file, length), size, |done| line.progress(done))
 }
 
 #[cfg(test)]

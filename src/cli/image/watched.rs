@@ -1,6 +1,6 @@
 //! Work on an image that takes long: a line on a terminal, and a signal that ends it.
 
-use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,19 +19,28 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// One line on a terminal, nothing elsewhere. `doing` is a word such as "copying".
-    pub(super) fn new(doing: &'static str) -> io::Result<Self> {
+    /// One line on a terminal, nothing elsewhere. `doing` is a word such as "copying", and `path` what is worked
+    /// on. Without a length it shows what is done.
+    pub(super) fn begin(doing: &'static str, path: &Path, length: Option<u64>) -> Result<Self, StoreError> {
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);
-        on_stop(move || stop.store(true, Ordering::Relaxed), || std::process::exit(INTERRUPTED))?;
-        Ok(Self { bar: bar(doing, ProgressDrawTarget::stderr()), stopped })
+        let watched =
+            on_stop(move || stop.store(true, Ordering::Relaxed), || std::process::exit(INTERRUPTED));
+        let what = "watch for signals while working on";
+        watched.map_err(|source| StoreError::Named { what, path: path.to_owned(), source })?;
+        Ok(Self { bar: bar(doing, length, ProgressDrawTarget::stderr()), stopped })
     }
 
-    /// So much is done. It is an error after a signal.
-    pub(super) fn progress(&self, done: u64, total: u64) -> Result<(), StoreError> {
-        self.bar.set_length(total);
+    /// So many bytes are done. It is an error after a signal.
+    pub(super) fn progress(&self, done: u64) -> Result<(), StoreError> {
         self.bar.set_position(done);
         if self.stopped.load(Ordering::Relaxed) { Err(StoreError::Interrupted) } else { Ok(()) }
+    }
+
+    /// The same, of so many.
+    pub(super) fn progress_of(&self, done: u64, total: u64) -> Result<(), StoreError> {
+        self.bar.set_length(total);
+        self.progress(done)
     }
 }
 
@@ -41,10 +50,13 @@ impl Drop for Watched {
     }
 }
 
-fn bar(doing: &'static str, target: ProgressDrawTarget) -> ProgressBar {
-    let template = "{msg} {bar:20} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
+fn bar(doing: &'static str, length: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
+    let template = match length {
+        Some(_) => "{msg} {bar:20} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+        None => "{msg} {bytes}  {bytes_per_sec}",
+    };
     let style = ProgressStyle::with_template(template).expect("the template is constant");
-    ProgressBar::with_draw_target(Some(0), target).with_style(style).with_message(doing)
+    ProgressBar::with_draw_target(length, target).with_style(style).with_message(doing)
 }
 
 #[cfg(test)]
@@ -53,6 +65,7 @@ mod tests {
 
     #[test]
     fn the_bar_can_be_made() {
-        bar("copying", ProgressDrawTarget::hidden()).set_position(5);
+        bar("copying", Some(10), ProgressDrawTarget::hidden()).set_position(5);
+        bar("copying", None, ProgressDrawTarget::hidden()).set_position(5);
     }
 }

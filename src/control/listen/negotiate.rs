@@ -136,11 +136,16 @@ async fn converse(
             Some(Event::Lookup(name)) => {
                 let is_choice = handshake.is_choosing();
                 let found = stores.look_up(&name, is_choice).await;
-                let answer = found.as_ref().map_or(0, |entry| plane.answer_bytes(Some(&entry.info)));
+                let info = match &found {
+                    Some(entry) => Some(stores.info_now(entry).await),
+                    None => None,
+                };
+                let answer = info.as_ref().map_or(0, |info| plane.answer_bytes(Some(info)));
                 claim.hold(handshake.option_bytes().max(answer)).await;
                 // It may have gone while memory was waited for.
                 chosen = found.filter(|entry| plane.catalogue().has(entry.id));
-                handshake.found(chosen.as_ref().map(|entry| (entry.index(), &entry.info)));
+                handshake
+                    .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
                 let images = stores.listed().await;

@@ -11,6 +11,7 @@ use super::opened::OpenedStores;
 use crate::control::catalogue::Entry;
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
+use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::store::catalog::NodeName;
 use crate::store::error::StoreError;
@@ -165,6 +166,28 @@ impl Stores {
             }
         }
         None
+    }
+
+    /// What clients are told of an export, with the meta contexts that it has now.
+    pub(in crate::control) async fn info_now(&self, entry: &Entry) -> ExportInfo {
+        let mut info = entry.info.clone();
+        let own = || {
+            let (store, node) = entry.export()?.stored()?;
+            let one = self.all.iter().find(|one| std::sync::Arc::ptr_eq(&one.of.store, store))?;
+            Some((one, node.clone()))
+        };
+        let image = self.find(&info.name).map(|(one, node, _)| (one, node)).or_else(own);
+        if image.is_some() || entry.export().is_some_and(|export| export.is_image()) {
+            info.contexts.push(MetaContext::AllocationDepth);
+        }
+        let Some((one, node)) = image else { return info };
+        match one.ask(move |store| store.tracked_snapshots(&node)).await {
+            Ok(Ok(snapshots)) => info.contexts.extend(snapshots.into_iter().map(MetaContext::DirtyBitmap)),
+            Ok(Err(error)) | Err(error) => {
+                tracing::warn!(export = info.name, %error, "no bitmaps of changes are offered");
+            }
+        }
+        info
     }
 
     /// Gives the image of a name a place among the exports, if there is one.

@@ -208,16 +208,16 @@ impl ReplyTo {
     /// descriptors in a structured reply, 64-bit in an extended one; `payload` has room for [`status_length`]
     /// bytes.
     ///
-    /// The extents are merged already and not empty; a length beyond 32 bits is cut to `0xffff_f000` in a
-    /// structured reply, which then ends there.
+    /// `runs` are lengths and flags, such as [`allocation_run`]s: merged already and not empty. A length beyond 32
+    /// bits is cut to `0xffff_f000` in a structured reply, which then ends there.
     pub fn status(
         &self,
         context_id: u32,
-        extents: &[Extent],
+        runs: impl ExactSizeIterator<Item = (u64, u32)>,
         done: bool,
         payload: &mut [u8],
     ) -> (HeaderBytes, usize) {
-        assert!(!extents.is_empty() && extents.len() <= NBD_MAX_STATUS_DESCRIPTORS);
+        assert!(runs.len() > 0 && runs.len() <= NBD_MAX_STATUS_DESCRIPTORS);
         let mut length = 0;
         let mut put = |bytes: &[u8]| {
             payload[length..length + bytes.len()].copy_from_slice(bytes);
@@ -225,18 +225,18 @@ impl ReplyTo {
         };
         put(&context_id.to_be_bytes());
         if self.mode == ReplyMode::Extended {
-            put(&(extents.len() as u32).to_be_bytes());
-            for extent in extents {
-                put(&extent.length.to_be_bytes());
-                put(&u64::from(status_flags(extent)).to_be_bytes());
+            put(&(runs.len() as u32).to_be_bytes());
+            for (length, flags) in runs {
+                put(&length.to_be_bytes());
+                put(&u64::from(flags).to_be_bytes());
             }
             return (self.chunk(NBD_REPLY_TYPE_BLOCK_STATUS_EXT, done, length as u64, [&[], &[]]), length);
         }
-        for extent in extents {
-            let cut = u32::try_from(extent.length).unwrap_or(0xffff_f000);
+        for (run, flags) in runs {
+            let cut = u32::try_from(run).unwrap_or(0xffff_f000);
             put(&cut.to_be_bytes());
-            put(&status_flags(extent).to_be_bytes());
-            if u64::from(cut) != extent.length {
+            put(&flags.to_be_bytes());
+            if u64::from(cut) != run {
                 break;
             }
         }
@@ -249,11 +249,11 @@ pub const fn status_length(extents: usize) -> usize {
     8 + 16 * extents
 }
 
-/// The flags of `base:allocation`.
-fn status_flags(extent: &Extent) -> u32 {
+/// The length of an extent, and its flags in `base:allocation`.
+pub fn allocation_run(extent: &Extent) -> (u64, u32) {
     let hole = if extent.hole { NBD_STATE_HOLE } else { 0 };
     let zero = if extent.zero { NBD_STATE_ZERO } else { 0 };
-    hole | zero
+    (extent.length, hole | zero)
 }
 
 #[cfg(test)]
@@ -296,10 +296,11 @@ mod tests {
             Extent { length: 1 << 40, hole: true, zero: true },
             Extent { length: 1, hole: false, zero: false },
         ];
+        let runs = || extents.iter().map(allocation_run);
         let mut payload = [0; status_length(2)];
-        let (_, short) = reply_to(ReplyMode::Structured, true).status(5, &extents, true, &mut payload);
+        let (_, short) = reply_to(ReplyMode::Structured, true).status(5, runs(), true, &mut payload);
         assert_eq!(&payload[..short], b"\0\0\0\x05\xff\xff\xf0\0\0\0\0\x03");
-        let (header, long) = reply_to(ReplyMode::Extended, true).status(5, &extents, true, &mut payload);
+        let (header, long) = reply_to(ReplyMode::Extended, true).status(5, runs(), true, &mut payload);
         assert_eq!(long, 8 + 32);
         assert_eq!(payload[..8], [0, 0, 0, 5, 0, 0, 0, 2]);
         assert_eq!(header.as_bytes()[24..], 40_u64.to_be_bytes());

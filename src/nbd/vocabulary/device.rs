@@ -73,6 +73,15 @@ impl DeviceFacts {
     }
 }
 
+/// A run of bytes with one number, which a meta context gives a meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberedExtent {
+    /// Bytes, at least 1.
+    pub length: u64,
+    /// A depth, or 1 for what is in a set and 0 for what is not.
+    pub number: u32,
+}
+
 /// A run of bytes with one allocation status, as BLOCK_STATUS reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {

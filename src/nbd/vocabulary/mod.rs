@@ -9,6 +9,6 @@ pub mod errno;
 mod range;
 
 pub use command::{CommandKind, IoFlags};
-pub use device::{BlockSizes, DeviceFacts, Extent};
+pub use device::{BlockSizes, DeviceFacts, Extent, NumberedExtent};
 pub use errno::BlockError;
 pub use range::ByteRange;

@@ -1,6 +1,6 @@
 //! What comes of a request.
 
-use crate::block::{BlockError, Extent};
+use crate::block::{BlockError, Extent, NumberedExtent};
 use crate::ring::{Lease, Payload, SharedLease};
 
 /// The outcome of a request.
@@ -14,9 +14,18 @@ pub(crate) enum Answer {
     /// part.
     Parts { parts: Vec<ReadPart>, failure: Option<BlockError> },
     /// The extents of each map, under the front-end's name for it, and memory for the reply.
-    Extents { found: Vec<(u32, Vec<Extent>)>, lease: Lease },
+    Extents { found: Vec<(u32, Described)>, lease: Lease },
     /// It failed as a whole.
     Failed(BlockError),
+}
+
+/// What a map says of a range.
+#[derive(Debug)]
+pub(crate) enum Described {
+    /// What is allocated.
+    Allocation(Vec<Extent>),
+    /// Numbers of the map's own.
+    Numbers(Vec<NumberedExtent>),
 }
 
 /// A part of a read.

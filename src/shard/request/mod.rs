@@ -73,10 +73,14 @@ pub(crate) struct AskedExtents {
 }
 
 /// What extents tell of a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Map {
     /// Holes and zeroes.
     Allocation,
+    /// How deep in a chain of layers the bytes are.
+    Depth,
+    /// What has changed since a snapshot of this name.
+    Changed(Arc<str>),
 }
 
 /// A map and what the front-end calls it.

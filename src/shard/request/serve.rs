@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::backend::{Device, ExportId, ShardContext};
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{Lease, Payload};
-use crate::shard::request::answer::{Answer, ReadPart};
+use crate::shard::request::answer::{Answer, Described, ReadPart};
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, AskedExtents, Map, Peer, ShardJob, Work, sparse};
 
@@ -97,11 +97,16 @@ async fn extents(
 ) -> Answer {
     let mut found = Vec::with_capacity(asked.maps.len());
     for (name, map) in &asked.maps {
-        let extents: Result<_, BlockError> = match map {
-            Map::Allocation => peer.device.extents(range, asked.limit, peer.client, context).await,
+        let (limit, client, device) = (asked.limit, peer.client, &peer.device);
+        let described: Result<_, BlockError> = match map {
+            Map::Allocation => device.extents(range, limit, client, context).await.map(Described::Allocation),
+            Map::Depth => device.depths(range, limit, context).await.map(Described::Numbers),
+            Map::Changed(since) => {
+                device.changed(range, since, limit, client, context).await.map(Described::Numbers)
+            }
         };
-        match extents {
-            Ok(extents) => found.push((*name, extents)),
+        match described {
+            Ok(described) => found.push((*name, described)),
             Err(error) => return Answer::Failed(error),
         }
     }

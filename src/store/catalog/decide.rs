@@ -68,15 +68,15 @@ pub fn check_size(size: u64) -> Result<(), ImageRefusal> {
     }
 }
 
-fn has_room(have: usize, more: usize, what: &'static str) -> Result<(), ImageRefusal> {
+pub(super) fn has_room(have: usize, more: usize, what: &'static str) -> Result<(), ImageRefusal> {
     if have.saturating_add(more) > MOST_ROWS { Err(ImageRefusal::Full(what)) } else { Ok(()) }
 }
 
-fn is_free(view: &CatalogView, name: &StoreName) -> Result<(), ImageRefusal> {
+pub(super) fn is_free(view: &CatalogView, name: &StoreName) -> Result<(), ImageRefusal> {
     if view.image(name).is_some() { Err(ImageRefusal::Exists(name.to_string())) } else { Ok(()) }
 }
 
-fn bare_image(id: ImageId, name: StoreName, size: u64, created_s: u64) -> ImageRow {
+pub(super) fn bare_image(id: ImageId, name: StoreName, size: u64, created_s: u64) -> ImageRow {
     ImageRow {
         id,
         name,

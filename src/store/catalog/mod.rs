@@ -24,6 +24,7 @@ mod draft;
 mod encoding;
 mod header;
 mod id;
+mod importing;
 mod listing;
 mod merging;
 mod name;
@@ -44,6 +45,7 @@ pub use decide::{
 };
 pub use header::CatalogHeader;
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
+pub use importing::{ImportedSnapshot, import_snapshot};
 pub use listing::{ListedNode, Space, listing};
 pub use merging::{MergePair, cheapest_merge, finish_flatten, finish_merge, is_flat, is_full, mergeable};
 pub use name::{NameError, NodeName, StoreName};

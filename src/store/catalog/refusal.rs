@@ -1,6 +1,6 @@
 //! Why something is not done to the images of a store; each says what to do instead.
 
-use super::id::{ImageId, LayerId};
+use super::id::{ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_ROWS, SIZE_UNIT};
 
@@ -53,6 +53,12 @@ pub enum ImageRefusal {
     Gone(ImageId),
     #[error("the layer {0} is not in the catalogue")]
     NoLayer(LayerId),
+    #[error("the snapshot {0} is in this store already: it need not be imported again")]
+    ImportedBefore(SnapshotId),
+    #[error(
+        "\"{image}\" is not as the snapshot {from} is, which the delta begins with: import that one, or roll back to it"
+    )]
+    NotAsItWas { image: StoreName, from: SnapshotId },
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

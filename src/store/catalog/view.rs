@@ -28,6 +28,16 @@ impl CatalogChange {
         self.layers.iter().filter(|(_, row)| row.is_some()).map(|(id, _)| *id)
     }
 
+    /// Snapshots that go, in order, and the one before each.
+    pub(in crate::store) fn folded(&self) -> impl Iterator<Item = (SnapshotId, Option<SnapshotId>)> {
+        self.folded.iter().copied()
+    }
+
+    /// Whether a layer does not go.
+    pub(in crate::store) fn keeps_layer(&self, layer: LayerId) -> bool {
+        self.layers.get(&layer).is_none_or(Option::is_some)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -15,6 +15,11 @@ pub(crate) enum BlockState {
 }
 
 impl BlockState {
+    /// What is below is read.
+    pub(crate) const fn is_absent(self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
     /// The state whose two bits are the lowest of `word`.
     #[inline]
     pub(super) const fn of_bits(word: u64) -> Self {

@@ -12,7 +12,7 @@ use super::*;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{CatalogView, ImageRefusal, NodeName};
 use crate::store::map::BlockState;
-use crate::store::map_files::{NewMap, OpenMap, open_map};
+use crate::store::map_files::{OpenMap, UnsyncedMap, open_map};
 
 const SECTOR: u64 = 512;
 const IMAGES: [&str; 3] = ["a", "b", "c"];
@@ -75,7 +75,7 @@ impl Disks {
             None if block.is_multiple_of(2) => BlockState::Zero,
             None => BlockState::ZeroReserved,
         };
-        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: NewMap(&file) };
+        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: UnsyncedMap(&file) };
         open.set(block, blocks, state).unwrap();
         open.commit().unwrap();
     }
@@ -441,7 +441,7 @@ fn holes_stay_holes_and_pages_come_and_go() {
         disks.store.give_head(&name("vm")).unwrap();
         let head = disks.store.image(&name("vm")).unwrap().head.unwrap();
         let (data, file) = disks.store.directory.open_layer(head).unwrap();
-        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: NewMap(&file) };
+        let mut open = OpenMap { map: open_map(&data, &file).unwrap(), files: UnsyncedMap(&file) };
         for block in blocks(from) {
             data.write_all_at(&[layer as u8 + 1; 4096], block * MAP_BLOCK).unwrap();
             open.set(block, 1, BlockState::Data).unwrap();

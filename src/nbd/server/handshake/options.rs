@@ -8,6 +8,7 @@ use super::outcome::{CloseReason, Negotiated, TlsMode};
 use super::parse::{self, InfoRequests, MetaRequest};
 use super::reply::{self, OptionRefusal};
 use super::state::{HandshakeState, PendingOption};
+use crate::meta_context::MetaContext;
 use crate::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::wire::*;
 
@@ -307,7 +308,7 @@ impl Haggling {
         let request =
             MetaRequest::parse(data).expect("the request was checked before the export was looked up");
         let mut contexts = Vec::new();
-        for (&context, id) in export.contexts.iter().zip(1..) {
+        for (context, id) in export.contexts.iter().zip(1..) {
             let (matches, id) = if option == NBD_OPT_LIST_META_CONTEXT {
                 // "If zero queries are sent, then the server MUST return all the metadata contexts"; ids are
                 // 0 in a list.
@@ -317,9 +318,16 @@ impl Haggling {
                 (fits && request.queries().any(|query| context.is_selected_by(query)), id)
             };
             if matches {
-                reply::meta_context(&mut self.output, option, id, context.name());
-                contexts.push(SelectedContext { id, context });
+                contexts.push(SelectedContext { id, context: context.clone() });
             }
+        }
+        if option == NBD_OPT_SET_META_CONTEXT && contexts.len() > MetaContext::MOST_SELECTED {
+            let reason = "more than 64 meta contexts are selected";
+            reply::refuse(&mut self.output, option, OptionRefusal { reply: NBD_REP_ERR_TOO_BIG, reason });
+            return;
+        }
+        for SelectedContext { id, context } in &contexts {
+            reply::meta_context(&mut self.output, option, *id, &context.name());
         }
         if option == NBD_OPT_SET_META_CONTEXT {
             self.chosen = ChosenContexts { export: name, contexts };

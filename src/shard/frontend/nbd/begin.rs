@@ -2,6 +2,7 @@
 //! backend.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::block::BlockError;
 use crate::nbd::meta_context::MetaContext;
@@ -51,11 +52,17 @@ impl Connection {
         match request.command {
             Command::Read { .. } => request.range.length() as u32,
             Command::BlockStatus { one, .. } => {
-                let extents = if one { 1 } else { feeding.limits.extents_per_reply };
+                let extents = self.extents_per_context(one, feeding);
                 payload.max((self.session.contexts.len() * status_length(extents)) as u32)
             }
             _ => payload,
         }
+    }
+
+    /// The most extents of each context in a reply: all together have as much room as one that is alone.
+    fn extents_per_context(&self, one: bool, feeding: &Feeding<'_>) -> usize {
+        let contexts = self.session.contexts.len().max(1);
+        if one { 1 } else { (feeding.limits.extents_per_reply / contexts).max(1) }
     }
 
     /// A request that holds so many bytes of memory is in flight from now on.
@@ -130,7 +137,7 @@ impl Connection {
         feeding: &mut Feeding<'_>,
     ) {
         let Command::BlockStatus { one, filter } = request.command else { unreachable!("it is none other") };
-        let limit = if one { 1 } else { feeding.limits.extents_per_reply };
+        let limit = self.extents_per_context(one, feeding);
         let (range, ids) = match filter {
             None => (request.range, None),
             Some(length) => {
@@ -141,8 +148,13 @@ impl Connection {
                 }
             }
         };
-        let map = |context: &SelectedContext| match context.context {
-            MetaContext::BaseAllocation => (context.id, Map::Allocation),
+        let map = |selected: &SelectedContext| {
+            let map = match &selected.context {
+                MetaContext::BaseAllocation => Map::Allocation,
+                MetaContext::AllocationDepth => Map::Depth,
+                MetaContext::DirtyBitmap(since) => Map::Changed(Arc::clone(since)),
+            };
+            (selected.id, map)
         };
         let contexts = &self.session.contexts;
         let maps = match ids {

@@ -1,10 +1,10 @@
 //! A reply as it is queued: its chunks, each a header and its payload; and how an answer becomes one.
 
-use crate::block::{BlockError, Extent};
-use crate::nbd::server::reply::{HeaderBytes, ReplyTo};
+use crate::block::BlockError;
+use crate::nbd::server::reply::{HeaderBytes, ReplyTo, allocation_run};
 use crate::nbd::session::ReplyMode;
 use crate::ring::{Lease, Payload};
-use crate::shard::request::answer::{Answer, ReadPart};
+use crate::shard::request::answer::{Answer, Described, ReadPart};
 
 /// One chunk of a reply.
 #[derive(Debug)]
@@ -76,12 +76,20 @@ impl Reply {
     }
 
     /// A chunk for each map, written into the lease one behind the other.
-    fn of_extents(found: &[(u32, Vec<Extent>)], mut lease: Lease, to: &ReplyTo) -> Self {
+    fn of_extents(found: &[(u32, Described)], mut lease: Lease, to: &ReplyTo) -> Self {
         let (mut start, whole) = (0, lease.capacity());
         let mut written = Vec::with_capacity(found.len());
-        for (index, (context, extents)) in found.iter().enumerate() {
+        for (index, (context, described)) in found.iter().enumerate() {
             let done = index + 1 == found.len();
-            let (header, length) = to.status(*context, extents, done, lease.bytes_mut(start..whole));
+            let bytes = lease.bytes_mut(start..whole);
+            let (header, length) = match described {
+                Described::Allocation(extents) => {
+                    to.status(*context, extents.iter().map(allocation_run), done, bytes)
+                }
+                Described::Numbers(runs) => {
+                    to.status(*context, runs.iter().map(|run| (run.length, run.number)), done, bytes)
+                }
+            };
             written.push((header, start as u32, length as u32));
             start += length;
         }

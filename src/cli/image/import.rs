@@ -1,0 +1,82 @@
+//! `ringnbd image import`: an image of a file or of the standard input, or the next snapshot of one by a delta.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::create::copy;
+use super::show;
+use super::watched::Watched;
+use crate::cli::Outcome;
+use crate::cli::owner::{self, RequestError, StorePlace};
+use crate::cli::text::human;
+use crate::config::ControlAddress;
+use crate::config::size::parse_size;
+use crate::store::catalog::NodeName;
+use crate::store::image_path::ImagePath;
+use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError};
+
+/// Instead of a file: the standard input.
+const STANDARD: &str = "-";
+/// The standard input, if it is a file that can be read at any place.
+const INPUT_FILE: &str = "/dev/stdin";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// STORE/NAME; with --delta also STORE/NAME@SNAPSHOT, to call the snapshot so
+    #[arg(value_name = "STORE/NAME[@SNAPSHOT]")]
+    pub node: ImagePath,
+    /// The file, or - for the standard input
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// The size of a new image, such as 20G; that of FILE if nothing is written here
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "delta")]
+    pub size: Option<u64>,
+    /// FILE is a delta, of `ringnbd image export --delta`
+    #[arg(long)]
+    pub delta: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) fn import(args: ImportArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
+    let mut store = owner::open_alone(StorePlace { store: &args.node.store, control })?;
+    if args.delta {
+        return delta(&mut store, args);
+    }
+    let name = args.node.node.into_image().map_err(StoreError::Name)?;
+    let is_standard = args.from.as_os_str() == STANDARD;
+    let is_file = std::fs::metadata(INPUT_FILE).is_ok_and(|input| input.is_file());
+    match is_standard {
+        // Its holes are known.
+        false => copy(&mut store, &name, &args.from, args.size)?,
+        true if is_file => copy(&mut store, &name, Path::new(INPUT_FILE), args.size)?,
+        true => {
+            let copying = Watched::begin("copying", &args.from, None)?;
+            let progress = &mut |done| copying.progress(done);
+            store.import_stream(&name, args.size, (&args.from, &mut io::stdin().lock()), progress)?;
+        }
+    }
+    let size = store.view()?.image(&name).map_or(0, |image| image.size);
+    let sentence = format!("{name} is made: {}.", human(size));
+    let answer = store.describe_some(&[NodeName { image: name, snapshot: None }])?;
+    Ok(show::answer(&StoreAnswer::Nodes(answer), args.json, &sentence))
+}
+
+fn delta(store: &mut OpenStore<MapFiles>, args: ImportArgs) -> Result<Outcome, RequestError> {
+    let NodeName { image, snapshot } = args.node.node;
+    let mut source: Box<dyn Read> = match args.from.as_os_str() == STANDARD {
+        true => Box::new(io::stdin().lock()),
+        false => {
+            let file = File::open(&args.from);
+            let at = |source| StoreError::Named { what: "open", path: args.from.clone(), source };
+            Box::new(BufReader::new(file.map_err(at)?))
+        }
+    };
+    let copying = Watched::begin("copying", &args.from, None)?;
+    let made = store.import_delta(&image, snapshot, &mut source, &mut |done| copying.progress(done))?;
+    drop(copying);
+    let answer = store.describe_some(std::slice::from_ref(&made))?;
+    Ok(show::answer(&StoreAnswer::Nodes(answer), args.json, &format!("{made} is made.")))
+}

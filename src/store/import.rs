@@ -1,0 +1,192 @@
+//! Contents that come into a store. What is not complete is nothing: rows come last.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::catalog::{
+    self, Beginning, ImageId, ImageRefusal, ImportedSnapshot, LayerId, NewImage, NodeName, SnapshotId,
+    StoreName,
+};
+use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
+use super::delta::{DeltaError, DeltaPart, DeltaReader};
+use super::error::StoreError;
+use super::export::Progress;
+use super::map::{BlockState, Geometry};
+use super::map_files::MapFileError;
+use super::map_writer::MapWriter;
+use super::maps::{LayerDescription, LayerMaps};
+use super::open_store::{OpenStore, now_s, random_uuid};
+
+/// Bytes that are read at once.
+const PIECE: usize = 1 << 20;
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// Makes an image of bytes that come one after the other. Without a size it has as many as come. `path` is
+    /// where they come from, for people.
+    ///
+    /// # Errors
+    /// A sentence; that of `progress`.
+    pub fn import_stream(
+        &mut self,
+        name: &StoreName,
+        size: Option<u64>,
+        (path, source): (&Path, &mut dyn Read),
+        progress: Progress<'_>,
+    ) -> Result<(), StoreError> {
+        if self.view()?.image(name).is_some() {
+            return Err(ImageRefusal::Exists(name.to_string()).into());
+        }
+        let (image, layer) = (ImageId(random_uuid()), LayerId(random_uuid()));
+        let made = self.take_stream((image, layer, name), size, (path, source), progress).and_then(|size| {
+            let beginning = Beginning::Copied(layer);
+            let new = NewImage { id: image, name: name.clone(), size, beginning };
+            self.decide(|view, minter| catalog::create(view, minter, new))
+        });
+        let change = self.or_forget(layer, made)?;
+        self.commit(&change).map(drop)
+    }
+
+    /// What cannot be removed is found, and moved to `lost/`, the next time.
+    fn or_forget<T>(&self, layer: LayerId, made: Result<T, StoreError>) -> Result<T, StoreError> {
+        if made.is_err() {
+            let _removed = self.directory.remove_layer(layer);
+        }
+        made
+    }
+
+    fn take_stream(
+        &self,
+        (image, layer, name): (ImageId, LayerId, &StoreName),
+        size: Option<u64>,
+        (path, source): (&Path, &mut dyn Read),
+        progress: Progress<'_>,
+    ) -> Result<u64, StoreError> {
+        let files = self.directory.begin_layer(layer, 0)?;
+        let (mut copied, mut piece, mut at) = (CopiedBlocks::default(), vec![0; PIECE], 0);
+        loop {
+            progress(at)?;
+            let length = fill(source, &mut piece).map_err(StoreError::named("read", path))?;
+            let end = at + length as u64;
+            if let Some(size) = size.filter(|size| end > *size) {
+                return Err(StoreError::TooSmall { path: path.to_owned(), length: end, size });
+            }
+            if end > catalog::LARGEST_IMAGE {
+                return Err(ImageRefusal::Size(end).into());
+            }
+            let written = write_data(&piece[..length], at, &files.data, &mut copied);
+            written.map_err(StoreError::at("write", &self.directory.layer_path(layer)))?;
+            at = end;
+            if length < piece.len() {
+                break;
+            }
+        }
+        let size = size.unwrap_or_else(|| at.next_multiple_of(catalog::SIZE_UNIT));
+        let grown = files.data.set_len(size.next_multiple_of(MAP_BLOCK));
+        grown.map_err(StoreError::at("give its size to", &self.directory.layer_path(layer)))?;
+        let description = self.description(image, layer, None, name, size);
+        let written = self.maps.create(&files.map, &description, copied.runs());
+        written.map_err(|why| StoreError::Map { layer, what: "made", why })?;
+        files.finish()?;
+        Ok(size)
+    }
+
+    fn description(
+        &self,
+        image: ImageId,
+        layer: LayerId,
+        parent: Option<LayerId>,
+        name: &StoreName,
+        size: u64,
+    ) -> LayerDescription {
+        LayerDescription {
+            store: self.header().store,
+            image: image.0,
+            layer: layer.0,
+            parent: parent.map(|parent| parent.0),
+            name: name.to_string(),
+            created_s: now_s(),
+            size,
+        }
+    }
+
+    /// Makes the snapshot of a delta, with the uuid that it has where it comes from. Its image must be exactly
+    /// as the snapshot is that the delta begins with, and is made if it begins with nothing. Without a name the
+    /// snapshot keeps its own.
+    ///
+    /// # Errors
+    /// A sentence; that of `progress`.
+    pub fn import_delta(
+        &mut self,
+        image: &StoreName,
+        snapshot: Option<StoreName>,
+        source: &mut dyn Read,
+        progress: Progress<'_>,
+    ) -> Result<NodeName, StoreError> {
+        let mut delta = DeltaReader::begin(source)?;
+        let head = delta.head().clone();
+        let snapshot = snapshot.map_or_else(|| head.name.parse(), Ok)?;
+        let new = ImportedSnapshot {
+            image: image.clone(),
+            snapshot: snapshot.clone(),
+            id: SnapshotId(head.to),
+            from: head.from.map(SnapshotId),
+            layer: LayerId(random_uuid()),
+            size: head.to_size,
+        };
+        // Whatever refuses it does so before the copy.
+        let change = self.import_row(&new)?;
+        let from_size =
+            new.from.and_then(|from| self.view().ok()?.snapshot_by_id(from)).map_or(0, |row| row.size);
+        if from_size != head.from_size {
+            return Err(DeltaError::Damaged("it begins with another size").into());
+        }
+        let taken = self.take_delta(&new, &mut delta, progress);
+        self.or_forget(new.layer, taken)?;
+        self.commit(&change)?;
+        Ok(NodeName { image: new.image, snapshot: Some(snapshot) })
+    }
+
+    fn take_delta(
+        &self,
+        new: &ImportedSnapshot,
+        delta: &mut DeltaReader<&mut dyn Read>,
+        progress: Progress<'_>,
+    ) -> Result<(), StoreError> {
+        let layer = new.layer;
+        let files = self.directory.begin_layer(layer, new.size.next_multiple_of(MAP_BLOCK))?;
+        let bad_map = |error: MapFileError| StoreError::Map { layer, what: "made", why: error.to_string() };
+        let image = self.view()?.image(&new.image).map_or(ImageId(uuid::Uuid::nil()), |row| row.id);
+        let description = self.description(image, layer, None, &new.image, new.size);
+        let file = files.map.try_clone().map_err(MapFileError::from).map_err(bad_map)?;
+        let mut map = MapWriter::create_with(file, &description, Geometry::default()).map_err(bad_map)?;
+        while let Some(part) = delta.next()? {
+            let (offset, length, state) = match part {
+                DeltaPart::Data { offset, bytes } => {
+                    let written = files.data.write_all_at(bytes, offset);
+                    written.map_err(StoreError::at("write", &self.directory.layer_path(layer)))?;
+                    (offset, bytes.len() as u64, BlockState::Data)
+                }
+                DeltaPart::Zeroes { offset, length } => (offset, length, BlockState::Zero),
+            };
+            map.set(offset / MAP_BLOCK, (offset + length).div_ceil(MAP_BLOCK), state).map_err(bad_map)?;
+            progress(offset + length)?;
+        }
+        map.finish().map_err(bad_map)?;
+        files.finish()
+    }
+}
+
+/// Reads as much as there is.
+fn fill(source: &mut dyn Read, bytes: &mut [u8]) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match source.read(&mut bytes[done..]) {
+            Ok(0) => break,
+            Ok(moved) => done += moved,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

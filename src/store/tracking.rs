@@ -1,0 +1,267 @@
+//! Change tracking of a store: what has changed since a snapshot, and that this stays known.
+
+use std::sync::Arc;
+
+use super::catalog::{
+    self, Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName,
+    SnapshotId, SnapshotRow, StoreName,
+};
+pub(crate) use super::change_walk::OtherChanges;
+use super::change_walk::{ChangeFiles, ChangeWalk};
+use super::changed::{ChainDifference, ChangeRecord, ChangeTrace, ChangedSet};
+use super::error::StoreError;
+use super::maps::LayerMaps;
+use super::open_store::OpenStore;
+
+/// Snapshots of an image that are offered to clients by name, the newest ones.
+const MOST_OFFERED: usize = 1000;
+
+/// Where the changes of an image that is open are found.
+#[derive(Debug)]
+pub(crate) struct ChangePlan {
+    /// Layers of the image whose maps are open and may still change.
+    pub(crate) live: Vec<LayerId>,
+    /// All else.
+    pub(crate) rest: ChangeFiles,
+}
+
+/// What is known of a point in time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PointInTime {
+    pub(super) size: u64,
+    from: Below,
+}
+
+impl PointInTime {
+    fn of_snapshot(row: &SnapshotRow) -> Self {
+        Self { size: row.size, from: row.below }
+    }
+
+    fn of_image(row: &ImageRow) -> Self {
+        let head = row.head.map(|head| Below { node: ChainNode::Layer(head), bytes: row.size });
+        Self { size: row.size, from: head.unwrap_or(row.below) }
+    }
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    pub(super) fn point(&self, node: &NodeName) -> Result<PointInTime, StoreError> {
+        let image = self.image(&node.image)?;
+        match &node.snapshot {
+            None => Ok(PointInTime::of_image(image)),
+            Some(name) => Ok(PointInTime::of_snapshot(self.snapshot_row(&node.image, name)?)),
+        }
+    }
+
+    pub(super) fn snapshot_row(
+        &self,
+        image: &StoreName,
+        name: &StoreName,
+    ) -> Result<&SnapshotRow, StoreError> {
+        let row = self.view()?.snapshot(self.image(image)?.id, name);
+        Ok(row.ok_or_else(|| ImageRefusal::NoSnapshot { image: image.clone(), snapshot: name.clone() })?)
+    }
+
+    fn trace(&self, point: PointInTime) -> Result<Option<ChangeTrace>, StoreError> {
+        let anchor = |layer: LayerId| self.anchors.get(&layer).copied();
+        Ok(ChangeTrace::of(self.view()?, point.size, point.from, &anchor))
+    }
+
+    /// The snapshots of which changes can be told, for whoever opens this image or snapshot.
+    ///
+    /// # Errors
+    /// It is gone, or the catalogue cannot be read.
+    pub(crate) fn tracked_snapshots(&self, node: &NodeName) -> Result<Vec<Arc<str>>, StoreError> {
+        let own = self.trace(self.point(node)?)?;
+        let rows = self.view()?.snapshots_of(self.image(&node.image)?.id);
+        let (mut found, newest) = (Vec::new(), rows.len().saturating_sub(MOST_OFFERED));
+        for row in &rows[newest..] {
+            let trace = self.trace(PointInTime::of_snapshot(row))?;
+            let is_known = own.as_ref().zip(trace).is_some_and(|(own, it)| own.difference(&it).is_some());
+            if is_known && node.snapshot.as_ref() != Some(&row.name) {
+                found.push(row.name.as_str().into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where to find what differs between an open image or snapshot and a snapshot of it. `open` are the
+    /// layers that it has open, newest first; the catalogue need not know the first ones yet.
+    ///
+    /// # Errors
+    /// A sentence; the snapshot is gone, or the changes cannot be known.
+    pub(crate) fn plan_changes(
+        &self,
+        node: &NodeName,
+        open: &[LayerId],
+        since: &StoreName,
+    ) -> Result<ChangePlan, StoreError> {
+        let since = PointInTime::of_snapshot(self.snapshot_row(&node.image, since)?);
+        let mut own = self.point(node)?;
+        let view = self.view()?;
+        let known = open.iter().position(|layer| view.layer(*layer).is_some());
+        let new = &open[..known.unwrap_or(open.len())];
+        match known.map(|known| ChainNode::Layer(open[known])) {
+            Some(top) if top != own.from.node => own.from = Below { node: top, bytes: own.size },
+            Some(_) => {}
+            // It has none but what the catalogue does not know.
+            None if new.is_empty() => {}
+            None => own.from = self.image(&node.image)?.below,
+        }
+        let unknown = || StoreError::ChangesUnknown(node.to_string());
+        let own_trace = self.trace(own)?.ok_or_else(unknown)?.under(new.iter().copied());
+        let since_trace = self.trace(since)?.ok_or_else(unknown)?;
+        let difference = own_trace.difference(&since_trace).ok_or_else(unknown)?;
+        self.plan(&own_trace, &since_trace, difference, open, own.size.max(since.size))
+    }
+
+    fn plan(
+        &self,
+        first: &ChangeTrace,
+        second: &ChangeTrace,
+        difference: ChainDifference,
+        open: &[LayerId],
+        size: u64,
+    ) -> Result<ChangePlan, StoreError> {
+        let ChainDifference { first: of_first, second: of_second, hidden } = difference;
+        let rest = ChangeFiles { maps: Vec::new(), sets: Vec::new(), hidden, size };
+        let mut plan = ChangePlan { live: Vec::new(), rest };
+        for step in first.steps[..of_first].iter().chain(&second.steps[..of_second]) {
+            if step.is_recorded {
+                plan.rest.sets.push(self.directory.change_record(step.layer)?.set);
+            } else if open.contains(&step.layer) {
+                plan.live.push(step.layer);
+            } else {
+                plan.rest.maps.push((self.directory.open_layer(step.layer)?.1, step.visible));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// What differs between two images or snapshots that nobody has open.
+    ///
+    /// # Errors
+    /// A sentence; it cannot be known.
+    pub(crate) fn changes_between(&self, a: &NodeName, b: &NodeName) -> Result<ChangeFiles, StoreError> {
+        self.files_between(self.point(a)?, self.point(b)?)?
+            .ok_or_else(|| StoreError::Unrelated(a.to_string(), b.to_string()))
+    }
+
+    fn files_between(&self, a: PointInTime, b: PointInTime) -> Result<Option<ChangeFiles>, StoreError> {
+        let (Some(first), Some(second)) = (self.trace(a)?, self.trace(b)?) else { return Ok(None) };
+        let Some(difference) = first.difference(&second) else { return Ok(None) };
+        Ok(Some(self.plan(&first, &second, difference, &[], a.size.max(b.size))?.rest))
+    }
+
+    /// To be called before an image gets a layer under its head that holds all it had from below, and before
+    /// the catalogue names that layer: otherwise it is not known any more what has changed since the image's
+    /// snapshots.
+    ///
+    /// # Errors
+    /// A sentence: the layer must not take the place.
+    pub fn keep_changes(&mut self, image: &StoreName, taken_in: LayerId) -> Result<(), StoreError> {
+        let row = self.image(image)?.clone();
+        let Some(anchor) = row.since.and_then(|since| self.view().ok()?.snapshot_by_id(since).cloned())
+        else {
+            return Ok(());
+        };
+        let now = PointInTime { size: row.size, from: row.below };
+        self.record(taken_in, now, &anchor)
+    }
+
+    /// To be called before layers side by side, newest first, become one, and before the catalogue names that
+    /// one. It does nothing unless the oldest of them has a record: what is in a map is not lost by merging.
+    ///
+    /// # Errors
+    /// A sentence: they must not become one.
+    pub fn keep_changes_of_merged(&mut self, merged: &[LayerId], into: LayerId) -> Result<(), StoreError> {
+        let recorded = merged.iter().rev().find(|layer| self.anchors.contains_key(layer));
+        let Some(recorded) = recorded else { return Ok(()) };
+        let mut record = self.directory.change_record(*recorded)?;
+        for layer in merged.iter().take_while(|layer| *layer != recorded) {
+            let map = self.directory.open_layer(*layer)?.1;
+            let files = ChangeFiles {
+                maps: vec![(map, u64::MAX)],
+                sets: Vec::new(),
+                hidden: [0..0, 0..0],
+                size: u64::MAX,
+            };
+            record.set.add(&self.as_set(*layer, files)?);
+        }
+        record.layer = into;
+        self.write_record(&record)
+    }
+
+    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on.
+    pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
+        for (gone, before) in change.folded() {
+            let anchored: Vec<LayerId> = self
+                .anchors
+                .iter()
+                .filter(|(layer, anchor)| **anchor == Some(gone) && change.keeps_layer(**layer))
+                .map(|(layer, _)| *layer)
+                .collect();
+            let view = self.view()?;
+            let rows = view.snapshot_by_id(gone).zip(before.and_then(|before| view.snapshot_by_id(before)));
+            let Some((gone, before)) = rows.map(|(gone, before)| (gone.clone(), before.clone())) else {
+                continue;
+            };
+            for layer in anchored {
+                self.record(layer, PointInTime::of_snapshot(&gone), &before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a record for a layer that has the contents of a point in time, added to the one that it has.
+    fn record(&mut self, layer: LayerId, of: PointInTime, anchor: &SnapshotRow) -> Result<(), StoreError> {
+        let Some(files) = self.files_between(of, PointInTime::of_snapshot(anchor))? else { return Ok(()) };
+        let mut set = self.as_set(layer, files)?;
+        if self.anchors.contains_key(&layer) {
+            set.add(&self.directory.change_record(layer)?.set);
+        }
+        self.write_record(&ChangeRecord { layer, anchor: anchor.id, set })
+    }
+
+    fn as_set(&self, layer: LayerId, files: ChangeFiles) -> Result<ChangedSet, StoreError> {
+        let set = files.walk().and_then(ChangeWalk::into_set);
+        set.map_err(|error| StoreError::Map {
+            layer,
+            what: "compared with a snapshot",
+            why: error.to_string(),
+        })
+    }
+
+    fn write_record(&mut self, record: &ChangeRecord) -> Result<(), StoreError> {
+        self.directory.write_change_record(record)?;
+        self.anchors.insert(record.layer, Some(record.anchor));
+        Ok(())
+    }
+
+    /// Removes records of layers that are not there, or never came to be.
+    pub(super) fn remove_unknown_records(&mut self) -> Result<(), StoreError> {
+        let known = |view: &CatalogView, layer: &LayerId, anchor: &Option<SnapshotId>| {
+            view.layer(*layer).is_some() && anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
+        };
+        let view = self.view()?;
+        let unknown: Vec<LayerId> = self
+            .anchors
+            .iter()
+            .filter(|(layer, anchor)| !known(view, layer, anchor))
+            .map(|(layer, _)| *layer)
+            .collect();
+        unknown.into_iter().try_for_each(|layer| self.forget_changes(layer))
+    }
+
+    /// A layer is gone, and its record with it.
+    pub(super) fn forget_changes(&mut self, layer: LayerId) -> Result<(), StoreError> {
+        match self.anchors.remove(&layer) {
+            Some(_) => self.directory.remove_change_record(layer),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the contents that a delta has brought for a snapshot; see [`catalog::import_snapshot`].
+    pub(super) fn import_row(&self, new: &catalog::ImportedSnapshot) -> Result<CatalogChange, StoreError> {
+        self.decide(|view, minter| catalog::import_snapshot(view, minter, new))
+    }
+}
