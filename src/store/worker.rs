@@ -1,8 +1,8 @@
 //! The one thread that uses an open store while a server runs: its catalogue, and what comes and goes in its
 //! directory.
 //!
-//! It is handed jobs, one after the other. A job that panics costs the store and nothing else: the thread ends
-//! and takes no further jobs, and the store stays locked, because its images may still be served.
+//! It is handed jobs, one after the other. A job that panics costs the store and nothing else: the thread
+//! ends and takes no further jobs, and the store stays locked, because its images may still be served.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
