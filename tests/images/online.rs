@@ -18,8 +18,8 @@ use crate::support::wait_until;
 const SIZE: usize = 4 << 20;
 
 /// A server of a store, with a control socket.
-struct Online {
-    server: Server,
+pub(super) struct Online {
+    pub(super) server: Server,
     socket: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ fn golden() -> (Store, Vec<u8>) {
     (store, golden)
 }
 
-fn online(store: &Store) -> Online {
+pub(super) fn online(store: &Store) -> Online {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control");
     let address = format!("unix:{}", socket.display());
@@ -43,7 +43,7 @@ fn online(store: &Store) -> Online {
     Online { server, socket, _directory: directory }
 }
 
-fn client(server: &Server, export: &str) -> Client {
+pub(super) fn client(server: &Server, export: &str) -> Client {
     try_client(server, export).unwrap_or_else(|error| panic!("{export}: {error}\n{}", server.stderr()))
 }
 
@@ -318,6 +318,26 @@ fn lists_follow_the_store_and_idle_images_are_closed() {
     assert!(try_client(server, "vm9").is_err() && try_client(server, "../vm1").is_err());
     drop(user);
     wait_until("an idle image is closed", || open_layers(server) == 0);
+    assert_eq!(server.complaints(), [""; 0]);
+}
+
+/// Bases are opened at the start, because a server in its sandbox can open none.
+#[test]
+fn images_on_a_base_are_made_and_served() {
+    let store = Store::init();
+    let golden = pattern(7, 0, SIZE);
+    let base = store.dir.path().join("golden.raw");
+    std::fs::write(&base, &golden).unwrap();
+    store.run("image create STORE/first --base file:DIR/golden.raw").ok();
+    store.run("image snapshot STORE/first@v1").ok();
+    let online = online(&store);
+    let Online { server, .. } = &online;
+    assert!(read(server, "first@v1") == golden, "it has no layer of its own");
+    store.run("image create STORE/second --base file:DIR/golden.raw").ok();
+    client(server, "second").write_at(0, &[1; 4096]).unwrap();
+    store.run("image clone STORE/first@v1 STORE/third").ok();
+    assert!(read(server, "second")[4096..] == golden[4096..] && read(server, "third") == golden);
+    assert!(std::fs::read(&base).unwrap() == golden);
     assert_eq!(server.complaints(), [""; 0]);
 }
 
