@@ -33,6 +33,8 @@ pub(super) enum SealProgress {
     Closed,
     /// Changes go to the next head, and had to wait for so long.
     Switched(Duration),
+    /// The same, and its part is done: another one can begin.
+    Over(Duration),
     Failed(SealFailure),
 }
 
@@ -143,7 +145,8 @@ impl SealMember {
                 (SealProgress::Prepared, SealOrder::Prepare) | (SealProgress::Closed, SealOrder::Close) => {
                     Some(Ok(Duration::ZERO))
                 }
-                (SealProgress::Switched(pause), SealOrder::Switch) => Some(Ok(*pause)),
+                (SealProgress::Switched(pause) | SealProgress::Over(pause), SealOrder::Switch)
+                | (SealProgress::Over(pause), SealOrder::Recorded(_)) => Some(Ok(*pause)),
                 _ => None,
             })
             .await
@@ -221,9 +224,11 @@ impl Drop for SealMember {
 impl Drop for SealTask {
     fn drop(&mut self) {
         let mut talk = lock(&self.sealing.talk);
-        if !matches!(talk.progress, SealProgress::Failed(_) | SealProgress::Switched(_)) {
-            talk.progress = SealProgress::Failed(SealFailure::Gone);
-        }
+        talk.progress = match talk.progress {
+            SealProgress::Failed(_) => return,
+            SealProgress::Switched(pause) => SealProgress::Over(pause),
+            _ => SealProgress::Failed(SealFailure::Gone),
+        };
         drop(talk);
         self.sealing.changed.wake_all();
     }
