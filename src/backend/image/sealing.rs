@@ -105,7 +105,7 @@ pub struct SealMember(Arc<Sealing>);
 #[derive(Debug)]
 pub struct SealTask {
     sealing: Arc<Sealing>,
-    next: Option<NextHead>,
+    next: Option<Box<NextHead>>,
 }
 
 /// The outcome of a change of the catalogue, for who must wait for it.
@@ -117,7 +117,7 @@ pub(super) struct Recording(Arc<Sealing>);
 pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
     let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
     let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
-    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(next) })
+    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(Box::new(next)) })
 }
 
 impl Sealing {
@@ -155,7 +155,7 @@ impl SealMember {
 
 impl SealTask {
     pub(super) fn take_next(&mut self) -> NextHead {
-        self.next.take().expect("it is taken once")
+        *self.next.take().expect("it is taken once")
     }
 
     /// Says how far the home is.

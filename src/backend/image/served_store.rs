@@ -119,6 +119,11 @@ impl ServedImage {
         &self.node
     }
 
+    #[cfg(test)]
+    pub(super) fn with_store<T>(&self, call: impl FnOnce(&mut OpenStore<MapFiles>) -> T) -> T {
+        call(&mut lock(&self.store.store))
+    }
+
     /// The directory of the store, without links.
     pub(super) fn store_path(&self) -> &Path {
         &self.store.path
