@@ -77,7 +77,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
             first..first + number("SEEDS").unwrap_or(300)
         }
     };
-    let (mut answered, mut cuts, mut restarts, mut failed) = (0, 0, 0, Vec::new());
+    let (mut answered, mut cuts, mut restarts, mut snapshots, mut failed) = (0, 0, 0, 0, Vec::new());
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         match attempt_in(run, seed) {
@@ -85,6 +85,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
                 answered += report.answered;
                 cuts += u64::from(report.power_cut);
                 restarts += report.restarts;
+                snapshots += report.snapshots;
                 for (name, count) in report.outcomes {
                     *outcomes.entry(name).or_default() += count;
                 }
@@ -96,7 +97,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
         }
     }
     println!(
-        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts; operations: {outcomes:?}",
+        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts, {snapshots} snapshots; operations: {outcomes:?}",
         seeds.count()
     );
     assert!(failed.is_empty(), "run again with SEED=n for n in {failed:?}");
@@ -144,6 +145,7 @@ fn every_planted_bug_is_found() {
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
+            Canary::SealWithoutDrain | Canary::SealedOneByOne | Canary::HeadBeforeCatalog => image::snapshots,
             Canary::RecoveryWithoutSync => image::killed_servers,
             Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.

@@ -73,6 +73,7 @@ fn a_server_makes_room_on_a_full_disk() {
     store.run("store init STORE").ok();
     store.run("image create STORE/vm0 1M").ok();
     store.run("image snapshot STORE/vm0@a").ok();
+    store.run("image clone STORE/vm0@a STORE/gone").ok();
     let online = super::online::online(&store);
     // Its head takes some of the disk.
     super::online::client(&online.server, "vm0").write_at(0, &[1; 1 << 20]).unwrap();
@@ -87,7 +88,7 @@ fn a_server_makes_room_on_a_full_disk() {
     assert_eq!(failed.status.code(), Some(1), "{failed}");
     assert!(failed.stderr.contains("No space left"), "{failed}");
     let before = store.names();
-    store.run("image rm --snapshots STORE/vm1-0").ok();
+    store.run("image rm STORE/gone").ok();
     assert_eq!(store.names().len(), before.len() - 1);
     drop(file);
     std::fs::remove_file(small.join("rest")).unwrap();

@@ -19,6 +19,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fails: bool,
     /// It is an image: what it knows of its blocks is read and written too, by any request.
     pub(crate) is_image: bool,
+    /// Snapshots of it are not always recorded.
+    pub(crate) is_unrecorded: bool,
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
@@ -334,9 +336,10 @@ impl Client {
             (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
             (Expect::Success, wire::EIO) => {
-                // A journal that could not be written once is not written again.
+                // A journal that could not be written once is not written again, and no head that is unknown.
                 let commits = asked.command == wire::FLUSH || asked.flags & wire::FUA != 0;
-                let is_stuck = context.is_image && commits && faults.no_space > 0.0;
+                let is_stuck =
+                    context.is_image && commits && (faults.no_space > 0.0 || context.is_unrecorded);
                 let works = moves || context.fails || context.is_image;
                 (works && (fails || context.shutting_down)) || is_stuck
             }

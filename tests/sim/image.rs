@@ -1,9 +1,12 @@
 //! Disks that are images: a head, perhaps a sealed layer below it, perhaps a base.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringnbd::internal::backend::{Export, SimulatedBlock, SimulatedImage, SimulatedLayer};
-use ringnbd::internal::ring::sim::{Faults, FileId, Random, World};
+use ringnbd::internal::ring::sim::{Faults, FileId, Random, World, mixed};
 use ringnbd::internal::store::Geometry;
 
 use super::media::Medium;
@@ -69,7 +72,31 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
     plan.cuts = 0.0;
     plan.cautious = random.chance(0.4);
     plan.restarts = (0..random.below(4)).map(|_| Restart::random(&mut random)).collect();
+    plan.snapshots = random.pick(&[0.0, 0.001, 0.01, 0.05]);
+    plan.unrecorded = random.pick(&[0.0, 0.0, 0.3]);
+    Arc::make_mut(&mut plan.limits).seal_timeout = random_timeout(&mut random);
     avoid_gaps(&mut plan, &faults);
+    run::run_plan(random, world, faults, plan)
+}
+
+fn random_timeout(random: &mut Random) -> Duration {
+    Duration::from_micros(random.pick(&[100, 10_000, 2_000_000]))
+}
+
+/// Two images, on two shards perhaps, of which snapshots are taken together all the time, and power cuts.
+pub(crate) fn snapshots(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(4, small_memory());
+    plan.disks.extend(crowd(1, small_memory()).disks);
+    (plan.shards, plan.snapshots, plan.cautious) = (random.between(1, 2) as usize, 0.02, true);
+    plan.unrecorded = random.pick(&[0.0, 0.0, 0.3]);
+    for disk in &mut plan.disks {
+        disk.size = 64 << 10;
+        make_image(disk, &mut random);
+    }
+    plan.restarts = (0..3).map(|_| cut(Interruption::PowerCut, &mut random)).collect();
     run::run_plan(random, world, faults, plan)
 }
 
@@ -121,16 +148,49 @@ fn cut(interruption: Interruption, random: &mut Random) -> Restart {
 #[test]
 fn what_an_image_has_answered_is_kept() {
     for seed in 1..=40 {
-        for (name, world) in [("crowds", crowds as fn(u64) -> _), ("killed_servers", killed_servers)] {
+        let kinds = [
+            ("crowds", crowds as fn(u64) -> _),
+            ("killed_servers", killed_servers),
+            ("snapshots", snapshots),
+        ];
+        for (name, world) in kinds {
             let result = world(seed);
             assert!(result.is_ok(), "world {seed} of {name}: {}", result.unwrap_err());
         }
     }
 }
 
+/// What the catalogue says of an image. It survives everything.
+pub(crate) struct Row {
+    pub(crate) image: SimulatedImage,
+    /// Its snapshots, by number, each as an image of its own.
+    pub(crate) snapshots: Vec<(u64, SimulatedImage)>,
+}
+
+impl Row {
+    /// The head is sealed, and what stands on it goes on with another one.
+    pub(crate) fn seal(&mut self, number: u64, next: SimulatedLayer) {
+        self.snapshots.push((number, SimulatedImage { read_only: true, ..self.image.clone() }));
+        self.image.layers.insert(0, next);
+    }
+}
+
+/// Files of a head that is to take over, and the row that is to name it.
+pub(crate) struct NextLayer {
+    pub(crate) layer: SimulatedLayer,
+    pub(crate) row: Rc<RefCell<Row>>,
+}
+
+/// Layers that an image has at most, the head among them.
+const MOST_LAYERS: usize = 5;
+
 /// An image in a world.
 pub(crate) struct Image {
-    place: SimulatedImage,
+    row: Rc<RefCell<Row>>,
+    size: u64,
+    alignment: Option<u32>,
+    shape: Shape,
+    random: Random,
     /// Files that nobody may ever write, and what they hold.
     untouched: Vec<(FileId, Vec<u8>)>,
 }
@@ -188,10 +248,18 @@ impl Image {
                 }
             }
         }
-        Self::make(disk, shape, layers, base, world)
+        let random = Random::new(mixed(disk.size ^ blocks as u64));
+        Self::make(disk, shape, layers, base, world, random)
     }
 
-    fn make(disk: &Disk, shape: Shape, layers: Vec<Layer>, base: Option<Vec<u8>>, world: &World) -> Self {
+    fn make(
+        disk: &Disk,
+        shape: Shape,
+        layers: Vec<Layer>,
+        base: Option<Vec<u8>>,
+        world: &World,
+        random: Random,
+    ) -> Self {
         let mut untouched = Vec::new();
         let mut file = |bytes: Vec<u8>, alignment: Option<u32>, is_written: bool| {
             let id = world.file(bytes.clone(), alignment, 1).id;
@@ -213,7 +281,9 @@ impl Image {
             let size = bytes.len() as u64;
             (file(bytes, None, false), size)
         });
-        Self { place: SimulatedImage { layers, base, read_only: disk.read_only }, untouched }
+        let image = SimulatedImage { layers, base, read_only: disk.read_only };
+        let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new() }));
+        Self { row, size: disk.size, alignment: disk.alignment, shape, random, untouched }
     }
 }
 
@@ -228,13 +298,27 @@ impl Medium for Image {
         for (file, bytes) in &self.untouched {
             assert!(world.content(*file) == *bytes, "a file was written that nobody may write");
         }
-        Arc::new(Export::simulated_image(world, &self.place))
+        Arc::new(Export::simulated_image(world, &self.row.borrow().image))
     }
 
     fn files(&self, _world: &World) -> Vec<(String, FileId)> {
-        let layers = self.place.layers.iter().flat_map(|layer| [layer.data, layer.map]);
-        let files = layers.chain(self.place.base.map(|(file, _)| file));
+        let SimulatedImage { layers, base, .. } = &self.row.borrow().image;
+        let layers = layers.iter().flat_map(|layer| [layer.data, layer.map]);
+        let files = layers.chain(base.map(|(file, _)| file));
         files.enumerate().map(|(index, file)| (index.to_string(), file)).collect()
+    }
+
+    fn next_head(&mut self, world: &World) -> Option<NextLayer> {
+        let image = &self.row.borrow().image;
+        if image.read_only || image.layers.len() >= MOST_LAYERS {
+            return None;
+        }
+        let length = self.size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)) as usize;
+        let data = if self.shape.is_dirty { rubbish(length, &mut self.random) } else { vec![0; length] };
+        let map = SimulatedImage::map_file(self.size, self.shape.geometry, &[]);
+        let layer =
+            SimulatedLayer { data: world.file(data, self.alignment, 1).id, map: world.file(map, None, 1).id };
+        Some(NextLayer { layer, row: Rc::clone(&self.row) })
     }
 
     /// It takes a server to know which of its blocks count.

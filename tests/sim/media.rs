@@ -22,6 +22,11 @@ pub(crate) trait Medium {
     /// What clients would read when nothing is under way; `None` when only a server can tell.
     fn content(&self, world: &World) -> Option<Vec<u8>>;
 
+    /// Makes the files of a next head, if it is an image of which a snapshot can be taken now.
+    fn next_head(&mut self, _world: &World) -> Option<image::NextLayer> {
+        None
+    }
+
     /// Code of its own goes on, which runs beside the shards; false when that has nothing to do.
     fn step(&self) -> bool {
         false

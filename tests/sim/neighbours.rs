@@ -65,6 +65,8 @@ impl Scene {
             evictions: 0.0,
             removals: 0.0,
             cuts: 0.0,
+            snapshots: 0.0,
+            unrecorded: 0.0,
             shards: 1,
             disks: sizes.map(disk).into(),
             limits: Arc::new(limits),
@@ -171,6 +173,7 @@ impl Scene {
                 outcomes: self.world.outcomes(),
                 power_cut: false,
                 restarts: 0,
+                snapshots: 0,
             }),
             sleeps => Err(format!("the shard slept in the kernel {sleeps} times")),
         }

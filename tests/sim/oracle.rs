@@ -16,7 +16,7 @@ const FOUND: u64 = u64::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WriteId(u32);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Write {
     /// 0 for zeroes.
     value: u64,
@@ -40,7 +40,7 @@ struct Touch {
 }
 
 /// The oracle of one export.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Oracle {
     grain: usize,
     writes: Vec<Write>,
@@ -52,7 +52,7 @@ pub(crate) struct Oracle {
 }
 
 /// The history of a unit: what it held at first, and who touched it since.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Unit {
     first: Touch,
     later: Vec<Touch>,
@@ -250,6 +250,19 @@ impl Oracle {
                 .map_err(|error| format!("after the power cut: {error}"))?;
         }
         Ok(())
+    }
+
+    /// What a snapshot holds that began at `began`, if this is the oracle as it was when it had ended: all
+    /// that was certain then, and perhaps more. When the newest write in it was sent.
+    pub(crate) fn check_snapshot(&self, began: u64, content: &[u8]) -> Result<u64, String> {
+        let mut newest = 0;
+        for unit in 0..self.units.len() {
+            let bar = self.bar_for_reads(unit, began);
+            let matching =
+                self.check_unit(unit, bar, &content[unit * self.grain..(unit + 1) * self.grain])?;
+            newest = matching.map_or(newest, |write| self.writes[write as usize].sent.max(newest));
+        }
+        Ok(newest)
     }
 
     /// Whether a unit may hold these bytes; the one write that they are certainly of, if there is one.

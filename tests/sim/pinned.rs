@@ -35,6 +35,8 @@ pub(crate) fn crowd(clients: usize, limits: Limits) -> Plan {
         evictions: 0.0,
         removals: 0.0,
         cuts: 0.0,
+        snapshots: 0.0,
+        unrecorded: 0.0,
         power_cut_at: None,
         shutdown_at: None,
         restarts: Vec::new(),

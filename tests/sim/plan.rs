@@ -39,6 +39,10 @@ pub(crate) struct Plan {
     pub(crate) removals: f64,
     /// How often a file that nobody may write is cut, or is whole again, by step.
     pub(crate) cuts: f64,
+    /// How often a snapshot of some images is begun, by step.
+    pub(crate) snapshots: f64,
+    /// How often the catalogue does not say at once that it has it.
+    pub(crate) unrecorded: f64,
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,
@@ -109,6 +113,8 @@ impl Plan {
             removals: random.pick(&[0.0, 0.0005, 0.005]),
             cuts: random.pick(&[0.0, 0.0, 0.001]),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
+            snapshots: 0.0,
+            unrecorded: 0.0,
             power_cut_at,
             shutdown_at,
             restarts: Vec::new(),
@@ -121,7 +127,8 @@ impl Plan {
             index,
             cpu: None,
             limits: Arc::clone(&self.limits),
-            files: self.disks.len(),
+            // Snapshots add layers.
+            files: self.disks.len() * if self.snapshots > 0.0 { 9 } else { 1 },
             busy_poll: Duration::ZERO,
             record: true,
             slow: None,

@@ -1,11 +1,14 @@
 //! A server ends at once, and another one opens what is left: the power has failed, or the process was killed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ringnbd::internal::backend::Export;
 use ringnbd::internal::ring::sim::{Faults, SocketId};
 use ringnbd::internal::shard::SteppedShard;
 
 use super::super::plan::{Interruption, Restart, negotiated};
+use super::super::request::Setting;
 use super::super::wire::{self, Form, READ};
 use super::{Context, Life, Shutdown, Simulation};
 
@@ -47,6 +50,7 @@ impl Simulation {
             Interruption::PowerCut => self.world.power_cut(),
             Interruption::ProcessDeath => self.world.process_death(),
         }
+        self.end_snapshots();
         self.drop_server();
         for client in std::mem::take(&mut self.clients) {
             let (export, generation) = (client.setting.export, client.setting.generation);
@@ -103,7 +107,7 @@ impl Simulation {
                 }
             }
         }
-        Ok(())
+        self.check_snapshots()
     }
 
     /// Whether nothing but the world's faults keeps a client from reading all of an export.
@@ -131,21 +135,25 @@ impl Simulation {
         let Faults { latency_ns, submission_entries, no_punch, no_zero_range, .. } = self.faults;
         let calm = Faults { latency_ns, submission_entries, no_punch, no_zero_range, ..Faults::none() };
         let faults = self.world.set_faults(calm);
-        let content = self.read_calmly(export);
+        let mut setting = self.plan.setting(&mut self.random);
+        (setting.export, setting.generation) = (export, self.lives[export].generation);
+        self.go_home(&mut setting);
+        let exports = Arc::clone(&self.exports);
+        let content = self.read_calmly(setting, &exports);
         self.world.set_faults(faults);
         content
     }
 
-    fn read_calmly(&mut self, export: usize) -> Result<Vec<u8>, String> {
+    pub(super) fn read_calmly(
+        &mut self,
+        mut setting: Setting,
+        exports: &[Arc<Export>],
+    ) -> Result<Vec<u8>, String> {
         let (socket, token) = self.world.socket(1 << 20, false);
-        let mut setting = self.plan.setting(&mut self.random);
-        (setting.form, setting.context, setting.export, setting.enforced) =
-            (Form::Simple, None, export, None);
-        setting.generation = self.lives[export].generation;
-        self.go_home(&mut setting);
-        let negotiated = negotiated(token, &setting, &self.exports);
+        (setting.form, setting.context, setting.enforced) = (Form::Simple, None, None);
+        let negotiated = negotiated(token, &setting, exports);
         assert!(self.shards[setting.shard].connect(negotiated).is_ok(), "the mailbox has room");
-        let size = self.plan.disks[export].size;
+        let size = exports[setting.export].facts().size;
         let mut content = Vec::new();
         while (content.len() as u64) < size {
             let offset = content.len() as u64;

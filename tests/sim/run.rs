@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) power_cut: bool,
     /// Servers after the first one.
     pub(crate) restarts: usize,
+    /// Snapshots of groups of images that were taken.
+    pub(crate) snapshots: u64,
 }
 
 /// A connection whose client has left while the shard may still work for it.
@@ -62,6 +64,7 @@ struct Simulation {
     exports: Arc<[Arc<Export>]>,
     /// By export.
     lives: Vec<Life>,
+    snapshots: snapshot::Snapshots,
     _entered: Entered,
 }
 
@@ -88,6 +91,7 @@ macro_rules! context {
                 .application
                 .is_some_and(|manner| manner.drops + manner.panics > 0.0),
             is_image: $self.plan.disks[$export].image.is_some(),
+            is_unrecorded: $self.plan.unrecorded > 0.0,
             random: &mut $self.random,
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
@@ -101,6 +105,8 @@ macro_rules! context {
 // It uses the macro.
 #[path = "restart.rs"]
 mod restart;
+#[path = "snapshot.rs"]
+mod snapshot;
 
 /// More steps than any run that ends.
 const MOST_STEPS: u64 = 5_000_000;
@@ -136,6 +142,7 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
         outcomes: simulation.world.outcomes(),
         power_cut,
         restarts: simulation.restarts,
+        snapshots: simulation.snapshots.taken,
     })
 }
 
@@ -169,6 +176,7 @@ impl Simulation {
             restarts: 0,
             exports: Vec::new().into(),
             lives: Vec::new(),
+            snapshots: snapshot::Snapshots::default(),
             _entered: entered,
         };
         simulation.start_server();
@@ -189,6 +197,8 @@ impl Simulation {
             }
             self.come_back();
             self.remove();
+            self.begin_snapshot();
+            self.go_on_with_snapshots()?;
             while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
                 if !self.connect() {
                     break;
@@ -290,7 +300,7 @@ impl Simulation {
                 self.note_released();
                 Ok(())
             }
-            (None, _) if self.step_devices() => Ok(()),
+            (None, _) if self.step_devices() || self.go_on_with_snapshots()? => Ok(()),
             (None, _) => Err("nothing will ever happen again".into()),
         }
     }
@@ -422,7 +432,8 @@ impl Simulation {
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_STEPS {
             // Devices of the application before the clock, which would run to the end of every patience.
-            if !self.takes_turn() && !self.step_devices() && !self.world.step() {
+            let goes_on = self.takes_turn() || self.step_devices() || self.go_on_with_snapshots()?;
+            if !goes_on && !self.world.step() {
                 return Ok(());
             }
             self.note_released();
@@ -492,6 +503,7 @@ impl Simulation {
     /// The power fails, and what must have survived is looked for.
     fn survive(&mut self) -> Result<(), String> {
         self.world.power_cut();
+        self.end_snapshots();
         if self.media.iter().any(|medium| medium.content(&self.world).is_none()) {
             self.drop_server();
         }
@@ -499,6 +511,6 @@ impl Simulation {
             let content = self.content(export)?;
             self.oracles[export].check_survival(&content)?;
         }
-        Ok(())
+        self.check_snapshots()
     }
 }
