@@ -207,7 +207,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 }
 
 /// A command as what is asked of a store.
-struct Asked {
+struct AskedCommand {
     store: PathBuf,
     request: StoreRequest,
     as_json: bool,
@@ -215,7 +215,7 @@ struct Asked {
     sentence: String,
 }
 
-fn asked(command: ImageCommand) -> Result<Asked, RequestError> {
+fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
     let first = |nodes: &[ImagePath]| nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
     Ok(match command {
         ImageCommand::Create(_)
@@ -226,17 +226,17 @@ fn asked(command: ImageCommand) -> Result<Asked, RequestError> {
         | ImageCommand::Export(_)
         | ImageCommand::Import(_) => unreachable!("they have a way of their own"),
         ImageCommand::Ls { store, json } => {
-            Asked { store, request: StoreRequest::Images, as_json: json, sentence: String::new() }
+            AskedCommand { store, request: StoreRequest::Images, as_json: json, sentence: String::new() }
         }
         ImageCommand::Info(One { node, json }) => {
             let request = StoreRequest::Image { node: node.node };
-            Asked { store: node.store, request, as_json: json, sentence: String::new() }
+            AskedCommand { store: node.store, request, as_json: json, sentence: String::new() }
         }
         ImageCommand::Snapshot(Several { nodes, json }) => {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Taken: {}.", in_words(&nodes));
-            Asked { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
+            AskedCommand { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
         }
         ImageCommand::Clone { from, to, json } => {
             let images = to.into_iter().map(|path| path.node.into_image());
@@ -244,29 +244,34 @@ fn asked(command: ImageCommand) -> Result<Asked, RequestError> {
             let names: Vec<String> = to.iter().map(StoreName::to_string).collect();
             let sentence = format!("Made: {}.", names_in_words(&names));
             let request = StoreRequest::Clone { from: from.node, to };
-            Asked { store: from.store, request, as_json: json, sentence }
+            AskedCommand { store: from.store, request, as_json: json, sentence }
         }
         ImageCommand::Rm { of: Several { nodes, json }, snapshots } => {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Removed: {}.", in_words(&nodes));
-            Asked { store, request: StoreRequest::Remove { nodes, snapshots }, as_json: json, sentence }
+            AskedCommand {
+                store,
+                request: StoreRequest::Remove { nodes, snapshots },
+                as_json: json,
+                sentence,
+            }
         }
         ImageCommand::Resize { of: One { node, json }, size, shrink } => {
             let image = node.node.into_image().map_err(StoreError::Name)?;
             let sentence = format!("{image} has {}.", human(size));
             let request = StoreRequest::Resize { image, size, shrink };
-            Asked { store: node.store, request, as_json: json, sentence }
+            AskedCommand { store: node.store, request, as_json: json, sentence }
         }
         ImageCommand::Rename { of: One { node, json }, to } => {
             let sentence = format!("{} is called {} now.", node.node, to.node);
             let request = StoreRequest::Rename { node: node.node, to: to.node };
-            Asked { store: node.store, request, as_json: json, sentence }
+            AskedCommand { store: node.store, request, as_json: json, sentence }
         }
         ImageCommand::Rollback { of: One { node, json }, force } => {
             let sentence = format!("{} is as {} was.", node.node.image, node.node);
             let request = StoreRequest::Rollback { node: node.node, force };
-            Asked { store: node.store, request, as_json: json, sentence }
+            AskedCommand { store: node.store, request, as_json: json, sentence }
         }
     })
 }

@@ -1,5 +1,5 @@
-//! Who carries out what is asked of a store: this command, which takes the store's lock, or the server that has
-//! the lock, by its control socket. What is printed is the same.
+//! Who carries out what is asked of a store: this command, which takes the store's lock, or the server that
+//! has the lock, by its control socket. What is printed is the same.
 
 use std::path::{Path, PathBuf};
 

@@ -35,8 +35,8 @@ pub trait Host {
         Ok(start())
     }
 
-    /// Runs `start`, which starts the threads of the stores, on any thread. They lack what that thread gave up,
-    /// which must not be these directories.
+    /// Runs `start`, which starts the threads of the stores, on any thread. They lack what that thread gave
+    /// up, which must not be these directories.
     ///
     /// # Errors
     /// Ends the start.

@@ -39,9 +39,9 @@
 //! still make sockets, of UDP for example. In a directory that holds a socket of its own, the control plane
 //! can remove other files too, as far as the user's rights go.
 //!
-//! A server of stores has a thread for each. It makes, opens, renames and removes files below the directories of
-//! the stores. The filter of system calls holds for the whole process, so with stores it lets all threads open
-//! files to write: for each thread Landlock decides which.
+//! A server of stores has a thread for each. It makes, opens, renames and removes files below the directories
+//! of the stores. The filter of system calls holds for the whole process, so with stores it lets all threads
+//! open files to write: for each thread Landlock decides which.
 //!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the

@@ -54,8 +54,8 @@ pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
     Ok(rules)
 }
 
-/// What the thread of a store does below its directory. Layers go to `lost/` by a rename from one directory to
-/// another.
+/// What the thread of a store does below its directory. Layers go to `lost/` by a rename from one directory
+/// to another.
 fn of_store() -> BitFlags<AccessFs> {
     AccessFs::ReadFile
         | AccessFs::WriteFile

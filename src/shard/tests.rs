@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::backend::{ApplicationDevice, DeviceQueue, DeviceRequest, Export, ExportId, FastDevice};
+use crate::backend::{RecordOutcome, SnapshotRecord, seal_group, sealing};
 use crate::block::DeviceFacts;
 use crate::config::ExportUri;
 use crate::config::Limits;
@@ -497,4 +498,112 @@ fn clients_of_an_export_that_cannot_be_opened_are_refused_and_closed() {
         assert!(tries < 1000, "it is never opened");
     }
     running.stop();
+}
+
+/// Ends a future on this thread.
+fn wait_for<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut future = std::pin::pin!(future);
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// The change of a real catalogue.
+struct InCatalogue<F>(F);
+
+impl<F: FnMut()> SnapshotRecord for InCatalogue<F> {
+    async fn record(&mut self) -> RecordOutcome {
+        self.0();
+        RecordOutcome::Recorded
+    }
+
+    async fn read_again(&mut self) -> RecordOutcome {
+        unreachable!("it is never unknown")
+    }
+}
+
+fn snapshot(running: &Running, name: &str) {
+    let image = running.export.image().unwrap();
+    let (next, new) = image.begin_snapshot(name);
+    let (member, task) = sealing(next);
+    let id = ExportId { index: 0, generation: 0 };
+    assert!(running.shard.seal(id, Arc::clone(&running.export), task));
+    let mut record = InCatalogue(|| image.record_snapshot(&new));
+    assert_eq!(wait_for(seal_group(vec![member], &mut record)).unwrap().len(), 1);
+}
+
+/// C1 with a real disk: one client writes a number to one block after the other, and each snapshot has what a
+/// first part of its writes makes.
+#[test]
+fn a_snapshot_is_a_point_in_time_of_a_client_that_goes_on() {
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+    const BLOCKS: u32 = 64;
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("store");
+    let running = start(&format!("overlay:{}?size={}", path.display(), BLOCKS * 4096));
+    snapshot(&running, "idle");
+    let (sent, answered, stop) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+    let mut windows = vec![("idle".to_owned(), 0, 0)];
+    let mut client = running.connect(ReplyMode::Simple);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                sent.store(number, Ordering::SeqCst);
+                let data: Vec<u8> = number.to_le_bytes().repeat(1024);
+                let write = request(1, 1, u64::from(number % BLOCKS) * 4096, 4096);
+                client.write_all(&[write, data].concat()).unwrap();
+                assert_eq!(read(&mut client, 16), simple(0, 1));
+                answered.store(number, Ordering::SeqCst);
+                if number % 16 == 0 {
+                    client.write_all(&request(3, 2, 0, 0)).unwrap();
+                    assert_eq!(read(&mut client, 16), simple(0, 2));
+                }
+            }
+        });
+        for name in ["a", "b", "c"] {
+            let before = answered.load(Ordering::SeqCst);
+            while answered.load(Ordering::SeqCst) < before + BLOCKS {
+                std::thread::yield_now();
+            }
+            let began = answered.load(Ordering::SeqCst);
+            snapshot(&running, name);
+            windows.push((name.to_owned(), began, sent.load(Ordering::SeqCst)));
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    windows.push((String::new(), sent.load(Ordering::SeqCst), sent.load(Ordering::SeqCst)));
+    let Running { shard, exited, export } = running;
+    shard.shutdown();
+    assert!(exited.recv_timeout(Duration::from_secs(20)).unwrap().is_ok());
+    drop(export);
+    for (name, first, last) in windows {
+        let node = if name.is_empty() { "disk".to_owned() } else { format!("disk@{name}") };
+        let running = start(&format!("store:{}/{node}", path.display()));
+        let mut client = running.connect(ReplyMode::Simple);
+        client.write_all(&request(0, 8, 0, BLOCKS * 4096)).unwrap();
+        assert_eq!(read(&mut client, 16), simple(0, 8));
+        let content = read(&mut client, BLOCKS as usize * 4096);
+        let is_after = |count: u32| {
+            (0..BLOCKS).zip(content.chunks(4096)).all(|(block, bytes)| {
+                let number = (1..=count).rev().find(|number| number % BLOCKS == block).unwrap_or(0);
+                bytes == number.to_le_bytes().repeat(1024)
+            })
+        };
+        assert!((first..=last).any(is_after), "{node} is at no point between {first} and {last}");
+        drop(client);
+        running.stop();
+    }
 }

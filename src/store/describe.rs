@@ -1,5 +1,5 @@
-//! What is told of a store, its images and its snapshots, in the form that programs are given it. Its keys are
-//! part of the interface.
+//! What is told of a store, its images and its snapshots, in the form that programs are given it. Its keys
+//! are part of the interface.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -141,16 +141,21 @@ impl StoreDirectory {
     }
 
     fn open_catalog(self) -> Result<(Self, StoreCatalog), StoreError> {
-        let (path, at) = (&self.path, self.path.join(CATALOG));
+        let catalog = StoreCatalog::open(self.catalog_file()?);
+        let catalog = catalog.map_err(|source| StoreError::Catalog { path: self.path.clone(), source })?;
+        Ok((self, catalog))
+    }
+
+    /// Opens the file of the catalogue.
+    pub(super) fn catalog_file(&self) -> Result<CatalogFile, StoreError> {
+        let at = self.path.join(CATALOG);
         let file = below(&self.root, CATALOG, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty());
         let file = file.map_err(StoreError::at("open", &at))?;
         let is_file = fstat(&file).map(|status| FileType::from_raw_mode(status.st_mode).is_file());
         if !is_file.map_err(StoreError::at("look at", &at))? {
-            return Err(StoreError::NotAStore(path.to_owned()));
+            return Err(StoreError::NotAStore(self.path.clone()));
         }
-        let catalog = StoreCatalog::open(CatalogFile::new(file.into()));
-        let catalog = catalog.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
-        Ok((self, catalog))
+        Ok(CatalogFile::new(file.into()))
     }
 
     fn with(path: &Path, root: OwnedFd, lock: File) -> Result<Self, StoreError> {

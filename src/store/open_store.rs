@@ -171,6 +171,18 @@ impl<M: LayerMaps> OpenStore<M> {
         self.catalog.view().map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })
     }
 
+    /// Reads the catalogue again if a change failed before, so that it is known whether it took place.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        if self.catalog.view().is_ok() {
+            return Ok(());
+        }
+        let again = self.catalog.open_again(self.directory.catalog_file()?);
+        again.map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })
+    }
+
     pub(super) fn image(&self, name: &StoreName) -> Result<&ImageRow, StoreError> {
         let found = self.view()?.image(name);
         Ok(found.ok_or_else(|| ImageRefusal::NoImage(name.clone()))?)
@@ -538,6 +550,9 @@ mod tests {
         let row = store.view().unwrap().image(&name).unwrap().clone();
         assert!(row.head.is_some() && store.view().unwrap().snapshots_of(row.id).is_empty());
         noted.fails.set(false);
+        store.settle().unwrap();
+        store.catalog.open_again(store.directory.catalog_file().unwrap()).unwrap();
+        assert_eq!(size(&store), 131_072, "what was read again is the same");
         store.snapshot(vec!["vm@a".parse().unwrap()]).unwrap();
         assert_eq!(calls(), ["seal 131072", "seal 131072"]);
         assert_eq!(store.usage().unwrap().data.len(), 1);

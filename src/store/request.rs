@@ -225,7 +225,12 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn perform_served(&mut self, request: &StoreRequest) -> Result<StoreAnswer, StoreError> {
         let StoreRequest::Create { image, size, base: Some(path) } = request else {
-            return self.perform(request);
+            let answer = self.perform(request);
+            if request.opens() == OpenFor::Removing {
+                // The next time that the disk is full.
+                self.directory.keep_reserve();
+            }
+            return answer;
         };
         let known = self.view()?.bases().find(|row| Path::new(&row.path) == path);
         let row = known.ok_or_else(|| StoreError::UnknownBase(path.clone()))?;

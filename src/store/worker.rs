@@ -1,8 +1,8 @@
 //! The one thread that uses an open store while a server runs: its catalogue, and what comes and goes in its
 //! directory.
 //!
-//! It is handed jobs, one after the other. A job that panics costs the store and nothing else: the thread ends
-//! and takes no further jobs, and the store stays locked, because its images may still be served.
+//! It is handed jobs, one after the other. A job that panics costs the store and nothing else: the thread
+//! ends and takes no further jobs, and the store stays locked, because its images may still be served.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -73,7 +73,14 @@ impl StoreWorker {
 
 fn work(mut store: OpenStore<MapFiles>, queue: &Receiver<StoreJob>) {
     while let Ok(job) = queue.recv() {
-        if catch_unwind(AssertUnwindSafe(|| job(&mut store))).is_err() {
+        let done = || {
+            // A job before it may have failed in a change of the catalogue.
+            if let Err(error) = store.settle() {
+                tracing::error!(%error, "what the catalogue has is not known");
+            }
+            job(&mut store);
+        };
+        if catch_unwind(AssertUnwindSafe(done)).is_err() {
             let path = store.path().display().to_string();
             let what = "a store failed: images that are open are served on, and nothing else can be done with it; \
                         restart the server when you can";

@@ -88,3 +88,42 @@ fn an_image_is_made_flat_when_there_is_room() {
     assert_eq!(store.layers().len(), 1);
     assert!(std::fs::read(store.layers()[0].join("data")).unwrap() == pattern(5, 0, 6 << 20));
 }
+
+/// The same with a server that has the store: what fails leaves it whole, and nothing has to be started again.
+#[test]
+fn a_server_makes_room_on_a_full_disk() {
+    if !rustix::process::geteuid().is_root() {
+        return peers::skip("small file system", "run as root");
+    }
+    let mut store = Store::init();
+    let small = store.dir.path().join("small");
+    let _disk = SmallDisk::mount(&small);
+    store.within = "small/store";
+    store.run("store init STORE").ok();
+    store.run("image create STORE/vm0 1M").ok();
+    store.run("image snapshot STORE/vm0@a").ok();
+    store.run("image clone STORE/vm0@a STORE/gone").ok();
+    let online = super::online::online(&store);
+    // Its head takes some of the disk.
+    super::online::client(&online.server, "vm0").write_at(0, &[1; 1 << 20]).unwrap();
+    let mut file = File::create(small.join("rest")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let failed = (1..200).find_map(|round| {
+        let names = (0..100).map(|number| format!("STORE/vm{round}-{number}")).collect::<Vec<_>>();
+        let finished = store.run(&format!("image clone STORE/vm0@a {}", names.join(" ")));
+        (!finished.status.success()).then_some(finished)
+    });
+    let failed = failed.expect("a full disk has no room for all of them");
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("No space left"), "{failed}");
+    let before = store.names();
+    store.run("image rm STORE/gone").ok();
+    assert_eq!(store.names().len(), before.len() - 1);
+    drop(file);
+    std::fs::remove_file(small.join("rest")).unwrap();
+    store.run("image create STORE/more 1M").ok();
+    let mut bytes = [0; 512];
+    super::online::client(&online.server, "more").read_at(0, &mut bytes).unwrap();
+    drop(online);
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}

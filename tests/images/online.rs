@@ -18,8 +18,8 @@ use crate::support::wait_until;
 const SIZE: usize = 4 << 20;
 
 /// A server of a store, with a control socket.
-struct Online {
-    server: Server,
+pub(super) struct Online {
+    pub(super) server: Server,
     socket: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ fn golden() -> (Store, Vec<u8>) {
     (store, golden)
 }
 
-fn online(store: &Store) -> Online {
+pub(super) fn online(store: &Store) -> Online {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control");
     let address = format!("unix:{}", socket.display());
@@ -43,7 +43,7 @@ fn online(store: &Store) -> Online {
     Online { server, socket, _directory: directory }
 }
 
-fn client(server: &Server, export: &str) -> Client {
+pub(super) fn client(server: &Server, export: &str) -> Client {
     try_client(server, export).unwrap_or_else(|error| panic!("{export}: {error}\n{}", server.stderr()))
 }
 
@@ -55,6 +55,20 @@ fn read(server: &Server, export: &str) -> Vec<u8> {
     let mut found = vec![0; SIZE];
     client(server, export).read_at(0, &mut found).unwrap();
     found
+}
+
+/// A command about an image whose clients have just left: the server may not have noticed yet.
+fn once_free(store: &Store, line: &str) {
+    wait_until(line, || store.run(line).status.success());
+}
+
+/// Sets it at the end, however that is: a thread that waits for it ends too.
+struct AtLast<'a>(&'a AtomicBool);
+
+impl Drop for AtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// Files of layers that the server has open.
@@ -81,6 +95,7 @@ fn a_running_server_snapshots_clones_and_serves_the_clones() {
                 writer.flush().unwrap();
             }
         });
+        let _end = AtLast(&stop);
         // One of them is written meanwhile, the other is not open.
         store.run("image snapshot STORE/vm1@monday STORE/vm2@monday").ok();
         assert!(read(server, "vm1@monday")[65_536..] == golden[65_536..]);
@@ -101,13 +116,12 @@ fn a_running_server_snapshots_clones_and_serves_the_clones() {
         let mut bytes = vec![1; 1 << 20];
         client(server, "empty").read_at(0, &mut bytes).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 0));
-        store.run("image resize STORE/empty 2M").ok();
+        once_free(&store, "image resize STORE/empty 2M");
         client(server, "empty").read_at(1 << 20, &mut bytes).unwrap();
-        store.run("image rollback STORE/vm3@a").ok();
+        once_free(&store, "image rollback STORE/vm3@a");
         assert!(read(server, "vm3") == expected);
-        store.run("image rename STORE/vm4 STORE/last").ok();
+        once_free(&store, "image rename STORE/vm4 STORE/last");
         assert!(read(server, "last") == golden && try_client(server, "vm4").is_err());
-        stop.store(true, Ordering::Relaxed);
     });
     drop(writer);
     assert!(read(server, "vm1")[..65_536].iter().all(|byte| *byte == 9));
@@ -156,6 +170,7 @@ fn snapshots_of_images_in_use_are_one_point_in_time() {
                 }
             }
         });
+        let _end = AtLast(&stop);
         wait_until("some writes", || answered.load(Ordering::SeqCst) > 200);
         for number in 0..5 {
             let before = answered.load(Ordering::SeqCst);
@@ -164,7 +179,6 @@ fn snapshots_of_images_in_use_are_one_point_in_time() {
             let more = begun.load(Ordering::SeqCst) + 100;
             wait_until("writes go on", || answered.load(Ordering::SeqCst) > more);
         }
-        stop.store(true, Ordering::SeqCst);
     });
     for (number, (before, behind)) in windows.into_iter().enumerate() {
         let found = ["vm1", "vm2"].map(|image| read(server, &format!("{image}@s{number}")));
@@ -311,13 +325,33 @@ fn lists_follow_the_store_and_idle_images_are_closed() {
     assert_eq!(listed(), names(&["golden", "golden@v1", "vm1", "vm2"]));
     assert_eq!(open_layers(server), 0, "asking about images opens none");
     store.run("image clone STORE/golden@v1 STORE/vm3").ok();
-    store.run("image rm STORE/vm2").ok();
+    once_free(&store, "image rm STORE/vm2");
     let user = client(server, "vm3");
     assert_eq!(listed(), names(&["golden", "golden@v1", "vm1", "vm3"]));
     assert!(open_layers(server) > 0);
     assert!(try_client(server, "vm9").is_err() && try_client(server, "../vm1").is_err());
     drop(user);
     wait_until("an idle image is closed", || open_layers(server) == 0);
+    assert_eq!(server.complaints(), [""; 0]);
+}
+
+/// Bases are opened at the start, because a server in its sandbox can open none.
+#[test]
+fn images_on_a_base_are_made_and_served() {
+    let store = Store::init();
+    let golden = pattern(7, 0, SIZE);
+    let base = store.dir.path().join("golden.raw");
+    std::fs::write(&base, &golden).unwrap();
+    store.run("image create STORE/first --base file:DIR/golden.raw").ok();
+    store.run("image snapshot STORE/first@v1").ok();
+    let online = online(&store);
+    let Online { server, .. } = &online;
+    assert!(read(server, "first@v1") == golden, "it has no layer of its own");
+    store.run("image create STORE/second --base file:DIR/golden.raw").ok();
+    client(server, "second").write_at(0, &[1; 4096]).unwrap();
+    store.run("image clone STORE/first@v1 STORE/third").ok();
+    assert!(read(server, "second")[4096..] == golden[4096..] && read(server, "third") == golden);
+    assert!(std::fs::read(&base).unwrap() == golden);
     assert_eq!(server.complaints(), [""; 0]);
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Snapshots {
     pub(super) taken: u64,
     /// Steps of the catalogue.
     steps: Rc<Cell<u64>>,
+    /// One could not be taken: its shards may not be done with it.
+    has_failed: bool,
     /// Snapshots that were read.
     read: u32,
 }
@@ -200,9 +202,11 @@ impl Simulation {
                 SealFailure::Stuck => self.plan.unrecorded > 0.0,
                 // It was removed at the same time.
                 SealFailure::Gone => self.shutting_down || self.plan.removals > 0.0,
+                SealFailure::Busy => self.snapshots.has_failed,
                 _ => false,
             },
         };
+        self.snapshots.has_failed |= result.is_err();
         let is_whole = taking.rows.iter().map(|next| has(next, taking.number));
         let count = is_whole.filter(|has| *has).count();
         if count != 0 && count != taking.rows.len() || (result.is_ok() && count == 0) {

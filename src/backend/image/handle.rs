@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::layer_files::NextHead;
 use super::store::ImageStore;
 use crate::backend::open_error::OpenError;
+#[cfg(test)]
+use crate::store::catalog::NewSnapshot;
 use crate::store::catalog::NodeName;
 use crate::store::serving::ChainFiles;
 
@@ -40,5 +42,23 @@ impl ImageHandle {
     /// They cannot be opened, or do not fit.
     pub fn next_head(&self, files: ChainFiles) -> Result<NextHead, OpenError> {
         self.0.next_head(files)
+    }
+}
+
+#[cfg(test)]
+impl ImageHandle {
+    /// A next head, and the snapshot that needs it.
+    pub(crate) fn begin_snapshot(&self, name: &str) -> (NextHead, NewSnapshot) {
+        let image = self.name().image.clone();
+        let store = self.0.served().expect("it belongs to one");
+        let files = store.with_store(|store| store.make_next_head(&image)).unwrap();
+        let snapshot = name.parse().unwrap();
+        let new = NewSnapshot { image, snapshot, next_head: Some(files.id) };
+        (self.next_head(files).unwrap(), new)
+    }
+
+    pub(crate) fn record_snapshot(&self, new: &NewSnapshot) {
+        let store = self.0.served().expect("it belongs to one");
+        store.with_store(|store| store.record_snapshots(std::slice::from_ref(new))).unwrap();
     }
 }

@@ -11,6 +11,9 @@
 //! does not say so. Each file of data is a [`FileDevice`]: what it can send from the page cache leaves the
 //! same way as from a raw file.
 //!
+//! What one request sees of all that is a [`Chain`]. When the head is [sealed](seal) requests that come get
+//! another chain.
+//!
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 

@@ -33,6 +33,8 @@ pub(super) enum SealProgress {
     Closed,
     /// Changes go to the next head, and had to wait for so long.
     Switched(Duration),
+    /// The same, and its part is done: another one can begin.
+    Over(Duration),
     Failed(SealFailure),
 }
 
@@ -103,7 +105,7 @@ pub struct SealMember(Arc<Sealing>);
 #[derive(Debug)]
 pub struct SealTask {
     sealing: Arc<Sealing>,
-    next: Option<NextHead>,
+    next: Option<Box<NextHead>>,
 }
 
 /// The outcome of a change of the catalogue, for who must wait for it.
@@ -115,7 +117,7 @@ pub(super) struct Recording(Arc<Sealing>);
 pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
     let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
     let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
-    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(next) })
+    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(Box::new(next)) })
 }
 
 impl Sealing {
@@ -143,7 +145,8 @@ impl SealMember {
                 (SealProgress::Prepared, SealOrder::Prepare) | (SealProgress::Closed, SealOrder::Close) => {
                     Some(Ok(Duration::ZERO))
                 }
-                (SealProgress::Switched(pause), SealOrder::Switch) => Some(Ok(*pause)),
+                (SealProgress::Switched(pause) | SealProgress::Over(pause), SealOrder::Switch)
+                | (SealProgress::Over(pause), SealOrder::Recorded(_)) => Some(Ok(*pause)),
                 _ => None,
             })
             .await
@@ -152,7 +155,7 @@ impl SealMember {
 
 impl SealTask {
     pub(super) fn take_next(&mut self) -> NextHead {
-        self.next.take().expect("it is taken once")
+        *self.next.take().expect("it is taken once")
     }
 
     /// Says how far the home is.
@@ -221,9 +224,11 @@ impl Drop for SealMember {
 impl Drop for SealTask {
     fn drop(&mut self) {
         let mut talk = lock(&self.sealing.talk);
-        if !matches!(talk.progress, SealProgress::Failed(_) | SealProgress::Switched(_)) {
-            talk.progress = SealProgress::Failed(SealFailure::Gone);
-        }
+        talk.progress = match talk.progress {
+            SealProgress::Failed(_) => return,
+            SealProgress::Switched(pause) => SealProgress::Over(pause),
+            _ => SealProgress::Failed(SealFailure::Gone),
+        };
         drop(talk);
         self.sealing.changed.wake_all();
     }

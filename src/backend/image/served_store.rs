@@ -212,6 +212,14 @@ impl ServedImage {
         &self.store
     }
 
+    #[cfg(test)]
+    pub(super) fn with_store<T>(&self, call: impl FnOnce(&mut OpenStore<MapFiles>) -> T) -> T {
+        match &mut *lock(&self.store.seat) {
+            StoreSeat::Here(store) => call(store),
+            seat => panic!("the store is elsewhere: {seat:?}"),
+        }
+    }
+
     /// The directory of the store, without links.
     pub(super) fn store_path(&self) -> &Path {
         &self.store.path

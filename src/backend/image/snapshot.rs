@@ -70,7 +70,10 @@ pub async fn seal_group(
     if let RecordOutcome::Unknown(_) = outcome {
         outcome = record.read_again().await;
     }
-    give(&members, SealOrder::Recorded(outcome == RecordOutcome::Recorded));
+    let recorded = SealOrder::Recorded(outcome == RecordOutcome::Recorded);
+    give(&members, recorded);
+    // The next snapshot may begin when this returns.
+    have_come(&members, recorded).await?;
     match outcome {
         RecordOutcome::Recorded => Ok(pauses),
         RecordOutcome::Refused(why) => Err(SnapshotError::Refused(why)),

@@ -69,7 +69,7 @@ impl Operator {
             Err(sentence) => return error(StatusCode::UNPROCESSABLE_ENTITY, &sentence),
         };
         if query.is_none() {
-            tracing::info!(%peer, ?store, ?request, "a change of a store was asked for");
+            tracing::info!(%peer, ?store, verb, "a change of a store was asked for");
         }
         match self.stores.perform(store, request).await {
             Ok(answer) => json(StatusCode::OK, &answer),

@@ -4,9 +4,9 @@
 //! tasks that have to.
 //!
 //! With `store:DIRECTORY` every image is an export under its name, and every snapshot as `NAME@SNAPSHOT`. An
-//! image that nobody wants is a row of its store and nothing else. A handshake that asks for it gives it a place
-//! among the exports ([`Chosen`]). Its files are opened when a client chooses it, and closed some time after the
-//! last of its clients has gone.
+//! image that nobody wants is a row of its store and nothing else. A handshake that asks for it gives it a
+//! place among the exports ([`Chosen`]). Its files are opened when a client chooses it, and closed some time
+//! after the last of its clients has gone.
 //!
 //! ```text
 //! opened     what the start opens

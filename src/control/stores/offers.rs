@@ -16,8 +16,9 @@ use crate::nbd::session::ExportInfo;
 use crate::store::catalog::NodeName;
 use crate::store::error::StoreError;
 
-/// Images of a store that a list has. It has their snapshots too if that makes no more. A client that asks about
-/// each in one handshake comes to the end of its options otherwise ([`Limits::options`](crate::config::Limits)).
+/// Images of a store that a list has. It has their snapshots too if that makes no more. A client that asks
+/// about each in one handshake comes to the end of its options otherwise
+/// ([`Limits::options`](crate::config::Limits)).
 const LISTED: usize = 500;
 /// Between two looks for images that can be closed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -213,8 +214,8 @@ impl Stores {
         None
     }
 
-    /// What a list has of images: all of them up to a limit, and snapshots if there are few. The description is
-    /// the only other thing that a list tells.
+    /// What a list has of images: all of them up to a limit, and snapshots if there are few. The description
+    /// is the only other thing that a list tells.
     pub(in crate::control) async fn listed(&self) -> Vec<ExportInfo> {
         let mut listed = Vec::new();
         for one in &self.all {

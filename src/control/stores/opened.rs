@@ -11,8 +11,8 @@ use crate::store::catalog::NodeName;
 use crate::store::directory::StoreDirectory;
 use crate::store::error::StoreError;
 
-/// Files of images that a shard has places for, if all images of a store are exports: a device that nobody uses
-/// makes room for another.
+/// Files of images that a shard has places for, if all images of a store are exports: a device that nobody
+/// uses makes room for another.
 const FILES: usize = 1024;
 
 /// Why the stores are not served.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 
@@ -13,6 +14,10 @@ use crate::shard::Removal;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::request::{StoreAnswer, StoreRequest};
+
+/// How long clients that have left are waited for, whose connections may not be gone yet, and between two looks.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a request is not carried out; each says what to do instead.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +114,7 @@ impl Stores {
         if let StoreRequest::Snapshot { nodes } = request {
             return self.snapshot(one, nodes).await;
         }
-        one.may_be_closed(&needed)?;
+        one.can_be_closed(&needed).await?;
         let how = if needed.is_forced { Removal::AtOnce } else { Removal::WhenUnused };
         for node in &needed.nodes {
             one.close(node, how, (&self.plane, self.collector())).await?;
@@ -185,6 +190,19 @@ impl OneStore {
             StoreRequest::Resize { image: name, .. } => Some(needed(vec![image(name)], "resized")),
             StoreRequest::Rollback { node, force } => {
                 Some(NeedsClosed { nodes: vec![image(&node.image)], what: "rolled back", is_forced: *force })
+            }
+        }
+    }
+
+    /// Waits a moment for clients that have just left.
+    async fn can_be_closed(&self, needed: &NeedsClosed) -> Result<(), PerformError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.may_be_closed(needed) {
+                Err(PerformError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                result => return result,
             }
         }
     }

@@ -52,9 +52,23 @@ impl SnapshotRecord for GroupRecord<'_> {
     }
 
     async fn read_again(&mut self) -> RecordOutcome {
-        // The catalogue answers nothing until the store is opened again, which needs a new server.
-        RecordOutcome::Unknown("restart the server, which reads the catalogue again".to_owned())
+        // The thread reads the catalogue again before it does the next job.
+        let group = self.group.clone();
+        match self.one.ask(move |store| has_all(store, &group)).await {
+            Ok(Ok(true)) => RecordOutcome::Recorded,
+            Ok(Ok(false)) => RecordOutcome::Refused("the change did not take place".to_owned()),
+            Ok(Err(error)) | Err(error) => RecordOutcome::Unknown(error.to_string()),
+        }
     }
+}
+
+/// Whether the catalogue has the next heads of a group.
+fn has_all(store: &OpenStore<MapFiles>, group: &[NewSnapshot]) -> Result<bool, StoreError> {
+    let view = store.view()?;
+    Ok(group.iter().all(|new| {
+        let row = view.image(&new.image);
+        row.is_some_and(|row| row.head == new.next_head && view.snapshot(row.id, &new.snapshot).is_some())
+    }))
 }
 
 impl Stores {

@@ -37,7 +37,7 @@ impl Shard {
         self.shared.context.collect();
         while let Ok(message) = self.messages.try_recv() {
             match message {
-                Message::Connect(negotiated) => self.receive_visitor(Visitor::Connection(*negotiated)),
+                Message::Connect(negotiated) => self.connect(*negotiated),
                 Message::Seal(seal) => self.seal(seal),
                 Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
@@ -55,7 +55,11 @@ impl Shard {
         }
     }
 
-    /// Takes a connection over, or begins to seal an image, as soon as its device is open.
+    /// Takes a connection over, as soon as its device is open.
+    pub(crate) fn connect(&mut self, new: NewConnection) {
+        self.receive_visitor(Visitor::Connection(new));
+    }
+
     fn receive_visitor(&mut self, visitor: Visitor) {
         let (id, _) = visitor.export();
         match self.devices.enter(visitor) {

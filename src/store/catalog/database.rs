@@ -67,7 +67,8 @@ from_redb!(DatabaseError TransactionError TableError StorageError CommitError Se
 /// The catalogue of an open store.
 #[derive(Debug)]
 pub struct StoreCatalog {
-    database: Database,
+    /// None while it is opened again, and after that failed.
+    database: Option<Database>,
     header: CatalogHeader,
     view: CatalogView,
     is_doubtful: bool,
@@ -82,7 +83,8 @@ impl StoreCatalog {
         guarded(|| {
             let database = builder().create_with_backend(file)?;
             let header = CatalogHeader::new(store, created_s);
-            let mut catalog = Self { database, header, view: CatalogView::default(), is_doubtful: false };
+            let (database, view) = (Some(database), CatalogView::default());
+            let mut catalog = Self { database, header, view, is_doubtful: false };
             catalog.store(&CatalogChange::default())?;
             Ok(catalog)
         })
@@ -100,7 +102,7 @@ impl StoreCatalog {
             }
             let database = builder().create_with_backend(file)?;
             let (header, view) = read(&database.begin_read()?)?;
-            Ok(Self { database, header, view, is_doubtful: false })
+            Ok(Self { database: Some(database), header, view, is_doubtful: false })
         })
     }
 
@@ -134,9 +136,30 @@ impl StoreCatalog {
         Ok(())
     }
 
+    /// Reads all of it again from the same file, after a change of which nobody knows whether it took place.
+    /// Then it is known.
+    ///
+    /// # Errors
+    /// As of [`StoreCatalog::open`]; it answers nothing then, and can be opened once more.
+    pub fn open_again(&mut self, file: impl StorageBackend) -> Result<(), CatalogError> {
+        self.is_doubtful = true;
+        // What it still writes when it is closed must be there before it is read.
+        let database = self.database.take();
+        guarded(|| {
+            drop(database);
+            Ok(())
+        })?;
+        let opened = Self::open(file)?;
+        match opened.header.store == self.header.store {
+            true => *self = opened,
+            false => return Err(CatalogError::Damaged("it is that of another store".to_owned())),
+        }
+        Ok(())
+    }
+
     fn store(&mut self, change: &CatalogChange) -> Result<(), CatalogError> {
         let header = CatalogHeader { generation: self.header.generation + 1, ..self.header };
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.database.as_ref().ok_or(CatalogError::Doubtful)?.begin_write()?;
         transaction.set_quick_repair(true);
         let key = |uuid: Uuid| uuid.as_u128();
         put(&transaction, change.images.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;

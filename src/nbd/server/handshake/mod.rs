@@ -159,8 +159,8 @@ impl Handshake {
         };
     }
 
-    /// Whether the export that [`Event::Lookup`] asks for is the one that is served if it is there. The client
-    /// only asks about it otherwise.
+    /// Whether the export that [`Event::Lookup`] asks for is the one that is served if it is there. The
+    /// client only asks about it otherwise.
     pub fn is_choosing(&self) -> bool {
         match &self.state {
             HandshakeState::Asking(PendingOption::ExportName(_)) => true,
