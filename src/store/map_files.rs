@@ -205,7 +205,7 @@ impl<F: LayerMedium> OpenMap<'_, F> {
             }
         }
         // It follows the journal, so that whoever is interrupted here does not end it.
-        let log = PendingLog::resume(memory, layout, changes.ends);
+        let log = PendingLog::resume(memory, layout, changes.ends, self.map.journal_stamp());
         self.map.attach_log(log.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?);
         self.commit()?;
         self.map.finish_log();
