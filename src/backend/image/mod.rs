@@ -71,9 +71,6 @@ impl ImageDevice {
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
         let mut registered = Registered::new(&context.ring);
-        if let Some(lock) = store.lock() {
-            registered.add(lock)?;
-        }
         let mut files = Vec::with_capacity(store.layers.len());
         for layer in &store.layers {
             let map_file = layer.map.as_ref().map(|map| registered.add(map)).transpose()?;

@@ -1,7 +1,6 @@
 //! Stores that this server has open: each once, however many of its images are served.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -30,8 +29,6 @@ pub(super) struct ServedStore {
 pub(in crate::backend) struct ServedImage {
     store: Arc<ServedStore>,
     node: NodeName,
-    /// Locked as long as anybody has it open.
-    lock: File,
 }
 
 static OPEN: Mutex<Vec<Weak<ServedStore>>> = Mutex::new(Vec::new());
@@ -82,15 +79,8 @@ impl ServedStore {
         if !lock(&self.served).insert(node.clone()) {
             return Err(OpenError::ServedTwice(node.to_string()));
         }
+        let served = ServedImage { store: Arc::clone(self), node: node.clone() };
         let mut store = lock(&self.store);
-        let file = match store.lock_file() {
-            Ok(file) => file,
-            Err(error) => {
-                lock(&self.served).remove(node);
-                return Err(OpenError::Store(error));
-            }
-        };
-        let served = ServedImage { store: Arc::clone(self), node: node.clone(), lock: file };
         if writes {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }
@@ -124,11 +114,6 @@ impl ServedStore {
 }
 
 impl ServedImage {
-    /// The file that the store's lock belongs to.
-    pub(super) fn lock(&self) -> &File {
-        &self.lock
-    }
-
     /// Its name in the store.
     pub(super) fn name(&self) -> &NodeName {
         &self.node
