@@ -92,6 +92,11 @@ impl Syncs {
         }
     }
 
+    /// Whether one has failed, so that data may be lost.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.state).failed
+    }
+
     fn look(&self, wanted: u64) -> Option<Found<'_>> {
         let mut state = lock(&self.state);
         if state.failed && !canary!(FailedSyncForgotten) {

@@ -311,6 +311,11 @@ impl FileDevice {
         self.store.inode.syncs.flush(sync).await
     }
 
+    /// Whether a FLUSH has failed, so that writes may be lost.
+    pub(super) fn may_have_lost_writes(&self) -> bool {
+        self.store.inode.syncs.has_failed()
+    }
+
     async fn sync(
         &self,
         file: FileIndex,

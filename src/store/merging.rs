@@ -172,6 +172,7 @@ impl OpenStore<MapFiles> {
         let (layer, size, seen) = (copy.layer, copy.size, copy.seen);
         let decided = copy.finish().and_then(|()| {
             self.directory.sync_layer(layer)?;
+            self.keep_what_changed(purpose, layer)?;
             self.decide(|view, minter| match purpose {
                 CopyPurpose::Merge(pair) => catalog::finish_merge(view, pair, layer, seen),
                 CopyPurpose::Flatten { image, was } => {
@@ -186,6 +187,18 @@ impl OpenStore<MapFiles> {
             self.directory.remove_layer(layer)?;
         }
         self.commit(&decided?)
+    }
+
+    /// What has changed since snapshots stays known, although maps go that told it.
+    fn keep_what_changed(&mut self, purpose: CopyPurpose, layer: LayerId) -> Result<(), StoreError> {
+        match purpose {
+            CopyPurpose::Merge(pair) => self.keep_changes_of_merged(&[pair.upper, pair.lower], layer),
+            CopyPurpose::Flatten { image, .. } => {
+                let name = self.view()?.image_by_id(image).map(|row| row.name.clone());
+                let name = name.ok_or(catalog::ImageRefusal::Gone(image))?;
+                self.keep_changes(&name, layer)
+            }
+        }
     }
 
     /// Gives a copy up: nothing has changed.

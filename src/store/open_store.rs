@@ -29,7 +29,7 @@ use super::maps::{LayerDescription, LayerMaps};
 use super::pending::forget_log;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
-/// kernel is done with what its rings were given.
+/// kernel is done with what its rings were given: its descriptors are closed after that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A store with its lock.
@@ -139,15 +139,6 @@ impl<M: LayerMaps> OpenStore<M> {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
-    }
-
-    /// Another descriptor of what the lock belongs to: the store stays locked as long as anybody has one.
-    ///
-    /// # Errors
-    /// Too many open files.
-    pub fn lock_file(&self) -> Result<File, StoreError> {
-        let file = self.directory.lock_descriptor().try_clone_to_owned().map(File::from);
-        file.map_err(StoreError::at("open once more the lock of", self.path()))
     }
 
     /// Says where the server that has the store can be asked, or that it cannot be.

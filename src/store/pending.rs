@@ -226,10 +226,6 @@ impl LogFile {
 }
 
 impl LogMemory for LogFile {
-    fn load(&self, word: usize) -> u64 {
-        self.words.load(word)
-    }
-
     fn store(&self, word: usize, value: u64) {
         self.words.store(word, value);
     }

@@ -162,23 +162,9 @@ impl Life {
         }
     }
 
-    /// What the image has from below comes into a layer of its own, and a snapshot seals that.
+    /// What the image has from below comes into a layer of its own.
     fn flatten(&mut self) {
-        let row = self.store.view().unwrap().image(&vm()).unwrap().clone();
-        if row.head.is_some() || row.since.is_none() {
-            return;
-        }
-        let bytes = read(&self.store, &node(None));
-        self.store.give_head(&vm()).unwrap();
-        let head = self.store.view().unwrap().image(&vm()).unwrap().head.unwrap();
-        self.store.keep_changes(&vm(), head).unwrap();
-        for (block, bytes) in (0..).zip(bytes.chunks(MAP_BLOCK as usize)) {
-            write(&mut self.store, block, 1, bytes[0]);
-        }
-        let change = self.store.decide(|view, _| catalog::finish_flatten(view, &vm())).unwrap();
-        self.store.commit(&change).unwrap();
-        self.was_flattened = true;
-        self.snapshot();
+        self.was_flattened |= self.store.flatten(&vm(), &mut |_| Ok(())).unwrap();
     }
 
     /// Opened again, as after the end of a process.

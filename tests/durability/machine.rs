@@ -15,7 +15,7 @@ use crate::support::raw::Connection;
 /// How long it may take until it serves, and until it answers.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the guest does: it serves a device and two files, and puts marks into both logs until it is told to end.
+/// What the guest does: it serves a device, two files and a clone of an image, and puts marks into both logs until it is told to end.
 const SCRIPT: &str = "
 ip link set lo up; ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0
 exec 3<>/dev/ttyS1; stty -F /dev/ttyS1 raw -echo
@@ -25,9 +25,14 @@ dm create files --table \"0 $(blockdev --getsz /dev/vdc) log-writes /dev/vdc /de
 dm mknodes
 mount -t ext4 -o errors=panic /dev/mapper/files /mnt || echo guest: FAILED to mount
 truncate -s SIZE /mnt/buffered.img; truncate -s SIZE /mnt/direct.img; sync
+store() { /bin/SERVER \"$@\" || echo guest: FAILED \"$@\"; }
+store store init /mnt/store
+store image create /mnt/store/golden --from /mnt/golden.raw
+store image snapshot /mnt/store/golden@v1
+store image clone /mnt/store/golden@v1 /mnt/store/vm
 ulimit -n 1024
 /bin/SERVER serve --shards 1 --memory 48M --unpinned --tcp 0.0.0.0:10809 --pidfile /pid raw=file:/dev/mapper/raw?direct=true \\
-  buffered=file:/mnt/buffered.img direct=file:/mnt/direct.img?direct=true &
+  buffered=file:/mnt/buffered.img direct=file:/mnt/direct.img?direct=true image=store:/mnt/store/vm &
 while [ ! -s /pid ]; do sleep 0.1; done
 echo serving >&3
 while read -r command label <&3; do

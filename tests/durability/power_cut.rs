@@ -17,11 +17,13 @@ use crate::guest::Guest;
 use crate::peers;
 use crate::support::image::{Image, unmount};
 use crate::support::raw::{Connection, MODES, Request};
+use crate::support::server::Options;
 use crate::support::wait_until;
 use crate::support::wire::*;
 
-/// The exports: a device, and two files on one file system.
-const EXPORTS: [&str; 3] = ["raw", "buffered", "direct"];
+/// The exports: a device, and on one file system two files and an image, which is a clone.
+const EXPORTS: [&str; 4] = ["raw", "buffered", "direct", "image"];
+const IMAGE: usize = 3;
 /// Bytes of each.
 const SIZE: u64 = MIB;
 /// Bytes of the file system.
@@ -135,7 +137,7 @@ fn mark_under_load(
     let attach = |(index, name): (usize, &&str)| {
         let mut client = machine.connect();
         client.greet(MODERN);
-        client.choose(MODES[index]);
+        client.choose(MODES[index % MODES.len()]);
         client.go(name);
         client
     };
@@ -238,6 +240,19 @@ impl Mounted {
         Self { image }
     }
 
+    /// What a server reads of the image, of which there are many files.
+    fn read_image(&self) -> Vec<u8> {
+        let image = self.image.dir().join("mnt/store/vm");
+        let mut server = Options::new().export(format!("image=store:{}", image.display())).start();
+        let mut client = Connection::open(&server);
+        client.greet(MODERN);
+        client.go("image");
+        let bytes = client.read(0, SIZE as usize);
+        client.disconnect();
+        server.stop();
+        bytes
+    }
+
     fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.image.dir().join("mnt").join(name))
             .unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -250,9 +265,16 @@ impl Drop for Mounted {
     }
 }
 
-fn disks() -> Disks {
+/// The disks of the guest; the image begins with `golden`.
+fn disks(golden: &[u8]) -> Disks {
     let files = Image::sparse(FILE_SYSTEM);
-    peers::system("mke2fs", &["-q", "-t", "ext4", "-J", "size=4", &files.path.display().to_string()]);
+    let inside = files.dir().join("inside");
+    std::fs::create_dir(&inside)
+        .and_then(|()| std::fs::write(inside.join("golden.raw"), golden))
+        .expect("write a file");
+    let inside = inside.display().to_string();
+    let make = ["-q", "-t", "ext4", "-J", "size=4", "-d", &inside, &files.path.display().to_string()];
+    peers::system("mke2fs", &make);
     let log = || Image::sparse(GIB);
     Disks { raw: Image::sparse(SIZE), raw_log: log(), files, files_log: log() }
 }
@@ -263,10 +285,17 @@ fn power_cuts_lose_nothing_that_is_durable() {
         return;
     }
     let seed = content::seed();
-    let disks = disks();
+    let sectors = SIZE / SECTOR as u64;
+    let histories = EXPORTS.map(|_| Mutex::new(History::new(seed, sectors)));
+    let golden = {
+        let mut history = histories[IMAGE].lock().expect("all is well");
+        let number = history.submit(Effect::Written, true, 0, sectors);
+        history.answer(number);
+        content::written(seed, number, 0, sectors)
+    };
+    let disks = disks(&golden);
     let mut files = disks.files.read(0, FILE_SYSTEM as usize);
     let (guest, line) = machine(&disks, SIZE);
-    let histories = EXPORTS.map(|_| Mutex::new(History::new(seed, SIZE / SECTOR as u64)));
     let Some(moments) = write_and_mark(seed, &histories, guest, line) else { return };
     let histories = histories.map(|history| history.into_inner().expect("all is well"));
     let span = |export: usize, mark: Option<usize>, next: usize| {
@@ -290,6 +319,7 @@ fn power_cuts_lose_nothing_that_is_durable() {
             let mounted = Mounted::of(disk);
             check(1, &mounted.read("buffered.img"), mark, next);
             check(2, &mounted.read("direct.img"), mark, next);
+            check(IMAGE, &mounted.read_image(), mark, next);
         }
     });
     let answered: usize = histories.iter().map(History::answered).sum();

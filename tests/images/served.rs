@@ -111,6 +111,56 @@ fn an_orderly_end_keeps_what_was_not_flushed() {
     server.stop();
 }
 
+/// Logs of changes of this store, by the files of maps that they belong to.
+fn logs(store: &Store) -> Vec<std::path::PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+
+    let maps = std::fs::read_dir(store.path().join("layers")).unwrap();
+    let ids = maps.map(|layer| {
+        let map = layer.unwrap().path().join("map").metadata().unwrap();
+        format!("-{:x}-{:x}", map.dev(), map.ino())
+    });
+    let ids: Vec<String> = ids.collect();
+    let places = std::fs::read_dir("/dev/shm").unwrap().map(|place| place.unwrap().path());
+    let places = places.filter(|place| place.to_string_lossy().contains("/ringnbd-"));
+    let files = places.flat_map(|place| std::fs::read_dir(place).into_iter().flatten());
+    let files = files.map(|file| file.unwrap().path());
+    files.filter(|file| ids.iter().any(|id| file.to_string_lossy().ends_with(id))).collect()
+}
+
+/// As with a raw file: what was answered is there after a kill, flushed or not, for a command as well as for the next server.
+#[test]
+fn a_kill_keeps_what_was_answered() {
+    let (store, mut expected) = store();
+    let write = |server: &Server, offset: usize, bytes: &[u8]| {
+        let uri = server.uri("vm1").parse().unwrap();
+        let mut client = ringnbd::Client::open(&uri, &[], ringnbd::Timeouts::default()).unwrap();
+        client.write_at(offset as u64, bytes).unwrap();
+    };
+    let mut server = serve(&store, &["vm1"]);
+    write(&server, 70_000, &[6; 50_000]);
+    expected[70_000..120_000].fill(6);
+    assert_eq!(logs(&store).len(), 1);
+    server.crash();
+    let mut server = serve(&store, &["vm1"]);
+    write(&server, 4 << 20, &[7; 5000]);
+    expected[4 << 20..(4 << 20) + 5000].fill(7);
+    server.crash();
+    store.run("image snapshot STORE/vm1@after").ok();
+    assert_eq!(logs(&store).len(), 0);
+    let mut server = serve(&store, &["vm1@after", "vm1"]);
+    write(&server, 0, &[8; 100]);
+    let uri = server.uri("vm1-at-after").parse().unwrap();
+    let mut client = ringnbd::Client::open(&uri, &[], ringnbd::Timeouts::default()).unwrap();
+    let mut found = vec![0; SIZE];
+    client.read_at(0, &mut found).unwrap();
+    assert!(found == expected, "what was answered is lost");
+    drop(client);
+    assert_eq!(logs(&store).len(), 1);
+    server.stop();
+    assert_eq!(logs(&store).len(), 0, "an orderly end leaves none");
+}
+
 #[test]
 fn a_snapshot_refuses_writes() {
     let (store, _) = store();

@@ -116,12 +116,12 @@ impl Chain {
         if let Some(record) = &record {
             self.store.counts.record(record.bytes.len());
         }
-        let synced = self.head().data.flush(context).await.map_err(BlockError::errno);
-        if synced.is_err_and(|errno| errno != libc::ECANCELED) {
+        let synced = self.head().data.flush(context).await;
+        if self.head().data.may_have_lost_writes() {
             // The next server must not believe that the data is there: its own sync would be told of nothing.
             self.head().map.borrow_mut().abandon_log();
         }
-        synced?;
+        synced.map_err(BlockError::errno)?;
         match &record {
             Some(record) if !write_early => write(map_file, record, true, context).await,
             _ => Ok(()),

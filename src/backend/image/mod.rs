@@ -52,7 +52,6 @@ use super::abandon::Abandon;
 use super::context::ShardContext;
 use super::file::{FileDevice, ReadFailure};
 use super::page_cache::Standing;
-use super::registered::Registered;
 use super::trust::Trust;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
@@ -79,8 +78,6 @@ pub(super) struct ImageDevice {
     /// Where changes wait while the head is being sealed.
     entrance: Entrance,
     is_being_sealed: Cell<bool>,
-    /// The lock of the store.
-    locked: Registered,
     plans: ChangePlans,
 }
 
@@ -93,10 +90,6 @@ impl ImageDevice {
         let files = store.layers();
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
-        let mut locked = Registered::new(&context.ring);
-        if let Some(lock) = store.lock() {
-            locked.add(lock)?;
-        }
         let base = store.base.as_ref();
         let base = base.map(|base| FileDevice::new(Arc::clone(&base.file), base.size, context));
         let base = base.transpose()?.map(Rc::new);
@@ -108,14 +101,13 @@ impl ImageDevice {
             chain: RefCell::new(Rc::new(chain)),
             entrance: Entrance::default(),
             is_being_sealed: Cell::new(false),
-            locked,
             plans: ChangePlans::default(),
         })
     }
 
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
-        self.chain.borrow().files() + self.locked.count()
+        self.chain.borrow().files()
     }
 
     fn chain(&self) -> Rc<Chain> {

@@ -69,8 +69,7 @@ impl ImageStore {
         (uri, read_only, locks): (&ImageUri, bool, bool),
     ) -> Result<(Self, DeviceFacts), OpenError> {
         let read_only = read_only || node.snapshot.is_some();
-        let lock = store.lock_file().map_err(OpenError::Store)?;
-        let open = served.note_open(node, lock)?;
+        let open = served.note_open(node)?;
         if !read_only {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }

@@ -1,7 +1,6 @@
 //! Stores that this server has open: each once, however many of its images are served.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -48,8 +47,6 @@ enum StoreSeat {
 pub(in crate::backend) struct ServedImage {
     store: Arc<ServedStore>,
     node: NodeName,
-    /// Locked as long as anybody has it open.
-    lock: File,
 }
 
 static OPEN: Mutex<Vec<Weak<ServedStore>>> = Mutex::new(Vec::new());
@@ -149,11 +146,11 @@ impl ServedStore {
     }
 
     /// Notes that an image or a snapshot is open.
-    pub(super) fn note_open(self: &Arc<Self>, node: &NodeName, file: File) -> Result<ServedImage, OpenError> {
+    pub(super) fn note_open(self: &Arc<Self>, node: &NodeName) -> Result<ServedImage, OpenError> {
         if !lock(&self.served).insert(node.clone()) {
             return Err(OpenError::ServedTwice(node.to_string()));
         }
-        Ok(ServedImage { store: Arc::clone(self), node: node.clone(), lock: file })
+        Ok(ServedImage { store: Arc::clone(self), node: node.clone() })
     }
 
     /// A base that was opened at the start.
@@ -197,11 +194,6 @@ fn make_overlay(store: &mut OpenStore<MapFiles>, node: &NodeName, uri: &ImageUri
 }
 
 impl ServedImage {
-    /// The file that the store's lock belongs to.
-    pub(super) fn lock(&self) -> &File {
-        &self.lock
-    }
-
     /// Its name in the store.
     pub(in crate::backend) fn name(&self) -> &NodeName {
         &self.node

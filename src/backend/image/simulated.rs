@@ -118,10 +118,6 @@ fn log_owner(identity: &LayerIdentity) -> LogOwner {
 }
 
 impl LogMemory for SharedLog {
-    fn load(&self, word: usize) -> u64 {
-        self.words.load(word)
-    }
-
     fn store(&self, word: usize, value: u64) {
         self.words.store(word, value);
     }

@@ -1,6 +1,5 @@
 //! What an image is for the whole server: its files, and its maps while it is open nowhere.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -142,21 +141,15 @@ impl ImageStore {
     }
 
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
-    /// data, of maps, the lock of the store, and the base.
+    /// data, of maps, and the base.
     pub(in crate::backend) fn files(&self) -> usize {
         let layers = match self.head_options {
             // Snapshots add layers.
             Some(_) => MOST_LAYERS,
             None => lock(&self.layers).len(),
         };
-        let maps_and_lock = (layers + 1).div_ceil(FILES_PER_EXPORT);
-        layers + maps_and_lock + usize::from(self.base.is_some())
-    }
-
-    /// The file that is locked as long as the store is open. The ring has it too, because what the ring was
-    /// given may go on for a moment after the end of this process.
-    pub(super) fn lock(&self) -> Option<&File> {
-        self.served.as_ref().map(ServedImage::lock)
+        let maps = layers.div_ceil(FILES_PER_EXPORT);
+        layers + maps + usize::from(self.base.is_some())
     }
 
     /// Where changes of the head are noted for the time after a kill.

@@ -23,10 +23,6 @@ impl SimSharedWords {
         self.with(|words| words.resize(length.max(words.len()), 0));
     }
 
-    pub(crate) fn load(&self, word: usize) -> u64 {
-        self.with(|words| words[word])
-    }
-
     pub(crate) fn store(&self, word: usize, value: u64) {
         self.with(|words| words[word] = value);
     }

@@ -46,8 +46,6 @@ pub(super) const OWNER_WORDS: usize = 8;
 
 /// Words that outlive this process. Only those may be touched that have room.
 pub(crate) trait LogMemory: std::fmt::Debug + Send {
-    fn load(&self, word: usize) -> u64;
-
     fn store(&self, word: usize, value: u64);
 
     /// Gives words room. False if there is none.
@@ -165,9 +163,18 @@ impl PendingLog {
         Some(log)
     }
 
-    /// One that was left, whose entries from `head` to `tail` were read, until durable records have them.
-    pub(crate) fn resume(memory: Box<dyn LogMemory>, layout: LogLayout, ends: (u64, u64)) -> Option<Self> {
-        Self::with(memory, layout, ends)
+    /// One that was left, whose entries from `head` to `tail` were read, until durable records have them. The
+    /// map's journal ends at a stamp that is one of its two.
+    pub(crate) fn resume(
+        memory: Box<dyn LogMemory>,
+        layout: LogLayout,
+        ends: (u64, u64),
+        stamp: u64,
+    ) -> Option<Self> {
+        let log = Self::with(memory, layout, ends)?;
+        // The record that was under way is there: the next one takes its place as the one that may be.
+        log.record_ended(stamp);
+        Some(log)
     }
 
     fn with(memory: Box<dyn LogMemory>, layout: LogLayout, (head, tail): (u64, u64)) -> Option<Self> {

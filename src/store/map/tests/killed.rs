@@ -136,7 +136,9 @@ impl Life {
             (self.record, self.is_under_way) = (None, false);
             if let LeftLog::Changes(LeftChanges { ends, .. }) = left {
                 let memory: Box<TestMemory> = Box::new(self.memory.clone());
-                self.map.attach_log(PendingLog::resume(memory, TINY_LOG, ends).unwrap());
+                self.map.attach_log(
+                    PendingLog::resume(memory, TINY_LOG, ends, self.map.journal_stamp()).unwrap(),
+                );
                 if self.random.chance(0.5) {
                     self.begin();
                     (0..self.random.below(3)).for_each(|_| self.go_on());

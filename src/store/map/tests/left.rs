@@ -64,7 +64,7 @@ fn it_asks_for_a_commit_once_and_is_full_in_the_end() {
     assert_eq!(log.room(), LogRoom::Full);
     assert_eq!(left(&memory).len(), ENTRIES as usize);
     let mark = log.mark();
-    log.release(mark - 20);
+    log.release(mark - 10);
     assert_eq!(log.room(), LogRoom::Enough);
     log.release(mark);
     assert_eq!(left(&memory), []);

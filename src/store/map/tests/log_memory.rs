@@ -39,12 +39,6 @@ impl Shared {
 pub(super) struct TestMemory(pub(super) Arc<Mutex<Shared>>);
 
 impl LogMemory for TestMemory {
-    fn load(&self, word: usize) -> u64 {
-        let shared = self.0.lock().unwrap();
-        assert!(shared.reserved.contains(&word), "word {word} has no room");
-        shared.words[word]
-    }
-
     fn store(&self, word: usize, value: u64) {
         let mut shared = self.0.lock().unwrap();
         assert!(shared.reserved.contains(&word), "word {word} has no room");
