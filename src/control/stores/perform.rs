@@ -15,8 +15,9 @@ use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::request::{StoreAnswer, StoreRequest};
 
-/// How long clients that have left are waited for, whose connections may not be gone yet, and between two looks.
+/// How long clients that have left are waited for, whose connections may not be gone yet.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks for them.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a request is not carried out; each says what to do instead.
