@@ -4,12 +4,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use rustix::process::Signal;
 
 use super::content::{self, Dice, SECTOR};
-use super::load::{self, Load};
+use super::load::{self, LOOK, Load};
 use super::model::Model;
 use super::victim::Victim;
 use crate::support::image::{Image, LoopDevice};
@@ -97,13 +97,15 @@ pub(crate) fn kill_under_load(seed: u64, victim: &Victim, model: &Mutex<Model>, 
     let most = 1 << dice.below(12);
     let limit = 1 + dice.below(most);
     let kill = || victim.signal(Signal::KILL);
-    let load = Load { seed, model, answered: AtomicU64::new(0), limit, kill: &kill };
+    let (answered, is_killed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let load = Load { seed, model, answered, limit, kill: &kill, is_killed };
     let clients = 1 + dice.below(5);
     let attach = |index: u64| {
         let mut client = victim.connect();
         client.greet(MODERN);
         client.choose(MODES[index as usize % MODES.len()]);
         client.go("");
+        client.patience_to_read(LOOK);
         client
     };
     // All are there before the first one may end the server.

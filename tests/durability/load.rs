@@ -2,7 +2,8 @@
 
 use std::io::ErrorKind;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::content::{self, Dice, SECTOR};
 use super::model::{Effect, Model};
@@ -18,7 +19,14 @@ pub(crate) struct Load<'a> {
     /// At so many of them the server is killed.
     pub(crate) limit: u64,
     pub(crate) kill: &'a (dyn Fn() + Sync),
+    /// It was killed.
+    pub(crate) is_killed: AtomicBool,
 }
+
+/// How long one look for a reply takes, and how many of them in vain are too many. A kernel that is busy may keep the socket of a server
+/// open that is dead: its client hears nothing then.
+pub(crate) const LOOK: Duration = Duration::from_millis(300);
+const MOST_LOOKS: usize = 200;
 
 /// A request in flight: its number in the model, and the sectors that it changes; none for a FLUSH.
 struct Open {
@@ -34,7 +42,7 @@ pub(crate) fn run(load: &Load<'_>, mut client: Connection, mut dice: Dice) {
     let mut in_flight: Vec<Open> = Vec::new();
     let mut replies = Vec::new();
     let mut is_gone = false;
-    let mut next_cookie = 0;
+    let (mut next_cookie, mut looks) = (0, 0);
     loop {
         let mut bytes = Vec::new();
         while !is_gone && in_flight.len() < depth {
@@ -44,8 +52,13 @@ pub(crate) fn run(load: &Load<'_>, mut client: Connection, mut dice: Dice) {
             in_flight.push(open);
         }
         is_gone |= client.try_send(&bytes).is_err();
-        if !receive(&mut client, &mut replies) {
-            return;
+        match receive(&mut client, &mut replies) {
+            Received::Something => looks = 0,
+            Received::Nothing if !load.is_killed.load(Ordering::Relaxed) => {
+                looks += 1;
+                assert!(looks < MOST_LOOKS, "no reply");
+            }
+            Received::Nothing | Received::End => return,
         }
         while let Some((cookie, error)) = take_reply(client.mode, &mut replies) {
             assert_eq!(error, 0, "an error on a good disk");
@@ -56,6 +69,7 @@ pub(crate) fn run(load: &Load<'_>, mut client: Connection, mut dice: Dice) {
             }
             if load.answered.fetch_add(1, Ordering::Relaxed) + 1 == load.limit {
                 (load.kill)();
+                load.is_killed.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -85,17 +99,28 @@ fn next_request(load: &Load<'_>, dice: &mut Dice, cookie: u64) -> (Open, Request
     (Open { cookie, number, first, count }, request.cookie(cookie))
 }
 
-/// Reads what is there; false when the server is gone.
-pub(crate) fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> bool {
+/// What came of a look for replies.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    Something,
+    /// In as long as one look takes.
+    Nothing,
+    /// The server is gone.
+    End,
+}
+
+/// Reads what is there.
+pub(crate) fn receive(client: &mut Connection, replies: &mut Vec<u8>) -> Received {
     let mut bytes = [0; 4096];
     match client.read_some(&mut bytes) {
-        Ok(0) => false,
+        Ok(0) => Received::End,
         Ok(length) => {
             replies.extend(&bytes[..length]);
-            true
+            Received::Something
         }
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-        Err(error) if error.kind() == ErrorKind::Interrupted => true,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Received::End,
+        Err(error) if error.kind() == ErrorKind::Interrupted => Received::Something,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
         Err(error) => panic!("reading replies: {error}"),
     }
 }

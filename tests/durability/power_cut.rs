@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::block_log::{self, Entry, Fate};
 use super::content::{self, Dice, SECTOR};
 use super::history::History;
-use super::load::{receive, take_reply};
+use super::load::{Received, receive, take_reply};
 use super::machine::{Disks, Line, Machine, machine};
 use super::model::Effect;
 use crate::guest::Guest;
@@ -68,7 +68,7 @@ impl Writer<'_> {
             if in_flight.is_empty() {
                 break;
             }
-            assert!(receive(&mut client, &mut replies), "the server is there");
+            assert_eq!(receive(&mut client, &mut replies), Received::Something, "the server is there");
             while let Some((cookie, error)) = take_reply(client.mode, &mut replies) {
                 assert_eq!(error, 0, "an error on a good disk");
                 let (number, sent) = in_flight.remove(&cookie).expect("it is in flight");

@@ -165,6 +165,15 @@ impl Connection {
         .expect("set socket timeouts");
     }
 
+    /// The same of reads only.
+    pub(crate) fn patience_to_read(&mut self, limit: Duration) {
+        match &self.stream {
+            Stream::Unix(stream) => stream.set_read_timeout(Some(limit)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(limit)),
+        }
+        .expect("set a socket's timeout");
+    }
+
     /// A second handle on the same socket, to write from one thread and read from another.
     pub(crate) fn twin(&self) -> Self {
         let stream = match &self.stream {
