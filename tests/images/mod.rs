@@ -5,6 +5,7 @@
 mod full;
 mod killed;
 mod served;
+mod tracking;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
