@@ -5,7 +5,7 @@ use std::hint::black_box;
 use ringnbd::internal::block::{BlockError, BlockSizes, Extent};
 use ringnbd::internal::nbd::client::request::ClientRequest;
 use ringnbd::internal::nbd::server::inbound::{Inbound, Piece};
-use ringnbd::internal::nbd::server::reply::{ReplyTo, status_length};
+use ringnbd::internal::nbd::server::reply::{ReplyTo, allocation_run, status_length};
 use ringnbd::internal::nbd::server::request::{Cookie, Request, header_length};
 use ringnbd::internal::nbd::session::{ReplyMode, Session};
 use ringnbd::internal::nbd::wire::{NBD_CMD_READ, NBD_CMD_WRITE, NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_DF};
@@ -99,7 +99,7 @@ fn status(name: &'static str, mode: ReplyMode) -> Workload {
         (0..16).map(|index| Extent { length: 65_536, hole: index % 2 == 0, zero: index % 2 == 0 }).collect();
     let mut payload = vec![0; status_length(extents.len())];
     replies(name, move || {
-        black_box(to.status(1, black_box(&extents), true, &mut payload));
+        black_box(to.status(1, black_box(&extents).iter().map(allocation_run), true, &mut payload));
     })
 }
 

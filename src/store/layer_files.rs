@@ -152,6 +152,16 @@ impl StoreDirectory {
         Err(Errno::EXIST)
     }
 
+    /// Opens the map of a layer to read it.
+    ///
+    /// # Errors
+    /// The file system's; a layer that is missing is damage.
+    pub(super) fn open_map(&self, id: LayerId) -> Result<File, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let found = below(&self.layers, format!("{id}/{MAP}"), flags, Mode::empty());
+        found.map(File::from).map_err(|error| missing(id, error, self, MAP))
+    }
+
     /// What a layer takes on the disk.
     ///
     /// # Errors

@@ -239,7 +239,7 @@ impl Life {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     /// B1, B2: rollbacks, removals in the middle, other names, sizes and flattening among it.
     #[test]

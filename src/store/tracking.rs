@@ -131,7 +131,7 @@ impl<M: LayerMaps> OpenStore<M> {
             } else if open.contains(&step.layer) {
                 plan.live.push(step.layer);
             } else {
-                plan.rest.maps.push((self.directory.open_layer(step.layer)?.1, step.visible));
+                plan.rest.maps.push((self.directory.open_map(step.layer)?, step.visible));
             }
         }
         Ok(plan)
@@ -178,7 +178,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let Some(recorded) = recorded else { return Ok(()) };
         let mut record = self.directory.change_record(*recorded)?;
         for layer in merged.iter().take_while(|layer| *layer != recorded) {
-            let map = self.directory.open_layer(*layer)?.1;
+            let map = self.directory.open_map(*layer)?;
             let files = ChangeFiles {
                 maps: vec![(map, u64::MAX)],
                 sets: Vec::new(),

@@ -33,6 +33,8 @@ pub struct NodePart {
     pub end: u64,
     /// 1 for the newest layer, the others and the base next, 0 for nowhere.
     pub depth: u32,
+    /// Layers that there are, without the base.
+    pub layers: u32,
     /// Its bytes are in a file; otherwise they are zeroes.
     pub has_data: bool,
 }
@@ -70,7 +72,8 @@ impl WholeNode {
     /// The part that a byte is in, as far as it is the same up to `end`. A hole of the base has no data.
     pub(crate) fn part(&mut self, start: u64, end: u64) -> Result<NodePart, MapFileError> {
         let mut end = end.min(self.size);
-        let zeroes = |end, depth| NodePart { start, end, depth, has_data: false };
+        let layers = self.layers.len() as u32;
+        let zeroes = |end, depth| NodePart { start, end, depth, layers, has_data: false };
         for (depth, layer) in (1..).zip(&mut self.layers) {
             let visible = layer.visible.min(layer.map.size());
             if visible <= start {
@@ -85,10 +88,10 @@ impl WholeNode {
             }
         }
         let Some((base, visible)) = &self.base else { return Ok(zeroes(end, 0)) };
-        let depth = self.layers.len() as u32 + 1;
         if *visible <= start {
-            return Ok(zeroes(end, depth));
+            return Ok(zeroes(end, 0));
         }
+        let depth = layers + 1;
         end = end.min(*visible);
         Ok(match next_data(base, start, end)? {
             Some((data, until)) if data == start => NodePart { has_data: true, ..zeroes(until, depth) },

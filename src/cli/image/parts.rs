@@ -37,8 +37,8 @@ impl PartJson {
         Self {
             start: part.start,
             length: part.end - part.start,
-            // Counted from 0 there.
-            depth: part.depth.saturating_sub(1),
+            // Counted from 0 there; what is nowhere was looked for down to the last layer.
+            depth: if part.depth > 0 { part.depth } else { part.layers }.saturating_sub(1),
             present: part.depth > 0,
             zero: !part.has_data,
             data: part.has_data,

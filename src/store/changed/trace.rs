@@ -24,7 +24,8 @@ pub(crate) struct ChangeTrace {
     /// Bytes of the disk.
     size: u64,
     pub(crate) steps: Vec<TraceStep>,
-    end: ChainNode,
+    /// What is below all layers, if that is known.
+    end: Option<ChainNode>,
     /// Bytes of the end that are seen from above.
     end_visible: u64,
 }
@@ -44,7 +45,8 @@ impl ChangeTrace {
     /// Follows the chain from a place on. `anchor` tells of the anchor of a layer's record: `None` without a
     /// record.
     ///
-    /// It gives `None` if a record cannot be used, or the way has no end.
+    /// It gives `None` if the way has no end. Where a record cannot be used it ends, and what is behind that is
+    /// not known.
     pub(crate) fn of(
         view: &CatalogView,
         size: u64,
@@ -60,17 +62,23 @@ impl ChangeTrace {
             let mut step = TraceStep { layer, visible, is_recorded: false };
             below = row.below;
             // What is still written changes without its record.
-            if row.is_sealed
-                && let Some(anchor) = anchor(layer)
-                && let Some(snapshot) = view.snapshot_by_id(anchor?)
-            {
-                step.is_recorded = true;
-                below = snapshot.below.within(snapshot.size);
+            match anchor(layer).filter(|_| row.is_sealed) {
+                Some(Some(anchor)) => {
+                    if let Some(snapshot) = view.snapshot_by_id(anchor) {
+                        step.is_recorded = true;
+                        below = snapshot.below.within(snapshot.size);
+                    }
+                }
+                Some(None) => {
+                    steps.push(step);
+                    return Some(Self { size, steps, end: None, end_visible: 0 });
+                }
+                None => {}
             }
             steps.push(step);
             visible = visible.min(below.bytes);
         }
-        Some(Self { size, steps, end: below.node, end_visible: visible })
+        Some(Self { size, steps, end: Some(below.node), end_visible: visible })
     }
 
     /// Puts layers above it that the catalogue does not know yet.
@@ -93,9 +101,10 @@ impl ChangeTrace {
         }
         let shared = match self.end {
             _ if self.end != other.end => return None,
+            None => return None,
             // All that is seen of nothing is zeroes.
-            ChainNode::Nothing => 0..0,
-            _ => between(self.end_visible, other.end_visible),
+            Some(ChainNode::Nothing) => 0..0,
+            Some(_) => between(self.end_visible, other.end_visible),
         };
         let (first, second) = (self.steps.len(), other.steps.len());
         Some(ChainDifference { first, second, hidden: [shared, sizes] })
