@@ -3,12 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::show;
 use super::watched::Watched;
-use super::{LISTED, show};
 use crate::cli::Outcome;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::ImagePath;
 use crate::store::{MapFiles, OpenStore, StoreError, look_at_base};
+
+/// Images that a sentence lists.
+const LISTED: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RebaseArgs {
