@@ -191,7 +191,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let done = match command {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
-        ImageCommand::Flatten(of) => chain::flatten(of, control.as_ref()),
+        ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
         ImageCommand::Map(of) => parts::map(&of, control.as_ref()),

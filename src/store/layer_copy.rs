@@ -68,7 +68,8 @@ impl LayerCopy {
         CopyProgress { done: self.at.saturating_mul(MAP_BLOCK).min(self.size), total: self.size }
     }
 
-    /// Copies a little more: a few MiB at most. It fails if a file cannot be read or written, or a map is damaged.
+    /// Copies a little more: a few MiB at most. It fails if a file cannot be read or written, or a map is
+    /// damaged.
     pub(super) fn step(&mut self) -> Result<CopyProgress, StoreError> {
         let blocks = self.size.div_ceil(MAP_BLOCK);
         if self.at < blocks {

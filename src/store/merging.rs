@@ -1,4 +1,5 @@
-//! Chains of a store become shorter: [`catalog::finish_merge`] and [`catalog::finish_flatten`] with their files.
+//! Chains of a store become shorter: [`catalog::finish_merge`] and [`catalog::finish_flatten`], with their
+//! files.
 //!
 //! A copy runs in steps, and other things may be done to the store between them: what the copy was made of
 //! does not change, and whether its result is still wanted is decided in the end. The order:

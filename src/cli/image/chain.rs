@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::show;
 use super::watched::Watched;
-use super::{One, show};
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::config::ControlAddress;
@@ -30,7 +30,7 @@ pub(crate) struct RebaseArgs {
 }
 
 pub(super) fn flatten(
-    One { node, json }: One,
+    (node, json): (ImagePath, bool),
     control: Option<&ControlAddress>,
 ) -> Result<Outcome, RequestError> {
     let name = node.node.clone().into_image().map_err(StoreError::Name)?;

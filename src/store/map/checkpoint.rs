@@ -158,11 +158,11 @@ impl LayerMap {
 
     /// The superblock is durable, or it is not known to be: then nothing is journaled any more.
     pub(crate) fn end_checkpoint(&mut self, durable: bool) {
-        let checkpoint = self.checkpoint.take().expect("a checkpoint is under way");
         if !durable {
             self.is_failed = true;
-            return;
+            return self.thaw();
         }
+        let checkpoint = self.checkpoint.take().expect("a checkpoint is under way");
         let frozen = checkpoint.frozen.filter(|frozen| frozen.has_superblock).expect("it has all steps");
         for ((level, index), entry) in frozen.entries {
             self.tree.set_entry(level, index, entry);
@@ -174,9 +174,16 @@ impl LayerMap {
     /// Gives a checkpoint up of which nothing but nodes was written: a write failed, and may be tried again
     /// later. After a sync that failed it [ends](LayerMap::end_checkpoint) instead.
     pub(crate) fn abandon_checkpoint(&mut self) {
+        let frozen = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.frozen.as_ref());
+        let has_superblock = frozen.is_some_and(|frozen| frozen.has_superblock);
+        assert!(!has_superblock, "a superblock that may be there counts");
+        self.thaw();
+    }
+
+    /// What the checkpoint took is not in the nodes that are live: only memory has it.
+    fn thaw(&mut self) {
         let checkpoint = self.checkpoint.take().expect("a checkpoint is under way");
         let Some(frozen) = checkpoint.frozen else { return };
-        assert!(!frozen.has_superblock, "a superblock that may be there counts");
         let written = frozen.entries.keys().filter(|(level, _)| *level == 0).map(|(_, page)| *page);
         self.dirty.extend(written);
         if frozen.level == 0 {

@@ -296,7 +296,8 @@ impl LayerMap {
         }
     }
 
-    /// All leaves that are in RAM stay, until [`release_leaves`](LayerMap::release_leaves) was called as often.
+    /// All leaves that are in RAM stay, until [`release_leaves`](LayerMap::release_leaves) was called as
+    /// often.
     pub(crate) fn hold_leaves(&mut self) {
         self.holds += 1;
     }

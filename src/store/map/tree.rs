@@ -183,8 +183,8 @@ impl Tree {
         self.insert_leaf(page, States::new(self.geometry.page_blocks as usize))
     }
 
-    /// Drops leaves of which `is_clean` is true until `keep` are left, the oldest first. It looks at `most` at
-    /// most.
+    /// Drops leaves of which `is_clean` is true until `keep` are left, the oldest first. It looks at `most`
+    /// leaves.
     pub(super) fn evict(&mut self, keep: usize, most: usize, is_clean: impl Fn(u64, &Leaf) -> bool) {
         for _ in 0..self.resident.len().min(most) {
             if self.resident.len() <= keep {

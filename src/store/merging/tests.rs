@@ -366,7 +366,7 @@ fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     /// C2 and S4: whatever becomes of chains, each image and snapshot reads as before, also when a copy is
     /// stopped or its process dies.

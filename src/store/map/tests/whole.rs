@@ -5,7 +5,7 @@ use super::shell::{TINY, checkpoint, create, flush, identity, load_missing, open
 use crate::store::map::geometry::SUPERBLOCK_SPACING;
 use crate::store::map::states::BlockRun;
 use crate::store::map::{
-    BlockState, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup, MapFront, NoCommit,
+    BlockState, CheckpointStep, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup, MapFront, NoCommit,
 };
 
 const GIB: u64 = 1 << 30;
@@ -159,6 +159,22 @@ fn leaves_go_unless_they_are_held() {
         load_missing(&mut map, &file, page * 8192, 1).unwrap();
         assert_eq!(map.uniform(page * 8192, 1), Some(Some(BlockState::Data)));
         assert!(map.leaves_in_ram() <= 3);
+    }
+}
+
+/// What a checkpoint took that failed is in no node that counts.
+#[test]
+fn leaves_of_a_checkpoint_that_failed_stay() {
+    let mut file = create(GIB, Geometry::default());
+    let mut map = open(&file).unwrap();
+    (0..9).for_each(|page| map.change(page * 8192, 1, BlockState::Data));
+    flush(&mut map, &mut file);
+    map.begin_checkpoint(5);
+    assert!(matches!(map.checkpoint_step(), CheckpointStep::Write(_)));
+    map.end_checkpoint(false);
+    map.evict_clean(0);
+    for page in 0..9 {
+        assert_eq!(map.uniform(page * 8192, 1), Some(Some(BlockState::Data)));
     }
 }
 
