@@ -11,6 +11,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier}
 use rustls::time_provider::TimeProvider;
 
 use super::psk_keys::{PskError, PskKeys};
+use super::suite::CipherSuite;
 
 /// The contents of the files that a server is given.
 #[derive(Default, Clone, Copy)]
@@ -108,7 +109,11 @@ fn certificates(
     let chain: Vec<CertificateDer<'static>> =
         of_pem(certificate).map_err(|error| TlsSetupError::Certificate(error))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
+    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
+    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
+    let provider = Arc::new(provider);
     let clients = match material.client_authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {
@@ -133,6 +138,8 @@ fn certificates(
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)
         .map_err(TlsSetupError::Pair)?;
+    // Clients of GnuTLS ask for AES-256 first, which is slower.
+    config.ignore_client_order = true;
     // No tickets: a session is never resumed, and the first record of ours is the first of its key.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -7,7 +7,8 @@ use std::fmt::{self, Display};
 pub struct Alert(pub(in crate::tls) u8);
 
 impl Alert {
-    pub(in crate::tls) const CLOSE_NOTIFY: Self = Self(0);
+    /// The goodbye: no more will come.
+    pub const CLOSE_NOTIFY: Self = Self(0);
     pub(in crate::tls) const UNEXPECTED_MESSAGE: Self = Self(10);
     pub(in crate::tls) const BAD_RECORD_MAC: Self = Self(20);
     pub(in crate::tls) const RECORD_OVERFLOW: Self = Self(22);

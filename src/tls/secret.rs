@@ -112,7 +112,7 @@ mod tests {
             handshake.bytes(),
             bytes("1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac")
         );
-        let transcript = bytes("860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6e95f02f063cf0e1cadd8");
+        let transcript = bytes("860c06edc07858ee8e78f0e7428c58edd6b43f2ca3e6e95f02ed063cf0e1cad8");
         let server = handshake.derive("s hs traffic", &transcript);
         assert_eq!(server.bytes(), bytes("b67b7d690cc16c4e75e54213cb2d37b4e9c912bcded9105d42befd59d391ad38"));
         let (mut key, mut iv) = ([0; 16], [0; 12]);

@@ -38,6 +38,12 @@ pub struct TlsSession {
     pub sealer: RecordSealer,
 }
 
+/// It is made on one thread and used on another.
+const _: () = {
+    const fn can_be_sent<T: Send>() {}
+    can_be_sent::<TlsSession>();
+};
+
 impl TlsSession {
     /// The secrets are those of the first records behind the handshake.
     pub(in crate::tls) fn new(identity: TlsIdentity, client: Secret, server: Secret) -> Self {

@@ -69,6 +69,17 @@ impl TrafficKey {
         self.sequence += 1;
     }
 
+    /// Appends a record with this inside: data, type and padding, whatever they are.
+    pub(in crate::tls) fn seal_inside(&mut self, inside: &[u8], output: &mut Vec<u8>) {
+        let header = RecordHeader { kind: ContentType::Data, length: inside.len() + TAG_BYTES }.bytes();
+        output.extend_from_slice(&header);
+        let start = output.len();
+        output.extend_from_slice(inside);
+        let tag = self.key.seal_in_place_separate_tag(self.nonce(), Aad::from(header), &mut output[start..]);
+        output.extend_from_slice(tag.expect("lengths are in bounds").as_ref());
+        self.sequence += 1;
+    }
+
     /// Decrypts a whole record in place. What it carried stands behind its header, as long as is told.
     pub(in crate::tls) fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, usize), RecordError> {
         let (header, body) = record.split_at_mut(RECORD_HEADER_BYTES);
