@@ -12,7 +12,7 @@ const LONGEST: usize = 48;
 
 /// A secret of a cipher suite, as long as its hash. It is wiped when it is dropped, and never printed.
 #[derive(Clone)]
-pub struct Secret {
+pub(in crate::tls) struct Secret {
     suite: CipherSuite,
     bytes: Zeroizing<[u8; LONGEST]>,
 }

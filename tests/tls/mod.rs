@@ -75,7 +75,6 @@ impl Served {
             ..TlsMaterial::default()
         };
         let image = Image::random(SIZE, 1);
-        let server = Server::start(&Options::for_image(&image));
         let server = Server::serve(&[image.path.to_str().unwrap()]);
         let (proxy, reports) = Proxy::new(TlsAcceptor::new(&material).unwrap(), &server.socket(), RENEWAL);
         let socket = dir.path().join("tls.sock");
