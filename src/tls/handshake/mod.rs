@@ -42,7 +42,7 @@ pub enum TlsStep {
 }
 
 #[derive(Debug)]
-enum Phase {
+enum TlsPhase {
     /// The ClientHello is not whole: its bytes, and the records that brought them.
     Hello {
         message: Vec<u8>,
@@ -62,7 +62,7 @@ pub struct TlsHandshake {
     acceptor: Arc<TlsAcceptor>,
     /// The time of the handshake, since 1970: certificates end.
     now: Duration,
-    phase: Phase,
+    phase: TlsPhase,
     /// The record that is being received.
     record: Vec<u8>,
     output: Vec<u8>,
@@ -77,7 +77,7 @@ impl TlsHandshake {
         Self {
             acceptor,
             now,
-            phase: Phase::Hello { message: Vec::new(), records: Vec::new() },
+            phase: TlsPhase::Hello { message: Vec::new(), records: Vec::new() },
             record: Vec::new(),
             output: Vec::new(),
             session: None,
@@ -100,10 +100,10 @@ impl TlsHandshake {
                 return Ok(TlsStep::Send);
             }
             if let Some(session) = self.session.take() {
-                self.phase = Phase::Over;
+                self.phase = TlsPhase::Over;
                 return Ok(TlsStep::Done(session));
             }
-            assert!(!matches!(self.phase, Phase::Over), "a handshake that has ended");
+            assert!(!matches!(self.phase, TlsPhase::Over), "a handshake that has ended");
             let advanced = self.advance(input);
             match advanced {
                 Ok(true) => {}
@@ -153,10 +153,11 @@ impl TlsHandshake {
 
     fn take(&mut self, record: &mut [u8]) -> Result<(), TlsError> {
         match &mut self.phase {
-            Phase::Hello { .. } => self.hello(record),
-            Phase::Certificates(handshake) => {
+            TlsPhase::Hello { .. } => self.hello(record),
+            TlsPhase::Certificates(handshake) => {
                 if handshake.take(record, &mut self.output)? {
-                    let Phase::Certificates(handshake) = std::mem::replace(&mut self.phase, Phase::Over)
+                    let TlsPhase::Certificates(handshake) =
+                        std::mem::replace(&mut self.phase, TlsPhase::Over)
                     else {
                         unreachable!("it was a moment ago")
                     };
@@ -164,22 +165,23 @@ impl TlsHandshake {
                 }
                 Ok(())
             }
-            Phase::SharedKey(finish) => {
+            TlsPhase::SharedKey(finish) => {
                 if finish.take(record)? {
-                    let Phase::SharedKey(finish) = std::mem::replace(&mut self.phase, Phase::Over) else {
+                    let TlsPhase::SharedKey(finish) = std::mem::replace(&mut self.phase, TlsPhase::Over)
+                    else {
                         unreachable!("it was a moment ago")
                     };
                     self.session = Some(Box::new(finish.session()));
                 }
                 Ok(())
             }
-            Phase::Over => unreachable!("nothing is fed behind the end"),
+            TlsPhase::Over => unreachable!("nothing is fed behind the end"),
         }
     }
 
     /// Takes a record of the ClientHello and, once it is whole, chooses the kind of handshake.
     fn hello(&mut self, record: &[u8]) -> Result<(), TlsError> {
-        let Phase::Hello { message, records } = &mut self.phase else { unreachable!("asked for a hello") };
+        let TlsPhase::Hello { message, records } = &mut self.phase else { unreachable!("asked for a hello") };
         let header = RecordHeader::parse(record)?.expect("the record is whole");
         match header.kind {
             ContentType::Handshake if header.length > 0 => {}
@@ -202,7 +204,7 @@ impl TlsHandshake {
             return Err(TlsError::Malformed("something stands behind its first message"));
         }
         let (message, records) = (std::mem::take(message), std::mem::take(records));
-        self.phase = Phase::Over;
+        self.phase = TlsPhase::Over;
         self.choose(&message, &records)
     }
 
@@ -210,7 +212,7 @@ impl TlsHandshake {
         let hello = ClientHello::parse(message)?;
         if !hello.names.is_empty() && !self.acceptor.shared_keys.is_empty() {
             let finish = shared_key::answer(&self.acceptor.shared_keys, message, &hello, &mut self.output)?;
-            self.phase = Phase::SharedKey(Box::new(finish));
+            self.phase = TlsPhase::SharedKey(Box::new(finish));
             return Ok(());
         }
         let Some(config) = self.acceptor.certificates(self.now) else {
@@ -219,16 +221,16 @@ impl TlsHandshake {
         let mut handshake = CertificateHandshake::new(config)?;
         let ended = handshake.take(records, &mut self.output)?;
         assert!(!ended, "a handshake takes more than one message");
-        self.phase = Phase::Certificates(handshake);
+        self.phase = TlsPhase::Certificates(handshake);
         Ok(())
     }
 
     /// Tells the client: in plain text if it has no key yet.
     fn fail(&mut self, error: &TlsError) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Over);
+        let phase = std::mem::replace(&mut self.phase, TlsPhase::Over);
         match (error.alert(), phase) {
             (None, _) => {}
-            (Some(alert), Phase::SharedKey(finish)) => finish.alert(alert, &mut self.output),
+            (Some(alert), TlsPhase::SharedKey(finish)) => finish.alert(alert, &mut self.output),
             (Some(alert), _) => {
                 shared_key::plain_record(ContentType::Alert, &alert.bytes(), &mut self.output);
             }
