@@ -106,8 +106,7 @@ fn certificates(
     certificate: &[u8],
     key: &[u8],
 ) -> Result<ServerConfig, TlsSetupError> {
-    let chain: Vec<CertificateDer<'static>> =
-        of_pem(certificate).map_err(|error| TlsSetupError::Certificate(error))?;
+    let chain: Vec<CertificateDer<'static>> = of_pem(certificate).map_err(TlsSetupError::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);

@@ -139,7 +139,7 @@ fn exchange(hello: &ClientHello<'_>) -> Result<(Zeroizing<Vec<u8>>, u16, agreeme
     let public = own.compute_public_key().map_err(failed)?;
     let shared = agreement::agree_ephemeral(
         own,
-        &UnparsedPublicKey::new(group, share),
+        UnparsedPublicKey::new(group, share),
         TlsError::Malformed("its key for the exchange is not one"),
         |shared| Ok(Zeroizing::new(shared.to_vec())),
     )?;

@@ -117,7 +117,7 @@ impl SharedKeyClient {
         assert_eq!(extensions[14 + length..14 + length + 4], [0, 41, 0, 2]);
         let group = self.own.algorithm();
         let peer = UnparsedPublicKey::new(group, share);
-        let shared = agreement::agree_ephemeral(self.own, &peer, (), |shared| Ok(shared.to_vec())).unwrap();
+        let shared = agreement::agree_ephemeral(self.own, peer, (), |shared| Ok(shared.to_vec())).unwrap();
 
         let empty = hash(b"");
         let early = early(&self.key, suite);
