@@ -166,3 +166,11 @@ pub mod sys {
 pub mod task {
     pub use crate::exec::{ReadyList, Tasks};
 }
+
+pub mod tls {
+    pub use crate::tls::{
+        Alert, CipherSuite, Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,
+        RENEWAL_RECORDS, RecordError, RecordReceiver, RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor,
+        TlsError, TlsHandshake, TlsIdentity, TlsMaterial, TlsSession, TlsSetupError, TlsStep, use_arbitrary,
+    };
+}

@@ -9,6 +9,7 @@ mod durability;
 mod images;
 mod readme;
 mod report;
+mod tls;
 
 #[path = "vm/cpio.rs"]
 mod cpio;

@@ -9,9 +9,9 @@
 //!                   └────────────── any violation ─► Closed
 //! ```
 //!
-//! STARTTLS, where [`TlsMode`] has it, stops the machine in a state that takes no byte: what stands behind the
-//! option was sent in plain text, perhaps by somebody between, and must be read neither as options nor as TLS
-//! ("Security considerations"). The driver makes the connection a secure one, says so with
+//! STARTTLS, where [`TlsMode`] has it, stops the machine in a state that takes no byte: what stands behind
+//! the option was sent in plain text, perhaps by somebody between, and must be read neither as options nor as
+//! TLS ("Security considerations"). The driver makes the connection a secure one, says so with
 //! [`Handshake::secured`], and feeds what it decrypts. Nothing that was negotiated before counts then.
 
 mod options;

@@ -9,13 +9,14 @@ use super::*;
 const STARTTLS: u32 = 5;
 const TLS_REQUIRED: u32 = ERR + 5;
 
-/// What a server did with a client that sends `parts` one after the other, and waits for the answer to each.
+/// What a server did with a client that sends parts one after the other, and waits for the answer to each.
 struct Talk {
     kinds: Vec<(u32, u32)>,
     end: Result<Option<Event>, CloseReason>,
 }
 
-/// Export 1 is for secure connections only: the driver hides it from others, as it must in the selective mode.
+/// Export 1 is for secure connections only: the driver hides it from others, as it must in the selective
+/// mode.
 fn talk(mode: TlsMode, parts: &[Vec<u8>]) -> Talk {
     let exports = exports();
     let mut handshake = Handshake::with_tls(LIMITS, mode);

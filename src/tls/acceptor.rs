@@ -1,0 +1,163 @@
+//! What a server proves its identity with, and whom it believes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
+
+use super::psk_keys::{PskError, PskKeys};
+use super::suite::CipherSuite;
+
+/// The contents of the files that a server is given.
+#[derive(Default, Clone, Copy)]
+pub struct TlsMaterial<'a> {
+    /// The server's certificates, its own first, and its key; both in PEM.
+    pub certificate: Option<(&'a [u8], &'a [u8])>,
+    /// The authorities whose certificates clients may have, in PEM. Without them no client is asked for one.
+    pub client_authorities: Option<&'a [u8]>,
+    /// Which client certificates were revoked, in PEM.
+    pub revoked: Option<&'a [u8]>,
+    /// A client without a certificate is refused.
+    pub certificate_is_required: bool,
+    /// Names and shared keys, as `psktool` writes them.
+    pub shared_keys: Option<&'a [u8]>,
+}
+
+/// Why there is no TLS; each a sentence with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// There is nothing to prove an identity with.
+    #[error("TLS needs a certificate with its key, or shared keys: give at least one of them")]
+    Nothing,
+    /// The certificates.
+    #[error("the server's certificate cannot be read: {0}; it has to be in PEM")]
+    Certificate(String),
+    /// The key.
+    #[error("the server's key cannot be read: {0}; it has to be in PEM and without a password")]
+    Key(String),
+    /// One of another, or of a kind that is unknown.
+    #[error("the server's certificate and its key cannot be used together: {0}")]
+    Pair(rustls::Error),
+    /// The authorities.
+    #[error("the certificates of authorities for clients cannot be used: {0}; they have to be in PEM")]
+    Authorities(String),
+    /// The list of those that were revoked.
+    #[error("the list of revoked certificates cannot be used: {0}; it has to be in PEM")]
+    Revoked(String),
+    /// Certificates of clients are judged by authorities.
+    #[error("client certificates cannot be checked without the certificate of their authority: give it")]
+    NoAuthorities,
+    /// The shared keys.
+    #[error("the file of shared keys cannot be used: {0}")]
+    SharedKeys(#[from] PskError),
+}
+
+/// Accepts handshakes. It is made once for many.
+pub struct TlsAcceptor {
+    certificates: Option<ServerConfig>,
+    pub(in crate::tls) shared_keys: PskKeys,
+}
+
+impl TlsAcceptor {
+    /// # Errors
+    /// [`TlsSetupError`]: what is wrong with the material.
+    pub fn new(material: &TlsMaterial<'_>) -> Result<Self, TlsSetupError> {
+        if material.client_authorities.is_none()
+            && (material.revoked.is_some() || material.certificate_is_required)
+        {
+            return Err(TlsSetupError::NoAuthorities);
+        }
+        let shared_keys = material.shared_keys.map(PskKeys::parse).transpose()?.unwrap_or_default();
+        let certificates = match material.certificate {
+            Some((certificate, key)) => Some(certificates(material, certificate, key)?),
+            None => None,
+        };
+        if certificates.is_none() && shared_keys.is_empty() {
+            return Err(TlsSetupError::Nothing);
+        }
+        Ok(Self { certificates, shared_keys })
+    }
+
+    /// What a handshake with certificates is made of, at a time.
+    pub(in crate::tls) fn certificates(&self, since_1970: Duration) -> Option<ServerConfig> {
+        let mut config = self.certificates.clone()?;
+        config.time_provider = Arc::new(Now(UnixTime::since_unix_epoch(since_1970)));
+        Some(config)
+    }
+}
+
+/// The time of a handshake, which its caller tells.
+#[derive(Debug)]
+struct Now(UnixTime);
+
+impl TimeProvider for Now {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
+    }
+}
+
+fn certificates(
+    material: &TlsMaterial<'_>,
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<ServerConfig, TlsSetupError> {
+    let chain: Vec<CertificateDer<'static>> = of_pem(certificate).map_err(TlsSetupError::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
+    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
+    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
+    let provider = Arc::new(provider);
+    let clients = match material.client_authorities {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(authorities) => {
+            let mut roots = RootCertStore::empty();
+            for authority in of_pem(authorities).map_err(TlsSetupError::Authorities)? {
+                roots.add(authority).map_err(|error| TlsSetupError::Authorities(error.to_string()))?;
+            }
+            let revoked: Vec<CertificateRevocationListDer<'static>> =
+                material.revoked.map_or(Ok(Vec::new()), of_pem).map_err(TlsSetupError::Revoked)?;
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                    .with_crls(revoked)
+                    .allow_unknown_revocation_status();
+            let verifier =
+                if material.certificate_is_required { verifier } else { verifier.allow_unauthenticated() };
+            verifier.build().map_err(|error| TlsSetupError::Revoked(error.to_string()))?
+        }
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsSetupError::Pair)?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, key)
+        .map_err(TlsSetupError::Pair)?;
+    // Clients of GnuTLS ask for AES-256 first, which is slower.
+    config.ignore_client_order = true;
+    // No tickets: a session is never resumed, and the first record of ours is the first of its key.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
+
+/// All of a kind that stand in a file; at least one.
+fn of_pem<T: PemObject>(pem: &[u8]) -> Result<Vec<T>, String> {
+    let found: Vec<T> =
+        T::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if found.is_empty() { Err("there is none in the file".to_owned()) } else { Ok(found) }
+}
+
+/// Without certificates and keys.
+impl fmt::Debug for TlsAcceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsAcceptor")
+            .field("certificates", &self.certificates.is_some())
+            .field("shared_keys", &self.shared_keys)
+            .finish()
+    }
+}

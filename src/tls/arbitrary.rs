@@ -1,0 +1,151 @@
+//! Handshakes and records of anybody, for fuzzing: whatever comes, whole and in pieces it comes to the same.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::acceptor::{TlsAcceptor, TlsMaterial};
+use super::handshake::{TlsHandshake, TlsStep};
+use super::record::error::RecordError;
+use super::record::header::RECORD_HEADER_BYTES;
+use super::record::receive::{Opened, RecordReceiver};
+use super::record::traffic_key::TrafficKey;
+use super::secret::Secret;
+use super::suite::CipherSuite;
+
+/// Bytes inside of one record at most, which is more than there may be.
+const LONGEST_INSIDE: usize = (1 << 14) + 300;
+
+/// Uses `data` as what a client sends. The first byte says whether as a handshake or as records, and how long
+/// the pieces are.
+pub fn use_arbitrary(data: &[u8]) {
+    let Some((&how, data)) = data.split_first() else { return };
+    let piece = usize::from(how >> 2) + 1;
+    match how & 3 {
+        0 => {
+            let whole = handshake(data, usize::MAX);
+            assert_eq!(whole, handshake(data, piece));
+            assert!(whole.0.len() < 1000, "an answer of {} bytes", whole.0.len());
+        }
+        1 => records(data, piece),
+        // No mutation makes a tag, so the insides of records are what is fuzzed: each has a length before it.
+        _ => records(&sealed(data), piece),
+    }
+}
+
+/// What a server with shared keys answered, and how it ended.
+fn handshake(data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
+    static ACCEPTOR: LazyLock<Arc<TlsAcceptor>> = LazyLock::new(|| {
+        let shared_keys = Some(&b"vm1:000102030405060708090a0b0c0d0e0f"[..]);
+        let material = TlsMaterial { shared_keys, ..TlsMaterial::default() };
+        Arc::new(TlsAcceptor::new(&material).expect("the key is one"))
+    });
+    let mut handshake = TlsHandshake::new(Arc::clone(&ACCEPTOR), Duration::ZERO);
+    let mut output = Vec::new();
+    for mut input in data.chunks(piece) {
+        loop {
+            let step = handshake.feed(&mut input);
+            output.extend(handshake.take_output());
+            match step {
+                Ok(TlsStep::Need) => break,
+                Ok(TlsStep::Send) => {}
+                Ok(TlsStep::Done(_)) => panic!("a session without the key"),
+                Err(error) => return (output, Some(error.to_string())),
+            }
+        }
+    }
+    (output, None)
+}
+
+fn secret() -> Secret {
+    Secret::new(CipherSuite::ChaCha20Poly1305, &[7; 32])
+}
+
+/// Records that have `data` inside.
+fn sealed(data: &[u8]) -> Vec<u8> {
+    let (mut key, mut sent, mut rest) = (TrafficKey::new(secret()), Vec::new(), data);
+    while let [high, low, behind @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low])) % LONGEST_INSIDE;
+        let (inside, behind) = behind.split_at(length.min(behind.len()));
+        key.seal_inside(inside, &mut sent);
+        rest = behind;
+        // What a key update looks like: the next record has the next key.
+        if inside.starts_with(&[24, 0, 0, 1]) && inside.get(5) == Some(&22) && inside.len() == 6 {
+            key.renew();
+        }
+    }
+    sent
+}
+
+fn records(sent: &[u8], piece: usize) {
+    let (whole, pieces) = (received(sent, usize::MAX), received(sent, piece));
+    assert_eq!(whole, pieces);
+    assert!(whole.0.len() <= sent.len());
+}
+
+/// The data of records, and what was wrong with them.
+fn received(sent: &[u8], piece: usize) -> (Vec<u8>, Option<RecordError>) {
+    let mut receiver = RecordReceiver::new(secret());
+    let (mut held, mut data) = (Vec::new(), Vec::new());
+    for piece in sent.chunks(piece) {
+        held.extend_from_slice(piece);
+        loop {
+            match receiver.open(&mut held) {
+                Ok(Opened::Record { length, data: place }) => {
+                    assert!(place.end <= length && length <= held.len());
+                    data.extend_from_slice(&held[place]);
+                    held.drain(..length);
+                }
+                Ok(Opened::Need(bytes)) => {
+                    assert!(bytes > held.len() && bytes <= RECORD_HEADER_BYTES + LONGEST_INSIDE);
+                    break;
+                }
+                // What stands behind a goodbye is told by the next call.
+                Ok(Opened::Closed { length }) => {
+                    held.drain(..length);
+                    if held.is_empty() {
+                        break;
+                    }
+                }
+                Err(error) => return (data, Some(error)),
+            }
+        }
+    }
+    (data, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_is_too_odd(how in any::<u8>(), data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            use_arbitrary(&[&[how], &data[..]].concat());
+        }
+
+        #[test]
+        fn odd_insides_in_a_row(
+            how in 0u8..64,
+            insides in proptest::collection::vec(
+                prop_oneof![
+                    Just(vec![24, 0, 0, 1, 1, 22]),
+                    Just(vec![1, 0, 21]),
+                    Just(vec![24, 22]),
+                    Just(vec![24, 0, 0, 1, 0, 22, 0, 0]),
+                    proptest::collection::vec(0u8..25, 0..8),
+                    (0usize..17_000).prop_map(|length| [vec![1; length], vec![23]].concat()),
+                ],
+                0..10,
+            ),
+        ) {
+            let mut data = vec![how << 2 | 2];
+            for inside in insides {
+                data.extend((inside.len() as u16).to_be_bytes());
+                data.extend(inside);
+            }
+            use_arbitrary(&data);
+        }
+    }
+}

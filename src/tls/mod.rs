@@ -1,0 +1,36 @@
+//! TLS without I/O: bytes in, bytes and values out, no socket and no clock.
+//!
+//! A [`TlsHandshake`] is fed with what a client sends and ends in a [`TlsSession`]: who the client is, and
+//! both ends of its records. Handshakes with certificates are those of rustls. It has none with a key that
+//! both ends know, so that one is ours (`handshake::shared_key`), on the primitives that rustls uses too: the
+//! libraries that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret
+//! (s2n-tls). The ClientHello tells which of them it is. Only TLS 1.3 is spoken, without tickets, early data
+//! and renegotiation. The document of NBD asks for 1.2 as well, which clients of today do not need.
+//!
+//! Records are always ours (`record`). The server opens and seals them in its own buffers, renews keys, and
+//! can give a connection away with its keys, which a library that owns the stream does not allow.
+#![forbid(unsafe_code)]
+
+mod acceptor;
+mod alert;
+mod arbitrary;
+mod handshake;
+mod psk_keys;
+mod record;
+mod secret;
+mod session;
+mod suite;
+
+pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};
+pub use alert::Alert;
+pub use arbitrary::use_arbitrary;
+pub use handshake::error::TlsError;
+pub use handshake::{TLS_HANDSHAKE_BYTES, TlsHandshake, TlsStep};
+pub use psk_keys::PskError;
+pub use record::error::RecordError;
+pub use record::header::{RECORD_DATA_BYTES, RECORD_HEADER_BYTES};
+pub use record::receive::{Opened, RecordReceiver};
+pub use record::seal::{RENEWAL_RECORDS, RecordSealer};
+pub use record::traffic_key::RECORD_TRAILER_BYTES;
+pub use session::{TlsIdentity, TlsSession};
+pub use suite::CipherSuite;

@@ -1,0 +1,140 @@
+//! Records of a peer, opened where they lie.
+
+use std::ops::Range;
+
+use super::error::RecordError;
+use super::header::{ContentType, RECORD_HEADER_BYTES, RecordHeader};
+use super::messages::Messages;
+use super::traffic_key::TrafficKey;
+use crate::tls::alert::Alert;
+use crate::tls::secret::Secret;
+
+/// Records without data that may come in a row: key updates, and empty ones, which hide how much is sent.
+const IDLE_RECORDS: u32 = 32;
+
+/// What stands at the front of what was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// No whole record: bring it to at least so many bytes.
+    Need(usize),
+    /// A record.
+    Record {
+        /// Its bytes; what follows them is the next record.
+        length: usize,
+        /// Where its data is, which may be nothing.
+        data: Range<usize>,
+    },
+    /// The peer's close_notify: no more will come.
+    Closed {
+        /// Its bytes.
+        length: usize,
+    },
+}
+
+/// The receiving end of a secure connection.
+#[derive(Debug)]
+pub struct RecordReceiver {
+    key: TrafficKey,
+    messages: Messages,
+    idle: u32,
+    key_updates: u64,
+    answer_is_due: bool,
+    closed: bool,
+}
+
+impl RecordReceiver {
+    pub(in crate::tls) fn new(secret: Secret) -> Self {
+        Self {
+            key: TrafficKey::new(secret),
+            messages: Messages::default(),
+            idle: 0,
+            key_updates: 0,
+            answer_is_due: false,
+            closed: false,
+        }
+    }
+
+    /// Opens the record at the front of `received`, in place.
+    ///
+    /// # Errors
+    /// [`RecordError`]: the stream cannot be followed any further.
+    pub fn open(&mut self, received: &mut [u8]) -> Result<Opened, RecordError> {
+        if self.closed {
+            let told_again = if received.is_empty() {
+                Ok(Opened::Closed { length: 0 })
+            } else {
+                Err(RecordError::BehindClose)
+            };
+            return told_again;
+        }
+        let Some(header) = RecordHeader::parse(received)? else {
+            return Ok(Opened::Need(RECORD_HEADER_BYTES));
+        };
+        if header.kind != ContentType::Data {
+            return Err(RecordError::UnexpectedType(header.kind.code()));
+        }
+        let length = RECORD_HEADER_BYTES + header.length;
+        let Some(record) = received.get_mut(..length) else { return Ok(Opened::Need(length)) };
+        let (kind, carried) = self.key.open(record)?;
+        let data = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + carried;
+        if kind != ContentType::Handshake && self.messages.is_amid() {
+            return Err(RecordError::Malformed("a message is interrupted by another record"));
+        }
+        match kind {
+            ContentType::Data => self.count(carried)?,
+            ContentType::Handshake => {
+                self.count(0)?;
+                self.message(&record[data.clone()])?;
+                return Ok(Opened::Record { length, data: length..length });
+            }
+            ContentType::Alert => {
+                self.count(0)?;
+                if alert(&record[data])? {
+                    self.closed = true;
+                    return Ok(Opened::Closed { length });
+                }
+                return Ok(Opened::Record { length, data: length..length });
+            }
+            ContentType::ChangeCipherSpec => return Err(RecordError::UnexpectedType(kind.code())),
+        }
+        Ok(Opened::Record { length, data })
+    }
+
+    /// Whether the peer asked for a renewal of our key since this was asked last.
+    pub(in crate::tls) fn take_answer(&mut self) -> bool {
+        std::mem::take(&mut self.answer_is_due)
+    }
+
+    /// How often the peer renewed its key.
+    pub fn key_updates(&self) -> u64 {
+        self.key_updates
+    }
+
+    fn message(&mut self, carried: &[u8]) -> Result<(), RecordError> {
+        if let Some(request) = self.messages.take(carried)? {
+            self.key.renew();
+            self.key_updates += 1;
+            // Several requests are answered once.
+            self.answer_is_due |= request;
+        }
+        Ok(())
+    }
+
+    /// Bounds what a peer can make this end do without sending anything.
+    fn count(&mut self, carried: usize) -> Result<(), RecordError> {
+        self.idle = if carried > 0 { 0 } else { self.idle + 1 };
+        if self.idle > IDLE_RECORDS { Err(RecordError::TooManyIdle(IDLE_RECORDS)) } else { Ok(()) }
+    }
+}
+
+/// Reads an alert; true for close_notify, false for one that means nothing here.
+pub(in crate::tls) fn alert(carried: &[u8]) -> Result<bool, RecordError> {
+    // "The level is implicit in the type of alert being sent and can safely be ignored."
+    let &[_level, code] = carried else { return Err(RecordError::Malformed("an alert is not two bytes")) };
+    match Alert(code) {
+        Alert::CLOSE_NOTIFY => Ok(true),
+        // A close_notify follows it.
+        Alert::USER_CANCELED => Ok(false),
+        fatal => Err(RecordError::PeerAlert(fatal)),
+    }
+}
