@@ -1,5 +1,6 @@
 //! What changes between two configurations.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::export::ExportConfig;
@@ -31,25 +32,29 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
     // What is served when nothing is said.
     let example = [ExportConfig::example()];
     let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
-    let only = |here: &BTreeMap<&str, &ExportConfig>, there: &BTreeMap<&str, &ExportConfig>| {
+    let only = |here: &ByName<'_>, there: &ByName<'_>| {
         let names = here.keys().filter(|name| !there.contains_key(*name));
-        names.map(|name| (*name).to_owned()).collect()
+        names.cloned().map(Cow::into_owned).collect()
     };
     let changed = of_old.iter().filter(|(name, export)| of_new.get(*name).is_some_and(|of| of != *export));
     Difference {
         added: only(&of_new, &of_old),
         removed: only(&of_old, &of_new),
-        changed: changed.map(|(name, _)| (*name).to_owned()).collect(),
+        changed: changed.map(|(name, _)| name.clone().into_owned()).collect(),
         settings: settings(old, new),
     }
 }
 
-fn by_name<'a>(
-    exports: &'a [ExportConfig],
-    example: &'a [ExportConfig],
-) -> BTreeMap<&'a str, &'a ExportConfig> {
+type ByName<'a> = BTreeMap<Cow<'a, str>, &'a ExportConfig>;
+
+/// Several stores may have no name: they go by their URIs.
+fn by_name<'a>(exports: &'a [ExportConfig], example: &'a [ExportConfig]) -> ByName<'a> {
     let exports = if exports.is_empty() { example } else { exports };
-    exports.iter().map(|export| (export.name.as_str(), export)).collect()
+    let name = |export: &'a ExportConfig| match export.may_be_a_store() {
+        true => Cow::Owned(export.uri.to_string()),
+        false => Cow::Borrowed(&*export.name),
+    };
+    exports.iter().map(|export| (name(export), export)).collect()
 }
 
 fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
@@ -113,6 +118,15 @@ mod tests {
 
     fn of(old: &str, new: &str) -> Difference {
         difference(&Settings::from_toml(old).unwrap(), &Settings::from_toml(new).unwrap())
+    }
+
+    #[test]
+    fn stores_without_a_name_go_by_their_uris() {
+        let stores = |paths: &[&str]| -> String {
+            paths.iter().map(|path| format!("[[export]]\nname = \"\"\nuri = \"store:{path}\"\n")).collect()
+        };
+        let found = of(&stores(&["/a", "/b"]), &stores(&["/a", "/c"]));
+        assert_eq!((found.added, found.removed), (vec!["store:/c".to_owned()], vec!["store:/b".to_owned()]));
     }
 
     const ONE: &str = "[server]\nmemory = \"1G\"\n[[export]]\nname = \"a\"\nuri = \"mem:1G\"\n";
