@@ -301,10 +301,14 @@ impl<F: LayerMedium> OpenMap<F> {
         let left = LeftLog::read(&words, &layout, &owner, self.map.journal_stamp());
         let changes = match left.map_err(|error| MapFileError::Left { path: path.clone(), error })? {
             LeftLog::Changes(changes) => changes,
-            LeftLog::Empty => return Ok(memory.remove()),
+            LeftLog::Empty => {
+                memory.remove();
+                return Ok(());
+            }
             LeftLog::Foreign(why) => {
                 tracing::warn!(path = %path.display(), why, "a log of changes is not this layer's: it is removed");
-                return Ok(memory.remove());
+                memory.remove();
+                return Ok(());
             }
         };
         for run in &changes.runs {
@@ -316,7 +320,7 @@ impl<F: LayerMedium> OpenMap<F> {
         }
         // It follows the journal, so that whoever is interrupted here does not end it.
         let log = PendingLog::resume(memory, layout, changes.ends, self.map.journal_stamp());
-        self.map.attach_log(log.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?);
+        self.map.attach_log(log.ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?);
         self.commit()?;
         self.map.finish_log();
         tracing::info!(

@@ -17,7 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{
@@ -66,7 +66,7 @@ pub(crate) struct LogPlace {
 
 /// A log as a file.
 #[derive(Debug)]
-pub(crate) struct LogFile {
+pub(crate) struct SharedLogFile {
     directory: OwnedFd,
     name: String,
     file: File,
@@ -133,7 +133,7 @@ impl LogPlace {
     }
 
     /// What is there: its words, and the same as memory.
-    pub(crate) fn find(self) -> Result<Option<(Vec<u64>, LogFile)>, LogPlaceError> {
+    pub(crate) fn find(self) -> Result<Option<(Vec<u64>, SharedLogFile)>, LogPlaceError> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match openat(&self.directory, &*self.name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
@@ -155,7 +155,7 @@ impl LogPlace {
     }
 
     /// Makes a new one. What is there is removed: whoever opened the layer has taken what it had.
-    fn create(self) -> Result<LogFile, LogPlaceError> {
+    fn create(self) -> Result<SharedLogFile, LogPlaceError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || openat(&self.directory, &*self.name, flags, Mode::RUSR | Mode::WUSR);
         let made = make().or_else(|error| match error {
@@ -166,11 +166,11 @@ impl LogPlace {
         self.mapped(file.into())
     }
 
-    fn mapped(self, file: File) -> Result<LogFile, LogPlaceError> {
+    fn mapped(self, file: File) -> Result<SharedLogFile, LogPlaceError> {
         let words = SharedWords::map(&file, LAYOUT.words);
         let words = words.map_err(|error| LogPlaceError::Io(self.path(), error))?;
         let Self { directory, name, .. } = self;
-        Ok(LogFile { directory, name, file, words })
+        Ok(SharedLogFile { directory, name, file, words })
     }
 }
 
@@ -186,7 +186,7 @@ fn is_private(status: &Stat, kind: FileType, user: u32) -> bool {
     FileType::from_raw_mode(status.st_mode) == kind && status.st_uid == user && status.st_mode & OTHERS == 0
 }
 
-fn open_directory(path: &PathBuf, user: u32, make: bool) -> Result<Option<OwnedFd>, LogPlaceError> {
+fn open_directory(path: &Path, user: u32, make: bool) -> Result<Option<OwnedFd>, LogPlaceError> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let above = open(SHARED_MEMORY, flags, Mode::empty()).map_err(|_| LogPlaceError::NotInMemory)?;
     let is_in_memory = fstatfs(&above).is_ok_and(|status| status.f_type as u64 == IN_MEMORY);
@@ -194,7 +194,7 @@ fn open_directory(path: &PathBuf, user: u32, make: bool) -> Result<Option<OwnedF
         return Err(LogPlaceError::NotInMemory);
     }
     let name = path.file_name().expect("it has a name");
-    let explain = |error: Errno| LogPlaceError::Io(path.clone(), error.into());
+    let explain = |error: Errno| LogPlaceError::Io(path.to_owned(), error.into());
     if make {
         match mkdirat(&above, name, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -204,28 +204,28 @@ fn open_directory(path: &PathBuf, user: u32, make: bool) -> Result<Option<OwnedF
     let directory = match openat(&above, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::NOTDIR) => return Err(LogPlaceError::NotOurs(path.clone())),
+        Err(Errno::LOOP | Errno::NOTDIR) => return Err(LogPlaceError::NotOurs(path.to_owned())),
         Err(error) => return Err(explain(error)),
     };
     let is_mine = |status: &Stat| is_private(status, FileType::Directory, status.st_uid);
     let status = fstat(&directory).map_err(explain)?;
     if status.st_uid != user && !(status.st_uid == 0 && is_mine(&status)) {
-        return Err(LogPlaceError::NotOurs(path.clone()));
+        return Err(LogPlaceError::NotOurs(path.to_owned()));
     }
     let directory = hand_over(directory, user).map_err(explain)?;
     match is_private(&fstat(&directory).map_err(explain)?, FileType::Directory, user) {
         true => Ok(Some(directory)),
-        false => Err(LogPlaceError::NotOurs(path.clone())),
+        false => Err(LogPlaceError::NotOurs(path.to_owned())),
     }
 }
 
-impl LogFile {
+impl SharedLogFile {
     fn bytes(words: &Range<usize>) -> (u64, u64) {
         ((words.start * WORD) as u64, (words.len() * WORD) as u64)
     }
 }
 
-impl LogMemory for LogFile {
+impl LogMemory for SharedLogFile {
     fn store(&self, word: usize, value: u64) {
         self.words.store(word, value);
     }

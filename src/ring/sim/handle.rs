@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::faults::Faults;
 use super::files::SimFile;
 use super::parts::SimSocket;
+use super::shared_words::SimSharedWords;
 use super::work::Object;
 use super::world::WorldState;
 use crate::block::{ByteRange, Extent};
@@ -146,6 +147,11 @@ impl World {
             (File::from(state.token(Object::File { file, description })), alignment)
         });
         FileTokens { id, buffered, durable, direct }
+    }
+
+    /// Words that belong to a file, and are none at first.
+    pub(crate) fn shared_words(&self, file: FileId) -> SimSharedWords {
+        self.state().shared_words.entry(file.0).or_default().clone()
     }
 
     /// From now on other things fail than before. Gives what did.

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::handle::{FileId, World};
-
 /// Words that outlive a process; clones are the same ones.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SimSharedWords(Arc<Mutex<Vec<u64>>>);
@@ -29,12 +27,5 @@ impl SimSharedWords {
 
     pub(crate) fn clear(&self) {
         self.with(Vec::clear);
-    }
-}
-
-impl World {
-    /// Words that belong to a file, and are none at first.
-    pub(crate) fn shared_words(&self, file: FileId) -> SimSharedWords {
-        self.state().shared_words.entry(file.0).or_default().clone()
     }
 }

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::error::LayerMapError;
 use super::geometry::Geometry;
-use super::logged::ChangeLog;
 use super::node::{NodeAddress, NodePlace, slot_offset};
 use super::record::JournalPoint;
 use super::replay::ReplayedRuns;
 use super::states::{BlockRun, BlockState, WORD_BLOCKS};
 use super::superblock::LayerIdentity;
 use super::tree::{Spot, Tree};
-use super::under_way::{Checkpointing, Commit};
+use super::under_way::{ChangeLog, Checkpointing, Commit};
 
 /// Clean leaves that stay in RAM: 64 MiB, those of a disk of 1 TiB. Few in tests, so that they come and go.
 const MOST_LEAVES: usize = if cfg!(any(test, feature = "sim")) { 2 } else { 1 << 15 };

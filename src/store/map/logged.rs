@@ -4,14 +4,7 @@ use super::layer::LayerMap;
 use super::log::{LogRoom, PendingLog};
 use super::record::JournalPoint;
 use super::states::BlockRun;
-
-/// The log of a map, and what the commit that is under way covers of it.
-#[derive(Debug)]
-pub(super) struct ChangeLog {
-    log: PendingLog,
-    /// A mark of the map, and the mark of the log at that moment.
-    covered: Option<(u64, u64)>,
-}
+use super::under_way::ChangeLog;
 
 impl LayerMap {
     /// From now on changes are noted.
@@ -65,7 +58,8 @@ impl LayerMap {
         }
     }
 
-    /// Nothing is left for a commit. What was noted has changed nothing, if there is nothing under way either.
+    /// Nothing is left for a commit. What was noted has changed nothing, if there is nothing under way
+    /// either.
     pub(super) fn log_is_settled(&mut self) {
         if let Some(changes) = &mut self.log
             && self.pending.is_empty()

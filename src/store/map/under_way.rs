@@ -2,10 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::log::PendingLog;
 use super::node::NodeEntry;
 use super::record::JournalPoint;
 use super::states::BlockRun;
 use super::superblock::LayerIdentity;
+
+/// The log of a map, and what the commit that is under way covers of it.
+#[derive(Debug)]
+pub(super) struct ChangeLog {
+    pub(super) log: PendingLog,
+    /// A mark of the map, and the mark of the log at that moment.
+    pub(super) covered: Option<(u64, u64)>,
+}
 
 /// A record that is being written.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ fn with_log(map: &mut LayerMap) -> TestMemory {
     memory
 }
 
-/// What the next process makes of what is left: the map, with the changes of the log, and how many these were.
+/// What the next process makes of what is left: the map, with the changes of the log.
 fn open(file: &CutFile, words: &[u64]) -> (LayerMap, LeftLog) {
     let mut map = shell::open(file).unwrap();
     let left = LeftLog::read(words, &TINY_LOG, &OWNER, map.journal_stamp()).unwrap();
