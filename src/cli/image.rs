@@ -186,7 +186,7 @@ pub(crate) fn run(command: ImageCommand) -> Outcome {
         ImageCommand::Rename { of, to } => rename(of, to),
         ImageCommand::Rollback(of) => roll_back(of),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json),
-        ImageCommand::Map(of) => parts::map(&of),
+        ImageCommand::Map(of) => parts::map(&of.node, of.json),
         ImageCommand::Export(args) => export::export(&args),
         ImageCommand::Import(args) => import::import(args),
     })
