@@ -134,7 +134,7 @@ pub mod store {
     pub use crate::store::describe::{NodeDescription, NodeDescriptions, StoreDescription};
     pub use crate::store::directory::StoreDirectory;
     pub use crate::store::error::StoreError;
-    pub use crate::store::export::{NodePart, Progress, RawOutput};
+    pub use crate::store::export::{NodePart, OnProgress, RawOutput};
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }

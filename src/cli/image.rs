@@ -194,7 +194,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
-        ImageCommand::Map(of) => parts::map(&of, control.as_ref()),
+        ImageCommand::Map(of) => parts::map(&of.node, of.json, control.as_ref()),
         ImageCommand::Export(args) => export::export(&args, control.as_ref()),
         ImageCommand::Import(args) => import::import(args, control.as_ref()),
         command => asked(command).and_then(|asked| {

@@ -33,7 +33,7 @@ pub enum RawOutput<'a, W> {
 }
 
 /// How far it is; an error ends the work.
-pub type Progress<'a> = &'a mut dyn FnMut(u64) -> Result<(), StoreError>;
+pub type OnProgress<'a> = &'a mut dyn FnMut(u64) -> Result<(), StoreError>;
 
 /// Bytes of a disk: whole blocks but at its end.
 enum NodeBytes<'a> {
@@ -125,7 +125,7 @@ impl<M: LayerMaps> OpenStore<M> {
         &self,
         node: &NodeName,
         (path, out): (&Path, &mut RawOutput<'_, W>),
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), StoreError> {
         let mut whole = self.whole(node)?;
         if let RawOutput::Sparse(file) = out {
@@ -148,7 +148,7 @@ impl<M: LayerMaps> OpenStore<M> {
         from: Option<&NodeName>,
         to: &NodeName,
         (path, out): (&Path, &mut dyn Write),
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), StoreError> {
         let (mut whole, head) = (self.whole(to)?, self.delta_head(from, to)?);
         let mut walk = match from {

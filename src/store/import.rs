@@ -11,7 +11,7 @@ use super::catalog::{
 use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
 use super::delta::{DeltaError, DeltaPart, DeltaReader};
 use super::error::StoreError;
-use super::export::Progress;
+use super::export::OnProgress;
 use super::map::{BlockState, Geometry};
 use super::map_files::MapFileError;
 use super::map_writer::MapWriter;
@@ -22,8 +22,8 @@ use super::open_store::{OpenStore, now_s, random_uuid};
 const PIECE: usize = 1 << 20;
 
 impl<M: LayerMaps> OpenStore<M> {
-    /// Makes an image of bytes that come one after the other. Without a size it has as many as come. `path` is
-    /// where they come from, for people.
+    /// Makes an image of bytes that come one after the other. Without a size it has as many as come. `path`
+    /// is where they come from, for people.
     ///
     /// # Errors
     /// A sentence; that of `progress`.
@@ -32,7 +32,7 @@ impl<M: LayerMaps> OpenStore<M> {
         name: &StoreName,
         size: Option<u64>,
         (path, source): (&Path, &mut dyn Read),
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), StoreError> {
         if self.view()?.image(name).is_some() {
             return Err(ImageRefusal::Exists(name.to_string()).into());
@@ -60,7 +60,7 @@ impl<M: LayerMaps> OpenStore<M> {
         (image, layer, name): (ImageId, LayerId, &StoreName),
         size: Option<u64>,
         (path, source): (&Path, &mut dyn Read),
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<u64, StoreError> {
         let files = self.directory.begin_layer(layer, 0)?;
         let (mut copied, mut piece, mut at) = (CopiedBlocks::default(), vec![0; PIECE], 0);
@@ -110,9 +110,9 @@ impl<M: LayerMaps> OpenStore<M> {
         }
     }
 
-    /// Makes the snapshot of a delta, with the uuid that it has where it comes from. Its image must be exactly
-    /// as the snapshot is that the delta begins with, and is made if it begins with nothing. Without a name the
-    /// snapshot keeps its own.
+    /// Makes the snapshot of a delta, with the uuid that it has where it comes from. Its image must be
+    /// exactly as the snapshot is that the delta begins with, and is made if it begins with nothing.
+    /// Without a name the snapshot keeps its own.
     ///
     /// # Errors
     /// A sentence; that of `progress`.
@@ -121,7 +121,7 @@ impl<M: LayerMaps> OpenStore<M> {
         image: &StoreName,
         snapshot: Option<StoreName>,
         source: &mut dyn Read,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<NodeName, StoreError> {
         let mut delta = DeltaReader::begin(source)?;
         let head = delta.head().clone();
@@ -151,7 +151,7 @@ impl<M: LayerMaps> OpenStore<M> {
         &self,
         new: &ImportedSnapshot,
         delta: &mut DeltaReader<&mut dyn Read>,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), StoreError> {
         let layer = new.layer;
         let files = self.directory.begin_layer(layer, new.size.next_multiple_of(MAP_BLOCK))?;

@@ -1,4 +1,5 @@
-//! What has changed in an image, and how deep it is: told to clients of others, and by `diff`, `map`, `export` and `import`.
+//! What has changed in an image, and how deep it is: told to clients of others, and by `diff`, `map`,
+//! `export` and `import`.
 //!
 //! Oracles: bytes that the test wrote; qcow2 images with the same chain, and QEMU's view of them.
 
@@ -151,8 +152,8 @@ fn depths_are_those_of_qemu() {
         "{expected:?}"
     );
     assert_eq!(map(&mut store.command("image map STORE/vm --json")), expected);
-    // The same by the protocol, where a depth is counted from 1, and what lies behind the end of the base is the
-    // base's: so `qemu-nbd --allocation-depth` has it.
+    // The same by the protocol, where a depth is counted from 1, and what lies behind the end of the base
+    // is the base's: so `qemu-nbd --allocation-depth` has it.
     let mut server = serve(&store, "vm");
     let mut depths: Vec<(u64, u64, u64)> = Vec::new();
     for (start, length, depth, (_, present)) in expected {

@@ -103,7 +103,8 @@ impl Chain {
         let found = context.helpers.run(key, client, move || store.changes_since(&asked.1, &asked.0)).await;
         let (live, other) = match found {
             Ok(Ok(found)) => found,
-            // It was removed, or never there: a client that asks for it gets no answer instead of a wrong one.
+            // It was removed, or never there: a client that asks for it gets no answer instead of a wrong
+            // one.
             Ok(Err(SinceError::Gone)) => return Err(BlockError::Invalid),
             Ok(Err(SinceError::Failed(why))) => {
                 tracing::error!(snapshot = %since, %why, "what has changed since a snapshot cannot be told");

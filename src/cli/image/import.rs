@@ -1,4 +1,5 @@
-//! `ringnbd image import`: an image of a file or of the standard input, or the next snapshot of one by a delta.
+//! `ringnbd image import`: an image of a file or of the standard input, or the next snapshot of one by a
+//! delta.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

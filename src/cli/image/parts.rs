@@ -4,7 +4,6 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
-use super::One;
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::cli::text::written;
@@ -49,13 +48,13 @@ impl PartJson {
 }
 
 /// Output that may be long.
-struct Lines {
+struct PartLines {
     out: BufWriter<io::Stdout>,
     /// What ended it.
     ended: Option<io::Error>,
 }
 
-impl Lines {
+impl PartLines {
     fn new() -> Self {
         Self { out: BufWriter::new(io::stdout()), ended: None }
     }
@@ -85,7 +84,7 @@ pub(super) fn diff(
 ) -> Result<Outcome, RequestError> {
     let store = owner::open_alone(StorePlace { store: &from.store, control })?;
     let (size_of_from, size) = (store.size_of(&from.node)?, store.size_of(&to.node)?);
-    let (mut lines, mut changed, mut is_first) = (Lines::new(), 0, true);
+    let (mut lines, mut changed, mut is_first) = (PartLines::new(), 0, true);
     let begin = || match as_json {
         true => format!(
             "{{\n  \"from\": {},\n  \"to\": {},\n  \"from_size\": {size_of_from},\n  \"size\": {size},\n  \"extents\": [",
@@ -116,12 +115,16 @@ pub(super) fn diff(
     Ok(lines.end(result, &format!("{begin}{end}"))?)
 }
 
-pub(super) fn map(of: &One, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
-    let store = owner::open_alone(StorePlace { store: &of.node.store, control })?;
-    let (mut lines, mut is_first) = (Lines::new(), true);
+pub(super) fn map(
+    of: &ImagePath,
+    as_json: bool,
+    control: Option<&ControlAddress>,
+) -> Result<Outcome, RequestError> {
+    let store = owner::open_alone(StorePlace { store: &of.store, control })?;
+    let (mut lines, mut is_first) = (PartLines::new(), true);
     let title = format!("{:>16}  {:>16}  {:>5}  TYPE\n", "START", "LENGTH", "DEPTH");
-    let result = store.map(&of.node.node, &mut |part| {
-        let lead = match (of.json, is_first) {
+    let result = store.map(&of.node, &mut |part| {
+        let lead = match (as_json, is_first) {
             (true, true) => "[",
             (true, false) => ",\n",
             (false, true) => &title,
@@ -129,14 +132,14 @@ pub(super) fn map(of: &One, control: Option<&ControlAddress>) -> Result<Outcome,
         };
         lines.put(lead)?;
         is_first = false;
-        if of.json {
+        if as_json {
             return lines.put(&serde_json::to_string(&PartJson::of(&part)).expect("numbers are JSON"));
         }
         let kind = if part.has_data { "data" } else { "zero" };
         let length = part.end - part.start;
         lines.put(&format!("{:>16}  {length:>16}  {:>5}  {kind}\n", part.start, part.depth))
     });
-    let end = match (of.json, is_first) {
+    let end = match (as_json, is_first) {
         (true, true) => "[]\n",
         (true, false) => "]\n",
         (false, true) => &title,

@@ -208,8 +208,8 @@ impl ReplyTo {
     /// descriptors in a structured reply, 64-bit in an extended one; `payload` has room for [`status_length`]
     /// bytes.
     ///
-    /// `runs` are lengths and flags, such as [`allocation_run`]s: merged already and not empty. A length beyond 32
-    /// bits is cut to `0xffff_f000` in a structured reply, which then ends there.
+    /// `runs` are lengths and flags, such as [`allocation_run`]s: merged already and not empty. A length
+    /// beyond 32 bits is cut to `0xffff_f000` in a structured reply, which then ends there.
     pub fn status(
         &self,
         context_id: u32,

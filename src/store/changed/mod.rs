@@ -9,11 +9,12 @@
 //! says of each block that it has it, and the way to older points in time is cut. So before that a
 //! [`ChangeRecord`] is written for the new layer: an older snapshot, its *anchor*, and the set of what
 //! differs between the two. A trace goes from the layer to its anchor by that set. When the anchor is
-//! removed, the set takes in what differs between it and the snapshot before it, which is the anchor from then on.
+//! removed, the set takes in what differs between it and the snapshot before it, which is the anchor from
+//! then on.
 //!
 //! Records are files of their own, `changed/<layer>`, made durable before the catalogue knows of the layer.
-//! What such a file says is true for ever, since neither a layer that took something in nor a snapshot changes:
-//! a file that came and whose layer did not is rubbish, which the next change removes.
+//! What such a file says is true for ever, since neither a layer that took something in nor a snapshot
+//! changes: a file that came and whose layer did not is rubbish, which the next change removes.
 
 mod record;
 mod set;

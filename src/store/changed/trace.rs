@@ -45,8 +45,8 @@ impl ChangeTrace {
     /// Follows the chain from a place on. `anchor` tells of the anchor of a layer's record: `None` without a
     /// record.
     ///
-    /// It gives `None` if the way has no end. Where a record cannot be used it ends, and what is behind that is
-    /// not known.
+    /// It gives `None` if the way has no end. Where a record cannot be used it ends, and what is behind
+    /// that is not known.
     pub(crate) fn of(
         view: &CatalogView,
         size: u64,

@@ -1,4 +1,5 @@
-//! A delta: what changed between two snapshots, with the new contents, as one stream of bytes that can go anywhere.
+//! A delta: what changed between two snapshots, with the new contents, as one stream of bytes that can go
+//! anywhere.
 //!
 //! All numbers are little-endian. A stream is a header, records in the order of the disk, and an end.
 //!
@@ -23,13 +24,14 @@
 //!                                 28 CRC32C of the CRC before it, and of what is before it here (u32)
 //! ```
 //!
-//! Kinds: 1, data follows, at most 1 MiB; 2, the bytes are zeroes; 3, the end, whose offset is the size of the disk and
-//! whose length counts the records. Records are whole blocks but for the last block of the disk, and neither
-//! overlap nor go back. What no record names is as it was; what lies behind the smaller of the two sizes is zeroes.
+//! Kinds: 1, data follows, at most 1 MiB; 2, the bytes are zeroes; 3, the end, whose offset is the size of
+//! the disk and whose length counts the records. Records are whole blocks but for the last block of the
+//! disk, and neither overlap nor go back. What no record names is as it was; what lies behind the smaller
+//! of the two sizes is zeroes.
 //!
 //! Each record's checksum goes on from the one before it, so none can be missing, changed or out of order. A
-//! stream is complete with its end, and nothing follows that. Byte 128 is where a stream goes on that is sent in
-//! parts: this version writes whole streams only, with 0, and reads no others.
+//! stream is complete with its end, and nothing follows that. Byte 128 is where a stream goes on that is
+//! sent in parts: this version writes whole streams only, with 0, and reads no others.
 
 mod head;
 mod read;
