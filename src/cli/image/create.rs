@@ -78,7 +78,6 @@ fn copy(
 mod tests {
     use clap::Parser;
 
-    use super::*;
     use crate::cli::Cli;
 
     #[test]
