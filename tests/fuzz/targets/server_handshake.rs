@@ -58,6 +58,7 @@ fn run(data: &[u8], piece: usize, shutting_down: bool) -> (Vec<u8>, Result<Optio
                 handshake.found(found.map(|index| (index, &exports[index])));
             }
             Ok(Some(Event::List)) => handshake.listed(&exports),
+            Ok(Some(Event::StartTls)) => unreachable!("this server has no TLS"),
             Ok(Some(Event::Done(negotiated))) => {
                 let session = &negotiated.session;
                 assert_eq!(session.size, 1 << 20);
