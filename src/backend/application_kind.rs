@@ -171,7 +171,10 @@ impl Application {
         let (request, waiting) = outstanding.request(command, range, flags, most_extents, loan);
         match &self.way {
             OnShard::Fast(queue) => queue.submit(request, outstanding),
-            OnShard::Blocking(queue) => queue.submit(request, client, context).await,
+            OnShard::Blocking(queue) => {
+                let with = (outstanding, &context.helpers, context.ring.is_simulated());
+                queue.submit(request, client, with).await;
+            }
         }
         waiting.await
     }

@@ -8,7 +8,7 @@ use crate::store::catalog::LayerId;
 use crate::store::error::StoreError;
 use crate::store::image_path::ImagePathError;
 use crate::store::map::LayerMapError;
-use crate::store::map_files::MapFileError;
+use crate::store::map_medium::MapFileError;
 use crate::sys::Holder;
 
 /// Why an export could not be opened: the cause, and what to do.

@@ -117,7 +117,8 @@ impl<'a> Server<'a> {
         let (offers, directories) = (self.stores.in_words(), self.stores.directories());
         let logs: Vec<_> = {
             let catalogue = self.plane.catalogue();
-            catalogue.iter().filter_map(|entry| entry.export()?.log_directory()).collect()
+            let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
+            of_exports.chain(self.stores.log_directories().iter().cloned()).collect()
         };
         host.before_accept(Ready {
             exports: &exports,

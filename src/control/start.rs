@@ -48,7 +48,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     })?;
     let limits = Arc::new(config.limits.clone());
     let files = catalogue.files() + host.exports_later() + opened.files();
-    let directories = opened.directories();
+    let directories = [opened.directories(), opened.log_directories()].concat();
     host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
     let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };

@@ -49,7 +49,7 @@ pub(super) enum BlockSource {
     Bottom,
 }
 
-fn read_error(layer: LayerId) -> impl Fn(super::map_files::MapFileError) -> StoreError {
+fn read_error(layer: LayerId) -> impl Fn(super::map_medium::MapFileError) -> StoreError {
     move |why| StoreError::Map { layer, what: "read", why: why.to_string() }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 
 use super::changed::ChangedSet;
-use super::map_files::{MapFileError, MapReader};
+use super::map_medium::{MapFileError, MapReader};
 
 /// What differs, part by part.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::catalog::{LayerId, SnapshotId};
-use super::changed::{ChangeRecord, RecordError};
+use super::changed::{ChangeRecord, ChangeRecordError};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
 
@@ -71,7 +71,7 @@ impl StoreDirectory {
         record.map_err(|error| self.bad_record(layer, error))
     }
 
-    fn bad_record(&self, layer: LayerId, error: RecordError) -> StoreError {
+    fn bad_record(&self, layer: LayerId, error: ChangeRecordError) -> StoreError {
         StoreError::ChangeRecord { path: self.changed_path(&layer.to_string()), why: error.to_string() }
     }
 

@@ -5,7 +5,8 @@ use super::copy::{MAP_BLOCK, next_data};
 use super::error::StoreError;
 use super::layer_copy::made;
 use super::map::{BlockState, Geometry, LayerMapError};
-use super::map_files::{MapFileError, MapFiles};
+use super::map_files::MapFiles;
+use super::map_medium::MapFileError;
 use super::map_reader::LayerMapReader;
 use super::map_writer::MapWriter;
 use super::maps::LayerDescription;
@@ -122,7 +123,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::store::map_files::{OpenMap, UnsyncedMap, open_map};
+    use crate::store::map_medium::{OpenMap, UnsyncedMap, open_map};
 
     const SIZE: u64 = 100 << 20;
 

@@ -12,7 +12,7 @@ use super::catalog::{NameError, NodeName};
 use super::copy::{MAP_BLOCK, is_zero};
 use super::delta::{DeltaHead, DeltaWriter};
 use super::error::StoreError;
-use super::map_files::MapFileError;
+use super::map_medium::MapFileError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, now_s};
 pub use super::whole::NodePart;

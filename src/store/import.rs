@@ -13,7 +13,7 @@ use super::delta::{DeltaError, DeltaPart, DeltaReader};
 use super::error::StoreError;
 use super::export::OnProgress;
 use super::map::{BlockState, Geometry};
-use super::map_files::MapFileError;
+use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};

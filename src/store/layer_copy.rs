@@ -16,7 +16,7 @@ use super::chain_reader::{BlockSource, ChainReader};
 use super::copy::{MAP_BLOCK, next_data};
 use super::error::StoreError;
 use super::map::BlockState;
-use super::map_files::MapFileError;
+use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
 
 /// Bytes of one step.

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::map::{BlockRun, LayerIdentity, LayerMap, Lookup};
-use super::map_files::{FEW_LEAVES, LayerPair, MapFileError, load_each_node, load_node, open_map};
+use super::map_medium::{FEW_LEAVES, LayerPair, MapFileError, load_each_node, load_node, open_map};
 
 /// A map that is read. Few of its leaves are in memory.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::copy::MAP_BLOCK;
 use super::map::{BlockState, Geometry};
-use super::map_files::{MapFileError, OpenMap, UnsyncedMap, create_map_with, identity, open_map};
+use super::map_medium::{MapFileError, OpenMap, UnsyncedMap, create_map_with, identity, open_map};
 use super::maps::LayerDescription;
 
 /// Leaves that may be in memory before they are written.

@@ -25,6 +25,7 @@ pub(crate) mod layer_files;
 mod lock;
 pub(crate) mod map;
 pub(crate) mod map_files;
+pub(crate) mod map_medium;
 mod map_reader;
 mod map_writer;
 pub(crate) mod maps;
@@ -37,5 +38,6 @@ pub(crate) mod serving;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tracking;
+mod upkeep;
 mod whole;
 pub(crate) mod worker;

@@ -25,6 +25,7 @@ use rustix::fs::{
     openat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use uuid::Uuid;
 
 use super::map::{LayerIdentity, LayerMap, LogLayout, LogMemory, LogOwner, PendingLog};
@@ -188,7 +189,9 @@ fn is_private(status: &Stat, kind: FileType, user: u32) -> bool {
 
 fn open_directory(path: &Path, user: u32, make: bool) -> Result<Option<OwnedFd>, LogPlaceError> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let above = open(SHARED_MEMORY, flags, Mode::empty()).map_err(|_| LogPlaceError::NotInMemory)?;
+    // A server that is confined may not look into it.
+    let above = open(SHARED_MEMORY, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let above = above.map_err(|_| LogPlaceError::NotInMemory)?;
     let is_in_memory = fstatfs(&above).is_ok_and(|status| status.f_type as u64 == IN_MEMORY);
     if !is_in_memory {
         return Err(LogPlaceError::NotInMemory);
@@ -283,6 +286,19 @@ pub(crate) fn forget_log(file: &File, whose: (Uuid, Uuid)) {
     if let Ok(Some(LogPlace { directory, name, .. })) = LogPlace::of(file, whose, false) {
         let _removed = unlinkat(&directory, &*name, AtFlags::empty());
     }
+}
+
+/// Makes the directories of logs of a store, for a server that is about to confine itself. It is told later
+/// what cannot be.
+pub(crate) fn prepare_logs(store: &Path) -> Vec<PathBuf> {
+    let owner = std::fs::metadata(store).map(|status| status.uid());
+    let mut users: Vec<u32> = owner.into_iter().chain([geteuid().as_raw()]).collect();
+    users.dedup();
+    if boot().is_err() {
+        return Vec::new();
+    }
+    let is_there = |user: &u32| matches!(open_directory(&directory_of(*user), *user, true), Ok(Some(_)));
+    users.into_iter().filter(is_there).map(directory_of).collect()
 }
 
 /// The directory of the log that belongs to this file of a map.

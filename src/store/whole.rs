@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use super::copy::next_data;
 use super::map::BlockState;
-use super::map_files::{MapFileError, MapReader};
+use super::map_medium::{MapFileError, MapReader};
 use super::open_store::OpenStore;
 use super::serving::ImageFiles;
 use super::{catalog::NodeName, error::StoreError, maps::LayerMaps};

@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use super::api::BlockingDevice;
 use super::health::{Caged, Health};
-use super::outstanding::Committed;
+use super::outstanding::{Committed, Outstanding};
 use super::request::DeviceRequest;
-use crate::backend::context::ShardContext;
 use crate::block::{CommandKind, Extent};
 use crate::exec::{ClientTurns, Helpers, caught, lock};
 
@@ -95,8 +94,8 @@ impl BlockingQueue {
     }
 }
 
-/// A blocking device on its shard. What it is handed in a turn goes to the threads at the end of the turn: they
-/// and the shard meet at one lock.
+/// A blocking device on its shard. What it is handed in a turn goes to the threads at the end of the turn:
+/// they and the shard meet at one lock.
 pub(crate) struct BlockingOnShard {
     queue: Arc<BlockingQueue>,
     /// Of this turn, each with its client.
@@ -112,19 +111,19 @@ impl BlockingOnShard {
         self: &Rc<Self>,
         request: DeviceRequest,
         client: u32,
-        context: &ShardContext,
+        (outstanding, helpers, is_simulated): (&Outstanding, &Helpers, bool),
     ) {
-        if context.ring.is_simulated() {
+        if is_simulated {
             if self.queue.submit([(client, request)].into_iter()) > 0 {
                 let queue = Arc::clone(&self.queue);
-                let work = context.helpers.run(self.queue.key(), client, move || queue.work());
+                let work = helpers.run(self.queue.key(), client, move || queue.work());
                 Box::pin(work).await.unwrap_or_default();
             }
             return;
         }
         let mut handed = self.handed.borrow_mut();
         if handed.is_empty() {
-            context.outstanding.will_commit(Rc::clone(self) as Rc<dyn Committed>);
+            outstanding.will_commit(Rc::clone(self) as Rc<dyn Committed>);
         }
         handed.push((client, request));
     }

@@ -45,8 +45,8 @@ impl Chain {
         Ok(())
     }
 
-    /// A commit that nobody has asked for, if the log is half full, so that nobody has to wait for room later.
-    /// If it fails, so do all FLUSHes, and the log says why.
+    /// A commit that nobody has asked for, if the log is half full, so that nobody has to wait for room
+    /// later. If it fails, so do all FLUSHes, and the log says why.
     pub(super) async fn commit_early(&self, context: &ShardContext) {
         if self.head().commit_is_due.take() {
             let _told_later = Box::pin(self.share_commit(context)).await;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::layer_files::LayerFiles;
-use super::store::ImageStore;
 
 /// Counted since it was opened.
 #[derive(Debug, Default)]
@@ -39,19 +38,15 @@ impl ImageCounts {
     }
 }
 
-impl ImageStore {
-    /// What it did since it was opened, and what its layers take.
-    pub(in crate::backend) fn status(&self) -> ImageStatus {
-        // A file that cannot be looked at takes nothing that is known.
-        let used =
-            |layer: &Arc<LayerFiles>| layer.data.buffered.metadata().map_or(0, |data| data.blocks() * 512);
-        let (layers, counts) = (self.layers(), &self.counts);
-        ImageStatus {
-            first_writes: counts.first_writes.load(Relaxed),
-            journal_bytes: counts.journal_bytes.load(Relaxed),
-            layers: layers.len() as u64,
-            used_bytes: layers.first().map_or(0, used),
-            below_bytes: layers.iter().skip(1).map(used).sum(),
-        }
+/// What is told of an image with these layers.
+pub(super) fn status(layers: &[Arc<LayerFiles>], counts: &ImageCounts) -> ImageStatus {
+    // A file that cannot be looked at takes nothing that is known.
+    let used = |layer: &Arc<LayerFiles>| layer.data.buffered.metadata().map_or(0, |data| data.blocks() * 512);
+    ImageStatus {
+        first_writes: counts.first_writes.load(Relaxed),
+        journal_bytes: counts.journal_bytes.load(Relaxed),
+        layers: layers.len() as u64,
+        used_bytes: layers.first().map_or(0, used),
+        below_bytes: layers.iter().skip(1).map(used).sum(),
     }
 }

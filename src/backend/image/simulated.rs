@@ -17,7 +17,7 @@ use crate::store::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LogLayout,
     LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
-use crate::store::map_files::{LayerMedium, MapFileError, open_head_map, open_map_of};
+use crate::store::map_medium::{LayerMedium, MapFileError, open_head_map, open_map_of};
 use crate::store::pending::FoundLog;
 
 /// The files of an image in a world.

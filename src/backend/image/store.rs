@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::counts::ImageCounts;
+use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{BaseFile, LayerFiles};
 use super::sealing::Recording;
 use super::served_store::{ServedImage, SinceError};
@@ -14,7 +14,7 @@ use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
 use crate::store::catalog::{LayerId, MOST_LAYERS};
 use crate::store::map::LayerMap;
-use crate::store::map_files::commit_map;
+use crate::store::map_medium::commit_map;
 use crate::store::pending::log_directory;
 use crate::store::tracking::OtherChanges;
 
@@ -175,6 +175,11 @@ impl ImageStore {
         since: &str,
     ) -> Result<(Vec<LayerId>, OtherChanges), SinceError> {
         self.served.as_ref().ok_or(SinceError::Gone)?.changes_since(open, since)
+    }
+
+    /// What it did since it was opened, and what its layers take.
+    pub(in crate::backend) fn status(&self) -> ImageStatus {
+        status(&self.layers(), &self.counts)
     }
 
     /// Bytes of the files of data: whole blocks.

@@ -19,8 +19,8 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// One line on a terminal, nothing elsewhere. `doing` is a word such as "copying", and `path` what is worked
-    /// on. Without a length it shows what is done.
+    /// One line on a terminal, nothing elsewhere. `doing` is a word such as "copying", and `path` what is
+    /// worked on. Without a length it shows what is done.
     pub(super) fn begin(doing: &'static str, path: &Path, length: Option<u64>) -> Result<Self, StoreError> {
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);

@@ -29,6 +29,7 @@ const TRIES: usize = 3;
 pub(in crate::control) struct Stores {
     pub(in crate::control) plane: Rc<Plane>,
     pub(super) all: Vec<OneStore>,
+    logs: Vec<PathBuf>,
     collector: OnceCell<Rc<Collector>>,
 }
 
@@ -65,8 +66,9 @@ impl Drop for Chosen {
 
 impl Stores {
     pub(in crate::control) fn new(plane: Rc<Plane>, opened: OpenedStores) -> Rc<Self> {
+        let logs = opened.log_directories();
         let all = opened.0.into_iter().map(OneStore::new).collect();
-        Rc::new(Self { plane, all, collector: OnceCell::new() })
+        Rc::new(Self { plane, all, logs, collector: OnceCell::new() })
     }
 
     pub(super) fn collector(&self) -> Option<&Rc<Collector>> {
@@ -124,6 +126,11 @@ impl Stores {
     /// Where they are.
     pub(in crate::control) fn directories(&self) -> Vec<PathBuf> {
         self.all.iter().map(|one| one.of.store.path().to_owned()).collect()
+    }
+
+    /// Where changes of images are noted that are opened later.
+    pub(in crate::control) fn log_directories(&self) -> &[PathBuf] {
+        &self.logs
     }
 
     /// Whether an export is an image that is listed by its store.

@@ -43,7 +43,7 @@ struct Offer {
 }
 
 /// What an image is for its clients.
-pub(super) struct ImageFacts {
+pub(super) struct FoundImage {
     pub(super) size: u64,
 }
 
@@ -68,16 +68,16 @@ impl OneStore {
     }
 
     /// Whether an image or a snapshot is there, and what it is for clients.
-    pub(super) async fn facts(&self, node: &NodeName) -> Result<Option<ImageFacts>, StoreError> {
+    pub(super) async fn facts(&self, node: &NodeName) -> Result<Option<FoundImage>, StoreError> {
         let node = node.clone();
         self.ask(move |store| {
             let view = store.view()?;
             let image = view.image(&node.image);
             Ok(match &node.snapshot {
-                None => image.map(|row| ImageFacts { size: row.size }),
+                None => image.map(|row| FoundImage { size: row.size }),
                 Some(name) => {
                     let row = image.and_then(|image| view.snapshot(image.id, name));
-                    row.map(|row| ImageFacts { size: row.size })
+                    row.map(|row| FoundImage { size: row.size })
                 }
             })
         })

@@ -10,6 +10,7 @@ use crate::control::catalogue::Catalogue;
 use crate::store::catalog::NodeName;
 use crate::store::directory::StoreDirectory;
 use crate::store::error::StoreError;
+use crate::store::pending::prepare_logs;
 
 /// Files of images that a shard has places for, if all images of a store are exports: a device that nobody
 /// uses makes room for another.
@@ -117,6 +118,14 @@ impl OpenedStores {
     /// Where they are.
     pub(in crate::control) fn directories(&self) -> Vec<PathBuf> {
         self.0.iter().map(|of| of.store.path().to_owned()).collect()
+    }
+
+    /// Where changes of images are noted that are opened later.
+    pub(in crate::control) fn log_directories(&self) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = self.0.iter().flat_map(|of| prepare_logs(of.store.path())).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Files that a shard may have open of images that are opened later.

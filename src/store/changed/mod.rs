@@ -20,6 +20,6 @@ mod record;
 mod set;
 mod trace;
 
-pub(crate) use record::{ChangeRecord, RecordError};
+pub(crate) use record::{ChangeRecord, ChangeRecordError};
 pub(crate) use set::ChangedSet;
 pub(crate) use trace::{ChainDifference, ChangeTrace};

@@ -32,7 +32,7 @@ pub(crate) struct ChangeRecord {
 
 /// Why bytes are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RecordError {
+pub(crate) enum ChangeRecordError {
     #[error("it is damaged")]
     Damaged,
     #[error("it was written by a newer version of this program: use that one")]
@@ -49,8 +49,8 @@ impl ChangeRecord {
     /// Bytes that a file may have.
     pub(crate) const MOST_BYTES: u64 = MOST_BYTES + Self::HEADER as u64;
 
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, RecordError> {
-        let set = self.set.encode().ok_or(RecordError::TooLarge)?;
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, ChangeRecordError> {
+        let set = self.set.encode().ok_or(ChangeRecordError::TooLarge)?;
         let mut bytes = Vec::with_capacity(Self::HEADER + set.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -68,33 +68,33 @@ impl ChangeRecord {
     }
 
     /// The anchor that a record of a layer has, of its first bytes.
-    pub(crate) fn anchor_of(layer: LayerId, bytes: &[u8]) -> Result<SnapshotId, RecordError> {
-        let header = bytes.first_chunk::<{ Self::HEADER }>().ok_or(RecordError::Damaged)?;
+    pub(crate) fn anchor_of(layer: LayerId, bytes: &[u8]) -> Result<SnapshotId, ChangeRecordError> {
+        let header = bytes.first_chunk::<{ Self::HEADER }>().ok_or(ChangeRecordError::Damaged)?;
         let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
         let id = |at: usize| Uuid::from_bytes(header[at..at + 16].try_into().expect("sixteen bytes"));
         if header[..8] != *MAGIC || number(92) != crc32c(&[&header[..92]]) {
-            return Err(RecordError::Damaged);
+            return Err(ChangeRecordError::Damaged);
         }
         let unit = number(56);
         if number(8) > VERSION || number(20) & !INCOMPATIBLE != 0 || u64::from(unit) != ChangedSet::GRANULE {
-            return Err(RecordError::Newer);
+            return Err(ChangeRecordError::Newer);
         }
         if id(24) != layer.0 {
-            return Err(RecordError::Foreign);
+            return Err(ChangeRecordError::Foreign);
         }
         Ok(SnapshotId(id(40)))
     }
 
     /// The record of a layer, of all bytes of its file.
-    pub(crate) fn decode(layer: LayerId, bytes: &[u8]) -> Result<Self, RecordError> {
+    pub(crate) fn decode(layer: LayerId, bytes: &[u8]) -> Result<Self, ChangeRecordError> {
         let anchor = Self::anchor_of(layer, bytes)?;
         let (header, set) = bytes.split_at(Self::HEADER);
         let crc = u32::from_le_bytes(header[60..64].try_into().expect("four bytes"));
         let length = u64::from_le_bytes(header[64..72].try_into().expect("eight bytes"));
         if length != set.len() as u64 || crc != crc32c(&[set]) {
-            return Err(RecordError::Damaged);
+            return Err(ChangeRecordError::Damaged);
         }
-        let set = ChangedSet::decode(set).map_err(|_| RecordError::Damaged)?;
+        let set = ChangedSet::decode(set).map_err(|_| ChangeRecordError::Damaged)?;
         Ok(Self { layer, anchor, set })
     }
 }
@@ -122,6 +122,6 @@ mod tests {
             ChangeRecord::decode(layer, &bytes[..length]).unwrap_err();
         }
         let other = LayerId(Uuid::from_u128(8));
-        assert_eq!(ChangeRecord::decode(other, &bytes).unwrap_err(), RecordError::Foreign);
+        assert_eq!(ChangeRecord::decode(other, &bytes).unwrap_err(), ChangeRecordError::Foreign);
     }
 }

@@ -1,11 +1,18 @@
 //! What it costs to open a large map.
 
 use std::cell::Cell;
+use std::io;
 use std::time::Instant;
 
 use uuid::Uuid;
 
 use super::*;
+use crate::store::copy::MAP_BLOCK;
+use crate::store::map::{FileWrite, LayerIdentity, MapFront};
+use crate::store::map_medium::{
+    FEW_LEAVES, LayerMedium, UnsyncedMap, load_each_node, open_map, open_map_of, read_at, write_all,
+};
+use crate::store::pending::FoundLog;
 
 /// Counts what is read.
 struct Counted<'a>(&'a File, Cell<usize>);

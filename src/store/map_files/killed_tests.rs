@@ -1,9 +1,15 @@
 //! What a server that was killed has left, and who takes it over.
 
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
 use uuid::Uuid;
 
 use super::*;
+use crate::store::map::{LayerIdentity, Lookup};
+use crate::store::map_medium::{load_node, open_map};
 use crate::store::pending::attach_new_log;
+use crate::store::pending::find_log;
 
 const SIZE: u64 = 1 << 30;
 

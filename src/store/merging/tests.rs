@@ -12,7 +12,7 @@ use super::*;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{CatalogView, ImageRefusal, NodeName};
 use crate::store::map::BlockState;
-use crate::store::map_files::{OpenMap, UnsyncedMap, open_map};
+use crate::store::map_medium::{OpenMap, UnsyncedMap, open_map};
 
 const SECTOR: u64 = 512;
 const IMAGES: [&str; 3] = ["a", "b", "c"];

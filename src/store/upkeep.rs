@@ -1,0 +1,101 @@
+//! What a store takes, what is wrong with it, and what was lost in it.
+
+use uuid::Uuid;
+
+use super::base::base_differs;
+use super::catalog::LayerId;
+use super::error::StoreError;
+use super::maps::LayerMaps;
+use super::open_store::{OpenStore, StoreUsage, now_s};
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// What all layers take on the disk.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn usage(&self) -> Result<StoreUsage, StoreError> {
+        let mut usage = StoreUsage::default();
+        for row in self.view()?.layers() {
+            match self.directory.layer_usage(row.id) {
+                Ok(found) => {
+                    usage.data.insert(row.id, found.data);
+                    usage.maps += found.map;
+                }
+                Err(error) => usage.missing.push(error.to_string()),
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Names below `layers/` that the catalogue does not know.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn unknown_layers(&self) -> Result<Vec<String>, StoreError> {
+        let view = self.view()?;
+        let known = |name: &String| {
+            let id = Uuid::try_parse(name).ok().map(LayerId);
+            id.is_some_and(|id| view.layer(id).is_some() && id.to_string() == *name)
+        };
+        Ok(self.directory.layer_names()?.into_iter().filter(|name| !known(name)).collect())
+    }
+
+    /// How many directories are lost, waiting to be removed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn lost(&self) -> Result<usize, StoreError> {
+        self.directory.lost_names().map(|names| names.len())
+    }
+
+    /// Removes what has been lost for at least `grace_s` seconds, and says how many that were.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn remove_lost(&self, grace_s: u64) -> Result<usize, StoreError> {
+        let (mut removed, now) = (0, now_s());
+        for name in self.directory.lost_names()? {
+            if self.directory.lost_since_s(&name)?.saturating_add(grace_s) <= now {
+                self.directory.remove_lost(&name)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Everything that is wrong, a sentence each. That the catalogue is whole was looked at when it was
+    /// opened.
+    ///
+    /// # Errors
+    /// The store cannot be looked at.
+    pub fn check(&self) -> Result<Vec<String>, StoreError> {
+        let (mut found, view) = (Vec::new(), self.view()?);
+        for row in view.layers() {
+            match self.directory.layer_usage(row.id) {
+                Ok(usage) if usage.length < row.size => found.push(format!(
+                    "the data of layer {} has {} bytes instead of {}: restore it from a backup",
+                    row.id, usage.length, row.size
+                )),
+                Ok(_) => {}
+                Err(error) => found.push(error.to_string()),
+            }
+        }
+        for name in self.unknown_layers()? {
+            found.push(format!(
+                "layers/{} is not in the catalogue: the next change moves it to lost/",
+                name.escape_default()
+            ));
+        }
+        for row in view.bases() {
+            match base_differs(row) {
+                Ok(None) => {}
+                Ok(Some(what)) => found.push(format!(
+                    "the base {} is another ({what}): put back the file that it was",
+                    row.path.escape_default()
+                )),
+                Err(error) => found.push(format!("a base is missing: {error}")),
+            }
+        }
+        Ok(found)
+    }
+}
