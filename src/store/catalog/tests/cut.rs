@@ -11,64 +11,73 @@ use crate::store::catalog::*;
 type Story = fn(&mut StoreCatalog, &mut Vec<CatalogView>) -> Result<(), CatalogError>;
 
 /// Notes the view after a transaction, and then commits it.
-fn stepping(
-    views: &mut Vec<CatalogView>,
-) -> impl FnMut(
-    &mut StoreCatalog,
-    &mut dyn FnMut(&CatalogView, &mut Minter<'_>) -> CatalogChange,
-) -> Result<(), CatalogError> {
-    let mut seeded = Seeded::new(7);
-    move |catalog, call| {
-        let change = seeded.minting(5, |minter| Ok::<_, CatalogError>(call(catalog.view()?, minter)))?;
+struct Steps<'a> {
+    views: &'a mut Vec<CatalogView>,
+    seeded: Seeded,
+}
+
+impl<'a> Steps<'a> {
+    fn new(views: &'a mut Vec<CatalogView>) -> Self {
+        Self { views, seeded: Seeded::new(7) }
+    }
+
+    fn step(
+        &mut self,
+        catalog: &mut StoreCatalog,
+        call: impl FnOnce(&CatalogView, &mut Minter<'_>) -> CatalogChange,
+    ) -> Result<(), CatalogError> {
+        let change = self.seeded.minting(5, |minter| Ok::<_, CatalogError>(call(catalog.view()?, minter)))?;
         let mut next = catalog.view()?.clone();
         next.apply(&change);
-        views.push(next);
+        self.views.push(next);
         catalog.commit(&change)
     }
 }
 
 /// A few transactions of most kinds.
 fn story(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(), CatalogError> {
-    let mut step = stepping(views);
+    let mut steps = Steps::new(views);
     let id = ImageId(Uuid::from_u128(1));
-    step(catalog, &mut |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
+    steps.step(catalog, |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
     let layer = LayerId(Uuid::from_u128(2));
-    step(catalog, &mut |view, minter| adopt_head(view, minter, id, layer).unwrap())?;
+    steps.step(catalog, |view, minter| adopt_head(view, minter, id, layer).unwrap())?;
     let new = NewSnapshot { image: name("golden"), snapshot: name("1"), next_head: None };
-    step(catalog, &mut |view, minter| take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap())?;
+    steps.step(catalog, |view, minter| take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap())?;
     let names: Vec<StoreName> = (0..150).map(|number| name(&format!("vm{number}"))).collect();
-    step(catalog, &mut |view, minter| {
+    steps.step(catalog, |view, minter| {
         make_clones(view, minter, (&name("golden"), &name("1")), &names).unwrap()
     })?;
     for number in 0..3 {
         let node = format!("vm{number}").parse().unwrap();
-        step(catalog, &mut |view, _| remove(view, &node, false).unwrap())?;
+        steps.step(catalog, |view, _| remove(view, &node, false).unwrap())?;
     }
-    step(catalog, &mut |view, _| rename(view, &"vm9".parse().unwrap(), &name("other")).unwrap())
+    steps.step(catalog, |view, _| rename(view, &"vm9".parse().unwrap(), &name("other")).unwrap())
 }
 
 /// Below clones two layers become one, and a clone gets a layer of its own.
 fn story_of_chains(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(), CatalogError> {
-    let mut step = stepping(views);
+    let mut steps = Steps::new(views);
     let id = ImageId(Uuid::from_u128(1));
     let layer = |number| LayerId(Uuid::from_u128(number));
-    step(catalog, &mut |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
+    steps.step(catalog, |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
     for (number, of) in [(2, "1"), (3, "2")] {
-        step(catalog, &mut |view, minter| adopt_head(view, minter, id, layer(number)).unwrap())?;
+        steps.step(catalog, |view, minter| adopt_head(view, minter, id, layer(number)).unwrap())?;
         let new = NewSnapshot { image: name("golden"), snapshot: name(of), next_head: None };
-        step(catalog, &mut |view, minter| take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap())?;
+        steps.step(catalog, |view, minter| {
+            take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap()
+        })?;
     }
     let names: Vec<StoreName> = (0..100).map(|number| name(&format!("vm{number}"))).collect();
-    step(catalog, &mut |view, minter| {
+    steps.step(catalog, |view, minter| {
         make_clones(view, minter, (&name("golden"), &name("2")), &names).unwrap()
     })?;
-    step(catalog, &mut |view, _| remove(view, &"golden@1".parse().unwrap(), false).unwrap())?;
+    steps.step(catalog, |view, _| remove(view, &"golden@1".parse().unwrap(), false).unwrap())?;
     let pair = MergePair { upper: layer(3), lower: layer(2) };
-    step(catalog, &mut |view, _| finish_merge(view, pair, layer(4), u64::MAX).unwrap())?;
+    steps.step(catalog, |view, _| finish_merge(view, pair, layer(4), u64::MAX).unwrap())?;
     let clone = catalog.view()?.image(&name("vm7")).unwrap().clone();
     assert_eq!(clone.below.node, ChainNode::Layer(layer(4)));
     let flat = Some((layer(5), clone.size));
-    step(catalog, &mut |view, minter| finish_flatten(view, minter, clone.id, clone.below, flat).unwrap())
+    steps.step(catalog, |view, minter| finish_flatten(view, minter, clone.id, clone.below, flat).unwrap())
 }
 
 fn fresh() -> SimulatedDisk {

@@ -188,7 +188,7 @@ impl Under {
         let mut blocks: BTreeMap<u64, u8> = from.map(|(block, value)| (*block, *value)).collect();
         blocks.extend(self.layers[&pair.upper].iter().map(|(block, value)| (*block, *value)));
         // What is hidden is so by the state of its block, or by how much is seen of what is below.
-        let seen = if which % 2 == 0 { u64::MAX } else { limit };
+        let seen = if which.is_multiple_of(2) { u64::MAX } else { limit };
         let merged = LayerId(self.seeded.uuid());
         self.layers.insert(merged, blocks);
         let before = self.view.image_chain(&row).0.len();
