@@ -71,7 +71,8 @@ mod tests {
         let differs = store.rebase(&vm, file("differs", 2, 10_000), false).unwrap_err().to_string();
         assert!(differs.contains("contents") && differs.contains("--unsafe"), "{differs}");
         std::fs::remove_file(house.path().join("golden")).unwrap();
-        assert!(store.files(&"vm".parse().unwrap()).is_err());
+        let base = store.files(&"vm".parse().unwrap()).unwrap().base.unwrap();
+        assert!(store.unchanged_base(base.id).is_err());
 
         let rebased = store.rebase(&other, file("moved", 1, 10_000), false).unwrap();
         assert_eq!((rebased.images, rebased.differs), (vec![other, vm.clone()], false));
