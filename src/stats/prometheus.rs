@@ -1,9 +1,9 @@
 //! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
 
-use serde::Serialize;
 use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase};
@@ -205,40 +205,27 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
 }
 
 fn images(page: &mut Page, exports: &[ExportFacts]) {
-    let families: [(&str, &str, &str, fn(&ImageFacts) -> u64); 5] = [
-        ("ringnbd_image_layers", "gauge", "Layers of the image, its head among them.", |image| image.layers),
-        ("ringnbd_image_used_bytes", "gauge", "What the image's head takes on the disk.", |image| {
-            image.used_bytes
-        }),
-        (
-            "ringnbd_image_below_bytes",
-            "gauge",
-            "What the layers below the head take; other images may stand on them too.",
-            |image| image.below_bytes,
-        ),
-        (
-            "ringnbd_image_first_writes_total",
-            "counter",
-            "Blocks of writes of which the head did not have all before.",
-            |image| image.first_writes,
-        ),
-        (
-            "ringnbd_image_journal_bytes_total",
-            "counter",
-            "Bytes of records of the image's journal.",
-            |image| image.journal_bytes,
-        ),
-    ];
     let images: Vec<_> = exports.iter().filter_map(|export| Some((&export.label, export.image?))).collect();
     if images.is_empty() {
         return;
     }
-    for (name, kind, help, of) in families {
+    let mut family = |name, kind, help, of: fn(&ImageFacts) -> u64| {
         page.family(name, kind, help);
         for (label, image) in &images {
             page.sample(name, &[("export", label)], of(image));
         }
-    }
+    };
+    family("ringnbd_image_layers", "gauge", "Layers of the image, its head among them.", |image| {
+        image.layers
+    });
+    let help = "What the image's head takes on the disk.";
+    family("ringnbd_image_used_bytes", "gauge", help, |image| image.used_bytes);
+    let help = "What the layers below the head take; other images may stand on them too.";
+    family("ringnbd_image_below_bytes", "gauge", help, |image| image.below_bytes);
+    let help = "Blocks of writes of which the head did not have all before.";
+    family("ringnbd_image_first_writes_total", "counter", help, |image| image.first_writes);
+    let help = "Bytes of records of the image's journal.";
+    family("ringnbd_image_journal_bytes_total", "counter", help, |image| image.journal_bytes);
 }
 
 fn with_totals<'a>(
