@@ -134,8 +134,6 @@ mod switch {
         JournalBeforeData,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
-        /// Of a group of images one is sealed after the other.
-        SealedOneByOne,
         /// FLUSH is answered before the catalogue has the head that was written to.
         HeadBeforeCatalog,
         /// What a server that was killed has left in the page cache is believed to be durable.

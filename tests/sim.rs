@@ -145,7 +145,7 @@ fn every_planted_bug_is_found() {
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
-            Canary::SealWithoutDrain | Canary::SealedOneByOne | Canary::HeadBeforeCatalog => image::snapshots,
+            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog => image::snapshots,
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
                 image::killed_servers
             }

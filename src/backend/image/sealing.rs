@@ -120,6 +120,14 @@ pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
     (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(Box::new(next)) })
 }
 
+/// Both sides, of no image.
+#[cfg(test)]
+pub(super) fn sealing_of_nothing() -> (SealMember, SealTask) {
+    let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
+    let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
+    (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: None })
+}
+
 impl Sealing {
     fn give(&self, order: SealOrder) {
         if lock(&self.talk).give(order) {
@@ -182,6 +190,11 @@ impl SealTask {
     /// Waits for the order to give up.
     pub(super) async fn given_up(&self) {
         self.sealing.until(|talk| (talk.order == SealOrder::GiveUp).then_some(())).await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn order(&self) -> SealOrder {
+        lock(&self.sealing.talk).order
     }
 
     pub(super) fn recording(&self) -> Recording {

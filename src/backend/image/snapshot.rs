@@ -57,15 +57,10 @@ pub async fn seal_group(
     record: &mut impl SnapshotRecord,
 ) -> Result<Vec<Duration>, SnapshotError> {
     have_come(&members, SealOrder::Prepare).await?;
-    let pauses = if canary!(SealedOneByOne) {
-        let mut pauses = Vec::new();
-        for member in &members {
-            pauses.extend(close_and_switch(std::slice::from_ref(member)).await?);
-        }
-        pauses
-    } else {
-        close_and_switch(&members).await?
-    };
+    give(&members, SealOrder::Close);
+    have_come(&members, SealOrder::Close).await?;
+    give(&members, SealOrder::Switch);
+    let pauses = have_come(&members, SealOrder::Switch).await?;
     let mut outcome = record.record().await;
     if let RecordOutcome::Unknown(_) = outcome {
         outcome = record.read_again().await;
@@ -81,13 +76,6 @@ pub async fn seal_group(
     }
 }
 
-async fn close_and_switch(members: &[SealMember]) -> Result<Vec<Duration>, SnapshotError> {
-    give(members, SealOrder::Close);
-    have_come(members, SealOrder::Close).await?;
-    give(members, SealOrder::Switch);
-    have_come(members, SealOrder::Switch).await
-}
-
 fn give(members: &[SealMember], order: SealOrder) {
     members.iter().for_each(|member| member.give(order));
 }
@@ -99,4 +87,80 @@ async fn have_come(members: &[SealMember], order: SealOrder) -> Result<Vec<Durat
         pauses.push(come.map_err(|failure| SnapshotError::Image(index, failure))?);
     }
     Ok(pauses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::sealing::{SealProgress, sealing_of_nothing};
+    use super::*;
+
+    struct Says(RecordOutcome, usize);
+
+    impl SnapshotRecord for Says {
+        async fn record(&mut self) -> RecordOutcome {
+            self.1 += 1;
+            self.0.clone()
+        }
+
+        async fn read_again(&mut self) -> RecordOutcome {
+            self.0.clone()
+        }
+    }
+
+    /// C1 across a group: none is switched before all have closed, and the catalogue comes last.
+    #[test]
+    fn images_of_a_group_go_one_step_together() {
+        let ((one, first), (other, second)) = (sealing_of_nothing(), sealing_of_nothing());
+        let mut record = Says(RecordOutcome::Recorded, 0);
+        let mut context = Context::from_waker(Waker::noop());
+        let pauses = {
+            let mut group = pin!(seal_group(vec![one, other], &mut record));
+            let steps = [
+                (SealProgress::Prepared, SealOrder::Prepare, SealOrder::Close),
+                (SealProgress::Closed, SealOrder::Close, SealOrder::Switch),
+                (
+                    SealProgress::Switched(Duration::from_millis(1)),
+                    SealOrder::Switch,
+                    SealOrder::Recorded(true),
+                ),
+            ];
+            for (progress, before, after) in steps {
+                first.reach(progress.clone());
+                assert!(group.as_mut().poll(&mut context).is_pending());
+                assert_eq!((first.order(), second.order()), (before, before));
+                second.reach(progress);
+                assert!(group.as_mut().poll(&mut context).is_pending());
+                assert_eq!((first.order(), second.order()), (after, after));
+            }
+            drop((first, second));
+            group.poll(&mut context)
+        };
+        assert_eq!(pauses, Poll::Ready(Ok(vec![Duration::from_millis(1); 2])));
+        assert_eq!(record.1, 1);
+    }
+
+    /// A home that ends before it has switched keeps the catalogue from being changed.
+    #[test]
+    fn one_that_fails_ends_the_others() {
+        let ((one, first), (other, second)) = (sealing_of_nothing(), sealing_of_nothing());
+        let mut record = Says(RecordOutcome::Recorded, 0);
+        let mut context = Context::from_waker(Waker::noop());
+        {
+            let mut group = pin!(seal_group(vec![one, other], &mut record));
+            for progress in [SealProgress::Prepared, SealProgress::Closed] {
+                first.reach(progress.clone());
+                second.reach(progress);
+                assert!(group.as_mut().poll(&mut context).is_pending());
+            }
+            first.reach(SealProgress::Switched(Duration::ZERO));
+            drop(second);
+            let failed = SnapshotError::Image(1, SealFailure::Gone);
+            assert_eq!(group.poll(&mut context), Poll::Ready(Err(failed)));
+        }
+        assert_eq!(record.1, 0);
+        assert_eq!(first.order(), SealOrder::Recorded(false), "its new head makes nothing durable");
+    }
 }
