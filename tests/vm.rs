@@ -10,6 +10,11 @@ mod support;
 mod compare;
 #[path = "vm/cpio.rs"]
 mod cpio;
+#[path = "readme/document.rs"]
+#[allow(dead_code, reason = "of a page only the commands are used")]
+mod document;
+#[path = "vm/fleet.rs"]
+mod fleet;
 #[path = "vm/guest.rs"]
 mod guest;
 #[path = "vm/netlink.rs"]
