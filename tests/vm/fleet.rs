@@ -161,7 +161,8 @@ fn the_page_on_fleets_works_with_real_guests() {
     let house = House::new();
     std::fs::rename(&golden.path, house.path("golden.raw")).unwrap();
     let document = Document::read_page(PAGE);
-    let lines: Vec<String> = document.of("").flat_map(|block| command_lines(&block.text)).map(String::from).collect();
+    let lines: Vec<String> =
+        document.of("").flat_map(|block| command_lines(&block.text)).map(String::from).collect();
     let mut page = Page(lines.into_iter());
 
     let start = page.run_until(&house, "ringnbd serve").unwrap();
@@ -195,7 +196,8 @@ fn the_page_on_fleets_works_with_real_guests() {
 fn finish(house: &House, page: &mut Page, rollback: &str) {
     let store = house.path("store");
     let server = |store: &Path| {
-        let line = format!("ringnbd serve store:{} --unix {}/vms.sock", store.display(), house.run.path().display());
+        let line =
+            format!("ringnbd serve store:{} --unix {}/vms.sock", store.display(), house.run.path().display());
         serve(house.command(&line), &house.run.path().join("vms.sock"))
     };
     let tuesday = |store: &str| format!("ringnbd image clone {store}@tuesday {store}-tuesday");
@@ -213,12 +215,15 @@ fn finish(house: &House, page: &mut Page, rollback: &str) {
     let rolled_back = server(&store);
     verify(house, "vm1", 1);
     drop(rolled_back);
-    for image in ["/srv/store/vm1", "/srv/store/vm1-tuesday", "/srv/store/vm1-copy", "/srv/restored/vm1-tuesday"] {
+    for image in
+        ["/srv/store/vm1", "/srv/store/vm1-tuesday", "/srv/store/vm1-copy", "/srv/restored/vm1-tuesday"]
+    {
         peers::run(&mut house.command(&format!("ringnbd image export {image} check.raw --force"))).ok();
         peers::system("fsck.ext4", &["-fn", house.path("check.raw").to_str().unwrap()]);
     }
     // The journal of a disk that was cut off is replayed first, as its next boot would do it.
-    let monday = peers::run(Command::new("fsck.ext4").args(["-fp", house.path("monday.raw").to_str().unwrap()]));
+    let monday =
+        peers::run(Command::new("fsck.ext4").args(["-fp", house.path("monday.raw").to_str().unwrap()]));
     assert!(matches!(monday.status.code(), Some(0 | 1)), "{monday}");
     peers::system("fsck.ext4", &["-fn", house.path("monday.raw").to_str().unwrap()]);
 }

@@ -175,14 +175,15 @@ impl Chain {
         if blocks.is_empty() || head.map.borrow().uniform(blocks.start, blocks.length) == Some(Some(state)) {
             return Ok(());
         }
-        {
-            let mut map = head.map.borrow_mut();
-            let has_room =
-                || head.map_file.is_none() || map.new_slots(blocks.start, blocks.length).is_empty();
-            if map.missing(blocks.start, blocks.length).is_none() && has_room() {
-                map.change(blocks.start, blocks.length, state);
-                return Ok(());
-            }
+        let is_prepared = {
+            let map = head.map.borrow();
+            let needs_slots =
+                || head.map_file.is_some() && !map.new_slots(blocks.start, blocks.length).is_empty();
+            map.missing(blocks.start, blocks.length).is_none() && !needs_slots()
+        };
+        if is_prepared && self.has_log_room() {
+            self.change(blocks, state);
+            return Ok(());
         }
         head.map.borrow_mut().hold_leaves();
         let set = Box::pin(self.set_held(blocks, state, context)).await;
@@ -209,11 +210,16 @@ impl Chain {
         if !self.has_log_room() {
             Box::pin(self.make_log_room(context)).await?;
         }
-        head.map.borrow_mut().change(blocks.start, blocks.length, state);
+        self.change(blocks, state);
+        Ok(())
+    }
+
+    /// Blocks have a state from now on: what that needs is in memory, and there is room for it.
+    fn change(&self, blocks: Blocks, state: BlockState) {
+        self.head().map.borrow_mut().change(blocks.start, blocks.length, state);
         if state == BlockState::Data {
             self.store.counts.first_writes(blocks.length);
         }
-        Ok(())
     }
 
     /// Whether a block reads as zeroes and takes no room, so that zeroing it changes nothing.
