@@ -65,30 +65,22 @@ pub(super) fn ask(
     request: &StoreRequest,
     prepare: impl FnOnce(&mut OpenStore<MapFiles>, &StoreRequest) -> Result<(), StoreError>,
 ) -> Result<StoreAnswer, RequestError> {
-    let mut in_use = None;
-    if place.control.is_none() {
-        let opened = match request.opens() {
-            OpenFor::Looking => OpenStore::open(place.store, MapFiles),
-            OpenFor::Changing => OpenStore::open_to_change(place.store, MapFiles),
-            OpenFor::Removing => OpenStore::open_to_remove(place.store, MapFiles),
-        };
-        match opened {
-            Ok(mut store) => {
-                prepare(&mut store, request)?;
-                return Ok(store.perform(request)?);
-            }
-            Err(error @ StoreError::InUse { .. }) => in_use = Some(error),
-            Err(error) => return Err(error.into()),
+    let socket = socket_of(place)?;
+    if let Some(socket) = &socket {
+        // The lock is waited for, so a server is asked first.
+        match ask_server(socket, place.store, request) {
+            // What another server left behind.
+            Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => {}
+            answer => return answer,
         }
     }
-    let Some(socket) = socket_of(place)? else {
-        return Err(in_use.map_or(RequestError::Off, RequestError::Store));
-    };
-    match (ask_server(&socket, place.store, request), in_use) {
-        // What another server left behind.
-        (Err(RequestError::Ask { error: AskError::NoServer, .. }), Some(error)) => Err(error.into()),
-        (answer, _) => answer,
-    }
+    let mut store = match request.opens() {
+        OpenFor::Looking => OpenStore::open(place.store, MapFiles),
+        OpenFor::Changing => OpenStore::open_to_change(place.store, MapFiles),
+        OpenFor::Removing => OpenStore::open_to_remove(place.store, MapFiles),
+    }?;
+    prepare(&mut store, request)?;
+    Ok(store.perform(request)?)
 }
 
 /// Whether a server has told where it can be asked.
