@@ -19,8 +19,6 @@ pub(crate) struct Context<'a> {
     pub(crate) fails: bool,
     /// It is an image: what it knows of its blocks is read and written too, by any request.
     pub(crate) is_image: bool,
-    /// Snapshots of it are not always recorded.
-    pub(crate) is_unrecorded: bool,
     pub(crate) random: &'a mut Random,
     /// Numbers everything that clients do.
     pub(crate) tick: &'a mut u64,
@@ -336,12 +334,10 @@ impl Client {
             (_, wire::ESHUTDOWN) => context.refuses,
             (Expect::Error(expected), _) => error == expected,
             (Expect::Success, wire::EIO) => {
-                // A journal that could not be written once is not written again, and the log of changes fills up;
-                // nor does a commit of a head that the catalogue may not have.
+                // A journal that could not be written once is not written again, and the log of changes fills up.
                 let changes = asked.command != wire::READ && moves;
                 let commits = asked.command == wire::FLUSH || asked.flags & wire::FUA != 0;
-                let is_stuck = context.is_image
-                    && ((changes || commits) && faults.no_space > 0.0 || commits && context.is_unrecorded);
+                let is_stuck = context.is_image && (changes || commits) && faults.no_space > 0.0;
                 let works = moves || context.fails || context.is_image;
                 (works && (fails || context.shutting_down)) || is_stuck
             }

@@ -91,7 +91,6 @@ macro_rules! context {
                 .application
                 .is_some_and(|manner| manner.drops + manner.panics > 0.0),
             is_image: $self.plan.disks[$export].image.is_some(),
-            is_unrecorded: $self.plan.unrecorded > 0.0,
             random: &mut $self.random,
             tick: &mut $self.tick,
             refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,

@@ -150,9 +150,6 @@ impl ImageDevice {
     }
 
     async fn make_durable(&self, context: &ShardContext) -> Result<(), BlockError> {
-        if !canary!(HeadBeforeCatalog) && !self.store.is_recorded().await {
-            return Err(BlockError::Io);
-        }
         let chain = self.chain();
         chain.share_commit(context).await
     }

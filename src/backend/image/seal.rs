@@ -3,13 +3,11 @@
 //! ```text
 //! prepare   the next head is opened; what can be becomes durable       requests go on
 //! close     no change begins, those under way end, a commit            changes wait
-//! switch    the next head takes the writes                             all go on, but FLUSH and FUA wait
-//! recorded  the catalogue says so                                      all go on
+//!           the catalogue is changed                                   changes wait
+//! switch    the next head takes the writes                             all go on
 //! ```
 //!
-//! Nothing has changed before the switch, so until then it is given up by opening the entrance. After it the
-//! new head has writes that the catalogue does not know of. So no commit of the new head succeeds before the
-//! catalogue is known to have it; if it is not, none does until the image is opened again.
+//! Nothing has changed before the switch, so until then it is given up by opening the entrance.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -74,9 +72,6 @@ impl ImageDevice {
         if self.chain().head().map_file.is_none() {
             return Err(SealFailure::NotWritten);
         }
-        if !self.store.has_known_head() {
-            return Err(SealFailure::Stuck);
-        }
         let (files, head) = self.prepare(task.take_next(), context).await?;
         task.reach(SealProgress::Prepared);
         if !task.ordered(SealOrder::Close).await {
@@ -88,10 +83,9 @@ impl ImageDevice {
         if !task.ordered(SealOrder::Switch).await {
             return Ok(());
         }
-        self.switch(files, head, task);
+        self.switch(files, head);
         drop(closed);
-        task.reach(SealProgress::Switched(context.ring.now() - since));
-        self.store.is_recorded().await;
+        task.reach(SealProgress::Over(context.ring.now() - since));
         Ok(())
     }
 
@@ -148,12 +142,12 @@ impl ImageDevice {
         }
     }
 
-    fn switch(&self, files: Arc<LayerFiles>, head: OpenLayer, task: &SealTask) {
+    fn switch(&self, files: Arc<LayerFiles>, head: OpenLayer) {
         let chain = self.chain();
         // All that it noted is durable.
         chain.head().map.borrow_mut().finish_log();
         let next = chain.with_head(head);
-        self.store.gets_head(files, task.recording());
+        self.store.gets_head(files);
         self.chain.replace(Rc::new(next));
     }
 }

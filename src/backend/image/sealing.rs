@@ -17,10 +17,8 @@ pub(super) enum SealOrder {
     Prepare,
     /// Let no change begin, wait for those under way, make all of them durable.
     Close,
-    /// The next head takes the writes.
+    /// The next head takes the writes: the catalogue says so.
     Switch,
-    /// The catalogue says so, or (false) it does not.
-    Recorded(bool),
     /// Nothing is to change. Not after the order to switch.
     GiveUp,
 }
@@ -31,9 +29,7 @@ pub(super) enum SealProgress {
     Begun,
     Prepared,
     Closed,
-    /// Changes go to the next head, and had to wait for so long.
-    Switched(Duration),
-    /// The same, and its part is done: another one can begin.
+    /// Changes go to the next head, and had to wait for so long. Another one can begin.
     Over(Duration),
     Failed(SealFailure),
 }
@@ -53,9 +49,6 @@ pub enum SealFailure {
     /// It has no head that could be sealed.
     #[error("it is not an image that is written")]
     NotWritten,
-    /// It has a head that the catalogue does not have.
-    #[error("an earlier snapshot of it failed, and its writes are not durable any more: serve it again")]
-    Stuck,
     /// One at a time.
     #[error("another snapshot of it is being taken: try again later")]
     Busy,
@@ -85,9 +78,8 @@ impl SealTalk {
     fn give(&mut self, order: SealOrder) -> bool {
         let fits = match (self.order, order) {
             (SealOrder::Prepare, SealOrder::Close | SealOrder::GiveUp)
-            | (SealOrder::Close, SealOrder::Switch | SealOrder::GiveUp)
-            | (SealOrder::Switch, SealOrder::Recorded(_)) => true,
-            (SealOrder::GiveUp | SealOrder::Recorded(_), _) => false,
+            | (SealOrder::Close, SealOrder::Switch | SealOrder::GiveUp) => true,
+            (SealOrder::GiveUp | SealOrder::Switch, _) => false,
             (before, order) => unreachable!("{order:?} does not follow {before:?}"),
         };
         if fits {
@@ -107,10 +99,6 @@ pub struct SealTask {
     sealing: Arc<Sealing>,
     next: Option<Box<NextHead>>,
 }
-
-/// The outcome of a change of the catalogue, for who must wait for it.
-#[derive(Debug, Clone)]
-pub(super) struct Recording(Arc<Sealing>);
 
 /// Both sides, for an image that goes on with this head.
 #[must_use]
@@ -153,8 +141,7 @@ impl SealMember {
                 (SealProgress::Prepared, SealOrder::Prepare) | (SealProgress::Closed, SealOrder::Close) => {
                     Some(Ok(Duration::ZERO))
                 }
-                (SealProgress::Switched(pause) | SealProgress::Over(pause), SealOrder::Switch)
-                | (SealProgress::Over(pause), SealOrder::Recorded(_)) => Some(Ok(*pause)),
+                (SealProgress::Over(pause), SealOrder::Switch) => Some(Ok(*pause)),
                 _ => None,
             })
             .await
@@ -196,26 +183,6 @@ impl SealTask {
     pub(super) fn order(&self) -> SealOrder {
         lock(&self.sealing.talk).order
     }
-
-    pub(super) fn recording(&self) -> Recording {
-        Recording(Arc::clone(&self.sealing))
-    }
-}
-
-impl Recording {
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// Whether the catalogue has the new head; waits until that is known.
-    pub(super) async fn outcome(&self) -> bool {
-        self.0
-            .until(|talk| match talk.order {
-                SealOrder::Recorded(is_recorded) => Some(is_recorded),
-                _ => None,
-            })
-            .await
-    }
 }
 
 /// Nobody gives orders any more.
@@ -224,9 +191,7 @@ impl Drop for SealMember {
         let mut talk = lock(&self.0.talk);
         match talk.order {
             SealOrder::Prepare | SealOrder::Close => talk.give(SealOrder::GiveUp),
-            // Nobody knows what the catalogue says.
-            SealOrder::Switch => talk.give(SealOrder::Recorded(false)),
-            SealOrder::Recorded(_) | SealOrder::GiveUp => return,
+            SealOrder::Switch | SealOrder::GiveUp => return,
         };
         drop(talk);
         self.0.changed.wake_all();
@@ -237,11 +202,10 @@ impl Drop for SealMember {
 impl Drop for SealTask {
     fn drop(&mut self) {
         let mut talk = lock(&self.sealing.talk);
-        talk.progress = match talk.progress {
-            SealProgress::Failed(_) => return,
-            SealProgress::Switched(pause) => SealProgress::Over(pause),
-            _ => SealProgress::Failed(SealFailure::Gone),
-        };
+        match talk.progress {
+            SealProgress::Failed(_) | SealProgress::Over(_) => return,
+            _ => talk.progress = SealProgress::Failed(SealFailure::Gone),
+        }
         drop(talk);
         self.sealing.changed.wake_all();
     }

@@ -2,8 +2,10 @@
 //!
 //! The homes of all images go one step together: no image is switched before changes of all of them have
 //! been stopped, so what is in the snapshot of one and what is in that of another fit each other. The change
-//! of the catalogue comes last, and is one for all. Whatever fails before the switch leaves everything as it
-//! was.
+//! of the catalogue is one for all, and comes before the switch: a server that is killed between the two has
+//! answered nothing that the catalogue does not lead to. Whatever fails leaves everything as it was. If it
+//! stays unknown what the catalogue has, images go on with their old heads: then a snapshot of which an error
+//! told may be there, with later writes in it, and nothing is lost.
 
 use std::time::Duration;
 
@@ -36,13 +38,11 @@ pub enum SnapshotError {
     #[error("{1}")]
     Image(usize, SealFailure),
     /// The catalogue does not have it.
-    #[error(
-        "the catalogue of the store could not be changed ({0}): FLUSH of the images fails until they are served again"
-    )]
+    #[error("the catalogue of the store could not be changed: {0}")]
     Refused(String),
     /// Nobody knows whether the catalogue has it.
     #[error(
-        "whether the catalogue of the store was changed is not known ({0}): FLUSH of the images fails until they are served again"
+        "whether the catalogue of the store was changed is not known ({0}): if the snapshot is there, it has later writes too, so remove it"
     )]
     Unknown(String),
 }
@@ -59,21 +59,22 @@ pub async fn seal_group(
     have_come(&members, SealOrder::Prepare).await?;
     give(&members, SealOrder::Close);
     have_come(&members, SealOrder::Close).await?;
-    give(&members, SealOrder::Switch);
-    let pauses = have_come(&members, SealOrder::Switch).await?;
+    if canary!(HeadBeforeCatalog) {
+        give(&members, SealOrder::Switch);
+        have_come(&members, SealOrder::Switch).await?;
+    }
     let mut outcome = record.record().await;
     if let RecordOutcome::Unknown(_) = outcome {
         outcome = record.read_again().await;
     }
-    let recorded = SealOrder::Recorded(outcome == RecordOutcome::Recorded);
-    give(&members, recorded);
-    // The next snapshot may begin when this returns.
-    have_come(&members, recorded).await?;
     match outcome {
-        RecordOutcome::Recorded => Ok(pauses),
-        RecordOutcome::Refused(why) => Err(SnapshotError::Refused(why)),
-        RecordOutcome::Unknown(why) => Err(SnapshotError::Unknown(why)),
+        RecordOutcome::Recorded => {}
+        RecordOutcome::Refused(why) => return Err(SnapshotError::Refused(why)),
+        RecordOutcome::Unknown(why) => return Err(SnapshotError::Unknown(why)),
     }
+    give(&members, SealOrder::Switch);
+    // The next snapshot may begin when this returns.
+    have_come(&members, SealOrder::Switch).await
 }
 
 fn give(members: &[SealMember], order: SealOrder) {
@@ -121,11 +122,6 @@ mod tests {
             let steps = [
                 (SealProgress::Prepared, SealOrder::Prepare, SealOrder::Close),
                 (SealProgress::Closed, SealOrder::Close, SealOrder::Switch),
-                (
-                    SealProgress::Switched(Duration::from_millis(1)),
-                    SealOrder::Switch,
-                    SealOrder::Recorded(true),
-                ),
             ];
             for (progress, before, after) in steps {
                 first.reach(progress.clone());
@@ -135,32 +131,42 @@ mod tests {
                 assert!(group.as_mut().poll(&mut context).is_pending());
                 assert_eq!((first.order(), second.order()), (after, after));
             }
-            drop((first, second));
+            for home in [first, second] {
+                home.reach(SealProgress::Over(Duration::from_millis(1)));
+            }
             group.poll(&mut context)
         };
         assert_eq!(pauses, Poll::Ready(Ok(vec![Duration::from_millis(1); 2])));
         assert_eq!(record.1, 1);
     }
 
-    /// A home that ends before it has switched keeps the catalogue from being changed.
+    /// A home that ends before it has closed keeps the catalogue from being changed; and what the catalogue
+    /// refuses changes no image.
     #[test]
     fn one_that_fails_ends_the_others() {
-        let ((one, first), (other, second)) = (sealing_of_nothing(), sealing_of_nothing());
-        let mut record = Says(RecordOutcome::Recorded, 0);
-        let mut context = Context::from_waker(Waker::noop());
-        {
-            let mut group = pin!(seal_group(vec![one, other], &mut record));
-            for progress in [SealProgress::Prepared, SealProgress::Closed] {
-                first.reach(progress.clone());
-                second.reach(progress);
+        let refused = RecordOutcome::Refused("no".into());
+        for (outcome, ends) in [(RecordOutcome::Recorded, true), (refused, false)] {
+            let ((one, first), (other, second)) = (sealing_of_nothing(), sealing_of_nothing());
+            let mut record = Says(outcome, 0);
+            let mut context = Context::from_waker(Waker::noop());
+            {
+                let mut group = pin!(seal_group(vec![one, other], &mut record));
+                first.reach(SealProgress::Prepared);
+                second.reach(SealProgress::Prepared);
                 assert!(group.as_mut().poll(&mut context).is_pending());
+                first.reach(SealProgress::Closed);
+                match ends {
+                    true => drop(second),
+                    false => second.reach(SealProgress::Closed),
+                }
+                let failed = match ends {
+                    true => SnapshotError::Image(1, SealFailure::Gone),
+                    false => SnapshotError::Refused("no".into()),
+                };
+                assert_eq!(group.poll(&mut context), Poll::Ready(Err(failed)));
             }
-            first.reach(SealProgress::Switched(Duration::ZERO));
-            drop(second);
-            let failed = SnapshotError::Image(1, SealFailure::Gone);
-            assert_eq!(group.poll(&mut context), Poll::Ready(Err(failed)));
+            assert_eq!(record.1, usize::from(!ends));
+            assert_eq!(first.order(), SealOrder::GiveUp);
         }
-        assert_eq!(record.1, 0);
-        assert_eq!(first.order(), SealOrder::Recorded(false), "its new head makes nothing durable");
     }
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{BaseFile, LayerFiles};
-use super::sealing::Recording;
 use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::durability::Syncs;
@@ -34,24 +33,11 @@ pub(in crate::backend) struct ImageStore {
     served: Option<ServedImage>,
     /// How a head of it is opened; none for an image that gets no other one.
     pub(super) head_options: Option<FileOptions>,
-    newest: Mutex<NewestHead>,
     /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
     pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
     pub(super) counts: ImageCounts,
-}
-
-/// What is known of the head.
-#[derive(Debug, Default)]
-enum NewestHead {
-    /// The catalogue has it.
-    #[default]
-    Known,
-    /// That is being found out.
-    Awaited(Recording),
-    /// The catalogue does not have it, or nobody knows: what is written to it may be lost.
-    Lost,
 }
 
 /// Neighbouring blocks.
@@ -86,7 +72,6 @@ impl ImageStore {
             commits: Syncs::default(),
             served,
             head_options,
-            newest: Mutex::default(),
             locks: RangeLock::default(),
             counts: ImageCounts::default(),
         }
@@ -102,37 +87,9 @@ impl ImageStore {
         self.served.as_ref()
     }
 
-    /// Another head takes the writes, which the catalogue does not have yet.
-    pub(super) fn gets_head(&self, files: Arc<LayerFiles>, recording: Recording) {
-        *lock(&self.newest) = NewestHead::Awaited(recording);
+    /// Another head takes the writes.
+    pub(super) fn gets_head(&self, files: Arc<LayerFiles>) {
         lock(&self.layers).insert(0, files);
-    }
-
-    pub(super) fn has_known_head(&self) -> bool {
-        matches!(*lock(&self.newest), NewestHead::Known)
-    }
-
-    /// Whether the catalogue has the head, so that what is written to it can be durable; waits until that is
-    /// known.
-    pub(super) async fn is_recorded(&self) -> bool {
-        let recording = match &*lock(&self.newest) {
-            NewestHead::Known => return true,
-            NewestHead::Lost => return false,
-            NewestHead::Awaited(recording) => recording.clone(),
-        };
-        let is_recorded = recording.outcome().await;
-        let mut newest = lock(&self.newest);
-        // Others have waited for the same, and the next snapshot may have begun.
-        if matches!(&*newest, NewestHead::Awaited(awaited) if awaited.is(&recording)) {
-            *newest = if is_recorded { NewestHead::Known } else { NewestHead::Lost };
-            drop(newest);
-            if !is_recorded {
-                let image = self.served.as_ref().map(|served| served.name().to_string()).unwrap_or_default();
-                let what = "a snapshot could not be recorded: FLUSH fails until the image is served again";
-                tracing::error!(image, "{what}");
-            }
-        }
-        is_recorded
     }
 
     /// Bytes of the disk.

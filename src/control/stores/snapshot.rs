@@ -113,7 +113,11 @@ impl Stores {
                 let index = members.get(place).map_or(0, |member| member.index);
                 return Err(PerformError::Seal(nodes[index].image.clone(), failure));
             }
-            Err(error) => return Err(PerformError::Record(error)),
+            Err(error @ SnapshotError::Refused(_)) => {
+                one.ask(move |store| discard(store, &made)).await?;
+                return Err(PerformError::Record(error));
+            }
+            Err(error @ SnapshotError::Unknown(_)) => return Err(PerformError::Record(error)),
         }
         Ok(one.ask(move |store| store.describe_some(&nodes)).await?.map(StoreAnswer::Nodes)?)
     }
@@ -183,6 +187,10 @@ fn of_opening(error: OpenError) -> StoreError {
 /// What cannot be removed goes to `lost/` when the store is opened again.
 fn discard(store: &OpenStore<MapFiles>, made: &[LayerId]) {
     for layer in made {
+        // A head that the catalogue has is one, whatever became of its image's home.
+        if store.view().is_ok_and(|view| view.layer(*layer).is_some()) {
+            continue;
+        }
         if let Err(error) = store.discard_next_head(*layer) {
             tracing::warn!(%error, "the files of a head that is not needed stay until the store is opened again");
         }
