@@ -114,7 +114,11 @@ impl<'a> Server<'a> {
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
         self.stores.tell_control(self.config.control.as_deref());
-        let (offers, directories) = (self.stores.in_words(), self.stores.directories());
+        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME")).collect();
+        let place = if uris.is_empty() { String::new() } else { format!(", at {}", uris.join(" and ")) };
+        let offers: Vec<_> =
+            self.stores.in_words().into_iter().map(|words| format!("{words}{place}")).collect();
+        let directories = self.stores.directories();
         let logs: Vec<_> = {
             let catalogue = self.plane.catalogue();
             let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
