@@ -95,8 +95,9 @@ class Cell:
 
     @property
     def is_plain(self):
-        """Whether a client alone makes this load."""
-        return not (self.memory_mib or self.neighbour)
+        """Whether a client alone makes this load, of a file that is there."""
+        has_disks = any(VARIANTS[name].disk for name in self.servers if name in VARIANTS)
+        return not (self.memory_mib or self.neighbour or has_disks)
 
 
 @dataclass(frozen=True)
