@@ -12,7 +12,6 @@
 
 use std::fs::File;
 
-use super::base::base_differs;
 use super::catalog::{self, Below, ChainNode, ImageId, ImageRow, LayerId, LayerRow, MergePair, StoreName};
 use super::chain_reader::{BottomFile, ChainReader, SealedLayer};
 use super::copy::MAP_BLOCK;
@@ -151,11 +150,7 @@ impl OpenStore<MapFiles> {
         }
         let bottom = match end {
             ChainNode::Base(id) => {
-                let base = view.base(id).expect("a base that is named has a row");
-                let path = std::path::PathBuf::from(&base.path);
-                if let Some(how) = base_differs(base)? {
-                    return Err(StoreError::BaseDiffers { path, how });
-                }
+                let path = self.unchanged_base(id)?;
                 let file = File::open(&path).map_err(StoreError::named("open", &path))?;
                 Some(BottomFile { path, file, visible })
             }

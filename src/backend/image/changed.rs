@@ -9,18 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::chain::Chain;
-use super::depths::push_number;
 use super::plans::{ChangePlans, KeptPlan};
 use super::served_store::SinceError;
 use super::source::Missing;
-use super::store::{Blocks, behind};
+use super::store::Blocks;
 use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange, NumberedExtent};
 use crate::store::catalog::LayerId;
 use crate::store::map::{BlockState, Lookup};
-
-/// Parts that are looked at before others have their turn.
-const PARTS_STEP: usize = 1024;
 
 impl Chain {
     /// Extents as of [`Chain::extents`], with 1 for what has changed since a snapshot, and 0 for the
@@ -32,28 +28,12 @@ impl Chain {
         limit: usize,
         context: &ShardContext,
     ) -> Result<Vec<NumberedExtent>, BlockError> {
-        let mut extents: Vec<NumberedExtent> = Vec::new();
-        let mut rest = range;
-        for step in 1.. {
-            if rest.is_empty() || extents.len() > limit {
-                break;
-            }
-            if step % PARTS_STEP == 0 {
-                context.ready.give_way(&context.ring).await;
-            }
-            let (end, changed) = match self.known_change(rest.offset()..rest.end(), plan) {
-                Ok(known) => known,
-                Err(Missing { layer, node }) => {
-                    self.layers[layer].load(node, context).await?;
-                    continue;
-                }
-            };
+        let look = |rest: ByteRange| {
+            let (end, changed) = self.known_change(rest.offset()..rest.end(), plan)?;
             let part = ByteRange::new(rest.offset(), end - rest.offset()).expect("a part of the range");
-            push_number(&mut extents, NumberedExtent { length: part.length(), number: changed.into() });
-            rest = behind(part, range);
-        }
-        extents.truncate(limit);
-        Ok(extents)
+            Ok((part, changed.into()))
+        };
+        self.numbered(range, limit, context, look).await
     }
 
     /// Whether the first byte of a range has changed, and the end of a part for which that holds.

@@ -20,6 +20,18 @@ impl Chain {
         limit: usize,
         context: &ShardContext,
     ) -> Result<Vec<NumberedExtent>, BlockError> {
+        self.numbered(range, limit, context, |rest| self.known_depth(rest)).await
+    }
+
+    /// Extents with the numbers that `look` has for the first part of what is left, once the maps are in
+    /// memory that it needs.
+    pub(super) async fn numbered(
+        &self,
+        range: ByteRange,
+        limit: usize,
+        context: &ShardContext,
+        look: impl Fn(ByteRange) -> Result<(ByteRange, u32), Missing>,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
         let mut extents: Vec<NumberedExtent> = Vec::new();
         let mut rest = range;
         for step in 1.. {
@@ -29,7 +41,7 @@ impl Chain {
             if step % PARTS_STEP == 0 {
                 context.ready.give_way(&context.ring).await;
             }
-            let (part, number) = match self.known_depth(rest) {
+            let (part, number) = match look(rest) {
                 Ok(known) => known,
                 Err(Missing { layer, node }) => {
                     self.layers[layer].load(node, context).await?;
@@ -71,7 +83,7 @@ impl Chain {
 }
 
 /// Appends an extent, as a part of the last one if it has its number.
-pub(super) fn push_number(extents: &mut Vec<NumberedExtent>, extent: NumberedExtent) {
+fn push_number(extents: &mut Vec<NumberedExtent>, extent: NumberedExtent) {
     match extents.last_mut() {
         Some(last) if last.number == extent.number => last.length += extent.length,
         _ => extents.push(extent),
