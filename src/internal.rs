@@ -167,7 +167,10 @@ pub mod task {
     pub use crate::exec::{ReadyList, Tasks};
 }
 
+#[cfg(feature = "tls")]
 pub mod tls {
+    pub use rcgen;
+
     pub use crate::tls::{
         Alert, CipherSuite, Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,
         RENEWAL_RECORDS, RecordError, RecordReceiver, RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor,

@@ -76,6 +76,7 @@ mod stats;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "tls")]
 mod tls;
 
 /// Devices of the application's own, to be served like files.
