@@ -8,7 +8,7 @@ use super::error::{RuleError, shown};
 
 /// All addresses that begin with the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AddressRange {
+pub(crate) struct AddressRange {
     first: IpAddr,
     length: u8,
 }

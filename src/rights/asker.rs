@@ -12,7 +12,7 @@ use crate::identity::PeerIdentity;
 /// What is known of a client, in the form in which rules ask for it. What is not known is not there, so
 /// that no rule can match it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Asker {
+pub(crate) struct Asker {
     /// No addresses are among them.
     terms: BTreeSet<Term>,
     /// Not an IPv4 address in the form of IPv6.

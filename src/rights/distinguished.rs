@@ -11,7 +11,7 @@ pub(super) type NamePart = BTreeSet<(String, String)>;
 
 /// The name of a certificate's holder: its parts in the order of the certificate, the widest first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DistinguishedName(pub(super) Vec<NamePart>);
+pub(crate) struct DistinguishedName(pub(super) Vec<NamePart>);
 
 /// The object identifier of a common name.
 pub(super) const COMMON_NAME: &str = "2.5.4.3";

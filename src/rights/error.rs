@@ -2,7 +2,7 @@
 
 /// A mistake in a rule; each a sentence with cause and remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
+pub(crate) enum RuleError {
     #[error("an empty rule matches nobody: write whom it lets in, such as uid=1000 or cert.cn=NAME")]
     Empty,
     #[error("a rule is longer than 8192 bytes: write several rules, of which each is enough by itself")]

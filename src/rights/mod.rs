@@ -21,9 +21,10 @@ mod term;
 
 use std::sync::Arc;
 
-pub use asker::Asker;
+pub(crate) use asker::Asker;
+pub(crate) use error::RuleError;
 pub use list::RuleList;
-pub use rule::Rule;
+pub(crate) use rule::Rule;
 
 /// Whether an export is in the list that a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]

@@ -9,7 +9,7 @@ use super::term::Term;
 
 /// Conditions, all of which have to hold; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule(pub(super) Vec<Term>);
+pub(crate) struct Rule(pub(super) Vec<Term>);
 
 /// Bytes of a rule.
 const LONGEST: usize = 8192;

@@ -13,7 +13,7 @@ pub(super) const OVERFLOW: u32 = 65_534;
 
 /// One thing that is known of a client, or that a rule wants to be known.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Term {
+pub(crate) enum Term {
     /// The common name of its certificate.
     CommonName(String),
     /// The whole name of its certificate.
@@ -32,7 +32,7 @@ pub enum Term {
 
 /// An alternative name of a certificate, in the form in which it is compared.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AlternativeName {
+pub(crate) enum AlternativeName {
     /// In small letters.
     Dns(String),
     Uri(String),

@@ -22,6 +22,6 @@ mod opened;
 mod perform;
 mod snapshot;
 
-pub(super) use offers::{Chosen, Stores};
+pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};
 pub(super) use perform::PerformError;
