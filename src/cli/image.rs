@@ -27,7 +27,8 @@ const LONG_HELP: &str = "\
 An image is a disk that can be written. STORE/NAME names it, by the directory of its store and its
 name; STORE/NAME@SNAPSHOT is a snapshot of it. A name has letters, digits, \"-\", \"_\" and \".\", and
 at most 128 of them. If a server has the store open, these commands ask it, by its control socket
-(`serve --control`); else they open the store themselves.
+(`serve --control`); else they open the store themselves. Of such a store, `diff`, `map` and `export`
+read snapshots only, in its directory.
 
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw

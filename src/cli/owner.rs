@@ -10,7 +10,11 @@ use super::Outcome;
 use super::http::{self, AskError};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
+use crate::store::catalog::NodeName;
 use crate::store::{MapFiles, OpenFor, OpenStore, StoreAnswer, StoreDirectory, StoreError, StoreRequest};
+
+/// How often a server is asked again what snapshots consist of: layers that were merged meanwhile are gone.
+const TRIES: usize = 5;
 
 /// A store, and where its server is asked if that is said.
 #[derive(Debug, Clone, Copy)]
@@ -65,14 +69,8 @@ pub(super) fn ask(
     request: &StoreRequest,
     prepare: impl FnOnce(&mut OpenStore<MapFiles>, &StoreRequest) -> Result<(), StoreError>,
 ) -> Result<StoreAnswer, RequestError> {
-    let socket = socket_of(place)?;
-    if let Some(socket) = &socket {
-        // The lock is waited for, so a server is asked first.
-        match ask_server(socket, place.store, request) {
-            // What another server left behind.
-            Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => {}
-            answer => return answer,
-        }
+    if let Some(answer) = ask_owner(place, request)? {
+        return Ok(answer);
     }
     let mut store = match request.opens() {
         OpenFor::Looking => OpenStore::open(place.store, MapFiles),
@@ -81,6 +79,39 @@ pub(super) fn ask(
     }?;
     prepare(&mut store, request)?;
     Ok(store.perform(request)?)
+}
+
+/// Asks the server that has the store; none if no server has it. The lock is waited for, so a server is
+/// asked before it.
+fn ask_owner(place: StorePlace<'_>, request: &StoreRequest) -> Result<Option<StoreAnswer>, RequestError> {
+    let Some(socket) = socket_of(place)? else { return Ok(None) };
+    match ask_server(&socket, place.store, request) {
+        // What another server left behind.
+        Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => Ok(None),
+        answer => Ok(Some(answer?)),
+    }
+}
+
+/// Has one or two images or snapshots looked at. While a server has the store they are snapshots: it tells
+/// what they consist of, and their layers are read here. `look` opens all of them before it does anything
+/// else, and is called again if one had gone by then.
+pub(super) fn look<T>(
+    place: StorePlace<'_>,
+    (node, other): (&NodeName, Option<&NodeName>),
+    mut look: impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,
+) -> Result<T, RequestError> {
+    let request = StoreRequest::Layers { node: node.clone(), other: other.cloned() };
+    for number in 1.. {
+        let Some(answer) = ask_owner(place, &request)? else {
+            return Ok(look(&OpenStore::open_to_change(place.store, MapFiles)?)?);
+        };
+        let StoreAnswer::Layers(told) = answer else { unreachable!("it is the answer to another request") };
+        match OpenStore::open_to_read(place.store, MapFiles, &told).and_then(|store| look(&store)) {
+            Err(error) if error.is_gone() && number < TRIES => {}
+            done => return Ok(done?),
+        }
+    }
+    unreachable!("the last try has a result")
 }
 
 /// Whether a server has told where it can be asked.
@@ -102,6 +133,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
     match request {
         StoreRequest::Images => ("GET", "/api/v1/images"),
         StoreRequest::Image { .. } => ("GET", "/api/v1/images/info"),
+        StoreRequest::Layers { .. } => ("GET", "/api/v1/images/layers"),
         StoreRequest::Store => ("GET", "/api/v1/stores/info"),
         StoreRequest::Create { .. } => ("POST", "/api/v1/images/create"),
         StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
@@ -155,7 +187,7 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
-        StoreAnswer::Node(_) | StoreAnswer::Removed(_) => {}
+        StoreAnswer::Node(_) | StoreAnswer::Layers(_) | StoreAnswer::Removed(_) => {}
     }
     Ok(answer)
 }

@@ -6,6 +6,7 @@ mod chains;
 mod full;
 mod killed;
 mod online;
+mod remote;
 mod served;
 mod tracking;
 

@@ -17,7 +17,7 @@ pub(super) enum Verb {
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 14] = [
+const ROUTES: [(Method, &str, Verb); 15] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
@@ -25,6 +25,7 @@ const ROUTES: [(Method, &str, Verb); 14] = [
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
+    (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),
     (Method::POST, "/api/v1/images/create", Verb::ChangeStore("create")),
     (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
     (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),

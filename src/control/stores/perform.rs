@@ -178,6 +178,7 @@ impl OneStore {
         match request {
             StoreRequest::Images
             | StoreRequest::Image { .. }
+            | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
             | StoreRequest::Store
