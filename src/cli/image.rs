@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod parts;
 mod show;
+mod upload;
 mod watched;
 
 use std::path::PathBuf;

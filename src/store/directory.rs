@@ -153,9 +153,14 @@ impl StoreDirectory {
         Self::with(path, root, None)
     }
 
+    /// Nobody else has it open.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
     /// How the files of layers are opened.
     pub(super) fn access(&self) -> OFlags {
-        if self.lock.is_some() { OFlags::RDWR } else { OFlags::RDONLY }
+        if self.is_locked() { OFlags::RDWR } else { OFlags::RDONLY }
     }
 
     fn open_catalog(self) -> Result<(Self, StoreCatalog), StoreError> {

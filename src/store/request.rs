@@ -66,6 +66,8 @@ pub enum StoreRequest {
         node: NodeName,
         other: Option<NodeName>,
     },
+    /// All that is not written any more, for those who read its files themselves.
+    Sealed,
     /// The store as a whole.
     Store,
     /// Removes what was lost for so many seconds.
@@ -137,7 +139,9 @@ impl StoreRequest {
     #[must_use]
     pub const fn opens(&self) -> OpenFor {
         match self {
-            Self::Images | Self::Image { .. } | Self::Layers { .. } | Self::Store => OpenFor::Looking,
+            Self::Images | Self::Image { .. } | Self::Layers { .. } | Self::Sealed | Self::Store => {
+                OpenFor::Looking
+            }
             Self::Remove { .. } | Self::Gc { .. } => OpenFor::Removing,
             Self::Create { .. }
             | Self::Snapshot { .. }
@@ -156,7 +160,7 @@ impl StoreRequest {
         use serde_json::from_value;
         match self {
             Self::Image { .. } => from_value(json).map(StoreAnswer::Node),
-            Self::Layers { .. } => from_value(json).map(StoreAnswer::Layers),
+            Self::Layers { .. } | Self::Sealed => from_value(json).map(StoreAnswer::Layers),
             Self::Remove { .. } => from_value(json).map(StoreAnswer::Removed),
             Self::Rollback { .. } => from_value(json).map(StoreAnswer::RolledBack),
             Self::Store => from_value(json).map(StoreAnswer::Store),
@@ -187,6 +191,9 @@ impl<M: LayerMaps> OpenStore<M> {
             StoreRequest::Image { node } => return self.describe(node).map(StoreAnswer::Node),
             StoreRequest::Layers { node, other } => {
                 return self.told(node, other.as_ref()).map(StoreAnswer::Layers);
+            }
+            StoreRequest::Sealed => {
+                return Ok(StoreAnswer::Layers(catalog::sealed_rows(self.view()?, self.header())));
             }
             StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
             StoreRequest::Gc { grace } => {
@@ -312,6 +319,7 @@ mod tests {
             StoreRequest::Rollback { node: node.clone(), force: true },
             StoreRequest::Layers { node: node.clone(), other: Some(node.clone()) },
             StoreRequest::Layers { node, other: None },
+            StoreRequest::Sealed,
             StoreRequest::Store,
             StoreRequest::Gc { grace: 5 },
         ] {
@@ -320,7 +328,7 @@ mod tests {
             let mut more = json;
             more["more"] = true.into();
             // Serde does not look for further keys where there are none.
-            let knows = !matches!(request, StoreRequest::Images | StoreRequest::Store);
+            let knows = !matches!(request, StoreRequest::Images | StoreRequest::Sealed | StoreRequest::Store);
             assert_eq!(serde_json::from_value::<StoreRequest>(more).is_err(), knows, "{request:?}");
         }
     }

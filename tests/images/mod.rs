@@ -9,6 +9,7 @@ mod online;
 mod remote;
 mod served;
 mod tracking;
+mod upload;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};

@@ -286,9 +286,9 @@ fn what_clients_use_is_refused_with_a_sentence() {
         ("image resize --shrink STORE/vm1 1M", "has clients"),
         ("image rollback STORE/vm1@x", "--force"),
         ("image rm STORE/golden@v1", "has clients"),
-        ("image create STORE/x --from DIR/golden.raw", "cannot do this while it runs"),
+        ("image import STORE/x DIR/golden.raw --delta", "cannot do this while it runs"),
         ("image create STORE/x --base file:DIR/golden.raw", "no base that the server has open"),
-        ("store check STORE", "cannot do this while it runs"),
+        ("store check STORE --rebuild-map vm1 --yes", "cannot do this while it runs"),
         ("image info STORE/nothing", "no image"),
     ] {
         store.refused(line, &[words]);

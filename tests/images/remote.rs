@@ -3,7 +3,9 @@
 //! Oracles: what the same commands say when the server is gone; what the server tells its clients; bytes that
 //! the test wrote.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -197,5 +199,91 @@ fn what_was_cut_off_within_a_block_does_not_come_back() {
     drop(online);
     store.run("image export STORE/vm DIR/vm.raw").ok();
     assert!(std::fs::read(store.dir.path().join("vm.raw")).unwrap() == expected);
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// What was answered and not flushed is in a log that the server has left, which every command takes over.
+#[test]
+fn commands_that_read_have_what_was_answered_before_a_kill() {
+    let (store, mut expected) = golden();
+    for (number, (line, file)) in [
+        ("image export STORE/vm1 DIR/out.raw --force", "out.raw"),
+        ("image diff STORE/golden@v1 STORE/vm1 --json", ""),
+        ("image map STORE/vm1 --json", ""),
+        ("image export STORE/vm1 DIR/last.raw", "last.raw"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut online = online(&store);
+        let at = (number + 1) * 700_000;
+        let mut user = client(&online.server, "vm1");
+        user.write_at(at as u64, &pattern(number as u64, 0, 30_000)).unwrap();
+        expected[at..at + 30_000].copy_from_slice(&pattern(number as u64, 0, 30_000));
+        online.server.crash();
+        let said = store.run(line).ok();
+        if !file.is_empty() {
+            assert!(
+                std::fs::read(store.dir.path().join(file)).unwrap() == expected,
+                "{line}: something is lost"
+            );
+            continue;
+        }
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let parts = said.as_array().or(said["extents"].as_array()).unwrap();
+        let of_head = parts.iter().filter(|part| part.get("depth").is_none_or(|depth| depth == 0));
+        let number = |part: &serde_json::Value, key: &str| part[key].as_u64().unwrap() as usize;
+        let has = of_head.clone().any(|part| {
+            let start = number(part, "start");
+            start <= at && at + 30_000 <= start + number(part, "length")
+        });
+        assert!(has, "{line}: {said}");
+    }
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// What is not written any more is checked while images are written, snapshotted and merged.
+#[test]
+fn a_store_is_checked_while_a_server_has_it() {
+    let (store, _) = golden();
+    let of_golden = store.layers();
+    let online = online(&store);
+    let stop = AtomicBool::new(false);
+    let mut writer = client(&online.server, "vm1");
+    let well = "Nothing is wrong.\nWhat is written now was not looked at: stop the server that has the store for that.\n";
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                writer.write_at(number * 37 % 900 * BLOCK, &pattern(number, 0, 6144)).unwrap();
+            }
+        });
+        let _end = AtLast(&stop);
+        for number in 0..5 {
+            store.run(&format!("image snapshot STORE/vm1@s{number}")).ok();
+            assert_eq!(store.run("store check STORE").ok(), well);
+            if number > 1 {
+                store.run(&format!("image rm STORE/vm1@s{}", number - 2)).ok();
+                assert_eq!(store.run("store check STORE").ok(), well);
+            }
+        }
+    });
+    let json = store.json("store check STORE");
+    assert_eq!((&json["ok"], &json["complete"]), (&true.into(), &false.into()), "{json}");
+    // The one layer of golden is not written any more.
+    let file = File::options().read(true).write(true).open(of_golden[0].join("map")).unwrap();
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let node = (0..bytes.len()).step_by(4096).find(|at| bytes[*at..].starts_with(b"rnbmNODE")).unwrap();
+    file.write_all_at(&[bytes[node + 200] ^ 1], node as u64 + 200).unwrap();
+    let finished = store.run("store check STORE");
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    let layer = of_golden[0].file_name().unwrap().to_str().unwrap();
+    assert!(finished.stdout.contains(layer) && finished.stdout.contains("is damaged"), "{finished}");
+    file.write_all_at(&[bytes[node + 200]], node as u64 + 200).unwrap();
+    assert_eq!(store.run("store check STORE").ok(), well);
+    drop((writer, online));
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
 }

@@ -17,11 +17,12 @@ pub(super) enum Verb {
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 15] = [
+const ROUTES: [(Method, &str, Verb); 16] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
+    (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),

@@ -181,6 +181,7 @@ impl OneStore {
             | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            | StoreRequest::Sealed
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.

@@ -1,4 +1,4 @@
-//! The rows that a few snapshots need, for those who may read layers and cannot open the catalogue.
+//! The rows that a few snapshots need, or all that is not written, for those who may read layers and cannot open the catalogue.
 //!
 //! They are a catalogue of their own, in which images are names and nothing else.
 
@@ -125,6 +125,20 @@ pub fn excerpt(
         layers: texts(rows.layers.values().flatten()),
         bases: texts(rows.bases.values().flatten()),
     })
+}
+
+/// The rows of all that is not written any more: no image has its head.
+#[must_use]
+pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt {
+    let images: Vec<ImageRow> = view.images().map(|row| ImageRow { head: None, ..row.clone() }).collect();
+    CatalogExcerpt {
+        header: to_hex(&header.encode()),
+        records: BTreeMap::new(),
+        images: texts(images.iter()),
+        snapshots: texts(view.snapshots.values()),
+        layers: texts(view.layers().filter(|row| row.is_sealed)),
+        bases: texts(view.bases()),
+    }
 }
 
 impl CatalogExcerpt {

@@ -24,7 +24,12 @@ fn reader(path: &Path, told: &CatalogExcerpt) -> OpenStore<MapFiles> {
 
 fn parts(store: &OpenStore<MapFiles>, node: &NodeName) -> Vec<NodePart> {
     let mut parts = Vec::new();
-    store.map(node, &mut |part| { parts.push(part); Ok(()) }).unwrap();
+    store
+        .map(node, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })
+        .unwrap();
     parts
 }
 
@@ -34,7 +39,10 @@ fn differences(
     b: &NodeName,
 ) -> Result<Vec<Range<u64>>, StoreError> {
     let mut parts = Vec::new();
-    store.differences(a, b, &mut |part| { parts.push(part); Ok(()) })?;
+    store.differences(a, b, &mut |part| {
+        parts.push(part);
+        Ok(())
+    })?;
     Ok(parts)
 }
 

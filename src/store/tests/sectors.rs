@@ -76,7 +76,10 @@ fn expect(disk: &Disk8, what: &str) {
 
 fn expect_told(disk: &Disk8, (before, old): (&NodeName, &[u8]), what: &str) {
     let mut told = vec![false; old.len().max(disk.bytes.len())];
-    let each = &mut |part: std::ops::Range<u64>| { told[part.start as usize..part.end as usize].fill(true); Ok(()) };
+    let each = &mut |part: std::ops::Range<u64>| {
+        told[part.start as usize..part.end as usize].fill(true);
+        Ok(())
+    };
     disk.store.differences(before, &node(None), each).unwrap();
     for (at, told) in told.into_iter().enumerate() {
         assert!(told || old.get(at) == disk.bytes.get(at), "{what}: byte {at} has changed");
@@ -94,7 +97,9 @@ fn cut_and_grow(owner: Owner, meanwhile: Meanwhile, end: u64, grown: u64) {
         Meanwhile::Nothing => {}
         Meanwhile::Snapshot => disk.snapshot("small"),
         Meanwhile::Write => disk.write(0, 5),
-        Meanwhile::Flatten => { disk.store.flatten(&vm(), &mut |_| Ok(())).unwrap(); }
+        Meanwhile::Flatten => {
+            disk.store.flatten(&vm(), &mut |_| Ok(())).unwrap();
+        }
     }
     disk.resize(grown);
     expect(&disk, &what);
