@@ -55,7 +55,7 @@ pub(super) enum RequestError {
     NoSize,
     #[error("the new image cannot be written: {0}")]
     Client(#[from] ClientError),
-    #[error("{error}; what there is of the image is {unfinished}: remove it (`ringnbd image rm`)")]
+    #[error("{error}; what may be left of the image is called {unfinished}: remove it (`ringnbd image rm`)")]
     Left { unfinished: String, error: Box<RequestError> },
 }
 

@@ -19,6 +19,9 @@ const PIECE: u64 = 1 << 20;
 /// Bytes of a name that are left for the name of an image that is not complete.
 const LONGEST: usize = 100;
 
+/// How often a server is asked for what a client that has just left may hinder.
+const TRIES: usize = 10;
+
 /// What an image is filled with.
 pub(super) enum Contents<'a> {
     /// A file, and its length. What is a hole is not read.
@@ -53,16 +56,27 @@ pub(super) fn fill(
     let written = || -> Result<StoreAnswer, RequestError> {
         let client = Client::open(&uri, &[], Timeouts::default())?;
         Upload { client, size, path, copying }.write(contents)?;
-        let rename = StoreRequest::Rename { node: node(&unfinished), to: node(name) };
-        owner::ask_server_of(place, &rename)
+        once_free(place, &StoreRequest::Rename { node: node(&unfinished), to: node(name) })
     };
     written().map_err(|error| {
         let request = StoreRequest::Remove { nodes: vec![node(&unfinished)], snapshots: false };
-        match owner::ask_server_of(place, &request) {
+        match once_free(place, &request) {
             Ok(_) => error,
             Err(_) => RequestError::Left { unfinished: unfinished.to_string(), error: Box::new(error) },
         }
     })
+}
+
+/// A request about an image whose client has just left: the server may not have noticed yet, though it waits
+/// for that too.
+fn once_free(place: StorePlace<'_>, request: &StoreRequest) -> Result<StoreAnswer, RequestError> {
+    for _ in 1..TRIES {
+        match owner::ask_server_of(place, request) {
+            Err(RequestError::Server { is_refusal: true, .. }) => {}
+            done => return done,
+        }
+    }
+    owner::ask_server_of(place, request)
 }
 
 /// The name of an image that is not complete. Names are ASCII.
