@@ -76,8 +76,8 @@ pub fn copy_sparse<E: From<io::Error>>(
     Ok(copied)
 }
 
-/// Reads what is no hole of the first `size` bytes of a file, a MiB at most at a time, each from the beginning
-/// of a block on.
+/// Reads what is no hole of the first `size` bytes of a file, a MiB at most at a time, each from the
+/// beginning of a block on.
 ///
 /// # Errors
 /// The file system's, or what `take` says.

@@ -71,8 +71,8 @@ impl StoreDirectory {
         Ok(NewLayer { directory: self, id, within, data, map })
     }
 
-    /// Opens the files of a layer, data and map, to read and write them, or to read them if that is all that the
-    /// store is open for.
+    /// Opens the files of a layer, data and map, to read and write them, or to read them if that is all that
+    /// the store is open for.
     ///
     /// # Errors
     /// The file system's; a layer that is missing is damage.

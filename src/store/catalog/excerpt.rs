@@ -1,4 +1,5 @@
-//! The rows that a few snapshots need, or all that is not written, for those who may read layers and cannot open the catalogue.
+//! The rows that a few snapshots need, or all that is not written, for those who may read layers and cannot
+//! open the catalogue.
 //!
 //! They are a catalogue of their own, in which images are names and nothing else.
 
@@ -49,14 +50,14 @@ pub struct ReadExcerpt {
     pub records: RecordAnchors,
 }
 
-struct Gathered<'a> {
+struct ExcerptDraft<'a> {
     view: &'a CatalogView,
     rows: CatalogChange,
     /// Nodes that are still to be looked at.
     nodes: Vec<ChainNode>,
 }
 
-impl Gathered<'_> {
+impl ExcerptDraft<'_> {
     fn add_snapshot(&mut self, row: &SnapshotRow) {
         if self.rows.snapshots.contains_key(&row.id) {
             return;
@@ -106,7 +107,7 @@ pub fn excerpt(
     records: &RecordAnchors,
     snapshots: &[&NodeName],
 ) -> Result<CatalogExcerpt, ImageRefusal> {
-    let mut gathered = Gathered { view, rows: CatalogChange::default(), nodes: Vec::new() };
+    let mut gathered = ExcerptDraft { view, rows: CatalogChange::default(), nodes: Vec::new() };
     for node in snapshots {
         let image = view.image(&node.image).ok_or_else(|| ImageRefusal::NoImage(node.image.clone()))?;
         let Some(name) = &node.snapshot else { continue };

@@ -50,6 +50,13 @@ impl Life {
     /// Whoever reads is told the same.
     pub(super) fn check_readers(&mut self) {
         let path = self.path();
+        let StoreAnswer::Layers(all) = self.store.perform_served(&StoreRequest::Sealed).unwrap() else {
+            panic!("another answer")
+        };
+        let all = reader(&path, &all);
+        let sealed = self.store.view().unwrap().layers().filter(|row| row.is_sealed).count();
+        assert_eq!(all.view().unwrap().counts().layers, sealed);
+        assert_eq!([all.check().unwrap(), all.check_maps().unwrap()], [Vec::<String>::new(), Vec::new()]);
         let nodes: Vec<NodeName> = self.snapshots.iter().map(|(name, _)| node(Some(name))).take(6).collect();
         for a in &nodes {
             let alone = told(&mut self.store, a, None);
