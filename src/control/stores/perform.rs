@@ -178,8 +178,10 @@ impl OneStore {
         match request {
             StoreRequest::Images
             | StoreRequest::Image { .. }
+            | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            | StoreRequest::Sealed
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.
