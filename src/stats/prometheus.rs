@@ -493,7 +493,7 @@ mod tests {
         let stores = [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots }];
         let metrics = Metrics {
             exports: &exports,
-            stores: if with_store { &stores } else { &[] },
+            stores: &stores[..usize::from(with_store)],
             totals: &totals,
             responsive: &[false],
             clients: ClientCounts::default(),

@@ -56,7 +56,7 @@ pub struct NodeDescriptions {
 
 /// An image or a snapshot, without more names than a reader needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BriefNode {
+pub(crate) struct BriefNode {
     #[serde(flatten)]
     pub node: NodeDescription,
     pub snapshot_count: usize,
@@ -65,7 +65,7 @@ pub struct BriefNode {
 
 /// The beginning of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FirstNodes {
+pub(crate) struct FirstNodes {
     pub nodes: Vec<BriefNode>,
     /// All that the store has.
     pub images: usize,
@@ -161,7 +161,7 @@ impl<M: LayerMaps> OpenStore<M> {
     ///
     /// # Errors
     /// A change of the catalogue failed before.
-    pub fn describe_first(&self, most: usize) -> Result<FirstNodes, StoreError> {
+    pub(crate) fn describe_first(&self, most: usize) -> Result<FirstNodes, StoreError> {
         let (view, usage) = (self.view()?, self.usage()?);
         let counts = view.counts();
         let lines = listing(view, &|layer| usage.of(layer));
