@@ -58,13 +58,13 @@ impl Observers {
             listeners::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut bound)
                 .map_err(|error| ListenError::Admin(Box::new(error)))?;
         }
-        let collector = Collector::start(Rc::clone(&stores.plane), config.latency_log.clone()).map_err(|error| {
-            let path = config.latency_log.clone().unwrap_or_default();
-            StartError::LatencyLog { path, error }
-        })?;
+        let collector =
+            Collector::start(Rc::clone(&stores.plane), config.latency_log.clone()).map_err(|error| {
+                let path = config.latency_log.clone().unwrap_or_default();
+                StartError::LatencyLog { path, error }
+            })?;
         let is_local = bound.iter().any(is_loopback);
-        let admin =
-            Admin::new(stores, Rc::clone(&collector), is_local, config.histograms, log_lines_dropped);
+        let admin = Admin::new(stores, Rc::clone(&collector), is_local, config.histograms, log_lines_dropped);
         let urls = bound.iter().map(|listener| listener.endpoint.admin_url()).collect();
         bound.iter().for_each(warn_of_networks);
         let files = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();

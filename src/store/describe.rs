@@ -242,7 +242,10 @@ mod tests {
         let (all, first) = (store.describe_all().unwrap().nodes, store.describe_first(5).unwrap());
         assert_eq!((first.images, first.snapshots, first.nodes.len()), (151, 1, 5));
         for (brief, whole) in first.nodes.iter().zip(all.iter().cloned()) {
-            assert_eq!((brief.snapshot_count, brief.clone_count), (whole.snapshots.len(), whole.clones.len()));
+            assert_eq!(
+                (brief.snapshot_count, brief.clone_count),
+                (whole.snapshots.len(), whole.clones.len())
+            );
             let clones = whole.clones.iter().take(BRIEF).cloned().collect();
             assert_eq!(brief.node, NodeDescription { clones, ..whole });
         }

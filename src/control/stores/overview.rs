@@ -76,11 +76,7 @@ fn rest(took: Duration) -> Duration {
 impl Overviews {
     pub(in crate::control) fn new(stores: &Rc<Stores>) -> Rc<Self> {
         let recent = stores.all.iter().map(|_| Recent::default()).collect();
-        Rc::new(Self {
-            stores: Rc::clone(stores),
-            recent: RefCell::new(recent),
-            answered: Notify::new(),
-        })
+        Rc::new(Self { stores: Rc::clone(stores), recent: RefCell::new(recent), answered: Notify::new() })
     }
 
     /// Asks the threads that have not been asked for a while, and waits for their answers, for a bounded time.
@@ -109,7 +105,10 @@ impl Overviews {
     }
 
     async fn ask(&self, store: usize) {
-        let described = self.stores.all[store].ask(|store| {
+        let one = &self.stores.all[store];
+        // Not between the steps of a snapshot: changes of images would wait for the description too.
+        let turn = one.turn.lock().await;
+        let described = one.ask(|store| {
             let begun = Instant::now();
             (store.describe_first(DESCRIBED), begun.elapsed())
         });
@@ -117,6 +116,7 @@ impl Overviews {
             Ok(answer) => answer,
             Err(error) => (Err(error), Duration::ZERO),
         };
+        drop(turn);
         self.recent.borrow_mut()[store].take(nodes, Instant::now(), rest(took));
         self.answered.notify_waiters();
     }
