@@ -1,8 +1,8 @@
 //! What is shown of stores: their images and snapshots, as the thread of each store described them last.
 //!
-//! The thread has other things to do. It is asked when somebody looks, and not more often than its answers
-//! cost it a small part of its time. At most one question to a store is open, and one that is answered late is
-//! not waited for: what is known from before is shown.
+//! The thread has other things to do. It is asked when somebody looks, and its answers cost it a small part of
+//! its time at most. One question to a store is open at a time. An answer that is late is not waited for: what
+//! is known from before is shown.
 
 use std::cell::{Ref, RefCell};
 use std::path::Path;
@@ -79,7 +79,7 @@ impl Overviews {
         Rc::new(Self { stores: Rc::clone(stores), recent: RefCell::new(recent), answered: Notify::new() })
     }
 
-    /// Asks the threads that have not been asked for a while, and waits for their answers, for a bounded time.
+    /// Asks the threads that have not been asked for a while, and waits a moment for their answers.
     pub(in crate::control) async fn refresh(self: &Rc<Self>) {
         for store in self.begin_questions() {
             let overviews = Rc::clone(self);
