@@ -1,8 +1,8 @@
 //! What is shown of stores: their images and snapshots, as the thread of each store described them last.
 //!
-//! The thread has other things to do. It is asked when somebody looks, and its answers cost it a small part of
-//! its time at most. One question to a store is open at a time. An answer that is late is not waited for: what
-//! is known from before is shown.
+//! The thread has other things to do. It is asked when somebody looks, and its answers cost it a small part
+//! of its time at most. One question to a store is open at a time. An answer that is late is not waited for:
+//! what is known from before is shown.
 
 use std::cell::{Ref, RefCell};
 use std::path::Path;
