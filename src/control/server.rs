@@ -102,7 +102,7 @@ impl<'a> Server<'a> {
         }
         let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
-        self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
+        self.observers = Observers::start(&self.stores, self.config, log_lines_dropped)?;
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports: Vec<_> =
             self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
