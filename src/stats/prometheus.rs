@@ -137,6 +137,10 @@ pub(crate) struct ClientCounts {
     pub handshakes: u64,
     /// Those of them that chose an export, and that a shard took.
     pub attachments: u64,
+    /// Questions for exports that the client may not use.
+    pub refusals: u64,
+    /// Decisions that were not written down, because there were too many of one client.
+    pub audit_lines_dropped: u64,
 }
 
 /// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
@@ -204,6 +208,15 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
     page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
     page.sample("ringnbd_attachments_total", &[], clients.attachments);
+    page.family(
+        "ringnbd_rights_refused_total",
+        "counter",
+        "Questions for exports that the client may not use.",
+    );
+    page.sample("ringnbd_rights_refused_total", &[], clients.refusals);
+    let help = "Decisions about rights without a line in the log: there were too many of one client.";
+    page.family("ringnbd_audit_lines_dropped_total", "counter", help);
+    page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
     page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
     page.sample("ringnbd_shards_failed", &[], shards_failed);
     page.family("ringnbd_log_lines_dropped_total", "counter", "Log lines that nobody read in time.");

@@ -24,7 +24,7 @@ mod overview;
 mod perform;
 mod snapshot;
 
-pub(super) use offers::{Chosen, Stores};
+pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};
 pub(super) use overview::{NodeUse, Overviews, StoreOverview};
 pub(super) use perform::PerformError;

@@ -108,6 +108,7 @@ impl OneStore {
     /// Gives an image a place among the exports; none if its name is taken.
     pub(super) fn offer(&self, node: &NodeName, info: ExportInfo, plane: &Plane) -> Option<Rc<Entry>> {
         let entry = plane.catalogue_mut().add_unopened(info, self.source(node))?;
+        entry.set_rights(&self.of.rights);
         let offer = Offer { entry: Rc::clone(&entry), idle_since: Cell::new(None) };
         self.offers.borrow_mut().insert(node.clone(), offer);
         Some(entry)
