@@ -149,6 +149,12 @@ impl Stores {
         self.all.iter().map(|one| one.of.store.path().to_owned()).collect()
     }
 
+    /// Where those are whose images are all exports.
+    pub(in crate::control) fn whole_directories(&self) -> Vec<PathBuf> {
+        let whole = self.all.iter().filter(|store| store.of.all.is_some());
+        whole.map(|one| one.of.store.path().to_owned()).collect()
+    }
+
     /// Where changes of images are noted that are opened later.
     pub(in crate::control) fn log_directories(&self) -> &[PathBuf] {
         &self.logs
