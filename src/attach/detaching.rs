@@ -41,8 +41,8 @@ impl FromStr for DetachTarget {
     }
 }
 
-/// Detaches a device that nobody uses, and waits until nothing of it is left. Gives its name. With `force` it may be
-/// in use, which is an error for whoever uses it, and somebody else's.
+/// Detaches a device that nobody uses, and waits until nothing of it is left. Gives its name. With `force` it
+/// may be in use, which is an error for whoever uses it, and somebody else's.
 pub(crate) fn detach(target: &DetachTarget, force: bool) -> Result<String, AttachError> {
     let mut kernel = Kernel::open()?;
     let sysfs = Sysfs::default();

@@ -14,8 +14,8 @@ pub(super) const LONGEST: usize = 2048;
 
 /// The identifier of a device: this program's mark, a number of this attaching alone, and the export.
 ///
-/// The kernel compares it whenever connections are offered. So a supervisor never gives connections to a device
-/// that was detached and attached again behind its back, even to the same export.
+/// The kernel compares it whenever connections are offered. So a supervisor never gives connections to a
+/// device that was detached and attached again behind its back, even to the same export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identifier {
     uuid: Uuid,

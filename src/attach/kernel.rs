@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::error::AttachError;
 use super::messages::{self, DeviceStatus, FamilyIds, NewDevice};
-use super::netlink::{NotNetlink, Reply, next_reply, request};
+use super::netlink::{KernelReply, NotNetlink, next_reply, request};
 use crate::sys::join_netlink_group;
 
 /// The status of some thousand devices.
@@ -82,14 +82,14 @@ impl Kernel {
             let mut datagram = receive(&self.socket, &mut buffer)?;
             while let Some(reply) = next_reply(&mut datagram)? {
                 match reply {
-                    Reply::Acknowledged { sequence, errno } if sequence == self.sequence => {
+                    KernelReply::Acknowledged { sequence, errno } if sequence == self.sequence => {
                         return if errno == 0 {
                             Ok(answer)
                         } else {
                             Err(Errno::from_raw_os_error(errno).into())
                         };
                     }
-                    Reply::Message { family, sequence, attributes, .. }
+                    KernelReply::Message { family, sequence, attributes, .. }
                         if sequence == self.sequence && family == self.ids.family =>
                     {
                         answer = attributes.to_vec();
@@ -180,7 +180,7 @@ impl News {
         };
         let mut dead = 0;
         while let Some(reply) = next_reply(&mut datagram)? {
-            if let Reply::Message { family, command: messages::LINK_DEAD, attributes, .. } = reply
+            if let KernelReply::Message { family, command: messages::LINK_DEAD, attributes, .. } = reply
                 && family == self.family
                 && messages::index_of(attributes)? == Some(index)
             {

@@ -17,8 +17,8 @@ const TIMEOUTS: Timeouts = Timeouts {
     handshake: Duration::from_secs(10),
     silence: Duration::from_secs(10),
 };
-/// The kernel waits for a reply for as long as the connection lives. So a peer that is gone without a word has to be
-/// noticed by TCP: an idle connection is probed, and bytes that nobody acknowledges end it.
+/// The kernel waits for a reply for as long as the connection lives. So TCP has to notice a peer that is gone
+/// without a word: an idle connection is probed, and bytes that nobody acknowledges end it.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBES: u32 = 4;

@@ -22,7 +22,7 @@ pub(crate) struct NotNetlink;
 
 /// One message of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply<'a> {
+pub(super) enum KernelReply<'a> {
     /// The command is done, or failed with this error number.
     Acknowledged { sequence: u32, errno: i32 },
     /// A message of a family.
@@ -85,7 +85,7 @@ pub(super) fn request(family: u16, sequence: u32, command: u8, attributes: &[u8]
 }
 
 /// Takes one message off the front of a datagram; `None` at its end.
-pub(super) fn next_reply<'a>(datagram: &mut &'a [u8]) -> Result<Option<Reply<'a>>, NotNetlink> {
+pub(super) fn next_reply<'a>(datagram: &mut &'a [u8]) -> Result<Option<KernelReply<'a>>, NotNetlink> {
     if datagram.is_empty() {
         return Ok(None);
     }
@@ -100,15 +100,15 @@ pub(super) fn next_reply<'a>(datagram: &mut &'a [u8]) -> Result<Option<Reply<'a>
     Ok(Some(match kind {
         NLMSG_ERROR => {
             let errno = (u32_at(message, HEADER)? as i32).checked_neg().ok_or(NotNetlink)?;
-            Reply::Acknowledged { sequence, errno }
+            KernelReply::Acknowledged { sequence, errno }
         }
-        NLMSG_DONE => Reply::Acknowledged { sequence, errno: 0 },
+        NLMSG_DONE => KernelReply::Acknowledged { sequence, errno: 0 },
         // The numbers below are netlink's own.
-        0..0x10 => Reply::Other,
+        0..0x10 => KernelReply::Other,
         family => {
             let command = *message.get(HEADER).ok_or(NotNetlink)?;
             let attributes = message.get(HEADER + GENERIC_HEADER..).ok_or(NotNetlink)?;
-            Reply::Message { family, sequence, command, attributes }
+            KernelReply::Message { family, sequence, command, attributes }
         }
     }))
 }
@@ -186,7 +186,7 @@ mod tests {
         message[HEADER..].copy_from_slice(&(-16_i32).to_ne_bytes());
         let mut datagram = &message[..];
         let reply = next_reply(&mut datagram).unwrap();
-        assert_eq!(reply, Some(Reply::Acknowledged { sequence: 9, errno: 16 }));
+        assert_eq!(reply, Some(KernelReply::Acknowledged { sequence: 9, errno: 16 }));
         assert_eq!(next_reply(&mut datagram), Ok(None));
     }
 
@@ -198,7 +198,7 @@ mod tests {
             let message = request(0x20, 3, 4, &attributes);
             let mut datagram = &message[..];
             let reply = next_reply(&mut datagram).unwrap().unwrap();
-            prop_assert_eq!(reply, Reply::Message { family: 0x20, sequence: 3, command: 4, attributes: &attributes });
+            prop_assert_eq!(reply, KernelReply::Message { family: 0x20, sequence: 3, command: 4, attributes: &attributes });
             let read: Vec<_> = Attributes(&attributes).map(|attribute| attribute.unwrap()).collect();
             let written: Vec<_> = values.iter().map(|(kind, value)| (*kind, &value[..])).collect();
             prop_assert_eq!(read, written);
@@ -210,7 +210,7 @@ mod tests {
             let mut datagram = &bytes[..];
             let mut steps = 0;
             while let Ok(Some(reply)) = next_reply(&mut datagram) {
-                if let Reply::Message { attributes, .. } = reply {
+                if let KernelReply::Message { attributes, .. } = reply {
                     prop_assert!(Attributes(attributes).count() <= attributes.len() / 4 + 1);
                 }
                 steps += 1;

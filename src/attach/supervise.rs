@@ -16,8 +16,8 @@ use super::sysfs::{KernelDevice, Sysfs};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// So many connections must be declined in a row before the kernel is believed to need none. One may be declined
-/// because it ended while it was offered.
+/// So many connections must be declined in a row before the kernel is believed to need none. One may be
+/// declined because it ended while it was offered.
 const DECLINES: u8 = 2;
 
 /// Returns when the device is not attached any more, or is another one's.
