@@ -90,11 +90,21 @@ pub(super) fn of_export(
     sysfs: &Sysfs,
     uri: &NbdUri,
 ) -> Result<Option<(KernelDevice, Identifier)>, AttachError> {
-    let ours = |device: KernelDevice| {
-        let identifier: Identifier = device.identifier.as_deref()?.parse().ok()?;
-        (device.pid.is_some() && identifier.uri == *uri).then_some((device, identifier))
-    };
-    Ok(sysfs.devices()?.into_iter().find_map(ours))
+    let device = sysfs.devices()?.into_iter().find(|device| is_of(device, uri));
+    Ok(device.and_then(|device| {
+        let identifier = identifier_of(&device)?;
+        Some((device, identifier))
+    }))
+}
+
+fn is_of(device: &KernelDevice, uri: &NbdUri) -> bool {
+    identifier_of(device).is_some_and(|identifier| identifier.uri == *uri)
+}
+
+/// Of a device that is attached.
+fn identifier_of(device: &KernelDevice) -> Option<Identifier> {
+    device.pid?;
+    device.identifier.as_deref()?.parse().ok()
 }
 
 fn adopt(
@@ -107,6 +117,7 @@ fn adopt(
     if options.device.is_some_and(|index| index != device.index) {
         return Err(AttachError::AtAnother(device.name()));
     }
+    let deadline = Instant::now() + BUSY_FOR;
     let lock = loop {
         // Who looks who the supervisor is has the lock for a moment.
         match (DeviceLock::take(device.index)?, DeviceLock::holder(device.index)) {
@@ -114,7 +125,8 @@ fn adopt(
             (None, Some(supervisor)) => {
                 return Err(AttachError::Already { device: device.name(), supervisor });
             }
-            (None, None) => sleep(BUSY_PAUSE),
+            (None, None) if Instant::now() < deadline => sleep(BUSY_PAUSE),
+            (None, None) => return Err(AttachError::InUse(device.name())),
         }
     };
     // Somebody may have had the lock and detached the device in between.
@@ -158,6 +170,12 @@ fn attach_new(
     let (index, lock) = take_a_device(options.device, sysfs, |index| {
         kernel.connect(&NewDevice { index, ..wanted }, &sockets)
     })?;
+    // Another process may have begun at the same time: two disks of one export would overwrite each other.
+    let is_another = |device: &KernelDevice| device.index != index && is_of(device, &options.uri);
+    if let Some(another) = sysfs.devices()?.iter().find(|device| is_another(device)) {
+        kernel.disconnect(index).map_err(|failure| failure.of("the kernel did not detach the device"))?;
+        return Err(AttachError::AtAnother(another.name()));
+    }
     if let Some(longest) = shape.longest_payload
         && let Err(error) = sysfs.limit_payload(index, longest)
     {

@@ -178,17 +178,22 @@ impl News {
             Err(AskFailure::Kernel(errno)) => return Err(failed(errno)),
             Ok(datagram) => datagram,
         };
-        let mut dead = 0;
-        while let Some(reply) = next_reply(&mut datagram)? {
-            if let KernelReply::Message { family, command: messages::LINK_DEAD, attributes, .. } = reply
-                && family == self.family
-                && messages::index_of(attributes)? == Some(index)
-            {
-                dead += 1;
-            }
-        }
-        Ok(Heard::Dead(dead))
+        // What is not understood may have been anything.
+        Ok(count_dead(&mut datagram, self.family, index).map_or(Heard::TooMuch, Heard::Dead))
     }
+}
+
+fn count_dead(datagram: &mut &[u8], of_nbd: u16, device: u32) -> Result<usize, NotNetlink> {
+    let mut dead = 0;
+    while let Some(reply) = next_reply(datagram)? {
+        if let KernelReply::Message { family, command: messages::LINK_DEAD, attributes, .. } = reply
+            && family == of_nbd
+            && messages::index_of(attributes)? == Some(device)
+        {
+            dead += 1;
+        }
+    }
+    Ok(dead)
 }
 
 fn netlink_socket() -> Result<OwnedFd, AttachError> {

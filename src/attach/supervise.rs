@@ -25,6 +25,7 @@ pub(crate) fn supervise(mut attached: Attached) -> Result<(), AttachError> {
     let sysfs = Sysfs::default();
     let mut vacancies = Vacancies::new(attached.is_adopted);
     let mut attempts = Attempts::default();
+    let mut larger = 0;
     loop {
         let now = Instant::now();
         let wait = if vacancies.are_any() { attempts.wait(now).min(LOOK_EVERY) } else { LOOK_EVERY };
@@ -42,10 +43,12 @@ pub(crate) fn supervise(mut attached: Attached) -> Result<(), AttachError> {
                 attempts.succeeded();
                 if is_taken {
                     tracing::info!(device = attached.device(), "gave the kernel a new connection");
+                    larger = if size > device.size { larger + 1 } else { 0 };
                 }
-                // The other connections may be older than what the server has now.
-                if !vacancies.are_any() && size > device.size {
+                // On the other connections the server may still have the size that it said on them.
+                if larger >= device.queues.max(1) {
                     grow(&mut attached, &device, size);
+                    larger = 0;
                 }
             }
             Err(error) => attempts.failed(Instant::now(), &attached.device(), &error),

@@ -40,7 +40,9 @@ end() {
 fn guest(exports: &str, script: &str) -> Guest {
     let binary =
         std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
-    Guest::new(&format!("EXPORTS='{exports}'\n{PRELUDE}\n{script}\nend\n"))
+    let name = binary.rsplit('/').next().unwrap();
+    let script = format!("EXPORTS='{exports}'\n{PRELUDE}\n{script}\nend\n");
+    Guest::new(&script.replace("/bin/ringnbd", &format!("/bin/{name}")))
         .modules(&["nbd", "crc32c_generic", "ext4"])
         .program(&binary)
         .program("usr/sbin/mke2fs")
