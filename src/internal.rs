@@ -129,7 +129,9 @@ pub mod stats {
 
 pub mod store {
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
-    pub use crate::store::copy::{BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse};
+    pub use crate::store::copy::{
+        BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse, read_sparse, runs_of_data,
+    };
     pub use crate::store::delta::DeltaError;
     pub use crate::store::describe::{NodeDescription, NodeDescriptions, StoreDescription};
     pub use crate::store::directory::StoreDirectory;

@@ -66,6 +66,7 @@ mod identity;
 #[doc(hidden)]
 pub mod internal;
 mod random;
+mod rights;
 #[allow(unsafe_code)]
 mod ring;
 #[warn(missing_docs)]

@@ -16,6 +16,8 @@ mod dashboard;
 mod hostile;
 #[path = "admin/http.rs"]
 mod http;
+#[path = "admin/images.rs"]
+mod images;
 #[path = "admin/latency.rs"]
 mod latency;
 #[path = "admin/lifecycle.rs"]

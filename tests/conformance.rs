@@ -21,6 +21,8 @@ mod faults;
 mod haggling;
 #[path = "conformance/handshake.rs"]
 mod handshake;
+#[path = "conformance/images.rs"]
+mod images;
 #[path = "conformance/meta.rs"]
 mod meta;
 #[path = "conformance/refusal.rs"]

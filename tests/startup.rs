@@ -19,6 +19,8 @@ mod locks;
 mod log;
 #[path = "startup/refusal.rs"]
 mod refusal;
+#[path = "startup/rights.rs"]
+mod rights;
 #[path = "startup/sandbox.rs"]
 mod sandbox;
 #[path = "startup/stdio.rs"]

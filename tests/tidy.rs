@@ -47,7 +47,7 @@ const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
 /// Modules that forbid it in their tests too, so that no `#[allow]` below can bring it back.
 const FORBID_UNSAFE: &[&str] = &[
     "attach", "backend", "cli", "client", "config", "control", "daemon", "exec", "identity", "nbd", "random",
-    "shard", "stats", "store", "tls",
+    "rights", "shard", "stats", "store", "tls",
 ];
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;

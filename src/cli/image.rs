@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod parts;
 mod show;
+mod upload;
 mod watched;
 
 use std::path::PathBuf;
@@ -27,7 +28,10 @@ const LONG_HELP: &str = "\
 An image is a disk that can be written. STORE/NAME names it, by the directory of its store and its
 name; STORE/NAME@SNAPSHOT is a snapshot of it. A name has letters, digits, \"-\", \"_\" and \".\", and
 at most 128 of them. If a server has the store open, these commands ask it, by its control socket
-(`serve --control`); else they open the store themselves.
+(`serve --control`); else they open the store themselves. Of such a store, `diff`, `map` and `export`
+read snapshots only, in its directory; `create --from` and `import` write the new image as a client of
+the server, which needs all images of the store as exports. Until it is complete it is called
+NAME-unfinished-NUMBER. `flatten`, `rebase` and `import --delta` need the server stopped.
 
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw

@@ -4,13 +4,20 @@
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Outcome;
 use super::http::{self, AskError};
+use crate::client::ClientError;
+use crate::client::uri::NbdUri;
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
+use crate::store::catalog::NodeName;
 use crate::store::{MapFiles, OpenFor, OpenStore, StoreAnswer, StoreDirectory, StoreError, StoreRequest};
+
+/// How often a server is asked again what snapshots consist of: layers that were merged meanwhile are gone.
+const TRIES: usize = 5;
 
 /// A store, and where its server is asked if that is said.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +44,27 @@ pub(super) enum RequestError {
         "the store {} is in use by a server, which cannot do this while it runs: stop it, and try again", .0.display()
     )]
     NotOnline(PathBuf),
+    #[error(
+        "the server that has the store {} serves single images of it, or nothing that a client could connect to: serve the \
+         whole store (store:DIRECTORY), or stop the server, and try again", .0.display()
+    )]
+    NotServed(PathBuf),
+    #[error(
+        "nobody knows how long it will be, which the server that has the store has to know: write --size, or stop the server"
+    )]
+    NoSize,
+    #[error("the new image cannot be written: {0}")]
+    Client(#[from] ClientError),
+    #[error("{error}; what may be left of the image is called {unfinished}: remove it (`ringnbd image rm`)")]
+    Left { unfinished: String, error: Box<RequestError> },
+}
+
+/// What a server tells of the stores that it has.
+#[derive(Debug, Deserialize)]
+struct ServedStores {
+    stores: Vec<PathBuf>,
+    whole: Vec<PathBuf>,
+    uris: Vec<String>,
 }
 
 impl RequestError {
@@ -45,6 +73,7 @@ impl RequestError {
         match self {
             Self::Store(error) if !error.is_refusal() => Outcome::failed(error),
             Self::Server { sentence, is_refusal: false } => Outcome::failed(sentence),
+            error @ (Self::Client(_) | Self::Left { .. }) => Outcome::failed(error),
             error => Outcome::refused(error),
         }
     }
@@ -65,14 +94,8 @@ pub(super) fn ask(
     request: &StoreRequest,
     prepare: impl FnOnce(&mut OpenStore<MapFiles>, &StoreRequest) -> Result<(), StoreError>,
 ) -> Result<StoreAnswer, RequestError> {
-    let socket = socket_of(place)?;
-    if let Some(socket) = &socket {
-        // The lock is waited for, so a server is asked first.
-        match ask_server(socket, place.store, request) {
-            // What another server left behind.
-            Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => {}
-            answer => return answer,
-        }
+    if let Some(answer) = ask_owner(place, request)? {
+        return Ok(answer);
     }
     let mut store = match request.opens() {
         OpenFor::Looking => OpenStore::open(place.store, MapFiles),
@@ -83,9 +106,97 @@ pub(super) fn ask(
     Ok(store.perform(request)?)
 }
 
-/// Whether a server has told where it can be asked.
-pub(super) fn has_server(place: StorePlace<'_>) -> bool {
-    matches!(socket_of(place), Ok(Some(_)))
+/// Asks the server that has the store; none if no server has it. The lock is waited for, so a server is
+/// asked before it.
+fn ask_owner(place: StorePlace<'_>, request: &StoreRequest) -> Result<Option<StoreAnswer>, RequestError> {
+    let Some(socket) = socket_of(place)? else { return Ok(None) };
+    match ask_server(&socket, place.store, request) {
+        // What another server left behind.
+        Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => Ok(None),
+        answer => Ok(Some(answer?)),
+    }
+}
+
+/// Has one or two images or snapshots looked at. While a server has the store they are snapshots: it tells
+/// what they consist of, and their layers are read here. `look` opens all of them before it does anything
+/// else, and is called again if one had gone by then.
+pub(super) fn look<T>(
+    place: StorePlace<'_>,
+    (node, other): (&NodeName, Option<&NodeName>),
+    mut look: impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,
+) -> Result<T, RequestError> {
+    let request = StoreRequest::Layers { node: node.clone(), other: other.cloned() };
+    for number in 1.. {
+        let Some(answer) = ask_owner(place, &request)? else {
+            return Ok(look(&OpenStore::open_to_change(place.store, MapFiles)?)?);
+        };
+        let StoreAnswer::Layers(told) = answer else { unreachable!("it is the answer to another request") };
+        match OpenStore::open_to_read(place.store, MapFiles, &told).and_then(|store| look(&store)) {
+            Err(error) if error.is_gone() && number < TRIES => {}
+            done => return Ok(done?),
+        }
+    }
+    unreachable!("the last try has a result")
+}
+
+/// Has a store checked, by itself or as far as a server does not write it. `check` gives what is wrong; the
+/// result says whether that is all.
+pub(super) fn check(
+    place: StorePlace<'_>,
+    check: impl Fn(&OpenStore<MapFiles>) -> Result<Vec<String>, StoreError>,
+) -> Result<(Vec<String>, bool), RequestError> {
+    let mut last = None;
+    for number in 1.. {
+        let Some(answer) = ask_owner(place, &StoreRequest::Sealed)? else {
+            return Ok((check(&OpenStore::open(place.store, MapFiles)?)?, true));
+        };
+        let StoreAnswer::Layers(told) = answer else { unreachable!("it is the answer to another request") };
+        // Layers may be merged meanwhile: what is wrong with those that are still there is.
+        match last {
+            Some((before, problems)) if before == told || number == TRIES => return Ok((problems, false)),
+            _ => {}
+        }
+        let problems = check(&OpenStore::open_to_read(place.store, MapFiles, &told)?)?;
+        if problems.is_empty() {
+            return Ok((problems, false));
+        }
+        last = Some((told, problems));
+    }
+    unreachable!("the last try has a result")
+}
+
+/// The same of a store that a server has.
+pub(super) fn ask_server_of(
+    place: StorePlace<'_>,
+    request: &StoreRequest,
+) -> Result<StoreAnswer, RequestError> {
+    ask_owner(place, request)?.ok_or_else(|| RequestError::NotServed(place.store.to_owned()))
+}
+
+/// Where clients of the server connect that has the store; none if no server has it.
+pub(super) fn clients_place(place: StorePlace<'_>) -> Result<Option<NbdUri>, RequestError> {
+    let Some(socket) = socket_of(place)? else { return Ok(None) };
+    let told = match ask_socket(&socket, "GET", "/api/v1/stores", "") {
+        Err(RequestError::Ask { error: AskError::NoServer, .. }) if place.control.is_none() => {
+            return Ok(None);
+        }
+        told => serde_json::from_value::<ServedStores>(told?).map_err(RequestError::Answer)?,
+    };
+    let real = real(place.store);
+    // A socket that another server has by now.
+    if !told.stores.contains(&real) && place.control.is_none() {
+        return Ok(None);
+    }
+    let uri = told.uris.iter().find_map(|uri| uri.parse().ok());
+    match uri.filter(|_| told.whole.contains(&real)) {
+        Some(uri) => Ok(Some(uri)),
+        None => Err(RequestError::NotServed(place.store.to_owned())),
+    }
+}
+
+/// The server has it without links, and a directory of its own.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Opens a store for what a server cannot do for it.
@@ -102,6 +213,8 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
     match request {
         StoreRequest::Images => ("GET", "/api/v1/images"),
         StoreRequest::Image { .. } => ("GET", "/api/v1/images/info"),
+        StoreRequest::Layers { .. } => ("GET", "/api/v1/images/layers"),
+        StoreRequest::Sealed => ("GET", "/api/v1/stores/sealed"),
         StoreRequest::Store => ("GET", "/api/v1/stores/info"),
         StoreRequest::Create { .. } => ("POST", "/api/v1/images/create"),
         StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
@@ -120,12 +233,9 @@ fn parameters(store: &Path, request: &StoreRequest) -> Map<String, Value> {
         unreachable!("a request is an object")
     };
     all.remove("verb");
-    // The server has it without links, and a directory of its own.
-    let real = std::fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
-    all.insert("store".to_owned(), real.to_string_lossy().into());
+    all.insert("store".to_owned(), real(store).to_string_lossy().into());
     if let StoreRequest::Create { base: Some(base), .. } = request {
-        let real = std::fs::canonicalize(base).unwrap_or_else(|_| base.clone());
-        all.insert("base".to_owned(), real.to_string_lossy().into());
+        all.insert("base".to_owned(), real(base).to_string_lossy().into());
     }
     all
 }
@@ -140,14 +250,8 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
     } else {
         (path.to_owned(), Value::Object(parameters).to_string())
     };
-    let asked = http::ask(socket, method, &target, &body);
-    let answer = asked.map_err(|error| RequestError::Ask { socket: socket.to_owned(), error })?;
-    if answer.status != 200 {
-        let said = answer.body["error"].as_str().map(printable);
-        let sentence = said.unwrap_or_else(|| format!("the server answered {}", answer.status));
-        return Err(RequestError::Server { sentence, is_refusal: answer.status < 500 });
-    }
-    let mut answer = request.read_answer(answer.body).map_err(RequestError::Answer)?;
+    let answer = ask_socket(socket, method, &target, &body)?;
+    let mut answer = request.read_answer(answer).map_err(RequestError::Answer)?;
     // As it was written here.
     match &mut answer {
         StoreAnswer::Nodes(of) | StoreAnswer::RolledBack(crate::store::RolledBack { of, .. }) => {
@@ -155,9 +259,21 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
-        StoreAnswer::Node(_) | StoreAnswer::Removed(_) => {}
+        StoreAnswer::Node(_) | StoreAnswer::Layers(_) | StoreAnswer::Removed(_) => {}
     }
     Ok(answer)
+}
+
+/// What the server answers, if it does what it is asked.
+fn ask_socket(socket: &Path, method: &str, target: &str, body: &str) -> Result<Value, RequestError> {
+    let asked = http::ask(socket, method, target, body);
+    let answer = asked.map_err(|error| RequestError::Ask { socket: socket.to_owned(), error })?;
+    if answer.status == 200 {
+        return Ok(answer.body);
+    }
+    let said = answer.body["error"].as_str().map(printable);
+    let sentence = said.unwrap_or_else(|| format!("the server answered {}", answer.status));
+    Err(RequestError::Server { sentence, is_refusal: answer.status < 500 })
 }
 
 #[cfg(test)]

@@ -253,6 +253,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         no_histograms: args.no_histograms.then_some(true),
         user: args.user,
         sandbox: args.sandbox,
+        rights: Default::default(),
     };
     let Some(path) = args.config else {
         return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });

@@ -11,15 +11,15 @@ use super::text::{exact_and_human, json, print, table};
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
 use crate::store::catalog::StoreName;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreError, StoreRequest};
+use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest};
 
 /// The last one that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 const LONG_HELP: &str = "\
 A store is a directory. It holds images, which are disks that can be written, snapshots of them, and
-clones of snapshots; `ringnbd image` makes these. If a server has the store open, `info` and `gc` ask
-it, by its control socket (`serve --control`).
+clones of snapshots; `ringnbd image` makes these. If a server has the store open, `info`, `check` and
+`gc` ask it, by its control socket (`serve --control`).
 
 Examples:
   ringnbd store init /srv/store
@@ -30,7 +30,8 @@ Examples:
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
               size (all images, bytes), used, maps (bytes on the disk), lost (what waits for `store gc`)
-  check       store, ok, problems; with --rebuild-map store, image, rebuilt (uuids of layers)
+  check       store, ok, complete (false while a server has the store), problems; with --rebuild-map
+              store, image, rebuilt (uuids of layers)
   gc          store, removed, lost
 
 Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused: nothing was changed.";
@@ -88,6 +89,8 @@ pub(crate) struct OfStore {
 struct CheckJson<'a> {
     store: &'a Path,
     ok: bool,
+    /// No server writes to the store: all of it was looked at.
+    complete: bool,
     problems: &'a [String],
 }
 
@@ -173,20 +176,22 @@ pub(super) fn time(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))).to_string()
 }
 
-/// A server that runs does not do it: it takes long, and whoever wants an image would wait.
+/// It takes long, so a server does not do it: it tells what there is, and the files are read here.
 fn check(of: &OfStore, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
-    let opened = match OpenStore::open(&of.store, MapFiles) {
-        Err(StoreError::InUse { .. }) if owner::has_server(place(of, control)) => {
-            return Err(RequestError::NotOnline(of.store.clone()));
-        }
-        opened => opened?,
-    };
-    let mut problems = opened.check()?;
-    problems.extend(opened.check_maps()?);
-    let text = match (of.json, problems.is_empty()) {
-        (true, is_well) => json(&CheckJson { store: &of.store, ok: is_well, problems: &problems }),
-        (false, true) => "Nothing is wrong.\n".to_owned(),
-        (false, false) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+    let (problems, is_all) = owner::check(place(of, control), |store| {
+        let mut problems = store.check()?;
+        problems.extend(store.check_maps()?);
+        Ok(problems)
+    })?;
+    let ok = problems.is_empty();
+    let left_out = "What is written now was not looked at: stop the server that has the store for that.\n";
+    let text = if of.json {
+        json(&CheckJson { store: &of.store, ok, complete: is_all, problems: &problems })
+    } else {
+        let mut lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+        lines.push_str(if ok { "Nothing is wrong.\n" } else { "" });
+        lines.push_str(if is_all { "" } else { left_out });
+        lines
     };
     let printed = print(&text);
     match problems.len() {

@@ -83,6 +83,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         no_histograms,
         user,
         sandbox,
+        rights,
     } = old;
     let differ = [
         ("unix, tcp", *listen != new.listen),
@@ -108,6 +109,9 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("no-histograms", *no_histograms != new.no_histograms),
         ("user", *user != new.user),
         ("sandbox", *sandbox != new.sandbox),
+        ("allow", rights.allow != new.rights.allow),
+        ("write", rights.write != new.rights.write),
+        ("listed", rights.listed != new.rights.listed),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use super::export_uri::{ExportUri, ExportUriError};
 use super::image_uri::ImagePlace;
+use crate::rights::Rights;
 
 /// The longest name and the longest description, in bytes: the longest string of the protocol.
 const LONGEST_STRING: usize = 4096;
@@ -18,6 +19,8 @@ pub struct ExportConfig {
     pub description: String,
     /// Writes are refused, whatever the URI says.
     pub read_only: bool,
+    /// Who may do what with it; what is not said here is as the defaults say.
+    pub rights: Rights,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +49,8 @@ impl ExportConfig {
         if is_bad(description) {
             return Err(ExportError::Description);
         }
-        Ok(Self { name: name.to_owned(), description: description.to_owned(), uri, read_only })
+        let (name, description) = (name.to_owned(), description.to_owned());
+        Ok(Self { name, description, uri, read_only, rights: Rights::default() })
     }
 
     /// Whether it may stand for all images of a store: only its directory tells.
@@ -59,7 +63,8 @@ impl ExportConfig {
     /// The export that is served if none is named: a gigabyte of memory.
     pub fn example() -> Self {
         let uri = ExportUri::Memory { size: 1 << 30 };
-        Self { name: String::new(), uri, description: String::new(), read_only: false }
+        let (name, description) = (String::new(), String::new());
+        Self { name, uri, description, read_only: false, rights: Rights::default() }
     }
 }
 

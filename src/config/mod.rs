@@ -15,6 +15,7 @@ pub(crate) mod limits;
 pub(crate) mod listen;
 mod memory;
 pub(crate) mod resolve;
+mod rights;
 pub(crate) mod sandbox;
 pub(crate) mod settings;
 pub(crate) mod size;

@@ -86,7 +86,10 @@ impl Config {
         check_names(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
-        exports.iter_mut().for_each(|export| export.read_only |= read_only);
+        for export in &mut exports {
+            export.read_only |= read_only;
+            export.rights = std::mem::take(&mut export.rights).or(&settings.rights);
+        }
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
         let mut limits = Limits::default();

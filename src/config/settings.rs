@@ -11,9 +11,11 @@ use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::{Pinning, Shutdown};
 use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, UnixAddress};
+use super::rights::{RuleTexts, rights};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
 use super::toml_words::explain;
+use crate::rights::{Listing, Rights};
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -69,6 +71,8 @@ pub struct Settings {
     /// The user that the server becomes.
     pub user: Option<RunAs>,
     pub sandbox: Option<SandboxMode>,
+    /// Rights to exports that say nothing themselves.
+    pub rights: Rights,
 }
 
 /// A configuration file that could not be read.
@@ -111,6 +115,7 @@ impl Settings {
             no_histograms: self.no_histograms.or(below.no_histograms),
             user: self.user.or(below.user),
             sandbox: self.sandbox.or(below.sandbox),
+            rights: self.rights.or(&below.rights),
         }
     }
 
@@ -147,8 +152,14 @@ impl Settings {
         let mut exports = Vec::new();
         for entry in file.export {
             let start = entry.span().start;
-            exports.push(entry.into_inner().checked().map_err(|error| located(start, &error.to_string()))?);
+            let mut table = entry.into_inner();
+            let own = rights(table.allow.take(), table.write.take(), table.listed);
+            let rights = own.map_err(|(start, error)| located(start, &error.to_string()))?;
+            let export = table.checked().map_err(|error| located(start, &error.to_string()))?;
+            exports.push(ExportConfig { rights, ..export });
         }
+        let rights = rights(file.allow, file.write, file.listed);
+        let rights = rights.map_err(|(start, error)| located(start, &error.to_string()))?;
         let server = file.server;
         let unix = server.unix.0.into_iter().map(|address| ListenAddress::Unix(address.0));
         let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
@@ -176,6 +187,7 @@ impl Settings {
             no_histograms: server.no_histograms,
             user: server.user.map(|user| user.0),
             sandbox: server.sandbox,
+            rights,
         })
     }
 }
@@ -189,6 +201,9 @@ fn first_of<T>(mine: Vec<T>, theirs: Vec<T>) -> Vec<T> {
 #[serde(deny_unknown_fields, default)]
 struct File {
     server: ServerTable,
+    allow: Option<toml::Spanned<RuleTexts>>,
+    write: Option<toml::Spanned<RuleTexts>>,
+    listed: Option<Listing>,
     export: Vec<toml::Spanned<ExportTable>>,
 }
 
@@ -233,6 +248,9 @@ struct ExportTable {
     description: Option<String>,
     #[serde(default)]
     read_only: bool,
+    allow: Option<toml::Spanned<RuleTexts>>,
+    write: Option<toml::Spanned<RuleTexts>>,
+    listed: Option<Listing>,
 }
 
 impl ExportTable {
@@ -424,13 +442,22 @@ read-only = true
             .lines()
             .take_while(|line| !line.starts_with("[["))
             .filter_map(|line| line.split_once(" = "));
-        let exports = ["name", "uri", "description", "read-only"].map(|key| (key, "[[export]]"));
+        let exports = ["name", "uri", "description", "read-only", "allow", "write", "listed"]
+            .map(|key| (key, "[[export]]"));
         let all: Vec<_> = server.map(|(key, _)| (key, "[server]")).chain(exports).collect();
         assert!(all.len() > 20);
-        let mut texts: Vec<String> =
-            ["server = 3", "server = [1]", "export = 3", "export = [3]", "export = \"x\""]
-                .map(str::to_owned)
-                .to_vec();
+        let mut texts: Vec<String> = [
+            "server = 3",
+            "allow = 3",
+            "write = [3]",
+            "listed = 3",
+            "server = [1]",
+            "export = 3",
+            "export = [3]",
+            "export = \"x\"",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         for (key, table) in &all {
             texts.extend(wrong.iter().map(|value| format!("{table}\n{key} = {value}")));
         }

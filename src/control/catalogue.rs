@@ -1,6 +1,6 @@
 //! The exports of a server, by name and by id.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::{Export, ExportId};
 use crate::nbd::session::ExportInfo;
+use crate::rights::{Asker, Decision, Rights};
 
 /// An export that is served.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Entry {
     handshakes: Cell<usize>,
     /// Connections that went to a shard and are not gone yet.
     clients: Arc<AtomicUsize>,
+    rights: RefCell<Rights>,
 }
 
 /// Counts a connection of an export until it is gone, on whatever thread.
@@ -43,6 +45,16 @@ impl Entry {
     /// The export; none while it is an image that no client has chosen.
     pub(super) fn export(&self) -> Option<&Arc<Export>> {
         self.export.get()
+    }
+
+    /// Says who may do what with it. Until then everybody may do everything.
+    pub(super) fn set_rights(&self, rights: &Rights) {
+        self.rights.replace(rights.clone());
+    }
+
+    /// What a client may do with it.
+    pub(super) fn decide(&self, asker: &Asker) -> Decision {
+        self.rights.borrow().decide(asker)
     }
 
     /// The image is open.
@@ -133,8 +145,8 @@ impl Catalogue {
         let id = ExportId { index, generation: slot.generation };
         self.by_name.insert(info.name.clone(), index);
         let (export, home, handshakes) = (OnceCell::new(), Cell::new(None), Cell::new(0));
-        let clients = Arc::default();
-        let entry = Rc::new(Entry { id, info, export, source, home, handshakes, clients });
+        let (clients, rights) = (Arc::default(), RefCell::default());
+        let entry = Rc::new(Entry { id, info, export, source, home, handshakes, clients, rights });
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
     }

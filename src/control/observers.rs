@@ -13,8 +13,8 @@ use super::listen::accept::Acceptor;
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, ListenError, Listener, SocketFile};
 use super::observe::collector::Collector;
-use super::plane::Plane;
 use super::start_error::StartError;
+use super::stores::Stores;
 use crate::config::Config;
 use crate::config::listen::UnixAccess;
 use crate::stats::Interval;
@@ -46,7 +46,7 @@ fn is_wanted(config: &Config) -> bool {
 impl Observers {
     /// Starts what the configuration asks for, inside the runtime.
     pub(super) fn start(
-        plane: &Rc<Plane>,
+        stores: &Rc<Stores>,
         config: &Config,
         log_lines_dropped: fn() -> u64,
     ) -> Result<Self, StartError> {
@@ -58,18 +58,13 @@ impl Observers {
             listeners::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut bound)
                 .map_err(|error| ListenError::Admin(Box::new(error)))?;
         }
-        let collector = Collector::start(Rc::clone(plane), config.latency_log.clone()).map_err(|error| {
-            let path = config.latency_log.clone().unwrap_or_default();
-            StartError::LatencyLog { path, error }
-        })?;
+        let collector =
+            Collector::start(Rc::clone(&stores.plane), config.latency_log.clone()).map_err(|error| {
+                let path = config.latency_log.clone().unwrap_or_default();
+                StartError::LatencyLog { path, error }
+            })?;
         let is_local = bound.iter().any(is_loopback);
-        let admin = Admin::new(
-            Rc::clone(plane),
-            Rc::clone(&collector),
-            is_local,
-            config.histograms,
-            log_lines_dropped,
-        );
+        let admin = Admin::new(stores, Rc::clone(&collector), is_local, config.histograms, log_lines_dropped);
         let urls = bound.iter().map(|listener| listener.endpoint.admin_url()).collect();
         bound.iter().for_each(warn_of_networks);
         let files = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();

@@ -1,6 +1,6 @@
 //! What the tasks of the control plane share.
 
-use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::backend::{ExportId, SealTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::HandshakeLimits;
 use crate::nbd::session::ExportInfo;
+use crate::rights::{Asker, Rights};
 use crate::shard::{NewConnection, Removal, ShardHandle};
 use crate::stats::Interval;
 use crate::stats::prometheus::ClientCounts;
@@ -35,6 +36,8 @@ pub(super) struct Plane {
     handshakes: Cell<usize>,
     no_handshakes: Notify,
     counts: Cell<ClientCounts>,
+    /// Those of the exports that say something about it.
+    rights: OnceCell<Rights>,
 }
 
 /// A client's places.
@@ -82,7 +85,36 @@ impl Plane {
             handshakes,
             no_handshakes,
             counts,
+            rights: OnceCell::new(),
         }
+    }
+
+    /// Tells that exports have rights; `example` are those of one of them.
+    pub(super) fn set_has_rights(&self, example: &Rights) {
+        let _first = self.rights.set(example.clone());
+    }
+
+    /// Whether any export has rights of its own.
+    pub(super) fn has_rights(&self) -> bool {
+        self.rights.get().is_some()
+    }
+
+    /// Decides about an export that is not there, as it would about one that is hidden: for a client both
+    /// are the same.
+    pub(super) fn decide_on_nothing(&self, asker: &Asker) {
+        if let Some(rights) = self.rights.get() {
+            std::hint::black_box(rights.decide(asker));
+        }
+    }
+
+    /// A client asked for an export that it may not use.
+    pub(super) fn count_refusal(&self) {
+        self.count(|counts| counts.refusals += 1);
+    }
+
+    /// A decision was not written down, because there were too many of one client.
+    pub(super) fn count_unwritten_audit(&self) {
+        self.count(|counts| counts.audit_lines_dropped += 1);
     }
 
     /// What is served.

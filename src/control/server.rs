@@ -102,7 +102,7 @@ impl<'a> Server<'a> {
         }
         let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
-        self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
+        self.observers = Observers::start(&self.stores, self.config, log_lines_dropped)?;
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports: Vec<_> =
             self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
@@ -163,8 +163,9 @@ impl<'a> Server<'a> {
         let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
         let collector = self.observers.collector().expect("the control socket is one of those who want it");
         let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
-        let stores = Rc::clone(&self.stores);
-        Ok(Operator { plane, stores, collector, reloads, starter: self.starter }.start(acceptor))
+        let (stores, endpoints) = (Rc::clone(&self.stores), self.endpoints.clone());
+        let operator = Operator { plane, stores, collector, reloads, endpoints, starter: self.starter };
+        Ok(operator.start(acceptor))
     }
 
     /// Waits until the host wants an end. A shard that fails takes its own connections with it; the last one

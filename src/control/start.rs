@@ -53,6 +53,10 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
+    let restricted = config.exports.iter().find(|export| !export.rights.are_open());
+    if let Some(export) = restricted {
+        plane.set_has_rights(&export.rights);
+    }
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let stores = Stores::new(Rc::clone(&plane), opened);
     let server = Server::new(config, stores, exits, starter);
@@ -97,7 +101,7 @@ fn open_exports(
             let (name, store) = (wanted.name.clone(), wanted.uri.to_string());
             StoresError::Clash { name, store }
         };
-        catalogue.add(info, export, source).ok_or_else(taken)?;
+        catalogue.add(info, export, source).ok_or_else(taken)?.set_rights(&wanted.rights);
     }
     stores.check_names(&catalogue)?;
     Ok((catalogue, stores))

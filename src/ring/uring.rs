@@ -120,6 +120,10 @@ pub(super) struct Uring {
     _pool: BufferPool,
 }
 
+/// How often memory for a ring is asked for again, and the time between two tries.
+const TRIES: u32 = 60;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// SQEs that can wait for one submission; more make an extra system call.
 const SUBMISSION_ENTRIES: u32 = 4096;
 
@@ -287,7 +291,19 @@ fn retry(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
+/// A ring, for whose memory it waits: that of a server that was killed comes back a while after its end, and
+/// counts against the same limit until then.
 fn build_ring() -> Result<IoUring, RingError> {
+    for _ in 0..TRIES {
+        match try_build() {
+            Err(RingError::RingMemory) => std::thread::sleep(PAUSE),
+            built => return built,
+        }
+    }
+    try_build()
+}
+
+fn try_build() -> Result<IoUring, RingError> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()

@@ -13,6 +13,7 @@ pub(crate) mod interval_log;
 mod percentiles;
 pub(crate) mod prometheus;
 pub(crate) mod provenance;
+mod snapshots;
 mod totals;
 
 pub(crate) use errors::ErrorCounts;
@@ -21,6 +22,7 @@ pub(crate) use history::{Class, ClassSummary, History, Summary};
 pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRequest};
 pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
+pub(crate) use snapshots::{SnapshotOutcome, SnapshotStats};
 pub(crate) use totals::{CommandTotals, Totals};
 
 /// What a request asked for, as statistics count it.

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::totals::{CommandTotals, ExportTotals, Totals};
-use super::{Gauges, Phase};
+use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
 use crate::block::{BlockError, CommandKind};
 
 /// Which of the two formats.
@@ -65,11 +65,21 @@ pub(crate) struct ImageFacts {
     pub journal_bytes: u64,
 }
 
+/// What is told of a store.
+#[derive(Debug)]
+pub(crate) struct StoreFacts<'a> {
+    /// Where it is.
+    pub label: String,
+    pub snapshots: &'a SnapshotStats,
+}
+
 /// Everything that metrics are made of.
 #[derive(Debug)]
 pub(crate) struct Metrics<'a> {
     /// In the server's order.
     pub exports: &'a [ExportFacts],
+    /// Those that are open.
+    pub stores: &'a [StoreFacts<'a>],
     /// Since the start.
     pub totals: &'a Totals,
     /// By shard: it answered the last question.
@@ -127,6 +137,10 @@ pub(crate) struct ClientCounts {
     pub handshakes: u64,
     /// Those of them that chose an export, and that a shard took.
     pub attachments: u64,
+    /// Questions for exports that the client may not use.
+    pub refusals: u64,
+    /// Decisions that were not written down, because there were too many of one client.
+    pub audit_lines_dropped: u64,
 }
 
 /// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
@@ -158,6 +172,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
     let Metrics {
         exports,
+        stores,
         totals,
         responsive,
         clients,
@@ -186,12 +201,22 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
         page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
     }
     images(&mut page, exports);
+    snapshots(&mut page, stores);
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
     page.family("ringnbd_handshakes_total", "counter", "Clients that came, whatever became of them.");
     page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
     page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
     page.sample("ringnbd_attachments_total", &[], clients.attachments);
+    page.family(
+        "ringnbd_rights_refused_total",
+        "counter",
+        "Questions for exports that the client may not use.",
+    );
+    page.sample("ringnbd_rights_refused_total", &[], clients.refusals);
+    let help = "Decisions about rights without a line in the log: there were too many of one client.";
+    page.family("ringnbd_audit_lines_dropped_total", "counter", help);
+    page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
     page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
     page.sample("ringnbd_shards_failed", &[], shards_failed);
     page.family("ringnbd_log_lines_dropped_total", "counter", "Log lines that nobody read in time.");
@@ -226,6 +251,25 @@ fn images(page: &mut Page, exports: &[ExportFacts]) {
     family("ringnbd_image_first_writes_total", "counter", help, |image| image.first_writes);
     let help = "Bytes of records of the image's journal.";
     family("ringnbd_image_journal_bytes_total", "counter", help, |image| image.journal_bytes);
+}
+
+fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
+    if stores.is_empty() {
+        return;
+    }
+    page.family("ringnbd_image_snapshots_total", "counter", "Snapshots that were asked for.");
+    for store in stores {
+        for outcome in SnapshotOutcome::ALL {
+            let labels = [("store", store.label.as_str()), ("outcome", outcome.name())];
+            page.sample("ringnbd_image_snapshots_total", &labels, store.snapshots.of(outcome));
+        }
+    }
+    let help = "How long changes of an image waited while it was snapshotted.";
+    page.family("ringnbd_image_snapshot_pause_seconds", "histogram", help);
+    for store in stores {
+        let labels = [("store", store.label.as_str())];
+        page.histogram("ringnbd_image_snapshot_pause_seconds", &labels, store.snapshots.pauses());
+    }
 }
 
 fn with_totals<'a>(
@@ -419,6 +463,8 @@ fn escape(text: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::{Interval, Timing};
     use super::*;
 
@@ -426,6 +472,10 @@ mod tests {
         ImageFacts { layers: 3, used_bytes: 4096, below_bytes: 8192, first_writes: 5, journal_bytes: 512 };
 
     fn page(format: Format) -> String {
+        page_of(format, true)
+    }
+
+    fn page_of(format: Format, with_store: bool) -> String {
         let name = "a \"quoted\\\n name".to_owned();
         let exports = [ExportFacts {
             index: 0,
@@ -449,8 +499,14 @@ mod tests {
             interval.exports[0].record(&timing, latency, 1);
         }
         totals.add(0, &interval);
+        let mut snapshots = SnapshotStats::default();
+        snapshots.count(SnapshotOutcome::Taken, 2);
+        snapshots.add_pauses(&[Duration::from_micros(30), Duration::from_millis(7)]);
+        snapshots.count(SnapshotOutcome::Failed, 1);
+        let stores = [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots }];
         let metrics = Metrics {
             exports: &exports,
+            stores: &stores[..usize::from(with_store)],
             totals: &totals,
             responsive: &[false],
             clients: ClientCounts::default(),
@@ -491,6 +547,24 @@ mod tests {
             (sum("ringnbd_request_duration_seconds_sum"), sum("ringnbd_request_phase_seconds_sum"));
         assert!((parts / whole - 1.0).abs() < 0.002, "{parts} of {whole}");
         assert!(!text.contains("phase=\"total\""), "{text}");
+    }
+
+    #[test]
+    fn snapshots_and_their_pauses_are_told_by_store() {
+        let text = page(Format::Prometheus);
+        let store = r#"store="/srv/\"s\"""#;
+        for (outcome, count) in [("taken", 2), ("refused", 0), ("failed", 1)] {
+            let line = format!("ringnbd_image_snapshots_total{{{store},outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        for (end, count) in [("2.5e-05", 0), ("5e-05", 1), ("0.005", 1), ("0.01", 2), ("+Inf", 2)] {
+            let line =
+                format!("ringnbd_image_snapshot_pause_seconds_bucket{{{store},le=\"{end}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.contains(&format!("ringnbd_image_snapshot_pause_seconds_count{{{store}}} 2\n")));
+        assert!(page(Format::OpenMetrics).contains("# TYPE ringnbd_image_snapshots counter\n"));
+        assert!(!page_of(Format::Prometheus, false).contains("_snapshot"), "a server without stores");
     }
 
     #[test]

@@ -7,14 +7,14 @@ use super::catalog::LayerId;
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::map::BlockState;
-use super::map_reader::LayerMapReader;
+use super::map_reader::MapReader;
 
 /// A layer that nobody changes.
 #[derive(Debug)]
 pub(super) struct SealedLayer {
     pub(super) id: LayerId,
     pub(super) data: File,
-    pub(super) map: LayerMapReader,
+    pub(super) map: MapReader,
     /// Bytes of it that are seen from above; nothing beyond is seen of what is below it either.
     pub(super) visible: u64,
 }
@@ -32,7 +32,7 @@ pub(super) struct BottomFile {
 #[derive(Debug)]
 pub(super) struct ChainReader {
     /// A layer above them: what it has is not asked for.
-    pub(super) above: Option<(LayerId, LayerMapReader)>,
+    pub(super) above: Option<(LayerId, MapReader)>,
     pub(super) layers: Vec<SealedLayer>,
     pub(super) bottom: Option<BottomFile>,
 }

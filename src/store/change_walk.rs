@@ -4,7 +4,8 @@ use std::fs::File;
 use std::ops::Range;
 
 use super::changed::ChangedSet;
-use super::map_medium::{MapFileError, MapReader};
+use super::map_medium::MapFileError;
+use super::map_reader::MapReader;
 
 /// What differs, part by part.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl ChangeWalk {
         for (map, visible) in &mut self.maps {
             let visible = (*visible).min(map.size());
             if at < visible {
-                let (state, until) = map.run(at, end.min(visible))?;
+                let (state, until) = map.state_at(at, end.min(visible))?;
                 if !state.is_absent() {
                     return Ok((true, until));
                 }

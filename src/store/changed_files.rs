@@ -1,6 +1,5 @@
 //! The files of change records: `changed/<layer>`.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -9,7 +8,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::catalog::{LayerId, SnapshotId};
+use super::catalog::{LayerId, RecordAnchors};
 use super::changed::{ChangeRecord, ChangeRecordError};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
@@ -17,9 +16,6 @@ use super::error::StoreError;
 const CHANGED: &str = "changed";
 /// The end of a name that is not complete yet.
 const NEW: &str = ".new";
-
-/// The anchor of each record; none of one that cannot be read.
-pub(super) type Anchors = BTreeMap<LayerId, Option<SnapshotId>>;
 
 impl StoreDirectory {
     fn changed_path(&self, name: &str) -> PathBuf {
@@ -30,14 +26,14 @@ impl StoreDirectory {
     ///
     /// # Errors
     /// The file system's.
-    pub(super) fn change_anchors(&self) -> Result<Anchors, StoreError> {
+    pub(super) fn change_anchors(&self) -> Result<RecordAnchors, StoreError> {
         let path = self.path().join(CHANGED);
         let directory = match below(self.root(), CHANGED, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(Anchors::new()),
+            Err(Errno::NOENT) => return Ok(RecordAnchors::new()),
             Err(error) => return Err(StoreError::at("open", &path)(error)),
         };
-        let mut found = Anchors::new();
+        let mut found = RecordAnchors::new();
         for name in names(&directory).map_err(StoreError::at("list", &path))? {
             let Some(layer) = Uuid::try_parse(&name).ok().map(LayerId) else { continue };
             let anchor = self.read_changed(layer, ChangeRecord::HEADER as u64);

@@ -7,7 +7,7 @@ use super::layer_copy::made;
 use super::map::{BlockState, Geometry, LayerMapError};
 use super::map_files::MapFiles;
 use super::map_medium::MapFileError;
-use super::map_reader::LayerMapReader;
+use super::map_reader::MapReader;
 use super::map_writer::MapWriter;
 use super::maps::LayerDescription;
 use super::open_store::OpenStore;
@@ -33,7 +33,7 @@ impl OpenStore<MapFiles> {
     /// What is wrong with the map of a layer.
     fn verified(&self, row: &LayerRow) -> Result<Option<MapFlaw>, StoreError> {
         let (data, map) = self.directory.open_layer(row.id)?;
-        let map = match LayerMapReader::open(&data, map).and_then(LayerMapReader::verified) {
+        let map = match MapReader::open_synced(&data, map).and_then(MapReader::verified) {
             Ok(map) => map,
             Err(error) => return Ok(Some(MapFlaw::Unusable(error))),
         };
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(store.check_maps().unwrap(), Vec::<String>::new());
         assert_eq!(store.lost().unwrap(), 1, "the old map");
         let (data, file) = store.directory.open_layer(head).unwrap();
-        let mut map = LayerMapReader::open(&data, file).unwrap();
+        let mut map = MapReader::open_synced(&data, file).unwrap();
         let blocks: Vec<u64> = (0..SIZE / MAP_BLOCK)
             .filter(|block| map.run(*block, 1).unwrap().state == BlockState::Data)
             .collect();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, seek};
@@ -67,40 +68,60 @@ pub fn copy_sparse<E: From<io::Error>>(
     mut progress: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<CopiedBlocks, E> {
     let mut copied = CopiedBlocks::default();
+    read_sparse(source, size, |at, piece| -> Result<(), E> {
+        progress(at)?;
+        Ok(write_data(piece, at, data, &mut copied)?)
+    })?;
+    progress(size)?;
+    Ok(copied)
+}
+
+/// Reads what is no hole of the first `size` bytes of a file, a MiB at most at a time, each from the
+/// beginning of a block on.
+///
+/// # Errors
+/// The file system's, or what `take` says.
+pub fn read_sparse<E: From<io::Error>>(
+    source: &File,
+    size: u64,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut piece = vec![0; PIECE];
     let mut at = 0;
     while let Some((start, end)) = next_data(source, at, size)? {
         // Holes end where the file system says, and blocks are whole.
         at = start / MAP_BLOCK * MAP_BLOCK;
         while at < end {
-            progress(at)?;
             let length = PIECE.min(usize::try_from(size - at).unwrap_or(PIECE));
             source.read_exact_at(&mut piece[..length], at)?;
-            write_data(&piece[..length], at, data, &mut copied)?;
+            take(at, &piece[..length])?;
             at += length as u64;
         }
     }
-    progress(size)?;
-    Ok(copied)
+    Ok(())
 }
 
 /// Writes what is not zero of a piece that begins with a block.
 pub(super) fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
+    for run in runs_of_data(piece) {
+        let (first, end) = (run.start as u64 / MAP_BLOCK, (run.end as u64).div_ceil(MAP_BLOCK));
+        data.write_all_at(&piece[run.clone()], at + run.start as u64)?;
+        copied.add(BlockSpan { start: at / MAP_BLOCK + first, blocks: end - first });
+    }
+    Ok(())
+}
+
+/// Where a piece, which begins with a block, is not zero: whole blocks but at its end.
+pub fn runs_of_data(piece: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut blocks = piece.chunks(MAP_BLOCK as usize).map(is_zero).enumerate().peekable();
-    while let Some((first, zero)) = blocks.next() {
-        if zero {
-            continue;
-        }
+    std::iter::from_fn(move || {
+        let (first, _) = blocks.find(|(_, zero)| !zero)?;
         let mut end = first + 1;
         while blocks.next_if(|(_, zero)| !zero).is_some() {
             end += 1;
         }
-        let (from, to) = (first * MAP_BLOCK as usize, (end * MAP_BLOCK as usize).min(piece.len()));
-        data.write_all_at(&piece[from..to], at + from as u64)?;
-        let start = at / MAP_BLOCK + first as u64;
-        copied.add(BlockSpan { start, blocks: (end - first) as u64 });
-    }
-    Ok(())
+        Some(first * MAP_BLOCK as usize..(end * MAP_BLOCK as usize).min(piece.len()))
+    })
 }
 
 pub(super) fn is_zero(block: &[u8]) -> bool {

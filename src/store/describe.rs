@@ -13,6 +13,8 @@ use super::open_store::{OpenStore, StoreUsage};
 
 /// Layers that are missing, of which so many are named.
 const MISSING: usize = 8;
+/// Snapshots of an image, or clones of a snapshot, that a brief description names.
+const BRIEF: usize = 100;
 
 /// An image or a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,34 @@ pub struct NodeDescriptions {
     /// Layers whose files are missing: what they take counts as nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+}
+
+/// An image or a snapshot, without more names than a reader needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct BriefNode {
+    #[serde(flatten)]
+    pub node: NodeDescription,
+    pub snapshot_count: usize,
+    pub clone_count: usize,
+}
+
+/// The beginning of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FirstNodes {
+    pub nodes: Vec<BriefNode>,
+    /// All that the store has.
+    pub images: usize,
+    pub snapshots: usize,
+    pub missing: Vec<String>,
+}
+
+impl BriefNode {
+    fn of(mut node: NodeDescription) -> Self {
+        let (snapshot_count, clone_count) = (node.snapshots.len(), node.clones.len());
+        node.snapshots.truncate(BRIEF);
+        node.clones.truncate(BRIEF);
+        Self { node, snapshot_count, clone_count }
+    }
 }
 
 /// A store as a whole.
@@ -127,6 +157,18 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: missing(usage) })
     }
 
+    /// The first images and snapshots of the tree, and how many there are.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub(crate) fn describe_first(&self, most: usize) -> Result<FirstNodes, StoreError> {
+        let (view, usage) = (self.view()?, self.usage()?);
+        let counts = view.counts();
+        let lines = listing(view, &|layer| usage.of(layer));
+        let nodes = lines.iter().take(most).map(|line| BriefNode::of(description(view, line))).collect();
+        Ok(FirstNodes { nodes, images: counts.images, snapshots: counts.snapshots, missing: missing(usage) })
+    }
+
     /// Some of them, in the order in which they are named. What is not there is left out.
     ///
     /// # Errors
@@ -180,5 +222,34 @@ impl<M: LayerMaps> OpenStore<M> {
             lost: self.lost()?,
             missing: missing(usage),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalog::StoreName;
+    use super::super::map_files::MapFiles;
+    use super::*;
+
+    #[test]
+    fn a_brief_list_is_the_beginning_of_the_whole_one() {
+        let house = tempfile::tempdir().unwrap();
+        let mut store = OpenStore::init(&house.path().join("store"), MapFiles).unwrap();
+        store.create_empty(&"golden".parse().unwrap(), 512).unwrap();
+        store.snapshot(vec!["golden@v1".parse().unwrap()]).unwrap();
+        let names: Vec<StoreName> = (0..150).map(|number| format!("vm{number}").parse().unwrap()).collect();
+        store.clone_images("golden@v1".parse().unwrap(), &names).unwrap();
+        let (all, first) = (store.describe_all().unwrap().nodes, store.describe_first(5).unwrap());
+        assert_eq!((first.images, first.snapshots, first.nodes.len()), (151, 1, 5));
+        for (brief, whole) in first.nodes.iter().zip(all.iter().cloned()) {
+            assert_eq!(
+                (brief.snapshot_count, brief.clone_count),
+                (whole.snapshots.len(), whole.clones.len())
+            );
+            let clones = whole.clones.iter().take(BRIEF).cloned().collect();
+            assert_eq!(brief.node, NodeDescription { clones, ..whole });
+        }
+        assert_eq!((first.nodes[1].clone_count, first.nodes[1].node.clones.len()), (150, BRIEF));
+        assert_eq!(store.describe_first(usize::MAX).unwrap().nodes.len(), all.len());
     }
 }

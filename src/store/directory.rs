@@ -46,15 +46,15 @@ const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Entries of `layers/` and `lost/` that are looked at.
 const MOST_ENTRIES: usize = 1 << 21;
 
-/// An open store's directory, which nobody else has open.
+/// An open store's directory, which nobody else has open; or one that a server has, to read layers of it.
 #[derive(Debug)]
 pub struct StoreDirectory {
     path: PathBuf,
     root: OwnedFd,
     pub(super) layers: OwnedFd,
     pub(super) lost: OwnedFd,
-    /// Locked as long as it is open.
-    lock: File,
+    /// Locked as long as it is open; none of those who only read.
+    lock: Option<File>,
 }
 
 impl StoreDirectory {
@@ -80,7 +80,7 @@ impl StoreDirectory {
                 Err(error) => return Err(StoreError::at("make", &path.join(name))(error)),
             }
         }
-        let directory = Self::with(path, root, lock)?;
+        let directory = Self::with(path, root, Some(lock))?;
         let new = path.join(NEW_CATALOG);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
         let file =
@@ -137,7 +137,30 @@ impl StoreDirectory {
             Err(error) => return Err(StoreError::at("open", &at)(error)),
         }
         let lock = lock(&root, path, OFlags::empty(), patience)?;
-        Self::with(path, root, lock)
+        Self::with(path, root, Some(lock))
+    }
+
+    /// Opens a store that somebody else has the lock of, to read layers of it that never change.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+        let root = match open_root(path) {
+            Ok(root) => root,
+            Err(Errno::ACCESS) => return Err(StoreError::NotReadable(path.to_owned())),
+            Err(error) => return Err(StoreError::at("open", path)(error)),
+        };
+        Self::with(path, root, None)
+    }
+
+    /// Nobody else has it open.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// How the files of layers are opened.
+    pub(super) fn access(&self) -> OFlags {
+        if self.is_locked() { OFlags::RDWR } else { OFlags::RDONLY }
     }
 
     fn open_catalog(self) -> Result<(Self, StoreCatalog), StoreError> {
@@ -158,7 +181,7 @@ impl StoreDirectory {
         Ok(CatalogFile::new(file.into()))
     }
 
-    fn with(path: &Path, root: OwnedFd, lock: File) -> Result<Self, StoreError> {
+    fn with(path: &Path, root: OwnedFd, lock: Option<File>) -> Result<Self, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let inside = |name: &str| {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
@@ -170,12 +193,6 @@ impl StoreDirectory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The descriptor that holds the lock: whoever may write on for a moment after this process is gone
-    /// keeps it open too.
-    pub fn lock_descriptor(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
     }
 
     /// Says where the server that has the store can be asked, or that it cannot be.

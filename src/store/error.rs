@@ -23,6 +23,15 @@ pub enum StoreError {
     #[error("the store {} is in use by {holder}: stop it, or start that server with --control unix:PATH, and try again", .path.display())]
     InUse { path: PathBuf, holder: String },
     #[error(
+        "the store {} cannot be read by this user: while a server has it, root can read its snapshots, and the user whom the \
+         directory belongs to", .0.display()
+    )]
+    NotReadable(PathBuf),
+    #[error(
+        "{0} may be written while a server has the store: take a snapshot of it, and use that; or read it through NBD"
+    )]
+    Live(String),
+    #[error(
         "the store {} cannot be locked: {source}; put it on a local file system, which has locks", .path.display()
     )]
     NoLocks { path: PathBuf, source: io::Error },
@@ -104,6 +113,16 @@ impl StoreError {
         move |error| Self::Named { what, path: path.to_owned(), source: error.into() }
     }
 
+    /// A file went away: those who have the lock may have removed it since they told of it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::LayerMissing { .. } => true,
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// Nothing was changed: what was asked for is not possible, or not possible now.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
@@ -111,7 +130,7 @@ impl StoreError {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
             Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
             Self::NoNextHead(_) => false,
-            Self::Busy(_) | Self::UnknownBase(_) => true,
+            Self::Busy(_) | Self::UnknownBase(_) | Self::NotReadable(_) | Self::Live(_) => true,
             Self::ChangeRecord { .. } | Self::Unreadable { .. } => false,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,

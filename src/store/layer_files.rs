@@ -71,7 +71,8 @@ impl StoreDirectory {
         Ok(NewLayer { directory: self, id, within, data, map })
     }
 
-    /// Opens the files of a layer, data and map, to read and write them.
+    /// Opens the files of a layer, data and map, to read and write them, or to read them if that is all that
+    /// the store is open for.
     ///
     /// # Errors
     /// The file system's; a layer that is missing is damage.
@@ -79,7 +80,7 @@ impl StoreDirectory {
         let path = self.layer_path(id);
         let file = |name: &str| {
             let found =
-                below(&self.layers, format!("{id}/{name}"), OFlags::RDWR | OFlags::NONBLOCK, Mode::empty());
+                below(&self.layers, format!("{id}/{name}"), self.access() | OFlags::NONBLOCK, Mode::empty());
             found.map(File::from).map_err(|error| missing(id, error, self, name))
         };
         let files = (file(DATA)?, file(MAP)?);

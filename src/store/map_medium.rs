@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::copy::MAP_BLOCK;
 use super::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LeftLog,
-    LeftLogError, Lookup, MapFront, NodeAddress, PendingLog, ShrinkStep,
+    LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
 };
 use super::maps::LayerDescription;
 use super::open_store::now_s;
@@ -217,44 +217,6 @@ pub(super) fn create_map_with(
     write_all(file, &new.writes)?;
     file.set_len(new.file_length)?;
     Ok(())
-}
-
-/// The map of a layer that nobody writes meanwhile, to be looked at.
-#[derive(Debug)]
-pub(crate) struct MapReader {
-    map: LayerMap,
-    file: File,
-}
-
-impl MapReader {
-    /// Leaves of a map that are kept in memory, and how many may come before the rest is dropped.
-    const LEAVES: (usize, usize) = (64, 256);
-
-    pub(crate) fn open(file: File) -> Result<Self, MapFileError> {
-        Ok(Self { map: open_map_of(&UnsyncedMap(&file))?, file })
-    }
-
-    /// Bytes of the disk.
-    pub(crate) fn size(&self) -> u64 {
-        self.map.size()
-    }
-
-    /// The state of the block at a place of the disk, and the end of a part, up to `end`, that has it.
-    pub(crate) fn run(&mut self, at: u64, end: u64) -> Result<(BlockState, u64), MapFileError> {
-        let block = u64::from(self.map.geometry().block_bytes);
-        let start = at / block;
-        loop {
-            match self.map.lookup(start, end.div_ceil(block) - start) {
-                Lookup::Run(run) => return Ok((run.state, (run.end() * block).min(end))),
-                Lookup::Load(node) => {
-                    if self.map.leaves_in_ram() > Self::LEAVES.1 {
-                        self.map.evict_clean(Self::LEAVES.0);
-                    }
-                    load_node(&mut self.map, &UnsyncedMap(&self.file), node)?;
-                }
-            }
-        }
-    }
 }
 
 /// Reads as much as there is.

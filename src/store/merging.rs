@@ -20,7 +20,7 @@ use super::layer_copy::{CopyProgress, LayerCopy, made};
 use super::layer_files::NewLayer;
 use super::map_files::MapFiles;
 use super::map_medium::MapFileError;
-use super::map_reader::LayerMapReader;
+use super::map_reader::MapReader;
 use super::map_writer::MapWriter;
 use super::maps::LayerDescription;
 use super::open_store::{OpenStore, Released, now_s, random_uuid};
@@ -65,7 +65,7 @@ fn read(layer: LayerId) -> impl FnOnce(MapFileError) -> StoreError {
 impl OpenStore<MapFiles> {
     fn sealed(&self, row: &LayerRow, visible: u64) -> Result<SealedLayer, StoreError> {
         let (data, map) = self.directory.open_layer(row.id)?;
-        let map = LayerMapReader::open(&data, map).map_err(read(row.id))?;
+        let map = MapReader::open_synced(&data, map).map_err(read(row.id))?;
         Ok(SealedLayer { id: row.id, data, map, visible })
     }
 
@@ -139,7 +139,7 @@ impl OpenStore<MapFiles> {
             None => None,
             Some(head) => {
                 let (data, map) = self.directory.open_layer(head)?;
-                Some((head, LayerMapReader::open(&data, map).map_err(read(head))?))
+                Some((head, MapReader::open_synced(&data, map).map_err(read(head))?))
             }
         };
         let (rows, end) = view.chain(row.below);

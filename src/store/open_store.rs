@@ -18,10 +18,10 @@ use uuid::Uuid;
 
 use super::base::FoundBase;
 use super::catalog::{
-    self, Beginning, CatalogChange, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
-    Minter, NewImage, NewSnapshot, NodeName, StoreCatalog, StoreName,
+    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal,
+    ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
+    StoreName,
 };
-use super::changed_files::Anchors;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
@@ -32,14 +32,14 @@ use super::pending::forget_log;
 /// kernel is done with what its rings were given: its descriptors are closed after that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A store with its lock.
+/// A store with its lock, or what a server has told of one.
 #[derive(Debug)]
 pub struct OpenStore<M> {
     pub(super) directory: StoreDirectory,
     catalog: StoreCatalog,
     pub(super) maps: M,
     /// Records of changes that maps do not tell any more.
-    pub(super) anchors: Anchors,
+    pub(super) anchors: RecordAnchors,
     /// Grows with each change of the catalogue.
     changes: Arc<AtomicU64>,
 }
@@ -98,6 +98,19 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn open(path: &Path, maps: M) -> Result<Self, StoreError> {
         Self::with(StoreDirectory::open(path, PATIENCE)?, maps)
+    }
+
+    /// Opens a store that a server has, to read snapshots that it has told of.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open_to_read(path: &Path, maps: M, excerpt: &CatalogExcerpt) -> Result<Self, StoreError> {
+        let read = excerpt.read();
+        let ReadExcerpt { header, view, records: anchors } =
+            read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
+        let (directory, catalog) =
+            (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
+        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default() })
     }
 
     fn with((directory, catalog): (StoreDirectory, StoreCatalog), maps: M) -> Result<Self, StoreError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::base::{FoundBase, look_at_base};
-use super::catalog::{NameError, NodeName, StoreName};
+use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
 use super::maps::LayerMaps;
@@ -61,6 +61,13 @@ pub enum StoreRequest {
         #[serde(default)]
         force: bool,
     },
+    /// What one or two snapshots consist of, for those who read their layers themselves.
+    Layers {
+        node: NodeName,
+        other: Option<NodeName>,
+    },
+    /// All that is not written any more, for those who read its files themselves.
+    Sealed,
     /// The store as a whole.
     Store,
     /// Removes what was lost for so many seconds.
@@ -84,6 +91,7 @@ pub enum OpenFor {
 pub enum StoreAnswer {
     Nodes(NodeDescriptions),
     Node(NodeDescription),
+    Layers(CatalogExcerpt),
     Removed(RemovedNodes),
     /// What was made or changed, and what went with it.
     RolledBack(RolledBack),
@@ -131,7 +139,9 @@ impl StoreRequest {
     #[must_use]
     pub const fn opens(&self) -> OpenFor {
         match self {
-            Self::Images | Self::Image { .. } | Self::Store => OpenFor::Looking,
+            Self::Images | Self::Image { .. } | Self::Layers { .. } | Self::Sealed | Self::Store => {
+                OpenFor::Looking
+            }
             Self::Remove { .. } | Self::Gc { .. } => OpenFor::Removing,
             Self::Create { .. }
             | Self::Snapshot { .. }
@@ -150,6 +160,7 @@ impl StoreRequest {
         use serde_json::from_value;
         match self {
             Self::Image { .. } => from_value(json).map(StoreAnswer::Node),
+            Self::Layers { .. } | Self::Sealed => from_value(json).map(StoreAnswer::Layers),
             Self::Remove { .. } => from_value(json).map(StoreAnswer::Removed),
             Self::Rollback { .. } => from_value(json).map(StoreAnswer::RolledBack),
             Self::Store => from_value(json).map(StoreAnswer::Store),
@@ -178,6 +189,12 @@ impl<M: LayerMaps> OpenStore<M> {
         let nodes = match request {
             StoreRequest::Images => return self.describe_all().map(StoreAnswer::Nodes),
             StoreRequest::Image { node } => return self.describe(node).map(StoreAnswer::Node),
+            StoreRequest::Layers { node, other } => {
+                return self.told(node, other.as_ref()).map(StoreAnswer::Layers);
+            }
+            StoreRequest::Sealed => {
+                return Ok(StoreAnswer::Layers(catalog::sealed_rows(self.view()?, self.header())));
+            }
             StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
             StoreRequest::Gc { grace } => {
                 let (removed, lost) = (self.remove_lost(*grace)?, self.lost()?);
@@ -239,6 +256,16 @@ impl<M: LayerMaps> OpenStore<M> {
         self.describe_some(&[node(image)]).map(StoreAnswer::Nodes)
     }
 
+    /// The rows of one or two snapshots. An image has a layer that may be written.
+    fn told(&self, node: &NodeName, other: Option<&NodeName>) -> Result<CatalogExcerpt, StoreError> {
+        let nodes: Vec<&NodeName> = std::iter::once(node).chain(other).collect();
+        let told = catalog::excerpt(self.view()?, self.header(), &self.anchors, &nodes)?;
+        match nodes.iter().find(|node| node.snapshot.is_none()) {
+            Some(image) => Err(StoreError::Live(image.to_string())),
+            None => Ok(told),
+        }
+    }
+
     fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {
         // On a full disk the catalogue has no room for any change without it.
         self.directory.release_reserve()?;
@@ -289,7 +316,10 @@ mod tests {
             StoreRequest::Remove { nodes: vec![node.clone()], snapshots: true },
             StoreRequest::Rename { node: node.clone(), to: node.clone() },
             StoreRequest::Resize { image, size: 1, shrink: false },
-            StoreRequest::Rollback { node, force: true },
+            StoreRequest::Rollback { node: node.clone(), force: true },
+            StoreRequest::Layers { node: node.clone(), other: Some(node.clone()) },
+            StoreRequest::Layers { node, other: None },
+            StoreRequest::Sealed,
             StoreRequest::Store,
             StoreRequest::Gc { grace: 5 },
         ] {
@@ -298,7 +328,7 @@ mod tests {
             let mut more = json;
             more["more"] = true.into();
             // Serde does not look for further keys where there are none.
-            let knows = !matches!(request, StoreRequest::Images | StoreRequest::Store);
+            let knows = !matches!(request, StoreRequest::Images | StoreRequest::Sealed | StoreRequest::Store);
             assert_eq!(serde_json::from_value::<StoreRequest>(more).is_err(), knows, "{request:?}");
         }
     }

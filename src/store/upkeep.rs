@@ -64,7 +64,7 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     /// Everything that is wrong, a sentence each. That the catalogue is whole was looked at when it was
-    /// opened.
+    /// opened. While a server has the store, layers that the catalogue does not know are not looked for.
     ///
     /// # Errors
     /// The store cannot be looked at.
@@ -80,7 +80,9 @@ impl<M: LayerMaps> OpenStore<M> {
                 Err(error) => found.push(error.to_string()),
             }
         }
-        for name in self.unknown_layers()? {
+        // A server makes layers before it names them.
+        let unknown = if self.directory.is_locked() { self.unknown_layers()? } else { Vec::new() };
+        for name in unknown {
             found.push(format!(
                 "layers/{} is not in the catalogue: the next change moves it to lost/",
                 name.escape_default()

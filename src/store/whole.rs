@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::copy::next_data;
 use super::map::BlockState;
-use super::map_medium::{MapFileError, MapReader};
+use super::map_medium::MapFileError;
+use super::map_reader::MapReader;
 use super::open_store::OpenStore;
 use super::serving::ImageFiles;
 use super::{catalog::NodeName, error::StoreError, maps::LayerMaps};
@@ -79,7 +80,7 @@ impl WholeNode {
             if visible <= start {
                 return Ok(zeroes(end, depth));
             }
-            let (state, until) = layer.map.run(start, end.min(visible))?;
+            let (state, until) = layer.map.state_at(start, end.min(visible))?;
             end = until;
             match state {
                 BlockState::Absent => {}

@@ -10,13 +10,16 @@ use std::time::Duration;
 use crate::support::raw::{Connection, Mode};
 use crate::support::server::Options;
 use crate::support::wait_until;
-use crate::{Subject, peers};
+use crate::{Subject, images, peers};
 
 /// How long a browser may take to start and to draw, on a machine that has other things to do.
 const BROWSER_DEADLINE: Duration = Duration::from_secs(120);
 
 /// It does not fit beside the figures of an export.
 const LONG_NAME: &str = "customer-4711.production.virtual-machine-0042.root-disk.eu-central-1";
+
+/// The name of an image too.
+const LONG_IMAGE: &str = "customer-4711.production.virtual-machine-0042.root-disk";
 
 /// Requests until it is told to stop.
 fn load(mut client: Connection, stop: &AtomicBool) {
@@ -51,16 +54,18 @@ fn a_browser_shows_what_the_server_does() {
     let strange = "<b>disk</b> & more";
     // A name with a slash can only be given in a file; with < and & it is a good test of the page's escaping.
     let config = directory.path().join("config.toml");
+    let (_house, store) = images::store(&["vm1", LONG_IMAGE]);
     let text = format!(
         "[[export]]\nname = \"{strange}\"\nuri = \"mem:1M\"\n[[export]]\nname = \"slow\"\nuri = \"fault:delay.read=2ms:mem:1M\"\n\
-         [[export]]\nname = \"{LONG_NAME}\"\nuri = \"fault:delay=1us,seed=77:mem:1M\"\n"
+         [[export]]\nname = \"{LONG_NAME}\"\nuri = \"fault:delay=1us,seed=77:mem:1M\"\n[[export]]\nuri = \"store:{}\"\n",
+        store.display()
     );
     std::fs::write(&config, text).unwrap();
     let subject =
         Subject::start(Options::new().shards(1).memory("80M").args(["--config", config.to_str().unwrap()]));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for export in [strange, "slow", LONG_NAME] {
+        for export in [strange, "slow", LONG_NAME, LONG_IMAGE] {
             let client = Connection::attach(&subject.server, export, Mode::Simple);
             let stop = &stop;
             scope.spawn(move || load(client, stop));
@@ -114,10 +119,53 @@ fn idle_axes_and_bytes_are_plain() {
     assert!(found.contains(r#""1.5 KiB","1 GiB""#), "{found}");
 }
 
+/// A table of the page.
+fn table<'a>(page: &'a str, name: &str) -> &'a str {
+    page.split(&format!("id=\"{name}\"")).nth(1).unwrap().split("</table>").next().unwrap()
+}
+
 /// Rows of the table of connections.
 fn connections(page: &str) -> usize {
-    let table = page.split("id=\"connections\"").nth(1).unwrap().split("</table>").next().unwrap();
-    table.matches("<tr>").count() - 1
+    table(page, "connections").matches("<tr>").count() - 1
+}
+
+/// A tree with more lines than the page has room for, below a store that answers no more.
+#[test]
+fn long_lists_of_images_end_and_trees_are_indented() {
+    let script = r##"(() => {
+        const of = (name, kind, origin) => ({ name, kind, origin, base: null, size: 4096, used: 2048, unique: 512, shared: 1536, depth: 2,
+            open: name === "vm7", export: name === "vm7" ? "disk" : null, connections: name === "vm7" ? 3 : 0 });
+        const nodes = [of("golden", "image", null), of("golden@v1", "snapshot", null)];
+        for (let i = 0; i < 300; i++) nodes.push(of(`vm${i}`, "image", "golden@v1"));
+        const store = { store: "/srv/<b>", age_seconds: 9, error: "it < failed", images: 9000, snapshots: 1, count: 9001, nodes, missing: [] };
+        const empty = { store: "/srv/new", age_seconds: null, error: null, images: 0, snapshots: 0, count: 0, nodes: [], missing: [] };
+        const before = id("images-card").hidden;
+        imagesTable({ stores: [store, empty] });
+        const rows = [...document.querySelectorAll("#images tbody tr")];
+        const bar = rows[2].querySelectorAll(".split span");
+        const found = [before, rows.length, rows[0].textContent, rows[1].textContent, rows[202].textContent, rows[203].textContent,
+            [...levels(nodes).values()].slice(0, 4), bar[0].style.width, bar[1].style.width,
+            rows.filter(row => row.querySelector(".dot.good")).map(row => row.textContent)];
+        imagesTable({ stores: [] });
+        return [...found, id("images-card").hidden];
+    })()"##;
+    let Some(found) = evaluate(script) else { return };
+    let found: serde_json::Value =
+        serde_json::from_str(&found.replace("&lt;", "<").replace("&gt;", ">")).unwrap();
+    let expected = serde_json::json!([
+        true,
+        204,
+        "/srv/<b> · 9000 images, 1 snapshot · as of 9 s ago",
+        "it < failed",
+        "and 8801 more",
+        "/srv/new",
+        [0, 1, 2, 2],
+        "25%",
+        "75%",
+        ["vm7export disk4 KiB2 KiB512 B1.5 KiB23"],
+        true
+    ]);
+    assert_eq!(found, expected);
 }
 
 fn look(subject: &Subject, directory: &std::path::Path) {
@@ -135,13 +183,20 @@ fn look(subject: &Subject, directory: &std::path::Path) {
     assert!(complaints.is_empty(), "{complaints:#?}");
     let page = finished.ok();
     for part in
-        ["&lt;b&gt;disk&lt;/b&gt; &amp; more", "slow", "write", "class=\"dot good\"", "3 exports on 1 shard"]
+        ["&lt;b&gt;disk&lt;/b&gt; &amp; more", "slow", "write", "class=\"dot good\"", "4 exports on 1 shard"]
     {
         assert!(page.contains(part), "no {part}: {page}");
     }
     assert!(!page.contains("<b>disk</b>"), "the name of an export became markup");
     assert!(!page.contains("class=\"lost\""), "{page}");
-    assert_eq!(connections(&page), 3);
+    assert_eq!(connections(&page), 4);
+    let tree = table(&page, "images");
+    // The line of the store, and those of three images and two snapshots.
+    assert_eq!(tree.matches("<tr>").count() - 1, 1 + 3 + 2, "{tree}");
+    let order = ["3 images, 2 snapshots", ">golden<", ">@v1<", LONG_IMAGE, ">vm1<", ">@monday<"]
+        .map(|text| tree.find(text).unwrap_or_else(|| panic!("no {text}: {tree}")));
+    assert!(order.is_sorted(), "{order:?}: {tree}");
+    assert_eq!(tree.matches("title=\"open\"").count(), 2, "the dot and the clients of one: {tree}");
     // Nothing is cut off, on narrow screens least of all.
     for (width, of) in [(1024, ""), (1024, "#export=slow"), (1280, ""), (1920, "#export=slow")] {
         let profile = directory.join(format!("width-{width}-{}", of.len()));
@@ -154,7 +209,7 @@ fn look(subject: &Subject, directory: &std::path::Path) {
             &page[page.find("data-cut").unwrap_or(0)..][..40]
         );
         assert!(page.contains("<option value=\"1\">slow</option>"), "{page}");
-        assert_eq!(connections(&page), if of.is_empty() { 3 } else { 1 }, "{page}");
+        assert_eq!(connections(&page), if of.is_empty() { 4 } else { 1 }, "{page}");
     }
     let pictures =
         std::env::var_os("RINGNBD_SCREENSHOTS").map_or_else(|| directory.to_owned(), PathBuf::from);
@@ -165,6 +220,7 @@ fn look(subject: &Subject, directory: &std::path::Path) {
         ("small-dark", "1024,2100", 0),
         ("small", "1024,2100", 1),
         ("wide-dark", "1920,2100", 0),
+        ("middle", "1440,2300", 1),
     ];
     for (name, size, scheme) in sizes {
         let Some(mut command) = browser(&directory.join(name), 4000) else { return };

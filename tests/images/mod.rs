@@ -6,8 +6,10 @@ mod chains;
 mod full;
 mod killed;
 mod online;
+mod remote;
 mod served;
 mod tracking;
+mod upload;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};

@@ -20,11 +20,11 @@ const SIZE: usize = 4 << 20;
 /// A server of a store, with a control socket.
 pub(super) struct Online {
     pub(super) server: Server,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     _directory: tempfile::TempDir,
 }
 
-fn golden() -> (Store, Vec<u8>) {
+pub(super) fn golden() -> (Store, Vec<u8>) {
     let store = Store::init();
     let golden = pattern(7, 0, SIZE);
     std::fs::write(store.dir.path().join("golden.raw"), &golden).unwrap();
@@ -51,7 +51,7 @@ fn try_client(server: &Server, export: &str) -> Result<Client, ringnbd::ClientEr
     Client::open(&server.uri(export).parse().unwrap(), &[], Timeouts::default())
 }
 
-fn read(server: &Server, export: &str) -> Vec<u8> {
+pub(super) fn read(server: &Server, export: &str) -> Vec<u8> {
     let mut found = vec![0; SIZE];
     client(server, export).read_at(0, &mut found).unwrap();
     found
@@ -63,7 +63,7 @@ fn once_free(store: &Store, line: &str) {
 }
 
 /// Sets it at the end, however that is: a thread that waits for it ends too.
-struct AtLast<'a>(&'a AtomicBool);
+pub(super) struct AtLast<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for AtLast<'_> {
     fn drop(&mut self) {
@@ -286,9 +286,9 @@ fn what_clients_use_is_refused_with_a_sentence() {
         ("image resize --shrink STORE/vm1 1M", "has clients"),
         ("image rollback STORE/vm1@x", "--force"),
         ("image rm STORE/golden@v1", "has clients"),
-        ("image create STORE/x --from DIR/golden.raw", "cannot do this while it runs"),
+        ("image import STORE/x DIR/golden.raw --delta", "cannot do this while it runs"),
         ("image create STORE/x --base file:DIR/golden.raw", "no base that the server has open"),
-        ("store check STORE", "cannot do this while it runs"),
+        ("store check STORE --rebuild-map vm1 --yes", "cannot do this while it runs"),
         ("image info STORE/nothing", "no image"),
     ] {
         store.refused(line, &[words]);

@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::show;
+use super::upload::{self, Contents};
 use super::watched::Watched;
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
@@ -13,7 +14,7 @@ use crate::config::ControlAddress;
 use crate::config::size::parse_size;
 use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, look_at_base};
+use crate::store::{StoreAnswer, StoreError, StoreRequest, look_at_base};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("beginning").args(["size", "from", "base"]).multiple(true).required(true))]
@@ -46,27 +47,30 @@ pub(super) fn create(args: CreateArgs, control: Option<&ControlAddress>) -> Resu
     let place = StorePlace { store: &args.image.store, control };
     let image = args.image.node.into_image().map_err(StoreError::Name)?;
     let answer = if let Some(from) = &args.from {
-        let mut store = owner::open_alone(place)?;
-        copy(&mut store, &image, from, args.size)?;
-        StoreAnswer::Nodes(store.describe_some(&[NodeName { image: image.clone(), snapshot: None }])?)
+        copy(place, &image, from, args.size)?
     } else {
         let (size, base) = (args.size, args.base);
         owner::ask(place, &StoreRequest::Create { image: image.clone(), size, base }, |_, _| Ok(()))?
     };
-    let size = match &answer {
+    Ok(made(&image, &answer, args.json))
+}
+
+/// Tells of an image that was made.
+pub(super) fn made(image: &StoreName, answer: &StoreAnswer, as_json: bool) -> Outcome {
+    let size = match answer {
         StoreAnswer::Nodes(of) => of.nodes.first().map_or(0, |node| node.size),
         _ => 0,
     };
-    Ok(show::answer(&answer, args.json, &format!("{image} is made: {}.", human(size))))
+    show::answer(answer, as_json, &format!("{image} is made: {}.", human(size)))
 }
 
 /// Copies a file, with a bar on a terminal. A signal ends it, and nothing stays.
 pub(super) fn copy(
-    store: &mut OpenStore<MapFiles>,
+    place: StorePlace<'_>,
     name: &StoreName,
     path: &Path,
     size: Option<u64>,
-) -> Result<(), StoreError> {
+) -> Result<StoreAnswer, RequestError> {
     let at = |what| move |source| StoreError::Named { what, path: path.to_owned(), source };
     // The same that a base may be.
     look_at_base(path)?;
@@ -74,10 +78,18 @@ pub(super) fn copy(
     let length = file.seek(SeekFrom::End(0)).map_err(at("look at"))?;
     let size = size.unwrap_or_else(|| length.next_multiple_of(SIZE_UNIT));
     if size < length {
-        return Err(StoreError::TooSmall { path: path.to_owned(), length, size });
+        return Err(StoreError::TooSmall { path: path.to_owned(), length, size }.into());
     }
+    let server = owner::clients_place(place)?;
     let line = Watched::begin("copying", path, Some(length))?;
-    store.create_from(name, (path, &file, length), size, |done| line.progress(done))
+    if let Some(uri) = server {
+        let contents = (path, Contents::File(&file, length));
+        return upload::fill((place, uri), (name, size), contents, &line);
+    }
+    let mut store = owner::open_alone(place)?;
+    store.create_from(name, (path, &file, length), size, |done| line.progress(done))?;
+    let made = store.describe_some(&[NodeName { image: name.clone(), snapshot: None }])?;
+    Ok(StoreAnswer::Nodes(made))
 }
 
 #[cfg(test)]

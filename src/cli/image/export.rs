@@ -69,29 +69,37 @@ struct ExportedJson<'a> {
 }
 
 pub(super) fn export(args: &ExportArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
-    let store = owner::open_alone(StorePlace { store: &args.node.store, control })?;
     let (from, node) = match &args.delta {
         None => (None, args.node.node.clone()),
         Some(range) => named(&args.node.node, range)?,
     };
-    let size = store.size_of(&node)?;
+    let copying = Watched::begin("copying", &args.out, Some(0))?;
+    let (place, from) = (StorePlace { store: &args.node.store, control }, from.as_ref());
+    owner::look(place, (&node, from), |store| export_of(store, (from, &node), args, &copying))
+}
+
+fn export_of(
+    store: &OpenStore<MapFiles>,
+    (from, node): (Option<&NodeName>, &NodeName),
+    args: &ExportArgs,
+    copying: &Watched,
+) -> Result<Outcome, StoreError> {
+    let size = store.size_of(node)?;
     if args.out.as_os_str() == STANDARD {
         let out = io::stdout().lock();
-        let copying = Watched::begin("copying", &args.out, Some(size))?;
-        write_out(&store, (from.as_ref(), &node), args, (&args.out, RawOutput::Stream(out)), &copying)?;
+        write_out(store, (from, node, size), args, (&args.out, RawOutput::Stream(out)), copying)?;
         return Ok(Outcome::Done);
     }
     let new = NewFile::make(&args.out, args.force)?;
-    let copying = Watched::begin("copying", &args.out, Some(size))?;
     let output: RawOutput<'_, &File> = match args.delta {
         None => RawOutput::Sparse(&new.file),
         Some(_) => RawOutput::Stream(&new.file),
     };
-    write_out(&store, (from.as_ref(), &node), args, (&args.out, output), &copying)?;
-    drop(copying);
+    write_out(store, (from, node, size), args, (&args.out, output), copying)?;
+    copying.end();
     new.finish(args.force)?;
     let file = args.out.as_path();
-    let sentence = match (&args.delta, &from) {
+    let sentence = match (&args.delta, from) {
         (None, _) => format!("{} has all of {node}: {}.", file.display(), human(size)),
         (Some(_), None) => format!("{} makes {node}.", file.display()),
         (Some(_), Some(from)) => format!("{} makes {node} of {from}.", file.display()),
@@ -116,12 +124,12 @@ fn named(node: &NodeName, range: &DeltaRange) -> Result<(Option<NodeName>, NodeN
 
 fn write_out<W: Write>(
     store: &OpenStore<MapFiles>,
-    (from, node): (Option<&NodeName>, &NodeName),
+    (from, node, size): (Option<&NodeName>, &NodeName, u64),
     args: &ExportArgs,
     (path, mut out): (&Path, RawOutput<'_, W>),
     copying: &Watched,
 ) -> Result<(), StoreError> {
-    let progress = &mut |done| copying.progress(done);
+    let progress = &mut |done| copying.progress_of(done, size);
     match (&args.delta, &mut out) {
         (Some(_), RawOutput::Stream(stream)) => {
             store.export_delta(from, node, (path, &mut BufWriter::new(stream)), progress)

@@ -5,15 +5,15 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::create::copy;
+use super::create::{copy, made};
 use super::show;
+use super::upload::{self, Contents};
 use super::watched::Watched;
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
-use crate::cli::text::human;
 use crate::config::ControlAddress;
 use crate::config::size::parse_size;
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::ImagePath;
 use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError};
 
@@ -42,27 +42,39 @@ pub(crate) struct ImportArgs {
 }
 
 pub(super) fn import(args: ImportArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
-    let mut store = owner::open_alone(StorePlace { store: &args.node.store, control })?;
+    let place = StorePlace { store: &args.node.store, control };
     if args.delta {
-        return delta(&mut store, args);
+        return delta(&mut owner::open_alone(place)?, args);
     }
     let name = args.node.node.into_image().map_err(StoreError::Name)?;
     let is_standard = args.from.as_os_str() == STANDARD;
     let is_file = std::fs::metadata(INPUT_FILE).is_ok_and(|input| input.is_file());
-    match is_standard {
+    let answer = match is_standard {
         // Its holes are known.
-        false => copy(&mut store, &name, &args.from, args.size)?,
-        true if is_file => copy(&mut store, &name, Path::new(INPUT_FILE), args.size)?,
-        true => {
-            let copying = Watched::begin("copying", &args.from, None)?;
-            let progress = &mut |done| copying.progress(done);
-            store.import_stream(&name, args.size, (&args.from, &mut io::stdin().lock()), progress)?;
-        }
+        false => copy(place, &name, &args.from, args.size)?,
+        true if is_file => copy(place, &name, Path::new(INPUT_FILE), args.size)?,
+        true => stream(place, &name, &args.from, args.size)?,
+    };
+    Ok(made(&name, &answer, args.json))
+}
+
+fn stream(
+    place: StorePlace<'_>,
+    name: &StoreName,
+    path: &Path,
+    size: Option<u64>,
+) -> Result<StoreAnswer, RequestError> {
+    let server = owner::clients_place(place)?;
+    let copying = Watched::begin("copying", path, None)?;
+    let source = &mut io::stdin().lock();
+    if let Some(uri) = server {
+        let size = size.ok_or(RequestError::NoSize)?;
+        return upload::fill((place, uri), (name, size), (path, Contents::Stream(source)), &copying);
     }
-    let size = store.view()?.image(&name).map_or(0, |image| image.size);
-    let sentence = format!("{name} is made: {}.", human(size));
-    let answer = store.describe_some(&[NodeName { image: name, snapshot: None }])?;
-    Ok(show::answer(&StoreAnswer::Nodes(answer), args.json, &sentence))
+    let mut store = owner::open_alone(place)?;
+    store.import_stream(name, size, (path, source), &mut |done| copying.progress(done))?;
+    let made = store.describe_some(&[NodeName { image: name.clone(), snapshot: None }])?;
+    Ok(StoreAnswer::Nodes(made))
 }
 
 fn delta(store: &mut OpenStore<MapFiles>, args: ImportArgs) -> Result<Outcome, RequestError> {

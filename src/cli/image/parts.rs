@@ -9,7 +9,7 @@ use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::cli::text::written;
 use crate::config::ControlAddress;
 use crate::store::image_path::ImagePath;
-use crate::store::{NodePart, StoreError};
+use crate::store::{MapFiles, NodePart, OpenStore, StoreError};
 
 /// A part that differs; its keys are part of the interface.
 #[derive(Debug, Serialize)]
@@ -82,7 +82,15 @@ pub(super) fn diff(
     as_json: bool,
     control: Option<&ControlAddress>,
 ) -> Result<Outcome, RequestError> {
-    let store = owner::open_alone(StorePlace { store: &from.store, control })?;
+    let place = StorePlace { store: &from.store, control };
+    owner::look(place, (&from.node, Some(&to.node)), |store| differences(store, (from, to), as_json))
+}
+
+fn differences(
+    store: &OpenStore<MapFiles>,
+    (from, to): (&ImagePath, &ImagePath),
+    as_json: bool,
+) -> Result<Outcome, StoreError> {
     let (size_of_from, size) = (store.size_of(&from.node)?, store.size_of(&to.node)?);
     let (mut lines, mut changed, mut is_first) = (PartLines::new(), 0, true);
     let begin = || match as_json {
@@ -112,7 +120,7 @@ pub(super) fn diff(
     // Nothing is printed of what is refused.
     let begin = if is_first { begin() } else { String::new() };
     let end = if as_json { format!("\n  ],\n  \"changed\": {changed}\n}}\n") } else { String::new() };
-    Ok(lines.end(result, &format!("{begin}{end}"))?)
+    lines.end(result, &format!("{begin}{end}"))
 }
 
 pub(super) fn map(
@@ -120,7 +128,11 @@ pub(super) fn map(
     as_json: bool,
     control: Option<&ControlAddress>,
 ) -> Result<Outcome, RequestError> {
-    let store = owner::open_alone(StorePlace { store: &of.store, control })?;
+    let place = StorePlace { store: &of.store, control };
+    owner::look(place, (&of.node, None), |store| parts(store, of, as_json))
+}
+
+fn parts(store: &OpenStore<MapFiles>, of: &ImagePath, as_json: bool) -> Result<Outcome, StoreError> {
     let (mut lines, mut is_first) = (PartLines::new(), true);
     let title = format!("{:>16}  {:>16}  {:>5}  TYPE\n", "START", "LENGTH", "DEPTH");
     let result = store.map(&of.node, &mut |part| {
@@ -145,5 +157,5 @@ pub(super) fn map(
         (false, true) => &title,
         (false, false) => "",
     };
-    Ok(lines.end(result, end)?)
+    lines.end(result, end)
 }

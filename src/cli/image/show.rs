@@ -20,7 +20,10 @@ pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Out
         StoreAnswer::Node(of) => as_table(of),
         StoreAnswer::Removed(of) => format!("{sentence}{}\n", freed(of.layers, of.bytes)),
         StoreAnswer::RolledBack(of) => format!("{sentence}{}\n", freed(of.layers, of.bytes)),
-        StoreAnswer::Nodes(_) | StoreAnswer::Store(_) | StoreAnswer::Collected(_) => format!("{sentence}\n"),
+        StoreAnswer::Nodes(_)
+        | StoreAnswer::Layers(_)
+        | StoreAnswer::Store(_)
+        | StoreAnswer::Collected(_) => format!("{sentence}\n"),
     };
     print(&told)
 }

@@ -37,6 +37,11 @@ impl Watched {
         if self.stopped.load(Ordering::Relaxed) { Err(StoreError::Interrupted) } else { Ok(()) }
     }
 
+    /// The line goes.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// The same, of so many.
     pub(super) fn progress_of(&self, done: u64, total: u64) -> Result<(), StoreError> {
         self.bar.set_length(total);

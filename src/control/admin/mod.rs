@@ -5,6 +5,7 @@
 //! where it is told to. What a client can take is bounded: connections, the time and the size of a request's
 //! head, the life of a connection. Bodies are not read. `API.md` beside this file is the reference for users.
 
+mod images;
 mod routes;
 mod views;
 
@@ -18,6 +19,7 @@ use crate::control::http::HttpService;
 use crate::control::observe::collector::Collector;
 use crate::control::observe::process::Process;
 use crate::control::plane::Plane;
+use crate::control::stores::{Overviews, Stores};
 use crate::identity::PeerIdentity;
 
 /// Connections at the same time; further ones wait in the backlog.
@@ -27,6 +29,7 @@ pub(super) const CONNECTIONS: usize = 32;
 pub(super) struct Admin {
     plane: Rc<Plane>,
     collector: Rc<Collector>,
+    overviews: Rc<Overviews>,
     /// It listens on the loopback address.
     is_local: bool,
     /// Shards record times.
@@ -40,14 +43,24 @@ pub(super) struct Admin {
 impl Admin {
     /// `is_local`: it listens on the loopback address, so that browsers of this machine are who can reach it.
     pub(super) fn new(
-        plane: Rc<Plane>,
+        stores: &Rc<Stores>,
         collector: Rc<Collector>,
         is_local: bool,
         histograms: bool,
         log_lines_dropped: fn() -> u64,
     ) -> Rc<Self> {
         let (started, process) = (SystemTime::now(), Process::open());
-        Rc::new(Self { plane, collector, is_local, histograms, log_lines_dropped, started, process })
+        let (plane, overviews) = (Rc::clone(&stores.plane), Overviews::new(stores));
+        Rc::new(Self {
+            plane,
+            collector,
+            overviews,
+            is_local,
+            histograms,
+            log_lines_dropped,
+            started,
+            process,
+        })
     }
 }
 

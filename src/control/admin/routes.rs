@@ -10,7 +10,7 @@ use super::Admin;
 use super::views::image_facts;
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
-use crate::stats::prometheus::{ExportFacts, Format, Metrics, export_label, render};
+use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_label, render};
 
 /// One page without anything from outside.
 const DASHBOARD: &str = include_str!("dashboard.html");
@@ -43,6 +43,7 @@ impl Admin {
                 self.collector.refresh(false).await;
                 json(StatusCode::OK, &self.exports())
             }
+            "/api/v1/images" => self.images(number(request, "limit")).await,
             "/api/v1/connections" => {
                 self.collector.refresh(true).await;
                 match self.chosen_export(request) {
@@ -84,8 +85,12 @@ impl Admin {
             image: image_facts(entry),
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
+        let snapshots = self.overviews.snapshots();
+        let stores = snapshots.iter().map(|(path, of)| StoreFacts { label: path.clone(), snapshots: of });
+        let stores: Vec<_> = stores.collect();
         let metrics = Metrics {
             exports: &exports,
+            stores: &stores,
             totals: &state.totals,
             responsive: &responsive,
             clients: self.plane.counts(),
@@ -115,7 +120,7 @@ fn no_such_export() -> Response<String> {
 }
 
 const NOT_FOUND: &str = "\
-There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/connections /api/v1/latency /api/v1/history
+There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history
 ";
 
 const MISDIRECTED: &str = "\

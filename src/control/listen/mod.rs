@@ -1,6 +1,7 @@
 //! How clients come: listening sockets, the loop that accepts, the handshake.
 
 pub(super) mod accept;
+mod audit;
 pub(super) mod endpoint;
 pub(super) mod listeners;
 pub(super) mod negotiate;

@@ -10,12 +10,14 @@ use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
+use super::audit::Audit;
 use crate::control::handshake_memory::FREE_BYTES;
 use crate::control::plane::{Permit, Plane};
 use crate::control::stores::{Chosen, Stores};
 use crate::identity::PeerIdentity;
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
+use crate::rights::Asker;
 use crate::shard::NewConnection;
 
 /// A client that was just accepted.
@@ -57,7 +59,8 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
     let outcome = match ring_stream(&socket) {
         Err(error) => Err(Failure::Io(error)),
         Ok(stream) => {
-            let whole = converse(&stores, &mut handshake, &stream);
+            let audit = Audit::new(&plane, number, &peer);
+            let whole = converse(&stores, &mut handshake, &stream, &audit);
             timeout(plane.limits.handshake_timeout, whole).await.unwrap_or(Err(Failure::TimedOut))
         }
     };
@@ -108,8 +111,10 @@ async fn converse(
     stores: &Rc<Stores>,
     handshake: &mut Handshake,
     stream: &TcpStream,
+    audit: &Audit<'_>,
 ) -> Result<(Session, Chosen, Vec<u8>), Failure> {
     let plane = &stores.plane;
+    let asker = Asker::of(audit.peer);
     let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
     let mut unread = 0..0;
     let mut chosen: Option<Chosen> = None;
@@ -134,8 +139,10 @@ async fn converse(
                 sent.map_err(Failure::from)?;
             }
             Some(Event::Lookup(name)) => {
-                let is_choice = handshake.is_choosing();
-                let found = stores.look_up(&name, is_choice).await;
+                let option = handshake.option_name();
+                let found = stores.look_up(&name, handshake.is_choosing(), &asker).await;
+                audit.decided(&asker, (option, &name), &found);
+                let found = found.ok();
                 let info = match &found {
                     Some(entry) => Some(stores.info_now(entry).await),
                     None => None,
@@ -148,12 +155,14 @@ async fn converse(
                     .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
-                let images = stores.listed().await;
+                let images = stores.listed(&asker).await;
                 let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
                 claim.hold(bytes + plane.answer_bytes(None)).await;
                 let catalogue = plane.catalogue();
                 let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
-                handshake.listed(others.map(|entry| &entry.info).chain(&images));
+                let others: Vec<_> = others.filter(|entry| entry.decide(&asker).is_listed).collect();
+                audit.listed(&asker, others.len() + images.len());
+                handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
             }
             Some(Event::StartTls) => unreachable!("TLS is not offered"),
             Some(Event::Done(negotiated)) => {

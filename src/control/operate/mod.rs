@@ -22,6 +22,7 @@ use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
 use crate::control::http::reply::{error, json};
 use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
+use crate::control::listen::endpoint::Endpoint;
 use crate::control::listen::listeners::{self, ListenError, Listener};
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
@@ -41,6 +42,8 @@ pub(super) struct Operator {
     pub(super) stores: Rc<Stores>,
     pub(super) collector: Rc<Collector>,
     pub(super) reloads: Rc<Reloads>,
+    /// Where clients connect.
+    pub(super) endpoints: Vec<Endpoint>,
     /// The user that started the server.
     pub(super) starter: u32,
 }

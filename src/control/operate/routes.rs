@@ -17,14 +17,16 @@ pub(super) enum Verb {
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 14] = [
+const ROUTES: [(Method, &str, Verb); 16] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
+    (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
+    (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),
     (Method::POST, "/api/v1/images/create", Verb::ChangeStore("create")),
     (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
     (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),

@@ -1,5 +1,7 @@
 //! The JSON of the control socket. Its keys are part of the interface, as those of the admin server are.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::Operator;
@@ -29,12 +31,17 @@ struct ExportListEntry {
 /// `GET /api/v1/stores`.
 #[derive(Debug, Serialize)]
 pub(super) struct StoreList {
-    stores: Vec<std::path::PathBuf>,
+    stores: Vec<PathBuf>,
+    /// Those whose images are all exports.
+    whole: Vec<PathBuf>,
+    /// Where clients connect, of the export without a name.
+    uris: Vec<String>,
 }
 
 impl Operator {
     pub(super) fn open_stores(&self) -> StoreList {
-        StoreList { stores: self.stores.directories() }
+        let uris = self.endpoints.iter().map(|endpoint| endpoint.uri("")).collect();
+        StoreList { stores: self.stores.directories(), whole: self.stores.whole_directories(), uris }
     }
 
     pub(super) fn exports(&self) -> ExportList {

@@ -14,14 +14,17 @@
 //! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
 //! perform    what the control socket asks for
 //! snapshot   of images that clients write meanwhile
+//! overview   what the admin server shows of them
 //! ```
 
 mod offers;
 mod one;
 mod opened;
+mod overview;
 mod perform;
 mod snapshot;
 
-pub(super) use offers::{Chosen, Stores};
+pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};
+pub(super) use overview::{NodeUse, Overviews, StoreOverview};
 pub(super) use perform::PerformError;

@@ -13,6 +13,7 @@ use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
+use crate::rights::Asker;
 use crate::store::catalog::NodeName;
 use crate::store::error::StoreError;
 
@@ -37,12 +38,32 @@ pub(in crate::control) struct Stores {
 pub(in crate::control) struct Chosen {
     entry: Rc<Entry>,
     stores: Rc<Stores>,
+    may_write: bool,
+}
+
+/// Why a handshake does not find an export. The client cannot tell which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum Absence {
+    /// There is none, or it could not be opened.
+    Missing,
+    /// The client may not use it.
+    Refused,
 }
 
 impl Chosen {
-    fn new(entry: Rc<Entry>, stores: &Rc<Stores>) -> Self {
+    /// None if the client may not use it.
+    fn admitted(entry: Rc<Entry>, stores: &Rc<Stores>, asker: &Asker) -> Option<Self> {
+        let decision = entry.decide(asker);
+        if !decision.may_read {
+            return None;
+        }
         entry.count_handshake(true);
-        Self { entry, stores: Rc::clone(stores) }
+        Some(Self { entry, stores: Rc::clone(stores), may_write: decision.may_write })
+    }
+
+    /// Whether its client may write.
+    pub(in crate::control) fn may_write(&self) -> bool {
+        self.may_write
     }
 }
 
@@ -128,6 +149,12 @@ impl Stores {
         self.all.iter().map(|one| one.of.store.path().to_owned()).collect()
     }
 
+    /// Where those are whose images are all exports.
+    pub(in crate::control) fn whole_directories(&self) -> Vec<PathBuf> {
+        let whole = self.all.iter().filter(|store| store.of.all.is_some());
+        whole.map(|one| one.of.store.path().to_owned()).collect()
+    }
+
     /// Where changes of images are noted that are opened later.
     pub(in crate::control) fn log_directories(&self) -> &[PathBuf] {
         &self.logs
@@ -154,31 +181,45 @@ impl Stores {
     }
 
     /// The export of a name. With `is_choice` a client is about to use it, so an image's files are opened.
-    pub(in crate::control) async fn look_up(self: &Rc<Self>, name: &str, is_choice: bool) -> Option<Chosen> {
+    ///
+    /// One that the client may not use is looked for as one that is not there: in the same places, with the
+    /// same work.
+    pub(in crate::control) async fn look_up(
+        self: &Rc<Self>,
+        name: &str,
+        is_choice: bool,
+        asker: &Asker,
+    ) -> Result<Chosen, Absence> {
         for _ in 0..TRIES {
-            let entry = match self.plane.find(name) {
-                Some(entry) => Chosen::new(entry, self),
-                None => self.offer(name).await?,
+            let known = self.plane.find(name);
+            let absence = if known.is_some() { Absence::Refused } else { Absence::Missing };
+            if known.is_none() {
+                self.plane.decide_on_nothing(asker);
+            }
+            let entry = match known.and_then(|entry| Chosen::admitted(entry, self, asker)) {
+                Some(entry) => entry,
+                None => self.offer(name, asker, absence).await?,
             };
             if !is_choice || entry.export().is_some() {
-                return Some(entry);
+                return Ok(entry);
             }
-            let (store, node, _) = self.find(name)?;
+            let (store, node, _) = self.find(name).ok_or(Absence::Missing)?;
             match store.open(&node, &entry, (&self.plane, self.collector())).await {
-                Ok(true) => return Some(entry),
+                Ok(true) => return Ok(entry),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(export = name, %error, "an image could not be opened");
-                    return None;
+                    return Err(Absence::Missing);
                 }
             }
         }
-        None
+        Err(Absence::Missing)
     }
 
-    /// What clients are told of an export, with the meta contexts that it has now.
-    pub(in crate::control) async fn info_now(&self, entry: &Entry) -> ExportInfo {
+    /// What a client is told of an export, with the meta contexts that it has now.
+    pub(in crate::control) async fn info_now(&self, entry: &Chosen) -> ExportInfo {
         let mut info = entry.info.clone();
+        info.facts.read_only |= !entry.may_write();
         let own = || {
             let (store, node) = entry.export()?.stored()?;
             let one = self.all.iter().find(|one| std::sync::Arc::ptr_eq(&one.of.store, store))?;
@@ -198,32 +239,41 @@ impl Stores {
         info
     }
 
-    /// Gives the image of a name a place among the exports, if there is one.
-    async fn offer(self: &Rc<Self>, name: &str) -> Option<Chosen> {
-        let node: NodeName = name.parse().ok()?;
+    /// Gives the image of a name a place among the exports, if there is one that the client may use.
+    /// `absence` tells what is known of the name so far.
+    async fn offer(
+        self: &Rc<Self>,
+        name: &str,
+        asker: &Asker,
+        mut absence: Absence,
+    ) -> Result<Chosen, Absence> {
+        let node: NodeName = name.parse().map_err(|_| absence)?;
         for one in &self.all {
             let Some(how) = &one.of.all else { continue };
             if one.of.fixed.contains_key(&node) {
                 continue;
             }
+            let may_read = one.of.rights.decide(asker).may_read;
             match one.facts(&node).await {
                 Ok(None) => {}
+                Ok(Some(_)) if !may_read => absence = Absence::Refused,
                 Ok(Some(facts)) => {
                     // Another handshake may have been quicker.
                     let entry = self.plane.find(name).or_else(|| {
                         one.offer(&node, one.info(&node, how, facts.size, &self.plane), &self.plane)
                     });
-                    return entry.map(|entry| Chosen::new(entry, self));
+                    let chosen = entry.and_then(|entry| Chosen::admitted(entry, self, asker));
+                    return chosen.ok_or(Absence::Refused);
                 }
                 Err(error) => tracing::warn!(export = name, %error, "an image could not be looked up"),
             }
         }
-        None
+        Err(absence)
     }
 
     /// What a list has of images: all of them up to a limit, and snapshots if there are few. The description
     /// is the only other thing that a list tells.
-    pub(in crate::control) async fn listed(&self) -> Vec<ExportInfo> {
+    pub(in crate::control) async fn listed(&self, asker: &Asker) -> Vec<ExportInfo> {
         let mut listed = Vec::new();
         for one in &self.all {
             let Some(how) = &one.of.all else { continue };
@@ -234,7 +284,8 @@ impl Stores {
                     continue;
                 }
             };
-            let own = nodes.iter().filter(|node| !one.of.fixed.contains_key(node));
+            let is_listed = one.of.rights.decide(asker).is_listed;
+            let own = nodes.iter().filter(|node| is_listed && !one.of.fixed.contains_key(node));
             listed.extend(own.map(|node| one.info(node, how, 0, &self.plane)));
         }
         listed

@@ -17,6 +17,7 @@ use crate::control::retire::retire;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::shard::Removal;
+use crate::stats::SnapshotStats;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
@@ -34,6 +35,8 @@ pub(super) struct OneStore {
     offers: RefCell<BTreeMap<NodeName, Offer>>,
     /// Held while an image is opened or closed, and while an image changes that must not be open meanwhile.
     pub(super) turn: Mutex<()>,
+    /// Since the start.
+    pub(super) snapshots: RefCell<SnapshotStats>,
 }
 
 /// An image or a snapshot that has a place among the exports.
@@ -50,7 +53,7 @@ pub(super) struct FoundImage {
 impl OneStore {
     pub(super) fn new(of: OpenedStore) -> Self {
         let (room, offers, turn) = (Semaphore::new(QUEUE), RefCell::default(), Mutex::default());
-        Self { of, room, offers, turn }
+        Self { of, room, offers, turn, snapshots: RefCell::default() }
     }
 
     /// Has the thread of the store do something, and waits for it.
@@ -105,6 +108,7 @@ impl OneStore {
     /// Gives an image a place among the exports; none if its name is taken.
     pub(super) fn offer(&self, node: &NodeName, info: ExportInfo, plane: &Plane) -> Option<Rc<Entry>> {
         let entry = plane.catalogue_mut().add_unopened(info, self.source(node))?;
+        entry.set_rights(&self.of.rights);
         let offer = Offer { entry: Rc::clone(&entry), idle_since: Cell::new(None) };
         self.offers.borrow_mut().insert(node.clone(), offer);
         Some(entry)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::backend::{Export, OpenError, ServedStore};
 use crate::config::{ExportConfig, ExportUri, ImagePlace, ImageUri};
 use crate::control::catalogue::Catalogue;
+use crate::rights::Rights;
 use crate::store::catalog::NodeName;
 use crate::store::directory::StoreDirectory;
 use crate::store::error::StoreError;
@@ -46,6 +47,8 @@ pub(super) struct OpenedStore {
     pub(super) store: Arc<ServedStore>,
     /// If all its images are exports: how.
     pub(super) all: Option<ImageUri>,
+    /// Who may do what with each of them.
+    pub(super) rights: Rights,
     /// Images that are exports with names of their own.
     pub(super) fixed: BTreeMap<NodeName, String>,
 }
@@ -75,7 +78,8 @@ impl OpenedStores {
         let read_only = image.read_only || wanted.read_only;
         let description = Some(wanted.description.clone()).filter(|text| !text.is_empty());
         let all = ImageUri { read_only, description, ..(**image).clone() };
-        self.of(&store).all = Some(all);
+        let of = self.of(&store);
+        (of.all, of.rights) = (Some(all), wanted.rights.clone());
         Ok(true)
     }
 
@@ -89,7 +93,8 @@ impl OpenedStores {
     fn of(&mut self, store: &Arc<ServedStore>) -> &mut OpenedStore {
         let known = self.0.iter().position(|of| Arc::ptr_eq(&of.store, store));
         let index = known.unwrap_or_else(|| {
-            self.0.push(OpenedStore { store: Arc::clone(store), all: None, fixed: BTreeMap::new() });
+            let (store, fixed) = (Arc::clone(store), BTreeMap::new());
+            self.0.push(OpenedStore { store, all: None, rights: Rights::default(), fixed });
             self.0.len() - 1
         });
         &mut self.0[index]

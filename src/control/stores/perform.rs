@@ -11,6 +11,7 @@ use super::offers::Stores;
 use super::one::OneStore;
 use crate::backend::{SealFailure, SnapshotError};
 use crate::shard::Removal;
+use crate::stats::SnapshotOutcome;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::request::{StoreAnswer, StoreRequest};
@@ -58,6 +59,15 @@ impl PerformError {
             Self::NoStore(_) | Self::WhichStore => StatusCode::NOT_FOUND,
             _ => StatusCode::CONFLICT,
         }
+    }
+}
+
+/// How a snapshot is counted.
+fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
+    match result {
+        Ok(_) => SnapshotOutcome::Taken,
+        Err(PerformError::Store(error)) if error.is_refusal() => SnapshotOutcome::Refused,
+        Err(_) => SnapshotOutcome::Failed,
     }
 }
 
@@ -113,7 +123,10 @@ impl Stores {
         // No image is opened until it is done.
         let _turn = one.turn.lock().await;
         if let StoreRequest::Snapshot { nodes } = request {
-            return self.snapshot(one, nodes).await;
+            let snapshots = nodes.len() as u64;
+            let result = self.snapshot(one, nodes).await;
+            one.snapshots.borrow_mut().count(outcome(&result), snapshots);
+            return result;
         }
         one.can_be_closed(&needed).await?;
         let how = if needed.is_forced { Removal::AtOnce } else { Removal::WhenUnused };
@@ -178,8 +191,10 @@ impl OneStore {
         match request {
             StoreRequest::Images
             | StoreRequest::Image { .. }
+            | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            | StoreRequest::Sealed
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.

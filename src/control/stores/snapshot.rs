@@ -105,6 +105,7 @@ impl Stores {
         };
         match sealed {
             Ok(pauses) => {
+                one.snapshots.borrow_mut().add_pauses(&pauses);
                 let longest_us = pauses.iter().max().map_or(0, |pause| pause.as_micros() as u64);
                 tracing::info!(images = nodes.len(), longest_us, "a snapshot was taken of images in use");
             }

@@ -106,6 +106,12 @@ impl StoreCatalog {
         })
     }
 
+    /// Rows that somebody else has told. They can be looked at, and no change of them is ever durable.
+    #[must_use]
+    pub const fn without_file(header: CatalogHeader, view: CatalogView) -> Self {
+        Self { database: None, header, view, is_doubtful: false }
+    }
+
     #[must_use]
     pub const fn header(&self) -> &CatalogHeader {
         &self.header

@@ -22,6 +22,7 @@ mod database;
 mod decide;
 mod draft;
 mod encoding;
+mod excerpt;
 mod header;
 mod id;
 mod importing;
@@ -43,6 +44,7 @@ pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
     resize, take_snapshots,
 };
+pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
 pub use header::CatalogHeader;
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};

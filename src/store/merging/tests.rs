@@ -112,7 +112,7 @@ impl Disks {
                 };
                 let (data, map) = maps.entry(id).or_insert_with(|| {
                     let (data, map) = self.store.directory.open_layer(id).unwrap();
-                    let map = LayerMapReader::open(&data, map).unwrap();
+                    let map = MapReader::open_synced(&data, map).unwrap();
                     (data, map)
                 });
                 match map.run(offset / MAP_BLOCK, 1).unwrap().state {
@@ -459,7 +459,7 @@ fn holes_stay_holes_and_pages_come_and_go() {
     let (lower, upper) = (blocks(0), blocks(3_500));
     let room = data.metadata().unwrap().blocks() * 512;
     assert!(room <= (lower.len() + upper.len()) as u64 * MAP_BLOCK * 2, "{room} bytes");
-    let mut map = LayerMapReader::open(&data, map).unwrap();
+    let mut map = MapReader::open_synced(&data, map).unwrap();
     let mut at = 0;
     let mut found = BTreeSet::new();
     while at < SIZE / MAP_BLOCK {

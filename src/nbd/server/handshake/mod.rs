@@ -169,6 +169,15 @@ impl Handshake {
         }
     }
 
+    /// The name of the option that [`Event::Lookup`] or [`Event::List`] asks for, for people; empty when
+    /// nothing was asked.
+    pub fn option_name(&self) -> &'static str {
+        match &self.state {
+            HandshakeState::Asking(question) => question.option_name(),
+            _ => "",
+        }
+    }
+
     /// Answers [`Event::List`] with the exports to show.
     ///
     /// # Panics

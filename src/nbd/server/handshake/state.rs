@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::outcome::{CloseReason, Negotiated};
 use super::parse::InfoRequests;
 use super::reply::OptionRefusal;
+use crate::wire::{NBD_OPT_GO, NBD_OPT_SET_META_CONTEXT};
 
 /// What the machine waits for.
 #[derive(Debug)]
@@ -42,6 +43,18 @@ pub(super) enum PendingOption {
 }
 
 impl PendingOption {
+    /// The option's name in the protocol.
+    pub(super) fn option_name(&self) -> &'static str {
+        match self {
+            Self::List => "LIST",
+            Self::ExportName(_) => "EXPORT_NAME",
+            Self::Info { option: NBD_OPT_GO, .. } => "GO",
+            Self::Info { .. } => "INFO",
+            Self::Meta { option: NBD_OPT_SET_META_CONTEXT, .. } => "SET_META_CONTEXT",
+            Self::Meta { .. } => "LIST_META_CONTEXT",
+        }
+    }
+
     /// The name of the export that is asked for.
     pub(super) fn export(&self) -> &str {
         match self {

@@ -1,0 +1,226 @@
+//! The rows that a few snapshots need, or all that is not written, for those who may read layers and cannot
+//! open the catalogue.
+//!
+//! They are a catalogue of their own, in which images are names and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::codec::RowError;
+use super::consistency::checked;
+use super::database::CatalogError;
+use super::encoding::{StoredRow, decode, encode};
+use super::header::CatalogHeader;
+use super::id::{LayerId, SnapshotId};
+use super::name::NodeName;
+use super::refusal::ImageRefusal;
+use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::view::{CatalogChange, CatalogView};
+
+/// Layers beyond which no further snapshots are told for the sake of records. Without them more is said to
+/// have changed than has.
+const ENOUGH_LAYERS: usize = 1024;
+
+/// For each layer that has a record of changes, the snapshot that they are counted from; none if the record
+/// cannot be read.
+pub type RecordAnchors = BTreeMap<LayerId, Option<SnapshotId>>;
+
+/// By uuid, as the catalogue stores them, in hexadecimal.
+type RowTexts = BTreeMap<String, String>;
+
+/// Rows to be sent. Their keys are part of the interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogExcerpt {
+    header: String,
+    images: RowTexts,
+    snapshots: RowTexts,
+    layers: RowTexts,
+    bases: RowTexts,
+    records: BTreeMap<String, Option<String>>,
+}
+
+/// Rows that were read again.
+#[derive(Debug)]
+pub struct ReadExcerpt {
+    pub header: CatalogHeader,
+    pub view: CatalogView,
+    pub records: RecordAnchors,
+}
+
+struct ExcerptDraft<'a> {
+    view: &'a CatalogView,
+    rows: CatalogChange,
+    /// Nodes that are still to be looked at.
+    nodes: Vec<ChainNode>,
+}
+
+impl ExcerptDraft<'_> {
+    fn add_snapshot(&mut self, row: &SnapshotRow) {
+        if self.rows.snapshots.contains_key(&row.id) {
+            return;
+        }
+        if let Some(image) = self.view.image_by_id(row.image) {
+            let (head, origin, since) = (None, None, None);
+            let (below, pairs) = (Below::NOTHING, BTreeMap::new());
+            let bare = ImageRow { head, below, origin, since, pairs, ..image.clone() };
+            self.rows.images.insert(row.image, Some(bare));
+        }
+        self.rows.snapshots.insert(row.id, Some(SnapshotRow { parent: None, ..row.clone() }));
+        self.nodes.push(row.below.node);
+    }
+
+    /// What all of it stands on.
+    fn follow(&mut self, records: &RecordAnchors) {
+        while let Some(node) = self.nodes.pop() {
+            match node {
+                ChainNode::Nothing => {}
+                ChainNode::Base(id) => {
+                    self.rows.bases.insert(id, self.view.base(id).cloned());
+                }
+                ChainNode::Layer(id) => {
+                    let Some(row) = self.view.layer(id) else { continue };
+                    if self.rows.layers.insert(id, Some(row.clone())).is_some() {
+                        continue;
+                    }
+                    self.nodes.push(row.below.node);
+                    let anchor = records.get(&id).copied().flatten();
+                    let anchor = anchor.filter(|_| self.rows.layers.len() <= ENOUGH_LAYERS);
+                    if let Some(anchor) = anchor.and_then(|anchor| self.view.snapshot_by_id(anchor)) {
+                        self.add_snapshot(anchor);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The rows that these snapshots need.
+///
+/// # Errors
+/// One of them is missing.
+pub fn excerpt(
+    view: &CatalogView,
+    header: &CatalogHeader,
+    records: &RecordAnchors,
+    snapshots: &[&NodeName],
+) -> Result<CatalogExcerpt, ImageRefusal> {
+    let mut gathered = ExcerptDraft { view, rows: CatalogChange::default(), nodes: Vec::new() };
+    for node in snapshots {
+        let image = view.image(&node.image).ok_or_else(|| ImageRefusal::NoImage(node.image.clone()))?;
+        let Some(name) = &node.snapshot else { continue };
+        let missing = || ImageRefusal::NoSnapshot { image: node.image.clone(), snapshot: name.clone() };
+        gathered.add_snapshot(view.snapshot(image.id, name).ok_or_else(missing)?);
+    }
+    gathered.follow(records);
+    let rows = gathered.rows;
+    let told = records.iter().filter(|(layer, _)| rows.layers.contains_key(layer));
+    let text = |anchor: &Option<SnapshotId>| anchor.map(|anchor| anchor.to_string());
+    Ok(CatalogExcerpt {
+        header: to_hex(&header.encode()),
+        records: told.map(|(layer, anchor)| (layer.to_string(), text(anchor))).collect(),
+        images: texts(rows.images.values().flatten()),
+        snapshots: texts(rows.snapshots.values().flatten()),
+        layers: texts(rows.layers.values().flatten()),
+        bases: texts(rows.bases.values().flatten()),
+    })
+}
+
+/// The rows of all that is not written any more: no image has its head.
+#[must_use]
+pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt {
+    let images: Vec<ImageRow> = view.images().map(|row| ImageRow { head: None, ..row.clone() }).collect();
+    CatalogExcerpt {
+        header: to_hex(&header.encode()),
+        records: BTreeMap::new(),
+        images: texts(images.iter()),
+        snapshots: texts(view.snapshots.values()),
+        layers: texts(view.layers().filter(|row| row.is_sealed)),
+        bases: texts(view.bases()),
+    }
+}
+
+impl CatalogExcerpt {
+    /// Reads the rows, which may be anybody's.
+    ///
+    /// # Errors
+    /// Whatever does not fit.
+    pub fn read(&self) -> Result<ReadExcerpt, CatalogError> {
+        let damaged = || CatalogError::Damaged("what the server has told of it is not understood".to_owned());
+        let uuid = |text: &str| Uuid::try_parse(text).map_err(|_| damaged());
+        let header = CatalogHeader::decode(&from_hex(&self.header).ok_or_else(damaged)?)?;
+        let mut rows = CatalogChange::default();
+        read_rows(&self.images, |row: ImageRow| rows.images.insert(row.id, Some(row)).is_some())?;
+        read_rows(&self.snapshots, |row: SnapshotRow| rows.snapshots.insert(row.id, Some(row)).is_some())?;
+        read_rows(&self.layers, |row: LayerRow| rows.layers.insert(row.id, Some(row)).is_some())?;
+        read_rows(&self.bases, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
+        // What is still written is nothing for those who have no lock.
+        if rows.layers.values().flatten().any(|row| !row.is_sealed) {
+            return Err(damaged());
+        }
+        let mut records = RecordAnchors::new();
+        for (layer, anchor) in &self.records {
+            let anchor = anchor.as_deref().map(uuid).transpose()?;
+            records.insert(LayerId(uuid(layer)?), anchor.map(SnapshotId));
+        }
+        Ok(ReadExcerpt { header, view: checked(&rows)?, records })
+    }
+}
+
+fn texts<'a, R: StoredRow + 'a>(rows: impl Iterator<Item = &'a R>) -> RowTexts {
+    rows.map(|row| (row.key().to_string(), to_hex(&encode(row)))).collect()
+}
+
+/// Hands each row on, which says whether it was there before.
+fn read_rows<R: StoredRow>(texts: &RowTexts, mut take: impl FnMut(R) -> bool) -> Result<(), CatalogError> {
+    for (key, text) in texts {
+        let wrong = |key, why| CatalogError::Row { table: R::TABLE, key, why };
+        let key = Uuid::try_parse(key).map_err(|_| wrong(Uuid::nil(), RowError::Text))?;
+        let bytes = from_hex(text).ok_or_else(|| wrong(key, RowError::Text))?;
+        if take(decode(key, &bytes).map_err(|why| wrong(key, why))?) {
+            return Err(wrong(key, RowError::Value));
+        }
+    }
+    Ok(())
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _always = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    rest.is_empty().then_some(())?;
+    pairs.iter().map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_digits_and_back() {
+        assert_eq!(to_hex(&[0, 0x9a, 0xff]), "009aff");
+        assert_eq!(from_hex("009AfF"), Some(vec![0, 0x9a, 0xff]));
+        for text in ["0", "0g", "+1", "é", " 1"] {
+            assert_eq!(from_hex(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_sentence(header in ".{0,300}", key in ".{0,40}", row in "[0-9a-f]{0,400}") {
+            let rows = RowTexts::from([(key, row)]);
+            let excerpt = CatalogExcerpt { header, images: rows.clone(), layers: rows, ..CatalogExcerpt::default() };
+            prop_assert!(excerpt.read().is_err());
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Who may use which export: the whole table of identities, exports and options, byte by byte.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::geteuid;
+use serde_json::Value;
+
+use crate::support::server::{Options, Server};
+use crate::support::wire::*;
+
+/// A socket of either kind.
+trait Stream: Read + Write {
+    /// Says that nothing more is sent.
+    fn finish(&self);
+}
+
+impl Stream for UnixStream {
+    fn finish(&self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl Stream for TcpStream {
+    fn finish(&self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// A client, by what the server can know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Unix { uid: u32, gid: u32 },
+    Tcp { from: &'static str },
+}
+
+const ALICE: u32 = 60_002;
+const BOB: u32 = 60_003;
+const TEAM: u32 = 60_010;
+/// The kernel's user for those that have no number.
+const NOBODY: u32 = 65_534;
+
+const CLIENTS: [Client; 8] = [
+    Client::Unix { uid: 0, gid: 0 },
+    Client::Unix { uid: ALICE, gid: ALICE },
+    Client::Unix { uid: ALICE, gid: TEAM },
+    Client::Unix { uid: BOB, gid: TEAM },
+    Client::Unix { uid: NOBODY, gid: NOBODY },
+    Client::Tcp { from: "127.0.0.1" },
+    Client::Tcp { from: "127.0.0.2" },
+    Client::Tcp { from: "::1" },
+];
+
+/// For each export: its rules, and what each client of [`CLIENTS`] may do. `w`: write; `r`: read; `-`: it is hidden. A capital letter, or
+/// `+` for `-`, says that it is in the list. Written by hand.
+const EXPORTS: [(&str, &str, &str); 11] = [
+    ("open", "", "WWWWWWWW"),
+    ("alice", "allow = \"uid=60002\"", "-WW-----"),
+    ("shown", "allow = \"uid=60002\"\nlisted = \"always\"", "+WW+++++"),
+    ("never", "listed = \"never\"", "wwwwwwww"),
+    ("writer", "write = [\"uid=60002 & gid=60010\", \"ip=127.0.0.2\"]", "RRWRRRWR"),
+    ("team", "allow = \"gid=60010\"\nwrite = \"uid=60003\"", "--RW----"),
+    ("both", "allow = \"uid=60002 & gid=60010\"", "--W-----"),
+    ("four", "allow = \"ip=127.0.0.0/8\"\nwrite = \"ip=127.0.0.1\"", "-----WR-"),
+    ("six", "allow = [\"ip=::1\", \"ip=127.0.0.2/32\"]", "------WW"),
+    ("closed", "allow = []", "--------"),
+    // What no client here has.
+    ("secure", "allow = [\"cert.cn=a\", \"psk=a\", \"cert.dn=CN=a\", \"cert.san=dns:a\"]", "--------"),
+];
+
+fn configuration() -> String {
+    let export = |(name, rules, _): &(&str, &str, &str)| {
+        format!("[[export]]\nname = \"{name}\"\nuri = \"mem:1M\"\n{rules}\n\n")
+    };
+    EXPORTS.iter().map(export).collect()
+}
+
+/// A server of all exports. Its unix socket is one that everybody may connect to.
+fn serve(text: &str, arguments: &[&str]) -> (Server, String, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    let name = format!("ringnbd-rights-{}-{}", std::process::id(), dir.path().display());
+    let name = name[..name.len().min(100)].to_owned();
+    let socket = format!("@{name}");
+    let fixed = ["--config", path.to_str().unwrap(), "--unix", &socket, "--control", "off"];
+    let options = Options::new().without_unix().tcp("127.0.0.1:0").tcp("[::1]:0");
+    (options.args(fixed).args(arguments.iter().copied()).start(), name, dir)
+}
+
+impl Client {
+    /// Connects. A unix socket is asked who connected to it, so a thread becomes that user and ends.
+    fn connect(self, server: &Server, socket: &str) -> Box<dyn Stream> {
+        let patience = Some(std::time::Duration::from_secs(30));
+        match self {
+            Self::Unix { uid, gid } => {
+                let socket = socket.to_owned();
+                let connected = std::thread::spawn(move || {
+                    // SAFETY: these calls take numbers; by number, not through the C library, they change this thread only.
+                    let done = unsafe {
+                        libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
+                            && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+                    };
+                    assert!(done, "{}", std::io::Error::last_os_error());
+                    let address = std::os::unix::net::SocketAddr::from_abstract_name(socket).unwrap();
+                    UnixStream::connect_addr(&address).unwrap()
+                });
+                let stream = connected.join().unwrap();
+                stream.set_read_timeout(patience).unwrap();
+                Box::new(stream)
+            }
+            Self::Tcp { from } => {
+                let from = SocketAddr::new(from.parse().unwrap(), 0);
+                let all = server.tcp_addresses();
+                let to =
+                    all.iter().find(|to| to.is_ipv4() == from.is_ipv4()).expect("an address of the family");
+                let stream =
+                    socket2::Socket::new(socket2::Domain::for_address(from), socket2::Type::STREAM, None);
+                let stream = stream.unwrap();
+                stream.bind(&from.into()).unwrap();
+                stream.connect(&(*to).into()).unwrap();
+                let stream = TcpStream::from(stream);
+                stream.set_read_timeout(patience).unwrap();
+                Box::new(stream)
+            }
+        }
+    }
+
+    /// Sends options and nothing more, and gives all that comes behind the greeting.
+    fn bytes(self, server: &Server, socket: &str, options: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect(server, socket);
+        let mut sent = MODERN.to_be_bytes().to_vec();
+        sent.extend_from_slice(options);
+        stream.write_all(&sent).unwrap();
+        stream.finish();
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).unwrap();
+        let mut bytes = Vec::new();
+        // A reset is a close: the server may leave without having read all.
+        match stream.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("{self:?}: {error}"),
+        }
+        bytes
+    }
+}
+
+fn info(name: &str) -> Vec<u8> {
+    [&(name.len() as u32).to_be_bytes(), name.as_bytes(), &[0, 0]].concat()
+}
+
+fn meta(name: &str) -> Vec<u8> {
+    let query = b"base:allocation";
+    let length = |length: usize| (length as u32).to_be_bytes();
+    [&length(name.len()), name.as_bytes(), &length(1), &length(query.len()), query].concat()
+}
+
+/// What is asked for an export: the option, what has to go before it, and its data.
+fn questions(name: &str) -> BTreeMap<&'static str, Vec<u8>> {
+    let structured = option(NBD_OPT_STRUCTURED_REPLY, &[]);
+    BTreeMap::from([
+        ("INFO", option(NBD_OPT_INFO, &info(name))),
+        ("GO", option(NBD_OPT_GO, &info(name))),
+        // Asked before is asked again.
+        ("INFO, GO", [option(NBD_OPT_INFO, &info(name)), option(NBD_OPT_GO, &info(name))].concat()),
+        ("EXPORT_NAME", option(NBD_OPT_EXPORT_NAME, name.as_bytes())),
+        ("LIST_META_CONTEXT", option(NBD_OPT_LIST_META_CONTEXT, &meta(name))),
+        ("SET_META_CONTEXT", [structured, option(NBD_OPT_SET_META_CONTEXT, &meta(name))].concat()),
+    ])
+}
+
+fn reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+    [
+        &NBD_REP_MAGIC.to_be_bytes()[..],
+        &option.to_be_bytes(),
+        &kind.to_be_bytes(),
+        &(data.len() as u32).to_be_bytes(),
+        data,
+    ]
+    .concat()
+}
+
+/// What a client is answered that may use an export.
+fn granted(question: &str, may_write: bool) -> Vec<u8> {
+    // HAS_FLAGS, FLUSH, FUA, MULTI_CONN, CACHE; TRIM, WRITE_ZEROES and FAST_ZERO for those who may write, READ_ONLY for others.
+    let flags: u16 = 0b101_0000_1101 | if may_write { 0b1000_0110_0000 } else { 0b10 };
+    let size = (1u64 << 20).to_be_bytes();
+    let of = |number| {
+        let data = [&[0, 0], &size[..], &flags.to_be_bytes()].concat();
+        [reply(number, NBD_REP_INFO, &data), reply(number, NBD_REP_ACK, &[])].concat()
+    };
+    let context = |number, id: u32| {
+        let data = [&id.to_be_bytes(), &b"base:allocation"[..]].concat();
+        [reply(number, NBD_REP_META_CONTEXT, &data), reply(number, NBD_REP_ACK, &[])].concat()
+    };
+    match question {
+        "INFO" => of(NBD_OPT_INFO),
+        "GO" => of(NBD_OPT_GO),
+        "INFO, GO" => [of(NBD_OPT_INFO), of(NBD_OPT_GO)].concat(),
+        "EXPORT_NAME" => [&size[..], &flags.to_be_bytes()].concat(),
+        "LIST_META_CONTEXT" => context(NBD_OPT_LIST_META_CONTEXT, 0),
+        _ => {
+            [reply(NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK, &[]), context(NBD_OPT_SET_META_CONTEXT, 1)].concat()
+        }
+    }
+}
+
+#[test]
+fn the_whole_table() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can be several users");
+        return;
+    }
+    let (server, socket, _dir) = serve(&configuration(), &[]);
+    for (column, client) in CLIENTS.into_iter().enumerate() {
+        let list = client.bytes(&server, &socket, &option(NBD_OPT_LIST, &[]));
+        let mut expected = Vec::new();
+        for (name, rules, table) in EXPORTS {
+            let right = table.as_bytes()[column] as char;
+            if right.is_ascii_uppercase() || right == '+' {
+                let data = [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat();
+                expected.extend(reply(NBD_OPT_LIST, NBD_REP_SERVER, &data));
+            }
+            let missing = questions(&"x".repeat(name.len()));
+            for (question, options) in questions(name) {
+                let got = client.bytes(&server, &socket, &options);
+                let wanted = match right.to_ascii_lowercase() {
+                    '-' | '+' => client.bytes(&server, &socket, &missing[question]),
+                    right => granted(question, right == 'w'),
+                };
+                assert_eq!(got, wanted, "{client:?} asks for {name} ({rules}) with {question}");
+                let is_hidden = matches!(right, '-' | '+');
+                assert_eq!(is_hidden && question == "EXPORT_NAME", got.is_empty(), "{client:?} {name}");
+            }
+        }
+        expected.extend(reply(NBD_OPT_LIST, NBD_REP_ACK, &[]));
+        assert_eq!(list, expected, "{client:?} asks for the list");
+    }
+}
+
+#[test]
+fn who_may_not_write_is_refused_and_reads() {
+    let (server, socket, _dir) = serve(&configuration(), &[]);
+    let client = Client::Tcp { from: "127.0.0.2" };
+    for (name, error) in [("four", 1u32), ("writer", 0)] {
+        let mut stream = client.connect(&server, &socket);
+        let mut sent = MODERN.to_be_bytes().to_vec();
+        sent.extend(option(NBD_OPT_EXPORT_NAME, name.as_bytes()));
+        stream.write_all(&sent).unwrap();
+        stream.read_exact(&mut [0; 18 + 10]).unwrap();
+        for (kind, payload, error) in [(NBD_CMD_WRITE, &[7; 512][..], error), (NBD_CMD_READ, &[], 0)] {
+            let mut request = NBD_REQUEST_MAGIC.to_be_bytes().to_vec();
+            request.extend([&0u16.to_be_bytes()[..], &kind.to_be_bytes(), &9u64.to_be_bytes()].concat());
+            request.extend([&0u64.to_be_bytes()[..], &512u32.to_be_bytes(), payload].concat());
+            stream.write_all(&request).unwrap();
+            let mut reply = [0; 16];
+            stream.read_exact(&mut reply).unwrap();
+            assert_eq!(be32(&reply, 4), error, "{name}, command {kind}");
+        }
+        let mut data = [0; 512];
+        stream.read_exact(&mut data).unwrap();
+        assert_eq!(data, if error == 0 { [7; 512] } else { [0; 512] }, "{name}");
+    }
+}
+
+#[test]
+fn each_decision_is_a_line_and_no_client_drives_out_others() {
+    let (server, socket, _dir) = serve(&configuration(), &["--admin", "127.0.0.1:0"]);
+    let client = Client::Tcp { from: "127.0.0.2" };
+    let info = |name: &str| option(NBD_OPT_INFO, &info(name));
+    let asked = [info("alice"), info("four"), info("six"), info("none"), option(NBD_OPT_LIST, &[])].concat();
+    client.bytes(&server, &socket, &asked);
+    let lines =
+        || -> Vec<Value> { server.log().into_iter().filter(|line| line["target"] == "audit").collect() };
+    let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    crate::support::wait_until("the lines", || lines().len() == 5);
+    let decided: Vec<_> = lines()
+        .iter()
+        .map(|line| {
+            assert_eq!(text(line, "known"), "ip=127.0.0.2/32");
+            (text(line, "option"), text(line, "export"), text(line, "decision"))
+        })
+        .collect();
+    let expected = [
+        ("INFO", "alice", "refused"),
+        ("INFO", "four", "granted_read_only"),
+        ("INFO", "six", "granted"),
+        ("INFO", "none", "missing"),
+        ("LIST", "", ""),
+    ];
+    let expected =
+        expected.map(|(option, name, decision)| (option.to_owned(), name.to_owned(), decision.to_owned()));
+    assert_eq!(decided, expected);
+    assert_eq!(lines()[4]["listed"], 5);
+
+    // One that asks a thousand times: the rest is counted.
+    client.bytes(&server, &socket, &info("closed").repeat(1000));
+    let admin = server.log().iter().find_map(|line| line["url"].as_str().map(str::to_owned)).expect("a URL");
+    let address = admin.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let metric = |name: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        let line =
+            page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {page}"));
+        line.split(' ').nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    crate::support::wait_until("the lines", || lines().len() == 5 + 64);
+    assert_eq!(metric("ringnbd_audit_lines_dropped_total"), 1000.0 - 64.0);
+    assert_eq!(metric("ringnbd_rights_refused_total"), 1001.0);
+}
+
+#[test]
+fn without_rules_there_are_no_lines() {
+    let (server, socket, _dir) = serve("[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n", &[]);
+    let client = Client::Tcp { from: "127.0.0.1" };
+    client.bytes(
+        &server,
+        &socket,
+        &[option(NBD_OPT_INFO, &info("a")), option(NBD_OPT_INFO, &info("b"))].concat(),
+    );
+    client.bytes(&server, &socket, &option(NBD_OPT_EXPORT_NAME, b"missing"));
+    crate::support::wait_until("a line of the handshake", || server.stderr().contains("does not exist"));
+    assert!(!server.stderr().contains("audit"), "{}", server.stderr());
+}
+
+#[test]
+fn a_mistake_has_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[[export]]\nuri = \"mem:1M\"\nallow = [\n  \"uid=1\",\n  \"uid=65534\",\n]\n";
+    std::fs::write(dir.path().join("c.toml"), text).unwrap();
+    let mut command = crate::serve(&["--check", "--config", "c.toml"]);
+    let output = command.current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("c.toml, line 5: uid=65534") && told.contains("write the real number"), "{told}");
+}
