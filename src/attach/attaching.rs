@@ -60,7 +60,7 @@ impl Attached {
 pub(crate) fn attach(options: &AttachOptions) -> Result<Attached, AttachError> {
     let kernel = Kernel::open()?;
     // Before there is a device, so that nothing of it is missed.
-    let news = News::subscribe(&kernel)?;
+    let news = News::subscribe()?;
     let sysfs = Sysfs::default();
     match of_export(&sysfs, &options.uri)? {
         Some((device, identifier)) => adopt(options, (kernel, news), &sysfs, device, identifier),

@@ -151,13 +151,14 @@ pub(super) enum Heard {
 
 impl News {
     /// From now on.
-    pub(super) fn subscribe(kernel: &Kernel) -> Result<Self, AttachError> {
-        let socket = netlink_socket()?;
-        join_netlink_group(socket.as_fd(), kernel.ids.news_group).map_err(|error| AttachError::Kernel {
+    pub(super) fn subscribe() -> Result<Self, AttachError> {
+        // A socket that has sent something has an address. Without one it would hear nothing.
+        let Kernel { socket, ids, .. } = Kernel::open()?;
+        join_netlink_group(socket.as_fd(), ids.news_group).map_err(|error| AttachError::Kernel {
             what: "cannot listen to the kernel's NBD client",
             error,
         })?;
-        Ok(Self { socket, family: kernel.ids.family, buffer: vec![0; 16 << 10] })
+        Ok(Self { socket, family: ids.family, buffer: vec![0; 16 << 10] })
     }
 
     /// Waits so long for news of a device, or less.

@@ -136,7 +136,9 @@ round=0
 while [ $round -lt ROUNDS ]; do
   sleep 2
   case $((round % 3)) in
-    0) crash; start ;;
+    0) crash; start
+       # Its supervisor notices by itself.
+       must dd if=$device of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null ;;
     1) kill -9 $(supervisor $device); sleep 1
        must /bin/ringnbd attach $(unix one) ;;
     2) kill -9 $(supervisor $device); crash; sleep 1
