@@ -1,6 +1,7 @@
 //! The `ringnbd` command: the command line, and the process around a server. Everything else is the library.
 #![deny(unsafe_code)]
 
+mod attach;
 mod cli;
 mod daemon;
 mod sandbox;

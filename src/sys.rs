@@ -12,12 +12,14 @@ use crate::block::ByteRange;
 mod byte_lock;
 pub(crate) mod confine;
 mod credentials;
+mod netlink;
 mod process;
 mod shared_memory;
 mod shared_words;
 
 pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unlock_byte};
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
+pub use netlink::join_netlink_group;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;

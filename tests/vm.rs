@@ -6,6 +6,8 @@
 mod peers;
 mod support;
 
+#[path = "vm/attach.rs"]
+mod attach;
 #[path = "vm/compare.rs"]
 mod compare;
 #[path = "vm/cpio.rs"]

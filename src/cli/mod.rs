@@ -1,8 +1,11 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
 #![forbid(unsafe_code)]
 
+pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod ctl;
+pub(crate) mod detach;
+pub(crate) mod devices;
 mod http;
 pub(crate) mod image;
 pub(crate) mod info;
@@ -43,6 +46,12 @@ pub(crate) enum SubCommand {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Make an export a block device of this machine: /dev/nbdN
+    Attach(attach::Args),
+    /// Detach a block device that was attached
+    Detach(detach::Args),
+    /// List the block devices that are attached
+    Devices(devices::Args),
     /// Make and look at a store of images
     Store(store::Args),
     /// Create, snapshot, clone and remove the images of a store
@@ -66,6 +75,9 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
+        SubCommand::Attach(args) => attach::run(args),
+        SubCommand::Detach(args) => detach::run(&args),
+        SubCommand::Devices(args) => devices::run(args),
         SubCommand::Store(args) => store::run(args),
         SubCommand::Image(args) => image::run(args),
         SubCommand::Bench(args) => bench::run(*args),

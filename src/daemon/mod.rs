@@ -96,6 +96,11 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
     }
 }
 
+/// Tells the service manager that what was started is ready, for a command that is no server.
+pub(crate) fn tell_ready() {
+    Notifier::from_environment().tell("READY=1");
+}
+
 /// Whether a user and the parts of the sandbox are there, as far as that can be said beforehand.
 pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
     Sandbox::prepare(config.sandbox, config.user.as_ref()).map(drop)

@@ -23,6 +23,7 @@ const NBD_ATTR_TIMEOUT: u16 = 4;
 const NBD_ATTR_SERVER_FLAGS: u16 = 5;
 const NBD_ATTR_SOCKETS: u16 = 7;
 const NBD_ATTR_DEAD_CONN_TIMEOUT: u16 = 8;
+const NBD_ATTR_BACKEND_IDENTIFIER: u16 = 10;
 const NBD_SOCK_ITEM: u16 = 1;
 const NBD_SOCK_FD: u16 = 1;
 
@@ -70,12 +71,7 @@ impl KernelClient {
         timeout: u64,
         dead: u64,
     ) -> io::Result<Self> {
-        let generic = Some(rustix::net::netlink::GENERIC);
-        let netlink =
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, generic)?;
-        let mut client = Self { netlink, family: GENL_ID_CTRL };
-        let answer = client.ask(CTRL_CMD_GETFAMILY, &attribute(CTRL_ATTR_FAMILY_NAME, b"nbd\0"))?;
-        client.family = family(&answer).ok_or(io::ErrorKind::NotFound)?;
+        let client = Self::open()?;
         let numbers = [
             (NBD_ATTR_SIZE_BYTES, size),
             (NBD_ATTR_BLOCK_SIZE_BYTES, 512),
@@ -88,6 +84,32 @@ impl KernelClient {
         attributes.extend(sockets(streams));
         client.ask(NBD_CMD_CONNECT, &attributes)?;
         Ok(client)
+    }
+
+    fn open() -> io::Result<Self> {
+        let generic = Some(rustix::net::netlink::GENERIC);
+        let netlink =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, generic)?;
+        let mut client = Self { netlink, family: GENL_ID_CTRL };
+        let answer = client.ask(CTRL_CMD_GETFAMILY, &attribute(CTRL_ATTR_FAMILY_NAME, b"nbd\0"))?;
+        client.family = family(&answer).ok_or(io::ErrorKind::NotFound)?;
+        Ok(client)
+    }
+
+    /// Attaches a device that carries `identifier`, or none when that is empty, and leaves it to the kernel.
+    pub(crate) fn leave_with_identifier(
+        index: u32,
+        identifier: &str,
+        stream: &TcpStream,
+        size: u64,
+    ) -> io::Result<()> {
+        let mut attributes = attribute(NBD_ATTR_INDEX, &index.to_ne_bytes());
+        attributes.extend(attribute(NBD_ATTR_SIZE_BYTES, &size.to_ne_bytes()));
+        attributes.extend(sockets(&[stream]));
+        if !identifier.is_empty() {
+            attributes.extend(attribute(NBD_ATTR_BACKEND_IDENTIFIER, identifier.as_bytes()));
+        }
+        Self::open()?.ask(NBD_CMD_CONNECT, &attributes).map(drop)
     }
 
     /// Replaces a dead connection.

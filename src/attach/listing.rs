@@ -1,0 +1,40 @@
+//! The devices that are attached.
+
+use super::error::AttachError;
+use super::identifier::Identifier;
+use super::kernel::Kernel;
+use super::lock::DeviceLock;
+use super::sysfs::{KernelDevice, Sysfs};
+
+/// A device, by all who know something of it.
+#[derive(Debug)]
+pub(crate) struct ListedDevice {
+    pub(crate) kernel: KernelDevice,
+    /// Of a device that this program attached.
+    pub(crate) identifier: Option<Identifier>,
+    /// Its supervisor's process.
+    pub(crate) supervisor: Option<u32>,
+    /// What the kernel's client says of it, if it says anything.
+    pub(crate) is_connected: Option<bool>,
+}
+
+/// All devices that are attached, or from which something is left.
+pub(crate) fn list() -> Result<Vec<ListedDevice>, AttachError> {
+    let statuses = match Kernel::open().and_then(|mut kernel| kernel.statuses()) {
+        Err(AttachError::NotAllowed) => Vec::new(),
+        Err(AttachError::NoModule) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let devices = Sysfs::default().devices()?.into_iter().filter(|device| !device.is_free());
+    Ok(devices
+        .map(|kernel| ListedDevice {
+            identifier: kernel.identifier.as_deref().and_then(|text| text.parse().ok()),
+            supervisor: DeviceLock::holder(kernel.index),
+            is_connected: statuses
+                .iter()
+                .find(|status| status.index == kernel.index)
+                .map(|status| status.is_connected),
+            kernel,
+        })
+        .collect())
+}

@@ -1,0 +1,30 @@
+//! `/dev/nbdN`: exports of any NBD server as disks of this machine's kernel.
+//!
+//! The kernel has an NBD client of its own. It is given connections that have gone through their handshake,
+//! by generic netlink, and keeps them: requests of the disk never pass through this process. What is left to
+//! do is to give it new connections for those that end. That is the *supervisor*, one process a device.
+//!
+//! A supervisor has nothing that a new one could not find out. The device carries an `Identifier`, which
+//! the kernel keeps. A supervisor that is started again looks for it, and offers connections until the kernel
+//! takes no more of them.
+#![forbid(unsafe_code)]
+
+mod attaching;
+mod detaching;
+mod error;
+mod held;
+mod identifier;
+mod kernel;
+mod link;
+mod listing;
+mod lock;
+mod messages;
+mod netlink;
+mod supervise;
+mod sysfs;
+
+pub(crate) use attaching::{AttachOptions, Attached, attach, grow};
+pub(crate) use detaching::{DetachTarget, detach};
+pub(crate) use error::AttachError;
+pub(crate) use listing::{ListedDevice, list};
+pub(crate) use supervise::supervise;

@@ -1,0 +1,235 @@
+//! `ringnbd attach`: an export of any server as a `/dev/nbdN` of this machine.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Outcome;
+use super::text::{exact_and_human, json, print};
+use crate::attach::{self, AttachError, AttachOptions, Attached, DetachTarget};
+use crate::client::uri::{NbdUri, ServerAddress};
+use crate::config::size::parse_duration;
+use crate::daemon;
+
+/// More than any answer has.
+const LONGEST_ANSWER: u64 = 64 << 10;
+
+const LONG_HELP: &str = "\
+The kernel's own NBD client (`modprobe nbd`, root) gets the connections. A small process stays behind for
+each device, its supervisor: it gives the kernel a new connection for each that ends. Requests wait
+meanwhile, for --dead-timeout.
+
+If a supervisor was killed, the same command finds the device of the export and supervises it again. It
+takes no device that was attached by something else, or to another URI.
+
+A device grows when the server has become larger by the time it is connected again. --grow asks at once.
+A device never shrinks.
+
+Examples:
+  ringnbd attach nbd://localhost/disk
+  ringnbd attach --device /dev/nbd3 --connections 4 'nbd+unix:///vm1?socket=/run/ringnbd.sock'
+  ringnbd attach --json nbd://storage/disk | jq -r .device
+  ringnbd attach --foreground nbd://storage/disk      under a service manager, with a log
+
+JSON keys:
+  device       such as /dev/nbd3
+  uri          as given, in its canonical form
+  identifier   what the device carries; its second word is a number of this attaching alone
+  size_bytes, connections, read_only
+  adopted      true: the device was there before
+  supervisor   the process that stays behind
+
+Exit codes: 0, it is attached; with --foreground, it was detached; 1, the kernel failed; 2, it was not tried.";
+
+/// Options of `ringnbd attach`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
+pub(crate) struct Args {
+    /// The export.
+    #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
+    pub uri: NbdUri,
+    /// This device, such as /dev/nbd3, instead of any that is free
+    #[arg(long, value_parser = parse_device)]
+    pub device: Option<u32>,
+    /// That many connections, where the server supports several [default: 2 to 4, by the number of CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub connections: Option<u8>,
+    /// A request without a reply for so long ends its connection, and is sent again by another one; 0: never
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Requests wait so long for a connection when all are dead, and then fail
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = parse_duration)]
+    pub dead_timeout: Duration,
+    /// Nothing can be written to the device
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay, supervise the device and log, until it is detached
+    #[arg(long)]
+    pub foreground: bool,
+    /// Have the attached device grow to the size that the server says now, and do nothing else
+    #[arg(long, conflicts_with_all = ["device", "connections", "read_only", "foreground"])]
+    pub grow: bool,
+    /// Print JSON instead of the device's name
+    #[arg(long)]
+    pub json: bool,
+    /// The process that stays behind; started by the command
+    #[arg(long, hide = true)]
+    pub supervise: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct AttachedJson {
+    device: String,
+    uri: String,
+    identifier: String,
+    size_bytes: u64,
+    connections: usize,
+    read_only: bool,
+    adopted: bool,
+    supervisor: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct GrownJson {
+    device: String,
+    uri: String,
+    size_bytes: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    let uri = with_absolute_path(args.uri.clone());
+    if args.grow {
+        return grow(&uri, args.json);
+    }
+    if !args.foreground && !args.supervise {
+        return start_supervisor();
+    }
+    if args.foreground {
+        daemon::logging::start(daemon::logging::default_format(), false, false);
+    }
+    let options = AttachOptions {
+        uri,
+        device: args.device,
+        connections: args.connections.map(usize::from),
+        timeout: args.timeout,
+        dead_timeout: args.dead_timeout,
+        read_only: args.read_only,
+    };
+    let attached = match attach::attach(&options) {
+        Ok(attached) => attached,
+        Err(error) => return ended(&error),
+    };
+    if print(&answer(&attached, args.json)) != Outcome::Done {
+        tracing::warn!("the answer could not be printed");
+    }
+    if args.foreground {
+        daemon::tell_ready();
+    } else if let Err(error) = leave_the_terminal() {
+        eprintln!("ringnbd: the supervisor keeps its terminal: {error}");
+    }
+    let outcome = match attach::supervise(attached) {
+        Ok(()) => Outcome::Done,
+        Err(error) => ended(&error),
+    };
+    if args.foreground {
+        daemon::logging::finish();
+    }
+    outcome
+}
+
+fn ended(error: &AttachError) -> Outcome {
+    if error.is_refusal() { Outcome::refused(error) } else { Outcome::failed(error) }
+}
+
+fn answer(attached: &Attached, as_json: bool) -> String {
+    if !as_json {
+        return format!("{}\n", attached.device());
+    }
+    json(&AttachedJson {
+        device: attached.device(),
+        uri: attached.identifier.uri.to_string(),
+        identifier: attached.identifier.to_string(),
+        size_bytes: attached.size,
+        connections: attached.connections,
+        read_only: attached.is_read_only,
+        adopted: attached.is_adopted,
+        supervisor: std::process::id(),
+    })
+}
+
+fn grow(uri: &NbdUri, as_json: bool) -> Outcome {
+    match attach::grow(uri) {
+        Ok((device, size_bytes)) if as_json => {
+            print(&json(&GrownJson { device, uri: uri.to_string(), size_bytes }))
+        }
+        Ok((device, size)) => print(&format!("{device}: {}\n", exact_and_human(size))),
+        Err(error) => ended(&error),
+    }
+}
+
+/// Runs this command again as a process that stays, and waits for its answer.
+fn start_supervisor() -> Outcome {
+    let started = std::env::current_exe().and_then(|program| {
+        Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .arg("--supervise")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+    });
+    let mut supervisor = match started {
+        Ok(supervisor) => supervisor,
+        Err(error) => return Outcome::failed(format_args!("cannot start the supervisor: {error}")),
+    };
+    let mut text = String::new();
+    let stdout = supervisor.stdout.take().expect("it was piped");
+    let read = stdout.take(LONGEST_ANSWER).read_to_string(&mut text);
+    if read.is_ok_and(|bytes| bytes > 0) {
+        return print(&text);
+    }
+    // It has said why.
+    match supervisor.wait().map(|status| status.code()) {
+        Ok(Some(2)) => Outcome::Refused,
+        Ok(Some(1)) => Outcome::Failed,
+        other => Outcome::failed(format_args!("the supervisor ended early ({other:?})")),
+    }
+}
+
+/// Nobody waits for output of this process any more, and no terminal can end it.
+fn leave_the_terminal() -> std::io::Result<()> {
+    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&nowhere)?;
+    rustix::stdio::dup2_stderr(&nowhere)?;
+    // A session of its own already, when it leads a group of processes.
+    let _leads_one = rustix::process::setsid();
+    std::env::set_current_dir("/")
+}
+
+/// The supervisor has another working directory, and so has who attaches the export again.
+fn with_absolute_path(mut uri: NbdUri) -> NbdUri {
+    if let ServerAddress::Unix(path) = &mut uri.address
+        && let Ok(absolute) = std::path::absolute(&*path)
+    {
+        *path = absolute;
+    }
+    uri
+}
+
+/// As [`with_absolute_path`], for a target that is an export.
+pub(super) fn with_absolute_socket(target: DetachTarget) -> DetachTarget {
+    match target {
+        DetachTarget::Export(uri) => DetachTarget::Export(with_absolute_path(uri)),
+        device => device,
+    }
+}
+
+fn parse_device(text: &str) -> Result<u32, AttachError> {
+    match text.parse() {
+        Ok(DetachTarget::Device(index)) => Ok(index),
+        _ => Err(AttachError::NotADevice(text.into())),
+    }
+}

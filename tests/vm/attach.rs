@@ -1,0 +1,280 @@
+//! `ringnbd attach` in a guest: the kernel's NBD client is there, and so are the server, its killing and its resizing.
+
+use crate::guest::Guest;
+use crate::netlink::{KernelClient, connect};
+
+/// What every script begins with: a server of the guest's own, over a unix socket and TCP. `serve` and `ringnbd` are the program;
+/// `attach` and `detach` say what failed.
+const PRELUDE: &str = r#"
+failed() { echo "guest: FAILED $*"; }
+must() { "$@" || failed "$*"; }
+must_not() { if "$@" 2>/d/refusal; then failed "it should be refused: $*"; else cat /d/refusal; fi; }
+mkdir -p /run /tmp /d
+mount -t tmpfs -o size=300m none /d
+ip link set lo up
+unix() { echo "nbd+unix:///$1?socket=/run/s"; }
+tcp() { echo "nbd://127.0.0.1/$1"; }
+start() {
+  /bin/ringnbd serve $EXPORTS --unix /run/s --tcp 127.0.0.1:10809 --shards 1 --memory 96M 2>>/d/log &
+  server=$!
+  until /bin/ringnbd info $(unix one) >/dev/null 2>&1; do
+    sleep 0.1
+    kill -0 $server 2>/dev/null || { failed "the server is gone"; tail -n 3 /d/log; break; }
+  done
+}
+crash() { kill -9 $server; wait $server 2>/dev/null; }
+supervisor() { cat /run/ringnbd-attach/$(basename $1); }
+end() {
+  [ "$(/bin/ringnbd devices --json | tr -d ' \n')" = '{"devices":[]}' ] || failed "left: $(/bin/ringnbd devices)"
+  for pid in /run/ringnbd-attach/*; do
+    kill -0 $(cat $pid) 2>/dev/null && failed "a supervisor is left"
+  done
+  kill $server; wait $server || failed "the server's end"
+  dmesg | grep -E 'I/O error|hung task|BUG:|WARNING:' && failed "the kernel complained"
+  echo guest: end
+  poweroff -f
+}
+"#;
+
+/// A guest that runs `script` beside a server of `exports`.
+fn guest(exports: &str, script: &str) -> Guest {
+    let binary =
+        std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
+    let name = binary.rsplit('/').next().unwrap();
+    let script = format!("EXPORTS='{exports}'\n{PRELUDE}\n{script}\nend\n");
+    Guest::new(&script.replace("/bin/ringnbd", &format!("/bin/{name}")))
+        .modules(&["nbd", "crc32c_generic", "ext4"])
+        .program(&binary)
+        .program("usr/sbin/mke2fs")
+        .program("usr/sbin/e2fsck")
+        .program("usr/sbin/resize2fs")
+        .program("usr/bin/fio")
+        .memory(1024)
+}
+
+/// The console of a guest that said nothing of failures, and came to its end.
+fn console_of(guest: Guest) -> Option<String> {
+    let console = guest.run()?.ok().replace('\r', "");
+    assert!(console.contains("guest: end") && !console.contains("FAILED"), "{console}");
+    Some(console)
+}
+
+/// A file system survives detaching; what must not be detached is not; nothing is left of twenty attaches.
+#[test]
+fn attaches_and_detaches() {
+    let script = r#"
+truncate -s 64M /d/one.img
+truncate -s 4M /d/two.img
+start
+device=$(/bin/ringnbd attach $(unix one)) || failed attach
+must /bin/mke2fs -q -t ext4 $device
+must mount -t ext4 $device /mnt
+dd if=/dev/urandom of=/mnt/file bs=64k count=100 2>/dev/null
+(cd /mnt; sha256sum file > sums)
+must_not /bin/ringnbd detach $device
+must_not /bin/ringnbd attach $(unix one)
+must_not /bin/ringnbd attach --device $device $(unix two)
+must_not /bin/ringnbd attach $(unix none)
+/bin/ringnbd devices
+must umount /mnt
+must /bin/ringnbd detach $device
+must_not /bin/ringnbd detach $device
+device=$(/bin/ringnbd attach --device /dev/nbd7 --connections 2 $(tcp one)) || failed attach
+[ $device = /dev/nbd7 ] || failed "it is $device"
+must mount -t ext4 /dev/nbd7 /mnt
+(cd /mnt; must sha256sum -c sums)
+must umount /mnt
+must /bin/e2fsck -fn /dev/nbd7
+must /bin/ringnbd detach $(tcp one)
+device=$(/bin/ringnbd attach --read-only $(unix one)) || failed attach
+dd if=/dev/zero of=$device bs=4k count=1 2>/dev/null && failed "a read-only device was written"
+must /bin/ringnbd detach $device
+dd if=/dev/urandom of=/d/two.img bs=64k count=64 conv=notrunc 2>/dev/null
+i=0
+while [ $i -lt 20 ]; do
+  device=$(/bin/ringnbd attach $(unix two)) || failed attach
+  must cmp $device /d/two.img
+  must /bin/ringnbd detach $device
+  i=$((i + 1))
+done
+echo guest: $i attached
+"#;
+    let Some(console) = console_of(guest("one=/d/one.img two=/d/two.img", script)) else { return };
+    assert!(console.contains("guest: 20 attached"), "{console}");
+    assert!(console.contains("is in use: unmount it"), "{console}");
+    assert!(console.contains("is not attached"), "{console}");
+}
+
+/// A process of the guest that attaches a device as another program would. Outside of a guest there is nothing to do.
+#[test]
+fn inside_the_guest() {
+    let Ok(index) = std::env::var("FOREIGN_DEVICE") else { return };
+    let identifier = std::env::var("FOREIGN_IDENTIFIER").unwrap();
+    let (stream, size, _) = connect("127.0.0.1:10809").expect("connect");
+    KernelClient::leave_with_identifier(index.parse().unwrap(), &identifier, &stream, size).expect("attach");
+}
+
+/// The server and the supervisor are killed in turns and together, while a device is written and verified.
+#[test]
+fn a_killed_supervisor_is_followed_by_one_that_finds_its_device() {
+    let script = r#"
+truncate -s 32M /d/one.img
+truncate -s 4M /d/two.img
+start
+# Devices that nobody may adopt: without an identifier, with others' that name the export, and of another export.
+foreign() { must env FOREIGN_DEVICE=$1 "FOREIGN_IDENTIFIER=$2" /bin/TESTS attach::inside_the_guest --exact -q >/dev/null; }
+uuid=67e55044-10b1-426f-9247-bb680e5fe0c8
+foreign 4 ""
+foreign 5 "ringnbd/1 nobody $(unix one)"
+foreign 6 "$(unix one)"
+foreign 8 "ringnbd/1 $uuid $(unix '')"
+device=$(/bin/ringnbd attach --connections 4 $(unix one)) || failed attach
+/bin/fio --name=attach --filename=$device --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=16 --size=16m \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=SECONDS >/d/fio 2>&1 &
+fio=$!
+round=0
+while [ $round -lt ROUNDS ]; do
+  sleep 2
+  case $((round % 3)) in
+    0) crash; start
+       # Its supervisor notices by itself.
+       must dd if=$device of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null ;;
+    1) kill -9 $(supervisor $device); sleep 1
+       must /bin/ringnbd attach $(unix one) ;;
+    2) kill -9 $(supervisor $device); crash; sleep 1
+       again=$(/bin/ringnbd attach $(unix one)) || failed adopt
+       [ $again = $device ] || failed "it adopted $again"
+       start ;;
+  esac
+  [ $(ls -d /sys/block/nbd*/pid | wc -l) = 5 ] || failed "other devices: $(/bin/ringnbd devices)"
+  round=$((round + 1))
+done
+wait $fio || { failed fio; cat /d/fio; }
+echo guest: $round kills
+/bin/ringnbd devices
+must_not /bin/ringnbd detach /dev/nbd5
+must_not /bin/ringnbd attach --device /dev/nbd6 $(unix one)
+for device in /dev/nbd4 /dev/nbd5 /dev/nbd6 /dev/nbd8; do
+  must /bin/ringnbd detach --force $device
+done
+must /bin/ringnbd detach $(unix one)
+"#;
+    let rounds: u64 = std::env::var("RINGNBD_RESTARTS").map_or(6, |rounds| rounds.parse().expect("a number"));
+    let script =
+        script.replace("ROUNDS", &rounds.to_string()).replace("SECONDS", &(rounds * 6 + 6).to_string());
+    let tests = std::env::current_exe().unwrap();
+    let script = script.replace("TESTS", tests.file_name().unwrap().to_str().unwrap());
+    let guest = guest("one=/d/one.img /d/two.img", &script).program(tests.to_str().unwrap());
+    let Some(console) = console_of(guest) else { return };
+    assert!(console.contains(&format!("guest: {rounds} kills")), "{console}");
+    assert!(console.contains("was not attached by ringnbd"), "{console}");
+}
+
+/// The server comes back with a larger disk, and then with a smaller one, which is not taken.
+#[test]
+fn a_mounted_file_system_grows() {
+    let script = r#"
+truncate -s 32M /d/one.img
+start
+device=$(/bin/ringnbd attach $(unix one)) || failed attach
+must /bin/mke2fs -q -t ext4 $device
+must mount -t ext4 $device /mnt
+size() { cat /sys/block/$(basename $device)/size; }
+crash
+truncate -s 64M /d/one.img
+start
+i=0
+until [ $(size) = 131072 ]; do
+  sleep 0.1; i=$((i + 1))
+  [ $i -lt 300 ] || { failed "it did not grow"; break; }
+done
+must /bin/resize2fs $device
+dd if=/dev/urandom of=/mnt/file bs=1M count=45 2>/dev/null || failed "no room"
+crash
+cp /d/one.img /d/whole.img
+truncate -s 48M /d/one.img
+start
+must_not /bin/ringnbd attach --grow $(unix one)
+[ $(size) = 131072 ] || failed "it shrank"
+crash
+mv /d/whole.img /d/one.img
+start
+must umount /mnt
+must /bin/e2fsck -fn $device
+crash
+truncate -s 96M /d/one.img
+kill -9 $(supervisor $device)
+start
+must /bin/ringnbd attach --grow $(unix one)
+[ $(size) = 196608 ] || failed "it did not grow when it was asked to"
+must /bin/ringnbd attach $(unix one)
+must /bin/ringnbd detach $device
+"#;
+    let Some(console) = console_of(guest("one=/d/one.img", script)) else { return };
+    assert!(console.contains("it may only grow"), "{console}");
+}
+
+/// No packet arrives for ten seconds, and none is lost for good.
+#[test]
+fn a_cable_is_pulled() {
+    let script = r#"
+truncate -s 32M /d/one.img
+start
+device=$(/bin/ringnbd attach --connections 2 $(tcp one)) || failed attach
+/bin/fio --name=attach --filename=$device --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=8 --size=8m \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=20 >/d/fio 2>&1 &
+fio=$!
+sleep 4
+ip link set lo down
+sleep 10
+ip link set lo up
+wait $fio || { failed fio; cat /d/fio; }
+must /bin/ringnbd detach $device
+"#;
+    let _ = console_of(guest("one=/d/one.img", script));
+}
+
+/// Sixteen at a time. `RINGNBD_ATTACHES=1000` makes it a campaign; prints how long attaching and detaching took.
+#[test]
+fn many_attach_and_detach_at_a_time() {
+    let each =
+        std::env::var("RINGNBD_ATTACHES").map_or(1, |all| all.parse::<u32>().expect("a number").div_ceil(16));
+    let script = r#"
+n=1
+for name in $NAMES; do truncate -s 1M /d/$name.img; done
+start
+files=$(ls /proc/$server/fd | wc -l)
+now() { sed 's/ .*//; s/\.//' /proc/uptime; }
+work() {
+  i=0
+  while [ $i -lt EACH ]; do
+    before=$(now)
+    device=$(/bin/ringnbd attach --connections 2 $(unix $1)) || { failed attach; return; }
+    attached=$(now)
+    must /bin/ringnbd detach $device
+    echo $((attached - before)) $(($(now) - attached)) >> /d/times.$1
+    i=$((i + 1))
+  done
+}
+workers=
+for name in $NAMES; do work $name & workers="$workers $!"; done
+wait $workers
+cat /d/times.* > /d/times
+count=$(wc -l < /d/times)
+at() { sort -n -k $1 /d/times | awk "{print \$$1}" | sed -n "$((count * $2 / 100 + 1))p"; }
+echo "guest: $count attached, in 1/100 s: attach p50 $(at 1 50) p99 $(at 1 99), detach p50 $(at 2 50) p99 $(at 2 99)"
+for device in /sys/block/nbd*; do
+  [ $(cat $device/size) = 0 ] && [ ! -e $device/pid ] || failed "left: $device"
+done
+sleep 1
+left=$(ls -l /proc/$server/fd | grep -c socket)
+echo "guest: sockets of the server at the end: $left; files at first: $files"
+"#;
+    let mut names: Vec<String> = (1..16).map(|number| format!("disk{number}")).collect();
+    names.push("one".into());
+    let exports: Vec<String> = names.iter().map(|name| format!("{name}=/d/{name}.img")).collect();
+    let script = format!("NAMES='{}'\n{script}", names.join(" ")).replace("EACH", &each.to_string());
+    let Some(console) = console_of(guest(&exports.join(" "), &script)) else { return };
+    println!("{}", console.lines().filter(|line| line.contains("guest:")).collect::<Vec<_>>().join("\n"));
+    assert!(console.contains(&format!("guest: {} attached", each * 16)), "{console}");
+}
