@@ -45,7 +45,7 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
-        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown,
+        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
     };
 
     pub mod difference {

@@ -83,6 +83,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         no_histograms,
         user,
         sandbox,
+        tls,
     } = old;
     let differ = [
         ("unix, tcp", *listen != new.listen),
@@ -108,6 +109,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("no-histograms", *no_histograms != new.no_histograms),
         ("user", *user != new.user),
         ("sandbox", *sandbox != new.sandbox),
+        ("tls", *tls != new.tls),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }

@@ -18,6 +18,8 @@ pub struct ExportConfig {
     pub description: String,
     /// Writes are refused, whatever the URI says.
     pub read_only: bool,
+    /// Only clients that encrypt find it.
+    pub requires_tls: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +48,8 @@ impl ExportConfig {
         if is_bad(description) {
             return Err(ExportError::Description);
         }
-        Ok(Self { name: name.to_owned(), description: description.to_owned(), uri, read_only })
+        let (name, description) = (name.to_owned(), description.to_owned());
+        Ok(Self { name, description, uri, read_only, requires_tls: false })
     }
 
     /// Whether it may stand for all images of a store: only its directory tells.
@@ -59,7 +62,8 @@ impl ExportConfig {
     /// The export that is served if none is named: a gigabyte of memory.
     pub fn example() -> Self {
         let uri = ExportUri::Memory { size: 1 << 30 };
-        Self { name: String::new(), uri, description: String::new(), read_only: false }
+        let (name, description) = (String::new(), String::new());
+        Self { name, uri, description, read_only: false, requires_tls: false }
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod resolve;
 pub(crate) mod sandbox;
 pub(crate) mod settings;
 pub(crate) mod size;
+pub(crate) mod tls;
 mod toml_words;
 mod uri_parts;
 
@@ -31,3 +32,5 @@ pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};
+pub(crate) use tls::{TlsConfig, TlsFile};
+pub use tls::{TlsPolicy, TlsSettings};

@@ -13,6 +13,7 @@ use super::limits::{Pinning, Shutdown};
 use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
+use super::tls::{ExportTls, TlsSettings};
 use super::toml_words::explain;
 
 /// The form of log lines.
@@ -69,6 +70,8 @@ pub struct Settings {
     /// The user that the server becomes.
     pub user: Option<RunAs>,
     pub sandbox: Option<SandboxMode>,
+    /// Encryption.
+    pub tls: TlsSettings,
 }
 
 /// A configuration file that could not be read.
@@ -111,6 +114,7 @@ impl Settings {
             no_histograms: self.no_histograms.or(below.no_histograms),
             user: self.user.or(below.user),
             sandbox: self.sandbox.or(below.sandbox),
+            tls: self.tls.or(below.tls),
         }
     }
 
@@ -128,6 +132,7 @@ impl Settings {
             Some(ControlAddress::Path(path)) => Some(path),
             _ => None,
         };
+        self.tls.make_relative_to(directory);
         self.allow_directories.iter_mut().for_each(|path| *path = directory.join(&*path));
         for path in [self.pidfile.as_mut(), self.latency_log.as_mut(), control].into_iter().flatten() {
             *path = directory.join(&*path);
@@ -176,6 +181,7 @@ impl Settings {
             no_histograms: server.no_histograms,
             user: server.user.map(|user| user.0),
             sandbox: server.sandbox,
+            tls: file.tls,
         })
     }
 }
@@ -189,6 +195,7 @@ fn first_of<T>(mine: Vec<T>, theirs: Vec<T>) -> Vec<T> {
 #[serde(deny_unknown_fields, default)]
 struct File {
     server: ServerTable,
+    tls: TlsSettings,
     export: Vec<toml::Spanned<ExportTable>>,
 }
 
@@ -233,11 +240,14 @@ struct ExportTable {
     description: Option<String>,
     #[serde(default)]
     read_only: bool,
+    tls: Option<ExportTls>,
 }
 
 impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
-        ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)
+        let requires_tls = self.tls == Some(ExportTls::Required);
+        let export = ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)?;
+        Ok(ExportConfig { requires_tls, ..export })
     }
 }
 
@@ -354,6 +364,14 @@ no-histograms = false
 user = "nbd:disk"
 sandbox = "on"
 
+[tls]
+mode = "selective"
+cert = "/t/server.pem"
+key = "server.key"
+client-ca = "ca.pem"
+crl = "crl.pem"
+psk = "keys.psk"
+
 [[export]]
 uri = "mem:1G"
 
@@ -362,6 +380,7 @@ name = "vm/disk:0"
 uri = "file:/data/a.img?direct=true"
 description = "a disk"
 read-only = true
+tls = "required"
 "#;
 
     #[test]
@@ -387,7 +406,9 @@ read-only = true
         let unpinned = |value| Settings::from_toml(&format!("[server]\nunpinned = {value}")).unwrap().pinned;
         assert_eq!((unpinned(true), unpinned(false)), (Some(Pinning::Off), None));
         assert_eq!(settings.exports[1].name, "vm/disk:0");
-        assert!(settings.exports[1].read_only);
+        assert!(settings.exports[1].read_only && settings.exports[1].requires_tls);
+        assert_eq!(settings.tls.mode, Some(crate::config::TlsPolicy::Selective));
+        assert_eq!(settings.tls.client_ca.as_deref(), Some("ca.pem".as_ref()));
         assert_eq!(Settings::from_toml(""), Ok(Settings::default()));
         assert_eq!(Settings::from_toml("[server]\nmemory = 4096").unwrap().memory, Some(4096));
     }

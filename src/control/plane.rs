@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use crate::backend::{ExportId, SealTask};
 use crate::config::Limits;
-use crate::nbd::server::handshake::HandshakeLimits;
+use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
 use crate::nbd::session::ExportInfo;
 use crate::shard::{NewConnection, Removal, ShardHandle};
-use crate::stats::Interval;
 use crate::stats::prometheus::ClientCounts;
+use crate::stats::{Interval, TlsFailure};
 
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(super) struct Plane {
     handshakes: Cell<usize>,
     no_handshakes: Notify,
     counts: Cell<ClientCounts>,
+    /// `None`: no client can have TLS.
+    pub(super) encryption: Option<Encryption>,
 }
 
 /// A client's places.
@@ -63,6 +66,7 @@ impl Plane {
         limits: Arc<Limits>,
         shards: Vec<ShardHandle>,
         connections: usize,
+        encryption: Option<Encryption>,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(connections));
         let handshake_permits = Arc::new(Semaphore::new(limits.handshakes));
@@ -82,7 +86,26 @@ impl Plane {
             handshakes,
             no_handshakes,
             counts,
+            encryption,
         }
+    }
+
+    /// What clients are told of TLS.
+    pub(super) fn tls_mode(&self) -> TlsMode {
+        self.encryption.as_ref().map_or(TlsMode::Off, Encryption::mode)
+    }
+
+    /// Whether an export can only be had with TLS.
+    pub(super) fn needs_tls(&self, export: &str) -> bool {
+        self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+    }
+
+    /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.
+    pub(super) fn count_tls(&self, ended: Result<usize, TlsFailure>) {
+        self.count(|counts| match ended {
+            Ok(cipher) => counts.tls.sessions[cipher] += 1,
+            Err(failure) => counts.tls.failures[failure as usize] += 1,
+        });
     }
 
     /// What is served.

@@ -13,6 +13,7 @@ pub(crate) mod interval_log;
 mod percentiles;
 pub(crate) mod prometheus;
 pub(crate) mod provenance;
+mod tls;
 mod totals;
 
 pub(crate) use errors::ErrorCounts;
@@ -21,6 +22,10 @@ pub(crate) use history::{Class, ClassSummary, History, Summary};
 pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRequest};
 pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
+pub(crate) use tls::TlsCounts;
+#[cfg_attr(not(feature = "tls"), expect(unused_imports, reason = "nothing fails"))]
+pub(crate) use tls::TlsFailure;
+
 pub(crate) use totals::{CommandTotals, Totals};
 
 /// What a request asked for, as statistics count it.

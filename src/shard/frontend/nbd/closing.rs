@@ -30,6 +30,8 @@ pub(crate) enum Reason {
     Torn(i32),
     /// What came is no NBD.
     Violation,
+    /// The records of TLS cannot be followed.
+    Insecure,
     /// It kept others waiting.
     Evicted,
     /// Its export was removed.
@@ -55,6 +57,7 @@ impl Display for Reason {
                 return write!(f, "the rest of a reply is gone: was its file cut? ({cause})");
             }
             Self::Violation => "protocol violation",
+            Self::Insecure => "wrong TLS",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
             Self::NoDevice => "the export could not be opened",
