@@ -169,7 +169,7 @@ pub mod task {
 
 #[cfg(feature = "tls")]
 pub mod tls {
-    pub use rcgen;
+    pub use {rcgen, rustls};
 
     pub use crate::tls::{
         Alert, CipherSuite, Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,

@@ -195,6 +195,7 @@ impl Drop for LateTls<'_> {
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
 async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
+    let tls = peer.tls.as_deref().map(tracing::field::debug);
     let export = entry.info.name.as_str();
     let mode = negotiated.session.reply_mode;
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
@@ -204,7 +205,7 @@ async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnect
         }
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
-                tracing::info!(connection = number, %peer, export, shard, replies = ?mode, "negotiated");
+                tracing::info!(connection = number, %peer, export, shard, replies = ?mode, tls, "negotiated");
                 return Ok(());
             }
             Err(back) => back,
