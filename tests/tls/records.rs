@@ -80,11 +80,6 @@ impl Client {
     fn end(&mut self) -> Result<(), AlertDescription> {
         let mut bytes = [0; 4096];
         loop {
-            match self.tls.read_tls(&mut self.socket) {
-                Ok(0) => panic!("the end came without a word"),
-                Ok(_) => {}
-                Err(error) => panic!("{error}"),
-            }
             match self.tls.process_new_packets() {
                 Ok(state) if state.peer_has_closed() => {
                     assert_eq!(self.socket.read(&mut bytes).unwrap_or(0), 0, "nothing comes behind it");
@@ -92,6 +87,11 @@ impl Client {
                 }
                 Ok(_) => while self.tls.reader().read(&mut bytes).is_ok_and(|count| count > 0) {},
                 Err(rustls::Error::AlertReceived(alert)) => return Err(alert),
+                Err(error) => panic!("{error}"),
+            }
+            match self.tls.read_tls(&mut self.socket) {
+                Ok(0) => panic!("the end came without a word"),
+                Ok(_) => {}
                 Err(error) => panic!("{error}"),
             }
         }

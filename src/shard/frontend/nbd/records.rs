@@ -133,15 +133,15 @@ impl Records {
         self.plain.start += bytes;
     }
 
-    /// Opens the next record that carries anything; what is left at the end goes into `partial`.
+    /// Opens the next record that carries anything, when all before it is parsed. What is left at the end goes
+    /// into `partial`.
     pub(crate) fn open_next(
         &mut self,
         session: &mut TlsSession,
         partial: &mut Partial,
         now: u64,
     ) -> Result<NextRecord, RecordError> {
-        assert!(self.plain.is_empty(), "one record after the other");
-        self.joined = None;
+        (self.plain, self.joined) = (0..0, None);
         loop {
             let rest = &mut self.memory.bytes_mut()[self.next..];
             if partial.bytes.is_empty() {
