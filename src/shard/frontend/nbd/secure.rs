@@ -137,34 +137,35 @@ impl Secure {
     pub(crate) fn seal_chunk(&mut self, header: &[u8], payload: Payload, is_last: bool, put: PutPart<'_>) {
         self.session.append(header, &mut self.pending);
         match payload {
-            Payload::Nothing => {}
-            Payload::Leased { lease, start, length } => match lease.into_exclusive() {
-                Ok(mut lease) => {
-                    let range = start as usize..(start + length) as usize;
-                    self.edges.clear();
-                    seal_in_place(&mut self.session, &mut lease, range.clone(), &mut self.edges);
-                    self.put_leased(&lease.freeze(), range, put);
-                }
-                Err(shared) => self.copy(shared.bytes(start as usize..(start + length) as usize), put),
-            },
-            Payload::Text(text) => self.copy(&text, put),
-            Payload::Zeroes(length) => {
-                for at in (0..length as usize).step_by(RECORD_DATA_BYTES) {
-                    let zeroes = &[0; RECORD_DATA_BYTES][..RECORD_DATA_BYTES.min(length as usize - at)];
-                    self.copy(zeroes, put);
+            Payload::Nothing => self.put_pending(Payload::Nothing, is_last, put),
+            Payload::Leased { lease, start, length } => {
+                let range = start as usize..(start + length) as usize;
+                match lease.into_exclusive() {
+                    Ok(mut lease) => {
+                        self.edges.clear();
+                        seal_in_place(&mut self.session, &mut lease, range.clone(), &mut self.edges);
+                        self.put_leased(&lease.freeze(), range, put);
+                        self.put_pending(Payload::Nothing, is_last, put);
+                    }
+                    Err(shared) => self.copy(shared.bytes(range), is_last, put),
                 }
             }
+            Payload::Text(text) => self.copy(&text, is_last, put),
+            Payload::Zeroes(length) => self.copy(&vec![0; length as usize], is_last, put),
             Payload::Mapped(_) => unreachable!("a connection with TLS reads into leases"),
         }
-        self.put_pending(Payload::Nothing, is_last, put);
     }
 
-    /// Seals a copy of bytes that others hold as well.
-    fn copy(&mut self, bytes: &[u8], put: PutPart<'_>) {
-        for piece in bytes.chunks(RECORD_DATA_BYTES) {
+    /// Seals a copy of bytes that cannot be sealed where they are: texts, and what others hold as well.
+    fn copy(&mut self, bytes: &[u8], is_last: bool, put: PutPart<'_>) {
+        if bytes.is_empty() {
+            return self.put_pending(Payload::Nothing, is_last, put);
+        }
+        let mut pieces = bytes.chunks(RECORD_DATA_BYTES).peekable();
+        while let Some(piece) = pieces.next() {
             let mut record = Vec::with_capacity(piece.len() + EDGE_BYTES);
             self.session.append(piece, &mut record);
-            self.put_pending(Payload::Text(record), false, put);
+            self.put_pending(Payload::Text(record), is_last && pieces.peek().is_none(), put);
         }
     }
 
@@ -214,21 +215,24 @@ impl Secure {
         self.edges = edges;
     }
 
-    /// Queues what is pending, and a payload behind it.
+    /// Queues what is pending, and a payload behind it; `is_last` if that ends the reply. There is something
+    /// to queue.
     fn put_pending(&mut self, payload: Payload, is_last: bool, put: PutPart<'_>) {
-        let mut pieces = self.pending.chunks(LONGEST_HEADER).peekable();
         let mut payload = Some(payload);
+        let mut pieces = self.pending.chunks(LONGEST_HEADER).peekable();
+        if pieces.peek().is_none() {
+            let chunk =
+                ReplyChunk { header: HeaderBytes::from_bytes(&[]), payload: payload.take().expect("once") };
+            assert!(chunk.payload.length() > 0, "a part of a reply is never empty");
+            return put(chunk, is_last);
+        }
         while let Some(piece) = pieces.next() {
             let is_end = pieces.peek().is_none();
             let payload = if is_end { payload.take() } else { None };
             let header = HeaderBytes::from_bytes(piece);
-            let chunk = ReplyChunk { header, payload: payload.unwrap_or(Payload::Nothing) };
-            put(chunk, is_last && is_end);
+            put(ReplyChunk { header, payload: payload.unwrap_or(Payload::Nothing) }, is_last && is_end);
         }
         self.pending.clear();
-        if let Some(payload) = payload.filter(|payload| payload.length() > 0) {
-            put(ReplyChunk { header: HeaderBytes::from_bytes(&[]), payload }, is_last);
-        }
     }
 }
 
