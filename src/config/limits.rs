@@ -98,7 +98,7 @@ impl Limits {
     pub const DEFAULT_MEMORY_PER_SHARD: usize = 128 << 20;
 
     /// Which part of a shard's memory is for records of TLS that have not come as a whole.
-    pub const PARTIAL_RECORDS_PART: usize = 16;
+    pub const PARTIAL_RECORDS_PART: usize = 32;
     /// Bytes of a shard's memory that devices need for themselves.
     pub const DEVICE_MEMORY: usize = 512 << 10;
 

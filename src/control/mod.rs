@@ -20,6 +20,7 @@
 mod admin;
 mod catalogue;
 mod changes;
+mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
 mod handshake_memory;

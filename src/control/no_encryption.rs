@@ -3,8 +3,8 @@
 use tokio_uring::net::TcpStream;
 
 use crate::config::Config;
+use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
-use crate::control::listen::channel::Failure;
 use crate::identity::TlsIdentity;
 use crate::nbd::server::handshake::TlsMode;
 use crate::shard::Secured;

@@ -20,7 +20,7 @@ use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
 use super::reload::Reloads;
-use super::served::served;
+use super::served::{Served, served};
 use super::start_error::StartError;
 use super::stores::Stores;
 use crate::config::Config;
@@ -105,8 +105,7 @@ impl<'a> Server<'a> {
         let log_lines_dropped = host.log_lines_dropped();
         self.observers = Observers::start(&self.plane, self.config, log_lines_dropped)?;
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
-        let of = |entry: &Rc<Entry>| served(entry, &self.endpoints, self.plane.needs_tls(&entry.info.name));
-        let exports: Vec<_> = self.plane.catalogue().iter().map(of).collect();
+        let exports = self.served();
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let mut control = self.config.control.as_deref().map(operate::listen).transpose()?;
@@ -161,6 +160,13 @@ impl<'a> Server<'a> {
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// What is served where.
+    fn served(&self) -> Vec<Served> {
+        let catalogue = self.plane.catalogue();
+        let of = |entry: &Rc<Entry>| served(entry, &self.endpoints, self.plane.needs_tls(&entry.info.name));
+        catalogue.iter().map(of).collect()
     }
 
     /// Answers at the control socket.

@@ -226,7 +226,7 @@ fn how_bytes_are_cut_makes_no_difference() {
 /// More clients with half a record than there are receive buffers, and then more than may be kept: the oldest of them go.
 #[test]
 fn half_records_stop_nobody() {
-    const CROWD: usize = 420;
+    const CROWD: usize = 260;
     let served = Served::start();
     let mut good = Client::open(&served);
     let mut crowd = Vec::new();

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use tokio_uring::net::TcpStream;
 
 use super::Encryption;
+use crate::control::client_stream::{Failure, read_some, send};
 use crate::control::handshake_memory::Claim;
-use crate::control::listen::channel::{Failure, read_some, send};
 use crate::identity::TlsIdentity;
 use crate::shard::Secured;
 use crate::stats::TlsFailure;
@@ -27,7 +27,7 @@ pub(in crate::control) struct SecureChannel {
 }
 
 /// What a worker thread is given and gives back.
-struct Stage {
+struct HandshakeStage {
     handshake: TlsHandshake,
     received: Vec<u8>,
     output: Vec<u8>,
@@ -35,13 +35,13 @@ struct Stage {
 }
 
 /// One step of a handshake.
-fn step(mut handshake: TlsHandshake, mut received: Vec<u8>) -> Stage {
+fn step(mut handshake: TlsHandshake, mut received: Vec<u8>) -> HandshakeStage {
     let mut input = received.as_slice();
     let step = handshake.feed(&mut input);
     let taken = received.len() - input.len();
     received.drain(..taken);
     let output = handshake.take_output();
-    Stage { handshake, received, output, step }
+    HandshakeStage { handshake, received, output, step }
 }
 
 impl SecureChannel {

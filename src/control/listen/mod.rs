@@ -1,7 +1,7 @@
 //! How clients come: listening sockets, the loop that accepts, the handshake.
 
 pub(super) mod accept;
-pub(in crate::control) mod channel;
+mod channel;
 pub(super) mod endpoint;
 pub(super) mod listeners;
 pub(super) mod negotiate;

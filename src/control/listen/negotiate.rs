@@ -10,8 +10,9 @@ use rustix::net::AddressFamily;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
-use super::channel::{Channel, Failure};
+use super::channel::Channel;
 use crate::control::SecureChannel;
+use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
 use crate::control::stores::{Chosen, Stores};

@@ -222,8 +222,8 @@ impl Outbound {
         }
     }
 
-    /// Keeps a reply until [`Outbound::take_held_back`]: while a client still sends the payload of a request it does
-    /// not look for the answer; libnbd then loses its place in the stream.
+    /// Keeps a reply until [`Outbound::take_held_back`]: while a client still sends the payload of a request
+    /// it does not look for the answer; libnbd then loses its place in the stream.
     pub(crate) fn hold_back(&mut self, reply: Reply, request: RequestId) {
         assert!(self.held_back.is_none(), "one request comes in at a time");
         self.held_back = Some((reply, request));

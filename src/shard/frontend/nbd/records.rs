@@ -133,8 +133,8 @@ impl Records {
         self.plain.start += bytes;
     }
 
-    /// Opens the next record that carries anything, when all before it is parsed. What is left at the end goes
-    /// into `partial`.
+    /// Opens the next record that carries anything, when all before it is parsed. What is left at the end
+    /// goes into `partial`.
     pub(crate) fn open_next(
         &mut self,
         session: &mut TlsSession,

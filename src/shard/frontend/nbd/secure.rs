@@ -9,10 +9,10 @@
 //! ```
 //!
 //! A reply is a record of its header and records of its payload, which stay where they are. What stands
-//! between two payloads is in the send's batch: the end of a record, a header, and the beginning of the next
-//! record. A record is numbered when it is sealed. So a reply is sealed when it is queued, and the queue keeps
-//! the order; what was sent in part goes on as it is and is never sealed again. Nothing is sealed in a mapped
-//! file: without that, and without zeroes of nobody, all data come by leases.
+//! between two payloads is in the send's batch: the end of a record, a header, the beginning of the next
+//! record. A record is numbered when it is sealed. So a reply is sealed when it is queued, and the queue
+//! keeps the order. What was sent in part goes on as it is and is never sealed again. A mapped file cannot be
+//! sealed where it is, so all data come by leases.
 
 use std::cell::Cell;
 use std::rc::Rc;
