@@ -32,5 +32,6 @@ pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};
+#[cfg(feature = "tls")]
 pub(crate) use tls::{TlsConfig, TlsFile};
 pub use tls::{TlsPolicy, TlsSettings};

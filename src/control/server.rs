@@ -114,11 +114,8 @@ impl<'a> Server<'a> {
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
         self.stores.tell_control(self.config.control.as_deref());
-        let uris: Vec<_> = self
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.uri("NAME", self.plane.needs_tls("NAME")))
-            .collect();
+        let with_tls = self.plane.needs_tls("NAME");
+        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME", with_tls)).collect();
         let place = if uris.is_empty() { String::new() } else { format!(", at {}", uris.join(" and ")) };
         let offers: Vec<_> =
             self.stores.in_words().into_iter().map(|words| format!("{words}{place}")).collect();

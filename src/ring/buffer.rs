@@ -344,7 +344,6 @@ impl SharedLease {
     }
 }
 
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "replies are sealed in place"))]
 impl SharedLease {
     /// The lease itself.
     ///

@@ -135,7 +135,6 @@ impl Received {
 
 impl Received {
     /// The same, to be changed where they are.
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "records of TLS are opened in place"))]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = usize::from(self.buffer) * self.ring.buffer_length as usize;
         // SAFETY: as in `bytes`; a buffer that was taken has one holder, and `&mut self` makes the access

@@ -66,7 +66,6 @@ impl Recorder {
     }
 
     /// What is counted of TLS.
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is none"))]
     pub(super) fn tls(&mut self) -> &mut TlsCounts {
         &mut self.interval.tls
     }

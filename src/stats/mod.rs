@@ -23,7 +23,6 @@ pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRe
 pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
 pub(crate) use tls::TlsCounts;
-#[cfg_attr(not(feature = "tls"), expect(unused_imports, reason = "nothing fails"))]
 pub(crate) use tls::TlsFailure;
 
 pub(crate) use totals::{CommandTotals, Totals};

@@ -24,7 +24,6 @@ pub(crate) const TLS_CIPHERS: [&str; 3] = ["aes-128-gcm", "aes-256-gcm", "chacha
 
 /// Why there is no secure connection, in a few classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing fails"))]
 pub(crate) enum TlsFailure {
     /// What came is no TLS.
     NotTls,

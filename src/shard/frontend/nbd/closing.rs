@@ -31,6 +31,7 @@ pub(crate) enum Reason {
     /// What came is no NBD.
     Violation,
     /// The records of TLS cannot be followed.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
     Insecure,
     /// It kept others waiting.
     Evicted,

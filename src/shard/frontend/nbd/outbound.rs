@@ -187,6 +187,7 @@ impl Outbound {
     }
 
     /// Appends a part of a reply that was sealed, and the request that it ends.
+    #[cfg(feature = "tls")]
     pub(crate) fn push_part(&mut self, chunk: ReplyChunk, ends: Option<RequestId>, batches: &mut Batches) {
         match self.open(batches) {
             Some(batch) => {
@@ -198,6 +199,7 @@ impl Outbound {
     }
 
     /// The same behind all that is queued.
+    #[cfg(feature = "tls")]
     pub(crate) fn push_later(&mut self, chunk: ReplyChunk, ends: Option<RequestId>) {
         let ends = ends.map_or(MORE_FOLLOWS, |request| request.0);
         self.queue.push_back(Queued { chunk, ends, left: 0, waits: false, since: 0 });
