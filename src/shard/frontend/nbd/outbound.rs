@@ -189,13 +189,9 @@ impl Outbound {
     /// Appends a part of a reply that was sealed, and the request that it ends.
     #[cfg(feature = "tls")]
     pub(crate) fn push_part(&mut self, chunk: ReplyChunk, ends: Option<RequestId>, batches: &mut Batches) {
-        match self.open(batches) {
-            Some(batch) => {
-                let (header, length) = chunk.header.padded();
-                batch.push_fixed(header, length, chunk.payload, ends.map_or(MORE_FOLLOWS, |id| id.0));
-            }
-            None => self.push_later(chunk, ends),
-        }
+        let Some(batch) = self.open(batches) else { return self.push_later(chunk, ends) };
+        let (header, length) = chunk.header.padded();
+        batch.push_fixed(header, length, chunk.payload, ends.map_or(MORE_FOLLOWS, |id| id.0));
     }
 
     /// The same behind all that is queued.
