@@ -197,7 +197,7 @@ mod tests {
         for &is_heard in deaths {
             dead += 1;
             vacancies.hear(if is_heard { Heard::Dead(1) } else { Heard::TooMuch });
-            if dead % 2 == 0 && vacancies.are_any() {
+            if dead.is_multiple_of(2) && vacancies.are_any() {
                 offer(&mut dead, &mut vacancies);
             }
         }
