@@ -49,7 +49,7 @@ pub mod config {
     };
 
     pub mod difference {
-        pub use crate::config::difference::{Difference, difference};
+        pub use crate::config::difference::{Difference, NewRights, difference, new_rights};
     }
 
     pub mod cpus {

@@ -114,13 +114,16 @@ fn as_table(exports: &[ExportRow]) -> String {
 fn reload(answer: &HttpAnswer, as_json: bool) -> Outcome {
     // Without it the answer is not about the reload, but about the request.
     let Some(result) = answer.body["result"].as_str() else { return refused(answer) };
-    let unchanged = result == "unchanged";
+    let (unchanged, rights) = (result == "unchanged", result == "rights");
     if as_json {
         let printed = print(&json(&answer.body));
-        return if unchanged { printed } else { Outcome::Failed };
+        return if unchanged || rights { printed } else { Outcome::Failed };
     }
     if unchanged {
         return print("Nothing to change.\n");
+    }
+    if rights {
+        return print("Other rights are in force for clients that come; those that are there go on.\n");
     }
     Outcome::failed(sentence(&answer.body).unwrap_or_else(|| printable(result)))
 }

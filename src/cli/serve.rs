@@ -206,7 +206,11 @@ fn serve(args: Args) -> Outcome {
         Err(error) => return refuse(explicit, error),
     };
     let listens = matches!(service, Service::Listeners);
-    let running = source.filter(|_| listens).map(|source| RunningConfiguration { source, settings, machine });
+    let running = source.filter(|_| listens).map(|source| RunningConfiguration {
+        source,
+        settings: settings.into(),
+        machine,
+    });
     let announce = |ready: Ready<'_>| announce(ready, format, listens);
     let mut daemon = Daemon::new(&config, listens, running, announce);
     match control::run(&config, service, &mut daemon) {

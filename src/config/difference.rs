@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::export::ExportConfig;
+use super::export_uri::ExportUri;
 use super::settings::Settings;
+use crate::rights::Rights;
 
 /// The exports by name, and the settings by the name of their flag.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -44,6 +46,30 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
         settings: settings(old, new),
     }
 }
+
+/// The rights that change; `None` when something else does too, which needs a restart, and when nothing does.
+pub fn new_rights(old: &Settings, new: &Settings) -> Option<NewRights> {
+    let without = |settings: &Settings| {
+        let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
+        settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
+        settings
+    };
+    if !difference(&without(old), &without(new)).is_empty() || difference(old, new).is_empty() {
+        return None;
+    }
+    let example = [ExportConfig::example()];
+    let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
+    let rights = |settings: &Settings, export: &ExportConfig| export.rights.clone().or(&settings.rights);
+    let all = of_new.iter().map(|(name, export)| {
+        let had = of_old.get(name).map(|of_old| rights(old, of_old));
+        (export, rights(new, export), had)
+    });
+    let changed = all.filter(|(_, rights, had)| had.as_ref() != Some(rights));
+    Some(changed.map(|(export, rights, _)| (export.name.clone(), export.uri.clone(), rights)).collect())
+}
+
+/// For each export whose rights change its name, its URI, and its new rights.
+pub type NewRights = Vec<(String, ExportUri, Rights)>;
 
 type ByName<'a> = BTreeMap<Cow<'a, str>, &'a ExportConfig>;
 

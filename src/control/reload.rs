@@ -7,13 +7,16 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 
-use crate::config::difference::Difference;
+use super::stores::Stores;
+use crate::config::difference::{Difference, NewRights};
 
-/// How a reload ended. What runs is as it was, whatever it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a reload ended. What runs is as it was, but for rights.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Reloaded {
     /// The configuration says what runs.
     Unchanged,
+    /// It says something else of rights, and of nothing else: that is in force for clients that come.
+    Rights(NewRights),
     /// The configuration is right, and says something else than what runs.
     NeedsRestart(Difference),
     /// The configuration is wrong: a sentence.
@@ -35,12 +38,12 @@ pub trait Reload {
 
 /// `POST /api/v1/reload`. Its keys are part of the interface.
 #[derive(Debug, Serialize)]
-pub(super) struct ReloadView<'a> {
+pub(super) struct ReloadView {
     result: &'static str,
     /// Null when nothing was to change.
     error: Option<String>,
     #[serde(flatten)]
-    difference: &'a Difference,
+    difference: Difference,
 }
 
 impl Reloaded {
@@ -48,6 +51,7 @@ impl Reloaded {
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Unchanged => "unchanged",
+            Self::Rights(_) => "rights",
             Self::NeedsRestart(_) => "needs_restart",
             Self::Wrong(_) => "wrong",
             Self::Unreadable(_) => "unreadable",
@@ -59,6 +63,10 @@ impl Reloaded {
     pub(super) fn sentence(&self) -> String {
         match self {
             Self::Unchanged => "nothing to change: the configuration says what runs".to_owned(),
+            Self::Rights(new) => {
+                let names: Vec<_> = new.iter().map(|(name, ..)| name.clone()).collect();
+                format!("other rights are in force for clients that come, of the exports {}", quoted(&names))
+            }
             Self::NeedsRestart(difference) => {
                 format!("nothing was changed: restart the server to change {}", told(difference))
             }
@@ -72,36 +80,40 @@ impl Reloaded {
 
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Unchanged => StatusCode::OK,
+            Self::Unchanged | Self::Rights(_) => StatusCode::OK,
             Self::NeedsRestart(_) | Self::NoConfiguration => StatusCode::CONFLICT,
             Self::Wrong(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    pub(super) fn view(&self) -> ReloadView<'_> {
-        const NOTHING: &Difference =
-            &Difference { added: Vec::new(), removed: Vec::new(), changed: Vec::new(), settings: Vec::new() };
-        ReloadView {
-            result: self.word(),
-            error: (*self != Self::Unchanged).then(|| self.sentence()),
-            difference: if let Self::NeedsRestart(difference) = self { difference } else { NOTHING },
-        }
+    pub(super) fn view(&self) -> ReloadView {
+        let difference = match self {
+            Self::NeedsRestart(difference) => difference.clone(),
+            Self::Rights(new) => {
+                let changed = new.iter().map(|(name, ..)| name.clone()).collect();
+                Difference { changed, ..Difference::default() }
+            }
+            _ => Difference::default(),
+        };
+        let is_error = !matches!(self, Self::Unchanged | Self::Rights(_));
+        ReloadView { result: self.word(), error: is_error.then(|| self.sentence()), difference }
     }
 }
 
 /// Names of exports in a sentence; the lists have all.
 const NAMES: usize = 10;
 
+/// Names of exports, in quotes.
+fn quoted(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMES).map(|name| format!("\"{name}\"")).collect();
+    let more = if names.len() > NAMES { format!(" and {} more", names.len() - NAMES) } else { String::new() };
+    shown.join(", ") + &more
+}
+
 /// What differs, in words.
 fn told(difference: &Difference) -> String {
     let Difference { added, removed, changed, settings } = difference;
-    let quoted = |names: &[String]| {
-        let shown: Vec<_> = names.iter().take(NAMES).map(|name| format!("\"{name}\"")).collect();
-        let more =
-            if names.len() > NAMES { format!(" and {} more", names.len() - NAMES) } else { String::new() };
-        shown.join(", ") + &more
-    };
     let exports = [("new", added), ("removed", removed), ("changed", changed)].into_iter();
     let mut parts: Vec<_> = exports
         .filter(|(_, names)| !names.is_empty())
@@ -117,13 +129,15 @@ fn told(difference: &Difference) -> String {
 #[derive(Default)]
 pub(super) struct Reloads {
     reloader: Option<Box<dyn Reload>>,
+    /// What other rights are told.
+    stores: Option<Rc<Stores>>,
     turn: Mutex<()>,
 }
 
 impl Reloads {
     /// Without a reloader there is no configuration.
-    pub(super) fn new(reloader: Option<Box<dyn Reload>>) -> Rc<Self> {
-        Rc::new(Self { reloader, turn: Mutex::new(()) })
+    pub(super) fn new(reloader: Option<Box<dyn Reload>>, stores: &Rc<Stores>) -> Rc<Self> {
+        Rc::new(Self { reloader, stores: Some(Rc::clone(stores)), turn: Mutex::new(()) })
     }
 
     /// Reloads in a task of its own: the client that asked may leave before the end.
@@ -136,8 +150,13 @@ impl Reloads {
                 Some(reloader) => reloader.reload().await,
                 None => Reloaded::NoConfiguration,
             };
+            if let (Reloaded::Rights(new), Some(stores)) = (&reloaded, &reloads.stores) {
+                stores.set_rights(new);
+            }
             match &reloaded {
-                Reloaded::Unchanged => tracing::info!(result = reloaded.word(), "{}", reloaded.sentence()),
+                Reloaded::Unchanged | Reloaded::Rights(_) => {
+                    tracing::info!(result = reloaded.word(), "{}", reloaded.sentence())
+                }
                 _ => tracing::warn!(result = reloaded.word(), "{}", reloaded.sentence()),
             }
             // It may have left.

@@ -134,7 +134,7 @@ impl<'a> Server<'a> {
             logs: &logs,
         })?;
         // From here on only what a running server needs.
-        self.reloads = Reloads::new(host.reloader());
+        self.reloads = Reloads::new(host.reloader(), &self.stores);
         self.observers.accept();
         self.stores.begin(self.observers.collector());
         let control = control.map(|listener| self.operate(listener)).transpose()?;

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::broker::Broker;
 use super::configuration::ConfigurationSource;
 use super::notify::Notifier;
-use crate::config::difference::difference;
+use crate::config::difference::{difference, new_rights};
 use crate::config::{Config, Machine, Settings};
 use crate::control::{Reload, Reloaded, Reloading};
 
@@ -23,8 +23,8 @@ const CONFIGURATION_BYTES: u64 = 32 << 20;
 pub(crate) struct RunningConfiguration {
     /// Where its settings came from.
     pub(crate) source: ConfigurationSource,
-    /// What they were.
-    pub(crate) settings: Settings,
+    /// What is in force of them.
+    pub(crate) settings: Mutex<Settings>,
     /// What the machine had: a confined server cannot look again.
     pub(crate) machine: Machine,
 }
@@ -40,7 +40,12 @@ impl RunningConfiguration {
         if let Err(error) = Config::resolve(settings.clone(), &self.machine) {
             return Reloaded::Wrong(error.to_string());
         }
-        let difference = difference(&self.settings, &settings);
+        let mut running = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rights) = new_rights(&running, &settings) {
+            *running = settings;
+            return Reloaded::Rights(rights);
+        }
+        let difference = difference(&running, &settings);
         if difference.is_empty() { Reloaded::Unchanged } else { Reloaded::NeedsRestart(difference) }
     }
 }
@@ -111,7 +116,7 @@ mod tests {
         let started = "[server]\npidfile = \"p\"\nmemory = \"2G\"\n[[export]]\nuri = \"mem:1G\"\n";
         let settings = source.merged(source.parse(started).unwrap());
         let machine = Machine { cpus: vec![0], parallelism: 1, memory: 8 << 30, open_files: 1 << 20 };
-        let running = RunningConfiguration { source, settings, machine };
+        let running = RunningConfiguration { source, settings: settings.into(), machine };
         let compare = |text: &str| running.compare(text);
         assert_eq!(compare(started), Reloaded::Unchanged);
         assert_eq!(compare(&started.replace("2G", "3G")), Reloaded::Unchanged, "a flag wins over it");
@@ -119,6 +124,16 @@ mod tests {
         assert_eq!((changes.changed, changes.settings), (vec![String::new()], vec![]));
         let Reloaded::NeedsRestart(changes) = compare("[[export]]\nuri = \"mem:1G\"\n") else { panic!() };
         assert_eq!(changes.settings, ["pidfile", "control"], "the socket beside the pidfile goes with it");
+        let Reloaded::Rights(rights) = compare(&format!("{started}allow = \"uid=1\"\n")) else { panic!() };
+        assert_eq!(rights.len(), 1);
+        assert_eq!(
+            compare(&format!("{started}allow = [\"uid=1\"]\n")),
+            Reloaded::Unchanged,
+            "it is in force"
+        );
+        assert!(matches!(compare(&format!("listed = \"never\"\n{started}")), Reloaded::Rights(_)));
+        let both = started.replace("2G", "3G").replace("mem:1G", "mem:2G") + "allow = []\n";
+        assert!(matches!(compare(&both), Reloaded::NeedsRestart(_)), "all of it or nothing");
         for (wrong, word) in [
             ("[server]\nshard = 1\n".to_owned(), "/etc/x.toml, line 2"),
             (format!("{started}[[export]]\nuri = \"mem:1G\"\n"), "two exports"),

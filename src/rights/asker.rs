@@ -22,14 +22,14 @@ pub(crate) struct Asker {
 impl Asker {
     /// What a connection tells.
     pub(crate) fn of(peer: &PeerIdentity) -> Self {
-        let mut asker = Self::default();
-        asker.address = peer.address.map(|address| address.ip().to_canonical());
+        let address = peer.address.map(|address| address.ip().to_canonical());
+        let mut terms = BTreeSet::new();
         if let Some(unix) = &peer.unix {
             let is_known = |number: &u32| *number != OVERFLOW && *number != u32::MAX;
-            asker.terms.extend(Some(unix.uid).filter(is_known).map(Term::User));
-            asker.terms.extend(Some(unix.gid).filter(is_known).map(Term::Group));
+            terms.extend(Some(unix.uid).filter(is_known).map(Term::User));
+            terms.extend(Some(unix.gid).filter(is_known).map(Term::Group));
         }
-        asker
+        Self { terms, address }
     }
 
     /// The same with the name of a shared key that it proved to know.

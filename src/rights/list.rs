@@ -129,7 +129,7 @@ mod tests {
             "ip=fd00::/8",
             "ip=::1",
         ];
-        prop::sample::select(texts.to_vec()).prop_map(|text| term(text))
+        prop::sample::select(texts.to_vec()).prop_map(term)
     }
 
     fn any_asker() -> impl Strategy<Value = Asker> {

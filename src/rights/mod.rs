@@ -12,7 +12,6 @@
 
 mod address;
 mod asker;
-#[cfg_attr(not(test), expect(dead_code, reason = "no connection has TLS yet"))]
 mod certificate;
 mod distinguished;
 mod error;
@@ -24,7 +23,7 @@ use std::sync::Arc;
 
 pub(crate) use asker::Asker;
 pub(crate) use error::RuleError;
-pub use list::RuleList;
+pub(crate) use list::RuleList;
 pub(crate) use rule::Rule;
 
 /// Whether an export is in the list that a client can ask for.

@@ -87,7 +87,9 @@ fn serve(text: &str, arguments: &[&str]) -> (Server, String, tempfile::TempDir) 
     let name = name[..name.len().min(100)].to_owned();
     let socket = format!("@{name}");
     let fixed = ["--config", path.to_str().unwrap(), "--unix", &socket, "--control", "off"];
-    let options = Options::new().without_unix().tcp("127.0.0.1:0").tcp("[::1]:0");
+    let mut options = Options::new().without_unix().tcp("127.0.0.1:0").tcp("[::1]:0");
+    // The tests may run under nohup(1), whose children ignore a hang-up.
+    options.wrapper = ["env", "--default-signal=HUP"].map(str::to_owned).into();
     (options.args(fixed).args(arguments.iter().copied()).start(), name, dir)
 }
 
@@ -339,4 +341,31 @@ fn a_mistake_has_its_line() {
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("c.toml, line 5: uid=65534") && told.contains("write the real number"), "{told}");
+}
+
+/// Rights that a reload brings are asked about from then on; who is there goes on.
+#[test]
+fn a_reload_brings_other_rights() {
+    let text = "[[export]]\nname = \"a\"\nuri = \"mem:1M\"\nallow = \"ip=127.0.0.1\"\n";
+    let (server, socket, dir) = serve(text, &[]);
+    let (one, two) = (Client::Tcp { from: "127.0.0.1" }, Client::Tcp { from: "127.0.0.2" });
+    let may =
+        |client: Client| client.bytes(&server, &socket, &questions("a")["INFO"]) == granted("INFO", true);
+    assert_eq!((may(one), may(two)), (true, false));
+    let mut there = one.connect(&server, &socket);
+    there.write_all(&[&MODERN.to_be_bytes()[..], &option(NBD_OPT_EXPORT_NAME, b"a")].concat()).unwrap();
+    there.read_exact(&mut [0; 18 + 10]).unwrap();
+    std::fs::write(dir.path().join("c.toml"), text.replace("0.1", "0.2")).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    crate::support::wait_until("the reload", || server.log().iter().any(|line| line["result"] == "rights"));
+    assert_eq!((may(one), may(two)), (false, true));
+    let read = [
+        &NBD_REQUEST_MAGIC.to_be_bytes()[..],
+        &[0; 2],
+        &NBD_CMD_READ.to_be_bytes(),
+        &[0; 16],
+        &512u32.to_be_bytes(),
+    ];
+    there.write_all(&read.concat()).unwrap();
+    there.read_exact(&mut [1; 16 + 512]).unwrap();
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::one::OneStore;
 use super::opened::OpenedStores;
+use crate::config::ExportUri;
+use crate::config::difference::NewRights;
 use crate::control::catalogue::Entry;
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
@@ -113,6 +115,22 @@ impl Stores {
                 }
             }
         });
+    }
+
+    /// Other rights to some exports, for the handshakes that come.
+    pub(in crate::control) fn set_rights(&self, new: &NewRights) {
+        for (name, uri, rights) in new {
+            let is_it = |one: &&OneStore| match (uri, &one.of.all) {
+                (ExportUri::Image(image), Some(all)) => name.is_empty() && all.place == image.place,
+                _ => false,
+            };
+            if let Some(one) = self.all.iter().find(is_it) {
+                one.set_rights(rights);
+            } else if let Some(entry) = self.plane.find(name) {
+                entry.set_rights(rights);
+            }
+            self.plane.set_has_rights(rights);
+        }
     }
 
     /// Tells each store where this server can be asked.
@@ -253,7 +271,7 @@ impl Stores {
             if one.of.fixed.contains_key(&node) {
                 continue;
             }
-            let may_read = one.of.rights.decide(asker).may_read;
+            let may_read = one.decide(asker).may_read;
             match one.facts(&node).await {
                 Ok(None) => {}
                 Ok(Some(_)) if !may_read => absence = Absence::Refused,
@@ -284,7 +302,7 @@ impl Stores {
                     continue;
                 }
             };
-            let is_listed = one.of.rights.decide(asker).is_listed;
+            let is_listed = one.decide(asker).is_listed;
             let own = nodes.iter().filter(|node| is_listed && !one.of.fixed.contains_key(node));
             listed.extend(own.map(|node| one.info(node, how, 0, &self.plane)));
         }

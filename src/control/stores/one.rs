@@ -16,6 +16,7 @@ use crate::control::plane::Plane;
 use crate::control::retire::retire;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
+use crate::rights::{Asker, Decision, Rights};
 use crate::shard::Removal;
 use crate::stats::SnapshotStats;
 use crate::store::catalog::{NodeName, StoreName};
@@ -33,6 +34,8 @@ pub(super) struct OneStore {
     /// Jobs that its thread has not answered. There is room for all in its queue.
     room: Semaphore,
     offers: RefCell<BTreeMap<NodeName, Offer>>,
+    /// Who may do what with each of its images that has no name of its own.
+    rights: RefCell<Rights>,
     /// Held while an image is opened or closed, and while an image changes that must not be open meanwhile.
     pub(super) turn: Mutex<()>,
     /// Since the start.
@@ -53,7 +56,19 @@ pub(super) struct FoundImage {
 impl OneStore {
     pub(super) fn new(of: OpenedStore) -> Self {
         let (room, offers, turn) = (Semaphore::new(QUEUE), RefCell::default(), Mutex::default());
-        Self { of, room, offers, turn, snapshots: RefCell::default() }
+        let rights = RefCell::new(of.rights.clone());
+        Self { of, room, offers, rights, turn, snapshots: RefCell::default() }
+    }
+
+    /// Other rights to its images, from now on.
+    pub(super) fn set_rights(&self, rights: &Rights) {
+        self.rights.replace(rights.clone());
+        self.offers.borrow().values().for_each(|offer| offer.entry.set_rights(rights));
+    }
+
+    /// What a client may do with its images.
+    pub(super) fn decide(&self, asker: &Asker) -> Decision {
+        self.rights.borrow().decide(asker)
     }
 
     /// Has the thread of the store do something, and waits for it.
@@ -108,7 +123,7 @@ impl OneStore {
     /// Gives an image a place among the exports; none if its name is taken.
     pub(super) fn offer(&self, node: &NodeName, info: ExportInfo, plane: &Plane) -> Option<Rc<Entry>> {
         let entry = plane.catalogue_mut().add_unopened(info, self.source(node))?;
-        entry.set_rights(&self.of.rights);
+        entry.set_rights(&self.rights.borrow());
         let offer = Offer { entry: Rc::clone(&entry), idle_since: Cell::new(None) };
         self.offers.borrow_mut().insert(node.clone(), offer);
         Some(entry)
