@@ -4,6 +4,7 @@
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use crate::sys::{UnixCredentials, peer_credentials};
 
@@ -16,6 +17,29 @@ pub struct PeerIdentity {
     pub address: Option<SocketAddr>,
     /// Of a unix socket: the process that connected, whoever has the socket now.
     pub unix: Option<UnixCredentials>,
+    /// Of an encrypted connection: what the client proved.
+    pub tls: Option<Arc<TlsIdentity>>,
+}
+
+/// Who a client of TLS proved to be.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TlsIdentity {
+    /// It has no certificate.
+    Anonymous,
+    /// The certificate of the client, in DER. An authority that is believed signed it.
+    Certificate(Vec<u8>),
+    /// The name of a key that both know.
+    SharedKey(Vec<u8>),
+}
+
+impl fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("Anonymous"),
+            Self::Certificate(der) => write!(f, "Certificate({} bytes)", der.len()),
+            Self::SharedKey(name) => write!(f, "SharedKey({})", name.escape_ascii()),
+        }
+    }
 }
 
 impl PeerIdentity {
@@ -24,15 +48,15 @@ impl PeerIdentity {
         let socket = socket.as_fd();
         let address = rustix::net::getpeername(socket).ok().flatten();
         match address.map(SocketAddr::try_from) {
-            Some(Ok(address)) => Self { address: Some(address), unix: None },
-            _ => Self { address: None, unix: peer_credentials(socket).ok() },
+            Some(Ok(address)) => Self::from(address),
+            _ => Self { unix: peer_credentials(socket).ok(), ..Self::default() },
         }
     }
 }
 
 impl From<SocketAddr> for PeerIdentity {
     fn from(address: SocketAddr) -> Self {
-        Self { address: Some(address), unix: None }
+        Self { address: Some(address), ..Self::default() }
     }
 }
 
@@ -61,7 +85,10 @@ mod tests {
         let peer = PeerIdentity::of(&one);
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let pid = Some(std::process::id() as i32);
-        assert_eq!(peer, PeerIdentity { address: None, unix: Some(UnixCredentials { pid, uid, gid }) });
+        assert_eq!(
+            peer,
+            PeerIdentity { unix: Some(UnixCredentials { pid, uid, gid }), ..Default::default() }
+        );
         assert_eq!(peer.to_string(), format!("unix:pid={},uid={uid}", std::process::id()));
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -45,7 +45,7 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
-        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown,
+        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
     };
 
     pub mod difference {
@@ -171,7 +171,7 @@ pub mod task {
 
 #[cfg(feature = "tls")]
 pub mod tls {
-    pub use rcgen;
+    pub use {rcgen, rustls};
 
     pub use crate::tls::{
         Alert, CipherSuite, Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,

@@ -11,7 +11,7 @@ use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
     AdminAddress, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs,
-    SandboxMode, Settings, Shutdown,
+    SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
 };
 use crate::control::{self, Ending, Ready, Served, Service};
 use crate::daemon::configuration::ConfigurationSource;
@@ -135,6 +135,14 @@ pub(crate) struct Args {
     /// Become this user once everything is open, with no other groups: needs root
     #[arg(long, value_name = "NAME[:GROUP]", help_heading = "Security")]
     pub user: Option<RunAs>,
+    /// Encrypt, with the certificates and keys in this directory, under the names that QEMU has for them:
+    /// server-cert.pem with server-key.pem, or keys.psk, or both; ca-cert.pem and ca-crl.pem for clients
+    #[arg(long, value_name = "DIR", help_heading = "Security")]
+    pub tls: Option<PathBuf>,
+    /// Who has to encrypt: everybody, or only clients of exports with `tls = "required"` in the configuration
+    /// [default: required with --tls]
+    #[arg(long, value_name = "MODE", help_heading = "Security")]
+    pub tls_mode: Option<TlsPolicy>,
     /// Give up what a running server does not need: system calls, files, new privileges [default: auto]
     #[arg(long, value_name = "MODE", help_heading = "Security")]
     pub sandbox: Option<SandboxMode>,
@@ -258,6 +266,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         user: args.user,
         sandbox: args.sandbox,
         rights: Default::default(),
+        tls: TlsSettings { directory: args.tls, mode: args.tls_mode, ..TlsSettings::default() },
     };
     let Some(path) = args.config else {
         return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });

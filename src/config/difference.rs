@@ -110,6 +110,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         user,
         sandbox,
         rights,
+        tls,
     } = old;
     let differ = [
         ("unix, tcp", *listen != new.listen),
@@ -138,6 +139,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("allow", rights.allow != new.rights.allow),
         ("write", rights.write != new.rights.write),
         ("listed", rights.listed != new.rights.listed),
+        ("tls", *tls != new.tls),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }

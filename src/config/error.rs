@@ -62,6 +62,24 @@ pub enum ConfigError {
     #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
     NoHistograms(&'static str),
     #[error(
+        "--tls-mode says who has to encrypt, but nothing can be encrypted with: give --tls DIR, or the files in [tls]"
+    )]
+    NoTlsFiles,
+    #[error("a certificate and its key go together: give both, cert and key, in [tls]")]
+    HalfOfAnIdentity,
+    #[error(
+        "the export \"{0}\" is for clients that encrypt, and this server does not: give --tls DIR, or files in [tls]"
+    )]
+    ExportNeedsTls(String),
+    #[error(
+        "tls = \"required\" cannot be said of a whole store: say it of single images, or of all exports with mode = \"required\""
+    )]
+    StoreNeedsTls,
+    #[error("a key cannot be renewed after {0} records: give renew-after from 1 to 16777216")]
+    RenewAfter(u64),
+    #[error("this program was built without TLS: use one that has it, or leave --tls out")]
+    BuiltWithoutTls,
+    #[error(
         "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
     )]
     OpenFiles(u64),

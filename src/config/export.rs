@@ -21,6 +21,8 @@ pub struct ExportConfig {
     pub read_only: bool,
     /// Who may do what with it; what is not said here is as the defaults say.
     pub rights: Rights,
+    /// Only clients that encrypt find it.
+    pub requires_tls: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +52,7 @@ impl ExportConfig {
             return Err(ExportError::Description);
         }
         let (name, description) = (name.to_owned(), description.to_owned());
-        Ok(Self { name, description, uri, read_only, rights: Rights::default() })
+        Ok(Self { name, description, uri, read_only, requires_tls: false, rights: Rights::default() })
     }
 
     /// Whether it may stand for all images of a store: only its directory tells.
@@ -64,7 +66,7 @@ impl ExportConfig {
     pub fn example() -> Self {
         let uri = ExportUri::Memory { size: 1 << 30 };
         let (name, description) = (String::new(), String::new());
-        Self { name, uri, description, read_only: false, rights: Rights::default() }
+        Self { name, uri, description, read_only: false, requires_tls: false, rights: Rights::default() }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Limits {
     pub requests_per_shard: usize,
     /// Bytes of buffer memory of one shard: payloads and receive buffers; taken at start.
     pub memory_per_shard: usize,
+    /// Bytes of it for records of TLS that have not come as a whole; nothing without TLS.
+    pub partial_records: usize,
     /// Bytes of the longest READ or WRITE; advertised, and no more than there is memory for.
     pub longest_request: u32,
     /// Bytes of one receive buffer.
@@ -95,16 +97,19 @@ impl Limits {
     /// The default for a shard, its part for handshakes included.
     pub const DEFAULT_MEMORY_PER_SHARD: usize = 128 << 20;
 
-    /// The defaults.
+    /// Which part of a shard's memory is for records of TLS that have not come as a whole.
+    pub const PARTIAL_RECORDS_PART: usize = 32;
     /// Bytes of a shard's memory that devices need for themselves.
     pub const DEVICE_MEMORY: usize = 512 << 10;
 
+    /// The defaults.
     pub const DEFAULT: Self = Self {
         connections: 16_384,
         handshakes: 16_384,
         requests_per_connection: 1024,
         requests_per_shard: 8192,
         memory_per_shard: Self::DEFAULT_MEMORY_PER_SHARD / 32 * 31,
+        partial_records: 0,
         handshake_memory: Self::DEFAULT_MEMORY_PER_SHARD / 32,
         longest_request: 64 << 20,
         receive_buffer: 128 << 10,
@@ -166,10 +171,11 @@ impl Limits {
         if most < 8 { 8 } else { 1 << most.ilog2() }
     }
 
-    /// Bytes of a shard's memory that are lent to requests: all but the receive buffers and what devices
-    /// have.
+    /// Bytes of a shard's memory that are lent to requests: all but the receive buffers, what devices have,
+    /// and records of TLS.
     pub const fn lease_memory(&self) -> usize {
-        self.memory_per_shard - self.receive_buffers() as usize * self.receive_buffer - Self::DEVICE_MEMORY
+        let own = self.receive_buffers() as usize * self.receive_buffer + Self::DEVICE_MEMORY;
+        self.memory_per_shard - own - self.partial_records
     }
 }
 
@@ -193,6 +199,10 @@ const _: () = {
     assert!(LIMITS.memory_per_shard >= Limits::MINIMUM_MEMORY_PER_SHARD);
     assert!(LIMITS.lease_memory() > LIMITS.longest_request as usize);
     assert!(Limits::SMALLEST.lease_memory() > Limits::SMALLEST.longest_request as usize);
+    let partial_records = LIMITS.memory_per_shard / Limits::PARTIAL_RECORDS_PART;
+    assert!(LIMITS.lease_memory() > LIMITS.longest_request as usize + partial_records);
+    let partial_records = Limits::SMALLEST.memory_per_shard / Limits::PARTIAL_RECORDS_PART;
+    assert!(Limits::SMALLEST.lease_memory() > Limits::SMALLEST.longest_request as usize + partial_records);
     assert!(LIMITS.longest_request <= crate::block::BlockSizes::MAXIMUM_PAYLOAD);
     // One connection can fill its own share of requests, and a shard serves more than one.
     assert!(LIMITS.requests_per_connection >= 1024);

@@ -19,6 +19,7 @@ mod rights;
 pub(crate) mod sandbox;
 pub(crate) mod settings;
 pub(crate) mod size;
+pub(crate) mod tls;
 mod toml_words;
 mod uri_parts;
 
@@ -32,3 +33,6 @@ pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};
+#[cfg(feature = "tls")]
+pub(crate) use tls::{TlsConfig, TlsFile};
+pub use tls::{TlsPolicy, TlsSettings};

@@ -13,6 +13,7 @@ use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
+use super::tls::TlsConfig;
 
 /// What the server runs with.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct Config {
     /// The user that the server becomes once everything is open.
     pub user: Option<RunAs>,
     pub sandbox: SandboxMode,
+    /// `None`: nothing is encrypted.
+    pub tls: Option<TlsConfig>,
     /// Sentences about settings that could not be met.
     pub warnings: Vec<String>,
     /// Sentences about defaults that had to be reduced.
@@ -84,6 +87,7 @@ impl Config {
             exports.push(ExportConfig::example());
         }
         check_names(&exports)?;
+        let tls = settings.tls.resolve(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
         for export in &mut exports {
@@ -94,6 +98,9 @@ impl Config {
         let shards = place_shards(settings.shards, cpus, machine)?;
         let mut limits = Limits::default();
         memory::divide(settings.memory, shards.len(), &mut limits)?;
+        if tls.is_some() {
+            limits.partial_records = limits.memory_per_shard / Limits::PARTIAL_RECORDS_PART;
+        }
         let buffers = limits.memory_per_shard as u64 * shards.len() as u64 + limits.handshake_memory as u64;
         check_memory(buffers, machine.memory)?;
         warnings.extend(told_of_sharing(settings.shards, &shards));
@@ -137,6 +144,7 @@ impl Config {
             histograms,
             user: settings.user,
             sandbox: settings.sandbox.unwrap_or_default(),
+            tls,
             warnings,
             notes,
         })

@@ -14,6 +14,7 @@ use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, Uni
 use super::rights::{RuleTexts, rights};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
+use super::tls::{ExportTls, TlsSettings};
 use super::toml_words::explain;
 use crate::rights::{Listing, Rights};
 
@@ -73,6 +74,8 @@ pub struct Settings {
     pub sandbox: Option<SandboxMode>,
     /// Rights to exports that say nothing themselves.
     pub rights: Rights,
+    /// Encryption.
+    pub tls: TlsSettings,
 }
 
 /// A configuration file that could not be read.
@@ -116,6 +119,7 @@ impl Settings {
             user: self.user.or(below.user),
             sandbox: self.sandbox.or(below.sandbox),
             rights: self.rights.or(&below.rights),
+            tls: self.tls.or(below.tls),
         }
     }
 
@@ -133,6 +137,7 @@ impl Settings {
             Some(ControlAddress::Path(path)) => Some(path),
             _ => None,
         };
+        self.tls.make_relative_to(directory);
         self.allow_directories.iter_mut().for_each(|path| *path = directory.join(&*path));
         for path in [self.pidfile.as_mut(), self.latency_log.as_mut(), control].into_iter().flatten() {
             *path = directory.join(&*path);
@@ -188,6 +193,7 @@ impl Settings {
             user: server.user.map(|user| user.0),
             sandbox: server.sandbox,
             rights,
+            tls: file.tls,
         })
     }
 }
@@ -204,6 +210,7 @@ struct File {
     allow: Option<toml::Spanned<RuleTexts>>,
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
+    tls: TlsSettings,
     export: Vec<toml::Spanned<ExportTable>>,
 }
 
@@ -251,11 +258,14 @@ struct ExportTable {
     allow: Option<toml::Spanned<RuleTexts>>,
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
+    tls: Option<ExportTls>,
 }
 
 impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
-        ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)
+        let requires_tls = self.tls == Some(ExportTls::Required);
+        let export = ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)?;
+        Ok(ExportConfig { requires_tls, ..export })
     }
 }
 
@@ -372,6 +382,14 @@ no-histograms = false
 user = "nbd:disk"
 sandbox = "on"
 
+[tls]
+mode = "selective"
+cert = "/t/server.pem"
+key = "server.key"
+client-ca = "ca.pem"
+crl = "crl.pem"
+psk = "keys.psk"
+
 [[export]]
 uri = "mem:1G"
 
@@ -380,6 +398,7 @@ name = "vm/disk:0"
 uri = "file:/data/a.img?direct=true"
 description = "a disk"
 read-only = true
+tls = "required"
 "#;
 
     #[test]
@@ -405,7 +424,9 @@ read-only = true
         let unpinned = |value| Settings::from_toml(&format!("[server]\nunpinned = {value}")).unwrap().pinned;
         assert_eq!((unpinned(true), unpinned(false)), (Some(Pinning::Off), None));
         assert_eq!(settings.exports[1].name, "vm/disk:0");
-        assert!(settings.exports[1].read_only);
+        assert!(settings.exports[1].read_only && settings.exports[1].requires_tls);
+        assert_eq!(settings.tls.mode, Some(crate::config::TlsPolicy::Selective));
+        assert_eq!(settings.tls.client_ca.as_deref(), Some("ca.pem".as_ref()));
         assert_eq!(Settings::from_toml(""), Ok(Settings::default()));
         assert_eq!(Settings::from_toml("[server]\nmemory = 4096").unwrap().memory, Some(4096));
     }

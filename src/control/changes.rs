@@ -21,7 +21,7 @@ pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], 
         Some(entry) => {
             observers.added(&entry);
             tracing::info!(export = name, source = entry.source, "export added");
-            Ok(served(&entry, endpoints))
+            Ok(served(&entry, endpoints, plane.needs_tls(&entry.info.name)))
         }
     });
 }

@@ -20,11 +20,16 @@
 mod admin;
 mod catalogue;
 mod changes;
+mod client_stream;
+#[cfg(feature = "tls")]
+mod encryption;
 mod handshake_memory;
 mod host;
 mod http;
 mod listen;
 pub(crate) mod machine;
+#[cfg(not(feature = "tls"))]
+mod no_encryption;
 mod observe;
 mod observers;
 mod operate;
@@ -38,6 +43,15 @@ mod server;
 mod start;
 mod start_error;
 mod stores;
+
+#[cfg(feature = "tls")]
+pub(crate) use encryption::EncryptionError;
+#[cfg(feature = "tls")]
+use encryption::{Encryption, SecureChannel};
+#[cfg(not(feature = "tls"))]
+pub(crate) use no_encryption::EncryptionError;
+#[cfg(not(feature = "tls"))]
+use no_encryption::{Encryption, SecureChannel};
 
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use crate::backend::{ExportId, SealTask};
 use crate::config::Limits;
-use crate::nbd::server::handshake::HandshakeLimits;
+use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Rights};
 use crate::shard::{NewConnection, Removal, ShardHandle};
-use crate::stats::Interval;
 use crate::stats::prometheus::ClientCounts;
+use crate::stats::{Interval, TlsFailure};
 
 /// The control plane's state, on its one thread.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(super) struct Plane {
     counts: Cell<ClientCounts>,
     /// Those of the exports that say something about it.
     rights: OnceCell<Rights>,
+    /// `None`: no client can have TLS.
+    pub(super) encryption: Option<Encryption>,
 }
 
 /// A client's places.
@@ -66,6 +69,7 @@ impl Plane {
         limits: Arc<Limits>,
         shards: Vec<ShardHandle>,
         connections: usize,
+        encryption: Option<Encryption>,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(connections));
         let handshake_permits = Arc::new(Semaphore::new(limits.handshakes));
@@ -86,6 +90,7 @@ impl Plane {
             no_handshakes,
             counts,
             rights: OnceCell::new(),
+            encryption,
         }
     }
 
@@ -115,6 +120,24 @@ impl Plane {
     /// A decision was not written down, because there were too many of one client.
     pub(super) fn count_unwritten_audit(&self) {
         self.count(|counts| counts.audit_lines_dropped += 1);
+    }
+
+    /// What clients are told of TLS.
+    pub(super) fn tls_mode(&self) -> TlsMode {
+        self.encryption.as_ref().map_or(TlsMode::Off, Encryption::mode)
+    }
+
+    /// Whether an export can only be had with TLS.
+    pub(super) fn needs_tls(&self, export: &str) -> bool {
+        self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+    }
+
+    /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.
+    pub(super) fn count_tls(&self, ended: Result<usize, TlsFailure>) {
+        self.count(|counts| match ended {
+            Ok(cipher) => counts.tls.sessions[cipher] += 1,
+            Err(failure) => counts.tls.failures[failure as usize] += 1,
+        });
     }
 
     /// What is served.

@@ -20,20 +20,24 @@ pub struct Served {
     pub read_only: bool,
     /// One for each listener.
     pub uris: Vec<String>,
-    /// For each listener, what `qemu-img info` is given in a shell.
+    /// For each listener, what `qemu-img info` is given in a shell; nothing for an export that needs TLS.
     pub qemu: Vec<String>,
 }
 
-/// What is told of an export of a server that listens there.
-pub(super) fn served(entry: &Entry, endpoints: &[Endpoint]) -> Served {
+/// What is told of an export of a server that listens there. `needs_tls`: it cannot be had without.
+pub(super) fn served(entry: &Entry, endpoints: &[Endpoint], needs_tls: bool) -> Served {
     let (name, facts) = (&entry.info.name, &entry.info.facts);
     Served {
         name: name.clone(),
         source: entry.source.clone(),
         size: facts.size,
         read_only: facts.read_only,
-        uris: endpoints.iter().map(|endpoint| endpoint.uri(name)).collect(),
-        qemu: endpoints.iter().map(|endpoint| endpoint.qemu_arguments(name)).collect(),
+        uris: endpoints.iter().map(|endpoint| endpoint.uri(name, needs_tls)).collect(),
+        // What it needs to know for TLS is the client's.
+        qemu: match needs_tls {
+            true => Vec::new(),
+            false => endpoints.iter().map(|endpoint| endpoint.qemu_arguments(name)).collect(),
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::catalogue::Entry;
 use super::changes;
 use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
@@ -19,7 +20,7 @@ use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
 use super::reload::Reloads;
-use super::served::served;
+use super::served::{Served, served};
 use super::start_error::StartError;
 use super::stores::Stores;
 use crate::config::Config;
@@ -104,8 +105,7 @@ impl<'a> Server<'a> {
         let log_lines_dropped = host.log_lines_dropped();
         self.observers = Observers::start(&self.stores, self.config, log_lines_dropped)?;
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
-        let exports: Vec<_> =
-            self.plane.catalogue().iter().map(|entry| served(entry, &self.endpoints)).collect();
+        let exports = self.served();
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
         let mut control = self.config.control.as_deref().map(operate::listen).transpose()?;
@@ -114,7 +114,8 @@ impl<'a> Server<'a> {
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
         self.stores.tell_control(self.config.control.as_deref());
-        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME")).collect();
+        let with_tls = self.plane.needs_tls("NAME");
+        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME", with_tls)).collect();
         let place = if uris.is_empty() { String::new() } else { format!(", at {}", uris.join(" and ")) };
         let offers: Vec<_> =
             self.stores.in_words().into_iter().map(|words| format!("{words}{place}")).collect();
@@ -156,6 +157,13 @@ impl<'a> Server<'a> {
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// What is served where.
+    fn served(&self) -> Vec<Served> {
+        let catalogue = self.plane.catalogue();
+        let of = |entry: &Rc<Entry>| served(entry, &self.endpoints, self.plane.needs_tls(&entry.info.name));
+        catalogue.iter().map(of).collect()
     }
 
     /// Answers at the control socket.

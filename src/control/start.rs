@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::Encryption;
 use super::catalogue::Catalogue;
 use super::host::Host;
 use super::listen::listeners;
@@ -39,6 +40,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     };
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
+    let mut encryption = Encryption::load(config)?;
     let (catalogue, opened) = open_exports(config, true, |uri, read_only| match uri {
         ExportUri::Application { number } => match host.device(*number) {
             Some(device) => Export::of_device(&device, read_only),
@@ -50,9 +52,13 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let files = catalogue.files() + host.exports_later() + opened.files();
     let directories = [opened.directories(), opened.log_directories()].concat();
     host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
-    let (shards, exits) = host.around_shards(|| start_shards(config, files, &limits))??;
+    let started = host.around_shards(|| {
+        encryption.as_mut().map_or(Ok(()), Encryption::start).map_err(StartError::HandshakeThreads)?;
+        start_shards(config, files, &limits)
+    });
+    let (shards, exits) = started??;
     let connections = if client.is_some() { 1 } else { limits.connections };
-    let plane = Rc::new(Plane::new(catalogue, limits, shards, connections));
+    let plane = Rc::new(Plane::new(catalogue, limits, shards, connections, encryption));
     let restricted = config.exports.iter().find(|export| !export.rights.are_open());
     if let Some(export) = restricted {
         plane.set_has_rights(&export.rights);
@@ -78,8 +84,9 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
 /// [`StartError`].
 pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
     listeners::check(&config.unix_access)?;
+    Encryption::load(config)?;
     let (catalogue, _stores) = open_exports(config, false, Export::look_at)?;
-    Ok(catalogue.iter().map(|entry| served(entry, &[])).collect())
+    Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
 }
 
 fn open_exports(

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::EncryptionError;
 use super::host::HostError;
 use super::listen::listeners::ListenError;
 use super::stores::StoresError;
@@ -23,6 +24,12 @@ pub enum StartError {
     /// A shard.
     #[error(transparent)]
     Shard(#[from] shard::ShardStartError),
+    /// Certificates and keys.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
+    /// The threads for handshakes of TLS.
+    #[error("cannot start threads for TLS handshakes: {0}")]
+    HandshakeThreads(io::Error),
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::address::AddressRange;
 use super::certificate::CertificateNames;
 use super::term::{OVERFLOW, Term};
-use crate::identity::PeerIdentity;
+use crate::identity::{PeerIdentity, TlsIdentity};
 
 /// What is known of a client, in the form in which rules ask for it. What is not known is not there, so
 /// that no rule can match it.
@@ -29,12 +29,16 @@ impl Asker {
             terms.extend(Some(unix.uid).filter(is_known).map(Term::User));
             terms.extend(Some(unix.gid).filter(is_known).map(Term::Group));
         }
-        Self { terms, address }
+        let asker = Self { terms, address };
+        match peer.tls.as_deref() {
+            Some(TlsIdentity::Certificate(der)) => asker.with_certificate(der),
+            Some(TlsIdentity::SharedKey(name)) => asker.with_shared_key(name),
+            Some(TlsIdentity::Anonymous) | None => asker,
+        }
     }
 
     /// The same with the name of a shared key that it proved to know.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no connection has TLS yet"))]
     pub(crate) fn with_shared_key(mut self, name: &[u8]) -> Self {
         if !name.is_empty() {
             self.terms.insert(Term::SharedKey(name.to_vec()));
@@ -45,7 +49,6 @@ impl Asker {
     /// The same with what its certificate says. An authority that is believed has signed it; what cannot be
     /// read of it is not known.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no connection has TLS yet"))]
     pub(crate) fn with_certificate(mut self, der: &[u8]) -> Self {
         let Some(names) = CertificateNames::read(der) else { return self };
         if let Some(subject) = names.subject {

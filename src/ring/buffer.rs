@@ -344,6 +344,33 @@ impl SharedLease {
     }
 }
 
+impl SharedLease {
+    /// The lease itself.
+    ///
+    /// # Errors
+    /// Gives it back while others hold parts of the same block.
+    pub fn into_exclusive(self) -> Result<Lease, Self> {
+        if self.0.block().holders.get() == 1 { Ok(self.0) } else { Err(self) }
+    }
+
+    /// The lease of a whole block that is held in these parts, and where each of them begins.
+    ///
+    /// # Errors
+    /// Gives them back when they are of several blocks, or others hold parts as well.
+    pub fn unite(parts: Vec<Self>) -> Result<(Lease, Vec<u32>), Vec<Self>> {
+        let Some(first) = parts.first() else { return Err(parts) };
+        let is_all = usize::from(first.0.block().holders.get()) == parts.len();
+        if !is_all || parts.iter().any(|part| part.0.block != first.0.block) {
+            return Err(parts);
+        }
+        let starts = parts.iter().map(|part| part.0.start).collect();
+        let mut whole = first.0.another_holder();
+        (whole.start, whole.length) = (0, (UNIT << whole.block().order.get()) as u32);
+        drop(parts);
+        Ok((whole, starts))
+    }
+}
+
 impl Clone for SharedLease {
     fn clone(&self) -> Self {
         Self(self.0.another_holder())
@@ -411,6 +438,25 @@ mod tests {
         assert!(!pool.take_returned() && middle.bytes(2999..3000) == [2]);
         drop(middle);
         assert!(pool.take_returned() && pool.free_bytes() == free);
+    }
+
+    #[test]
+    fn parts_are_united_when_nobody_else_holds_any() {
+        let pool = BufferPool::new(48 << 20, LONGEST).unwrap();
+        let (front, back) = pool.lend(8192).unwrap().split_at(1000);
+        let (front, back) = (front.freeze(), back.freeze());
+        let (other, third) = (pool.lend(10).unwrap().freeze(), back.clone());
+        let parts = SharedLease::unite(vec![front, back]).unwrap_err();
+        drop(third);
+        let mut mixed = parts;
+        mixed.push(other);
+        let mut parts = SharedLease::unite(mixed).unwrap_err();
+        let other = parts.pop().unwrap().into_exclusive().unwrap();
+        let (mut whole, starts) = SharedLease::unite(parts).unwrap();
+        assert_eq!((whole.capacity(), starts), (8192, vec![0, 1000]));
+        whole.bytes_mut(0..8192).fill(1);
+        drop((whole, other));
+        assert_eq!(pool.free_bytes(), pool.total_bytes());
     }
 
     #[test]

@@ -133,6 +133,16 @@ impl Received {
     }
 }
 
+impl Received {
+    /// The same, to be changed where they are.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let start = usize::from(self.buffer) * self.ring.buffer_length as usize;
+        // SAFETY: as in `bytes`; a buffer that was taken has one holder, and `&mut self` makes the access
+        // exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ring.memory.address().add(start), self.length as usize) }
+    }
+}
+
 impl Drop for Received {
     fn drop(&mut self) {
         self.ring.provide(self.buffer);

@@ -172,6 +172,7 @@ impl ShardRounds {
             export,
             session,
             leftover,
+            secure: None,
             peer,
             permit,
             socket_permit,

@@ -49,6 +49,7 @@ struct OpenDevice {
 }
 
 /// What becomes of a visitor that comes.
+#[allow(clippy::large_enum_variant, reason = "it is made once for a connection, and taken apart at once")]
 pub(crate) enum DeviceEntry {
     /// Its device is open.
     Open(Visitor, OpenedDevice),

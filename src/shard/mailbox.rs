@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::backend::{Export, ExportId, SealTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
+use crate::shard::frontend::nbd::Secured;
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
@@ -25,6 +26,8 @@ pub struct NewConnection {
     pub session: Session,
     /// Bytes that the client sent behind the handshake.
     pub leftover: Vec<u8>,
+    /// With TLS: its keys. `leftover` is what was opened, then.
+    pub secure: Option<Box<Secured>>,
     /// Who.
     pub peer: PeerIdentity,
     /// Dropped when the connection is gone.
@@ -125,6 +128,7 @@ pub(crate) mod tests {
                 contexts: Vec::new(),
             },
             leftover: Vec::new(),
+            secure: None,
             peer: Default::default(),
             permit: Box::new(()),
             socket_permit: Box::new(()),

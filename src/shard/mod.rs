@@ -29,6 +29,7 @@ mod simulated;
 mod tests;
 mod turn;
 
+pub(crate) use frontend::nbd::Secured;
 pub use handle::ShardHandle;
 pub use mailbox::{NewConnection, Removal};
 pub use setup::ShardConfig;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::identity::PeerIdentity;
 use crate::ring::Ring;
-use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing};
+use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing, TlsCounts};
 
 /// Slow requests that are told apart between two questions of the control plane, which logs them; more are
 /// only counted, so that a disk that stalls fills no disk.
@@ -63,6 +63,11 @@ impl Recorder {
     /// What is counted for an export.
     pub(super) fn export(&mut self, export: usize) -> &mut ExportInterval {
         &mut self.interval.exports[export]
+    }
+
+    /// What is counted of TLS.
+    pub(super) fn tls(&mut self) -> &mut TlsCounts {
+        &mut self.interval.tls
     }
 
     /// A request for `length` bytes at `offset` goes to its device.

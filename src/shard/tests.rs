@@ -83,6 +83,7 @@ impl Running {
             export: Arc::clone(&self.export),
             session,
             leftover,
+            secure: None,
             peer: Default::default(),
             permit: Box::new(()),
             socket_permit: Box::new(()),

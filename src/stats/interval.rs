@@ -2,7 +2,7 @@
 
 use hdrhistogram::{Counter, Histogram};
 
-use super::{ErrorCounts, Phase};
+use super::{ErrorCounts, Phase, TlsCounts};
 use crate::block::{BlockError, CommandKind};
 use crate::identity::PeerIdentity;
 
@@ -80,6 +80,7 @@ pub struct Interval {
     pub slow: Vec<SlowRequest>,
     /// Slow requests for which there was no room.
     pub more_slow: u64,
+    pub tls: TlsCounts,
     /// Its end, in nanoseconds of the shard's clock.
     pub end: u64,
 }
@@ -165,6 +166,7 @@ impl Interval {
         self.connections.clear();
         self.slow.clear();
         self.more_slow = 0;
+        self.tls = TlsCounts::default();
         for export in &mut self.exports {
             let commands = std::mem::take(&mut export.commands);
             *export = ExportInterval { commands, ..ExportInterval::default() };

@@ -14,6 +14,7 @@ mod percentiles;
 pub(crate) mod prometheus;
 pub(crate) mod provenance;
 mod snapshots;
+mod tls;
 mod totals;
 
 pub(crate) use errors::ErrorCounts;
@@ -23,6 +24,9 @@ pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRe
 pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
 pub(crate) use snapshots::{SnapshotOutcome, SnapshotStats};
+pub(crate) use tls::TlsCounts;
+pub(crate) use tls::TlsFailure;
+
 pub(crate) use totals::{CommandTotals, Totals};
 
 /// What a request asked for, as statistics count it.

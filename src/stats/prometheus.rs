@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
 use crate::block::{BlockError, CommandKind};
@@ -141,6 +142,7 @@ pub(crate) struct ClientCounts {
     pub refusals: u64,
     /// Decisions that were not written down, because there were too many of one client.
     pub audit_lines_dropped: u64,
+    pub tls: TlsClients,
 }
 
 /// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
@@ -217,6 +219,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let help = "Decisions about rights without a line in the log: there were too many of one client.";
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
     page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
+    tls(&mut page, &clients.tls, totals);
     page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
     page.sample("ringnbd_shards_failed", &[], shards_failed);
     page.family("ringnbd_log_lines_dropped_total", "counter", "Log lines that nobody read in time.");
@@ -227,6 +230,24 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
         page.text.push_str("# EOF\n");
     }
     page.text
+}
+
+fn tls(page: &mut Page, clients: &TlsClients, totals: &Totals) {
+    page.family("ringnbd_tls_sessions_total", "counter", "Handshakes of TLS that ended well.");
+    for (cipher, sessions) in TLS_CIPHERS.iter().zip(clients.sessions) {
+        page.sample("ringnbd_tls_sessions_total", &[("version", "1.3"), ("cipher", cipher)], sessions);
+    }
+    page.family("ringnbd_tls_failures_total", "counter", "Handshakes of TLS that failed.");
+    for ((_, reason), failures) in TlsFailure::ALL.iter().zip(clients.failures) {
+        page.sample("ringnbd_tls_failures_total", &[("reason", reason)], failures);
+    }
+    page.family("ringnbd_tls_key_updates_total", "counter", "Keys that were renewed, by whose they were.");
+    for (by, updates) in [("server", totals.tls.key_updates), ("client", totals.tls.key_updates_by_clients)] {
+        page.sample("ringnbd_tls_key_updates_total", &[("by", by)], updates);
+    }
+    let help = "Connections that ended because of wrong records.";
+    page.family("ringnbd_tls_record_errors_total", "counter", help);
+    page.sample("ringnbd_tls_record_errors_total", &[], totals.tls.record_errors);
 }
 
 fn images(page: &mut Page, exports: &[ExportFacts]) {

@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::interval::{CommandInterval, ExportGauges, ExportInterval, Gauges, Interval, empty, record};
-use super::{ErrorCounts, Phase};
+use super::{ErrorCounts, Phase, TlsCounts};
 use crate::block::CommandKind;
 
 /// Everything since the start, or since [`Totals::clear`].
@@ -15,6 +15,7 @@ pub(crate) struct Totals {
     pub gauges: Vec<Gauges>,
     /// The same by shard and export.
     export_gauges: Vec<Vec<ExportGauges>>,
+    pub tls: TlsCounts,
 }
 
 /// One export.
@@ -49,6 +50,7 @@ impl Totals {
             exports: vec![ExportTotals::default(); exports],
             gauges: vec![Gauges::default(); shards],
             export_gauges: vec![vec![ExportGauges::default(); exports]; shards],
+            tls: TlsCounts::default(),
         }
     }
 
@@ -89,6 +91,7 @@ impl Totals {
 
     /// Adds what a shard recorded, without its gauges.
     pub(crate) fn add_exports(&mut self, interval: &Interval) {
+        self.tls.add(&interval.tls);
         for (total, export) in self.exports.iter_mut().zip(&interval.exports) {
             total.add(export);
         }
@@ -96,6 +99,7 @@ impl Totals {
 
     /// Forgets everything but the gauges; for totals of one interval of time.
     pub(crate) fn clear(&mut self) {
+        self.tls = TlsCounts::default();
         for export in &mut self.exports {
             let mut commands = std::mem::take(&mut export.commands);
             for command in commands.iter_mut().flatten() {

@@ -21,6 +21,7 @@ mod secret;
 mod session;
 mod suite;
 
+pub use crate::identity::TlsIdentity;
 pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};
 pub use alert::Alert;
 pub use arbitrary::use_arbitrary;
@@ -32,5 +33,5 @@ pub use record::header::{RECORD_DATA_BYTES, RECORD_HEADER_BYTES};
 pub use record::receive::{Opened, RecordReceiver};
 pub use record::seal::{RENEWAL_RECORDS, RecordSealer};
 pub use record::traffic_key::RECORD_TRAILER_BYTES;
-pub use session::{TlsIdentity, TlsSession};
+pub use session::TlsSession;
 pub use suite::CipherSuite;

@@ -1,33 +1,11 @@
 //! What a handshake comes to.
 
-use std::fmt;
-
 use super::record::error::RecordError;
 use super::record::receive::{Opened, RecordReceiver};
 use super::record::seal::RecordSealer;
 use super::secret::Secret;
 use super::suite::CipherSuite;
-
-/// Who the client proved to be.
-#[derive(Clone, PartialEq, Eq)]
-pub enum TlsIdentity {
-    /// It has no certificate.
-    Anonymous,
-    /// The certificate of the client, in DER. An authority that is believed signed it.
-    Certificate(Vec<u8>),
-    /// The name of a key that both know.
-    SharedKey(Vec<u8>),
-}
-
-impl fmt::Debug for TlsIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Anonymous => f.write_str("Anonymous"),
-            Self::Certificate(der) => write!(f, "Certificate({} bytes)", der.len()),
-            Self::SharedKey(name) => write!(f, "SharedKey({})", name.escape_ascii()),
-        }
-    }
-}
+use crate::identity::TlsIdentity;
 
 /// A secure connection: both ends of its records, and who the client is.
 #[derive(Debug)]

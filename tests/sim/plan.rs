@@ -279,5 +279,17 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     let id = ExportId { index: setting.export as u32, generation: setting.generation };
     let (export, peer) = (Arc::clone(&exports[setting.export]), PeerIdentity::default());
     let (number, leftover, over_tcp) = (1, Vec::new(), setting.over_tcp);
-    NewConnection { number, socket, over_tcp, id, export, session, leftover, peer, permit, socket_permit }
+    NewConnection {
+        number,
+        socket,
+        over_tcp,
+        id,
+        export,
+        session,
+        leftover,
+        secure: None,
+        peer,
+        permit,
+        socket_permit,
+    }
 }

@@ -224,8 +224,8 @@ impl Connection {
     /// The same over the unix socket, which holds few replies that nobody fetches.
     #[track_caller]
     pub(crate) fn attach_unix(server: &Server, name: &str, mode: Mode) -> Self {
-        let stream =
-            std::os::unix::net::UnixStream::connect(server.socket()).expect("connect to the unix socket");
+        let stream = std::os::unix::net::UnixStream::connect(server.plain_socket())
+            .expect("connect to the unix socket");
         let mut connection = Self::over_unix(stream);
         connection.greet(MODERN);
         connection.negotiate(name, mode);

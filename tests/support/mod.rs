@@ -12,6 +12,7 @@ pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod reply;
 pub(crate) mod server;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};

@@ -123,7 +123,7 @@ impl Connection {
     pub(crate) fn open(server: &Server) -> Self {
         let tcp = std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tcp");
         if server.socket().exists() && !tcp {
-            Self::over_unix(UnixStream::connect(server.socket()).expect("connect to the unix socket"))
+            Self::over_unix(UnixStream::connect(server.plain_socket()).expect("connect to the unix socket"))
         } else {
             Self::open_tcp(server)
         }

@@ -23,10 +23,12 @@ pub(crate) struct Options {
     /// A command that runs the server: its arguments go behind these.
     pub(crate) wrapper: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// Its clients reach it by a tunnel with TLS.
+    pub(crate) tunnelled: bool,
 }
 
 impl Options {
-    /// `RINGNBD_TEST_TRANSPORT=tcp` makes every test that does not care speak TCP, `RINGNBD_TEST_SHARDS=2` gives it
+    /// `RINGNBD_TEST_TRANSPORT=tcp` makes every test that does not care speak TCP, and `tls` has a tunnel with TLS before each server; `RINGNBD_TEST_SHARDS=2` gives it
     /// that many shards.
     pub(crate) fn new() -> Self {
         let tcp = std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tcp");
@@ -42,6 +44,7 @@ impl Options {
             read_only: false,
             wrapper: Vec::new(),
             environment: Vec::new(),
+            tunnelled: std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tls"),
         }
     }
 
@@ -130,10 +133,16 @@ impl Server {
     }
 
     #[track_caller]
-    fn start(options: Options) -> Self {
+    fn start(mut options: Options) -> Self {
         let peer = Peer::from_env();
         // Not the build directory: the path of a socket holds 107 bytes at most.
         let dir = tempfile::Builder::new().prefix("ringnbd").tempdir().expect("make a run directory");
+        let tunnelled = options.tunnelled && options.unix && peer == Peer::Ringnbd;
+        if tunnelled {
+            super::tls::write_files(dir.path());
+            let files = dir.path().display().to_string();
+            options = options.args(["--tls", &files, "--tls-mode", "selective"]);
+        }
         let line = peer.command_line(&options, dir.path());
         let mut words = options.wrapper.iter().chain(&line);
         let mut command = Command::new(words.next().expect("a program"));
@@ -149,6 +158,9 @@ impl Server {
         let mut server =
             Self { child, status: None, settled: false, told_to_stop, dir, unix: options.unix, peer };
         server.wait_ready(&line);
+        if tunnelled {
+            super::tls::tunnel(&server.socket(), server.dir());
+        }
         server
     }
 
@@ -173,6 +185,12 @@ impl Server {
     /// The path of its unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("nbd.sock")
+    }
+
+    /// Where clients in plain text connect: to its unix socket, or to the tunnel before it.
+    pub(crate) fn plain_socket(&self) -> PathBuf {
+        let tunnel = self.dir.path().join("tunnel.sock");
+        if tunnel.exists() { tunnel } else { self.socket() }
     }
 
     pub(crate) fn pidfile(&self) -> PathBuf {

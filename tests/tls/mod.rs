@@ -1,136 +1,130 @@
-//! TLS with the clients of others: QEMU and libnbd, which both have it from GnuTLS. What they write through it is compared behind the
-//! server's back.
+//! The server over TLS with the clients of others: QEMU and libnbd, which both have it from GnuTLS. What they write is compared behind
+//! the server's back.
 
-mod proxy;
+mod records;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::mpsc;
 
-use ringnbd::internal::tls::rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-use ringnbd::internal::tls::{CipherSuite, TlsAcceptor, TlsIdentity, TlsMaterial};
+use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::http::Address;
 use crate::peers::{self, run};
-use crate::support::image::{Image, disk_dir, pattern};
-use crate::support::server::Server;
-use proxy::{Proxy, Secured};
+use crate::support::image::{Image, pattern};
+use crate::support::raw::{Connection, Mode};
+use crate::support::server::{Options, Server};
+use crate::support::tls::{KEYS, write_files};
+use crate::support::wait_until;
 
 const SIZE: u64 = 24 << 20;
 /// A renewal after so many records of ours: a few in each test. GnuTLS ends a connection that gets more than eight in a second.
 const RENEWAL: u64 = 250;
-const KEYS: &str = "vm1:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
-
-/// The files that clients look for, under the names that QEMU and libnbd give them.
-fn write_files(dir: &Path) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.distinguished_name.push(DnType::CommonName, "an authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(dir.join("ca-cert.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(authority, key);
-    for (file, names, purpose) in [
-        ("server", &["localhost", "127.0.0.1"][..], ExtendedKeyUsagePurpose::ServerAuth),
-        ("client", &["vm1"], ExtendedKeyUsagePurpose::ClientAuth),
-    ] {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names.clone()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, names[0].as_str());
-        params.extended_key_usages = vec![purpose];
-        // The second is a thing of TLS 1.2, but QEMU looks for it.
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-        std::fs::write(dir.join(format!("{file}-cert.pem")), certificate).unwrap();
-        std::fs::write(dir.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
-    }
-    std::fs::write(dir.join("keys.psk"), KEYS).unwrap();
-}
 
 /// A disk behind TLS.
 struct Served {
     image: Image,
-    _server: Server,
-    dir: TempDir,
-    socket: PathBuf,
-    port: u16,
-    reports: mpsc::Receiver<Result<Secured, String>>,
+    server: Server,
+    files: TempDir,
+    admin: PathBuf,
+    /// Lines of the log that were looked at.
+    seen: std::cell::Cell<usize>,
 }
 
 impl Served {
     fn start() -> Self {
-        let dir = disk_dir();
-        write_files(dir.path());
-        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
-        let (authority, certificate, key) =
-            (read("ca-cert.pem"), read("server-cert.pem"), read("server-key.pem"));
-        let material = TlsMaterial {
-            certificate: Some((&certificate, &key)),
-            client_authorities: Some(&authority),
-            shared_keys: Some(KEYS.as_bytes()),
-            ..TlsMaterial::default()
-        };
+        Self::with("mode = \"required\"", "")
+    }
+
+    /// With more lines of `[tls]`, and more of the configuration.
+    fn with(tls: &str, more: &str) -> Self {
+        let files = crate::support::image::disk_dir();
+        write_files(files.path());
         let image = Image::random(SIZE, 1);
-        let server = Server::serve(&[image.path.to_str().unwrap()]);
-        let (proxy, reports) = Proxy::new(TlsAcceptor::new(&material).unwrap(), &server.socket(), RENEWAL);
-        let socket = dir.path().join("tls.sock");
-        proxy.listen_unix(&socket);
-        Self { port: proxy.listen_tcp(), image, _server: server, dir, socket, reports }
+        let configuration = files.path().join("config.toml");
+        let text = format!(
+            "[tls]\ndirectory = \".\"\nrenew-after = {RENEWAL}\n{tls}\n[[export]]\nuri = \"file:{}\"\n{more}",
+            image.path.display()
+        );
+        std::fs::write(&configuration, text).unwrap();
+        let admin = files.path().join("admin.sock");
+        let arguments = [
+            "--config".to_owned(),
+            configuration.display().to_string(),
+            "--admin".to_owned(),
+            format!("unix:{}", admin.display()),
+        ];
+        let server = Options::new().tcp("127.0.0.1:0").args(arguments).start();
+        Self { image, server, files, admin, seen: std::cell::Cell::new(0) }
+    }
+
+    fn port(&self) -> u16 {
+        let log = self.server.log();
+        let mut uris = log.iter().filter_map(|line| line.get("uri").and_then(Value::as_str));
+        let uri = uris.find_map(|uri| uri.split_once("://127.0.0.1:")).expect("a URI of TCP");
+        uri.1.split('/').next().unwrap().parse().expect("a port")
+    }
+
+    /// A number of the metrics.
+    fn metric(&self, name: &str) -> u64 {
+        let text = Address::Unix(self.admin.clone()).get("/metrics").body;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        line.trim().parse().expect("a number")
     }
 
     /// What libnbd calls this disk.
     fn uris(&self, with_key: bool) -> [String; 2] {
-        let (dir, socket) = (self.dir.path().display(), self.socket.display());
+        let (dir, socket) = (self.files.path().display(), self.server.socket());
+        let socket = socket.display();
         let (user, credentials) = match with_key {
             true => ("vm1@", format!("tls-psk-file={dir}/keys.psk")),
             false => ("", format!("tls-certificates={dir}")),
         };
         [
             format!("nbds+unix://{user}/?socket={socket}&{credentials}&tls-hostname=localhost"),
-            format!("nbds://{user}localhost:{}/?{credentials}", self.port),
+            format!("nbds://{user}localhost:{}/?{credentials}", self.port()),
         ]
     }
 
     /// The same for QEMU: the object with the credentials, and the disk.
     fn qemu(&self, with_key: bool) -> (String, [String; 2]) {
-        let dir = self.dir.path().display();
+        let dir = self.files.path().display();
         let object = match with_key {
             true => format!("tls-creds-psk,id=tls0,endpoint=client,dir={dir},username=vm1"),
             false => format!("tls-creds-x509,id=tls0,endpoint=client,dir={dir}"),
         };
         let hostname = if with_key { "" } else { ",tls-hostname=localhost" };
-        let socket = self.socket.display();
+        let socket = self.server.socket();
+        let socket = socket.display();
         let disks = [
             format!("driver=nbd,server.type=unix,server.path={socket},tls-creds=tls0{hostname}"),
             format!(
                 "driver=nbd,server.type=inet,server.host=localhost,server.port={},tls-creds=tls0{hostname}",
-                self.port
+                self.port()
             ),
         ];
         (object, disks)
     }
 
-    /// Checks who the clients of the last tool were, and that keys were renewed under it.
+    /// Checks who the clients were since this was asked last, and that keys were renewed under them.
     fn assert_secured(&self, with_key: bool) {
-        let mut renewed = 0;
-        while renewed == 0 {
-            // Clients open several connections, of which one does most of the work.
-            let report = self.reports.recv_timeout(peers::CLIENT_DEADLINE).expect("a key that was renewed");
-            let secured = report.expect("a secure connection");
-            match (with_key, secured.identity) {
-                (true, TlsIdentity::SharedKey(name)) => assert_eq!(name, b"vm1"),
-                (false, TlsIdentity::Certificate(der)) => {
-                    assert!(der.windows(3).any(|bytes| bytes == b"vm1"));
-                }
-                (_, other) => panic!("{other:?}"),
-            }
-            assert_eq!(secured.suite, CipherSuite::Aes128Gcm);
-            renewed += secured.key_updates;
-        }
+        let expected = if with_key { "SharedKey(vm1)" } else { "Certificate(" };
+        let log = self.server.log();
+        let new = &log[self.seen.replace(log.len())..];
+        let clients = new.iter().filter(|line| line["message"] == "negotiated");
+        let mut identities = clients.map(|line| line["tls"].as_str().unwrap_or("plain")).peekable();
+        assert!(identities.peek().is_some(), "a client");
+        identities.for_each(|identity| assert!(identity.starts_with(expected), "{identity}"));
+    }
+
+    /// Our keys were renewed, and nothing went wrong.
+    fn assert_all_is_well(&self) {
+        wait_until("a key that was renewed", || {
+            self.metric("ringnbd_tls_key_updates_total{by=\"server\"}") > 0
+        });
+        assert_eq!(self.metric("ringnbd_tls_record_errors_total"), 0);
+        assert!(self.metric("ringnbd_tls_sessions_total{version=\"1.3\",cipher=\"aes-128-gcm\"}") > 0);
     }
 }
 
@@ -143,7 +137,7 @@ fn tool(name: &str, arguments: &[&str]) -> Option<Command> {
 /// Copies the disk out and another one in, with each of the transports.
 fn libnbd(with_key: bool) -> Option<()> {
     let served = Served::start();
-    let copy = served.dir.path().join("copy.img");
+    let copy = served.files.path().join("copy.img");
     for (uri, seed) in served.uris(with_key).iter().zip(100..) {
         run(&mut tool("nbdcopy", &[uri, copy.to_str().unwrap()])?).ok();
         served.assert_secured(with_key);
@@ -153,12 +147,13 @@ fn libnbd(with_key: bool) -> Option<()> {
         run(&mut tool("nbdcopy", &["--flush", copy.to_str().unwrap(), uri])?).ok();
         assert!(served.image.read(0, SIZE as usize) == data, "what went in");
     }
+    served.assert_all_is_well();
     Some(())
 }
 
 fn qemu(with_key: bool) -> Option<()> {
     let served = Served::start();
-    let copy = served.dir.path().join("copy.img");
+    let copy = served.files.path().join("copy.img");
     let copy = copy.to_str().unwrap();
     let (object, disks) = served.qemu(with_key);
     for (disk, seed) in disks.iter().zip(200..) {
@@ -176,6 +171,7 @@ fn qemu(with_key: bool) -> Option<()> {
         run(&mut tool("qemu-img", &arguments)?).ok();
         assert!(served.image.read(0, SIZE as usize) == data, "what went in");
     }
+    served.assert_all_is_well();
     Some(())
 }
 
@@ -204,18 +200,88 @@ fn qemu_with_a_shared_key() {
 fn a_wrong_key_is_refused() {
     let served = Served::start();
     let refused = |name: &str, line: &str| {
-        let file = served.dir.path().join("wrong.psk");
+        let file = served.files.path().join("wrong.psk");
         std::fs::write(&file, line).unwrap();
-        let (socket, file) = (served.socket.display(), file.display());
-        let uri = format!("nbds+unix://{name}@/?socket={socket}&tls-psk-file={file}");
+        let (socket, file) = (served.server.socket(), file.display());
+        let uri = format!("nbds+unix://{name}@/?socket={}&tls-psk-file={file}", socket.display());
         let said = run(&mut tool("nbdinfo", &[&uri])?);
         assert!(!said.status.success());
-        let report = served.reports.recv_timeout(peers::CLIENT_DEADLINE).expect("a connection");
-        Some(report.expect_err("no secure connection"))
+        let sentence = format!("the shared key \"{name}\" is not known here");
+        wait_until("a line of the log", || {
+            served.server.log().iter().any(|line| {
+                line["message"] == "TLS handshake failed"
+                    && line["reason"].as_str().is_some_and(|reason| reason.starts_with(&sentence))
+            })
+        });
+        Some(())
     };
     let wrong = "ff".repeat(32);
-    let Some(error) = refused("vm1", &format!("vm1:{wrong}\n")) else { return };
-    assert!(error.starts_with("the shared key \"vm1\" is not known here"), "{error}");
-    let Some(error) = refused("vm9", &format!("vm9:{wrong}\n")) else { return };
-    assert!(error.starts_with("the shared key \"vm9\" is not known here"), "{error}");
+    let Some(()) = refused("vm1", &format!("vm1:{wrong}\n")) else { return };
+    let Some(()) = refused("vm9", &format!("vm9:{wrong}\n")) else { return };
+    assert_eq!(served.metric("ringnbd_tls_failures_total{reason=\"shared_key\"}"), 2);
+    assert!(KEYS.starts_with("vm1:"));
+}
+
+/// H26, H27: what clients without TLS find.
+#[test]
+fn who_does_not_encrypt_finds_what_is_open_to_all() {
+    let hidden = "[[export]]\nname = \"secret\"\nuri = \"mem:1M\"\ntls = \"required\"\n";
+    let served = Served::with("mode = \"selective\"", hidden);
+    let mut plain = Connection::attach(&served.server, "", Mode::Structured);
+    plain.expect_alive();
+    drop(plain);
+    let told = |name: &str| {
+        let mut client = Connection::open(&served.server);
+        client.greet(crate::support::wire::MODERN);
+        client.send(&crate::support::wire::option(
+            crate::support::wire::NBD_OPT_GO,
+            &crate::support::wire::info_data(name.as_bytes(), &[]),
+        ));
+        let header = client.receive(20, "a reply to GO");
+        u32::from_be_bytes(header[12..16].try_into().unwrap())
+    };
+    const TLS_REQUIRED: u32 = (1 << 31) + 5;
+    assert_eq!((told("secret"), told("missing")), (TLS_REQUIRED, TLS_REQUIRED), "the same for both");
+    let Some(mut listed) = peers::command("nbdinfo") else { return };
+    let socket = served.server.socket();
+    let plain = format!("nbd+unix://?socket={}", socket.display());
+    let list = run(listed.args(["--list", "--json", &plain])).ok();
+    assert!(!list.contains("secret"), "{list}");
+    let [secure, _] = served.uris(true);
+    let list = run(peers::command("nbdinfo").unwrap().args(["--list", "--json", &secure])).ok();
+    assert!(list.contains("secret"), "{list}");
+}
+
+/// Each wrong file is named.
+#[test]
+fn wrong_files_are_told_in_a_sentence() {
+    let files = crate::support::image::disk_dir();
+    let binary = env!("CARGO_BIN_EXE_ringnbd");
+    let said = |more: &[&str]| {
+        let directory = files.path().to_str().unwrap();
+        let mut command = Command::new(binary);
+        command.args(["serve", "--check", "mem:1M", "--tls", directory]).args(more);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let refused = |words: &str| {
+        let (code, text) = said(&[]);
+        assert!(code == Some(2) && text.contains(words), "{code:?} {text}");
+    };
+    refused("there is neither a certificate with its key");
+    write_files(files.path());
+    assert_eq!(said(&[]).0, Some(0), "{}", said(&[]).1);
+    let path = |name: &str| files.path().join(name);
+    std::fs::remove_file(path("server-key.pem")).unwrap();
+    refused("cannot read the server's key");
+    std::fs::copy(path("client-key.pem"), path("server-key.pem")).unwrap();
+    refused("the server's certificate and its key cannot be used together");
+    std::fs::write(path("server-key.pem"), "no key").unwrap();
+    refused("server-key.pem: the server's key cannot be read");
+    write_files(files.path());
+    std::fs::write(path("ca-cert.pem"), "-----BEGIN").unwrap();
+    refused("ca-cert.pem: the certificates of authorities for clients cannot be used");
+    write_files(files.path());
+    std::fs::write(path("keys.psk"), "vm1:xx\n").unwrap();
+    refused("keys.psk: the file of shared keys cannot be used");
 }

@@ -36,18 +36,19 @@ impl Endpoint {
     /// An unspecified address becomes the loopback one, which works at least on this machine. An abstract
     /// socket begins with a zero byte (`%00`), "if the client supports this": ours does, QEMU and libnbd do
     /// not.
-    pub(crate) fn uri(&self, export: &str) -> String {
+    pub(crate) fn uri(&self, export: &str, with_tls: bool) -> String {
         let name = percent_encode(export.as_bytes(), ESCAPED);
+        let nbd = if with_tls { "nbds" } else { "nbd" };
         match self {
             Self::Tcp(address) => {
-                format!("nbd://{}/{name}", reachable(*address))
+                format!("{nbd}://{}/{name}", reachable(*address))
             }
             Self::Unix(path) => {
                 let path = percent_encode(path.as_os_str().as_bytes(), ESCAPED);
-                format!("nbd+unix:///{name}?socket={path}")
+                format!("{nbd}+unix:///{name}?socket={path}")
             }
             Self::Abstract(socket) => {
-                format!("nbd+unix:///{name}?socket=%00{}", percent_encode(socket, ESCAPED))
+                format!("{nbd}+unix:///{name}?socket=%00{}", percent_encode(socket, ESCAPED))
             }
         }
     }
@@ -56,7 +57,7 @@ impl Endpoint {
     /// socket.
     pub(in crate::control) fn qemu_arguments(&self, export: &str) -> String {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => format!("'{}'", self.uri(export)),
+            Self::Tcp(_) | Self::Unix(_) => format!("'{}'", self.uri(export, false)),
             Self::Abstract(socket) => {
                 let escaped = |text: &str| text.replace(',', ",,").replace('\'', "'\\''");
                 let (path, name) = (escaped(&String::from_utf8_lossy(socket)), escaped(export));
@@ -93,7 +94,8 @@ mod tests {
             (Endpoint::Unix("/run/a b.sock".into()), "x", "nbd+unix:///x?socket=/run/a%20b.sock"),
             (Endpoint::Abstract(b"nbd".to_vec()), "", "nbd+unix:///?socket=%00nbd"),
         ] {
-            assert_eq!(endpoint.uri(export), uri);
+            assert_eq!(endpoint.uri(export, false), uri);
+            assert_eq!(endpoint.uri(export, true), uri.replacen("nbd", "nbds", 1));
         }
         // Quoted for the shell; QEMU wants a comma doubled.
         let qemu = Endpoint::Abstract(b"a,b".to_vec()).qemu_arguments("it's");

@@ -2,6 +2,7 @@
 
 pub(super) mod accept;
 mod audit;
+mod channel;
 pub(super) mod endpoint;
 pub(super) mod listeners;
 pub(super) mod negotiate;

@@ -11,14 +11,18 @@ use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
 use super::audit::Audit;
-use crate::control::handshake_memory::FREE_BYTES;
+use super::channel::Channel;
+use crate::control::SecureChannel;
+use crate::control::client_stream::Failure;
+use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
-use crate::control::stores::{Chosen, Stores};
-use crate::identity::PeerIdentity;
+use crate::control::stores::{Absence, Chosen, Stores};
+use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
 use crate::rights::Asker;
-use crate::shard::NewConnection;
+use crate::shard::{NewConnection, Secured};
+use crate::stats::TlsFailure;
 
 /// A client that was just accepted.
 pub(in crate::control) struct Candidate {
@@ -28,23 +32,8 @@ pub(in crate::control) struct Candidate {
     pub(in crate::control) permit: Permit,
 }
 
-/// Bytes received at once: mostly a whole handshake. Thousands of waiting clients take so many each.
-const RECEIVE_BYTES: usize = FREE_BYTES;
 /// Between two offers of a connection to shards that are all full.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
-
-/// How a handshake ended without a session.
-enum Failure {
-    Closed(CloseReason),
-    /// The client closed the connection, or it broke.
-    Gone,
-    Io(io::Error),
-    TimedOut,
-    /// Shards were full for too long, or are stopping.
-    NoShard,
-    /// The export was removed.
-    Removed,
-}
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
 pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candidate) {
@@ -52,9 +41,9 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;
-    let Candidate { socket, peer, permit } = candidate;
+    let Candidate { socket, mut peer, permit } = candidate;
     let Permit { connection, handshake: handshake_permit } = permit;
-    let mut handshake = Handshake::new(plane.handshake_limits());
+    let mut handshake = Handshake::with_tls(plane.handshake_limits(), plane.tls_mode());
     tracing::debug!(connection = number, %peer, "connected");
     let outcome = match ring_stream(&socket) {
         Err(error) => Err(Failure::Io(error)),
@@ -65,7 +54,8 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
         }
     };
     let result = match outcome {
-        Ok((session, entry, leftover)) => {
+        Ok(Agreed { session, entry, leftover, secure, tls }) => {
+            peer.tls = tls;
             let permit = Box::new((connection, entry.count_client()));
             let socket_permit = Box::new(handshake_permit);
             let peer = peer.clone();
@@ -78,6 +68,7 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
                 export: Arc::clone(entry.export().expect("an image that was chosen is open")),
                 session,
                 leftover,
+                secure,
                 peer,
                 permit,
                 socket_permit,
@@ -107,40 +98,44 @@ fn is_tcp(socket: &OwnedFd) -> bool {
     matches!(domain, Ok(AddressFamily::INET | AddressFamily::INET6))
 }
 
+/// What a handshake came to.
+struct Agreed {
+    session: Session,
+    entry: Chosen,
+    leftover: Vec<u8>,
+    secure: Option<Box<Secured>>,
+    tls: Option<Arc<TlsIdentity>>,
+}
+
 async fn converse(
     stores: &Rc<Stores>,
     handshake: &mut Handshake,
     stream: &TcpStream,
     audit: &Audit<'_>,
-) -> Result<(Session, Chosen, Vec<u8>), Failure> {
+) -> Result<Agreed, Failure> {
     let plane = &stores.plane;
-    let asker = Asker::of(audit.peer);
-    let mut buffer = Vec::with_capacity(RECEIVE_BYTES);
-    let mut unread = 0..0;
+    let mut asker = Asker::of(audit.peer);
+    let mut channel = Channel::new(stream);
+    let mut tls = None;
     let mut chosen: Option<Chosen> = None;
     let mut claim = plane.handshake_memory.claim();
     loop {
         handshake.set_shutting_down(plane.is_stopping());
-        let mut input = &buffer[unread.clone()];
+        let mut input = channel.unread();
         let event = handshake.feed(&mut input);
-        unread.start = unread.end - input.len();
+        let left = input.len();
+        channel.leave(left);
+        // Whoever has no TLS finds nothing that needs it.
+        let is_secure = handshake.is_secure();
+        let is_hidden = |name: &str| !is_secure && plane.needs_tls(name);
         match event.map_err(Failure::Closed)? {
-            None => {
-                claim.hold(handshake.option_bytes()).await;
-                let (received, back) = stream.read(buffer).await;
-                buffer = back;
-                unread = 0..received.map_err(Failure::from)?;
-                if unread.is_empty() {
-                    return Err(Failure::Gone);
-                }
-            }
-            Some(Event::Output) => {
-                let (sent, _bytes) = stream.write_all(handshake.take_output()).await;
-                sent.map_err(Failure::from)?;
-            }
+            None => channel.receive(&mut claim, handshake.option_bytes()).await?,
+            Some(Event::Output) => channel.send(handshake.take_output()).await?,
             Some(Event::Lookup(name)) => {
                 let option = handshake.option_name();
                 let found = stores.look_up(&name, handshake.is_choosing(), &asker).await;
+                let found =
+                    found.and_then(|found| if is_hidden(&name) { Err(Absence::Refused) } else { Ok(found) });
                 audit.decided(&asker, (option, &name), &found);
                 let found = found.ok();
                 let info = match &found {
@@ -155,41 +150,65 @@ async fn converse(
                     .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
-                let images = stores.listed(&asker).await;
+                let mut images = stores.listed(&asker).await;
+                images.retain(|info| !is_hidden(&info.name));
                 let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
                 claim.hold(bytes + plane.answer_bytes(None)).await;
                 let catalogue = plane.catalogue();
                 let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
-                let others: Vec<_> = others.filter(|entry| entry.decide(&asker).is_listed).collect();
+                let others = others.filter(|entry| entry.decide(&asker).is_listed).map(|entry| &entry.info);
+                let others: Vec<_> = others.filter(|info| !is_hidden(&info.name)).collect();
                 audit.listed(&asker, others.len() + images.len());
-                handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
+                handshake.listed(others.into_iter().chain(&images));
             }
-            Some(Event::StartTls) => unreachable!("TLS is not offered"),
+            Some(Event::StartTls) => {
+                let secure = begin_tls(plane, stream, &mut claim).await?;
+                let identity = Arc::new(secure.identity());
+                asker = Asker::of(&PeerIdentity { tls: Some(Arc::clone(&identity)), ..audit.peer.clone() });
+                tls = Some(identity);
+                channel.secure = Some(secure);
+                handshake.secured();
+            }
             Some(Event::Done(negotiated)) => {
                 // The export that was looked up last. If its index belongs to another one now, it was
                 // removed.
                 let entry = chosen.filter(|entry| entry.index() == negotiated.export);
                 let entry = entry.expect("a session is one of the export that was asked for last");
-                return Ok((negotiated.session, entry, buffer[unread].to_vec()));
+                let (leftover, secure) = channel.into_rest();
+                return Ok(Agreed { session: negotiated.session, entry, leftover, secure, tls });
             }
         }
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::WriteZero => {
-                Self::Gone
-            }
-            _ => Self::Io(error),
-        }
+/// Makes the connection a secure one, and counts what came of it.
+async fn begin_tls(plane: &Plane, stream: &TcpStream, claim: &mut Claim) -> Result<SecureChannel, Failure> {
+    let encryption = plane.encryption.as_ref().expect("it is offered only if it is there");
+    // It counts as too long when it is dropped.
+    let late = LateTls(plane);
+    let begun = SecureChannel::begin(encryption, stream, claim).await;
+    std::mem::forget(late);
+    plane.count_tls(match &begun {
+        Ok(secure) => Ok(secure.cipher()),
+        Err(Failure::Tls(failure, _)) => Err(*failure),
+        Err(_) => Err(TlsFailure::Gone),
+    });
+    begun
+}
+
+/// Counts a handshake of TLS that was given up.
+struct LateTls<'a>(&'a Plane);
+
+impl Drop for LateTls<'_> {
+    fn drop(&mut self) {
+        self.0.count_tls(Err(TlsFailure::TimedOut));
     }
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
 async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
+    let tls = peer.tls.as_deref().map(tracing::field::debug);
     let export = entry.info.name.as_str();
     let mode = negotiated.session.reply_mode;
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
@@ -199,7 +218,7 @@ async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnect
         }
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
-                tracing::info!(connection = number, %peer, export, shard, replies = ?mode, "negotiated");
+                tracing::info!(connection = number, %peer, export, shard, replies = ?mode, tls, "negotiated");
                 return Ok(());
             }
             Err(back) => back,
@@ -226,6 +245,9 @@ fn report(connection: u64, peer: &PeerIdentity, failure: &Failure, handshake: &H
         }
         Failure::TimedOut => {
             tracing::info!(connection, %peer, reason = "the handshake took too long", "handshake failed")
+        }
+        Failure::Tls(_, reason) => {
+            tracing::info!(connection, %peer, reason, "TLS handshake failed")
         }
         Failure::Closed(reason) => tracing::info!(connection, %peer, %reason, "handshake failed"),
         Failure::Io(error) => tracing::info!(connection, %peer, reason = %error, "handshake failed"),

@@ -144,8 +144,10 @@ mod tests {
 
     #[test]
     fn root_and_the_starter_may() {
-        let peer =
-            |uid| PeerIdentity { address: None, unix: Some(UnixCredentials { pid: Some(1), uid, gid: 0 }) };
+        let peer = |uid| PeerIdentity {
+            unix: Some(UnixCredentials { pid: Some(1), uid, gid: 0 }),
+            ..PeerIdentity::default()
+        };
         for (uid, starter, may) in
             [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1001, 1000, false)]
         {

@@ -40,7 +40,8 @@ pub(super) struct StoreList {
 
 impl Operator {
     pub(super) fn open_stores(&self) -> StoreList {
-        let uris = self.endpoints.iter().map(|endpoint| endpoint.uri("")).collect();
+        let uris =
+            self.endpoints.iter().map(|endpoint| endpoint.uri("", self.stores.plane.needs_tls(""))).collect();
         StoreList { stores: self.stores.directories(), whole: self.stores.whole_directories(), uris }
     }
 

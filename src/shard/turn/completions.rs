@@ -86,6 +86,9 @@ impl Shard {
         let goes_on = connection.outbound.sent(&mut batch, result, self.recorder.now(), &mut self.ended);
         self.batches.give(batch);
         connection.progress.outbound.moved(u64::from(result.unwrap_or(0)));
+        if connection.secure.is_some() {
+            self.recorder.tls().key_updates += connection.take_key_updates();
+        }
         let export = connection.peer.export;
         for id in self.ended.drain(..) {
             let record = self.requests.remove(id);

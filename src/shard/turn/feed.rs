@@ -5,8 +5,8 @@ use std::rc::Rc;
 use crate::exec::Tasks;
 use crate::shard::admission::Admission;
 use crate::shard::admission::queue::{Listed, Need};
-use crate::shard::frontend::nbd::closing::Closing;
-use crate::shard::frontend::nbd::connection::{Fed, Feeding};
+use crate::shard::frontend::nbd::closing::{Closing, Reason};
+use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::request::ShardJob;
 use crate::shard::request::serve::TaskContext;
 use crate::shard::turn::flush::to_flush;
@@ -20,6 +20,25 @@ impl Shard {
             let key = self.to_feed.pop_front().expect("counted");
             self.connections[key as usize].listed = Listed::No;
             self.feed_one(key);
+        }
+        if self.partial_records.get() > self.limits.partial_records {
+            self.drop_partial_records();
+        }
+    }
+
+    /// Ends connections that have kept the front of a record for the longest time, as many as must be.
+    #[cold]
+    fn drop_partial_records(&mut self) {
+        let since = |(key, connection): (usize, &Connection)| Some((connection.partial_since()?, key));
+        let mut kept: Vec<_> = self.connections.iter().filter_map(since).collect();
+        kept.sort_unstable();
+        for (_, key) in kept {
+            if self.partial_records.get() <= self.limits.partial_records {
+                return;
+            }
+            let connection = &mut self.connections[key];
+            connection.because(Reason::Evicted).end(Closing::Abort);
+            to_flush(&mut self.to_flush, key as u32, connection);
         }
     }
 

@@ -75,6 +75,9 @@ impl Shard {
             if connection.closing == Closing::No && self.shutdown.is_some() && connection.is_idle() {
                 connection.stop(self.recorder.now());
             }
+            if connection.closing == Closing::Graceful {
+                connection.say_farewell();
+            }
             if connection.outbound.wants_to_send() && connection.closing != Closing::Abort {
                 self.start_send(key);
             }

@@ -138,6 +138,7 @@ impl Shard {
             id,
             session,
             leftover,
+            secure,
             peer,
             permit,
             socket_permit,
@@ -159,6 +160,7 @@ impl Shard {
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         connection.has_no_device = failed;
+        connection.secure(secure, &self.partial_records);
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
         self.admission.share_among(self.connections.len());

@@ -1,5 +1,6 @@
 //! All that a shard has.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(crate) struct Shard {
     pub(crate) requests: RequestTable,
     /// Connections with something to parse or to receive.
     pub(crate) to_feed: VecDeque<u32>,
+    /// Bytes of records of TLS that have not come as a whole.
+    pub(crate) partial_records: Rc<Cell<usize>>,
     /// What its connections hold and wait for.
     pub(crate) admission: Admission,
     /// Connections that need more bytes.
@@ -155,6 +158,7 @@ impl Shard {
             connections: Slab::new(),
             requests: RequestTable::new(),
             to_feed: VecDeque::new(),
+            partial_records: Rc::default(),
             admission,
             to_receive: Vec::new(),
             to_flush: Vec::new(),

@@ -8,9 +8,10 @@ use rustls::server::{ServerConfig, ServerConnection};
 use zeroize::Zeroizing;
 
 use super::error::TlsError;
+use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
 use crate::tls::secret::Secret;
-use crate::tls::session::{TlsIdentity, TlsSession};
+use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
 
 const OF_CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";

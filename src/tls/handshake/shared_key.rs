@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::client_hello::ClientHello;
 use super::error::TlsError;
+use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
 use crate::tls::psk_keys::PskKeys;
 use crate::tls::record::error::RecordError;
@@ -21,7 +22,7 @@ use crate::tls::record::receive::alert;
 use crate::tls::record::seal::RecordSealer;
 use crate::tls::record::traffic_key::TrafficKey;
 use crate::tls::secret::Secret;
-use crate::tls::session::{TlsIdentity, TlsSession};
+use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
 
 const SERVER_HELLO: u8 = 2;

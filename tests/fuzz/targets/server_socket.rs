@@ -85,6 +85,7 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
         export: Arc::clone(&server().exports[export]),
         session,
         leftover,
+        secure: None,
         peer: Default::default(),
         permit: Box::new(()),
         socket_permit: Box::new(()),

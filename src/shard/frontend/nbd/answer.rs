@@ -36,7 +36,7 @@ impl Connection {
             Answer::Data(payload) => self.reply_data(id, payload, record, now, batches),
             answer => {
                 let to = self.reply_to(id, record);
-                self.outbound.push(Reply::of(answer, &to), id);
+                self.push_reply(Reply::of(answer, &to), id);
             }
         }
     }
@@ -53,7 +53,25 @@ impl Connection {
     ) {
         let to = self.reply_to(id, record);
         let header = to.data(to.offset, payload.length() as u32, true);
+        if self.secure.is_some() {
+            return self.push_sealed_data(header, payload, id, batches);
+        }
         self.outbound.push_one(header, payload, id, now, batches);
+    }
+
+    /// Queues a reply.
+    pub(crate) fn push_reply(&mut self, reply: Reply, id: RequestId) {
+        match self.secure {
+            None => self.outbound.push(reply, id),
+            Some(_) => self.push_sealed(reply, id),
+        }
+    }
+
+    /// Queues the reply that was held back, if there is one.
+    pub(crate) fn let_go(&mut self) {
+        if let Some((reply, id)) = self.outbound.take_held_back() {
+            self.push_reply(reply, id);
+        }
     }
 
     /// A reply is out, or will never be.

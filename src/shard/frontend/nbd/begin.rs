@@ -198,7 +198,7 @@ impl Connection {
         stats.count_error(Some(Operation::BlockStatus), error);
         let text = "a filter with unknown or repeated contexts, or a bad range";
         let to = ReplyTo::request(request, self.session.reply_mode);
-        self.outbound.push(Reply::error(to.error(error, text, None)), id);
+        self.push_reply(Reply::error(to.error(error, text, None)), id);
     }
 
     /// The payload that was being received will not come, or is of no use any more.

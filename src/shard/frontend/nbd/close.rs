@@ -40,8 +40,9 @@ impl Connection {
         if self.closing != Closing::Abort {
             self.closing = closing;
         }
-        self.outbound.let_go();
+        self.let_go();
         if self.closing == Closing::Abort {
+            self.forget_records();
             self.peer.abandon.abandon();
             self.forgotten.extend(self.outbound.abandon());
             self.unparsed = None;
@@ -77,7 +78,7 @@ impl Connection {
     /// Between requests, with nothing in flight.
     pub(crate) fn is_idle(&self) -> bool {
         let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
-        nothing_came && self.ledger.in_flight() == 0 && self.outbound.is_empty()
+        nothing_came && !self.is_within_record() && self.ledger.in_flight() == 0 && self.outbound.is_empty()
     }
 }
 
@@ -86,7 +87,7 @@ impl Connection {
     /// A receive found the end of the stream.
     pub(crate) fn stream_ended(&mut self) {
         self.hang_up.stream_ended = true;
-        match self.inbound.is_at_boundary() {
+        match self.inbound.is_at_boundary() && !self.is_within_record() {
             true => self.because(Reason::Closed).end(Closing::Graceful),
             false => self.because(Reason::ClosedWithin).end(Closing::Abort),
         }

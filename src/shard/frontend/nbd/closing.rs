@@ -30,6 +30,9 @@ pub(crate) enum Reason {
     Torn(i32),
     /// What came is no NBD.
     Violation,
+    /// The records of TLS cannot be followed.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
+    Insecure,
     /// It kept others waiting.
     Evicted,
     /// Its export was removed.
@@ -55,6 +58,7 @@ impl Display for Reason {
                 return write!(f, "the rest of a reply is gone: was its file cut? ({cause})");
             }
             Self::Violation => "protocol violation",
+            Self::Insecure => "wrong TLS",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
             Self::NoDevice => "the export could not be opened",

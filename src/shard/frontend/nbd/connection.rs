@@ -18,6 +18,7 @@ use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
 use crate::shard::admission::{Admission, Denial};
 use crate::shard::fault_watch::FaultWatch;
+use crate::shard::frontend::nbd::Secure;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::HangUp;
@@ -84,6 +85,8 @@ pub(crate) struct Connection {
     pub(crate) peer: Rc<Peer>,
     pub(crate) session: Session,
     pub(crate) name: PeerIdentity,
+    /// With TLS.
+    pub(crate) secure: Option<Box<Secure>>,
     pub(crate) inbound: Inbound,
     pub(crate) unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
@@ -144,6 +147,7 @@ impl Connection {
             peer,
             session,
             name,
+            secure: None,
             inbound,
             unparsed,
             waiting: None,
@@ -210,7 +214,7 @@ impl Connection {
             Ok(_) => {
                 self.drained = !socket_nonempty;
                 if let Some(received) = received {
-                    self.unparsed = Some(Unparsed::buffer(received));
+                    self.unparsed = Some(self.unparsed_of(received));
                 }
             }
             // No receive buffer was left: tried again when one is.
@@ -271,6 +275,10 @@ impl Connection {
             let mut rest = received.rest();
             let before = rest.len();
             let header = match self.inbound.feed(&mut rest) {
+                None if self.secure.is_some() => match self.open_next_record(unparsed, feeding) {
+                    Some(stopped) => return stopped,
+                    None => continue,
+                },
                 None => {
                     *unparsed = None;
                     return Fed::NeedsBytes;
@@ -280,7 +288,7 @@ impl Connection {
                     None
                 }
                 Some(Piece::Skipped) => {
-                    self.outbound.let_go();
+                    self.let_go();
                     None
                 }
                 Some(Piece::Header(header)) => {
@@ -352,7 +360,7 @@ impl Connection {
         let id = self.note(refusal.cookie, 0, None, feeding);
         self.outbound.hold_back(reply, id);
         if refusal.discard == 0 || canary!(DiscardForgotten) {
-            self.outbound.let_go();
+            self.let_go();
         }
     }
 
@@ -366,7 +374,7 @@ impl Connection {
         let Some(unparsed) = &mut self.unparsed else { return };
         if feeding.scarce_buffers
             && unparsed.keeps_buffer()
-            && let Some(lease) = feeding.admission.lend_stash(unparsed.rest().len())
+            && let Some(lease) = feeding.admission.lend_stash(unparsed.left())
         {
             unparsed.stash(lease);
         }
@@ -375,7 +383,7 @@ impl Connection {
     /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them
     /// all.
     pub(crate) fn receives_payload(&self) -> bool {
-        self.receiving.is_some()
+        self.receiving.is_some() && self.secure.is_none()
     }
 
     /// The receive that should be started now, if any; `buffers`: there is a shared one.
@@ -390,6 +398,7 @@ impl Connection {
         let socket = self.socket;
         if let Some(receiving) = &mut self.receiving
             && (self.inbound.wanted() >= DIRECT_RECEIVE || !buffers)
+            && self.secure.is_none()
         {
             let lease = receiving.lease.take().expect("no other receive is in flight");
             let (start, length) = (receiving.filled, self.inbound.wanted().min(RECEIVE_STEP.into()) as u32);

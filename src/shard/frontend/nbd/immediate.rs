@@ -29,7 +29,9 @@ impl Connection {
         let (range, mode) = (request.range, self.session.reply_mode);
         let device = &self.peer.device;
         let in_parts = mode != ReplyMode::Simple && !dont_fragment;
-        if range.is_empty() || (in_parts && sparse::is_worth_it(range, device)) {
+        // What is sent as it lies in a file cannot be sealed there.
+        let is_sealed = self.secure.is_some();
+        if is_sealed || range.is_empty() || (in_parts && sparse::is_worth_it(range, device)) {
             return false;
         }
         let trust = feeding.fault_watch.trust(feeding.now);

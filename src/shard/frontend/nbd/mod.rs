@@ -9,8 +9,25 @@ pub(crate) mod connection;
 pub(crate) mod hang_up;
 mod immediate;
 pub(crate) mod linger;
+#[cfg(not(feature = "tls"))]
+pub(crate) mod no_tls;
 pub(crate) mod outbound;
+#[cfg(feature = "tls")]
+mod records;
 pub(crate) mod reply;
+#[cfg(feature = "tls")]
+pub(crate) mod secure;
 pub(crate) mod single;
 pub(crate) mod slow_send;
+#[cfg(feature = "tls")]
+pub(crate) mod tls_stage;
 mod unparsed;
+
+#[cfg(not(feature = "tls"))]
+pub(crate) use no_tls::Secure;
+#[cfg(not(feature = "tls"))]
+pub(crate) use no_tls::Secured;
+#[cfg(feature = "tls")]
+pub(crate) use secure::Secure;
+#[cfg(feature = "tls")]
+pub(crate) use secure::Secured;

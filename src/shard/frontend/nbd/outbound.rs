@@ -186,6 +186,25 @@ impl Outbound {
         self.open.take().unwrap_or_else(|| batches.take(self.queue.len()))
     }
 
+    /// Appends a part of a reply that was sealed, and the request that it ends.
+    #[cfg(feature = "tls")]
+    pub(crate) fn push_part(&mut self, chunk: ReplyChunk, ends: Option<RequestId>, batches: &mut Batches) {
+        match self.open(batches) {
+            Some(batch) => {
+                let (header, length) = chunk.header.padded();
+                batch.push_fixed(header, length, chunk.payload, ends.map_or(MORE_FOLLOWS, |id| id.0));
+            }
+            None => self.push_later(chunk, ends),
+        }
+    }
+
+    /// The same behind all that is queued.
+    #[cfg(feature = "tls")]
+    pub(crate) fn push_later(&mut self, chunk: ReplyChunk, ends: Option<RequestId>) {
+        let ends = ends.map_or(MORE_FOLLOWS, |request| request.0);
+        self.queue.push_back(Queued { chunk, ends, left: 0, waits: false, since: 0 });
+    }
+
     /// Appends the reply to a request.
     pub(crate) fn push(&mut self, reply: Reply, request: RequestId) {
         match reply {
@@ -205,18 +224,16 @@ impl Outbound {
         }
     }
 
-    /// Keeps a reply until [`Outbound::let_go`]: while a client still sends the payload of a request it does
-    /// not look for the answer; libnbd then loses its place in the stream.
+    /// Keeps a reply until [`Outbound::take_held_back`]: while a client still sends the payload of a request
+    /// it does not look for the answer; libnbd then loses its place in the stream.
     pub(crate) fn hold_back(&mut self, reply: Reply, request: RequestId) {
         assert!(self.held_back.is_none(), "one request comes in at a time");
         self.held_back = Some((reply, request));
     }
 
-    /// Appends the reply that was held back, if there is one.
-    pub(crate) fn let_go(&mut self) {
-        if let Some((reply, request)) = self.held_back.take() {
-            self.push(reply, request);
-        }
+    /// The reply that was held back, if there is one.
+    pub(crate) fn take_held_back(&mut self) -> Option<(Reply, RequestId)> {
+        self.held_back.take()
     }
 
     /// Forgets the reply that is held back, if there is one: the request that it would have ended.
@@ -533,7 +550,8 @@ mod tests {
         let mut outbound = Outbound::default();
         outbound.hold_back(reply(512), REQUEST);
         assert!(outbound.holds_back() && !outbound.wants_to_send());
-        outbound.let_go();
+        let (reply, request) = outbound.take_held_back().unwrap();
+        outbound.push(reply, request);
         assert!(!outbound.holds_back() && outbound.wants_to_send());
         assert_eq!(outbound.abandon(), [REQUEST]);
     }

@@ -1,6 +1,8 @@
 //! Received bytes that are not parsed yet, wherever they lie.
 
 use crate::ring::{Lease, Received};
+#[cfg(feature = "tls")]
+use crate::shard::frontend::nbd::records::Records;
 
 /// Bytes and a cursor.
 #[derive(Debug)]
@@ -17,6 +19,9 @@ enum Memory {
     Stash { lease: Lease, length: usize },
     /// From the handshake.
     Leftover(Vec<u8>),
+    /// With TLS, which has its own cursor.
+    #[cfg(feature = "tls")]
+    Records(Box<Records>),
 }
 
 impl Unparsed {
@@ -28,28 +33,63 @@ impl Unparsed {
         Self { memory: Memory::Leftover(bytes), position: 0 }
     }
 
-    /// What is left.
+    #[cfg(feature = "tls")]
+    pub(crate) fn records(records: Records) -> Self {
+        Self { memory: Memory::Records(Box::new(records)), position: 0 }
+    }
+
+    /// The records of TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn as_records(&mut self) -> Option<&mut Records> {
+        if let Memory::Records(records) = &mut self.memory { Some(records) } else { None }
+    }
+
+    /// What is left to parse.
     pub(crate) fn rest(&self) -> &[u8] {
         let all = match &self.memory {
             Memory::Buffer(received) => received.bytes(),
             Memory::Stash { lease, length } => lease.bytes(0..*length),
             Memory::Leftover(bytes) => bytes,
+            #[cfg(feature = "tls")]
+            Memory::Records(records) => return records.rest(),
         };
         &all[self.position..]
     }
 
     /// The first bytes of the rest are parsed.
     pub(crate) fn parsed(&mut self, bytes: usize) {
+        #[cfg(feature = "tls")]
+        if let Memory::Records(records) = &mut self.memory {
+            return records.parsed(bytes);
+        }
         self.position += bytes;
     }
 
     /// Whether a shared receive buffer is being kept.
     pub(crate) fn keeps_buffer(&self) -> bool {
-        matches!(self.memory, Memory::Buffer(_))
+        match &self.memory {
+            Memory::Buffer(_) => true,
+            #[cfg(feature = "tls")]
+            Memory::Records(records) => records.keeps_buffer(),
+            _ => false,
+        }
+    }
+
+    /// Bytes that [`Unparsed::stash`] moves.
+    pub(crate) fn left(&self) -> usize {
+        match &self.memory {
+            #[cfg(feature = "tls")]
+            Memory::Records(records) => records.left(),
+            _ => self.rest().len(),
+        }
     }
 
     /// Moves what is left into `lease`; the receive buffer goes back.
     pub(crate) fn stash(&mut self, mut lease: Lease) {
+        #[cfg(feature = "tls")]
+        if let Memory::Records(records) = &mut self.memory {
+            return records.stash(lease);
+        }
         let length = self.rest().len();
         lease.bytes_mut(0..length).copy_from_slice(self.rest());
         self.memory = Memory::Stash { lease, length };

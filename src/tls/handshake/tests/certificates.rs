@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
-use crate::tls::session::TlsIdentity;
+use crate::identity::TlsIdentity;
 
 #[derive(Debug)]
 struct At(Duration);

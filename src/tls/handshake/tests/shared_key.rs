@@ -2,8 +2,8 @@
 
 use super::shared_key_client::{Offer, SharedKeyClient};
 use super::*;
+use crate::identity::TlsIdentity;
 use crate::tls::record::error::RecordError;
-use crate::tls::session::TlsIdentity;
 
 /// The key of `vm1` in [`PSK`].
 fn key() -> Vec<u8> {

@@ -1,0 +1,69 @@
+//! TLS on the control plane: what the server proves its identity with, and how a client's handshake goes.
+//!
+//! Files are read before the sandbox is entered. The mathematics of a handshake is done by a few threads of
+//! its own, so that the thread that accepts waits for none of it. What is left of a handshake is its keys,
+//! which go to the shard with the connection.
+
+mod files;
+mod secure_channel;
+mod workers;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::config::{Config, TlsPolicy};
+use crate::nbd::server::handshake::TlsMode;
+use crate::tls::TlsAcceptor;
+
+pub(crate) use files::EncryptionError;
+pub(super) use secure_channel::SecureChannel;
+use workers::Workers;
+
+/// What a server needs for handshakes of TLS.
+#[derive(Debug)]
+pub(super) struct Encryption {
+    policy: TlsPolicy,
+    acceptor: Arc<TlsAcceptor>,
+    /// Exports that only clients with TLS find.
+    hidden: HashSet<String>,
+    /// Records after which a key of ours is renewed.
+    renew_after: u64,
+    workers: Option<Workers>,
+}
+
+impl Encryption {
+    /// Reads what the configuration names; `None` if that is nothing.
+    ///
+    /// # Errors
+    /// [`EncryptionError`].
+    pub(super) fn load(config: &Config) -> Result<Option<Self>, EncryptionError> {
+        let Some(tls) = &config.tls else { return Ok(None) };
+        let acceptor = Arc::new(files::load(tls)?);
+        let hidden = config.exports.iter().filter(|export| export.requires_tls);
+        let hidden = hidden.map(|export| export.name.clone()).collect();
+        Ok(Some(Self { policy: tls.mode, acceptor, hidden, renew_after: tls.renew_after, workers: None }))
+    }
+
+    /// Starts its threads, which may do what the calling thread may.
+    ///
+    /// # Errors
+    /// There are no threads.
+    pub(super) fn start(&mut self) -> std::io::Result<()> {
+        self.workers = Some(Workers::start()?);
+        Ok(())
+    }
+
+    /// What the protocol makes of it.
+    pub(super) fn mode(&self) -> TlsMode {
+        match self.policy {
+            TlsPolicy::Off => TlsMode::Off,
+            TlsPolicy::Selective => TlsMode::Selective,
+            TlsPolicy::Required => TlsMode::Required,
+        }
+    }
+
+    /// Whether an export can only be had with TLS.
+    pub(super) fn is_needed_for(&self, export: &str) -> bool {
+        self.policy == TlsPolicy::Required || self.hidden.contains(export)
+    }
+}
