@@ -1,5 +1,7 @@
 //! `ringnbd attach` in a guest: the kernel's NBD client is there, and so are the server, its killing and its resizing.
 
+use std::time::Duration;
+
 use crate::guest::Guest;
 use crate::netlink::{KernelClient, connect};
 
@@ -243,16 +245,17 @@ fn many_attach_and_detach_at_a_time() {
 n=1
 for name in $NAMES; do truncate -s 1M /d/$name.img; done
 start
-files=$(ls /proc/$server/fd | wc -l)
+sockets() { ls -l /proc/$server/fd | grep -c socket: ; }
+before=$(sockets)
 now() { sed 's/ .*//; s/\.//' /proc/uptime; }
 work() {
-  i=0
+  local i=0 begin attached device
   while [ $i -lt EACH ]; do
-    before=$(now)
+    begin=$(now)
     device=$(/bin/ringnbd attach --connections 2 $(unix $1)) || { failed attach; return; }
     attached=$(now)
     must /bin/ringnbd detach $device
-    echo $((attached - before)) $(($(now) - attached)) >> /d/times.$1
+    echo $((attached - begin)) $(($(now) - attached)) >> /d/times.$1
     i=$((i + 1))
   done
 }
@@ -266,15 +269,18 @@ echo "guest: $count attached, in 1/100 s: attach p50 $(at 1 50) p99 $(at 1 99), 
 for device in /sys/block/nbd*; do
   [ $(cat $device/size) = 0 ] && [ ! -e $device/pid ] || failed "left: $device"
 done
-sleep 1
-left=$(ls -l /proc/$server/fd | grep -c socket)
-echo "guest: sockets of the server at the end: $left; files at first: $files"
+i=0
+until [ $(sockets) = $before ]; do
+  sleep 0.1; i=$((i + 1))
+  [ $i -lt 100 ] || { failed "the server had $before sockets and has $(sockets)"; break; }
+done
 "#;
     let mut names: Vec<String> = (1..16).map(|number| format!("disk{number}")).collect();
     names.push("one".into());
     let exports: Vec<String> = names.iter().map(|name| format!("{name}=/d/{name}.img")).collect();
     let script = format!("NAMES='{}'\n{script}", names.join(" ")).replace("EACH", &each.to_string());
-    let Some(console) = console_of(guest(&exports.join(" "), &script)) else { return };
+    let deadline = Duration::from_secs(200 + 30 * u64::from(each));
+    let Some(console) = console_of(guest(&exports.join(" "), &script).deadline(deadline)) else { return };
     println!("{}", console.lines().filter(|line| line.contains("guest:")).collect::<Vec<_>>().join("\n"));
     assert!(console.contains(&format!("guest: {} attached", each * 16)), "{console}");
 }

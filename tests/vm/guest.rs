@@ -27,13 +27,21 @@ pub(crate) struct Guest {
     arguments: Vec<String>,
     /// Memory in MiB.
     memory: u32,
+    deadline: Duration,
 }
 
 impl Guest {
     /// A guest that runs `script` (busybox sh) from its initramfs.
     pub(crate) fn new(script: &str) -> Guest {
         let script = script.to_owned();
-        Guest { modules: Vec::new(), programs: Vec::new(), script, arguments: Vec::new(), memory: 256 }
+        let (modules, programs, arguments) = (Vec::new(), Vec::new(), Vec::new());
+        Guest { modules, programs, script, arguments, memory: 256, deadline: BOOT_DEADLINE }
+    }
+
+    /// Lets a campaign run for so long.
+    pub(crate) fn deadline(mut self, deadline: Duration) -> Guest {
+        self.deadline = deadline;
+        self
     }
 
     /// Loads kernel modules by name, and all that they need before them.
@@ -107,7 +115,7 @@ impl Guest {
         // Emulated on a host that is busy, the timer can be too late for the kernel's check of it, and then it
         // panics.
         qemu.args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check"]);
-        Some(peers::run_within(BOOT_DEADLINE, qemu.args(&self.arguments), b""))
+        Some(peers::run_within(self.deadline, qemu.args(&self.arguments), b""))
     }
 
     fn initramfs(&self, root: &Path, kernel: &Kernel) -> Vec<u8> {
