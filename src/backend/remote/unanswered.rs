@@ -136,10 +136,12 @@ impl Unanswered {
         unsent.make_contiguous().sort_unstable();
     }
 
-    /// Gives up all requests that have to be sent: those who wait for them are told that they failed.
-    pub(super) fn fail_unsent(&mut self) -> impl Iterator<Item = u64> + '_ {
-        let places = &mut self.places;
-        self.unsent.drain(..).inspect(|cookie| drop(places.remove(index(*cookie))))
+    /// Gives up all requests that have to be sent, and calls `failed` with the cookie of each.
+    pub(super) fn fail_unsent(&mut self, mut failed: impl FnMut(u64)) {
+        for cookie in self.unsent.drain(..) {
+            self.places.remove(index(cookie));
+            failed(cookie);
+        }
     }
 
     fn find(&mut self, cookie: u64) -> Option<&mut Place> {
@@ -230,7 +232,8 @@ mod tests {
                         model.retain(|row| row.2.is_some() || !row.3);
                     }
                     5 if pick == 0 => {
-                        let failed: Vec<_> = unanswered.fail_unsent().collect();
+                        let mut failed = Vec::new();
+                        unanswered.fail_unsent(|cookie| failed.push(cookie));
                         let unsent = model.iter().filter(|row| row.2.is_none()).map(|row| row.0);
                         prop_assert_eq!(failed, unsent.collect::<Vec<_>>());
                         model.retain(|row| row.2.is_some());
