@@ -227,7 +227,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens when, a device that is not connected wakes again, and no pause is longer than 16 s.
+        /// A device that is not connected always wakes again, and no pause is longer than 16 s.
         #[test]
         fn a_device_never_sleeps_for_good(
             steps in prop::collection::vec((0_u64..40, 0_u8..4), 1..60), delay in 0_u64..60,
