@@ -28,6 +28,7 @@ mod open_error;
 mod page_cache;
 mod prefetch;
 mod registered;
+mod remote;
 mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
