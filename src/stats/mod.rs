@@ -5,6 +5,7 @@
 //! pointer, however many histograms there are. [`Totals`] adds up the intervals of all shards.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod errors;
 mod heat;
 mod history;

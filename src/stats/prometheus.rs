@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+pub(crate) use super::clients::ClientCounts;
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
 use crate::block::{BlockError, CommandKind};
@@ -130,19 +131,6 @@ pub(crate) fn export_label(name: &str) -> String {
     if name.is_empty() { DEFAULT.to_owned() } else { name.to_owned() }
 }
 
-/// Clients since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ClientCounts {
-    /// Those that came.
-    pub handshakes: u64,
-    /// Those of them that chose an export, and that a shard took.
-    pub attachments: u64,
-    /// Questions for exports that the client may not use.
-    pub refusals: u64,
-    /// Decisions that were not written down, because there were too many of one client.
-    pub audit_lines_dropped: u64,
-}
-
 /// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
 const BUCKETS: [(u64, &str); 20] = [
     (5_000, "5e-06"),
@@ -208,11 +196,8 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
     page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
     page.sample("ringnbd_attachments_total", &[], clients.attachments);
-    page.family(
-        "ringnbd_rights_refused_total",
-        "counter",
-        "Questions for exports that the client may not use.",
-    );
+    let help = "Questions for exports that the client may not use.";
+    page.family("ringnbd_rights_refused_total", "counter", help);
     page.sample("ringnbd_rights_refused_total", &[], clients.refusals);
     let help = "Decisions about rights without a line in the log: there were too many of one client.";
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
