@@ -5,11 +5,13 @@
 //! pointer, however many histograms there are. [`Totals`] adds up the intervals of all shards.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod errors;
 mod heat;
 mod history;
 mod interval;
 pub(crate) mod interval_log;
+mod page;
 mod percentiles;
 pub(crate) mod prometheus;
 pub(crate) mod provenance;

@@ -1,38 +1,15 @@
 //! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
 
-use std::fmt::{Display, Write};
-
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+pub(crate) use super::clients::ClientCounts;
+pub(crate) use super::page::Format;
+use super::page::Page;
 use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
 use crate::block::{BlockError, CommandKind};
-
-/// Which of the two formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// What Prometheus has read ever since.
-    Prometheus,
-    /// The standard made of it.
-    OpenMetrics,
-}
-
-impl Format {
-    /// The best one that an `Accept` header asks for.
-    pub(crate) fn accepted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
-    }
-
-    /// The media type of the format.
-    pub(crate) const fn content_type(self) -> &'static str {
-        match self {
-            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
 
 /// What is told of an export beside its statistics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,44 +108,6 @@ pub(crate) fn export_label(name: &str) -> String {
     if name.is_empty() { DEFAULT.to_owned() } else { name.to_owned() }
 }
 
-/// Clients since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ClientCounts {
-    /// Those that came.
-    pub handshakes: u64,
-    /// Those of them that chose an export, and that a shard took.
-    pub attachments: u64,
-    /// Questions for exports that the client may not use.
-    pub refusals: u64,
-    /// Decisions that were not written down, because there were too many of one client.
-    pub audit_lines_dropped: u64,
-    pub tls: TlsClients,
-}
-
-/// The upper ends of the buckets, in nanoseconds and as they are written, in seconds.
-const BUCKETS: [(u64, &str); 20] = [
-    (5_000, "5e-06"),
-    (10_000, "1e-05"),
-    (25_000, "2.5e-05"),
-    (50_000, "5e-05"),
-    (100_000, "0.0001"),
-    (250_000, "0.00025"),
-    (500_000, "0.0005"),
-    (1_000_000, "0.001"),
-    (2_500_000, "0.0025"),
-    (5_000_000, "0.005"),
-    (10_000_000, "0.01"),
-    (25_000_000, "0.025"),
-    (50_000_000, "0.05"),
-    (100_000_000, "0.1"),
-    (250_000_000, "0.25"),
-    (500_000_000, "0.5"),
-    (1_000_000_000, "1.0"),
-    (2_500_000_000, "2.5"),
-    (5_000_000_000, "5.0"),
-    (10_000_000_000, "10.0"),
-];
-
 /// The text of all metrics.
 pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let mut page = Page { text: String::with_capacity(16 << 10), format };
@@ -210,11 +149,8 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_handshakes_total", &[], clients.handshakes);
     page.family("ringnbd_attachments_total", "counter", "Clients that chose an export.");
     page.sample("ringnbd_attachments_total", &[], clients.attachments);
-    page.family(
-        "ringnbd_rights_refused_total",
-        "counter",
-        "Questions for exports that the client may not use.",
-    );
+    let help = "Questions for exports that the client may not use.";
+    page.family("ringnbd_rights_refused_total", "counter", help);
     page.sample("ringnbd_rights_refused_total", &[], clients.refusals);
     let help = "Decisions about rights without a line in the log: there were too many of one client.";
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
@@ -416,70 +352,6 @@ fn process(page: &mut Page, of: &ProcessFacts) {
     gauge("process_threads", "Threads, workers of its rings among them.", count(of.threads));
     gauge("process_open_fds", "Open file descriptors.", count(of.open_descriptors));
     gauge("process_max_fds", "The most file descriptors that may be open.", count(of.most_descriptors));
-}
-
-/// The text so far.
-struct Page {
-    text: String,
-    format: Format,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // OpenMetrics names a family of counters without the suffix of its samples.
-        let family = match self.format {
-            Format::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
-            Format::Prometheus => name,
-        };
-        let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.text.push_str(name);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
-            let _ = write!(self.text, "{label}=\"");
-            escape(&mut self.text, text);
-            self.text.push('"');
-        }
-        if !labels.is_empty() {
-            self.text.push('}');
-        }
-        let _ = writeln!(self.text, " {value}");
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<u64>) {
-        let mut counts = [0; BUCKETS.len() + 1];
-        let mut sum = 0.0;
-        for step in histogram.iter_recorded() {
-            let (value, count) = (step.value_iterated_to(), step.count_at_value());
-            counts[BUCKETS.partition_point(|(end, _)| *end < value)] += count;
-            // Histograms keep no sum; the middle of a bucket is within a thousandth of what was recorded.
-            sum += histogram.median_equivalent(value) as f64 * count as f64;
-        }
-        let ends = BUCKETS.iter().map(|(_, end)| *end).chain(["+Inf"]);
-        let bucket = format!("{name}_bucket");
-        let mut cumulative = 0;
-        for (end, count) in ends.zip(counts) {
-            cumulative += count;
-            let labels: Vec<_> = labels.iter().copied().chain([("le", end)]).collect();
-            self.sample(&bucket, &labels, cumulative);
-        }
-        self.sample(&format!("{name}_sum"), labels, sum / 1e9);
-        self.sample(&format!("{name}_count"), labels, cumulative);
-    }
-}
-
-/// A label's value: an export's name may be anything.
-fn escape(text: &mut String, value: &str) {
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            other => text.push(other),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! the server's back.
 
 mod records;
+mod rights;
 
 use std::path::PathBuf;
 use std::process::Command;
