@@ -20,6 +20,7 @@ pub(crate) mod error;
 pub(crate) mod export;
 pub(crate) mod image_path;
 pub(crate) mod import;
+mod index;
 pub(crate) mod layer_copy;
 pub(crate) mod layer_files;
 mod lock;
