@@ -1,7 +1,5 @@
 //! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
 
 pub(crate) use super::clients::ClientCounts;
 pub(crate) use super::page::Format;

@@ -1,0 +1,36 @@
+//! The file of a pack, as reading and writing need it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A file that a pack is in.
+pub(crate) trait PackFile {
+    fn length(&self) -> io::Result<u64>;
+
+    /// Fills `bytes` with what is from `offset` on; less is an error.
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes durable what was written.
+    fn sync(&self) -> io::Result<()>;
+}
+
+impl PackFile for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+}

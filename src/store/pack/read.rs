@@ -1,0 +1,85 @@
+//! Reads a pack. Its bytes may be anything.
+
+use super::PAGE;
+use super::error::PackError;
+use super::file::PackFile;
+use super::footer::{PackEntry, PackFooter, PackTrailer, TRAILER_BYTES};
+use super::header::PackIdentity;
+use super::key::{ChunkHash, ChunkKey};
+use crate::store::crc::crc32c;
+
+/// A finished pack.
+#[derive(Debug)]
+pub(crate) struct PackReader<F> {
+    file: F,
+    identity: PackIdentity,
+    footer: PackFooter,
+    /// Slots in the order of their hashes.
+    by_hash: Vec<u32>,
+}
+
+impl<F: PackFile> PackReader<F> {
+    /// Opens the pack that is expected in a file. No payload is read.
+    pub(crate) fn open(file: F, expected: &PackIdentity) -> Result<Self, PackError> {
+        let length = file.length()?;
+        let trailer_at = length.checked_sub(TRAILER_BYTES as u64).filter(|at| *at >= PAGE);
+        let trailer_at = trailer_at.ok_or(PackError::Unfinished)?;
+        let mut bytes = vec![0; PAGE as usize];
+        file.read(&mut bytes, 0)?;
+        let identity = PackIdentity::decode(&bytes)?;
+        if identity != *expected {
+            return Err(PackError::Foreign);
+        }
+        let mut bytes = [0; TRAILER_BYTES];
+        file.read(&mut bytes, trailer_at)?;
+        let trailer = PackTrailer::decode(&bytes, length, &identity)?;
+        let mut bytes = vec![0; trailer.footer_bytes as usize];
+        file.read(&mut bytes, trailer.footer_offset)?;
+        let footer = PackFooter::decode(&bytes, trailer.footer_offset, &identity)?;
+        let mut by_hash: Vec<u32> = (0..footer.entries().len() as u32).collect();
+        by_hash.sort_by_key(|slot| footer.entries()[*slot as usize].hash);
+        Ok(Self { file, identity, footer, by_hash })
+    }
+
+    pub(crate) const fn identity(&self) -> &PackIdentity {
+        &self.identity
+    }
+
+    /// The names of all chunks, by their slots.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ChunkKey> {
+        let space = self.identity.space;
+        self.footer.entries().iter().map(move |entry| ChunkKey { space, hash: entry.hash })
+    }
+
+    /// The slot of the chunk with this hash.
+    pub(crate) fn slot(&self, hash: &ChunkHash) -> Option<u32> {
+        let hash_of = |slot: &u32| self.footer.entries()[*slot as usize].hash;
+        let found = self.by_hash.binary_search_by_key(hash, hash_of).ok()?;
+        Some(self.by_hash[found])
+    }
+
+    /// The contents of a chunk, verified.
+    pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
+        let entry = *self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+        let payload = self.payload(slot, &entry)?;
+        let contents = entry.codec.decompress(payload, entry.bytes as usize);
+        let contents = contents.ok_or(PackError::Compressed { slot })?;
+        if self.identity.space.hash(&contents[..entry.hashed_bytes as usize]) != entry.hash {
+            return Err(PackError::Renamed { slot });
+        }
+        Ok(contents)
+    }
+
+    /// The bytes of a chunk in the file, whose checksums fit.
+    fn payload(&self, slot: u32, entry: &PackEntry) -> Result<Vec<u8>, PackError> {
+        let mut payload = vec![0; entry.payload_bytes as usize];
+        self.file.read(&mut payload, entry.offset)?;
+        let pages = payload.chunks(PAGE as usize).zip(self.footer.checksums(slot as usize));
+        for (page, (bytes, checksum)) in pages.enumerate() {
+            if crc32c(&[bytes]) != *checksum {
+                return Err(PackError::Checksum { slot, offset: entry.offset + page as u64 * PAGE });
+            }
+        }
+        Ok(payload)
+    }
+}

@@ -1,0 +1,98 @@
+//! Writes a pack, from its header to its trailer.
+
+use super::codec::ChunkCodec;
+use super::error::PackError;
+use super::file::PackFile;
+use super::footer::{PackEntry, PackFooter, PackTrailer};
+use super::header::PackIdentity;
+use super::key::{ChunkHash, ChunkHint};
+use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
+
+/// A pack that is being written, in a file that was empty.
+#[derive(Debug)]
+pub(crate) struct PackWriter<F> {
+    file: F,
+    identity: PackIdentity,
+    footer: PackFooter,
+    /// Where the payloads end.
+    end: u64,
+}
+
+impl<F: PackFile> PackWriter<F> {
+    pub(crate) fn create(file: F, identity: PackIdentity) -> Result<Self, PackError> {
+        if !identity.space.is_possible() {
+            return Err(PackError::ChunkBytes(identity.space.chunk_bytes));
+        }
+        file.write(&identity.encode(), 0)?;
+        Ok(Self { file, identity, footer: PackFooter::default(), end: PAGE })
+    }
+
+    /// Adds a chunk whose name is the hash of all of it.
+    pub(crate) fn append(
+        &mut self,
+        contents: &[u8],
+        codec: ChunkCodec,
+    ) -> Result<(ChunkHash, ChunkHint), PackError> {
+        self.append_with_hints(contents, contents.len(), codec)
+    }
+
+    /// Adds a chunk whose name is the hash of its first bytes only. When it fails the pack is as it was, and
+    /// the call can be made again.
+    pub(crate) fn append_with_hints(
+        &mut self,
+        contents: &[u8],
+        hashed_bytes: usize,
+        codec: ChunkCodec,
+    ) -> Result<(ChunkHash, ChunkHint), PackError> {
+        let most = self.identity.space.most_bytes();
+        if !(1..=most as usize).contains(&contents.len()) || !(1..=contents.len()).contains(&hashed_bytes) {
+            return Err(PackError::Length { length: contents.len(), most });
+        }
+        let compressed = codec.compress(contents);
+        let codec = if compressed.is_some() { codec } else { ChunkCodec::Raw };
+        let payload = compressed.as_deref().unwrap_or(contents);
+        let offset = if codec == ChunkCodec::Raw { self.end.next_multiple_of(PAGE) } else { self.end };
+        let end = offset + payload.len() as u64;
+        if end > MOST_PACK_BYTES || self.footer.entries().len() == MOST_CHUNKS {
+            return Err(PackError::Full);
+        }
+        self.file.write(payload, offset)?;
+        let entry = PackEntry {
+            hash: self.identity.space.hash(&contents[..hashed_bytes]),
+            offset,
+            payload_bytes: payload.len() as u32,
+            bytes: contents.len() as u32,
+            hashed_bytes: hashed_bytes as u32,
+            codec,
+        };
+        let slot = self.footer.entries().len() as u32;
+        self.footer.push(entry, payload);
+        self.end = end;
+        Ok((entry.hash, ChunkHint { pack: self.identity.number, slot }))
+    }
+
+    /// Bytes that it has so far, without its footer.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// Completes the pack, and makes it durable:
+    ///
+    /// 1. the payloads are synced,
+    /// 2. footer and trailer are written,
+    /// 3. and synced.
+    ///
+    /// So a trailer that is there tells of payloads that are durable. What follows is the caller's: it syncs
+    /// the directory of packs, then commits the index, then the catalogue. Nothing names the pack before.
+    ///
+    /// When it fails the file is to be thrown away: what of it is durable is not known.
+    pub(crate) fn finish(self) -> Result<F, PackError> {
+        self.file.sync()?;
+        let mut bytes = self.footer.encode(&self.identity);
+        let trailer = PackTrailer { footer_offset: self.end, footer_bytes: bytes.len() as u64 };
+        bytes.extend(trailer.encode(&self.identity));
+        self.file.write(&bytes, self.end)?;
+        self.file.sync()?;
+        Ok(self.file)
+    }
+}

@@ -1,0 +1,126 @@
+//! What structures of packs and manifests have in common: a header, a CRC over all of their bytes,
+//! little-endian numbers.
+//!
+//! ```text
+//!  0  magic, 8 bytes
+//!  8  version
+//! 12  compatible features           unknown ones do not matter
+//! 16  read-only-compatible features whoever does not know one may read, and not write
+//! 20  incompatible features         whoever does not know one refuses
+//! 24  CRC32C of the whole structure, with zeroes here
+//! 28  reserved, zero
+//! ```
+//!
+//! Packs and nodes of manifests are never written again, so read-only-compatible features do not matter here.
+
+use super::crc::crc32c;
+
+pub(super) const STRUCTURE_HEADER: usize = 32;
+const CRC_AT: usize = 24;
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Why bytes are not the structure that they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StructureFlaw {
+    /// They have not its magic.
+    Other,
+    /// Their CRC does not fit: torn, or damaged.
+    Torn,
+    /// They are whole, and of a version or with features that are not known.
+    Newer { version: u32, features: u32 },
+}
+
+/// The header of a structure; the rest is put behind it, then [`seal`] completes it.
+pub(super) fn begin(magic: [u8; 8]) -> Vec<u8> {
+    let mut bytes = vec![0; STRUCTURE_HEADER];
+    bytes[..8].copy_from_slice(&magic);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes
+}
+
+/// Puts the CRC where it belongs.
+pub(super) fn seal(bytes: &mut [u8]) {
+    let crc = crc(bytes);
+    bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    crc32c(&[&bytes[..CRC_AT], &[0; 4], &bytes[CRC_AT + 4..]])
+}
+
+/// What follows the header of a structure that has all of `bytes`.
+pub(super) fn check(bytes: &[u8], magic: [u8; 8]) -> Result<StructureFields<'_>, StructureFlaw> {
+    if bytes.len() < STRUCTURE_HEADER || bytes[..8] != magic {
+        return Err(StructureFlaw::Other);
+    }
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    if crc(bytes) != number(CRC_AT) {
+        return Err(StructureFlaw::Torn);
+    }
+    let (version, features) = (number(8), number(20));
+    if version != VERSION || features != 0 {
+        return Err(StructureFlaw::Newer { version, features });
+    }
+    Ok(StructureFields(&bytes[STRUCTURE_HEADER..]))
+}
+
+/// Bytes of a structure that are being read. Bytes that are not there give `None`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StructureFields<'a>(pub(super) &'a [u8]);
+
+impl<'a> StructureFields<'a> {
+    pub(super) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(super) fn array<const LENGTH: usize>(&mut self) -> Option<[u8; LENGTH]> {
+        self.bytes(LENGTH)?.try_into().ok()
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAGIC: [u8; 8] = *b"testWORD";
+
+    fn written() -> Vec<u8> {
+        let mut bytes = begin(MAGIC);
+        bytes.extend(7_u64.to_le_bytes());
+        seal(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let bytes = written();
+        assert_eq!(check(&bytes, MAGIC).unwrap().u64(), Some(7));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let flaw = check(&flipped, MAGIC).unwrap_err();
+            assert!(matches!(flaw, StructureFlaw::Other | StructureFlaw::Torn), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn unknown_features_refuse_unless_they_are_compatible() {
+        for (at, is_known) in [(8, false), (12, true), (16, true), (20, false)] {
+            let mut bytes = written();
+            bytes[at] = 0x80;
+            seal(&mut bytes);
+            assert_eq!(check(&bytes, MAGIC).is_ok(), is_known, "byte {at}");
+        }
+    }
+}
