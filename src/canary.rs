@@ -132,6 +132,8 @@ mod switch {
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
         JournalBeforeData,
+        /// The files of a layer that others have replaced are given up while reads of them are queued.
+        LayerDeletedEarly,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
         /// FLUSH is answered before the catalogue has the head that was written to.

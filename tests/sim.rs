@@ -145,7 +145,9 @@ fn every_planted_bug_is_found() {
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
-            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog => image::snapshots,
+            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog | Canary::LayerDeletedEarly => {
+                image::snapshots
+            }
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
                 image::killed_servers
             }

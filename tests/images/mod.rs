@@ -7,6 +7,7 @@ mod full;
 mod killed;
 mod online;
 mod served;
+mod shorter;
 mod tracking;
 
 use std::os::unix::fs::{FileExt, MetadataExt};

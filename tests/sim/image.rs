@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::internal::backend::{Export, SimulatedBlock, SimulatedImage, SimulatedLayer};
+use ringnbd::internal::backend::{Export, ShorterChain, SimulatedBlock, SimulatedImage, SimulatedLayer};
 use ringnbd::internal::ring::sim::{Faults, FileId, Random, World, mixed};
 use ringnbd::internal::store::Geometry;
 
@@ -191,6 +191,8 @@ pub(crate) struct Image {
     alignment: Option<u32>,
     shape: Shape,
     random: Random,
+    /// How often its layers were replaced.
+    copies: u64,
     /// Files that nobody may ever write, and what they hold.
     untouched: Vec<(FileId, Vec<u8>)>,
 }
@@ -283,7 +285,7 @@ impl Image {
         });
         let image = SimulatedImage { layers, base, read_only: disk.read_only };
         let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new() }));
-        Self { row, size: disk.size, alignment: disk.alignment, shape, random, untouched }
+        Self { row, size: disk.size, alignment: disk.alignment, shape, random, copies: 0, untouched }
     }
 }
 
@@ -319,6 +321,15 @@ impl Medium for Image {
         let layer =
             SimulatedLayer { data: world.file(data, self.alignment, 1).id, map: world.file(map, None, 1).id };
         Some(NextLayer { layer, row: Rc::clone(&self.row) })
+    }
+
+    fn other_layers(&mut self, world: &World) -> Option<ShorterChain> {
+        let image = &self.row.borrow().image;
+        if image.layers.len() < 2 {
+            return None;
+        }
+        self.copies += 1;
+        Some(ShorterChain::simulated(world, image, self.size, self.copies))
     }
 
     /// It takes a server to know which of its blocks count.
