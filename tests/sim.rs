@@ -145,6 +145,7 @@ fn every_planted_bug_is_found() {
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
+            Canary::SealedOneByOne => image::groups,
             Canary::SealWithoutDrain | Canary::HeadBeforeCatalog | Canary::LayerDeletedEarly => {
                 image::snapshots
             }

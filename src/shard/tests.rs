@@ -559,7 +559,7 @@ fn a_snapshot_is_a_point_in_time_of_a_client_that_goes_on() {
     let mut client = running.connect(ReplyMode::Simple);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for number in 1.. {
+            for number in 1_u32.. {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
@@ -625,7 +625,7 @@ fn an_image_loses_layers_while_a_client_goes_on() {
         let mut client = running.connect(ReplyMode::Simple);
         let (answered, stop, blocks) = (&answered, &stop, &mut blocks);
         scope.spawn(move || {
-            for number in 1.. {
+            for number in 1_u32.. {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }

@@ -100,6 +100,22 @@ pub(crate) fn snapshots(seed: u64) -> Result<Report, String> {
     run::run_plan(random, world, faults, plan)
 }
 
+/// Two images that are written all the time, and snapshots of both together. Nothing interrupts that, so what
+/// is wrong with a snapshot is its point in time.
+pub(crate) fn groups(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(8, small_memory());
+    plan.disks.extend(crowd(1, small_memory()).disks);
+    (plan.shards, plan.snapshots, plan.longest) = (2, 0.02, 16 << 10);
+    for disk in &mut plan.disks {
+        disk.size = 64 << 10;
+        make_image(disk, &mut random);
+    }
+    run::run_plan(random, world, faults, plan)
+}
+
 fn make_image(disk: &mut Disk, random: &mut Random) {
     disk.sector = None;
     disk.image = Some(Shape::random(disk.size, disk.grain, random));
@@ -152,6 +168,7 @@ fn what_an_image_has_answered_is_kept() {
             ("crowds", crowds as fn(u64) -> _),
             ("killed_servers", killed_servers),
             ("snapshots", snapshots),
+            ("groups", groups),
         ];
         for (name, world) in kinds {
             let result = world(seed);

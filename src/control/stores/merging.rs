@@ -60,8 +60,8 @@ fn copy_some(copy: &mut ChainCopy) -> Result<bool, StoreError> {
 }
 
 impl Stores {
-    /// Merges layers of those of these images that are as deep as they may be, until each can have one more or
-    /// none is left that can be merged.
+    /// Merges layers of those of these images that are as deep as they may be, until each can have one more
+    /// or none is left that can be merged.
     pub(super) async fn make_room(
         &self,
         one: &OneStore,
@@ -177,7 +177,8 @@ impl OneStore {
         self.ask(move |store| store.needed_merge(&name).map(|pair| pair.is_some())).await?
     }
 
-    /// Has the homes of images go on with the chains that the catalogue has for them. The caller has the turn.
+    /// Has the homes of images go on with the chains that the catalogue has for them. The caller has the
+    /// turn.
     async fn follow_catalogue(&self, plane: &Plane) -> Result<(), StoreError> {
         let open = self.open_entries(plane);
         let handle = |entry: &Rc<Entry>| entry.export().and_then(|export| export.image());
