@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringnbd::Client;
 use ringnbd::internal::random::Random;
 
 use super::Store;
@@ -63,8 +64,7 @@ impl Drop for AtEnd<'_> {
 
 impl Written {
     /// Writes one block after the other, and looks whether others are what was written last.
-    fn go_on(&self, server: &Server, mut random: Random) {
-        let mut client = client(server, "vm");
+    fn go_on(&self, mut client: Client, mut random: Random) {
         let mut last = vec![0_u32; BLOCKS];
         while !self.stop.load(Ordering::SeqCst) {
             let block = random.below(BLOCKS as u64) as usize;
@@ -111,7 +111,8 @@ fn c3_snapshots_under_load_keep_the_chain_short() {
     std::thread::scope(|scope| {
         let _end = AtEnd(&written.stop);
         let own = Random::new(random.number());
-        scope.spawn(|| written.go_on(server, own));
+        let (written, writer) = (&written, client(server, "vm"));
+        scope.spawn(move || written.go_on(writer, own));
         for round in 0..rounds() {
             let more = written.answered() + 20;
             wait_until("writes go on", || written.answered() > more);
@@ -119,9 +120,9 @@ fn c3_snapshots_under_load_keep_the_chain_short() {
             store.run(&format!("image snapshot STORE/vm@s{round}")).ok();
             windows.insert(round, before..=written.begun());
             if round == READ {
-                let written = &written;
+                let mut client = client(server, "vm@s3");
                 scope.spawn(move || {
-                    let (mut client, mut found) = (client(server, "vm@s3"), vec![0; SIZE]);
+                    let mut found = vec![0; SIZE];
                     client.read_at(0, &mut found).unwrap();
                     let (first, mut found) = (found, vec![0; SIZE]);
                     while !written.stop.load(Ordering::SeqCst) {
