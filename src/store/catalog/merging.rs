@@ -58,8 +58,9 @@ pub fn cheapest_merge(view: &CatalogView, from: Below, bytes: &dyn Fn(LayerId) -
 }
 
 /// The pair of an image that is merged when nobody waits for it: the cheapest one of a chain that is half as
-/// deep as it may be, so that few snapshots have to wait; of another the cheapest one that gives back much for
-/// what is copied. A large layer below a small one stays: it would be copied with each snapshot that goes.
+/// deep as it may be, so that few snapshots have to wait; of another the cheapest one that gives back much
+/// for what is copied. A large layer below a small one stays: it would be copied with each snapshot that
+/// goes.
 #[must_use]
 pub fn idle_merge(view: &CatalogView, row: &ImageRow, bytes: &dyn Fn(LayerId) -> u64) -> Option<MergePair> {
     let is_deep = view.image_chain(row).0.len() > DEEPEST / 2;
