@@ -60,7 +60,11 @@ pub async fn seal_group(
     let first = if canary!(SealedOneByOne) { &members[..1] } else { &members[..] };
     give(first, SealOrder::Close);
     have_come(first, SealOrder::Close).await?;
-    if canary!(HeadBeforeCatalog) || canary!(SealedOneByOne) {
+    if canary!(HeadBeforeCatalog) {
+        give(&members, SealOrder::Switch);
+        have_come(&members, SealOrder::Switch).await?;
+    }
+    if canary!(SealedOneByOne) {
         give(first, SealOrder::Switch);
         have_come(first, SealOrder::Switch).await?;
     }
