@@ -132,8 +132,6 @@ mod switch {
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
         JournalBeforeData,
-        /// The files of a layer that others have replaced are given up while reads of them are queued.
-        LayerDeletedEarly,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.

@@ -146,9 +146,7 @@ fn every_planted_bug_is_found() {
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
             Canary::SealedOneByOne => image::groups,
-            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog | Canary::LayerDeletedEarly => {
-                image::snapshots
-            }
+            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog => image::snapshots,
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
                 image::killed_servers
             }
