@@ -134,6 +134,8 @@ mod switch {
         JournalBeforeData,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
+        /// The first image of a group goes on before the others are closed.
+        SealedOneByOne,
         /// FLUSH is answered before the catalogue has the head that was written to.
         HeadBeforeCatalog,
         /// What a server that was killed has left in the page cache is believed to be durable.

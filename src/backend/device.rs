@@ -7,7 +7,7 @@ use super::abandon::Abandon;
 use super::context::ShardContext;
 use super::export::Export;
 use super::file::ReadFailure;
-use super::image::{SealFailure, SealTask};
+use super::image::{HomeTask, SealFailure};
 use super::kind::Kind;
 use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags, NumberedExtent};
 use crate::ring::{FileIndex, Lease, SharedLease};
@@ -165,12 +165,12 @@ impl Device {
         self.kind.extents(range, limit, client, context)
     }
 
-    /// Has an image go on with another head, as it is ordered; see [`super::seal_group`]. Changes wait for at
-    /// most `limit` for those that are under way.
-    pub(crate) async fn seal(&self, task: SealTask, limit: Duration, context: &ShardContext) {
+    /// Has an image go on with another head, as it is ordered, or with fewer layers; see
+    /// [`super::seal_group`]. Changes wait for at most `limit` for those that are under way.
+    pub(crate) async fn perform(&self, task: HomeTask, limit: Duration, context: &ShardContext) {
         match &self.kind {
-            _ if self.facts.read_only => task.fail(SealFailure::NotWritten),
-            kind => kind.seal(task, limit, context).await,
+            _ if self.facts.read_only && task.needs_head() => task.fail(SealFailure::NotWritten),
+            kind => kind.perform(task, limit, context).await,
         }
     }
 

@@ -11,7 +11,7 @@ use super::export::Store;
 use super::fault::{Fault, Verdict};
 use super::file::FileDevice;
 use super::file::ReadFailure;
-use super::image::{ImageDevice, SealFailure, SealTask};
+use super::image::{HomeTask, ImageDevice, SealFailure};
 use super::memory::MemoryStore;
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
@@ -252,10 +252,10 @@ impl Kind {
         }
     }
 
-    pub(super) async fn seal(&self, task: SealTask, limit: Duration, context: &ShardContext) {
+    pub(super) async fn perform(&self, task: HomeTask, limit: Duration, context: &ShardContext) {
         match self {
-            Self::Image(image) => image.seal(task, limit, context).await,
-            Self::Fault(faulty) => Box::pin(faulty.inner.seal(task, limit, context)).await,
+            Self::Image(image) => image.perform(task, limit, context).await,
+            Self::Fault(faulty) => Box::pin(faulty.inner.perform(task, limit, context)).await,
             Self::File(_) | Self::Memory(_) | Self::Null | Self::Application(_) => {
                 task.fail(SealFailure::NotWritten);
             }

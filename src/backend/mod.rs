@@ -50,8 +50,8 @@ pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use image::ServedStore;
 pub use image::{
-    ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, SnapshotError, SnapshotRecord,
-    seal_group, sealing,
+    HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, ShortenOutcome,
+    ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, seal_group, sealing,
 };
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};

@@ -44,7 +44,8 @@ Examples:
   ringnbd image rebase /srv/store/vm1 --base file:/srv/golden.raw         it was moved there
 
 An image has at most eight layers below its head. When it is to get a ninth, `snapshot` first merges
-layers of snapshots that were removed. `flatten` leaves the snapshots of the image where they are.
+layers of snapshots that were removed. A server that has the store does so by itself when snapshots are
+removed. `flatten` leaves the snapshots of the image where they are.
 `rebase` takes a file for the base if it has the size and, at 64 places, the contents of the base;
 all images on that base follow. With --unsafe only the size is compared: if the contents differ, what
 the images read changes, and file systems in them may be damaged.

@@ -115,8 +115,8 @@ impl ExportUri {
     pub(crate) fn files(&self) -> usize {
         match self {
             Self::File { .. } => 1,
-            // A head, eight layers below it, maps, a base.
-            Self::Image(_) => 14,
+            // A head, eight layers below it, one more that takes the place of two, maps, a base.
+            Self::Image(_) => 15,
             Self::Fault { inner, .. } => inner.files(),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => 0,
         }

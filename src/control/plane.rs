@@ -10,7 +10,7 @@ use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
-use crate::backend::{ExportId, SealTask};
+use crate::backend::{ExportId, HomeTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
 use crate::nbd::session::ExportInfo;
@@ -249,7 +249,7 @@ impl Plane {
     }
 
     /// The shard that serves an image, or that will; none when all have failed.
-    pub(super) fn home_of(&self, entry: &Entry) -> Option<usize> {
+    fn home_of(&self, entry: &Entry) -> Option<usize> {
         if entry.home().is_some_and(|home| self.has_failed(home)) {
             entry.leave_home();
         }
@@ -260,10 +260,11 @@ impl Plane {
         Some(home)
     }
 
-    /// Has an image sealed by its home; see [`ShardHandle::seal`].
-    pub(super) fn seal(&self, home: usize, entry: &Entry, task: SealTask) -> bool {
-        let export = entry.export().expect("what is sealed is open");
-        self.shards[home].seal(entry.id, Arc::clone(export), task)
+    /// Has something done for an image by its home, which may be one from now on; see [`ShardHandle::visit`].
+    pub(super) fn visit(&self, entry: &Entry, task: HomeTask) -> bool {
+        let export = entry.export().expect("it is open");
+        let Some(home) = self.home_of(entry) else { return false };
+        self.shards[home].visit(entry.id, Arc::clone(export), task)
     }
 
     /// Clients since the start.

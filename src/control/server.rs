@@ -152,6 +152,7 @@ impl<'a> Server<'a> {
         drop(files);
         self.plane.stop();
         let drained = self.drain_or_cut_off(host).await;
+        self.stores.settle().await;
         self.observers.finish();
         control.iter().for_each(JoinHandle::abort);
         drop(control_file);

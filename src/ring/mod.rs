@@ -67,6 +67,8 @@ struct RingCore {
     current_task: Cell<u32>,
     current_waker: Cell<*const ()>,
     files: u32,
+    /// Files that go when no operation names them any more.
+    leaving: RefCell<Vec<FileIndex>>,
 }
 
 impl Ring {
@@ -77,8 +79,8 @@ impl Ring {
     pub fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let (engine, pool) = Engine::new(options)?;
         let (current_task, current_waker) = (Cell::new(0), Cell::new(Waker::noop().data()));
-        let inner =
-            RingCore { engine: RefCell::new(engine), current_task, current_waker, files: options.files };
+        let (engine, leaving) = (RefCell::new(engine), RefCell::default());
+        let inner = RingCore { engine, current_task, current_waker, files: options.files, leaving };
         Ok((Self { inner: Rc::new(inner) }, pool))
     }
 
@@ -90,6 +92,9 @@ impl Ring {
     /// Submits what is queued, waits as asked and records at most `limit` completions; nothing else runs
     /// here.
     pub fn submit_and_reap(&self, wait: Wait, limit: usize, events: &mut Vec<Event>) {
+        if !self.inner.leaving.borrow().is_empty() {
+            self.release_idle_files();
+        }
         self.inner.engine.borrow_mut().submit_and_reap(wait, limit, events);
     }
 
@@ -141,6 +146,21 @@ impl Ring {
     /// Forgets a file or socket; the last reference closes it. No operation on it may be in flight.
     pub fn release_file(&self, file: FileIndex) {
         self.inner.engine.borrow_mut().release_file(file);
+    }
+
+    /// The same as soon as no operation that was queued names it: until then its place is given to no other.
+    pub fn release_file_when_idle(&self, file: FileIndex) {
+        if self.table(|table| table.names(file)) {
+            self.inner.leaving.borrow_mut().push(file);
+        } else {
+            self.release_file(file);
+        }
+    }
+
+    #[cold]
+    fn release_idle_files(&self) {
+        let leaving = std::mem::take(&mut *self.inner.leaving.borrow_mut());
+        leaving.into_iter().for_each(|file| self.release_file_when_idle(file));
     }
 
     /// How often the ring's thread, which must be the caller, has waited for a page to be read.

@@ -15,7 +15,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use super::key::{OpKey, Owner};
-use super::operation::Operation;
+use super::operation::{FileIndex, Operation};
 
 /// An operation in flight, or finished and not yet collected by its owner.
 #[derive(Debug)]
@@ -118,6 +118,11 @@ impl OpTable {
         let entry = self.entries.get(key.0 as usize).filter(|entry| entry.result.is_some())?;
         let Owner::Within(place) = entry.owner else { return None };
         Some(self.replace_waker(place, Waker::noop().clone()))
+    }
+
+    /// Whether an operation on a file is in flight, or finished and not collected.
+    pub(super) fn names(&self, file: FileIndex) -> bool {
+        self.entries.iter().any(|(_, entry)| entry.operation.file() == Some(file))
     }
 
     /// Operations whose terminal CQE has not been seen.

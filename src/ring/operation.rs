@@ -133,6 +133,18 @@ impl Operation {
     pub fn sleep(duration: Duration) -> Self {
         Self::Sleep { duration: Box::new(duration.into()) }
     }
+
+    /// The file whose bytes it reads, writes or makes durable.
+    pub(super) const fn file(&self) -> Option<FileIndex> {
+        match self {
+            Self::Read { file, .. }
+            | Self::Write { file, .. }
+            | Self::Sync { file, .. }
+            | Self::Allocate { file, .. }
+            | Self::Prefetch { file, .. } => Some(*file),
+            _ => None,
+        }
+    }
 }
 
 /// A finished operation: what the kernel said, and the operation itself with all it owned.

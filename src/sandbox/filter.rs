@@ -204,8 +204,9 @@ const HOSTILE: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// What the thread of a store makes and looks at below its directory, where Landlock leaves it to.
-const OF_STORES: &[c_long] = &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_fstatfs];
+/// What the thread of a store makes, looks at and copies below its directory, where Landlock leaves it to.
+const OF_STORES: &[c_long] =
+    &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_copy_file_range];
 
 /// Programs in the order in which they are to be installed; a call must pass all. With stores, files may be
 /// made and opened to be written.

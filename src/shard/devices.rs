@@ -4,7 +4,7 @@
 //! that come meanwhile wait. An idle device stays open for the next connection, until its place among the
 //! ring's files is needed for another.
 //!
-//! What is not a connection, a snapshot that is being taken, needs the device in the same way: both are
+//! What is not a connection, something that is done for an image, needs the device in the same way: both are
 //! *visitors*.
 //!
 //! When a device cannot be opened, its connections get one all the same, which refuses every request: so

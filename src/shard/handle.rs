@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use crate::backend::{Export, ExportId, SealTask};
+use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
-use crate::shard::mailbox::{Collect, Message, NewConnection, Removal, Remove, SealHere};
+use crate::shard::mailbox::{Collect, HomeVisit, Message, NewConnection, Removal, Remove};
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
@@ -133,11 +133,11 @@ impl ShardHandle {
         sent
     }
 
-    /// Has an image sealed, of which this is the home: its clients are here, and nowhere else. Its device is
-    /// opened if it is not. False when the shard is gone or has no room for the message; the task is dropped
-    /// then.
-    pub fn seal(&self, id: ExportId, export: Arc<Export>, task: SealTask) -> bool {
-        let message = Message::Seal(Box::new(SealHere { id, export, task }));
+    /// Has something done for an image of which this is the home: its clients are here, and nowhere else. Its
+    /// device is opened if it is not. False when the shard is gone or has no room for the message; the task
+    /// is dropped then.
+    pub fn visit(&self, id: ExportId, export: Arc<Export>, task: HomeTask) -> bool {
+        let message = Message::Home(Box::new(HomeVisit { id, export, task }));
         let sent = self.mailbox.try_send(message).is_ok();
         self.doorbell.ring();
         sent

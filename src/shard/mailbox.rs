@@ -4,7 +4,7 @@ use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::backend::{Export, ExportId, SealTask};
+use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::shard::frontend::nbd::Secured;
@@ -53,21 +53,21 @@ pub(super) enum Message {
     Collect(Collect),
     /// Give an export up.
     Remove(Box<Remove>),
-    /// Seal the head of an image.
-    Seal(Box<SealHere>),
+    /// Do something as the home of an image.
+    Home(Box<HomeVisit>),
 }
 
-/// An image to be sealed here, at its home, whether it is open or not.
-pub(crate) struct SealHere {
+/// Something to do for an image here, at its home, whether it is open or not.
+pub(crate) struct HomeVisit {
     pub(crate) id: ExportId,
     pub(crate) export: Arc<Export>,
-    pub(crate) task: SealTask,
+    pub(crate) task: HomeTask,
 }
 
 /// Who needs an export's device.
 pub(crate) enum Visitor {
     Connection(NewConnection),
-    Seal(Box<SealHere>),
+    Home(Box<HomeVisit>),
 }
 
 impl Visitor {
@@ -75,7 +75,7 @@ impl Visitor {
     pub(crate) fn export(&self) -> (ExportId, &Arc<Export>) {
         match self {
             Self::Connection(new) => (new.id, &new.export),
-            Self::Seal(seal) => (seal.id, &seal.export),
+            Self::Home(visit) => (visit.id, &visit.export),
         }
     }
 }

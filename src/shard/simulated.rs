@@ -3,7 +3,7 @@
 use super::{NewConnection, Removal, ShardConfig, ShardHandle, ShardStartError};
 use std::sync::Arc;
 
-use crate::backend::{Export, ExportId, SealTask};
+use crate::backend::{Export, ExportId, HomeTask};
 use crate::ring::Wait;
 use crate::ring::sim::World;
 use crate::shard::request::serve::work;
@@ -110,9 +110,9 @@ impl SteppedShard {
         sent
     }
 
-    /// As [`ShardHandle::seal`].
-    pub fn seal(&self, id: ExportId, export: Arc<Export>, task: SealTask) -> bool {
-        let sent = self.handle.seal(id, export, task);
+    /// As [`ShardHandle::visit`].
+    pub fn visit(&self, id: ExportId, export: Arc<Export>, task: HomeTask) -> bool {
+        let sent = self.handle.visit(id, export, task);
         self.world.rang();
         sent
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::backend::{ApplicationDevice, DeviceQueue, DeviceRequest, Export, ExportId, FastDevice};
-use crate::backend::{RecordOutcome, SnapshotRecord, seal_group, sealing};
+use crate::backend::{
+    HomeTask, RecordOutcome, ShortenOutcome, ShortenTask, SnapshotRecord, seal_group, sealing,
+};
 use crate::block::DeviceFacts;
 use crate::config::ExportUri;
 use crate::config::Limits;
@@ -538,7 +540,7 @@ fn snapshot(running: &Running, name: &str) {
     let (next, new) = image.begin_snapshot(name);
     let (member, task) = sealing(next);
     let id = ExportId { index: 0, generation: 0 };
-    assert!(running.shard.seal(id, Arc::clone(&running.export), task));
+    assert!(running.shard.visit(id, Arc::clone(&running.export), HomeTask::Seal(task)));
     let mut record = InCatalogue(|| image.record_snapshot(&new));
     assert_eq!(wait_for(seal_group(vec![member], &mut record)).unwrap().len(), 1);
 }
@@ -558,7 +560,7 @@ fn a_snapshot_is_a_point_in_time_of_a_client_that_goes_on() {
     let mut client = running.connect(ReplyMode::Simple);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for number in 1.. {
+            for number in 1_u32.. {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
@@ -607,4 +609,78 @@ fn a_snapshot_is_a_point_in_time_of_a_client_that_goes_on() {
         drop(client);
         running.stop();
     }
+}
+
+/// C3 with a real shard: snapshots come and go while one client writes and reads all the time.
+#[test]
+fn an_image_loses_layers_while_a_client_goes_on() {
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+    const BLOCKS: u32 = 64;
+    const ROUNDS: u32 = 24;
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("store");
+    let running = start(&format!("overlay:{}?size={}", path.display(), BLOCKS * 4096));
+    let (answered, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let mut blocks = [0_u32; BLOCKS as usize];
+    std::thread::scope(|scope| {
+        let mut client = running.connect(ReplyMode::Simple);
+        let (answered, stop, blocks) = (&answered, &stop, &mut blocks);
+        scope.spawn(move || {
+            for number in 1_u32.. {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                // Not one after the other, so that layers have blocks here and there.
+                let block = number.wrapping_mul(2_654_435_761) >> 26;
+                let data: Vec<u8> = number.to_le_bytes().repeat(1024);
+                let write = request(1, 1, u64::from(block) * 4096, 4096);
+                client.write_all(&[write, data].concat()).unwrap();
+                assert_eq!(read(&mut client, 16), simple(0, 1));
+                blocks[block as usize] = number;
+                // Many at once, so that some are queued when the chain changes.
+                let reads =
+                    (0..BLOCKS).flat_map(|block| request(0, u64::from(block), u64::from(block) * 4096, 4096));
+                client.write_all(&reads.collect::<Vec<u8>>()).unwrap();
+                for _ in 0..BLOCKS {
+                    let header = read(&mut client, 16);
+                    assert_eq!(header[4..8], [0; 4], "no error");
+                    let cookie = u64::from_be_bytes(header[8..].try_into().unwrap());
+                    let expected = blocks[cookie as usize].to_le_bytes().repeat(1024);
+                    assert!(read(&mut client, 4096) == expected, "block {cookie} at write {number}");
+                }
+                answered.store(number, Ordering::SeqCst);
+            }
+        });
+        let image = running.export.image().unwrap();
+        for round in 0..ROUNDS {
+            let before = answered.load(Ordering::SeqCst);
+            while answered.load(Ordering::SeqCst) < before + 8 {
+                std::thread::yield_now();
+            }
+            snapshot(&running, &format!("s{round}"));
+            if round < 4 {
+                continue;
+            }
+            let chain = image.remove_and_merge(&format!("disk@s{}", round - 4 + round % 3).parse().unwrap());
+            let (told, outcome) = mpsc::channel();
+            let task = HomeTask::Shorten(ShortenTask::new(chain, move |outcome| told.send(outcome).unwrap()));
+            let id = ExportId { index: 0, generation: 0 };
+            assert!(running.shard.visit(id, Arc::clone(&running.export), task));
+            assert_eq!(outcome.recv_timeout(Duration::from_secs(20)), Ok(ShortenOutcome::Shorter));
+            assert!(running.export.image_status().unwrap().layers <= 6);
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    let Running { shard, exited, export } = running;
+    shard.shutdown();
+    assert!(exited.recv_timeout(Duration::from_secs(20)).unwrap().is_ok());
+    drop(export);
+    let running = start(&format!("store:{}/disk", path.display()));
+    let mut client = running.connect(ReplyMode::Simple);
+    client.write_all(&request(0, 8, 0, BLOCKS * 4096)).unwrap();
+    assert_eq!(read(&mut client, 16), simple(0, 8));
+    let expected: Vec<u8> = blocks.iter().flat_map(|number| number.to_le_bytes().repeat(1024)).collect();
+    assert!(read(&mut client, BLOCKS as usize * 4096) == expected);
+    drop(client);
+    running.stop();
 }

@@ -1,5 +1,6 @@
 //! Metrics in the text formats of Prometheus (0.0.4) and OpenMetrics (1.0).
 
+use serde::Serialize;
 
 pub(crate) use super::clients::ClientCounts;
 pub(crate) use super::page::Format;

@@ -21,6 +21,8 @@ use super::map_writer::MapWriter;
 
 /// Bytes of one step.
 const STEP: u64 = 4 << 20;
+/// Bytes that are made durable at once, so that little is left for the end, when others wait.
+const SYNC_STEP: u64 = 32 << 20;
 /// Bytes that are in memory where the kernel does not copy by itself.
 const PIECE: u64 = 256 << 10;
 
@@ -51,6 +53,8 @@ pub(super) struct LayerCopy {
     at: u64,
     /// The kernel copies by itself.
     in_kernel: bool,
+    /// Bytes that were copied since some were made durable.
+    unsynced: u64,
 }
 
 impl LayerCopy {
@@ -61,7 +65,7 @@ impl LayerCopy {
         data: File,
         map: MapWriter,
     ) -> Self {
-        Self { layer, size, seen, from, data, map, at: 0, in_kernel: true }
+        Self { layer, size, seen, from, data, map, at: 0, in_kernel: true, unsynced: 0 }
     }
 
     pub(super) fn progress(&self) -> CopyProgress {
@@ -107,7 +111,13 @@ impl LayerCopy {
             return self.hide(start);
         }
         let stop = stop.next_multiple_of(MAP_BLOCK).min(first + STEP).min(last);
-        copy_range(file, &self.data, first, stop, &mut self.in_kernel).map_err(failed)?;
+        let mut copied = copy_range(file, &self.data, first, stop, &mut self.in_kernel);
+        self.unsynced += stop - first;
+        if self.unsynced >= SYNC_STEP {
+            copied = copied.and_then(|()| self.data.sync_data());
+            self.unsynced = 0;
+        }
+        copied.map_err(failed)?;
         let stop = stop.div_ceil(MAP_BLOCK);
         self.set(self.at, stop, BlockState::Data)?;
         Ok(stop)

@@ -234,12 +234,30 @@ impl OpenStore<MapFiles> {
         Ok(catalog::cheapest_merge(self.view()?, self.image(name)?.below, &bytes))
     }
 
+    /// Two layers of an image that are merged when nobody waits for it.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn idle_merge(&self, name: &StoreName) -> Result<Option<MergePair>, StoreError> {
+        let bytes = |layer| self.directory.layer_usage(layer).map_or(0, |usage| usage.data);
+        Ok(catalog::idle_merge(self.view()?, self.image(name)?, &bytes))
+    }
+
     /// Whether an image has to lose a layer before it can have a snapshot.
     ///
     /// # Errors
     /// It is missing.
     pub fn is_full(&self, name: &StoreName) -> Result<bool, StoreError> {
         Ok(catalog::is_full(self.view()?, name)?)
+    }
+
+    /// Two layers of an image that have to become one before it can have a snapshot; none if it can have one,
+    /// or if nothing can be merged.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn needed_merge(&self, name: &StoreName) -> Result<Option<MergePair>, StoreError> {
+        if self.is_full(name)? { self.cheapest_merge(name) } else { Ok(None) }
     }
 
     /// Merges layers of an image until it can have a snapshot, or none is left that can be merged. Says how

@@ -24,6 +24,19 @@ pub struct ImageFiles {
     pub base: Option<ChainBase>,
 }
 
+/// What an image or a snapshot stands on, as the catalogue has it.
+#[derive(Debug)]
+pub struct ChainShape {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// The layer that takes the writes, if there is one.
+    pub head: Option<LayerId>,
+    /// The head first, if there is one, with the bytes of each that are seen from above.
+    pub layers: Vec<(LayerId, u64)>,
+    /// What the last of them stands on.
+    pub base: Option<ChainBase>,
+}
+
 /// The files of a layer in a chain.
 #[derive(Debug)]
 pub struct ChainFiles {
@@ -149,11 +162,11 @@ impl<M: LayerMaps> OpenStore<M> {
         self.directory.unnamed_file(&random_uuid().to_string())
     }
 
-    /// Opens the files of an image or a snapshot, but for its base.
+    /// What an image or a snapshot stands on.
     ///
     /// # Errors
-    /// A sentence.
-    pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
+    /// It is missing.
+    pub fn shape(&self, node: &NodeName) -> Result<ChainShape, StoreError> {
         let view = self.view()?;
         let row = self.image(&node.image)?;
         let head = row.head.filter(|_| node.snapshot.is_none());
@@ -173,19 +186,41 @@ impl<M: LayerMaps> OpenStore<M> {
         let (rows, end) = view.chain(top);
         let mut layers = Vec::with_capacity(rows.len());
         for LayerRow { id, below, .. } in rows {
-            let (data, map) = self.directory.open_layer(*id)?;
-            if Some(*id) == head {
-                // The catalogue decides it, and an interruption may have kept the map from following.
-                let sized = self.maps.resize(&data, &map, size);
-                sized.map_err(|why| StoreError::Map { layer: *id, what: "given its size", why })?;
-            }
-            layers.push(ChainFiles { id: *id, data, map, visible });
+            layers.push((*id, visible));
             visible = visible.min(below.bytes);
         }
         let base = match end {
             ChainNode::Base(id) => Some(ChainBase { id, visible }),
             ChainNode::Layer(_) | ChainNode::Nothing => None,
         };
+        Ok(ChainShape { size, head, layers, base })
+    }
+
+    /// Opens the files of a layer of which so many bytes are seen from above.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn layer_files(&self, id: LayerId, visible: u64) -> Result<ChainFiles, StoreError> {
+        let (data, map) = self.directory.open_layer(id)?;
+        Ok(ChainFiles { id, data, map, visible })
+    }
+
+    /// Opens the files of an image or a snapshot, but for its base.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
+        let ChainShape { size, head, layers: shape, base } = self.shape(node)?;
+        let mut layers = Vec::with_capacity(shape.len());
+        for (id, visible) in shape {
+            let files = self.layer_files(id, visible)?;
+            if Some(id) == head {
+                // The catalogue decides it, and an interruption may have kept the map from following.
+                let sized = self.maps.resize(&files.data, &files.map, size);
+                sized.map_err(|why| StoreError::Map { layer: id, what: "given its size", why })?;
+            }
+            layers.push(files);
+        }
         Ok(ImageFiles { size, layers, base })
     }
 }

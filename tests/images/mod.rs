@@ -8,6 +8,7 @@ mod killed;
 mod online;
 mod remote;
 mod served;
+mod shorter;
 mod tracking;
 mod upload;
 

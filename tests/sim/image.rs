@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringnbd::internal::backend::{Export, SimulatedBlock, SimulatedImage, SimulatedLayer};
+use ringnbd::internal::backend::{Export, ShorterChain, SimulatedBlock, SimulatedImage, SimulatedLayer};
 use ringnbd::internal::ring::sim::{Faults, FileId, Random, World, mixed};
 use ringnbd::internal::store::Geometry;
 
@@ -100,6 +100,22 @@ pub(crate) fn snapshots(seed: u64) -> Result<Report, String> {
     run::run_plan(random, world, faults, plan)
 }
 
+/// Two images that are written all the time, and snapshots of both together. Nothing interrupts that, so what
+/// is wrong with a snapshot is its point in time.
+pub(crate) fn groups(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(8, small_memory());
+    plan.disks.extend(crowd(1, small_memory()).disks);
+    (plan.shards, plan.snapshots, plan.longest) = (2, 0.02, 16 << 10);
+    for disk in &mut plan.disks {
+        disk.size = 64 << 10;
+        make_image(disk, &mut random);
+    }
+    run::run_plan(random, world, faults, plan)
+}
+
 fn make_image(disk: &mut Disk, random: &mut Random) {
     disk.sector = None;
     disk.image = Some(Shape::random(disk.size, disk.grain, random));
@@ -152,6 +168,7 @@ fn what_an_image_has_answered_is_kept() {
             ("crowds", crowds as fn(u64) -> _),
             ("killed_servers", killed_servers),
             ("snapshots", snapshots),
+            ("groups", groups),
         ];
         for (name, world) in kinds {
             let result = world(seed);
@@ -191,6 +208,8 @@ pub(crate) struct Image {
     alignment: Option<u32>,
     shape: Shape,
     random: Random,
+    /// How often its layers were replaced.
+    copies: u64,
     /// Files that nobody may ever write, and what they hold.
     untouched: Vec<(FileId, Vec<u8>)>,
 }
@@ -283,7 +302,7 @@ impl Image {
         });
         let image = SimulatedImage { layers, base, read_only: disk.read_only };
         let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new() }));
-        Self { row, size: disk.size, alignment: disk.alignment, shape, random, untouched }
+        Self { row, size: disk.size, alignment: disk.alignment, shape, random, copies: 0, untouched }
     }
 }
 
@@ -319,6 +338,15 @@ impl Medium for Image {
         let layer =
             SimulatedLayer { data: world.file(data, self.alignment, 1).id, map: world.file(map, None, 1).id };
         Some(NextLayer { layer, row: Rc::clone(&self.row) })
+    }
+
+    fn other_layers(&mut self, world: &World) -> Option<ShorterChain> {
+        let image = &self.row.borrow().image;
+        if image.layers.len() < 2 {
+            return None;
+        }
+        self.copies += 1;
+        Some(ShorterChain::simulated(world, image, self.size, self.copies))
     }
 
     /// It takes a server to know which of its blocks count.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ringnbd::internal::backend::Export;
+use ringnbd::internal::backend::{Export, ShorterChain};
 use ringnbd::internal::ring::sim::{FileId, Random, World};
 
 use super::application;
@@ -24,6 +24,11 @@ pub(crate) trait Medium {
 
     /// Makes the files of a next head, if it is an image of which a snapshot can be taken now.
     fn next_head(&mut self, _world: &World) -> Option<image::NextLayer> {
+        None
+    }
+
+    /// Other layers of the same contents, if it is an image that has some below its head.
+    fn other_layers(&mut self, _world: &World) -> Option<ShorterChain> {
         None
     }
 

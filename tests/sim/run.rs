@@ -197,6 +197,7 @@ impl Simulation {
             self.come_back();
             self.remove();
             self.begin_snapshot();
+            self.replace_layers();
             self.go_on_with_snapshots()?;
             while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
                 if !self.connect() {

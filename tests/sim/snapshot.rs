@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ringnbd::internal::backend::{
-    Export, ExportId, NextHead, RecordOutcome, SealFailure, SimulatedImage, SnapshotError, SnapshotRecord,
-    seal_group, sealing,
+    Export, ExportId, HomeTask, NextHead, RecordOutcome, SealFailure, ShortenTask, SimulatedImage,
+    SnapshotError, SnapshotRecord, seal_group, sealing,
 };
 use ringnbd::internal::ring::sim::{Faults, Random};
 use ringnbd::internal::shard::Removal;
@@ -143,7 +143,7 @@ impl Simulation {
             members.push(member);
             let id = ExportId { index: *export as u32, generation: self.lives[*export].generation };
             let home = *export % self.shards.len();
-            let sent = self.shards[home].seal(id, Arc::clone(&self.exports[*export]), task);
+            let sent = self.shards[home].visit(id, Arc::clone(&self.exports[*export]), HomeTask::Seal(task));
             assert!(sent, "the mailbox has room");
         }
         let copy = |next: &NextLayer| NextLayer { layer: next.layer, row: Rc::clone(&next.row) };
@@ -158,6 +158,23 @@ impl Simulation {
         let result = Box::pin(async move { seal_group(members, &mut change).await });
         let (number, began) = (self.snapshots.begun, self.tick);
         self.snapshots.under_way.push(Taking { number, began, exports, rows, result });
+    }
+
+    /// Perhaps the layers below the head of an image become others of the same contents.
+    pub(super) fn replace_layers(&mut self) {
+        if self.plan.snapshots == 0.0 || self.shutting_down || !self.random.chance(self.plan.snapshots) {
+            return;
+        }
+        let export = self.random.below(self.media.len() as u64) as usize;
+        if self.lives[export].held_by.is_some() {
+            return;
+        }
+        let Some(chain) = self.media[export].other_layers(&self.world) else { return };
+        let id = ExportId { index: export as u32, generation: self.lives[export].generation };
+        // It goes on as it was if it is being sealed, or the shard has no place for the files.
+        let task = HomeTask::Shorten(ShortenTask::new(chain, |_| ()));
+        let home = export % self.shards.len();
+        assert!(self.shards[home].visit(id, Arc::clone(&self.exports[export]), task), "the mailbox has room");
     }
 
     /// Lets those who take snapshots go on; false if they wait for something else.

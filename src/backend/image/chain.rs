@@ -1,10 +1,12 @@
 //! The layers of an image and its base, open on a shard.
 //!
-//! A chain never changes: when an image gets another head, requests that come get another chain. Reads that
-//! are under way end on the one that they began with, which goes with the last of them.
+//! A chain never changes: when an image gets another head, or fewer layers below it, requests that come get
+//! another chain. Those that are under way end on the one that they began with, which goes with the last of
+//! them. Two chains of an image share the layers that are in both.
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,8 +23,33 @@ use crate::store::map::LayerMap;
 pub(super) struct Chain {
     pub(super) store: Arc<ImageStore>,
     /// The head first; at least one.
-    pub(super) layers: Vec<Rc<OpenLayer>>,
-    pub(super) base: Option<Rc<FileDevice>>,
+    pub(super) layers: Vec<ChainLink>,
+    pub(super) base: Option<BaseLink>,
+}
+
+/// A layer at its place in a chain.
+#[derive(Clone)]
+pub(super) struct ChainLink {
+    pub(super) layer: Rc<OpenLayer>,
+    /// Bytes of it that are seen from above.
+    pub(super) visible: u64,
+}
+
+impl Deref for ChainLink {
+    type Target = OpenLayer;
+
+    #[inline]
+    fn deref(&self) -> &OpenLayer {
+        &self.layer
+    }
+}
+
+/// The base below a chain.
+#[derive(Clone)]
+pub(super) struct BaseLink {
+    pub(super) file: Rc<FileDevice>,
+    /// Bytes of it that are seen from above; what lies beyond reads as zeroes.
+    pub(super) visible: u64,
 }
 
 /// A layer of it.
@@ -31,8 +58,6 @@ pub(super) struct OpenLayer {
     pub(super) id: Option<LayerId>,
     pub(super) map: RefCell<LayerMap>,
     pub(super) data: FileDevice,
-    /// Bytes of it that are seen from above.
-    pub(super) visible: u64,
     /// None for a map that lives in memory only.
     pub(super) map_file: Option<FileIndex>,
     /// The log of changes is half full.
@@ -44,7 +69,6 @@ pub(super) struct OpenLayer {
 pub(super) struct RegisteredLayer {
     id: Option<LayerId>,
     data: FileDevice,
-    visible: u64,
     map_file: Option<FileIndex>,
     registered: Registered,
 }
@@ -54,15 +78,22 @@ impl Chain {
         &self.layers[0]
     }
 
+    /// The file or device below all layers.
+    #[inline]
+    pub(super) fn base_file(&self) -> Option<&FileDevice> {
+        self.base.as_ref().map(|base| &*base.file)
+    }
+
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
         let layers = self.layers.iter().map(|layer| layer.registered.count() + layer.data.files());
-        layers.sum::<usize>() + self.base.as_ref().map_or(0, |base| base.files())
+        layers.sum::<usize>() + self.base.as_ref().map_or(0, |base| base.file.files())
     }
 
     /// The same image with a new head: what was the head is a sealed layer.
     pub(super) fn with_head(&self, head: OpenLayer) -> Self {
-        let layers = std::iter::once(Rc::new(head)).chain(self.layers.iter().map(Rc::clone));
+        let head = ChainLink { layer: Rc::new(head), visible: self.store.size() };
+        let layers = std::iter::once(head).chain(self.layers.iter().cloned());
         Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
     }
 }
@@ -72,12 +103,12 @@ impl RegisteredLayer {
         let mut registered = Registered::new(&context.ring);
         let map_file = files.map.as_ref().map(|map| registered.add(map)).transpose()?;
         let data = FileDevice::new(Arc::clone(&files.data), store.data_bytes(), context)?;
-        Ok(Self { id: files.id, data, visible: files.visible, map_file, registered })
+        Ok(Self { id: files.id, data, map_file, registered })
     }
 
     pub(super) fn open(self, map: LayerMap) -> OpenLayer {
-        let Self { id, data, visible, map_file, registered } = self;
+        let Self { id, data, map_file, registered } = self;
         let commit_is_due = Cell::new(false);
-        OpenLayer { id, map: RefCell::new(map), data, visible, map_file, commit_is_due, registered }
+        OpenLayer { id, map: RefCell::new(map), data, map_file, commit_is_due, registered }
     }
 }

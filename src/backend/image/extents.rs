@@ -31,13 +31,13 @@ impl Chain {
             }
             let (part, source) = self.part(rest, context).await?;
             let length = part.length();
-            match (source, &self.base) {
-                (Source::Layer(_), _) => push(&mut extents, Extent { length, hole: false, zero: false }),
-                (Source::Zeroes { reserved }, _) => {
+            match source {
+                Source::Layer(_) => push(&mut extents, Extent { length, hole: false, zero: false }),
+                Source::Zeroes { reserved } => {
                     push(&mut extents, Extent { length, hole: !reserved, zero: true });
                 }
-                (Source::Base, base) => {
-                    let base = base.as_ref().expect("it is the source");
+                Source::Base => {
+                    let base = self.base_file().expect("it is the source");
                     let mut told = 0;
                     for extent in base.extents(part, limit, client, context).await? {
                         told += extent.length;

@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::layer_files::NextHead;
+use super::shortening::ShorterChain;
 use super::store::ImageStore;
 use crate::backend::open_error::OpenError;
 #[cfg(test)]
 use crate::store::catalog::NewSnapshot;
 use crate::store::catalog::NodeName;
+use crate::store::map_files::MapFiles;
+use crate::store::open_store::OpenStore;
 use crate::store::serving::ChainFiles;
 
 /// An image or a snapshot of a store of which there is an export.
@@ -33,7 +36,7 @@ impl ImageHandle {
 
     /// Whether it has a head here, which a snapshot has to seal. What is only read stays as it is.
     pub fn is_written(&self) -> bool {
-        self.0.head_options.is_some()
+        self.0.head_options().is_some()
     }
 
     /// Opens the files of its next head, which are durable; this may wait for the disk.
@@ -42,6 +45,22 @@ impl ImageHandle {
     /// They cannot be opened, or do not fit.
     pub fn next_head(&self, files: ChainFiles) -> Result<NextHead, OpenError> {
         self.0.next_head(files)
+    }
+
+    /// Whether the catalogue has another chain for it than the one that is open.
+    ///
+    /// # Errors
+    /// The store cannot be looked at.
+    pub fn is_behind(&self, store: &OpenStore<MapFiles>) -> Result<bool, OpenError> {
+        self.0.is_behind(store)
+    }
+
+    /// Opens what it needs to go on with that chain; this may wait for the disk.
+    ///
+    /// # Errors
+    /// Its files cannot be opened.
+    pub fn shorter_chain(&self, store: &OpenStore<MapFiles>) -> Result<ShorterChain, OpenError> {
+        self.0.shorter_chain(store)
     }
 }
 
@@ -55,6 +74,20 @@ impl ImageHandle {
         let snapshot = name.parse().unwrap();
         let new = NewSnapshot { image, snapshot, next_head: Some(files.id) };
         (self.next_head(files).unwrap(), new)
+    }
+
+    /// Removes a snapshot, and merges two layers; what it takes to go on with the result.
+    pub(crate) fn remove_and_merge(&self, snapshot: &NodeName) -> ShorterChain {
+        self.0.served().expect("it belongs to one").with_store(|store| {
+            store.remove(snapshot, false).unwrap();
+            let pair =
+                store.cheapest_merge(&self.name().image).unwrap().expect("a layer has lost its snapshot");
+            let mut copy = store.begin_merge(pair).unwrap();
+            while !copy.step().unwrap().is_done() {}
+            store.finish_copy(copy).unwrap();
+            assert!(self.is_behind(store).unwrap());
+            self.shorter_chain(store).unwrap()
+        })
     }
 
     pub(crate) fn record_snapshot(&self, new: &NewSnapshot) {

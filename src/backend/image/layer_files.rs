@@ -8,13 +8,13 @@ use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
 
 /// The files of a layer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::backend) struct LayerFiles {
     /// None: it is no layer of a store.
     pub(in crate::backend) id: Option<LayerId>,
     pub(in crate::backend) data: Arc<FileStore>,
     /// None: what the head has is forgotten at the end.
-    pub(in crate::backend) map: Option<File>,
+    pub(in crate::backend) map: Option<Arc<File>>,
     /// Bytes of it that are seen from above.
     pub(in crate::backend) visible: u64,
 }

@@ -11,8 +11,8 @@
 //! does not say so. Each file of data is a [`FileDevice`]: what it can send from the page cache leaves the
 //! same way as from a raw file.
 //!
-//! What one request sees of all that is a [`Chain`]. When the head is [sealed](seal) requests that come get
-//! another chain.
+//! What one request sees of all that is a [`Chain`]. When the head is [sealed](seal), or the chain becomes
+//! [shorter](shortening), requests that come get another chain.
 //!
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
@@ -26,6 +26,7 @@ mod discard;
 mod entrance;
 mod extents;
 mod handle;
+mod home_task;
 mod layer_files;
 mod nodes;
 mod open;
@@ -34,6 +35,7 @@ mod read;
 mod seal;
 mod sealing;
 mod served_store;
+mod shortening;
 #[cfg(feature = "sim")]
 mod simulated;
 mod snapshot;
@@ -56,19 +58,22 @@ use super::trust::Trust;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
-use chain::{Chain, RegisteredLayer};
+use chain::{BaseLink, Chain, ChainLink, RegisteredLayer};
 pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
 pub use handle::ImageHandle;
+pub use home_task::HomeTask;
 pub use layer_files::NextHead;
 pub(super) use open::facts as image_facts;
 use plans::ChangePlans;
 pub use sealing::{SealFailure, SealMember, SealTask, sealing};
 pub(crate) use served_store::ServedStore;
+pub use shortening::{ShortenOutcome, ShortenTask, ShorterChain};
 #[cfg(feature = "sim")]
 pub use simulated::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub use snapshot::{RecordOutcome, SnapshotError, SnapshotRecord, seal_group};
 pub(super) use store::ImageStore;
+use store::StoreLinks;
 
 /// An image, open on its home shard.
 pub(super) struct ImageDevice {
@@ -87,14 +92,19 @@ impl ImageDevice {
     /// # Errors
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
-        let files = store.layers();
+        let StoreLinks { layers: files, base_bytes } = store.links();
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
-        let base = store.base.as_ref();
-        let base = base.map(|base| FileDevice::new(Arc::clone(&base.file), base.size, context));
-        let base = base.transpose()?.map(Rc::new);
+        let base = store.base.as_ref().zip(base_bytes).map(|(base, visible)| {
+            let file = Rc::new(FileDevice::new(Arc::clone(&base.file), base.size, context)?);
+            Ok::<_, io::Error>(BaseLink { file, visible })
+        });
+        let base = base.transpose()?;
         let maps = lock(&store.parked).take().ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY))?;
-        let layers = layers.into_iter().zip(maps).map(|(layer, map)| Rc::new(layer.open(map)));
+        let layers = layers.into_iter().zip(maps).zip(&files).map(|((layer, map), files)| ChainLink {
+            layer: Rc::new(layer.open(map)),
+            visible: files.visible,
+        });
         let chain = Chain { store: Arc::clone(store), layers: layers.collect(), base };
         Ok(Self {
             store: Arc::clone(store),
@@ -276,7 +286,8 @@ impl Drop for ImageDevice {
     fn drop(&mut self) {
         // Its requests are over, and with them what they saw of it.
         let Some(chain) = Rc::get_mut(self.chain.get_mut()) else { return };
-        let layers = std::mem::take(&mut chain.layers).into_iter().map(Rc::into_inner);
+        let links = std::mem::take(&mut chain.layers).into_iter();
+        let layers = links.map(|link| Rc::into_inner(link.layer));
         let maps: Option<Vec<_>> = layers.map(|layer| layer.map(|layer| layer.map.into_inner())).collect();
         *lock(&self.store.parked) = maps;
     }

@@ -92,8 +92,7 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        let head_options = (!read_only).then(|| options(uri, false));
-        let image = Self::new(opened, base, Some(open), head_options);
+        let image = Self::new(opened, base, Some((open, options(uri, read_only))));
         Ok((image, facts(size, read_only, is_rotational)))
     }
 }
@@ -146,7 +145,7 @@ fn open_stored_base(
 impl ImageStore {
     /// Opens the files of a head that is to take over, which must be durable.
     pub(in crate::backend) fn next_head(&self, files: ChainFiles) -> Result<NextHead, OpenError> {
-        let how = self.head_options.ok_or(OpenError::Image("is not written here"))?;
+        let how = self.head_options().ok_or(OpenError::Image("is not written here"))?;
         let (mut layer, _) = open_layer(files, &how)?;
         if let Some(served) = self.served() {
             note_changes(served.name(), &mut layer);
@@ -169,7 +168,7 @@ fn open_temporary(
     let size = size.ok_or(OpenError::Image("has neither a size nor a base"))?;
     let (head, rotational) = temporary_layer(size, uri)?;
     let facts = facts(size, read_only, rotational);
-    Ok((ImageStore::new(vec![head], base, None, None), facts))
+    Ok((ImageStore::new(vec![head], base, None), facts))
 }
 
 pub(in crate::backend) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {
@@ -202,11 +201,14 @@ fn open_base(path: &Path, mapped: bool, locks: bool) -> Result<BaseFile, OpenErr
     Ok(BaseFile { file: Arc::new(file), size: facts.size })
 }
 
-fn open_layer(files: ChainFiles, how: &FileOptions) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
+pub(super) fn open_layer(
+    files: ChainFiles,
+    how: &FileOptions,
+) -> Result<((LayerFiles, LayerMap), bool), OpenError> {
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
     let (data, facts) = FileStore::open(&path_of(&data), how)?;
-    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(map), visible };
+    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(Arc::new(map)), visible };
     Ok(((layer, layer_map), facts.rotational))
 }
 

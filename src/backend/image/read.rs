@@ -82,8 +82,8 @@ impl Chain {
     pub(super) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
         self.layers
             .iter()
-            .map(|layer| &layer.data)
-            .chain(self.base.as_deref())
+            .map(|link| &link.layer.data)
+            .chain(self.base_file())
             .find(|file| file.has_mapped(mapped))
     }
 
@@ -96,8 +96,8 @@ impl Chain {
     pub(super) fn distrust_page_cache(&self) {
         self.layers
             .iter()
-            .map(|layer| &layer.data)
-            .chain(self.base.as_deref())
+            .map(|link| &link.layer.data)
+            .chain(self.base_file())
             .for_each(FileDevice::distrust_page_cache);
     }
 

@@ -9,16 +9,19 @@ use uuid::Uuid;
 
 use super::layer_files::{BaseFile, LayerFiles, NextHead};
 use super::open::facts;
+use super::shortening::ShorterChain;
 use super::store::ImageStore;
 use crate::backend::file_store::FileStore;
 use crate::block::DeviceFacts;
 use crate::ring::sim::{FileId, SimSharedWords, World};
+use crate::store::catalog::{BaseId, LayerId};
 use crate::store::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LogLayout,
     LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
 use crate::store::map_medium::{LayerMedium, MapFileError, open_head_map, open_map_of};
 use crate::store::pending::FoundLog;
+use crate::store::serving::{ChainBase, ChainShape};
 
 /// The files of an image in a world.
 #[derive(Debug, Clone)]
@@ -156,15 +159,16 @@ impl ImageStore {
             }
             let visible = map.size();
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
-            let map_file = Some(world.open(layer.map).buffered);
-            layers.push((LayerFiles { id: None, data: Arc::new(data), map: map_file, visible }, map));
+            let map_file = Some(Arc::new(world.open(layer.map).buffered));
+            let id = Some(layer_id(*layer, 0));
+            layers.push((LayerFiles { id, data: Arc::new(data), map: map_file, visible }, map));
         }
         let base = image.base.map(|(file, size)| {
             let (file, _) = FileStore::simulated(world.open(file), size, true, None);
             BaseFile { file: Arc::new(file), size }
         });
         let size = layers[0].1.size();
-        Ok((Self::new(layers, base, None, None), facts(size, image.read_only, false)))
+        Ok((Self::new(layers, base, None), facts(size, image.read_only, false)))
     }
 }
 
@@ -179,9 +183,48 @@ impl NextHead {
         medium.note_changes(&mut map);
         let visible = map.size();
         let (data, _) = FileStore::simulated(world.open(layer.data), visible, false, None);
-        let files =
-            LayerFiles { id: None, data: Arc::new(data), map: Some(world.open(layer.map).buffered), visible };
+        let map_file = Some(Arc::new(world.open(layer.map).buffered));
+        let id = Some(layer_id(layer, 0));
+        let files = LayerFiles { id, data: Arc::new(data), map: map_file, visible };
         Self { files: Arc::new(files), map }
+    }
+}
+
+/// A layer by the number of its copy.
+fn layer_id(layer: SimulatedLayer, copy: u64) -> LayerId {
+    LayerId(Uuid::from_u64_pair(layer.data.number() as u64, copy))
+}
+
+/// A map of which nothing is made durable by opening it.
+fn looked_at(file: &[u8]) -> Result<LayerMap, LayerMapError> {
+    let front = MapFront::read(&file[..MapFront::BYTES])?;
+    let (offset, length) = front.ring();
+    front.open(&file[offset as usize..][..length])
+}
+
+impl ShorterChain {
+    /// What is below the head of an image, as other layers of the same contents: its own files, opened once
+    /// more. Each time is a copy with a number of its own, from 1 on.
+    ///
+    /// # Panics
+    /// A map of them cannot be used.
+    pub fn simulated(world: &World, image: &SimulatedImage, size: u64, copy: u64) -> Self {
+        let head = layer_id(image.layers[0], 0);
+        let (mut layers, mut new) = (vec![(head, size)], Vec::new());
+        for layer in &image.layers[1..] {
+            let map = looked_at(&world.content(layer.map));
+            let map = map.unwrap_or_else(|error| panic!("the map of a sealed layer: {error}"));
+            let (id, visible) = (layer_id(*layer, copy), map.size());
+            let (data, _) = FileStore::simulated(world.open(layer.data), visible, true, None);
+            let map_file = Some(Arc::new(world.open(layer.map).buffered));
+            new.push((
+                Arc::new(LayerFiles { id: Some(id), data: Arc::new(data), map: map_file, visible }),
+                map,
+            ));
+            layers.push((id, visible));
+        }
+        let base = image.base.map(|(_, visible)| ChainBase { id: BaseId(Uuid::nil()), visible });
+        Self { shape: ChainShape { size, head: Some(head), layers, base }, new }
     }
 }
 
@@ -202,9 +245,7 @@ fn new_map(size: u64, geometry: Geometry, blocks: &[SimulatedBlock]) -> Result<V
     let new = LayerMap::create(&identity, geometry)?;
     let mut file = vec![0; new.file_length as usize];
     new.writes.iter().for_each(|write| put(&mut file, write));
-    let front = MapFront::read(&file[..MapFront::BYTES])?;
-    let (offset, length) = front.ring();
-    let mut map = front.open(&file[offset as usize..][..length])?;
+    let mut map = looked_at(&file)?;
     for (block, has) in (0..).zip(blocks) {
         match has {
             SimulatedBlock::Below => {}

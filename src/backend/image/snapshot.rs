@@ -57,11 +57,16 @@ pub async fn seal_group(
     record: &mut impl SnapshotRecord,
 ) -> Result<Vec<Duration>, SnapshotError> {
     have_come(&members, SealOrder::Prepare).await?;
-    give(&members, SealOrder::Close);
-    have_come(&members, SealOrder::Close).await?;
+    let first = if canary!(SealedOneByOne) { &members[..1] } else { &members[..] };
+    give(first, SealOrder::Close);
+    have_come(first, SealOrder::Close).await?;
     if canary!(HeadBeforeCatalog) {
         give(&members, SealOrder::Switch);
         have_come(&members, SealOrder::Switch).await?;
+    }
+    if canary!(SealedOneByOne) {
+        give(first, SealOrder::Switch);
+        have_come(first, SealOrder::Switch).await?;
     }
     let mut outcome = record.record().await;
     if let RecordOutcome::Unknown(_) = outcome {
@@ -71,6 +76,10 @@ pub async fn seal_group(
         RecordOutcome::Recorded => {}
         RecordOutcome::Refused(why) => return Err(SnapshotError::Refused(why)),
         RecordOutcome::Unknown(why) => return Err(SnapshotError::Unknown(why)),
+    }
+    if canary!(SealedOneByOne) {
+        give(&members[1..], SealOrder::Close);
+        have_come(&members[1..], SealOrder::Close).await?;
     }
     give(&members, SealOrder::Switch);
     // The next snapshot may begin when this returns.

@@ -67,7 +67,7 @@ impl Chain {
     pub(super) fn file(&self, source: Source) -> Option<&FileDevice> {
         match source {
             Source::Layer(layer) => Some(&self.layers[layer].data),
-            Source::Base => self.base.as_deref(),
+            Source::Base => self.base_file(),
             Source::Zeroes { .. } => None,
         }
     }
@@ -100,8 +100,8 @@ impl Chain {
             }
         }
         if source == Source::Base {
-            match &self.store.base {
-                Some(base) if base.size > range.offset() => end = end.min(base.size),
+            match &self.base {
+                Some(base) if base.visible > range.offset() => end = end.min(base.visible),
                 _ => source = Source::Zeroes { reserved: false },
             }
         }

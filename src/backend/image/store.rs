@@ -20,8 +20,8 @@ use crate::store::tracking::OtherChanges;
 /// An open image.
 #[derive(Debug)]
 pub(in crate::backend) struct ImageStore {
-    /// The head first; at least one.
-    layers: Mutex<Vec<Arc<LayerFiles>>>,
+    links: Mutex<StoreLinks>,
+    /// The base that it was opened with.
     pub(super) base: Option<BaseFile>,
     /// Bytes of the disk.
     size: u64,
@@ -31,13 +31,22 @@ pub(in crate::backend) struct ImageStore {
     pub(super) parked: Mutex<Option<Vec<LayerMap>>>,
     /// Its place among the images of its store.
     served: Option<ServedImage>,
-    /// How a head of it is opened; none for an image that gets no other one.
-    pub(super) head_options: Option<FileOptions>,
+    /// How its layers are opened; none for an image that gets no other ones.
+    options: Option<FileOptions>,
     /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
     pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
     pub(super) counts: ImageCounts,
+}
+
+/// What its bytes are in.
+#[derive(Debug, Clone)]
+pub(super) struct StoreLinks {
+    /// The head first; at least one.
+    pub(super) layers: Vec<Arc<LayerFiles>>,
+    /// Bytes of the base that are seen from above; none if it stands on no base.
+    pub(super) base_bytes: Option<u64>,
 }
 
 /// Neighbouring blocks.
@@ -53,25 +62,25 @@ pub(super) fn behind(part: ByteRange, range: ByteRange) -> ByteRange {
 }
 
 impl ImageStore {
-    /// An image of layers, the head first, each with its map.
+    /// An image of layers, the head first, each with its map. One of a store says how they were opened.
     pub(in crate::backend) fn new(
         layers: Vec<(LayerFiles, LayerMap)>,
         base: Option<BaseFile>,
-        served: Option<ServedImage>,
-        head_options: Option<FileOptions>,
+        served: Option<(ServedImage, FileOptions)>,
     ) -> Self {
+        let (served, options) = served.unzip();
         let (layers, maps): (Vec<_>, Vec<_>) =
             layers.into_iter().map(|(layer, map)| (Arc::new(layer), map)).unzip();
         let (size, block) = (maps[0].size(), maps[0].geometry().block_bytes);
         Self {
-            layers: Mutex::new(layers),
+            links: Mutex::new(StoreLinks { layers, base_bytes: base.as_ref().map(|base| base.size) }),
             base,
             size,
             block,
             parked: Mutex::new(Some(maps)),
             commits: Syncs::default(),
             served,
-            head_options,
+            options,
             locks: RangeLock::default(),
             counts: ImageCounts::default(),
         }
@@ -79,7 +88,27 @@ impl ImageStore {
 
     /// The layers that it has now.
     pub(super) fn layers(&self) -> Vec<Arc<LayerFiles>> {
-        lock(&self.layers).clone()
+        lock(&self.links).layers.clone()
+    }
+
+    /// The same, and what it has of its base.
+    pub(super) fn links(&self) -> StoreLinks {
+        lock(&self.links).clone()
+    }
+
+    /// What it stands on has become others of the same contents.
+    pub(super) fn gets_links(&self, links: StoreLinks) {
+        *lock(&self.links) = links;
+    }
+
+    /// How a head of it is opened; none for an image that gets no other one.
+    pub(super) fn head_options(&self) -> Option<FileOptions> {
+        self.options.filter(|options| !options.read_only)
+    }
+
+    /// How a layer of it is opened that nobody writes; none for an image that gets no other ones.
+    pub(super) fn sealed_options(&self) -> Option<FileOptions> {
+        self.options.map(|options| FileOptions { read_only: true, ..options })
     }
 
     /// Its place in its store; none for one that is thrown away at the end.
@@ -89,7 +118,7 @@ impl ImageStore {
 
     /// Another head takes the writes.
     pub(super) fn gets_head(&self, files: Arc<LayerFiles>) {
-        lock(&self.layers).insert(0, files);
+        lock(&self.links).layers.insert(0, files);
     }
 
     /// Bytes of the disk.
@@ -100,10 +129,10 @@ impl ImageStore {
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
     /// data, of maps, and the base.
     pub(in crate::backend) fn files(&self) -> usize {
-        let layers = match self.head_options {
-            // Snapshots add layers.
-            Some(_) => MOST_LAYERS,
-            None => lock(&self.layers).len(),
+        let layers = match self.head_options() {
+            // Snapshots add layers, and one is open beside those whose place it takes.
+            Some(_) => MOST_LAYERS + 1,
+            None => lock(&self.links).layers.len() + usize::from(self.options.is_some()),
         };
         let maps = layers.div_ceil(FILES_PER_EXPORT);
         layers + maps + usize::from(self.base.is_some())
@@ -116,7 +145,7 @@ impl ImageStore {
 
     /// Whether no layer of a store is there: all of it is the base's.
     pub(super) fn has_no_layers(&self) -> bool {
-        self.served.is_some() && lock(&self.layers).iter().all(|layer| layer.id.is_none())
+        self.served.is_some() && lock(&self.links).layers.iter().all(|layer| layer.id.is_none())
     }
 
     /// Grows with each change of the store's catalogue.

@@ -463,3 +463,78 @@ fn a_snapshot_has_what_was_answered_before_it() {
     assert!(blocks.is_sorted_by(|one, other| one >= other), "{blocks:?}");
     drop((sealed, chain));
 }
+
+/// What is below a merged layer is seen no further than it was through the two; S1 and S2 across that.
+#[test]
+fn a_chain_that_became_shorter_reads_as_before() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (base, path) = (directory.path().join("golden"), directory.path().join("store"));
+    std::fs::write(&base, [7; 60_000]).unwrap();
+    let (vm, uri) = ("vm".parse().unwrap(), stored(&path.join("vm")));
+    let mut store = OpenStore::init(&path, MapFiles).unwrap();
+    store.create_on_base(&vm, Some(64 << 10), crate::store::base::look_at_base(&base).unwrap()).unwrap();
+    let mut expected = [vec![7; 60_000], vec![0; (64 << 10) - 60_000]].concat();
+    for (round, size) in [(1, 64 << 10), (2, 20_480), (3, 64 << 10), (4, 64 << 10)] {
+        // What was cut off reads as zeroes when it comes back.
+        if expected.len() != size {
+            store.resize(&vm, size as u64, true).unwrap();
+            expected.resize(size, 0);
+        }
+        drop(store);
+        let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+        let (context, opened) = (context(), Arc::new(opened));
+        let device = ImageDevice::open(&opened, &context).unwrap();
+        let mut image = Tested { context, device, expected };
+        image.write(range(u64::from(round) * 3000, 5000), round);
+        image.check();
+        expected = std::mem::take(&mut image.expected);
+        drop((image, opened));
+        store = OpenStore::open_to_change(&path, MapFiles).unwrap();
+        store.snapshot(vec![format!("vm@{round}").parse().unwrap()]).unwrap();
+    }
+    drop(store);
+    let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+    let (context, opened) = (context(), Arc::new(opened));
+    let device = ImageDevice::open(&opened, &context).unwrap();
+    let mut image = Tested { context, device, expected };
+    image.write(range(100, 3000), 9);
+    image.check();
+    let handle = ImageHandle::of(&opened).unwrap();
+    for (depth, snapshot) in [(4, "2"), (3, "3"), (2, "1")] {
+        let files = image.context.ring.registered_files();
+        let old = image.device.chain();
+        let chain = handle.remove_and_merge(&format!("vm@{snapshot}").parse().unwrap());
+        let (told, outcome) = std::sync::mpsc::channel();
+        let task = ShortenTask::new(chain, move |outcome| told.send(outcome).unwrap());
+        image.device.shorten(task, &image.context);
+        assert_eq!(outcome.recv().unwrap(), ShortenOutcome::Shorter);
+        assert_eq!(image.device.chain().layers.len(), depth);
+        image.check();
+        // A request that began before.
+        let (lease, result) = {
+            let lease = image.context.pool.lend(64 << 10).unwrap();
+            finish(old.read(range(0, 64 << 10), lease, 0, &image.context), &image.context)
+        };
+        result.unwrap();
+        assert!(lease.bytes(0..64 << 10) == image.expected);
+        assert!(image.context.ring.registered_files() > files);
+        drop(old);
+        assert!(image.context.ring.registered_files() < files);
+        image.write(range(depth as u64 * 7000, 6000), 20 + depth as u8);
+        image.check();
+    }
+    // Open nowhere, and open again.
+    let Tested { context, device, expected } = image;
+    drop(device);
+    assert_eq!(context.ring.registered_files(), 0);
+    let device = ImageDevice::open(&opened, &context).unwrap();
+    let image = Tested { context, device, expected };
+    image.check();
+    finish(image.device.flush(&image.context), &image.context).unwrap();
+    let expected = image.expected.clone();
+    drop((image, opened, handle));
+    let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+    let context = self::context();
+    let device = ImageDevice::open(&Arc::new(opened), &context).unwrap();
+    Tested { context, device, expected }.check();
+}

@@ -1,7 +1,7 @@
 //! A store: jobs for its thread, and its images as exports that are opened and closed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,14 @@ pub(super) struct OneStore {
     pub(super) turn: Mutex<()>,
     /// Since the start.
     pub(super) snapshots: RefCell<SnapshotStats>,
+    /// Held while layers become one. It is taken before the turn.
+    pub(super) merging: Mutex<()>,
+    /// Those who wait for that.
+    pub(super) hurries: Cell<usize>,
+    /// Images of which layers may be merged when nobody waits.
+    pub(super) to_merge: RefCell<BTreeSet<StoreName>>,
+    /// There is a task that does so.
+    pub(super) merges_idle: Cell<bool>,
 }
 
 /// An image or a snapshot that has a place among the exports.
@@ -57,7 +65,10 @@ impl OneStore {
     pub(super) fn new(of: OpenedStore) -> Self {
         let (room, offers, turn) = (Semaphore::new(QUEUE), RefCell::default(), Mutex::default());
         let rights = RefCell::new(of.rights.clone());
-        Self { of, room, offers, rights, turn, snapshots: RefCell::default() }
+        let (merging, hurries) = (Mutex::default(), Cell::default());
+        let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
+        let snapshots = RefCell::default();
+        Self { of, room, offers, rights, turn, snapshots, merging, hurries, to_merge, merges_idle }
     }
 
     /// Other rights to its images, from now on.
@@ -139,6 +150,14 @@ impl OneStore {
         let offers = self.offers.borrow();
         let of_it = offers.iter().filter(|(node, _)| node.image == *image);
         of_it.map(|(node, offer)| (node.clone(), Rc::clone(&offer.entry))).collect()
+    }
+
+    /// Those whose files are open.
+    pub(super) fn open_entries(&self, plane: &Plane) -> Vec<Rc<Entry>> {
+        let offers = self.offers.borrow();
+        let own = offers.values().map(|offer| Rc::clone(&offer.entry));
+        let fixed = self.of.fixed.values().filter_map(|name| plane.find(name));
+        own.chain(fixed).filter(|entry| entry.export().is_some()).collect()
     }
 
     /// Opens the files of an image that a client chooses. False when it has lost its place meanwhile.

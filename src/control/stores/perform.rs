@@ -18,6 +18,8 @@ use crate::store::request::{StoreAnswer, StoreRequest};
 
 /// How long clients that have left are waited for, whose connections may not be gone yet.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often room is made for a snapshot that others take away.
+const TRIES: usize = 3;
 /// Between two looks for them.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -81,12 +83,12 @@ struct NeedsClosed {
 
 impl Stores {
     /// The store at a path; without one, the only store.
-    fn at(&self, path: Option<&Path>) -> Result<&OneStore, PerformError> {
+    fn at(&self, path: Option<&Path>) -> Result<usize, PerformError> {
         match (path, &self.all[..]) {
-            (None, [one]) => Ok(one),
+            (None, [_]) => Ok(0),
             (None, _) => Err(PerformError::WhichStore),
             (Some(path), all) => {
-                let found = all.iter().find(|one| one.of.store.path() == path);
+                let found = all.iter().position(|one| one.of.store.path() == path);
                 found.ok_or_else(|| PerformError::NoStore(path.display().to_string()))
             }
         }
@@ -111,29 +113,56 @@ impl Stores {
     }
 
     async fn carry_out(
-        &self,
+        self: &Rc<Self>,
         path: Option<&Path>,
         request: StoreRequest,
     ) -> Result<StoreAnswer, PerformError> {
-        let one = self.at(path)?;
+        let at = self.at(path)?;
+        let one = &self.all[at];
         self.names_are_free(one, &request).await?;
         let Some(needed) = one.needs_closed(&request) else {
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         };
-        // No image is opened until it is done.
-        let _turn = one.turn.lock().await;
         if let StoreRequest::Snapshot { nodes } = request {
             let snapshots = nodes.len() as u64;
-            let result = self.snapshot(one, nodes).await;
+            let result = self.snapshot_in_turn(one, nodes).await;
             one.snapshots.borrow_mut().count(outcome(&result), snapshots);
             return result;
         }
+        // No image is opened until it is done.
+        let _turn = one.turn.lock().await;
         one.can_be_closed(&needed).await?;
         let how = if needed.is_forced { Removal::AtOnce } else { Removal::WhenUnused };
         for node in &needed.nodes {
             one.close(node, how, (&self.plane, self.collector())).await?;
         }
-        Ok(one.ask(move |store| store.perform_served(&request)).await??)
+        let asked = request.clone();
+        let done = one.ask(move |store| store.perform_served(&request)).await?;
+        self.merge_when_idle(at, &asked);
+        Ok(done?)
+    }
+
+    /// Takes snapshots once each image can have one more layer. Clients may come meanwhile.
+    async fn snapshot_in_turn(
+        &self,
+        one: &OneStore,
+        nodes: Vec<NodeName>,
+    ) -> Result<StoreAnswer, PerformError> {
+        let images: BTreeSet<StoreName> = nodes.iter().map(|node| node.image.clone()).collect();
+        for _ in 0..TRIES {
+            self.make_room(one, &images).await?;
+            let _turn = one.turn.lock().await;
+            let mut has_room = true;
+            for image in &images {
+                has_room &= !one.needs_merge(image).await?;
+            }
+            // Others may have taken snapshots since.
+            if has_room {
+                return self.snapshot(one, nodes).await;
+            }
+        }
+        let _turn = one.turn.lock().await;
+        self.snapshot(one, nodes).await
     }
 
     /// New names of images are no names of other exports, if they become exports.

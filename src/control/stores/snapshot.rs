@@ -10,8 +10,8 @@ use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::PerformError;
 use crate::backend::{
-    ImageHandle, NextHead, OpenError, RecordOutcome, SealFailure, SealMember, SnapshotError, SnapshotRecord,
-    seal_group, sealing,
+    HomeTask, ImageHandle, NextHead, OpenError, RecordOutcome, SealFailure, SealMember, SnapshotError,
+    SnapshotRecord, seal_group, sealing,
 };
 use crate::control::catalogue::Entry;
 use crate::shard::Removal;
@@ -138,8 +138,7 @@ impl Stores {
         let mut sealed = Vec::with_capacity(members.len());
         for (place, (OpenMember { entry, .. }, head)) in members.iter().zip(heads).enumerate() {
             let (member, task) = sealing(head);
-            let home = self.plane.home_of(entry);
-            if !home.is_some_and(|home| self.plane.seal(home, entry, task)) {
+            if !self.plane.visit(entry, HomeTask::Seal(task)) {
                 return Err(SnapshotError::Image(place, SealFailure::Gone));
             }
             sealed.push(member);

@@ -26,6 +26,13 @@ pub struct World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId(pub(super) usize);
 
+impl FileId {
+    /// No other file of its world has it.
+    pub const fn number(self) -> usize {
+        self.0
+    }
+}
+
 /// A simulated connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketId(pub(super) usize);

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Abandon, Device, Export, ExportId, SealTask};
+use crate::backend::{Abandon, Device, Export, ExportId, HomeTask};
 use crate::block::{ByteRange, IoFlags};
 use crate::ring::Lease;
 use crate::shard::request::table::RequestId;
@@ -45,8 +45,8 @@ pub(crate) enum ShardJob {
     Request(RequestId, Rc<Peer>, Work),
     /// Opens the device of an export.
     Open(ExportId, Arc<Export>),
-    /// Has an image go on with another head. Its changes wait for at most `limit` for those under way.
-    Seal { id: ExportId, device: Rc<Device>, task: SealTask, limit: Duration },
+    /// Does something as the home of an image. Its changes wait for at most `limit` for those under way.
+    Home { id: ExportId, device: Rc<Device>, task: HomeTask, limit: Duration },
 }
 
 /// What is to be done.

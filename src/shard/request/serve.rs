@@ -18,8 +18,8 @@ pub(crate) struct TaskContext {
     pub(crate) answered: RefCell<Vec<(RequestId, Answer)>>,
     /// Devices of this turn that were opened or could not be.
     pub(crate) opened: RefCell<Vec<(ExportId, io::Result<Device>)>>,
-    /// Images of this turn that were sealed or could not be.
-    pub(crate) sealed: RefCell<Vec<ExportId>>,
+    /// Images of this turn for which something was done or could not be.
+    pub(crate) visited: RefCell<Vec<ExportId>>,
 }
 
 /// Does a task's job and leaves what comes of it. A request is carried out here and not in a function of its
@@ -32,9 +32,9 @@ pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
             shared.opened.borrow_mut().push((id, opened));
             return;
         }
-        ShardJob::Seal { id, device, task, limit } => {
-            Box::pin(device.seal(task, limit, &shared.context)).await;
-            return shared.sealed.borrow_mut().push(id);
+        ShardJob::Home { id, device, task, limit } => {
+            Box::pin(device.perform(task, limit, &shared.context)).await;
+            return shared.visited.borrow_mut().push(id);
         }
     };
     let (device, context) = (&*peer.device, &shared.context);

@@ -151,6 +151,6 @@ impl Shard {
         }
         *self.shared.answered.borrow_mut() = answered;
         self.take_opened();
-        self.take_sealed();
+        self.take_visited();
     }
 }

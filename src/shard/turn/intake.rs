@@ -12,7 +12,7 @@ use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
-use crate::shard::mailbox::{Collect, Message, NewConnection, Removal, Remove, SealHere, Visitor};
+use crate::shard::mailbox::{Collect, HomeVisit, Message, NewConnection, Removal, Remove, Visitor};
 use std::io;
 
 use crate::shard::request::{Peer, ShardJob};
@@ -38,7 +38,7 @@ impl Shard {
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),
-                Message::Seal(seal) => self.seal(seal),
+                Message::Home(visit) => self.visit(visit),
                 Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
             }
@@ -64,37 +64,37 @@ impl Shard {
         let (id, _) = visitor.export();
         match self.devices.enter(visitor) {
             DeviceEntry::Open(Visitor::Connection(new), device) => self.attach(new, device),
-            DeviceEntry::Open(Visitor::Seal(seal), opened) => self.begin_to_seal(*seal, opened),
+            DeviceEntry::Open(Visitor::Home(visit), opened) => self.begin_visit(*visit, opened),
             DeviceEntry::First(export) => self.jobs.push(ShardJob::Open(id, export)),
             DeviceEntry::Waits => {}
         }
     }
 
-    /// Has an image sealed, unless it or the shard is on its way out.
-    fn seal(&mut self, seal: Box<SealHere>) {
-        if self.shutdown.is_some() || self.devices.is_leaving(seal.id) {
-            return seal.task.fail(SealFailure::Gone);
+    /// Has something done for an image, unless it or the shard is on its way out.
+    fn visit(&mut self, visit: Box<HomeVisit>) {
+        if self.shutdown.is_some() || self.devices.is_leaving(visit.id) {
+            return visit.task.fail(SealFailure::Gone);
         }
-        self.receive_visitor(Visitor::Seal(seal));
+        self.receive_visitor(Visitor::Home(visit));
     }
 
-    fn begin_to_seal(&mut self, seal: SealHere, OpenedDevice { device, failed }: OpenedDevice) {
-        let SealHere { id, task, .. } = seal;
+    fn begin_visit(&mut self, visit: HomeVisit, OpenedDevice { device, failed }: OpenedDevice) {
+        let HomeVisit { id, task, .. } = visit;
         if failed {
             task.fail(SealFailure::NotOpen);
             drop(device);
             return self.detach(id);
         }
-        self.sealing += 1;
+        self.visits += 1;
         let limit = self.limits.seal_timeout;
-        self.jobs.push(ShardJob::Seal { id, device, task, limit });
+        self.jobs.push(ShardJob::Home { id, device, task, limit });
     }
 
-    /// Images were sealed, or could not be: their devices have a visitor less.
-    pub(crate) fn take_sealed(&mut self) {
-        let sealed = std::mem::take(&mut *self.shared.sealed.borrow_mut());
-        for id in sealed {
-            self.sealing -= 1;
+    /// Tasks of homes have ended: the devices have a visitor less.
+    pub(crate) fn take_visited(&mut self) {
+        let visited = std::mem::take(&mut *self.shared.visited.borrow_mut());
+        for id in visited {
+            self.visits -= 1;
             self.detach(id);
         }
     }
@@ -175,9 +175,9 @@ impl Shard {
         }
     }
 
-    /// Whether any client is connected, or about to be, or an image is being sealed.
+    /// Whether any client is connected, or about to be, or something is done for an image.
     pub(crate) fn has_clients(&self) -> bool {
-        !self.connections.is_empty() || self.devices.are_opening() || self.sealing > 0
+        !self.connections.is_empty() || self.devices.are_opening() || self.visits > 0
     }
 
     /// Gives an export up, now or when its last connection is gone.

@@ -59,8 +59,8 @@ pub(crate) struct Shard {
     pub(crate) shared: Rc<TaskContext>,
     pub(crate) recorder: Recorder,
     pub(crate) devices: Devices,
-    /// Images that are being sealed.
-    pub(crate) sealing: usize,
+    /// Tasks of homes that go on.
+    pub(crate) visits: usize,
     pub(crate) connections: Slab<Connection>,
     pub(crate) requests: RequestTable,
     /// Connections with something to parse or to receive.
@@ -142,8 +142,8 @@ impl Shard {
             workers_per_export: limits.workers_per_export,
             zeroes: zeroes.freeze(),
         };
-        let (answered, opened, sealed) = Default::default();
-        let shared = TaskContext { context, answered, opened, sealed };
+        let (answered, opened, visited) = Default::default();
+        let shared = TaskContext { context, answered, opened, visited };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
         let fault_watch = FaultWatch::new(ring.major_faults());
@@ -154,7 +154,7 @@ impl Shard {
             recorder: Recorder::new(ring.clone(), record, slow),
             ring,
             devices: Devices::default(),
-            sealing: 0,
+            visits: 0,
             connections: Slab::new(),
             requests: RequestTable::new(),
             to_feed: VecDeque::new(),

@@ -11,6 +11,9 @@ use super::refusal::ImageRefusal;
 use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
+/// A lower layer that is at most so many times as large as the upper one is worth to be copied with it.
+const MOST_BELOW: u64 = 4;
+
 /// Two sealed layers of which nothing but the upper one names the lower one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MergePair {
@@ -32,6 +35,11 @@ impl MergePair {
             false => Err(ImageRefusal::NotMergeable(self.lower)),
         }
     }
+
+    /// Bytes that are copied, at most.
+    fn cost(self, bytes: &dyn Fn(LayerId) -> u64) -> u64 {
+        bytes(self.upper).saturating_add(bytes(self.lower))
+    }
 }
 
 /// Neighbours in the chain from a node on that may become one layer, the newest first.
@@ -46,8 +54,19 @@ pub fn mergeable(view: &CatalogView, from: Below) -> Vec<MergePair> {
 /// each byte is copied a few times only.
 #[must_use]
 pub fn cheapest_merge(view: &CatalogView, from: Below, bytes: &dyn Fn(LayerId) -> u64) -> Option<MergePair> {
-    let cost = |pair: &MergePair| bytes(pair.upper).saturating_add(bytes(pair.lower));
-    mergeable(view, from).into_iter().min_by_key(cost)
+    mergeable(view, from).into_iter().min_by_key(|pair| pair.cost(bytes))
+}
+
+/// The pair of an image that is merged when nobody waits for it: the cheapest one of a chain that is half as
+/// deep as it may be, so that few snapshots have to wait; of another the cheapest one that gives back much
+/// for what is copied. A large layer below a small one stays: it would be copied with each snapshot that
+/// goes.
+#[must_use]
+pub fn idle_merge(view: &CatalogView, row: &ImageRow, bytes: &dyn Fn(LayerId) -> u64) -> Option<MergePair> {
+    let is_deep = view.image_chain(row).0.len() > DEEPEST / 2;
+    let is_cheap = |pair: &MergePair| bytes(pair.lower) <= bytes(pair.upper).saturating_mul(MOST_BELOW);
+    let pairs = mergeable(view, row.below).into_iter().filter(|pair| is_deep || is_cheap(pair));
+    pairs.min_by_key(|pair| pair.cost(bytes))
 }
 
 /// Whether an image has to lose a layer before a snapshot of it can be taken.

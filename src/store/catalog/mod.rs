@@ -49,7 +49,9 @@ pub use header::CatalogHeader;
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};
 pub use listing::{ListedNode, Space, listing};
-pub use merging::{MergePair, cheapest_merge, finish_flatten, finish_merge, is_flat, is_full, mergeable};
+pub use merging::{
+    MergePair, cheapest_merge, finish_flatten, finish_merge, idle_merge, is_flat, is_full, mergeable,
+};
 pub use name::{NameError, NodeName, StoreName};
 pub use rebasing::rebase;
 pub use refusal::ImageRefusal;

@@ -492,3 +492,31 @@ fn a_base_that_was_cut_ends_the_copy() {
     disks.store.abandon_copy(chain);
     assert!(matches!(disks.store.begin_flatten(&name("vm"), false), Err(StoreError::BaseDiffers { .. })));
 }
+
+/// What is merged when nobody waits: a large layer is not copied for each small one above it that goes.
+#[test]
+fn a_large_layer_is_copied_for_a_small_one_only_if_the_chain_is_deep() {
+    let mut disks = Disks::new();
+    disks.store.create_empty(&name("vm"), 1 << 20).unwrap();
+    let take = |disks: &mut Disks, number: usize, blocks: u64| {
+        disks.write("vm", 0, Some(&vec![number as u8; (blocks * MAP_BLOCK) as usize]), blocks);
+        disks.store.snapshot(vec![node("vm", Some(&number.to_string()))]).unwrap();
+    };
+    let gone = |disks: &mut Disks, number: usize| {
+        disks.store.remove(&node("vm", Some(&number.to_string())), false).unwrap();
+    };
+    [100, 2, 2].into_iter().enumerate().for_each(|(number, blocks)| take(&mut disks, number, blocks));
+    gone(&mut disks, 0);
+    assert_eq!(disks.store.idle_merge(&name("vm")).unwrap(), None);
+    assert!(disks.store.cheapest_merge(&name("vm")).unwrap().is_some());
+    // Both small layers are of one size.
+    gone(&mut disks, 1);
+    let small = disks.store.idle_merge(&name("vm")).unwrap().unwrap();
+    assert_eq!(Some(small), disks.store.cheapest_merge(&name("vm")).unwrap());
+    let chain = disks.store.begin_merge(small).unwrap();
+    disks.store.copy_chain(chain, &mut |_| Ok(())).unwrap();
+    assert_eq!(disks.store.idle_merge(&name("vm")).unwrap(), None);
+    (3..6).for_each(|number| take(&mut disks, number, 1));
+    let deep = disks.store.idle_merge(&name("vm")).unwrap().unwrap();
+    assert_eq!(disks.view().layer(deep.lower).unwrap().below.node, ChainNode::Nothing, "the large one");
+}
