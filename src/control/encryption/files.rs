@@ -54,10 +54,10 @@ pub enum EncryptionError {
     },
 }
 
-type Contents = Option<Zeroizing<Vec<u8>>>;
+type SecretFile = Option<Zeroizing<Vec<u8>>>;
 
 /// A file; `None` when it is not there and need not be.
-fn read(what: &'static str, file: Option<&TlsFile>, must_be: bool) -> Result<Contents, EncryptionError> {
+fn read(what: &'static str, file: Option<&TlsFile>, must_be: bool) -> Result<SecretFile, EncryptionError> {
     let Some(TlsFile { path, is_named }) = file else { return Ok(None) };
     let mut contents = Zeroizing::new(Vec::new());
     match File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut contents)) {

@@ -116,14 +116,12 @@ async fn converse(
     let plane = &stores.plane;
     let mut asker = Asker::of(audit.peer);
     let mut channel = Channel::new(stream);
-    let mut tls = None;
-    let mut chosen: Option<Chosen> = None;
+    let (mut tls, mut chosen): (_, Option<Chosen>) = (None, None);
     let mut claim = plane.handshake_memory.claim();
     loop {
         handshake.set_shutting_down(plane.is_stopping());
         let mut input = channel.unread();
-        let event = handshake.feed(&mut input);
-        let left = input.len();
+        let (event, left) = (handshake.feed(&mut input), input.len());
         channel.leave(left);
         // Whoever has no TLS finds nothing that needs it.
         let is_secure = handshake.is_secure();
@@ -132,11 +130,10 @@ async fn converse(
             None => channel.receive(&mut claim, handshake.option_bytes()).await?,
             Some(Event::Output) => channel.send(handshake.take_output()).await?,
             Some(Event::Lookup(name)) => {
-                let option = handshake.option_name();
                 let found = stores.look_up(&name, handshake.is_choosing(), &asker).await;
                 let found =
                     found.and_then(|found| if is_hidden(&name) { Err(Absence::Refused) } else { Ok(found) });
-                audit.decided(&asker, (option, &name), &found);
+                audit.decided(&asker, (handshake.option_name(), &name), &found);
                 let found = found.ok();
                 let info = match &found {
                     Some(entry) => Some(stores.info_now(entry).await),
@@ -156,10 +153,10 @@ async fn converse(
                 claim.hold(bytes + plane.answer_bytes(None)).await;
                 let catalogue = plane.catalogue();
                 let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
-                let others = others.filter(|entry| entry.decide(&asker).is_listed).map(|entry| &entry.info);
-                let others: Vec<_> = others.filter(|info| !is_hidden(&info.name)).collect();
+                let others = others.filter(|entry| entry.decide(&asker).is_listed);
+                let others: Vec<_> = others.filter(|entry| !is_hidden(&entry.info.name)).collect();
                 audit.listed(&asker, others.len() + images.len());
-                handshake.listed(others.into_iter().chain(&images));
+                handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
             }
             Some(Event::StartTls) => {
                 let secure = begin_tls(plane, stream, &mut claim).await?;
