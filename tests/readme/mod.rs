@@ -105,8 +105,13 @@ fn every_flag_exists() {
         "bench",
         "report",
         "store gc",
+        "store check",
+        "attach",
         "image create",
+        "image export",
+        "image import",
         "image rm",
+        "image rebase",
         "image resize",
     ];
     let help: String =
