@@ -5,17 +5,15 @@
 //! the catalogue lists, and an entry of another pack is none: whoever believed it would name a chunk that
 //! nobody has. The transaction of the catalogue asks once more.
 //!
-//! Packs are written to it after they are durable, and before the catalogue knows of them. When two packs
-//! have a chunk, the later one counts.
+//! Packs are written to it after they are durable, and before the catalogue knows of them. When several packs
+//! have a chunk it knows all of them, and the latest that is listed counts: a copy that the catalogue never
+//! came to know of hides no other.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "ingest, which asks it, is not written yet"))]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{
-    Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition,
-    TableError,
-};
+use redb::{Builder, Database, ReadableDatabase, StorageBackend, StorageError, TableDefinition, TableError};
 use uuid::Uuid;
 
 use super::pack::{ChunkHint, ChunkKey};
@@ -23,8 +21,10 @@ use super::pack::{ChunkHint, ChunkKey};
 /// Memory for pages of the file.
 const CACHE: usize = 32 << 20;
 const KEY_BYTES: usize = 56;
-/// From names to packs and slots.
-const PLACES: TableDefinition<'_, &[u8; KEY_BYTES], (u64, u32)> = TableDefinition::new("places");
+/// A name, and behind it the number of a pack, big-endian: packs of one chunk are in their order.
+const PLACE_BYTES: usize = KEY_BYTES + 8;
+/// From names and packs to slots.
+const PLACES: TableDefinition<'_, &[u8; PLACE_BYTES], u32> = TableDefinition::new("places");
 /// From [`OWN_KEY`] to the version, the incompatible features and the store.
 const OWN: TableDefinition<'_, u32, (u32, u32, u128)> = TableDefinition::new("index");
 const OWN_KEY: u32 = 0;
@@ -111,8 +111,15 @@ impl ChunkIndex {
     ) -> Result<Option<ChunkHint>, ChunkIndexError> {
         guarded(|| {
             let places = self.database.begin_read()?.open_table(PLACES)?;
-            let found = places.get(&encoded(key))?.map(|place| place.value());
-            Ok(found.map(|(pack, slot)| ChunkHint { pack, slot }).filter(|hint| listed(hint.pack)))
+            let (first, last) = (encoded(key, 0), encoded(key, u64::MAX));
+            for place in places.range::<&[u8; PLACE_BYTES]>(&first..=&last)?.rev() {
+                let (key, slot) = place?;
+                let pack = pack_of(key.value());
+                if listed(pack) {
+                    return Ok(Some(ChunkHint { pack, slot: slot.value() }));
+                }
+            }
+            Ok(None)
         })
     }
 
@@ -128,12 +135,7 @@ impl ChunkIndex {
             {
                 let mut places = transaction.open_table(PLACES)?;
                 for (slot, key) in (0..).zip(keys) {
-                    let key = encoded(&key);
-                    // Making it anew gives the same entries, in whatever order packs come.
-                    let later = places.get(&key)?.is_some_and(|place| place.value().0 > pack);
-                    if !later {
-                        places.insert(&key, (pack, slot))?;
-                    }
+                    places.insert(&encoded(&key, pack), slot)?;
                 }
             }
             Ok(transaction.commit()?)
@@ -145,7 +147,7 @@ impl ChunkIndex {
         guarded(|| {
             let mut transaction = self.database.begin_write()?;
             transaction.set_quick_repair(true);
-            transaction.open_table(PLACES)?.retain(|_, (pack, _)| listed(pack))?;
+            transaction.open_table(PLACES)?.retain(|key, _| listed(pack_of(key)))?;
             Ok(transaction.commit()?)
         })
     }
@@ -157,14 +159,19 @@ fn builder() -> Builder {
     builder
 }
 
-/// Little-endian, and the hash last: `algorithm, chunk size, domain, hash`.
-fn encoded(key: &ChunkKey) -> [u8; KEY_BYTES] {
-    let mut bytes = [0; KEY_BYTES];
+/// `algorithm, chunk size, domain, hash, pack`; all but the last are little-endian.
+fn encoded(key: &ChunkKey, pack: u64) -> [u8; PLACE_BYTES] {
+    let mut bytes = [0; PLACE_BYTES];
     bytes[..4].copy_from_slice(&(key.space.algorithm as u32).to_le_bytes());
     bytes[4..8].copy_from_slice(&key.space.chunk_bytes.to_le_bytes());
     bytes[8..24].copy_from_slice(key.space.domain.as_bytes());
-    bytes[24..].copy_from_slice(&key.hash.0);
+    bytes[24..KEY_BYTES].copy_from_slice(&key.hash.0);
+    bytes[KEY_BYTES..].copy_from_slice(&pack.to_be_bytes());
     bytes
+}
+
+fn pack_of(place: &[u8; PLACE_BYTES]) -> u64 {
+    u64::from_be_bytes(*place.last_chunk().expect("eight of more bytes"))
 }
 
 /// A panic of the database costs the index, and nothing else.
@@ -219,14 +226,17 @@ mod tests {
             for (pack, chunks) in rotated {
                 index.add(*pack, chunks.iter().map(|number| key(*number))).unwrap();
             }
-            let mut expected = BTreeMap::new();
-            for (pack, chunks) in &packs {
-                expected.extend(chunks.iter().zip(0..).map(|(chunk, slot)| (*chunk, (*pack, slot))));
-            }
+            let expected = |listed: &BTreeSet<u64>| {
+                let mut expected = BTreeMap::new();
+                for (pack, chunks) in packs.iter().filter(|(pack, _)| listed.contains(pack)) {
+                    expected.extend(chunks.iter().zip(0..).map(|(chunk, slot)| (*chunk, (*pack, slot))));
+                }
+                expected
+            };
             let check = |index: &ChunkIndex, listed: &BTreeSet<u64>| {
+                let expected = expected(listed);
                 for number in 0..20 {
-                    let place = expected.get(&number).filter(|(pack, _)| listed.contains(pack));
-                    let place = place.map(|(pack, slot)| ChunkHint { pack: *pack, slot: *slot });
+                    let place = expected.get(&number).map(|(pack, slot)| ChunkHint { pack: *pack, slot: *slot });
                     let found = index.find(&key(number), |pack| listed.contains(&pack)).unwrap();
                     assert_eq!(found, place, "{number}");
                 }
@@ -238,9 +248,10 @@ mod tests {
             check(&index, &listed);
             index.sweep(|pack| listed.contains(&pack)).unwrap();
             check(&index, &listed);
-            let swept = expected.iter().filter(|(_, (pack, _))| !listed.contains(pack));
-            for (number, _) in swept {
-                assert_eq!(index.find(&key(*number), |_| true).unwrap(), None);
+            let left = expected(&listed);
+            for number in 0..20 {
+                let found = index.find(&key(number), |_| true).unwrap().map(|hint| (hint.pack, hint.slot));
+                assert_eq!(found, left.get(&number).copied());
             }
         }
     }

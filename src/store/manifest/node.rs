@@ -11,7 +11,7 @@
 //! ```
 
 use super::error::ManifestError;
-use crate::store::pack::{ChunkHash, ChunkHint, ChunkSpace};
+use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind, ChunkSpace};
 use crate::store::structure::{StructureFields, StructureFlaw, begin, check, seal};
 
 pub(super) const MAGIC: [u8; 8] = *b"rnbsNODE";
@@ -115,7 +115,7 @@ impl ManifestNode {
         let names = kinds.iter().filter(|kind| **kind == 2).count();
         let hashed = KINDS_AT + KIND_BYTES + names * ChunkHash::BYTES;
         let (hashed, hints) = bytes.split_at_checked(hashed).ok_or(damaged("it is cut"))?;
-        if space.hash(hashed) != hash {
+        if space.hash(ChunkKind::Node, hashed) != hash {
             return Err(ManifestError::Renamed { hash });
         }
         let mut fields = check(hashed, MAGIC).map_err(|flaw| match flaw {

@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::node::{MAGIC, ManifestNode};
 use super::*;
-use crate::store::pack::{ChunkHash, ChunkHint, ChunkSpace, HashAlgorithm};
+use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind, ChunkSpace, HashAlgorithm};
 use crate::store::structure::seal;
 
+/// What names of nodes are derived with.
+const NODES: &str = "ringnbd 2026-11-28 node of a manifest";
 const CHUNK: u64 = 512;
 const SPACE: ChunkSpace =
     ChunkSpace { algorithm: HashAlgorithm::Blake3, chunk_bytes: CHUNK as u32, domain: Uuid::nil() };
@@ -36,7 +38,10 @@ impl ManifestNodes for KeptNodes {
         bytes: &[u8],
         hashed: usize,
     ) -> Result<Option<ChunkHint>, &'static str> {
-        assert_eq!(hash.0, *blake3::hash(&bytes[..hashed]).as_bytes());
+        assert_eq!(
+            hash.0,
+            *blake3::Hasher::new_derive_key(NODES).update(&bytes[..hashed]).finalize().as_bytes()
+        );
         assert!(bytes.len() <= 16 << 10);
         self.puts += 1;
         self.nodes.insert(*hash, bytes.to_vec());
@@ -186,7 +191,7 @@ proptest! {
             bytes[64..128].iter().map(|byte| [0, 2, 4, 6].iter().filter(|at| byte >> **at & 3 == 2).count()).sum();
         let hashed = bytes.len().min(128 + 32 * names);
         seal(&mut bytes[..hashed]);
-        let hash = ChunkHash(*blake3::hash(&bytes[..hashed]).as_bytes());
+        let hash = ChunkHash(*blake3::Hasher::new_derive_key(NODES).update(&bytes[..hashed]).finalize().as_bytes());
         let node = ManifestNode::decode::<Infallible>(&bytes, &SPACE, hash, level);
         if let Ok(node) = node {
             let (again, hashed_again) = node.encode();
@@ -292,7 +297,7 @@ fn hints_are_no_part_of_a_name() {
     });
     let [(first, hashed), (second, _)] = &written;
     assert_eq!(first[..*hashed], second[..*hashed]);
-    let hash = SPACE.hash(&first[..*hashed]);
+    let hash = SPACE.hash(ChunkKind::Node, &first[..*hashed]);
     for ((bytes, _), expected) in written.iter().zip(hints) {
         let node = ManifestNode::decode::<Infallible>(bytes, &SPACE, hash, 0).unwrap();
         let ManifestEntry::Named(NamedChunk { hint, .. }) = node.entries[3] else { panic!("it has a name") };

@@ -6,7 +6,7 @@ use std::iter::Peekable;
 use super::error::ManifestError;
 use super::node::{FAN_OUT, ManifestEntry, ManifestNode, NamedChunk};
 use super::root::{ManifestNodes, ManifestRoot, load, span};
-use crate::store::pack::ChunkSpace;
+use crate::store::pack::{ChunkKind, ChunkSpace};
 
 /// The manifest of a disk of `size` bytes that is the older one's, but for `changes`: chunks of the disk in
 /// their order, with what each of them has now. What an older disk did not have reads as zeroes.
@@ -133,7 +133,7 @@ where
             return Ok(plain);
         }
         let (bytes, hashed) = node.encode();
-        let hash = self.space.hash(&bytes[..hashed]);
+        let hash = self.space.hash(ChunkKind::Node, &bytes[..hashed]);
         let hint = self.nodes.put(&hash, &bytes, hashed).map_err(ManifestError::Nodes)?;
         Ok(ManifestEntry::Named(NamedChunk { hash, hint }))
     }

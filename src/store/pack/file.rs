@@ -13,6 +13,9 @@ pub(crate) trait PackFile {
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Cuts off what is behind `length`.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;
 }
@@ -28,6 +31,10 @@ impl PackFile for File {
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -9,7 +9,7 @@
 //! 60  reserved                                    48  bytes of the contents that the hash is of
 //! 64  entries, 96 bytes each                      52  codec
 //!     CRC32C of each 4 KiB of each payload        56  reserved: features of the entry
-//!                                                 60  reserved
+//!                                                 60  kind: 0 data, 1 a node
 //! trailer                                         64  reserved: id of a key
 //!  0  header of a structure                       80  reserved: tag
 //! 32  offset of the footer                        96
@@ -20,13 +20,12 @@
 //! ```
 //!
 //! Entries are in the order of their payloads, and no two payloads overlap. The last 4 KiB of a payload may
-//! be shorter. A hash is of the first part of the contents only when the rest may change: the hints of
-//! a node.
+//! be shorter. A hash is of the first part of the contents only if the rest may change: the hints of a node.
 
 use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::header::PackIdentity;
-use super::key::ChunkHash;
+use super::key::{ChunkHash, ChunkKind};
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
 use crate::store::crc::crc32c;
 use crate::store::structure::{STRUCTURE_HEADER, StructureFields, StructureFlaw, begin, check, seal};
@@ -50,6 +49,7 @@ pub(super) struct PackEntry {
     pub(super) bytes: u32,
     pub(super) hashed_bytes: u32,
     pub(super) codec: ChunkCodec,
+    pub(super) kind: ChunkKind,
 }
 
 impl PackEntry {
@@ -60,6 +60,9 @@ impl PackEntry {
         for number in [self.payload_bytes, self.bytes, self.hashed_bytes, self.codec as u32] {
             to.extend(number.to_le_bytes());
         }
+        // Features of the entry: none.
+        to.extend(0_u32.to_le_bytes());
+        to.extend((self.kind as u32).to_le_bytes());
         to.resize(end, 0);
     }
 
@@ -76,7 +79,8 @@ impl PackEntry {
         if number()? != 0 {
             return Err("it has features of a newer version");
         }
-        Ok(Self { hash, offset, payload_bytes, bytes, hashed_bytes, codec })
+        let kind = ChunkKind::of_number(number()?).ok_or("its kind is not known")?;
+        Ok(Self { hash, offset, payload_bytes, bytes, hashed_bytes, codec, kind })
     }
 
     fn end(&self) -> u64 {
@@ -90,6 +94,9 @@ impl PackEntry {
         }
         if !(1..=most_bytes).contains(&self.bytes) || !(1..=self.bytes).contains(&self.hashed_bytes) {
             return Err("its contents have an impossible length");
+        }
+        if self.kind == ChunkKind::Data && self.hashed_bytes != self.bytes {
+            return Err("its name is not that of all of it");
         }
         let is_possible = match self.codec {
             ChunkCodec::Raw => self.payload_bytes == self.bytes && self.offset.is_multiple_of(PAGE),

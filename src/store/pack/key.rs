@@ -4,6 +4,25 @@ use std::fmt;
 
 use uuid::Uuid;
 
+/// What the names of nodes are derived with. Bytes of a disk never have the name of a node, though a guest
+/// can foresee one of its own manifest and write it as data.
+const NODES: &str = "ringnbd 2026-11-28 node of a manifest";
+
+/// What a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkKind {
+    /// Bytes of a disk. Its name is the hash of all of them.
+    Data = 0,
+    /// A node of a manifest. Its name is the hash of its first bytes, without its hints.
+    Node = 1,
+}
+
+impl ChunkKind {
+    pub(super) fn of_number(number: u32) -> Option<Self> {
+        [Self::Data, Self::Node].into_iter().find(|kind| *kind as u32 == number)
+    }
+}
+
 /// How contents become a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum HashAlgorithm {
@@ -28,10 +47,13 @@ pub(crate) struct ChunkSpace {
 }
 
 impl ChunkSpace {
-    /// The name of contents.
-    pub(crate) fn hash(&self, contents: &[u8]) -> ChunkHash {
-        match self.algorithm {
-            HashAlgorithm::Blake3 => ChunkHash(*blake3::hash(contents).as_bytes()),
+    /// The name of contents of a kind.
+    pub(crate) fn hash(&self, kind: ChunkKind, contents: &[u8]) -> ChunkHash {
+        match (self.algorithm, kind) {
+            (HashAlgorithm::Blake3, ChunkKind::Data) => ChunkHash(*blake3::hash(contents).as_bytes()),
+            (HashAlgorithm::Blake3, ChunkKind::Node) => {
+                ChunkHash(*blake3::Hasher::new_derive_key(NODES).update(contents).finalize().as_bytes())
+            }
         }
     }
 

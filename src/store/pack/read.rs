@@ -64,7 +64,7 @@ impl<F: PackFile> PackReader<F> {
         let payload = self.payload(slot, &entry)?;
         let contents = entry.codec.decompress(payload, entry.bytes as usize);
         let contents = contents.ok_or(PackError::Compressed { slot })?;
-        if self.identity.space.hash(&contents[..entry.hashed_bytes as usize]) != entry.hash {
+        if self.identity.space.hash(entry.kind, &contents[..entry.hashed_bytes as usize]) != entry.hash {
             return Err(PackError::Renamed { slot });
         }
         Ok(contents)

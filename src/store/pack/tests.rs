@@ -1,7 +1,8 @@
 //! Oracle: the contents that were appended, and `blake3` and `crc_fast` themselves.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -9,13 +10,16 @@ use uuid::Uuid;
 use super::arbitrary::use_arbitrary;
 use super::*;
 
+/// What names of nodes are derived with.
+const NODES: &str = "ringnbd 2026-11-28 node of a manifest";
+
 /// The file of a pack in memory, with what was done to it.
 #[derive(Debug, Default)]
 pub(super) struct MemoryPack {
     bytes: RefCell<Vec<u8>>,
     done: RefCell<Vec<&'static str>>,
     /// Bytes that it has room for.
-    room: Option<usize>,
+    room: Rc<Cell<Option<usize>>>,
 }
 
 impl MemoryPack {
@@ -38,14 +42,22 @@ impl PackFile for MemoryPack {
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let end = offset as usize + bytes.len();
-        if self.room.is_some_and(|room| end > room) {
+        let mut file = self.bytes.borrow_mut();
+        let (start, length) = (offset as usize, file.len());
+        if let Some(room) = self.room.get().filter(|room| end > *room) {
+            // As much as fits is written.
+            file.resize(length.max(room), 0);
+            file[start..room].copy_from_slice(&bytes[..room - start]);
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let mut file = self.bytes.borrow_mut();
-        let length = file.len().max(end);
-        file.resize(length, 0);
-        file[offset as usize..end].copy_from_slice(bytes);
+        file.resize(length.max(end), 0);
+        file[start..end].copy_from_slice(bytes);
         self.done.borrow_mut().push("write");
+        Ok(())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.bytes.borrow_mut().resize(length as usize, 0);
         Ok(())
     }
 
@@ -249,7 +261,8 @@ fn raw_payloads_begin_at_a_page_and_little_saving_is_none() {
 
 #[test]
 fn a_full_pack_or_disk_refuses_and_stays_as_it_is() {
-    let file = MemoryPack { room: Some(4096 + 4096 + 300), ..MemoryPack::default() };
+    let room = Rc::new(Cell::new(Some(8192 + 2000)));
+    let file = MemoryPack { room: Rc::clone(&room), ..MemoryPack::default() };
     let mut pack = PackWriter::create(file, identity()).unwrap();
     pack.append(&[1; 100], ChunkCodec::Raw).unwrap();
     for length in [0, 16385] {
@@ -257,10 +270,14 @@ fn a_full_pack_or_disk_refuses_and_stays_as_it_is() {
         assert!(matches!(refused, Err(PackError::Length { most: 16384, .. })));
     }
     let before = pack.bytes();
-    assert!(matches!(pack.append(&noise(400, 1), ChunkCodec::Raw), Err(PackError::Io(_))));
+    assert!(matches!(pack.append(&noise(3000, 1), ChunkCodec::Raw), Err(PackError::Io(_))));
     assert_eq!(pack.bytes(), before);
-    let (_, hint) = pack.append(&noise(300, 2), ChunkCodec::Raw).unwrap();
+    let (_, hint) = pack.append(&noise(40, 2), ChunkCodec::Raw).unwrap();
     assert_eq!(hint.slot, 1);
+    // A part of what failed is still behind it. Somebody makes room.
+    room.set(None);
+    let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
+    assert_eq!(pack.read(1).unwrap(), noise(40, 2));
 
     let mut pack = PackWriter::create(MemoryPack::default(), identity()).unwrap();
     for _ in 0..MOST_CHUNKS {
@@ -275,9 +292,12 @@ fn a_full_pack_or_disk_refuses_and_stays_as_it_is() {
 #[test]
 fn a_name_can_be_of_the_first_bytes_only() {
     let mut pack = PackWriter::create(MemoryPack::default(), identity()).unwrap();
-    let (first, _) = pack.append_with_hints(b"node, hints", 4, ChunkCodec::Raw).unwrap();
-    let (second, _) = pack.append_with_hints(b"node, others", 4, ChunkCodec::Raw).unwrap();
-    assert_eq!((first, first.0), (second, *blake3::hash(b"node").as_bytes()));
+    let (first, _) = pack.append_node(b"node, hints", 4, ChunkCodec::Raw).unwrap();
+    let (second, _) = pack.append_node(b"node, others", 4, ChunkCodec::Raw).unwrap();
+    assert_eq!(
+        (first, first.0),
+        (second, *blake3::Hasher::new_derive_key(NODES).update(b"node").finalize().as_bytes())
+    );
     let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
     assert_eq!(pack.read(0).unwrap(), b"node, hints");
     assert_eq!(pack.read(1).unwrap(), b"node, others");

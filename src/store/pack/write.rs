@@ -5,7 +5,7 @@ use super::error::PackError;
 use super::file::PackFile;
 use super::footer::{PackEntry, PackFooter, PackTrailer};
 use super::header::PackIdentity;
-use super::key::{ChunkHash, ChunkHint};
+use super::key::{ChunkHash, ChunkHint, ChunkKind};
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
 
 /// A pack that is being written, in a file that was empty.
@@ -33,14 +33,23 @@ impl<F: PackFile> PackWriter<F> {
         contents: &[u8],
         codec: ChunkCodec,
     ) -> Result<(ChunkHash, ChunkHint), PackError> {
-        self.append_with_hints(contents, contents.len(), codec)
+        self.append_chunk((ChunkKind::Data, contents), contents.len(), codec)
     }
 
-    /// Adds a chunk whose name is the hash of its first bytes only. When it fails the pack is as it was, and
-    /// the call can be made again.
-    pub(crate) fn append_with_hints(
+    /// Adds a node, whose name is the hash of its first bytes only: hints follow.
+    pub(crate) fn append_node(
         &mut self,
-        contents: &[u8],
+        bytes: &[u8],
+        hashed_bytes: usize,
+        codec: ChunkCodec,
+    ) -> Result<(ChunkHash, ChunkHint), PackError> {
+        self.append_chunk((ChunkKind::Node, bytes), hashed_bytes, codec)
+    }
+
+    /// When it fails the pack is as it was, but for bytes behind its end, and the call can be made again.
+    fn append_chunk(
+        &mut self,
+        (kind, contents): (ChunkKind, &[u8]),
         hashed_bytes: usize,
         codec: ChunkCodec,
     ) -> Result<(ChunkHash, ChunkHint), PackError> {
@@ -58,12 +67,13 @@ impl<F: PackFile> PackWriter<F> {
         }
         self.file.write(payload, offset)?;
         let entry = PackEntry {
-            hash: self.identity.space.hash(&contents[..hashed_bytes]),
+            hash: self.identity.space.hash(kind, &contents[..hashed_bytes]),
             offset,
             payload_bytes: payload.len() as u32,
             bytes: contents.len() as u32,
             hashed_bytes: hashed_bytes as u32,
             codec,
+            kind,
         };
         let slot = self.footer.entries().len() as u32;
         self.footer.push(entry, payload);
@@ -87,6 +97,8 @@ impl<F: PackFile> PackWriter<F> {
     ///
     /// When it fails the file is to be thrown away: what of it is durable is not known.
     pub(crate) fn finish(self) -> Result<F, PackError> {
+        // A write that failed may have left a part of itself, and the trailer has to be the end.
+        self.file.set_length(self.end)?;
         self.file.sync()?;
         let mut bytes = self.footer.encode(&self.identity);
         let trailer = PackTrailer { footer_offset: self.end, footer_bytes: bytes.len() as u64 };
