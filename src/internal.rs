@@ -174,8 +174,9 @@ pub mod tls {
     pub use {rcgen, rustls};
 
     pub use crate::tls::{
-        Alert, CipherSuite, Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,
-        RENEWAL_RECORDS, RecordError, RecordReceiver, RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor,
-        TlsError, TlsHandshake, TlsIdentity, TlsMaterial, TlsSession, TlsSetupError, TlsStep, use_arbitrary,
+        Alert, AuthorityError, AuthorityOrder, CipherSuite, MadeFile, Opened, PskError, RECORD_DATA_BYTES,
+        RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS, RecordError, RecordReceiver,
+        RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
+        TlsSession, TlsSetupError, TlsStep, make_authority, use_arbitrary,
     };
 }

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 // The command is built on the library's inside, and names it as the library does.
+#[cfg(feature = "tls")]
+use ringnbd::internal::tls;
 use ringnbd::internal::{block, client, config, control, nbd, ring, stats, store, sys};
 
 fn main() -> ExitCode {

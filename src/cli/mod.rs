@@ -17,6 +17,8 @@ pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod store;
 mod text;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 pub(crate) use outcome::Outcome;
 
@@ -56,6 +58,9 @@ pub(crate) enum SubCommand {
     Store(store::Args),
     /// Create, snapshot, clone and remove the images of a store
     Image(image::Args),
+    /// Make certificates and keys for a first try
+    #[cfg(feature = "tls")]
+    Tls(tls::Args),
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
@@ -80,6 +85,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Devices(args) => devices::run(args),
         SubCommand::Store(args) => store::run(args),
         SubCommand::Image(args) => image::run(args),
+        #[cfg(feature = "tls")]
+        SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
     }

@@ -14,6 +14,7 @@
 mod acceptor;
 mod alert;
 mod arbitrary;
+mod authority;
 mod handshake;
 mod psk_keys;
 mod record;
@@ -25,6 +26,7 @@ pub use crate::identity::TlsIdentity;
 pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};
 pub use alert::Alert;
 pub use arbitrary::use_arbitrary;
+pub use authority::{AuthorityError, AuthorityOrder, MadeFile, make_authority};
 pub use handshake::error::TlsError;
 pub use handshake::{TLS_HANDSHAKE_BYTES, TlsHandshake, TlsStep};
 pub use psk_keys::PskError;

@@ -107,6 +107,7 @@ fn every_flag_exists() {
         "store gc",
         "store check",
         "attach",
+        "tls init",
         "image create",
         "image export",
         "image import",

@@ -1,6 +1,7 @@
 //! The server over TLS with the clients of others: QEMU and libnbd, which both have it from GnuTLS. What they write is compared behind
 //! the server's back.
 
+mod init;
 mod records;
 mod rights;
 
