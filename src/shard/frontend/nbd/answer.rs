@@ -60,6 +60,7 @@ impl Connection {
     }
 
     /// Queues a reply.
+    #[inline]
     pub(crate) fn push_reply(&mut self, reply: Reply, id: RequestId) {
         match self.secure {
             None => self.outbound.push(reply, id),

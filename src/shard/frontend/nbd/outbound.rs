@@ -164,7 +164,7 @@ impl Outbound {
 
     /// The batch of the send that starts at the end of this turn, with room for another chunk, if that can be
     /// the next one.
-    #[inline]
+    #[inline(always)]
     fn open(&mut self, batches: &mut Batches) -> Option<&mut Box<SendBatch>> {
         match &mut self.open {
             Some(batch) => {

@@ -45,6 +45,7 @@ impl Unparsed {
     }
 
     /// What is left to parse.
+    #[inline(always)]
     pub(crate) fn rest(&self) -> &[u8] {
         let all = match &self.memory {
             Memory::Buffer(received) => received.bytes(),
@@ -57,6 +58,7 @@ impl Unparsed {
     }
 
     /// The first bytes of the rest are parsed.
+    #[inline(always)]
     pub(crate) fn parsed(&mut self, bytes: usize) {
         #[cfg(feature = "tls")]
         if let Memory::Records(records) = &mut self.memory {
