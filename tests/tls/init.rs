@@ -28,7 +28,7 @@ fn three_commands_are_enough() {
     }
     let image = Image::random(1 << 20, 1);
     let arguments = ["--tls".to_owned(), directory.display().to_string()];
-    let server = Options::new().export(&format!("file:{}", image.path.display())).args(arguments).start();
+    let server = Options::new().export(format!("file:{}", image.path.display())).args(arguments).start();
     let size = |uri: &str| Some(peers::command("nbdinfo")?.args(["--size", uri]).output().unwrap());
     let (socket, directory) = (server.socket().display().to_string(), directory.display().to_string());
     let certificates =
