@@ -11,12 +11,11 @@
 
 #![cfg_attr(not(test), expect(dead_code, reason = "ingest, which asks it, is not written yet"))]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use redb::{Builder, Database, ReadableDatabase, StorageBackend, StorageError, TableDefinition, TableError};
 use uuid::Uuid;
 
 use super::pack::{ChunkHint, ChunkKey};
+use super::redb_errors::{caught_in, from_redb};
 
 /// Memory for pages of the file.
 const CACHE: usize = 32 << 20;
@@ -49,17 +48,7 @@ pub(crate) enum ChunkIndexError {
     Panicked(String),
 }
 
-macro_rules! from_redb {
-    ($($name:ident)*) => {$(
-        impl From<redb::$name> for ChunkIndexError {
-            fn from(error: redb::$name) -> Self {
-                Self::Database(Box::new(error.into()))
-            }
-        }
-    )*};
-}
-
-from_redb!(DatabaseError TransactionError TableError StorageError CommitError);
+from_redb!(ChunkIndexError: DatabaseError TransactionError TableError StorageError CommitError);
 
 /// The index of an open store.
 #[derive(Debug)]
@@ -176,11 +165,7 @@ fn pack_of(place: &[u8; PLACE_BYTES]) -> u64 {
 
 /// A panic of the database costs the index, and nothing else.
 fn guarded<T>(call: impl FnOnce() -> Result<T, ChunkIndexError>) -> Result<T, ChunkIndexError> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err(ChunkIndexError::Panicked(text.to_owned()))
-    })
+    caught_in(call, ChunkIndexError::Panicked)
 }
 
 #[cfg(test)]

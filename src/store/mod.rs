@@ -36,6 +36,7 @@ pub(crate) mod open_store;
 mod pack;
 pub(crate) mod pending;
 pub(crate) mod rebasing;
+mod redb_errors;
 pub(crate) mod request;
 pub(crate) mod serving;
 mod structure;

@@ -1,4 +1,4 @@
-//! What structures of packs and manifests have in common: a header, a CRC over all of their bytes,
+//! What the structures of maps, packs and manifests have in common: a header, a CRC over all of their bytes,
 //! little-endian numbers.
 //!
 //! ```text
@@ -39,30 +39,46 @@ pub(super) fn begin(magic: [u8; 8]) -> Vec<u8> {
     bytes
 }
 
-/// Puts the CRC where it belongs.
-pub(super) fn seal(bytes: &mut [u8]) {
+/// Puts the CRC where it belongs, and tells it.
+pub(super) fn seal(bytes: &mut [u8]) -> u32 {
     let crc = crc(bytes);
     bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    crc
 }
 
 fn crc(bytes: &[u8]) -> u32 {
     crc32c(&[&bytes[..CRC_AT], &[0; 4], &bytes[CRC_AT + 4..]])
 }
 
-/// What follows the header of a structure that has all of `bytes`.
-pub(super) fn check(bytes: &[u8], magic: [u8; 8]) -> Result<StructureFields<'_>, StructureFlaw> {
+/// A structure whose header was checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WholeStructure<'a> {
+    /// What follows the header.
+    pub(super) body: &'a [u8],
+    pub(super) crc: u32,
+    pub(super) read_only_features: u32,
+}
+
+/// Checks the header of a structure that has all of `bytes`.
+pub(super) fn whole(bytes: &[u8], magic: [u8; 8]) -> Result<WholeStructure<'_>, StructureFlaw> {
     if bytes.len() < STRUCTURE_HEADER || bytes[..8] != magic {
         return Err(StructureFlaw::Other);
     }
     let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    if crc(bytes) != number(CRC_AT) {
+    let crc = crc(bytes);
+    if crc != number(CRC_AT) {
         return Err(StructureFlaw::Torn);
     }
     let (version, features) = (number(8), number(20));
     if version != VERSION || features != 0 {
         return Err(StructureFlaw::Newer { version, features });
     }
-    Ok(StructureFields(&bytes[STRUCTURE_HEADER..]))
+    Ok(WholeStructure { body: &bytes[STRUCTURE_HEADER..], crc, read_only_features: number(16) })
+}
+
+/// What follows the header of a structure that has all of `bytes`, where the rest of it does not matter.
+pub(super) fn check(bytes: &[u8], magic: [u8; 8]) -> Result<StructureFields<'_>, StructureFlaw> {
+    Ok(StructureFields(whole(bytes, magic)?.body))
 }
 
 /// Bytes of a structure that are being read. Bytes that are not there give `None`.

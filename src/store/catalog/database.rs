@@ -4,8 +4,6 @@
 //! A transaction is durable when [`StoreCatalog::commit`] returns. If one fails it may have become durable
 //! all the same, so the catalogue answers nothing until it was opened again.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use redb::{
     Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
     TableDefinition, TableError, WriteTransaction,
@@ -18,6 +16,7 @@ use super::encoding::{StoredRow, decode, encode};
 use super::header::{self, CatalogHeader, HeaderError};
 use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
+use crate::store::redb_errors::{caught_in, from_redb};
 
 /// Memory for pages of the file. Rows are kept apart from it.
 const CACHE: usize = 8 << 20;
@@ -52,17 +51,7 @@ pub enum CatalogError {
     Panicked(String),
 }
 
-macro_rules! from_redb {
-    ($($name:ident)*) => {$(
-        impl From<redb::$name> for CatalogError {
-            fn from(error: redb::$name) -> Self {
-                Self::Database(Box::new(error.into()))
-            }
-        }
-    )*};
-}
-
-from_redb!(DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
+from_redb!(CatalogError: DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError);
 
 /// The catalogue of an open store.
 #[derive(Debug)]
@@ -247,11 +236,7 @@ fn each<R: StoredRow>(
 
 /// A panic of the database costs the store, and nothing else.
 fn guarded<T>(call: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, CatalogError> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err(CatalogError::Panicked(text.to_owned()))
-    })
+    caught_in(call, CatalogError::Panicked)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The sizes of a map, and where everything lies in its file.
 
 use super::error::LayerMapError;
-use super::format::{Decoder, Encoder};
+use super::format::{Encoder, StructureFields};
 
 /// What a node has before its states or entries.
 pub(super) const NODE_HEADER_BYTES: usize = 128;
@@ -135,7 +135,7 @@ impl Geometry {
     }
 
     /// Not checked yet.
-    pub(super) fn decode(from: &mut Decoder<'_>) -> Option<Self> {
+    pub(super) fn decode(from: &mut StructureFields<'_>) -> Option<Self> {
         let [block_bytes, page_blocks, slot_bytes, record_block_bytes] =
             [from.u32()?, from.u32()?, from.u32()?, from.u32()?];
         let [fan_out, inner_levels, roots, _] = [from.u32()?, from.u32()?, from.u32()?, from.u32()?];

@@ -14,7 +14,7 @@
 use uuid::Uuid;
 
 use super::error::LayerMapError;
-use super::format::{Decoder, Encoder, StructureKind, check};
+use super::format::{Encoder, StructureFields, StructureKind, check};
 use super::geometry::{Geometry, NODE_HEADER_BYTES};
 use super::states::States;
 
@@ -73,7 +73,7 @@ impl NodeEntry {
     }
 
     /// `None` if it cannot be one of a parent that was written for `sequence`.
-    pub(super) fn decode(from: &mut Decoder<'_>, sequence: u64) -> Option<Self> {
+    pub(super) fn decode(from: &mut StructureFields<'_>, sequence: u64) -> Option<Self> {
         let (of, crc, slot) = (from.u64()?, from.u32()?, from.u32()?);
         let slot = match slot {
             0 => return (of == 0 && crc == 0).then_some(Self::EMPTY),
@@ -138,7 +138,7 @@ impl NodePlace<'_> {
 
     /// The entries of an inner node, if `bytes` are the ones that its parent means.
     pub(super) fn decode_inner(&self, bytes: &[u8], crc: u32) -> Result<Box<[NodeEntry]>, LayerMapError> {
-        let mut from = Decoder(self.payload(bytes, crc)?);
+        let mut from = StructureFields(self.payload(bytes, crc)?);
         let entries = (0..self.geometry.fan_out).map(|_| NodeEntry::decode(&mut from, self.sequence));
         entries.collect::<Option<_>>().ok_or_else(|| self.damaged("an entry that cannot be"))
     }
@@ -152,7 +152,7 @@ impl NodePlace<'_> {
         if whole.crc != crc {
             return Err(self.damaged("it is another one than its parent names"));
         }
-        let mut from = Decoder(whole.body);
+        let mut from = StructureFields(whole.body);
         let found = (from.array().map(Uuid::from_bytes), from.u32(), from.u32(), from.u64(), from.u64());
         if found != (Some(self.layer), Some(self.level), Some(0), Some(self.index), Some(self.sequence)) {
             return Err(self.damaged("it belongs to another place"));

@@ -1,7 +1,7 @@
 //! How a map begins: as a new file, or out of the bytes of one.
 
 use super::error::LayerMapError;
-use super::format::Flaw;
+use super::format::StructureFlaw;
 use super::geometry::{FRONT_BYTES, Geometry, SUPERBLOCK_BYTES, SUPERBLOCK_SPACING};
 use super::layer::{FileWrite, LayerMap};
 use super::node::NodeEntry;
@@ -43,9 +43,10 @@ impl MapFront {
                 Ok(Self { superblock: only, is_fallback: !is_new })
             }
             (Err(_), Ok(only)) => Ok(Self { superblock: only, is_fallback: true }),
-            (Err(DecodeError::Unreadable(Flaw::Other)), Err(DecodeError::Unreadable(Flaw::Other))) => {
-                Err(LayerMapError::NotAMap)
-            }
+            (
+                Err(DecodeError::Unreadable(StructureFlaw::Other)),
+                Err(DecodeError::Unreadable(StructureFlaw::Other)),
+            ) => Err(LayerMapError::NotAMap),
             (Err(_), Err(_)) => Err(LayerMapError::SuperblocksDamaged),
         }
     }

@@ -22,7 +22,7 @@
 use uuid::Uuid;
 
 use super::error::LayerMapError;
-use super::format::{Decoder, Encoder, StructureKind, check};
+use super::format::{Encoder, StructureFields, StructureKind, check};
 use super::geometry::{Geometry, MOST_BLOCKS, RECORD_HEADER_BYTES};
 use super::states::{BlockRun, BlockState};
 
@@ -55,7 +55,7 @@ impl JournalPoint {
         to.skip(4);
     }
 
-    pub(super) fn decode(from: &mut Decoder<'_>) -> Option<Self> {
+    pub(super) fn decode(from: &mut StructureFields<'_>) -> Option<Self> {
         let point = Self { position: from.u64()?, sequence: from.u64()?, crc: from.u32()? };
         from.u32()?;
         Some(point)
@@ -160,7 +160,7 @@ pub(super) fn find(geometry: &Geometry, layer: Uuid, bytes: &[u8]) -> Result<Fou
     let bytes = bytes.get(..blocks as usize * block).ok_or(NoRecord::Torn)?;
     let whole =
         check(bytes, KIND).map_err(|flaw| flaw.newer(KIND).map_or(NoRecord::Torn, NoRecord::Newer))?;
-    let mut from = Decoder(whole.body);
+    let mut from = StructureFields(whole.body);
     if from.array().map(Uuid::from_bytes) != Some(layer) {
         return Err(NoRecord::Foreign);
     }
@@ -168,7 +168,7 @@ pub(super) fn find(geometry: &Geometry, layer: Uuid, bytes: &[u8]) -> Result<Fou
 }
 
 /// What follows the uuid; `None` if it cannot be.
-fn decode(geometry: &Geometry, from: &mut Decoder<'_>, crc: u32) -> Option<FoundRecord> {
+fn decode(geometry: &Geometry, from: &mut StructureFields<'_>, crc: u32) -> Option<FoundRecord> {
     let generation = from.u64()?;
     let at = JournalPoint { position: from.u64()?, sequence: from.u64()?, crc: from.u32()? };
     let (kind, blocks, count) = (from.u32()?, from.u32()?, from.u32()? as usize);

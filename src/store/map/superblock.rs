@@ -21,10 +21,11 @@
 use uuid::Uuid;
 
 use super::error::LayerMapError;
-use super::format::{Decoder, Encoder, Flaw, HEADER_BYTES, StructureKind, check};
+use super::format::{Encoder, StructureFields, StructureFlaw, StructureKind, check};
 use super::geometry::{Geometry, MOST_ROOTS, SUPERBLOCK_BYTES, SUPERBLOCK_SPACING};
 use super::node::{ENTRY_BYTES, NodeEntry};
 use super::record::JournalPoint;
+use crate::store::structure::STRUCTURE_HEADER;
 
 pub(super) const KIND: StructureKind = StructureKind { magic: *b"rnbmSUPR", name: "superblock of the map" };
 const NAME_AT: usize = 512;
@@ -135,7 +136,7 @@ impl Superblock {
     }
 
     fn fields(body: &[u8], is_read_only: bool) -> Option<Self> {
-        let mut from = Decoder(body);
+        let mut from = StructureFields(body);
         let mut uuid = || from.array().map(Uuid::from_bytes);
         let (store, image, layer, parent) = (uuid()?, uuid()?, uuid()?, uuid()?);
         let (sequence, generation, created_s, written_s) =
@@ -148,14 +149,15 @@ impl Superblock {
         if name > MOST_NAME_BYTES {
             return None;
         }
-        let text = |at: usize, length: usize| Decoder(body.get(at - HEADER_BYTES..)?).bytes(length);
+        let text =
+            |at: usize, length: usize| StructureFields(body.get(at - STRUCTURE_HEADER..)?).bytes(length);
         let name = String::from_utf8(text(NAME_AT, name)?.to_vec()).ok()?;
         let base = match base {
             u32::MAX => None,
             length if length as usize <= MOST_BASE_BYTES => Some(text(BASE_AT, length as usize)?.to_vec()),
             _ => return None,
         };
-        let mut from = Decoder(body.get(ROOTS_AT - HEADER_BYTES..)?);
+        let mut from = StructureFields(body.get(ROOTS_AT - STRUCTURE_HEADER..)?);
         let roots = (0..geometry.roots.min(MOST_ROOTS)).map(|_| NodeEntry::decode(&mut from, sequence));
         let roots = roots.collect::<Option<_>>()?;
         let parent = Some(parent).filter(|parent| !parent.is_nil());
@@ -199,7 +201,7 @@ impl Superblock {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DecodeError {
     /// Torn or damaged, or never written.
-    Unreadable(Flaw),
+    Unreadable(StructureFlaw),
     /// It is whole, and cannot be used.
     Refused(LayerMapError),
 }
