@@ -32,6 +32,11 @@ METRICS = {
     "probe_p50_us": ("probe p50", 0),
     "probe_p99_us": ("probe p99", 0),
     "probe_max_us": ("probe max", 0),
+    # How long the image's changes waited for each snapshot of it.
+    "pause_p50_ms": ("pause p50 ms", 1),
+    "pause_p99_ms": ("pause p99 ms", 1),
+    "pause_max_ms": ("pause max ms", 1),
+    "snapshots": ("snapshots", 0),
     # Commands of a flood that were answered.
     "flood_per_second": ("flood/s", 1),
 }
@@ -43,6 +48,7 @@ NAMES = {
     "p99_us": "p99",
     "max_us": "the longest",
     "probe_p99_us": "the probe's p99",
+    "pause_p99_ms": "the pause of a snapshot, p99",
     "cpu_us_per_request": "CPU per request",
     "resident_mib": "resident MiB",
     "slowest_to_mean": "slowest connection to mean",
@@ -114,6 +120,7 @@ class Variant:
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
     disk: str = ""  # what lies over the cell's file; see disks.py
+    snapshots: bool = False  # of the image, one after the other
 
 
 VARIANTS = {
@@ -131,6 +138,7 @@ VARIANTS = {
     "ringnbd-twins": Variant(processes=2, clients=4, load=(1, 64)),
     "ringnbd-overlay": Variant(disk="overlay"),
     "ringnbd-image": Variant(disk="image"),
+    "ringnbd-snapshots": Variant(disk="image", admin=True, snapshots=True),
     "ringnbd-sparse": Variant(disk="sparse"),
     "ringnbd-copy": Variant(disk="copy"),
 }
@@ -233,4 +241,7 @@ CELLS = {
     "image-overwrite-flush": Cell(
         "1,000 random overwrites of 4 KiB of an image, 1 x 1, a FLUSH after each", "randwrite", "4K", 1, 1, fsync=1, operations=1000,
         servers=("ringnbd-copy", "ringnbd-image"), bars=(least("iops", 1 / 1.05, "ringnbd-copy", "ringnbd-image"),)),
+    "image-snapshot-pause": Cell(
+        "4 KiB random writes to an image, 4 x 32, alone and while it is snapshotted again and again", "randwrite", "4K", 4, 32,
+        servers=("ringnbd-image", "ringnbd-snapshots"), bars=(most("pause_p99_ms", 10, None, "ringnbd-snapshots"),)),
 }

@@ -10,6 +10,7 @@ from .cage import Cage
 from .flood import Flood
 from .machine import cpu_seconds, cpus, resident_mib
 from .servers import Server, is_here, peer
+from .snapshots import Snapshots
 
 # A file that a neighbour has beside the cell's, and a sparse one to flood.
 NEIGHBOUR_BYTES, SPARSE_BYTES = 256 << 20, 4 << 30
@@ -130,12 +131,15 @@ def measure(name, cell, files, binaries, seconds):
         if idle:
             stack.enter_context(Idle(first.path, idle))
         scraper = stack.enter_context(Scraper(first.admin, variant.scrapes)) if variant and variant.scrapes else None
+        snapshots = stack.enter_context(Snapshots(first)) if variant and variant.snapshots else None
         flood = stack.enter_context(Flood(cell.flood, first.path, image)) if cell.flood else None
         run = load(cell, servers, variant, binaries["ringnbd"], seconds)
         if idle:
             run["idle_connections"] = idle
         if scraper:
             run["scrapes"] = scraper.scrapes
+        if snapshots:
+            run |= snapshots.pauses()
         if flood:
             run["flood_per_second"] = flood.per_second()
             # The server's time is that of the flood.

@@ -72,8 +72,9 @@ class Server:
         self.port = free_port() if self.tcp else None
         self.path = self.directory / "nbd.sock"
         self.admin = self.directory / "admin.sock"
+        self.control = self.directory / "control.sock"
         kind = self.variant.disk if self.variant else ""
-        self.disk = Disk(self.name, kind, self.image, self._binary()) if kind or self.name in QCOW2 else None
+        self.disk = Disk(self.name, kind, self.image, self.binary) if kind or self.name in QCOW2 else None
         export = "disk" if self.name == "nbd-server" else ""
         self.uri = f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
         self.neighbour = f"nbd+unix:///neighbour?socket={self.path}"
@@ -152,11 +153,13 @@ class Server:
         neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}"]}[self.cell.neighbour]
         listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
+        control = ["--control", f"unix:{self.control}"] if self.variant.snapshots else []
         shards = self.variant.shards
-        return [self._binary(), "serve", export, *neighbour, *listen, "--shards",
-                str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *self.variant.flags]
+        return [self.binary, "serve", export, *neighbour, *listen, "--shards",
+                str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *control, *self.variant.flags]
 
-    def _binary(self):
+    @property
+    def binary(self):
         return self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"]
 
     def _uri_of_disk(self):
