@@ -3,6 +3,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bench;
+mod captive;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
@@ -13,6 +14,7 @@ pub(crate) mod list;
 pub(crate) mod map;
 mod outcome;
 mod owner;
+pub(crate) mod qemu_nbd;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod store;

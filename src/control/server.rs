@@ -66,6 +66,14 @@ async fn next_stop(host: &mut impl Host) -> &'static str {
     }
 }
 
+/// Whom a server serves.
+pub(super) struct Clients {
+    /// Only this one, and until it is gone.
+    pub(super) client: Option<OwnedFd>,
+    /// Until the last one is gone.
+    pub(super) until_last: bool,
+}
+
 /// Everything that ends with the server.
 pub(super) struct Server<'a> {
     config: &'a Config,
@@ -92,10 +100,11 @@ impl<'a> Server<'a> {
     /// Serves to the end.
     pub(super) async fn serve(
         mut self,
-        client: Option<OwnedFd>,
+        clients: Clients,
         inherited: Vec<Listener>,
         host: &mut impl Host,
     ) -> Result<Ending, StartError> {
+        let Clients { client, until_last } = clients;
         host.before_listening()?;
         let mut bound = inherited;
         if client.is_none() {
@@ -145,6 +154,7 @@ impl<'a> Server<'a> {
         }
         let asked = match client {
             Some(socket) => self.until_client_is_gone(socket, host).await,
+            None if until_last => self.until_last_is_gone(host).await,
             None => self.until_asked(host).await,
         };
         host.stopping();
@@ -232,6 +242,18 @@ impl<'a> Server<'a> {
         tokio_uring::spawn(negotiate(Rc::clone(&self.stores), Candidate { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
+            ending = self.until_asked(host) => ending,
+        }
+    }
+
+    /// Serves until there is no client any more, after there was one.
+    async fn until_last_is_gone(&mut self, host: &mut impl Host) -> Ending {
+        let plane = Rc::clone(&self.plane);
+        tokio::select! {
+            () = plane.last_is_gone() => {
+                tracing::info!("the last client is gone: stopping");
+                Ending::Stopped
+            }
             ending = self.until_asked(host) => ending,
         }
     }

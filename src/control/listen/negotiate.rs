@@ -56,7 +56,7 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
     let result = match outcome {
         Ok(Agreed { session, entry, leftover, secure, tls }) => {
             peer.tls = tls;
-            let permit = Box::new((connection, entry.count_client()));
+            let permit = Box::new((connection, entry.count_client(), plane.count_served()));
             let socket_permit = Box::new(handshake_permit);
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
