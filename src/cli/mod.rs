@@ -9,6 +9,7 @@ pub(crate) mod detach;
 pub(crate) mod devices;
 mod http;
 pub(crate) mod image;
+pub(crate) mod import_config;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
@@ -63,6 +64,8 @@ pub(crate) enum SubCommand {
     /// Make certificates and keys for a first try
     #[cfg(feature = "tls")]
     Tls(tls::Args),
+    /// Say the configuration of nbd-server in ringnbd's
+    ImportConfig(import_config::Args),
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
@@ -74,6 +77,7 @@ pub(crate) enum SubCommand {
 pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         SubCommand::Serve(args) => serve::run(*args),
+        SubCommand::ImportConfig(args) => import_config::run(&args),
         SubCommand::Info(args) => info::run(args),
         SubCommand::List(args) => list::run(args),
         SubCommand::Broker => match crate::daemon::broker::run() {
