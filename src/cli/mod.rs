@@ -3,6 +3,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
@@ -48,6 +49,8 @@ pub(crate) enum SubCommand {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Check whether a server does what the protocol asks for
+    Check(check::Args),
     /// Make an export a block device of this machine: /dev/nbdN
     Attach(attach::Args),
     /// Detach a block device that was attached
@@ -80,6 +83,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
+        SubCommand::Check(args) => check::run(args),
         SubCommand::Attach(args) => attach::run(args),
         SubCommand::Detach(args) => detach::run(&args),
         SubCommand::Devices(args) => devices::run(args),
