@@ -143,11 +143,6 @@ impl<'a> Examiner<'a> {
         &self.subject.export
     }
 
-    /// Whether statements that only partly write may do that part.
-    pub(super) fn may_write(&self) -> bool {
-        self.subject.danger && self.facts.flags & NBD_FLAG_READ_ONLY == 0
-    }
-
     /// Asks in each form of replies that the server has.
     pub(super) fn each(&self, ask: impl Fn(&mut Probe) -> Asked<()>) -> Asked<()> {
         self.facts

@@ -15,7 +15,7 @@ use crate::config::size::parse_duration;
 const LONG_HELP: &str = "\
 Each statement is met, not met, or not applicable: the server does not have what it is about. One that is not met
 comes with the bytes that show it and the heading of the protocol document (doc/proto.md of the NBD project). MUST
-and SHOULD are its words.
+and SHOULD are its words; SHOULD is also what it leaves open and clients rely on.
 
 Statements that write are asked with --danger only. Give them a scratch export: its contents are lost.
 

@@ -4,6 +4,7 @@
 pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
@@ -69,6 +70,11 @@ pub(crate) enum SubCommand {
     Broker,
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
+    /// Print the completions of a shell: bash, zsh, fish
+    Completions(completions::Args),
+    /// Write the manual pages; for packages
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 /// Runs the command that was asked for, to its end.
@@ -93,6 +99,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
+        SubCommand::Completions(args) => completions::run(&args),
+        SubCommand::Man(args) => completions::man(&args),
     }
 }
 

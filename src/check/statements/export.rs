@@ -9,7 +9,7 @@ use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
 const OPTIONS: &str = "Option types";
-const SIZES: &str = "Block size constraints";
+const SIZES: &str = "Size constraints";
 const INFO_AND_GO: [u32; 2] = [NBD_OPT_INFO, NBD_OPT_GO];
 
 pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
@@ -90,7 +90,6 @@ fn list(examiner: &Examiner<'_>) -> Asked<()> {
 }
 
 fn malformed(examiner: &Examiner<'_>) -> Asked<()> {
-    let mut probe = examiner.haggling()?;
     let name = examiner.export().as_bytes();
     let length = name.len() as u32;
     let bad = [
@@ -108,6 +107,8 @@ fn malformed(examiner: &Examiner<'_>) -> Asked<()> {
         ("only a length", vec![0; 4]),
     ];
     for (what, data) in &bad {
+        // A server may end a handshake that goes on and on.
+        let mut probe = examiner.haggling()?;
         for number in INFO_AND_GO {
             let kinds = [NBD_REP_ERR_INVALID, NBD_REP_ERR_UNSUP];
             let kind = probe.expect_one_of(number, data, &kinds, what)?;
@@ -174,7 +175,7 @@ fn one_info_export(examiner: &Examiner<'_>) -> Asked<()> {
             if last == NBD_REP_ERR_BLOCK_SIZE_REQD {
                 continue;
             }
-            information(&answers)?;
+            probe.export = information(&answers)?;
             match number {
                 NBD_OPT_INFO => probe.expect_in_step("INFO")?,
                 _ => probe.expect_alive()?,

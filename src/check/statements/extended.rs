@@ -19,7 +19,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
             "Extended reply chunk message",
             echo,
         ),
-        statement("T39a", "A compact request ends the connection", EXTENDED, compact),
+        statement("T39a", "A compact request ends the connection", EXTENDED, compact).should(),
         statement(
             "T39b",
             "The payload of a command that has none is consumed, then EINVAL",

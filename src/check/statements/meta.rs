@@ -251,9 +251,10 @@ fn shown(queries: &[&[u8]]) -> String {
 
 fn bad_lengths(examiner: &Examiner<'_>) -> Asked<()> {
     examiner.needs_allocation()?;
-    let mut probe = examiner.haggling()?;
-    probe.choose(examiner.chunked()?[0])?;
+    let mode = examiner.chunked()?[0];
     for (what, data) in malformed(examiner.export().as_bytes()) {
+        let mut probe = examiner.haggling()?;
+        probe.choose(mode)?;
         for number in [NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT] {
             // Contexts that stood before the fault may be told first.
             let kind = probe.ask_last(number, &data)?.kind;

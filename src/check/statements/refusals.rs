@@ -14,7 +14,8 @@ const ERRORS: &str = "Error values";
 
 pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     vec![
-        statement("T1", "A request with a wrong magic ends the connection, unanswered", REQUEST, bad_magic),
+        statement("T1", "A request with a wrong magic ends the connection, unanswered", REQUEST, bad_magic)
+            .should(),
         statement("T4", "READ, CACHE and BLOCK_STATUS past the end are EINVAL", ERRORS, past_the_end)
             .should(),
         statement("T5", "Offset and length together never wrap", ERRORS, wrapping),
@@ -198,7 +199,9 @@ fn failing(probe: &Probe) -> Vec<ProbeRequest> {
 
 fn legal_values(examiner: &Examiner<'_>) -> Asked<()> {
     examiner.each(|probe| {
-        for request in failing(probe) {
+        let is_simple = probe.mode == ReplyMode::Simple;
+        // A READ may get the wrong form of reply, which is a matter of T18.
+        for request in failing(probe).into_iter().filter(|one| is_simple || one.command != NBD_CMD_READ) {
             // Whatever is no legal value is a finding of `hear` already.
             let error = probe.call(&request)?.error;
             if [NBD_ENOTSUP, NBD_EOVERFLOW, NBD_ENOMEM].contains(&error) {

@@ -7,7 +7,7 @@ use super::refusals::unit;
 use super::{Statement, statement};
 use crate::nbd::wire::*;
 
-const STATUS: &str = "NBD_REPLY_TYPE_BLOCK_STATUS";
+const STATUS: &str = "Structured reply types";
 /// A range that is mapped has no more requests than this.
 const MOST_STEPS: usize = 4096;
 
