@@ -74,6 +74,8 @@ impl ExportFacts {
 pub(super) struct Probe {
     pub(super) mode: ReplyMode,
     pub(super) export: ExportFacts,
+    /// A failing READ may have a simple reply in any mode: that is the matter of one statement alone.
+    pub(super) is_lenient: bool,
     /// Chunks of replies that are not complete.
     pub(super) unfinished: Vec<ProbeChunk>,
     socket: Socket,
@@ -96,6 +98,7 @@ impl Probe {
         Self {
             mode: ReplyMode::Simple,
             export: ExportFacts::default(),
+            is_lenient: false,
             unfinished: Vec::new(),
             socket,
             number,

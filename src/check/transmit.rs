@@ -101,7 +101,8 @@ impl Probe {
         let chunk = match heard {
             Heard::Simple { error, .. } => {
                 let is_read = request.command == NBD_CMD_READ;
-                if is_read && self.mode != ReplyMode::Simple {
+                let is_excused = error != 0 && self.is_lenient;
+                if is_read && self.mode != ReplyMode::Simple && !is_excused {
                     return not_met(format!("{request}: a simple reply, though others were negotiated"));
                 }
                 if request.command == NBD_CMD_BLOCK_STATUS && error == 0 {

@@ -1,7 +1,7 @@
 //! H6 to H15 and H28: LIST, INFO, GO, EXPORT_NAME, STARTTLS.
 
 use super::super::examiner::Examiner;
-use super::super::haggle::{OptionAnswer, information, kind_name, needs};
+use super::super::haggle::{OptionAnswer, information, kind_name, kind_names, needs};
 use super::super::probe::{Asked, Finding, Probe, not_applicable, not_met};
 use super::super::wire::*;
 use super::{Statement, statement};
@@ -176,6 +176,12 @@ fn one_info_export(examiner: &Examiner<'_>) -> Asked<()> {
                 continue;
             }
             probe.export = information(&answers)?;
+            let is_export =
+                |one: &&OptionAnswer| one.kind == NBD_REP_INFO && be16(&one.data, 0) == NBD_INFO_EXPORT;
+            let count = answers.iter().filter(is_export).count();
+            if count != 1 {
+                return not_met(format!("INFO_EXPORT came {count} times; it must come once"));
+            }
             match number {
                 NBD_OPT_INFO => probe.expect_in_step("INFO")?,
                 _ => probe.expect_alive()?,
@@ -195,8 +201,8 @@ fn unknown_export(examiner: &Examiner<'_>) -> Asked<()> {
             [OptionAnswer { kind, .. }] if kind == NBD_REP_ERR_UNSUP => needs(kind, "INFO and GO")?,
             [.., OptionAnswer { kind: NBD_REP_ACK, .. }] => return not_applicable("the server has any name"),
             _ => {
-                let kinds: Vec<String> = answers.iter().map(|answer| kind_name(answer.kind)).collect();
-                return not_met(format!("option {number} for an unknown export gets {}", kinds.join(", ")));
+                let kinds = kind_names(&answers);
+                return not_met(format!("option {number} for an unknown export gets {kinds}"));
             }
         }
         probe.expect_in_step("an unknown export")?;

@@ -1,6 +1,7 @@
 //! H1 to H5, H32 and H34: the greeting, unknown options, ABORT, old clients.
 
 use super::super::examiner::Examiner;
+use super::super::haggle::kind_names;
 use super::super::probe::{Asked, not_applicable, not_met};
 use super::super::wire::*;
 use super::{Statement, statement};
@@ -70,7 +71,7 @@ fn aborted(examiner: &Examiner<'_>, data: &[u8]) -> Asked<()> {
     }
     match probe.answers(NBD_OPT_ABORT)?[..] {
         [ref answer] if answer.kind == NBD_REP_ACK => probe.expect_close("ABORT"),
-        ref answers => not_met(format!("ABORT gets {answers:x?}; it must get one REP_ACK")),
+        ref answers => not_met(format!("ABORT gets {}; it must get one REP_ACK", kind_names(answers))),
     }
 }
 
@@ -125,7 +126,9 @@ fn old_client(examiner: &Examiner<'_>) -> Asked<()> {
         }
         match probe.answers(number)?[..] {
             [ref answer] if answer.is_error() => {}
-            ref answers => return not_met(format!("option {number} gets {answers:x?}, no single error")),
+            ref answers => {
+                return not_met(format!("option {number} gets {}, no single error", kind_names(answers)));
+            }
         }
     }
     probe.export_name(examiner.export(), false)?;

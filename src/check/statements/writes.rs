@@ -205,6 +205,9 @@ fn long_zeroes(examiner: &Examiner<'_>) -> Asked<()> {
     examiner.needs_flag(NBD_FLAG_SEND_WRITE_ZEROES, "SEND_WRITE_ZEROES")?;
     let start = 65536;
     examiner.needs_size(LONG[0] + 2 * start)?;
+    if examiner.facts.flags & NBD_FLAG_READ_ONLY != 0 {
+        return not_applicable("the export is read-only");
+    }
     let mut probe = examiner.attach(*examiner.facts.modes.last().unwrap_or(&ReplyMode::Simple))?;
     let size = probe.export.size;
     for length in LONG.into_iter().filter(|length| length + 2 * start <= size) {
