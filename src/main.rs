@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod check;
 mod cli;
 mod daemon;
 mod sandbox;

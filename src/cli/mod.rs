@@ -4,6 +4,8 @@
 pub(crate) mod attach;
 pub(crate) mod bench;
 mod captive;
+pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
@@ -51,6 +53,8 @@ pub(crate) enum SubCommand {
     Map(map::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Check whether a server does what the protocol asks for
+    Check(check::Args),
     /// Make an export a block device of this machine: /dev/nbdN
     Attach(attach::Args),
     /// Detach a block device that was attached
@@ -71,6 +75,11 @@ pub(crate) enum SubCommand {
     Broker,
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
+    /// Print the completions of a shell: bash, zsh, fish
+    Completions(completions::Args),
+    /// Write the manual pages; for packages
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 /// Runs the command that was asked for, to its end.
@@ -86,6 +95,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
+        SubCommand::Check(args) => check::run(args),
         SubCommand::Attach(args) => attach::run(args),
         SubCommand::Detach(args) => detach::run(&args),
         SubCommand::Devices(args) => devices::run(args),
@@ -95,6 +105,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
+        SubCommand::Completions(args) => completions::run(&args),
+        SubCommand::Man(args) => completions::man(&args),
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod failures;
 mod fake;
-mod subject;
+pub(crate) mod subject;
 
 use std::process::Command;
 
