@@ -5,6 +5,7 @@
 
 mod failures;
 mod fake;
+mod secure;
 mod subject;
 
 use std::process::Command;
