@@ -128,7 +128,7 @@ impl Link {
         let mut received = 0;
         loop {
             let mut input = &buffer[..received];
-            while !input.is_empty() || received == 0 {
+            loop {
                 let result = starting.feed(&mut input);
                 let output = starting.take_output();
                 match self.send_plain(&output) {

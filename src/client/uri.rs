@@ -1,8 +1,8 @@
 //! NBD URIs: where a server is and which of its exports is meant.
 //!
 //! Source: `doc/uri.md` of the NBD project, "NBD URI components". `nbd://HOST[:PORT]/NAME` and
-//! `nbd+unix:///NAME?socket=PATH`; a socket that begins with `%00` is in the abstract namespace. With `nbds` in
-//! the place of `nbd` the connection is encrypted; how is said by parameters of the same names as libnbd's.
+//! `nbd+unix:///NAME?socket=PATH`; a socket that begins with `%00` is in the abstract namespace. With `nbds`
+//! in the place of `nbd` the connection is encrypted; how is said by parameters, which have libnbd's names.
 
 mod tls;
 

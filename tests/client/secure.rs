@@ -155,10 +155,8 @@ fn talk(whose: Whose, with: With) -> Option<()> {
         client.flush().unwrap();
         assert!(served.image.read(0, SIZE as usize) == data, "what was written");
         let run = format!("bench {uri} --rw randrw --verify --depth 8 --bs 40K --ops 2000 --json");
-        let results: Value = serde_json::from_str(
-            &ringnbd(&run.split_whitespace().collect::<Vec<_>>()).ok(),
-        )
-        .expect("the results are JSON");
+        let results: Value = serde_json::from_str(&ringnbd(&run.split_whitespace().collect::<Vec<_>>()).ok())
+            .expect("the results are JSON");
         assert_eq!(results["total"]["operations"], 2000, "{results}");
     }
     Some(())
@@ -242,7 +240,10 @@ fn failures_are_told_in_a_sentence() {
         let words = format!("no shared key of the name {name:?}, or another one of this name");
         assert_told(&uri(&format!("{wrong}&tls-username={name}")), &words);
     }
-    assert_told(&uri(&format!("{wrong}&tls-username=vm5")), "there is no shared key of the name \"vm5\" in it");
+    assert_told(
+        &uri(&format!("{wrong}&tls-username=vm5")),
+        "there is no shared key of the name \"vm5\" in it",
+    );
     let strange = tempfile::tempdir().unwrap();
     write_files(strange.path());
     let stranger = format!("tls-certificates={}", strange.path().display());
@@ -275,7 +276,10 @@ fn failures_with_servers_of_others() {
         assert_told(&keys, "no shared key of the name \"vm1\"");
         let Some(served) = Secured::serve(whose, With::SharedKey) else { return };
         let (socket, directory) = (served.socket.display(), served.files.path().display());
-        assert_told(&format!("nbds+unix:///?socket={socket}&tls-certificates={directory}"), "no secure connection");
+        assert_told(
+            &format!("nbds+unix:///?socket={socket}&tls-certificates={directory}"),
+            "no secure connection",
+        );
         std::fs::write(served.files.path().join("wrong.psk"), format!("vm1:{}\n", "ff".repeat(32))).unwrap();
         let wrong = format!("nbds+unix:///?socket={socket}&tls-psk-file={directory}/wrong.psk");
         assert_told(&wrong, "no shared key of the name \"vm1\", or another one of this name");

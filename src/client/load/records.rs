@@ -91,8 +91,8 @@ impl LoadRecords {
         batch.push_header(&goodbye);
     }
 
-    /// Opens what was received, in place, and tells `each` its data. Only a record that two receives brought is
-    /// copied.
+    /// Opens what was received, in place, and tells `each` its data. Only a record that two receives brought
+    /// is copied.
     pub(super) fn open<E: From<RecordFault>>(
         &mut self,
         mut received: &mut [u8],

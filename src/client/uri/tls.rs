@@ -25,7 +25,7 @@ pub struct TlsParameters {
     /// The name that the server's certificate has to have; `None`: the host of the URI, and `localhost` for a
     /// unix socket.
     pub hostname: Option<String>,
-    /// False: any certificate of a server will do, so that somebody in between can read and change everything.
+    /// False: any certificate of a server will do, so that somebody in between can read and change all.
     pub verify_peer: bool,
 }
 

@@ -95,11 +95,15 @@ fn hint(alert: Alert, offered: &OfferedIdentity) -> String {
         (20 | 40 | 47 | 51 | 80 | 109 | 115, OfferedIdentity::SharedKey(name)) => {
             return format!(": it has no shared key of the name {name:?}, or another one of this name");
         }
-        (40 | 42 | 116, OfferedIdentity::Nobody) => {
+        (42 | 116, OfferedIdentity::Nobody) => {
             ": it requires a certificate of the client; put client-cert.pem and client-key.pem into the directory of \
              tls-certificates"
         }
-        (40 | 80, _) => ": it may have no certificate, but shared keys; give one by tls-psk-file",
+        (40 | 80, OfferedIdentity::Nobody) => {
+            ": it may have no certificate, but shared keys (give one by tls-psk-file), or require a certificate of the client \
+             (in the directory of tls-certificates)"
+        }
+        (40 | 80, _) => ": it may have no certificate, but shared keys (give one by tls-psk-file)",
         (44, _) => ": the client's certificate was revoked",
         (45, _) => ": the client's certificate has expired, or one of the clocks is wrong",
         (42 | 43 | 46 | 48 | 49 | 51, OfferedIdentity::Certificate) => {

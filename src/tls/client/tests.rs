@@ -1,5 +1,5 @@
-//! Handshakes in memory with this server's own half, which other programs' clients have tried; and with what no
-//! server sends. Real servers of others are in the tests of the client.
+//! Handshakes in memory with this server's own half, which other programs' clients have tried; and with what
+//! no server sends. Real servers of others are in the tests of the client.
 
 use std::sync::Arc;
 
@@ -292,7 +292,7 @@ fn keys_that_do_not_fit() {
         (key("vm1"), with_keys(), "no shared key of the name \"vm1\", or another one"),
         (key("vm9"), with_keys(), "no shared key of the name \"vm9\", or another one"),
         (key("vm1"), with_certificate(), "no shared key of the name \"vm1\""),
-        (trusting(&authority, None), with_keys(), "give one by tls-psk-file"),
+        (trusting(&authority, None), with_keys(), "shared keys (give one by tls-psk-file)"),
     ] {
         let mut client = TlsClientHandshake::new(&connector, "server", NOW).unwrap();
         let (client, _) = shake(&mut client, &mut TlsHandshake::new(acceptor, NOW), 1000);

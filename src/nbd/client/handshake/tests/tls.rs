@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What a client says to a greeting with those flags and an answer to STARTTLS, in pieces of `step` bytes: all
-/// that it sent, what it had sent before it told to begin TLS, and how it ended.
+/// What a client says to a greeting with those flags and an answer to STARTTLS, in pieces of `step` bytes:
+/// all that it sent, what it had sent before it told to begin TLS, and how it ended.
 fn ask(flags: u16, answer: &[u8], step: usize) -> (Vec<u8>, Option<Vec<u8>>, Option<HandshakeError>) {
     let mut client = ClientHandshake::new(info("disk")).unwrap().secured();
     let stream = [greeting(flags), answer.to_vec()].concat();
