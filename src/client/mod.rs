@@ -87,14 +87,18 @@ pub fn enter(
 
 /// A connection in the transmission phase that nobody drives yet.
 #[derive(Debug)]
-struct Entered {
+struct UndrivenConnection {
     socket: OwnedFd,
     transmission: Transmission,
     secure: Option<Box<SecureStream>>,
 }
 
 /// As [`enter`], for a caller that can encrypt.
-fn enter_secured(uri: &NbdUri, replies: ReplyMode, timeouts: Timeouts) -> Result<Entered, ClientError> {
+fn enter_secured(
+    uri: &NbdUri,
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<UndrivenConnection, ClientError> {
     let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
     match Link::open(uri, timeouts)?.negotiate_replies(goal, replies)? {
         (link, HandshakeOutcome::Transmission(transmission)) => {
@@ -102,7 +106,7 @@ fn enter_secured(uri: &NbdUri, replies: ReplyMode, timeouts: Timeouts) -> Result
             if secure.as_ref().is_some_and(|secure| secure.has_more()) {
                 return Err(ClientError::Unsupported("the server said something before it was asked"));
             }
-            Ok(Entered { socket, transmission, secure })
+            Ok(UndrivenConnection { socket, transmission, secure })
         }
         _ => unreachable!("a handshake ends by its goal"),
     }

@@ -37,6 +37,10 @@ impl StartingTls {
         match *self {}
     }
 
+    pub(super) fn closed(&self) -> SecureFailure {
+        match *self {}
+    }
+
     pub(super) fn feed(&mut self, _received: &mut &[u8]) -> Result<Option<Box<SecureStream>>, SecureFailure> {
         match *self {}
     }

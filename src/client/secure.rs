@@ -32,6 +32,11 @@ impl StartingTls {
         self.0.take_output()
     }
 
+    /// What it means that the server closed the connection now.
+    pub(super) fn closed(&self) -> SecureFailure {
+        TlsClientError::Closed(self.0.offered().clone()).into()
+    }
+
     /// Takes what was received. Gives the secure connection at the end, when its output is sent.
     pub(super) fn feed(&mut self, received: &mut &[u8]) -> Result<Option<Box<SecureStream>>, SecureFailure> {
         match self.0.feed(received)? {

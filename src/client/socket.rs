@@ -147,7 +147,7 @@ impl Link {
             }
             received = self.receive_plain(&mut buffer)?;
             if received == 0 {
-                return Err(self.insecure("the server closed the connection during the TLS handshake".into()));
+                return Err(self.insecure(starting.closed()));
             }
         }
     }

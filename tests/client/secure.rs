@@ -39,6 +39,14 @@ enum Running {
     Peers(Vec<Daemon>),
 }
 
+/// Where a server with TLS listens on TCP.
+fn port_of(server: &Server) -> u16 {
+    let log = server.log();
+    let mut uris = log.iter().filter_map(|line| line["uri"].as_str());
+    let rest = uris.find_map(|uri| Some(uri.split_once("://127.0.0.1:")?.1)).expect("a URI of TCP");
+    rest.split('/').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
 /// A server that requires TLS, on a unix socket and on TCP.
 struct Secured {
     image: Image,
@@ -59,7 +67,7 @@ impl Secured {
             let export = format!("file:{}", image.path.display());
             let options = Options::new().export(export).tcp("127.0.0.1:0");
             let server = options.args(["--tls".to_owned(), directory, "--admin".to_owned(), admin]).start();
-            let (socket, port) = (server.socket(), server.tcp_address().port());
+            let (socket, port) = (server.socket(), port_of(&server));
             return Some(Self { image, files, socket, port, _running: Running::Ours(server) });
         }
         let socket = files.path().join("s");
@@ -227,7 +235,7 @@ fn failures_are_told_in_a_sentence() {
     let (socket, directory) = (served.socket.display(), served.files.path().display());
     let uri = |more: &str| format!("nbds+unix:///?socket={socket}&{more}");
     let certificates = format!("tls-certificates={directory}");
-    assert_told(&format!("nbd+unix:///?socket={socket}"), "requires TLS; write nbds://");
+    assert_told(&format!("nbd+unix:///?socket={socket}"), "; write nbds:// in the place of nbd://");
     assert_told(&uri(&format!("{certificates}&tls-hostname=other")), "is not for other, but for");
     assert_told(&uri("tls-certificates=/nowhere"), "neither ca-cert.pem nor client-cert.pem in /nowhere");
     assert_told(&uri("tls-psk-file=/nowhere"), "cannot read the file of shared keys /nowhere");

@@ -1,6 +1,6 @@
 //! Stands in for `records` in a program without TLS.
 
-use crate::client::SecureStream;
+use crate::client::secure::SecureStream;
 use crate::ring::SendBatch;
 
 /// There are none.

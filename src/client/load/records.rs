@@ -1,7 +1,7 @@
 //! A secure connection under load: records are opened in the receive buffer, and requests sealed in the batch
 //! that sends them.
 
-use crate::client::SecureStream;
+use crate::client::secure::SecureStream;
 use crate::ring::SendBatch;
 use crate::tls::{Alert, Opened, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, TlsSession};
 

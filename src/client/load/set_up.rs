@@ -9,7 +9,7 @@ use super::records::LoadRecords;
 use super::tracker::Tracker;
 use super::verify::Verifier;
 use super::{LoadError, LoadOptions, Replies, Stop};
-use crate::client::{Entered, enter_secured};
+use crate::client::{UndrivenConnection, enter_secured};
 use crate::nbd::client::handshake::{ExportDetails, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -51,7 +51,7 @@ impl Load {
     /// # Errors
     /// [`LoadError`]; nothing was written.
     pub fn prepare(options: LoadOptions, stop: Arc<Stop>) -> Result<Self, LoadError> {
-        let Entered { socket, transmission, secure } = connect(&options)?;
+        let UndrivenConnection { socket, transmission, secure } = connect(&options)?;
         let area = fit(&options, &transmission.export).map_err(LoadError::Unfit)?;
         let (ring, pool) = Ring::new(&ring_options(&options))?;
         let mode = transmission.dialect.reply_mode;
@@ -87,7 +87,7 @@ impl Load {
     }
 }
 
-fn connect(options: &LoadOptions) -> Result<Entered, LoadError> {
+fn connect(options: &LoadOptions) -> Result<UndrivenConnection, LoadError> {
     let best = match options.replies {
         Replies::Best => ReplyMode::Structured,
         Replies::Exactly(mode) => mode,

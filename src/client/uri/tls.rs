@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use super::UriError;
+use super::error::UriError;
 
 const CERTIFICATES: &str = "tls-certificates";
 const PSK_FILE: &str = "tls-psk-file";

@@ -58,6 +58,9 @@ pub enum TlsClientError {
          (client-cert.pem and client-key.pem in the directory of tls-certificates)"
     )]
     ClosedToNobody,
+    /// It closed the connection without an alert.
+    #[error("the server closed the connection during the TLS handshake{hint}", hint = hint(Alert::HANDSHAKE_FAILURE, .0))]
+    Closed(OfferedIdentity),
     /// A system without random bytes, and the like.
     #[error("the cryptography failed: {0}")]
     Internal(&'static str),
@@ -81,7 +84,11 @@ impl TlsClientError {
             Self::SharedKeyIgnored(_) | Self::Internal(_) => Some(Alert::HANDSHAKE_FAILURE),
             Self::WrongFinish => Some(Alert::DECRYPT_ERROR),
             // rustls tells it itself; the others are told before anything is sent, or too late.
-            Self::Certificates(_) | Self::PeerAlert { .. } | Self::Name(_) | Self::ClosedToNobody => None,
+            Self::Certificates(_)
+            | Self::PeerAlert { .. }
+            | Self::Name(_)
+            | Self::Closed(_)
+            | Self::ClosedToNobody => None,
             Self::Record(error) => error.alert(),
         }
     }
