@@ -38,7 +38,7 @@ pub mod client {
     }
 
     pub mod uri {
-        pub use crate::client::uri::{NbdUri, ServerAddress};
+        pub use crate::client::uri::{NbdUri, ServerAddress, TlsParameters};
     }
 }
 
@@ -174,9 +174,10 @@ pub mod tls {
     pub use {rcgen, rustls};
 
     pub use crate::tls::{
-        Alert, AuthorityError, AuthorityOrder, CipherSuite, MadeFile, Opened, PskError, RECORD_DATA_BYTES,
-        RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS, RecordError, RecordReceiver,
-        RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
+        Alert, AuthorityError, AuthorityOrder, CipherSuite, ConnectorError, MadeFile, OfferedIdentity,
+        Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS,
+        RecordError, RecordReceiver, RecordSealer, ServerTrust, TLS_HANDSHAKE_BYTES, TlsAcceptor,
+        TlsClientError, TlsClientHandshake, TlsConnector, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
         TlsSession, TlsSetupError, TlsStep, make_authority, use_arbitrary,
     };
 }

@@ -187,7 +187,9 @@ pub(super) fn clients_place(place: StorePlace<'_>) -> Result<Option<NbdUri>, Req
     if !told.stores.contains(&real) && place.control.is_none() {
         return Ok(None);
     }
-    let uri = told.uris.iter().find_map(|uri| uri.parse().ok());
+    // With TLS it may lack certificates, so without is better.
+    let uris = told.uris.iter().filter_map(|uri| uri.parse::<NbdUri>().ok());
+    let uri = uris.min_by_key(|uri| uri.tls.is_some());
     match uri.filter(|_| told.whole.contains(&real)) {
         Some(uri) => Ok(Some(uri)),
         None => Err(RequestError::NotServed(place.store.to_owned())),

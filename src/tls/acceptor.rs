@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
@@ -86,14 +87,20 @@ impl TlsAcceptor {
     /// What a handshake with certificates is made of, at a time.
     pub(in crate::tls) fn certificates(&self, since_1970: Duration) -> Option<ServerConfig> {
         let mut config = self.certificates.clone()?;
-        config.time_provider = Arc::new(Now(UnixTime::since_unix_epoch(since_1970)));
+        config.time_provider = Arc::new(Now::new(since_1970));
         Some(config)
     }
 }
 
 /// The time of a handshake, which its caller tells.
 #[derive(Debug)]
-struct Now(UnixTime);
+pub(in crate::tls) struct Now(UnixTime);
+
+impl Now {
+    pub(in crate::tls) fn new(since_1970: Duration) -> Self {
+        Self(UnixTime::since_unix_epoch(since_1970))
+    }
+}
 
 impl TimeProvider for Now {
     fn current_time(&self) -> Option<UnixTime> {
@@ -108,11 +115,7 @@ fn certificates(
 ) -> Result<ServerConfig, TlsSetupError> {
     let chain: Vec<CertificateDer<'static>> = of_pem(certificate).map_err(TlsSetupError::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
-    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
-    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
-    let provider = Arc::new(provider);
+    let provider = Arc::new(provider());
     let clients = match material.client_authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {
@@ -145,8 +148,17 @@ fn certificates(
     Ok(config)
 }
 
+/// The primitives of rustls, with our suites in our order.
+pub(in crate::tls) fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
+    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
+    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
+    provider
+}
+
 /// All of a kind that stand in a file; at least one.
-fn of_pem<T: PemObject>(pem: &[u8]) -> Result<Vec<T>, String> {
+pub(in crate::tls) fn of_pem<T: PemObject>(pem: &[u8]) -> Result<Vec<T>, String> {
     let found: Vec<T> =
         T::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     if found.is_empty() { Err("there is none in the file".to_owned()) } else { Ok(found) }

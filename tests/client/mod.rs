@@ -5,6 +5,7 @@
 
 mod failures;
 mod fake;
+mod secure;
 pub(crate) mod subject;
 
 use std::process::Command;

@@ -20,7 +20,16 @@ const OF_SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 /// The traffic secrets of one handshake, which is told them as if they were to be logged. rustls gives only
 /// keys away at its end, and of a key no next one can be made.
 #[derive(Default)]
-struct TrafficSecrets(Mutex<[Option<Zeroizing<Vec<u8>>>; 2]>);
+pub(in crate::tls) struct TrafficSecrets(Mutex<[Option<Zeroizing<Vec<u8>>>; 2]>);
+
+impl TrafficSecrets {
+    /// Those of the client and of the server, once both are known; they leave.
+    pub(in crate::tls) fn take(&self, suite: CipherSuite) -> Option<(Secret, Secret)> {
+        let mut secrets = self.0.lock().ok()?;
+        let (client, server) = (secrets[0].take()?, secrets[1].take()?);
+        Some((Secret::new(suite, &client), Secret::new(suite, &server)))
+    }
+}
 
 impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
@@ -87,10 +96,8 @@ impl CertificateHandshake {
             Some([own, ..]) => TlsIdentity::Certificate(own.to_vec()),
             _ => TlsIdentity::Anonymous,
         };
-        let mut secrets = self.secrets.0.lock().map_err(|_| TlsError::Internal("a lock"))?;
-        let (Some(client), Some(server)) = (secrets[0].take(), secrets[1].take()) else {
-            return Err(TlsError::Internal("the secrets were not told"));
-        };
-        Ok(TlsSession::new(identity, Secret::new(suite, &client), Secret::new(suite, &server)))
+        let (client, server) =
+            self.secrets.take(suite).ok_or(TlsError::Internal("the secrets were not told"))?;
+        Ok(TlsSession::new(identity, client, server))
     }
 }
