@@ -67,8 +67,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        AddExport, Ending, Host, HostError, HostRequest, Listener, Ready, Reload, Reloaded, Reloading,
-        RemoveExport, Served, Service, StartError, check, inherited, run,
+        AddExport, Ending, Host, HostError, HostRequest, Listener, OpenedFile, Ready, Reload, Reloaded,
+        Reloading, RemoveExport, Served, Service, StartError, check, inherited, run,
     };
 
     pub mod machine {

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -11,12 +12,13 @@ use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
+use super::sessions::Sessions;
 use crate::backend::{ExportId, HomeTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Rights};
-use crate::shard::{NewConnection, Removal, ShardHandle};
+use crate::shard::{Dismissal, NewConnection, Removal, ShardHandle};
 use crate::stats::prometheus::ClientCounts;
 use crate::stats::{Interval, TlsFailure};
 
@@ -42,6 +44,8 @@ pub(super) struct Plane {
     served: Arc<ServedClients>,
     /// Those of the exports that say something about it.
     rights: OnceCell<Rights>,
+    /// Those that the shards have.
+    pub(super) sessions: Sessions,
     /// `None`: no client can have TLS.
     pub(super) encryption: Option<Encryption>,
 }
@@ -113,6 +117,7 @@ impl Plane {
             counts,
             served: Arc::default(),
             rights: OnceCell::new(),
+            sessions: Sessions::default(),
             encryption,
         }
     }
@@ -153,6 +158,11 @@ impl Plane {
     /// Whether an export can only be had with TLS.
     pub(super) fn needs_tls(&self, export: &str) -> bool {
         self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+    }
+
+    /// How long a session with TLS goes on.
+    pub(super) fn longest_session(&self) -> Option<Duration> {
+        self.encryption.as_ref()?.longest_session()
     }
 
     /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.
@@ -343,6 +353,19 @@ impl Plane {
         done: impl FnOnce() + Send + 'static,
     ) -> bool {
         self.shards[shard].remove(id, how, done)
+    }
+
+    /// Ends sessions of a shard, by their numbers in ascending order; see [`ShardHandle::dismiss`].
+    pub(super) fn dismiss(&self, shard: usize, numbers: Vec<u64>, why: Dismissal) -> bool {
+        numbers.is_empty() || self.shards[shard].dismiss(numbers, why)
+    }
+
+    /// Counts sessions that are ended.
+    pub(super) fn count_ended(&self, why: Dismissal, sessions: usize) {
+        self.count(|counts| match why {
+            Dismissal::TooOld => counts.old_sessions += sessions as u64,
+            Dismissal::Unwelcome => counts.unwelcome_sessions += sessions as u64,
+        });
     }
 
     /// Whether the server is stopping, so that handshakes are refused.

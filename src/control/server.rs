@@ -21,6 +21,7 @@ use super::operate::{self, Operator};
 use super::plane::Plane;
 use super::reload::Reloads;
 use super::served::{Served, served};
+use super::sessions::end_old_sessions;
 use super::start_error::StartError;
 use super::stores::Stores;
 use crate::config::Config;
@@ -148,7 +149,9 @@ impl<'a> Server<'a> {
         self.observers.accept();
         self.stores.begin(self.observers.collector());
         let control = control.map(|listener| self.operate(listener)).transpose()?;
-        let mut tasks = Vec::new();
+        let old =
+            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
+        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor)));
         }
@@ -204,7 +207,7 @@ impl<'a> Server<'a> {
                         changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    HostRequest::Reload => drop(self.reloads.begin()),
+                    HostRequest::Reload => drop(self.reloads.begin(false)),
                 },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);

@@ -82,6 +82,12 @@ impl PskKeys {
         }
     }
 
+    /// A hash of the key of this name, if there is one.
+    pub(in crate::tls) fn hash_of(&self, name: &[u8]) -> Option<[u8; 32]> {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.get(name)?);
+        Some(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// The key of this name. A name that there is not has one that nobody knows, so that a client cannot tell
     /// it from a wrong key.
     pub(in crate::tls) fn key_of(&self, name: &[u8]) -> Zeroizing<Vec<u8>> {

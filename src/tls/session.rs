@@ -1,5 +1,7 @@
 //! What a handshake comes to, on either side.
 
+use rustls::pki_types::CertificateDer;
+
 use super::record::error::RecordError;
 use super::record::receive::{Opened, RecordReceiver};
 use super::record::seal::RecordSealer;
@@ -12,6 +14,8 @@ use crate::identity::TlsIdentity;
 pub struct TlsSession {
     pub suite: CipherSuite,
     pub identity: TlsIdentity,
+    /// Its further certificates, see [`TlsProof`](super::TlsProof).
+    pub(in crate::tls) intermediates: Vec<CertificateDer<'static>>,
     pub receiver: RecordReceiver,
     pub sealer: RecordSealer,
 }
@@ -26,7 +30,13 @@ impl TlsSession {
     /// The secrets are those of the first records behind the handshake.
     pub(in crate::tls) fn new(identity: TlsIdentity, client: Secret, server: Secret) -> Self {
         let suite = server.suite();
-        Self { suite, identity, receiver: RecordReceiver::new(client), sealer: RecordSealer::new(server) }
+        Self {
+            suite,
+            identity,
+            intermediates: Vec::new(),
+            receiver: RecordReceiver::new(client),
+            sealer: RecordSealer::new(server),
+        }
     }
 
     /// The client's side of a session.

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::error::TlsError;
 use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
+use crate::tls::proof::intermediates;
 use crate::tls::secret::Secret;
 use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
@@ -92,12 +93,14 @@ impl CertificateHandshake {
     pub(super) fn session(self) -> Result<TlsSession, TlsError> {
         let suite = self.connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
         let suite = suite.and_then(CipherSuite::of).ok_or(TlsError::Internal("a cipher suite is unknown"))?;
-        let identity = match self.connection.peer_certificates() {
-            Some([own, ..]) => TlsIdentity::Certificate(own.to_vec()),
-            _ => TlsIdentity::Anonymous,
+        let chain = self.connection.peer_certificates().unwrap_or_default();
+        let identity = match chain {
+            [own, ..] => TlsIdentity::Certificate(own.to_vec()),
+            [] => TlsIdentity::Anonymous,
         };
         let (client, server) =
             self.secrets.take(suite).ok_or(TlsError::Internal("the secrets were not told"))?;
-        Ok(TlsSession::new(identity, client, server))
+        let session = TlsSession::new(identity, client, server);
+        Ok(TlsSession { intermediates: intermediates(chain), ..session })
     }
 }
