@@ -62,7 +62,20 @@ pub fn enter(
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
-    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
+    enter_with(uri, &[], replies, timeouts)
+}
+
+/// As [`enter`], with those of `contexts` that the server offers.
+///
+/// # Errors
+/// [`ClientError`], while connecting or negotiating.
+pub(crate) fn enter_with(
+    uri: &NbdUri,
+    contexts: &[String],
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<(OwnedFd, Transmission), ClientError> {
+    let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
     match Link::open(&uri.address, timeouts)?.negotiate_replies(goal, replies)? {
         (link, HandshakeOutcome::Transmission(transmission)) => Ok((link.into_socket()?, transmission)),
         _ => unreachable!("a handshake ends by its goal"),
