@@ -8,6 +8,7 @@ mod client;
 mod durability;
 mod images;
 mod readme;
+mod remote;
 mod report;
 mod tls;
 

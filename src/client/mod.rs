@@ -7,6 +7,7 @@
 // The facade's modules document everything.
 #[warn(missing_docs)]
 mod connection;
+pub(crate) mod copy;
 #[warn(missing_docs)]
 mod error;
 mod extents;

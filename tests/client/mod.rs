@@ -4,7 +4,7 @@
 //! and its map.
 
 mod failures;
-mod fake;
+pub(crate) mod fake;
 mod subject;
 
 use std::process::Command;
