@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use super::SIZE;
 use super::far::{Far, Kind};
+use super::{SIZE, ended};
 use crate::peers;
 use crate::support::image::{Image, pattern};
 use crate::support::server::Server;
@@ -74,14 +74,14 @@ fn what_cannot_be_copied_is_refused_before_anything_changes() {
         format!("small={}", small.path.display()),
         format!("fixed=file:{}?readonly=true", large.path.display()),
     ]);
-    let told = copy(&[&server.uri("large"), &server.uri("small")]).failed_with(2);
+    let told = ended(copy(&[&server.uri("large"), &server.uri("small")]), 2);
     assert!(told.contains("make it larger"), "{told}");
-    let told = copy(&[&server.uri("small"), &server.uri("fixed")]).failed_with(2);
+    let told = ended(copy(&[&server.uri("small"), &server.uri("fixed")]), 2);
     assert!(told.contains("read-only"), "{told}");
-    let told = copy(&[&server.uri("none"), &server.uri("small")]).failed_with(2);
+    let told = ended(copy(&[&server.uri("none"), &server.uri("small")]), 2);
     assert!(told.contains("none"), "{told}");
     let path = large.path.to_str().unwrap();
-    let told = copy(&[path, path]).failed_with(2);
+    let told = ended(copy(&[path, path]), 2);
     assert!(told.contains("both source and target"), "{told}");
     assert!(large.read(0, SIZE as usize) == pattern(1, 0, SIZE as usize));
     assert!(small.read(0, SIZE as usize / 2) == pattern(2, 0, SIZE as usize / 2));
@@ -91,7 +91,7 @@ fn what_cannot_be_copied_is_refused_before_anything_changes() {
 fn a_target_that_forgets_is_found_out() {
     let source = Image::random(SIZE, 1);
     let server = Server::serve(&[format!("null=null:{SIZE}")]);
-    let told = copy(&[source.path.to_str().unwrap(), &server.uri("null"), "--verify"]).failed_with(1);
+    let told = ended(copy(&[source.path.to_str().unwrap(), &server.uri("null"), "--verify"]), 1);
     assert!(told.contains("differ at 0"), "{told}");
 }
 
@@ -100,6 +100,6 @@ fn a_server_that_dies_meanwhile_is_a_failure() {
     let source = Image::sparse(SIZE);
     let server = Server::serve(&[format!("bad=fault:error.write=EIO:null:{SIZE}")]);
     source.write(0, &[1; 4096]);
-    let told = copy(&[source.path.to_str().unwrap(), &server.uri("bad")]).failed_with(1);
+    let told = ended(copy(&[source.path.to_str().unwrap(), &server.uri("bad")]), 1);
     assert!(told.contains("NBD_CMD_WRITE"), "{told}");
 }

@@ -35,6 +35,13 @@ fn error_of(result: Result<(), ClientError>) -> i32 {
     }
 }
 
+/// What a command that ended with a status said on stderr.
+#[track_caller]
+fn ended(finished: crate::peers::Finished, status: i32) -> String {
+    assert_eq!(finished.status.code(), Some(status), "{finished}");
+    finished.stderr
+}
+
 /// Makes one test of each line's check for each kind of server.
 macro_rules! matrix {
     ($($check:ident => $($kind:ident)+;)+) => {$(
@@ -190,7 +197,7 @@ fn a_remote_that_is_not_there_is_a_sentence() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringnbd"));
     command.args(["serve", &uri, "--unix"]).arg(directory.path().join("s"));
     let finished = crate::peers::run(&mut command);
-    let told = finished.failed_with(2);
+    let told = ended(finished, 2);
     assert!(told.contains("is the server running there"), "{told}");
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::facts::RemoteFacts;
@@ -10,9 +11,11 @@ use crate::backend::FILES_PER_EXPORT;
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::client::uri::{NbdUri, ServerAddress};
-use crate::client::{ClientError, Timeouts, enter_with, info};
+use crate::client::{ClientError, Timeouts, enter_with};
 use crate::config::RemoteUri;
-use crate::nbd::client::handshake::{Dialect, ExportDetails};
+use crate::exec::lock;
+use crate::nbd::client::handshake::{ExportDetails, Transmission};
+use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -46,9 +49,13 @@ pub(in crate::backend) struct RemoteStore {
     pub(super) reconnect: Duration,
     /// At most so many; 1 unless the remote allows more.
     pub(super) connections: usize,
+    /// The connection by which the remote was asked, for the first shard that needs one: a remote may end when
+    /// its last client goes.
+    first: Mutex<Option<RemoteSocket>>,
 }
 
 /// A connection that has entered the transmission phase.
+#[derive(Debug)]
 pub(super) struct RemoteSocket {
     pub(super) socket: OwnedFd,
     pub(super) facts: RemoteFacts,
@@ -70,10 +77,11 @@ impl RemoteStore {
         let wrong = |error| OpenError::RemoteAddress(text.clone(), error);
         let address: NbdUri = uri.address.parse().map_err(wrong)?;
         let began = Instant::now();
-        let (places, (dialect, details)) = loop {
+        let (places, (socket, transmission)) = loop {
+            // INFO would not do: some servers tell the size only with GO.
             let asked = places(&address).and_then(|places| {
-                let told = first_of(&places, |place| info(place, TIMEOUTS))?;
-                Ok((places, told))
+                let entered = first_of(&places, enter)?;
+                Ok((places, entered))
             });
             match asked {
                 Ok(asked) => break asked,
@@ -83,8 +91,10 @@ impl RemoteStore {
                 Err(error) => return Err(OpenError::Remote(text, error)),
             }
         };
-        let flags = details.transmission_flags;
-        let told = facts_of(&details).map_err(|what| OpenError::RemoteFacts(text.clone(), what))?;
+        let flags = transmission.export.transmission_flags;
+        let first = RemoteSocket::new(socket, &transmission)
+            .map_err(|what| OpenError::RemoteFacts(text.clone(), what))?;
+        let told = first.facts.clone();
         let connections = if flags & NBD_FLAG_CAN_MULTI_CONN == 0 { 1 } else { uri.connections };
         let facts = DeviceFacts {
             size: told.size,
@@ -93,9 +103,9 @@ impl RemoteStore {
             fast_zero: flags & NBD_FLAG_SEND_FAST_ZERO != 0,
             block_sizes: told.block_sizes,
         };
-        tracing::info!(remote = text, connections, replies = ?mode_of(dialect), "a remote export");
-        let reconnect = uri.reconnect;
-        Ok((Self { text, places, facts: told, flags, reconnect, connections }, facts))
+        tracing::info!(remote = text, connections, replies = ?first.mode, "a remote export");
+        let (reconnect, first) = (uri.reconnect, Mutex::new(Some(first)));
+        Ok((Self { text, places, facts: told, flags, reconnect, connections, first }, facts))
     }
 
     /// As many devices of files as its connections take places among the ring's files.
@@ -108,7 +118,8 @@ impl RemoteStore {
     /// # Errors
     /// The first connection's.
     pub(super) fn connect(&self) -> Result<Vec<RemoteSocket>, ConnectError> {
-        let mut sockets = vec![self.connect_once()?];
+        let first = lock(&self.first).take();
+        let mut sockets = vec![first.map_or_else(|| self.connect_once(), Ok)?];
         while sockets.len() < self.connections {
             match self.connect_once() {
                 Ok(socket) => sockets.push(socket),
@@ -120,15 +131,33 @@ impl RemoteStore {
     }
 
     fn connect_once(&self) -> Result<RemoteSocket, ConnectError> {
-        let contexts = [BASE_ALLOCATION.to_owned()];
-        let entered =
-            first_of(&self.places, |place| enter_with(place, &contexts, ReplyMode::Extended, TIMEOUTS));
-        let (socket, transmission) = entered?;
-        let facts = facts_of(&transmission.export).map_err(ConnectError::Facts)?;
+        let (socket, transmission) = first_of(&self.places, enter)?;
+        RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
+    }
+}
+
+impl Drop for RemoteStore {
+    fn drop(&mut self) {
+        let Some(first) = lock(&self.first).take() else { return };
+        let disconnect = ClientRequest { command: NBD_CMD_DISC, flags: 0, cookie: 0, offset: 0, length: 0 };
+        let mut header = Vec::new();
+        disconnect.encode(first.mode, &mut header);
+        // The connection ends in any case.
+        let _ = rustix::io::write(&first.socket, &header);
+    }
+}
+
+impl RemoteSocket {
+    fn new(socket: OwnedFd, transmission: &Transmission) -> Result<Self, &'static str> {
+        let facts = facts_of(&transmission.export)?;
         let selected = transmission.contexts.iter().find(|context| context.name == BASE_ALLOCATION);
         let (allocation, mode) = (selected.map(|context| context.id), transmission.dialect.reply_mode);
-        Ok(RemoteSocket { socket, facts, mode, allocation })
+        Ok(Self { socket, facts, mode, allocation })
     }
+}
+
+fn enter(place: &NbdUri) -> Result<(OwnedFd, Transmission), ClientError> {
+    enter_with(place, &[BASE_ALLOCATION.to_owned()], ReplyMode::Extended, TIMEOUTS)
 }
 
 /// Why there is no connection now.
@@ -138,10 +167,6 @@ pub(super) enum ConnectError {
     Client(#[from] ClientError),
     #[error("it {0}")]
     Facts(&'static str),
-}
-
-fn mode_of(dialect: Dialect) -> ReplyMode {
-    dialect.reply_mode
 }
 
 /// Whether the same may succeed a moment later.
