@@ -12,8 +12,6 @@ mod reconnect;
 mod state;
 mod store;
 mod supervisor;
-#[cfg(test)]
-mod tests;
 mod unanswered;
 mod unflushed;
 mod wire;
