@@ -23,6 +23,10 @@ pub mod client {
         Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
     };
 
+    pub mod copy {
+        pub use crate::client::copy::{CopyError, CopyOptions, CopyPlace, CopyReport, copy};
+    }
+
     pub mod load {
         pub use crate::client::load::{
             Load, LoadInterval, LoadKind, LoadOptions, Observer, Pattern, Replies, Results, Stop,

@@ -10,6 +10,7 @@ mod durability;
 mod images;
 mod packages;
 mod readme;
+mod remote;
 mod report;
 mod tls;
 

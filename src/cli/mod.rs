@@ -6,6 +6,7 @@ pub(crate) mod bench;
 mod captive;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
@@ -51,6 +52,8 @@ pub(crate) enum SubCommand {
     Ctl(ctl::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
+    /// Copy a disk from a file or a server to another one
+    Copy(copy::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
     /// Check whether a server does what the protocol asks for
@@ -96,6 +99,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
         SubCommand::Check(args) => check::run(args),
+        SubCommand::Copy(args) => copy::run(args),
         SubCommand::Attach(args) => attach::run(args),
         SubCommand::Detach(args) => detach::run(&args),
         SubCommand::Devices(args) => devices::run(args),

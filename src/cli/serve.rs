@@ -35,6 +35,8 @@ What to serve: [NAME=]URI, any number of times
                        read-only; direct=, mapped=, readonly=, description= as above
   overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
                        overlay:temp is thrown away at the end; size= for another size
+  nbd://HOST/NAME      an export of another server; nbd+unix:///NAME?socket=PATH is one on this machine;
+                       reconnect=30s, connections=4 and open-timeout=1m are its parameters
   mem:SIZE             memory, sparse, lost at exit
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,

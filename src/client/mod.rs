@@ -7,6 +7,7 @@
 // The facade's modules document everything.
 #[warn(missing_docs)]
 mod connection;
+pub(crate) mod copy;
 #[cfg(feature = "tls")]
 mod credentials;
 #[warn(missing_docs)]
@@ -76,12 +77,25 @@ pub fn enter(
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
+    enter_with(uri, &[], replies, timeouts)
+}
+
+/// As [`enter`], with those of `contexts` that the server offers.
+///
+/// # Errors
+/// [`ClientError`], while connecting or negotiating.
+pub(crate) fn enter_with(
+    uri: &NbdUri,
+    contexts: &[String],
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<(OwnedFd, Transmission), ClientError> {
     if uri.tls.is_some() {
         return Err(ClientError::Unsupported(
             "who gets this socket cannot encrypt; write nbd:// or nbd+unix://",
         ));
     }
-    let entered = enter_secured(uri, replies, timeouts)?;
+    let entered = enter_secured(uri, contexts, replies, timeouts)?;
     Ok((entered.socket, entered.transmission))
 }
 
@@ -93,13 +107,14 @@ struct UndrivenConnection {
     secure: Option<Box<SecureStream>>,
 }
 
-/// As [`enter`], for a caller that can encrypt.
+/// As [`enter_with`], for a caller that can encrypt.
 fn enter_secured(
     uri: &NbdUri,
+    contexts: &[String],
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<UndrivenConnection, ClientError> {
-    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
+    let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
     match Link::open(uri, timeouts)?.negotiate_replies(goal, replies)? {
         (link, HandshakeOutcome::Transmission(transmission)) => {
             let (socket, secure) = link.into_socket()?;

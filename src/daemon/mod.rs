@@ -152,7 +152,9 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn around_shards<T: Send>(&mut self, start: impl FnOnce() -> T + Send) -> Result<T, HostError> {
-        let started = self.sandbox().isolated(&Names::default(), || log::detach().map(|()| start()))?;
+        let connects = self.config.exports.iter().any(|export| export.uri.is_remote());
+        let names = Names { connects, ..Names::default() };
+        let started = self.sandbox().isolated(&names, || log::detach().map(|()| start()))?;
         started.map_err(|error| format!("cannot start a thread for the log: {error}").into())
     }
 

@@ -4,7 +4,7 @@
 //! and its map.
 
 mod failures;
-mod fake;
+pub(crate) mod fake;
 mod secure;
 pub(crate) mod subject;
 

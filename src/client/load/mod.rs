@@ -10,7 +10,7 @@
 
 mod complete;
 mod connection;
-mod framing;
+pub(in crate::client) mod framing;
 mod measure;
 pub(crate) mod pattern;
 pub(crate) mod plan;

@@ -113,6 +113,7 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
         ExportUri::Fault { inner, .. } => path_of(inner),
         // What a store opens lies below its own directory, and a base is opened at the start.
         ExportUri::Image(_)
+        | ExportUri::Remote(_)
         | ExportUri::Memory { .. }
         | ExportUri::Null { .. }
         | ExportUri::Application { .. } => None,

@@ -156,6 +156,7 @@ impl Shard {
             return self.detach(id);
         };
         let client = self.connections.vacant_key() as u32;
+        device.greet(client);
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
         let ledger = self.admission.open_ledger();

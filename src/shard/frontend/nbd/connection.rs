@@ -408,7 +408,7 @@ impl Connection {
         {
             let lease = receiving.lease.take().expect("no other receive is in flight");
             let (start, length) = (receiving.filled, self.inbound.wanted().min(RECEIVE_STEP.into()) as u32);
-            return Some(Operation::ReceiveInto { socket, lease, start, length });
+            return Some(Operation::ReceiveInto { socket, lease, start, length, whole: true });
         }
         Some(Operation::Receive { socket, poll_first: self.drained })
     }
