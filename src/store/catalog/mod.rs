@@ -18,6 +18,7 @@
 
 mod codec;
 mod consistency;
+mod contents;
 mod database;
 mod decide;
 mod draft;
@@ -39,6 +40,7 @@ mod tests;
 mod view;
 
 pub use consistency::Inconsistency;
+pub(in crate::store) use contents::{IngestPlan, PackRow, check_unpacked, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
 pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
