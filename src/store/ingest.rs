@@ -11,27 +11,20 @@
 //! An interruption before 3 costs the work on the last pack: chunks of packs that are listed are found the
 //! next time, and not written again. After it the file goes when the store is opened.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-
 use uuid::Uuid;
 
-use super::catalog::{self, ChainNode, IngestPlan, LayerId, NodeName};
-use super::contents::ContentsReader;
+use super::catalog::{self, IngestPlan, LayerId, NodeName};
+use super::composed_layer::ComposedLayer;
 use super::copy::{MAP_BLOCK, is_zero};
 use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::layer_copy::CopyProgress;
-use super::manifest::{ManifestEntry, ManifestRoot, updated};
+use super::manifest::{ManifestEntry, ManifestError, ManifestRoot, all_of_base, updated};
 use super::map::BlockState;
-use super::map_medium::MapFileError;
-use super::map_reader::MapReader;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
 use super::pack::{ChunkCodec, ChunkSpace, HashAlgorithm, PackError};
 use super::pack_filling::{FillError, PackFilling};
-use super::packs::PackPlace;
 
 /// How disks are cut.
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -58,97 +51,6 @@ pub struct LayerIngest {
     changes: Vec<(u64, ManifestEntry)>,
     /// The next chunk.
     at: u64,
-}
-
-/// A layer, and what is read through it.
-struct ComposedLayer {
-    layer: LayerId,
-    size: u64,
-    map: MapReader,
-    data: File,
-    /// Bytes of what is below that are seen through the layer.
-    seen: u64,
-    below: Option<ContentsReader>,
-    base: Option<ComposedBase>,
-}
-
-struct ComposedBase {
-    path: PathBuf,
-    file: File,
-    visible: u64,
-}
-
-impl ComposedLayer {
-    /// The state of a block, and up to where it is the same.
-    fn run(&mut self, block: u64, end: u64) -> Result<(BlockState, u64), StoreError> {
-        let run = self.map.run(block, end - block).map_err(unreadable_map(self.layer))?;
-        Ok((run.state, run.end()))
-    }
-
-    /// Fills `bytes` with what the disk has from a byte on.
-    fn compose(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), StoreError> {
-        bytes.fill(0);
-        let end = (start + bytes.len() as u64).min(self.size);
-        let mut at = start;
-        while at < end {
-            let (state, until) = self.run(at / MAP_BLOCK, end.div_ceil(MAP_BLOCK))?;
-            let until = (until * MAP_BLOCK).min(end);
-            let piece = &mut bytes[(at - start) as usize..(until - start) as usize];
-            match state {
-                BlockState::Absent => self.fill_from_below(at, piece)?,
-                BlockState::Data => {
-                    let name = format!("the data of layer {}", self.layer);
-                    self.data.read_exact_at(piece, at).map_err(StoreError::at("read", Path::new(&name)))?;
-                }
-                BlockState::Zero | BlockState::ZeroReserved => {}
-            }
-            at = until;
-        }
-        Ok(())
-    }
-
-    /// The same of what is below the layer; `bytes` are zero.
-    fn fill_from_below(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), StoreError> {
-        let end = (start + bytes.len() as u64).min(self.seen);
-        let mut at = start;
-        while at < end {
-            let (until, entry) = match &mut self.below {
-                None => (end, ManifestEntry::Base),
-                Some(below) if at >= below.size() => (end, ManifestEntry::Zero),
-                Some(below) => {
-                    let end = end.min(below.size());
-                    below.part(at, end).map_err(unreadable(self.layer))?
-                }
-            };
-            let piece = &mut bytes[(at - start) as usize..(until - start) as usize];
-            match entry {
-                ManifestEntry::Zero => {}
-                ManifestEntry::Named(chunk) => {
-                    let below = self.below.as_ref().expect("it told of the chunk");
-                    below.read(&chunk, at, piece).map_err(unreadable(self.layer))?;
-                }
-                ManifestEntry::Base => {
-                    let Some(base) = self.base.as_ref().filter(|base| at < base.visible) else {
-                        at = until;
-                        continue;
-                    };
-                    let length = (until.min(base.visible) - at) as usize;
-                    let read = base.file.read_exact_at(&mut piece[..length], at);
-                    read.map_err(StoreError::at("read", &base.path))?;
-                }
-            }
-            at = until;
-        }
-        Ok(())
-    }
-}
-
-fn unreadable(layer: LayerId) -> impl FnOnce(super::contents::ContentsError) -> StoreError {
-    move |why| StoreError::Contents { layer, why: why.to_string() }
-}
-
-fn unreadable_map(layer: LayerId) -> impl FnOnce(MapFileError) -> StoreError {
-    move |why| StoreError::Map { layer, what: "read", why: why.to_string() }
 }
 
 fn not_made(layer: LayerId) -> impl Fn(FillError) -> StoreError {
@@ -231,12 +133,14 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut ingest = LayerIngest { plan, from, filling, index, root, changes: Vec::new(), at: 0 };
         // What is not seen of what is below reads as zeroes, even where the disk has grown again.
         let seen = ingest.from.seen;
-        let of_base = match (&ingest.plan.older, &ingest.from.base) {
-            (None, Some(_)) => seen.div_ceil(CHUNK_BYTES.into()),
-            _ => 0,
+        let begun = match (&ingest.plan.older, &ingest.from.base) {
+            (None, Some(_)) => self.begin_on_base(&mut ingest, seen),
+            (Some(older), _) => {
+                let seen = seen.min(older.size);
+                self.take_in(&mut ingest, seen, std::iter::empty())
+            }
+            (None, None) => Ok(()),
         };
-        let seen = if ingest.plan.older.is_some() { seen.min(ingest.root.size) } else { seen };
-        let begun = self.take_in(&mut ingest, seen, (0..of_base).map(|chunk| (chunk, ManifestEntry::Base)));
         match begun {
             Ok(()) => Ok(Some(ingest)),
             Err(error) => {
@@ -246,23 +150,17 @@ impl<M: LayerMaps> OpenStore<M> {
         }
     }
 
-    fn composed(&self, plan: &IngestPlan, place: &PackPlace) -> Result<ComposedLayer, StoreError> {
-        let (data, map) = self.directory.open_layer(plan.layer)?;
-        let map = MapReader::open_synced(&data, map).map_err(unreadable_map(plan.layer))?;
-        let hidden = map.hidden_from().saturating_mul(MAP_BLOCK);
-        let seen = plan.below.bytes.min(plan.size).min(map.size()).min(hidden);
-        let (rows, end) = self.view()?.chain(plan.below);
-        let visible = rows.iter().fold(plan.below.bytes, |seen, row| seen.min(row.below.bytes));
-        let base = match end {
-            ChainNode::Base(id) => {
-                let path = self.unchanged_base(id)?;
-                let file = File::open(&path).map_err(StoreError::named("open", &path))?;
-                Some(ComposedBase { path, file, visible })
-            }
-            ChainNode::Nothing | ChainNode::Layer(_) => None,
+    /// What is seen of the base is what there is so far.
+    fn begin_on_base(&mut self, ingest: &mut LayerIngest, seen: u64) -> Result<(), StoreError> {
+        self.begin_pack(&mut ingest.filling)?;
+        let mut nodes = ingest.filling.nodes((&ingest.index, self.view()?));
+        let root = all_of_base(&mut nodes, SPACE, seen);
+        let unmade = |error: ManifestError<FillError>| StoreError::Contents {
+            layer: ingest.plan.layer,
+            why: error.to_string(),
         };
-        let below = plan.older.map(|root| ContentsReader::new(place.shelf(root.space), root));
-        Ok(ComposedLayer { layer: plan.layer, size: plan.size, map, data, seen, below, base })
+        ingest.root = root.map_err(unmade)?;
+        Ok(())
     }
 
     /// Goes on a little: a few MiB at most.
@@ -336,7 +234,7 @@ impl<M: LayerMaps> OpenStore<M> {
                     ingest.root = root;
                     return Ok(());
                 }
-                Err(super::manifest::ManifestError::Nodes(FillError::Pack(PackError::Full))) => {
+                Err(ManifestError::Nodes(FillError::Pack(PackError::Full))) => {
                     self.finish_pack(&mut ingest.filling, &mut ingest.index)?;
                 }
                 Err(error) => {

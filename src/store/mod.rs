@@ -11,6 +11,7 @@ mod change_walk;
 mod changed;
 mod changed_files;
 pub(crate) mod checking;
+mod composed_layer;
 pub(crate) mod contents;
 pub(crate) mod copy;
 mod crc;

@@ -1,7 +1,8 @@
 //! Oracle: the bytes of each disk.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
@@ -77,7 +78,9 @@ fn equal_data_is_stored_once() {
         write(&mut store, &name(image), 16, &bytes);
     }
     store.snapshot(vec![node("a@1"), node("b@1")]).unwrap();
+    assert_eq!(store.header().incompatible, 0, "older programs know it");
     assert_eq!(ingest(&mut store, "a@1"), 1);
+    assert_eq!(store.header().incompatible, 1);
     let once = packed(&store);
     assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&once), "{once}");
     assert_eq!(ingest(&mut store, "b@1"), 1);

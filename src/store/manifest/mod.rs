@@ -40,4 +40,4 @@ pub(crate) use error::ManifestError;
 pub(crate) use look::{find, walk};
 pub(crate) use node::{ManifestEntry, NamedChunk};
 pub(crate) use root::{ManifestNodes, ManifestRoot};
-pub(crate) use update::updated;
+pub(crate) use update::{all_of_base, updated};
