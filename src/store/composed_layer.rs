@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::catalog::{ChainNode, IngestPlan, LayerId};
-use super::contents::{ContentsError, ContentsReader};
+use super::contents::ContentsReader;
+use super::contents_error::ContentsError;
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::manifest::ManifestEntry;

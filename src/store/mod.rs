@@ -13,6 +13,7 @@ mod changed_files;
 pub(crate) mod checking;
 mod composed_layer;
 pub(crate) mod contents;
+pub(crate) mod contents_error;
 pub(crate) mod copy;
 mod crc;
 pub(crate) mod delta;

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::catalog::{CatalogChange, CatalogView, PackRow};
-use super::contents::ContentsError;
+use super::contents_error::ContentsError;
 use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::manifest::{ManifestNodes, NamedChunk};

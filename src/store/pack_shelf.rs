@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::contents::ContentsError;
+use super::contents_error::ContentsError;
 use super::manifest::NamedChunk;
 use super::pack::{ChunkHash, ChunkHint, PackError, PackReader};
 
@@ -18,11 +18,11 @@ const OPEN_PACKS: usize = 32;
 const MOST_BYTES: usize = 16 << 20;
 
 /// Opens a pack by its number.
-type OpenPack = Box<dyn Fn(u64) -> Result<PackReader<File>, PackError> + Send + Sync>;
+type PackOpener = Box<dyn Fn(u64) -> Result<PackReader<File>, PackError> + Send + Sync>;
 
 /// Packs of a store, for several threads.
 pub(crate) struct PackShelf {
-    opener: OpenPack,
+    opener: PackOpener,
     /// The one that was used last is the last.
     open: Mutex<VecDeque<(u64, Arc<PackReader<File>>)>>,
     chunks: Mutex<KeptChunks>,
@@ -56,7 +56,7 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
 }
 
 impl PackShelf {
-    pub(crate) fn new(opener: OpenPack) -> Self {
+    pub(crate) fn new(opener: PackOpener) -> Self {
         Self { opener, open: Mutex::default(), chunks: Mutex::default() }
     }
 

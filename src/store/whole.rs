@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::contents::{ContentsError, ContentsReader};
+use super::contents::ContentsReader;
+use super::contents_error::ContentsError;
 use super::copy::next_data;
 use super::manifest::{ManifestEntry, NamedChunk};
 use super::map::BlockState;

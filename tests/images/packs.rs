@@ -70,5 +70,5 @@ fn a_running_server_brings_snapshots_into_packs() {
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
     // What was ingested has no file of data.
     let with_data = store.layers().iter().filter(|layer| layer.join("data").exists()).count();
-    assert_eq!(with_data, 2, "the heads of golden and vm1");
+    assert_eq!(with_data, 3, "the heads of golden, vm1 and vm2");
 }

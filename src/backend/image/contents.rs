@@ -12,13 +12,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::chain::Chain;
-use super::source::{Missing, Source};
 use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange};
 use crate::ring::Lease;
 use crate::store::catalog::LayerId;
-use crate::store::contents::{ContentsError, copy_chunk, way_to};
+use crate::store::contents::{copy_chunk, way_to};
+use crate::store::contents_error::ContentsError;
 use crate::store::manifest::{Descent, ManifestEntry, ManifestRoot, NamedChunk};
 use crate::store::pack_shelf::PackShelf;
 
@@ -91,7 +90,7 @@ impl ContentsLink {
     }
 
     /// Reads a part of one chunk of the disk into `lease[start..]`.
-    async fn read(
+    pub(super) async fn read(
         &self,
         chunk: NamedChunk,
         part: ByteRange,
@@ -125,54 +124,5 @@ impl ContentsLink {
             tracing::error!(layer = %self.of.layer, %error, "a part of an image cannot be read from its packs");
             BlockError::Io
         })
-    }
-}
-
-impl Chain {
-    /// What has the beginning of a range where no layer has it: how far, and what.
-    pub(super) fn below_layers(&self, range: ByteRange, end: u64) -> Result<(u64, Source), Missing> {
-        let mut end = end;
-        if let Some(contents) = &self.contents {
-            match contents.look(range.offset(), end) {
-                KnownContents::Hidden => return Ok((end, Source::Zeroes { reserved: false })),
-                KnownContents::Unknown(chunk) => return Err(Missing::Contents { chunk }),
-                KnownContents::Known(until, entry) => {
-                    end = until;
-                    match entry {
-                        ManifestEntry::Zero => return Ok((end, Source::Zeroes { reserved: false })),
-                        ManifestEntry::Named(chunk) => return Ok((end, Source::Contents(chunk))),
-                        ManifestEntry::Base => {}
-                    }
-                }
-            }
-        }
-        Ok(match &self.base {
-            Some(base) if base.visible > range.offset() => (end.min(base.visible), Source::Base),
-            _ => (end, Source::Zeroes { reserved: false }),
-        })
-    }
-
-    /// Reads what was missing to tell what has a range.
-    pub(super) async fn fetch(&self, missing: Missing, context: &ShardContext) -> Result<(), BlockError> {
-        match missing {
-            Missing::Node { layer, node } => self.layers[layer].load(node, context).await,
-            Missing::Contents { chunk } => {
-                let contents = self.contents.as_ref().expect("they were looked at");
-                contents.load(chunk, context).await
-            }
-        }
-    }
-
-    /// Reads a part that is in one chunk of packs into `lease[start..]`.
-    pub(super) async fn read_contents(
-        &self,
-        chunk: NamedChunk,
-        part: ByteRange,
-        lease: &mut Lease,
-        start: u32,
-        context: &ShardContext,
-    ) -> Result<(), BlockError> {
-        let contents = self.contents.as_ref().expect("they are the source");
-        contents.read(chunk, part, lease, start, context).await
     }
 }

@@ -17,6 +17,7 @@
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 
+mod below;
 mod chain;
 mod changed;
 mod commit;

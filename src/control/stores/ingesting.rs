@@ -6,12 +6,11 @@
 //!
 //! Whoever asks for it is told how far it is after a moment, and asks again: no answer takes long.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
+use super::ingest_work::IngestWork;
 use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::{PerformError, outcome};
@@ -27,15 +26,6 @@ use crate::store::request::{CheckpointProgress, StoreAnswer};
 const TURN: Duration = Duration::from_millis(5);
 /// How long an answer waits for the end of the work.
 const MOMENT: Duration = Duration::from_millis(500);
-
-/// A snapshot that is coming into packs.
-#[derive(Debug)]
-pub(super) struct IngestWork {
-    progress: Cell<CopyProgress>,
-    /// What came of it, until somebody has asked.
-    result: RefCell<Option<Result<(), PerformError>>>,
-    ended: Notify,
-}
 
 /// Works for a turn; how far it is.
 fn ingest_some(
@@ -94,11 +84,7 @@ impl Stores {
         if let Some(work) = one.ingests.borrow().get(node) {
             return Ok(Rc::clone(work));
         }
-        let work = Rc::new(IngestWork {
-            progress: Cell::new(CopyProgress { done: 0, total: 0 }),
-            result: RefCell::new(None),
-            ended: Notify::new(),
-        });
+        let work = Rc::new(IngestWork::default());
         one.ingests.borrow_mut().insert(node.clone(), Rc::clone(&work));
         let (stores, node, told) = (Rc::clone(self), node.clone(), Rc::clone(&work));
         tokio_uring::spawn(async move {
@@ -106,7 +92,7 @@ impl Stores {
             if let Err(error) = &result {
                 tracing::warn!(%node, %error, "a snapshot does not come into packs");
             }
-            told.result.replace(Some(result.map_err(PerformError::Store)));
+            told.result.replace(Some(result));
             told.ended.notify_one();
         });
         Ok(work)

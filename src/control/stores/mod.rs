@@ -19,6 +19,7 @@
 //! overview   what the admin server shows of them
 //! ```
 
+mod ingest_work;
 mod ingesting;
 mod merging;
 mod offers;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
-use super::ingesting::IngestWork;
+use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
 use crate::backend::{Export, OpenError};
 use crate::config::ImageUri;

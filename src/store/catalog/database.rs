@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
-use super::contents::{ContentsRow, PackRow};
 use super::encoding::{StoredRow, decode, encode};
 use super::header::{self, CatalogHeader, HeaderError, PACKS};
+use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::redb_errors::{caught_in, from_redb};

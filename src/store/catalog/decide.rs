@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::contents::is_too_deep;
 use super::draft::Draft;
 use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 use super::name::{NodeName, StoreName};
@@ -188,7 +187,7 @@ fn take_snapshot(
 ) -> Result<(), ImageRefusal> {
     let mut after = image.clone();
     if let Some(sealed) = image.head {
-        if is_too_deep(view, image) {
+        if view.is_too_deep(image) {
             return Err(ImageRefusal::TooDeep(image.name.clone()));
         }
         let row = view.layer(sealed).ok_or(ImageRefusal::NoLayer(sealed))?;

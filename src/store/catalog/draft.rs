@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::contents::ContentsRow;
 use super::id::{ImageId, LayerId, SnapshotId};
+use super::packed_rows::ContentsRow;
 use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView, nodes_of};
 

@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use super::codec::RowError;
 use super::consistency::checked;
-use super::contents::{ContentsRow, PackRow};
 use super::database::CatalogError;
 use super::encoding::{StoredRow, decode, encode};
 use super::header::CatalogHeader;
 use super::id::{LayerId, SnapshotId};
 use super::name::NodeName;
+use super::packed_rows::{ContentsRow, PackRow};
 use super::refusal::ImageRefusal;
 use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};

@@ -3,7 +3,6 @@
 //! Either makes a new layer. Its files are complete and durable before these changes name it, and those of
 //! the old layers go after them. A layer that is there is never changed: somebody may be reading it.
 
-use super::contents::is_too_deep;
 use super::decide::image;
 use super::draft::Draft;
 use super::id::{ImageId, LayerId, Minter};
@@ -77,7 +76,7 @@ pub fn idle_merge(view: &CatalogView, row: &ImageRow, bytes: &dyn Fn(LayerId) ->
 /// # Errors
 /// It is missing.
 pub fn is_full(view: &CatalogView, name: &StoreName) -> Result<bool, ImageRefusal> {
-    Ok(is_too_deep(view, image(view, name)?))
+    Ok(view.is_too_deep(image(view, name)?))
 }
 
 /// A layer takes the place of two: it holds what they held together, and stands on what the lower one stood

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::contents::{ContentsRow, PackRow};
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
+use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
 
 /// What one transaction changes: a new value for a row, or none where it goes.
