@@ -144,6 +144,7 @@ pub mod store {
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }
+    pub use crate::store::ingest::LayerIngest;
     pub use crate::store::layer_copy::CopyProgress;
     pub use crate::store::layer_files::{LayerUsage, NewLayer};
     pub use crate::store::map::{Geometry, use_arbitrary};

@@ -220,6 +220,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Store => ("GET", "/api/v1/stores/info"),
         StoreRequest::Create { .. } => ("POST", "/api/v1/images/create"),
         StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
+        StoreRequest::Checkpoint { .. } => ("POST", "/api/v1/images/checkpoint"),
         StoreRequest::Clone { .. } => ("POST", "/api/v1/images/clone"),
         StoreRequest::Remove { .. } => ("POST", "/api/v1/images/remove"),
         StoreRequest::Rename { .. } => ("POST", "/api/v1/images/rename"),
@@ -261,7 +262,10 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
-        StoreAnswer::Node(_) | StoreAnswer::Layers(_) | StoreAnswer::Removed(_) => {}
+        StoreAnswer::Node(_)
+        | StoreAnswer::Layers(_)
+        | StoreAnswer::Removed(_)
+        | StoreAnswer::Checkpoint(_) => {}
     }
     Ok(answer)
 }

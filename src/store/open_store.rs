@@ -51,6 +51,8 @@ pub struct StoreUsage {
     pub data: BTreeMap<LayerId, u64>,
     /// All maps.
     pub maps: u64,
+    /// All packs.
+    pub packs: u64,
     /// Layers whose files are not there, or cannot be looked at.
     pub missing: Vec<String>,
 }
@@ -131,6 +133,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut store = Self::open(path, maps)?;
         store.move_unknown_layers()?;
         store.remove_unknown_records()?;
+        store.finish_removals()?;
         store.directory.keep_reserve();
         Ok(store)
     }
@@ -147,6 +150,23 @@ impl<M: LayerMaps> OpenStore<M> {
 
     fn move_unknown_layers(&self) -> Result<(), StoreError> {
         self.unknown_layers()?.iter().try_for_each(|name| self.directory.move_to_lost(name))
+    }
+
+    /// Removes what an ingest has left behind that was interrupted.
+    fn finish_removals(&self) -> Result<(), StoreError> {
+        let view = self.view()?;
+        for row in view.all_contents() {
+            self.directory.remove_data(row.layer)?;
+        }
+        match self.directory.packs(self.header().store)? {
+            Some(place) => place.remove_unlisted(view),
+            None => Ok(()),
+        }
+    }
+
+    /// The number of the pack that was reserved last.
+    pub(super) const fn last_reserved(&self) -> u64 {
+        self.catalog.last_reserved()
     }
 
     #[must_use]

@@ -6,6 +6,7 @@ mod chains;
 mod full;
 mod killed;
 mod online;
+mod packs;
 mod remote;
 mod served;
 mod shorter;

@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::contents::ContentsLink;
 use super::layer_files::LayerFiles;
 use super::store::ImageStore;
 use crate::backend::context::ShardContext;
@@ -24,6 +25,8 @@ pub(super) struct Chain {
     pub(super) store: Arc<ImageStore>,
     /// The head first; at least one.
     pub(super) layers: Vec<ChainLink>,
+    /// What is below them in packs.
+    pub(super) contents: Option<Rc<ContentsLink>>,
     pub(super) base: Option<BaseLink>,
 }
 
@@ -94,7 +97,8 @@ impl Chain {
     pub(super) fn with_head(&self, head: OpenLayer) -> Self {
         let head = ChainLink { layer: Rc::new(head), visible: self.store.size() };
         let layers = std::iter::once(head).chain(self.layers.iter().cloned());
-        Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
+        let (contents, base) = (self.contents.clone(), self.base.clone());
+        Self { store: Arc::clone(&self.store), layers: layers.collect(), contents, base }
     }
 }
 

@@ -90,6 +90,15 @@ impl ImageHandle {
         })
     }
 
+    /// Brings all that is sealed below it into packs; what it takes to go on with the result.
+    pub(crate) fn ingest(&self) -> ShorterChain {
+        self.0.served().expect("it belongs to one").with_store(|store| {
+            assert!(store.ingest(self.name(), &mut |_| Ok(())).unwrap() > 0);
+            assert!(self.is_behind(store).unwrap());
+            self.shorter_chain(store).unwrap()
+        })
+    }
+
     pub(crate) fn record_snapshot(&self, new: &NewSnapshot) {
         let store = self.0.served().expect("it belongs to one");
         store.with_store(|store| store.record_snapshots(std::slice::from_ref(new))).unwrap();

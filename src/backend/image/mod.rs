@@ -17,9 +17,11 @@
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 
+mod below;
 mod chain;
 mod changed;
 mod commit;
+mod contents;
 mod counts;
 mod depths;
 mod discard;
@@ -59,6 +61,7 @@ use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 use chain::{BaseLink, Chain, ChainLink, RegisteredLayer};
+use contents::ContentsLink;
 pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
 pub use handle::ImageHandle;
@@ -92,7 +95,7 @@ impl ImageDevice {
     /// # Errors
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
-        let StoreLinks { layers: files, base_bytes } = store.links();
+        let StoreLinks { layers: files, contents, base_bytes } = store.links();
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
         let base = store.base.as_ref().zip(base_bytes).map(|(base, visible)| {
@@ -105,7 +108,8 @@ impl ImageDevice {
             layer: Rc::new(layer.open(map)),
             visible: files.visible,
         });
-        let chain = Chain { store: Arc::clone(store), layers: layers.collect(), base };
+        let contents = contents.map(|of| Rc::new(ContentsLink::new(of)));
+        let chain = Chain { store: Arc::clone(store), layers: layers.collect(), contents, base };
         Ok(Self {
             store: Arc::clone(store),
             chain: RefCell::new(Rc::new(chain)),

@@ -224,7 +224,11 @@ impl ShorterChain {
             layers.push((id, visible));
         }
         let base = image.base.map(|(_, visible)| ChainBase { id: BaseId(Uuid::nil()), visible });
-        Self { shape: ChainShape { size, head: Some(head), layers, base }, new }
+        Self {
+            shape: ChainShape { size, head: Some(head), layers, contents: None, base },
+            new,
+            contents: None,
+        }
     }
 }
 

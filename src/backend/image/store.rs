@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use super::contents::ServedContents;
 use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{BaseFile, LayerFiles};
 use super::served_store::{ServedImage, SinceError};
@@ -45,6 +46,8 @@ pub(in crate::backend) struct ImageStore {
 pub(super) struct StoreLinks {
     /// The head first; at least one.
     pub(super) layers: Vec<Arc<LayerFiles>>,
+    /// What is below them in packs.
+    pub(super) contents: Option<ServedContents>,
     /// Bytes of the base that are seen from above; none if it stands on no base.
     pub(super) base_bytes: Option<u64>,
 }
@@ -73,7 +76,11 @@ impl ImageStore {
             layers.into_iter().map(|(layer, map)| (Arc::new(layer), map)).unzip();
         let (size, block) = (maps[0].size(), maps[0].geometry().block_bytes);
         Self {
-            links: Mutex::new(StoreLinks { layers, base_bytes: base.as_ref().map(|base| base.size) }),
+            links: Mutex::new(StoreLinks {
+                layers,
+                contents: None,
+                base_bytes: base.as_ref().map(|base| base.size),
+            }),
             base,
             size,
             block,
@@ -84,6 +91,12 @@ impl ImageStore {
             locks: RangeLock::default(),
             counts: ImageCounts::default(),
         }
+    }
+
+    /// The same image, which goes on in packs below its layers.
+    pub(super) fn with_contents(self, contents: Option<ServedContents>) -> Self {
+        lock(&self.links).contents = contents;
+        self
     }
 
     /// The layers that it has now.

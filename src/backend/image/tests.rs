@@ -447,6 +447,7 @@ fn a_snapshot_has_what_was_answered_before_it() {
     let sealed = chain::Chain {
         store: Arc::clone(&served.image.device.store),
         layers: chain.layers[1..].to_vec(),
+        contents: None,
         base: None,
     };
     let context = &served.image.context;
@@ -537,4 +538,90 @@ fn a_chain_that_became_shorter_reads_as_before() {
     let context = self::context();
     let device = ImageDevice::open(&Arc::new(opened), &context).unwrap();
     Tested { context, device, expected }.check();
+}
+
+/// An image of which all that is sealed is in packs, below clients that go on; S1 and S2 across that.
+#[test]
+fn a_chain_that_ends_in_packs_reads_as_before() {
+    const SIZE: u64 = 400 << 10;
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (base, path) = (directory.path().join("golden"), directory.path().join("store"));
+    let golden: Vec<u8> = (0..300_000u32).map(|at| (at / 1000) as u8 | 1).collect();
+    std::fs::write(&base, &golden).unwrap();
+    let (vm, uri) = ("vm".parse().unwrap(), stored(&path.join("vm")));
+    let mut store = OpenStore::init(&path, MapFiles).unwrap();
+    store.create_on_base(&vm, Some(SIZE), crate::store::base::look_at_base(&base).unwrap()).unwrap();
+    drop(store);
+    let mut expected = golden;
+    expected.resize(SIZE as usize, 0);
+    for round in 1..4u8 {
+        let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+        let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+        let device = ImageDevice::open(&opened, &context).unwrap();
+        let mut image = Tested { context, device, expected };
+        for part in 0..4 {
+            image.write(range(u64::from(round) * 30_000 + part * 70_001, 5000), round * 10 + part as u8);
+        }
+        image.zero(range(u64::from(round) * 50_000, 40_000), false, true);
+        image.check();
+        expected = std::mem::take(&mut image.expected);
+        drop((image, opened));
+        let mut store = OpenStore::open_to_change(&path, MapFiles).unwrap();
+        store.snapshot(vec![format!("vm@{round}").parse().unwrap()]).unwrap();
+    }
+    let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+    let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+    let device = ImageDevice::open(&opened, &context).unwrap();
+    let mut image = Tested { context, device, expected };
+    image.write(range(100, 3000), 9);
+    let (handle, old) = (ImageHandle::of(&opened).unwrap(), image.device.chain());
+    let (told, outcome) = std::sync::mpsc::channel();
+    let task = ShortenTask::new(handle.ingest(), move |outcome| told.send(outcome).unwrap());
+    image.device.shorten(task, &image.context);
+    assert_eq!(outcome.recv().unwrap(), ShortenOutcome::Shorter);
+    assert_eq!(image.device.chain().layers.len(), 1);
+    image.check();
+    drop(old);
+    // The head, what is in packs, and the base.
+    let depths = finish(image.device.depths(range(0, SIZE), 1000, &image.context), &image.context).unwrap();
+    assert!(depths.iter().all(|extent| (1..=3).contains(&extent.number)), "{depths:?}");
+    for part in 0..6 {
+        image.write(range(part * 60_000 + 77, 3000), 100 + part as u8);
+        image.zero(range(part * 64_000, 1000), false, part % 2 == 0);
+        image.check();
+    }
+    let expected = image.expected.clone();
+    drop((image, opened, handle));
+    // Opened with its packs; one that is damaged gives errors, and nothing else.
+    for is_damaged in [false, true] {
+        if is_damaged {
+            for pack in std::fs::read_dir(path.join("packs")).unwrap() {
+                let pack = File::options().write(true).open(pack.unwrap().path()).unwrap();
+                pack.write_all_at(&[0x5a; 2000], 4096).unwrap();
+            }
+        }
+        let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+        let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+        let device = ImageDevice::open(&opened, &context).unwrap();
+        let image = Tested { context, device, expected: expected.clone() };
+        if !is_damaged {
+            image.check();
+            continue;
+        }
+        let mut errors = 0;
+        for at in (0..SIZE).step_by(4096) {
+            let lease = image.context.pool.lend(4096).unwrap();
+            let read = image.device.read(range(at, 4096), lease, 0, &image.context);
+            match finish(read, &image.context) {
+                (lease, Ok(())) => {
+                    assert!(*lease.bytes(0..4096) == expected[at as usize..at as usize + 4096], "at {at}");
+                }
+                (_, Err(failure)) => {
+                    assert_eq!(failure.error, BlockError::Io);
+                    errors += 1;
+                }
+            }
+        }
+        assert!(errors > 0, "a damaged chunk was read");
+    }
 }

@@ -179,7 +179,7 @@ impl OneStore {
 
     /// Has the homes of images go on with the chains that the catalogue has for them. The caller has the
     /// turn.
-    async fn follow_catalogue(&self, plane: &Plane) -> Result<(), StoreError> {
+    pub(super) async fn follow_catalogue(&self, plane: &Plane) -> Result<(), StoreError> {
         let open = self.open_entries(plane);
         let handle = |entry: &Rc<Entry>| entry.export().and_then(|export| export.image());
         let open: Vec<(Rc<Entry>, ImageHandle)> =

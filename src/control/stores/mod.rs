@@ -14,10 +14,13 @@
 //! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
 //! perform    what the control socket asks for
 //! merging    chains that become shorter
+//! ingesting  snapshots that come into packs
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
+mod ingest_work;
+mod ingesting;
 mod merging;
 mod offers;
 mod one;

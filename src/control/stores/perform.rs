@@ -65,7 +65,7 @@ impl PerformError {
 }
 
 /// How a snapshot is counted.
-fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
+pub(super) fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
     match result {
         Ok(_) => SnapshotOutcome::Taken,
         Err(PerformError::Store(error)) if error.is_refusal() => SnapshotOutcome::Refused,
@@ -120,6 +120,9 @@ impl Stores {
         let at = self.at(path)?;
         let one = &self.all[at];
         self.names_are_free(one, &request).await?;
+        if let StoreRequest::Checkpoint { node } = request {
+            return self.checkpoint(at, node).await;
+        }
         let Some(needed) = one.needs_closed(&request) else {
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         };
@@ -143,7 +146,7 @@ impl Stores {
     }
 
     /// Takes snapshots once each image can have one more layer. Clients may come meanwhile.
-    async fn snapshot_in_turn(
+    pub(super) async fn snapshot_in_turn(
         &self,
         one: &OneStore,
         nodes: Vec<NodeName>,
@@ -223,6 +226,8 @@ impl OneStore {
             | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            // It goes on while clients do.
+            | StoreRequest::Checkpoint { .. }
             | StoreRequest::Sealed
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,

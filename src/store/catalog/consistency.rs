@@ -28,6 +28,8 @@ pub enum Inconsistency {
     Head(String),
     #[error("the layer {0} is nobody's")]
     Unused(LayerId),
+    #[error("the contents of the layer {0} are those of another one, or of one that is still written")]
+    Contents(LayerId),
     #[error("the base {} is nobody's", .0.path)]
     UnusedBase(Box<BaseRow>),
     #[error("the snapshot \"{0}\" has no image, or follows one that is missing")]
@@ -46,6 +48,7 @@ pub(super) fn checked(rows: &CatalogChange) -> Result<CatalogView, Inconsistency
     images(&view)?;
     snapshots(&view)?;
     layers(&view)?;
+    contents(&view)?;
     let unused = view.bases.values().find(|row| view.uses(ChainNode::Base(row.id)) == 0);
     unused.map_or(Ok(()), |row| Err(Inconsistency::UnusedBase(Box::new(row.clone()))))?;
     Ok(view)
@@ -133,6 +136,22 @@ fn layers(view: &CatalogView) -> Result<(), Inconsistency> {
         Some(id) => Err(Inconsistency::Circle(id)),
         None => Ok(()),
     }
+}
+
+/// What was ingested is sealed, and nothing below it was left out.
+fn contents(view: &CatalogView) -> Result<(), Inconsistency> {
+    for row in view.contents.values() {
+        let layer =
+            view.layers.get(&row.layer).filter(|layer| layer.is_sealed && layer.size == row.root.size);
+        let fits = layer.is_some_and(|layer| match layer.below.node {
+            ChainNode::Layer(id) => view.contents.contains_key(&id),
+            ChainNode::Nothing | ChainNode::Base(_) => true,
+        });
+        if !fits {
+            return Err(Inconsistency::Contents(row.layer));
+        }
+    }
+    Ok(())
 }
 
 /// One of a circle in a graph where each has at most one successor. Each is looked at once.

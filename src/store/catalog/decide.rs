@@ -7,8 +7,8 @@ use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 use super::name::{NodeName, StoreName};
 use super::refusal::ImageRefusal;
 use super::rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, DEEPEST, ImageRow, LARGEST_IMAGE, LONGEST_PATH,
-    LayerRow, MOST_ROWS, SIZE_UNIT, SnapshotRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LONGEST_PATH, LayerRow,
+    MOST_ROWS, SIZE_UNIT, SnapshotRow,
 };
 use super::view::{CatalogChange, CatalogView};
 
@@ -187,7 +187,7 @@ fn take_snapshot(
 ) -> Result<(), ImageRefusal> {
     let mut after = image.clone();
     if let Some(sealed) = image.head {
-        if view.image_chain(image).0.len() > DEEPEST {
+        if view.is_too_deep(image) {
             return Err(ImageRefusal::TooDeep(image.name.clone()));
         }
         let row = view.layer(sealed).ok_or(ImageRefusal::NoLayer(sealed))?;

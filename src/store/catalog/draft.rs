@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{ImageId, LayerId, SnapshotId};
+use super::packed_rows::ContentsRow;
 use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView, nodes_of};
 
@@ -88,6 +89,10 @@ impl<'a> Draft<'a> {
         self.change.folded.push((id, row.parent));
     }
 
+    pub(super) fn set_contents(&mut self, row: ContentsRow) {
+        self.change.contents.insert(row.layer, Some(row));
+    }
+
     pub(super) fn set_base(&mut self, row: BaseRow) {
         self.change.bases.insert(row.id, Some(row));
     }
@@ -111,6 +116,9 @@ impl<'a> Draft<'a> {
                     if let Some(below) = self.layer(id).map(|row| row.below.node) {
                         self.left(below);
                         self.change.layers.insert(id, None);
+                        if self.view.contents(id).is_some() {
+                            self.change.contents.insert(id, None);
+                        }
                     }
                 }
             }

@@ -18,6 +18,7 @@
 
 mod codec;
 mod consistency;
+mod contents;
 mod database;
 mod decide;
 mod draft;
@@ -29,6 +30,7 @@ mod importing;
 mod listing;
 mod merging;
 mod name;
+mod packed_rows;
 mod rebasing;
 mod refusal;
 mod removal;
@@ -39,6 +41,7 @@ mod tests;
 mod view;
 
 pub use consistency::Inconsistency;
+pub(in crate::store) use contents::{IngestPlan, check_unpacked, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
 pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
@@ -53,6 +56,7 @@ pub use merging::{
     MergePair, cheapest_merge, finish_flatten, finish_merge, idle_merge, is_flat, is_full, mergeable,
 };
 pub use name::{NameError, NodeName, StoreName};
+pub(in crate::store) use packed_rows::PackRow;
 pub use rebasing::rebase;
 pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
+use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
 
 /// What one transaction changes: a new value for a row, or none where it goes.
@@ -13,6 +14,10 @@ pub struct CatalogChange {
     pub(super) layers: BTreeMap<LayerId, Option<LayerRow>>,
     pub(super) snapshots: BTreeMap<SnapshotId, Option<SnapshotRow>>,
     pub(super) bases: BTreeMap<BaseId, Option<BaseRow>>,
+    pub(super) contents: BTreeMap<LayerId, Option<ContentsRow>>,
+    pub(super) packs: BTreeMap<u64, Option<PackRow>>,
+    /// A number for a pack is reserved.
+    pub(super) reserves_pack: bool,
     /// Snapshots that go, and the one before each: its changed set is added to those of its children.
     pub(super) folded: Vec<(SnapshotId, Option<SnapshotId>)>,
 }
@@ -60,6 +65,8 @@ pub struct CatalogView {
     pub(super) layers: BTreeMap<LayerId, LayerRow>,
     pub(super) snapshots: BTreeMap<SnapshotId, SnapshotRow>,
     pub(super) bases: BTreeMap<BaseId, BaseRow>,
+    pub(super) contents: BTreeMap<LayerId, ContentsRow>,
+    pub(super) packs: BTreeMap<u64, PackRow>,
     image_names: BTreeMap<StoreName, ImageId>,
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
     clones: BTreeSet<(SnapshotId, ImageId)>,
@@ -108,6 +115,18 @@ impl CatalogView {
             match row {
                 Some(row) => self.bases.insert(*id, row.clone()),
                 None => self.bases.remove(id),
+            };
+        }
+        for (id, row) in &change.contents {
+            match row {
+                Some(row) => self.contents.insert(*id, row.clone()),
+                None => self.contents.remove(id),
+            };
+        }
+        for (number, row) in &change.packs {
+            match row {
+                Some(row) => self.packs.insert(*number, row.clone()),
+                None => self.packs.remove(number),
             };
         }
     }
