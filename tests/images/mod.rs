@@ -4,6 +4,7 @@
 
 mod chains;
 mod full;
+mod growing;
 mod killed;
 mod online;
 mod remote;

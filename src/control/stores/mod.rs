@@ -13,11 +13,13 @@
 //! one        a store: jobs for its thread, images that are opened and closed
 //! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
 //! perform    what the control socket asks for
+//! growing    images that become larger while clients use them
 //! merging    chains that become shorter
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
+mod growing;
 mod merging;
 mod offers;
 mod one;
