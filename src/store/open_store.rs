@@ -25,6 +25,7 @@ use super::catalog::{
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
+use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::pending::forget_log;
 
@@ -301,6 +302,7 @@ impl<M: LayerMaps> OpenStore<M> {
             name: name.to_string(),
             created_s: now_s(),
             size,
+            place: LayerPlace::default(),
         };
         let written = self.maps.create(&files.map, &description, copied.runs());
         written.map_err(|why| StoreError::Map { layer, what: "made", why })?;

@@ -105,6 +105,9 @@ impl<M: LayerMaps> OpenStore<M> {
             name: row.name.to_string(),
             created_s: now_s(),
             size: row.size,
+            place: self.place_on(
+                row.head.map_or(row.below, |head| Below { node: ChainNode::Layer(head), bytes: row.size }),
+            )?,
         };
         let made = self.maps.create(&files.map, &description, &[]);
         made.map_err(|why| StoreError::Map { layer, what: "made", why })?;

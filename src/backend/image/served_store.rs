@@ -1,6 +1,7 @@
 //! Stores that this server has open: each once, however many of its images are served.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -158,6 +159,11 @@ impl ServedStore {
         let bases = lock(&self.bases);
         let base = bases.get(&id)?;
         Some(BaseFile { file: Arc::clone(&base.file), size: base.size })
+    }
+
+    /// The same, to be read by whoever can open no file.
+    pub fn base_reader(&self, id: BaseId) -> Option<File> {
+        lock(&self.bases).get(&id)?.file.buffered.try_clone().ok()
     }
 
     /// Keeps a base open, for images that are opened later.

@@ -23,6 +23,8 @@ pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Out
         StoreAnswer::Nodes(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Store(_)
+        | StoreAnswer::Flattened(_)
+        | StoreAnswer::Rebased(_)
         | StoreAnswer::Collected(_) => format!("{sentence}\n"),
     };
     print(&told)

@@ -103,6 +103,7 @@ impl Stores {
         if let Some(collector) = collector {
             let _first = self.collector.set(collector);
         }
+        self.merge_what_was_left();
         if self.all.iter().all(|store| store.of.all.is_none()) {
             return;
         }

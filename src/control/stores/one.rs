@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::flattening::Flattening;
 use super::opened::OpenedStore;
 use crate::backend::{Export, OpenError};
 use crate::config::ImageUri;
@@ -48,6 +49,8 @@ pub(super) struct OneStore {
     pub(super) to_merge: RefCell<BTreeSet<StoreName>>,
     /// There is a task that does so.
     pub(super) merges_idle: Cell<bool>,
+    /// Images that are being flattened, or have been, and nobody was told yet.
+    pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
 }
 
 /// An image or a snapshot that has a place among the exports.
@@ -67,8 +70,20 @@ impl OneStore {
         let rights = RefCell::new(of.rights.clone());
         let (merging, hurries) = (Mutex::default(), Cell::default());
         let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
-        let snapshots = RefCell::default();
-        Self { of, room, offers, rights, turn, snapshots, merging, hurries, to_merge, merges_idle }
+        let (snapshots, flattening) = (RefCell::default(), RefCell::default());
+        Self {
+            of,
+            room,
+            offers,
+            rights,
+            turn,
+            snapshots,
+            merging,
+            hurries,
+            to_merge,
+            merges_idle,
+            flattening,
+        }
     }
 
     /// Other rights to its images, from now on.

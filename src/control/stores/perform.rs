@@ -125,6 +125,9 @@ impl Stores {
         let at = self.at(path)?;
         let one = &self.all[at];
         self.names_are_free(one, &request).await?;
+        if let StoreRequest::Flatten { image, stop } = request {
+            return self.flatten_some(at, image, stop).await.map(StoreAnswer::Flattened);
+        }
         let Some(needed) = one.needs_closed(&request) else {
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         };
@@ -234,6 +237,10 @@ impl OneStore {
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
             | StoreRequest::Sealed
+            // It is never open in the server by another file.
+            | StoreRequest::Rebase { .. }
+            // Images go on while they are flattened, which is done elsewhere.
+            | StoreRequest::Flatten { .. }
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.

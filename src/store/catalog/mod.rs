@@ -30,6 +30,7 @@ mod listing;
 mod merging;
 mod name;
 mod rebasing;
+mod rebuilding;
 mod refusal;
 mod removal;
 mod rows;
@@ -54,6 +55,7 @@ pub use merging::{
 };
 pub use name::{NameError, NodeName, StoreName};
 pub use rebasing::rebase;
+pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};
 pub use rows::{
