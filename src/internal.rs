@@ -147,14 +147,17 @@ pub mod store {
     pub use crate::store::ingest::LayerIngest;
     pub use crate::store::layer_copy::CopyProgress;
     pub use crate::store::layer_files::{LayerUsage, NewLayer};
+    pub use crate::store::layer_place::{LayerPlace, PlacedBase, PlacedSnapshot};
     pub use crate::store::map::{Geometry, use_arbitrary};
     pub use crate::store::map_files::MapFiles;
     pub use crate::store::maps::{LayerDescription, LayerMaps};
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::rebasing::Rebased;
+    pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{
-        CollectedLost, OpenFor, RemovedNodes, RolledBack, StoreAnswer, StoreRequest, names_in_words,
+        CollectedLost, FlattenProgress, OpenFor, RebasedImages, RemovedNodes, RolledBack, StoreAnswer,
+        StoreRequest, names_in_words,
     };
 
     pub mod catalog {

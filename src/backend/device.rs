@@ -55,8 +55,17 @@ impl Device {
 
     /// The gate.
     pub(super) fn assert_request(&self, range: ByteRange, writes: bool) {
-        assert!(range.is_within(self.facts.size), "{range:?} is beyond the export");
+        assert!(
+            range.is_within(self.facts.size) || self.has_grown_to(range),
+            "{range:?} is beyond the export"
+        );
         assert!(!(writes && self.facts.read_only), "a write reached a read-only export");
+    }
+
+    /// An image may be larger than it was when it was opened.
+    #[cold]
+    fn has_grown_to(&self, range: ByteRange) -> bool {
+        self.kind.image().is_some_and(|image| range.is_within(image.size()))
     }
 
     /// Reads `range` into `lease[start..]`; the lease comes back in any case. `client` is who asks: what is

@@ -231,7 +231,15 @@ impl Export {
         }
     }
 
-    /// What it can do.
+    /// Bytes of it now: an image may have grown since it was opened.
+    pub fn size(&self) -> u64 {
+        match &self.store {
+            Store::Image(image) => image.size(),
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => self.facts.size,
+        }
+    }
+
+    /// What it can do; its size is the one with which it was opened.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
     }

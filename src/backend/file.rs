@@ -75,6 +75,11 @@ impl FileDevice {
         })
     }
 
+    /// The file is longer from now on. What is new of it is read without the mapping, which ends before it.
+    pub(super) fn grow(&self, size: u64) {
+        self.known.replace(KnownData::new(size));
+    }
+
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
         self.registered.count()

@@ -48,7 +48,7 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
-pub(crate) use image::ServedStore;
+pub(crate) use image::{GrowOutcome, GrowTask, ServedStore};
 pub use image::{
     HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, ShortenOutcome,
     ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, seal_group, sealing,

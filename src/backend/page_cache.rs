@@ -38,7 +38,8 @@ pub(super) struct PageCache {
 
 impl PageCache {
     pub(super) fn new(mapping: Rc<FileMapping>, export_size: u64) -> Self {
-        let pages = export_size.div_ceil(PAGE);
+        // A file that has grown was mapped when it was shorter.
+        let pages = export_size.min(mapping.mapped_bytes()).div_ceil(PAGE);
         Self {
             mapping,
             seen: RefCell::new(Seen::new(pages)),
@@ -63,6 +64,9 @@ impl PageCache {
             return None;
         }
         let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
+        if pages.end > self.pages {
+            return None;
+        }
         let was_seen = self.seen.borrow().are_fresh(pages.clone(), now);
         let is_there = match was_seen {
             true => waits || trust.take(pages.end - pages.start) || self.are_still_there(pages, trust, now),

@@ -32,7 +32,8 @@ at most 128 of them. If a server has the store open, these commands ask it, by i
 (`serve --control`); else they open the store themselves. Of such a store, `diff`, `map` and `export`
 read snapshots only, in its directory; `create --from` and `import` write the new image as a client of
 the server, which needs all images of the store as exports. Until it is complete it is called
-NAME-unfinished-NUMBER. `flatten`, `rebase` and `import --delta` need the server stopped.
+NAME-unfinished-NUMBER. `resize` makes an image larger while clients use it: they see the new size when
+they connect again. `import --delta` needs the server stopped.
 
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw

@@ -108,7 +108,10 @@ pub(super) fn ask(
 
 /// Asks the server that has the store; none if no server has it. The lock is waited for, so a server is
 /// asked before it.
-fn ask_owner(place: StorePlace<'_>, request: &StoreRequest) -> Result<Option<StoreAnswer>, RequestError> {
+pub(super) fn ask_owner(
+    place: StorePlace<'_>,
+    request: &StoreRequest,
+) -> Result<Option<StoreAnswer>, RequestError> {
     let Some(socket) = socket_of(place)? else { return Ok(None) };
     match ask_server(&socket, place.store, request) {
         // What another server left behind.
@@ -226,6 +229,8 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Rename { .. } => ("POST", "/api/v1/images/rename"),
         StoreRequest::Resize { .. } => ("POST", "/api/v1/images/resize"),
         StoreRequest::Rollback { .. } => ("POST", "/api/v1/images/rollback"),
+        StoreRequest::Flatten { .. } => ("POST", "/api/v1/images/flatten"),
+        StoreRequest::Rebase { .. } => ("POST", "/api/v1/images/rebase"),
         StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
     }
 }
@@ -257,7 +262,9 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
     let mut answer = request.read_answer(answer).map_err(RequestError::Answer)?;
     // As it was written here.
     match &mut answer {
-        StoreAnswer::Nodes(of) | StoreAnswer::RolledBack(crate::store::RolledBack { of, .. }) => {
+        StoreAnswer::Nodes(of)
+        | StoreAnswer::RolledBack(crate::store::RolledBack { of, .. })
+        | StoreAnswer::Rebased(crate::store::RebasedImages { of, .. }) => {
             store.clone_into(&mut of.store);
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
@@ -265,7 +272,8 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         StoreAnswer::Node(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Removed(_)
-        | StoreAnswer::Checkpoint(_) => {}
+        | StoreAnswer::Checkpoint(_)
+        | StoreAnswer::Flattened(_) => {}
     }
     Ok(answer)
 }

@@ -11,7 +11,9 @@ use super::text::{exact_and_human, json, print, table};
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
 use crate::store::catalog::StoreName;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest};
+use crate::store::{
+    MapFiles, OpenStore, RebuiltCatalog, StoreAnswer, StoreDescription, StoreRequest, rebuild_catalog,
+};
 
 /// The last one that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -26,12 +28,19 @@ Examples:
   ringnbd image create /srv/store/golden --from golden.raw
   ringnbd store info --json /srv/store | jq .used
   ringnbd store check /srv/store
+  ringnbd store check --rebuild-catalog /srv/store          catalog.redb is lost, or cannot be read
+
+A catalogue that is made again has what the layers tell. Each layer is a snapshot, under its name where
+that is known, or recovered, recovered-2 and so on; each image that was ever written stands on its newest
+layer. Images that were never written since they began, names that were given later, key-values and holds
+are lost. The old file goes to lost/, and so do layers that are nobody's, with the next change.
 
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
               size (all images, bytes), used, maps, packs (bytes on the disk), lost (what waits for `store gc`)
   check       store, ok, complete (false while a server has the store), problems; with --rebuild-map
-              store, image, rebuilt (uuids of layers)
+              store, image, rebuilt (uuids of layers); with --rebuild-catalog store, images, snapshots
+              (numbers), left (sentences)
   gc          store, removed, lost
 
 Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused: nothing was changed.";
@@ -61,6 +70,9 @@ pub(crate) enum StoreCommand {
         /// Make the maps of this image again that cannot be used, out of the data of its layers
         #[arg(long, value_name = "IMAGE")]
         rebuild_map: Option<StoreName>,
+        /// Make the catalogue again that is lost or cannot be read, out of the maps of all layers
+        #[arg(long, conflicts_with = "rebuild_map")]
+        rebuild_catalog: bool,
         /// Do it, although that is a guess: what was trimmed or zeroed may show old contents again
         #[arg(long, requires = "rebuild_map")]
         yes: bool,
@@ -95,6 +107,14 @@ struct CheckJson<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct CatalogJson<'a> {
+    store: &'a Path,
+    images: usize,
+    snapshots: usize,
+    left: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
 struct RebuiltJson<'a> {
     store: &'a Path,
     image: &'a str,
@@ -110,6 +130,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let done = match args.command {
         StoreCommand::Init(of) => init(&of),
         StoreCommand::Info(of) => ask(&of, StoreRequest::Store),
+        StoreCommand::Check { of, rebuild_catalog: true, .. } => new_catalog(&of),
         StoreCommand::Check { of, rebuild_map: None, .. } => check(&of, control),
         StoreCommand::Check { rebuild_map: Some(image), yes: false, .. } => {
             return Outcome::refused(format_args!(
@@ -117,7 +138,7 @@ pub(crate) fn run(args: Args) -> Outcome {
                  restore a backup if there is one, or write --yes"
             ));
         }
-        StoreCommand::Check { of, rebuild_map: Some(image), yes: true } => rebuild(&of, &image, control),
+        StoreCommand::Check { of, rebuild_map: Some(image), yes: true, .. } => rebuild(&of, &image, control),
         StoreCommand::Gc { of, grace } => ask(&of, StoreRequest::Gc { grace: grace.as_secs() }),
     };
     done.unwrap_or_else(RequestError::ended)
@@ -219,6 +240,20 @@ fn rebuild(
             format!("{text}: {}.\n", layers.join(", "))
         }
     }))
+}
+
+/// A server that has the store is not asked: it has read the catalogue.
+fn new_catalog(of: &OfStore) -> Result<Outcome, RequestError> {
+    let RebuiltCatalog { images, snapshots, left } = rebuild_catalog(&of.store, Duration::ZERO)?;
+    if of.json {
+        return Ok(print(&json(&CatalogJson { store: &of.store, images, snapshots, left: &left })));
+    }
+    let mut text = format!("Made again: {images} images, {snapshots} snapshots.\n");
+    for line in &left {
+        text += &format!("Left out: {line}.\n");
+    }
+    text += "Look what is missing (`ringnbd image ls`), and check the file systems in the images.\n";
+    Ok(print(&text))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::rights::{Asker, Decision, Rights};
 pub(super) struct Entry {
     /// How shards and statistics name it.
     pub(super) id: ExportId,
-    /// What clients are told.
+    /// What clients are told, but for the [size](Entry::size), which may have grown.
     pub(super) info: ExportInfo,
     /// None while it is an image that no client has chosen yet.
     export: OnceCell<Arc<Export>>,
@@ -45,6 +45,11 @@ impl Entry {
     /// The export; none while it is an image that no client has chosen.
     pub(super) fn export(&self) -> Option<&Arc<Export>> {
         self.export.get()
+    }
+
+    /// Bytes of it now.
+    pub(super) fn size(&self) -> u64 {
+        self.export().map_or(self.info.facts.size, |export| export.size())
     }
 
     /// Says who may do what with it. Until then everybody may do everything.

@@ -109,6 +109,11 @@ impl SharedMapping {
 }
 
 impl FileMapping {
+    /// Bytes of the file that it has, whether they are there or not.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.whole.length as u64 - PAGE
+    }
+
     /// Sets for each page from `first` on whether it is in the page cache and filled. False if the kernel
     /// cannot tell.
     pub fn look_up(&self, first: u64, pages: &mut [bool]) -> bool {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, fstatvfs, open};
+use serde::{Deserialize, Serialize};
 
 use super::catalog::{BaseIdentity, BaseKind, BaseRow};
 use super::error::StoreError;
@@ -17,7 +18,8 @@ const SAMPLE: usize = 4096;
 const LONGEST_WWID: u64 = 200;
 
 /// What a file or device is, now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FoundBase {
     pub kind: BaseKind,
     /// Absolute, without links.

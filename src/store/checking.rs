@@ -93,6 +93,7 @@ impl OpenStore<MapFiles> {
             name: name.to_string(),
             created_s: row.created_s,
             size: row.size,
+            place: self.place_on(row.below)?,
         };
         self.directory.replace_map(row.id, |file| {
             let failed = |error: std::io::Error| made(row.id)(error.into());

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs, fsync,
-    ftruncate, mkdirat, open, openat2, renameat, statat, unlinkat,
+    ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::catalog::{CatalogFile, LayerId, StoreCatalog};
+use super::catalog::{CatalogError, CatalogFile, LayerId, StoreCatalog};
 use super::error::StoreError;
 use super::lock::take_lock;
 
@@ -121,6 +121,50 @@ impl StoreDirectory {
         let directory = Self::open_locked(path, patience)?;
         directory.release_reserve()?;
         directory.open_catalog()
+    }
+
+    /// Opens what was a store and may have lost its catalogue.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn open_without_catalog(path: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let root = open_root(path).map_err(|_| StoreError::NotAStore(path.to_owned()))?;
+        // A lock is made in a directory of layers only.
+        below(&root, LAYERS, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|_| StoreError::NotAStore(path.to_owned()))?;
+        let lock = lock(&root, path, OFlags::CREATE, patience)?;
+        match mkdirat(&root, LOST, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => Self::with(path, root, Some(lock)),
+            Err(error) => Err(StoreError::at("make", &path.join(LOST))(error)),
+        }
+    }
+
+    /// Puts another catalogue, which `write` makes, in the place of one that is lost. The old file, if there
+    /// is one, goes to `lost/`.
+    pub(super) fn replace_catalog<T>(
+        &self,
+        write: impl FnOnce(CatalogFile) -> Result<T, CatalogError>,
+    ) -> Result<T, StoreError> {
+        let (new, at) = (self.path.join(NEW_CATALOG), self.path.join(CATALOG));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        let file = below(&self.root, NEW_CATALOG, flags, FILE_MODE).map_err(StoreError::at("make", &new))?;
+        let written = write(CatalogFile::new(file.into()));
+        let written = written.map_err(|source| StoreError::Catalog { path: self.path.clone(), source })?;
+        let placed = || -> rustix::io::Result<()> {
+            for number in 0..1000 {
+                let kept = format!("{CATALOG}.{number}");
+                match linkat(&self.root, CATALOG, &self.lost, &*kept, AtFlags::empty()) {
+                    Err(Errno::EXIST) => {}
+                    Ok(()) | Err(Errno::NOENT) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            fsync(&self.lost)?;
+            renameat(&self.root, NEW_CATALOG, &self.root, CATALOG)?;
+            fsync(&self.root)
+        };
+        placed().map_err(StoreError::at("replace", &at))?;
+        Ok(written)
     }
 
     fn open_locked(path: &Path, patience: Duration) -> Result<Self, StoreError> {

@@ -39,6 +39,10 @@ pub enum StoreError {
     Catalog { path: PathBuf, source: CatalogError },
     #[error("the store {}: {source}; look whether the change took place", .path.display())]
     Commit { path: PathBuf, source: CatalogError },
+    #[error("the catalogue of {} can be read: there is nothing to make again", .0.display())]
+    CatalogIsWhole(PathBuf),
+    #[error("no layer in {} tells which store it belongs to: restore the store from a backup", .0.display())]
+    NoLayers(PathBuf),
     #[error("{0}")]
     Refused(#[from] ImageRefusal),
     #[error("{0}")]
@@ -80,6 +84,12 @@ pub enum StoreError {
          this store have already", .0.display()
     )]
     UnknownBase(PathBuf),
+    #[error(
+        "{} has other contents than the base, from which the server would read on until it ends: stop it, and try again", .0.display()
+    )]
+    RebaseServed(PathBuf),
+    #[error("only a server that has the store open is asked for this")]
+    NeedsServer,
     #[error("interrupted: nothing was made")]
     Interrupted,
     #[error("{source} (removed before that: {removed})")]
@@ -143,7 +153,8 @@ impl StoreError {
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
-            Self::OtherSnapshot { .. } => true,
+            Self::RebaseServed(_) | Self::NeedsServer => true,
+            Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } => true,
         }

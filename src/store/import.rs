@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::catalog::{
-    self, Beginning, ImageId, ImageRefusal, ImportedSnapshot, LayerId, NewImage, NodeName, SnapshotId,
-    StoreName,
+    self, Beginning, Below, ChainNode, ImageId, ImageRefusal, ImportedSnapshot, LayerId, NewImage, NodeName,
+    SnapshotId, StoreName,
 };
 use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
 use super::delta::{DeltaError, DeltaPart, DeltaReader};
@@ -84,7 +84,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let size = size.unwrap_or_else(|| at.next_multiple_of(catalog::SIZE_UNIT));
         let grown = files.data.set_len(size.next_multiple_of(MAP_BLOCK));
         grown.map_err(StoreError::at("give its size to", &self.directory.layer_path(layer)))?;
-        let description = self.description(image, layer, None, name, size);
+        let description = self.description(image, layer, Below::NOTHING, (name, size))?;
         let written = self.maps.create(&files.map, &description, copied.runs());
         written.map_err(|why| StoreError::Map { layer, what: "made", why })?;
         files.finish()?;
@@ -95,19 +95,19 @@ impl<M: LayerMaps> OpenStore<M> {
         &self,
         image: ImageId,
         layer: LayerId,
-        parent: Option<LayerId>,
-        name: &StoreName,
-        size: u64,
-    ) -> LayerDescription {
-        LayerDescription {
+        below: Below,
+        (name, size): (&StoreName, u64),
+    ) -> Result<LayerDescription, StoreError> {
+        Ok(LayerDescription {
             store: self.header().store,
             image: image.0,
             layer: layer.0,
-            parent: parent.map(|parent| parent.0),
+            parent: if let ChainNode::Layer(id) = below.node { Some(id.0) } else { None },
             name: name.to_string(),
             created_s: now_s(),
             size,
-        }
+            place: self.place_on(below)?,
+        })
     }
 
     /// Makes the snapshot of a delta, with the uuid that it has where it comes from. Its image must be
@@ -156,8 +156,10 @@ impl<M: LayerMaps> OpenStore<M> {
         let layer = new.layer;
         let files = self.directory.begin_layer(layer, new.size.next_multiple_of(MAP_BLOCK))?;
         let bad_map = |error: MapFileError| StoreError::Map { layer, what: "made", why: error.to_string() };
-        let image = self.view()?.image(&new.image).map_or(ImageId(uuid::Uuid::nil()), |row| row.id);
-        let description = self.description(image, layer, None, &new.image, new.size);
+        let row = self.view()?.image(&new.image);
+        let (image, below) =
+            row.map_or((ImageId(uuid::Uuid::nil()), Below::NOTHING), |row| (row.id, row.below));
+        let description = self.description(image, layer, below.within(new.size), (&new.image, new.size))?;
         let file = files.map.try_clone().map_err(MapFileError::from).map_err(bad_map)?;
         let mut map = MapWriter::create_with(file, &description, Geometry::default()).map_err(bad_map)?;
         while let Some(part) = delta.next()? {

@@ -372,7 +372,7 @@ impl OpenMap<LayerPair<'_>> {
 }
 
 pub(super) fn identity(layer: &LayerDescription) -> LayerIdentity {
-    let LayerDescription { store, image, layer, parent, name, created_s, size } = layer;
+    let LayerDescription { store, image, layer, parent, name, created_s, size, place } = layer;
     LayerIdentity {
         store: *store,
         image: *image,
@@ -381,6 +381,6 @@ pub(super) fn identity(layer: &LayerDescription) -> LayerIdentity {
         name: name.clone(),
         created_s: *created_s,
         size: *size,
-        base: None,
+        base: place.encode(),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::copy::MAP_BLOCK;
-use super::map::{BlockState, Geometry};
+use super::map::{BlockState, Geometry, LayerIdentity};
 use super::map_medium::{MapFileError, OpenMap, UnsyncedMap, create_map_with, identity, open_map};
 use super::maps::LayerDescription;
 
@@ -13,7 +13,11 @@ const MOST_LEAVES: usize = 256;
 const RING_BYTES: u64 = 64 << 10;
 
 /// The map of a layer that is being made. Nothing of it is synced.
-pub(super) struct MapWriter(OpenMap<UnsyncedMap<File>>);
+pub(super) struct MapWriter {
+    open: OpenMap<UnsyncedMap<File>>,
+    /// It tells of its place when it is complete.
+    identity: LayerIdentity,
+}
 
 impl MapWriter {
     /// Of a layer that is sealed from the beginning.
@@ -29,8 +33,10 @@ impl MapWriter {
         geometry: Geometry,
     ) -> Result<Self, MapFileError> {
         assert_eq!(u64::from(geometry.block_bytes), MAP_BLOCK);
-        create_map_with(&file, &identity(layer), geometry)?;
-        Ok(Self(OpenMap { map: open_map(&file, &file)?, files: UnsyncedMap(file) }))
+        let identity = identity(layer);
+        create_map_with(&file, &LayerIdentity { base: None, ..identity.clone() }, geometry)?;
+        let open = OpenMap { map: open_map(&file, &file)?, files: UnsyncedMap(file) };
+        Ok(Self { open, identity })
     }
 
     /// Gives blocks a state.
@@ -40,8 +46,8 @@ impl MapWriter {
         // A run may have any number of leaves.
         while at < end {
             let step = end.min((at / leaf + MOST_LEAVES as u64) * leaf);
-            self.0.set(at, step - at, state)?;
-            if self.0.map.leaves_in_ram() >= MOST_LEAVES {
+            self.open.set(at, step - at, state)?;
+            if self.open.map.leaves_in_ram() >= MOST_LEAVES {
                 self.write()?;
             }
             at = step;
@@ -50,14 +56,15 @@ impl MapWriter {
     }
 
     fn write(&mut self) -> Result<(), MapFileError> {
-        self.0.commit()?;
-        self.0.checkpoint()?;
-        self.0.map.evict_clean(0);
+        self.open.commit()?;
+        self.open.checkpoint()?;
+        self.open.map.evict_clean(0);
         Ok(())
     }
 
     /// Writes the rest. The caller syncs the file.
     pub(super) fn finish(mut self) -> Result<(), MapFileError> {
+        self.open.map.set_identity(self.identity.clone())?;
         self.write()
     }
 }

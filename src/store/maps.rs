@@ -5,6 +5,7 @@ use std::fs::File;
 use uuid::Uuid;
 
 use super::copy::BlockSpan;
+use super::layer_place::LayerPlace;
 
 /// What a map says of the layer that it belongs to, so that a catalogue can be made again from maps alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct LayerDescription {
     pub name: String,
     pub created_s: u64,
     pub size: u64,
+    /// Where it belongs beside that.
+    pub place: LayerPlace,
 }
 
 /// Makes and changes maps of layers that nobody has open. An error is a sentence without a subject.

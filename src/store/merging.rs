@@ -11,13 +11,17 @@
 //! Until 2 an interruption leaves a directory that nobody knows, and after it old ones: `lost/` gets them.
 
 use std::fs::File;
+use std::path::PathBuf;
 
-use super::catalog::{self, Below, ChainNode, ImageId, ImageRow, LayerId, LayerRow, MergePair, StoreName};
+use super::catalog::{
+    self, BaseId, Below, ChainNode, ImageId, ImageRow, LayerId, LayerRow, MergePair, StoreName,
+};
 use super::chain_reader::{BottomFile, ChainReader, SealedLayer};
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::layer_copy::{CopyProgress, LayerCopy, made};
 use super::layer_files::NewLayer;
+use super::layer_place::LayerPlace;
 use super::map_files::MapFiles;
 use super::map_medium::MapFileError;
 use super::map_reader::MapReader;
@@ -72,9 +76,9 @@ impl OpenStore<MapFiles> {
     /// The files of a new layer, without contents.
     fn new_files(
         &self,
-        image: ImageId,
-        size: u64,
-        parent: ChainNode,
+        (image, size): (ImageId, u64),
+        below: Below,
+        (replaces, is_flat): (Vec<LayerId>, bool),
     ) -> Result<(LayerId, File, MapWriter), StoreError> {
         let layer = LayerId(random_uuid());
         let name = self.view()?.image_by_id(image).map_or_else(String::new, |row| row.name.to_string());
@@ -82,10 +86,11 @@ impl OpenStore<MapFiles> {
             store: self.header().store,
             image: image.0,
             layer: layer.0,
-            parent: if let ChainNode::Layer(id) = parent { Some(id.0) } else { None },
+            parent: if let ChainNode::Layer(id) = below.node { Some(id.0) } else { None },
             name,
             created_s: now_s(),
             size,
+            place: LayerPlace { replaces, is_flat, ..self.place_on(below)? },
         };
         let NewLayer { data, map, .. } =
             self.directory.begin_layer(layer, size.next_multiple_of(MAP_BLOCK))?;
@@ -108,7 +113,11 @@ impl OpenStore<MapFiles> {
         let from = ChainReader { above: None, layers, bottom: None };
         let below = if lower.below.node == ChainNode::Nothing { 0 } else { lower.below.bytes };
         let seen = from.seen(below);
-        let (layer, data, map) = self.new_files(upper.image, upper.size, lower.below.node)?;
+        let own = from.layers[0].map.identity().base.as_deref().and_then(LayerPlace::decode);
+        let earlier = own.map_or_else(Vec::new, |place| place.replaces);
+        let replaces = std::iter::once(upper.id).chain(earlier).collect();
+        let stands = lower.below.within(upper.below.bytes).within(seen);
+        let (layer, data, map) = self.new_files((upper.image, upper.size), stands, (replaces, false))?;
         let copy = LayerCopy::new(layer, (upper.size, seen), from, data, map);
         Ok(ChainCopy { copy, purpose: CopyPurpose::Merge(pair) })
     }
@@ -120,21 +129,40 @@ impl OpenStore<MapFiles> {
     /// # Errors
     /// A sentence; its base is another file than it was.
     pub fn begin_flatten(&self, name: &StoreName, is_served: bool) -> Result<Option<ChainCopy>, StoreError> {
+        self.begin_flatten_with(name, is_served, &|_| None)
+    }
+
+    /// The same, with bases that are open already: whoever has them open may be able to open no other file.
+    ///
+    /// # Errors
+    /// A sentence; its base is not open, and another file than it was.
+    pub fn begin_flatten_with(
+        &self,
+        name: &StoreName,
+        is_served: bool,
+        opened: &dyn Fn(BaseId) -> Option<File>,
+    ) -> Result<Option<ChainCopy>, StoreError> {
         let row = self.image(name)?;
         if catalog::is_flat(self.view()?, row) {
             return Ok(None);
         }
         catalog::check_unpacked(self.view()?, name)?;
         let (image, was, size) = (row.id, row.below, row.size);
-        let from = self.chain_below(row, row.head.filter(|_| !is_served))?;
-        let (layer, data, map) = self.new_files(image, size, ChainNode::Nothing)?;
+        let from = self.chain_below(row, row.head.filter(|_| !is_served), opened)?;
+        let replaces = if let ChainNode::Layer(id) = was.node { vec![id] } else { Vec::new() };
+        let (layer, data, map) = self.new_files((image, size), Below::NOTHING, (replaces, true))?;
         // Nothing is below the new layer.
         let copy = LayerCopy::new(layer, (size, 0), from, data, map);
         Ok(Some(ChainCopy { copy, purpose: CopyPurpose::Flatten { image, was } }))
     }
 
     /// What an image sees below its head, and through `above`.
-    fn chain_below(&self, row: &ImageRow, above: Option<LayerId>) -> Result<ChainReader, StoreError> {
+    fn chain_below(
+        &self,
+        row: &ImageRow,
+        above: Option<LayerId>,
+        opened: &dyn Fn(BaseId) -> Option<File>,
+    ) -> Result<ChainReader, StoreError> {
         let view = self.view()?;
         let above = match above {
             None => None,
@@ -151,8 +179,14 @@ impl OpenStore<MapFiles> {
         }
         let bottom = match end {
             ChainNode::Base(id) => {
-                let path = self.unchanged_base(id)?;
-                let file = File::open(&path).map_err(StoreError::named("open", &path))?;
+                let (path, file) = match (opened(id), view.base(id)) {
+                    (Some(file), Some(row)) => (PathBuf::from(&row.path), file),
+                    _ => {
+                        let path = self.unchanged_base(id)?;
+                        let file = File::open(&path).map_err(StoreError::named("open", &path))?;
+                        (path, file)
+                    }
+                };
                 Some(BottomFile { path, file, visible })
             }
             ChainNode::Nothing | ChainNode::Layer(_) => None,
@@ -242,6 +276,16 @@ impl OpenStore<MapFiles> {
     pub fn idle_merge(&self, name: &StoreName) -> Result<Option<MergePair>, StoreError> {
         let bytes = |layer| self.directory.layer_usage(layer).map_or(0, |usage| usage.data);
         Ok(catalog::idle_merge(self.view()?, self.image(name)?, &bytes))
+    }
+
+    /// Images of whose layers some can be merged.
+    ///
+    /// # Errors
+    /// The catalogue cannot be read.
+    pub fn mergeable_images(&self) -> Result<Vec<StoreName>, StoreError> {
+        let view = self.view()?;
+        let can_be = |row: &&ImageRow| !catalog::mergeable(view, row.below).is_empty();
+        Ok(view.images().filter(can_be).map(|row| row.name.clone()).collect())
     }
 
     /// Whether an image has to lose a layer before it can have a snapshot.

@@ -25,6 +25,7 @@ use super::catalog::{
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
+use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::pending::forget_log;
 
@@ -321,6 +322,7 @@ impl<M: LayerMaps> OpenStore<M> {
             name: name.to_string(),
             created_s: now_s(),
             size,
+            place: LayerPlace::default(),
         };
         let written = self.maps.create(&files.map, &description, copied.runs());
         written.map_err(|why| StoreError::Map { layer, what: "made", why })?;
@@ -381,14 +383,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let row = self.image(name)?;
         let (old, Some(layer)) = (row.size, row.head) else { return self.commit(&change).map(drop) };
         let (data, map) = self.directory.open_layer(layer)?;
-        let path = self.directory.layer_path(layer);
-        // The file grows first and never shrinks: what lies behind the end of an image is not read.
-        let length = data.metadata().map_err(StoreError::at("look at", &path))?.len();
-        let whole = size.next_multiple_of(MAP_BLOCK);
-        if length < whole {
-            let grown = data.set_len(whole).and_then(|()| data.sync_all());
-            grown.map_err(StoreError::at("grow", &path))?;
-        }
+        self.lengthen(layer, &data, size)?;
         // What an earlier change has left undone comes first.
         let of_map = |store: &Self, size| {
             let resized = store.maps.resize(&data, &map, size);
@@ -397,6 +392,19 @@ impl<M: LayerMaps> OpenStore<M> {
         of_map(self, old)?;
         self.commit(&change)?;
         of_map(self, size)
+    }
+
+    /// The file of a head's data grows before anything else, and never shrinks: what lies behind the end of an
+    /// image is not read.
+    pub(super) fn lengthen(&self, layer: LayerId, data: &File, size: u64) -> Result<(), StoreError> {
+        let path = self.directory.layer_path(layer);
+        let length = data.metadata().map_err(StoreError::at("look at", &path))?.len();
+        let whole = size.next_multiple_of(MAP_BLOCK);
+        if length >= whole {
+            return Ok(());
+        }
+        let grown = data.set_len(whole).and_then(|()| data.sync_all());
+        grown.map_err(StoreError::at("grow", &path))
     }
 
     /// An image is as one of its snapshots was.

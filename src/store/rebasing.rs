@@ -1,5 +1,7 @@
 //! A base is somewhere else now.
 
+use serde::{Deserialize, Serialize};
+
 use super::base::FoundBase;
 use super::catalog::{self, StoreName};
 use super::error::StoreError;
@@ -7,7 +9,7 @@ use super::maps::LayerMaps;
 use super::open_store::OpenStore;
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebased {
     pub path: String,
     /// Images that stand on the base.
@@ -29,6 +31,9 @@ impl<M: LayerMaps> OpenStore<M> {
         is_unsafe: bool,
     ) -> Result<Rebased, StoreError> {
         let FoundBase { kind, path, identity } = found;
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(StoreError::Path(path.into()));
+        }
         let row = self.view()?.base_of(name)?;
         let differs = row.identity.sample != identity.sample;
         let other = |what: &'static str| StoreError::OtherBase { path: path.clone().into(), what };

@@ -11,6 +11,7 @@ use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
+use super::rebasing::Rebased;
 
 /// Names that a sentence lists.
 const LISTED: usize = 8;
@@ -65,6 +66,20 @@ pub enum StoreRequest {
         #[serde(default)]
         force: bool,
     },
+    /// An image gets a layer of its own with all that it stands on. It takes its time: whoever asks is told how
+    /// far it is, and asks again. `stop`: it is given up.
+    Flatten {
+        image: StoreName,
+        #[serde(default)]
+        stop: bool,
+    },
+    /// The base of an image, and of all that stand on the same, is this one.
+    Rebase {
+        image: StoreName,
+        base: FoundBase,
+        #[serde(default)]
+        is_unsafe: bool,
+    },
     /// What one or two snapshots consist of, for those who read their layers themselves.
     Layers {
         node: NodeName,
@@ -99,6 +114,8 @@ pub enum StoreAnswer {
     Removed(RemovedNodes),
     /// What was made or changed, and what went with it.
     RolledBack(RolledBack),
+    Flattened(FlattenProgress),
+    Rebased(RebasedImages),
     Store(StoreDescription),
     Collected(CollectedLost),
     Checkpoint(CheckpointProgress),
@@ -119,6 +136,26 @@ pub struct RolledBack {
     pub of: NodeDescriptions,
     pub layers: usize,
     pub bytes: u64,
+}
+
+/// How far an image is that gets a layer of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlattenProgress {
+    pub image: StoreName,
+    /// Bytes of the disk that were looked at, and all of them.
+    pub done: u64,
+    pub total: u64,
+    /// It is over: whether there was anything to do.
+    pub is_new: Option<bool>,
+}
+
+/// Images that follow a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebasedImages {
+    #[serde(flatten)]
+    pub of: NodeDescriptions,
+    #[serde(flatten)]
+    pub rebased: Rebased,
 }
 
 /// What `gc` did.
@@ -165,6 +202,8 @@ impl StoreRequest {
             | Self::Clone { .. }
             | Self::Rename { .. }
             | Self::Resize { .. }
+            | Self::Flatten { .. }
+            | Self::Rebase { .. }
             | Self::Rollback { .. } => OpenFor::Changing,
         }
     }
@@ -180,6 +219,8 @@ impl StoreRequest {
             Self::Layers { .. } | Self::Sealed => from_value(json).map(StoreAnswer::Layers),
             Self::Remove { .. } => from_value(json).map(StoreAnswer::Removed),
             Self::Rollback { .. } => from_value(json).map(StoreAnswer::RolledBack),
+            Self::Flatten { .. } => from_value(json).map(StoreAnswer::Flattened),
+            Self::Rebase { .. } => from_value(json).map(StoreAnswer::Rebased),
             Self::Store => from_value(json).map(StoreAnswer::Store),
             Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
             Self::Checkpoint { .. } => from_value(json).map(StoreAnswer::Checkpoint),
@@ -227,6 +268,12 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(&to.image)])?;
                 return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
             }
+            StoreRequest::Flatten { .. } => return Err(StoreError::NeedsServer),
+            StoreRequest::Rebase { image, base, is_unsafe } => {
+                let rebased = self.rebase(image, base.clone(), *is_unsafe)?;
+                let of = self.describe_some(&[node(image)])?;
+                return Ok(StoreAnswer::Rebased(RebasedImages { of, rebased }));
+            }
             StoreRequest::Create { image, size, base } => {
                 match base {
                     Some(base) => self.create_on_base(image, *size, look_at_base(base)?)?,
@@ -266,6 +313,11 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn perform_served(&mut self, request: &StoreRequest) -> Result<StoreAnswer, StoreError> {
+        if let StoreRequest::Rebase { image, base, .. } = request
+            && self.view()?.base_of(image)?.identity.sample != base.identity.sample
+        {
+            return Err(StoreError::RebaseServed(PathBuf::from(&base.path)));
+        }
         let StoreRequest::Create { image, size, base: Some(path) } = request else {
             let answer = self.perform(request);
             if request.opens() == OpenFor::Removing {
@@ -328,6 +380,12 @@ fn new_name<'a>(from: &NodeName, to: &'a NodeName) -> Result<&'a StoreName, Stor
 mod tests {
     use super::*;
 
+    fn a_base() -> FoundBase {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "base").unwrap();
+        look_at_base(file.path()).unwrap()
+    }
+
     #[test]
     fn requests_are_read_as_they_are_written() {
         let node: NodeName = "vm1@monday".parse().unwrap();
@@ -341,7 +399,9 @@ mod tests {
             StoreRequest::Clone { from: node.clone(), to: vec![image.clone()] },
             StoreRequest::Remove { nodes: vec![node.clone()], snapshots: true },
             StoreRequest::Rename { node: node.clone(), to: node.clone() },
-            StoreRequest::Resize { image, size: 1, shrink: false },
+            StoreRequest::Resize { image: image.clone(), size: 1, shrink: false },
+            StoreRequest::Flatten { image: image.clone(), stop: true },
+            StoreRequest::Rebase { image, base: a_base(), is_unsafe: true },
             StoreRequest::Rollback { node: node.clone(), force: true },
             StoreRequest::Layers { node: node.clone(), other: Some(node.clone()) },
             StoreRequest::Layers { node, other: None },

@@ -121,6 +121,9 @@ impl<M: LayerMaps> OpenStore<M> {
             name: row.name.to_string(),
             created_s: now_s(),
             size: row.size,
+            place: self.place_on(
+                row.head.map_or(row.below, |head| Below { node: ChainNode::Layer(head), bytes: row.size }),
+            )?,
         };
         let made = self.maps.create(&files.map, &description, &[]);
         made.map_err(|why| StoreError::Map { layer, what: "made", why })?;
@@ -155,6 +158,22 @@ impl<M: LayerMaps> OpenStore<M> {
     pub fn record_snapshots(&mut self, group: &[NewSnapshot]) -> Result<(), StoreError> {
         let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, group))?;
         self.commit(&change).map(drop)
+    }
+
+    /// Gives an image that is served a larger size: its data first, then the catalogue. The map of its head
+    /// follows at its home, or when it is opened the next time. Says which head that is.
+    ///
+    /// # Errors
+    /// A sentence; the size is smaller, or none.
+    pub fn grow_served(&mut self, name: &StoreName, size: u64) -> Result<Option<LayerId>, StoreError> {
+        let change = self.decide(|view, _| catalog::resize(view, name, size, false))?;
+        let head = self.image(name)?.head;
+        if let Some(layer) = head {
+            let (data, _) = self.directory.open_layer(layer)?;
+            self.lengthen(layer, &data, size)?;
+        }
+        self.commit(&change)?;
+        Ok(head)
     }
 
     /// The path of a base that is what it was when images began with it.

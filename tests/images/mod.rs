@@ -3,10 +3,13 @@
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
 mod chains;
+mod flattened;
 mod full;
+mod growing;
 mod killed;
 mod online;
 mod packs;
+mod rebuilt;
 mod remote;
 mod served;
 mod shorter;

@@ -101,6 +101,25 @@ impl Chain {
         }
     }
 
+    /// Makes a larger size of the disk durable. No change is under way, and so no other commit.
+    pub(super) async fn commit_size(&self, size: u64, context: &ShardContext) -> Result<(), i32> {
+        let head = self.head();
+        let Some(map_file) = head.map_file else { return Err(libc::EROFS) };
+        loop {
+            let begun = head.map.borrow_mut().begin_resize(size);
+            match begun {
+                Ok(None) => return Ok(()),
+                Ok(record) => {
+                    let result = self.write_record(record, map_file, context).await;
+                    head.map.borrow_mut().end_commit(result.is_ok());
+                    return result;
+                }
+                Err(NoCommit::RingFull) => head.checkpoint(map_file, context).await?,
+                Err(NoCommit::Failed | NoCommit::ReadOnly) => return Err(libc::EIO),
+            }
+        }
+    }
+
     async fn write_record(
         &self,
         record: Option<FileWrite>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ImageDevice;
+use super::growing::GrowTask;
 use super::sealing::{SealFailure, SealTask};
 use super::shortening::ShortenTask;
 use crate::backend::context::ShardContext;
@@ -14,6 +15,8 @@ pub enum HomeTask {
     Seal(SealTask),
     /// Go on with fewer layers.
     Shorten(ShortenTask),
+    /// Be larger.
+    Grow(GrowTask),
 }
 
 impl HomeTask {
@@ -26,7 +29,7 @@ impl HomeTask {
 
     /// Whether only an image that is written can do it.
     pub(crate) const fn needs_head(&self) -> bool {
-        matches!(self, Self::Seal(_))
+        matches!(self, Self::Seal(_) | Self::Grow(_))
     }
 }
 
@@ -36,6 +39,7 @@ impl ImageDevice {
         match task {
             HomeTask::Seal(task) => self.seal(task, limit, context).await,
             HomeTask::Shorten(task) => self.shorten(task, context),
+            HomeTask::Grow(task) => self.grow(task, limit, context).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Stores that this server has open: each once, however many of its images are served.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -182,6 +183,11 @@ impl ServedStore {
             new
         });
         ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf }
+    }
+
+    /// The same, to be read by whoever can open no file.
+    pub fn base_reader(&self, id: BaseId) -> Option<File> {
+        lock(&self.bases).get(&id)?.file.buffered.try_clone().ok()
     }
 
     /// Keeps a base open, for images that are opened later.

@@ -1,6 +1,7 @@
 //! What an image is for the whole server: its files, and its maps while it is open nowhere.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::contents::ServedContents;
@@ -24,8 +25,8 @@ pub(in crate::backend) struct ImageStore {
     links: Mutex<StoreLinks>,
     /// The base that it was opened with.
     pub(super) base: Option<BaseFile>,
-    /// Bytes of the disk.
-    size: u64,
+    /// Bytes of the disk. It [grows](super::growing) on the thread of the home.
+    size: AtomicU64,
     /// Bytes of a block.
     block: u32,
     /// Its maps, in the order of the layers; none while a shard has it open.
@@ -82,7 +83,7 @@ impl ImageStore {
                 base_bytes: base.as_ref().map(|base| base.size),
             }),
             base,
-            size,
+            size: AtomicU64::new(size),
             block,
             parked: Mutex::new(Some(maps)),
             commits: Syncs::default(),
@@ -135,8 +136,14 @@ impl ImageStore {
     }
 
     /// Bytes of the disk.
+    #[inline]
     pub(in crate::backend) fn size(&self) -> u64 {
-        self.size
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// The disk is larger from now on.
+    pub(super) fn gets_size(&self, size: u64) {
+        self.size.store(size, Ordering::Relaxed);
     }
 
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
@@ -183,7 +190,7 @@ impl ImageStore {
 
     /// Bytes of the files of data: whole blocks.
     pub(super) fn data_bytes(&self) -> u64 {
-        self.size.next_multiple_of(u64::from(self.block))
+        self.size().next_multiple_of(u64::from(self.block))
     }
 
     /// Bytes of a block.
@@ -200,7 +207,7 @@ impl ImageStore {
     /// The blocks that a range covers. The last block of the disk is covered by what lies within the disk.
     pub(super) fn covered(&self, range: ByteRange) -> Blocks {
         let start = range.offset().div_ceil(self.block());
-        let end = if range.end() == self.size { self.data_bytes() } else { range.end() } / self.block();
+        let end = if range.end() == self.size() { self.data_bytes() } else { range.end() } / self.block();
         Blocks { start, length: end.saturating_sub(start) }
     }
 

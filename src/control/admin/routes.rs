@@ -79,7 +79,7 @@ impl Admin {
         let facts = |entry: &Rc<Entry>| ExportFacts {
             index: entry.index(),
             label: export_label(&entry.info.name),
-            size: entry.info.facts.size,
+            size: entry.size(),
             read_only: entry.info.facts.read_only,
             mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
             image: image_facts(entry),

@@ -273,7 +273,7 @@ impl Admin {
                 export: info.name.clone(),
                 description: info.description.clone(),
                 source: entry.source.clone(),
-                size_bytes: facts.size,
+                size_bytes: entry.size(),
                 read_only: facts.read_only,
                 rotational: facts.rotational,
                 minimum_block_bytes: sizes.minimum,

@@ -17,7 +17,7 @@ pub(super) enum Verb {
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 17] = [
+const ROUTES: [(Method, &str, Verb); 19] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
@@ -35,6 +35,8 @@ const ROUTES: [(Method, &str, Verb); 17] = [
     (Method::POST, "/api/v1/images/rename", Verb::ChangeStore("rename")),
     (Method::POST, "/api/v1/images/resize", Verb::ChangeStore("resize")),
     (Method::POST, "/api/v1/images/rollback", Verb::ChangeStore("rollback")),
+    (Method::POST, "/api/v1/images/flatten", Verb::ChangeStore("flatten")),
+    (Method::POST, "/api/v1/images/rebase", Verb::ChangeStore("rebase")),
 ];
 
 /// Why a request asks for nothing.

@@ -54,7 +54,7 @@ impl Operator {
             id: format!("{}.{}", entry.id.index, entry.id.generation),
             description: entry.info.description.clone(),
             source: entry.source.clone(),
-            size_bytes: entry.info.facts.size,
+            size_bytes: entry.size(),
             read_only: entry.info.facts.read_only,
             flags_value: entry.info.transmission_flags(ReplyMode::Extended),
             connections: state.totals.export_gauges(entry.index()).connections,

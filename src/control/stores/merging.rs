@@ -4,7 +4,7 @@
 //! catalogue changes, and the homes of the images that have the old layers open follow it.
 //!
 //! A snapshot of an image that is as deep as it may be waits for that; its clients do not. When snapshots are
-//! removed, layers are merged that nobody needs any more, slowly.
+//! removed, and when a server starts, layers are merged that nobody needs any more, slowly.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use crate::control::catalogue::Entry;
 use crate::control::plane::Plane;
 use crate::store::catalog::{MergePair, StoreName};
 use crate::store::error::StoreError;
+use crate::store::layer_copy::CopyProgress;
 use crate::store::map_files::MapFiles;
 use crate::store::merging::ChainCopy;
 use crate::store::open_store::OpenStore;
@@ -48,13 +49,13 @@ impl Drop for Hurry<'_> {
     }
 }
 
-/// Copies for a turn; whether all is copied.
-fn copy_some(copy: &mut ChainCopy) -> Result<bool, StoreError> {
+/// Copies for a turn.
+fn copy_some(copy: &mut ChainCopy) -> Result<CopyProgress, StoreError> {
     let began = Instant::now();
     loop {
-        let is_done = copy.step()?.is_done();
-        if is_done || began.elapsed() >= TURN {
-            return Ok(is_done);
+        let progress = copy.step()?;
+        if progress.is_done() || began.elapsed() >= TURN {
+            return Ok(progress);
         }
     }
 }
@@ -77,8 +78,31 @@ impl Stores {
     /// Begins to merge what the removal of snapshots has left to be merged.
     pub(super) fn merge_when_idle(self: &Rc<Self>, at: usize, request: &StoreRequest) {
         let StoreRequest::Remove { nodes, .. } = request else { return };
-        let one = &self.all[at];
         let images = nodes.iter().filter(|node| node.snapshot.is_some()).map(|node| node.image.clone());
+        self.merge_later(at, images);
+    }
+
+    /// Begins to merge what an earlier server or a command has left to be merged.
+    pub(super) fn merge_what_was_left(self: &Rc<Self>) {
+        for at in 0..self.all.len() {
+            if self.all[at].of.all.as_ref().is_some_and(|all| all.read_only) {
+                continue;
+            }
+            let stores = Rc::clone(self);
+            tokio_uring::spawn(async move {
+                match stores.all[at].ask(|store| store.mergeable_images()).await {
+                    Ok(Ok(images)) => stores.merge_later(at, images),
+                    Ok(Err(error)) | Err(error) => {
+                        tracing::warn!(%error, "whether layers of a store could become fewer is not known");
+                    }
+                }
+            });
+        }
+    }
+
+    /// Merges layers of images when nobody waits.
+    fn merge_later(self: &Rc<Self>, at: usize, images: impl IntoIterator<Item = StoreName>) {
+        let one = &self.all[at];
         one.to_merge.borrow_mut().extend(images);
         if one.to_merge.borrow().is_empty() || one.merges_idle.replace(true) {
             return;
@@ -119,7 +143,7 @@ impl Stores {
             None => Ok(None),
         });
         let Some(copy) = begun.await?? else { return Ok(false) };
-        let Some(copy) = self.copied(one, copy).await? else { return Ok(false) };
+        let Some(copy) = self.copied(one, copy, &|_| true).await? else { return Ok(false) };
         // No image is opened, closed or sealed until those that are open have followed.
         let _turn = one.turn.lock().await;
         match one.ask(move |store| store.finish_copy(copy)).await? {
@@ -134,8 +158,13 @@ impl Stores {
         Ok(true)
     }
 
-    /// Copies all; none if the server ends before.
-    async fn copied(&self, one: &OneStore, mut copy: ChainCopy) -> Result<Option<ChainCopy>, StoreError> {
+    /// Copies all; none if the server ends before, or `goes_on`, which is told how far it is, says no.
+    pub(super) async fn copied(
+        &self,
+        one: &OneStore,
+        mut copy: ChainCopy,
+        goes_on: &dyn Fn(CopyProgress) -> bool,
+    ) -> Result<Option<ChainCopy>, StoreError> {
         loop {
             let began = Instant::now();
             let turn = one.ask(move |_| {
@@ -145,9 +174,9 @@ impl Stores {
             let (back, result) = turn.await?;
             copy = back;
             match result {
-                Ok(true) => return Ok(Some(copy)),
-                Ok(false) if !self.plane.is_stopping() => {}
-                Ok(false) => {
+                Ok(progress) if progress.is_done() => return Ok(Some(copy)),
+                Ok(progress) if goes_on(progress) && !self.plane.is_stopping() => {}
+                Ok(_) => {
                     one.ask(move |store| store.abandon_copy(copy)).await?;
                     return Ok(None);
                 }

@@ -13,12 +13,16 @@
 //! one        a store: jobs for its thread, images that are opened and closed
 //! offers     all of them: look-ups and lists of handshakes, and the task that closes what is idle
 //! perform    what the control socket asks for
+//! flattening images that get a layer of their own while clients use them
+//! growing    images that become larger while clients use them
 //! merging    chains that become shorter
 //! ingesting  snapshots that come into packs
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
+mod flattening;
+mod growing;
 mod ingest_work;
 mod ingesting;
 mod merging;

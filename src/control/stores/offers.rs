@@ -103,6 +103,7 @@ impl Stores {
         if let Some(collector) = collector {
             let _first = self.collector.set(collector);
         }
+        self.merge_what_was_left();
         if self.all.iter().all(|store| store.of.all.is_none()) {
             return;
         }
@@ -238,6 +239,7 @@ impl Stores {
     pub(in crate::control) async fn info_now(&self, entry: &Chosen) -> ExportInfo {
         let mut info = entry.info.clone();
         info.facts.read_only |= !entry.may_write();
+        info.facts.size = entry.size();
         let own = || {
             let (store, node) = entry.export()?.stored()?;
             let one = self.all.iter().find(|one| std::sync::Arc::ptr_eq(&one.of.store, store))?;

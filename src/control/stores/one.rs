@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::flattening::Flattening;
 use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
 use crate::backend::{Export, OpenError};
@@ -51,6 +52,8 @@ pub(super) struct OneStore {
     pub(super) merges_idle: Cell<bool>,
     /// Snapshots that are coming into packs.
     pub(super) ingests: RefCell<BTreeMap<NodeName, Rc<IngestWork>>>,
+    /// Images that are being flattened, or have been, and nobody was told yet.
+    pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
 }
 
 /// An image or a snapshot that has a place among the exports.
@@ -70,8 +73,21 @@ impl OneStore {
         let rights = RefCell::new(of.rights.clone());
         let (merging, hurries) = (Mutex::default(), Cell::default());
         let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
-        let (snapshots, ingests) = (RefCell::default(), RefCell::default());
-        Self { of, room, offers, rights, turn, snapshots, merging, hurries, to_merge, merges_idle, ingests }
+        let (snapshots, ingests, flattening) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self {
+            of,
+            room,
+            offers,
+            rights,
+            turn,
+            snapshots,
+            merging,
+            hurries,
+            to_merge,
+            merges_idle,
+            ingests,
+            flattening,
+        }
     }
 
     /// Other rights to its images, from now on.

@@ -47,6 +47,11 @@ pub(in crate::control) enum PerformError {
     NameTaken(String),
     #[error("{0} cannot be snapshotted: {1}")]
     Seal(StoreName, SealFailure),
+    #[error(
+        "the new size of {image} is recorded, and its clients do not get it yet: {why}; ask once more, or it has that size \
+         when it is opened the next time"
+    )]
+    NotGrown { image: StoreName, why: &'static str },
     #[error("{0}")]
     Record(SnapshotError),
     #[error("the server ended before it was done: look whether it was")]
@@ -57,7 +62,7 @@ impl PerformError {
     pub(in crate::control) fn status(&self) -> StatusCode {
         match self {
             Self::Store(error) if !error.is_refusal() => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Record(_) | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Record(_) | Self::NotGrown { .. } | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoStore(_) | Self::WhichStore => StatusCode::NOT_FOUND,
             _ => StatusCode::CONFLICT,
         }
@@ -123,6 +128,9 @@ impl Stores {
         if let StoreRequest::Checkpoint { node } = request {
             return self.checkpoint(at, node).await;
         }
+        if let StoreRequest::Flatten { image, stop } = request {
+            return self.flatten_some(at, image, stop).await.map(StoreAnswer::Flattened);
+        }
         let Some(needed) = one.needs_closed(&request) else {
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         };
@@ -131,6 +139,11 @@ impl Stores {
             let result = self.snapshot_in_turn(one, nodes).await;
             one.snapshots.borrow_mut().count(outcome(&result), snapshots);
             return result;
+        }
+        if let StoreRequest::Resize { image, size, .. } = &request
+            && let Some(grown) = self.grow_in_use(one, image, *size).await?
+        {
+            return Ok(grown);
         }
         // No image is opened until it is done.
         let _turn = one.turn.lock().await;
@@ -229,6 +242,10 @@ impl OneStore {
             // It goes on while clients do.
             | StoreRequest::Checkpoint { .. }
             | StoreRequest::Sealed
+            // It is never open in the server by another file.
+            | StoreRequest::Rebase { .. }
+            // Images go on while they are flattened, which is done elsewhere.
+            | StoreRequest::Flatten { .. }
             | StoreRequest::Store
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.
@@ -237,6 +254,10 @@ impl OneStore {
                 Some(needed(nodes.iter().flat_map(either).collect(), "removed"))
             }
             StoreRequest::Rename { node, .. } => Some(needed(either(node), "renamed")),
+            // One that becomes larger while it is used has been taken care of.
+            StoreRequest::Resize { image: name, shrink: true, .. } => {
+                Some(needed(vec![image(name)], "made smaller"))
+            }
             StoreRequest::Resize { image: name, .. } => Some(needed(vec![image(name)], "resized")),
             StoreRequest::Rollback { node, force } => {
                 Some(NeedsClosed { nodes: vec![image(&node.image)], what: "rolled back", is_forced: *force })
@@ -268,7 +289,11 @@ impl OneStore {
                 && entry.is_in_use()
                 && !is_forced
             {
-                let remedy = if *what == "rolled back" { ", or write --force" } else { "" };
+                let remedy = match *what {
+                    "rolled back" => ", or write --force",
+                    "made smaller" => "; it can become larger while they stay",
+                    _ => "",
+                };
                 let clients = entry.clients();
                 return Err(PerformError::InUse { node: node.clone(), clients, what, remedy });
             }

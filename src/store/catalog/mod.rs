@@ -32,6 +32,7 @@ mod merging;
 mod name;
 mod packed_rows;
 mod rebasing;
+mod rebuilding;
 mod refusal;
 mod removal;
 mod rows;
@@ -58,6 +59,7 @@ pub use merging::{
 pub use name::{NameError, NodeName, StoreName};
 pub(in crate::store) use packed_rows::PackRow;
 pub use rebasing::rebase;
+pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};
 pub use rows::{

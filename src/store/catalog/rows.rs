@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 
@@ -108,14 +110,15 @@ pub struct SnapshotRow {
 }
 
 /// A kind of base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BaseKind {
     File,
     Device,
 }
 
-/// By what a base is known again after a restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// By what a base is known again after a restart. Its keys stand in maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseIdentity {
     pub size: u64,
     pub inode: u64,

@@ -51,6 +51,7 @@ fn dense(blocks: u64) -> File {
         name: String::new(),
         created_s: 0,
         size: blocks * MAP_BLOCK,
+        place: Default::default(),
     };
     let open = || file.try_clone().unwrap();
     let mut writer = MapWriter::create_with(open(), &layer, Geometry::default()).unwrap();

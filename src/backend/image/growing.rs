@@ -1,0 +1,141 @@
+//! An image becomes larger while clients use it.
+//!
+//! ```text
+//! the store's thread   the head's data is longer, durably; then the catalogue has the new size
+//! the home             changes wait, a record of the new size, requests that come see the larger disk
+//! the control plane    the next handshakes are told the new size
+//! ```
+//!
+//! So no client is told of a size before it is durable. An interruption between the steps leaves a map that
+//! is smaller than the catalogue says: whoever opens the head next gives it that size.
+//!
+//! Changes wait because the last block of the old disk may be cut by its end. A TRIM up to the old end has
+//! that block as a whole, and must not reach what a client of the larger disk writes behind it.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::ImageDevice;
+use super::chain::{Chain, ChainLink};
+use super::layer_files::LayerFiles;
+use super::store::{ImageStore, StoreLinks};
+use crate::backend::context::ShardContext;
+use crate::store::catalog::LayerId;
+
+/// What became of an image that was to be larger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GrowOutcome {
+    /// It is.
+    Larger,
+    /// Its head is another than the one that the catalogue had.
+    OtherHead,
+    /// Something else is done to it, or what was under way did not end in time: try again.
+    Busy,
+    /// The record of the new size is not durable.
+    NotDurable,
+}
+
+/// Told once, on the thread of the home: it must not wait. It is dropped if nothing was done.
+type TellGrown = Box<dyn FnOnce(GrowOutcome) + Send>;
+
+/// Has an image go on with a larger size, which the catalogue has, and the data of its head.
+pub struct GrowTask {
+    head: LayerId,
+    size: u64,
+    told: TellGrown,
+}
+
+impl fmt::Debug for GrowTask {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "GrowTask of {} to {}", self.head, self.size)
+    }
+}
+
+impl GrowTask {
+    /// A task; `told` is called on the thread of the home and must not wait.
+    pub fn new(head: LayerId, size: u64, told: impl FnOnce(GrowOutcome) + Send + 'static) -> Self {
+        Self { head, size, told: Box::new(told) }
+    }
+}
+
+impl ImageDevice {
+    /// Goes on with a larger size. Changes wait for at most `limit` for others that are under way.
+    pub(super) async fn grow(&self, task: GrowTask, limit: Duration, context: &ShardContext) {
+        let GrowTask { head, size, told } = task;
+        // A snapshot does more with the entrance than one at a time could.
+        if self.is_being_sealed.replace(true) {
+            return told(GrowOutcome::Busy);
+        }
+        let outcome = self.try_to_grow(head, size, limit, context).await;
+        self.is_being_sealed.set(false);
+        told(outcome);
+    }
+
+    async fn try_to_grow(
+        &self,
+        head: LayerId,
+        size: u64,
+        limit: Duration,
+        context: &ShardContext,
+    ) -> GrowOutcome {
+        let before = self.chain();
+        if before.head().id != Some(head) {
+            return GrowOutcome::OtherHead;
+        }
+        if size <= self.store.size() {
+            return GrowOutcome::Larger;
+        }
+        let closed = self.entrance.close();
+        if !is_in_time(closed.drained(), limit, context).await {
+            return GrowOutcome::Busy;
+        }
+        // No commit is under way: each is part of a change.
+        if before.commit_size(size, context).await.is_err() {
+            return GrowOutcome::NotDurable;
+        }
+        self.store.grows(size);
+        before.head().data.grow(self.store.data_bytes());
+        self.chain.replace(Rc::new(before.grown(size)));
+        GrowOutcome::Larger
+    }
+
+    /// Bytes of the disk now.
+    pub(in crate::backend) fn size(&self) -> u64 {
+        self.store.size()
+    }
+}
+
+impl Chain {
+    /// The same layers, of which the head shows so much.
+    fn grown(&self, size: u64) -> Self {
+        let head = ChainLink { visible: size, ..self.layers[0].clone() };
+        let layers = std::iter::once(head).chain(self.layers[1..].iter().cloned());
+        Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
+    }
+}
+
+impl ImageStore {
+    /// It is larger from now on, durably.
+    fn grows(&self, size: u64) {
+        let StoreLinks { mut layers, base_bytes } = self.links();
+        layers[0] = Arc::new(LayerFiles { visible: size, ..(*layers[0]).clone() });
+        self.gets_links(StoreLinks { layers, base_bytes });
+        self.gets_size(size);
+    }
+}
+
+/// Whether something ends within a time.
+async fn is_in_time(wanted: impl Future<Output = ()>, limit: Duration, context: &ShardContext) -> bool {
+    let mut wanted = pin!(wanted);
+    let mut too_late = pin!(async { context.ring.sleep(limit).await });
+    poll_fn(|waker| match wanted.as_mut().poll(waker) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending => too_late.as_mut().poll(waker).map(|_slept| false),
+    })
+    .await
+}
