@@ -14,7 +14,7 @@ use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
 use super::header::{self, CatalogHeader, HeaderError};
-use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
+use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::redb_errors::{caught_in, from_redb};
 
@@ -161,6 +161,7 @@ impl StoreCatalog {
         put(&transaction, change.layers.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         put(&transaction, change.snapshots.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         put(&transaction, change.bases.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         {
             let mut edges = transaction.open_table(EDGES)?;
             for (gone, _) in &change.folded {
@@ -210,6 +211,11 @@ fn read(transaction: &ReadTransaction) -> Result<(CatalogHeader, CatalogView), C
     each(transaction, |row: LayerRow| rows.layers.insert(row.id, Some(row)).is_some())?;
     each(transaction, |row: SnapshotRow| rows.snapshots.insert(row.id, Some(row)).is_some())?;
     each(transaction, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
+    match each(transaction, |row: TentativeRow| rows.tentative.insert(row.id, Some(row)).is_some()) {
+        // Earlier programs made none.
+        Err(CatalogError::Database(error)) if matches!(*error, redb::Error::TableDoesNotExist(_)) => {}
+        result => result?,
+    }
     Ok((header, checked(&rows)?))
 }
 

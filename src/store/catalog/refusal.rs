@@ -59,6 +59,10 @@ pub enum ImageRefusal {
         "\"{image}\" is not as the snapshot {from} is, which the delta begins with: import that one, or roll back to it"
     )]
     NotAsItWas { image: StoreName, from: SnapshotId },
+    #[error(
+        "a snapshot of \"{0}\" failed half-way, and its head is not durable: disconnect its clients, or restart its server"
+    )]
+    Unfinished(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
-use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow, TentativeRow};
 
 /// What one transaction changes: a new value for a row, or none where it goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub struct CatalogChange {
     pub(super) layers: BTreeMap<LayerId, Option<LayerRow>>,
     pub(super) snapshots: BTreeMap<SnapshotId, Option<SnapshotRow>>,
     pub(super) bases: BTreeMap<BaseId, Option<BaseRow>>,
+    pub(super) tentative: BTreeMap<SnapshotId, Option<TentativeRow>>,
     /// Snapshots that go, and the one before each: its changed set is added to those of its children.
     pub(super) folded: Vec<(SnapshotId, Option<SnapshotId>)>,
 }
@@ -60,6 +61,7 @@ pub struct CatalogView {
     pub(super) layers: BTreeMap<LayerId, LayerRow>,
     pub(super) snapshots: BTreeMap<SnapshotId, SnapshotRow>,
     pub(super) bases: BTreeMap<BaseId, BaseRow>,
+    pub(super) tentative: BTreeMap<SnapshotId, TentativeRow>,
     image_names: BTreeMap<StoreName, ImageId>,
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
     clones: BTreeSet<(SnapshotId, ImageId)>,
@@ -108,6 +110,12 @@ impl CatalogView {
             match row {
                 Some(row) => self.bases.insert(*id, row.clone()),
                 None => self.bases.remove(id),
+            };
+        }
+        for (id, row) in &change.tentative {
+            match row {
+                Some(row) => self.tentative.insert(*id, row.clone()),
+                None => self.tentative.remove(id),
             };
         }
     }
