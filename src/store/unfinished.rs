@@ -39,13 +39,16 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// As of [`OpenStore::record_snapshots`].
     pub fn begin_snapshots(&mut self, group: &[NewSnapshot]) -> Result<(), StoreError> {
+        // Without it nobody could tell a kill from a power cut, and what was answered last goes in both.
+        self.begin_during(this_boot().unwrap_or_default(), group)
+    }
+
+    fn begin_during(&mut self, boot: Uuid, group: &[NewSnapshot]) -> Result<(), StoreError> {
         let mut places = BTreeMap::new();
         for next in group.iter().filter_map(|new| new.next_head) {
             let (_, map) = self.directory.open_layer(next)?;
             places.insert(next, place(&map).unwrap_or_default());
         }
-        // Without it nobody could tell a kill from a power cut, and what was answered last goes in both.
-        let boot = this_boot().unwrap_or_default();
         let change =
             self.decide(|view, minter| catalog::begin_snapshots(view, minter, group, boot, &places))?;
         self.commit(&change).map(drop)
@@ -177,3 +180,6 @@ impl<M: LayerMaps> OpenStore<M> {
         is_same && is_there && may_have_answered(row.boot, this_boot())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,6 +250,20 @@ mod tests {
     use super::super::storage::CatalogFile;
     use super::*;
 
+    /// Stores of earlier programs lack a table.
+    #[test]
+    fn a_catalogue_in_which_no_snapshot_ever_began_opens() {
+        let file = tempfile::tempfile().unwrap();
+        let backend = || CatalogFile::new(file.try_clone().unwrap());
+        let catalog = StoreCatalog::create(backend(), Uuid::nil(), 1).unwrap();
+        let transaction = catalog.database.as_ref().unwrap().begin_write().unwrap();
+        assert!(transaction.delete_table(Rows::new(TentativeRow::TABLE)).unwrap());
+        transaction.commit().unwrap();
+        drop(catalog);
+        let mut catalog = StoreCatalog::open(backend()).unwrap();
+        catalog.commit(&CatalogChange::default()).unwrap();
+    }
+
     /// L2: what a newer program has set is told in a sentence.
     #[test]
     fn features_of_a_newer_program_are_respected() {
