@@ -153,7 +153,8 @@ fn in_a_copy_of_the_files_the_old_heads_go_on() {
     let mut serving = Serving::new();
     let old = serving.head("a");
     serving.begin();
-    let map = serving.store().directory.layer_path(serving.group[0].next_head.unwrap()).join("map");
+    let next = serving.group[0].next_head.unwrap();
+    let map = serving.store().directory.layer_path(next).join("map");
     std::fs::copy(&map, map.with_extension("copy")).unwrap();
     std::fs::rename(map.with_extension("copy"), &map).unwrap();
     serving.again();
