@@ -1,8 +1,9 @@
 //! Snapshots of images that are served: begun, taken, and what an interruption leaves between the two.
 //!
 //! Between the two an image may have been answered for writes to its next head that the catalogue does not
-//! lead to yet. No FLUSH is answered for them. So they may be lost when the power fails, and only then: after a
-//! kill in the same boot the next head takes over all the same. What it takes over from is made durable before.
+//! lead to yet. No FLUSH is answered for them. So they may be lost when the power fails, and only then:
+//! after a kill in the same boot the next head takes over all the same. What it takes over from is made
+//! durable before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Snapshots of images, of several at one point in time, while their clients go on; and what they must hold.
 //!
-//! The catalogue is a model: a change takes effect at one moment between being asked for and being answered. What
-//! the next server does with a snapshot that is being taken is decided by the code of the server.
+//! The catalogue is a model: a change takes effect at one moment between being asked for and being answered.
+//! What the next server does with a snapshot that is being taken is decided by the code of the server.
 
 use std::cell::Cell;
 use std::future::poll_fn;

@@ -6,8 +6,8 @@
 //! blocks a FLUSH is one `fdatasync`.
 //!
 //! One commit of a layer runs at a time, and FLUSHes that come meanwhile share the next one. When one has
-//! failed all others fail until the image is opened again. [`HeadCommits`](super::head_commits) tells for what a
-//! FLUSH waits after a snapshot.
+//! failed all others fail until the image is opened again. [`HeadCommits`](super::head_commits) tells for
+//! what a FLUSH waits after a snapshot.
 //!
 //! When half of the journal is used, a checkpoint writes what the records say into the map's nodes: first
 //! into slots that no superblock names, then the superblock that names them.

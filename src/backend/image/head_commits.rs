@@ -1,8 +1,8 @@
 //! The commits of one layer that takes writes, and from when on they count.
 //!
-//! A head that takes over in a snapshot takes writes before the catalogue leads to it, and before the head that
-//! it stands on is durable. What is synced of it meanwhile would be lost in a power cut with the head itself. So
-//! FLUSH and FUA wait until both are so.
+//! A head that takes over in a snapshot takes writes before the catalogue leads to it, and before the head
+//! that it stands on is durable. What is synced of it meanwhile would be lost in a power cut with the head
+//! itself. So FLUSH and FUA wait until both are so.
 
 use std::sync::Mutex;
 

@@ -159,8 +159,8 @@ impl ImageDevice {
         }
     }
 
-    /// Makes everything durable that was answered. It changes nothing, so it does not wait at the entrance: all
-    /// that was answered before it came is in its chain, whatever takes over later.
+    /// Makes everything durable that was answered. It changes nothing, so it does not wait at the entrance:
+    /// all that was answered before it came is in its chain, whatever takes over later.
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
         let chain = self.chain();
         chain.make_durable(context).await

@@ -15,14 +15,15 @@ use crate::exec::{Waiters, lock};
 pub(super) enum SealOrder {
     /// Get the next head ready, and make durable what can be while requests go on.
     Prepare,
-    /// Let no change begin, and wait for those under way: the catalogue says that the next head may take over.
+    /// Let no change begin, and wait for those under way: the catalogue says that the next head may take
+    /// over.
     Close,
     /// The next head takes the writes. Then make the sealed one durable.
     Switch,
     /// What is durable of the next head counts: the catalogue leads to it.
     Release,
-    /// Nothing more is to change. After the order to switch: nobody knows whether the catalogue leads to the next
-    /// head.
+    /// Nothing more is to change. After the order to switch: nobody knows whether the catalogue leads to the
+    /// next head.
     GiveUp,
 }
 

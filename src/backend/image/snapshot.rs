@@ -10,10 +10,10 @@
 //! record    the catalogue has the snapshots, and leads to the next heads
 //! ```
 //!
-//! Whoever opens the store after a kill between begin and record has the next heads take over, because writes
-//! to them were answered. After a power cut they go, and the snapshot with them: no FLUSH was answered for
-//! them. What fails before the switch leaves everything as it was. What fails after it costs the snapshot, and
-//! the images go on with their next heads.
+//! Whoever opens the store after a kill between begin and record has the next heads take over, because
+//! writes to them were answered. After a power cut they go, and the snapshot with them: no FLUSH was
+//! answered for them. What fails before the switch leaves everything as it was. What fails after it costs
+//! the snapshot, and the images go on with their next heads.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ pub enum RecordOutcome {
     Unknown(String),
 }
 
-/// The changes of a store's catalogue that a snapshot needs; each is durable when it ends, whole or not at all.
+/// The changes of a store's catalogue that a snapshot needs; each is durable when it ends, whole or not at
+/// all.
 pub trait SnapshotRecord {
     /// Notes that it is being taken.
     fn begin(&mut self) -> impl Future<Output = RecordOutcome>;
@@ -44,8 +45,8 @@ pub trait SnapshotRecord {
     /// It is not being taken any more. No next head has taken over.
     fn withdraw(&mut self) -> impl Future<Output = ()>;
 
-    /// There will be no snapshot, and next heads have taken over. Of some images, by their places in the group,
-    /// the sealed heads are durable: of them the next heads are the heads.
+    /// There will be no snapshot, and next heads have taken over. Of some images, by their places in the
+    /// group, the sealed heads are durable: of them the next heads are the heads.
     fn go_on_without(&mut self, settled: &[usize]) -> impl Future<Output = RecordOutcome>;
 }
 
@@ -60,7 +61,7 @@ pub enum SnapshotError {
     Refused(String),
     /// Nobody knows whether the catalogue has it.
     #[error(
-        "whether the catalogue of the store was changed is not known ({0}): if the snapshot is there, it has later writes too, so remove it"
+        "whether the catalogue of the store was changed is not known ({0}): look whether the snapshot is there, and restart the server if it answers FLUSHes with errors"
     )]
     Unknown(String),
 }

@@ -368,8 +368,8 @@ fn an_image_goes_on_with_another_head_and_reads_what_the_sealed_one_has() {
     assert!(served.path.exists());
 }
 
-/// Whatever becomes of the catalogue's change, the image goes on. A FLUSH is answered when it is known that the
-/// catalogue leads to the head.
+/// Whatever becomes of the catalogue's change, the image goes on. A FLUSH is answered when it is known that
+/// the catalogue leads to the head.
 #[test]
 fn an_image_goes_on_when_its_snapshot_is_not_recorded() {
     let (refused, unknown) = (RecordOutcome::Refused("no".into()), RecordOutcome::Unknown("?".into()));

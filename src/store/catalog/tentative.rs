@@ -6,8 +6,8 @@
 //! take      snapshots and heads, and the rows go
 //! ```
 //!
-//! Whoever finds such rows in a store that nobody serves knows what an interruption has left. After a kill the
-//! next heads may have writes that were answered, so they are kept, and the sealed ones are made durable
+//! Whoever finds such rows in a store that nobody serves knows what an interruption has left. After a kill
+//! the next heads may have writes that were answered, so they are kept, and the sealed ones are made durable
 //! first. After a power cut nothing was promised that they have, so they go.
 
 use std::collections::BTreeMap;
