@@ -52,6 +52,7 @@ mod structure;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tracking;
+pub(crate) mod unfinished;
 mod upkeep;
 mod whole;
 pub(crate) mod worker;

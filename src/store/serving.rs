@@ -105,7 +105,10 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn discard_next_head(&self, id: LayerId) -> Result<(), StoreError> {
-        assert!(self.view()?.layer(id).is_none(), "the catalogue does not know it");
+        assert!(
+            self.view()?.layer(id).is_none() && !self.view()?.is_next_head(id),
+            "the catalogue does not know it"
+        );
         self.directory.remove_layer(id)
     }
 
@@ -142,15 +145,15 @@ impl<M: LayerMaps> OpenStore<M> {
         sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })
     }
 
-    /// Whether snapshots could be taken now, before anything is prepared for them.
+    /// Whether snapshots can begin now, before anything is made for them.
     ///
     /// # Errors
     /// Why not.
     pub fn expect_snapshots(&self, group: &[NewSnapshot]) -> Result<(), StoreError> {
-        self.decide(|view, minter| catalog::take_snapshots(view, minter, group)).map(drop)
+        self.decide(|view, minter| catalog::expect_snapshots(view, minter, group))
     }
 
-    /// Makes snapshots of images that are served durable, as one change: their heads are complete and
+    /// Makes snapshots of images that are served durable, as one change: the heads that are sealed are
     /// durable, and the next ones have taken over.
     ///
     /// # Errors

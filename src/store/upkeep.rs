@@ -45,7 +45,8 @@ impl<M: LayerMaps> OpenStore<M> {
         let view = self.view()?;
         let known = |name: &String| {
             let id = Uuid::try_parse(name).ok().map(LayerId);
-            id.is_some_and(|id| view.layer(id).is_some() && id.to_string() == *name)
+            let is_named = |id| view.layer(id).is_some() || view.is_next_head(id);
+            id.is_some_and(|id| is_named(id) && id.to_string() == *name)
         };
         Ok(self.directory.layer_names()?.into_iter().filter(|name| !known(name)).collect())
     }

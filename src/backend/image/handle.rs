@@ -99,8 +99,14 @@ impl ImageHandle {
         })
     }
 
-    pub(crate) fn record_snapshot(&self, new: &NewSnapshot) {
+    pub(crate) fn record_snapshot(&self, new: &NewSnapshot, is_over: bool) {
         let store = self.0.served().expect("it belongs to one");
-        store.with_store(|store| store.record_snapshots(std::slice::from_ref(new))).unwrap();
+        let group = std::slice::from_ref(new);
+        store
+            .with_store(|store| match is_over {
+                true => store.record_snapshots(group),
+                false => store.begin_snapshots(group),
+            })
+            .unwrap();
     }
 }

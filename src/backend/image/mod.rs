@@ -29,6 +29,7 @@ mod entrance;
 mod extents;
 mod growing;
 mod handle;
+mod head_commits;
 mod home_task;
 mod layer_files;
 mod nodes;
@@ -149,25 +150,26 @@ impl ImageDevice {
         fua: bool,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        let _inside = self.entrance.enter().await;
+        let inside = self.entrance.enter().await;
         let chain = self.chain();
         let is_durable = chain.write(range, lease, fua, context).await?;
-        if fua && !is_durable {
-            return Box::pin(self.make_durable(context)).await;
+        // The rest changes nothing, and whatever it takes over from, it ends there.
+        drop(inside);
+        match (fua, is_durable) {
+            (true, true) => chain.is_found_again().await,
+            (true, false) => Box::pin(chain.make_durable(context)).await,
+            (false, _) => {
+                chain.commit_early(context).await;
+                Ok(())
+            }
         }
-        chain.commit_early(context).await;
-        Ok(())
     }
 
-    /// Makes everything durable that was answered.
+    /// Makes everything durable that was answered. It changes nothing, so it does not wait at the entrance:
+    /// all that was answered before it came is in its chain, whatever takes over later.
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        let _inside = self.entrance.enter().await;
-        self.make_durable(context).await
-    }
-
-    async fn make_durable(&self, context: &ShardContext) -> Result<(), BlockError> {
         let chain = self.chain();
-        chain.share_commit(context).await
+        chain.make_durable(context).await
     }
 
     /// Gives the blocks of a range back. Parts of blocks at its ends are zeroed.

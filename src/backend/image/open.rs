@@ -71,6 +71,9 @@ impl ImageStore {
     ) -> Result<(Self, DeviceFacts), OpenError> {
         let read_only = read_only || node.snapshot.is_some();
         let open = served.note_open(node)?;
+        if node.snapshot.is_none() {
+            store.finish_left_snapshot(&node.image).map_err(OpenError::Store)?;
+        }
         if !read_only {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }
@@ -209,7 +212,13 @@ pub(super) fn open_layer(
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
     let (data, facts) = FileStore::open(&path_of(&data), how)?;
-    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(Arc::new(map)), visible };
+    let layer = LayerFiles {
+        id: Some(id),
+        data: Arc::new(data),
+        map: Some(Arc::new(map)),
+        visible,
+        commits: Arc::default(),
+    };
     Ok(((layer, layer_map), facts.rotational))
 }
 
@@ -244,7 +253,9 @@ fn unnamed_layer(file: File, size: u64, uri: &ImageUri) -> Result<((LayerFiles, 
     let sized = file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes)));
     sized.map_err(|error| OpenError::Temporary(path_of(&file), error))?;
     let (data, facts) = FileStore::open(&path_of(&file), &options(uri, false))?;
-    Ok(((LayerFiles { id: None, data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
+    let files =
+        LayerFiles { id: None, data: Arc::new(data), map: None, visible: size, commits: Arc::default() };
+    Ok(((files, map), facts.rotational))
 }
 
 /// The map of a layer that has no file for it: all of its nodes stay in memory.

@@ -9,7 +9,6 @@ use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{BaseFile, LayerFiles};
 use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
-use crate::backend::durability::Syncs;
 use crate::backend::file_store::FileOptions;
 use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
@@ -35,8 +34,6 @@ pub(in crate::backend) struct ImageStore {
     served: Option<ServedImage>,
     /// How its layers are opened; none for an image that gets no other ones.
     options: Option<FileOptions>,
-    /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
-    pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
     pub(super) counts: ImageCounts,
@@ -86,7 +83,6 @@ impl ImageStore {
             size: AtomicU64::new(size),
             block,
             parked: Mutex::new(Some(maps)),
-            commits: Syncs::default(),
             served,
             options,
             locks: RangeLock::default(),
@@ -219,6 +215,7 @@ impl ImageStore {
 }
 
 /// What was answered and not flushed must not go with the memory that knows of it: a raw file would keep it.
+/// Of a layer that could not be made durable when it was sealed, the log tells whoever opens the store next.
 impl Drop for ImageStore {
     fn drop(&mut self) {
         let Some(mut map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else {

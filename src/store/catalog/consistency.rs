@@ -36,6 +36,8 @@ pub enum Inconsistency {
     Orphan(String),
     #[error("\"{0}\" comes from a snapshot that is missing")]
     Origin(String),
+    #[error("the snapshot {0}, which is being taken, is of an image or has a head that another one has")]
+    Begun(SnapshotId),
 }
 
 /// Rows as a view, if they fit together.
@@ -49,6 +51,7 @@ pub(super) fn checked(rows: &CatalogChange) -> Result<CatalogView, Inconsistency
     snapshots(&view)?;
     layers(&view)?;
     contents(&view)?;
+    begun(&view)?;
     let unused = view.bases.values().find(|row| view.uses(ChainNode::Base(row.id)) == 0);
     unused.map_or(Ok(()), |row| Err(Inconsistency::UnusedBase(Box::new(row.clone()))))?;
     Ok(view)
@@ -119,6 +122,18 @@ fn snapshots(view: &CatalogView) -> Result<(), Inconsistency> {
         Some(id) => Err(Inconsistency::Timeless(id)),
         None => Ok(()),
     }
+}
+
+/// What was begun is of as many images as there are rows. Whether the images are as they were is looked at
+/// when it is finished.
+fn begun(view: &CatalogView) -> Result<(), Inconsistency> {
+    let (mut images, mut heads) = (BTreeSet::new(), BTreeSet::new());
+    for row in view.tentative.values() {
+        if !images.insert(row.image) || !row.next_head.is_none_or(|head| heads.insert(head)) {
+            return Err(Inconsistency::Begun(row.id));
+        }
+    }
+    Ok(())
 }
 
 fn layers(view: &CatalogView) -> Result<(), Inconsistency> {

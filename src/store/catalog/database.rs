@@ -15,7 +15,7 @@ use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
 use super::header::{self, CatalogHeader, HeaderError, PACKS};
 use super::packed_rows::{ContentsRow, PackRow};
-use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
+use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::redb_errors::{caught_in, from_redb};
 
@@ -181,6 +181,7 @@ impl StoreCatalog {
             put(&transaction, change.contents.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
             put(&transaction, change.packs.iter().map(|(number, row)| (u128::from(*number), row.as_ref())))?;
         }
+        put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         {
             let mut edges = transaction.open_table(EDGES)?;
             for (gone, _) in &change.folded {
@@ -237,6 +238,11 @@ fn read(transaction: &ReadTransaction) -> Result<(CatalogHeader, CatalogView), C
     if let Some(number) = rows.packs.keys().find(|number| !(1..=header.packs).contains(*number)) {
         return Err(CatalogError::Damaged(format!("the number {number} of a pack was never reserved")));
     }
+    match each(transaction, |row: TentativeRow| rows.tentative.insert(row.id, Some(row)).is_some()) {
+        // Earlier programs made none.
+        Err(CatalogError::Database(error)) if matches!(*error, redb::Error::TableDoesNotExist(_)) => {}
+        result => result?,
+    }
     Ok((header, checked(&rows)?))
 }
 
@@ -270,6 +276,20 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, Catal
 mod tests {
     use super::super::storage::CatalogFile;
     use super::*;
+
+    /// Stores of earlier programs lack a table.
+    #[test]
+    fn a_catalogue_in_which_no_snapshot_ever_began_opens() {
+        let file = tempfile::tempfile().unwrap();
+        let backend = || CatalogFile::new(file.try_clone().unwrap());
+        let catalog = StoreCatalog::create(backend(), Uuid::nil(), 1).unwrap();
+        let transaction = catalog.database.as_ref().unwrap().begin_write().unwrap();
+        assert!(transaction.delete_table(Rows::new(TentativeRow::TABLE)).unwrap());
+        transaction.commit().unwrap();
+        drop(catalog);
+        let mut catalog = StoreCatalog::open(backend()).unwrap();
+        catalog.commit(&CatalogChange::default()).unwrap();
+    }
 
     /// L2: what a newer program has set is told in a sentence.
     #[test]

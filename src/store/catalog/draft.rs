@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{ImageId, LayerId, SnapshotId};
 use super::packed_rows::ContentsRow;
-use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView, nodes_of};
 
 /// A change so far. Rows that it sets go before those of the view.
@@ -95,6 +95,14 @@ impl<'a> Draft<'a> {
 
     pub(super) fn set_base(&mut self, row: BaseRow) {
         self.change.bases.insert(row.id, Some(row));
+    }
+
+    pub(super) fn set_tentative(&mut self, row: TentativeRow) {
+        self.change.tentative.insert(row.id, Some(row));
+    }
+
+    pub(super) fn end_tentative(&mut self, id: SnapshotId) {
+        self.change.tentative.insert(id, None);
     }
 
     fn uses(&self, node: ChainNode) -> i64 {

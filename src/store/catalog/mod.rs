@@ -37,6 +37,7 @@ mod refusal;
 mod removal;
 mod rows;
 mod storage;
+mod tentative;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -45,8 +46,8 @@ pub use consistency::Inconsistency;
 pub(in crate::store) use contents::{IngestPlan, check_unpacked, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
 pub use decide::{
-    Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
-    resize, take_snapshots,
+    Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, expect_snapshots,
+    make_clones, rename, resize, take_snapshots,
 };
 pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
 pub use header::CatalogHeader;
@@ -64,7 +65,8 @@ pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};
 pub use rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
-    SIZE_UNIT, SnapshotRow,
+    MapPlace, SIZE_UNIT, SnapshotRow, TentativeRow,
 };
 pub use storage::CatalogFile;
+pub use tentative::{begin_snapshots, go_on_without_snapshots, withdraw};
 pub use view::{CatalogChange, CatalogView, RowCounts};

@@ -68,6 +68,10 @@ pub enum ImageRefusal {
          another name"
     )]
     InPacks(StoreName),
+    #[error(
+        "a snapshot of \"{0}\" failed half-way, and its head is not durable: disconnect its clients, or restart its server"
+    )]
+    Unfinished(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::packed_rows::{ContentsRow, PackRow};
-use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow, TentativeRow};
 
 /// What one transaction changes: a new value for a row, or none where it goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct CatalogChange {
     pub(super) packs: BTreeMap<u64, Option<PackRow>>,
     /// A number for a pack is reserved.
     pub(super) reserves_pack: bool,
+    pub(super) tentative: BTreeMap<SnapshotId, Option<TentativeRow>>,
     /// Snapshots that go, and the one before each: its changed set is added to those of its children.
     pub(super) folded: Vec<(SnapshotId, Option<SnapshotId>)>,
 }
@@ -67,6 +68,7 @@ pub struct CatalogView {
     pub(super) bases: BTreeMap<BaseId, BaseRow>,
     pub(super) contents: BTreeMap<LayerId, ContentsRow>,
     pub(super) packs: BTreeMap<u64, PackRow>,
+    pub(super) tentative: BTreeMap<SnapshotId, TentativeRow>,
     image_names: BTreeMap<StoreName, ImageId>,
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
     clones: BTreeSet<(SnapshotId, ImageId)>,
@@ -127,6 +129,12 @@ impl CatalogView {
             match row {
                 Some(row) => self.packs.insert(*number, row.clone()),
                 None => self.packs.remove(number),
+            };
+        }
+        for (id, row) in &change.tentative {
+            match row {
+                Some(row) => self.tentative.insert(*id, row.clone()),
+                None => self.tentative.remove(id),
             };
         }
     }
