@@ -235,7 +235,9 @@ impl Export {
     pub fn size(&self) -> u64 {
         match &self.store {
             Store::Image(image) => image.size(),
-            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => self.facts.size,
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) | Store::Remote(_) => {
+                self.facts.size
+            }
         }
     }
 

@@ -42,7 +42,7 @@ impl TlsSession {
     /// The client's side of a session.
     pub(in crate::tls) fn of_client(identity: TlsIdentity, client: Secret, server: Secret) -> Self {
         let (receiver, sealer) = (RecordReceiver::of_client(server), RecordSealer::new(client));
-        Self { suite: sealer.suite(), identity, receiver, sealer }
+        Self { suite: sealer.suite(), identity, intermediates: Vec::new(), receiver, sealer }
     }
 
     /// Opens the record at the front of `received`, in place: [`RecordReceiver::open`].

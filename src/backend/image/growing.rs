@@ -115,16 +115,21 @@ impl Chain {
     fn grown(&self, size: u64) -> Self {
         let head = ChainLink { visible: size, ..self.layers[0].clone() };
         let layers = std::iter::once(head).chain(self.layers[1..].iter().cloned());
-        Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
+        Self {
+            store: Arc::clone(&self.store),
+            layers: layers.collect(),
+            contents: self.contents.clone(),
+            base: self.base.clone(),
+        }
     }
 }
 
 impl ImageStore {
     /// It is larger from now on, durably.
     fn grows(&self, size: u64) {
-        let StoreLinks { mut layers, base_bytes } = self.links();
+        let StoreLinks { mut layers, contents, base_bytes } = self.links();
         layers[0] = Arc::new(LayerFiles { visible: size, ..(*layers[0]).clone() });
-        self.gets_links(StoreLinks { layers, base_bytes });
+        self.gets_links(StoreLinks { layers, contents, base_bytes });
         self.gets_size(size);
     }
 }

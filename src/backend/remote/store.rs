@@ -201,7 +201,7 @@ fn places(uri: &NbdUri) -> Result<Vec<NbdUri>, ClientError> {
             }
             address => address.ip().to_string(),
         };
-        NbdUri { address: ServerAddress::Tcp { host, port: address.port() }, export: uri.export.clone() }
+        NbdUri { address: ServerAddress::Tcp { host, port: address.port() }, ..uri.clone() }
     };
     Ok(found.map(at).collect())
 }
