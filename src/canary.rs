@@ -136,8 +136,12 @@ mod switch {
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.
         SealedOneByOne,
-        /// FLUSH is answered before the catalogue has the head that was written to.
+        /// A next head takes over before the catalogue says that it may.
         HeadBeforeCatalog,
+        /// FLUSH is answered before the catalogue has the head that was written to.
+        FlushBeforeCommit,
+        /// After a kill the next head of a snapshot that was being taken goes, with what was answered.
+        TentativeDropped,
         /// What a server that was killed has left in the page cache is believed to be durable.
         RecoveryWithoutSync,
         /// A change is noted for the time after a kill only when the next one is.

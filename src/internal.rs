@@ -23,6 +23,10 @@ pub mod client {
         Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
     };
 
+    pub mod copy {
+        pub use crate::client::copy::{CopyError, CopyOptions, CopyPlace, CopyReport, copy};
+    }
+
     pub mod load {
         pub use crate::client::load::{
             Load, LoadInterval, LoadKind, LoadOptions, Observer, Pattern, Replies, Results, Stop,
@@ -38,7 +42,7 @@ pub mod client {
     }
 
     pub mod uri {
-        pub use crate::client::uri::{NbdUri, ServerAddress};
+        pub use crate::client::uri::{NbdUri, ServerAddress, TlsParameters};
     }
 }
 
@@ -67,8 +71,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        AddExport, Ending, Host, HostError, HostRequest, Listener, Ready, Reload, Reloaded, Reloading,
-        RemoveExport, Served, Service, StartError, check, inherited, run,
+        AddExport, Ending, Host, HostError, HostRequest, Listener, OpenedFile, Ready, Reload, Reloaded,
+        Reloading, RemoveExport, Served, Service, StartError, check, inherited, run,
     };
 
     pub mod machine {
@@ -140,6 +144,7 @@ pub mod store {
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }
+    pub use crate::store::ingest::LayerIngest;
     pub use crate::store::layer_copy::CopyProgress;
     pub use crate::store::layer_files::{LayerUsage, NewLayer};
     pub use crate::store::layer_place::{LayerPlace, PlacedBase, PlacedSnapshot};
@@ -161,7 +166,7 @@ pub mod store {
 }
 
 pub mod sys {
-    pub use crate::sys::{close_on_exec_from, ignore_signals, join_netlink_group, pin_to_cpu};
+    pub use crate::sys::{Watched, close_on_exec_from, ignore_signals, join_netlink_group, pin_to_cpu};
 
     pub mod confine {
         pub use crate::sys::confine::{hint, install_filter, note};
@@ -177,9 +182,10 @@ pub mod tls {
     pub use {rcgen, rustls};
 
     pub use crate::tls::{
-        Alert, AuthorityError, AuthorityOrder, CipherSuite, MadeFile, Opened, PskError, RECORD_DATA_BYTES,
-        RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS, RecordError, RecordReceiver,
-        RecordSealer, TLS_HANDSHAKE_BYTES, TlsAcceptor, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
+        Alert, AuthorityError, AuthorityOrder, CipherSuite, ConnectorError, MadeFile, OfferedIdentity,
+        Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS,
+        RecordError, RecordReceiver, RecordSealer, ServerTrust, TLS_HANDSHAKE_BYTES, TlsAcceptor,
+        TlsClientError, TlsClientHandshake, TlsConnector, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
         TlsSession, TlsSetupError, TlsStep, make_authority, use_arbitrary,
     };
 }

@@ -147,7 +147,7 @@ pub mod device {
 #[doc = include_str!("doc/glossary.md")]
 pub mod architecture {}
 
-pub use client::uri::{NbdUri, ServerAddress, UriError};
+pub use client::uri::{NbdUri, ServerAddress, TlsParameters, UriError};
 pub use client::{Client, ClientError, Timeouts};
 pub use control::{ChangeError, Ending, Served};
 pub use ringnbd_proto as proto;

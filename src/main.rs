@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod check;
 mod cli;
 mod daemon;
 mod sandbox;
@@ -15,5 +16,8 @@ use ringnbd::internal::tls;
 use ringnbd::internal::{block, client, config, control, nbd, ring, stats, store, sys};
 
 fn main() -> ExitCode {
+    if cli::qemu_nbd::is_called(std::env::args_os().next().as_ref()) {
+        return cli::qemu_nbd::run().into();
+    }
     cli::run(cli::Cli::parse()).into()
 }

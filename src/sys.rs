@@ -16,6 +16,7 @@ mod netlink;
 mod process;
 mod shared_memory;
 mod shared_words;
+mod watched;
 
 pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unlock_byte};
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
@@ -23,6 +24,7 @@ pub use netlink::join_netlink_group;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;
+pub use watched::Watched;
 
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]

@@ -21,3 +21,5 @@ mod http;
 mod siege;
 #[path = "abuse/slow.rs"]
 mod slow;
+#[path = "abuse/tls.rs"]
+mod tls;

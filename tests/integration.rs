@@ -4,10 +4,13 @@
 //! Tests that need the machine for themselves, or that another phase of `tests/run` runs, are programs of their own.
 
 mod bench;
+mod check;
 mod client;
 mod durability;
 mod images;
+mod packages;
 mod readme;
+mod remote;
 mod report;
 mod tls;
 

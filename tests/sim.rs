@@ -146,7 +146,8 @@ fn every_planted_bug_is_found() {
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
             Canary::SealedOneByOne => image::groups,
-            Canary::SealWithoutDrain | Canary::HeadBeforeCatalog => image::snapshots,
+            Canary::SealWithoutDrain | Canary::FlushBeforeCommit => image::snapshots,
+            Canary::HeadBeforeCatalog | Canary::TentativeDropped => image::killed_snapshots,
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
                 image::killed_servers
             }

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "startup/access.rs"]
 mod access;
+#[path = "startup/captive.rs"]
+mod captive;
 #[path = "startup/failure.rs"]
 mod failure;
 #[path = "startup/lifecycle.rs"]

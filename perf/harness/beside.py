@@ -99,6 +99,17 @@ class Idle:
             connection.close()
 
 
+def metrics(path):
+    """What /metrics of a server says."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    if not answer.startswith(b"HTTP/1.1 200") or b"ringnbd_" not in answer:
+        raise ConnectionError(f"no metrics: {answer[:80]!r}")
+    return answer.decode()
+
+
 class Scraper:
     """Reads /metrics so often a second, politely: where it shares the client's CPU it yields to it."""
 
@@ -112,12 +123,7 @@ class Scraper:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         try:
             while not self.done.wait(self.pause):
-                with socket.socket(socket.AF_UNIX) as connection:
-                    connection.connect(self.path)
-                    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                    answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-                if not answer.startswith(b"HTTP/1.1 200") or b"ringnbd_" not in answer:
-                    raise ConnectionError(f"no metrics: {answer[:80]!r}")
+                metrics(self.path)
                 self.scrapes += 1
         except (OSError, ConnectionError) as error:
             self.failure = error

@@ -12,6 +12,8 @@ REFERENCES = ("fio", "floor")
 # Disks of which each run has a new one over the cell's file: our overlay, and what others have for it.
 OVERLAYS = ("ringnbd-overlay", "qsd-qcow2", "qsd-subclusters", "nbdkit-cow")
 COPIED = ("ringnbd", "ringnbd-copied", *FILES[1:], "floor")
+# With TLS: the peers with the same cipher. Beside them stands our own server without it.
+TLS = ("ringnbd", "ringnbd-plain", "nbdkit", "qemu-nbd")
 # Those that serve a second export to a neighbour, in the same thread.
 NEIGHBOURS = ("ringnbd", "qsd")
 
@@ -32,6 +34,11 @@ METRICS = {
     "probe_p50_us": ("probe p50", 0),
     "probe_p99_us": ("probe p99", 0),
     "probe_max_us": ("probe max", 0),
+    # How long the image's changes waited for each snapshot of it.
+    "pause_p50_ms": ("pause p50 ms", 1),
+    "pause_p99_ms": ("pause p99 ms", 1),
+    "pause_max_ms": ("pause max ms", 1),
+    "snapshots": ("snapshots", 0),
     # Commands of a flood that were answered.
     "flood_per_second": ("flood/s", 1),
 }
@@ -43,6 +50,7 @@ NAMES = {
     "p99_us": "p99",
     "max_us": "the longest",
     "probe_p99_us": "the probe's p99",
+    "pause_p99_ms": "the pause of a snapshot, p99",
     "cpu_us_per_request": "CPU per request",
     "resident_mib": "resident MiB",
     "slowest_to_mean": "slowest connection to mean",
@@ -91,13 +99,14 @@ class Cell:
     flood: str = ""  # of the first export: cache, or trim; the load is then the neighbour's
     warmup: float = 0  # seconds
     fsync: int = 0  # a FLUSH after so many writes
+    tls: bool = False  # with certificates and AES-128-GCM, over TCP
     operations: int = 0  # so many instead of so many seconds: what is done first is done as often by all
 
     @property
     def is_plain(self):
         """Whether a client alone makes this load, of a file that is there."""
         has_disks = any(VARIANTS[name].disk for name in self.servers if name in VARIANTS)
-        return not (self.memory_mib or self.neighbour or has_disks)
+        return not (self.memory_mib or self.neighbour or self.tls or has_disks)
 
 
 @dataclass(frozen=True)
@@ -114,11 +123,14 @@ class Variant:
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
     disk: str = ""  # what lies over the cell's file; see disks.py
+    snapshots: bool = False  # of the image, one after the other
+    plain: bool = False  # without the TLS of its cell
 
 
 VARIANTS = {
     "ringnbd": Variant(),
     "ringnbd-copied": Variant(query="mapped=false"),
+    "ringnbd-plain": Variant(plain=True),
     "ringnbd-spin": Variant(flags=("--busy-poll", "100us")),
     "ringnbd-4x32": Variant(load=(4, 32)),
     "ringnbd-idle": Variant(idle=10_000),
@@ -131,6 +143,7 @@ VARIANTS = {
     "ringnbd-twins": Variant(processes=2, clients=4, load=(1, 64)),
     "ringnbd-overlay": Variant(disk="overlay"),
     "ringnbd-image": Variant(disk="image"),
+    "ringnbd-snapshots": Variant(disk="image", admin=True, snapshots=True),
     "ringnbd-sparse": Variant(disk="sparse"),
     "ringnbd-copy": Variant(disk="copy"),
 }
@@ -147,6 +160,13 @@ _FLOOR = (
     most("cpu_us_per_request", 1.05, "floor"),
     most("cpu_us_per_request", 1.05, "floor", "ringnbd-copied"),
 )
+
+
+def _tls(share):
+    """In CPU time for each request: so much of what it costs in plain text, and three times as good as a peer."""
+    return (most("cpu_us_per_request", 1 / share, "ringnbd-plain"),
+            *(most("cpu_us_per_request", 1 / 3, peer) for peer in ("nbdkit", "qemu-nbd")))
+
 
 CELLS = {
     "read-warm": Cell(
@@ -213,6 +233,12 @@ CELLS = {
     "trim-flood": Cell(
         "a neighbour's read of null, 1 x 1, beside TRIM of 2,000 MiB and reads inside it", "randread", "512", 1, 1, "cold", NEIGHBOURS,
         size_gib=2, neighbour="null", flood="trim", bars=(most("max_us", 50_000),)),
+    "tls-read": Cell(
+        "4 KiB random read, warm, 4 x 32, TLS 1.3 with AES-128-GCM", "randread", "4K", 4, 32, servers=TLS, tcp=True, tls=True,
+        bars=_tls(0.5)),
+    "tls-read-1m": Cell(
+        "1 MiB sequential read, warm, 1 x 8, TLS 1.3 with AES-128-GCM", "read", "1M", 1, 8, servers=TLS, tcp=True, tls=True,
+        bars=_tls(0.35)),
     "image-read": Cell(
         "4 KiB random read, warm, 4 x 32, of a new overlay (its base has all), of an image (its head has all)", "randread", "4K", 4, 32,
         servers=("ringnbd", "ringnbd-overlay", "ringnbd-image", "qsd-qcow2", "nbdkit-cow"),
@@ -233,4 +259,7 @@ CELLS = {
     "image-overwrite-flush": Cell(
         "1,000 random overwrites of 4 KiB of an image, 1 x 1, a FLUSH after each", "randwrite", "4K", 1, 1, fsync=1, operations=1000,
         servers=("ringnbd-copy", "ringnbd-image"), bars=(least("iops", 1 / 1.05, "ringnbd-copy", "ringnbd-image"),)),
+    "image-snapshot-pause": Cell(
+        "4 KiB random writes to an image, 4 x 32, alone and while it is snapshotted again and again", "randwrite", "4K", 4, 32,
+        servers=("ringnbd-image", "ringnbd-snapshots"), bars=(most("pause_p99_ms", 10, None, "ringnbd-snapshots"),)),
 }

@@ -9,7 +9,9 @@ from .beside import Idle, Scraper, most_idle
 from .cage import Cage
 from .flood import Flood
 from .machine import cpu_seconds, cpus, resident_mib
+from .secure import bench_can_encrypt, run_nbdcopy
 from .servers import Server, is_here, peer
+from .snapshots import Snapshots
 
 # A file that a neighbour has beside the cell's, and a sparse one to flood.
 NEIGHBOUR_BYTES, SPARSE_BYTES = 256 << 20, 4 << 30
@@ -130,12 +132,15 @@ def measure(name, cell, files, binaries, seconds):
         if idle:
             stack.enter_context(Idle(first.path, idle))
         scraper = stack.enter_context(Scraper(first.admin, variant.scrapes)) if variant and variant.scrapes else None
+        snapshots = stack.enter_context(Snapshots(first)) if variant and variant.snapshots else None
         flood = stack.enter_context(Flood(cell.flood, first.path, image)) if cell.flood else None
         run = load(cell, servers, variant, binaries["ringnbd"], seconds)
         if idle:
             run["idle_connections"] = idle
         if scraper:
             run["scrapes"] = scraper.scrapes
+        if snapshots:
+            run |= snapshots.pauses()
         if flood:
             run["flood_per_second"] = flood.per_second()
             # The server's time is that of the flood.
@@ -147,6 +152,11 @@ def load(cell, servers, variant, client, seconds):
     """Runs the clients of a cell, and says what they saw and what it took."""
     pids = [server.pid for server in servers]
     before = cpu_seconds(pids)
+    if cell.tls and not bench_can_encrypt(client):
+        # For the one without TLS too: all have the same client.
+        run, operations = run_nbdcopy(cell, servers[0], peer("nbdcopy"), servers[0].image.stat().st_size, seconds)
+        spent, (memory, mapped) = cpu_seconds(pids) - before, resident_mib(pids)
+        return run | {"cpu_us_per_request": spent * 1e6 / max(1, operations), "resident_mib": memory, "mapped_file_mib": mapped}
     clients = [start_client(cell, servers[index % len(servers)], variant, client, seconds)
                for index in range(variant.clients if variant else 1)]
     probe = start_probe(cell, servers[0], client, seconds) if cell.probe else None

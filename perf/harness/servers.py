@@ -14,6 +14,7 @@ from .cells import VARIANTS
 from .disks import QCOW2, Disk
 from .machine import ROOT, cpus
 from .report import own_name
+from .secure import Secure
 
 TOOLS = {"qsd-qcow2": "qemu-storage-daemon", "qsd-subclusters": "qemu-storage-daemon", "nbdkit-cow": "nbdkit", "qsd": "qemu-storage-daemon", "nbdkit": "nbdkit", "qemu-nbd": "qemu-nbd", "nbd-server": "nbd-server", "fio": "fio"}
 PATIENCE_SECONDS = 20
@@ -61,6 +62,7 @@ class Server:
         self.name, self.cell, self.image, self.binaries = name, cell, image, binaries
         self.neighbour_image, self.confine = neighbour, confine
         self.variant = VARIANTS.get(own_name(name))
+        self.secure = None
         self.tcp = cell.tcp or name == "nbd-server"
         self.cpus = str(cpus()[0] if cpu is None else cpu)
         if self.variant and self.variant.shards > 1:
@@ -72,15 +74,18 @@ class Server:
         self.port = free_port() if self.tcp else None
         self.path = self.directory / "nbd.sock"
         self.admin = self.directory / "admin.sock"
+        self.control = self.directory / "control.sock"
         kind = self.variant.disk if self.variant else ""
-        self.disk = Disk(self.name, kind, self.image, self._binary()) if kind or self.name in QCOW2 else None
+        self.disk = Disk(self.name, kind, self.image, self.binary) if kind or self.name in QCOW2 else None
         export = "disk" if self.name == "nbd-server" else ""
-        self.uri = f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
+        is_secure = self.cell.tls and not (self.variant and self.variant.plain)
+        self.secure = Secure(self.directory, self.binaries["ringnbd"]) if is_secure else None
+        self.uri = self.secure.uri(self.port) if self.secure else f"nbd://127.0.0.1:{self.port}/{export}" if self.tcp else f"nbd+unix:///?socket={self.path}"
         self.neighbour = f"nbd+unix:///neighbour?socket={self.path}"
         with open(self.directory / "log", "w", encoding="utf-8") as log:
             command = self.confine(["taskset", "-c", self.cpus, *self.command()])
             self.process = subprocess.Popen(command, stdout=log, stderr=log,
-                                            start_new_session=True)
+                                            start_new_session=True, env=self.secure.environment if self.secure else None)
         try:
             self._wait()
         except BaseException:
@@ -108,8 +113,10 @@ class Server:
 
     def command(self):
         """The command line. The peers are set up the way their documentation recommends for speed."""
-        if self.variant:
-            return self._ringnbd()
+        command = self._ringnbd() if self.variant else self._peer()
+        return [*command, *self.secure.flags(self.name)] if self.secure and self.variant else command
+
+    def _peer(self):
         if self.name == "floor":
             return [floor(), str(self.image), str(self.path)]
         command, direct = peer(TOOLS[self.name]), self.cell.store == "direct"
@@ -118,7 +125,8 @@ class Server:
             return ["env", f"TMPDIR={self.image.parent}", *command, "-f", "-U", str(self.path), "--filter=cow", "file", str(self.image)]
         if self.name == "nbdkit":
             listen = ["-i", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-U", str(self.path)]
-            return [*command, "-f", *listen, *(["null", "10G"] if self.cell.store == "null" else ["file", str(self.image)])]
+            secure = self.secure.flags(self.name) if self.secure else []
+            return [*command, "-f", *secure, *listen, *(["null", "10G"] if self.cell.store == "null" else ["file", str(self.image)])]
         if self.name == "qsd" or self.disk:
             address = f"addr.type=inet,addr.host=127.0.0.1,addr.port={self.port}" if self.tcp \
                 else f"addr.type=unix,addr.path={self.path}"
@@ -132,7 +140,8 @@ class Server:
         if self.name == "qemu-nbd":
             listen = ["-b", "127.0.0.1", "-p", str(self.port)] if self.tcp else ["-k", str(self.path)]
             cache = "none" if direct else "writeback"
-            return [*command, *listen, "-f", "raw", "-t", "-e", "0", "--aio=io_uring", f"--cache={cache}", str(self.image)]
+            secure = self.secure.flags(self.name) if self.secure else []
+            return [*command, *secure, *listen, "-f", "raw", "-t", "-e", "0", "--aio=io_uring", f"--cache={cache}", str(self.image)]
         config = self.directory / "nbd-server.conf"
         # Its unix socket refuses every client (it asks the peer for an address), so it is always measured over TCP.
         config.write_text(f"[generic]\nlistenaddr = 127.0.0.1\nport = {self.port}\n[disk]\nexportname = {self.image}\n")
@@ -152,11 +161,13 @@ class Server:
         neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}"]}[self.cell.neighbour]
         listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
+        control = ["--control", f"unix:{self.control}"] if self.variant.snapshots else []
         shards = self.variant.shards
-        return [self._binary(), "serve", export, *neighbour, *listen, "--shards",
-                str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *self.variant.flags]
+        return [self.binary, "serve", export, *neighbour, *listen, "--shards",
+                str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *control, *self.variant.flags]
 
-    def _binary(self):
+    @property
+    def binary(self):
         return self.binaries["ringnbd-b" if self.name.endswith("-b") else "ringnbd"]
 
     def _uri_of_disk(self):

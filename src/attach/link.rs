@@ -39,6 +39,9 @@ pub(super) struct DeviceShape {
 
 /// A connection in the transmission phase, in the kernel's dialect: simple replies.
 pub(super) fn connect(uri: &NbdUri, read_only: bool) -> Result<(OwnedFd, DeviceShape), AttachError> {
+    if uri.tls.is_some() {
+        return Err(AttachError::Encrypted);
+    }
     let (socket, transmission) = client::enter(uri, ReplyMode::Simple, TIMEOUTS)?;
     notice_silent_ends(&socket)?;
     let export = transmission.export;

@@ -172,7 +172,7 @@ impl Application {
         match &self.way {
             OnShard::Fast(queue) => queue.submit(request, outstanding),
             OnShard::Blocking(queue) => {
-                let with = (outstanding, &context.helpers, context.ring.is_simulated());
+                let with = (outstanding, &*context.helpers, context.ring.is_simulated());
                 queue.submit(request, client, with).await;
             }
         }

@@ -1,7 +1,9 @@
 //! What devices work with.
 
+use std::rc::Rc;
+
 use super::application::Outstanding;
-use crate::exec::{Helpers, ReadyList};
+use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{BufferPool, Ring, SharedLease};
 
 /// What every device of a shard works with.
@@ -15,7 +17,9 @@ pub(crate) struct ShardContext {
     /// Its ready list.
     pub ready: ReadyList,
     /// Its helper threads.
-    pub helpers: Helpers,
+    pub helpers: Rc<Helpers>,
+    /// Tasks of devices that belong to no request.
+    pub background: Background,
     /// Its requests to devices of the application.
     pub outstanding: Outstanding,
     /// Worker threads of its ring that one export may keep busy.

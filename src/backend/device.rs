@@ -33,6 +33,11 @@ impl Device {
         Self { facts: export.facts().clone(), kind: Kind::Null }
     }
 
+    /// A connection comes, with a number that another one may have had before.
+    pub(crate) fn greet(&self, client: u32) {
+        self.kind.greet(client);
+    }
+
     /// Places that it takes among the ring's files.
     pub(crate) fn files(&self) -> usize {
         self.kind.files()

@@ -8,6 +8,7 @@ use super::file_store::{FileOptions, FileStore};
 use super::image::{ImageHandle, ImageStatus, ImageStore, ServedStore, image_facts};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
+use super::remote::RemoteStore;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, ImageUri, Locking};
 use crate::ring::SharedMapping;
@@ -31,6 +32,7 @@ pub(super) enum Store {
     Null,
     Application(ApplicationDevice),
     Image(Arc<ImageStore>),
+    Remote(Arc<RemoteStore>),
 }
 
 impl Export {
@@ -79,6 +81,10 @@ impl Export {
             ExportUri::Image(image) => {
                 let (store, facts) = ImageStore::open(image, read_only, may_lock)?;
                 Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+            }
+            ExportUri::Remote(remote) => {
+                let (store, facts) = RemoteStore::open(remote, read_only)?;
+                Ok(Self { facts, store: Store::Remote(Arc::new(store)), faults: Vec::new() })
             }
             ExportUri::Memory { size } => {
                 let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
@@ -134,7 +140,7 @@ impl Export {
     pub fn has_home(&self) -> bool {
         match &self.store {
             Store::Application(device) => device.is_on_one_shard(),
-            Store::Image(_) => true,
+            Store::Image(_) | Store::Remote(_) => true,
             Store::File(_) | Store::Memory(_) | Store::Null => false,
         }
     }
@@ -204,6 +210,7 @@ impl Export {
         match &self.store {
             Store::File(_) => 1,
             Store::Image(image) => image.files(),
+            Store::Remote(remote) => remote.files(),
             Store::Memory(_) | Store::Null | Store::Application(_) => 0,
         }
     }
@@ -212,7 +219,7 @@ impl Export {
     pub fn image(&self) -> Option<ImageHandle> {
         match &self.store {
             Store::Image(image) => ImageHandle::of(image),
-            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
+            _ => None,
         }
     }
 
@@ -220,7 +227,7 @@ impl Export {
     pub fn log_directory(&self) -> Option<PathBuf> {
         match &self.store {
             Store::Image(image) => image.log_directory(),
-            Store::File(_) | Store::Memory(_) | Store::Null | Store::Application(_) => None,
+            _ => None,
         }
     }
 

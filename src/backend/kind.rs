@@ -13,6 +13,7 @@ use super::file::FileDevice;
 use super::file::ReadFailure;
 use super::image::{HomeTask, ImageDevice, SealFailure};
 use super::memory::MemoryStore;
+use super::remote::Remote;
 use super::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
 use crate::ring::{Lease, SharedLease};
@@ -27,6 +28,8 @@ pub(super) enum Kind {
     Application(Application),
     /// Layers over a base.
     Image(Box<ImageDevice>),
+    /// An export of another server.
+    Remote(Box<Remote>),
     /// Another one behind a fault.
     Fault(Box<Faulty>),
 }
@@ -46,6 +49,7 @@ impl Kind {
             Store::Memory(store) => Self::Memory(Arc::clone(store)),
             Store::Null => Self::Null,
             Store::Application(device) => Self::Application(Application::open(device, facts, context)?),
+            Store::Remote(store) => Self::Remote(Box::new(Remote::open(store, context)?)),
             Store::Image(store) => Self::Image(Box::new(ImageDevice::open(store, context)?)),
         };
         // The first fault is the outermost.
@@ -59,7 +63,16 @@ impl Kind {
         match self {
             Self::Image(image) => Some(image),
             Self::Fault(faulty) => faulty.inner.image(),
-            Self::File(_) | Self::Memory(_) | Self::Null | Self::Application(_) => None,
+            _ => None,
+        }
+    }
+
+    /// A connection comes.
+    pub(super) fn greet(&self, client: u32) {
+        match self {
+            Self::Remote(remote) => remote.greet(client),
+            Self::Fault(faulty) => faulty.inner.greet(client),
+            _ => {}
         }
     }
 
@@ -68,6 +81,7 @@ impl Kind {
             Self::File(file) => file.files(),
             Self::Fault(faulty) => faulty.inner.files(),
             Self::Image(image) => image.files(),
+            Self::Remote(remote) => remote.files(),
             Self::Memory(_) | Self::Null | Self::Application(_) => 0,
         }
     }
@@ -86,6 +100,7 @@ impl Kind {
             }
             Self::File(file) => file.read(range, lease, start, context).await,
             Self::Image(image) => Box::pin(image.read(range, lease, start, context)).await,
+            Self::Remote(remote) => Box::pin(remote.read(range, lease, start)).await,
             Self::Memory(_) | Self::Null => {
                 for step in steps(range, MEMORY_STEP) {
                     if step.offset() > range.offset() {
@@ -116,6 +131,7 @@ impl Kind {
         match self {
             Self::File(file) => file.write(range, lease, flags.fua, context).await,
             Self::Image(image) => Box::pin(image.write(range, lease, flags.fua, context)).await,
+            Self::Remote(remote) => Box::pin(remote.write(range, &lease, flags.fua, client)).await,
             Self::Memory(store) => {
                 for step in steps(range, MEMORY_STEP) {
                     if step.offset() > range.offset() {
@@ -143,6 +159,7 @@ impl Kind {
             _ if read_only => Ok(()),
             Self::File(file) => file.flush(context).await,
             Self::Image(image) => Box::pin(image.flush(context)).await,
+            Self::Remote(remote) => Box::pin(remote.flush(client)).await,
             Self::Memory(_) | Self::Null => Ok(()),
             Self::Application(application) => application.flush(client, context).await,
         }
@@ -164,6 +181,7 @@ impl Kind {
                 Box::pin(image.trim(range, asker.1, context)).await?;
                 if flags.fua { Box::pin(image.flush(context)).await } else { Ok(()) }
             }
+            Self::Remote(remote) => Box::pin(remote.trim(range, flags, asker)).await,
             Self::Memory(store) => discard(store, range, asker.1, context).await,
             Self::Null => Ok(()),
             Self::Application(application) => {
@@ -189,6 +207,7 @@ impl Kind {
                 Box::pin(image.write_zeroes(range, flags, asker.1, context)).await?;
                 if flags.fua { Box::pin(image.flush(context)).await } else { Ok(()) }
             }
+            Self::Remote(remote) => Box::pin(remote.write_zeroes(range, flags, asker, &context.zeroes)).await,
             Self::Memory(store) => {
                 discard(store, range, asker.1, context).await?;
                 if flags.no_hole {
@@ -213,6 +232,7 @@ impl Kind {
         match self {
             Self::File(file) => file.cache(range, abandon, context).await,
             Self::Image(image) => Box::pin(image.cache(range, abandon, context)).await,
+            Self::Remote(remote) => Box::pin(remote.cache(range, abandon)).await,
             Self::Memory(_) | Self::Null | Self::Application(_) => Ok(()),
             Self::Fault(faulty) => Box::pin(faulty.cache(range, abandon, context)).await,
         }
@@ -228,6 +248,7 @@ impl Kind {
         match self {
             Self::File(file) => file.extents(range, limit, client, context).await,
             Self::Image(image) => Box::pin(image.extents(range, limit, client, context)).await,
+            Self::Remote(remote) => Box::pin(remote.extents(range, limit)).await,
             Self::Memory(store) => Ok(store.extents(range, limit)),
             Self::Null => Ok(vec![Extent { length: range.length(), hole: true, zero: true }]),
             Self::Application(application) => application.extents(range, limit, client, context).await,
@@ -256,9 +277,7 @@ impl Kind {
         match self {
             Self::Image(image) => image.perform(task, limit, context).await,
             Self::Fault(faulty) => Box::pin(faulty.inner.perform(task, limit, context)).await,
-            Self::File(_) | Self::Memory(_) | Self::Null | Self::Application(_) => {
-                task.fail(SealFailure::NotWritten);
-            }
+            _ => task.fail(SealFailure::NotWritten),
         }
     }
 
@@ -267,8 +286,9 @@ impl Kind {
             Self::File(file) => file.is_known_data(range),
             Self::Image(image) => image.is_known_data(range),
             Self::Memory(_) => false,
-            // Whether it has holes nobody knows but the application: to ask it takes as long as a read.
-            Self::Null | Self::Application(_) => true,
+            // Whether it has holes nobody knows but the application or the remote: to ask takes as long as a
+            // read.
+            Self::Null | Self::Application(_) | Self::Remote(_) => true,
             Self::Fault(faulty) => faulty.inner.is_known_data(range),
         }
     }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::lock::PATIENCE;
+use crate::client::ClientError;
+use crate::client::uri::UriError;
 use crate::store::catalog::LayerId;
 use crate::store::error::StoreError;
 use crate::store::image_path::ImagePathError;
@@ -88,6 +90,15 @@ pub enum OpenError {
         "cannot make a file in {0} for what is written and thrown away: {1}; set TMPDIR to a directory on a file system that has O_TMPFILE"
     )]
     Temporary(PathBuf, io::Error),
+    /// An address of another server that is none.
+    #[error("{0}: {1}")]
+    RemoteAddress(String, UriError),
+    /// Another server that cannot be asked, or not for this export.
+    #[error("the remote export {0}: {1}")]
+    Remote(String, ClientError),
+    /// What another server said of its export.
+    #[error("the remote export {0} {1}, which this server cannot pass on")]
+    RemoteFacts(String, &'static str),
     /// A device of the application that cannot be served.
     #[error("the device of the application {0}")]
     Device(&'static str),

@@ -41,9 +41,12 @@ pub(crate) enum CtlCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Have the server read its configuration again: says what would change, and that a restart is needed for
-    /// it
+    /// Have the server read its configuration, certificates and keys again: new rights and certificates are in
+    /// force for clients that come; says what needs a restart
     Reload {
+        /// End the sessions that would be refused now: their next requests get ESHUTDOWN
+        #[arg(long)]
+        enforce: bool,
         /// Print JSON instead of a sentence
         #[arg(long)]
         json: bool,
@@ -67,17 +70,18 @@ pub(crate) fn run(args: Args) -> Outcome {
     let ControlAddress::Path(path) = &args.control else {
         return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
     };
-    let (method, target) = match args.command {
-        CtlCommand::List { .. } => ("GET", "/api/v1/exports"),
-        CtlCommand::Reload { .. } => ("POST", "/api/v1/reload"),
+    let (method, target, body) = match args.command {
+        CtlCommand::List { .. } => ("GET", "/api/v1/exports", ""),
+        CtlCommand::Reload { enforce: false, .. } => ("POST", "/api/v1/reload", ""),
+        CtlCommand::Reload { enforce: true, .. } => ("POST", "/api/v1/reload", "{\"enforce\": true}"),
     };
-    let answer = match http::ask(path, method, target, "") {
+    let answer = match http::ask(path, method, target, body) {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };
     match args.command {
         CtlCommand::List { json } => list(&answer, json),
-        CtlCommand::Reload { json } => reload(&answer, json),
+        CtlCommand::Reload { json, .. } => reload(&answer, json),
     }
 }
 
@@ -119,13 +123,30 @@ fn reload(answer: &HttpAnswer, as_json: bool) -> Outcome {
         let printed = print(&json(&answer.body));
         return if unchanged || rights { printed } else { Outcome::Failed };
     }
-    if unchanged {
-        return print("Nothing to change.\n");
-    }
-    if rights {
-        return print("Other rights are in force for clients that come; those that are there go on.\n");
+    if unchanged || rights {
+        return print(&brought(&answer.body, rights));
     }
     Outcome::failed(sentence(&answer.body).unwrap_or_else(|| printable(result)))
+}
+
+/// What a reload has brought, in lines.
+fn brought(body: &Value, rights: bool) -> String {
+    let mut lines = Vec::new();
+    if rights {
+        lines.push("Other rights are in force for clients that come.".to_owned());
+    }
+    if body["tls_renewed"].as_bool().unwrap_or(false) {
+        lines.push("Clients that come see the new certificates and keys.".to_owned());
+    }
+    if lines.is_empty() {
+        lines.push("Nothing to change.".to_owned());
+    }
+    match body["sessions_ended"].as_u64().unwrap_or(0) {
+        0 => {}
+        1 => lines.push("One session ends, which would be refused now.".to_owned()),
+        ended => lines.push(format!("{ended} sessions end, which would be refused now.")),
+    }
+    lines.join("\n") + "\n"
 }
 
 /// The server did not do what was asked, and says why.
@@ -141,6 +162,23 @@ fn sentence(body: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_reload_has_brought() {
+        let of = |renewed: bool, ended: u64, rights| {
+            brought(&serde_json::json!({"tls_renewed": renewed, "sessions_ended": ended}), rights)
+        };
+        assert_eq!(of(false, 0, false), "Nothing to change.\n");
+        assert_eq!(brought(&Value::Null, false), "Nothing to change.\n", "of an older server");
+        let all = "Other rights are in force for clients that come.\n\
+                   Clients that come see the new certificates and keys.\n\
+                   2 sessions end, which would be refused now.\n";
+        assert_eq!(of(true, 2, true), all);
+        assert_eq!(
+            of(false, 1, false),
+            "Nothing to change.\nOne session ends, which would be refused now.\n"
+        );
+    }
 
     #[test]
     fn the_table() {

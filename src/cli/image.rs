@@ -1,6 +1,7 @@
 //! `ringnbd image`: the images of a store, their snapshots and clones.
 
 mod chain;
+mod checkpoint;
 mod create;
 mod export;
 mod import;
@@ -37,6 +38,7 @@ they connect again. `import --delta` needs the server stopped.
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw
   ringnbd image snapshot /srv/store/golden@v1
+  ringnbd image checkpoint /srv/store/golden@v1        equal data is stored once; it may be there already
   ringnbd image clone /srv/store/golden@v1 /srv/store/vm1 /srv/store/vm2
   ringnbd image snapshot /srv/store/vm1@monday /srv/store/vm2@monday     both at one point in time
   ringnbd image ls /srv/store
@@ -64,6 +66,7 @@ JSON keys:
                                      held, quota, pairs
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
+  checkpoint                         node, ingested, done, total
   diff                               from, to, from_size, size, extents ({start, length}), changed (bytes)
   map                                a list as of `qemu-img map`: start, length, depth, present, zero, data, offset
   export                             store, node, file, size, from, delta
@@ -88,6 +91,8 @@ pub(crate) enum ImageCommand {
     Create(CreateArgs),
     /// Take snapshots, of several images at one point in time
     Snapshot(Several),
+    /// Take a snapshot, and store its contents in packs, where equal data is stored once
+    Checkpoint(One),
     /// Make images that begin as a snapshot is
     Clone {
         /// The snapshot: STORE/NAME@SNAPSHOT
@@ -198,6 +203,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let done = match command {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
+        ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
         ImageCommand::Map(of) => parts::map(&of.node, of.json, control.as_ref()),
@@ -225,6 +231,7 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
     let first = |nodes: &[ImagePath]| nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
     Ok(match command {
         ImageCommand::Create(_)
+        | ImageCommand::Checkpoint(_)
         | ImageCommand::Flatten(_)
         | ImageCommand::Rebase(_)
         | ImageCommand::Diff { .. }
@@ -296,6 +303,7 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Resize { of, .. }
         | ImageCommand::Rollback { of, .. }
         | ImageCommand::Map(of)
+        | ImageCommand::Checkpoint(of)
         | ImageCommand::Flatten(of) => vec![&of.node],
         ImageCommand::Rebase(args) => vec![&args.node],
         ImageCommand::Diff { from, to, .. } => vec![from, to],

@@ -14,6 +14,8 @@ const LONG_HELP: &str = "\
 Examples:
   ringnbd info nbd://localhost/disk
   ringnbd info 'nbd+unix:///?socket=/run/ringnbd.sock'
+  ringnbd info 'nbds://storage/disk?tls-certificates=tls'      encrypted; ca-cert.pem is in that directory
+  ringnbd info 'nbds://vm1@storage/disk?tls-psk-file=tls/keys.psk'
   ringnbd info --json nbd://[::1]:10810/disk | jq .size
 
 JSON keys:

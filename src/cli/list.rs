@@ -79,7 +79,7 @@ fn as_json(server: &NbdUri, dialect: Dialect, exports: &[ListedExport]) -> Strin
 fn entry_json<'a>(server: &NbdUri, listed: &'a ListedExport) -> EntryJson<'a> {
     let ListedExport { name, details, .. } = listed;
     // The name of LIST, which reaches the export; INFO may have given a more canonical one.
-    let uri = NbdUri { address: server.address.clone(), export: name.clone() };
+    let uri = NbdUri { export: name.clone(), ..server.clone() };
     let description = description(listed);
     EntryJson {
         uri: uri.to_string(),

@@ -3,16 +3,22 @@
 
 pub(crate) mod attach;
 pub(crate) mod bench;
+mod captive;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
 mod http;
 pub(crate) mod image;
+pub(crate) mod import_config;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 mod outcome;
 mod owner;
+pub(crate) mod qemu_nbd;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod store;
@@ -46,8 +52,12 @@ pub(crate) enum SubCommand {
     Ctl(ctl::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
+    /// Copy a disk from a file or a server to another one
+    Copy(copy::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),
+    /// Check whether a server does what the protocol asks for
+    Check(check::Args),
     /// Make an export a block device of this machine: /dev/nbdN
     Attach(attach::Args),
     /// Detach a block device that was attached
@@ -61,17 +71,25 @@ pub(crate) enum SubCommand {
     /// Make certificates and keys for a first try
     #[cfg(feature = "tls")]
     Tls(tls::Args),
+    /// Say the configuration of nbd-server in ringnbd's
+    ImportConfig(import_config::Args),
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
+    /// Print the completions of a shell: bash, zsh, fish
+    Completions(completions::Args),
+    /// Write the manual pages; for packages
+    #[command(hide = true)]
+    Man(completions::ManArgs),
 }
 
 /// Runs the command that was asked for, to its end.
 pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
         SubCommand::Serve(args) => serve::run(*args),
+        SubCommand::ImportConfig(args) => import_config::run(&args),
         SubCommand::Info(args) => info::run(args),
         SubCommand::List(args) => list::run(args),
         SubCommand::Broker => match crate::daemon::broker::run() {
@@ -80,6 +98,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
+        SubCommand::Check(args) => check::run(args),
+        SubCommand::Copy(args) => copy::run(args),
         SubCommand::Attach(args) => attach::run(args),
         SubCommand::Detach(args) => detach::run(&args),
         SubCommand::Devices(args) => devices::run(args),
@@ -89,6 +109,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
+        SubCommand::Completions(args) => completions::run(&args),
+        SubCommand::Man(args) => completions::man(&args),
     }
 }
 

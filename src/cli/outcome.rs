@@ -12,6 +12,8 @@ pub(crate) enum Outcome {
     Failed,
     /// A usage or start-up error, nothing was left behind: exit code 2.
     Refused,
+    /// As the command ended that was run.
+    Code(u8),
 }
 
 impl Outcome {
@@ -34,6 +36,7 @@ impl From<Outcome> for ExitCode {
             Outcome::Done => Self::SUCCESS,
             Outcome::Failed => Self::from(1),
             Outcome::Refused => Self::from(2),
+            Outcome::Code(code) => Self::from(code),
         }
     }
 }

@@ -190,7 +190,9 @@ pub(super) fn clients_place(place: StorePlace<'_>) -> Result<Option<NbdUri>, Req
     if !told.stores.contains(&real) && place.control.is_none() {
         return Ok(None);
     }
-    let uri = told.uris.iter().find_map(|uri| uri.parse().ok());
+    // With TLS it may lack certificates, so without is better.
+    let uris = told.uris.iter().filter_map(|uri| uri.parse::<NbdUri>().ok());
+    let uri = uris.min_by_key(|uri| uri.tls.is_some());
     match uri.filter(|_| told.whole.contains(&real)) {
         Some(uri) => Ok(Some(uri)),
         None => Err(RequestError::NotServed(place.store.to_owned())),
@@ -221,6 +223,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Store => ("GET", "/api/v1/stores/info"),
         StoreRequest::Create { .. } => ("POST", "/api/v1/images/create"),
         StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
+        StoreRequest::Checkpoint { .. } => ("POST", "/api/v1/images/checkpoint"),
         StoreRequest::Clone { .. } => ("POST", "/api/v1/images/clone"),
         StoreRequest::Remove { .. } => ("POST", "/api/v1/images/remove"),
         StoreRequest::Rename { .. } => ("POST", "/api/v1/images/rename"),
@@ -269,6 +272,7 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         StoreAnswer::Node(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Removed(_)
+        | StoreAnswer::Checkpoint(_)
         | StoreAnswer::Flattened(_) => {}
     }
     Ok(answer)

@@ -1,11 +1,12 @@
 //! `ringnbd serve`.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Outcome, text};
+use super::{Outcome, captive, text};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
@@ -17,6 +18,7 @@ use crate::control::{self, Ending, Ready, Served, Service};
 use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
 use crate::daemon::reload::RunningConfiguration;
+use crate::daemon::surroundings::Surroundings;
 use crate::daemon::{self, Daemon, logging, stdio};
 
 /// What an EXPORT may be; shown by `--help`.
@@ -33,6 +35,8 @@ What to serve: [NAME=]URI, any number of times
                        read-only; direct=, mapped=, readonly=, description= as above
   overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
                        overlay:temp is thrown away at the end; size= for another size
+  nbd://HOST/NAME      an export of another server; nbd+unix:///NAME?socket=PATH is one on this machine;
+                       reconnect=30s, connections=4 and open-timeout=1m are its parameters
   mem:SIZE             memory, sparse, lost at exit
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,
@@ -81,6 +85,20 @@ pub(crate) struct Args {
     /// Serve the one client whose socket is the standard input, then exit
     #[arg(long, conflicts_with_all = ["unix", "tcp"], help_heading = "Where to listen")]
     pub stdio: bool,
+    /// Run a command with the shell and stop when it has ended, with its exit code. It finds `$uri`,
+    /// `$unixsocket` or `$port`, and `$exportname`. Without an address, or with `--unix -`, the socket is one
+    /// that nobody else knows
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["stdio", "pidfile"], help_heading = "How long")]
+    pub run: Option<OsString>,
+    /// Stop when the last client is gone, after the first has come
+    #[arg(long, conflicts_with = "stdio", help_heading = "How long")]
+    pub exit_last: bool,
+    /// Stop when the process ends that started this one
+    #[arg(long, help_heading = "How long")]
+    pub exit_with_parent: bool,
+    /// Once it is up, lead its output nowhere; for commands that start this one
+    #[arg(long, hide = true)]
+    pub leave_terminal: bool,
     /// Data-plane threads, each with its own ring [default: one per available CPU]
     #[arg(long, value_name = "N", help_heading = "Resources")]
     pub shards: Option<usize>,
@@ -170,6 +188,9 @@ pub(crate) struct Args {
 
 /// Serves until told to stop.
 pub(crate) fn run(args: Args) -> Outcome {
+    if args.run.is_some() && !args.check {
+        return captive::run(&args);
+    }
     let outcome = serve(args);
     logging::finish();
     outcome
@@ -177,7 +198,9 @@ pub(crate) fn run(args: Args) -> Outcome {
 
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
-    let check = args.check;
+    let (check, until_last) = (args.check, args.exit_last);
+    let surroundings =
+        Surroundings { ends_with_parent: args.exit_with_parent, leaves_terminal: args.leave_terminal };
     let ServeSettings { settings, notes: added, source } = match settings(args) {
         Ok(wanted) => wanted,
         Err(sentence) => {
@@ -210,17 +233,19 @@ fn serve(args: Args) -> Outcome {
         };
     }
     let service = match on_stdin.then(stdio::client).transpose() {
-        Ok(client) => client.map_or(Service::Listeners, Service::Client),
+        Ok(Some(client)) => Service::Client(client),
+        Ok(None) if until_last => Service::UntilLast,
+        Ok(None) => Service::Listeners,
         Err(error) => return refuse(explicit, error),
     };
-    let listens = matches!(service, Service::Listeners);
+    let listens = !on_stdin;
     let running = source.filter(|_| listens).map(|source| RunningConfiguration {
         source,
         settings: settings.into(),
         machine,
     });
     let announce = |ready: Ready<'_>| announce(ready, format, listens);
-    let mut daemon = Daemon::new(&config, listens, running, announce);
+    let mut daemon = Daemon::new(&config, listens, running, announce).within(surroundings);
     match control::run(&config, service, &mut daemon) {
         Ok(Ending::Stopped) => Outcome::Done,
         Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,

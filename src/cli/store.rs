@@ -37,7 +37,7 @@ are lost. The old file goes to lost/, and so do layers that are nobody's, with t
 
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
-              size (all images, bytes), used, maps (bytes on the disk), lost (what waits for `store gc`)
+              size (all images, bytes), used, maps, packs (bytes on the disk), lost (what waits for `store gc`)
   check       store, ok, complete (false while a server has the store), problems; with --rebuild-map
               store, image, rebuilt (uuids of layers); with --rebuild-catalog store, images, snapshots
               (numbers), left (sentences)
@@ -179,6 +179,7 @@ fn as_table(of: &StoreDescription) -> String {
         ("size", exact_and_human(of.size)),
         ("used", exact_and_human(of.used)),
         ("maps", exact_and_human(of.maps)),
+        ("packs", exact_and_human(of.packs)),
         ("lost", of.lost.to_string()),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();

@@ -47,7 +47,7 @@ impl Client {
     /// [`ClientError`], while connecting or negotiating.
     pub fn open(uri: &NbdUri, contexts: &[String], timeouts: Timeouts) -> Result<Self, ClientError> {
         let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
-        let (link, outcome) = Link::open(&uri.address, timeouts)?.negotiate(goal)?;
+        let (link, outcome) = Link::open(uri, timeouts)?.negotiate(goal)?;
         let HandshakeOutcome::Transmission(transmission) = outcome else {
             unreachable!("a handshake ends by its goal")
         };
@@ -266,6 +266,7 @@ impl Drop for Client {
         self.request(NBD_CMD_DISC, 0, 0, 0).encode(self.transmission.dialect.reply_mode, &mut header);
         // The connection ends in any case.
         let _ = self.link.send(&header);
+        self.link.part();
     }
 }
 

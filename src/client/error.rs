@@ -30,6 +30,14 @@ pub enum ClientError {
         /// Of the last attempt.
         source: io::Error,
     },
+    /// It cannot be encrypted, as its URI wants it to be.
+    #[error("no secure connection with {address}: {source}")]
+    Tls {
+        /// Which server.
+        address: ServerAddress,
+        /// Why, and what can be done.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The handshake failed.
     #[error("{address}: {source}{}", remedy_of(source))]
     Handshake {
@@ -77,6 +85,12 @@ fn detail(message: &str) -> String {
 /// What this program can do about a handshake that failed.
 fn remedy_of(error: &HandshakeError) -> &'static str {
     match error {
+        HandshakeError::TlsRequired(_) => {
+            "; write nbds:// in the place of nbd://, with tls-certificates=DIRECTORY or tls-psk-file=FILE"
+        }
+        HandshakeError::NoTls(_) | HandshakeError::TlsForbidden(_) => {
+            "; without encryption it is nbd:// or nbd+unix://"
+        }
         HandshakeError::UnknownExport { .. } => "; `ringnbd list` shows those it has",
         _ => "",
     }

@@ -7,10 +7,18 @@
 // The facade's modules document everything.
 #[warn(missing_docs)]
 mod connection;
+pub(crate) mod copy;
+#[cfg(feature = "tls")]
+mod credentials;
 #[warn(missing_docs)]
 mod error;
 mod extents;
 pub(crate) mod load;
+#[cfg(not(feature = "tls"))]
+#[path = "no_secure.rs"]
+mod secure;
+#[cfg(feature = "tls")]
+mod secure;
 #[warn(missing_docs)]
 mod socket;
 #[warn(missing_docs)]
@@ -27,6 +35,7 @@ use crate::nbd::client::handshake::{
     Dialect, ExportDetails, Goal, HandshakeOutcome, ListedExport, Transmission,
 };
 use crate::nbd::session::ReplyMode;
+use secure::SecureStream;
 use socket::Link;
 use uri::NbdUri;
 
@@ -35,8 +44,11 @@ use uri::NbdUri;
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
 pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails), ClientError> {
-    match Link::open(&uri.address, timeouts)?.negotiate(Goal::Info { export: uri.export.clone() })? {
-        (_, HandshakeOutcome::Info(dialect, details)) => Ok((dialect, details)),
+    match Link::open(uri, timeouts)?.negotiate(Goal::Info { export: uri.export.clone() })? {
+        (mut link, HandshakeOutcome::Info(dialect, details)) => {
+            link.part();
+            Ok((dialect, details))
+        }
         _ => unreachable!("a handshake ends by its goal"),
     }
 }
@@ -46,8 +58,11 @@ pub fn info(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, ExportDetails)
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
 pub fn list(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, Vec<ListedExport>), ClientError> {
-    match Link::open(&uri.address, timeouts)?.negotiate(Goal::List)? {
-        (_, HandshakeOutcome::List(dialect, exports)) => Ok((dialect, exports)),
+    match Link::open(uri, timeouts)?.negotiate(Goal::List)? {
+        (mut link, HandshakeOutcome::List(dialect, exports)) => {
+            link.part();
+            Ok((dialect, exports))
+        }
         _ => unreachable!("a handshake ends by its goal"),
     }
 }
@@ -56,15 +71,58 @@ pub fn list(uri: &NbdUri, timeouts: Timeouts) -> Result<(Dialect, Vec<ListedExpo
 /// it on its own. The form of replies is at best `replies`.
 ///
 /// # Errors
-/// [`ClientError`], while connecting or negotiating.
+/// [`ClientError`], while connecting or negotiating, and for a URI with TLS.
 pub fn enter(
     uri: &NbdUri,
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
-    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
-    match Link::open(&uri.address, timeouts)?.negotiate_replies(goal, replies)? {
-        (link, HandshakeOutcome::Transmission(transmission)) => Ok((link.into_socket()?, transmission)),
+    enter_with(uri, &[], replies, timeouts)
+}
+
+/// As [`enter`], with those of `contexts` that the server offers.
+///
+/// # Errors
+/// [`ClientError`], while connecting or negotiating.
+pub(crate) fn enter_with(
+    uri: &NbdUri,
+    contexts: &[String],
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<(OwnedFd, Transmission), ClientError> {
+    if uri.tls.is_some() {
+        return Err(ClientError::Unsupported(
+            "who gets this socket cannot encrypt; write nbd:// or nbd+unix://",
+        ));
+    }
+    let entered = enter_secured(uri, contexts, replies, timeouts)?;
+    Ok((entered.socket, entered.transmission))
+}
+
+/// A connection in the transmission phase that nobody drives yet.
+#[derive(Debug)]
+struct UndrivenConnection {
+    socket: OwnedFd,
+    transmission: Transmission,
+    secure: Option<Box<SecureStream>>,
+}
+
+/// As [`enter_with`], for a caller that can encrypt.
+fn enter_secured(
+    uri: &NbdUri,
+    contexts: &[String],
+    replies: ReplyMode,
+    timeouts: Timeouts,
+) -> Result<UndrivenConnection, ClientError> {
+    let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
+    match Link::open(uri, timeouts)?.negotiate_replies(goal, replies)? {
+        (link, HandshakeOutcome::Transmission(transmission)) => {
+            let (socket, secure) = link.into_socket()?;
+            if secure.as_ref().is_some_and(|secure| secure.has_more()) {
+                return Err(ClientError::Unsupported("the server said something before it was asked"));
+            }
+            Ok(UndrivenConnection { socket, transmission, secure })
+        }
         _ => unreachable!("a handshake ends by its goal"),
     }
 }

@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::error::ClientError;
-use super::uri::ServerAddress;
+use super::secure::{Credentials, SecureFailure, SecureStream, StartingTls, credentials};
+use super::uri::{NbdUri, ServerAddress};
 use crate::nbd::client::handshake::{ClientHandshake, Event, Goal, HandshakeOutcome};
 use crate::nbd::session::ReplyMode;
+
+/// Bytes that are encrypted before any of them is sent.
+const SEALED_AT_ONCE: usize = 256 << 10;
 
 /// How long a client waits.
 #[derive(Debug, Clone, Copy)]
@@ -42,14 +46,24 @@ pub(super) struct Link {
     timeouts: Timeouts,
     /// The end of the handshake, while it lasts.
     deadline: Option<Instant>,
+    /// What the connection is to be encrypted with.
+    credentials: Option<Credentials>,
+    /// It is encrypted.
+    secure: Option<Box<SecureStream>>,
 }
 
 impl Link {
-    pub(super) fn open(address: &ServerAddress, timeouts: Timeouts) -> Result<Self, ClientError> {
+    pub(super) fn open(uri: &NbdUri, timeouts: Timeouts) -> Result<Self, ClientError> {
+        let address = &uri.address;
+        let credentials =
+            credentials(uri).map_err(|source| ClientError::Tls { address: address.clone(), source })?;
         let mut last = io::Error::other("the name has no address");
         for candidate in resolve(address)? {
             match connect(&candidate, timeouts) {
-                Ok(socket) => return Ok(Self { socket, address: address.clone(), timeouts, deadline: None }),
+                Ok(socket) => {
+                    let address = address.clone();
+                    return Ok(Self { socket, address, timeouts, deadline: None, credentials, secure: None });
+                }
                 Err(error) => last = error,
             }
         }
@@ -71,6 +85,9 @@ impl Link {
         let failed = |source| ClientError::Handshake { address: address.clone(), source };
         self.deadline = Some(Instant::now() + self.timeouts.handshake);
         let mut handshake = ClientHandshake::with_replies(goal, best).map_err(failed)?;
+        if self.credentials.is_some() {
+            handshake = handshake.secured();
+        }
         let mut input = Vec::new();
         loop {
             // No more than the frame needs is received: each feed takes all, and nothing is left at the end.
@@ -82,6 +99,7 @@ impl Link {
                     Err(ClientError::Closed) => {}
                     other => other?,
                 },
+                Some(Event::StartTls) => self.start_tls()?,
                 Some(Event::Done(outcome)) => {
                     self.deadline = None;
                     return Ok((self, outcome));
@@ -91,22 +109,104 @@ impl Link {
                     let received = self.receive(&mut input)?;
                     input.truncate(received);
                     if received == 0 {
-                        return Err(failed(handshake.closed()));
+                        let early = self.secure.as_ref().and_then(|secure| secure.closed_early());
+                        return Err(match early {
+                            Some(source) => self.insecure(source),
+                            None => failed(handshake.closed()),
+                        });
                     }
                 }
             }
         }
     }
 
-    /// Gives the socket away, without timeouts.
-    pub(super) fn into_socket(self) -> Result<OwnedFd, ClientError> {
+    /// The handshake of TLS, between those of NBD.
+    fn start_tls(&mut self) -> Result<(), ClientError> {
+        let Some(credentials) = &self.credentials else { unreachable!("nobody asked for it") };
+        let mut starting = StartingTls::new(credentials).map_err(|source| self.insecure(source))?;
+        let mut buffer = [0; 4096];
+        let mut received = 0;
+        loop {
+            let mut input = &buffer[..received];
+            loop {
+                let result = starting.feed(&mut input);
+                let output = starting.take_output();
+                match self.send_plain(&output) {
+                    // What it said before says why.
+                    Err(ClientError::Closed) => {}
+                    sent => sent?,
+                }
+                match result.map_err(|source| self.insecure(source))? {
+                    Some(stream) => {
+                        self.secure = Some(stream);
+                        return Ok(());
+                    }
+                    None if input.is_empty() && output.is_empty() => break,
+                    None => {}
+                }
+            }
+            received = self.receive_plain(&mut buffer)?;
+            if received == 0 {
+                return Err(self.insecure(starting.closed()));
+            }
+        }
+    }
+
+    fn insecure(&self, source: SecureFailure) -> ClientError {
+        ClientError::Tls { address: self.address.clone(), source }
+    }
+
+    /// Gives the socket away, without timeouts, and what is needed to go on with it.
+    pub(super) fn into_socket(self) -> Result<(OwnedFd, Option<Box<SecureStream>>), ClientError> {
         self.socket.set_read_timeout(None)?;
         self.socket.set_write_timeout(None)?;
-        Ok(self.socket.into())
+        Ok((self.socket.into(), self.secure))
+    }
+
+    /// The last words, of a connection that is not given away.
+    pub(super) fn part(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            let goodbye = secure.goodbye();
+            // The connection ends in any case.
+            let _gone = self.send_plain(&goodbye);
+        }
     }
 
     /// Receives at least one byte; 0 when the server closed.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
+        let Some(mut secure) = self.secure.take() else { return self.receive_plain(buffer) };
+        let received = loop {
+            match secure.take(buffer) {
+                Ok(Some(bytes)) => break Ok(bytes),
+                Ok(None) => match self.receive_plain(secure.room()) {
+                    Ok(0) => break Ok(0),
+                    Ok(bytes) => secure.filled(bytes),
+                    Err(error) => break Err(error),
+                },
+                Err(source) => break Err(self.insecure(source)),
+            }
+        };
+        self.secure = Some(secure);
+        received
+    }
+
+    /// Sends everything.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        let Some(mut secure) = self.secure.take() else { return self.send_plain(bytes) };
+        let mut sent = Ok(());
+        for piece in bytes.chunks(SEALED_AT_ONCE) {
+            let sealed = secure.seal(piece);
+            sent = self.send_plain(&sealed);
+            secure.sent(sealed);
+            if sent.is_err() {
+                break;
+            }
+        }
+        self.secure = Some(secure);
+        sent
+    }
+
+    fn receive_plain(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
         loop {
             let wait = self.wait()?;
             self.socket.set_read_timeout(Some(wait))?;
@@ -118,8 +218,7 @@ impl Link {
         }
     }
 
-    /// Sends everything.
-    pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+    fn send_plain(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
         while !bytes.is_empty() {
             let wait = self.wait()?;
             self.socket.set_write_timeout(Some(wait))?;

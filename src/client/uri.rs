@@ -1,7 +1,11 @@
 //! NBD URIs: where a server is and which of its exports is meant.
 //!
 //! Source: `doc/uri.md` of the NBD project, "NBD URI components". `nbd://HOST[:PORT]/NAME` and
-//! `nbd+unix:///NAME?socket=PATH`; a socket that begins with `%00` is in the abstract namespace.
+//! `nbd+unix:///NAME?socket=PATH`; a socket that begins with `%00` is in the abstract namespace. With `nbds`
+//! in the place of `nbd` the connection is encrypted; how is said by parameters, which have libnbd's names.
+
+mod error;
+mod tls;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,12 +14,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use error::MAX_SOCKET_PATH;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
 use crate::nbd::wire::{NBD_DEFAULT_PORT, NBD_MAX_STRING};
-
-/// The longest path or abstract name of a unix socket, in bytes (`sun_path` less its terminator).
-const MAX_SOCKET_PATH: usize = 107;
+pub use error::UriError;
+pub use tls::TlsParameters;
 
 /// What RFC 3986 leaves unencoded in every component ("Unreserved Characters").
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -29,6 +33,8 @@ pub struct NbdUri {
     pub address: ServerAddress,
     /// The export's name; `""` is the default export.
     pub export: String,
+    /// How the connection is encrypted; `None`: not at all.
+    pub tls: Option<TlsParameters>,
 }
 
 /// Where a server listens.
@@ -47,54 +53,16 @@ pub enum ServerAddress {
     Abstract(Vec<u8>),
 }
 
-/// Why a text is not an NBD URI that this client can use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UriError {
-    /// No scheme, or one that is not of NBD.
-    #[error("{0:?} is not an NBD URI; write nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
-    Scheme(String),
-    /// `nbds`, or parameters that ask for TLS.
-    #[error(
-        "TLS is not supported yet ({0}); use nbd:// or nbd+unix:// with a server that does not require TLS"
-    )]
-    Tls(String),
-    /// A `%` without two hexadecimal digits.
-    #[error("{0:?} has a `%` that two hexadecimal digits do not follow; write a literal `%` as %25")]
-    Percent(String),
-    /// The authority is not `HOST[:PORT]`.
-    #[error("{0:?} is not a host and port; write HOST, HOST:PORT or [IPV6]:PORT")]
-    Authority(String),
-    /// `nbd+unix` with a host.
-    #[error("nbd+unix:// takes no host ({0:?}); write three slashes: nbd+unix:///NAME?socket=PATH")]
-    UnixHost(String),
-    /// `nbd+unix` without a socket.
-    #[error("nbd+unix:// needs a socket; add ?socket=PATH")]
-    NoSocket,
-    /// The socket's path cannot be one.
-    #[error("the socket path must be 1 to {MAX_SOCKET_PATH} bytes without NUL; it has {0} bytes")]
-    Socket(usize),
-    /// A parameter that this client does not know, or that stands twice.
-    #[error(
-        "the query parameter {0:?} is unknown here or stands twice; only `socket` of nbd+unix:// is known"
-    )]
-    Parameter(String),
-    /// The name breaks the spec's limits on strings.
-    #[error("the export name must be UTF-8 of at most {NBD_MAX_STRING} bytes without NUL")]
-    ExportName,
-    /// A `#`.
-    #[error("a URI of an export has no `#` part; write a literal `#` as %23")]
-    Fragment,
-}
-
 impl FromStr for NbdUri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, UriError> {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| UriError::Scheme(text.into()))?;
-        let is_unix = match scheme.to_ascii_lowercase().as_str() {
-            "nbd" => false,
-            "nbd+unix" => true,
-            "nbds" | "nbds+unix" => return Err(UriError::Tls(format!("the scheme is {scheme}"))),
+        let (is_unix, is_secure) = match scheme.to_ascii_lowercase().as_str() {
+            "nbd" => (false, false),
+            "nbd+unix" => (true, false),
+            "nbds" => (false, true),
+            "nbds+unix" => (true, true),
             _ => return Err(UriError::Scheme(text.into())),
         };
         if rest.contains('#') {
@@ -104,14 +72,18 @@ impl FromStr for NbdUri {
         // Only the first slash separates: `nbd://host//disk` names the export "/disk".
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let export = export_name(path)?;
-        let socket = socket_parameter(query, is_unix)?;
+        let (user, authority) = match authority.rsplit_once('@') {
+            Some((user, authority)) => (Some(user_name(user)?), authority),
+            None => (None, authority),
+        };
+        let (socket, tls) = parameters(query, is_unix, is_secure, user)?;
         let address = match (is_unix, socket) {
             (false, _) => tcp_address(authority)?,
             (true, _) if !authority.is_empty() => return Err(UriError::UnixHost(authority.into())),
             (true, None) => return Err(UriError::NoSocket),
             (true, Some(socket)) => unix_address(socket)?,
         };
-        Ok(Self { address, export })
+        Ok(Self { address, export, tls })
     }
 }
 
@@ -119,20 +91,34 @@ impl fmt::Display for NbdUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let export = percent_encode(self.export.as_bytes(), RESERVED_IN_PATH);
         let socket = |bytes| percent_encode(bytes, RESERVED_IN_PATH);
+        let scheme = if self.tls.is_some() { "nbds" } else { "nbd" };
+        let user = self.tls.as_ref().and_then(|tls| tls.username.as_deref());
+        let user =
+            user.map_or(String::new(), |user| format!("{}@", percent_encode(user.as_bytes(), RESERVED)));
         match &self.address {
             ServerAddress::Tcp { host, port } => {
-                f.write_str("nbd://")?;
+                write!(f, "{scheme}://{user}")?;
                 write_host(f, host)?;
                 if *port != NBD_DEFAULT_PORT {
                     write!(f, ":{port}")?;
                 }
-                write!(f, "/{export}")
+                write!(f, "/{export}")?;
             }
             ServerAddress::Unix(path) => {
-                write!(f, "nbd+unix:///{export}?socket={}", socket(path.as_os_str().as_bytes()))
+                let socket = socket(path.as_os_str().as_bytes());
+                write!(f, "{scheme}+unix://{user}/{export}?socket={socket}")?;
             }
-            ServerAddress::Abstract(name) => write!(f, "nbd+unix:///{export}?socket=%00{}", socket(name)),
+            ServerAddress::Abstract(name) => {
+                write!(f, "{scheme}+unix://{user}/{export}?socket=%00{}", socket(name))?;
+            }
         }
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let mut mark = if matches!(self.address, ServerAddress::Tcp { .. }) { '?' } else { '&' };
+        for (key, value) in tls.pairs() {
+            write!(f, "{mark}{key}={}", percent_encode(&value, RESERVED_IN_PATH))?;
+            mark = '&';
+        }
+        Ok(())
     }
 }
 
@@ -167,19 +153,40 @@ fn export_name(path: &str) -> Result<String, UriError> {
     Ok(name)
 }
 
-/// The `socket` parameter; the others are diagnosed ("Other NBD URI query parameters").
-fn socket_parameter(query: &str, is_unix: bool) -> Result<Option<Vec<u8>>, UriError> {
-    let mut socket = None;
+/// The `socket` parameter, and those of TLS; others are diagnosed ("Other NBD URI query parameters").
+fn parameters(
+    query: &str,
+    is_unix: bool,
+    is_secure: bool,
+    user: Option<String>,
+) -> Result<(Option<Vec<u8>>, Option<TlsParameters>), UriError> {
+    // To ignore a wish for encryption would be a silent downgrade.
+    if user.is_some() && !is_secure {
+        return Err(UriError::NotTls("a user name".into()));
+    }
+    let (mut socket, mut tls) = (None, TlsParameters { username: user, ..TlsParameters::default() });
+    let mut seen = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if seen.contains(&key) {
+            return Err(UriError::Parameter(key.into()));
+        }
+        seen.push(key);
         match key {
-            "socket" if is_unix && socket.is_none() => socket = Some(decode(value)?),
-            // To ignore a wish for encryption would be a silent downgrade.
-            _ if key.starts_with("tls-") => return Err(UriError::Tls(format!("the URI sets {key}"))),
+            "socket" if is_unix => socket = Some(decode(value)?),
+            _ if key.starts_with("tls-") && !is_secure => return Err(UriError::NotTls(key.into())),
+            _ if tls.set(key, decode(value)?)? => {}
             _ => return Err(UriError::Parameter(key.into())),
         }
     }
-    Ok(socket)
+    tls.check()?;
+    Ok((socket, is_secure.then_some(tls)))
+}
+
+fn user_name(encoded: &str) -> Result<String, UriError> {
+    let wrong = || UriError::Authority(encoded.into());
+    let text = String::from_utf8(decode(encoded)?).map_err(|_| wrong())?;
+    if text.is_empty() || text.contains('\0') { Err(wrong()) } else { Ok(text) }
 }
 
 fn unix_address(socket: Vec<u8>) -> Result<ServerAddress, UriError> {
@@ -200,9 +207,6 @@ fn unix_address(socket: Vec<u8>) -> Result<ServerAddress, UriError> {
 /// `HOST[:PORT]`; without a host, this machine ("It is up to the NBD client what should happen").
 fn tcp_address(authority: &str) -> Result<ServerAddress, UriError> {
     let wrong = || UriError::Authority(authority.into());
-    if authority.contains('@') {
-        return Err(UriError::Tls("a user name is only used with TLS".into()));
-    }
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (literal, port) = rest.split_once(']').ok_or_else(wrong)?;
@@ -260,7 +264,7 @@ mod tests {
     }
 
     fn tcp(host: &str, port: u16, export: &str) -> NbdUri {
-        NbdUri { address: ServerAddress::Tcp { host: host.into(), port }, export: export.into() }
+        NbdUri { address: ServerAddress::Tcp { host: host.into(), port }, export: export.into(), tls: None }
     }
 
     #[test]
@@ -277,7 +281,8 @@ mod tests {
             assert_eq!(parse(uri), Ok(tcp(host, 10809, export)), "{uri}");
         }
         let unix = parse("nbd+unix:///disk?socket=sock").unwrap();
-        assert_eq!(unix, NbdUri { address: ServerAddress::Unix("sock".into()), export: "disk".into() });
+        let address = ServerAddress::Unix("sock".into());
+        assert_eq!(unix, NbdUri { address, export: "disk".into(), tls: None });
         let hidden = parse("nbd+unix:///?socket=%00/abstract").unwrap();
         assert_eq!(hidden.address, ServerAddress::Abstract(b"/abstract".to_vec()));
         assert_eq!(hidden.to_string(), "nbd+unix:///?socket=%00/abstract");
@@ -299,10 +304,21 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         for (uri, part) in [
-            ("nbds://h/x", "TLS is not supported yet"),
-            ("nbds+unix:///x?socket=s", "TLS is not supported yet"),
-            ("nbd://h/x?tls-type=psk", "TLS is not supported yet"),
-            ("nbd://user@h/x", "TLS is not supported yet"),
+            ("nbd://h/x?tls-psk-file=f", "write nbds://"),
+            ("nbd://user@h/x", "write nbds://"),
+            ("nbds://user@h/x", "add tls-psk-file=FILE"),
+            ("nbds://h/x?tls-username=user", "add tls-psk-file=FILE"),
+            ("nbds://@h/x?tls-psk-file=f", "is not a host and port"),
+            ("nbds://h/x?tls-psk-file=f&tls-certificates=d", "leave out tls-certificates"),
+            ("nbds://h/x?tls-psk-file=f&tls-verify-peer=no", "leave out tls-verify-peer"),
+            ("nbds://a@h/x?tls-psk-file=f&tls-username=b", "stands twice"),
+            ("nbds://h/x?tls-hostname=a&tls-hostname=a", "stands twice"),
+            ("nbds://h/x?tls-hostname=", "cannot be"),
+            ("nbds://h/x?tls-hostname=%ff", "cannot be"),
+            ("nbds://h/x?tls-certificates=a%00", "cannot be"),
+            ("nbds://h/x?tls-verify-peer=perhaps", "cannot be"),
+            ("nbds://h/x?tls-priority=NORMAL", "unknown"),
+            ("nbds+unix:///x", "add ?socket=PATH"),
             ("h:10809", "write nbd://"),
             ("http://h/x", "write nbd://"),
             ("nbd:unix:/tmp/s", "write nbd://"),
@@ -326,6 +342,46 @@ mod tests {
         assert!(parse(&format!("nbd://h/{}", "x".repeat(4096))).is_ok());
     }
 
+    #[test]
+    fn what_tls_is_told() {
+        let plain = TlsParameters::default();
+        assert_eq!(parse("nbds://h/x"), Ok(NbdUri { tls: Some(plain.clone()), ..tcp("h", 10809, "x") }));
+        let uri = parse("NBDS+Unix:///?socket=s&tls-certificates=%7e/d&tls-hostname=a.b&tls-verify-peer=no");
+        let expected = TlsParameters {
+            certificates: Some("~/d".into()),
+            hostname: Some("a.b".into()),
+            verify_peer: false,
+            ..plain.clone()
+        };
+        assert_eq!(uri.unwrap().tls, Some(expected));
+        let psk = TlsParameters { username: Some("a:b".into()), psk_file: Some("k".into()), ..plain };
+        for uri in ["nbds://a%3Ab@h?tls-psk-file=k", "nbds://h?tls-psk-file=k&tls-username=a:b"] {
+            let uri = parse(uri).unwrap();
+            assert_eq!(uri, NbdUri { tls: Some(psk.clone()), ..tcp("h", 10809, "") });
+            assert_eq!(uri.to_string(), "nbds://a%3Ab@h/?tls-psk-file=k");
+        }
+    }
+
+    fn any_tls() -> impl Strategy<Value = Option<TlsParameters>> {
+        let path = || {
+            prop::option::of(prop::collection::vec(1..=255u8, 1..40))
+                .prop_map(|path| path.map(|path| PathBuf::from(OsString::from_vec(path))))
+        };
+        let name = || prop::option::of("[^\0]{1,20}");
+        let with_certificates =
+            (path(), name(), any::<bool>()).prop_map(|(certificates, hostname, verify_peer)| TlsParameters {
+                certificates,
+                hostname,
+                verify_peer,
+                ..TlsParameters::default()
+            });
+        let with_key = (prop::collection::vec(1..=255u8, 1..40), name()).prop_map(|(path, username)| {
+            let psk_file = Some(OsString::from_vec(path).into());
+            TlsParameters { psk_file, username, ..TlsParameters::default() }
+        });
+        prop::option::of(prop_oneof![with_certificates, with_key])
+    }
+
     fn any_address() -> impl Strategy<Value = ServerAddress> {
         let socket = || prop::collection::vec(1..=255u8, 1..=MAX_SOCKET_PATH);
         let host = prop_oneof![
@@ -343,15 +399,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_parses_to_the_same(address in any_address(), export in "[^\0]{0,60}") {
-            let uri = NbdUri { address, export };
+        fn what_is_shown_parses_to_the_same(
+            address in any_address(),
+            export in "[^\0]{0,60}",
+            tls in any_tls(),
+        ) {
+            let uri = NbdUri { address, export, tls };
             let shown = uri.to_string();
             prop_assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()), "{}", shown);
             prop_assert_eq!(shown.parse(), Ok(uri));
         }
 
         #[test]
-        fn no_text_panics(text in "(nbd|nbds|nbd\\+unix)?(://)?.{0,60}") {
+        fn no_text_panics(text in "(nbd|nbds|nbds?\\+unix)?(://)?.{0,20}(\\?tls-[a-z-]{0,12}=)?.{0,40}") {
             let _ = parse(&text);
         }
     }

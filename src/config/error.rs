@@ -77,6 +77,8 @@ pub enum ConfigError {
     StoreNeedsTls,
     #[error("a key cannot be renewed after {0} records: give renew-after from 1 to 16777216")]
     RenewAfter(u64),
+    #[error("a session of {0:?} is too short for its handshake: give max-session from 1s on")]
+    MaxSession(std::time::Duration),
     #[error("this program was built without TLS: use one that has it, or leave --tls out")]
     BuiltWithoutTls,
     #[error(

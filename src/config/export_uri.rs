@@ -1,4 +1,4 @@
-//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `fault:`.
+//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `nbd:`, `fault:`.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use percent_encoding::{percent_decode_str, percent_encode};
 
 use super::fault_options::FaultOptions;
 use super::image_uri::ImageUri;
+use super::remote_uri::RemoteUri;
 use super::size::Size;
 pub(crate) use super::uri_parts::ExportUriError;
 use super::uri_parts::{ESCAPED, boolean, escaped_path, export_size, path_from};
@@ -20,6 +21,7 @@ use super::uri_parts::{ESCAPED, boolean, escaped_path, export_size, path_from};
 /// * `store:STORE/NAME`, `overlay:DIRECTORY?base=PATH` and `overlay:temp?base=PATH`: see [`ImageUri`]
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
+/// * `nbd://HOST/NAME`, `nbd+unix:///NAME?socket=PATH`: an export of another server, see [`RemoteUri`]
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
 ///
 /// A path with a colon before its first slash needs `./` or `file:` in front, since it would be taken for a
@@ -55,6 +57,8 @@ pub enum ExportUri {
     },
     /// Layers of what was written, and a base that is never written.
     Image(Box<ImageUri>),
+    /// An export of another server.
+    Remote(Box<RemoteUri>),
     /// A device of the application around the server, by its number there. It has no text that could be read.
     Application {
         /// Which.
@@ -107,7 +111,7 @@ impl ExportUri {
             Self::File { path, .. } => *path = directory.join(&*path),
             Self::Fault { inner, .. } => inner.make_relative_to(directory),
             Self::Image(image) => image.make_relative_to(directory),
-            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
+            Self::Remote(_) | Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
         }
     }
 
@@ -118,7 +122,18 @@ impl ExportUri {
             // A head, eight layers below it, one more that takes the place of two, maps, a base.
             Self::Image(_) => 15,
             Self::Fault { inner, .. } => inner.files(),
+            // Each connection takes a place of a ring.
+            Self::Remote(remote) => remote.connections,
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => 0,
+        }
+    }
+
+    /// Whether it stands on another server, so that this one connects to something.
+    pub fn is_remote(&self) -> bool {
+        match self {
+            Self::Remote(_) => true,
+            Self::Fault { inner, .. } => inner.is_remote(),
+            _ => false,
         }
     }
 
@@ -128,6 +143,7 @@ impl ExportUri {
             Self::File { description, .. } => description.as_deref(),
             Self::Fault { inner, .. } => inner.description(),
             Self::Image(image) => image.description.as_deref(),
+            Self::Remote(remote) => remote.description.as_deref(),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => None,
         }
     }
@@ -143,6 +159,7 @@ fn parse(text: &str, depth: usize) -> Result<ExportUri, ExportUriError> {
     match kind {
         "file" => parse_file(rest),
         "overlay" => Ok(ExportUri::Image(Box::new(ImageUri::parse_overlay(rest)?))),
+        "nbd" | "nbd+unix" => Ok(ExportUri::Remote(Box::new(RemoteUri::parse(text)?))),
         "store" => Ok(ExportUri::Image(Box::new(ImageUri::parse_store(rest)?))),
         "mem" => Ok(ExportUri::Memory { size: export_size(rest)? }),
         "null" => Ok(ExportUri::Null { size: export_size(rest)? }),
@@ -236,6 +253,7 @@ impl Display for ExportUri {
                 Ok(())
             }
             Self::Image(image) => write!(f, "{image}"),
+            Self::Remote(remote) => write!(f, "{remote}"),
             Self::Memory { size } => write!(f, "mem:{}", Size(*size)),
             Self::Null { size } => write!(f, "null:{}", Size(*size)),
             Self::Application { .. } => f.write_str("application"),

@@ -1,7 +1,7 @@
 //! From settings to a [`Config`] that fits the machine.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cpus::ShowCpus;
@@ -78,6 +78,12 @@ const ADMIN_FILES: u64 = 40;
 const CONTROL_FILES: u64 = 48;
 
 impl Config {
+    /// The files of TLS, wherever the process is.
+    pub fn tls_files(&self) -> Vec<PathBuf> {
+        let tls = self.tls.clone().map(TlsConfig::with_absolute_paths);
+        tls.iter().flat_map(TlsConfig::paths).map(Path::to_owned).collect()
+    }
+
     /// Fits settings to the machine and fills in what was not said.
     pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());

@@ -1,9 +1,14 @@
 //! Encryption, as it is asked for.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize as _, Deserializer};
 
 use super::error::ConfigError;
 use super::export::ExportConfig;
+use super::size::parse_duration;
 
 /// Which clients have to encrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -20,6 +25,9 @@ pub enum TlsPolicy {
 
 /// Records that a key may make: with AES-GCM it is renewed before 2^24.5 (RFC 8446, 5.5).
 const LONGEST_KEY: u64 = 1 << 24;
+
+/// Sessions that are shorter are more handshakes than anything else.
+const SHORTEST_SESSION: Duration = Duration::from_secs(1);
 
 /// `tls` of an export. It says what it says, so that there is room for more words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -42,6 +50,14 @@ pub struct TlsSettings {
     pub psk: Option<PathBuf>,
     /// Records of ours after which a key is renewed.
     pub renew_after: Option<u64>,
+    /// How long a session goes on: certificates end, and rights are taken away.
+    #[serde(deserialize_with = "duration")]
+    pub max_session: Option<Duration>,
+}
+
+/// A duration with its unit.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
 /// What is known of encryption before any file was read.
@@ -58,6 +74,37 @@ pub struct TlsConfig {
     pub shared_keys: Option<TlsFile>,
     /// Records of ours after which a key is renewed.
     pub renew_after: u64,
+    /// How long a session goes on.
+    pub max_session: Option<Duration>,
+}
+
+impl TlsConfig {
+    fn files(&self) -> impl Iterator<Item = &TlsFile> {
+        let identity = self.certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
+        identity.chain(&self.client_authorities).chain(&self.revoked).chain(&self.shared_keys)
+    }
+
+    /// Its files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files().map(|file| file.path.as_path())
+    }
+
+    /// The same files wherever the process is.
+    #[must_use]
+    pub(crate) fn with_absolute_paths(mut self) -> Self {
+        let absolute = |file: &mut TlsFile| {
+            if let Ok(path) = std::path::absolute(&file.path) {
+                file.path = path;
+            }
+        };
+        if let Some((certificate, key)) = &mut self.certificate {
+            absolute(certificate);
+            absolute(key);
+        }
+        let others = [&mut self.client_authorities, &mut self.revoked, &mut self.shared_keys];
+        others.into_iter().flatten().for_each(absolute);
+        self
+    }
 }
 
 /// A file, and whether it has to be there.
@@ -74,7 +121,8 @@ impl TlsSettings {
     pub(super) fn or(self, below: Self) -> Self {
         let mode = self.mode.or(below.mode);
         if self.directory.is_some() {
-            return Self { mode, renew_after: self.renew_after.or(below.renew_after), ..self };
+            let renew_after = self.renew_after.or(below.renew_after);
+            return Self { mode, renew_after, max_session: self.max_session.or(below.max_session), ..self };
         }
         Self {
             directory: below.directory,
@@ -85,6 +133,7 @@ impl TlsSettings {
             crl: self.crl.or(below.crl),
             psk: self.psk.or(below.psk),
             renew_after: self.renew_after.or(below.renew_after),
+            max_session: self.max_session.or(below.max_session),
         }
     }
 
@@ -97,7 +146,7 @@ impl TlsSettings {
 
     /// `None`: there is no encryption.
     pub(super) fn resolve(self, exports: &[ExportConfig]) -> Result<Option<TlsConfig>, ConfigError> {
-        let Self { directory, mode, cert, key, client_ca, crl, psk, renew_after } = self;
+        let Self { directory, mode, cert, key, client_ca, crl, psk, renew_after, max_session } = self;
         let has_files = directory.is_some() || cert.is_some() || key.is_some() || psk.is_some();
         let mode = match mode {
             Some(TlsPolicy::Off) => None,
@@ -121,6 +170,9 @@ impl TlsSettings {
         if !(1..=LONGEST_KEY).contains(&renew_after) {
             return Err(ConfigError::RenewAfter(renew_after));
         }
+        if let Some(time) = max_session.filter(|time| *time < SHORTEST_SESSION) {
+            return Err(ConfigError::MaxSession(time));
+        }
         if mode == TlsPolicy::Selective
             && exports.iter().any(|export| export.requires_tls && export.may_be_a_store())
         {
@@ -138,6 +190,7 @@ impl TlsSettings {
             revoked: file(crl, "ca-crl.pem"),
             shared_keys: file(psk, "keys.psk"),
             renew_after,
+            max_session,
         }))
     }
 }
@@ -170,6 +223,12 @@ mod tests {
         assert_eq!(resolve(mode(TlsPolicy::Selective)), Err(ConfigError::NoTlsFiles));
         let half = TlsSettings { cert: Some("/c".into()), ..TlsSettings::default() };
         assert_eq!(resolve(half), Err(ConfigError::HalfOfAnIdentity));
+        let short = TlsSettings {
+            directory: Some("/t".into()),
+            max_session: Some(Duration::ZERO),
+            ..TlsSettings::default()
+        };
+        assert_eq!(resolve(short), Err(ConfigError::MaxSession(Duration::ZERO)));
         let needs = ExportConfig { requires_tls: true, ..ExportConfig::example() };
         let error = TlsSettings::default().resolve(&[needs]);
         assert_eq!(error, Err(ConfigError::ExportNeedsTls(String::new())));

@@ -14,7 +14,7 @@ pub enum ExportUriError {
     #[error("an export needs a path, or file:PATH, mem:SIZE or null:SIZE")]
     Empty,
     #[error(
-        "there is no kind of export called \"{kind}:\": use file:, store:, overlay:, mem:, null: or fault:, \
+        "there is no kind of export called \"{kind}:\": use file:, store:, overlay:, mem:, null:, nbd: or fault:, \
          or ./{text} for a file whose name has a colon"
     )]
     UnknownKind {
@@ -47,6 +47,10 @@ pub enum ExportUriError {
         "an overlay that is thrown away needs something below it, or a size: write overlay:temp?base=PATH"
     )]
     NothingBelow,
+    #[error("\"{0}\" names no server: write nbd://HOST/NAME or nbd+unix:///NAME?socket=PATH")]
+    NoServer(String),
+    #[error("connections: \"{0}\" is not a number from 1 to 16")]
+    Connections(String),
     #[error("the description is not UTF-8 text")]
     DescriptionNotText,
     #[error("\"{0}\" names a host: a file is on this machine, write file:/PATH or file:///PATH")]

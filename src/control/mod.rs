@@ -40,10 +40,13 @@ mod reload;
 mod retire;
 mod served;
 mod server;
+mod sessions;
 mod start;
 mod start_error;
 mod stores;
 
+#[cfg(feature = "tls")]
+use crate::tls::TlsProof;
 #[cfg(feature = "tls")]
 pub(crate) use encryption::EncryptionError;
 #[cfg(feature = "tls")]
@@ -51,11 +54,11 @@ use encryption::{Encryption, SecureChannel};
 #[cfg(not(feature = "tls"))]
 pub(crate) use no_encryption::EncryptionError;
 #[cfg(not(feature = "tls"))]
-use no_encryption::{Encryption, SecureChannel};
+use no_encryption::{Encryption, SecureChannel, TlsProof};
 
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
-pub use reload::{Reload, Reloaded, Reloading};
+pub use reload::{OpenedFile, Reload, Reloaded, Reloading};
 pub use served::Served;
 pub use server::Ending;
 pub use start::{Service, check, run};

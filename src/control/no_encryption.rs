@@ -1,10 +1,13 @@
 //! Stands in for `encryption` in a program without TLS.
 
+use std::time::Duration;
+
 use tokio_uring::net::TcpStream;
 
 use crate::config::Config;
 use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
+use crate::control::reload::Reload;
 use crate::identity::TlsIdentity;
 use crate::nbd::server::handshake::TlsMode;
 use crate::shard::Secured;
@@ -24,6 +27,16 @@ pub(super) enum SecureChannel {}
 #[cfg(not(feature = "tls"))]
 pub enum EncryptionError {}
 
+/// There is none.
+#[derive(Debug)]
+#[cfg(not(feature = "tls"))]
+pub(super) enum RenewedTls {}
+
+/// There is none.
+#[derive(Debug, Clone)]
+#[cfg(not(feature = "tls"))]
+pub(super) enum TlsProof {}
+
 impl Encryption {
     /// A configuration with TLS is refused before.
     pub(super) fn load(config: &Config) -> Result<Option<Self>, EncryptionError> {
@@ -36,6 +49,22 @@ impl Encryption {
     }
 
     pub(super) fn mode(&self) -> TlsMode {
+        match *self {}
+    }
+
+    pub(super) async fn read_again(&self, _reload: &dyn Reload) -> Result<RenewedTls, String> {
+        match *self {}
+    }
+
+    pub(super) fn still_believes(&self, _identity: &TlsIdentity, _proof: &TlsProof) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn renew(&self, _renewed: RenewedTls) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn longest_session(&self) -> Option<Duration> {
         match *self {}
     }
 
@@ -54,6 +83,10 @@ impl SecureChannel {
     }
 
     pub(in crate::control) fn identity(&self) -> TlsIdentity {
+        match *self {}
+    }
+
+    pub(in crate::control) fn proof(&self) -> TlsProof {
         match *self {}
     }
 

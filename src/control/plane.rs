@@ -3,6 +3,8 @@
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -10,12 +12,13 @@ use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
+use super::sessions::Sessions;
 use crate::backend::{ExportId, HomeTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Rights};
-use crate::shard::{NewConnection, Removal, ShardHandle};
+use crate::shard::{Dismissal, NewConnection, Removal, ShardHandle};
 use crate::stats::prometheus::ClientCounts;
 use crate::stats::{Interval, TlsFailure};
 
@@ -37,8 +40,12 @@ pub(super) struct Plane {
     handshakes: Cell<usize>,
     no_handshakes: Notify,
     counts: Cell<ClientCounts>,
+    /// Clients that shards serve.
+    served: Arc<ServedClients>,
     /// Those of the exports that say something about it.
     rights: OnceCell<Rights>,
+    /// Those that the shards have.
+    pub(super) sessions: Sessions,
     /// `None`: no client can have TLS.
     pub(super) encryption: Option<Encryption>,
 }
@@ -58,6 +65,25 @@ async fn acquire(permits: &Arc<Semaphore>, wait: impl FnOnce()) -> OwnedSemaphor
     }
     wait();
     Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed")
+}
+
+/// Clients that shards serve, counted where they come and where they go.
+#[derive(Debug, Default)]
+struct ServedClients {
+    now: AtomicUsize,
+    /// The last one is gone.
+    none: Notify,
+}
+
+/// Counts a client while it is served; travels with its connection.
+pub(super) struct ServedClient(Arc<ServedClients>);
+
+impl Drop for ServedClient {
+    fn drop(&mut self) {
+        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_one();
+        }
+    }
 }
 
 /// Counts a handshake while it exists.
@@ -89,7 +115,9 @@ impl Plane {
             handshakes,
             no_handshakes,
             counts,
+            served: Arc::default(),
             rights: OnceCell::new(),
+            sessions: Sessions::default(),
             encryption,
         }
     }
@@ -130,6 +158,11 @@ impl Plane {
     /// Whether an export can only be had with TLS.
     pub(super) fn needs_tls(&self, export: &str) -> bool {
         self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+    }
+
+    /// How long a session with TLS goes on.
+    pub(super) fn longest_session(&self) -> Option<Duration> {
+        self.encryption.as_ref()?.longest_session()
     }
 
     /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.
@@ -200,6 +233,23 @@ impl Plane {
     /// Waits until a permit that was given out comes back, its connection gone.
     pub(super) async fn returned(&self) {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+    }
+
+    /// Counts a client that a shard is about to serve.
+    pub(super) fn count_served(&self) -> ServedClient {
+        self.served.now.fetch_add(1, Ordering::AcqRel);
+        ServedClient(Arc::clone(&self.served))
+    }
+
+    /// Waits until there was a client and none is left, neither served nor in its handshake.
+    pub(super) async fn last_is_gone(&self) {
+        loop {
+            self.served.none.notified().await;
+            self.no_handshakes().await;
+            if self.served.now.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
     }
 
     /// A shard has ended by itself: it gets nothing any more.
@@ -303,6 +353,19 @@ impl Plane {
         done: impl FnOnce() + Send + 'static,
     ) -> bool {
         self.shards[shard].remove(id, how, done)
+    }
+
+    /// Ends sessions of a shard, by their numbers in ascending order; see [`ShardHandle::dismiss`].
+    pub(super) fn dismiss(&self, shard: usize, numbers: Vec<u64>, why: Dismissal) -> bool {
+        numbers.is_empty() || self.shards[shard].dismiss(numbers, why)
+    }
+
+    /// Counts sessions that are ended.
+    pub(super) fn count_ended(&self, why: Dismissal, sessions: usize) {
+        self.count(|counts| match why {
+            Dismissal::TooOld => counts.old_sessions += sessions as u64,
+            Dismissal::Unwelcome => counts.unwelcome_sessions += sessions as u64,
+        });
     }
 
     /// Whether the server is stopping, so that handshakes are refused.

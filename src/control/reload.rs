@@ -1,5 +1,7 @@
 //! Reading the configuration again, when a signal or the control socket asks for it.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -7,10 +9,11 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 
+use super::sessions::enforce;
 use super::stores::Stores;
 use crate::config::difference::{Difference, NewRights};
 
-/// How a reload ended. What runs is as it was, but for rights.
+/// How a reload ended. What runs is as it was, but for rights and for what TLS needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reloaded {
     /// The configuration says what runs.
@@ -21,6 +24,8 @@ pub enum Reloaded {
     NeedsRestart(Difference),
     /// The configuration is wrong: a sentence.
     Wrong(String),
+    /// A certificate, a key or what belongs to them is: a sentence.
+    WrongTls(String),
     /// The configuration could not be read: a sentence.
     Unreadable(String),
     /// The server was started without one.
@@ -30,10 +35,38 @@ pub enum Reloaded {
 /// The answer of a host, some time later.
 pub type Reloading = Pin<Box<dyn Future<Output = Reloaded>>>;
 
+/// A file to read; `None` when there is none, or a sentence.
+pub type OpenedFile = Pin<Box<dyn Future<Output = Result<Option<OwnedFd>, String>>>>;
+
 /// Reads the configuration again and compares it with what runs.
 pub trait Reload {
-    /// Begins with it.
+    /// A reload begins.
+    fn begins(&self) {}
+
+    /// Opens a file of TLS that the server was started with, as it is now.
+    fn open(&self, path: &Path) -> OpenedFile;
+
+    /// Reads and compares. If it says that new rights are in force, they will be.
     fn reload(&self) -> Reloading;
+
+    /// What the reload has brought is in force.
+    fn ended(&self) {}
+}
+
+/// What a reload came to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ReloadEnd {
+    pub(super) reloaded: Reloaded,
+    /// Certificates, keys or what belongs to them are others than before.
+    is_tls_renewed: bool,
+    /// Sessions that end because their clients would be refused now.
+    ended: usize,
+}
+
+impl From<Reloaded> for ReloadEnd {
+    fn from(reloaded: Reloaded) -> Self {
+        Self { reloaded, is_tls_renewed: false, ended: 0 }
+    }
 }
 
 /// `POST /api/v1/reload`. Its keys are part of the interface.
@@ -42,6 +75,9 @@ pub(super) struct ReloadView {
     result: &'static str,
     /// Null when nothing was to change.
     error: Option<String>,
+    /// New handshakes are made with other certificates or keys.
+    tls_renewed: bool,
+    sessions_ended: usize,
     #[serde(flatten)]
     difference: Difference,
 }
@@ -54,6 +90,7 @@ impl Reloaded {
             Self::Rights(_) => "rights",
             Self::NeedsRestart(_) => "needs_restart",
             Self::Wrong(_) => "wrong",
+            Self::WrongTls(_) => "wrong_tls",
             Self::Unreadable(_) => "unreadable",
             Self::NoConfiguration => "no_configuration",
         }
@@ -71,7 +108,7 @@ impl Reloaded {
                 format!("nothing was changed: restart the server to change {}", told(difference))
             }
             Self::Wrong(why) => format!("nothing was changed: the configuration is wrong: {why}"),
-            Self::Unreadable(why) => format!("nothing was changed: {why}"),
+            Self::Unreadable(why) | Self::WrongTls(why) => format!("nothing was changed: {why}"),
             Self::NoConfiguration => {
                 "there is no configuration to read again: the server was started without --config".to_owned()
             }
@@ -82,22 +119,46 @@ impl Reloaded {
         match self {
             Self::Unchanged | Self::Rights(_) => StatusCode::OK,
             Self::NeedsRestart(_) | Self::NoConfiguration => StatusCode::CONFLICT,
-            Self::Wrong(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Wrong(_) | Self::WrongTls(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
+    /// Whether the configuration is in force as it is.
+    fn is_in_force(&self) -> bool {
+        matches!(self, Self::Unchanged | Self::Rights(_))
+    }
+}
+
+impl ReloadEnd {
     pub(super) fn view(&self) -> ReloadView {
-        let difference = match self {
-            Self::NeedsRestart(difference) => difference.clone(),
-            Self::Rights(new) => {
+        let difference = match &self.reloaded {
+            Reloaded::NeedsRestart(difference) => difference.clone(),
+            Reloaded::Rights(new) => {
                 let changed = new.iter().map(|(name, ..)| name.clone()).collect();
                 Difference { changed, ..Difference::default() }
             }
             _ => Difference::default(),
         };
-        let is_error = !matches!(self, Self::Unchanged | Self::Rights(_));
-        ReloadView { result: self.word(), error: is_error.then(|| self.sentence()), difference }
+        ReloadView {
+            result: self.reloaded.word(),
+            error: (!self.reloaded.is_in_force()).then(|| self.reloaded.sentence()),
+            tls_renewed: self.is_tls_renewed,
+            sessions_ended: self.ended,
+            difference,
+        }
+    }
+
+    /// What was done, as a sentence.
+    fn sentence(&self) -> String {
+        let mut sentence = self.reloaded.sentence();
+        if self.is_tls_renewed {
+            sentence += "; clients that come see the new certificates and keys";
+        }
+        if self.ended > 0 {
+            sentence += &format!("; {} sessions end, which would be refused now", self.ended);
+        }
+        sentence
     }
 }
 
@@ -140,36 +201,61 @@ impl Reloads {
         Rc::new(Self { reloader, stores: Some(Rc::clone(stores)), turn: Mutex::new(()) })
     }
 
-    /// Reloads in a task of its own: the client that asked may leave before the end.
-    pub(super) fn begin(self: &Rc<Self>) -> oneshot::Receiver<Reloaded> {
+    /// Reloads in a task of its own: the client that asked may leave before the end. `enforces`: sessions
+    /// that would be refused then are ended.
+    pub(super) fn begin(self: &Rc<Self>, enforces: bool) -> oneshot::Receiver<ReloadEnd> {
         let (answer, answered) = oneshot::channel();
         let reloads = Rc::clone(self);
         tokio_uring::spawn(async move {
             let _turn = reloads.turn.lock().await;
-            let reloaded = match &reloads.reloader {
-                Some(reloader) => reloader.reload().await,
-                None => Reloaded::NoConfiguration,
-            };
-            if let (Reloaded::Rights(new), Some(stores)) = (&reloaded, &reloads.stores) {
-                stores.set_rights(new);
-            }
-            match &reloaded {
-                Reloaded::Unchanged | Reloaded::Rights(_) => {
-                    tracing::info!(result = reloaded.word(), "{}", reloaded.sentence())
+            let end = match (&reloads.reloader, &reloads.stores) {
+                (Some(reloader), Some(stores)) => {
+                    reloader.begins();
+                    let end = carry_out(reloader.as_ref(), stores, enforces).await;
+                    reloader.ended();
+                    end
                 }
-                _ => tracing::warn!(result = reloaded.word(), "{}", reloaded.sentence()),
+                _ => Reloaded::NoConfiguration.into(),
+            };
+            let (result, tls_renewed) = (end.reloaded.word(), end.is_tls_renewed);
+            match end.reloaded.is_in_force() {
+                true => tracing::info!(result, tls_renewed, sessions_ended = end.ended, "{}", end.sentence()),
+                false => tracing::warn!(result, "{}", end.sentence()),
             }
             // It may have left.
-            let _nobody = answer.send(reloaded);
+            let _nobody = answer.send(end);
         });
         answered
     }
 
     /// Reloads and waits for the end.
-    pub(super) async fn run(self: &Rc<Self>) -> Reloaded {
+    pub(super) async fn run(self: &Rc<Self>, enforces: bool) -> ReloadEnd {
         let ended = "the server ended before the reload did";
-        self.begin().await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()))
+        self.begin(enforces).await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()).into())
     }
+}
+
+/// All of it comes into force, or nothing.
+async fn carry_out(reloader: &dyn Reload, stores: &Rc<Stores>, enforces: bool) -> ReloadEnd {
+    let encryption = stores.plane.encryption.as_ref();
+    // First, because nothing fails behind the configuration.
+    let renewed = match encryption {
+        None => None,
+        Some(encryption) => match encryption.read_again(reloader).await {
+            Ok(renewed) => Some((encryption, renewed)),
+            Err(why) => return Reloaded::WrongTls(why).into(),
+        },
+    };
+    let reloaded = reloader.reload().await;
+    if !reloaded.is_in_force() {
+        return reloaded.into();
+    }
+    if let Reloaded::Rights(new) = &reloaded {
+        stores.set_rights(new);
+    }
+    let is_tls_renewed = renewed.is_some_and(|(encryption, renewed)| encryption.renew(renewed));
+    let ended = if enforces { enforce(&stores.plane).await } else { 0 };
+    ReloadEnd { reloaded, is_tls_renewed, ended }
 }
 
 #[cfg(test)]
@@ -189,20 +275,23 @@ mod tests {
         let sentence = "nothing was changed: restart the server to change new exports \"new\"; removed exports \"a\", \"b\"; \
                         the settings memory, slow";
         assert_eq!(reloaded.sentence(), sentence);
-        let view = serde_json::to_value(reloaded.view()).unwrap();
+        let view = serde_json::to_value(ReloadEnd::from(reloaded).view()).unwrap();
         let expected = serde_json::json!({
             "result": "needs_restart", "error": sentence, "added": ["new"], "removed": ["a", "b"], "changed": [],
-            "settings": ["memory", "slow"],
+            "settings": ["memory", "slow"], "tls_renewed": false, "sessions_ended": 0,
         });
         assert_eq!(view, expected);
-        let view = serde_json::to_value(Reloaded::Unchanged.view()).unwrap();
+        let end = ReloadEnd { reloaded: Reloaded::Unchanged, is_tls_renewed: true, ended: 3 };
+        let view = serde_json::to_value(end.view()).unwrap();
         let expected = serde_json::json!({
             "result": "unchanged", "error": null, "added": [], "removed": [], "changed": [], "settings": [],
+            "tls_renewed": true, "sessions_ended": 3,
         });
         assert_eq!(view, expected);
         for (reloaded, status) in [
             (Reloaded::Unchanged, 200),
             (Reloaded::Wrong("x".to_owned()), 422),
+            (Reloaded::WrongTls("x".to_owned()), 422),
             (Reloaded::Unreadable("x".to_owned()), 503),
             (Reloaded::NoConfiguration, 409),
         ] {

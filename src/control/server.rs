@@ -21,6 +21,7 @@ use super::operate::{self, Operator};
 use super::plane::Plane;
 use super::reload::Reloads;
 use super::served::{Served, served};
+use super::sessions::end_old_sessions;
 use super::start_error::StartError;
 use super::stores::Stores;
 use crate::config::Config;
@@ -66,6 +67,14 @@ async fn next_stop(host: &mut impl Host) -> &'static str {
     }
 }
 
+/// Whom a server serves.
+pub(super) struct Clients {
+    /// Only this one, and until it is gone.
+    pub(super) client: Option<OwnedFd>,
+    /// Until the last one is gone.
+    pub(super) until_last: bool,
+}
+
 /// Everything that ends with the server.
 pub(super) struct Server<'a> {
     config: &'a Config,
@@ -92,10 +101,11 @@ impl<'a> Server<'a> {
     /// Serves to the end.
     pub(super) async fn serve(
         mut self,
-        client: Option<OwnedFd>,
+        clients: Clients,
         inherited: Vec<Listener>,
         host: &mut impl Host,
     ) -> Result<Ending, StartError> {
+        let Clients { client, until_last } = clients;
         host.before_listening()?;
         let mut bound = inherited;
         if client.is_none() {
@@ -139,12 +149,15 @@ impl<'a> Server<'a> {
         self.observers.accept();
         self.stores.begin(self.observers.collector());
         let control = control.map(|listener| self.operate(listener)).transpose()?;
-        let mut tasks = Vec::new();
+        let old =
+            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
+        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor)));
         }
         let asked = match client {
             Some(socket) => self.until_client_is_gone(socket, host).await,
+            None if until_last => self.until_last_is_gone(host).await,
             None => self.until_asked(host).await,
         };
         host.stopping();
@@ -194,7 +207,7 @@ impl<'a> Server<'a> {
                         changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    HostRequest::Reload => drop(self.reloads.begin()),
+                    HostRequest::Reload => drop(self.reloads.begin(false)),
                 },
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
@@ -232,6 +245,18 @@ impl<'a> Server<'a> {
         tokio_uring::spawn(negotiate(Rc::clone(&self.stores), Candidate { socket, peer, permit }));
         tokio::select! {
             _permit = plane.returned() => Ending::Stopped,
+            ending = self.until_asked(host) => ending,
+        }
+    }
+
+    /// Serves until there is no client any more, after there was one.
+    async fn until_last_is_gone(&mut self, host: &mut impl Host) -> Ending {
+        let plane = Rc::clone(&self.plane);
+        tokio::select! {
+            () = plane.last_is_gone() => {
+                tracing::info!("the last client is gone: stopping");
+                Ending::Stopped
+            }
             ending = self.until_asked(host) => ending,
         }
     }

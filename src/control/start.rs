@@ -13,7 +13,7 @@ use super::listen::listeners;
 use super::observers::wants_latencies;
 use super::plane::Plane;
 use super::served::{Served, info_of, served};
-use super::server::{Ending, Exits, Server};
+use super::server::{Clients, Ending, Exits, Server};
 use super::start_error::StartError;
 use super::stores::{OpenedStores, Stores, StoresError};
 use crate::backend::{Export, OpenError};
@@ -25,6 +25,8 @@ use crate::shard::{ShardConfig, ShardHandle};
 pub enum Service {
     /// All that connect.
     Listeners,
+    /// All that connect, until the last of them is gone.
+    UntilLast,
     /// One client, which is connected: its socket, a blocking one.
     Client(OwnedFd),
 }
@@ -34,9 +36,10 @@ pub enum Service {
 /// # Errors
 /// [`StartError`]; nothing is left behind then.
 pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<Ending, StartError> {
+    let until_last = matches!(service, Service::UntilLast);
     let client = match service {
         Service::Client(socket) => Some(socket),
-        Service::Listeners => None,
+        Service::Listeners | Service::UntilLast => None,
     };
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
@@ -66,7 +69,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let stores = Stores::new(Rc::clone(&plane), opened);
     let server = Server::new(config, stores, exits, starter);
-    let ending = runtime.block_on(server.serve(client, inherited, host));
+    let ending = runtime.block_on(server.serve(Clients { client, until_last }, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
         Ok(Ending::CutOff) if !host.goes_on() => std::mem::forget(runtime),

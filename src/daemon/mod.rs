@@ -24,6 +24,8 @@ mod pidfile;
 pub(crate) mod reload;
 pub(crate) mod signals;
 pub(crate) mod stdio;
+pub(crate) mod surroundings;
+pub(crate) mod within;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -38,6 +40,7 @@ use notify::Notifier;
 use pidfile::Pidfile;
 use reload::{Reloader, RunningConfiguration};
 use signals::{Signals, Told};
+use surroundings::{Nowhere, Parent, Surroundings, WatchedParent};
 
 /// The process around a server. `R` hears when everything is up.
 pub(crate) struct Daemon<'a, R> {
@@ -53,6 +56,11 @@ pub(crate) struct Daemon<'a, R> {
     broker: Option<Rc<Broker>>,
     sandbox: Option<Sandbox>,
     signals: Option<Signals>,
+    surroundings: Surroundings,
+    /// The process that started this one before the runtime is there, and then.
+    parent: Option<Parent>,
+    watched_parent: Option<WatchedParent>,
+    nowhere: Option<Nowhere>,
     /// Removed at the end.
     pidfile: Option<Pidfile>,
 }
@@ -76,8 +84,17 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             broker: None,
             sandbox: None,
             signals: None,
+            surroundings: Surroundings::default(),
+            parent: None,
+            watched_parent: None,
+            nowhere: None,
             pidfile: None,
         }
+    }
+
+    /// The same with something around it.
+    pub(crate) fn within(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
     }
 
     /// Starts a broker if something can ask it for files: the control socket, or a signal to read the
@@ -109,6 +126,13 @@ pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
 impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
         self.config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+        if self.surroundings.ends_with_parent {
+            self.parent = Some(Parent::find()?);
+        }
+        if self.surroundings.leaves_terminal {
+            let nowhere = Nowhere::open().map_err(|error| format!("cannot open /dev/null: {error}"))?;
+            self.nowhere = Some(nowhere);
+        }
         self.start_broker()?;
         let inherited = if self.takes_sockets { control::inherited()? } else { Vec::new() };
         self.sandbox = Some(Sandbox::prepare(self.config.sandbox, self.config.user.as_ref())?);
@@ -128,13 +152,18 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn around_shards<T: Send>(&mut self, start: impl FnOnce() -> T + Send) -> Result<T, HostError> {
-        let started = self.sandbox().isolated(&Names::default(), || log::detach().map(|()| start()))?;
+        let connects = self.config.exports.iter().any(|export| export.uri.is_remote());
+        let names = Names { connects, ..Names::default() };
+        let started = self.sandbox().isolated(&names, || log::detach().map(|()| start()))?;
         started.map_err(|error| format!("cannot start a thread for the log: {error}").into())
     }
 
     fn before_listening(&mut self) -> Result<(), HostError> {
         let signals = Signals::new(self.running.is_some());
         self.signals = Some(signals.map_err(|error| format!("cannot handle signals: {error}"))?);
+        let watched = self.parent.take().map(Parent::watch).transpose();
+        self.watched_parent =
+            watched.map_err(|error| format!("cannot watch the process that started this one: {error}"))?;
         let broker = self.broker_socket.take().map(Broker::new).transpose();
         self.broker =
             broker.map_err(|error| format!("cannot ask the process that opens files: {error}"))?.map(Rc::new);
@@ -147,15 +176,21 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         (self.ready)(ready);
         log::settle();
         self.pidfile = announcement.publish()?;
-        self.notifier.tell("READY=1");
+        if let Some(nowhere) = self.nowhere.take() {
+            nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        }
+        self.notifier.tell(&within::ready(ready.exports.first().and_then(|export| export.uris.first())));
         Ok(())
     }
 
     async fn next(&mut self) -> HostRequest {
         let signals = self.signals.as_mut().expect("they are handled before the server listens");
-        match signals.next().await {
-            Told::Stop(signal) => HostRequest::Stop(signal),
-            Told::Reload => HostRequest::Reload,
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop(signal) => HostRequest::Stop(signal),
+                Told::Reload => HostRequest::Reload,
+            },
+            () = WatchedParent::ended(&mut self.watched_parent) => HostRequest::Stop("end of the parent"),
         }
     }
 

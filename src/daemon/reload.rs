@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::broker::Broker;
+use super::broker::{Broker, BrokerError};
 use super::configuration::ConfigurationSource;
 use super::notify::Notifier;
 use crate::config::difference::{difference, new_rights};
 use crate::config::{Config, Machine, Settings};
-use crate::control::{Reload, Reloaded, Reloading};
+use crate::control::{OpenedFile, Reload, Reloaded, Reloading};
 
 /// The longest configuration, in bytes: that of 100,000 exports.
 const CONFIGURATION_BYTES: u64 = 32 << 20;
@@ -58,15 +59,28 @@ pub(super) struct Reloader {
 }
 
 impl Reload for Reloader {
+    fn begins(&self) {
+        self.notifier.reloading();
+    }
+
+    fn open(&self, path: &Path) -> OpenedFile {
+        let (broker, path) = (Rc::clone(&self.broker), path.to_owned());
+        Box::pin(async move {
+            match broker.read(&path).await {
+                Ok(file) => Ok(Some(file)),
+                Err(BrokerError::Missing) => Ok(None),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+
     fn reload(&self) -> Reloading {
         let (running, broker) = (Arc::clone(&self.running), Rc::clone(&self.broker));
-        let notifier = Rc::clone(&self.notifier);
-        Box::pin(async move {
-            notifier.reloading();
-            let reloaded = read_and_compare(running, &broker).await;
-            notifier.tell("READY=1");
-            reloaded
-        })
+        Box::pin(async move { read_and_compare(running, &broker).await })
+    }
+
+    fn ended(&self) {
+        self.notifier.tell("READY=1");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What runs the tasks of a shard, and what they wait for beside the ring.
 #![forbid(unsafe_code)]
 
+mod background;
 mod caught;
 mod client_turns;
 mod helper_lines;
@@ -10,6 +11,7 @@ mod sync;
 mod task;
 mod waker;
 
+pub(crate) use background::{Background, BackgroundTask};
 pub(crate) use caught::caught;
 pub(crate) use client_turns::ClientTurns;
 pub(crate) use helpers::Helpers;

@@ -163,9 +163,9 @@
 //!
 //! # What is not here
 //!
-//! TLS itself: the server's handshake tells when STARTTLS was agreed on, and goes on with what its driver
-//! decrypts. The client's handshake does not ask for it. The oldstyle handshake: it is recognised, and an
-//! error. RESIZE, which the document calls experimental.
+//! TLS itself: both handshakes tell when STARTTLS was agreed on, and go on with what their driver decrypts. A
+//! client asks for it with [`secured`](client::handshake::ClientHandshake::secured). The oldstyle handshake:
+//! it is recognised, and an error. RESIZE, which the document calls experimental.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

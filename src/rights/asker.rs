@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use std::net::IpAddr;
 
 use super::address::AddressRange;
+#[cfg(feature = "tls")]
 use super::certificate::CertificateNames;
 use super::term::{OVERFLOW, Term};
 use crate::identity::{PeerIdentity, TlsIdentity};
@@ -31,7 +32,10 @@ impl Asker {
         }
         let asker = Self { terms, address };
         match peer.tls.as_deref() {
+            #[cfg(feature = "tls")]
             Some(TlsIdentity::Certificate(der)) => asker.with_certificate(der),
+            #[cfg(not(feature = "tls"))]
+            Some(TlsIdentity::Certificate(_)) => asker,
             Some(TlsIdentity::SharedKey(name)) => asker.with_shared_key(name),
             Some(TlsIdentity::Anonymous) | None => asker,
         }
@@ -48,6 +52,7 @@ impl Asker {
 
     /// The same with what its certificate says. An authority that is believed has signed it; what cannot be
     /// read of it is not known.
+    #[cfg(feature = "tls")]
     #[must_use]
     pub(crate) fn with_certificate(mut self, der: &[u8]) -> Self {
         let Some(names) = CertificateNames::read(der) else { return self };

@@ -1,7 +1,13 @@
 //! The names in a certificate (X.509 in DER), as far as rules ask for them.
 //!
 //! The bytes are those of a client. TLS has checked the signature, so an authority vouches for them; they
-//! are read as if it did not.
+//! are read as if it did not. What is not quite as it has to be is not known, and so grants nothing.
+
+use x509_parser::asn1_rs::{Any, Class, FromDer, Tag};
+use x509_parser::certificate::{X509Certificate, X509CertificateParser};
+use x509_parser::nom::Parser as _;
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
+use x509_parser::x509::X509Name;
 
 use super::distinguished::{DistinguishedName, NamePart};
 use super::term::AlternativeName;
@@ -15,88 +21,30 @@ pub(super) struct CertificateNames {
     pub(super) alternatives: Vec<AlternativeName>,
 }
 
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const OCTETS: u8 = 0x04;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-/// `version [0]`, and `extensions [3]`.
-const VERSION: u8 = 0xa0;
-const EXTENSIONS: u8 = 0xa3;
-/// `id-ce-subjectAltName`, 2.5.29.17.
-const SUBJECT_ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
-
 impl CertificateNames {
     /// Reads a certificate; none if it is not one.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let certificate = Elements(der).take(SEQUENCE)?;
-        let mut fields = Elements(Elements(certificate).take(SEQUENCE)?);
-        if fields.tag() == Some(VERSION) {
-            fields.next()?;
-        }
-        // Serial number, algorithm, issuer, validity.
-        for _ in 0..4 {
-            fields.next()?;
-        }
-        let subject = fields.take(SEQUENCE)?;
-        let _public_key = fields.take(SEQUENCE)?;
-        let mut extensions = None;
-        while let Some((tag, content)) = fields.next() {
-            if tag == EXTENSIONS {
-                extensions = Some(Elements(content).take(SEQUENCE)?);
-            }
-        }
-        let alternatives = extensions.and_then(alternatives).unwrap_or_default();
-        Some(Self { subject: name(subject), alternatives })
-    }
-}
-
-/// The elements of DER that stand one after the other.
-struct Elements<'a>(&'a [u8]);
-
-impl<'a> Elements<'a> {
-    fn tag(&self) -> Option<u8> {
-        self.0.first().copied()
-    }
-
-    /// The next one: its tag and its content.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (&tag, rest) = self.0.split_first()?;
-        // A tag of several bytes is in no certificate.
-        if tag & 0x1f == 0x1f {
+        // Extensions that nobody asks for are not looked into.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (behind, certificate) = parser.parse(der).ok()?;
+        if !behind.is_empty() {
             return None;
         }
-        let (&first, mut rest) = rest.split_first()?;
-        let mut length = usize::from(first);
-        if first & 0x80 != 0 {
-            let (bytes, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            if bytes.is_empty() || bytes.len() > 4 {
-                return None;
-            }
-            length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-            rest = behind;
-        }
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((tag, content))
-    }
-
-    /// The content of the next one, which has this tag.
-    fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
-        self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
+        let alternatives = alternatives(&certificate).unwrap_or_default();
+        Some(Self { subject: name(certificate.subject()), alternatives })
     }
 }
 
-/// A name: a sequence of sets of attributes.
-fn name(content: &[u8]) -> Option<DistinguishedName> {
-    let (mut parts, mut rest) = (Vec::new(), Elements(content));
-    while !rest.0.is_empty() {
+/// A name: a sequence of sets of attributes. The library stops where it does not understand one and gives
+/// what it has by then, which may be the name of somebody else; so it only says where the name is.
+fn name(subject: &X509Name<'_>) -> Option<DistinguishedName> {
+    let mut parts = Vec::new();
+    for set in elements(subject.as_raw(), Tag::Sequence)? {
         let mut part = NamePart::new();
-        let mut attributes = Elements(rest.take(SET)?);
-        while !attributes.0.is_empty() {
-            let mut attribute = Elements(attributes.take(SEQUENCE)?);
-            let kind = identifier(attribute.take(OBJECT_IDENTIFIER)?)?;
-            let (tag, value) = attribute.next()?;
-            part.insert((kind, text(tag, value)?));
+        for attribute in elements_of(&set, Tag::Set)? {
+            let attribute = elements_of(&attribute, Tag::Sequence)?;
+            let [kind, value] = attribute.as_slice() else { return None };
+            part.insert((identifier(kind)?, text(value)?));
         }
         if part.is_empty() {
             return None;
@@ -106,15 +54,60 @@ fn name(content: &[u8]) -> Option<DistinguishedName> {
     (!parts.is_empty()).then_some(DistinguishedName(parts))
 }
 
+/// What stands in an element, all of it.
+fn elements(der: &[u8], tag: Tag) -> Option<Vec<Any<'_>>> {
+    let (behind, element) = Any::from_der(der).ok()?;
+    if behind.is_empty() { elements_of(&element, tag) } else { None }
+}
+
+fn elements_of<'a>(element: &Any<'a>, tag: Tag) -> Option<Vec<Any<'a>>> {
+    let is_it =
+        element.class() == Class::Universal && element.header.is_constructed() && element.tag() == tag;
+    let (mut found, mut rest) = (Vec::new(), element.data);
+    while is_it && !rest.is_empty() {
+        let (behind, element) = Any::from_der(rest).ok()?;
+        found.push(element);
+        rest = behind;
+    }
+    is_it.then_some(found)
+}
+
+/// An object identifier with its points. The library takes 2.40 for 3.0.
+fn identifier(element: &Any<'_>) -> Option<String> {
+    let is_one = element.class() == Class::Universal && element.tag() == Tag::Oid;
+    points(element.data).filter(|_| is_one && !element.header.is_constructed())
+}
+
+fn points(bytes: &[u8]) -> Option<String> {
+    let (mut arcs, mut arc) = (Vec::new(), 0u64);
+    for byte in bytes {
+        arc = arc.checked_mul(128)? | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            arcs.push(arc);
+            arc = 0;
+        }
+    }
+    // The first number holds two.
+    let (&first, others) =
+        arcs.split_first().filter(|_| bytes.last().is_some_and(|byte| byte & 0x80 == 0))?;
+    let top = (first / 40).min(2);
+    let arcs = [top, first - 40 * top].into_iter().chain(others.iter().copied());
+    Some(arcs.map(|arc| arc.to_string()).collect::<Vec<_>>().join("."))
+}
+
 /// A text of one of the kinds that names have.
-fn text(tag: u8, bytes: &[u8]) -> Option<String> {
-    const UTF8: u8 = 0x0c;
-    const PRINTABLE: u8 = 0x13;
-    const TELETEX: u8 = 0x14;
-    const IA5: u8 = 0x16;
-    const UNIVERSAL: u8 = 0x1c;
-    const BMP: u8 = 0x1e;
-    match tag {
+fn text(value: &Any<'_>) -> Option<String> {
+    const UTF8: u32 = 12;
+    const PRINTABLE: u32 = 19;
+    const TELETEX: u32 = 20;
+    const IA5: u32 = 22;
+    const UNIVERSAL: u32 = 28;
+    const BMP: u32 = 30;
+    if value.class() != Class::Universal || value.header.is_constructed() {
+        return None;
+    }
+    let bytes = value.data;
+    match value.tag().0 {
         UTF8 => str::from_utf8(bytes).ok().map(str::to_owned),
         // Beyond ASCII nobody agrees on what a Teletex string says.
         PRINTABLE | TELETEX | IA5 => ascii(bytes).map(str::to_owned),
@@ -136,64 +129,36 @@ fn ascii(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok().filter(|text| text.is_ascii())
 }
 
-/// An object identifier with its points.
-fn identifier(bytes: &[u8]) -> Option<String> {
-    let (mut arcs, mut arc) = (Vec::new(), 0u64);
-    for byte in bytes {
-        arc = arc.checked_mul(128)? | u64::from(byte & 0x7f);
-        if byte & 0x80 == 0 {
-            arcs.push(arc);
-            arc = 0;
-        }
-    }
-    // The first number holds two.
-    let (&first, others) =
-        arcs.split_first().filter(|_| bytes.last().is_some_and(|byte| byte & 0x80 == 0))?;
-    let top = (first / 40).min(2);
-    let arcs = [top, first - 40 * top].into_iter().chain(others.iter().copied());
-    Some(arcs.map(|arc| arc.to_string()).collect::<Vec<_>>().join("."))
-}
-
 /// The alternative names among the extensions; none if there are two such extensions.
-fn alternatives(extensions: &[u8]) -> Option<Vec<AlternativeName>> {
-    let (mut found, mut rest) = (None, Elements(extensions));
-    while !rest.0.is_empty() {
-        let mut extension = Elements(rest.take(SEQUENCE)?);
-        if extension.take(OBJECT_IDENTIFIER)? != SUBJECT_ALTERNATIVE_NAMES {
-            continue;
-        }
-        let mut value = extension.next()?;
-        const BOOLEAN: u8 = 0x01;
-        if value.0 == BOOLEAN {
-            value = extension.next()?;
-        }
-        if value.0 != OCTETS || found.replace(value.1).is_some() {
-            return None;
-        }
-    }
+fn alternatives(certificate: &X509Certificate<'_>) -> Option<Vec<AlternativeName>> {
+    let of_names = |oid| oid == &OID_X509_EXT_SUBJECT_ALT_NAME;
+    let mut extensions = certificate.extensions().iter().filter(|extension| of_names(&extension.oid));
+    let (Some(extension), None) = (extensions.next(), extensions.next()) else { return None };
     let mut names = Vec::new();
-    let mut rest = Elements(Elements(found?).take(SEQUENCE)?);
-    while !rest.0.is_empty() {
-        let (tag, value) = rest.next()?;
-        names.extend(alternative(tag, value)?);
+    for value in elements(extension.value, Tag::Sequence)? {
+        names.extend(alternative(&value)?);
     }
     Some(names)
 }
 
 /// One of them; `Some(None)` for a kind that no rule asks for.
-fn alternative(tag: u8, value: &[u8]) -> Option<Option<AlternativeName>> {
-    const EMAIL: u8 = 0x81;
-    const DNS: u8 = 0x82;
-    const URI: u8 = 0x86;
-    const IP: u8 = 0x87;
-    if value.is_empty() {
+fn alternative(value: &Any<'_>) -> Option<Option<AlternativeName>> {
+    const EMAIL: u32 = 1;
+    const DNS: u32 = 2;
+    const URI: u32 = 6;
+    const IP: u32 = 7;
+    let bytes = value.data;
+    if bytes.is_empty() {
         return None;
     }
-    Some(Some(match tag {
-        EMAIL => AlternativeName::email(ascii(value)?),
-        DNS => AlternativeName::dns(ascii(value)?),
-        URI => AlternativeName::Uri(ascii(value)?.to_owned()),
-        IP => match (<[u8; 4]>::try_from(value), <[u8; 16]>::try_from(value)) {
+    if value.class() != Class::ContextSpecific || value.header.is_constructed() {
+        return Some(None);
+    }
+    Some(Some(match value.tag().0 {
+        EMAIL => AlternativeName::email(ascii(bytes)?),
+        DNS => AlternativeName::dns(ascii(bytes)?),
+        URI => AlternativeName::Uri(ascii(bytes)?.to_owned()),
+        IP => match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
             (Ok(bytes), _) => AlternativeName::Ip(bytes.into()),
             (_, Ok(bytes)) => AlternativeName::Ip(std::net::IpAddr::from(bytes).to_canonical()),
             _ => return None,
@@ -202,7 +167,7 @@ fn alternative(tag: u8, value: &[u8]) -> Option<Option<AlternativeName>> {
     }))
 }
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use rcgen::{CertificateParams, DistinguishedName as Written, DnType, DnValue, KeyPair, SanType};
@@ -253,12 +218,27 @@ mod tests {
 
     #[test]
     fn object_identifiers_have_points() {
-        assert_eq!(identifier(&[0x55, 4, 3]).as_deref(), Some("2.5.4.3"));
+        assert_eq!(points(&[0x55, 4, 3]).as_deref(), Some("2.5.4.3"));
         let email = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1];
-        assert_eq!(identifier(&email).as_deref(), Some("1.2.840.113549.1.9.1"));
-        assert_eq!(identifier(&[]), None);
-        assert_eq!(identifier(&[0x55, 0x84]), None, "it ends too early");
-        assert_eq!(identifier(&[0xff; 20]), None, "it is too large");
+        assert_eq!(points(&email).as_deref(), Some("1.2.840.113549.1.9.1"));
+        assert_eq!(points(&[0x88, 0x37, 1]).as_deref(), Some("2.999.1"));
+        assert_eq!(points(&[]), None);
+        assert_eq!(points(&[0x55, 0x84]), None, "it ends too early");
+        assert_eq!(points(&[0xff; 20]), None, "it is too large");
+    }
+
+    /// Half a name would be the name of somebody else.
+    #[test]
+    fn a_name_that_is_spoiled_in_part_is_none() {
+        let mut der = made();
+        let organization = [0x06, 3, 0x55, 4, 10];
+        let places: Vec<_> = (0..der.len()).filter(|at| der[*at..].starts_with(&organization)).collect();
+        assert_eq!(places.len(), 2, "of issuer and subject");
+        for at in places {
+            assert_eq!(der[at - 4], 0x31, "the tag of its set");
+            der[at - 4] = 0;
+        }
+        assert_eq!(CertificateNames::read(&der).and_then(|names| names.subject), None);
     }
 
     proptest! {

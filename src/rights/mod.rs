@@ -12,6 +12,7 @@
 
 mod address;
 mod asker;
+#[cfg(feature = "tls")]
 mod certificate;
 mod distinguished;
 mod error;
@@ -77,6 +78,8 @@ impl Rights {
 
     /// What a client may do.
     pub(crate) fn decide(&self, asker: &Asker) -> Decision {
+        #[cfg(test)]
+        tests::DECISIONS.with(|decisions| decisions.set(decisions.get() + 1));
         let grants = |rules: &Option<Arc<RuleList>>| rules.as_ref().is_none_or(|rules| rules.matches(asker));
         // Both are looked at, whatever comes out: an export that is hidden takes as long as one that is not.
         let (is_allowed, is_writer) = (grants(&self.allow), grants(&self.write));
@@ -90,4 +93,4 @@ impl Rights {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,11 @@ use super::*;
 use crate::identity::PeerIdentity;
 use crate::sys::UnixCredentials;
 
+thread_local! {
+    /// Decisions of this thread so far.
+    pub(crate) static DECISIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn rules(texts: &[&str]) -> Option<Arc<RuleList>> {
     let rules = texts.iter().map(|text| text.parse().unwrap_or_else(|error| panic!("{text}: {error}")));
     Some(Arc::new(RuleList::new(rules.collect())))

@@ -283,6 +283,11 @@ impl SendBatch {
         self.push_header_piece(start..start + bytes.len());
     }
 
+    /// All header bytes, to be changed where they lie before they are sent.
+    pub fn headers_mut(&mut self) -> &mut [u8] {
+        &mut self.headers
+    }
+
     fn push_header_piece(&mut self, range: Range<usize>) {
         if range.is_empty() {
             return;

@@ -99,10 +99,11 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         }
-        Operation::ReceiveInto { socket, lease, start, length } => {
+        Operation::ReceiveInto { socket, lease, start, length, whole } => {
             assert!(*start as usize + *length as usize <= lease.capacity());
             let address = lease.address().wrapping_add(*start as usize);
-            opcode::Recv::new(fixed(*socket), address, *length).flags(libc::MSG_WAITALL).build()
+            let flags = if *whole { libc::MSG_WAITALL } else { 0 };
+            opcode::Recv::new(fixed(*socket), address, *length).flags(flags).build()
         }
         Operation::Send { socket, mode, batch } => {
             let mode = match mode {

@@ -88,7 +88,7 @@ pub enum Operation {
         /// Wait for the socket first: the last receive left it empty.
         poll_first: bool,
     },
-    /// Receive exactly `length` bytes into `lease[start..]`; less only at the end of the stream.
+    /// Receive at most `length` bytes into `lease[start..]`.
     ReceiveInto {
         socket: FileIndex,
         lease: Lease,
@@ -96,6 +96,8 @@ pub enum Operation {
         start: u32,
         /// Bytes to receive.
         length: u32,
+        /// All of them; less only at the end of the stream. Otherwise it ends with what has arrived.
+        whole: bool,
     },
     /// Send pieces of a batch.
     Send { socket: FileIndex, mode: SendMode, batch: Box<SendBatch> },

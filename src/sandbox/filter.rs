@@ -208,17 +208,24 @@ const HOSTILE: &[c_long] = &[
 const OF_STORES: &[c_long] =
     &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_copy_file_range];
 
+/// What connecting to another server takes, beside what is allowed anyway.
+const OF_CONNECTING: &[c_long] = &[libc::SYS_socket, libc::SYS_connect];
+
 /// Programs in the order in which they are to be installed; a call must pass all. With stores, files may be
-/// made and opened to be written.
+/// made and opened to be written; where the server connects to others, sockets may be made.
 ///
 /// # Errors
 /// An architecture that the compiler of filters does not know.
-pub(super) fn programs(has_stores: bool) -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
+pub(super) fn programs(
+    has_stores: bool,
+    connects: bool,
+) -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
     let architecture = std::env::consts::ARCH.try_into()?;
     let rules = HOSTILE.iter().map(|&call| (call, Vec::new())).collect();
     let hostile = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, architecture)?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let allowed = SeccompFilter::new(allowed(has_stores)?, refused, SeccompAction::Allow, architecture)?;
+    let allowed =
+        SeccompFilter::new(allowed(has_stores, connects)?, refused, SeccompAction::Allow, architecture)?;
     let allowed = not_there().into_iter().chain(BpfProgram::try_from(allowed)?).collect();
     Ok([translated(hostile.try_into()?), translated(allowed)])
 }
@@ -241,9 +248,10 @@ fn not_there() -> [sock_filter; 4] {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allowed(has_stores: bool) -> Result<Rules, BackendError> {
+fn allowed(has_stores: bool, connects: bool) -> Result<Rules, BackendError> {
     let of_stores = if has_stores { OF_STORES } else { &[] };
-    let calls = ALLOWED.iter().chain(ALLOWED_BY_OLD_NAMES).chain(of_stores);
+    let of_connecting = if connects { OF_CONNECTING } else { &[] };
+    let calls = ALLOWED.iter().chain(ALLOWED_BY_OLD_NAMES).chain(of_stores).chain(of_connecting);
     let mut rules: Rules = calls.map(|&call| (call, Vec::new())).collect();
     // No memory becomes code any more.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {

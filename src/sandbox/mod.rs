@@ -43,6 +43,9 @@
 //! of the stores. The filter of system calls holds for the whole process, so with stores it lets all threads
 //! open files to write: for each thread Landlock decides which.
 //!
+//! A server with exports of other servers connects to these again when a connection is lost, on the helper threads of
+//! its shards. Only then may the shards connect, to whatever the network allows, and all threads make sockets.
+//!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
 //! exports at worst.
@@ -86,6 +89,8 @@ pub(crate) struct Sandbox {
     no_new_privileges: Result<String, String>,
     /// There are threads of stores, which make and remove files.
     has_stores: Cell<bool>,
+    /// There are threads that connect to other servers.
+    connects: Cell<bool>,
 }
 
 type Part = Result<String, String>;
@@ -103,7 +108,13 @@ impl Sandbox {
             set.map(|()| "yes".to_owned()).map_err(|error| io::Error::from(error).to_string())
         };
         let no_new_privileges = applied(mode, "no_new_privs", set)?;
-        Ok(Self { mode, account, no_new_privileges, has_stores: Cell::new(false) })
+        Ok(Self {
+            mode,
+            account,
+            no_new_privileges,
+            has_stores: Cell::new(false),
+            connects: Cell::new(false),
+        })
     }
 
     /// Runs `start` on a thread that can use no other names than these, and no thread can that it starts.
@@ -116,6 +127,7 @@ impl Sandbox {
         start: impl FnOnce() -> T + Send,
     ) -> Result<T, SandboxError> {
         self.has_stores.set(self.has_stores.get() || !names.stores.is_empty());
+        self.connects.set(self.connects.get() || names.connects);
         if self.mode == SandboxMode::Off {
             return Ok(start());
         }
@@ -156,7 +168,8 @@ impl Sandbox {
             Some(rules) => paths::restrict(rules),
             None => Err(String::new()),
         })?;
-        let seccomp = applied(self.mode, "seccomp", || install_filters(self.has_stores.get()))?;
+        let seccomp =
+            applied(self.mode, "seccomp", || install_filters(self.has_stores.get(), self.connects.get()))?;
         if self.mode != SandboxMode::Off {
             confine::note();
         }
@@ -173,8 +186,8 @@ impl Sandbox {
     }
 }
 
-fn install_filters(has_stores: bool) -> Part {
-    let programs = filter::programs(has_stores).map_err(|error| error.to_string())?;
+fn install_filters(has_stores: bool, connects: bool) -> Part {
+    let programs = filter::programs(has_stores, connects).map_err(|error| error.to_string())?;
     for program in programs {
         confine::install_filter(&program).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it".to_owned(),

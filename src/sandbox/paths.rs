@@ -21,6 +21,8 @@ pub(crate) struct Names {
     pub pidfile: Option<PathBuf>,
     /// Directories of stores: what is below them comes and goes, and nothing else does.
     pub stores: Vec<PathBuf>,
+    /// It connects to other servers.
+    pub connects: bool,
 }
 
 /// The newest version that was looked at. An older kernel enforces its part of it.
@@ -29,11 +31,15 @@ const NEWEST: ABI = ABI::V9;
 /// Rules that allow nothing but the names. They are made early, because naming a directory may need
 /// privileges that are gone later.
 pub(super) fn rules(names: &Names) -> Result<RulesetCreated, RulesetError> {
-    let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?;
+    let (mut files, mut network) = (AccessFs::from_all(NEWEST), AccessNet::from_all(NEWEST));
+    let mut scope = Scope::from_all(NEWEST);
+    if names.connects {
+        files.remove(AccessFs::ResolveUnix);
+        network.remove(AccessNet::ConnectTcp);
+        scope.remove(Scope::AbstractUnixSocket);
+    }
+    let mut rules =
+        Ruleset::default().handle_access(files)?.handle_access(network)?.scope(scope)?.create()?;
     // What a panic reads to name its functions, and what the process can know of itself anyway.
     rules = allow(rules, Path::new("/proc/self/exe"), AccessFs::ReadFile.into())?;
     rules = allow(rules, Path::new("/proc/self"), AccessFs::ReadFile | AccessFs::ReadDir)?;

@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
-use crate::shard::mailbox::{Collect, HomeVisit, Message, NewConnection, Removal, Remove};
+use crate::shard::mailbox::{Collect, Dismissal, HomeVisit, Message, NewConnection, Removal, Remove};
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
@@ -129,6 +129,14 @@ impl ShardHandle {
     pub fn remove(&self, id: ExportId, how: Removal, done: impl FnOnce() + Send + 'static) -> bool {
         let message = Message::Remove(Box::new(Remove { id, how, done: Box::new(done) }));
         let sent = self.mailbox.try_send(message).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Ends those of these connections, by their numbers in ascending order, that are on the shard. False when
+    /// the shard is gone or has no room for the message.
+    pub(crate) fn dismiss(&self, numbers: Vec<u64>, why: Dismissal) -> bool {
+        let sent = self.mailbox.try_send(Message::Dismiss(numbers, why)).is_ok();
         self.doorbell.ring();
         sent
     }

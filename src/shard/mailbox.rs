@@ -45,6 +45,15 @@ pub enum Removal {
     AtOnce,
 }
 
+/// Why the control plane wants a connection to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dismissal {
+    /// It has lasted as long as it may: what has begun is answered, the rest is not.
+    TooOld,
+    /// Its client would be refused now: what has begun is answered, and the next request is refused.
+    Unwelcome,
+}
+
 /// One message.
 pub(super) enum Message {
     /// Own this connection from now on.
@@ -53,6 +62,8 @@ pub(super) enum Message {
     Collect(Collect),
     /// Give an export up.
     Remove(Box<Remove>),
+    /// End connections, by their numbers in ascending order.
+    Dismiss(Vec<u64>, Dismissal),
     /// Do something as the home of an image.
     Home(Box<HomeVisit>),
 }

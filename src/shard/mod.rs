@@ -31,6 +31,7 @@ mod turn;
 
 pub(crate) use frontend::nbd::Secured;
 pub use handle::ShardHandle;
+pub(crate) use mailbox::Dismissal;
 pub use mailbox::{NewConnection, Removal};
 pub use setup::ShardConfig;
 pub(crate) use setup::{ShardError, ShardStartError};

@@ -524,10 +524,23 @@ fn wait_for<F: Future>(future: F) -> F::Output {
 /// The change of a real catalogue.
 struct InCatalogue<F>(F);
 
-impl<F: FnMut()> SnapshotRecord for InCatalogue<F> {
-    async fn record(&mut self) -> RecordOutcome {
-        self.0();
+impl<F: FnMut(bool)> SnapshotRecord for InCatalogue<F> {
+    async fn begin(&mut self) -> RecordOutcome {
+        self.0(false);
         RecordOutcome::Recorded
+    }
+
+    async fn record(&mut self) -> RecordOutcome {
+        self.0(true);
+        RecordOutcome::Recorded
+    }
+
+    async fn withdraw(&mut self) {
+        unreachable!("nothing fails")
+    }
+
+    async fn go_on_without(&mut self, _settled: &[usize]) -> RecordOutcome {
+        unreachable!("nothing fails")
     }
 
     async fn read_again(&mut self) -> RecordOutcome {
@@ -541,7 +554,7 @@ fn snapshot(running: &Running, name: &str) {
     let (member, task) = sealing(next);
     let id = ExportId { index: 0, generation: 0 };
     assert!(running.shard.visit(id, Arc::clone(&running.export), HomeTask::Seal(task)));
-    let mut record = InCatalogue(|| image.record_snapshot(&new));
+    let mut record = InCatalogue(|is_over| image.record_snapshot(&new, is_over));
     assert_eq!(wait_for(seal_group(vec![member], &mut record)).unwrap().len(), 1);
 }
 

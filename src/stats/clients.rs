@@ -13,6 +13,10 @@ pub(crate) struct ClientCounts {
     pub refusals: u64,
     /// Decisions that were not written down, because there were too many of one client.
     pub audit_lines_dropped: u64,
+    /// Sessions that were ended because they had lasted as long as they may.
+    pub old_sessions: u64,
+    /// Sessions that were ended because their clients would be refused.
+    pub unwelcome_sessions: u64,
     /// Those with TLS.
     pub tls: TlsClients,
 }

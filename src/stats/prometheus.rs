@@ -154,6 +154,11 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let help = "Decisions about rights without a line in the log: there were too many of one client.";
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
     page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
+    page.family("ringnbd_sessions_ended_total", "counter", "Sessions that the server ended, by why.");
+    let ended = [("max_session", clients.old_sessions), ("rights", clients.unwelcome_sessions)];
+    for (reason, sessions) in ended {
+        page.sample("ringnbd_sessions_ended_total", &[("reason", reason)], sessions);
+    }
     tls(&mut page, &clients.tls, totals);
     page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
     page.sample("ringnbd_shards_failed", &[], shards_failed);

@@ -32,8 +32,14 @@ impl OpenStore<MapFiles> {
 
     /// What is wrong with the map of a layer.
     fn verified(&self, row: &LayerRow) -> Result<Option<MapFlaw>, StoreError> {
-        let (data, map) = self.directory.open_layer(row.id)?;
-        let map = match MapReader::open_synced(&data, map).and_then(MapReader::verified) {
+        let opened = match self.view()?.contents(row.id) {
+            Some(_) => MapReader::open(self.directory.open_map(row.id)?),
+            None => {
+                let (data, map) = self.directory.open_layer(row.id)?;
+                MapReader::open_synced(&data, map)
+            }
+        };
+        let map = match opened.and_then(MapReader::verified) {
             Ok(map) => map,
             Err(error) => return Ok(Some(MapFlaw::Unusable(error))),
         };

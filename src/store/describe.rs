@@ -98,6 +98,9 @@ pub struct StoreDescription {
     /// Bytes that data takes on the disk, and maps.
     pub used: u64,
     pub maps: u64,
+    /// Bytes of all packs.
+    #[serde(default)]
+    pub packs: u64,
     /// What waits to be removed for good.
     pub lost: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -217,8 +220,9 @@ impl<M: LayerMaps> OpenStore<M> {
             layers: counts.layers,
             bases: counts.bases,
             size: view.images().map(|image| image.size).fold(0, u64::saturating_add),
-            used: usage.data.values().sum(),
+            used: usage.data.values().sum::<u64>().saturating_add(usage.packs),
             maps: usage.maps,
+            packs: usage.packs,
             lost: self.lost()?,
             missing: missing(usage),
         })

@@ -104,6 +104,12 @@ pub enum StoreError {
     Unreadable { node: String, why: String },
     #[error("what has changed in {0} cannot be known: take a new snapshot, and count changes from there")]
     ChangesUnknown(String),
+    #[error("the pack {} cannot be used: {why}", .path.display())]
+    Pack { path: PathBuf, why: String },
+    #[error("the contents of the layer {layer} cannot be read: {why}")]
+    Contents { layer: LayerId, why: String },
+    #[error("{0}")]
+    Index(String),
     #[error("{0} and {1} have no history in common: compare two of one image, or export all of it")]
     Unrelated(String, String),
     #[error("this is no delta that can be applied: {0}")]
@@ -142,6 +148,7 @@ impl StoreError {
             Self::NoNextHead(_) => false,
             Self::Busy(_) | Self::UnknownBase(_) | Self::NotReadable(_) | Self::Live(_) => true,
             Self::ChangeRecord { .. } | Self::Unreadable { .. } => false,
+            Self::Pack { .. } | Self::Contents { .. } | Self::Index(_) => false,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,

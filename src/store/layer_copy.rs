@@ -27,7 +27,7 @@ const SYNC_STEP: u64 = 32 << 20;
 const PIECE: u64 = 256 << 10;
 
 /// How far a copy is, in bytes of the disk that were looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CopyProgress {
     pub done: u64,
     pub total: u64,

@@ -179,6 +179,30 @@ impl StoreDirectory {
         Ok(LayerUsage { data: bytes(data.st_blocks), map: bytes(map.st_blocks), length })
     }
 
+    /// Removes the data of a layer whose contents are elsewhere. Whoever has it open reads on.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(super) fn remove_data(&self, id: LayerId) -> Result<(), StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let removed = match below(&self.layers, id.to_string(), flags, Mode::empty()) {
+            Ok(within) => unlink(&within, DATA, AtFlags::empty()).and_then(|()| fsync(&within)),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(StoreError::at("remove", &self.layer_path(id).join(DATA)))
+    }
+
+    /// Bytes that the map of a layer takes on the disk.
+    ///
+    /// # Errors
+    /// The file system's; a map that is missing is damage.
+    pub(super) fn map_usage(&self, id: LayerId) -> Result<u64, StoreError> {
+        let found = below(&self.layers, format!("{id}/{MAP}"), OFlags::PATH, Mode::empty());
+        let status = found.and_then(|file| fstat(&file)).map_err(|error| missing(id, error, self, MAP))?;
+        Ok(u64::try_from(status.st_blocks).unwrap_or(0) * STAT_BLOCK)
+    }
+
     /// Removes the files of a layer that no row of the catalogue names any more.
     ///
     /// # Errors

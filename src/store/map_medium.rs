@@ -173,6 +173,12 @@ pub(crate) fn open_head_map(files: &impl LayerMedium) -> Result<LayerMap, MapFil
     Ok(open.map)
 }
 
+/// Makes a head one that can be sealed: first it takes over what a process has answered that was killed.
+#[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "the simulation opens maps by it"))]
+pub(crate) fn seal_head_map(files: &impl LayerMedium) -> Result<(), MapFileError> {
+    OpenMap { map: open_head_map(files)?, files }.checkpoint()
+}
+
 /// Every node that is live comes into memory once, which verifies it; few of them stay there.
 pub(super) fn load_each_node(map: &mut LayerMap, files: &impl LayerMedium) -> Result<(), MapFileError> {
     let mut after = None;

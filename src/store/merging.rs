@@ -146,6 +146,7 @@ impl OpenStore<MapFiles> {
         if catalog::is_flat(self.view()?, row) {
             return Ok(None);
         }
+        catalog::check_unpacked(self.view()?, name)?;
         let (image, was, size) = (row.id, row.below, row.size);
         let from = self.chain_below(row, row.head.filter(|_| !is_served), opened)?;
         let replaces = if let ChainNode::Layer(id) = was.node { vec![id] } else { Vec::new() };

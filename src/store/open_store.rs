@@ -52,6 +52,8 @@ pub struct StoreUsage {
     pub data: BTreeMap<LayerId, u64>,
     /// All maps.
     pub maps: u64,
+    /// All packs.
+    pub packs: u64,
     /// Layers whose files are not there, or cannot be looked at.
     pub missing: Vec<String>,
 }
@@ -130,8 +132,10 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn open_to_change(path: &Path, maps: M) -> Result<Self, StoreError> {
         let mut store = Self::open(path, maps)?;
+        store.finish_left_snapshots()?;
         store.move_unknown_layers()?;
         store.remove_unknown_records()?;
+        store.finish_removals()?;
         store.directory.keep_reserve();
         Ok(store)
     }
@@ -141,13 +145,31 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn open_to_remove(path: &Path, maps: M) -> Result<Self, StoreError> {
-        let store = Self::with(StoreDirectory::open_to_remove(path, PATIENCE)?, maps)?;
+        let mut store = Self::with(StoreDirectory::open_to_remove(path, PATIENCE)?, maps)?;
+        store.finish_left_snapshots()?;
         store.move_unknown_layers()?;
         Ok(store)
     }
 
     fn move_unknown_layers(&self) -> Result<(), StoreError> {
         self.unknown_layers()?.iter().try_for_each(|name| self.directory.move_to_lost(name))
+    }
+
+    /// Removes what an ingest has left behind that was interrupted.
+    fn finish_removals(&self) -> Result<(), StoreError> {
+        let view = self.view()?;
+        for row in view.all_contents() {
+            self.directory.remove_data(row.layer)?;
+        }
+        match self.directory.packs(self.header().store)? {
+            Some(place) => place.remove_unlisted(view),
+            None => Ok(()),
+        }
+    }
+
+    /// The number of the pack that was reserved last.
+    pub(super) const fn last_reserved(&self) -> u64 {
+        self.catalog.last_reserved()
     }
 
     #[must_use]
@@ -193,10 +215,10 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(found.ok_or_else(|| ImageRefusal::NoImage(name.clone()))?)
     }
 
-    pub(super) fn decide(
+    pub(super) fn decide<T>(
         &self,
-        call: impl FnOnce(&CatalogView, &mut Minter<'_>) -> Result<CatalogChange, ImageRefusal>,
-    ) -> Result<CatalogChange, StoreError> {
+        call: impl FnOnce(&CatalogView, &mut Minter<'_>) -> Result<T, ImageRefusal>,
+    ) -> Result<T, StoreError> {
         let mut minter = Minter { now_s: now_s(), uuid: &mut random_uuid };
         Ok(call(self.view()?, &mut minter)?)
     }
@@ -319,6 +341,7 @@ impl<M: LayerMaps> OpenStore<M> {
             Ok(NewSnapshot { image, snapshot, next_head: None })
         });
         let group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
+        group.iter().try_for_each(|new| self.finish_left_snapshot(&new.image))?;
         let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, &group))?;
         group.iter().try_for_each(|new| self.prepare_seal(&new.image))?;
         self.commit(&change).map(drop)
@@ -340,6 +363,9 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn remove(&mut self, node: &NodeName, with_snapshots: bool) -> Result<Released, StoreError> {
+        if node.snapshot.is_none() {
+            self.finish_left_snapshot(&node.image)?;
+        }
         let change = self.decide(|view, _| catalog::remove(view, node, with_snapshots))?;
         self.fold_changes(&change)?;
         self.commit(&change)
@@ -359,6 +385,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn resize(&mut self, name: &StoreName, size: u64, may_shrink: bool) -> Result<(), StoreError> {
+        self.finish_left_snapshot(name)?;
         let change = self.decide(|view, _| catalog::resize(view, name, size, may_shrink))?;
         let row = self.image(name)?;
         let (old, Some(layer)) = (row.size, row.head) else { return self.commit(&change).map(drop) };
@@ -393,6 +420,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn roll_back(&mut self, to: NodeName) -> Result<Released, StoreError> {
         let (image, snapshot) = to.into_snapshot()?;
+        self.finish_left_snapshot(&image)?;
         // Nobody uses an image of a store whose lock is ours.
         let change = self.decide(|view, _| catalog::roll_back(view, &image, &snapshot, false, false))?;
         self.commit(&change)

@@ -98,6 +98,11 @@ fn boot() -> Result<Uuid, LogPlaceError> {
     Ok(*BOOT.get_or_init(|| boot))
 }
 
+/// This boot, if the system tells it.
+pub(crate) fn this_boot() -> Option<Uuid> {
+    boot().ok()
+}
+
 fn directory_of(user: u32) -> PathBuf {
     PathBuf::from(SHARED_MEMORY).join(format!("ringnbd-{user}"))
 }

@@ -36,6 +36,10 @@ pub enum StoreRequest {
     Snapshot {
         nodes: Vec<NodeName>,
     },
+    /// A snapshot whose contents are in packs: it is taken unless it is there.
+    Checkpoint {
+        node: NodeName,
+    },
     /// Images that begin as a snapshot is.
     Clone {
         from: NodeName,
@@ -114,6 +118,7 @@ pub enum StoreAnswer {
     Rebased(RebasedImages),
     Store(StoreDescription),
     Collected(CollectedLost),
+    Checkpoint(CheckpointProgress),
 }
 
 /// What was removed. Its keys are part of the interface.
@@ -161,6 +166,17 @@ pub struct CollectedLost {
     pub lost: usize,
 }
 
+/// How far a checkpoint is. Its keys are part of the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointProgress {
+    pub node: String,
+    /// All of it is in packs. Otherwise the work goes on, and the same request tells how far it is.
+    pub ingested: bool,
+    /// Bytes of the disk that were looked at for the layer that is worked on, and all of them.
+    pub done: u64,
+    pub total: u64,
+}
+
 /// Names as a sentence has them: the first ones, and how many more.
 #[must_use]
 pub fn names_in_words(nodes: &[String]) -> String {
@@ -182,6 +198,7 @@ impl StoreRequest {
             Self::Remove { .. } | Self::Gc { .. } => OpenFor::Removing,
             Self::Create { .. }
             | Self::Snapshot { .. }
+            | Self::Checkpoint { .. }
             | Self::Clone { .. }
             | Self::Rename { .. }
             | Self::Resize { .. }
@@ -206,6 +223,7 @@ impl StoreRequest {
             Self::Rebase { .. } => from_value(json).map(StoreAnswer::Rebased),
             Self::Store => from_value(json).map(StoreAnswer::Store),
             Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
+            Self::Checkpoint { .. } => from_value(json).map(StoreAnswer::Checkpoint),
             Self::Images
             | Self::Create { .. }
             | Self::Snapshot { .. }
@@ -266,6 +284,13 @@ impl<M: LayerMaps> OpenStore<M> {
             StoreRequest::Snapshot { nodes } => {
                 self.snapshot(nodes.clone())?;
                 nodes.clone()
+            }
+            StoreRequest::Checkpoint { node } => {
+                self.checkpoint(node, &mut |_| Ok(()))?;
+                let size = self.size_of(node)?;
+                let node = node.to_string();
+                let progress = CheckpointProgress { node, ingested: true, done: size, total: size };
+                return Ok(StoreAnswer::Checkpoint(progress));
             }
             StoreRequest::Clone { from, to } => {
                 self.clone_images(from.clone(), to)?;
@@ -370,6 +395,7 @@ mod tests {
             StoreRequest::Image { node: node.clone() },
             StoreRequest::Create { image: image.clone(), size: Some(512), base: Some("/a".into()) },
             StoreRequest::Snapshot { nodes: vec![node.clone()] },
+            StoreRequest::Checkpoint { node: node.clone() },
             StoreRequest::Clone { from: node.clone(), to: vec![image.clone()] },
             StoreRequest::Remove { nodes: vec![node.clone()], snapshots: true },
             StoreRequest::Rename { node: node.clone(), to: node.clone() },

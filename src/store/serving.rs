@@ -10,8 +10,11 @@ use super::catalog::{
 };
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
+use super::manifest::ManifestRoot;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
+use super::pack::{PackError, PackReader};
+use super::packs::PackPlace;
 
 /// The files of an image or a snapshot.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct ImageFiles {
     pub size: u64,
     /// The newest layer first. Of an image that is written that is its head.
     pub layers: Vec<ChainFiles>,
+    /// What is below the last of them in packs.
+    pub(crate) contents: Option<ChainContents>,
     /// What the last of them stands on.
     pub base: Option<ChainBase>,
 }
@@ -33,8 +38,19 @@ pub struct ChainShape {
     pub head: Option<LayerId>,
     /// The head first, if there is one, with the bytes of each that are seen from above.
     pub layers: Vec<(LayerId, u64)>,
+    /// What is below the last of them in packs.
+    pub(crate) contents: Option<ChainContents>,
     /// What the last of them stands on.
     pub base: Option<ChainBase>,
+}
+
+/// Where a chain ends in packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChainContents {
+    pub(crate) layer: LayerId,
+    pub(crate) root: ManifestRoot,
+    /// Bytes of it that are seen from above.
+    pub(crate) visible: u64,
 }
 
 /// The files of a layer in a chain.
@@ -89,7 +105,10 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn discard_next_head(&self, id: LayerId) -> Result<(), StoreError> {
-        assert!(self.view()?.layer(id).is_none(), "the catalogue does not know it");
+        assert!(
+            self.view()?.layer(id).is_none() && !self.view()?.is_next_head(id),
+            "the catalogue does not know it"
+        );
         self.directory.remove_layer(id)
     }
 
@@ -126,15 +145,15 @@ impl<M: LayerMaps> OpenStore<M> {
         sealed.map_err(|why| StoreError::Map { layer, what: "sealed", why })
     }
 
-    /// Whether snapshots could be taken now, before anything is prepared for them.
+    /// Whether snapshots can begin now, before anything is made for them.
     ///
     /// # Errors
     /// Why not.
     pub fn expect_snapshots(&self, group: &[NewSnapshot]) -> Result<(), StoreError> {
-        self.decide(|view, minter| catalog::take_snapshots(view, minter, group)).map(drop)
+        self.decide(|view, minter| catalog::expect_snapshots(view, minter, group))
     }
 
-    /// Makes snapshots of images that are served durable, as one change: their heads are complete and
+    /// Makes snapshots of images that are served durable, as one change: the heads that are sealed are
     /// durable, and the next ones have taken over.
     ///
     /// # Errors
@@ -204,15 +223,48 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut visible = size.min(top.bytes);
         let (rows, end) = view.chain(top);
         let mut layers = Vec::with_capacity(rows.len());
+        let mut contents = None;
         for LayerRow { id, below, .. } in rows {
-            layers.push((*id, visible));
+            match view.contents(*id) {
+                Some(row) if contents.is_none() => {
+                    contents = Some(ChainContents { layer: *id, root: row.root, visible });
+                }
+                None if contents.is_none() => layers.push((*id, visible)),
+                // Nothing of it is read.
+                _ => {}
+            }
             visible = visible.min(below.bytes);
         }
         let base = match end {
             ChainNode::Base(id) => Some(ChainBase { id, visible }),
             ChainNode::Layer(_) | ChainNode::Nothing => None,
         };
-        Ok(ChainShape { size, head, layers, base })
+        Ok(ChainShape { size, head, layers, contents, base })
+    }
+
+    /// The packs of the store, for those who read contents of layers from them.
+    ///
+    /// # Errors
+    /// They are missing.
+    pub(crate) fn pack_place(&self) -> Result<PackPlace, StoreError> {
+        let missing = || {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            StoreError::at("open", &self.path().join("packs"))(gone)
+        };
+        self.directory.packs(self.header().store)?.ok_or_else(missing)
+    }
+
+    /// Opens a pack that the catalogue lists.
+    ///
+    /// # Errors
+    /// It is not listed, or cannot be used.
+    pub(crate) fn open_pack(&self, number: u64) -> Result<PackReader<File>, PackError> {
+        let gone = || PackError::Io(std::io::ErrorKind::NotFound.into());
+        let view = self.view().map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?;
+        let row = view.packs().find(|row| row.number == number).ok_or_else(gone)?;
+        let place =
+            self.pack_place().map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?;
+        place.open(number, row.space)
     }
 
     /// Opens the files of a layer of which so many bytes are seen from above.
@@ -229,7 +281,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn files(&self, node: &NodeName) -> Result<ImageFiles, StoreError> {
-        let ChainShape { size, head, layers: shape, base } = self.shape(node)?;
+        let ChainShape { size, head, layers: shape, contents, base } = self.shape(node)?;
         let mut layers = Vec::with_capacity(shape.len());
         for (id, visible) in shape {
             let files = self.layer_files(id, visible)?;
@@ -240,6 +292,6 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             layers.push(files);
         }
-        Ok(ImageFiles { size, layers, base })
+        Ok(ImageFiles { size, layers, contents, base })
     }
 }

@@ -26,13 +26,19 @@ const UNIT: u64 = 16;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { start: u64, blocks: u64, zero: bool },
+    Write {
+        start: u64,
+        blocks: u64,
+        zero: bool,
+    },
     Snapshot,
     RollBack(usize),
     Remove(usize),
     Rename(usize),
     Resize(u64),
     Flatten,
+    /// Of a snapshot, or of the image.
+    Ingest(Option<usize>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -44,6 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Rename),
         1 => (1..300u64).prop_map(Step::Resize),
         1 => Just(Step::Flatten),
+        2 => any::<Option<usize>>().prop_map(Step::Ingest),
     ]
 }
 
@@ -162,12 +169,21 @@ impl Life {
                 self.disk.resize(new.max(old.min(new)) as usize, (0, number));
             }
             Step::Flatten => self.flatten(),
+            Step::Ingest(of) => {
+                let of = of.and_then(|index| self.chosen(index));
+                let of = of.map_or_else(|| node(None), |(_, snapshot)| snapshot);
+                self.store.ingest(&of, &mut |_| Ok(())).unwrap();
+            }
         }
     }
 
     /// What the image has from below comes into a layer of its own.
     fn flatten(&mut self) {
-        self.was_flattened |= self.store.flatten(&vm(), &mut |_| Ok(())).unwrap();
+        match self.store.flatten(&vm(), &mut |_| Ok(())) {
+            Ok(flattened) => self.was_flattened |= flattened,
+            Err(StoreError::Refused(ImageRefusal::InPacks(_))) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Two layers, which have a snapshot each, are copied into one.

@@ -7,6 +7,7 @@ use super::catalog::LayerId;
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage, now_s};
+use super::packs::{pack_failure, pack_name};
 
 impl<M: LayerMaps> OpenStore<M> {
     /// What all layers take on the disk.
@@ -15,7 +16,16 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A change of the catalogue failed before.
     pub fn usage(&self) -> Result<StoreUsage, StoreError> {
         let mut usage = StoreUsage::default();
-        for row in self.view()?.layers() {
+        let view = self.view()?;
+        usage.packs = view.packs().map(|pack| pack.bytes).fold(0, u64::saturating_add);
+        for row in view.layers() {
+            if view.contents(row.id).is_some() {
+                match self.directory.map_usage(row.id) {
+                    Ok(bytes) => usage.maps += bytes,
+                    Err(error) => usage.missing.push(error.to_string()),
+                }
+                continue;
+            }
             match self.directory.layer_usage(row.id) {
                 Ok(found) => {
                     usage.data.insert(row.id, found.data);
@@ -35,7 +45,8 @@ impl<M: LayerMaps> OpenStore<M> {
         let view = self.view()?;
         let known = |name: &String| {
             let id = Uuid::try_parse(name).ok().map(LayerId);
-            id.is_some_and(|id| view.layer(id).is_some() && id.to_string() == *name)
+            let is_named = |id| view.layer(id).is_some() || view.is_next_head(id);
+            id.is_some_and(|id| is_named(id) && id.to_string() == *name)
         };
         Ok(self.directory.layer_names()?.into_iter().filter(|name| !known(name)).collect())
     }
@@ -63,6 +74,23 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(removed)
     }
 
+    /// Packs that are missing, or whose headers and footers are damaged, a sentence each.
+    fn check_packs(&self) -> Result<Vec<String>, StoreError> {
+        let (view, mut found) = (self.view()?, Vec::new());
+        let place = self.directory.packs(self.header().store)?;
+        for row in view.packs() {
+            let path = self.path().join("packs").join(pack_name(row.number));
+            let wrong = match &place {
+                Some(place) => place.open(row.number, row.space).err().map(pack_failure(path)),
+                None => {
+                    Some(StoreError::at("open", &path)(std::io::Error::from(std::io::ErrorKind::NotFound)))
+                }
+            };
+            found.extend(wrong.map(|error| error.to_string()));
+        }
+        Ok(found)
+    }
+
     /// Everything that is wrong, a sentence each. That the catalogue is whole was looked at when it was
     /// opened. While a server has the store, layers that the catalogue does not know are not looked for.
     ///
@@ -70,7 +98,11 @@ impl<M: LayerMaps> OpenStore<M> {
     /// The store cannot be looked at.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
         let (mut found, view) = (Vec::new(), self.view()?);
-        for row in view.layers() {
+        for row in view.layers().filter(|row| view.contents(row.id).is_some()) {
+            found.extend(self.directory.map_usage(row.id).err().map(|error| error.to_string()));
+        }
+        found.extend(self.check_packs()?);
+        for row in view.layers().filter(|row| view.contents(row.id).is_none()) {
             match self.directory.layer_usage(row.id) {
                 Ok(usage) if usage.length < row.size => found.push(format!(
                     "the data of layer {} has {} bytes instead of {}: restore it from a backup",

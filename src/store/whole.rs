@@ -4,7 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::contents::ContentsReader;
+use super::contents_error::ContentsError;
 use super::copy::next_data;
+use super::manifest::{ManifestEntry, NamedChunk};
 use super::map::BlockState;
 use super::map_medium::MapFileError;
 use super::map_reader::MapReader;
@@ -17,6 +20,9 @@ use super::{catalog::NodeName, error::StoreError, maps::LayerMaps};
 pub(crate) struct WholeNode {
     size: u64,
     layers: Vec<WholeLayer>,
+    contents: Option<(ContentsReader, u64)>,
+    /// The chunk that the last part was in.
+    chunk: Option<NamedChunk>,
     base: Option<(File, u64)>,
 }
 
@@ -46,7 +52,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub(super) fn whole(&self, node: &NodeName) -> Result<WholeNode, StoreError> {
-        let ImageFiles { size, layers, base } = self.files(node)?;
+        let ImageFiles { size, layers, contents, base } = self.files(node)?;
         let mut opened = Vec::with_capacity(layers.len());
         for layer in layers {
             let map = MapReader::open(layer.map).map_err(|error| StoreError::Map {
@@ -61,8 +67,24 @@ impl<M: LayerMaps> OpenStore<M> {
             let file = File::open(&path).map_err(StoreError::named("open", &path))?;
             Ok::<_, StoreError>((file, base.visible))
         });
-        Ok(WholeNode { size, layers: opened, base: base.transpose()? })
+        let contents = contents.map(|contents| {
+            Ok::<_, StoreError>((
+                ContentsReader::new(self.pack_place()?.shelf(contents.root.space), contents.root),
+                contents.visible,
+            ))
+        });
+        Ok(WholeNode {
+            size,
+            layers: opened,
+            contents: contents.transpose()?,
+            chunk: None,
+            base: base.transpose()?,
+        })
     }
+}
+
+fn unreadable(error: ContentsError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 impl WholeNode {
@@ -73,7 +95,8 @@ impl WholeNode {
     /// The part that a byte is in, as far as it is the same up to `end`. A hole of the base has no data.
     pub(crate) fn part(&mut self, start: u64, end: u64) -> Result<NodePart, MapFileError> {
         let mut end = end.min(self.size);
-        let layers = self.layers.len() as u32;
+        let layers = self.layers.len() as u32 + u32::from(self.contents.is_some());
+        self.chunk = None;
         let zeroes = |end, depth| NodePart { start, end, depth, layers, has_data: false };
         for (depth, layer) in (1..).zip(&mut self.layers) {
             let visible = layer.visible.min(layer.map.size());
@@ -86,6 +109,22 @@ impl WholeNode {
                 BlockState::Absent => {}
                 BlockState::Data => return Ok(NodePart { has_data: true, ..zeroes(end, depth) }),
                 BlockState::Zero | BlockState::ZeroReserved => return Ok(zeroes(end, depth)),
+            }
+        }
+        if let Some((contents, visible)) = &mut self.contents {
+            let visible = (*visible).min(contents.size());
+            if visible <= start {
+                return Ok(zeroes(end, layers));
+            }
+            let (until, entry) = contents.part(start, end.min(visible)).map_err(unreadable)?;
+            end = until;
+            match entry {
+                ManifestEntry::Zero => return Ok(zeroes(end, layers)),
+                ManifestEntry::Named(chunk) => {
+                    self.chunk = Some(chunk);
+                    return Ok(NodePart { has_data: true, ..zeroes(end, layers) });
+                }
+                ManifestEntry::Base => {}
             }
         }
         let Some((base, visible)) = &self.base else { return Ok(zeroes(end, 0)) };
@@ -120,6 +159,9 @@ impl WholeNode {
 
     /// Reads bytes of one part that has data.
     fn read(&self, part: &NodePart, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        if let (Some(chunk), Some((contents, _))) = (self.chunk, &self.contents) {
+            return contents.read(&chunk, at, bytes).map_err(unreadable);
+        }
         let layer = self.layers.get((part.depth as usize).wrapping_sub(1)).map(|layer| &layer.data);
         let file = layer.or(self.base.as_ref().map(|(base, _)| base));
         file.expect("a part with data is in a file").read_exact_at(bytes, at)

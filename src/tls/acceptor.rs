@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 
@@ -60,7 +62,12 @@ pub enum TlsSetupError {
 /// Accepts handshakes. It is made once for many.
 pub struct TlsAcceptor {
     certificates: Option<ServerConfig>,
+    /// Judges the certificates of clients.
+    pub(in crate::tls) clients: Option<Arc<dyn ClientCertVerifier>>,
+    pub(in crate::tls) certificate_is_required: bool,
     pub(in crate::tls) shared_keys: PskKeys,
+    /// A hash of all of the material.
+    made_of: [u8; 32],
 }
 
 impl TlsAcceptor {
@@ -73,27 +80,61 @@ impl TlsAcceptor {
             return Err(TlsSetupError::NoAuthorities);
         }
         let shared_keys = material.shared_keys.map(PskKeys::parse).transpose()?.unwrap_or_default();
-        let certificates = match material.certificate {
-            Some((certificate, key)) => Some(certificates(material, certificate, key)?),
-            None => None,
+        let (certificates, clients) = match material.certificate {
+            Some((certificate, key)) => {
+                let (config, clients) = certificates(material, certificate, key)?;
+                (Some(config), material.client_authorities.is_some().then_some(clients))
+            }
+            None => (None, None),
         };
         if certificates.is_none() && shared_keys.is_empty() {
             return Err(TlsSetupError::Nothing);
         }
-        Ok(Self { certificates, shared_keys })
+        let certificate_is_required = material.certificate_is_required;
+        Ok(Self { certificates, clients, certificate_is_required, shared_keys, made_of: hash_of(material) })
+    }
+
+    /// Whether it can prove its identity with a certificate.
+    pub(in crate::tls) fn has_certificates(&self) -> bool {
+        self.certificates.is_some()
+    }
+
+    /// Whether it was made of the same material as another one.
+    pub fn is_made_of_the_same_as(&self, other: &Self) -> bool {
+        self.made_of == other.made_of
     }
 
     /// What a handshake with certificates is made of, at a time.
     pub(in crate::tls) fn certificates(&self, since_1970: Duration) -> Option<ServerConfig> {
         let mut config = self.certificates.clone()?;
-        config.time_provider = Arc::new(Now(UnixTime::since_unix_epoch(since_1970)));
+        config.time_provider = Arc::new(Now::new(since_1970));
         Some(config)
     }
 }
 
+fn hash_of(material: &TlsMaterial<'_>) -> [u8; 32] {
+    let TlsMaterial { certificate, client_authorities, revoked, certificate_is_required, shared_keys } =
+        material;
+    let (certificate, key) = certificate.unzip();
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in [certificate, key, *client_authorities, *revoked, *shared_keys] {
+        // Its length first, so that nothing moves from one to the next unseen.
+        hash.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+        hash.update(part.unwrap_or_default());
+    }
+    hash.update(&[u8::from(*certificate_is_required)]);
+    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 /// The time of a handshake, which its caller tells.
 #[derive(Debug)]
-struct Now(UnixTime);
+pub(in crate::tls) struct Now(UnixTime);
+
+impl Now {
+    pub(in crate::tls) fn new(since_1970: Duration) -> Self {
+        Self(UnixTime::since_unix_epoch(since_1970))
+    }
+}
 
 impl TimeProvider for Now {
     fn current_time(&self) -> Option<UnixTime> {
@@ -105,14 +146,10 @@ fn certificates(
     material: &TlsMaterial<'_>,
     certificate: &[u8],
     key: &[u8],
-) -> Result<ServerConfig, TlsSetupError> {
+) -> Result<(ServerConfig, Arc<dyn ClientCertVerifier>), TlsSetupError> {
     let chain: Vec<CertificateDer<'static>> = of_pem(certificate).map_err(TlsSetupError::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
-    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
-    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
-    let provider = Arc::new(provider);
+    let provider = Arc::new(provider());
     let clients = match material.client_authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {
@@ -134,7 +171,7 @@ fn certificates(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsSetupError::Pair)?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(Arc::clone(&clients))
         .with_single_cert(chain, key)
         .map_err(TlsSetupError::Pair)?;
     // Clients of GnuTLS ask for AES-256 first, which is slower.
@@ -142,11 +179,20 @@ fn certificates(
     // No tickets: a session is never resumed, and the first record of ours is the first of its key.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
+    Ok((config, clients))
+}
+
+/// The primitives of rustls, with our suites in our order.
+pub(in crate::tls) fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
+    provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
+    provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
+    provider
 }
 
 /// All of a kind that stand in a file; at least one.
-fn of_pem<T: PemObject>(pem: &[u8]) -> Result<Vec<T>, String> {
+pub(in crate::tls) fn of_pem<T: PemObject>(pem: &[u8]) -> Result<Vec<T>, String> {
     let found: Vec<T> =
         T::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     if found.is_empty() { Err("there is none in the file".to_owned()) } else { Ok(found) }

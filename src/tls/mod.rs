@@ -1,7 +1,7 @@
 //! TLS without I/O: bytes in, bytes and values out, no socket and no clock.
 //!
 //! A [`TlsHandshake`] is fed with what a client sends and ends in a [`TlsSession`]: who the client is, and
-//! both ends of its records. Handshakes with certificates are those of rustls. It has none with a key that
+//! both ends of its records. [`TlsClientHandshake`] is the same for the other side. Handshakes with certificates are those of rustls. It has none with a key that
 //! both ends know, so that one is ours (`handshake::shared_key`), on the primitives that rustls uses too: the
 //! libraries that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret
 //! (s2n-tls). The ClientHello tells which of them it is. Only TLS 1.3 is spoken, without tickets, early data
@@ -15,7 +15,10 @@ mod acceptor;
 mod alert;
 mod arbitrary;
 mod authority;
+mod client;
+mod connector;
 mod handshake;
+mod proof;
 mod psk_keys;
 mod record;
 mod secret;
@@ -27,8 +30,12 @@ pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};
 pub use alert::Alert;
 pub use arbitrary::use_arbitrary;
 pub use authority::{AuthorityError, AuthorityOrder, MadeFile, make_authority};
+pub use client::TlsClientHandshake;
+pub use client::error::{OfferedIdentity, TlsClientError};
+pub use connector::{ConnectorError, ServerTrust, TlsConnector};
 pub use handshake::error::TlsError;
 pub use handshake::{TLS_HANDSHAKE_BYTES, TlsHandshake, TlsStep};
+pub(crate) use proof::TlsProof;
 pub use psk_keys::PskError;
 pub use record::error::RecordError;
 pub use record::header::{RECORD_DATA_BYTES, RECORD_HEADER_BYTES};

@@ -72,6 +72,22 @@ impl PskKeys {
         self.0.contains_key(name)
     }
 
+    /// A client's name and key: the one of this name, or the only one.
+    pub(in crate::tls) fn one(&self, name: Option<&[u8]>) -> Option<(&[u8], &[u8])> {
+        let mut all = self.0.iter().map(|(name, key)| (name.as_slice(), key.as_slice()));
+        match name {
+            Some(name) => all.find(|(of, _)| *of == name),
+            None if self.0.len() == 1 => all.next(),
+            None => None,
+        }
+    }
+
+    /// A hash of the key of this name, if there is one.
+    pub(in crate::tls) fn hash_of(&self, name: &[u8]) -> Option<[u8; 32]> {
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.get(name)?);
+        Some(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// The key of this name. A name that there is not has one that nobody knows, so that a client cannot tell
     /// it from a wrong key.
     pub(in crate::tls) fn key_of(&self, name: &[u8]) -> Zeroizing<Vec<u8>> {

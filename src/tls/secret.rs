@@ -43,6 +43,11 @@ impl Secret {
         Self::new(suite, extracted.as_ref())
     }
 
+    /// The same bytes for another suite, which has the same hash.
+    pub(in crate::tls) fn of_suite(&self, suite: CipherSuite) -> Self {
+        Self::new(suite, &self.bytes[..suite.hash_length()])
+    }
+
     pub(in crate::tls) fn suite(&self) -> CipherSuite {
         self.suite
     }

@@ -1,4 +1,6 @@
-//! What a handshake comes to.
+//! What a handshake comes to, on either side.
+
+use rustls::pki_types::CertificateDer;
 
 use super::record::error::RecordError;
 use super::record::receive::{Opened, RecordReceiver};
@@ -7,11 +9,13 @@ use super::secret::Secret;
 use super::suite::CipherSuite;
 use crate::identity::TlsIdentity;
 
-/// A secure connection: both ends of its records, and who the client is.
+/// A secure connection: both ends of its records, and who the peer is.
 #[derive(Debug)]
 pub struct TlsSession {
     pub suite: CipherSuite,
     pub identity: TlsIdentity,
+    /// Its further certificates, see [`TlsProof`](super::TlsProof).
+    pub(in crate::tls) intermediates: Vec<CertificateDer<'static>>,
     pub receiver: RecordReceiver,
     pub sealer: RecordSealer,
 }
@@ -26,7 +30,19 @@ impl TlsSession {
     /// The secrets are those of the first records behind the handshake.
     pub(in crate::tls) fn new(identity: TlsIdentity, client: Secret, server: Secret) -> Self {
         let suite = server.suite();
-        Self { suite, identity, receiver: RecordReceiver::new(client), sealer: RecordSealer::new(server) }
+        Self {
+            suite,
+            identity,
+            intermediates: Vec::new(),
+            receiver: RecordReceiver::new(client),
+            sealer: RecordSealer::new(server),
+        }
+    }
+
+    /// The client's side of a session.
+    pub(in crate::tls) fn of_client(identity: TlsIdentity, client: Secret, server: Secret) -> Self {
+        let (receiver, sealer) = (RecordReceiver::of_client(server), RecordSealer::new(client));
+        Self { suite: sealer.suite(), identity, receiver, sealer }
     }
 
     /// Opens the record at the front of `received`, in place: [`RecordReceiver::open`].
@@ -37,7 +53,7 @@ impl TlsSession {
         self.receiver.open(received)
     }
 
-    /// Appends a key update if one is due: the client asked for it, or our key has made its records. Call it
+    /// Appends a key update if one is due: the peer asked for it, or our key has made its records. Call it
     /// before data is sealed.
     pub fn renew_if_due(&mut self, output: &mut Vec<u8>) {
         if self.receiver.take_answer() || self.sealer.renewal_is_due() {

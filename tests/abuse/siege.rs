@@ -109,8 +109,17 @@ impl Siege {
         Holdings { descriptors: listed.count(), shards }
     }
 
+    /// The sum of all samples of the metrics that begin with this.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let text = self.admin.get("/metrics").body;
+        let samples = text.lines().filter(|line| line.starts_with(name));
+        samples
+            .map(|line| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok()).expect("a number"))
+            .sum()
+    }
+
     /// Anonymous memory of the server in bytes.
-    fn anonymous(&self) -> u64 {
+    pub(crate) fn anonymous(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).expect("read /proc");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("an RssAnon line");

@@ -4,8 +4,9 @@
 //! and its map.
 
 mod failures;
-mod fake;
-mod subject;
+pub(crate) mod fake;
+mod secure;
+pub(crate) mod subject;
 
 use std::process::Command;
 

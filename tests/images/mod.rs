@@ -8,6 +8,7 @@ mod full;
 mod growing;
 mod killed;
 mod online;
+mod packs;
 mod rebuilt;
 mod remote;
 mod served;

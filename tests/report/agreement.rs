@@ -23,6 +23,9 @@ const DIGITS: f64 = 0.002;
 /// fio's bins are a 64th wide, and it names their middle.
 const FIO_BIN: f64 = 1.0 / 64.0;
 const ATTEMPTS: usize = 10;
+/// A processor that has slept through the longer delay may wake so much later than after the shorter one: 0.25 ms were seen in a guest whose
+/// hypervisor was busy. It is a fiftieth of the delay that is looked for.
+const DEEPER_SLEEP_NS: f64 = DELAY_NS / 50.0;
 const QUANTILES: [&str; 3] = ["p50_ns", "p90_ns", "p99_ns"];
 
 /// So many connections with so many requests in flight each, so often, until so many requests are done.
@@ -175,7 +178,7 @@ impl Closest {
         let resolution = 2.0 * DELAY_NS * bin;
         for (index, quantile) in QUANTILES.iter().enumerate() {
             let (beyond, before, cost) = (self.beyond[index], self.before[index], self.cost[index]);
-            if beyond > cost + resolution {
+            if beyond > cost + resolution + DEEPER_SLEEP_NS {
                 wrong.push(format!("{quantile}: the client says {beyond} more, and it can add {cost}"));
             }
             if before > resolution {
@@ -185,7 +188,7 @@ impl Closest {
         // The delay is in the backend, and no part of it is anywhere else.
         for (index, phase) in PHASES.iter().enumerate() {
             let (beside, cost) = (self.phases[index], self.phases_cost[index]);
-            if beside > cost + 2.0 * DELAY_NS * DIGITS {
+            if beside > cost + 2.0 * DELAY_NS * DIGITS + DEEPER_SLEEP_NS {
                 wrong.push(format!("{phase}: {beside} beside the delay, {cost} beside the shorter one"));
             }
         }

@@ -143,6 +143,23 @@ pub(crate) fn crowds(seed: u64) -> Result<Report, String> {
     run::run_plan(random, world, faults, plan)
 }
 
+/// Two images of which snapshots are taken together all the time, and servers that are killed.
+pub(crate) fn killed_snapshots(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(4, small_memory());
+    plan.disks.extend(crowd(1, small_memory()).disks);
+    (plan.shards, plan.snapshots) = (random.between(1, 2) as usize, 0.02);
+    for disk in &mut plan.disks {
+        disk.size = 64 << 10;
+        make_image(disk, &mut random);
+    }
+    let kinds = [Interruption::ProcessDeath, Interruption::ProcessDeath, Interruption::PowerCut];
+    plan.restarts = kinds.into_iter().map(|kind| cut(kind, &mut random)).collect();
+    run::run_plan(random, world, faults, plan)
+}
+
 /// Servers that are killed under load, and a power cut after each.
 pub(crate) fn killed_servers(seed: u64) -> Result<Report, String> {
     let mut random = Random::new(seed);
@@ -168,6 +185,7 @@ fn what_an_image_has_answered_is_kept() {
             ("crowds", crowds as fn(u64) -> _),
             ("killed_servers", killed_servers),
             ("snapshots", snapshots),
+            ("killed_snapshots", killed_snapshots),
             ("groups", groups),
         ];
         for (name, world) in kinds {
@@ -182,13 +200,21 @@ pub(crate) struct Row {
     pub(crate) image: SimulatedImage,
     /// Its snapshots, by number, each as an image of its own.
     pub(crate) snapshots: Vec<(u64, SimulatedImage)>,
+    /// A head that may have taken over, and the snapshot that is being taken unless it has failed.
+    pub(crate) tentative: Option<(SimulatedLayer, Option<u64>)>,
 }
 
 impl Row {
     /// The head is sealed, and what stands on it goes on with another one.
     pub(crate) fn seal(&mut self, number: u64, next: SimulatedLayer) {
         self.snapshots.push((number, SimulatedImage { read_only: true, ..self.image.clone() }));
+        self.take_over(next);
+    }
+
+    /// The same without a snapshot.
+    pub(crate) fn take_over(&mut self, next: SimulatedLayer) {
         self.image.layers.insert(0, next);
+        self.tentative = None;
     }
 }
 
@@ -301,7 +327,7 @@ impl Image {
             (file(bytes, None, false), size)
         });
         let image = SimulatedImage { layers, base, read_only: disk.read_only };
-        let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new() }));
+        let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new(), tentative: None }));
         Self { row, size: disk.size, alignment: disk.alignment, shape, random, copies: 0, untouched }
     }
 }
@@ -329,7 +355,8 @@ impl Medium for Image {
 
     fn next_head(&mut self, world: &World) -> Option<NextLayer> {
         let image = &self.row.borrow().image;
-        if image.read_only || image.layers.len() >= MOST_LAYERS {
+        let is_unfinished = self.row.borrow().tentative.is_some();
+        if image.read_only || image.layers.len() >= MOST_LAYERS || is_unfinished {
             return None;
         }
         let length = self.size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)) as usize;
@@ -347,6 +374,18 @@ impl Medium for Image {
         }
         self.copies += 1;
         Some(ShorterChain::simulated(world, image, self.size, self.copies))
+    }
+
+    /// Whoever opens the store next finishes a snapshot that was being taken.
+    fn interrupted(&mut self, world: &World, interruption: Interruption) {
+        let mut row = self.row.borrow_mut();
+        let Some((next, number)) = row.tentative.take() else { return };
+        if row.image.is_taken_over(world, interruption == Interruption::ProcessDeath) {
+            match number {
+                Some(number) => row.seal(number, next),
+                None => row.take_over(next),
+            }
+        }
     }
 
     /// It takes a server to know which of its blocks count.

@@ -9,7 +9,7 @@ use ringnbd::internal::ring::sim::{FileId, Random, World};
 
 use super::application;
 use super::image;
-use super::plan::Disk;
+use super::plan::{Disk, Interruption};
 
 /// A disk of some kind in a world.
 pub(crate) trait Medium {
@@ -31,6 +31,9 @@ pub(crate) trait Medium {
     fn other_layers(&mut self, _world: &World) -> Option<ShorterChain> {
         None
     }
+
+    /// Its server has ended so, and the next one has not begun.
+    fn interrupted(&mut self, _world: &World, _interruption: Interruption) {}
 
     /// Code of its own goes on, which runs beside the shards; false when that has nothing to do.
     fn step(&self) -> bool {

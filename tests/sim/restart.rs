@@ -50,6 +50,7 @@ impl Simulation {
             Interruption::PowerCut => self.world.power_cut(),
             Interruption::ProcessDeath => self.world.process_death(),
         }
+        self.media.iter_mut().for_each(|medium| medium.interrupted(&self.world, interruption));
         self.end_snapshots();
         self.drop_server();
         for client in std::mem::take(&mut self.clients) {

@@ -14,7 +14,7 @@ use ringnbd::internal::shard::{Holdings, Removal, SteppedShard};
 use super::client::{Client, Context};
 use super::media::{self, Medium};
 use super::oracle::{Oracle, WriteId};
-use super::plan::{self, Plan, Restart};
+use super::plan::{self, Interruption, Plan, Restart};
 use super::request::Setting;
 
 /// What a run that went well tells.
@@ -468,6 +468,8 @@ impl Simulation {
         if self.closing.iter().any(|closing| self.world.is_taken(closing.socket)) {
             return Err(format!("a socket is never released; asked to end at {:?}", self.plan.shutdown_at));
         }
+        // The next server finishes what this one has left.
+        self.media.iter_mut().for_each(|medium| medium.interrupted(&self.world, Interruption::ProcessDeath));
         let may_open_images = !self.has_lost_data_of_images();
         for export in 0..self.oracles.len() {
             if self.plan.disks[export].image.is_none() || may_open_images {
@@ -510,6 +512,7 @@ impl Simulation {
     /// The power fails, and what must have survived is looked for.
     fn survive(&mut self) -> Result<(), String> {
         self.world.power_cut();
+        self.media.iter_mut().for_each(|medium| medium.interrupted(&self.world, Interruption::PowerCut));
         self.end_snapshots();
         if self.media.iter().any(|medium| medium.content(&self.world).is_none()) {
             self.drop_server();

@@ -1,6 +1,7 @@
 //! Snapshots of images, of several at one point in time, while their clients go on; and what they must hold.
 //!
 //! The catalogue is a model: a change takes effect at one moment between being asked for and being answered.
+//! What the next server does with a snapshot that is being taken is decided by the code of the server.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -64,7 +65,10 @@ struct Change {
     random: Random,
     unrecorded: f64,
     steps: Rc<Cell<u64>>,
+    /// The last change has.
     has_happened: bool,
+    /// It was the one at the end.
+    is_over: bool,
 }
 
 impl Change {
@@ -81,8 +85,9 @@ impl Change {
     }
 }
 
-impl SnapshotRecord for Change {
-    async fn record(&mut self) -> RecordOutcome {
+impl Change {
+    /// Something is done to each row at one moment, perhaps.
+    async fn change(&mut self, change: impl Fn(u64, &NextLayer)) -> RecordOutcome {
         let (refused, unknown) = (RecordOutcome::Refused("no".into()), RecordOutcome::Unknown("?".into()));
         let is_odd = self.random.chance(self.unrecorded);
         let (happens, outcome) = match if is_odd { self.random.below(3) } else { 3 } {
@@ -92,22 +97,52 @@ impl SnapshotRecord for Change {
             _ => (true, RecordOutcome::Recorded),
         };
         self.take_time().await;
+        self.has_happened = happens;
         if happens {
-            self.has_happened = true;
-            self.rows.iter().for_each(|next| next.row.borrow_mut().seal(self.number, next.layer));
+            self.rows.iter().for_each(|next| change(self.number, next));
         }
         self.take_time().await;
         outcome
     }
+}
+
+impl SnapshotRecord for Change {
+    async fn begin(&mut self) -> RecordOutcome {
+        self.change(|number, next| next.row.borrow_mut().tentative = Some((next.layer, Some(number)))).await
+    }
+
+    async fn record(&mut self) -> RecordOutcome {
+        self.is_over = true;
+        self.change(|number, next| next.row.borrow_mut().seal(number, next.layer)).await
+    }
 
     async fn read_again(&mut self) -> RecordOutcome {
         self.take_time().await;
-        // One that happened and of which nobody ever hears is a snapshot with later writes in it: not looked at here.
+        // After the switch clients would be told of it, and of the others nobody ever hears.
         match (self.random.chance(0.2), self.has_happened) {
             (_, true) => RecordOutcome::Recorded,
-            (true, false) => RecordOutcome::Unknown("still".into()),
-            (false, false) => RecordOutcome::Refused("it never happened".into()),
+            (true, false) if !self.is_over => RecordOutcome::Unknown("still".into()),
+            (_, false) => RecordOutcome::Refused("it never happened".into()),
         }
+    }
+
+    async fn withdraw(&mut self) {
+        self.take_time().await;
+        self.rows.iter().for_each(|next| next.row.borrow_mut().tentative = None);
+        self.take_time().await;
+    }
+
+    async fn go_on_without(&mut self, settled: &[usize]) -> RecordOutcome {
+        self.take_time().await;
+        for (index, next) in self.rows.iter().enumerate() {
+            let mut row = next.row.borrow_mut();
+            match settled.contains(&index) {
+                true => row.take_over(next.layer),
+                false => row.tentative = Some((next.layer, None)),
+            }
+        }
+        self.take_time().await;
+        RecordOutcome::Recorded
     }
 }
 
@@ -154,6 +189,7 @@ impl Simulation {
             unrecorded: self.plan.unrecorded,
             steps: Rc::clone(&self.snapshots.steps),
             has_happened: false,
+            is_over: false,
         };
         let result = Box::pin(async move { seal_group(members, &mut change).await });
         let (number, began) = (self.snapshots.begun, self.tick);

@@ -80,13 +80,18 @@ fn configuration() -> String {
 
 /// A server of all exports. Its unix socket is one that everybody may connect to.
 fn serve(text: &str, arguments: &[&str]) -> (Server, String, tempfile::TempDir) {
+    serve_operated(text, arguments, "off")
+}
+
+/// With a control socket.
+fn serve_operated(text: &str, arguments: &[&str], control: &str) -> (Server, String, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");
     std::fs::write(&path, text).unwrap();
     let name = format!("ringnbd-rights-{}-{}", std::process::id(), dir.path().display());
     let name = name[..name.len().min(100)].to_owned();
     let socket = format!("@{name}");
-    let fixed = ["--config", path.to_str().unwrap(), "--unix", &socket, "--control", "off"];
+    let fixed = ["--config", path.to_str().unwrap(), "--unix", &socket, "--control", control];
     let mut options = Options::new().without_unix().tcp("127.0.0.1:0").tcp("[::1]:0");
     // The tests may run under nohup(1), whose children ignore a hang-up.
     options.wrapper = ["env", "--default-signal=HUP"].map(str::to_owned).into();
@@ -368,4 +373,93 @@ fn a_reload_brings_other_rights() {
     ];
     there.write_all(&read.concat()).unwrap();
     there.read_exact(&mut [1; 16 + 512]).unwrap();
+}
+
+/// Rules by certificate, by network and by user, of which only the last one lets this client in.
+fn rules(count: usize) -> String {
+    let rule = |index: usize| match index % 3 {
+        0 => format!("\"cert.cn=vm{index} & ip=10.0.0.0/8\""),
+        1 => format!("\"ip=10.{}.{}.0/24\"", index / 256 % 256, index % 256),
+        _ => format!("\"uid={} & gid=7\"", 1_000_000 + index),
+    };
+    let rules: Vec<_> = (1..count).map(rule).chain(["\"ip=127.0.0.0/8\"".to_owned()]).collect();
+    format!("[[export]]\nname = \"a\"\nuri = \"mem:1M\"\nallow = [{}]\n", rules.join(", "))
+}
+
+/// Handshakes beside 10,000 rules take as long as beside one. Both servers are asked by turns, and the median of the ratios counts.
+/// `RINGNBD_RIGHTS_FIGURES=1` asserts it, on a quiet machine and with `RINGNBD_TEST_BINARY` of a release build.
+#[test]
+fn handshakes_beside_ten_thousand_rules() {
+    let is_asserted = std::env::var("RINGNBD_RIGHTS_FIGURES").as_deref() == Ok("1");
+    let (rounds, handshakes) = if is_asserted { (41, 400) } else { (3, 20) };
+    let servers = [rules(1), rules(10_000)].map(|text| serve(&text, &[]));
+    let client = Client::Tcp { from: "127.0.0.1" };
+    let block = |(server, socket, _): &(Server, String, tempfile::TempDir)| {
+        let begin = std::time::Instant::now();
+        for _ in 0..handshakes {
+            assert_eq!(client.bytes(server, socket, &questions("a")["GO"]).len(), granted("GO", true).len());
+        }
+        begin.elapsed().as_secs_f64() / f64::from(handshakes)
+    };
+    servers.iter().for_each(|server| drop(block(server)));
+    let mut ratios: Vec<_> = (0..rounds)
+        .map(|round| match round % 2 {
+            0 => 1.0 / (block(&servers[0]) / block(&servers[1])),
+            _ => block(&servers[1]) / block(&servers[0]),
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[ratios.len() / 2];
+    let each = block(&servers[1]) * 1e6;
+    println!("-- a handshake beside 10,000 rules: {median:.3} of one beside one rule, {each:.0} us");
+    assert!(!is_asserted || median <= 1.02, "{median}: {ratios:?}");
+}
+
+/// A reload that enforces ends sessions that would be refused now, and those that could not write any more.
+#[test]
+fn a_reload_that_enforces() {
+    let text = "[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let control = format!("unix:{}", dir.path().join("control").display());
+    let (server, socket, config) = serve_operated(text, &[], &control);
+    let clients = ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|from| Client::Tcp { from });
+    let mut sessions = clients.map(|client| {
+        let mut stream = client.connect(&server, &socket);
+        stream.write_all(&[&MODERN.to_be_bytes()[..], &option(NBD_OPT_EXPORT_NAME, b"a")].concat()).unwrap();
+        stream.read_exact(&mut [0; 18 + 10]).unwrap();
+        stream
+    });
+    let request = |kind: u16, length: u32| {
+        [&NBD_REQUEST_MAGIC.to_be_bytes()[..], &[0; 2], &kind.to_be_bytes(), &[0; 16], &length.to_be_bytes()]
+            .concat()
+    };
+    let rules = "allow = [\"ip=127.0.0.1\", \"ip=127.0.0.2\"]\nwrite = \"ip=127.0.0.2\"\n";
+    std::fs::write(config.path().join("c.toml"), format!("{text}{rules}")).unwrap();
+    // Half a WRITE of the first has come; the read before it tells so.
+    let write = [request(NBD_CMD_WRITE, 512), vec![1; 512]].concat();
+    sessions[0].write_all(&[&request(NBD_CMD_READ, 512), &write[..100]].concat()).unwrap();
+    sessions[0].read_exact(&mut [0; 16 + 512]).unwrap();
+    let ctl = || {
+        let binary =
+            std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
+        let mut command = std::process::Command::new(binary);
+        let told = command.args(["ctl", "--control", &control, "reload", "--enforce"]).output().unwrap();
+        (told.status.code(), String::from_utf8(told.stdout).unwrap())
+    };
+    let expected =
+        "Other rights are in force for clients that come.\n2 sessions end, which would be refused now.\n";
+    assert_eq!(ctl(), (Some(0), expected.to_owned()));
+    let mut end = [0; 16];
+    assert_eq!(sessions[2].read(&mut end).unwrap(), 0, "it was idle");
+    // The shard was told before.
+    sessions[0].write_all(&[&write[100..], &request(NBD_CMD_READ, 512)].concat()).unwrap();
+    let mut replies = [[0; 16]; 2];
+    replies.iter_mut().for_each(|reply| sessions[0].read_exact(reply).unwrap());
+    let mut errors = replies.map(|reply| u32::from_be_bytes(reply[4..8].try_into().unwrap()));
+    errors.sort_unstable();
+    assert_eq!(errors, [0, NBD_ESHUTDOWN]);
+    assert_eq!(sessions[0].read(&mut end).unwrap(), 0);
+    sessions[1].write_all(&write).unwrap();
+    sessions[1].read_exact(&mut end).unwrap();
+    assert_eq!(ctl(), (Some(0), "Nothing to change.\n".to_owned()));
 }

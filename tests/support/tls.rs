@@ -20,8 +20,14 @@ use super::PATIENCE;
 /// The shared keys of [`write_files`].
 pub(crate) const KEYS: &str = "vm1:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 
+/// The number of the client's certificate.
+pub(crate) const CLIENT_SERIAL: u64 = 77;
+
+/// The authority of [`write_files`].
+pub(crate) type TestIssuer = Issuer<'static, KeyPair>;
+
 /// The files that servers and clients look for, under the names that QEMU and libnbd give them.
-pub(crate) fn write_files(dir: &Path) {
+pub(crate) fn write_files(dir: &Path) -> TestIssuer {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.distinguished_name.push(DnType::CommonName, "an authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -36,6 +42,7 @@ pub(crate) fn write_files(dir: &Path) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
         params.distinguished_name.push(DnType::CommonName, names[0].as_str());
+        params.serial_number = (file == "client").then(|| CLIENT_SERIAL.into());
         params.extended_key_usages = vec![purpose];
         // The second is a thing of TLS 1.2, but QEMU looks for it.
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -45,6 +52,7 @@ pub(crate) fn write_files(dir: &Path) {
         std::fs::write(dir.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
     }
     std::fs::write(dir.join("keys.psk"), KEYS).unwrap();
+    issuer
 }
 
 /// A client that believes the authority in a directory, and has the certificate that is there.

@@ -3,6 +3,7 @@
 
 mod init;
 mod records;
+mod renewal;
 mod rights;
 
 use std::path::PathBuf;
@@ -56,7 +57,10 @@ impl Served {
             "--admin".to_owned(),
             format!("unix:{}", admin.display()),
         ];
-        let server = Options::new().tcp("127.0.0.1:0").args(arguments).start();
+        let mut options = Options::new().tcp("127.0.0.1:0").args(arguments);
+        // The tests may run under nohup(1), whose children ignore a hang-up.
+        options.wrapper = ["env", "--default-signal=HUP"].map(str::to_owned).into();
+        let server = options.start();
         Self { image, server, files, admin, seen: std::cell::Cell::new(0) }
     }
 

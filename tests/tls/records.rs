@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use ringnbd::internal::tls::rustls::{self, AlertDescription, ClientConnection};
 
@@ -15,7 +16,7 @@ use crate::support::wire::*;
 use crate::support::{PATIENCE, wait_until};
 
 /// A client in the transmission phase, with simple replies.
-struct Client {
+pub(super) struct Client {
     socket: UnixStream,
     tls: ClientConnection,
 }
@@ -30,13 +31,21 @@ fn connect(served: &Served) -> UnixStream {
 }
 
 impl Client {
-    fn open(served: &Served) -> Self {
+    pub(super) fn open(served: &Served) -> Self {
+        Self::try_open(served, served.files.path()).unwrap()
+    }
+
+    /// With the authority and the certificate of a directory.
+    pub(super) fn try_open(served: &Served, dir: &Path) -> std::io::Result<Self> {
         let mut socket = connect(served);
-        let tls = start_tls(&mut socket, &MODERN.to_be_bytes(), served.files.path()).unwrap();
+        let tls = start_tls(&mut socket, &MODERN.to_be_bytes(), dir)?;
         let mut client = Self { socket, tls };
         client.send(&option(NBD_OPT_EXPORT_NAME, b""));
-        assert_eq!(client.receive(10)[..8], SIZE.to_be_bytes());
-        client
+        // With TLS 1.3 a client hears only now that its certificate was refused.
+        let mut told = [0; 10];
+        rustls::Stream::new(&mut client.tls, &mut client.socket).read_exact(&mut told)?;
+        assert_eq!(told[..8], SIZE.to_be_bytes());
+        Ok(client)
     }
 
     /// Data as records.
@@ -49,7 +58,7 @@ impl Client {
         records
     }
 
-    fn send(&mut self, data: &[u8]) {
+    pub(super) fn send(&mut self, data: &[u8]) {
         let records = self.records(data);
         self.socket.write_all(&records).unwrap();
     }
@@ -66,18 +75,18 @@ impl Client {
         self.answer(data)
     }
 
-    fn answer(&mut self, data: usize) -> (u32, Vec<u8>) {
+    pub(super) fn answer(&mut self, data: usize) -> (u32, Vec<u8>) {
         let header = self.receive(16);
         let error = u32::from_be_bytes(header[4..8].try_into().unwrap());
         (error, if error == 0 { self.receive(data) } else { Vec::new() })
     }
 
-    fn expect_alive(&mut self) {
+    pub(super) fn expect_alive(&mut self) {
         assert_eq!(self.ask(&Request::read(0, 512), 512).0, 0);
     }
 
     /// What the server tells at the end: nothing is wrong, or an alert. Bytes before it are skipped.
-    fn end(&mut self) -> Result<(), AlertDescription> {
+    pub(super) fn end(&mut self) -> Result<(), AlertDescription> {
         let mut bytes = [0; 4096];
         loop {
             match self.tls.process_new_packets() {

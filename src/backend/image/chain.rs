@@ -10,6 +10,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::contents::ContentsLink;
+use super::head_commits::HeadCommits;
 use super::layer_files::LayerFiles;
 use super::store::ImageStore;
 use crate::backend::context::ShardContext;
@@ -24,6 +26,8 @@ pub(super) struct Chain {
     pub(super) store: Arc<ImageStore>,
     /// The head first; at least one.
     pub(super) layers: Vec<ChainLink>,
+    /// What is below them in packs.
+    pub(super) contents: Option<Rc<ContentsLink>>,
     pub(super) base: Option<BaseLink>,
 }
 
@@ -62,6 +66,7 @@ pub(super) struct OpenLayer {
     pub(super) map_file: Option<FileIndex>,
     /// The log of changes is half full.
     pub(super) commit_is_due: Cell<bool>,
+    pub(super) commits: Arc<HeadCommits>,
     registered: Registered,
 }
 
@@ -70,6 +75,7 @@ pub(super) struct RegisteredLayer {
     id: Option<LayerId>,
     data: FileDevice,
     map_file: Option<FileIndex>,
+    commits: Arc<HeadCommits>,
     registered: Registered,
 }
 
@@ -94,7 +100,8 @@ impl Chain {
     pub(super) fn with_head(&self, head: OpenLayer) -> Self {
         let head = ChainLink { layer: Rc::new(head), visible: self.store.size() };
         let layers = std::iter::once(head).chain(self.layers.iter().cloned());
-        Self { store: Arc::clone(&self.store), layers: layers.collect(), base: self.base.clone() }
+        let (contents, base) = (self.contents.clone(), self.base.clone());
+        Self { store: Arc::clone(&self.store), layers: layers.collect(), contents, base }
     }
 }
 
@@ -103,12 +110,12 @@ impl RegisteredLayer {
         let mut registered = Registered::new(&context.ring);
         let map_file = files.map.as_ref().map(|map| registered.add(map)).transpose()?;
         let data = FileDevice::new(Arc::clone(&files.data), store.data_bytes(), context)?;
-        Ok(Self { id: files.id, data, map_file, registered })
+        Ok(Self { id: files.id, data, map_file, commits: Arc::clone(&files.commits), registered })
     }
 
     pub(super) fn open(self, map: LayerMap) -> OpenLayer {
-        let Self { id, data, map_file, registered } = self;
+        let Self { id, data, map_file, commits, registered } = self;
         let commit_is_due = Cell::new(false);
-        OpenLayer { id, map: RefCell::new(map), data, map_file, commit_is_due, registered }
+        OpenLayer { id, map: RefCell::new(map), data, map_file, commit_is_due, commits, registered }
     }
 }

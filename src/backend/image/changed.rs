@@ -51,7 +51,7 @@ impl Chain {
             let part = ByteRange::new(range.start, until - range.start).expect("a part of the range");
             let Blocks { start, length } = self.store.touched(part);
             match layer.map.borrow().lookup(start, length) {
-                Lookup::Load(node) => return Err(Missing { layer: *index, node }),
+                Lookup::Load(node) => return Err(Missing::Node { layer: *index, node }),
                 Lookup::Run(run) => {
                     let until = until.min(run.end() * self.store.block());
                     if run.state != BlockState::Absent {

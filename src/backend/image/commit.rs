@@ -5,8 +5,9 @@
 //! it. It takes before it syncs: a block that is written meanwhile belongs to the next commit. Without new
 //! blocks a FLUSH is one `fdatasync`.
 //!
-//! One commit runs at a time, and FLUSHes that come meanwhile share the next one. When one has failed all
-//! others fail until the image is opened again.
+//! One commit of a layer runs at a time, and FLUSHes that come meanwhile share the next one. When one has
+//! failed all others fail until the image is opened again. [`HeadCommits`](super::head_commits) tells for
+//! what a FLUSH waits after a snapshot.
 //!
 //! When half of the journal is used, a checkpoint writes what the records say into the map's nodes: first
 //! into slots that no superblock names, then the superblock that names them.
@@ -55,7 +56,21 @@ impl Chain {
 
     /// A commit, or one that others have asked for and that has not begun.
     pub(super) async fn share_commit(&self, context: &ShardContext) -> Result<(), BlockError> {
-        self.store.commits.flush(async || self.commit(context).await).await
+        self.head().commits.syncs.flush(async || self.commit(context).await).await
+    }
+
+    /// Makes everything durable that was answered, so that the image finds it again.
+    pub(super) async fn make_durable(&self, context: &ShardContext) -> Result<(), BlockError> {
+        self.share_commit(context).await?;
+        self.is_found_again().await
+    }
+
+    /// Waits until the image finds what is durable of its head again after a power cut.
+    pub(super) async fn is_found_again(&self) -> Result<(), BlockError> {
+        if canary!(FlushBeforeCommit) {
+            return Ok(());
+        }
+        self.head().commits.is_sure().await
     }
 
     /// Makes everything durable that was answered; one at a time.

@@ -1,10 +1,12 @@
 //! How deep in its chain the bytes of an image are.
 
 use super::chain::Chain;
+use super::contents::KnownContents;
 use super::source::Missing;
 use super::store::{Blocks, behind};
 use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange, NumberedExtent};
+use crate::store::manifest::ManifestEntry;
 use crate::store::map::{BlockState, Lookup};
 
 /// Parts that are looked at before others have their turn.
@@ -43,8 +45,8 @@ impl Chain {
             }
             let (part, number) = match look(rest) {
                 Ok(known) => known,
-                Err(Missing { layer, node }) => {
-                    self.layers[layer].load(node, context).await?;
+                Err(missing) => {
+                    self.fetch(missing, context).await?;
                     continue;
                 }
             };
@@ -68,7 +70,7 @@ impl Chain {
             end = end.min(layer.visible);
             let Blocks { start, length } = self.store.touched(part(end));
             match layer.map.borrow().lookup(start, length) {
-                Lookup::Load(node) => return Err(Missing { layer: index, node }),
+                Lookup::Load(node) => return Err(Missing::Node { layer: index, node }),
                 Lookup::Run(run) => {
                     end = end.min(run.end() * self.store.block());
                     if run.state != BlockState::Absent {
@@ -77,8 +79,21 @@ impl Chain {
                 }
             }
         }
-        let is_on_base = self.base.is_some();
-        Ok((part(end), if is_on_base { depth(self.layers.len()) } else { 0 }))
+        let mut below = self.layers.len();
+        if let Some(contents) = &self.contents {
+            match contents.look(range.offset(), end) {
+                KnownContents::Hidden => return Ok((part(end), depth(below))),
+                KnownContents::Unknown(chunk) => return Err(Missing::Contents { chunk }),
+                KnownContents::Known(until, entry) => {
+                    end = until;
+                    if entry != ManifestEntry::Base {
+                        return Ok((part(end), depth(below)));
+                    }
+                }
+            }
+            below += 1;
+        }
+        Ok((part(end), if self.base.is_some() { depth(below) } else { 0 }))
     }
 }
 

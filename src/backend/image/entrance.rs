@@ -1,7 +1,8 @@
 //! Where changes of an image wait while its head is being sealed.
 //!
-//! A change is a WRITE whose payload is here, a TRIM, a WRITE_ZEROES, or a FLUSH. It holds nothing of the
-//! device while it waits, no lock and no memory of the reserve, so what is under way can end. Reads pass.
+//! A change is a WRITE whose payload is here, a TRIM, or a WRITE_ZEROES. It holds nothing of the device
+//! while it waits, no lock and no memory of the reserve, so what is under way can end. Reads and FLUSHes
+//! pass.
 
 use std::cell::Cell;
 

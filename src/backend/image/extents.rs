@@ -32,7 +32,9 @@ impl Chain {
             let (part, source) = self.part(rest, context).await?;
             let length = part.length();
             match source {
-                Source::Layer(_) => push(&mut extents, Extent { length, hole: false, zero: false }),
+                Source::Layer(_) | Source::Contents(_) => {
+                    push(&mut extents, Extent { length, hole: false, zero: false })
+                }
                 Source::Zeroes { reserved } => {
                     push(&mut extents, Extent { length, hole: !reserved, zero: true });
                 }

@@ -90,8 +90,23 @@ impl ImageHandle {
         })
     }
 
-    pub(crate) fn record_snapshot(&self, new: &NewSnapshot) {
+    /// Brings all that is sealed below it into packs; what it takes to go on with the result.
+    pub(crate) fn ingest(&self) -> ShorterChain {
+        self.0.served().expect("it belongs to one").with_store(|store| {
+            assert!(store.ingest(self.name(), &mut |_| Ok(())).unwrap() > 0);
+            assert!(self.is_behind(store).unwrap());
+            self.shorter_chain(store).unwrap()
+        })
+    }
+
+    pub(crate) fn record_snapshot(&self, new: &NewSnapshot, is_over: bool) {
         let store = self.0.served().expect("it belongs to one");
-        store.with_store(|store| store.record_snapshots(std::slice::from_ref(new))).unwrap();
+        let group = std::slice::from_ref(new);
+        store
+            .with_store(|store| match is_over {
+                true => store.record_snapshots(group),
+                false => store.begin_snapshots(group),
+            })
+            .unwrap();
     }
 }

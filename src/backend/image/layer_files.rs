@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::head_commits::HeadCommits;
 use crate::backend::file_store::FileStore;
 use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
@@ -17,6 +18,8 @@ pub(in crate::backend) struct LayerFiles {
     pub(in crate::backend) map: Option<Arc<File>>,
     /// Bytes of it that are seen from above.
     pub(in crate::backend) visible: u64,
+    /// How what is written to it becomes durable, if anything is.
+    pub(in crate::backend) commits: Arc<HeadCommits>,
 }
 
 /// What is read where no layer has a block.

@@ -17,9 +17,11 @@
 //! The maps live with the store while no shard has the image open, so nothing that was answered is forgotten
 //! when an idle device is closed.
 
+mod below;
 mod chain;
 mod changed;
 mod commit;
+mod contents;
 mod counts;
 mod depths;
 mod discard;
@@ -27,6 +29,7 @@ mod entrance;
 mod extents;
 mod growing;
 mod handle;
+mod head_commits;
 mod home_task;
 mod layer_files;
 mod nodes;
@@ -60,6 +63,7 @@ use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
 use chain::{BaseLink, Chain, ChainLink, RegisteredLayer};
+use contents::ContentsLink;
 pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
 pub(crate) use growing::{GrowOutcome, GrowTask};
@@ -94,7 +98,7 @@ impl ImageDevice {
     /// # Errors
     /// `EBUSY` while another shard has it open; no room for its files.
     pub(super) fn open(store: &Arc<ImageStore>, context: &ShardContext) -> io::Result<Self> {
-        let StoreLinks { layers: files, base_bytes } = store.links();
+        let StoreLinks { layers: files, contents, base_bytes } = store.links();
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
         let base = store.base.as_ref().zip(base_bytes).map(|(base, visible)| {
@@ -107,7 +111,8 @@ impl ImageDevice {
             layer: Rc::new(layer.open(map)),
             visible: files.visible,
         });
-        let chain = Chain { store: Arc::clone(store), layers: layers.collect(), base };
+        let contents = contents.map(|of| Rc::new(ContentsLink::new(of)));
+        let chain = Chain { store: Arc::clone(store), layers: layers.collect(), contents, base };
         Ok(Self {
             store: Arc::clone(store),
             chain: RefCell::new(Rc::new(chain)),
@@ -145,25 +150,26 @@ impl ImageDevice {
         fua: bool,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        let _inside = self.entrance.enter().await;
+        let inside = self.entrance.enter().await;
         let chain = self.chain();
         let is_durable = chain.write(range, lease, fua, context).await?;
-        if fua && !is_durable {
-            return Box::pin(self.make_durable(context)).await;
+        // The rest changes nothing, and whatever it takes over from, it ends there.
+        drop(inside);
+        match (fua, is_durable) {
+            (true, true) => chain.is_found_again().await,
+            (true, false) => Box::pin(chain.make_durable(context)).await,
+            (false, _) => {
+                chain.commit_early(context).await;
+                Ok(())
+            }
         }
-        chain.commit_early(context).await;
-        Ok(())
     }
 
-    /// Makes everything durable that was answered.
+    /// Makes everything durable that was answered. It changes nothing, so it does not wait at the entrance:
+    /// all that was answered before it came is in its chain, whatever takes over later.
     pub(super) async fn flush(&self, context: &ShardContext) -> Result<(), BlockError> {
-        let _inside = self.entrance.enter().await;
-        self.make_durable(context).await
-    }
-
-    async fn make_durable(&self, context: &ShardContext) -> Result<(), BlockError> {
         let chain = self.chain();
-        chain.share_commit(context).await
+        chain.make_durable(context).await
     }
 
     /// Gives the blocks of a range back. Parts of blocks at its ends are zeroed.

@@ -71,10 +71,14 @@ impl ImageStore {
     ) -> Result<(Self, DeviceFacts), OpenError> {
         let read_only = read_only || node.snapshot.is_some();
         let open = served.note_open(node)?;
+        if node.snapshot.is_none() {
+            store.finish_left_snapshot(&node.image).map_err(OpenError::Store)?;
+        }
         if !read_only {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }
-        let ImageFiles { size, layers, base } = store.files(node).map_err(OpenError::Store)?;
+        let ImageFiles { size, layers, contents, base } = store.files(node).map_err(OpenError::Store)?;
+        let contents = contents.map(|contents| served.contents(&contents));
         let base = base.map(|base| open_chain_base(store, served, &base, (uri.mapped, locks))).transpose()?;
         let mut opened = Vec::with_capacity(layers.len());
         let mut is_rotational = false;
@@ -92,7 +96,7 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        let image = Self::new(opened, base, Some((open, options(uri, read_only))));
+        let image = Self::new(opened, base, Some((open, options(uri, read_only)))).with_contents(contents);
         Ok((image, facts(size, read_only, is_rotational)))
     }
 }
@@ -208,7 +212,13 @@ pub(super) fn open_layer(
     let ChainFiles { id, data, map, visible } = files;
     let layer_map = open_map(&data, &map).map_err(|error| OpenError::Layer(id, error))?;
     let (data, facts) = FileStore::open(&path_of(&data), how)?;
-    let layer = LayerFiles { id: Some(id), data: Arc::new(data), map: Some(Arc::new(map)), visible };
+    let layer = LayerFiles {
+        id: Some(id),
+        data: Arc::new(data),
+        map: Some(Arc::new(map)),
+        visible,
+        commits: Arc::default(),
+    };
     Ok(((layer, layer_map), facts.rotational))
 }
 
@@ -243,7 +253,9 @@ fn unnamed_layer(file: File, size: u64, uri: &ImageUri) -> Result<((LayerFiles, 
     let sized = file.set_len(size.next_multiple_of(u64::from(geometry.block_bytes)));
     sized.map_err(|error| OpenError::Temporary(path_of(&file), error))?;
     let (data, facts) = FileStore::open(&path_of(&file), &options(uri, false))?;
-    Ok(((LayerFiles { id: None, data: Arc::new(data), map: None, visible: size }, map), facts.rotational))
+    let files =
+        LayerFiles { id: None, data: Arc::new(data), map: None, visible: size, commits: Arc::default() };
+    Ok(((files, map), facts.rotational))
 }
 
 /// The map of a layer that has no file for it: all of its nodes stay in memory.

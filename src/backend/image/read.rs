@@ -36,6 +36,14 @@ impl Chain {
                 Err(error) => return (lease, Err(ReadFailure { error, good })),
             };
             let start = start + good as u32;
+            if let Source::Contents(chunk) = source {
+                let done = self.read_contents(chunk, part, &mut lease, start, context).await;
+                if let Err(error) = done {
+                    return (lease, Err(ReadFailure { error, good }));
+                }
+                rest = behind(part, range);
+                continue;
+            }
             match self.file(source) {
                 Some(file) => {
                     let (back, result) = file.read_anyhow(part, lease, start, context).await;
@@ -69,7 +77,8 @@ impl Chain {
         let source = self.whole(range)?;
         match self.file(source) {
             Some(file) => file.cached(range, waits, trust, now).map(Some),
-            None => Some(None),
+            None if matches!(source, Source::Zeroes { .. }) => Some(None),
+            None => None,
         }
     }
 

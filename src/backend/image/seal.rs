@@ -1,13 +1,18 @@
 //! The head of an image becomes a sealed layer, and another one takes its writes, while clients go on.
 //!
 //! ```text
-//! prepare   the next head is opened; what can be becomes durable       requests go on
-//! close     no change begins, those under way end, a commit            changes wait
-//!           the catalogue is changed                                   changes wait
-//! switch    the next head takes the writes                             all go on
+//! prepare   the next head is opened; what can be becomes durable                 requests go on
+//!           the catalogue notes that the next head may take over                 requests go on
+//! close     no change begins, those under way end                                changes wait
+//! switch    the next head takes the writes                                       all go on
+//! settle    the sealed head becomes durable                                      FLUSH and FUA wait
+//!           the catalogue is changed                                             FLUSH and FUA wait
+//! release   what is durable of the next head counts                              all go on
 //! ```
 //!
-//! Nothing has changed before the switch, so until then it is given up by opening the entrance.
+//! Nothing has changed before the switch, so until then it is given up by opening the entrance. After it the
+//! next head stays, whatever happens. If the sealed one cannot be made durable, or nobody knows whether the
+//! catalogue leads to the next one, FLUSH fails until the image is opened again.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -18,11 +23,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::ImageDevice;
-use super::chain::{OpenLayer, RegisteredLayer};
+use super::chain::{Chain, OpenLayer, RegisteredLayer};
 use super::entrance::ClosedEntrance;
+use super::head_commits::HeadCommits;
 use super::layer_files::{LayerFiles, NextHead};
 use super::sealing::{SealFailure, SealOrder, SealProgress, SealTask};
 use crate::backend::context::ShardContext;
+use crate::block::BlockError;
+
+/// How often a commit is tried of which nothing was lost.
+const TRIES: usize = 10;
 
 /// Why the home does not go on to wait.
 enum Halt {
@@ -83,13 +93,15 @@ impl ImageDevice {
         if !task.ordered(SealOrder::Switch).await {
             return Ok(());
         }
-        self.switch(files, head);
+        let commits = Arc::clone(&head.commits);
+        let sealed = self.switch(files, head);
         drop(closed);
-        task.reach(SealProgress::Over(context.ring.now() - since));
-        Ok(())
+        task.reach(SealProgress::Switched(context.ring.now() - since));
+        let settled = settle(&sealed, context).await;
+        release(task, settled, &commits).await
     }
 
-    /// Opens the next head here, and leaves little to be done while changes wait.
+    /// Opens the next head here, and leaves little to be done after the switch.
     async fn prepare(
         &self,
         NextHead { files, map }: NextHead,
@@ -98,13 +110,15 @@ impl ImageDevice {
         let head = RegisteredLayer::new(&files, &self.store, context);
         let head = head.map_err(|error| SealFailure::NoRoom(error.to_string()))?.open(map);
         let chain = self.chain();
-        let ahead = self.store.commits.flush(async || chain.commit_and_checkpoint(context).await);
+        let sure = chain.head().commits.is_sure();
+        sure.await.map_err(SealFailure::NotDurable)?;
+        let syncs = &chain.head().commits.syncs;
+        let ahead = syncs.flush(async || chain.commit_and_checkpoint(context).await);
         ahead.await.map_err(SealFailure::NotDurable)?;
         Ok((files, head))
     }
 
-    /// Keeps changes out, waits for those under way, and makes all of them durable; `None` if that is not
-    /// wanted any more.
+    /// Keeps changes out, and waits for those under way; `None` if that is not wanted any more.
     async fn close(
         &self,
         task: &SealTask,
@@ -117,44 +131,65 @@ impl ImageDevice {
             Halt::TooLate
         };
         let given_up = async { unless(pin!(task.given_up()), pin!(too_late)).await };
-        let mut halt = pin!(async { given_up.await.err().unwrap_or(Halt::GivenUp) });
+        let halt = async { given_up.await.err().unwrap_or(Halt::GivenUp) };
         let drained = async {
             if !canary!(SealWithoutDrain) {
                 closed.drained().await;
             }
         };
-        if let Err(why) = unless(pin!(drained), halt.as_mut()).await {
-            return failure(&why, limit).map_or(Ok(None), Err);
-        }
-        let chain = self.chain();
-        let mut commit = pin!(self.store.commits.flush(async || chain.commit(context).await));
-        match unless(commit.as_mut(), halt.as_mut()).await {
-            Ok(result) => result.map(|()| Some(closed)).map_err(SealFailure::NotDurable),
-            Err(why) => {
-                drop(closed);
-                if let Some(failure) = failure(&why, limit) {
-                    task.fail(failure);
-                }
-                // A commit that is dropped counts as one that has failed.
-                let _result = commit.await;
-                failure(&why, limit).map_or(Ok(None), Err)
-            }
+        let drained = unless(pin!(drained), pin!(halt)).await;
+        match drained {
+            Ok(()) => Ok(Some(closed)),
+            Err(Halt::GivenUp) => Ok(None),
+            Err(Halt::TooLate) => Err(SealFailure::TooSlow(limit)),
         }
     }
 
-    fn switch(&self, files: Arc<LayerFiles>, head: OpenLayer) {
+    /// The next head takes the writes; the chain that had them.
+    fn switch(&self, files: Arc<LayerFiles>, head: OpenLayer) -> Rc<Chain> {
+        head.commits.take_over();
         let chain = self.chain();
-        // All that it noted is durable.
-        chain.head().map.borrow_mut().finish_log();
         let next = chain.with_head(head);
         self.store.gets_head(files);
-        self.chain.replace(Rc::new(next));
+        self.chain.replace(Rc::new(next))
     }
 }
 
-fn failure(why: &Halt, limit: Duration) -> Option<SealFailure> {
-    match why {
-        Halt::TooLate => Some(SealFailure::TooSlow(limit)),
-        Halt::GivenUp => None,
+/// Makes a head durable that takes no writes any more.
+async fn settle(sealed: &Chain, context: &ShardContext) -> Result<(), BlockError> {
+    let commits = &sealed.head().commits;
+    let mut result = sealed.share_commit(context).await;
+    for _ in 1..TRIES {
+        if result.is_ok() || commits.syncs.has_failed() {
+            break;
+        }
+        result = sealed.share_commit(context).await;
     }
+    result?;
+    // All that it noted is durable.
+    sealed.head().map.borrow_mut().finish_log();
+    Ok(())
+}
+
+/// Waits for the catalogue, and says what became of the next head.
+async fn release(
+    task: &SealTask,
+    settled: Result<(), BlockError>,
+    commits: &HeadCommits,
+) -> Result<(), SealFailure> {
+    if let Err(error) = settled {
+        commits.fail();
+        return Err(SealFailure::NotDurable(error));
+    }
+    task.reach(SealProgress::Settled);
+    match task.ordered(SealOrder::Release).await {
+        true => commits.become_sure(),
+        false => {
+            commits.fail();
+            let what = "an image has a head that the catalogue of its store may not lead to: FLUSH fails until the server is started again";
+            tracing::error!("{what}");
+        }
+    }
+    task.reach(SealProgress::Over);
+    Ok(())
 }

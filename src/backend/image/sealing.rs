@@ -15,11 +15,15 @@ use crate::exec::{Waiters, lock};
 pub(super) enum SealOrder {
     /// Get the next head ready, and make durable what can be while requests go on.
     Prepare,
-    /// Let no change begin, wait for those under way, make all of them durable.
+    /// Let no change begin, and wait for those under way: the catalogue says that the next head may take
+    /// over.
     Close,
-    /// The next head takes the writes: the catalogue says so.
+    /// The next head takes the writes. Then make the sealed one durable.
     Switch,
-    /// Nothing is to change. Not after the order to switch.
+    /// What is durable of the next head counts: the catalogue leads to it.
+    Release,
+    /// Nothing more is to change. After the order to switch: nobody knows whether the catalogue leads to the
+    /// next head.
     GiveUp,
 }
 
@@ -29,9 +33,37 @@ pub(super) enum SealProgress {
     Begun,
     Prepared,
     Closed,
-    /// Changes go to the next head, and had to wait for so long. Another one can begin.
-    Over(Duration),
+    /// Changes go to the next head, and had to wait for so long.
+    Switched(Duration),
+    /// The sealed head is durable.
+    Settled,
+    /// Another one can begin.
+    Over,
     Failed(SealFailure),
+}
+
+/// The same, to be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SealStage {
+    Begun,
+    Prepared,
+    Closed,
+    Switched,
+    Settled,
+    Over,
+}
+
+impl SealProgress {
+    const fn stage(&self) -> SealStage {
+        match self {
+            Self::Begun | Self::Failed(_) => SealStage::Begun,
+            Self::Prepared => SealStage::Prepared,
+            Self::Closed => SealStage::Closed,
+            Self::Switched(_) => SealStage::Switched,
+            Self::Settled => SealStage::Settled,
+            Self::Over => SealStage::Over,
+        }
+    }
 }
 
 /// Why an image cannot be sealed. It goes on as before, unless the failure says something else.
@@ -71,6 +103,14 @@ struct Sealing {
 struct SealTalk {
     order: SealOrder,
     progress: SealProgress,
+    /// How long changes had to wait, after the switch.
+    pause: Duration,
+}
+
+impl Default for SealTalk {
+    fn default() -> Self {
+        Self { order: SealOrder::Prepare, progress: SealProgress::Begun, pause: Duration::ZERO }
+    }
 }
 
 impl SealTalk {
@@ -78,8 +118,9 @@ impl SealTalk {
     fn give(&mut self, order: SealOrder) -> bool {
         let fits = match (self.order, order) {
             (SealOrder::Prepare, SealOrder::Close | SealOrder::GiveUp)
-            | (SealOrder::Close, SealOrder::Switch | SealOrder::GiveUp) => true,
-            (SealOrder::GiveUp | SealOrder::Switch, _) => false,
+            | (SealOrder::Close, SealOrder::Switch | SealOrder::GiveUp)
+            | (SealOrder::Switch, SealOrder::Release | SealOrder::GiveUp) => true,
+            (SealOrder::GiveUp | SealOrder::Release, _) => false,
             (before, order) => unreachable!("{order:?} does not follow {before:?}"),
         };
         if fits {
@@ -103,7 +144,7 @@ pub struct SealTask {
 /// Both sides, for an image that goes on with this head.
 #[must_use]
 pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
-    let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
+    let talk = Mutex::new(SealTalk::default());
     let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
     (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: Some(Box::new(next)) })
 }
@@ -111,7 +152,7 @@ pub fn sealing(next: NextHead) -> (SealMember, SealTask) {
 /// Both sides, of no image.
 #[cfg(test)]
 pub(super) fn sealing_of_nothing() -> (SealMember, SealTask) {
-    let talk = Mutex::new(SealTalk { order: SealOrder::Prepare, progress: SealProgress::Begun });
+    let talk = Mutex::new(SealTalk::default());
     let sealing = Arc::new(Sealing { talk, changed: Waiters::default() });
     (SealMember(Arc::clone(&sealing)), SealTask { sealing, next: None })
 }
@@ -129,20 +170,21 @@ impl Sealing {
 }
 
 impl SealMember {
+    /// Whether the order to switch was given.
+    pub(super) fn may_have_switched(&self) -> bool {
+        lock(&self.0.talk).order >= SealOrder::Switch
+    }
+
     pub(super) fn give(&self, order: SealOrder) {
         self.0.give(order);
     }
 
-    /// Waits until the home is so far; what it says then.
-    pub(super) async fn has_come(&self, order: SealOrder) -> Result<Duration, SealFailure> {
+    /// Waits until the home is so far; how long changes had to wait if that is known then.
+    pub(super) async fn has_come(&self, wanted: SealStage) -> Result<Duration, SealFailure> {
         self.0
-            .until(|talk| match (&talk.progress, order) {
-                (SealProgress::Failed(failure), _) => Some(Err(failure.clone())),
-                (SealProgress::Prepared, SealOrder::Prepare) | (SealProgress::Closed, SealOrder::Close) => {
-                    Some(Ok(Duration::ZERO))
-                }
-                (SealProgress::Over(pause), SealOrder::Switch) => Some(Ok(*pause)),
-                _ => None,
+            .until(|talk| match &talk.progress {
+                SealProgress::Failed(failure) => Some(Err(failure.clone())),
+                progress => (progress.stage() >= wanted).then_some(Ok(talk.pause)),
             })
             .await
     }
@@ -155,7 +197,12 @@ impl SealTask {
 
     /// Says how far the home is.
     pub(super) fn reach(&self, progress: SealProgress) {
-        lock(&self.sealing.talk).progress = progress;
+        let mut talk = lock(&self.sealing.talk);
+        if let SealProgress::Switched(pause) = progress {
+            talk.pause = pause;
+        }
+        talk.progress = progress;
+        drop(talk);
         self.sealing.changed.wake_all();
     }
 
@@ -190,8 +237,8 @@ impl Drop for SealMember {
     fn drop(&mut self) {
         let mut talk = lock(&self.0.talk);
         match talk.order {
-            SealOrder::Prepare | SealOrder::Close => talk.give(SealOrder::GiveUp),
-            SealOrder::Switch | SealOrder::GiveUp => return,
+            SealOrder::Prepare | SealOrder::Close | SealOrder::Switch => talk.give(SealOrder::GiveUp),
+            SealOrder::Release | SealOrder::GiveUp => return,
         };
         drop(talk);
         self.0.changed.wake_all();
@@ -203,7 +250,7 @@ impl Drop for SealTask {
     fn drop(&mut self) {
         let mut talk = lock(&self.sealing.talk);
         match talk.progress {
-            SealProgress::Failed(_) | SealProgress::Over(_) => return,
+            SealProgress::Failed(_) | SealProgress::Over => return,
             _ => talk.progress = SealProgress::Failed(SealFailure::Gone),
         }
         drop(talk);

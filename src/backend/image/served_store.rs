@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use super::contents::ServedContents;
 use super::layer_files::BaseFile;
 use crate::backend::open_error::OpenError;
 use crate::config::ImageUri;
@@ -15,6 +16,9 @@ use crate::store::catalog::{BaseId, LayerId, NodeName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
+use crate::store::pack::PackError;
+use crate::store::pack_shelf::PackShelf;
+use crate::store::serving::ChainContents;
 use crate::store::tracking::OtherChanges;
 use crate::store::worker::{StoreJob, StoreWorker};
 
@@ -30,6 +34,8 @@ pub struct ServedStore {
     served: Mutex<BTreeSet<NodeName>>,
     /// Files below images that were opened at the start, because later none can be.
     bases: Mutex<BTreeMap<BaseId, BaseFile>>,
+    /// Its packs, for all of its images.
+    shelf: Mutex<Weak<PackShelf>>,
 }
 
 /// Who uses the store.
@@ -91,8 +97,8 @@ impl ServedStore {
         store.set_control(None).map_err(OpenError::Store)?;
         let counter = store.change_counter();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
-        let (served, bases) = (Mutex::default(), Mutex::default());
-        let store = Arc::new(Self { path: real(), seat, counter, served, bases });
+        let (served, bases, shelf) = Default::default();
+        let store = Arc::new(Self { path: real(), seat, counter, served, bases, shelf });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -159,6 +165,24 @@ impl ServedStore {
         let bases = lock(&self.bases);
         let base = bases.get(&id)?;
         Some(BaseFile { file: Arc::clone(&base.file), size: base.size })
+    }
+
+    /// Contents of an image, read by whoever may wait. Packs are opened by the thread of the store: nobody
+    /// else can open files of it.
+    pub(super) fn contents(self: &Arc<Self>, of: &ChainContents) -> ServedContents {
+        let mut shelf = lock(&self.shelf);
+        let shelf = shelf.upgrade().unwrap_or_else(|| {
+            let store = Arc::downgrade(self);
+            let gone = || PackError::Io(std::io::Error::other("its store was closed"));
+            let new = Arc::new(PackShelf::new(Box::new(move |number| {
+                let store = store.upgrade().ok_or_else(gone)?;
+                let opened = store.call(move |store| store.open_pack(number));
+                opened.map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?
+            })));
+            *shelf = Arc::downgrade(&new);
+            new
+        });
+        ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf }
     }
 
     /// The same, to be read by whoever can open no file.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::ImageDevice;
 use super::chain::{BaseLink, Chain, ChainLink, OpenLayer, RegisteredLayer};
+use super::contents::{ContentsLink, ServedContents};
 use super::layer_files::LayerFiles;
 use super::open::open_layer;
 use super::store::{ImageStore, StoreLinks};
@@ -31,6 +32,8 @@ use crate::store::serving::ChainShape;
 pub struct ShorterChain {
     pub(super) shape: ChainShape,
     pub(super) new: Vec<(Arc<LayerFiles>, LayerMap)>,
+    /// What is below its layers in packs.
+    pub(super) contents: Option<ServedContents>,
 }
 
 /// What became of an image that was to go on with fewer layers.
@@ -74,7 +77,9 @@ impl ImageStore {
         };
         let shape = store.shape(served.name()).map_err(OpenError::Store)?;
         let open: Vec<LayerId> = self.layers().iter().filter_map(|layer| layer.id).collect();
-        Ok(!shape.layers.iter().map(|(id, _)| id).eq(&open))
+        let packed = self.links().contents.map(|contents| contents.layer);
+        let is_same = shape.contents.map(|contents| contents.layer) == packed;
+        Ok(!is_same || !shape.layers.iter().map(|(id, _)| id).eq(&open))
     }
 
     /// Opens what it needs to go on with the chain that the catalogue has for it.
@@ -89,7 +94,8 @@ impl ImageStore {
             let ((files, map), _) = open_layer(files, &how)?;
             new.push((Arc::new(files), map));
         }
-        Ok(ShorterChain { shape, new })
+        let contents = shape.contents.as_ref().map(|contents| served.store().contents(contents));
+        Ok(ShorterChain { shape, new, contents })
     }
 }
 
@@ -106,7 +112,7 @@ impl ImageDevice {
 
     fn try_to_shorten(
         &self,
-        ShorterChain { shape, new }: ShorterChain,
+        ShorterChain { shape, new, contents }: ShorterChain,
         context: &ShardContext,
     ) -> io::Result<bool> {
         let before = self.chain();
@@ -138,8 +144,9 @@ impl ImageDevice {
             .zip(base_bytes)
             .map(|(base, visible)| BaseLink { visible: visible.min(base.visible), ..base });
         let base_bytes = base.as_ref().map(|base| base.visible);
-        self.store.gets_links(StoreLinks { layers, base_bytes });
-        let next = Chain { store: Arc::clone(&self.store), layers: links, base };
+        self.store.gets_links(StoreLinks { layers, contents: contents.clone(), base_bytes });
+        let contents = contents.map(|of| Rc::new(ContentsLink::new(of)));
+        let next = Chain { store: Arc::clone(&self.store), layers: links, contents, base };
         self.chain.replace(Rc::new(next));
         Ok(true)
     }

@@ -19,9 +19,10 @@ use crate::store::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LogLayout,
     LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
-use crate::store::map_medium::{LayerMedium, MapFileError, open_head_map, open_map_of};
+use crate::store::map_medium::{LayerMedium, MapFileError, open_head_map, open_map_of, seal_head_map};
 use crate::store::pending::FoundLog;
 use crate::store::serving::{ChainBase, ChainShape};
+use crate::store::unfinished::may_have_answered;
 
 /// The files of an image in a world.
 #[derive(Debug, Clone)]
@@ -161,7 +162,10 @@ impl ImageStore {
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, read_only, None);
             let map_file = Some(Arc::new(world.open(layer.map).buffered));
             let id = Some(layer_id(*layer, 0));
-            layers.push((LayerFiles { id, data: Arc::new(data), map: map_file, visible }, map));
+            layers.push((
+                LayerFiles { id, data: Arc::new(data), map: map_file, visible, commits: Arc::default() },
+                map,
+            ));
         }
         let base = image.base.map(|(file, size)| {
             let (file, _) = FileStore::simulated(world.open(file), size, true, None);
@@ -185,7 +189,7 @@ impl NextHead {
         let (data, _) = FileStore::simulated(world.open(layer.data), visible, false, None);
         let map_file = Some(Arc::new(world.open(layer.map).buffered));
         let id = Some(layer_id(layer, 0));
-        let files = LayerFiles { id, data: Arc::new(data), map: map_file, visible };
+        let files = LayerFiles { id, data: Arc::new(data), map: map_file, visible, commits: Arc::default() };
         Self { files: Arc::new(files), map }
     }
 }
@@ -218,17 +222,43 @@ impl ShorterChain {
             let (data, _) = FileStore::simulated(world.open(layer.data), visible, true, None);
             let map_file = Some(Arc::new(world.open(layer.map).buffered));
             new.push((
-                Arc::new(LayerFiles { id: Some(id), data: Arc::new(data), map: map_file, visible }),
+                Arc::new(LayerFiles {
+                    id: Some(id),
+                    data: Arc::new(data),
+                    map: map_file,
+                    visible,
+                    commits: Arc::default(),
+                }),
                 map,
             ));
             layers.push((id, visible));
         }
         let base = image.base.map(|(_, visible)| ChainBase { id: BaseId(Uuid::nil()), visible });
-        Self { shape: ChainShape { size, head: Some(head), layers, base }, new }
+        Self {
+            shape: ChainShape { size, head: Some(head), layers, contents: None, base },
+            new,
+            contents: None,
+        }
     }
 }
 
 impl SimulatedImage {
+    /// What whoever opens a store does with an image whose next head may have taken over: whether that goes
+    /// on. The head has become one that is sealed then.
+    ///
+    /// # Panics
+    /// Its map cannot be used.
+    #[must_use]
+    pub fn is_taken_over(&self, world: &World, is_same_boot: bool) -> bool {
+        let (made, now) = (Uuid::from_u128(1), Uuid::from_u128(if is_same_boot { 1 } else { 2 }));
+        let goes_on = may_have_answered(made, Some(now));
+        if goes_on {
+            let sealed = seal_head_map(&InWorld(world, self.layers[0]));
+            sealed.unwrap_or_else(|error| panic!("the map of a head: {error}"));
+        }
+        goes_on
+    }
+
     /// The map's file of a layer that has these blocks.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ use super::store::{Blocks, behind};
 use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
 use crate::block::{BlockError, ByteRange};
+use crate::store::manifest::NamedChunk;
 use crate::store::map::{BlockState, Lookup, NodeAddress};
 
 /// What has a part of the disk.
@@ -12,6 +13,8 @@ use crate::store::map::{BlockState, Lookup, NodeAddress};
 pub(super) enum Source {
     /// A layer, by its place in the chain; the head is 0.
     Layer(usize),
+    /// A chunk of packs.
+    Contents(NamedChunk),
     Base,
     /// Nothing, or a layer says that it reads as zeroes. `reserved`: there is room for it in the head.
     Zeroes {
@@ -19,11 +22,13 @@ pub(super) enum Source {
     },
 }
 
-/// What must be read before it is known: a node of a layer's map.
+/// What must be read before it is known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Missing {
-    pub(super) layer: usize,
-    pub(super) node: NodeAddress,
+pub(super) enum Missing {
+    /// A node of a layer's map.
+    Node { layer: usize, node: NodeAddress },
+    /// The nodes of a manifest that lead to this chunk of the disk.
+    Contents { chunk: u64 },
 }
 
 impl Chain {
@@ -37,7 +42,7 @@ impl Chain {
         loop {
             match self.known_part(range) {
                 Ok(part) => return Ok(part),
-                Err(Missing { layer, node }) => self.layers[layer].load(node, context).await?,
+                Err(missing) => self.fetch(missing, context).await?,
             }
         }
     }
@@ -63,12 +68,12 @@ impl Chain {
         (part == range).then_some(source)
     }
 
-    /// The device of a source that has bytes.
+    /// The device of a source that has bytes in a file as the disk has them.
     pub(super) fn file(&self, source: Source) -> Option<&FileDevice> {
         match source {
             Source::Layer(layer) => Some(&self.layers[layer].data),
             Source::Base => self.base_file(),
-            Source::Zeroes { .. } => None,
+            Source::Contents(_) | Source::Zeroes { .. } => None,
         }
     }
 
@@ -86,7 +91,7 @@ impl Chain {
             let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
             let Blocks { start, length } = self.store.touched(part);
             match layer.map.borrow().lookup(start, length) {
-                Lookup::Load(node) => return Err(Missing { layer: index, node }),
+                Lookup::Load(node) => return Err(Missing::Node { layer: index, node }),
                 Lookup::Run(run) => {
                     end = end.min(run.end() * self.store.block());
                     source = match run.state {
@@ -100,10 +105,7 @@ impl Chain {
             }
         }
         if source == Source::Base {
-            match &self.base {
-                Some(base) if base.visible > range.offset() => end = end.min(base.visible),
-                _ => source = Source::Zeroes { reserved: false },
-            }
+            (end, source) = self.below_layers(range, end)?;
         }
         let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
         Ok((part, source))

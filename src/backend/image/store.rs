@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::contents::ServedContents;
 use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{BaseFile, LayerFiles};
 use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
-use crate::backend::durability::Syncs;
 use crate::backend::file_store::FileOptions;
 use crate::block::ByteRange;
 use crate::exec::{RangeLock, lock};
@@ -34,8 +34,6 @@ pub(in crate::backend) struct ImageStore {
     served: Option<ServedImage>,
     /// How its layers are opened; none for an image that gets no other ones.
     options: Option<FileOptions>,
-    /// FLUSHes that share a commit; see [`ImageDevice::flush`](super::ImageDevice::flush).
-    pub(super) commits: Syncs,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
     pub(super) locks: RangeLock,
     pub(super) counts: ImageCounts,
@@ -46,6 +44,8 @@ pub(in crate::backend) struct ImageStore {
 pub(super) struct StoreLinks {
     /// The head first; at least one.
     pub(super) layers: Vec<Arc<LayerFiles>>,
+    /// What is below them in packs.
+    pub(super) contents: Option<ServedContents>,
     /// Bytes of the base that are seen from above; none if it stands on no base.
     pub(super) base_bytes: Option<u64>,
 }
@@ -74,17 +74,26 @@ impl ImageStore {
             layers.into_iter().map(|(layer, map)| (Arc::new(layer), map)).unzip();
         let (size, block) = (maps[0].size(), maps[0].geometry().block_bytes);
         Self {
-            links: Mutex::new(StoreLinks { layers, base_bytes: base.as_ref().map(|base| base.size) }),
+            links: Mutex::new(StoreLinks {
+                layers,
+                contents: None,
+                base_bytes: base.as_ref().map(|base| base.size),
+            }),
             base,
             size: AtomicU64::new(size),
             block,
             parked: Mutex::new(Some(maps)),
-            commits: Syncs::default(),
             served,
             options,
             locks: RangeLock::default(),
             counts: ImageCounts::default(),
         }
+    }
+
+    /// The same image, which goes on in packs below its layers.
+    pub(super) fn with_contents(self, contents: Option<ServedContents>) -> Self {
+        lock(&self.links).contents = contents;
+        self
     }
 
     /// The layers that it has now.
@@ -206,6 +215,7 @@ impl ImageStore {
 }
 
 /// What was answered and not flushed must not go with the memory that knows of it: a raw file would keep it.
+/// Of a layer that could not be made durable when it was sealed, the log tells whoever opens the store next.
 impl Drop for ImageStore {
     fn drop(&mut self) {
         let Some(mut map) = lock(&self.parked).take().and_then(|maps| maps.into_iter().next()) else {

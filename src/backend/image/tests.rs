@@ -274,6 +274,17 @@ struct Noted {
 }
 
 impl SnapshotRecord for Noted {
+    async fn begin(&mut self) -> RecordOutcome {
+        RecordOutcome::Recorded
+    }
+
+    async fn withdraw(&mut self) {}
+
+    async fn go_on_without(&mut self, settled: &[usize]) -> RecordOutcome {
+        assert_eq!(settled, [0]);
+        RecordOutcome::Recorded
+    }
+
     async fn record(&mut self) -> RecordOutcome {
         self.asked += 1;
         self.outcomes.remove(0)
@@ -357,7 +368,8 @@ fn an_image_goes_on_with_another_head_and_reads_what_the_sealed_one_has() {
     assert!(served.path.exists());
 }
 
-/// Whatever becomes of the catalogue's change, the image goes on, and what it answers is durable.
+/// Whatever becomes of the catalogue's change, the image goes on. A FLUSH is answered when it is known that
+/// the catalogue leads to the head.
 #[test]
 fn an_image_goes_on_when_its_snapshot_is_not_recorded() {
     let (refused, unknown) = (RecordOutcome::Refused("no".into()), RecordOutcome::Unknown("?".into()));
@@ -373,11 +385,13 @@ fn an_image_goes_on_when_its_snapshot_is_not_recorded() {
         let next = served.next_head(directory.path(), "1");
         assert_eq!(served.snapshot(next, &outcomes, async {}).is_ok(), works, "{outcomes:?}");
         let context = &served.image.context;
-        finish(served.image.device.flush(context), context).unwrap();
+        let is_known = !matches!(outcomes.last(), Some(RecordOutcome::Unknown(_)));
+        assert_eq!(finish(served.image.device.flush(context), context).is_ok(), is_known, "{outcomes:?}");
         served.image.write(range(4096, 4096), 2);
         served.image.check();
         let next = served.next_head(directory.path(), "2");
-        served.snapshot(next, &[RecordOutcome::Recorded], async {}).unwrap();
+        let recorded = if is_known { vec![RecordOutcome::Recorded] } else { Vec::new() };
+        assert_eq!(served.snapshot(next, &recorded, async {}).is_ok(), is_known, "{outcomes:?}");
         served.image.check();
     }
 }
@@ -406,10 +420,10 @@ fn a_snapshot_that_is_given_up_changes_nothing() {
     for orders in [0, 1] {
         let (member, task) = sealing(served.next_head(directory.path(), &orders.to_string()));
         let gone = async {
-            member.has_come(sealing::SealOrder::Prepare).await.unwrap();
+            member.has_come(sealing::SealStage::Prepared).await.unwrap();
             if orders == 1 {
                 member.give(sealing::SealOrder::Close);
-                member.has_come(sealing::SealOrder::Close).await.unwrap();
+                member.has_come(sealing::SealStage::Closed).await.unwrap();
             }
             drop(member);
         };
@@ -447,6 +461,7 @@ fn a_snapshot_has_what_was_answered_before_it() {
     let sealed = chain::Chain {
         store: Arc::clone(&served.image.device.store),
         layers: chain.layers[1..].to_vec(),
+        contents: None,
         base: None,
     };
     let context = &served.image.context;
@@ -537,4 +552,90 @@ fn a_chain_that_became_shorter_reads_as_before() {
     let context = self::context();
     let device = ImageDevice::open(&Arc::new(opened), &context).unwrap();
     Tested { context, device, expected }.check();
+}
+
+/// An image of which all that is sealed is in packs, below clients that go on; S1 and S2 across that.
+#[test]
+fn a_chain_that_ends_in_packs_reads_as_before() {
+    const SIZE: u64 = 400 << 10;
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (base, path) = (directory.path().join("golden"), directory.path().join("store"));
+    let golden: Vec<u8> = (0..300_000u32).map(|at| (at / 1000) as u8 | 1).collect();
+    std::fs::write(&base, &golden).unwrap();
+    let (vm, uri) = ("vm".parse().unwrap(), stored(&path.join("vm")));
+    let mut store = OpenStore::init(&path, MapFiles).unwrap();
+    store.create_on_base(&vm, Some(SIZE), crate::store::base::look_at_base(&base).unwrap()).unwrap();
+    drop(store);
+    let mut expected = golden;
+    expected.resize(SIZE as usize, 0);
+    for round in 1..4u8 {
+        let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+        let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+        let device = ImageDevice::open(&opened, &context).unwrap();
+        let mut image = Tested { context, device, expected };
+        for part in 0..4 {
+            image.write(range(u64::from(round) * 30_000 + part * 70_001, 5000), round * 10 + part as u8);
+        }
+        image.zero(range(u64::from(round) * 50_000, 40_000), false, true);
+        image.check();
+        expected = std::mem::take(&mut image.expected);
+        drop((image, opened));
+        let mut store = OpenStore::open_to_change(&path, MapFiles).unwrap();
+        store.snapshot(vec![format!("vm@{round}").parse().unwrap()]).unwrap();
+    }
+    let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+    let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+    let device = ImageDevice::open(&opened, &context).unwrap();
+    let mut image = Tested { context, device, expected };
+    image.write(range(100, 3000), 9);
+    let (handle, old) = (ImageHandle::of(&opened).unwrap(), image.device.chain());
+    let (told, outcome) = std::sync::mpsc::channel();
+    let task = ShortenTask::new(handle.ingest(), move |outcome| told.send(outcome).unwrap());
+    image.device.shorten(task, &image.context);
+    assert_eq!(outcome.recv().unwrap(), ShortenOutcome::Shorter);
+    assert_eq!(image.device.chain().layers.len(), 1);
+    image.check();
+    drop(old);
+    // The head, what is in packs, and the base.
+    let depths = finish(image.device.depths(range(0, SIZE), 1000, &image.context), &image.context).unwrap();
+    assert!(depths.iter().all(|extent| (1..=3).contains(&extent.number)), "{depths:?}");
+    for part in 0..6 {
+        image.write(range(part * 60_000 + 77, 3000), 100 + part as u8);
+        image.zero(range(part * 64_000, 1000), false, part % 2 == 0);
+        image.check();
+    }
+    let expected = image.expected.clone();
+    drop((image, opened, handle));
+    // Opened with its packs; one that is damaged gives errors, and nothing else.
+    for is_damaged in [false, true] {
+        if is_damaged {
+            for pack in std::fs::read_dir(path.join("packs")).unwrap() {
+                let pack = File::options().write(true).open(pack.unwrap().path()).unwrap();
+                pack.write_all_at(&[0x5a; 2000], 4096).unwrap();
+            }
+        }
+        let (opened, _) = ImageStore::open(&uri, false, true).unwrap();
+        let (context, opened) = (context_of(1 << 20), Arc::new(opened));
+        let device = ImageDevice::open(&opened, &context).unwrap();
+        let image = Tested { context, device, expected: expected.clone() };
+        if !is_damaged {
+            image.check();
+            continue;
+        }
+        let mut errors = 0;
+        for at in (0..SIZE).step_by(4096) {
+            let lease = image.context.pool.lend(4096).unwrap();
+            let read = image.device.read(range(at, 4096), lease, 0, &image.context);
+            match finish(read, &image.context) {
+                (lease, Ok(())) => {
+                    assert!(*lease.bytes(0..4096) == expected[at as usize..at as usize + 4096], "at {at}");
+                }
+                (_, Err(failure)) => {
+                    assert_eq!(failure.error, BlockError::Io);
+                    errors += 1;
+                }
+            }
+        }
+        assert!(errors > 0, "a damaged chunk was read");
+    }
 }

@@ -1,10 +1,20 @@
-//! What a device that stands on another NBD server has to decide: when to connect, what to send again, what
-//! may be lost.
+//! A device that stands on another NBD server.
 //!
-//! It knows no socket, no protocol and no clock. The time is an argument, counted from any fixed moment.
-#![cfg_attr(not(test), expect(dead_code, reason = "the connections that use it are not there yet"))]
+//! What it has to decide knows no socket, no protocol and no clock: `reconnect` when to connect, `unanswered`
+//! what to send again, `unflushed` what may be lost, `facts` whether the remote is the one that it was. Around
+//! that are the tasks of a shard: `supervisor` connects, `link` moves the bytes of one connection, and
+//! `state` is what they share with the requests.
 
 mod facts;
+mod link;
+mod on_shard;
 mod reconnect;
+mod state;
+mod store;
+mod supervisor;
 mod unanswered;
 mod unflushed;
+mod wire;
+
+pub(super) use on_shard::Remote;
+pub(super) use store::RemoteStore;

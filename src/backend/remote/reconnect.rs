@@ -55,10 +55,17 @@ pub(super) struct Reconnect {
 }
 
 impl Reconnect {
-    /// A device that has just connected. Its requests wait `delay` for a lost connection.
+    /// A device that has not connected yet, and does so at once. Its requests wait `delay` for a connection
+    /// that is lost, or that cannot be had.
     pub(super) fn new(delay: Duration, now: Duration) -> Self {
-        let course = Course::Connected { since: now };
+        let course = Course::Paused { until: now };
         Self { delay, course, pause: SHORTEST_PAUSE, trouble_since: None, refuses: false }
+    }
+
+    /// One that has just connected.
+    #[cfg(test)]
+    fn standing(delay: Duration, now: Duration) -> Self {
+        Self { course: Course::Connected { since: now }, ..Self::new(delay, now) }
     }
 
     /// The connection is gone.
@@ -77,6 +84,7 @@ impl Reconnect {
     /// An attempt failed.
     pub(super) fn attempt_failed(&mut self, now: Duration) {
         if self.course == Course::Connecting {
+            self.trouble_since.get_or_insert(now);
             self.rest(now);
         }
     }
@@ -162,7 +170,7 @@ mod tests {
 
     /// Attempts of a remote that is gone at second 100, as (second, attempt or failure).
     fn outage(delay: u64, end: u64) -> Vec<(u64, Due)> {
-        let mut reconnect = Reconnect::new(seconds(delay), seconds(0));
+        let mut reconnect = Reconnect::standing(seconds(delay), seconds(0));
         reconnect.lost(seconds(100));
         let mut log = Vec::new();
         while let Some(now) = reconnect.wake_at().filter(|at| *at <= seconds(end)) {
@@ -187,8 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn the_first_connection_is_tried_at_once_and_its_failure_begins_the_delay() {
+        let mut reconnect = Reconnect::new(seconds(5), seconds(100));
+        assert_eq!((reconnect.entry(), reconnect.wake_at()), (RemoteEntry::Wait, Some(seconds(100))));
+        assert_eq!(reconnect.due(seconds(100)), Some(Due::Connect));
+        assert_eq!(reconnect.wake_at(), None, "as long as the first attempt takes");
+        reconnect.attempt_failed(seconds(110));
+        assert_eq!(reconnect.due(seconds(111)), Some(Due::Connect));
+        reconnect.attempt_failed(seconds(112));
+        assert_eq!(reconnect.due(seconds(115)), Some(Due::FailWaiting));
+    }
+
+    #[test]
     fn requests_wait_then_fail_then_are_sent_again() {
-        let mut reconnect = Reconnect::new(seconds(5), seconds(0));
+        let mut reconnect = Reconnect::standing(seconds(5), seconds(0));
         assert_eq!((reconnect.entry(), reconnect.wake_at()), (RemoteEntry::Send, None));
         reconnect.lost(seconds(50));
         assert_eq!(reconnect.entry(), RemoteEntry::Wait);
@@ -207,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_remote_that_accepts_and_hangs_up_is_no_remote() {
-        let mut reconnect = Reconnect::new(seconds(10), seconds(0));
+        let mut reconnect = Reconnect::standing(seconds(10), seconds(0));
         reconnect.lost(seconds(100));
         let (mut attempts, mut failures, mut now) = (Vec::new(), Vec::new(), seconds(100));
         while let Some(wake) = reconnect.wake_at().filter(|at| *at <= seconds(120)) {
@@ -232,7 +252,7 @@ mod tests {
         fn a_device_never_sleeps_for_good(
             steps in prop::collection::vec((0_u64..40, 0_u8..4), 1..60), delay in 0_u64..60,
         ) {
-            let mut reconnect = Reconnect::new(seconds(delay), seconds(0));
+            let mut reconnect = Reconnect::standing(seconds(delay), seconds(0));
             let (mut now, mut is_trying) = (seconds(0), false);
             for (pass, event) in steps {
                 now += seconds(pass);

@@ -61,8 +61,19 @@ impl Unanswered {
         Self { places: Slab::with_capacity(limit), unsent: VecDeque::with_capacity(limit), next: 0, limit }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// Whether something has to be sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Whether a request has a place: it is to be sent, or under way.
+    pub(super) fn has(&self, cookie: u64) -> bool {
+        self.places.get(index(cookie)).is_some_and(|place| place.cookie == cookie)
     }
 
     /// Takes a request, to be sent; nothing while as many as may be are unanswered.

@@ -137,6 +137,9 @@ pub(crate) struct Args {
     /// the environment
     #[arg(long, value_name = "FILE", help_heading = "Load")]
     pub fio: Option<PathBuf>,
+    /// With TLS: renew the key after so many records, for tests
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub tls_key_update_records: Option<u64>,
     /// Pin this process to a CPU
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,

@@ -166,6 +166,7 @@ mod tests {
             verify: false,
             replies: Replies::Best,
             timeouts: crate::client::Timeouts::default(),
+            tls_renewal: None,
         };
         let terminal = Terminal { width, text: Arc::default() };
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));

@@ -111,6 +111,7 @@ impl RunSettings {
             verify,
             replies: args.replies.map_or(Replies::Best, |form| Replies::Exactly(form.mode())),
             timeouts: Timeouts::default(),
+            tls_renewal: args.tls_key_update_records,
         };
         Ok(Self { load, rw, warnings })
     }

@@ -23,6 +23,7 @@ pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Out
         StoreAnswer::Nodes(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Store(_)
+        | StoreAnswer::Checkpoint(_)
         | StoreAnswer::Flattened(_)
         | StoreAnswer::Rebased(_)
         | StoreAnswer::Collected(_) => format!("{sentence}\n"),

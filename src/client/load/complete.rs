@@ -1,7 +1,7 @@
 //! The half of a turn that takes in what completed.
 
 use super::LoadFailure;
-use super::connection::Heed;
+use super::connection::{Heed, StreamError};
 use super::pattern::Mismatch;
 use super::results::LoadRecorder;
 use super::run::{Run, RunPhase};
@@ -73,8 +73,8 @@ impl Run<'_> {
     ) -> Result<(), LoadFailure> {
         match (completion.operation, completion.result) {
             (Operation::Receive { .. }, Ok(1..)) => {
-                let received = completion.received.expect("bytes come in a buffer");
-                self.feed(key as usize, &received, now)?;
+                let mut received = completion.received.expect("bytes come in a buffer");
+                self.feed(key as usize, &mut received, now)?;
                 drop(received);
                 self.receive(key, !completion.socket_nonempty);
             }
@@ -93,7 +93,7 @@ impl Run<'_> {
     }
 
     #[inline]
-    fn feed(&mut self, key: usize, received: &Received, now: u64) -> Result<(), LoadFailure> {
+    fn feed(&mut self, key: usize, received: &mut Received, now: u64) -> Result<(), LoadFailure> {
         let is_reading_back = matches!(self.phase, RunPhase::ReadBack(_));
         let load = &mut *self.load;
         let mut tally = Tally {
@@ -105,13 +105,14 @@ impl Run<'_> {
             is_counted: !is_reading_back,
             failed: None,
         };
-        let fed = load.connections[key].feed(received.bytes(), &mut tally);
+        let fed = load.connections[key].feed(received, &mut tally);
         let Tally { done, failed, .. } = tally;
         self.in_flight -= done;
         if done > 0 && !is_reading_back {
             self.last_completion = now;
         }
-        fed.map_err(|error| LoadFailure::Protocol { connection: key, error })?;
+        fed.map_err(|error| self.broken(key, error))?;
+        let load = &*self.load;
         if let Some(mismatch) = load.verifier.as_ref().and_then(|verifier| verifier.found.mismatches.first())
         {
             return Err(LoadFailure::Content(Mismatch::to_string(mismatch)));
@@ -121,6 +122,15 @@ impl Run<'_> {
                 Err(LoadFailure::ReadBack { offset: slot.offset, error: from_wire(slot.error) })
             }
             _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn broken(&self, connection: usize, error: StreamError) -> LoadFailure {
+        match error {
+            StreamError::Reply(error) => LoadFailure::Protocol { connection, error },
+            StreamError::Record(error) => LoadFailure::Tls { connection, sentence: error.to_string() },
+            StreamError::Closed => self.lost(connection, None),
         }
     }
 

@@ -15,18 +15,18 @@ use crate::nbd::wire::*;
 
 /// What a reply may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RequestInFlight {
+pub(in crate::client) struct RequestInFlight {
     /// A READ; else a WRITE.
-    pub(super) is_read: bool,
+    pub(in crate::client) is_read: bool,
     /// Bytes from the start of the export.
-    pub(super) offset: u64,
+    pub(in crate::client) offset: u64,
     /// Bytes.
-    pub(super) length: u64,
+    pub(in crate::client) length: u64,
 }
 
 /// What the stream brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ReplyPiece<'a> {
+pub(in crate::client) enum ReplyPiece<'a> {
     /// Bytes of a READ; a chunk may come as several pieces.
     Data { cookie: u64, offset: u64, bytes: &'a [u8] },
     /// Zeroes of a READ.
@@ -39,7 +39,7 @@ pub(super) enum ReplyPiece<'a> {
 
 /// Where a connection's stream stands.
 #[derive(Debug)]
-pub(super) struct Framer {
+pub(in crate::client) struct Framer {
     heads: Heads,
     state: FramerState,
 }
@@ -63,8 +63,17 @@ enum FramerState {
 }
 
 impl Framer {
-    pub(super) fn new(mode: ReplyMode) -> Self {
+    pub(in crate::client) fn new(mode: ReplyMode) -> Self {
         Self { heads: Heads::new(mode), state: FramerState::Head }
+    }
+
+    /// The data of a READ that comes next: its cookie, offset and length. Whoever receives that many bytes, or
+    /// fewer, to where they belong has nothing to copy, and feeds them all the same.
+    pub(in crate::client) fn data_ahead(&self) -> Option<(u64, u64, u64)> {
+        match self.state {
+            FramerState::Data { cookie, offset, left, .. } => Some((cookie, offset, left)),
+            _ => None,
+        }
     }
 
     /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more. `asked`
@@ -73,7 +82,7 @@ impl Framer {
     /// # Errors
     /// [`ReplyError`]: the server broke the protocol.
     #[inline]
-    pub(super) fn feed<'a>(
+    pub(in crate::client) fn feed<'a>(
         &mut self,
         input: &mut &'a [u8],
         asked: impl Fn(u64) -> Option<RequestInFlight>,

@@ -10,10 +10,15 @@
 
 mod complete;
 mod connection;
-mod framing;
+pub(in crate::client) mod framing;
 mod measure;
 pub(crate) mod pattern;
 pub(crate) mod plan;
+#[cfg(not(feature = "tls"))]
+#[path = "no_records.rs"]
+mod records;
+#[cfg(feature = "tls")]
+mod records;
 pub(crate) mod results;
 mod run;
 mod set_up;
@@ -70,6 +75,8 @@ pub struct LoadOptions {
     /// The form of replies to ask for.
     pub replies: Replies,
     pub timeouts: Timeouts,
+    /// With TLS: a key of ours is renewed after so many records; `None`: when it has to be.
+    pub tls_renewal: Option<u64>,
 }
 
 /// Which form of replies to ask for.
@@ -119,6 +126,13 @@ pub enum LoadFailure {
         /// Its number, from 0.
         connection: usize,
         error: ReplyError,
+    },
+    #[error("connection {connection}: {sentence}")]
+    Tls {
+        /// Its number, from 0.
+        connection: usize,
+        /// What is wrong with a record.
+        sentence: String,
     },
     /// Replies did not come.
     #[error("the server did not answer {in_flight} requests within {}", humantime::format_duration(*.waited))]

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::connection::LoadConnection;
 use super::plan::{Area, LoadKind, Plan};
+use super::records::LoadRecords;
 use super::tracker::Tracker;
 use super::verify::Verifier;
 use super::{LoadError, LoadOptions, Replies, Stop};
-use crate::client::enter;
+use crate::client::{UndrivenConnection, enter_secured};
 use crate::nbd::client::handshake::{ExportDetails, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -50,21 +51,22 @@ impl Load {
     /// # Errors
     /// [`LoadError`]; nothing was written.
     pub fn prepare(options: LoadOptions, stop: Arc<Stop>) -> Result<Self, LoadError> {
-        let (first, transmission) = connect(&options)?;
+        let UndrivenConnection { socket, transmission, secure } = connect(&options)?;
         let area = fit(&options, &transmission.export).map_err(LoadError::Unfit)?;
         let (ring, pool) = Ring::new(&ring_options(&options))?;
         let mode = transmission.dialect.reply_mode;
         let mut connections = Vec::with_capacity(options.connections);
-        let mut socket = Some(first);
+        let mut first = Some((socket, secure));
         while connections.len() < options.connections {
-            let socket = match socket.take() {
-                Some(socket) => socket,
-                None => connect(&options)?.0,
+            let (socket, secure) = match first.take() {
+                Some(first) => first,
+                None => connect(&options).map(|entered| (entered.socket, entered.secure))?,
             };
+            let records = secure.map(|secure| LoadRecords::new(*secure, options.tls_renewal));
             let index = ring
                 .register_file(socket.as_fd())
                 .map_err(|error| LoadError::System("a connection's socket", error))?;
-            connections.push(LoadConnection::new(index, mode, options.depth, options.block_size));
+            connections.push(LoadConnection::new(index, mode, options.depth, options.block_size, records));
         }
         let payloads = Payloads::new(&options, &pool);
         let verifier =
@@ -85,20 +87,20 @@ impl Load {
     }
 }
 
-fn connect(options: &LoadOptions) -> Result<(std::os::fd::OwnedFd, Transmission), LoadError> {
+fn connect(options: &LoadOptions) -> Result<UndrivenConnection, LoadError> {
     let best = match options.replies {
         Replies::Best => ReplyMode::Structured,
         Replies::Exactly(mode) => mode,
     };
-    let (socket, transmission) = enter(&options.uri, best, options.timeouts)?;
+    let entered = enter_secured(&options.uri, &[], best, options.timeouts)?;
     match options.replies {
-        Replies::Exactly(mode) if transmission.dialect.reply_mode != mode => {
+        Replies::Exactly(mode) if entered.transmission.dialect.reply_mode != mode => {
             let form = format!("{mode:?}").to_lowercase();
             Err(LoadError::Unfit(format!(
                 "the server has no {form} replies; ask for another form, or for none"
             )))
         }
-        _ => Ok((socket, transmission)),
+        _ => Ok(entered),
     }
 }
 

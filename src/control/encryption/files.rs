@@ -57,10 +57,14 @@ pub enum EncryptionError {
 type SecretFile = Option<Zeroizing<Vec<u8>>>;
 
 /// A file; `None` when it is not there and need not be.
-fn read(what: &'static str, file: Option<&TlsFile>, must_be: bool) -> Result<SecretFile, EncryptionError> {
+fn read(
+    open: &impl Fn(&Path) -> io::Result<File>,
+    (what, file): (&'static str, Option<&TlsFile>),
+    must_be: bool,
+) -> Result<SecretFile, EncryptionError> {
     let Some(TlsFile { path, is_named }) = file else { return Ok(None) };
     let mut contents = Zeroizing::new(Vec::new());
-    match File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut contents)) {
+    match open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut contents)) {
         Ok(length) if length as u64 > LONGEST_FILE => {
             Err(EncryptionError::TooLong { what, path: path.clone() })
         }
@@ -70,7 +74,12 @@ fn read(what: &'static str, file: Option<&TlsFile>, must_be: bool) -> Result<Sec
     }
 }
 
-pub(super) fn load(tls: &TlsConfig) -> Result<TlsAcceptor, EncryptionError> {
+/// Reads all files, which `open` opens.
+pub(super) fn load(
+    tls: &TlsConfig,
+    open: impl Fn(&Path) -> io::Result<File>,
+) -> Result<TlsAcceptor, EncryptionError> {
+    let read = |what, file, must_be| read(&open, (what, file), must_be);
     let (certificate_file, key_file) = tls.certificate.as_ref().map(|(one, other)| (one, other)).unzip();
     let certificate = read("the server's certificate", certificate_file, false)?;
     let key = read("the server's key", key_file, certificate.is_some())?;

@@ -1,17 +1,21 @@
 //! TLS on the control plane: what the server proves its identity with, and how a client's handshake goes.
 //!
-//! Files are read before the sandbox is entered. The mathematics of a handshake is done by a few threads of
+//! Files are read before the sandbox is entered, and again by a reload: `renewal`. The mathematics of a handshake is done by a few threads of
 //! its own, so that the thread that accepts waits for none of it. What is left of a handshake is its keys,
 //! which go to the shard with the connection.
 
 mod files;
+mod renewal;
 mod secure_channel;
 mod workers;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
+use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, TlsPolicy};
+use crate::config::{Config, TlsConfig, TlsPolicy};
 use crate::nbd::server::handshake::TlsMode;
 use crate::tls::TlsAcceptor;
 
@@ -22,12 +26,12 @@ use workers::Workers;
 /// What a server needs for handshakes of TLS.
 #[derive(Debug)]
 pub(super) struct Encryption {
-    policy: TlsPolicy,
-    acceptor: Arc<TlsAcceptor>,
+    /// Its paths are absolute.
+    config: TlsConfig,
+    /// For the clients that come; a reload brings another one.
+    acceptor: RefCell<Arc<TlsAcceptor>>,
     /// Exports that only clients with TLS find.
     hidden: HashSet<String>,
-    /// Records after which a key of ours is renewed.
-    renew_after: u64,
     workers: Option<Workers>,
 }
 
@@ -38,10 +42,10 @@ impl Encryption {
     /// [`EncryptionError`].
     pub(super) fn load(config: &Config) -> Result<Option<Self>, EncryptionError> {
         let Some(tls) = &config.tls else { return Ok(None) };
-        let acceptor = Arc::new(files::load(tls)?);
+        let acceptor = RefCell::new(Arc::new(files::load(tls, |path| File::open(path))?));
         let hidden = config.exports.iter().filter(|export| export.requires_tls);
         let hidden = hidden.map(|export| export.name.clone()).collect();
-        Ok(Some(Self { policy: tls.mode, acceptor, hidden, renew_after: tls.renew_after, workers: None }))
+        Ok(Some(Self { config: tls.clone().with_absolute_paths(), acceptor, hidden, workers: None }))
     }
 
     /// Starts its threads, which may do what the calling thread may.
@@ -55,15 +59,20 @@ impl Encryption {
 
     /// What the protocol makes of it.
     pub(super) fn mode(&self) -> TlsMode {
-        match self.policy {
+        match self.config.mode {
             TlsPolicy::Off => TlsMode::Off,
             TlsPolicy::Selective => TlsMode::Selective,
             TlsPolicy::Required => TlsMode::Required,
         }
     }
 
+    /// How long a session goes on.
+    pub(super) fn longest_session(&self) -> Option<Duration> {
+        self.config.max_session
+    }
+
     /// Whether an export can only be had with TLS.
     pub(super) fn is_needed_for(&self, export: &str) -> bool {
-        self.policy == TlsPolicy::Required || self.hidden.contains(export)
+        self.config.mode == TlsPolicy::Required || self.hidden.contains(export)
     }
 }

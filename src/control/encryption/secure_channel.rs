@@ -11,7 +11,7 @@ use crate::control::handshake_memory::Claim;
 use crate::identity::TlsIdentity;
 use crate::shard::Secured;
 use crate::stats::TlsFailure;
-use crate::tls::{CipherSuite, Opened, TlsError, TlsHandshake, TlsSession, TlsStep};
+use crate::tls::{CipherSuite, Opened, TlsError, TlsHandshake, TlsProof, TlsSession, TlsStep};
 
 /// Memory of a handshake whose ClientHello is there, in bytes; a claim is for twice as much. It is mostly
 /// what rustls has, and our answer.
@@ -21,6 +21,8 @@ const HANDSHAKE_CLAIM: usize = 12 << 10;
 #[derive(Debug)]
 pub(in crate::control) struct SecureChannel {
     session: Box<TlsSession>,
+    /// What the client was believed for.
+    proof: TlsProof,
     /// What came, and how much of it is opened.
     received: Vec<u8>,
     opened: usize,
@@ -56,7 +58,8 @@ impl SecureChannel {
     ) -> Result<Self, Failure> {
         let workers = encryption.workers.as_ref().expect("threads are started before listening");
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut handshake = TlsHandshake::new(Arc::clone(&encryption.acceptor), now);
+        let acceptor = Arc::clone(&encryption.acceptor.borrow());
+        let mut handshake = TlsHandshake::new(Arc::clone(&acceptor), now);
         let (mut received, mut answered) = (Vec::new(), false);
         loop {
             let stage = workers.run(move || step(handshake, received)).await;
@@ -81,8 +84,9 @@ impl SecureChannel {
                     received.extend_from_slice(&read_some(stream).await?);
                 }
                 Ok(TlsStep::Done(mut session)) => {
-                    session.sealer.set_renewal(encryption.renew_after);
-                    return Ok(Self { session, received, opened: 0 });
+                    session.sealer.set_renewal(encryption.config.renew_after);
+                    let proof = acceptor.proof_of(&session);
+                    return Ok(Self { session, proof, received, opened: 0 });
                 }
                 Err(error) => return Err(Failure::Tls(class_of(&error), error.to_string())),
             }
@@ -92,6 +96,11 @@ impl SecureChannel {
     /// The client.
     pub(in crate::control) fn identity(&self) -> TlsIdentity {
         self.session.identity.clone()
+    }
+
+    /// What it was believed for.
+    pub(in crate::control) fn proof(&self) -> TlsProof {
+        self.proof.clone()
     }
 
     /// The place of its cipher suite among [`TLS_CIPHERS`](crate::stats::TLS_CIPHERS).

@@ -12,11 +12,12 @@ use tokio_uring::net::TcpStream;
 
 use super::audit::Audit;
 use super::channel::Channel;
-use crate::control::SecureChannel;
 use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
+use crate::control::sessions::{RunningSession, SessionMark, Sessions, enforce_on};
 use crate::control::stores::{Absence, Chosen, Stores};
+use crate::control::{SecureChannel, TlsProof};
 use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::server::handshake::{CloseReason, Event, Handshake};
 use crate::nbd::session::Session;
@@ -41,6 +42,7 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
     let _counted = plane.begin_handshake();
     // Handshakes are counted, so this one has a number of its own.
     let number = plane.counts().handshakes;
+    let enforced = plane.sessions.enforced();
     let Candidate { socket, mut peer, permit } = candidate;
     let Permit { connection, handshake: handshake_permit } = permit;
     let mut handshake = Handshake::with_tls(plane.handshake_limits(), plane.tls_mode());
@@ -54,9 +56,11 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
         }
     };
     let result = match outcome {
-        Ok(Agreed { session, entry, leftover, secure, tls }) => {
+        Ok(Agreed { session, entry, leftover, secure, tls, proof }) => {
             peer.tls = tls;
-            let permit = Box::new((connection, entry.count_client()));
+            let mark = Sessions::mark();
+            let counted = (entry.count_client(), plane.count_served(), mark.clone());
+            let permit = Box::new((connection, counted));
             let socket_permit = Box::new(handshake_permit);
             let peer = peer.clone();
             let over_tcp = is_tcp(&socket);
@@ -73,7 +77,12 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
                 permit,
                 socket_permit,
             };
-            hand_over(&plane, &entry, Box::new(negotiated)).await
+            let handed_over = hand_over(&plane, &entry, Box::new(negotiated), (mark, proof)).await;
+            // What it was let in by may be from before.
+            if handed_over.is_ok() && plane.sessions.enforced() != enforced {
+                enforce_on(&plane, number);
+            }
+            handed_over
         }
         Err(failure) => {
             // A receive that still waits in the ring holds the other descriptor open: this ends it.
@@ -105,6 +114,7 @@ struct Agreed {
     leftover: Vec<u8>,
     secure: Option<Box<Secured>>,
     tls: Option<Arc<TlsIdentity>>,
+    proof: Option<TlsProof>,
 }
 
 async fn converse(
@@ -171,8 +181,9 @@ async fn converse(
                 // removed.
                 let entry = chosen.filter(|entry| entry.index() == negotiated.export);
                 let entry = entry.expect("a session is one of the export that was asked for last");
+                let proof = channel.secure.as_ref().map(SecureChannel::proof);
                 let (leftover, secure) = channel.into_rest();
-                return Ok(Agreed { session: negotiated.session, entry, leftover, secure, tls });
+                return Ok(Agreed { session: negotiated.session, entry, leftover, secure, tls, proof });
             }
         }
     }
@@ -203,11 +214,16 @@ impl Drop for LateTls<'_> {
 }
 
 /// Finds a shard with room. A full mailbox empties within a turn of the shard's loop, so this rarely waits.
-async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnection>) -> Result<(), Failure> {
+async fn hand_over(
+    plane: &Plane,
+    entry: &Chosen,
+    mut negotiated: Box<NewConnection>,
+    (mark, proof): (SessionMark, Option<TlsProof>),
+) -> Result<(), Failure> {
     let (number, peer) = (negotiated.number, negotiated.peer.clone());
     let tls = peer.tls.as_deref().map(tracing::field::debug);
     let export = entry.info.name.as_str();
-    let mode = negotiated.session.reply_mode;
+    let (mode, may_write) = (negotiated.session.reply_mode, !negotiated.session.is_read_only());
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {
         if !plane.catalogue().has(entry.id) {
@@ -216,6 +232,9 @@ async fn hand_over(plane: &Plane, entry: &Chosen, mut negotiated: Box<NewConnect
         negotiated = match plane.place(negotiated) {
             Ok(shard) => {
                 tracing::info!(connection = number, %peer, export, shard, replies = ?mode, tls, "negotiated");
+                let longest = proof.as_ref().and_then(|_| plane.longest_session());
+                let running = RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof };
+                plane.sessions.add(number, &mark, running, longest);
                 return Ok(());
             }
             Err(back) => back,

@@ -85,9 +85,13 @@ impl Operator {
                 json(StatusCode::OK, &self.exports())
             }
             Verb::Reload => {
-                tracing::info!(%peer, "a reload was asked for");
-                let reloaded = self.reloads.run().await;
-                json(reloaded.status(), &reloaded.view())
+                let enforces = match enforces(body) {
+                    Ok(enforces) => enforces,
+                    Err(why) => return error(StatusCode::UNPROCESSABLE_ENTITY, &why),
+                };
+                tracing::info!(%peer, enforces, "a reload was asked for");
+                let end = self.reloads.run(enforces).await;
+                json(end.reloaded.status(), &end.view())
             }
             Verb::ListStores => json(StatusCode::OK, &self.open_stores()),
             Verb::AskStore(verb) => self.of_store(verb, (Some(query.unwrap_or_default()), &[]), peer).await,
@@ -112,6 +116,24 @@ impl HttpService for Operator {
             Err(why) => error(why.status(), why.sentence()),
         }
     }
+}
+
+/// What a reload is asked for by.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuestion {
+    #[serde(default)]
+    enforce: bool,
+}
+
+/// Whether a reload is to end sessions. Without a body it is not.
+fn enforces(body: &[u8]) -> Result<bool, String> {
+    if body.is_empty() {
+        return Ok(false);
+    }
+    let object = serde_json::from_slice::<serde_json::Map<_, _>>(body);
+    let question = object.and_then(|object| serde_json::from_value::<ReloadQuestion>(object.into()));
+    question.map(|question| question.enforce).map_err(|error| format!("the body is not understood: {error}"))
 }
 
 fn forbidden(starter: u32) -> String {
@@ -141,6 +163,16 @@ fn refused(refusal: RouteError) -> Response<String> {
 mod tests {
     use super::*;
     use crate::sys::UnixCredentials;
+
+    #[test]
+    fn a_reload_enforces_when_it_is_asked_to() {
+        for (body, asked) in [("", Some(false)), ("{}", Some(false)), ("{\"enforce\": true}", Some(true))] {
+            assert_eq!(enforces(body.as_bytes()).ok(), asked, "{body}");
+        }
+        for body in ["[]", "{\"enforce\": 1}", "{\"enforced\": true}", "true", "{"] {
+            assert!(enforces(body.as_bytes()).is_err(), "{body}");
+        }
+    }
 
     #[test]
     fn root_and_the_starter_may() {

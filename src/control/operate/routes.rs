@@ -17,7 +17,7 @@ pub(super) enum Verb {
 }
 
 /// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 18] = [
+const ROUTES: [(Method, &str, Verb); 19] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
@@ -29,6 +29,7 @@ const ROUTES: [(Method, &str, Verb); 18] = [
     (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),
     (Method::POST, "/api/v1/images/create", Verb::ChangeStore("create")),
     (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
+    (Method::POST, "/api/v1/images/checkpoint", Verb::ChangeStore("checkpoint")),
     (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),
     (Method::POST, "/api/v1/images/remove", Verb::ChangeStore("remove")),
     (Method::POST, "/api/v1/images/rename", Verb::ChangeStore("rename")),

@@ -191,10 +191,15 @@ impl Stores {
         }
     }
 
-    /// Waits until nothing is merged any more; the server ends.
+    /// Waits until nothing is merged and no snapshot is taken any more; the shards have ended. What their end
+    /// has cut off of a snapshot is done here: after the next start of the machine it would be too late.
     pub(in crate::control) async fn settle(&self) {
         for one in &self.all {
             drop(one.merging.lock().await);
+            let _turn = one.turn.lock().await;
+            if let Err(error) = one.ask(OpenStore::finish_left_snapshots).await.and_then(|done| done) {
+                tracing::error!(%error, "snapshots that were being taken are not finished");
+            }
         }
     }
 }

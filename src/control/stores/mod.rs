@@ -16,12 +16,15 @@
 //! flattening images that get a layer of their own while clients use them
 //! growing    images that become larger while clients use them
 //! merging    chains that become shorter
+//! ingesting  snapshots that come into packs
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
 mod flattening;
 mod growing;
+mod ingest_work;
+mod ingesting;
 mod merging;
 mod offers;
 mod one;

@@ -330,3 +330,45 @@ fn nodes(
     }
     Ok(nodes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::backend::Export;
+    use crate::config::Limits;
+    use crate::control::catalogue::Catalogue;
+    use crate::control::served::info_of;
+    use crate::rights::tests::DECISIONS;
+    use crate::rights::{Rights, RuleList};
+
+    /// How a name is looked up, and how many decisions that takes.
+    fn looked_up(stores: &Rc<Stores>, name: &str) -> (Result<bool, Absence>, usize) {
+        let before = DECISIONS.get();
+        let asker = Asker::default();
+        let found = pin!(stores.look_up(name, true, &asker)).poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(found) = found else { panic!("nothing is waited for") };
+        (found.map(|chosen| chosen.may_write()), DECISIONS.get() - before)
+    }
+
+    #[test]
+    fn what_is_hidden_takes_as_many_decisions_as_what_is_missing() {
+        let limits = Limits::default();
+        let closed = Rights { allow: Some(Arc::new(RuleList::new(Vec::new()))), ..Rights::default() };
+        let mut catalogue = Catalogue::default();
+        for (name, rights) in [("closed", &closed), ("opened", &Rights::default())] {
+            let export = Export::open(&"mem:1M".parse().unwrap(), false).unwrap();
+            let info = info_of((name, ""), "mem:1M", &export, &limits);
+            catalogue.add(info, export, "mem:1M".to_owned()).unwrap().set_rights(rights);
+        }
+        let plane = Rc::new(Plane::new(catalogue, Arc::new(limits), Vec::new(), 1, None));
+        plane.set_has_rights(&closed);
+        let stores = Stores::new(plane, OpenedStores::default());
+        let (hidden, missing) = (looked_up(&stores, "closed"), looked_up(&stores, "nobody"));
+        assert_eq!((hidden, missing), ((Err(Absence::Refused), 1), (Err(Absence::Missing), 1)));
+        assert_eq!(looked_up(&stores, "opened"), (Ok(true), 1));
+    }
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
 use super::under_way::Flattening;
 use crate::backend::{Export, OpenError};
@@ -49,6 +50,8 @@ pub(super) struct OneStore {
     pub(super) to_merge: RefCell<BTreeSet<StoreName>>,
     /// There is a task that does so.
     pub(super) merges_idle: Cell<bool>,
+    /// Snapshots that are coming into packs.
+    pub(super) ingests: RefCell<BTreeMap<NodeName, Rc<IngestWork>>>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
 }
@@ -70,7 +73,7 @@ impl OneStore {
         let rights = RefCell::new(of.rights.clone());
         let (merging, hurries) = (Mutex::default(), Cell::default());
         let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
-        let (snapshots, flattening) = (RefCell::default(), RefCell::default());
+        let (snapshots, ingests, flattening) = (RefCell::default(), RefCell::default(), RefCell::default());
         Self {
             of,
             room,
@@ -82,6 +85,7 @@ impl OneStore {
             hurries,
             to_merge,
             merges_idle,
+            ingests,
             flattening,
         }
     }

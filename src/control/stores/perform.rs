@@ -70,7 +70,7 @@ impl PerformError {
 }
 
 /// How a snapshot is counted.
-fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
+pub(super) fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
     match result {
         Ok(_) => SnapshotOutcome::Taken,
         Err(PerformError::Store(error)) if error.is_refusal() => SnapshotOutcome::Refused,
@@ -125,6 +125,9 @@ impl Stores {
         let at = self.at(path)?;
         let one = &self.all[at];
         self.names_are_free(one, &request).await?;
+        if let StoreRequest::Checkpoint { node } = request {
+            return self.checkpoint(at, node).await;
+        }
         if let StoreRequest::Flatten { image, stop } = request {
             return self.flatten_some(at, image, stop).await.map(StoreAnswer::Flattened);
         }
@@ -156,7 +159,7 @@ impl Stores {
     }
 
     /// Takes snapshots once each image can have one more layer. Clients may come meanwhile.
-    async fn snapshot_in_turn(
+    pub(super) async fn snapshot_in_turn(
         &self,
         one: &OneStore,
         nodes: Vec<NodeName>,
@@ -236,6 +239,8 @@ impl OneStore {
             | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            // It goes on while clients do.
+            | StoreRequest::Checkpoint { .. }
             | StoreRequest::Sealed
             // It is never open in the server by another file.
             | StoreRequest::Rebase { .. }

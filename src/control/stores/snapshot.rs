@@ -1,8 +1,8 @@
 //! Snapshots of images, of which some are open and written meanwhile.
 //!
 //! The store's thread makes the files of their next heads, the homes of the images go one step together
-//! ([`seal_group`]), and the store's thread records all of it as one change. An image that is not open is
-//! sealed by the store's thread.
+//! ([`seal_group`]), and the store's thread notes that before and records all of it afterwards, each as one
+//! change. An image that is not open is sealed by the store's thread.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use crate::backend::{
 };
 use crate::control::catalogue::Entry;
 use crate::shard::Removal;
-use crate::store::catalog::{LayerId, NewSnapshot, NodeName};
+use crate::store::catalog::{LayerId, NewSnapshot, NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
@@ -35,26 +35,67 @@ struct PreparedGroup {
     heads: Vec<NextHead>,
 }
 
-/// The change of the catalogue.
+/// The changes of the catalogue.
 struct GroupRecord<'a> {
     one: &'a OneStore,
     group: Vec<NewSnapshot>,
+    /// The members that are open, by their places in the group.
+    open: Vec<usize>,
+    /// The last change was the one at the end.
+    is_over: bool,
+}
+
+/// What the store's thread says of a change.
+fn outcome(asked: Result<Result<(), StoreError>, StoreError>) -> RecordOutcome {
+    match asked {
+        Ok(Ok(())) => RecordOutcome::Recorded,
+        Ok(Err(error)) if error.is_refusal() => RecordOutcome::Refused(error.to_string()),
+        Ok(Err(error)) | Err(error) => RecordOutcome::Unknown(error.to_string()),
+    }
+}
+
+impl GroupRecord<'_> {
+    fn images(&self) -> Vec<StoreName> {
+        self.group.iter().map(|new| new.image.clone()).collect()
+    }
 }
 
 impl SnapshotRecord for GroupRecord<'_> {
+    async fn begin(&mut self) -> RecordOutcome {
+        let group = self.group.clone();
+        outcome(self.one.ask(move |store| store.begin_snapshots(&group)).await)
+    }
+
     async fn record(&mut self) -> RecordOutcome {
         let group = self.group.clone();
-        match self.one.ask(move |store| store.record_snapshots(&group)).await {
-            Ok(Ok(())) => RecordOutcome::Recorded,
-            Ok(Err(error)) if error.is_refusal() => RecordOutcome::Refused(error.to_string()),
-            Ok(Err(error)) | Err(error) => RecordOutcome::Unknown(error.to_string()),
+        self.is_over = true;
+        outcome(self.one.ask(move |store| store.record_snapshots(&group)).await)
+    }
+
+    async fn withdraw(&mut self) {
+        let images = self.images();
+        let withdrawn = outcome(self.one.ask(move |store| store.withdraw_snapshots(&images)).await);
+        if let RecordOutcome::Refused(error) | RecordOutcome::Unknown(error) = withdrawn {
+            let what = "a snapshot that failed stays in the catalogue as one that is being taken: \
+                        its images have no other one until they were closed";
+            tracing::warn!(error, "{what}");
         }
+    }
+
+    async fn go_on_without(&mut self, settled: &[usize]) -> RecordOutcome {
+        let (images, open) = (self.images(), &self.open);
+        let durable: Vec<_> = settled.iter().map(|place| images[open[*place]].clone()).collect();
+        outcome(self.one.ask(move |store| store.go_on_without_snapshots(&images, &durable)).await)
     }
 
     async fn read_again(&mut self) -> RecordOutcome {
         // The thread reads the catalogue again before it does the next job.
-        let group = self.group.clone();
-        match self.one.ask(move |store| has_all(store, &group)).await {
+        let (group, is_over) = (self.group.clone(), self.is_over);
+        let look = move |store: &mut OpenStore<MapFiles>| match is_over {
+            true => has_all(store, &group),
+            false => store.has_begun(&group),
+        };
+        match self.one.ask(look).await {
             Ok(Ok(true)) => RecordOutcome::Recorded,
             Ok(Ok(false)) => RecordOutcome::Refused("the change did not take place".to_owned()),
             Ok(Err(error)) | Err(error) => RecordOutcome::Unknown(error.to_string()),
@@ -98,7 +139,8 @@ impl Stores {
         let prepared = one.ask(move |store| prepare(store, wanted, &handles)).await?;
         let PreparedGroup { group, heads } = prepared?;
         let made: Vec<LayerId> = group.iter().filter_map(|new| new.next_head).collect();
-        let mut record = GroupRecord { one, group };
+        let open = members.iter().map(|member| member.index).collect();
+        let mut record = GroupRecord { one, group, open, is_over: false };
         let sealed = match self.members(&members, heads) {
             Ok(sealed) => seal_group(sealed, &mut record).await,
             Err(error) => Err(error),
@@ -188,7 +230,7 @@ fn of_opening(error: OpenError) -> StoreError {
 fn discard(store: &OpenStore<MapFiles>, made: &[LayerId]) {
     for layer in made {
         // A head that the catalogue has is one, whatever became of its image's home.
-        if store.view().is_ok_and(|view| view.layer(*layer).is_some()) {
+        if store.view().is_ok_and(|view| view.layer(*layer).is_some() || view.is_next_head(*layer)) {
             continue;
         }
         if let Err(error) = store.discard_next_head(*layer) {

@@ -30,6 +30,9 @@ pub(crate) enum BrokerError {
     /// It may not, or cannot, be opened.
     #[error("{0}")]
     Refused(String),
+    /// There is no such file.
+    #[error("there is no such file")]
+    Missing,
     /// There is no broker any more.
     #[error("the process that opens files for the server has ended: restart the server")]
     Gone,
@@ -98,6 +101,15 @@ impl Broker {
     pub(crate) async fn configuration(&self) -> OpenResult {
         self.calls.call(|id| BrokerRequest::Configuration { id }).await
     }
+
+    /// Opens a file to read it that was named at the start.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub(crate) async fn read(&self, path: &Path) -> OpenResult {
+        let path = path.to_owned();
+        self.calls.call(|id| BrokerRequest::Read { id, path }).await
+    }
 }
 
 impl Drop for Broker {
@@ -159,6 +171,7 @@ impl BrokerCalls {
     fn take(&self, bytes: &[u8], files: Vec<OwnedFd>) -> Option<()> {
         let (id, answer) = match (BrokerReply::decode(bytes)?, <[OwnedFd; 1]>::try_from(files)) {
             (BrokerReply::Opened { id }, Ok([file])) => (id, Ok(file)),
+            (BrokerReply::Missing { id }, Err(none)) if none.is_empty() => (id, Err(BrokerError::Missing)),
             (BrokerReply::Refused { id, why }, Err(none)) if none.is_empty() => {
                 (id, Err(BrokerError::Refused(why)))
             }

@@ -25,12 +25,16 @@ pub(super) enum BrokerRequest {
     Device(PathBuf),
     /// Before [`BrokerRequest::Begin`]: where the configuration is.
     ConfigurationIs(PathBuf),
+    /// Before [`BrokerRequest::Begin`]: this file may be read, whatever has this name by then.
+    MayRead(PathBuf),
     /// The broker knows all that it is told without being asked.
     Begin,
     /// Open a file.
     Open { id: u64, access: OpenMode, path: PathBuf },
     /// Open the configuration, whose place the broker knows.
     Configuration { id: u64 },
+    /// Open a file to read it that was named before [`BrokerRequest::Begin`].
+    Read { id: u64, path: PathBuf },
 }
 
 /// What the broker answers.
@@ -40,6 +44,8 @@ pub(super) enum BrokerReply {
     Ready,
     /// The descriptor comes with this message.
     Opened { id: u64 },
+    /// There is no such file, which may be right.
+    Missing { id: u64 },
     /// Why not: a sentence. The id is 0 when the request was not understood, or is [`BrokerRequest::Begin`].
     Refused { id: u64, why: String },
 }
@@ -51,10 +57,13 @@ const BEGIN: u8 = 4;
 const OPEN_TO_READ: u8 = 5;
 const OPEN_TO_WRITE: u8 = 6;
 const CONFIGURATION: u8 = 7;
+const MAY_READ: u8 = 8;
+const READ: u8 = 9;
 
 const READY: u8 = 1;
 const OPENED: u8 = 2;
 const REFUSED: u8 = 3;
+const MISSING: u8 = 4;
 
 /// A kind, an id, and bytes.
 fn encoded(kind: u8, id: u64, rest: &[u8]) -> Vec<u8> {
@@ -75,10 +84,12 @@ impl BrokerRequest {
             Self::Directory(of) => (DIRECTORY, 0, path(of)),
             Self::Device(of) => (DEVICE, 0, path(of)),
             Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
+            Self::MayRead(of) => (MAY_READ, 0, path(of)),
             Self::Begin => (BEGIN, 0, Vec::new()),
             Self::Open { id, access: OpenMode::Read, path: of } => (OPEN_TO_READ, *id, path(of)),
             Self::Open { id, access: OpenMode::ReadWrite, path: of } => (OPEN_TO_WRITE, *id, path(of)),
             Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
+            Self::Read { id, path: of } => (READ, *id, path(of)),
         };
         encoded(kind, id, &rest)
     }
@@ -97,10 +108,12 @@ impl BrokerRequest {
             (DIRECTORY, 0, _) => Self::Directory(path()?),
             (DEVICE, 0, _) => Self::Device(path()?),
             (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
+            (MAY_READ, 0, _) => Self::MayRead(path()?),
             (BEGIN, 0, []) => Self::Begin,
             (OPEN_TO_READ, 1.., _) => Self::Open { id, access: OpenMode::Read, path: path()? },
             (OPEN_TO_WRITE, 1.., _) => Self::Open { id, access: OpenMode::ReadWrite, path: path()? },
             (CONFIGURATION, 1.., []) => Self::Configuration { id },
+            (READ, 1.., _) => Self::Read { id, path: path()? },
             _ => return None,
         })
     }
@@ -111,6 +124,7 @@ impl BrokerReply {
         match self {
             Self::Ready => encoded(READY, 0, &[]),
             Self::Opened { id } => encoded(OPENED, *id, &[]),
+            Self::Missing { id } => encoded(MISSING, *id, &[]),
             Self::Refused { id, why } => {
                 encoded(REFUSED, *id, &why.as_bytes()[..why.floor_char_boundary(SENTENCE_BYTES)])
             }
@@ -123,6 +137,7 @@ impl BrokerReply {
         Some(match (kind, id, rest) {
             (READY, 0, []) => Self::Ready,
             (OPENED, 1.., []) => Self::Opened { id },
+            (MISSING, 1.., []) => Self::Missing { id },
             (REFUSED, _, why) if why.len() <= SENTENCE_BYTES => {
                 Self::Refused { id, why: std::str::from_utf8(why).ok()?.to_owned() }
             }
@@ -144,16 +159,19 @@ mod tests {
             BrokerRequest::Directory(path()),
             BrokerRequest::Device(path()),
             BrokerRequest::ConfigurationIs(path()),
+            BrokerRequest::MayRead(path()),
             BrokerRequest::Begin,
             BrokerRequest::Open { id: 1, access: OpenMode::Read, path: path() },
             BrokerRequest::Open { id: u64::MAX, access: OpenMode::ReadWrite, path: path() },
             BrokerRequest::Configuration { id: 7 },
+            BrokerRequest::Read { id: 8, path: path() },
         ] {
             assert_eq!(BrokerRequest::decode(&request.encode()), Some(request));
         }
         for reply in [
             BrokerReply::Ready,
             BrokerReply::Opened { id: 9 },
+            BrokerReply::Missing { id: 10 },
             BrokerReply::Refused { id: 0, why: String::new() },
             BrokerReply::Refused { id: 3, why: "no such ü".to_owned() },
         ] {
@@ -179,7 +197,10 @@ mod tests {
             &encoded(DIRECTORY, 1, b"/a"),
             &encoded(BEGIN, 0, b"/a"),
             &encoded(0, 0, b""),
-            &encoded(8, 1, b"/a"),
+            &encoded(MAY_READ, 1, b"/a"),
+            &encoded(READ, 0, b"/a"),
+            &encoded(READ, 1, b""),
+            &encoded(10, 1, b"/a"),
         ] {
             assert_eq!(BrokerRequest::decode(bytes), None, "{bytes:?}");
         }
@@ -190,7 +211,9 @@ mod tests {
             &encoded(OPENED, 1, b"x"),
             &encoded(REFUSED, 1, b"\xff"),
             &encoded(REFUSED, 1, &[b'a'; SENTENCE_BYTES + 1]),
-            &encoded(4, 1, b""),
+            &encoded(MISSING, 0, b""),
+            &encoded(MISSING, 1, b"x"),
+            &encoded(5, 1, b""),
         ] {
             assert_eq!(BrokerReply::decode(bytes), None, "{bytes:?}");
         }
@@ -198,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..9_u8, id: u64) {
+        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..11_u8, id: u64) {
             for bytes in [bytes.clone(), encoded(kind, id, &bytes)] {
                 if let Some(request) = BrokerRequest::decode(&bytes) {
                     prop_assert_eq!(request.encode(), bytes.clone());

@@ -35,7 +35,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 
 use crate::config::{Config, ExportUri};
 use crate::sys;
-pub(crate) use client::Broker;
+pub(crate) use client::{Broker, BrokerError};
 use message::{BrokerReply, BrokerRequest};
 pub(crate) use process::run;
 
@@ -67,6 +67,8 @@ pub(crate) struct Permissions {
     directories: Vec<PathBuf>,
     devices: Vec<PathBuf>,
     configuration: Option<PathBuf>,
+    /// Certificates and keys, which may be renewed.
+    readable: Vec<PathBuf>,
 }
 
 impl Permissions {
@@ -91,14 +93,16 @@ impl Permissions {
             directories.retain(|path| path.is_dir());
         }
         let configuration = configuration.and_then(|path| std::path::absolute(path).ok());
-        Self { directories, devices, configuration }
+        let readable = config.tls_files();
+        Self { directories, devices, configuration, readable }
     }
 
     fn requests(&self) -> impl Iterator<Item = BrokerRequest> {
         let directories = self.directories.iter().cloned().map(BrokerRequest::Directory);
         let devices = self.devices.iter().cloned().map(BrokerRequest::Device);
         let configuration = self.configuration.iter().cloned().map(BrokerRequest::ConfigurationIs);
-        directories.chain(devices).chain(configuration).chain([BrokerRequest::Begin])
+        let readable = self.readable.iter().cloned().map(BrokerRequest::MayRead);
+        directories.chain(devices).chain(configuration).chain(readable).chain([BrokerRequest::Begin])
     }
 }
 
@@ -109,6 +113,7 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
         ExportUri::Fault { inner, .. } => path_of(inner),
         // What a store opens lies below its own directory, and a base is opened at the start.
         ExportUri::Image(_)
+        | ExportUri::Remote(_)
         | ExportUri::Memory { .. }
         | ExportUri::Null { .. }
         | ExportUri::Application { .. } => None,
@@ -147,7 +152,7 @@ fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, Broke
     match answer(&ours)? {
         BrokerReply::Ready => Ok(ours),
         BrokerReply::Refused { why, .. } => Err(BrokerStartError::Setup(why)),
-        BrokerReply::Opened { .. } => {
+        BrokerReply::Opened { .. } | BrokerReply::Missing { .. } => {
             Err(BrokerStartError::Setup("it opened a file before it was asked for one".to_owned()))
         }
     }
@@ -193,7 +198,8 @@ mod tests {
         let mut directories = vec![directory.path().to_owned(), own.clone()];
         directories.sort();
         let configuration = Some(PathBuf::from("/etc/c.toml"));
-        assert_eq!(wanted(&exports), Permissions { directories, devices: Vec::new(), configuration });
+        let expected = Permissions { directories, configuration, ..Permissions::default() };
+        assert_eq!(wanted(&exports), expected);
         let named = format!("[server]\nallow-directories = [\"/srv/x\", \"y\", \"/srv/x\"]\n{exports}");
         let mut directories = vec![PathBuf::from("/srv/x"), own.join("y")];
         directories.sort();
@@ -261,12 +267,14 @@ mod tests {
             directories: vec!["/a".into()],
             devices: vec!["/dev/b".into()],
             configuration: Some("/c".into()),
+            readable: vec!["/k".into()],
         };
         let requests: Vec<_> = wanted.requests().collect();
         let expected = [
             BrokerRequest::Directory("/a".into()),
             BrokerRequest::Device("/dev/b".into()),
             BrokerRequest::ConfigurationIs("/c".into()),
+            BrokerRequest::MayRead("/k".into()),
             BrokerRequest::Begin,
         ];
         assert_eq!(requests, expected);

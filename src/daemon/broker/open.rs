@@ -5,6 +5,7 @@
 //! What a name leads to is looked at before it is opened, because opening a device or a FIFO can have an
 //! effect by itself.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -23,6 +24,7 @@ pub(super) struct Allowed {
     directories: Vec<(PathBuf, OwnedFd)>,
     devices: Vec<PathBuf>,
     configuration: Option<PathBuf>,
+    readable: HashSet<PathBuf>,
 }
 
 impl Allowed {
@@ -47,6 +49,11 @@ impl Allowed {
 
     pub(super) fn configuration_is(&mut self, path: PathBuf) {
         self.configuration = Some(path);
+    }
+
+    /// Allows to read what has this name by then.
+    pub(super) fn may_read(&mut self, path: PathBuf) {
+        self.readable.insert(path);
     }
 
     /// Opens a file that lies below an allowed directory, or an allowed device.
@@ -76,10 +83,27 @@ impl Allowed {
     /// A sentence.
     pub(super) fn open_configuration(&self) -> Result<OwnedFd, String> {
         let path = self.configuration.as_deref().ok_or("the server was started without a configuration")?;
-        let named = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let named = named.map_err(|error| cannot("open", path, error))?;
-        is_kind(&named, path, FileType::RegularFile, "is not a regular file")?;
-        reopen(&named, path, OFlags::RDONLY)
+        let named = find_named(path).map_err(|error| cannot("open", path, error))?;
+        open_named(&named, path)
+    }
+
+    /// Opens a file to read it that was named at the start; `None` when it is not there. Links are followed,
+    /// as for the configuration.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn open_readable(&self, path: &Path) -> Result<Option<OwnedFd>, String> {
+        if !self.readable.contains(path) {
+            return Err(format!(
+                "{} was not a file of TLS when the server started: restart the server",
+                path.display()
+            ));
+        }
+        match find_named(path) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(cannot("open", path, error)),
+            Ok(named) => open_named(&named, path).map(Some),
+        }
     }
 
     /// The regular file of a path, looked at and not opened.
@@ -113,6 +137,17 @@ impl Allowed {
         });
         below.min_by_key(|(_, below)| below.components().count()).ok_or_else(|| outside(path))
     }
+}
+
+/// What a name that the user chose leads to, looked at and not opened.
+fn find_named(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens what was found, if it is a regular file, to read it.
+fn open_named(named: &OwnedFd, path: &Path) -> Result<OwnedFd, String> {
+    is_kind(named, path, FileType::RegularFile, "is not a regular file")?;
+    reopen(named, path, OFlags::RDONLY)
 }
 
 /// True for a file that has several names and does not belong to the owner of its directory. Such a file is
@@ -309,6 +344,35 @@ mod tests {
         fs::rename(house.path().join("allowed"), house.path().join("moved")).unwrap();
         fs::rename(house.path().join("moved/deep"), house.path().join("deep")).unwrap();
         assert!(allowed.open(&house.path().join("allowed/deep/er/file"), OpenMode::Read).is_ok());
+    }
+
+    #[test]
+    fn files_that_were_named_are_read_and_no_others() {
+        let (house, mut allowed) = house();
+        let path = |name: &str| house.path().join(name);
+        allowed.may_read(path("key.pem"));
+        let text = |allowed: &Allowed| {
+            let opened = allowed.open_readable(&path("key.pem")).unwrap()?;
+            let mut text = String::new();
+            fs::File::from(opened).read_to_string(&mut text).unwrap();
+            Some(text)
+        };
+        assert_eq!(text(&allowed), None, "it is not there yet");
+        symlink(path("foreign/secret"), path("key.pem")).unwrap();
+        assert_eq!(text(&allowed).as_deref(), Some("foreign/secret"));
+        // As programs renew files: another one gets the name.
+        fs::write(path("new"), "new").unwrap();
+        fs::rename(path("new"), path("key.pem")).unwrap();
+        assert_eq!(text(&allowed).as_deref(), Some("new"));
+        let opened = allowed.open_readable(&path("key.pem")).unwrap().unwrap();
+        fs::File::from(opened).write_all(b"x").unwrap_err();
+        for other in ["foreign/secret", "allowed/file", "./key.pem", "missing"] {
+            assert!(allowed.open_readable(&path(other)).unwrap_err().contains("restart"), "{other}");
+        }
+        fs::remove_file(path("key.pem")).unwrap();
+        fs::create_dir(path("key.pem")).unwrap();
+        assert!(allowed.open_readable(&path("key.pem")).unwrap_err().contains("not a regular file"));
+        refused(&allowed, &path("key.pem"), "outside");
     }
 
     #[test]

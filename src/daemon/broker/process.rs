@@ -39,8 +39,9 @@ pub(crate) fn run() -> Result<(), NotStarted> {
     let _another_name = rustix::thread::set_name(c"ringnbd-broker");
     let Some(allowed) = set_up(socket.as_fd()) else { return Ok(()) };
     serve(socket, move |request| match request {
-        BrokerRequest::Open { access, path, .. } => allowed.open(path, *access),
-        _ => allowed.open_configuration(),
+        BrokerRequest::Open { access, path, .. } => allowed.open(path, *access).map(Some),
+        BrokerRequest::Read { path, .. } => allowed.open_readable(path),
+        _ => allowed.open_configuration().map(Some),
     });
     Ok(())
 }
@@ -58,8 +59,12 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
             }
             Some(BrokerRequest::Device(path)) => allowed.device(path),
             Some(BrokerRequest::ConfigurationIs(path)) => allowed.configuration_is(path),
+            Some(BrokerRequest::MayRead(path)) => allowed.may_read(path),
             Some(BrokerRequest::Begin) => break,
-            Some(BrokerRequest::Open { .. } | BrokerRequest::Configuration { .. }) | None => {
+            Some(
+                BrokerRequest::Open { .. } | BrokerRequest::Configuration { .. } | BrokerRequest::Read { .. },
+            )
+            | None => {
                 failure.get_or_insert("it was told something that it does not understand".to_owned());
             }
         }
@@ -87,8 +92,11 @@ fn receive(socket: BorrowedFd<'_>) -> Option<Option<BrokerRequest>> {
     }
 }
 
+/// A file, or none if there is none; or a sentence.
+type OpenAnswer = Result<Option<OwnedFd>, String>;
+
 /// Answers until the server is gone. An `open` that hangs holds up its own answer only.
-fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> Result<OwnedFd, String> + Send + Sync + 'static) {
+fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> OpenAnswer + Send + Sync + 'static) {
     let (socket, open, busy) = (Arc::new(socket), Arc::new(open), Arc::new(AtomicUsize::new(0)));
     while let Some(request) = receive(socket.as_fd()) {
         let refuse = |id, why: &str| {
@@ -111,9 +119,10 @@ fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> Result<OwnedFd, Strin
             // Before the answer, because a server that has it may ask again.
             done.fetch_sub(1, Ordering::Relaxed);
             let _gone = match opened {
-                Ok(file) => {
+                Ok(Some(file)) => {
                     packet::send(to.as_fd(), &BrokerReply::Opened { id }.encode(), Some(file.as_fd()))
                 }
+                Ok(None) => packet::send(to.as_fd(), &BrokerReply::Missing { id }.encode(), None),
                 Err(why) => packet::send(to.as_fd(), &BrokerReply::Refused { id, why }.encode(), None),
             };
         };
@@ -127,7 +136,9 @@ fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> Result<OwnedFd, Strin
 /// A request that has an answer, and its id.
 fn id_of(request: BrokerRequest) -> Option<(u64, BrokerRequest)> {
     match request {
-        BrokerRequest::Open { id, .. } | BrokerRequest::Configuration { id } => Some((id, request)),
+        BrokerRequest::Open { id, .. }
+        | BrokerRequest::Configuration { id }
+        | BrokerRequest::Read { id, .. } => Some((id, request)),
         _ => None,
     }
 }

@@ -125,6 +125,7 @@ fn step_of_client(
         // It waits for the server.
         None => {}
         Some(client_handshake::Event::Output) => wires.to_server.extend(client.take_output()),
+        Some(client_handshake::Event::StartTls) => unreachable!("it was not asked for"),
         Some(client_handshake::Event::Done(outcome)) => return Ok(Some(outcome)),
     }
     Ok(None)

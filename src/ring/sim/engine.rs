@@ -140,9 +140,9 @@ impl SimEngine {
             Operation::Receive { socket, .. } => {
                 SimWork::Receive { socket: self.socket(*socket), fault: None }
             }
-            Operation::ReceiveInto { socket, lease, start, length } => {
+            Operation::ReceiveInto { socket, lease, start, length, whole } => {
                 let memory = memory(lease.address(), lease.capacity(), *start, *length);
-                SimWork::ReceiveInto { socket: self.socket(*socket), memory, moved: 0 }
+                SimWork::ReceiveInto { socket: self.socket(*socket), memory, moved: 0, whole: *whole }
             }
             Operation::Send { socket, mode, batch } => {
                 let state = self.world.state();

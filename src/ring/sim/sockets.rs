@@ -62,7 +62,7 @@ impl WorldState {
     }
 
     pub(super) fn try_receive_into(&mut self, serial: u64) {
-        let SimWork::ReceiveInto { socket, memory, moved } = self.operations[&serial].work else {
+        let SimWork::ReceiveInto { socket, memory, moved, whole } = self.operations[&serial].work else {
             unreachable!("the kind of an operation does not change")
         };
         let there = match self.receivable(socket) {
@@ -80,7 +80,7 @@ impl WorldState {
             *moved = now;
         }
         let short = self.faults.short / 8.0;
-        if now == memory.length || self.random.chance(short) {
+        if now == memory.length || !whole || self.random.chance(short) {
             let nonempty = !self.sockets[socket].to_server.is_empty();
             self.complete_with(serial, Ok(now as u32), None, nonempty);
         } else {

@@ -107,6 +107,7 @@ pub(super) enum SimWork {
         socket: usize,
         memory: OperationMemory,
         moved: usize,
+        whole: bool,
     },
     Send {
         socket: usize,

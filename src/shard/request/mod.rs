@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::backend::{Abandon, Device, Export, ExportId, HomeTask};
 use crate::block::{ByteRange, IoFlags};
+use crate::exec::BackgroundTask;
 use crate::ring::Lease;
 use crate::shard::request::table::RequestId;
 
@@ -47,6 +48,8 @@ pub(crate) enum ShardJob {
     Open(ExportId, Arc<Export>),
     /// Does something as the home of an image. Its changes wait for at most `limit` for those under way.
     Home { id: ExportId, device: Rc<Device>, task: HomeTask, limit: Duration },
+    /// Goes on with what a device began.
+    Background(BackgroundTask),
 }
 
 /// What is to be done.

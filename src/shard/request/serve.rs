@@ -36,6 +36,7 @@ pub(crate) async fn work(shared: Rc<TaskContext>, job: ShardJob) {
             Box::pin(device.perform(task, limit, &shared.context)).await;
             return shared.visited.borrow_mut().push(id);
         }
+        ShardJob::Background(task) => return task.await,
     };
     let (device, context) = (&*peer.device, &shared.context);
     let answer = match action {

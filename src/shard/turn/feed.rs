@@ -142,6 +142,9 @@ impl Shard {
             tasks.spawn(work(Rc::clone(&self.shared), job));
         }
         tasks.run_ready();
+        for task in self.shared.context.background.take() {
+            tasks.spawn(work(Rc::clone(&self.shared), ShardJob::Background(task)));
+        }
         let context = &self.shared.context;
         context.outstanding.commit(&context.helpers);
         let mut answered = std::mem::take(&mut *self.shared.answered.borrow_mut());

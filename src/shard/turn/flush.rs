@@ -74,6 +74,8 @@ impl Shard {
             connection.flushing = false;
             if connection.closing == Closing::No && self.shutdown.is_some() && connection.is_idle() {
                 connection.stop(self.recorder.now());
+            } else if connection.closing == Closing::No && connection.may_be_turned_away() {
+                connection.because(Reason::Unwelcome).stop(self.recorder.now());
             }
             if connection.closing == Closing::Graceful {
                 connection.say_farewell();

@@ -12,7 +12,9 @@ use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
-use crate::shard::mailbox::{Collect, HomeVisit, Message, NewConnection, Removal, Remove, Visitor};
+use crate::shard::mailbox::{
+    Collect, Dismissal, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
+};
 use std::io;
 
 use crate::shard::request::{Peer, ShardJob};
@@ -41,6 +43,7 @@ impl Shard {
                 Message::Home(visit) => self.visit(visit),
                 Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
+                Message::Dismiss(numbers, why) => self.dismiss(&numbers, why),
             }
         }
         let order = self.asked_to_end.load(Ordering::Acquire);
@@ -153,13 +156,14 @@ impl Shard {
             return self.detach(id);
         };
         let client = self.connections.vacant_key() as u32;
+        device.greet(client);
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
         let ledger = self.admission.open_ledger();
         let mut connection = Connection::new(socket, ledger, shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
-        connection.has_no_device = failed;
+        connection.refuses = failed.then_some(Reason::NoDevice);
         connection.secure(secure, &self.partial_records);
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
@@ -194,6 +198,21 @@ impl Shard {
         if let Some(done) = self.devices.remove(id, how, done) {
             self.recorder.forget(id.index as usize);
             done();
+        }
+    }
+
+    /// Ends connections, by their numbers in ascending order.
+    fn dismiss(&mut self, numbers: &[u64], why: Dismissal) {
+        let now = self.recorder.now();
+        for (key, connection) in &mut self.connections {
+            if numbers.binary_search(&connection.number).is_err() {
+                continue;
+            }
+            match why {
+                Dismissal::TooOld => connection.because(Reason::TooOld).stop(now),
+                Dismissal::Unwelcome => connection.turn_away(now),
+            }
+            to_flush(&mut self.to_flush, key as u32, connection);
         }
     }
 

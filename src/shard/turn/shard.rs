@@ -12,7 +12,7 @@ use slab::Slab;
 
 use crate::backend::{FILES_PER_EXPORT, Outstanding, ShardContext};
 use crate::config::{Limits, Pinning};
-use crate::exec::{Helpers, ReadyList};
+use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
@@ -137,7 +137,8 @@ impl Shard {
             ring: ring.clone(),
             pool: pool.clone(),
             ready,
-            helpers,
+            helpers: Rc::new(helpers),
+            background: Background::default(),
             outstanding,
             workers_per_export: limits.workers_per_export,
             zeroes: zeroes.freeze(),

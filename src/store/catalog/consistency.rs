@@ -28,12 +28,16 @@ pub enum Inconsistency {
     Head(String),
     #[error("the layer {0} is nobody's")]
     Unused(LayerId),
+    #[error("the contents of the layer {0} are those of another one, or of one that is still written")]
+    Contents(LayerId),
     #[error("the base {} is nobody's", .0.path)]
     UnusedBase(Box<BaseRow>),
     #[error("the snapshot \"{0}\" has no image, or follows one that is missing")]
     Orphan(String),
     #[error("\"{0}\" comes from a snapshot that is missing")]
     Origin(String),
+    #[error("the snapshot {0}, which is being taken, is of an image or has a head that another one has")]
+    Begun(SnapshotId),
 }
 
 /// Rows as a view, if they fit together.
@@ -46,6 +50,8 @@ pub(super) fn checked(rows: &CatalogChange) -> Result<CatalogView, Inconsistency
     images(&view)?;
     snapshots(&view)?;
     layers(&view)?;
+    contents(&view)?;
+    begun(&view)?;
     let unused = view.bases.values().find(|row| view.uses(ChainNode::Base(row.id)) == 0);
     unused.map_or(Ok(()), |row| Err(Inconsistency::UnusedBase(Box::new(row.clone()))))?;
     Ok(view)
@@ -118,6 +124,18 @@ fn snapshots(view: &CatalogView) -> Result<(), Inconsistency> {
     }
 }
 
+/// What was begun is of as many images as there are rows. Whether the images are as they were is looked at
+/// when it is finished.
+fn begun(view: &CatalogView) -> Result<(), Inconsistency> {
+    let (mut images, mut heads) = (BTreeSet::new(), BTreeSet::new());
+    for row in view.tentative.values() {
+        if !images.insert(row.image) || !row.next_head.is_none_or(|head| heads.insert(head)) {
+            return Err(Inconsistency::Begun(row.id));
+        }
+    }
+    Ok(())
+}
+
 fn layers(view: &CatalogView) -> Result<(), Inconsistency> {
     for row in view.layers.values() {
         stands(view, row.below, || format!("the layer {}", row.id))?;
@@ -133,6 +151,22 @@ fn layers(view: &CatalogView) -> Result<(), Inconsistency> {
         Some(id) => Err(Inconsistency::Circle(id)),
         None => Ok(()),
     }
+}
+
+/// What was ingested is sealed, and nothing below it was left out.
+fn contents(view: &CatalogView) -> Result<(), Inconsistency> {
+    for row in view.contents.values() {
+        let layer =
+            view.layers.get(&row.layer).filter(|layer| layer.is_sealed && layer.size == row.root.size);
+        let fits = layer.is_some_and(|layer| match layer.below.node {
+            ChainNode::Layer(id) => view.contents.contains_key(&id),
+            ChainNode::Nothing | ChainNode::Base(_) => true,
+        });
+        if !fits {
+            return Err(Inconsistency::Contents(row.layer));
+        }
+    }
+    Ok(())
 }
 
 /// One of a circle in a graph where each has at most one successor. Each is looked at once.

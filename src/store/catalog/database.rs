@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
-use super::header::{self, CatalogHeader, HeaderError};
-use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
+use super::header::{self, CatalogHeader, HeaderError, PACKS};
+use super::packed_rows::{ContentsRow, PackRow};
+use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::redb_errors::{caught_in, from_redb};
 
@@ -152,8 +153,22 @@ impl StoreCatalog {
         Ok(())
     }
 
+    /// The number of the pack that was reserved last; 0 if none was.
+    pub(in crate::store) const fn last_reserved(&self) -> u64 {
+        self.header.packs
+    }
+
+    fn header_after(&self, change: &CatalogChange) -> CatalogHeader {
+        let mut header = CatalogHeader { generation: self.header.generation + 1, ..self.header };
+        header.packs += u64::from(change.reserves_pack);
+        if change.reserves_pack || !change.contents.is_empty() || !change.packs.is_empty() {
+            header.incompatible |= PACKS;
+        }
+        header
+    }
+
     fn store(&mut self, change: &CatalogChange) -> Result<(), CatalogError> {
-        let header = CatalogHeader { generation: self.header.generation + 1, ..self.header };
+        let header = self.header_after(change);
         let mut transaction = self.database.as_ref().ok_or(CatalogError::Doubtful)?.begin_write()?;
         transaction.set_quick_repair(true);
         let key = |uuid: Uuid| uuid.as_u128();
@@ -161,6 +176,12 @@ impl StoreCatalog {
         put(&transaction, change.layers.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         put(&transaction, change.snapshots.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         put(&transaction, change.bases.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        // A store without packs stays one that older programs know.
+        if header.incompatible & PACKS != 0 {
+            put(&transaction, change.contents.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+            put(&transaction, change.packs.iter().map(|(number, row)| (u128::from(*number), row.as_ref())))?;
+        }
+        put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
         {
             let mut edges = transaction.open_table(EDGES)?;
             for (gone, _) in &change.folded {
@@ -210,6 +231,18 @@ fn read(transaction: &ReadTransaction) -> Result<(CatalogHeader, CatalogView), C
     each(transaction, |row: LayerRow| rows.layers.insert(row.id, Some(row)).is_some())?;
     each(transaction, |row: SnapshotRow| rows.snapshots.insert(row.id, Some(row)).is_some())?;
     each(transaction, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
+    if header.incompatible & PACKS != 0 {
+        each(transaction, |row: ContentsRow| rows.contents.insert(row.layer, Some(row)).is_some())?;
+        each(transaction, |row: PackRow| rows.packs.insert(row.number, Some(row)).is_some())?;
+    }
+    if let Some(number) = rows.packs.keys().find(|number| !(1..=header.packs).contains(*number)) {
+        return Err(CatalogError::Damaged(format!("the number {number} of a pack was never reserved")));
+    }
+    match each(transaction, |row: TentativeRow| rows.tentative.insert(row.id, Some(row)).is_some()) {
+        // Earlier programs made none.
+        Err(CatalogError::Database(error)) if matches!(*error, redb::Error::TableDoesNotExist(_)) => {}
+        result => result?,
+    }
     Ok((header, checked(&rows)?))
 }
 
@@ -243,6 +276,20 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, CatalogError>) -> Result<T, Catal
 mod tests {
     use super::super::storage::CatalogFile;
     use super::*;
+
+    /// Stores of earlier programs lack a table.
+    #[test]
+    fn a_catalogue_in_which_no_snapshot_ever_began_opens() {
+        let file = tempfile::tempfile().unwrap();
+        let backend = || CatalogFile::new(file.try_clone().unwrap());
+        let catalog = StoreCatalog::create(backend(), Uuid::nil(), 1).unwrap();
+        let transaction = catalog.database.as_ref().unwrap().begin_write().unwrap();
+        assert!(transaction.delete_table(Rows::new(TentativeRow::TABLE)).unwrap());
+        transaction.commit().unwrap();
+        drop(catalog);
+        let mut catalog = StoreCatalog::open(backend()).unwrap();
+        catalog.commit(&CatalogChange::default()).unwrap();
+    }
 
     /// L2: what a newer program has set is told in a sentence.
     #[test]

@@ -7,8 +7,8 @@ use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 use super::name::{NodeName, StoreName};
 use super::refusal::ImageRefusal;
 use super::rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, DEEPEST, ImageRow, LARGEST_IMAGE, LONGEST_PATH,
-    LayerRow, MOST_ROWS, SIZE_UNIT, SnapshotRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LONGEST_PATH, LayerRow,
+    MOST_ROWS, SIZE_UNIT, SnapshotRow,
 };
 use super::view::{CatalogChange, CatalogView};
 
@@ -147,12 +147,29 @@ fn base(
 }
 
 /// The layer that takes the writes of an image.
-fn head(id: LayerId, image: &ImageRow, created_s: u64) -> LayerRow {
+pub(super) fn head(id: LayerId, image: &ImageRow, created_s: u64) -> LayerRow {
     LayerRow { id, image: image.id, below: image.below, size: image.size, is_sealed: false, created_s }
 }
 
+/// Whether snapshots can begin, before anything is made for them.
+///
+/// # Errors
+/// Why not.
+pub fn expect_snapshots(
+    view: &CatalogView,
+    minter: &mut Minter<'_>,
+    group: &[NewSnapshot],
+) -> Result<(), ImageRefusal> {
+    for new in group {
+        if view.tentative_of(image(view, &new.image)?.id).next().is_some() {
+            return Err(ImageRefusal::Unfinished(new.image.clone()));
+        }
+    }
+    take_snapshots(view, minter, group).map(drop)
+}
+
 /// Snapshots of several images at one point in time. The head of each is sealed by it, so the caller has made
-/// sure that its files are complete and durable.
+/// sure that its files are complete and durable. What was [begun](super::tentative) of them is over.
 ///
 /// # Errors
 /// A name is missing or taken, or an image has as many layers as it may.
@@ -173,9 +190,22 @@ pub fn take_snapshots(
         if view.snapshot(row.id, &new.snapshot).is_some() {
             return Err(ImageRefusal::Exists(format!("{}@{}", new.image, new.snapshot)));
         }
+        view.tentative_of(row.id).for_each(|begun| draft.end_tentative(begun.id));
         take_snapshot(view, &mut draft, minter, row, new)?;
     }
     Ok(draft.finish())
+}
+
+/// The head of an image is sealed, if it has one; where the image stands then.
+pub(super) fn sealed(
+    view: &CatalogView,
+    draft: &mut Draft<'_>,
+    image: &ImageRow,
+) -> Result<Below, ImageRefusal> {
+    let Some(sealed) = image.head else { return Ok(image.below) };
+    let row = view.layer(sealed).ok_or(ImageRefusal::NoLayer(sealed))?;
+    draft.set_layer(LayerRow { is_sealed: true, size: image.size, ..row.clone() });
+    Ok(Below { node: ChainNode::Layer(sealed), bytes: image.size })
 }
 
 fn take_snapshot(
@@ -185,15 +215,10 @@ fn take_snapshot(
     image: &ImageRow,
     new: &NewSnapshot,
 ) -> Result<(), ImageRefusal> {
-    let mut after = image.clone();
-    if let Some(sealed) = image.head {
-        if view.image_chain(image).0.len() > DEEPEST {
-            return Err(ImageRefusal::TooDeep(image.name.clone()));
-        }
-        let row = view.layer(sealed).ok_or(ImageRefusal::NoLayer(sealed))?;
-        draft.set_layer(LayerRow { is_sealed: true, size: image.size, ..row.clone() });
-        after.below = Below { node: ChainNode::Layer(sealed), bytes: image.size };
+    if image.head.is_some() && view.is_too_deep(image) {
+        return Err(ImageRefusal::TooDeep(image.name.clone()));
     }
+    let mut after = ImageRow { below: sealed(view, draft, image)?, ..image.clone() };
     let id = SnapshotId(minter.mint());
     draft.set_snapshot(SnapshotRow {
         id,

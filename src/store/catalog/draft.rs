@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{ImageId, LayerId, SnapshotId};
-use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::packed_rows::ContentsRow;
+use super::rows::{BaseRow, ChainNode, ImageRow, LayerRow, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView, nodes_of};
 
 /// A change so far. Rows that it sets go before those of the view.
@@ -88,8 +89,20 @@ impl<'a> Draft<'a> {
         self.change.folded.push((id, row.parent));
     }
 
+    pub(super) fn set_contents(&mut self, row: ContentsRow) {
+        self.change.contents.insert(row.layer, Some(row));
+    }
+
     pub(super) fn set_base(&mut self, row: BaseRow) {
         self.change.bases.insert(row.id, Some(row));
+    }
+
+    pub(super) fn set_tentative(&mut self, row: TentativeRow) {
+        self.change.tentative.insert(row.id, Some(row));
+    }
+
+    pub(super) fn end_tentative(&mut self, id: SnapshotId) {
+        self.change.tentative.insert(id, None);
     }
 
     fn uses(&self, node: ChainNode) -> i64 {
@@ -111,6 +124,9 @@ impl<'a> Draft<'a> {
                     if let Some(below) = self.layer(id).map(|row| row.below.node) {
                         self.left(below);
                         self.change.layers.insert(id, None);
+                        if self.view.contents(id).is_some() {
+                            self.change.contents.insert(id, None);
+                        }
                     }
                 }
             }

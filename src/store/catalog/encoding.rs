@@ -13,7 +13,7 @@ use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LONGEST_KEY, LONGEST_PATH, LONGEST_VALUE,
-    LayerRow, MOST_PAIRS, SnapshotRow,
+    LayerRow, MOST_PAIRS, SnapshotRow, TentativeRow,
 };
 
 const VERSION: u16 = 1;
@@ -194,6 +194,39 @@ impl StoredRow for SnapshotRow {
     }
 }
 
+impl StoredRow for TentativeRow {
+    const TABLE: &'static str = "tentative";
+
+    fn key(&self) -> Uuid {
+        self.id.0
+    }
+
+    fn write(&self, to: &mut RowWriter) {
+        to.uuid(self.group).uuid(self.image.0).bool(self.snapshot.is_some());
+        to.text(self.snapshot.as_ref().map_or("", StoreName::as_str));
+        to.optional_uuid(self.head.map(|id| id.0)).optional_uuid(self.next_head.map(|id| id.0));
+        to.uuid(self.boot).u64(self.place.0).u64(self.place.1);
+    }
+
+    fn read(key: Uuid, from: &mut RowReader<'_>) -> Result<Self, RowError> {
+        let (group, image) = (from.uuid()?, ImageId(from.uuid()?));
+        let snapshot = match from.bool()? {
+            true => Some(read_name(from)?),
+            false => from.text(0).map(|_| None)?,
+        };
+        Ok(Self {
+            id: SnapshotId(key),
+            group,
+            image,
+            snapshot,
+            head: from.optional_uuid()?.map(LayerId),
+            next_head: from.optional_uuid()?.map(LayerId),
+            boot: from.uuid()?,
+            place: (from.u64()?, from.u64()?),
+        })
+    }
+}
+
 impl StoredRow for BaseRow {
     const TABLE: &'static str = "bases";
 
@@ -296,8 +329,24 @@ mod tests {
         }
     }
 
+    fn tentative(snapshot: Option<StoreName>) -> TentativeRow {
+        TentativeRow {
+            id: SnapshotId(Uuid::from_u128(18)),
+            group: Uuid::from_u128(19),
+            image: image().id,
+            snapshot,
+            head: None,
+            next_head: Some(layer().id),
+            boot: Uuid::from_u128(20),
+            place: (21, 22),
+        }
+    }
+
     #[test]
     fn rows_read_as_themselves() {
+        for row in [tentative(None), tentative(Some(snapshot().name))] {
+            assert_eq!(decode(row.key(), &encode(&row)), Ok(row));
+        }
         assert_eq!(decode(image().key(), &encode(&image())), Ok(image()));
         assert_eq!(decode(layer().key(), &encode(&layer())), Ok(layer()));
         assert_eq!(decode(snapshot().key(), &encode(&snapshot())), Ok(snapshot()));
@@ -363,7 +412,8 @@ mod tests {
             }
             let _ = decode::<BaseRow>(key, &with_checksum("bases", key, body.clone()));
             let _ = decode::<LayerRow>(key, &with_checksum("layers", key, body.clone()));
-            let _ = decode::<SnapshotRow>(key, &with_checksum("snapshots", key, body));
+            let _ = decode::<SnapshotRow>(key, &with_checksum("snapshots", key, body.clone()));
+            let _ = decode::<TentativeRow>(key, &with_checksum("tentative", key, body));
         }
     }
 }

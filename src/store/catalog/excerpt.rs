@@ -16,6 +16,7 @@ use super::encoding::{StoredRow, decode, encode};
 use super::header::CatalogHeader;
 use super::id::{LayerId, SnapshotId};
 use super::name::NodeName;
+use super::packed_rows::{ContentsRow, PackRow};
 use super::refusal::ImageRefusal;
 use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
@@ -39,6 +40,9 @@ pub struct CatalogExcerpt {
     snapshots: RowTexts,
     layers: RowTexts,
     bases: RowTexts,
+    /// Of layers that were ingested, and the packs.
+    contents: RowTexts,
+    packs: RowTexts,
     records: BTreeMap<String, Option<String>>,
 }
 
@@ -125,6 +129,8 @@ pub fn excerpt(
         snapshots: texts(rows.snapshots.values().flatten()),
         layers: texts(rows.layers.values().flatten()),
         bases: texts(rows.bases.values().flatten()),
+        contents: texts(rows.layers.keys().filter_map(|id| view.contents(*id))),
+        packs: texts(view.packs()),
     })
 }
 
@@ -139,6 +145,8 @@ pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt
         snapshots: texts(view.snapshots.values()),
         layers: texts(view.layers().filter(|row| row.is_sealed)),
         bases: texts(view.bases()),
+        contents: texts(view.all_contents()),
+        packs: texts(view.packs()),
     }
 }
 
@@ -156,6 +164,8 @@ impl CatalogExcerpt {
         read_rows(&self.snapshots, |row: SnapshotRow| rows.snapshots.insert(row.id, Some(row)).is_some())?;
         read_rows(&self.layers, |row: LayerRow| rows.layers.insert(row.id, Some(row)).is_some())?;
         read_rows(&self.bases, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
+        read_rows(&self.contents, |row: ContentsRow| rows.contents.insert(row.layer, Some(row)).is_some())?;
+        read_rows(&self.packs, |row: PackRow| rows.packs.insert(row.number, Some(row)).is_some())?;
         // What is still written is nothing for those who have no lock.
         if rows.layers.values().flatten().any(|row| !row.is_sealed) {
             return Err(damaged());

@@ -11,13 +11,15 @@ use super::encoding::checksum;
 
 const MAGIC: &[u8; 8] = b"RNGCATLG";
 const VERSION: u16 = 1;
-const RESERVED: usize = 64;
+const RESERVED: usize = 56;
 /// The table and the key that the header stands under; its checksum covers them.
 pub(super) const TABLE: &str = "store";
 pub(super) const KEY: u128 = 0;
 
-/// Feature bits that this program knows: none so far.
-const KNOWN_INCOMPATIBLE: u64 = 0;
+/// There are packs, or numbers of packs are reserved: set by the first ingest.
+pub(super) const PACKS: u64 = 1;
+/// Feature bits that this program knows.
+const KNOWN_INCOMPATIBLE: u64 = PACKS;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.
@@ -31,6 +33,8 @@ pub struct CatalogHeader {
     pub incompatible: u64,
     /// Grows with each transaction.
     pub generation: u64,
+    /// Numbers of packs below this are used, or reserved. With [`PACKS`] only.
+    pub packs: u64,
 }
 
 /// Why a header is not one that this program can go by.
@@ -48,14 +52,22 @@ pub enum HeaderError {
 
 impl CatalogHeader {
     pub(super) const fn new(store: Uuid, created_s: u64) -> Self {
-        Self { store, created_s, compatible: 0, read_only_compatible: 0, incompatible: 0, generation: 0 }
+        Self {
+            store,
+            created_s,
+            compatible: 0,
+            read_only_compatible: 0,
+            incompatible: 0,
+            generation: 0,
+            packs: 0,
+        }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut to = RowWriter::default();
         to.bytes(MAGIC).u16(VERSION).u16(0).u32(0);
         to.u64(self.compatible).u64(self.read_only_compatible).u64(self.incompatible);
-        to.uuid(self.store).u64(self.created_s).u64(self.generation).zeroes(RESERVED);
+        to.uuid(self.store).u64(self.created_s).u64(self.generation).u64(self.packs).zeroes(RESERVED);
         let mut bytes = to.finish();
         let checksum = checksum(TABLE, Uuid::from_u128(KEY), &bytes);
         bytes.extend_from_slice(&checksum);
@@ -81,6 +93,7 @@ impl CatalogHeader {
             store: from.uuid()?,
             created_s: from.u64()?,
             generation: from.u64()?,
+            packs: from.u64()?,
         };
         // Reserved bytes are a newer program's, if it has set a feature bit.
         from.bytes(RESERVED)?;

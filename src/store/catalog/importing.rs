@@ -82,7 +82,7 @@ fn as_it_was(view: &CatalogView, name: &StoreName, from: SnapshotId) -> Result<I
     if !is_as_it_was {
         return Err(ImageRefusal::NotAsItWas { image: name.clone(), from });
     }
-    if view.chain(row.below).0.len() >= DEEPEST {
+    if view.read_chain(row.below).layers.len() >= DEEPEST {
         return Err(ImageRefusal::TooDeep(name.clone()));
     }
     Ok(row.clone())

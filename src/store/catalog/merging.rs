@@ -30,7 +30,9 @@ impl MergePair {
         let row = |id| view.layer(id).ok_or(ImageRefusal::NoLayer(id));
         let (upper, lower) = (row(self.upper)?, row(self.lower)?);
         let is_pair = upper.below.node == ChainNode::Layer(self.lower) && upper.is_sealed && lower.is_sealed;
-        match is_pair && view.uses(ChainNode::Layer(self.lower)) == 1 {
+        // What was ingested has no file of data any more.
+        let has_data = [upper, lower].iter().all(|row| view.contents(row.id).is_none());
+        match is_pair && has_data && view.uses(ChainNode::Layer(self.lower)) == 1 {
             true => Ok([upper, lower]),
             false => Err(ImageRefusal::NotMergeable(self.lower)),
         }
@@ -63,7 +65,7 @@ pub fn cheapest_merge(view: &CatalogView, from: Below, bytes: &dyn Fn(LayerId) -
 /// goes.
 #[must_use]
 pub fn idle_merge(view: &CatalogView, row: &ImageRow, bytes: &dyn Fn(LayerId) -> u64) -> Option<MergePair> {
-    let is_deep = view.image_chain(row).0.len() > DEEPEST / 2;
+    let is_deep = view.read_depth(row) > DEEPEST / 2;
     let is_cheap = |pair: &MergePair| bytes(pair.lower) <= bytes(pair.upper).saturating_mul(MOST_BELOW);
     let pairs = mergeable(view, row.below).into_iter().filter(|pair| is_deep || is_cheap(pair));
     pairs.min_by_key(|pair| pair.cost(bytes))
@@ -74,8 +76,7 @@ pub fn idle_merge(view: &CatalogView, row: &ImageRow, bytes: &dyn Fn(LayerId) ->
 /// # Errors
 /// It is missing.
 pub fn is_full(view: &CatalogView, name: &StoreName) -> Result<bool, ImageRefusal> {
-    let row = image(view, name)?;
-    Ok(row.head.is_some() && view.image_chain(row).0.len() > DEEPEST)
+    Ok(view.is_too_deep(image(view, name)?))
 }
 
 /// A layer takes the place of two: it holds what they held together, and stands on what the lower one stood

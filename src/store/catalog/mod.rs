@@ -18,6 +18,7 @@
 
 mod codec;
 mod consistency;
+mod contents;
 mod database;
 mod decide;
 mod draft;
@@ -29,21 +30,24 @@ mod importing;
 mod listing;
 mod merging;
 mod name;
+mod packed_rows;
 mod rebasing;
 mod rebuilding;
 mod refusal;
 mod removal;
 mod rows;
 mod storage;
+mod tentative;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use consistency::Inconsistency;
+pub(in crate::store) use contents::{IngestPlan, check_unpacked, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
 pub use decide::{
-    Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, make_clones, rename,
-    resize, take_snapshots,
+    Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, expect_snapshots,
+    make_clones, rename, resize, take_snapshots,
 };
 pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
 pub use header::CatalogHeader;
@@ -54,13 +58,15 @@ pub use merging::{
     MergePair, cheapest_merge, finish_flatten, finish_merge, idle_merge, is_flat, is_full, mergeable,
 };
 pub use name::{NameError, NodeName, StoreName};
+pub(in crate::store) use packed_rows::PackRow;
 pub use rebasing::rebase;
 pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};
 pub use rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
-    SIZE_UNIT, SnapshotRow,
+    MapPlace, SIZE_UNIT, SnapshotRow, TentativeRow,
 };
 pub use storage::CatalogFile;
+pub use tentative::{begin_snapshots, go_on_without_snapshots, withdraw};
 pub use view::{CatalogChange, CatalogView, RowCounts};

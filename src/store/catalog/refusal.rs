@@ -59,6 +59,19 @@ pub enum ImageRefusal {
         "\"{image}\" is not as the snapshot {from} is, which the delta begins with: import that one, or roll back to it"
     )]
     NotAsItWas { image: StoreName, from: SnapshotId },
+    #[error(
+        "the layer {0} stands on something else than when its ingest began, or was ingested meanwhile: try again"
+    )]
+    NotIngestible(LayerId),
+    #[error(
+        "\"{0}\" has contents in packs, of which this cannot be made: export it (`ringnbd image export`), and import it under \
+         another name"
+    )]
+    InPacks(StoreName),
+    #[error(
+        "a snapshot of \"{0}\" failed half-way, and its head is not durable: disconnect its clients, or restart its server"
+    )]
+    Unfinished(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

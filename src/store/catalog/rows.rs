@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 
@@ -107,6 +109,27 @@ pub struct SnapshotRow {
     pub created_s: u64,
     /// It cannot be removed.
     pub is_held: bool,
+}
+
+/// Where the map of a next head is: device and inode. A copy of a store has others.
+pub type MapPlace = (u64, u64);
+
+/// An image whose next head may have taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TentativeRow {
+    pub id: SnapshotId,
+    /// All that belong to one point in time have the same.
+    pub group: Uuid,
+    pub image: ImageId,
+    /// None: the snapshot failed. The next head takes over without it.
+    pub snapshot: Option<StoreName>,
+    /// The head that is being sealed, if there is one.
+    pub head: Option<LayerId>,
+    /// The one that takes over, unless nobody writes the image.
+    pub next_head: Option<LayerId>,
+    /// During which boot it was begun.
+    pub boot: Uuid,
+    pub place: MapPlace,
 }
 
 /// A kind of base.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
-use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
+use super::packed_rows::{ContentsRow, PackRow};
+use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow, TentativeRow};
 
 /// What one transaction changes: a new value for a row, or none where it goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +14,11 @@ pub struct CatalogChange {
     pub(super) layers: BTreeMap<LayerId, Option<LayerRow>>,
     pub(super) snapshots: BTreeMap<SnapshotId, Option<SnapshotRow>>,
     pub(super) bases: BTreeMap<BaseId, Option<BaseRow>>,
+    pub(super) contents: BTreeMap<LayerId, Option<ContentsRow>>,
+    pub(super) packs: BTreeMap<u64, Option<PackRow>>,
+    /// A number for a pack is reserved.
+    pub(super) reserves_pack: bool,
+    pub(super) tentative: BTreeMap<SnapshotId, Option<TentativeRow>>,
     /// Snapshots that go, and the one before each: its changed set is added to those of its children.
     pub(super) folded: Vec<(SnapshotId, Option<SnapshotId>)>,
 }
@@ -60,6 +66,9 @@ pub struct CatalogView {
     pub(super) layers: BTreeMap<LayerId, LayerRow>,
     pub(super) snapshots: BTreeMap<SnapshotId, SnapshotRow>,
     pub(super) bases: BTreeMap<BaseId, BaseRow>,
+    pub(super) contents: BTreeMap<LayerId, ContentsRow>,
+    pub(super) packs: BTreeMap<u64, PackRow>,
+    pub(super) tentative: BTreeMap<SnapshotId, TentativeRow>,
     image_names: BTreeMap<StoreName, ImageId>,
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
     clones: BTreeSet<(SnapshotId, ImageId)>,
@@ -108,6 +117,24 @@ impl CatalogView {
             match row {
                 Some(row) => self.bases.insert(*id, row.clone()),
                 None => self.bases.remove(id),
+            };
+        }
+        for (id, row) in &change.contents {
+            match row {
+                Some(row) => self.contents.insert(*id, row.clone()),
+                None => self.contents.remove(id),
+            };
+        }
+        for (number, row) in &change.packs {
+            match row {
+                Some(row) => self.packs.insert(*number, row.clone()),
+                None => self.packs.remove(number),
+            };
+        }
+        for (id, row) in &change.tentative {
+            match row {
+                Some(row) => self.tentative.insert(*id, row.clone()),
+                None => self.tentative.remove(id),
             };
         }
     }

@@ -326,3 +326,43 @@ fn a_changed_byte_of_a_node_is_noticed() {
     nodes.nodes.clear();
     assert_eq!(find(&mut nodes, &root, 1), Err(ManifestError::Nodes("it is missing")));
 }
+
+/// What is all of the base has the root that changes of each chunk give.
+#[test]
+fn a_disk_of_the_base_is_made_at_once() {
+    for chunks in [0, 1, 10, 255, 256, 257, 511, 512, 65_535, 65_536, 65_537, 70_000] {
+        let mut nodes = KeptNodes::default();
+        let disk: Disk = (0..chunks).map(|chunk| (chunk, ManifestEntry::Base)).collect();
+        let expected = changed(&mut nodes, &ManifestRoot::zeroes(SPACE, 0), chunks, &disk);
+        let puts = nodes.puts;
+        let made = all_of_base(&mut nodes, SPACE, chunks * CHUNK).unwrap();
+        assert_eq!(made, expected, "{chunks}");
+        assert!(nodes.puts - puts <= 3, "a node a level");
+    }
+    let mut nodes = KeptNodes::default();
+    all_of_base(&mut nodes, SPACE, 1 << 63).unwrap();
+    let space = ChunkSpace { chunk_bytes: 1 << 20, ..SPACE };
+    all_of_base(&mut nodes, space, (1 << 63) - 512).unwrap();
+}
+
+/// A way down finds what a walk finds, and the neighbours that are alike.
+#[test]
+fn a_way_down_ends_where_the_chunk_is() {
+    let mut nodes = KeptNodes::default();
+    let mut disk: Disk = (100..300).map(|chunk| (chunk, ManifestEntry::Base)).collect();
+    disk.extend([(3, named(1)), (4, named(1)), (70_000, named(2))]);
+    let root = changed(&mut nodes, &ManifestRoot::zeroes(SPACE, 0), 70_010, &disk);
+    for chunk in (0..400).chain([65_535, 65_536, 69_999, 70_000, 70_009]) {
+        let mut way = Descent::new::<Infallible>(&root, chunk).unwrap();
+        while let Some(node) = way.wanted() {
+            way.take::<Infallible>(&nodes.nodes[&node.hash]).unwrap();
+        }
+        let (end, entry) = way.run(chunk);
+        assert_eq!(entry, find(&mut nodes, &root, chunk).unwrap(), "{chunk}");
+        assert!(way.is_for(chunk) && end > chunk && end <= 70_010);
+        for other in chunk..end.min(chunk + 300) {
+            assert_eq!(find(&mut nodes, &root, other).unwrap(), entry, "{other}");
+        }
+    }
+    assert!(Descent::new::<Infallible>(&root, 70_010).is_err());
+}

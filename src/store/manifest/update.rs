@@ -129,12 +129,55 @@ where
 
     /// The entry that stands for a node.
     fn kept(&mut self, node: ManifestNode) -> Result<ManifestEntry, ManifestError<N::Error>> {
-        if let Some(plain) = node.as_uniform() {
-            return Ok(plain);
-        }
-        let (bytes, hashed) = node.encode();
-        let hash = self.space.hash(ChunkKind::Node, &bytes[..hashed]);
-        let hint = self.nodes.put(&hash, &bytes, hashed).map_err(ManifestError::Nodes)?;
-        Ok(ManifestEntry::Named(NamedChunk { hash, hint }))
+        kept(self.nodes, &self.space, &node)
     }
+}
+
+/// The entry that stands for a node.
+fn kept<N: ManifestNodes>(
+    nodes: &mut N,
+    space: &ChunkSpace,
+    node: &ManifestNode,
+) -> Result<ManifestEntry, ManifestError<N::Error>> {
+    if let Some(plain) = node.as_uniform() {
+        return Ok(plain);
+    }
+    let (bytes, hashed) = node.encode();
+    let hash = space.hash(ChunkKind::Node, &bytes[..hashed]);
+    let hint = nodes.put(&hash, &bytes, hashed).map_err(ManifestError::Nodes)?;
+    Ok(ManifestEntry::Named(NamedChunk { hash, hint }))
+}
+
+/// The manifest of a disk that is the base's as a whole.
+pub(crate) fn all_of_base<N: ManifestNodes>(
+    nodes: &mut N,
+    space: ChunkSpace,
+    size: u64,
+) -> Result<ManifestRoot, ManifestError<N::Error>> {
+    let mut root = ManifestRoot::zeroes(space, size);
+    root.checked()?;
+    root.top = first_of_base(nodes, &space, root.level() + 1, root.chunks())?;
+    Ok(root)
+}
+
+/// An entry of a node of this level whose first `chunks` are the base's.
+fn first_of_base<N: ManifestNodes>(
+    nodes: &mut N,
+    space: &ChunkSpace,
+    level: u32,
+    chunks: u64,
+) -> Result<ManifestEntry, ManifestError<N::Error>> {
+    if chunks == 0 {
+        return Ok(ManifestEntry::Zero);
+    }
+    // A disk of the most chunks has no more of them than the root.
+    if level * FAN_OUT.trailing_zeros() < u64::BITS && chunks >= span(level) {
+        return Ok(ManifestEntry::Base);
+    }
+    let mut node = ManifestNode::uniform(level - 1, ManifestEntry::Zero);
+    for (at, entry) in (0..).zip(node.entries.iter_mut()) {
+        let left = chunks.saturating_sub(at * span(level - 1));
+        *entry = first_of_base(nodes, space, level - 1, left.min(span(level - 1)))?;
+    }
+    kept(nodes, space, &node)
 }

@@ -31,7 +31,7 @@ pub(crate) enum HashAlgorithm {
 }
 
 impl HashAlgorithm {
-    pub(super) fn of_number(number: u32) -> Option<Self> {
+    pub(crate) fn of_number(number: u32) -> Option<Self> {
         (number == Self::Blake3 as u32).then_some(Self::Blake3)
     }
 }

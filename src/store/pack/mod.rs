@@ -15,11 +15,6 @@
 //! A read trusts nothing: every 4 KiB of a payload has its CRC, what is decompressed has a known length, and
 //! the whole has a hash. A flipped bit gives an error, or was in bytes that nobody needs.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "ingest, which fills packs, is not written yet")
-)]
-
 #[cfg(test)]
 mod arbitrary;
 mod codec;
@@ -35,7 +30,6 @@ mod write;
 
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
-pub(crate) use file::PackFile;
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
 pub(crate) use read::PackReader;

@@ -3,7 +3,7 @@
 use super::PAGE;
 use super::error::PackError;
 use super::file::PackFile;
-use super::footer::{PackEntry, PackFooter, PackTrailer, TRAILER_BYTES};
+use super::footer::{PackFooter, PackTrailer, TRAILER_BYTES};
 use super::header::PackIdentity;
 use super::key::{ChunkHash, ChunkKey};
 use crate::store::crc::crc32c;
@@ -41,6 +41,7 @@ impl<F: PackFile> PackReader<F> {
         Ok(Self { file, identity, footer, by_hash })
     }
 
+    #[cfg(test)]
     pub(crate) const fn identity(&self) -> &PackIdentity {
         &self.identity
     }
@@ -60,26 +61,44 @@ impl<F: PackFile> PackReader<F> {
 
     /// The contents of a chunk, verified.
     pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
-        let entry = *self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
-        let payload = self.payload(slot, &entry)?;
-        let contents = entry.codec.decompress(payload, entry.bytes as usize);
-        let contents = contents.ok_or(PackError::Compressed { slot })?;
-        if self.identity.space.hash(entry.kind, &contents[..entry.hashed_bytes as usize]) != entry.hash {
-            return Err(PackError::Renamed { slot });
-        }
-        Ok(contents)
+        read_chunk(&self.file, &self.identity, &self.footer, slot)
     }
+}
 
-    /// The bytes of a chunk in the file, whose checksums fit.
-    fn payload(&self, slot: u32, entry: &PackEntry) -> Result<Vec<u8>, PackError> {
-        let mut payload = vec![0; entry.payload_bytes as usize];
-        self.file.read(&mut payload, entry.offset)?;
-        let pages = payload.chunks(PAGE as usize).zip(self.footer.checksums(slot as usize));
-        for (page, (bytes, checksum)) in pages.enumerate() {
-            if crc32c(&[bytes]) != *checksum {
-                return Err(PackError::Checksum { slot, offset: entry.offset + page as u64 * PAGE });
-            }
-        }
-        Ok(payload)
+/// The contents of a chunk of a pack, verified.
+pub(super) fn read_chunk<F: PackFile>(
+    file: &F,
+    identity: &PackIdentity,
+    footer: &PackFooter,
+    slot: u32,
+) -> Result<Vec<u8>, PackError> {
+    let entry = footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+    let mut payload = vec![0; entry.payload_bytes as usize];
+    file.read(&mut payload, entry.offset)?;
+    verified(identity, footer, slot, payload)
+}
+
+/// The contents of a chunk, of its bytes in the file.
+pub(super) fn verified(
+    identity: &PackIdentity,
+    footer: &PackFooter,
+    slot: u32,
+    payload: Vec<u8>,
+) -> Result<Vec<u8>, PackError> {
+    let entry = footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+    if payload.len() != entry.payload_bytes as usize {
+        return Err(PackError::Compressed { slot });
     }
+    let pages = payload.chunks(PAGE as usize).zip(footer.checksums(slot as usize));
+    for (page, (bytes, checksum)) in pages.enumerate() {
+        if crc32c(&[bytes]) != *checksum {
+            return Err(PackError::Checksum { slot, offset: entry.offset + page as u64 * PAGE });
+        }
+    }
+    let contents = entry.codec.decompress(payload, entry.bytes as usize);
+    let contents = contents.ok_or(PackError::Compressed { slot })?;
+    if identity.space.hash(entry.kind, &contents[..entry.hashed_bytes as usize]) != entry.hash {
+        return Err(PackError::Renamed { slot });
+    }
+    Ok(contents)
 }

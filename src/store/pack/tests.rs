@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::arbitrary::use_arbitrary;
+use super::file::PackFile;
 use super::*;
 
 /// What names of nodes are derived with.

@@ -5,7 +5,8 @@ use super::error::PackError;
 use super::file::PackFile;
 use super::footer::{PackEntry, PackFooter, PackTrailer};
 use super::header::PackIdentity;
-use super::key::{ChunkHash, ChunkHint, ChunkKind};
+use super::key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind};
+use super::read::read_chunk;
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
 
 /// A pack that is being written, in a file that was empty.
@@ -79,6 +80,17 @@ impl<F: PackFile> PackWriter<F> {
         self.footer.push(entry, payload);
         self.end = end;
         Ok((entry.hash, ChunkHint { pack: self.identity.number, slot }))
+    }
+
+    /// The contents of a chunk that it has already.
+    pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
+        read_chunk(&self.file, &self.identity, &self.footer, slot)
+    }
+
+    /// The names of all chunks that it has so far, by their slots.
+    pub(crate) fn keys(&self) -> Vec<ChunkKey> {
+        let space = self.identity.space;
+        self.footer.entries().iter().map(|entry| ChunkKey { space, hash: entry.hash }).collect()
     }
 
     /// Bytes that it has so far, without its footer.

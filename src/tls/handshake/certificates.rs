@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::error::TlsError;
 use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
+use crate::tls::proof::intermediates;
 use crate::tls::secret::Secret;
 use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
@@ -20,7 +21,16 @@ const OF_SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 /// The traffic secrets of one handshake, which is told them as if they were to be logged. rustls gives only
 /// keys away at its end, and of a key no next one can be made.
 #[derive(Default)]
-struct TrafficSecrets(Mutex<[Option<Zeroizing<Vec<u8>>>; 2]>);
+pub(in crate::tls) struct TrafficSecrets(Mutex<[Option<Zeroizing<Vec<u8>>>; 2]>);
+
+impl TrafficSecrets {
+    /// Those of the client and of the server, once both are known; they leave.
+    pub(in crate::tls) fn take(&self, suite: CipherSuite) -> Option<(Secret, Secret)> {
+        let mut secrets = self.0.lock().ok()?;
+        let (client, server) = (secrets[0].take()?, secrets[1].take()?);
+        Some((Secret::new(suite, &client), Secret::new(suite, &server)))
+    }
+}
 
 impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
@@ -83,14 +93,14 @@ impl CertificateHandshake {
     pub(super) fn session(self) -> Result<TlsSession, TlsError> {
         let suite = self.connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
         let suite = suite.and_then(CipherSuite::of).ok_or(TlsError::Internal("a cipher suite is unknown"))?;
-        let identity = match self.connection.peer_certificates() {
-            Some([own, ..]) => TlsIdentity::Certificate(own.to_vec()),
-            _ => TlsIdentity::Anonymous,
+        let chain = self.connection.peer_certificates().unwrap_or_default();
+        let identity = match chain {
+            [own, ..] => TlsIdentity::Certificate(own.to_vec()),
+            [] => TlsIdentity::Anonymous,
         };
-        let mut secrets = self.secrets.0.lock().map_err(|_| TlsError::Internal("a lock"))?;
-        let (Some(client), Some(server)) = (secrets[0].take(), secrets[1].take()) else {
-            return Err(TlsError::Internal("the secrets were not told"));
-        };
-        Ok(TlsSession::new(identity, Secret::new(suite, &client), Secret::new(suite, &server)))
+        let (client, server) =
+            self.secrets.take(suite).ok_or(TlsError::Internal("the secrets were not told"))?;
+        let session = TlsSession::new(identity, client, server);
+        Ok(TlsSession { intermediates: intermediates(chain), ..session })
     }
 }

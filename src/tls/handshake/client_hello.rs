@@ -34,38 +34,38 @@ pub(super) struct ClientHello<'a> {
 }
 
 /// Takes values off the front of a message.
-struct HelloReader<'a>(&'a [u8]);
+pub(in crate::tls) struct HelloReader<'a>(pub(in crate::tls) &'a [u8]);
 
 const TOO_SHORT: TlsError = TlsError::Malformed("a length goes beyond the end");
 
 impl<'a> HelloReader<'a> {
-    fn bytes(&mut self, length: usize) -> Result<&'a [u8], TlsError> {
+    pub(in crate::tls) fn bytes(&mut self, length: usize) -> Result<&'a [u8], TlsError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(TOO_SHORT)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn u16(&mut self) -> Result<u16, TlsError> {
+    pub(in crate::tls) fn u16(&mut self) -> Result<u16, TlsError> {
         self.bytes(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     /// A length of one byte and as many bytes.
-    fn short_list(&mut self) -> Result<&'a [u8], TlsError> {
+    pub(in crate::tls) fn short_list(&mut self) -> Result<&'a [u8], TlsError> {
         let length = self.bytes(1)?[0];
         self.bytes(usize::from(length))
     }
 
     /// A length of two bytes and as many bytes.
-    fn list(&mut self) -> Result<&'a [u8], TlsError> {
+    pub(in crate::tls) fn list(&mut self) -> Result<&'a [u8], TlsError> {
         let length = self.u16()?;
         self.bytes(usize::from(length))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(in crate::tls) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn end(self) -> Result<(), TlsError> {
+    pub(in crate::tls) fn end(self) -> Result<(), TlsError> {
         if self.is_empty() { Ok(()) } else { Err(TlsError::Malformed("something stands behind a list")) }
     }
 }

@@ -5,10 +5,10 @@
 //!    └────► anything else ─► Certificates ────────────────────────────────────────────┴─► Done
 //! ```
 
-mod certificates;
-mod client_hello;
+pub(in crate::tls) mod certificates;
+pub(in crate::tls) mod client_hello;
 pub(in crate::tls) mod error;
-mod shared_key;
+pub(in crate::tls) mod shared_key;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +24,10 @@ use error::TlsError;
 use shared_key::SharedKeyFinish;
 
 /// Bytes of a ClientHello: those of today have some two thousand, with a key of a post-quantum exchange.
-const HELLO_BYTES: usize = 16 << 10;
+pub(in crate::tls) const HELLO_BYTES: usize = 16 << 10;
 /// Records of one handshake, and bytes: chains of certificates make it long.
-const MOST_RECORDS: u32 = 64;
-const MOST_BYTES: usize = 128 << 10;
+pub(in crate::tls) const MOST_RECORDS: u32 = 64;
+pub(in crate::tls) const MOST_BYTES: usize = 128 << 10;
 const CLIENT_HELLO: u8 = 1;
 
 /// What the driver of a handshake has to do.
@@ -35,7 +35,7 @@ const CLIENT_HELLO: u8 = 1;
 pub enum TlsStep {
     /// All was taken: feed more.
     Need,
-    /// Send [`TlsHandshake::take_output`], then feed on.
+    /// Send what `take_output` gives, then feed on.
     Send,
     /// The connection is a secure one. What is left of the input is its first records.
     Done(Box<TlsSession>),

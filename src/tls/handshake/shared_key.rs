@@ -25,18 +25,18 @@ use crate::tls::secret::Secret;
 use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
 
-const SERVER_HELLO: u8 = 2;
-const ENCRYPTED_EXTENSIONS: u8 = 8;
-const FINISHED: u8 = 20;
+pub(in crate::tls) const SERVER_HELLO: u8 = 2;
+pub(in crate::tls) const ENCRYPTED_EXTENSIONS: u8 = 8;
+pub(in crate::tls) const FINISHED: u8 = 20;
 /// Bytes of a Finished: a type, a length, and a hash.
 const FINISHED_BYTES: usize = 4 + 32;
 
 /// Groups of key exchanges, in the order of preference.
-const GROUPS: [(u16, &agreement::Algorithm); 3] =
+pub(in crate::tls) const GROUPS: [(u16, &agreement::Algorithm); 3] =
     [(0x001d, &agreement::X25519), (0x0017, &agreement::ECDH_P256), (0x0018, &agreement::ECDH_P384)];
 
 /// The suites that a key of 256 bits goes with.
-const SUITES: [CipherSuite; 2] = [CipherSuite::Aes128Gcm, CipherSuite::ChaCha20Poly1305];
+pub(in crate::tls) const SUITES: [CipherSuite; 2] = [CipherSuite::Aes128Gcm, CipherSuite::ChaCha20Poly1305];
 
 /// What is left of the handshake when the server has said everything.
 #[derive(Debug)]
@@ -178,19 +178,19 @@ fn server_hello(
     Ok(message)
 }
 
-fn so_far(transcript: &digest::Context) -> digest::Digest {
+pub(in crate::tls) fn so_far(transcript: &digest::Context) -> digest::Digest {
     transcript.clone().finish()
 }
 
 /// The Finished of one end, which vouches for all messages before it.
-fn finished(of: &Secret, transcript: &digest::Context) -> Zeroizing<Vec<u8>> {
+pub(in crate::tls) fn finished(of: &Secret, transcript: &digest::Context) -> Zeroizing<Vec<u8>> {
     let proof = hmac::sign(&of.finished_key(), so_far(transcript).as_ref());
     let mut message = Zeroizing::new(vec![FINISHED, 0, 0, proof.as_ref().len() as u8]);
     message.extend_from_slice(proof.as_ref());
     message
 }
 
-pub(super) fn plain_record(kind: ContentType, body: &[u8], output: &mut Vec<u8>) {
+pub(in crate::tls) fn plain_record(kind: ContentType, body: &[u8], output: &mut Vec<u8>) {
     output.extend(RecordHeader { kind, length: body.len() }.bytes());
     output.extend_from_slice(body);
 }

@@ -54,6 +54,11 @@ impl RecordReceiver {
         }
     }
 
+    /// The client's, whose peer is a server.
+    pub(in crate::tls) fn of_client(secret: Secret) -> Self {
+        Self { messages: Messages::with_tickets(), ..Self::new(secret) }
+    }
+
     /// Opens the record at the front of `received`, in place.
     ///
     /// # Errors

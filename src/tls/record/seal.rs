@@ -5,6 +5,7 @@ use super::messages::key_update;
 use super::traffic_key::{RECORD_TRAILER_BYTES, TrafficKey};
 use crate::tls::alert::Alert;
 use crate::tls::secret::Secret;
+use crate::tls::suite::CipherSuite;
 
 /// A key is renewed after so many records. With AES-GCM, "up to 2^24.5 full-size records may be encrypted on
 /// a given connection" (RFC 8446, 5.5).
@@ -23,6 +24,10 @@ pub struct RecordSealer {
 impl RecordSealer {
     pub(in crate::tls) fn new(secret: Secret) -> Self {
         Self { key: TrafficKey::new(secret), renewal: RENEWAL_RECORDS, key_updates: 0 }
+    }
+
+    pub(in crate::tls) fn suite(&self) -> CipherSuite {
+        self.key.suite()
     }
 
     /// Renews the key after `records`, for tests.

@@ -290,3 +290,36 @@ proptest! {
         let (_data, _end) = receive(&mut receiver, [bytes.as_slice()]);
     }
 }
+
+/// A server may give tickets, in any number of records, beside its key updates.
+#[test]
+fn tickets_are_skipped_by_clients_only() {
+    let secret = || secret(CipherSuite::Aes128Gcm);
+    let ticket = |length: u32| [&[4][..], &length.to_be_bytes()[1..], &vec![0; length as usize]].concat();
+    let inside = |bytes: &[u8]| [bytes, &[22]].concat();
+    let two = [ticket(300), ticket(0)].concat();
+    let stream = [
+        record(&secret(), 0, &inside(&two)),
+        record(&secret(), 1, &inside(&two[..7])),
+        record(&secret(), 2, &inside(&[&two[7..], &two[..3]].concat())),
+        record(&secret(), 3, &inside(&[&two[3..], &[24, 0, 0, 1, 0]].concat())),
+        record(&secret().next(), 0, b"data\x17"),
+    ]
+    .concat();
+    for piece in [1, 100, 10_000] {
+        let mut receiver = RecordReceiver::of_client(secret());
+        assert_eq!(receive(&mut receiver, stream.chunks(piece)).0, b"data");
+        assert_eq!(receiver.key_updates(), 1);
+    }
+    let of_a_client = receive(&mut RecordReceiver::new(secret()), [&stream[..]]).1;
+    assert_eq!(of_a_client, Err(RecordError::UnexpectedMessage(4)));
+    let data_amid = [record(&secret(), 0, &inside(&two[..9])), record(&secret(), 1, b"data\x17")].concat();
+    let end = receive(&mut RecordReceiver::of_client(secret()), [&data_amid[..]]).1;
+    assert!(matches!(end, Err(RecordError::Malformed(_))));
+    let long = record(&secret(), 0, &inside(&[4, 1, 0, 1]));
+    let end = receive(&mut RecordReceiver::of_client(secret()), [&long[..]]).1;
+    assert_eq!(end, Err(RecordError::Malformed("a ticket is too long")));
+    let other = record(&secret(), 0, &inside(&[2, 0, 0, 0]));
+    let end = receive(&mut RecordReceiver::of_client(secret()), [&other[..]]).1;
+    assert_eq!(end, Err(RecordError::UnexpectedMessage(2)));
+}

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::error::RecordError;
 use super::header::{ContentType, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use crate::tls::secret::Secret;
+use crate::tls::suite::CipherSuite;
 
 /// Bytes of a tag, with each of the ciphers.
 const TAG_BYTES: usize = 16;
@@ -32,6 +33,10 @@ impl TrafficKey {
         secret.expand("iv", &[], iv.as_mut());
         let key = UnboundKey::new(cipher, key).expect("the key is as long as the cipher wants");
         Self { key: LessSafeKey::new(key), iv, sequence: 0, secret }
+    }
+
+    pub(in crate::tls) fn suite(&self) -> CipherSuite {
+        self.secret.suite()
     }
 
     /// Goes on to the next key (7.2).

@@ -11,8 +11,11 @@ use ringnbd::internal::nbd::client::request::ClientRequest;
 use ringnbd::internal::nbd::session::ReplyMode;
 
 /// Everything the client sent, and how it ended.
-fn handshake(goal: Goal, data: &[u8], piece: usize) -> (Vec<u8>, String) {
+fn handshake(goal: Goal, secured: bool, data: &[u8], piece: usize) -> (Vec<u8>, String) {
     let mut client = ClientHandshake::new(goal).expect("the names are fine");
+    if secured {
+        client = client.secured();
+    }
     let mut sent = Vec::new();
     let (mut at, mut end) = (0, 0);
     loop {
@@ -24,6 +27,8 @@ fn handshake(goal: Goal, data: &[u8], piece: usize) -> (Vec<u8>, String) {
                 assert!(!client.output().is_empty());
                 sent.extend(client.take_output());
             }
+            // What follows is as if it had been decrypted.
+            Ok(Some(HandshakeEvent::StartTls)) => assert!(secured, "it was asked for"),
             Ok(None) => {
                 assert!((1..=16 << 10).contains(&client.needed()), "a bound before anything is received");
                 assert_eq!(at, end);
@@ -156,5 +161,6 @@ fuzz_target!(|data: &[u8]| {
         4 => Goal::List,
         _ => Goal::Go { export: String::new(), contexts: vec!["base:allocation".into()] },
     };
-    assert_eq!(handshake(goal(), data, whole), handshake(goal(), data, piece));
+    let secured = *kind >= 128;
+    assert_eq!(handshake(goal(), secured, data, whole), handshake(goal(), secured, data, piece));
 });

@@ -18,7 +18,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
 }
 
-type Opened = Result<OwnedFd, String>;
+type Opened = OpenAnswer;
 
 /// A broker that opens in its own way.
 fn broker(open: impl Fn(&BrokerRequest) -> Opened + Send + Sync + 'static) -> (OwnedFd, JoinHandle<()>) {
@@ -39,7 +39,7 @@ fn echo(request: &BrokerRequest) -> Opened {
     let BrokerRequest::Open { path, .. } = request else { return Err("no configuration".to_owned()) };
     let (reader, mut writer) = io::pipe().unwrap();
     writer.write_all(path.as_os_str().as_bytes()).unwrap();
-    Ok(reader.into())
+    Ok(Some(reader.into()))
 }
 
 fn text(file: OwnedFd) -> String {

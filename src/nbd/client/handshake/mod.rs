@@ -1,7 +1,7 @@
 //! The client's half of the handshake: bytes in, bytes out, and in the end a [`HandshakeOutcome`].
 //!
 //! Sources: "Newstyle negotiation", "Fixed newstyle negotiation", "Option types". The order is: greeting;
-//! EXTENDED_HEADERS, else STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or
+//! STARTTLS where it is wanted; EXTENDED_HEADERS, else STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or
 //! GO is asked by EXPORT_NAME. A refusal ends in ABORT ("soft disconnect"); a broken protocol is an error at
 //! once, and the caller closes the connection.
 
@@ -45,6 +45,9 @@ const EXPORT_NAME_REPLY: usize = 10;
 pub enum Event {
     /// Send [`ClientHandshake::take_output`].
     Output,
+    /// The server agreed to STARTTLS: all that follows is encrypted, both ways. What is left of the input is
+    /// TLS; feed what comes out of it.
+    StartTls,
     /// The handshake is over; what is left of the input belongs to the transmission phase.
     Done(HandshakeOutcome),
 }
@@ -60,6 +63,8 @@ pub struct ClientHandshake {
     output: Vec<u8>,
     received: u64,
     no_zeroes: bool,
+    /// [`Event::StartTls`] is still to be told.
+    starts_tls: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +100,15 @@ impl ClientHandshake {
             output: Vec::new(),
             received: 0,
             no_zeroes: false,
+            starts_tls: false,
         })
+    }
+
+    /// Asks for TLS before anything else, and for nothing from a server that does not agree.
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        self.script.secure();
+        self
     }
 
     /// Takes bytes off the front of `input` up to the next event. `None`: all was taken, feed more.
@@ -104,6 +117,9 @@ impl ClientHandshake {
     /// Each is the end of the handshake. Before an error that reports a refusal, ABORT went out.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Event>, HandshakeError> {
         loop {
+            if take(&mut self.starts_tls) {
+                return Ok(Some(Event::StartTls));
+            }
             if !self.output.is_empty() {
                 return Ok(Some(Event::Output));
             }
@@ -230,6 +246,11 @@ impl ClientHandshake {
             ScriptStep::Option(stage, data) => {
                 push_option(&mut self.output, stage.option(), &data);
                 self.wait(Awaited::Header(stage), HEADER);
+            }
+            ScriptStep::StartTls => {
+                self.starts_tls = true;
+                let next = self.script.settle_replies();
+                return self.proceed(next);
             }
             ScriptStep::ExportName => {
                 push_option(&mut self.output, NBD_OPT_EXPORT_NAME, self.script.export().as_bytes());

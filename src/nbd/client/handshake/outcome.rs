@@ -182,8 +182,14 @@ pub enum HandshakeError {
         message: String,
     },
     /// `NBD_REP_ERR_TLS_REQD`.
-    #[error("the server requires TLS, which is not supported yet{}", quoted(.0))]
+    #[error("the server requires TLS{}", quoted(.0))]
     TlsRequired(String),
+    /// `NBD_REP_ERR_UNSUP` in reply to STARTTLS, or a server that knows EXPORT_NAME only.
+    #[error("the server has no TLS{}", quoted(.0))]
+    NoTls(String),
+    /// `NBD_REP_ERR_POLICY` in reply to STARTTLS.
+    #[error("the server allows no TLS here{}", quoted(.0))]
+    TlsForbidden(String),
     /// `NBD_REP_ERR_SHUTDOWN`.
     #[error("the server is shutting down{}", quoted(.0))]
     Shutdown(String),
@@ -198,6 +204,8 @@ impl HandshakeError {
         match reply {
             NBD_REP_ERR_TLS_REQD => Self::TlsRequired(message),
             NBD_REP_ERR_SHUTDOWN => Self::Shutdown(message),
+            NBD_REP_ERR_UNSUP if option == NBD_OPT_STARTTLS => Self::NoTls(message),
+            NBD_REP_ERR_POLICY if option == NBD_OPT_STARTTLS => Self::TlsForbidden(message),
             NBD_REP_ERR_UNKNOWN if option != NBD_OPT_LIST => {
                 Self::UnknownExport { name: export.into(), message }
             }

@@ -8,6 +8,7 @@ use crate::wire::*;
 /// An option in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    StartTls,
     ExtendedHeaders,
     StructuredReply,
     List,
@@ -21,6 +22,7 @@ pub(super) enum Stage {
 impl Stage {
     pub(super) const fn option(self) -> u32 {
         match self {
+            Self::StartTls => NBD_OPT_STARTTLS,
             Self::ExtendedHeaders => NBD_OPT_EXTENDED_HEADERS,
             Self::StructuredReply => NBD_OPT_STRUCTURED_REPLY,
             Self::List => NBD_OPT_LIST,

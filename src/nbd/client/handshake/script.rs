@@ -17,6 +17,8 @@ use crate::wire::*;
 pub(super) enum ScriptStep {
     /// Send an option with its data.
     Option(Stage, Vec<u8>),
+    /// Everything from here on is encrypted.
+    StartTls,
     /// Send EXPORT_NAME for [`Script::export`].
     ExportName,
     /// The result stands: part with ABORT.
@@ -33,6 +35,8 @@ pub(super) struct Script {
     goal: Goal,
     /// The best form of replies that is asked for.
     best: ReplyMode,
+    /// Nothing is asked before STARTTLS.
+    secured: bool,
     dialect: Dialect,
     answer: Gathered,
     /// The exports of LIST whose details are known, and those that are still to be asked about, the next one
@@ -70,6 +74,7 @@ impl Script {
         Ok(Self {
             goal,
             best,
+            secured: false,
             dialect,
             answer: Gathered::default(),
             listed: Vec::new(),
@@ -92,6 +97,11 @@ impl Script {
         self.dialect.reply_mode
     }
 
+    /// Has STARTTLS asked for before anything else.
+    pub(super) fn secure(&mut self) {
+        self.secured = true;
+    }
+
     /// How it ended; once.
     pub(super) fn result(&mut self) -> Result<HandshakeOutcome, HandshakeError> {
         self.result.take().unwrap_or(Err(HandshakeError::Closed("during the handshake")))
@@ -101,14 +111,21 @@ impl Script {
     pub(super) fn start(&mut self, fixed_newstyle: bool) -> Result<ScriptStep, HandshakeError> {
         self.dialect.fixed_newstyle = fixed_newstyle;
         match (fixed_newstyle, &self.goal) {
-            (true, _) => Ok(match self.best {
-                ReplyMode::Extended => ScriptStep::Option(Stage::ExtendedHeaders, Vec::new()),
-                ReplyMode::Structured => ScriptStep::Option(Stage::StructuredReply, Vec::new()),
-                ReplyMode::Simple => self.pursue(),
-            }),
+            (true, _) if self.secured => Ok(ScriptStep::Option(Stage::StartTls, Vec::new())),
+            (true, _) => Ok(self.settle_replies()),
+            (false, _) if self.secured => Err(HandshakeError::NoTls(String::new())),
             (false, Goal::List) => Err(HandshakeError::CannotList),
             // "In non-fixed newstyle only one option can be set (`NBD_OPT_EXPORT_NAME`)."
             (false, _) => Ok(ScriptStep::ExportName),
+        }
+    }
+
+    /// Which form replies have is settled before the goal is pursued; behind STARTTLS, encrypted.
+    pub(super) fn settle_replies(&mut self) -> ScriptStep {
+        match self.best {
+            ReplyMode::Extended => ScriptStep::Option(Stage::ExtendedHeaders, Vec::new()),
+            ReplyMode::Structured => ScriptStep::Option(Stage::StructuredReply, Vec::new()),
+            ReplyMode::Simple => self.pursue(),
         }
     }
 
@@ -147,6 +164,8 @@ impl Script {
             // GO was only to learn more than INFO told.
             _ if self.result.is_some() => Ok(ScriptStep::Abort),
             _ if fatal => Ok(self.give_up(refusal)),
+            // To go on in plain text would be a silent downgrade.
+            Stage::StartTls => Ok(self.give_up(refusal)),
             Stage::ExtendedHeaders => Ok(ScriptStep::Option(Stage::StructuredReply, Vec::new())),
             Stage::StructuredReply => Ok(self.pursue()),
             Stage::OfferedContexts => Ok(self.after_offered(None)),
@@ -169,6 +188,7 @@ impl Script {
         let malformed = |what| HandshakeError::Malformed { option: stage.option(), reply: NBD_REP_ACK, what };
         let no_export = malformed("came without NBD_INFO_EXPORT");
         Ok(match stage {
+            Stage::StartTls => ScriptStep::StartTls,
             Stage::ExtendedHeaders => {
                 self.dialect.reply_mode = ReplyMode::Extended;
                 self.pursue()

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod pair;
+mod tls;
 
 use alloc::string::String;
 use alloc::string::ToString;
@@ -85,6 +86,7 @@ fn play(
                     return Err(client.closed());
                 }
             }
+            Some(Event::StartTls) => panic!("nobody asked for it"),
             Some(Event::Done(outcome)) => {
                 assert!(script.next().is_none(), "the client ended before the script");
                 assert_eq!(position, from_server.len());
@@ -187,6 +189,7 @@ fn no_more_is_needed_than_the_handshake_has() {
             position += length;
             match client.feed(&mut piece).unwrap() {
                 Some(Event::Output) => drop(client.take_output()),
+                Some(Event::StartTls) => panic!("nobody asked for it"),
                 Some(Event::Done(_)) => break,
                 None => {}
             }
@@ -312,7 +315,7 @@ fn list_asks_about_each_export() {
         ListedExport {
             name: "b".into(),
             description: String::new(),
-            details: Err("the server requires TLS, which is not supported yet (\"only with TLS\")".into()),
+            details: Err("the server requires TLS (\"only with TLS\")".into()),
         },
     ];
     assert_eq!(check(Goal::List, &greeting(3), &script), Ok(HandshakeOutcome::List(SIMPLE, expected)));
@@ -323,7 +326,7 @@ fn refusals_end_in_abort() {
     let ask = first(option(11, &[]));
     let tls = [(ask.clone(), reply(11, 0x8000_0005, b"no\x1b[2Jplain")), abort()];
     let error = check(info(""), &greeting(3), &tls).unwrap_err().to_string();
-    assert_eq!(error, "the server requires TLS, which is not supported yet (\"no\\u{1b}[2Jplain\")");
+    assert_eq!(error, "the server requires TLS (\"no\\u{1b}[2Jplain\")");
     let stopping = [(ask, reply(11, 0x8000_0007, &[])), abort()];
     assert_eq!(check(info(""), &greeting(3), &stopping), Err(HandshakeError::Shutdown(String::new())));
     let [extended, structured] = no_chunks();

@@ -67,6 +67,25 @@ impl Connection {
         self.forget_late_payload();
     }
 
+    /// Ends with the next request, which is refused, or now if it is idle. `now` is by the shard's clock.
+    pub(crate) fn turn_away(&mut self, now: u64) {
+        self.refuses.get_or_insert(Reason::Unwelcome);
+        // A request that waits for memory was not refused, and must not be carried out.
+        if self.has_nothing_under_way() || self.waiting.is_some() {
+            self.because(Reason::Unwelcome).stop(now);
+        }
+    }
+
+    /// Whether it is to end, and there is nothing to wait for.
+    pub(crate) fn may_be_turned_away(&self) -> bool {
+        self.refuses == Some(Reason::Unwelcome) && self.has_nothing_under_way()
+    }
+
+    /// Whether no request has begun that is not answered; the front of one may be there.
+    fn has_nothing_under_way(&self) -> bool {
+        self.ledger.in_flight() == 0 && self.outbound.is_empty()
+    }
+
     /// Gives back the memory of a payload that will not be written: a READ that is to be read again may wait
     /// for it.
     pub(crate) fn forget_late_payload(&mut self) {

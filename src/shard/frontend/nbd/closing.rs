@@ -39,6 +39,10 @@ pub(crate) enum Reason {
     Removed,
     /// Its export could not be opened here.
     NoDevice,
+    /// It has lasted as long as it may.
+    TooOld,
+    /// Its client would be refused now.
+    Unwelcome,
     /// The server ends.
     Stopping,
     /// The server ends, and this did not in time.
@@ -62,6 +66,8 @@ impl Display for Reason {
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
             Self::NoDevice => "the export could not be opened",
+            Self::TooOld => "it has lasted as long as a session may",
+            Self::Unwelcome => "its client may not use the export any more",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",
         })

@@ -109,8 +109,10 @@ pub(crate) struct Connection {
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
     pub(crate) closing: Closing,
-    /// Its export could not be opened here: its first request is refused, and then it ends.
-    pub(crate) has_no_device: bool,
+    /// Its next request is refused, and then it ends: why.
+    pub(crate) refuses: Option<Reason>,
+    /// The request was refused for that.
+    pub(crate) has_refused: bool,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
     pub(crate) traffic: Traffic,
@@ -163,7 +165,8 @@ impl Connection {
             forgotten: Vec::new(),
             operations: 0,
             closing: Closing::No,
-            has_no_device: false,
+            refuses: None,
+            has_refused: false,
             reason: None,
             traffic: Traffic::default(),
             number: 0,
@@ -264,8 +267,10 @@ impl Connection {
     /// Parses what there is until something is missing.
     fn parse(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
         loop {
-            if self.has_no_device && self.has_refused() {
-                self.because(Reason::NoDevice).stop(feeding.now);
+            if let Some(reason) = self.refuses
+                && self.has_told()
+            {
+                self.because(reason).stop(feeding.now);
                 return Fed::Ended;
             }
             if let Some(stopped) = self.is_held_up(feeding) {
@@ -292,7 +297,7 @@ impl Connection {
                     None
                 }
                 Some(Piece::Header(header)) => {
-                    let refuses = feeding.shutting_down || self.has_no_device;
+                    let refuses = feeding.shutting_down || self.refuses.is_some();
                     Some(Request::parse(header, &self.session, refuses))
                 }
             };
@@ -359,14 +364,15 @@ impl Connection {
         let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
         let id = self.note(refusal.cookie, 0, None, feeding);
         self.outbound.hold_back(reply, id);
+        self.has_refused |= self.refuses.is_some();
         if refusal.discard == 0 || canary!(DiscardForgotten) {
             self.let_go();
         }
     }
 
-    /// Whether the reply of a refusal is on its way.
-    fn has_refused(&self) -> bool {
-        self.ledger.in_flight() > 0 && !self.outbound.holds_back()
+    /// Whether the client hears that it is refused: the reply is on its way.
+    fn has_told(&self) -> bool {
+        self.has_refused && !self.outbound.holds_back()
     }
 
     /// A connection that waits keeps no receive buffer when they are scarce.
@@ -402,7 +408,7 @@ impl Connection {
         {
             let lease = receiving.lease.take().expect("no other receive is in flight");
             let (start, length) = (receiving.filled, self.inbound.wanted().min(RECEIVE_STEP.into()) as u32);
-            return Some(Operation::ReceiveInto { socket, lease, start, length });
+            return Some(Operation::ReceiveInto { socket, lease, start, length, whole: true });
         }
         Some(Operation::Receive { socket, poll_first: self.drained })
     }

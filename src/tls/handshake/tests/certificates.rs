@@ -212,3 +212,70 @@ fn a_server_with_shared_keys_alone_says_so() {
     let mut client = client(&authority.pem, None, None);
     assert_eq!(shake(&mut with_shared_keys(), &mut client, 9).unwrap_err(), TlsError::NoSharedKey);
 }
+
+/// A client is judged again by what it was believed for: with an authority in between, and after its list or its key has changed.
+#[test]
+fn who_was_believed_once_is_judged_again() {
+    let (authority, stranger) = (Authority::new("an authority"), Authority::new("a stranger"));
+    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
+    // An authority in between.
+    let mut between = CertificateParams::new(Vec::new()).unwrap();
+    between.distinguished_name.push(rcgen::DnType::CommonName, "in between");
+    between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    between.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let between_key = KeyPair::generate().unwrap();
+    let pem = between.signed_by(&between_key, &authority.issuer).unwrap().pem();
+    let between = Authority { issuer: Issuer::new(between, between_key), pem };
+    let (own, own_key) = between.sign("vm1", ExtendedKeyUsagePurpose::ClientAuth, 2);
+    let chain = (own + &between.pem, own_key);
+    let acceptor = |authority: &Authority, keys: &'static [u8]| {
+        let material = TlsMaterial {
+            certificate: Some((certificate.as_bytes(), key.as_bytes())),
+            client_authorities: Some(authority.pem.as_bytes()),
+            shared_keys: Some(keys),
+            ..TlsMaterial::default()
+        };
+        Arc::new(TlsAcceptor::new(&material).unwrap())
+    };
+    let first = acceptor(&authority, PSK);
+    let session = |own: Option<&(String, String)>| {
+        let mut client = client(&authority.pem, own, None);
+        let mut server = TlsHandshake::new(Arc::clone(&first), NOW);
+        let (session, _) = shake(&mut server, &mut client, usize::MAX).unwrap();
+        let proof = first.proof_of(&session);
+        (session.identity, proof)
+    };
+    let (identity, proof) = session(Some(&chain));
+    assert!(first.still_believes(&identity, &proof, NOW));
+    assert!(
+        !first.still_believes(&identity, &proof, NOW + Duration::from_secs(365 * 86_400)),
+        "it has expired"
+    );
+    assert!(!acceptor(&stranger, PSK).still_believes(&identity, &proof, NOW));
+    let (anonymous, nothing) = session(None);
+    assert!(acceptor(&stranger, PSK).still_believes(&anonymous, &nothing, NOW));
+    let only_keys = TlsMaterial { shared_keys: Some(PSK), ..TlsMaterial::default() };
+    let only_keys = TlsAcceptor::new(&only_keys).unwrap();
+    assert!(!only_keys.still_believes(&anonymous, &nothing, NOW));
+    assert!(!only_keys.still_believes(&identity, &proof, NOW));
+    assert!(
+        !only_keys.is_made_of_the_same_as(&first) && acceptor(&authority, PSK).is_made_of_the_same_as(&first)
+    );
+
+    let mut server = TlsHandshake::new(Arc::clone(&first), NOW);
+    let client = super::shared_key_client::SharedKeyClient::new(
+        &(0..32).collect::<Vec<_>>(),
+        &super::shared_key_client::Offer::default(),
+    );
+    let (output, ..) = feed(&mut server, &client.record(), usize::MAX);
+    let (sent, ..) = client.finish(&output);
+    let session = feed(&mut server, &sent, usize::MAX).1.unwrap().expect("a session");
+    let (identity, proof) = (session.identity.clone(), first.proof_of(&session));
+    assert!(only_keys.still_believes(&identity, &proof, NOW));
+    for keys in [
+        &b"vm2:1f1e1d1c1b1a191817161514131211100f0e0d0c0b0a09080706050403020100"[..],
+        b"vm1:1f1e1d1c1b1a191817161514131211100f0e0d0c0b0a09080706050403020100",
+    ] {
+        assert!(!acceptor(&authority, keys).still_believes(&identity, &proof, NOW));
+    }
+}

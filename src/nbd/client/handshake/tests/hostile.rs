@@ -122,8 +122,12 @@ proptest! {
             0..60,
         ),
         step in 1usize..50,
+        secured: bool,
     ) {
         let mut client = ClientHandshake::new(goal).unwrap();
+        if secured {
+            client = client.secured();
+        }
         let mut from_server = greeting(flags);
         let (mut position, mut replies, mut asked) = (0, replies.into_iter(), 0);
         loop {
@@ -145,6 +149,8 @@ proptest! {
                         break;
                     }
                 },
+                // What follows is as if it had been decrypted.
+                Ok(Some(Event::StartTls)) => prop_assert!(secured),
                 Ok(None) => {}
                 Ok(Some(Event::Done(_))) | Err(_) => break,
             }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::meta_context::MetaContext;
-use crate::server::handshake::{self, Handshake, HandshakeLimits, Negotiated};
+use crate::server::handshake::{self, Handshake, HandshakeLimits, Negotiated, TlsMode};
 use crate::session::ExportInfo;
 use crate::vocabulary::DeviceFacts;
 use proptest::prelude::*;
@@ -37,7 +37,17 @@ fn converse(
     to_client: usize,
     to_server: usize,
 ) -> (Result<HandshakeOutcome, HandshakeError>, Option<Negotiated>) {
-    let (mut client, mut server) = (ClientHandshake::new(goal).unwrap(), Handshake::new(LIMITS));
+    let (client, server) = (ClientHandshake::new(goal).unwrap(), Handshake::new(LIMITS));
+    converse_as(client, server, exports, to_client, to_server)
+}
+
+fn converse_as(
+    mut client: ClientHandshake,
+    mut server: Handshake,
+    exports: &[ExportInfo],
+    to_client: usize,
+    to_server: usize,
+) -> (Result<HandshakeOutcome, HandshakeError>, Option<Negotiated>) {
     let (mut for_client, mut for_server) = (Vec::new(), Vec::new());
     let mut negotiated = None;
     let mut is_open = true;
@@ -54,7 +64,7 @@ fn converse(
                 server.found(found.map(|index| (index, &exports[index])));
             }
             Ok(Some(handshake::Event::List)) => server.listed(exports),
-            Ok(Some(handshake::Event::StartTls)) => unreachable!("this server has no TLS"),
+            Ok(Some(handshake::Event::StartTls)) => server.secured(),
             Ok(Some(handshake::Event::Done(result))) => negotiated = Some(result),
             Ok(None) => {}
             Err(_) => is_open = false,
@@ -66,6 +76,7 @@ fn converse(
         for_client.drain(..taken);
         match event {
             Ok(Some(Event::Output)) => for_server.extend(client.take_output()),
+            Ok(Some(Event::StartTls)) => assert!(for_client.is_empty(), "the rest is encrypted"),
             Ok(None) if !is_open && for_client.is_empty() => {
                 return (Err(client.closed()), negotiated);
             }
@@ -109,6 +120,18 @@ proptest! {
     }
 
     #[test]
+    fn both_ends_agree_behind_starttls(pieces in (1usize..100, 1usize..100), required: bool) {
+        let exports = [export("disk", 4096, false)];
+        let mode = if required { TlsMode::Required } else { TlsMode::Selective };
+        let client = ClientHandshake::new(go("disk", &["base:allocation"])).unwrap().secured();
+        let server = Handshake::with_tls(LIMITS, mode);
+        let (outcome, negotiated) = converse_as(client, server, &exports, pieces.0, pieces.1);
+        let Ok(HandshakeOutcome::Transmission(client)) = outcome else { panic!("{outcome:?}") };
+        prop_assert_eq!((client.export.size, client.contexts.len()), (4096, 1));
+        prop_assert!(negotiated.is_some());
+    }
+
+    #[test]
     fn a_list_is_the_servers(
         names in prop::collection::btree_set("[^\0]{0,20}", 0..8),
         pieces in (1usize..100, 1usize..100),
@@ -133,4 +156,18 @@ fn an_unknown_export_and_an_empty_one() {
     let (outcome, _) = converse(info("disk"), &exports, 7, 11);
     let Ok(HandshakeOutcome::Info(_, details)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(details.size, 0);
+}
+
+#[test]
+fn servers_without_tls_and_clients_without_it() {
+    let exports = [export("disk", 4096, false)];
+    let secured = ClientHandshake::new(info("disk")).unwrap().secured();
+    let (outcome, _) = converse_as(secured, Handshake::new(LIMITS), &exports, 7, 11);
+    assert!(
+        matches!(outcome, Err(HandshakeError::NoTls(_) | HandshakeError::TlsForbidden(_))),
+        "{outcome:?}"
+    );
+    let plain = ClientHandshake::new(info("disk")).unwrap();
+    let (outcome, _) = converse_as(plain, Handshake::with_tls(LIMITS, TlsMode::Required), &exports, 7, 11);
+    assert!(matches!(outcome, Err(HandshakeError::TlsRequired(_))), "{outcome:?}");
 }

@@ -1,0 +1,254 @@
+//! One connection to the remote: a task that sends requests and takes replies in.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::on_shard::RemoteOnShard;
+use super::state::RemoteMemory;
+use super::unanswered::{ConnectionNumber, StrayReply};
+use super::wire::client_request;
+use crate::block::{BlockError, CommandKind};
+use crate::exec::{Waiter, side_by_side};
+use crate::nbd::client::replies::{Event, ReplyError, ReplyParser};
+use crate::nbd::client::request::ClientRequest;
+use crate::nbd::session::ReplyMode;
+use crate::nbd::wire::NBD_CMD_DISC;
+use crate::ring::{FileIndex, Lease, Operation, Payload, SendBatch, SendMode};
+
+/// Bytes that are received at once.
+pub(super) const RECEIVE: usize = 256 << 10;
+/// Pieces of one send.
+const PIECES: usize = 128;
+/// Bytes of a request's header, at most.
+const HEADER: usize = 32;
+
+/// A connection.
+pub(super) struct RemoteLink {
+    pub(super) number: ConnectionNumber,
+    pub(super) socket: FileIndex,
+    mode: ReplyMode,
+    pub(super) allocation: Option<u32>,
+    parser: RefCell<ReplyParser>,
+    is_dead: Cell<bool>,
+    /// It stands among the idle ones, though it may have found something to send since.
+    is_listed: Cell<bool>,
+    /// Its task.
+    waiter: RefCell<Option<Waiter>>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkEnd {
+    #[error("the remote closed the connection")]
+    Closed,
+    #[error("the connection failed: {}", std::io::Error::from_raw_os_error(*.0))]
+    Failed(i32),
+    #[error("the remote is shutting down")]
+    ShuttingDown,
+    #[error(transparent)]
+    Violation(#[from] ReplyError),
+    #[error(transparent)]
+    Stray(#[from] StrayReply),
+}
+
+impl RemoteLink {
+    pub(super) fn new(
+        number: ConnectionNumber,
+        socket: FileIndex,
+        mode: ReplyMode,
+        allocation: Option<u32>,
+    ) -> Self {
+        let parser = RefCell::new(ReplyParser::new(mode, allocation.into_iter().collect()));
+        let (is_dead, is_listed, waiter) = Default::default();
+        Self { number, socket, mode, allocation, parser, is_dead, is_listed, waiter }
+    }
+
+    /// It was lost, or is not needed any more: its task is to end it.
+    pub(super) fn kill(&self) -> Option<Waiter> {
+        self.is_dead.set(true);
+        self.waiter.take()
+    }
+
+    /// There is something to send.
+    pub(super) fn rouse(&self) -> Option<Waiter> {
+        self.is_listed.set(false);
+        self.waiter.take()
+    }
+}
+
+/// Runs a connection until it is dead.
+pub(super) async fn run(remote: Rc<RemoteOnShard>, link: Rc<RemoteLink>, lease: Lease) {
+    let parts: [Pin<Box<dyn Future<Output = ()> + '_>>; 3] = [
+        Box::pin(receive(&remote, &link, lease)),
+        Box::pin(send(&remote, &link)),
+        Box::pin(end(&remote, &link)),
+    ];
+    side_by_side(parts.into_iter(), 3).await;
+    remote.ring.release_file(link.socket);
+}
+
+/// Ends both directions when the connection is dead, so that nothing waits on it any more.
+async fn end(remote: &RemoteOnShard, link: &RemoteLink) {
+    poll_fn(|context| {
+        if link.is_dead.get() {
+            return Poll::Ready(());
+        }
+        link.waiter.replace(Some(Waiter::new(&remote.ring, context)));
+        Poll::Pending
+    })
+    .await;
+    let how = std::net::Shutdown::Both;
+    // One that is gone already is as good.
+    let _ = remote.ring.run(Operation::Shutdown { socket: link.socket, how }).await;
+}
+
+async fn receive(remote: &RemoteOnShard, link: &RemoteLink, mut lease: Lease) {
+    while !link.is_dead.get() {
+        let length = lease.capacity() as u32;
+        let operation = Operation::ReceiveInto { socket: link.socket, lease, start: 0, length, whole: false };
+        let (result, operation) = remote.ring.run(operation).await;
+        let Operation::ReceiveInto { lease: back, .. } = operation else {
+            unreachable!("an operation comes back as it was")
+        };
+        lease = back;
+        if link.is_dead.get() {
+            return;
+        }
+        let taken = match result {
+            Ok(0) => Err(LinkEnd::Closed),
+            Ok(length) => take_in(remote, link, lease.bytes(0..length as usize)),
+            Err(libc::EINTR | libc::EAGAIN) => Ok(()),
+            Err(errno) => Err(LinkEnd::Failed(errno)),
+        };
+        if let Err(why) = taken {
+            return remote.lose(&why);
+        }
+    }
+}
+
+/// Replies, or parts of them.
+fn take_in(remote: &RemoteOnShard, link: &RemoteLink, mut input: &[u8]) -> Result<(), LinkEnd> {
+    let mut parser = link.parser.borrow_mut();
+    let mut has_room = false;
+    while let Some(event) = parser.feed(&mut input)? {
+        let mut state = remote.state.borrow_mut();
+        match event {
+            Event::Data { cookie, offset, data } => {
+                state.held(cookie).into_iter().for_each(|held| held.put(offset, data));
+            }
+            Event::Hole { cookie, offset, length } => {
+                state.held(cookie).into_iter().for_each(|held| held.put_zeroes(offset, length));
+            }
+            Event::Extent { cookie, length, flags, .. } => {
+                state.held(cookie).into_iter().for_each(|held| held.put_extent(length, flags));
+            }
+            Event::Failure { error, message, .. } => {
+                tracing::debug!(remote = remote.store.text, %error, message, "a request failed there");
+            }
+            // It is not done, so it is sent again to whoever comes next.
+            Event::Done { result: Err(BlockError::Shutdown), .. } => return Err(LinkEnd::ShuttingDown),
+            Event::Done { cookie, result } => {
+                let waiter = state.answered(cookie, link.number, result)?;
+                drop(state);
+                waiter.into_iter().for_each(|waiter| remote.ready.notify(waiter));
+                has_room = true;
+            }
+        }
+    }
+    if has_room {
+        remote.room.wake_all();
+    }
+    Ok(())
+}
+
+async fn send(remote: &RemoteOnShard, link: &Rc<RemoteLink>) {
+    let mut batch = Box::new(SendBatch::with_capacity(PIECES, PIECES * HEADER));
+    let mut spare = Box::new(SendBatch::with_capacity(PIECES, PIECES * HEADER));
+    loop {
+        if batch.is_empty() && !has_work(remote, link).await {
+            return;
+        }
+        fill(remote, link, &mut batch);
+        if batch.is_empty() {
+            continue;
+        }
+        let operation = Operation::Send { socket: link.socket, mode: SendMode::Some, batch };
+        let (result, operation) = remote.ring.run(operation).await;
+        let Operation::Send { batch: back, .. } = operation else {
+            unreachable!("an operation comes back as it was")
+        };
+        batch = back;
+        if link.is_dead.get() {
+            return;
+        }
+        let sent = match result {
+            Ok(sent) => sent as usize,
+            Err(libc::EINTR | libc::EAGAIN) => 0,
+            Err(errno) => return remote.lose(&LinkEnd::Failed(errno)),
+        };
+        batch.take_sent(
+            sent,
+            |_tag| {},
+            |unsent| spare.push_chunk(unsent.header, unsent.payload, unsent.left, unsent.tag),
+        );
+        std::mem::swap(&mut batch, &mut spare);
+    }
+}
+
+/// Waits for something to send; false when the connection is dead. A device that is gone says goodbye.
+async fn has_work(remote: &RemoteOnShard, link: &Rc<RemoteLink>) -> bool {
+    poll_fn(|context| {
+        if link.is_dead.get() {
+            return Poll::Ready(());
+        }
+        let mut state = remote.state.borrow_mut();
+        if state.is_closed || state.unanswered.has_unsent() {
+            return Poll::Ready(());
+        }
+        if !link.is_listed.replace(true) {
+            state.idle.push_back(Rc::clone(link));
+        }
+        link.waiter.replace(Some(Waiter::new(&remote.ring, context)));
+        Poll::Pending
+    })
+    .await;
+    if remote.state.borrow().is_closed && !link.is_dead.get() {
+        goodbye(remote, link).await;
+        link.kill().into_iter().for_each(|waiter| remote.ready.notify(waiter));
+    }
+    !link.is_dead.get()
+}
+
+async fn goodbye(remote: &RemoteOnShard, link: &RemoteLink) {
+    let disconnect = ClientRequest { command: NBD_CMD_DISC, flags: 0, cookie: 0, offset: 0, length: 0 };
+    let mut header = Vec::with_capacity(HEADER);
+    disconnect.encode(link.mode, &mut header);
+    let mut batch = Box::new(SendBatch::with_capacity(SendBatch::PIECES_PER_CHUNK, HEADER));
+    batch.push_chunk(&header, Payload::Nothing, 0, 0);
+    // The connection ends in any case.
+    let _ = remote.ring.run(Operation::Send { socket: link.socket, mode: SendMode::Now, batch }).await;
+}
+
+/// Puts requests into a batch, as many as it takes.
+fn fill(remote: &RemoteOnShard, link: &RemoteLink, batch: &mut SendBatch) {
+    let (mut state, mut parser) = (remote.state.borrow_mut(), link.parser.borrow_mut());
+    let mut header = Vec::with_capacity(HEADER);
+    while !link.is_dead.get() && batch.has_room_for_chunk(HEADER) {
+        let Some((cookie, request)) = state.unanswered.send(link.number) else { return };
+        let asked = client_request(cookie, &request);
+        header.clear();
+        asked.encode(link.mode, &mut header);
+        let payload = match state.held(cookie).map(|held| &held.memory) {
+            Some(RemoteMemory::Source(lease, start)) if request.command == CommandKind::Write => {
+                let (lease, length) = (lease.clone(), request.range.length() as u32);
+                Payload::Leased { lease, start: *start, length }
+            }
+            _ => Payload::Nothing,
+        };
+        parser.expect(asked);
+        batch.push_chunk(&header, payload, 0, 0);
+    }
+}

@@ -1,0 +1,335 @@
+//! A remote device on its shard: its requests, each awaited until the remote has answered.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::link::{LinkEnd, RECEIVE};
+use super::state::{Ended, RemoteMemory, RemoteState};
+use super::store::RemoteStore;
+use super::supervisor;
+use super::unanswered::RemoteRequest;
+use super::wire::LONGEST_CHANGE;
+use crate::backend::abandon::Abandon;
+use crate::backend::allocation::within;
+use crate::backend::application::tidied;
+use crate::backend::context::ShardContext;
+use crate::backend::file::ReadFailure;
+use crate::backend::steps::steps;
+use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
+use crate::exec::{Background, Helpers, ReadyList, Waiter, Waiters};
+use crate::nbd::wire::*;
+use crate::ring::{BULK_THRESHOLD, BufferPool, Lease, Ring, SharedLease};
+
+/// A device that stands on another server.
+pub(in crate::backend) struct Remote {
+    shared: Rc<RemoteOnShard>,
+}
+
+/// What its requests and its tasks share.
+pub(super) struct RemoteOnShard {
+    pub(super) store: Arc<RemoteStore>,
+    pub(super) state: RefCell<RemoteState>,
+    pub(super) ring: Ring,
+    pub(super) ready: ReadyList,
+    pub(super) helpers: Rc<Helpers>,
+    pub(super) background: Background,
+    /// Memory to receive into, for each connection.
+    pub(super) pool: BufferPool,
+    /// Requests that wait because too many are unanswered.
+    pub(super) room: Waiters,
+    /// Connections that ended, whatever for.
+    losses: Cell<u64>,
+}
+
+impl Remote {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// No memory.
+    pub(in crate::backend) fn open(store: &Arc<RemoteStore>, context: &ShardContext) -> io::Result<Self> {
+        // Links of the last connection may still hold theirs when the next ones come.
+        let bytes = 4 * store.connections * RECEIVE + 2 * BULK_THRESHOLD;
+        let shared = Rc::new(RemoteOnShard {
+            store: Arc::clone(store),
+            state: RefCell::new(RemoteState::new(store.reconnect, context.ring.now())),
+            ring: context.ring.clone(),
+            ready: context.ready.clone(),
+            helpers: Rc::clone(&context.helpers),
+            background: context.background.clone(),
+            pool: BufferPool::new(bytes, RECEIVE)?,
+            room: Waiters::default(),
+            losses: Cell::new(0),
+        });
+        shared.background.begin(supervisor::run(Rc::clone(&shared)));
+        Ok(Self { shared })
+    }
+
+    /// A client comes.
+    pub(in crate::backend) fn greet(&self, client: u32) {
+        self.shared.state.borrow_mut().greet(client);
+    }
+
+    /// Places that it takes among the ring's files.
+    pub(in crate::backend) fn files(&self) -> usize {
+        self.shared.state.borrow().links.len()
+    }
+
+    pub(in crate::backend) async fn read(
+        &self,
+        range: ByteRange,
+        mut lease: Lease,
+        start: u32,
+    ) -> (Lease, Result<(), ReadFailure>) {
+        if let Err(error) = self.check(range) {
+            return (lease, Err(ReadFailure { error, good: 0 }));
+        }
+        for part in steps(range, self.longest_payload()) {
+            let good = part.offset() - range.offset();
+            let memory = RemoteMemory::Target(lease, start + good as u32);
+            let request =
+                RemoteRequest { command: CommandKind::Read, range: part, flags: IoFlags::default() };
+            let (memory, result) = self.ask(request, memory, 0).await;
+            let RemoteMemory::Target(back, _) = memory else {
+                unreachable!("a request comes back with its memory")
+            };
+            lease = back;
+            if let Err(error) = result {
+                return (lease, Err(ReadFailure { error, good }));
+            }
+        }
+        (lease, Ok(()))
+    }
+
+    pub(in crate::backend) async fn write(
+        &self,
+        range: ByteRange,
+        lease: &SharedLease,
+        fua: bool,
+        client: u32,
+    ) -> Result<(), BlockError> {
+        self.check(range)?;
+        let flags = IoFlags { fua: fua && self.has(NBD_FLAG_SEND_FUA), ..IoFlags::default() };
+        for part in steps(range, self.longest_payload()) {
+            let memory = RemoteMemory::Source(lease.clone(), (part.offset() - range.offset()) as u32);
+            let request = RemoteRequest { command: CommandKind::Write, range: part, flags };
+            self.ask(request, memory, 0).await.1?;
+        }
+        if fua && !flags.fua { self.flush(client).await } else { Ok(()) }
+    }
+
+    /// Succeeds when all that was answered before is durable, and nothing was lost of which this client was
+    /// not told.
+    pub(in crate::backend) async fn flush(&self, client: u32) -> Result<(), BlockError> {
+        if !self.has(NBD_FLAG_SEND_FLUSH) {
+            return Ok(());
+        }
+        let mark = self.shared.state.borrow().unflushed.mark();
+        let range = ByteRange::new(0, 0).expect("nothing fits everywhere");
+        let request = RemoteRequest { command: CommandKind::Flush, range, flags: IoFlags::default() };
+        self.ask(request, RemoteMemory::Nothing, 0).await.1?;
+        let mut state = self.shared.state.borrow_mut();
+        let (unflushed, told) = state.told(client);
+        unflushed.flushed(mark, told)
+    }
+
+    pub(in crate::backend) async fn trim(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        asker: (u32, &Abandon),
+    ) -> Result<(), BlockError> {
+        // It says what is not needed any more, and need not be heard.
+        if !self.has(NBD_FLAG_SEND_TRIM) {
+            return if flags.fua { self.flush(asker.0).await } else { Ok(()) };
+        }
+        self.change(CommandKind::Trim, range, flags, asker).await
+    }
+
+    pub(in crate::backend) async fn write_zeroes(
+        &self,
+        range: ByteRange,
+        flags: IoFlags,
+        asker: (u32, &Abandon),
+        zeroes: &SharedLease,
+    ) -> Result<(), BlockError> {
+        if flags.fast_zero && !self.has(NBD_FLAG_SEND_FAST_ZERO) {
+            return Err(BlockError::NotSupported);
+        }
+        if self.has(NBD_FLAG_SEND_WRITE_ZEROES) {
+            return self.change(CommandKind::WriteZeroes, range, flags, asker).await;
+        }
+        self.check(range)?;
+        let longest = (zeroes.capacity() as u64).min(self.longest_payload());
+        for part in steps(range, longest) {
+            asker.1.check()?;
+            self.write(part, zeroes, false, asker.0).await?;
+        }
+        if flags.fua { self.flush(asker.0).await } else { Ok(()) }
+    }
+
+    pub(in crate::backend) async fn cache(
+        &self,
+        range: ByteRange,
+        abandon: &Abandon,
+    ) -> Result<(), BlockError> {
+        if !self.has(NBD_FLAG_SEND_CACHE) {
+            return Ok(());
+        }
+        self.step_by_step(CommandKind::Cache, range, IoFlags::default(), abandon).await
+    }
+
+    pub(in crate::backend) async fn extents(
+        &self,
+        range: ByteRange,
+        limit: usize,
+    ) -> Result<Vec<Extent>, BlockError> {
+        // Outwards: the answer begins where the question does.
+        let minimum = self.shared.store.facts.block_sizes.minimum;
+        let wide = range.widened(minimum).filter(|wide| wide.is_within(self.shared.store.facts.size));
+        let wide = wide.ok_or(BlockError::Invalid)?;
+        let asked = steps(wide, LONGEST_CHANGE).next().ok_or(BlockError::Invalid)?;
+        let knows = self.shared.state.borrow().links.first().is_none_or(|link| link.allocation.is_some());
+        if !knows {
+            return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
+        }
+        let command = CommandKind::BlockStatus;
+        let request = RemoteRequest { command, range: asked, flags: IoFlags::default() };
+        let told = self.ask(request, RemoteMemory::Nothing, limit).await.1?;
+        Ok(within(&tidied(told, asked, limit), asked.offset(), range))
+    }
+
+    async fn change(
+        &self,
+        command: CommandKind,
+        range: ByteRange,
+        flags: IoFlags,
+        (client, abandon): (u32, &Abandon),
+    ) -> Result<(), BlockError> {
+        self.check(range)?;
+        let fua = flags.fua && self.has(NBD_FLAG_SEND_FUA);
+        self.step_by_step(command, range, IoFlags { fua, ..flags }, abandon).await?;
+        if flags.fua && !fua { self.flush(client).await } else { Ok(()) }
+    }
+
+    async fn step_by_step(
+        &self,
+        command: CommandKind,
+        range: ByteRange,
+        flags: IoFlags,
+        abandon: &Abandon,
+    ) -> Result<(), BlockError> {
+        for (index, part) in steps(range, LONGEST_CHANGE).enumerate() {
+            if index > 0 {
+                abandon.check()?;
+            }
+            self.ask(RemoteRequest { command, range: part, flags }, RemoteMemory::Nothing, 0).await.1?;
+        }
+        Ok(())
+    }
+
+    /// Hands a request to whichever connection sends it, and waits for its end.
+    async fn ask(&self, request: RemoteRequest, memory: RemoteMemory, most_extents: usize) -> Ended {
+        let shared = &self.shared;
+        let mut memory = Some(memory);
+        let entered =
+            shared.room.until(|| shared.state.borrow_mut().enter(request, &mut memory, most_extents)).await;
+        let cookie = match entered {
+            Ok(cookie) => cookie,
+            Err(error) => return (memory.take().expect("it was not taken"), Err(error)),
+        };
+        let mut asking = Asking { shared, cookie: Some(cookie) };
+        shared.rouse();
+        poll_fn(|context| {
+            let ended = shared.state.borrow_mut().ended(cookie, || Waiter::new(&shared.ring, context));
+            match ended {
+                Some(ended) => {
+                    asking.cookie = None;
+                    Poll::Ready(ended)
+                }
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn check(&self, range: ByteRange) -> Result<(), BlockError> {
+        match range.is_aligned(self.shared.store.facts.block_sizes.minimum) {
+            true => Ok(()),
+            false => Err(BlockError::Invalid),
+        }
+    }
+
+    fn longest_payload(&self) -> u64 {
+        self.shared.store.facts.block_sizes.maximum.into()
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.shared.store.flags & flag != 0
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.borrow_mut();
+        state.is_closed = true;
+        let waiters: Vec<_> = state.links.iter().filter_map(|link| link.rouse()).collect();
+        let waiters = waiters.into_iter().chain(state.supervisor.take());
+        waiters.for_each(|waiter| self.shared.ready.notify(waiter));
+    }
+}
+
+/// A request that is awaited. When it is dropped before its end, nobody waits any more.
+struct Asking<'a> {
+    shared: &'a RemoteOnShard,
+    cookie: Option<u64>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(cookie) = self.cookie {
+            self.shared.state.borrow_mut().withdraw(cookie);
+        }
+    }
+}
+
+impl RemoteOnShard {
+    /// There is something to send: the connection that has been idle for the longest time takes it.
+    fn rouse(&self) {
+        let idle = self.state.borrow_mut().idle.pop_front();
+        if let Some(waiter) = idle.and_then(|link| link.rouse()) {
+            self.ready.notify(waiter);
+        }
+    }
+
+    /// Something has happened that the supervisor should see.
+    pub(super) fn poke(&self) {
+        let mut state = self.state.borrow_mut();
+        state.is_poked = true;
+        if let Some(waiter) = state.supervisor.take() {
+            self.ready.notify(waiter);
+        }
+    }
+
+    /// Fails what waits for a connection.
+    pub(super) fn fail_waiting(&self) {
+        let waiters = self.state.borrow_mut().fail_waiting();
+        waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));
+        self.room.wake_all();
+    }
+
+    /// A connection has ended, and with it the others, so that one order of requests holds on all.
+    pub(super) fn lose(&self, why: &LinkEnd) {
+        let links = self.state.borrow_mut().lost(self.ring.now());
+        self.losses.set(self.losses.get() + 1);
+        let losses = self.losses.get();
+        tracing::warn!(remote = self.store.text, reason = %why, losses, "a connection was lost");
+        let waiters: Vec<_> = links.iter().filter_map(|link| link.kill()).collect();
+        waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));
+        self.poke();
+        self.room.wake_all();
+    }
+}

@@ -1,0 +1,270 @@
+//! The export of another server, as all shards know it: where it is and what it promised.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::facts::RemoteFacts;
+use super::wire::LONGEST_PAYLOAD;
+use crate::backend::FILES_PER_EXPORT;
+use crate::backend::open_error::OpenError;
+use crate::block::{BlockSizes, DeviceFacts};
+use crate::client::uri::{NbdUri, ServerAddress};
+use crate::client::{ClientError, Timeouts, enter_with};
+use crate::config::RemoteUri;
+use crate::exec::lock;
+use crate::nbd::client::handshake::{ExportDetails, Transmission};
+use crate::nbd::client::request::ClientRequest;
+use crate::nbd::session::ReplyMode;
+use crate::nbd::wire::*;
+
+const BASE_ALLOCATION: &str = "base:allocation";
+/// What clients are promised on the strength of the remote: it may not lose these.
+const PROMISED: u16 = NBD_FLAG_SEND_FLUSH
+    | NBD_FLAG_SEND_FUA
+    | NBD_FLAG_SEND_TRIM
+    | NBD_FLAG_SEND_WRITE_ZEROES
+    | NBD_FLAG_SEND_FAST_ZERO;
+/// How long a connection may take to come about. Other work may wait for the thread meanwhile.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(5),
+    handshake: Duration::from_secs(10),
+    silence: Duration::from_secs(10),
+};
+/// The pause between two attempts at the start.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// An export of another server.
+#[derive(Debug)]
+pub(in crate::backend) struct RemoteStore {
+    /// As it was written, for people.
+    pub(super) text: String,
+    /// All addresses of its host. They were looked up at the start, since a confined server cannot do that.
+    places: Vec<NbdUri>,
+    pub(super) facts: RemoteFacts,
+    /// Transmission flags, as told at the start.
+    pub(super) flags: u16,
+    /// How long requests wait for a lost connection.
+    pub(super) reconnect: Duration,
+    /// At most so many; 1 unless the remote allows more.
+    pub(super) connections: usize,
+    /// The connection by which the remote was asked, for the first shard that needs one: a remote may end when
+    /// its last client goes.
+    first: Mutex<Option<RemoteSocket>>,
+}
+
+/// A connection that has entered the transmission phase.
+#[derive(Debug)]
+pub(super) struct RemoteSocket {
+    pub(super) socket: OwnedFd,
+    pub(super) facts: RemoteFacts,
+    pub(super) mode: ReplyMode,
+    /// The id of `base:allocation`, if the remote has that.
+    pub(super) allocation: Option<u32>,
+}
+
+impl RemoteStore {
+    /// Asks the remote about its export, for as long as the URI says.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it cannot be asked, or says what cannot be passed on.
+    pub(in crate::backend) fn open(
+        uri: &RemoteUri,
+        read_only: bool,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let text = uri.address.clone();
+        let wrong = |error| OpenError::RemoteAddress(text.clone(), error);
+        let address: NbdUri = uri.address.parse().map_err(wrong)?;
+        let began = Instant::now();
+        let (places, (socket, transmission)) = loop {
+            // INFO would not do: some servers tell the size only with GO.
+            let asked = places(&address).and_then(|places| {
+                let entered = first_of(&places, enter)?;
+                Ok((places, entered))
+            });
+            match asked {
+                Ok(asked) => break asked,
+                Err(error) if may_pass(&error) && began.elapsed() + PAUSE < uri.open_timeout => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(OpenError::Remote(text, error)),
+            }
+        };
+        let flags = transmission.export.transmission_flags;
+        let first = RemoteSocket::new(socket, &transmission)
+            .map_err(|what| OpenError::RemoteFacts(text.clone(), what))?;
+        let told = first.facts.clone();
+        let connections = if flags & NBD_FLAG_CAN_MULTI_CONN == 0 { 1 } else { uri.connections };
+        let facts = DeviceFacts {
+            size: told.size,
+            read_only: told.read_only || read_only || uri.read_only,
+            rotational: flags & NBD_FLAG_ROTATIONAL != 0,
+            fast_zero: flags & NBD_FLAG_SEND_FAST_ZERO != 0,
+            block_sizes: told.block_sizes,
+        };
+        tracing::info!(remote = text, connections, replies = ?first.mode, "a remote export");
+        let (reconnect, first) = (uri.reconnect, Mutex::new(Some(first)));
+        Ok((Self { text, places, facts: told, flags, reconnect, connections, first }, facts))
+    }
+
+    /// As many devices of files as its connections take places among the ring's files.
+    pub(in crate::backend) fn files(&self) -> usize {
+        self.connections.div_ceil(FILES_PER_EXPORT)
+    }
+
+    /// Connects, and waits for that: as often as is wanted and the remote allows, at least once.
+    ///
+    /// # Errors
+    /// The first connection's.
+    pub(super) fn connect(&self) -> Result<Vec<RemoteSocket>, ConnectError> {
+        let first = lock(&self.first).take();
+        let mut sockets = vec![first.map_or_else(|| self.connect_once(), Ok)?];
+        while sockets.len() < self.connections {
+            match self.connect_once() {
+                Ok(socket) => sockets.push(socket),
+                // It may allow fewer than we would like.
+                Err(_) => break,
+            }
+        }
+        Ok(sockets)
+    }
+
+    fn connect_once(&self) -> Result<RemoteSocket, ConnectError> {
+        let (socket, transmission) = first_of(&self.places, enter)?;
+        RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
+    }
+}
+
+impl Drop for RemoteStore {
+    fn drop(&mut self) {
+        let Some(first) = lock(&self.first).take() else { return };
+        let disconnect = ClientRequest { command: NBD_CMD_DISC, flags: 0, cookie: 0, offset: 0, length: 0 };
+        let mut header = Vec::new();
+        disconnect.encode(first.mode, &mut header);
+        // The connection ends in any case.
+        let _ = rustix::io::write(&first.socket, &header);
+    }
+}
+
+impl RemoteSocket {
+    fn new(socket: OwnedFd, transmission: &Transmission) -> Result<Self, &'static str> {
+        let facts = facts_of(&transmission.export)?;
+        let selected = transmission.contexts.iter().find(|context| context.name == BASE_ALLOCATION);
+        let (allocation, mode) = (selected.map(|context| context.id), transmission.dialect.reply_mode);
+        Ok(Self { socket, facts, mode, allocation })
+    }
+}
+
+fn enter(place: &NbdUri) -> Result<(OwnedFd, Transmission), ClientError> {
+    enter_with(place, &[BASE_ALLOCATION.to_owned()], ReplyMode::Extended, TIMEOUTS)
+}
+
+/// Why there is no connection now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("it {0}")]
+    Facts(&'static str),
+}
+
+/// Whether the same may succeed a moment later.
+fn may_pass(error: &ClientError) -> bool {
+    !matches!(error, ClientError::Unsupported(_))
+}
+
+/// What the first place gives that gives anything; the last one's error.
+fn first_of<T>(
+    places: &[NbdUri],
+    mut ask: impl FnMut(&NbdUri) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let mut last = ClientError::Closed;
+    for place in places {
+        match ask(place) {
+            Ok(told) => return Ok(told),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The same export at each address of its host, so that names are looked up no more.
+fn places(uri: &NbdUri) -> Result<Vec<NbdUri>, ClientError> {
+    let ServerAddress::Tcp { host, port } = &uri.address else { return Ok(vec![uri.clone()]) };
+    let found = (host.as_str(), *port).to_socket_addrs();
+    let found = found.map_err(|source| ClientError::Resolve { host: host.clone(), source })?;
+    let at = |address: SocketAddr| {
+        let host = match address {
+            SocketAddr::V6(address) if address.scope_id() != 0 => {
+                format!("{}%{}", address.ip(), address.scope_id())
+            }
+            address => address.ip().to_string(),
+        };
+        NbdUri { address: ServerAddress::Tcp { host, port: address.port() }, export: uri.export.clone() }
+    };
+    Ok(found.map(at).collect())
+}
+
+/// What a handshake told, if it can be passed on.
+fn facts_of(details: &ExportDetails) -> Result<RemoteFacts, &'static str> {
+    if i64::try_from(details.size).is_err() {
+        return Err("says that it has 8 EiB or more");
+    }
+    let flags = details.transmission_flags;
+    Ok(RemoteFacts {
+        size: details.size,
+        read_only: flags & NBD_FLAG_READ_ONLY != 0,
+        abilities: flags & PROMISED,
+        block_sizes: sizes_of(details.block_sizes)?,
+        name: Some(details.name.clone()),
+    })
+}
+
+/// The block sizes of the remote, within what this server can do.
+fn sizes_of(told: Option<BlockSizes>) -> Result<BlockSizes, &'static str> {
+    let BlockSizes { minimum, preferred, maximum } = told.unwrap_or_default();
+    if !minimum.is_power_of_two() || minimum > 65_536 {
+        return Err("has a minimum block size that the protocol does not allow");
+    }
+    let maximum = maximum.min(LONGEST_PAYLOAD) / minimum * minimum;
+    if maximum == 0 {
+        return Err("has a maximum block size that is less than its minimum");
+    }
+    let is_usable = preferred.is_power_of_two() && preferred >= minimum.max(512) && preferred <= maximum;
+    let preferred = if is_usable { preferred } else { minimum.max(4096) };
+    Ok(BlockSizes { minimum, preferred, maximum })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(minimum: u32, preferred: u32, maximum: u32) -> Result<BlockSizes, &'static str> {
+        sizes_of(Some(BlockSizes { minimum, preferred, maximum }))
+    }
+
+    #[test]
+    fn block_sizes_of_a_remote_are_made_usable_or_refused() {
+        assert_eq!(sizes_of(None), Ok(BlockSizes::default()));
+        let largest = BlockSizes { minimum: 512, preferred: 65_536, maximum: LONGEST_PAYLOAD };
+        assert_eq!(sizes(512, 65_536, u32::MAX), Ok(largest));
+        let small = BlockSizes { minimum: 1, preferred: 4096, maximum: 4095 };
+        assert_eq!(sizes(1, 8192, 4095), Ok(small));
+        for (minimum, preferred, maximum) in
+            [(0, 4096, 4096), (3, 4096, 4096), (4096, 4096, 0), (131_072, 131_072, 131_072)]
+        {
+            assert!(sizes(minimum, preferred, maximum).is_err(), "{minimum} {preferred} {maximum}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts_are_looked_up_once() {
+        let uri: NbdUri = "nbd://127.0.0.1:99/disk".parse().unwrap();
+        assert_eq!(places(&uri).unwrap(), [uri]);
+        let uri: NbdUri = "nbd+unix:///disk?socket=/a".parse().unwrap();
+        assert_eq!(places(&uri).unwrap(), [uri]);
+        let uri: NbdUri = "nbd://[::1]/".parse().unwrap();
+        assert_eq!(places(&uri).unwrap(), [uri]);
+    }
+}

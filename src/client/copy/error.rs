@@ -1,0 +1,64 @@
+//! Why a disk could not be copied.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::client::ClientError;
+
+/// What went wrong, for people.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A server cannot be asked, or not for this export.
+    #[error("{place}: {error}")]
+    Open {
+        /// Which one.
+        place: String,
+        error: ClientError,
+    },
+    /// A file that cannot be opened or made.
+    #[error("cannot open {0}: {1}")]
+    File(PathBuf, io::Error),
+    /// Neither file nor block device.
+    #[error("{0} is neither a regular file nor a block device")]
+    Kind(PathBuf),
+    /// Source and target are one file.
+    #[error("{0} is both source and target")]
+    Same(PathBuf),
+    /// The target has no room.
+    #[error("the target has {target} bytes, fewer than the {source_size} of the source; make it larger")]
+    TooSmall {
+        /// Bytes.
+        source_size: u64,
+        target: u64,
+    },
+    /// The target cannot be written.
+    #[error("the target {0} is read-only")]
+    ReadOnly(String),
+    /// A last piece that cannot be asked for.
+    #[error("{size} bytes are no multiple of the block size {unit} that a server insists on")]
+    Unaligned {
+        /// Bytes.
+        size: u64,
+        unit: u64,
+    },
+    /// A server failed meanwhile.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A file failed meanwhile.
+    #[error("{place}: {error}")]
+    Io {
+        /// Which one.
+        place: PathBuf,
+        error: io::Error,
+    },
+    /// The two differ afterwards.
+    #[error("source and target differ at {0}")]
+    Differs(u64),
+}
+
+impl CopyError {
+    /// Nothing was copied: what was asked for cannot be done.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Client(_) | Self::Io { .. } | Self::Differs(_))
+    }
+}

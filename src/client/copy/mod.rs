@@ -1,0 +1,157 @@
+//! Copies a disk from a file or an NBD server to another one.
+//!
+//! A few threads each have a connection to both ends. A thread keeps several reads under way, and hands on
+//! what has come while the rest is on its way. What the source says is a hole is not read, and what turns out
+//! to be zeroes is not written as data.
+
+mod end;
+mod error;
+mod file;
+mod jobs;
+mod link;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Timeouts;
+use super::uri::NbdUri;
+use crate::exec::lock;
+use end::CopyEnd;
+pub use error::CopyError;
+use jobs::{DataRanges, Jobs};
+
+/// Where a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyPlace {
+    /// A regular file or a block device.
+    File(PathBuf),
+    /// An export of a server.
+    Nbd(NbdUri),
+}
+
+impl std::fmt::Display for CopyPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Nbd(uri) => write!(f, "{uri}"),
+        }
+    }
+}
+
+/// How to copy.
+#[derive(Debug, Clone)]
+pub struct CopyOptions {
+    /// Threads, each with a connection to both ends; fewer where a server allows fewer.
+    pub connections: usize,
+    /// The target reads as zeroes already.
+    pub target_is_zero: bool,
+    /// Make the target durable at the end.
+    pub flush: bool,
+    /// Read both ends afterwards, and compare.
+    pub verify: bool,
+    pub timeouts: Timeouts,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyReport {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Bytes that were written as data.
+    pub data: u64,
+    /// Connections to each end that is a server.
+    pub connections: usize,
+    pub took: Duration,
+    /// Bytes that were compared afterwards.
+    pub verified: Option<u64>,
+}
+
+/// What the threads share.
+struct Shared<'a> {
+    jobs: Jobs,
+    /// The target reads as zeroes where nothing was written.
+    target_is_zero: bool,
+    data: AtomicU64,
+    stopped: AtomicBool,
+    progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// Copies all of `source` to the beginning of `target`. A file that is the target is made, or emptied before.
+/// `progress` is told of bytes that are done, by any thread; with `verify` each byte is done twice.
+///
+/// # Errors
+/// [`CopyError`].
+pub fn copy(
+    (source, target): (&CopyPlace, &CopyPlace),
+    options: &CopyOptions,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<CopyReport, CopyError> {
+    let began = Instant::now();
+    let places = (source, target);
+    let mut from = CopyEnd::open_source(source, options.timeouts)?;
+    let size = from.size();
+    let mut to = CopyEnd::open_target(places, size, options.timeouts)?;
+    let unit = u64::from(from.minimum().max(to.minimum()));
+    if !size.is_multiple_of(unit) {
+        return Err(CopyError::Unaligned { size, unit });
+    }
+    let ranges = from.data_ranges(unit)?;
+    let target_is_zero = options.target_is_zero || to.reads_as_zeroes(size)?;
+    let connections = options.connections.min(from.most_connections()).min(to.most_connections()).max(1);
+    let shared = Shared {
+        jobs: Jobs::new(ranges, size),
+        target_is_zero,
+        data: AtomicU64::new(0),
+        stopped: AtomicBool::new(false),
+        progress,
+    };
+    let (mut from, mut to) =
+        in_threads(places, options, connections, (from, to), |from, to| worker::copy(from, to, &shared))?;
+    if options.flush {
+        to.flush()?;
+    }
+    let data = shared.data.load(Ordering::Relaxed);
+    if options.verify {
+        let shared = Shared { jobs: Jobs::new(DataRanges::whole(size), size), ..shared };
+        (from, to) = in_threads(places, options, connections, (from, to), |from, to| {
+            worker::compare(from, to, &shared)
+        })?;
+    }
+    drop((from, to));
+    let verified = options.verify.then_some(size);
+    Ok(CopyReport { size, data, connections, took: began.elapsed(), verified })
+}
+
+/// Does a work in so many threads, each with ends of its own; the first one takes those that are open, and
+/// gives them back.
+fn in_threads(
+    (source, target): (&CopyPlace, &CopyPlace),
+    options: &CopyOptions,
+    threads: usize,
+    (mut from, mut to): (CopyEnd, CopyEnd),
+    work: impl Fn(&mut CopyEnd, &mut CopyEnd) -> Result<(), CopyError> + Sync,
+) -> Result<(CopyEnd, CopyEnd), CopyError> {
+    let failure = std::sync::Mutex::new(None);
+    let note = |result: Result<(), CopyError>| {
+        if let Err(error) = result {
+            lock(&failure).get_or_insert(error);
+        }
+    };
+    let another = || -> Result<(), CopyError> {
+        let mut from = CopyEnd::open_source(source, options.timeouts)?;
+        let mut to = CopyEnd::open_again(target, options.timeouts)?;
+        work(&mut from, &mut to)
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| note(another()));
+        }
+        note(work(&mut from, &mut to));
+    });
+    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok((from, to)),
+    }
+}

@@ -1,0 +1,196 @@
+//! Chunks that come to a store: those that it has are found, and the others are written to packs.
+//!
+//! The order, for each pack:
+//!
+//! 1. one transaction of the catalogue reserves a number
+//! 2. the file is made, chunks are appended, the pack is finished and synced, and `packs/`
+//! 3. one transaction of the index has its chunks
+//! 4. one transaction of the catalogue lists it
+//!
+//! Nothing names a pack before 4, and from then on chunks of it are found. An interruption before that leaves
+//! a file that is removed the next time; the number is not used again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::sync::Arc;
+
+use super::catalog::{CatalogChange, CatalogView, PackRow};
+use super::contents_error::ContentsError;
+use super::error::StoreError;
+use super::index::ChunkIndex;
+use super::manifest::{ManifestNodes, NamedChunk};
+use super::maps::LayerMaps;
+use super::open_store::{OpenStore, now_s};
+use super::pack::{
+    ChunkCodec, ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, PackError, PackIdentity, PackWriter,
+};
+use super::pack_shelf::PackShelf;
+use super::packs::{PackPlace, index_failure, pack_failure};
+
+/// Bytes after which a pack is finished: it can be written in one go, and removed alone.
+const ENOUGH: u64 = 128 << 20;
+
+/// A pack that is being written.
+#[derive(Debug)]
+struct OpenPack {
+    number: u64,
+    writer: PackWriter<File>,
+    /// Where its chunks are.
+    slots: HashMap<ChunkHash, u32>,
+}
+
+/// Where chunks go.
+#[derive(Debug)]
+pub(super) struct PackFilling {
+    place: PackPlace,
+    shelf: Arc<PackShelf>,
+    codec: ChunkCodec,
+    space: ChunkSpace,
+    open: Option<OpenPack>,
+    /// Packs that have chunks which were asked for.
+    named: BTreeSet<u64>,
+}
+
+/// Chunks on their way into a store whose pack has room, for whoever makes manifests.
+pub(super) struct NodeSink<'a> {
+    filling: &'a mut PackFilling,
+    index: &'a ChunkIndex,
+    view: &'a CatalogView,
+}
+
+/// Why nodes are not kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FillError {
+    #[error("{0}")]
+    Contents(#[from] ContentsError),
+    #[error("{0}")]
+    Pack(#[from] PackError),
+    #[error("{0}")]
+    Index(#[from] super::index::ChunkIndexError),
+}
+
+impl PackFilling {
+    pub(super) fn new(place: PackPlace, space: ChunkSpace, codec: ChunkCodec) -> Self {
+        let shelf = place.shelf(space);
+        Self { place, shelf, codec, space, open: None, named: BTreeSet::new() }
+    }
+
+    /// Packs that have the chunks which came, when all of them are finished.
+    pub(super) fn named(&self) -> &BTreeSet<u64> {
+        &self.named
+    }
+
+    /// Where a chunk of a disk is, which was appended if no pack had it. There is a pack with room.
+    pub(super) fn put(
+        &mut self,
+        contents: &[u8],
+        (index, view): (&ChunkIndex, &CatalogView),
+    ) -> Result<NamedChunk, FillError> {
+        let hash = self.space.hash(ChunkKind::Data, contents);
+        if let Some(hint) = self.known(hash, (index, view))? {
+            return Ok(NamedChunk { hash, hint: Some(hint) });
+        }
+        let open = self.open.as_mut().ok_or(PackError::Full)?;
+        let (hash, hint) = open.writer.append(contents, self.codec)?;
+        open.slots.insert(hash, hint.slot);
+        self.named.insert(hint.pack);
+        Ok(NamedChunk { hash, hint: Some(hint) })
+    }
+
+    /// Where a chunk is that a pack has already.
+    fn known(
+        &mut self,
+        hash: ChunkHash,
+        (index, view): (&ChunkIndex, &CatalogView),
+    ) -> Result<Option<ChunkHint>, FillError> {
+        if let Some(open) = &self.open
+            && let Some(slot) = open.slots.get(&hash)
+        {
+            return Ok(Some(ChunkHint { pack: open.number, slot: *slot }));
+        }
+        let key = ChunkKey { space: self.space, hash };
+        let found = index.find(&key, |pack| view.has_pack(pack))?;
+        self.named.extend(found.map(|hint| hint.pack));
+        Ok(found)
+    }
+
+    /// Whether the pack that is being written has got enough.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.writer.bytes() >= ENOUGH || open.slots.len() >= 1 << 15)
+    }
+
+    pub(super) fn nodes<'a>(&'a mut self, (index, view): (&'a ChunkIndex, &'a CatalogView)) -> NodeSink<'a> {
+        NodeSink { filling: self, index, view }
+    }
+
+    /// Gives up what is not finished.
+    pub(super) fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            // What cannot be removed goes the next time that the store is opened.
+            let _removed = self.place.remove(open.number);
+        }
+    }
+}
+
+impl ManifestNodes for NodeSink<'_> {
+    type Error = FillError;
+
+    fn get(&mut self, node: &NamedChunk) -> Result<Vec<u8>, FillError> {
+        if let Some(open) = &self.filling.open
+            && let Some(slot) = open.slots.get(&node.hash)
+        {
+            return Ok(open.writer.read(*slot)?);
+        }
+        Ok(self.filling.shelf.read(node)?.to_vec())
+    }
+
+    fn put(&mut self, hash: &ChunkHash, bytes: &[u8], hashed: usize) -> Result<Option<ChunkHint>, FillError> {
+        if let Some(hint) = self.filling.known(*hash, (self.index, self.view))? {
+            return Ok(Some(hint));
+        }
+        let open = self.filling.open.as_mut().ok_or(PackError::Full)?;
+        let (hash, hint) = open.writer.append_node(bytes, hashed, self.filling.codec)?;
+        open.slots.insert(hash, hint.slot);
+        self.filling.named.insert(hint.pack);
+        Ok(Some(hint))
+    }
+}
+
+impl<M: LayerMaps> OpenStore<M> {
+    /// Begins a pack, if none is being written.
+    pub(super) fn begin_pack(&mut self, filling: &mut PackFilling) -> Result<(), StoreError> {
+        if filling.open.is_some() {
+            return Ok(());
+        }
+        self.commit(&CatalogChange::reserve_pack())?;
+        let number = self.last_reserved();
+        let place = &filling.place;
+        let file = place.create(number)?;
+        let identity = PackIdentity { store: self.header().store, number, space: filling.space };
+        let writer = PackWriter::create(file, identity).map_err(pack_failure(place.path_of(number)))?;
+        filling.open = Some(OpenPack { number, writer, slots: HashMap::new() });
+        Ok(())
+    }
+
+    /// Finishes the pack that is being written, durably: its chunks are found from now on.
+    pub(super) fn finish_pack(
+        &mut self,
+        filling: &mut PackFilling,
+        index: &mut ChunkIndex,
+    ) -> Result<(), StoreError> {
+        let Some(OpenPack { number, writer, .. }) = filling.open.take() else { return Ok(()) };
+        let place = &filling.place;
+        let keys = writer.keys();
+        if keys.is_empty() {
+            return place.remove(number);
+        }
+        let path = || place.path_of(number);
+        let file = writer.finish().map_err(pack_failure(path()))?;
+        let bytes = file.metadata().map_err(StoreError::at("look at", &path()))?.len();
+        place.sync()?;
+        let chunks = keys.len() as u32;
+        index.add(number, keys).map_err(index_failure)?;
+        let row = PackRow { number, space: filling.space, bytes, chunks, created_s: now_s() };
+        self.commit(&CatalogChange::list_pack(row)).map(drop)
+    }
+}

@@ -1,0 +1,166 @@
+//! The packs of a store and their index, as files: `packs/<number>.pack` and `index.redb`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::catalog::{CatalogFile, CatalogView, PackRow};
+use super::directory::{StoreDirectory, below, names, unlink};
+use super::error::StoreError;
+use super::index::{ChunkIndex, ChunkIndexError};
+use super::pack::{ChunkSpace, PackError, PackIdentity, PackReader};
+use super::pack_shelf::PackShelf;
+
+const PACKS: &str = "packs";
+const INDEX: &str = "index.redb";
+/// The index until it is complete.
+const NEW_INDEX: &str = "index.redb.new";
+
+/// The name of the file of a pack.
+pub(crate) fn pack_name(number: u64) -> String {
+    format!("{number}.pack")
+}
+
+/// `packs/` of a store, open.
+#[derive(Debug, Clone)]
+pub(crate) struct PackPlace {
+    pub(crate) store: Uuid,
+    path: PathBuf,
+    directory: Arc<OwnedFd>,
+}
+
+impl PackPlace {
+    /// Where a pack is, for people.
+    pub(crate) fn path_of(&self, number: u64) -> PathBuf {
+        self.path.join(pack_name(number))
+    }
+
+    /// Packs of one space, for those who have the store.
+    pub(super) fn shelf(&self, space: ChunkSpace) -> Arc<PackShelf> {
+        let place = self.clone();
+        Arc::new(PackShelf::new(Box::new(move |number| place.open(number, space))))
+    }
+
+    /// Opens a pack that is finished.
+    pub(super) fn open(&self, number: u64, space: ChunkSpace) -> Result<PackReader<File>, PackError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
+        let file = File::from(file.map_err(std::io::Error::from)?);
+        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// Makes the empty file of a pack. Its number is reserved.
+    pub(super) fn create(&self, number: u64) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let made = below(&*self.directory, pack_name(number), flags, Mode::RUSR | Mode::WUSR);
+        made.map(File::from).map_err(StoreError::at("make", &self.path_of(number)))
+    }
+
+    /// Makes the names of packs durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        fsync(self.directory.as_fd()).map_err(StoreError::at("sync", &self.path))
+    }
+
+    /// Removes the file of a pack that nothing names.
+    pub(super) fn remove(&self, number: u64) -> Result<(), StoreError> {
+        let removed = unlink(&*self.directory, &pack_name(number), AtFlags::empty());
+        removed.map_err(StoreError::at("remove", &self.path_of(number)))
+    }
+
+    /// Removes what an interruption has left behind: files that no row names. Nobody else has the store open.
+    pub(super) fn remove_unlisted(&self, view: &CatalogView) -> Result<(), StoreError> {
+        let listed = |name: &str| {
+            let number = name.strip_suffix(".pack").and_then(|number| number.parse().ok());
+            number.is_some_and(|number| view.has_pack(number) && pack_name(number) == name)
+        };
+        for name in names(&*self.directory).map_err(StoreError::at("list", &self.path))? {
+            if !listed(&name) {
+                let removed = unlink(&*self.directory, &name, AtFlags::empty());
+                removed.map_err(StoreError::at("remove", &self.path.join(&name)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a pack, with its path.
+pub(super) fn pack_failure(path: PathBuf) -> impl FnOnce(PackError) -> StoreError {
+    move |why| match why {
+        PackError::Io(source) => StoreError::File { what: "read or write", path, source },
+        why => StoreError::Pack { path, why: why.to_string() },
+    }
+}
+
+impl StoreDirectory {
+    /// The packs of a store, if it has a place for them.
+    pub(super) fn packs(&self, store: Uuid) -> Result<Option<PackPlace>, StoreError> {
+        let path = self.path().join(PACKS);
+        match below(self.root(), PACKS, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(directory) => Ok(Some(PackPlace { store, path, directory: Arc::new(directory) })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(StoreError::at("open", &path)(error)),
+        }
+    }
+
+    /// The same, made if it is not there.
+    pub(super) fn make_packs(&self, store: Uuid) -> Result<PackPlace, StoreError> {
+        let path = self.path().join(PACKS);
+        match mkdirat(self.root(), PACKS, Mode::RWXU) {
+            Ok(()) => fsync(self.root()).map_err(StoreError::at("sync", self.path()))?,
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(StoreError::at("make", &path)(error)),
+        }
+        let place = self.packs(store)?;
+        place.ok_or_else(|| StoreError::at("open", &path)(Errno::NOENT))
+    }
+
+    /// Opens the index; one that is missing or cannot be used is made anew of the footers of all packs.
+    pub(super) fn index(&self, place: &PackPlace, view: &CatalogView) -> Result<ChunkIndex, StoreError> {
+        let path = self.path().join(INDEX);
+        match below(self.root(), INDEX, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(file) => match ChunkIndex::open(CatalogFile::new(file.into()), place.store) {
+                Ok(index) => return Ok(index),
+                Err(error @ ChunkIndexError::Newer { .. }) => {
+                    return Err(StoreError::Index(error.to_string()));
+                }
+                Err(error) => tracing::warn!(%error, "the index of a store is made anew of its packs"),
+            },
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(StoreError::at("open", &path)(error)),
+        }
+        self.rebuild_index(place, view.packs())
+    }
+
+    fn rebuild_index<'a>(
+        &self,
+        place: &PackPlace,
+        packs: impl Iterator<Item = &'a PackRow>,
+    ) -> Result<ChunkIndex, StoreError> {
+        let path = self.path().join(NEW_INDEX);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
+        let file = below(self.root(), NEW_INDEX, flags, Mode::RUSR | Mode::WUSR);
+        let file = CatalogFile::new(file.map_err(StoreError::at("make", &path))?.into());
+        let mut index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
+        for row in packs {
+            // What is in a pack that cannot be read is written once more when it comes again.
+            match place.open(row.number, row.space) {
+                Ok(pack) => index.add(row.number, pack.keys()).map_err(index_failure)?,
+                Err(error) => {
+                    tracing::warn!(pack = row.number, %error, "a pack is left out of the index of its store");
+                }
+            }
+        }
+        let named = renameat(self.root(), NEW_INDEX, self.root(), INDEX).and_then(|()| fsync(self.root()));
+        named.map_err(StoreError::at("make", &path))?;
+        Ok(index)
+    }
+}
+
+pub(super) fn index_failure(error: ChunkIndexError) -> StoreError {
+    StoreError::Index(error.to_string())
+}

@@ -1,0 +1,155 @@
+//! `ringnbd check`, asked of this server and of others.
+//!
+//! Oracles: the conformance suite, which this server passes; what is known of the others, each finding of which was looked at byte by byte.
+//! That each statement finds a planted bug is a test of the command's own (`src/check/tests`).
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::client::subject::{Kind, Layout, Subject};
+use crate::peers;
+use crate::support::server::Options;
+
+fn check(arguments: &[&str]) -> peers::Finished {
+    peers::run(Command::new(env!("CARGO_BIN_EXE_ringnbd")).arg("check").args(arguments))
+}
+
+/// The ids with this standing, and why.
+fn with_standing<'a>(results: &'a Value, standing: &str) -> Vec<(&'a str, &'a str)> {
+    let statements = results["statements"].as_array().expect("statements").iter();
+    statements
+        .filter(|statement| statement["standing"] == standing)
+        .map(|statement| (statement["id"].as_str().unwrap(), statement["reason"].as_str().unwrap_or("")))
+        .collect()
+}
+
+#[test]
+fn this_server_meets_every_statement() {
+    let server = Options::new().export("a=mem:128M").export("b=mem:1M").start();
+    let uri = format!("nbd+unix:///a?socket={}", server.socket().display());
+    let junit = tempfile::NamedTempFile::new().unwrap();
+    let junit_path = junit.path().to_str().unwrap();
+    let finished = check(&["--danger", "--json", "--junit", junit_path, &uri]);
+    let results: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+    assert_eq!(with_standing(&results, "not_met"), []);
+    assert_eq!(with_standing(&results, "not_asked"), []);
+    // The export is not read-only; memory is durable without FUA.
+    let absent = with_standing(&results, "not_applicable");
+    assert!(absent.iter().all(|(id, _)| ["T6", "T10", "T10a"].contains(id)), "{absent:?}");
+    assert!(finished.status.success(), "{finished}");
+    let report = std::fs::read_to_string(junit.path()).unwrap();
+    assert_eq!(report.matches("<testcase").count(), results["statements"].as_array().unwrap().len());
+    assert!(report.contains("failures=\"0\""), "{report}");
+}
+
+#[test]
+fn this_server_meets_them_read_only_and_direct() {
+    let image = crate::support::image::Image::sparse(1 << 20);
+    let path = image.path.display();
+    let server = Options::new()
+        .export(format!("ro=file:{path}?readonly=true"))
+        .export(format!("direct=file:{path}?direct=true&readonly=true"))
+        .start();
+    for name in ["ro", "direct"] {
+        let uri = format!("nbd+unix:///{name}?socket={}", server.socket().display());
+        let text = check(&["--danger", &uri]).ok();
+        assert!(text.contains("\nmet        T6"), "{text}");
+    }
+}
+
+/// What each peer is known to fail. Those of the first list it fails always.
+fn peer(kind: Kind, always: &[&str], sometimes: &[&str]) -> Option<()> {
+    let subject = Subject::serve(kind, &Layout::small())?;
+    let finished = check(&["--danger", "--json", "--timeout", "5s", &subject.uri()]);
+    let results: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished}"));
+    let found = with_standing(&results, "not_met");
+    for (id, reason) in &found {
+        assert!(
+            always.contains(id) || sometimes.contains(id),
+            "{kind:?} is not known to fail {id}: {reason}"
+        );
+    }
+    for id in always {
+        assert!(found.iter().any(|(found, _)| found == id), "{kind:?} is known to fail {id}: {found:?}");
+    }
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    Some(())
+}
+
+#[test]
+fn qemu_nbd() {
+    // T33b is a matter of time: it cancels READs that are under way.
+    let _ = peer(Kind::QemuNbd, &["H9", "H12", "H23", "T1", "T39a", "T3", "T4a"], &["T33b"]);
+}
+
+#[test]
+fn nbdkit() {
+    // T9a ends it, by an assertion: FAST_ZERO where it is not offered.
+    let _ = peer(Kind::Nbdkit, &["H9", "H19", "H23", "T33", "T9a"], &[]);
+}
+
+#[test]
+fn nbd_server() {
+    let always = ["H1", "H3", "H3a", "H6", "H8", "H9a", "H12", "T9", "T18", "T20", "T9a"];
+    let _ = peer(Kind::NbdServer, &always, &[]);
+}
+
+#[test]
+fn servers_with_less_of_the_protocol_are_asked_less() {
+    for kind in [Kind::NbdkitSimple, Kind::NbdkitPlain] {
+        let Some(subject) = Subject::serve(kind, &Layout::small()) else { return };
+        let finished = check(&["--json", "--timeout", "5s", &subject.uri()]);
+        let results: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished}"));
+        let found = with_standing(&results, "not_met");
+        assert!(found.iter().all(|(id, _)| ["H9", "T33"].contains(id)), "{kind:?}: {found:?}");
+        assert!(with_standing(&results, "met").len() > 10, "{finished}");
+    }
+}
+
+#[test]
+fn a_command_is_a_server_too() {
+    let program = env!("CARGO_BIN_EXE_ringnbd");
+    let text = check(&[
+        "--only",
+        "H2,T13,t4",
+        "--danger",
+        "--",
+        program,
+        "serve",
+        "--stdio",
+        "--shards",
+        "1",
+        "mem:128M",
+    ]);
+    let text = text.ok();
+    for line in ["met        H2 ", "met        T4 ", "met        T13 "] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(text.ends_with("3 met, 0 not met (0 of them MUST), 0 not applicable, 0 not asked\n"), "{text}");
+}
+
+#[test]
+fn nothing_is_written_without_danger() {
+    let image = crate::support::image::Image::random(1 << 20, 5);
+    let server = Options::new().export(format!("file:{}", image.path.display())).start();
+    let text = check(&[&format!("nbd+unix:///?socket={}", server.socket().display())]).ok();
+    assert!(text.contains("not asked  T3"), "{text}");
+    let before = crate::support::image::pattern(5, 0, 1 << 20);
+    assert!(image.read(0, 1 << 20) == before, "the file is what it was");
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    for (arguments, part) in [
+        (&["nbd+unix:///?socket=/no/such/socket"][..], "cannot connect"),
+        (&["--only", "X9", "nbd://localhost"], "see --list"),
+        (&["--", "/no/such/program"], "cannot connect"),
+    ] {
+        let finished = check(arguments);
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains(part), "{finished}");
+    }
+    let list = check(&["--list"]).ok();
+    assert!(list.lines().count() > 70 && list.contains("T13   MUST"), "{list}");
+}
