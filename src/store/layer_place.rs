@@ -1,8 +1,8 @@
-//! Where a layer belongs, as its map tells it beside its parent, so that a lost catalogue can be made again of
-//! maps alone.
+//! Where a layer belongs, as its map tells it beside its parent, so that a lost catalogue can be made again
+//! of maps alone.
 //!
-//! It is JSON in the superblock, in at most [`MOST_BYTES`]. Keys that are not known are passed over. What does
-//! not fit is left out: names of snapshots first, which are the least to lose.
+//! It is JSON in the superblock, in at most [`MOST_BYTES`]. Keys that are not known are passed over. What
+//! does not fit is left out: names of snapshots first, which are the least to lose.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

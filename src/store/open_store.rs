@@ -401,8 +401,8 @@ impl<M: LayerMaps> OpenStore<M> {
         of_map(self, size)
     }
 
-    /// The file of a head's data grows before anything else, and never shrinks: what lies behind the end of an
-    /// image is not read.
+    /// The file of a head's data grows before anything else, and never shrinks: what lies behind the end of
+    /// an image is not read.
     pub(super) fn lengthen(&self, layer: LayerId, data: &File, size: u64) -> Result<(), StoreError> {
         let path = self.directory.layer_path(layer);
         let length = data.metadata().map_err(StoreError::at("look at", &path))?.len();

@@ -66,8 +66,8 @@ pub enum StoreRequest {
         #[serde(default)]
         force: bool,
     },
-    /// An image gets a layer of its own with all that it stands on. It takes its time: whoever asks is told how
-    /// far it is, and asks again. `stop`: it is given up.
+    /// An image gets a layer of its own with all that it stands on. It takes its time: whoever asks is told
+    /// how far it is, and asks again. `stop`: it is given up.
     Flatten {
         image: StoreName,
         #[serde(default)]

@@ -3,16 +3,14 @@
 //! It may take hours, so whoever asks is told how far it is, and asks again. It goes on when nobody asks any
 //! more. The copy is made as those of [merges](super::merging) are, and clients go first.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::PerformError;
+use super::under_way::Flattening;
 use crate::store::catalog::StoreName;
 use crate::store::error::StoreError;
 use crate::store::layer_copy::CopyProgress;
@@ -22,22 +20,6 @@ use crate::store::request::FlattenProgress;
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// How often it is begun anew when what the image stands on has changed meanwhile.
 const TRIES: usize = 3;
-
-/// An image that is being flattened, or was.
-pub(super) struct Flattening {
-    progress: Cell<CopyProgress>,
-    is_stopped: Cell<bool>,
-    outcome: RefCell<Option<Result<bool, PerformError>>>,
-    ended: Notify,
-}
-
-impl Flattening {
-    fn new() -> Self {
-        let progress = Cell::new(CopyProgress { done: 0, total: 0 });
-        let (is_stopped, outcome, ended) = (Cell::new(false), RefCell::new(None), Notify::new());
-        Self { progress, is_stopped, outcome, ended }
-    }
-}
 
 impl Stores {
     /// Begins to flatten an image, or tells how far it is.
@@ -95,12 +77,12 @@ impl Stores {
         one: &OneStore,
         image: &StoreName,
         under_way: &Flattening,
-    ) -> Result<bool, PerformError> {
-        let mut refused = None;
+    ) -> Result<bool, StoreError> {
+        let mut refused = StoreError::Interrupted;
         for _ in 0..TRIES {
             let _alone = one.merging.lock().await;
             if self.plane.is_stopping() {
-                return Err(PerformError::Ended);
+                return Err(StoreError::Interrupted);
             }
             let (name, served) = (image.clone(), Arc::clone(&one.of.store));
             let begun =
@@ -111,7 +93,7 @@ impl Stores {
                 !under_way.is_stopped.get()
             };
             let Some(copy) = self.copied(one, copy, &goes_on).await? else {
-                return Err(StoreError::Interrupted.into());
+                return Err(StoreError::Interrupted);
             };
             let _turn = one.turn.lock().await;
             match one.ask(move |store| store.finish_copy(copy)).await? {
@@ -120,10 +102,10 @@ impl Stores {
                     return Ok(true);
                 }
                 // A snapshot of it was taken meanwhile, or layers were merged.
-                Err(error) if error.is_refusal() => refused = Some(error),
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_refusal() => refused = error,
+                Err(error) => return Err(error),
             }
         }
-        Err(refused.map_or(PerformError::Ended, PerformError::Store))
+        Err(refused)
     }
 }

@@ -32,6 +32,7 @@ mod opened;
 mod overview;
 mod perform;
 mod snapshot;
+mod under_way;
 
 pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
-use super::flattening::Flattening;
 use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
+use super::under_way::Flattening;
 use crate::backend::{Export, OpenError};
 use crate::config::ImageUri;
 use crate::control::catalogue::Entry;

@@ -1,8 +1,8 @@
 //! A lost catalogue, made again of what the maps of layers tell.
 //!
 //! Rows that no layer tells of are lost: images that were never written since they began, and names that were
-//! given later. Each layer becomes a snapshot, so that all contents are there that a snapshot may have had. An
-//! image stands on its newest layer, which is sealed, so that nothing changes that was there.
+//! given later. Each layer becomes a snapshot, so that all contents are there that a snapshot may have had.
+//! An image stands on its newest layer, which is sealed, so that nothing changes that was there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +57,7 @@ pub struct RebuiltRows {
 }
 
 /// What was found, by what is asked of it.
-struct Found {
+struct FoundLayers {
     layers: BTreeMap<LayerId, FoundLayer>,
     /// Who took the place of a layer that is not there.
     heirs: BTreeMap<LayerId, LayerId>,
@@ -65,7 +65,7 @@ struct Found {
     flat: Vec<LayerId>,
 }
 
-impl Found {
+impl FoundLayers {
     fn new(all: Vec<FoundLayer>) -> Self {
         let layers: BTreeMap<LayerId, FoundLayer> = all.into_iter().map(|layer| (layer.id, layer)).collect();
         let (mut heirs, mut flat) = (BTreeMap::new(), Vec::new());
@@ -114,7 +114,7 @@ impl Found {
 /// # Errors
 /// The maps contradict each other.
 pub fn rebuild(found: Vec<FoundLayer>, minter: &mut Minter<'_>) -> Result<RebuiltRows, Inconsistency> {
-    let found = Found::new(found);
+    let found = FoundLayers::new(found);
     let (below, mut lost) = standing(&found);
     let spare = spare(&found, &below);
     lost.retain(|id| !spare.contains(id));
@@ -143,7 +143,7 @@ pub fn rebuild(found: Vec<FoundLayer>, minter: &mut Minter<'_>) -> Result<Rebuil
 }
 
 /// What each layer stands on, of those whose chain is whole; and the others.
-fn standing(found: &Found) -> (BTreeMap<LayerId, ChainNode>, Vec<LayerId>) {
+fn standing(found: &FoundLayers) -> (BTreeMap<LayerId, ChainNode>, Vec<LayerId>) {
     let mut above: BTreeMap<LayerId, Vec<LayerId>> = BTreeMap::new();
     let mut whole = BTreeMap::new();
     let mut next: Vec<(LayerId, usize)> = Vec::new();
@@ -170,7 +170,7 @@ fn standing(found: &Found) -> (BTreeMap<LayerId, ChainNode>, Vec<LayerId>) {
 }
 
 /// Copies that were never used, or not yet: what they were made of is there.
-fn spare(found: &Found, below: &BTreeMap<LayerId, ChainNode>) -> BTreeSet<LayerId> {
+fn spare(found: &FoundLayers, below: &BTreeMap<LayerId, ChainNode>) -> BTreeSet<LayerId> {
     let used: BTreeSet<ChainNode> = below.values().copied().collect();
     let stands: BTreeSet<(ImageId, ChainNode)> =
         below.iter().map(|(id, node)| (found.layers[id].image, *node)).collect();
@@ -187,7 +187,7 @@ fn spare(found: &Found, below: &BTreeMap<LayerId, ChainNode>) -> BTreeSet<LayerI
 
 /// A row for each base, and the base of each layer that stands on one.
 fn bases(
-    found: &Found,
+    found: &FoundLayers,
     below: &BTreeMap<LayerId, ChainNode>,
     rows: &mut CatalogChange,
     minter: &mut Minter<'_>,
@@ -223,7 +223,7 @@ fn chain(rows: &CatalogChange, from: LayerId) -> Vec<LayerId> {
 }
 
 /// A row for each image that a layer was made for.
-fn images(found: &Found, rows: &mut CatalogChange) {
+fn images(found: &FoundLayers, rows: &mut CatalogChange) {
     let used: BTreeSet<ChainNode> = rows.layers.values().flatten().map(|row| row.below.node).collect();
     // Layers that another one of their image stands on.
     let mut covered: BTreeSet<(ImageId, LayerId)> = BTreeSet::new();
@@ -255,7 +255,7 @@ fn images(found: &Found, rows: &mut CatalogChange) {
 }
 
 /// One or more snapshots of each sealed layer.
-fn snapshots(found: &Found, rows: &mut CatalogChange, minter: &mut Minter<'_>) {
+fn snapshots(found: &FoundLayers, rows: &mut CatalogChange, minter: &mut Minter<'_>) {
     let mut known: BTreeMap<LayerId, Vec<&(SnapshotId, ImageId, StoreName)>> = BTreeMap::new();
     for row in rows.layers.values().flatten() {
         if let ChainNode::Layer(below) = row.below.node {
