@@ -199,6 +199,7 @@ fn sessions_with_a_shared_key() {
 #[test]
 fn each_wrong_server_is_told_in_a_sentence() {
     let (authority, stranger) = (Signer::new("an authority"), Signer::new("a stranger"));
+    let namesake = Signer::new("an authority");
     let purpose = ExtendedKeyUsagePurpose::ServerAuth;
     let good = authority.server();
     let revoked = authority.revoking_all();
@@ -206,6 +207,7 @@ fn each_wrong_server_is_told_in_a_sentence() {
     for (server, connector, name, now, words) in [
         (&good, trusting(&stranger, None), "server", NOW, "of an authority that is not trusted here"),
         (&stranger.server(), plain(), "server", NOW, "of an authority that is not trusted here"),
+        (&namesake.server(), plain(), "server", NOW, "of an authority that is not trusted here"),
         (&good, plain(), "server", NOW + YEAR, "has expired"),
         (&good, plain(), "server", NOW - YEAR, "is not valid yet"),
         (&good, plain(), "other", NOW, "not for other, but for"),
