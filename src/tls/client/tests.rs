@@ -123,8 +123,10 @@ fn shake(client: &mut TlsClientHandshake, server: &mut TlsHandshake, piece: usiz
             to_server.extend(client.take_output());
         }
         to_client.drain(..offered - input.len());
-        if of_client.is_some() && (of_server.is_some() || to_server.is_empty()) {
-            return (of_client.unwrap(), of_server);
+        if (of_server.is_some() || to_server.is_empty())
+            && let Some(ended) = of_client.take()
+        {
+            return (ended, of_server);
         }
     }
     panic!("no end: {of_client:?}, {of_server:?}");
