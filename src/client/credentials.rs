@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::uri::{NbdUri, ServerAddress, TlsParameters};
 use crate::tls::{ConnectorError, ServerTrust, TlsConnector};
 
@@ -21,6 +23,9 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
 ];
 /// Where another one is named, as for OpenSSL.
 const SYSTEM_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// Keys may be in it.
+type FileContents = Zeroizing<Vec<u8>>;
 
 /// Why a connection cannot be encrypted as its URI says; each a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +100,7 @@ fn certificates(tls: &TlsParameters) -> Result<TlsConnector, CredentialsError> {
     let is_of_directory = authorities.is_some();
     let (authorities, path) = match authorities {
         Some(authorities) => (authorities, directory.unwrap_or_default()),
-        None if !tls.verify_peer => (Vec::new(), directory.unwrap_or_default()),
+        None if !tls.verify_peer => (FileContents::default(), directory.unwrap_or_default()),
         None => system_authorities()?,
     };
     let trust = match tls.verify_peer {
@@ -103,7 +108,7 @@ fn certificates(tls: &TlsParameters) -> Result<TlsConnector, CredentialsError> {
         true => ServerTrust::Authorities {
             authorities: &authorities,
             are_of_system: !is_of_directory,
-            revoked: revoked.as_deref(),
+            revoked: revoked.as_ref().map(|revoked| revoked.as_slice()),
         },
     };
     let own = own.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
@@ -119,7 +124,7 @@ fn usual_directory() -> Option<PathBuf> {
         .find(|place| place.join("ca-cert.pem").exists() || place.join("client-cert.pem").exists())
 }
 
-fn system_authorities() -> Result<(Vec<u8>, PathBuf), CredentialsError> {
+fn system_authorities() -> Result<(FileContents, PathBuf), CredentialsError> {
     const WHAT: &str = "the authorities that this machine trusts";
     if let Some(path) = std::env::var_os(SYSTEM_VARIABLE).map(PathBuf::from) {
         return Ok((must_read(WHAT, &path)?, path));
@@ -133,15 +138,15 @@ fn system_authorities() -> Result<(Vec<u8>, PathBuf), CredentialsError> {
 }
 
 /// A file; `None` when it is not there.
-fn read(what: &'static str, path: &Path) -> Result<Option<Vec<u8>>, CredentialsError> {
+fn read(what: &'static str, path: &Path) -> Result<Option<FileContents>, CredentialsError> {
     match must_read(what, path) {
         Err(CredentialsError::Read { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
 }
 
-fn must_read(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialsError> {
-    let mut contents = Vec::new();
+fn must_read(what: &'static str, path: &Path) -> Result<FileContents, CredentialsError> {
+    let mut contents = FileContents::default();
     match File::open(path).and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut contents)) {
         Ok(length) if length as u64 > LONGEST_FILE => {
             Err(CredentialsError::TooLong { what, path: path.into() })

@@ -1,11 +1,12 @@
 //! TLS without I/O: bytes in, bytes and values out, no socket and no clock.
 //!
 //! A [`TlsHandshake`] is fed with what a client sends and ends in a [`TlsSession`]: who the client is, and
-//! both ends of its records. [`TlsClientHandshake`] is the same for the other side. Handshakes with certificates are those of rustls. It has none with a key that
-//! both ends know, so that one is ours (`handshake::shared_key`), on the primitives that rustls uses too: the
-//! libraries that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret
-//! (s2n-tls). The ClientHello tells which of them it is. Only TLS 1.3 is spoken, without tickets, early data
-//! and renegotiation. The document of NBD asks for 1.2 as well, which clients of today do not need.
+//! both ends of its records. [`TlsClientHandshake`] is the same for the other side. Handshakes with
+//! certificates are those of rustls. It has none with a key that both ends know, so that one is ours
+//! (`handshake::shared_key`, `client::shared_key`), on the primitives that rustls uses too: the libraries
+//! that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret (s2n-tls).
+//! The ClientHello tells which of them it is. Only TLS 1.3 is spoken, without tickets, early data and
+//! renegotiation. The document of NBD asks for 1.2 as well, which clients of today do not need.
 //!
 //! Records are always ours (`record`). The server opens and seals them in its own buffers, renews keys, and
 //! can give a connection away with its keys, which a library that owns the stream does not allow.

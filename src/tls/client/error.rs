@@ -131,7 +131,8 @@ fn of_certificates(error: &rustls::Error) -> String {
         };
     };
     let text = match wrong {
-        CertificateError::UnknownIssuer => {
+        // The second: another authority has the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is of an authority that is not trusted here; give the directory of its ca-cert.pem \
              by tls-certificates"
         }

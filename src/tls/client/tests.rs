@@ -123,8 +123,10 @@ fn shake(client: &mut TlsClientHandshake, server: &mut TlsHandshake, piece: usiz
             to_server.extend(client.take_output());
         }
         to_client.drain(..offered - input.len());
-        if of_client.is_some() && (of_server.is_some() || to_server.is_empty()) {
-            return (of_client.unwrap(), of_server);
+        if (of_server.is_some() || to_server.is_empty())
+            && let Some(ended) = of_client.take()
+        {
+            return (ended, of_server);
         }
     }
     panic!("no end: {of_client:?}, {of_server:?}");
@@ -199,6 +201,7 @@ fn sessions_with_a_shared_key() {
 #[test]
 fn each_wrong_server_is_told_in_a_sentence() {
     let (authority, stranger) = (Signer::new("an authority"), Signer::new("a stranger"));
+    let namesake = Signer::new("an authority");
     let purpose = ExtendedKeyUsagePurpose::ServerAuth;
     let good = authority.server();
     let revoked = authority.revoking_all();
@@ -206,6 +209,7 @@ fn each_wrong_server_is_told_in_a_sentence() {
     for (server, connector, name, now, words) in [
         (&good, trusting(&stranger, None), "server", NOW, "of an authority that is not trusted here"),
         (&stranger.server(), plain(), "server", NOW, "of an authority that is not trusted here"),
+        (&namesake.server(), plain(), "server", NOW, "of an authority that is not trusted here"),
         (&good, plain(), "server", NOW + YEAR, "has expired"),
         (&good, plain(), "server", NOW - YEAR, "is not valid yet"),
         (&good, plain(), "other", NOW, "not for other, but for"),

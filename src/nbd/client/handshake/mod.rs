@@ -1,9 +1,9 @@
 //! The client's half of the handshake: bytes in, bytes out, and in the end a [`HandshakeOutcome`].
 //!
 //! Sources: "Newstyle negotiation", "Fixed newstyle negotiation", "Option types". The order is: greeting;
-//! STARTTLS where it is wanted; EXTENDED_HEADERS, else STRUCTURED_REPLY; then what the [`Goal`] needs. A server that does not know INFO or
-//! GO is asked by EXPORT_NAME. A refusal ends in ABORT ("soft disconnect"); a broken protocol is an error at
-//! once, and the caller closes the connection.
+//! STARTTLS where it is wanted; EXTENDED_HEADERS, else STRUCTURED_REPLY; then what the [`Goal`] needs. A
+//! server that does not know INFO or GO is asked by EXPORT_NAME. A refusal ends in ABORT ("soft disconnect");
+//! a broken protocol is an error at once, and the caller closes the connection.
 
 mod option_reply;
 mod outcome;
