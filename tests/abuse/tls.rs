@@ -106,8 +106,8 @@ fn a_handshake_takes_no_more_than_it_is_charged() {
     write_files(dir.path());
     let path = dir.path().to_str().unwrap();
     // All of them have room at once.
-    let fixed = ["--tls", path, "--tls-mode", "selective", "--handshake-timeout", "60s", "--memory", "1G"];
-    let siege = Siege::with(|options| options.args(fixed));
+    let fixed = ["--tls", path, "--tls-mode", "selective", "--handshake-timeout", "60s"];
+    let siege = Siege::with(|options| options.memory("512M").args(fixed));
     // What is made once.
     for _ in 0..20 {
         expect_service(&siege, dir.path());
