@@ -133,7 +133,9 @@ pub(super) async fn end_old_sessions(plane: Rc<Plane>, longest: Duration) {
 /// what has begun is answered.
 pub(super) async fn enforce(plane: &Rc<Plane>) -> usize {
     plane.sessions.enforced.set(plane.sessions.enforced.get() + 1);
-    let all: Vec<u64> = plane.sessions.pick(|_| true).into_values().flatten().collect();
+    // Those that end already may take their time.
+    let all = plane.sessions.pick(|session| !session.is_counted.get());
+    let all: Vec<u64> = all.into_values().flatten().collect();
     let mut refused = Vec::new();
     for some in all.chunks(AT_ONCE) {
         refused.extend(some.iter().filter(|number| is_refused(plane, **number)));
@@ -150,7 +152,7 @@ pub(super) fn enforce_on(plane: &Rc<Plane>, number: u64) {
 }
 
 fn end_refused(plane: &Rc<Plane>, refused: Vec<u64>) -> usize {
-    let count = refused.len();
+    let count = plane.sessions.count_new(&refused);
     plane.count_ended(Dismissal::Unwelcome, count);
     if count > 0 {
         tokio_uring::spawn(see_off(Rc::clone(plane), refused));

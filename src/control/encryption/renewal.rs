@@ -38,7 +38,8 @@ impl Encryption {
         // On a thread: to read a file may take its time.
         let (answer, answered) = oneshot::channel();
         let config = self.config.clone();
-        let work = move || answer.send(files::load(&config, |path| of_opened(&opened, path)));
+        // The server may have ended.
+        let work = move || drop(answer.send(files::load(&config, |path| of_opened(&opened, path))));
         let thread = std::thread::Builder::new().name("reload".into()).spawn(work);
         thread.map_err(|error| format!("there is no thread to read certificates: {error}"))?;
         match answered.await {
