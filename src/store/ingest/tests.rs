@@ -164,13 +164,13 @@ fn every_flipped_byte_of_a_pack_is_noticed() {
     let pack = path.join("packs/1.pack");
     let (good, mut refused) = (std::fs::read(&pack).unwrap(), 0);
     let file = File::options().write(true).open(&pack).unwrap();
-    for at in 0..good.len() {
-        file.write_all_at(&[good[at] ^ 0x55], at as u64).unwrap();
+    for (at, byte) in good.iter().enumerate() {
+        file.write_all_at(&[byte ^ 0x55], at as u64).unwrap();
         match try_read(&store, &node("vm@1")) {
             Ok(bytes) => assert!(bytes == expected, "byte {at} gives wrong data"),
             Err(_) => refused += 1,
         }
-        file.write_all_at(&[good[at]], at as u64).unwrap();
+        file.write_all_at(&[*byte], at as u64).unwrap();
     }
     // Gaps between payloads are nobody's.
     assert!(refused > 4096, "{refused} of {}", good.len());
