@@ -43,8 +43,9 @@
 //! of the stores. The filter of system calls holds for the whole process, so with stores it lets all threads
 //! open files to write: for each thread Landlock decides which.
 //!
-//! A server with exports of other servers connects to these again when a connection is lost, on the helper threads of
-//! its shards. Only then may the shards connect, to whatever the network allows, and all threads make sockets.
+//! A server with exports of other servers connects to these again when a connection is lost, on the helper
+//! threads of its shards. Only then may shards connect, to whatever the network allows, and all threads make
+//! sockets.
 //!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the

@@ -1,83 +1,25 @@
 //! One connection to the remote: a task that sends requests and takes replies in.
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::on_shard::RemoteOnShard;
+use super::connection::{LinkEnd, RemoteLink};
+use super::shared::RemoteOnShard;
 use super::state::RemoteMemory;
-use super::unanswered::{ConnectionNumber, StrayReply};
 use super::wire::client_request;
 use crate::block::{BlockError, CommandKind};
 use crate::exec::{Waiter, side_by_side};
-use crate::nbd::client::replies::{Event, ReplyError, ReplyParser};
+use crate::nbd::client::replies::Event;
 use crate::nbd::client::request::ClientRequest;
-use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::NBD_CMD_DISC;
-use crate::ring::{FileIndex, Lease, Operation, Payload, SendBatch, SendMode};
+use crate::ring::{Lease, Operation, Payload, SendBatch, SendMode};
 
-/// Bytes that are received at once.
-pub(super) const RECEIVE: usize = 256 << 10;
 /// Pieces of one send.
 const PIECES: usize = 128;
 /// Bytes of a request's header, at most.
 const HEADER: usize = 32;
-
-/// A connection.
-pub(super) struct RemoteLink {
-    pub(super) number: ConnectionNumber,
-    pub(super) socket: FileIndex,
-    mode: ReplyMode,
-    pub(super) allocation: Option<u32>,
-    parser: RefCell<ReplyParser>,
-    is_dead: Cell<bool>,
-    /// It stands among the idle ones, though it may have found something to send since.
-    is_listed: Cell<bool>,
-    /// Its task.
-    waiter: RefCell<Option<Waiter>>,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkEnd {
-    #[error("the remote closed the connection")]
-    Closed,
-    #[error("the connection failed: {}", std::io::Error::from_raw_os_error(*.0))]
-    Failed(i32),
-    #[error("the remote is shutting down")]
-    ShuttingDown,
-    #[error(transparent)]
-    Violation(#[from] ReplyError),
-    #[error(transparent)]
-    Stray(#[from] StrayReply),
-}
-
-impl RemoteLink {
-    pub(super) fn new(
-        number: ConnectionNumber,
-        socket: FileIndex,
-        mode: ReplyMode,
-        allocation: Option<u32>,
-    ) -> Self {
-        let parser = RefCell::new(ReplyParser::new(mode, allocation.into_iter().collect()));
-        let (is_dead, is_listed, waiter) = Default::default();
-        Self { number, socket, mode, allocation, parser, is_dead, is_listed, waiter }
-    }
-
-    /// It was lost, or is not needed any more: its task is to end it.
-    pub(super) fn kill(&self) -> Option<Waiter> {
-        self.is_dead.set(true);
-        self.waiter.take()
-    }
-
-    /// There is something to send.
-    pub(super) fn rouse(&self) -> Option<Waiter> {
-        self.is_listed.set(false);
-        self.waiter.take()
-    }
-}
 
 /// Runs a connection until it is dead.
 pub(super) async fn run(remote: Rc<RemoteOnShard>, link: Rc<RemoteLink>, lease: Lease) {

@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::link::{LinkEnd, RECEIVE};
-use super::state::{Ended, RemoteMemory, RemoteState};
+use super::connection::RECEIVE;
+use super::shared::RemoteOnShard;
+use super::state::{RemoteEnded, RemoteMemory, RemoteState};
 use super::store::RemoteStore;
 use super::supervisor;
 use super::unanswered::RemoteRequest;
@@ -20,29 +21,13 @@ use crate::backend::context::ShardContext;
 use crate::backend::file::ReadFailure;
 use crate::backend::steps::steps;
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
-use crate::exec::{Background, Helpers, ReadyList, Waiter, Waiters};
+use crate::exec::{Waiter, Waiters};
 use crate::nbd::wire::*;
-use crate::ring::{BULK_THRESHOLD, BufferPool, Lease, Ring, SharedLease};
+use crate::ring::{BULK_THRESHOLD, BufferPool, Lease, SharedLease};
 
 /// A device that stands on another server.
 pub(in crate::backend) struct Remote {
     shared: Rc<RemoteOnShard>,
-}
-
-/// What its requests and its tasks share.
-pub(super) struct RemoteOnShard {
-    pub(super) store: Arc<RemoteStore>,
-    pub(super) state: RefCell<RemoteState>,
-    pub(super) ring: Ring,
-    pub(super) ready: ReadyList,
-    pub(super) helpers: Rc<Helpers>,
-    pub(super) background: Background,
-    /// Memory to receive into, for each connection.
-    pub(super) pool: BufferPool,
-    /// Requests that wait because too many are unanswered.
-    pub(super) room: Waiters,
-    /// Connections that ended, whatever for.
-    losses: Cell<u64>,
 }
 
 impl Remote {
@@ -232,7 +217,7 @@ impl Remote {
     }
 
     /// Hands a request to whichever connection sends it, and waits for its end.
-    async fn ask(&self, request: RemoteRequest, memory: RemoteMemory, most_extents: usize) -> Ended {
+    async fn ask(&self, request: RemoteRequest, memory: RemoteMemory, most_extents: usize) -> RemoteEnded {
         let shared = &self.shared;
         let mut memory = Some(memory);
         let entered =
@@ -293,43 +278,5 @@ impl Drop for Asking<'_> {
         if let Some(cookie) = self.cookie {
             self.shared.state.borrow_mut().withdraw(cookie);
         }
-    }
-}
-
-impl RemoteOnShard {
-    /// There is something to send: the connection that has been idle for the longest time takes it.
-    fn rouse(&self) {
-        let idle = self.state.borrow_mut().idle.pop_front();
-        if let Some(waiter) = idle.and_then(|link| link.rouse()) {
-            self.ready.notify(waiter);
-        }
-    }
-
-    /// Something has happened that the supervisor should see.
-    pub(super) fn poke(&self) {
-        let mut state = self.state.borrow_mut();
-        state.is_poked = true;
-        if let Some(waiter) = state.supervisor.take() {
-            self.ready.notify(waiter);
-        }
-    }
-
-    /// Fails what waits for a connection.
-    pub(super) fn fail_waiting(&self) {
-        let waiters = self.state.borrow_mut().fail_waiting();
-        waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));
-        self.room.wake_all();
-    }
-
-    /// A connection has ended, and with it the others, so that one order of requests holds on all.
-    pub(super) fn lose(&self, why: &LinkEnd) {
-        let links = self.state.borrow_mut().lost(self.ring.now());
-        self.losses.set(self.losses.get() + 1);
-        let losses = self.losses.get();
-        tracing::warn!(remote = self.store.text, reason = %why, losses, "a connection was lost");
-        let waiters: Vec<_> = links.iter().filter_map(|link| link.kill()).collect();
-        waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));
-        self.poke();
-        self.room.wake_all();
     }
 }

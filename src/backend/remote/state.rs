@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::link::RemoteLink;
+use super::connection::RemoteLink;
 use super::reconnect::{Reconnect, RemoteEntry};
 use super::unanswered::{ConnectionNumber, RemoteEnding, RemoteRequest, StrayReply, Unanswered};
 use super::unflushed::{ToldLosses, Unflushed};
@@ -27,7 +27,7 @@ pub(super) enum RemoteMemory {
 }
 
 /// What a request holds until it is answered.
-pub(super) struct Held {
+pub(super) struct HeldRequest {
     /// Where its range begins, in bytes from the start of the export.
     offset: u64,
     pub(super) memory: RemoteMemory,
@@ -39,7 +39,7 @@ pub(super) struct Held {
     is_withdrawn: bool,
 }
 
-impl Held {
+impl HeldRequest {
     /// Bytes of a READ. The parser has seen to it that they are inside its range.
     pub(super) fn put(&mut self, offset: u64, data: &[u8]) {
         if let RemoteMemory::Target(lease, start) = &mut self.memory {
@@ -65,14 +65,14 @@ impl Held {
 }
 
 /// What came of a request that has ended: its memory, and its extents or why it failed.
-pub(super) type Ended = (RemoteMemory, Result<Vec<Extent>, BlockError>);
+pub(super) type RemoteEnded = (RemoteMemory, Result<Vec<Extent>, BlockError>);
 
 /// The state of a remote device on its shard.
 pub(super) struct RemoteState {
     pub(super) reconnect: Reconnect,
     pub(super) unanswered: Unanswered,
     pub(super) unflushed: Unflushed,
-    held: HashMap<u64, Held>,
+    held: HashMap<u64, HeldRequest>,
     /// What each client has been told of losses.
     told: HashMap<u32, ToldLosses>,
     pub(super) links: Vec<Rc<RemoteLink>>,
@@ -109,7 +109,7 @@ impl RemoteState {
         self.told.insert(client, self.unflushed.client());
     }
 
-    /// What a client has been told of losses. One that did not come by [`RemoteState::greet`] was always there.
+    /// What a client has been told of losses. One that was not [greeted](Self::greet) was told of all.
     pub(super) fn told(&mut self, client: u32) -> (&mut Unflushed, &mut ToldLosses) {
         let now = self.unflushed.client();
         (&mut self.unflushed, self.told.entry(client).or_insert(now))
@@ -131,7 +131,7 @@ impl RemoteState {
             return Some(Err(BlockError::Io));
         }
         let cookie = self.unanswered.ask(request)?;
-        let held = Held {
+        let held = HeldRequest {
             offset: request.range.offset(),
             memory: memory.take().expect("a request enters once"),
             extents: Vec::new(),
@@ -144,12 +144,12 @@ impl RemoteState {
         Some(Ok(cookie))
     }
 
-    pub(super) fn held(&mut self, cookie: u64) -> Option<&mut Held> {
+    pub(super) fn held(&mut self, cookie: u64) -> Option<&mut HeldRequest> {
         self.held.get_mut(&cookie)
     }
 
     /// What came of a request; until it has ended, `waiter` is kept.
-    pub(super) fn ended(&mut self, cookie: u64, waiter: impl FnOnce() -> Waiter) -> Option<Ended> {
+    pub(super) fn ended(&mut self, cookie: u64, waiter: impl FnOnce() -> Waiter) -> Option<RemoteEnded> {
         let held = self.held.get_mut(&cookie).expect("a request is held until its end was seen");
         let Some(outcome) = held.outcome else {
             held.waiter = Some(waiter());

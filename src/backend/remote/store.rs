@@ -49,8 +49,8 @@ pub(in crate::backend) struct RemoteStore {
     pub(super) reconnect: Duration,
     /// At most so many; 1 unless the remote allows more.
     pub(super) connections: usize,
-    /// The connection by which the remote was asked, for the first shard that needs one: a remote may end when
-    /// its last client goes.
+    /// The connection by which the remote was asked, for the first shard that needs one: a remote may end
+    /// when its last client goes.
     first: Mutex<Option<RemoteSocket>>,
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::link::{self, RECEIVE, RemoteLink};
-use super::on_shard::RemoteOnShard;
+use super::connection::{RECEIVE, RemoteLink};
+use super::link;
 use super::reconnect::Due;
+use super::shared::RemoteOnShard;
 use super::store::RemoteSocket;
 use crate::exec::Waiter;
 

@@ -1,10 +1,10 @@
 //! One end of a copy, whatever it is.
 
-use super::CopyPlace;
 use super::error::CopyError;
 use super::file::CopyFile;
 use super::jobs::{CopyJob, DataRanges, PIECE};
 use super::link::CopyLink;
+use super::place::CopyPlace;
 use crate::client::Timeouts;
 use crate::client::uri::NbdUri;
 use crate::nbd::wire::*;

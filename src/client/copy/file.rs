@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::CopyPlace;
 use super::error::CopyError;
 use super::jobs::{CopyJob, DataRanges, PIECE};
+use super::place::CopyPlace;
 
 /// A file.
 #[derive(Debug)]

@@ -23,8 +23,8 @@ impl DataRanges {
         Self(if size > 0 { vec![(0, size)] } else { Vec::new() })
     }
 
-    /// Adds data, which begins no earlier than what was added before. Its ends are moved outwards to multiples
-    /// of `unit`. False when there are too many ranges: the last one is to reach to the end.
+    /// Adds data, which begins no earlier than what was added before. Its ends are moved outwards to
+    /// multiples of `unit`. False when there are too many ranges: the last one is to reach to the end.
     pub(super) fn add(&mut self, start: u64, end: u64, unit: u64) -> bool {
         if start >= end {
             return true;

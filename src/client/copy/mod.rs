@@ -9,36 +9,19 @@ mod error;
 mod file;
 mod jobs;
 mod link;
+mod place;
 mod worker;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Timeouts;
-use super::uri::NbdUri;
 use crate::exec::lock;
 use end::CopyEnd;
 pub use error::CopyError;
 use jobs::{DataRanges, Jobs};
-
-/// Where a disk is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyPlace {
-    /// A regular file or a block device.
-    File(PathBuf),
-    /// An export of a server.
-    Nbd(NbdUri),
-}
-
-impl std::fmt::Display for CopyPlace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Nbd(uri) => write!(f, "{uri}"),
-        }
-    }
-}
+pub use place::CopyPlace;
+use worker::CopyShared;
 
 /// How to copy.
 #[derive(Debug, Clone)]
@@ -68,16 +51,6 @@ pub struct CopyReport {
     pub verified: Option<u64>,
 }
 
-/// What the threads share.
-struct Shared<'a> {
-    jobs: Jobs,
-    /// The target reads as zeroes where nothing was written.
-    target_is_zero: bool,
-    data: AtomicU64,
-    stopped: AtomicBool,
-    progress: &'a (dyn Fn(u64) + Sync),
-}
-
 /// Copies all of `source` to the beginning of `target`. A file that is the target is made, or emptied before.
 /// `progress` is told of bytes that are done, by any thread; with `verify` each byte is done twice.
 ///
@@ -100,7 +73,7 @@ pub fn copy(
     let ranges = from.data_ranges(unit)?;
     let target_is_zero = options.target_is_zero || to.reads_as_zeroes(size)?;
     let connections = options.connections.min(from.most_connections()).min(to.most_connections()).max(1);
-    let shared = Shared {
+    let shared = CopyShared {
         jobs: Jobs::new(ranges, size),
         target_is_zero,
         data: AtomicU64::new(0),
@@ -114,7 +87,7 @@ pub fn copy(
     }
     let data = shared.data.load(Ordering::Relaxed);
     if options.verify {
-        let shared = Shared { jobs: Jobs::new(DataRanges::whole(size), size), ..shared };
+        let shared = CopyShared { jobs: Jobs::new(DataRanges::whole(size), size), ..shared };
         (from, to) = in_threads(places, options, connections, (from, to), |from, to| {
             worker::compare(from, to, &shared)
         })?;

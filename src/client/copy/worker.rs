@@ -1,17 +1,26 @@
 //! What a thread of a copy does.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Shared;
 use super::end::CopyEnd;
 use super::error::CopyError;
-use super::jobs::{CopyJob, PIECE, runs};
+use super::jobs::{CopyJob, Jobs, PIECE, runs};
 
 /// Reads that a thread keeps under way.
 const DEPTH: usize = 8;
 
+/// What the threads share.
+pub(super) struct CopyShared<'a> {
+    pub(super) jobs: Jobs,
+    /// The target reads as zeroes where nothing was written.
+    pub(super) target_is_zero: bool,
+    pub(super) data: AtomicU64,
+    pub(super) stopped: AtomicBool,
+    pub(super) progress: &'a (dyn Fn(u64) + Sync),
+}
+
 /// Copies pieces until there are no more, or another thread has failed.
-pub(super) fn copy(from: &mut CopyEnd, to: &mut CopyEnd, shared: &Shared<'_>) -> Result<(), CopyError> {
+pub(super) fn copy(from: &mut CopyEnd, to: &mut CopyEnd, shared: &CopyShared<'_>) -> Result<(), CopyError> {
     let result = copy_pieces(from, to, shared);
     if result.is_err() {
         shared.stopped.store(true, Ordering::Relaxed);
@@ -19,7 +28,7 @@ pub(super) fn copy(from: &mut CopyEnd, to: &mut CopyEnd, shared: &Shared<'_>) ->
     result
 }
 
-fn copy_pieces(from: &mut CopyEnd, to: &mut CopyEnd, shared: &Shared<'_>) -> Result<(), CopyError> {
+fn copy_pieces(from: &mut CopyEnd, to: &mut CopyEnd, shared: &CopyShared<'_>) -> Result<(), CopyError> {
     let mut buffers: Vec<Vec<u8>> = (0..DEPTH).map(|_| vec![0; PIECE as usize]).collect();
     let mut jobs: [Option<CopyJob>; DEPTH] = [None; DEPTH];
     loop {
@@ -52,7 +61,7 @@ fn copy_pieces(from: &mut CopyEnd, to: &mut CopyEnd, shared: &Shared<'_>) -> Res
     }
 }
 
-fn zero(to: &mut CopyEnd, job: CopyJob, shared: &Shared<'_>) -> Result<(), CopyError> {
+fn zero(to: &mut CopyEnd, job: CopyJob, shared: &CopyShared<'_>) -> Result<(), CopyError> {
     if !shared.target_is_zero {
         to.zero(job.offset, job.length)?;
     }
@@ -61,7 +70,11 @@ fn zero(to: &mut CopyEnd, job: CopyJob, shared: &Shared<'_>) -> Result<(), CopyE
 }
 
 /// Compares pieces until there are no more, or a thread has found a difference.
-pub(super) fn compare(from: &mut CopyEnd, to: &mut CopyEnd, shared: &Shared<'_>) -> Result<(), CopyError> {
+pub(super) fn compare(
+    from: &mut CopyEnd,
+    to: &mut CopyEnd,
+    shared: &CopyShared<'_>,
+) -> Result<(), CopyError> {
     let mut ours = [vec![0; PIECE as usize]];
     let mut theirs = ours.clone();
     while !shared.stopped.load(Ordering::Relaxed)

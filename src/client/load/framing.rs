@@ -67,8 +67,8 @@ impl Framer {
         Self { heads: Heads::new(mode), state: FramerState::Head }
     }
 
-    /// The data of a READ that comes next: its cookie, offset and length. Whoever receives that many bytes, or
-    /// fewer, to where they belong has nothing to copy, and feeds them all the same.
+    /// The data of a READ that comes next: its cookie, offset and length. Whoever receives that many bytes,
+    /// or fewer, to where they belong has nothing to copy, and feeds them all the same.
     pub(in crate::client) fn data_ahead(&self) -> Option<(u64, u64, u64)> {
         match self.state {
             FramerState::Data { cookie, offset, left, .. } => Some((cookie, offset, left)),
