@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::dial::Dialer;
 use super::haggle::contexts;
-use super::probe::{Asked, Finding, Probe, not_applicable};
-use super::transcript::{Transcript, Transfer};
+use super::probe::{Finding, Probe, ProbeResult, not_applicable};
+use super::transcript::{Transcript, WireTransfer};
 use super::wire::{MODERN, be32, meta_data};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -61,7 +61,7 @@ impl<'a> Examiner<'a> {
         Ok(examiner)
     }
 
-    fn learn(&self) -> Asked<ServerFacts> {
+    fn learn(&self) -> ProbeResult<ServerFacts> {
         let mut facts = ServerFacts::default();
         for mode in [ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended] {
             let mut probe = self.open()?;
@@ -100,12 +100,12 @@ impl<'a> Examiner<'a> {
     }
 
     /// What went over the wire last.
-    pub(super) fn transfers(&self) -> Vec<Transfer> {
+    pub(super) fn transfers(&self) -> Vec<WireTransfer> {
         self.transcript.borrow_mut().take()
     }
 
     /// A connection, nothing said.
-    pub(super) fn open(&self) -> Asked<Probe> {
+    pub(super) fn open(&self) -> ProbeResult<Probe> {
         let dialled = self.subject.dialer.dial(self.subject.timeout);
         let dialled = dialled.map_err(|error| Finding::Unreachable(format!("cannot connect: {error}")))?;
         let transcript = Rc::clone(&self.transcript);
@@ -113,14 +113,14 @@ impl<'a> Examiner<'a> {
     }
 
     /// A connection past its greeting.
-    pub(super) fn haggling(&self) -> Asked<Probe> {
+    pub(super) fn haggling(&self) -> ProbeResult<Probe> {
         let mut probe = self.open()?;
         probe.greet(MODERN)?;
         Ok(probe)
     }
 
     /// A connection in the transmission phase, with `base:allocation` where there is such a thing.
-    pub(super) fn attach(&self, mode: ReplyMode) -> Asked<Probe> {
+    pub(super) fn attach(&self, mode: ReplyMode) -> ProbeResult<Probe> {
         self.has(mode)?;
         let mut probe = self.open()?;
         let server_flags = probe.read_greeting()?;
@@ -144,7 +144,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Asks in each form of replies that the server has.
-    pub(super) fn each(&self, ask: impl Fn(&mut Probe) -> Asked<()>) -> Asked<()> {
+    pub(super) fn each(&self, ask: impl Fn(&mut Probe) -> ProbeResult<()>) -> ProbeResult<()> {
         self.facts
             .modes
             .iter()
@@ -152,20 +152,20 @@ impl<'a> Examiner<'a> {
     }
 
     /// The same, of structured replies and extended headers only.
-    pub(super) fn each_chunked(&self, ask: impl Fn(&mut Probe) -> Asked<()>) -> Asked<()> {
+    pub(super) fn each_chunked(&self, ask: impl Fn(&mut Probe) -> ProbeResult<()>) -> ProbeResult<()> {
         let modes = self.chunked()?;
         modes.into_iter().try_for_each(|mode| in_mode(mode, self.attach(mode).and_then(|mut p| ask(&mut p))))
     }
 
     /// The forms of replies that are made of chunks.
-    pub(super) fn chunked(&self) -> Asked<Vec<ReplyMode>> {
+    pub(super) fn chunked(&self) -> ProbeResult<Vec<ReplyMode>> {
         let modes: Vec<_> =
             self.facts.modes.iter().copied().filter(|mode| *mode != ReplyMode::Simple).collect();
         if modes.is_empty() { not_applicable("the server has simple replies only") } else { Ok(modes) }
     }
 
     /// The server has this form of replies.
-    pub(super) fn has(&self, mode: ReplyMode) -> Asked<()> {
+    pub(super) fn has(&self, mode: ReplyMode) -> ProbeResult<()> {
         match (self.facts.modes.contains(&mode), mode) {
             (true, _) => Ok(()),
             (_, ReplyMode::Extended) => not_applicable("the server has no extended headers"),
@@ -174,7 +174,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// The server has `base:allocation`.
-    pub(super) fn needs_allocation(&self) -> Asked<()> {
+    pub(super) fn needs_allocation(&self) -> ProbeResult<()> {
         match self.facts.has_allocation {
             true => Ok(()),
             false => not_applicable("the server has no context base:allocation for this export"),
@@ -182,7 +182,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// The transmission flag is set.
-    pub(super) fn needs_flag(&self, flag: u16, name: &str) -> Asked<()> {
+    pub(super) fn needs_flag(&self, flag: u16, name: &str) -> ProbeResult<()> {
         match self.facts.flags & flag {
             0 => not_applicable(format!("the export has not the flag {name}")),
             _ => Ok(()),
@@ -190,7 +190,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// The export has that many bytes.
-    pub(super) fn needs_size(&self, bytes: u64) -> Asked<()> {
+    pub(super) fn needs_size(&self, bytes: u64) -> ProbeResult<()> {
         match self.facts.size >= bytes {
             true => Ok(()),
             false => {
@@ -200,7 +200,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Names of exports that the server lists.
-    pub(super) fn listed(&self) -> Asked<Vec<String>> {
+    pub(super) fn listed(&self) -> ProbeResult<Vec<String>> {
         let mut probe = self.haggling()?;
         let answers = probe.ask(NBD_OPT_LIST, b"")?;
         let names = answers.iter().filter(|answer| answer.kind == NBD_REP_SERVER).filter_map(|answer| {
@@ -212,7 +212,7 @@ impl<'a> Examiner<'a> {
 }
 
 /// A finding says in which form of replies it was made.
-fn in_mode(mode: ReplyMode, asked: Asked<()>) -> Asked<()> {
+fn in_mode(mode: ReplyMode, asked: ProbeResult<()>) -> ProbeResult<()> {
     asked.map_err(|finding| match finding {
         Finding::NotMet(what) => {
             let name = match mode {

@@ -1,6 +1,6 @@
 //! The client's half of a handshake, one option at a time.
 
-use super::probe::{Asked, ExportFacts, Finding, Probe, not_applicable, not_met};
+use super::probe::{Finding, Probe, ProbeResult, ProbedExport, not_applicable, not_met};
 use super::wire::*;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -47,7 +47,7 @@ pub(super) fn kind_name(kind: u32) -> String {
 
 impl Probe {
     /// Reads the greeting; the server's flags.
-    pub(super) fn read_greeting(&mut self) -> Asked<u16> {
+    pub(super) fn read_greeting(&mut self) -> ProbeResult<u16> {
         let bytes = self.receive(18, "the greeting")?;
         if be64(&bytes, 0) != NBD_MAGIC || be64(&bytes, 8) != NBD_OPTS_MAGIC {
             return not_met("the greeting is not NBDMAGIC and IHAVEOPT, so not of newstyle");
@@ -56,7 +56,7 @@ impl Probe {
     }
 
     /// Reads the greeting and answers with these flags.
-    pub(super) fn greet(&mut self, client_flags: u32) -> Asked<u16> {
+    pub(super) fn greet(&mut self, client_flags: u32) -> ProbeResult<u16> {
         let flags = self.read_greeting()?;
         if flags & NBD_FLAG_FIXED_NEWSTYLE == 0 && client_flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0 {
             return not_applicable("the server does not offer fixed newstyle");
@@ -66,7 +66,7 @@ impl Probe {
     }
 
     /// Reads one reply to the option `number`.
-    pub(super) fn answer(&mut self, number: u32) -> Asked<OptionAnswer> {
+    pub(super) fn answer(&mut self, number: u32) -> ProbeResult<OptionAnswer> {
         let header = self.receive(20, &format!("a reply to option {number}"))?;
         let magic = be64(&header, 0);
         if magic != NBD_REP_MAGIC {
@@ -97,7 +97,7 @@ impl Probe {
     }
 
     /// All replies to the option `number`, which was sent.
-    pub(super) fn answers(&mut self, number: u32) -> Asked<Vec<OptionAnswer>> {
+    pub(super) fn answers(&mut self, number: u32) -> ProbeResult<Vec<OptionAnswer>> {
         let mut answers = Vec::new();
         while answers.len() < MOST_ANSWERS {
             let answer = self.answer(number)?;
@@ -111,18 +111,24 @@ impl Probe {
     }
 
     /// Sends an option, and reads its replies.
-    pub(super) fn ask(&mut self, number: u32, data: &[u8]) -> Asked<Vec<OptionAnswer>> {
+    pub(super) fn ask(&mut self, number: u32, data: &[u8]) -> ProbeResult<Vec<OptionAnswer>> {
         self.send(&option(number, data))?;
         self.answers(number)
     }
 
     /// The last reply to an option.
-    pub(super) fn ask_last(&mut self, number: u32, data: &[u8]) -> Asked<OptionAnswer> {
+    pub(super) fn ask_last(&mut self, number: u32, data: &[u8]) -> ProbeResult<OptionAnswer> {
         Ok(self.ask(number, data)?.pop().unwrap_or(OptionAnswer { kind: 0, data: Vec::new() }))
     }
 
     /// The option has to get one reply, of one of these kinds.
-    pub(super) fn expect_one_of(&mut self, number: u32, data: &[u8], kinds: &[u32], why: &str) -> Asked<u32> {
+    pub(super) fn expect_one_of(
+        &mut self,
+        number: u32,
+        data: &[u8],
+        kinds: &[u32],
+        why: &str,
+    ) -> ProbeResult<u32> {
         let answers = self.ask(number, data)?;
         match answers[..] {
             [OptionAnswer { kind, .. }] if kinds.contains(&kind) => Ok(kind),
@@ -137,18 +143,18 @@ impl Probe {
         }
     }
 
-    pub(super) fn expect_only(&mut self, number: u32, data: &[u8], kind: u32, why: &str) -> Asked<()> {
+    pub(super) fn expect_only(&mut self, number: u32, data: &[u8], kind: u32, why: &str) -> ProbeResult<()> {
         self.expect_one_of(number, data, &[kind], why).map(drop)
     }
 
     /// The stream of options is in step: an unknown one gets its own error.
-    pub(super) fn expect_in_step(&mut self, after: &str) -> Asked<()> {
+    pub(super) fn expect_in_step(&mut self, after: &str) -> ProbeResult<()> {
         let why = format!("unknown number, after {after}");
         self.expect_only(UNKNOWN_OPTION, b"sync", NBD_REP_ERR_UNSUP, &why)
     }
 
     /// Asks for a form of replies.
-    pub(super) fn choose(&mut self, mode: ReplyMode) -> Asked<()> {
+    pub(super) fn choose(&mut self, mode: ReplyMode) -> ProbeResult<()> {
         let number = match mode {
             ReplyMode::Simple => return Ok(()),
             ReplyMode::Structured => NBD_OPT_STRUCTURED_REPLY,
@@ -160,25 +166,25 @@ impl Probe {
     }
 
     /// SET_META_CONTEXT, which has to succeed; what it selected.
-    pub(super) fn select(&mut self, name: &str, queries: &[&[u8]]) -> Asked<Vec<(u32, String)>> {
+    pub(super) fn select(&mut self, name: &str, queries: &[&[u8]]) -> ProbeResult<Vec<(u32, String)>> {
         let answers = self.ask(NBD_OPT_SET_META_CONTEXT, &meta_data(name.as_bytes(), queries))?;
         self.export.contexts = contexts(&answers)?;
         Ok(self.export.contexts.clone())
     }
 
     /// GO, which has to succeed, or EXPORT_NAME where the server has no GO.
-    pub(super) fn go(&mut self, name: &str) -> Asked<()> {
+    pub(super) fn go(&mut self, name: &str) -> ProbeResult<()> {
         let answers = self.ask(NBD_OPT_GO, &info_data(name.as_bytes(), &[NBD_INFO_BLOCK_SIZE]))?;
         if let [OptionAnswer { kind: NBD_REP_ERR_UNSUP, .. }] = answers[..] {
             return self.export_name(name, true);
         }
         let contexts = std::mem::take(&mut self.export.contexts);
-        self.export = ExportFacts { contexts, ..information(&answers)? };
+        self.export = ProbedExport { contexts, ..information(&answers)? };
         Ok(())
     }
 
     /// EXPORT_NAME, which has to succeed.
-    pub(super) fn export_name(&mut self, name: &str, no_zeroes: bool) -> Asked<()> {
+    pub(super) fn export_name(&mut self, name: &str, no_zeroes: bool) -> ProbeResult<()> {
         self.send(&option(NBD_OPT_EXPORT_NAME, name.as_bytes()))?;
         let reply = self.receive(10, "size and flags, for EXPORT_NAME")?;
         (self.export.size, self.export.flags) = (be64(&reply, 0), be16(&reply, 8));
@@ -190,7 +196,7 @@ impl Probe {
 }
 
 /// The contexts in replies that have to end with success.
-pub(super) fn contexts(answers: &[OptionAnswer]) -> Asked<Vec<(u32, String)>> {
+pub(super) fn contexts(answers: &[OptionAnswer]) -> ProbeResult<Vec<(u32, String)>> {
     let Some((last, rest)) = answers.split_last() else { return Ok(Vec::new()) };
     if last.kind != NBD_REP_ACK {
         return not_met(format!("a query of contexts ends with {}", kind_name(last.kind)));
@@ -204,8 +210,8 @@ pub(super) fn contexts(answers: &[OptionAnswer]) -> Asked<Vec<(u32, String)>> {
 }
 
 /// What the replies to a successful INFO or GO say.
-pub(super) fn information(answers: &[OptionAnswer]) -> Asked<ExportFacts> {
-    let mut facts = ExportFacts::default();
+pub(super) fn information(answers: &[OptionAnswer]) -> ProbeResult<ProbedExport> {
+    let mut facts = ProbedExport::default();
     let mut exports = 0;
     for OptionAnswer { kind, data } in answers {
         match (*kind, be16(data, 0), data.len()) {
@@ -241,7 +247,7 @@ pub(super) fn kind_names(answers: &[OptionAnswer]) -> String {
 }
 
 /// A server without INFO or GO is no concern of a statement about them.
-pub(super) fn needs(kind: u32, what: &str) -> Asked<()> {
+pub(super) fn needs(kind: u32, what: &str) -> ProbeResult<()> {
     match kind {
         NBD_REP_ERR_UNSUP => Err(Finding::NotApplicable(format!("the server does not know {what}"))),
         _ => Ok(()),

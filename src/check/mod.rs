@@ -1,7 +1,8 @@
 //! Statements of what a correct NBD server does, asked of any server over its wire.
 //!
-//! It shares no code with this project's server or client, but the numbers of the protocol: it has to send what
-//! they never would, and to believe nothing. `tests/conformance` asks more of this server, from inside as well.
+//! It shares no code with this project's server or client, but the numbers of the protocol: it has to send
+//! what they never would, and to believe nothing. `tests/conformance` asks more of this server, from inside
+//! as well.
 //!
 //! ```text
 //! run          statement after statement; what came of each
@@ -19,6 +20,7 @@ mod haggle;
 mod probe;
 mod rules;
 mod run;
+mod statement;
 mod statements;
 mod transcript;
 mod transmit;
@@ -29,6 +31,7 @@ mod tests;
 
 pub(crate) use dial::Dialer;
 pub(crate) use examiner::Subject;
-pub(crate) use run::{Examined, Standing, examine};
-pub(crate) use statements::{Level, Statement, all};
-pub(crate) use transcript::{Sender, Transfer};
+pub(crate) use run::{Examined, Judgement, examine};
+pub(crate) use statement::{Level, Statement};
+pub(crate) use statements::all;
+pub(crate) use transcript::{Sender, WireTransfer};

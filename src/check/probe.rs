@@ -31,21 +31,21 @@ impl From<String> for Finding {
 }
 
 /// What a part of a statement gives.
-pub(super) type Asked<T> = Result<T, Finding>;
+pub(super) type ProbeResult<T> = Result<T, Finding>;
 
 /// The server does not do as it must.
-pub(super) fn not_met<T>(what: impl Into<String>) -> Asked<T> {
+pub(super) fn not_met<T>(what: impl Into<String>) -> ProbeResult<T> {
     Err(Finding::NotMet(what.into()))
 }
 
 /// The statement is about something that is not here.
-pub(super) fn not_applicable<T>(why: impl Into<String>) -> Asked<T> {
+pub(super) fn not_applicable<T>(why: impl Into<String>) -> ProbeResult<T> {
     Err(Finding::NotApplicable(why.into()))
 }
 
 /// What the server told of the export.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ExportFacts {
+pub(super) struct ProbedExport {
     pub(super) size: u64,
     pub(super) flags: u16,
     /// Minimum, preferred, maximum payload; `None` when it told nothing.
@@ -54,7 +54,7 @@ pub(super) struct ExportFacts {
     pub(super) contexts: Vec<(u32, String)>,
 }
 
-impl ExportFacts {
+impl ProbedExport {
     pub(super) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -73,7 +73,7 @@ impl ExportFacts {
 /// A connection to the server that is examined.
 pub(super) struct Probe {
     pub(super) mode: ReplyMode,
-    pub(super) export: ExportFacts,
+    pub(super) export: ProbedExport,
     /// A failing READ may have a simple reply in any mode: that is the matter of one statement alone.
     pub(super) is_lenient: bool,
     /// Chunks of replies that are not complete.
@@ -97,7 +97,7 @@ impl Probe {
         let number = transcript.borrow_mut().connect();
         Self {
             mode: ReplyMode::Simple,
-            export: ExportFacts::default(),
+            export: ProbedExport::default(),
             is_lenient: false,
             unfinished: Vec::new(),
             socket,
@@ -110,7 +110,7 @@ impl Probe {
     }
 
     /// Sends all of it.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> Asked<()> {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> ProbeResult<()> {
         match self.try_send(bytes)? {
             true => Ok(()),
             false => not_met(format!("the server closed before it took {} bytes", bytes.len())),
@@ -118,7 +118,7 @@ impl Probe {
     }
 
     /// Sends what the server takes: false when it closed.
-    pub(super) fn try_send(&mut self, bytes: &[u8]) -> Asked<bool> {
+    pub(super) fn try_send(&mut self, bytes: &[u8]) -> ProbeResult<bool> {
         self.transcript.borrow_mut().record(self.number, Sender::Client, bytes);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -136,7 +136,7 @@ impl Probe {
     }
 
     /// Sends it in pieces of `piece` bytes.
-    pub(super) fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) -> Asked<()> {
+    pub(super) fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) -> ProbeResult<()> {
         bytes.chunks(piece.max(1)).try_for_each(|part| {
             std::thread::yield_now();
             self.send(part)
@@ -144,7 +144,7 @@ impl Probe {
     }
 
     /// Receives exactly `length` bytes of `what`.
-    pub(super) fn receive(&mut self, length: usize, what: &str) -> Asked<Vec<u8>> {
+    pub(super) fn receive(&mut self, length: usize, what: &str) -> ProbeResult<Vec<u8>> {
         let mut bytes = vec![0; length];
         let mut got = 0;
         while got < length {
@@ -163,7 +163,7 @@ impl Probe {
     }
 
     /// The server has to close without another byte; a reset counts.
-    pub(super) fn expect_close(&mut self, after: &str) -> Asked<()> {
+    pub(super) fn expect_close(&mut self, after: &str) -> ProbeResult<()> {
         let mut bytes = [0; 64];
         match self.read_some(&mut bytes, &format!("the end of the connection after {after}"))? {
             0 => Ok(()),
@@ -175,7 +175,7 @@ impl Probe {
     }
 
     /// Waits for a byte, which stays, or the end: true when it is the end.
-    pub(super) fn closes_before_a_byte(&mut self, what: &str) -> Asked<bool> {
+    pub(super) fn closes_before_a_byte(&mut self, what: &str) -> ProbeResult<bool> {
         loop {
             let wait = self.wait(what)?;
             self.socket.set_read_timeout(Some(wait)).map_err(|error| unreachable(&error))?;
@@ -188,7 +188,7 @@ impl Probe {
     }
 
     /// Takes all that comes until the server closes; gives how much that was.
-    pub(super) fn drain(&mut self, after: &str) -> Asked<usize> {
+    pub(super) fn drain(&mut self, after: &str) -> ProbeResult<usize> {
         let mut bytes = vec![0; 65536];
         let mut total = 0;
         loop {
@@ -202,7 +202,7 @@ impl Probe {
         }
     }
 
-    fn read_some(&mut self, buffer: &mut [u8], what: &str) -> Asked<usize> {
+    fn read_some(&mut self, buffer: &mut [u8], what: &str) -> ProbeResult<usize> {
         loop {
             let wait = self.wait(what)?;
             self.socket.set_read_timeout(Some(wait)).map_err(|error| unreachable(&error))?;
@@ -221,13 +221,13 @@ impl Probe {
     }
 
     /// How long the next call may wait. The time of a statement is over for all its connections.
-    fn wait(&self, what: &str) -> Asked<Duration> {
+    fn wait(&self, what: &str) -> ProbeResult<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         // A socket's timeout of zero would mean none.
         if left < Duration::from_millis(1) { self.hangs(what) } else { Ok(left) }
     }
 
-    fn failed(&self, error: &io::Error, what: &str) -> Asked<()> {
+    fn failed(&self, error: &io::Error, what: &str) -> ProbeResult<()> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.hangs(what),
@@ -235,7 +235,7 @@ impl Probe {
         }
     }
 
-    fn hangs<T>(&self, what: &str) -> Asked<T> {
+    fn hangs<T>(&self, what: &str) -> ProbeResult<T> {
         not_met(format!("the server hangs: within {:?} there was not {what}", self.patience))
     }
 }

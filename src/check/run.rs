@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::examiner::{Examiner, Subject};
 use super::probe::Finding;
-use super::statements::Statement;
-use super::transcript::Transfer;
+use super::statement::Statement;
+use super::transcript::WireTransfer;
 
 /// What came of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Judgement {
     Met,
     NotMet,
     /// It does not concern this server.
@@ -21,11 +21,11 @@ pub(crate) enum Standing {
 /// A statement that was asked, or not.
 pub(crate) struct Examined {
     pub statement: Statement,
-    pub standing: Standing,
+    pub standing: Judgement,
     /// Why, unless it is met.
     pub reason: String,
     /// What went over the wire last, if it is not met.
-    pub transfers: Vec<Transfer>,
+    pub transfers: Vec<WireTransfer>,
     pub took: Duration,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn examine(
 fn ask(examiner: &Examiner<'_>, statement: Statement, is_gone: &mut bool) -> Examined {
     let not_asked = |statement: Statement, reason: &str| Examined {
         statement,
-        standing: Standing::NotAsked,
+        standing: Judgement::NotAsked,
         reason: reason.to_owned(),
         transfers: Vec::new(),
         took: Duration::ZERO,
@@ -68,17 +68,17 @@ fn ask(examiner: &Examiner<'_>, statement: Statement, is_gone: &mut bool) -> Exa
     let asked = (statement.ask)(examiner);
     let (took, transfers) = (started.elapsed(), examiner.transfers());
     let (standing, reason) = match asked {
-        Ok(()) => (Standing::Met, String::new()),
-        Err(Finding::NotMet(what)) => (Standing::NotMet, what),
-        Err(Finding::NotApplicable(why)) => (Standing::NotApplicable, why),
-        Err(Finding::Unreachable(why)) => (Standing::NotMet, why),
+        Ok(()) => (Judgement::Met, String::new()),
+        Err(Finding::NotMet(what)) => (Judgement::NotMet, what),
+        Err(Finding::NotApplicable(why)) => (Judgement::NotApplicable, why),
+        Err(Finding::Unreachable(why)) => (Judgement::NotMet, why),
     };
-    if standing == Standing::NotMet {
+    if standing == Judgement::NotMet {
         // A server that has crashed meets nothing from here on, which would hide what it crashed of.
         examiner.begin();
         *is_gone = examiner.haggling().is_err_and(|finding| !matches!(finding, Finding::NotApplicable(_)));
     }
-    let transfers = if standing == Standing::NotMet { transfers } else { Vec::new() };
+    let transfers = if standing == Judgement::NotMet { transfers } else { Vec::new() };
     let reason = if *is_gone { format!("{reason}; and now the server does not answer") } else { reason };
     Examined { statement, standing, reason, transfers, took }
 }

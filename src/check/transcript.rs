@@ -22,7 +22,7 @@ pub(crate) enum Sender {
 
 /// Bytes that were sent at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Transfer {
+pub(crate) struct WireTransfer {
     /// Of that many in this run: connections are numbered from 1.
     pub connection: u32,
     pub sender: Sender,
@@ -35,7 +35,7 @@ pub(crate) struct Transfer {
 /// The last transfers.
 #[derive(Debug, Default)]
 pub(super) struct Transcript {
-    last: VecDeque<Transfer>,
+    last: VecDeque<WireTransfer>,
     connections: u32,
 }
 
@@ -51,7 +51,7 @@ impl Transcript {
             self.last.pop_front();
         }
         let bytes_kept = &bytes[..bytes.len().min(BYTES)];
-        self.last.push_back(Transfer {
+        self.last.push_back(WireTransfer {
             connection,
             sender,
             length: bytes.len(),
@@ -60,7 +60,7 @@ impl Transcript {
     }
 
     /// Gives what was kept, and begins again.
-    pub(super) fn take(&mut self) -> Vec<Transfer> {
+    pub(super) fn take(&mut self) -> Vec<WireTransfer> {
         self.connections = 0;
         self.last.drain(..).collect()
     }

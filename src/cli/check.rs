@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Outcome;
 use super::text::{json, print};
-use crate::check::{self, Dialer, Examined, Standing, Statement, Subject};
+use crate::check::{self, Dialer, Examined, Judgement, Statement, Subject};
 use crate::client::uri::NbdUri;
 use crate::config::size::parse_duration;
 
@@ -117,7 +117,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let text =
         if args.json { json(&output::results_json(&server, &examined)) } else { output::summary(&examined) };
     match print(&text) {
-        Outcome::Done if examined.iter().any(|one| one.standing == Standing::NotMet) => Outcome::Failed,
+        Outcome::Done if examined.iter().any(|one| one.standing == Judgement::NotMet) => Outcome::Failed,
         other => other,
     }
 }

@@ -1,14 +1,14 @@
-//! `ringnbd completions` and `ringnbd man`: what shells and `man` know of the command line, from the same source as
-//! `--help`.
+//! `ringnbd completions` and `ringnbd man`: what shells and `man` know of the command line, from the same
+//! source as `--help`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::Shell;
 
+use super::Outcome;
 use super::text::written;
-use super::{Cli, Outcome};
 
 const LONG_HELP: &str = "\
 Examples:
@@ -24,9 +24,9 @@ pub(crate) struct Args {
     pub shell: Shell,
 }
 
-pub(crate) fn run(args: &Args) -> Outcome {
+pub(crate) fn run(args: &Args, mut command: Command) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "ringnbd", &mut script);
+    clap_complete::generate(args.shell, &mut command, "ringnbd", &mut script);
     written(io::Write::write_all(&mut io::stdout().lock(), &script))
 }
 
@@ -37,8 +37,7 @@ pub(crate) struct ManArgs {
     pub directory: PathBuf,
 }
 
-pub(crate) fn man(args: &ManArgs) -> Outcome {
-    let mut root = Cli::command();
+pub(crate) fn man(args: &ManArgs, mut root: Command) -> Outcome {
     root.build();
     match write_pages(&root, &args.directory) {
         Ok(()) => Outcome::Done,
@@ -60,12 +59,15 @@ fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn every_command_has_a_page() {
         let directory = tempfile::tempdir().unwrap();
-        let outcome = man(&ManArgs { directory: directory.path().to_owned() });
+        let outcome = man(&ManArgs { directory: directory.path().to_owned() }, Cli::command());
         assert_eq!(outcome, Outcome::Done);
         let mut names: Vec<String> = std::fs::read_dir(directory.path())
             .unwrap()

@@ -28,7 +28,7 @@ pub(crate) mod tls;
 
 pub(crate) use outcome::Outcome;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// An io_uring, thread-per-core NBD storage server, and the tools to look at one.
 #[derive(Debug, Parser)]
@@ -109,15 +109,13 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Report(args) => report::run(&args),
-        SubCommand::Completions(args) => completions::run(&args),
-        SubCommand::Man(args) => completions::man(&args),
+        SubCommand::Completions(args) => completions::run(&args, Cli::command()),
+        SubCommand::Man(args) => completions::man(&args, Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,11 +1,11 @@
 //! T32 and T43: many requests at once, and their replies whole.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, not_met};
+use super::super::probe::{ProbeResult, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::transmit::{judge, same};
 use super::super::wire::*;
 use super::refusals::unit;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -23,7 +23,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn many(examiner: &Examiner<'_>) -> Asked<()> {
+fn many(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let unit = unit(probe);
         let blocks = (probe.export.size / unit).min(128);
@@ -42,7 +42,7 @@ fn many(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn slow_reader(examiner: &Examiner<'_>) -> Asked<()> {
+fn slow_reader(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut slow = examiner.attach(ReplyMode::Simple)?;
     let length = slow.export.size.min(slow.export.maximum()).min(1 << 20);
     let length = length - length % unit(&slow);
@@ -58,7 +58,7 @@ fn slow_reader(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn burst(examiner: &Examiner<'_>) -> Asked<()> {
+fn burst(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let unit = unit(probe);
         let blocks = (probe.export.size / unit).min(256);
@@ -91,7 +91,7 @@ fn burst(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn in_pieces(examiner: &Examiner<'_>) -> Asked<()> {
+fn in_pieces(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let request = ProbeRequest::read(0, unit(probe)).cookie(4);
         let bytes = request.encode(probe.mode);

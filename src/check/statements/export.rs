@@ -2,9 +2,9 @@
 
 use super::super::examiner::Examiner;
 use super::super::haggle::{OptionAnswer, information, kind_name, kind_names, needs};
-use super::super::probe::{Asked, Finding, Probe, not_applicable, not_met};
+use super::super::probe::{Finding, Probe, ProbeResult, not_applicable, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::wire::*;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -59,7 +59,7 @@ pub(super) fn unknown_name() -> String {
     format!("ringnbd-check-{}-no-such-export", std::process::id())
 }
 
-fn list_with_data(examiner: &Examiner<'_>) -> Asked<()> {
+fn list_with_data(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     for data in [&b"x"[..], b"four", &[0; 4096]] {
         let why = format!("{} bytes of data", data.len());
@@ -69,7 +69,7 @@ fn list_with_data(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn list(examiner: &Examiner<'_>) -> Asked<()> {
+fn list(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     let answers = probe.ask(NBD_OPT_LIST, b"")?;
     let Some((last, entries)) = answers.split_last() else { return Ok(()) };
@@ -89,7 +89,7 @@ fn list(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn malformed(examiner: &Examiner<'_>) -> Asked<()> {
+fn malformed(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let name = examiner.export().as_bytes();
     let length = name.len() as u32;
     let bad = [
@@ -119,7 +119,7 @@ fn malformed(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn bad_names(examiner: &Examiner<'_>) -> Asked<()> {
+fn bad_names(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     for name in [&b"di\0sk"[..], b"\0", b"\xff\xfe", b"disk\xc3"] {
         for number in INFO_AND_GO {
@@ -136,7 +136,7 @@ fn bad_names(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_in_step("bad names")
 }
 
-fn long_names(examiner: &Examiner<'_>) -> Asked<()> {
+fn long_names(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for number in [NBD_OPT_INFO, NBD_OPT_GO, NBD_OPT_EXPORT_NAME] {
         for length in [4097, 65536] {
             let mut probe = examiner.haggling()?;
@@ -158,7 +158,7 @@ fn long_names(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn one_info_export(examiner: &Examiner<'_>) -> Asked<()> {
+fn one_info_export(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let lists: [&[u16]; 5] = [
         &[],
         &[NBD_INFO_EXPORT],
@@ -191,7 +191,7 @@ fn one_info_export(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn unknown_export(examiner: &Examiner<'_>) -> Asked<()> {
+fn unknown_export(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     let name = unknown_name();
     for number in INFO_AND_GO {
@@ -214,13 +214,13 @@ fn unknown_export(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_alive()
 }
 
-fn info_then_go(examiner: &Examiner<'_>) -> Asked<()> {
+fn info_then_go(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for &mode in &examiner.facts.modes {
         let mut probe = examiner.haggling()?;
         probe.choose(mode)?;
         let list = [NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME, NBD_INFO_DESCRIPTION];
         let data = info_data(examiner.export().as_bytes(), &list);
-        let mut sorted = |number: u32| -> Asked<Vec<(u32, Vec<u8>)>> {
+        let mut sorted = |number: u32| -> ProbeResult<Vec<(u32, Vec<u8>)>> {
             let answers = probe.ask(number, &data)?;
             needs(answers.last().map_or(0, |answer| answer.kind), "INFO and GO")?;
             information(&answers)?;
@@ -239,7 +239,7 @@ fn info_then_go(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn zeroes(examiner: &Examiner<'_>) -> Asked<()> {
+fn zeroes(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for flags in [MODERN, NBD_FLAG_C_FIXED_NEWSTYLE, 0, NBD_FLAG_C_NO_ZEROES] {
         let mut probe = examiner.open()?;
         let offered = u32::from(probe.read_greeting()?);
@@ -261,7 +261,7 @@ fn zeroes(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn block_sizes(examiner: &Examiner<'_>) -> Asked<()> {
+fn block_sizes(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let probe = examiner.attach(ReplyMode::Simple)?;
     let Some([minimum, preferred, maximum]) = probe.export.block_sizes else {
         return not_applicable("the server tells no block sizes");
@@ -287,7 +287,7 @@ fn block_sizes(examiner: &Examiner<'_>) -> Asked<()> {
     }
 }
 
-fn did_not_ask(examiner: &Examiner<'_>) -> Asked<()> {
+fn did_not_ask(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_size(16384)?;
     let mut probe = examiner.haggling()?;
     let answers = probe.ask(NBD_OPT_GO, &info_data(examiner.export().as_bytes(), &[]))?;
@@ -316,7 +316,7 @@ fn did_not_ask(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_alive()
 }
 
-fn notls(examiner: &Examiner<'_>) -> Asked<()> {
+fn notls(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     if let Ok(OptionAnswer { kind: NBD_REP_ACK, .. }) = probe.ask_last(NBD_OPT_STARTTLS, b"") {
         return not_applicable("the server has TLS");
@@ -328,7 +328,7 @@ fn notls(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_in_step("STARTTLS")
 }
 
-fn asks_for_no_tls(probe: &mut Probe) -> Asked<()> {
+fn asks_for_no_tls(probe: &mut Probe) -> ProbeResult<()> {
     let name = unknown_name();
     for number in [NBD_OPT_LIST, NBD_OPT_INFO, NBD_OPT_STRUCTURED_REPLY, NBD_OPT_LIST_META_CONTEXT] {
         let data = match number {

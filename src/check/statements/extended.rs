@@ -1,11 +1,11 @@
 //! T39: extended headers.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, not_met};
-use super::super::transmit::{Heard, error_name};
+use super::super::probe::{ProbeResult, not_met};
+use super::super::statement::{Statement, statement};
+use super::super::transmit::{ProbeMessage, error_name};
 use super::super::wire::*;
 use super::refusals::unit;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -43,7 +43,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn echo(examiner: &Examiner<'_>) -> Asked<()> {
+fn echo(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Extended)?;
     let unit = unit(&probe);
     // `take` compares the offsets, and `hear` takes no reply but extended ones.
@@ -58,7 +58,7 @@ fn echo(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_alive()
 }
 
-fn compact(examiner: &Examiner<'_>) -> Asked<()> {
+fn compact(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Extended)?;
     let mut bytes = ProbeRequest::read(0, unit(&probe)).encode(ReplyMode::Simple);
     bytes.extend([0; 4]);
@@ -66,7 +66,7 @@ fn compact(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_close("a compact request after extended headers")
 }
 
-fn stray_payload(examiner: &Examiner<'_>) -> Asked<()> {
+fn stray_payload(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Extended)?;
     for command in [NBD_CMD_READ, NBD_CMD_FLUSH, 66] {
         for length in [1, 512, 4096, 65536] {
@@ -81,7 +81,7 @@ fn stray_payload(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn payload_flag(examiner: &Examiner<'_>) -> Asked<()> {
+fn payload_flag(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for &mode in examiner.facts.modes.iter().filter(|mode| **mode != ReplyMode::Extended) {
         let probe = examiner.attach(mode)?;
         if probe.export.has(NBD_FLAG_BLOCK_STATUS_PAYLOAD) {
@@ -91,7 +91,7 @@ fn payload_flag(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn filter(examiner: &Examiner<'_>) -> Asked<()> {
+fn filter(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mut probe = examiner.attach(ReplyMode::Extended)?;
     examiner.needs_flag(NBD_FLAG_BLOCK_STATUS_PAYLOAD, "BLOCK_STATUS_PAYLOAD")?;
@@ -111,8 +111,8 @@ fn filter(examiner: &Examiner<'_>) -> Asked<()> {
         probe.send(&bytes)?;
         let error = loop {
             match probe.hear()? {
-                Heard::Chunk(chunk) if chunk.is_error() => break be32(&chunk.payload, 0),
-                Heard::Chunk(chunk) if chunk.is_done() => break 0,
+                ProbeMessage::Chunk(chunk) if chunk.is_error() => break be32(&chunk.payload, 0),
+                ProbeMessage::Chunk(chunk) if chunk.is_done() => break 0,
                 _ => {}
             }
         };
@@ -125,7 +125,7 @@ fn filter(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn long_lengths(examiner: &Examiner<'_>) -> Asked<()> {
+fn long_lengths(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Extended)?;
     for length in [1 << 32, (1 << 33) + unit(&probe), 1 << 62] {
         if length <= probe.export.size {
@@ -135,7 +135,7 @@ fn long_lengths(examiner: &Examiner<'_>) -> Asked<()> {
         let request = ProbeRequest::read(0, length).cookie(9);
         probe.send_request(&request)?;
         match probe.hear()? {
-            Heard::Chunk(chunk) if chunk.is_error() && chunk.is_done() => {}
+            ProbeMessage::Chunk(chunk) if chunk.is_error() && chunk.is_done() => {}
             _ => return not_met(format!("{request} is not refused")),
         }
         probe.expect_alive()?;

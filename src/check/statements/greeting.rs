@@ -2,9 +2,9 @@
 
 use super::super::examiner::Examiner;
 use super::super::haggle::kind_names;
-use super::super::probe::{Asked, not_applicable, not_met};
+use super::super::probe::{ProbeResult, not_applicable, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::wire::*;
-use super::{Statement, statement};
 use crate::nbd::wire::*;
 
 const FIXED: &str = "Fixed newstyle negotiation";
@@ -27,7 +27,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn unknown_flags(examiner: &Examiner<'_>) -> Asked<()> {
+fn unknown_flags(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for flags in [MODERN | 1 << 2, MODERN | 1 << 31, u32::MAX] {
         let mut probe = examiner.open()?;
         probe.greet(flags)?;
@@ -38,7 +38,7 @@ fn unknown_flags(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn unknown_option(examiner: &Examiner<'_>) -> Asked<()> {
+fn unknown_option(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for number in [UNKNOWN_OPTION, 0, 0x7fff_ffff, 0x8000_0001, u32::MAX] {
         let mut probe = examiner.haggling()?;
         for length in [0, 1, 4, 4096] {
@@ -56,7 +56,7 @@ fn unknown_option(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_in_step("unknown options")
 }
 
-fn wrong_magic(examiner: &Examiner<'_>) -> Asked<()> {
+fn wrong_magic(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     let mut bytes = option(NBD_OPT_LIST, b"");
     bytes[0] ^= 1;
@@ -64,7 +64,7 @@ fn wrong_magic(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_close("an option whose magic is wrong")
 }
 
-fn aborted(examiner: &Examiner<'_>, data: &[u8]) -> Asked<()> {
+fn aborted(examiner: &Examiner<'_>, data: &[u8]) -> ProbeResult<()> {
     let mut probe = examiner.haggling()?;
     if !probe.try_send(&option(NBD_OPT_ABORT, data))? || probe.closes_before_a_byte("a reply to ABORT")? {
         return not_met(format!("the server closes without a reply to ABORT with {} bytes", data.len()));
@@ -75,18 +75,18 @@ fn aborted(examiner: &Examiner<'_>, data: &[u8]) -> Asked<()> {
     }
 }
 
-fn abort(examiner: &Examiner<'_>) -> Asked<()> {
+fn abort(examiner: &Examiner<'_>) -> ProbeResult<()> {
     aborted(examiner, b"")?;
     let mut probe = examiner.haggling()?;
     probe.ask(NBD_OPT_LIST, b"")?;
     probe.expect_only(NBD_OPT_ABORT, b"", NBD_REP_ACK, "LIST before it")
 }
 
-fn abort_with_data(examiner: &Examiner<'_>) -> Asked<()> {
+fn abort_with_data(examiner: &Examiner<'_>) -> ProbeResult<()> {
     aborted(examiner, &[0xaa; 100])
 }
 
-fn abort_and_leave(examiner: &Examiner<'_>) -> Asked<()> {
+fn abort_and_leave(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for round in 0..8 {
         let mut probe = examiner.haggling()?;
         if round % 2 == 0 {
@@ -98,7 +98,7 @@ fn abort_and_leave(examiner: &Examiner<'_>) -> Asked<()> {
     examiner.haggling()?.expect_in_step("clients that left")
 }
 
-fn giant_option(examiner: &Examiner<'_>) -> Asked<()> {
+fn giant_option(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for number in [UNKNOWN_OPTION, NBD_OPT_GO, NBD_OPT_EXPORT_NAME, NBD_OPT_SET_META_CONTEXT] {
         let mut probe = examiner.haggling()?;
         probe.try_send(&option_claiming(number, u32::MAX, &[0; 4096]))?;
@@ -108,7 +108,7 @@ fn giant_option(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn old_client(examiner: &Examiner<'_>) -> Asked<()> {
+fn old_client(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.open()?;
     if probe.read_greeting()? & NBD_FLAG_FIXED_NEWSTYLE == 0 {
         return not_applicable("the server does not offer fixed newstyle");

@@ -2,10 +2,10 @@
 
 use super::super::examiner::{ALLOCATION, Examiner};
 use super::super::haggle::{contexts, kind_name};
-use super::super::probe::{Asked, Probe, not_applicable, not_met};
+use super::super::probe::{Probe, ProbeResult, not_applicable, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::wire::*;
 use super::export::unknown_name;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -33,7 +33,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn second(examiner: &Examiner<'_>) -> Asked<()> {
+fn second(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for mode in examiner.chunked()? {
         let number = match mode {
             ReplyMode::Extended => NBD_OPT_EXTENDED_HEADERS,
@@ -49,7 +49,7 @@ fn second(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn with_data(examiner: &Examiner<'_>) -> Asked<()> {
+fn with_data(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for mode in examiner.chunked()? {
         let number = match mode {
             ReplyMode::Extended => NBD_OPT_EXTENDED_HEADERS,
@@ -64,7 +64,7 @@ fn with_data(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn after_extended(examiner: &Examiner<'_>) -> Asked<()> {
+fn after_extended(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.has(ReplyMode::Extended)?;
     let mut probe = examiner.haggling()?;
     probe.choose(ReplyMode::Extended)?;
@@ -78,7 +78,7 @@ fn after_extended(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_close("EXPORT_NAME after EXTENDED_HEADERS")
 }
 
-fn needs_structured(examiner: &Examiner<'_>) -> Asked<()> {
+fn needs_structured(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mut probe = examiner.haggling()?;
     let data = meta_data(examiner.export().as_bytes(), &[ALLOCATION]);
@@ -118,7 +118,7 @@ fn malformed(name: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn failing_set(examiner: &Examiner<'_>) -> Asked<()> {
+fn failing_set(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mut all = malformed(examiner.export().as_bytes());
     all.push(("an unknown export", meta_data(unknown_name().as_bytes(), &[ALLOCATION])));
@@ -144,7 +144,7 @@ fn failing_set(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn replaced(examiner: &Examiner<'_>) -> Asked<()> {
+fn replaced(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     for mode in examiner.chunked()? {
         for queries in [&[][..], &[&b"x-ringnbd-check:leaf"[..]]] {
@@ -162,7 +162,7 @@ fn replaced(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn other_export(examiner: &Examiner<'_>) -> Asked<()> {
+fn other_export(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let listed = examiner.listed()?;
     let Some(other) = listed.iter().find(|name| *name != examiner.export()) else {
@@ -180,7 +180,7 @@ fn other_export(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn list(examiner: &Examiner<'_>) -> Asked<()> {
+fn list(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let name = examiner.export().as_bytes();
     for mode in examiner.chunked()? {
@@ -207,7 +207,7 @@ fn list(examiner: &Examiner<'_>) -> Asked<()> {
     Ok(())
 }
 
-fn set(examiner: &Examiner<'_>) -> Asked<()> {
+fn set(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mode = examiner.chunked()?[0];
     let mut probe = examiner.haggling()?;
@@ -249,7 +249,7 @@ fn shown(queries: &[&[u8]]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-fn bad_lengths(examiner: &Examiner<'_>) -> Asked<()> {
+fn bad_lengths(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mode = examiner.chunked()?[0];
     for (what, data) in malformed(examiner.export().as_bytes()) {

@@ -1,11 +1,11 @@
 //! T19 and T20: structured and extended READs.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, not_met};
+use super::super::probe::{ProbeResult, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::transmit::{judge, same};
 use super::super::wire::*;
 use super::refusals::unit;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -26,7 +26,7 @@ fn long(size: u64, unit: u64, maximum: u64) -> u64 {
     longest - longest % unit
 }
 
-fn chunks(examiner: &Examiner<'_>) -> Asked<()> {
+fn chunks(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each_chunked(|probe| {
         let unit = unit(probe);
         let length = long(probe.export.size, unit, probe.export.maximum());
@@ -40,7 +40,7 @@ fn chunks(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn same_in_all_modes(examiner: &Examiner<'_>) -> Asked<()> {
+fn same_in_all_modes(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.chunked()?;
     let mut simple = examiner.attach(ReplyMode::Simple)?;
     let length = long(simple.export.size, unit(&simple), simple.export.maximum());
@@ -48,7 +48,7 @@ fn same_in_all_modes(examiner: &Examiner<'_>) -> Asked<()> {
     examiner.each_chunked(|probe| probe.expect_data(0, &expected, "a READ, compared with simple replies"))
 }
 
-fn df(examiner: &Examiner<'_>) -> Asked<()> {
+fn df(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each_chunked(|probe| {
         if !probe.export.has(NBD_FLAG_SEND_DF) {
             return not_met("SEND_DF is not set, though structured replies were negotiated");
@@ -68,7 +68,7 @@ fn df(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn df_needs_structured(examiner: &Examiner<'_>) -> Asked<()> {
+fn df_needs_structured(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let probe = examiner.attach(ReplyMode::Simple)?;
     match probe.export.has(NBD_FLAG_SEND_DF) {
         true => not_met(format!("the flags {:#x} have SEND_DF with simple replies", probe.export.flags)),

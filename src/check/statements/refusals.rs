@@ -1,11 +1,11 @@
 //! T1, T4, T5, T8, T9, T16, T17 and T22: requests that have to be refused, and how.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, Probe, not_met};
+use super::super::probe::{Probe, ProbeResult, not_met};
 use super::super::rules::error_of;
+use super::super::statement::{Statement, statement};
 use super::super::transmit::{error_name, judge};
 use super::super::wire::*;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -40,7 +40,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn bad_magic(examiner: &Examiner<'_>) -> Asked<()> {
+fn bad_magic(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|first| {
         let mode = first.mode;
         let right = if mode == ReplyMode::Extended { NBD_EXTENDED_REQUEST_MAGIC } else { NBD_REQUEST_MAGIC };
@@ -86,7 +86,7 @@ fn harmless(probe: &Probe) -> Vec<u16> {
     commands
 }
 
-fn past_the_end(examiner: &Examiner<'_>) -> Asked<()> {
+fn past_the_end(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         probe.is_lenient = true;
         for (offset, length) in beyond(probe) {
@@ -98,7 +98,7 @@ fn past_the_end(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn wrapping(examiner: &Examiner<'_>) -> Asked<()> {
+fn wrapping(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         probe.is_lenient = true;
         let unit = unit(probe);
@@ -120,7 +120,7 @@ fn wrapping(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn unknown_command(examiner: &Examiner<'_>) -> Asked<()> {
+fn unknown_command(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         for command in [9, 10, 0x00ff, 0x7fff, u16::MAX] {
             for (offset, length) in [(0, 0), (0, unit(probe)), (u64::MAX, 0xffff_ffff)] {
@@ -149,7 +149,7 @@ pub(super) fn allowed(command: u16, probe: &Probe) -> u16 {
 }
 
 /// Asks `command` with each flag that it may not have.
-pub(super) fn wrong_flags(probe: &mut Probe, command: u16) -> Asked<()> {
+pub(super) fn wrong_flags(probe: &mut Probe, command: u16) -> ProbeResult<()> {
     let length = if command == NBD_CMD_FLUSH { 0 } else { unit(probe) };
     for bit in (0..16).map(|shift| 1u16 << shift) {
         // Without SEND_FUA a client "MUST NOT" set it: servers may ignore it.
@@ -171,7 +171,7 @@ pub(super) fn wrong_flags(probe: &mut Probe, command: u16) -> Asked<()> {
     Ok(())
 }
 
-fn flags(examiner: &Examiner<'_>) -> Asked<()> {
+fn flags(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         probe.is_lenient = true;
         let mut commands = harmless(probe);
@@ -200,7 +200,7 @@ fn failing(probe: &Probe) -> Vec<ProbeRequest> {
     requests
 }
 
-fn legal_values(examiner: &Examiner<'_>) -> Asked<()> {
+fn legal_values(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let is_simple = probe.mode == ReplyMode::Simple;
         // A READ may get the wrong form of reply, which is a matter of T18.
@@ -218,7 +218,7 @@ fn legal_values(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn no_payload(examiner: &Examiner<'_>) -> Asked<()> {
+fn no_payload(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Simple)?;
     let mut in_flight: Vec<ProbeRequest> = Vec::new();
     let (size, unit) = (probe.export.size, unit(&probe));
@@ -238,7 +238,7 @@ fn no_payload(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_alive()
 }
 
-fn structured_errors(examiner: &Examiner<'_>) -> Asked<()> {
+fn structured_errors(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each_chunked(|probe| {
         for request in failing(probe).into_iter().filter(|request| request.command == NBD_CMD_READ) {
             if probe.call(&request)?.error == 0 {
@@ -250,7 +250,7 @@ fn structured_errors(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn error_chunks(examiner: &Examiner<'_>) -> Asked<()> {
+fn error_chunks(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each_chunked(|probe| {
         probe.is_lenient = true;
         for request in failing(probe) {

@@ -1,11 +1,11 @@
 //! T2, T10 to T12, T33, T38 and T40: cookies, FUA, odd, empty and long requests, CACHE, DISC.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, not_met};
-use super::super::transmit::{Heard, judge, same};
+use super::super::probe::{ProbeResult, not_met};
+use super::super::statement::{Statement, statement};
+use super::super::transmit::{ProbeMessage, judge, same};
 use super::super::wire::*;
 use super::refusals::unit;
-use super::{Statement, statement};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
@@ -39,7 +39,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn cookies(examiner: &Examiner<'_>) -> Asked<()> {
+fn cookies(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let unit = unit(probe);
         for cookie in [0, u64::MAX, 1, 1 << 63, 0x0102_0304_0506_0708, u64::from(NBD_REQUEST_MAGIC) << 32] {
@@ -51,7 +51,7 @@ fn cookies(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn same_cookies(examiner: &Examiner<'_>) -> Asked<()> {
+fn same_cookies(examiner: &Examiner<'_>) -> ProbeResult<()> {
     let mut probe = examiner.attach(ReplyMode::Simple)?;
     let unit = unit(&probe);
     let request = ProbeRequest::read(0, unit).cookie(7);
@@ -65,7 +65,7 @@ fn same_cookies(examiner: &Examiner<'_>) -> Asked<()> {
     probe.expect_alive()
 }
 
-fn fua(examiner: &Examiner<'_>) -> Asked<()> {
+fn fua(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_flag(NBD_FLAG_SEND_FUA, "SEND_FUA")?;
     examiner.each(|probe| {
         let mut requests = vec![ProbeRequest::read(0, unit(probe))];
@@ -79,7 +79,7 @@ fn fua(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn unaligned(examiner: &Examiner<'_>) -> Asked<()> {
+fn unaligned(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_size(16384)?;
     examiner.each(|probe| {
         let whole = probe.read(0, 16384)?;
@@ -98,13 +98,13 @@ fn unaligned(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn zero_length(examiner: &Examiner<'_>) -> Asked<()> {
+fn zero_length(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         for offset in [0, unit(probe), probe.export.size, u64::MAX] {
             // What it answers is "unspecified"; only the connection counts.
             for command in [NBD_CMD_READ, NBD_CMD_CACHE, NBD_CMD_BLOCK_STATUS] {
                 probe.send_request(&ProbeRequest::new(command, offset, 0).cookie(12))?;
-                while matches!(probe.hear()?, Heard::Chunk(chunk) if !chunk.is_done()) {}
+                while matches!(probe.hear()?, ProbeMessage::Chunk(chunk) if !chunk.is_done()) {}
                 probe.expect_alive()?;
             }
         }
@@ -112,7 +112,7 @@ fn zero_length(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn disconnect(examiner: &Examiner<'_>) -> Asked<()> {
+fn disconnect(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|first| {
         let mut probe = examiner.attach(first.mode)?;
         probe.expect_alive()?;
@@ -121,7 +121,7 @@ fn disconnect(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn answered_before_disc(examiner: &Examiner<'_>) -> Asked<()> {
+fn answered_before_disc(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|first| {
         let mut probe = examiner.attach(first.mode)?;
         let mut in_flight: Vec<ProbeRequest> =
@@ -136,7 +136,7 @@ fn answered_before_disc(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn oversize(examiner: &Examiner<'_>) -> Asked<()> {
+fn oversize(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|probe| {
         let maximum = probe.export.maximum();
         for length in [maximum + unit(probe), 0xffff_0000] {
@@ -150,16 +150,16 @@ fn oversize(examiner: &Examiner<'_>) -> Asked<()> {
             let mut received = 0;
             loop {
                 match probe.hear()? {
-                    Heard::Simple { error: 0, .. } if can_be_served => {
+                    ProbeMessage::Simple { error: 0, .. } if can_be_served => {
                         probe.receive(length as usize, "the data of a READ")?;
                         break;
                     }
-                    Heard::Simple { error: 0, .. } => {
+                    ProbeMessage::Simple { error: 0, .. } => {
                         return not_met(format!("{request} succeeds; the export is shorter"));
                     }
-                    Heard::Simple { .. } => break,
-                    Heard::Chunk(chunk) if chunk.is_done() => break,
-                    Heard::Chunk(chunk) => received += chunk.payload.len() as u64,
+                    ProbeMessage::Simple { .. } => break,
+                    ProbeMessage::Chunk(chunk) if chunk.is_done() => break,
+                    ProbeMessage::Chunk(chunk) => received += chunk.payload.len() as u64,
                 }
                 if received > length + (1 << 20) {
                     return not_met(format!("{request} gets more than its length"));
@@ -171,7 +171,7 @@ fn oversize(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn cache(examiner: &Examiner<'_>) -> Asked<()> {
+fn cache(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_flag(NBD_FLAG_SEND_CACHE, "SEND_CACHE")?;
     examiner.each(|probe| {
         let unit = unit(probe);

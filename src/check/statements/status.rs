@@ -1,10 +1,10 @@
 //! T24 to T26: BLOCK_STATUS.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{Asked, not_met};
+use super::super::probe::{ProbeResult, not_met};
+use super::super::statement::{Statement, statement};
 use super::super::wire::*;
 use super::refusals::unit;
-use super::{Statement, statement};
 use crate::nbd::wire::*;
 
 const STATUS: &str = "Structured reply types";
@@ -28,7 +28,7 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
     ]
 };
 
-fn without_context(examiner: &Examiner<'_>) -> Asked<()> {
+fn without_context(examiner: &Examiner<'_>) -> ProbeResult<()> {
     for &mode in &examiner.facts.modes {
         let mut probe = examiner.haggling()?;
         probe.choose(mode)?;
@@ -47,7 +47,7 @@ fn all(size: u64, unit: u64) -> u64 {
     longest - longest % unit
 }
 
-fn extents(examiner: &Examiner<'_>) -> Asked<()> {
+fn extents(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     examiner.each_chunked(|probe| {
         let (size, unit) = (probe.export.size, unit(probe));
@@ -65,7 +65,7 @@ fn extents(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn lead_to_the_end(examiner: &Examiner<'_>) -> Asked<()> {
+fn lead_to_the_end(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     examiner.each_chunked(|probe| {
         let (unit, size) = (unit(probe), probe.export.size);
@@ -80,7 +80,7 @@ fn lead_to_the_end(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn neighbours_differ(examiner: &Examiner<'_>) -> Asked<()> {
+fn neighbours_differ(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     examiner.each_chunked(|probe| {
         let length = all(probe.export.size, unit(probe));
@@ -92,7 +92,7 @@ fn neighbours_differ(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn zero_is_zero(examiner: &Examiner<'_>) -> Asked<()> {
+fn zero_is_zero(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     examiner.each_chunked(|probe| {
         let length = all(probe.export.size, unit(probe)).min(64 << 20);
@@ -110,7 +110,7 @@ fn zero_is_zero(examiner: &Examiner<'_>) -> Asked<()> {
     })
 }
 
-fn req_one(examiner: &Examiner<'_>) -> Asked<()> {
+fn req_one(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     examiner.each_chunked(|probe| {
         let (size, unit) = (probe.export.size, unit(probe));

@@ -85,7 +85,7 @@ bugs! {
     OddWritesRounded => "T11a",
     LongZeroesCut => "T13",
     ZeroesForgotten => "T14",
-    NoHoleIgnored => "T14",
+    NoHoleIgnored => "T14a",
     FastZeroUnasked => "T15",
     PrivateCopies => "T30",
     LongWritesAccepted => "T38a",

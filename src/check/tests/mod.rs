@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Dialer, Examined, Standing, Statement, Subject, all, examine};
+use super::{Dialer, Examined, Judgement, Statement, Subject, all, examine};
 use crate::client::uri::ServerAddress;
 use bugs::{BUGS, Bug};
 
@@ -32,10 +32,13 @@ fn a_server_without_a_bug_meets_all() {
     for is_read_only in [false, true] {
         let examined = asked(mutant::start(None, is_read_only), Duration::from_secs(60), None);
         let wrong: Vec<String> =
-            examined.iter().filter(|one| one.standing == Standing::NotMet).map(told).collect();
+            examined.iter().filter(|one| one.standing == Judgement::NotMet).map(told).collect();
         assert_eq!(wrong, Vec::<String>::new());
-        let skipped: Vec<&str> =
-            examined.iter().filter(|one| one.standing != Standing::Met).map(|one| one.statement.id).collect();
+        let skipped: Vec<&str> = examined
+            .iter()
+            .filter(|one| one.standing != Judgement::Met)
+            .map(|one| one.statement.id)
+            .collect();
         if !is_read_only {
             assert_eq!(skipped, ["T6"], "all but the one about read-only exports can be asked");
         }
@@ -47,7 +50,7 @@ fn missed(bug: Bug, id: &str) -> Option<String> {
     let examined = asked(mutant::start(Some(bug), bug == Bug::ReadOnlyIsIgnored), TIMEOUT, Some(id));
     let told = format!("{bug:?}, {}", told(&examined[0]));
     println!("{told}");
-    let is_found = examined[0].standing == Standing::NotMet && !examined[0].transfers.is_empty();
+    let is_found = examined[0].standing == Judgement::NotMet && !examined[0].transfers.is_empty();
     (!is_found).then_some(told)
 }
 

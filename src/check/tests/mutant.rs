@@ -1,4 +1,5 @@
-//! A small server that is right but for one bug. It shares no code with the statements but the protocol's numbers.
+//! A small server that is right but for one bug. It shares no code with the statements but the protocol's
+//! numbers.
 
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;

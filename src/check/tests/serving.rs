@@ -21,7 +21,8 @@ struct Order {
     refusal: u32,
 }
 
-/// What is answered: an error, or the chunks of a success as type and payload, and the data of a simple reply.
+/// What is answered: an error, or the chunks of a success as type and payload, and the data of a simple
+/// reply.
 type Answer = Result<(Vec<(u16, Vec<u8>)>, Vec<u8>), u32>;
 
 impl Client {

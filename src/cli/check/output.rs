@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::check::{Examined, Level, Sender, Standing, Statement, Transfer};
+use crate::check::{Examined, Judgement, Level, Sender, Statement, WireTransfer};
 
 #[derive(Debug, Serialize)]
-pub(super) struct ResultsJson<'a> {
+pub(super) struct ExaminationJson<'a> {
     server: &'a str,
     met: usize,
     not_met: usize,
@@ -23,7 +23,7 @@ struct ExaminedJson<'a> {
     standing: &'static str,
     reason: Option<&'a str>,
     seconds: f64,
-    transfers: &'a [Transfer],
+    transfers: &'a [WireTransfer],
 }
 
 #[derive(Debug, Serialize)]
@@ -43,26 +43,26 @@ impl StatementJson {
     }
 }
 
-const fn standing_name(standing: Standing) -> &'static str {
+const fn standing_name(standing: Judgement) -> &'static str {
     match standing {
-        Standing::Met => "met",
-        Standing::NotMet => "not_met",
-        Standing::NotApplicable => "not_applicable",
-        Standing::NotAsked => "not_asked",
+        Judgement::Met => "met",
+        Judgement::NotMet => "not_met",
+        Judgement::NotApplicable => "not_applicable",
+        Judgement::NotAsked => "not_asked",
     }
 }
 
-fn count(examined: &[Examined], standing: Standing) -> usize {
+fn count(examined: &[Examined], standing: Judgement) -> usize {
     examined.iter().filter(|one| one.standing == standing).count()
 }
 
-pub(super) fn results_json<'a>(server: &'a str, examined: &'a [Examined]) -> ResultsJson<'a> {
-    ResultsJson {
+pub(super) fn results_json<'a>(server: &'a str, examined: &'a [Examined]) -> ExaminationJson<'a> {
+    ExaminationJson {
         server,
-        met: count(examined, Standing::Met),
-        not_met: count(examined, Standing::NotMet),
-        not_applicable: count(examined, Standing::NotApplicable),
-        not_asked: count(examined, Standing::NotAsked),
+        met: count(examined, Judgement::Met),
+        not_met: count(examined, Judgement::NotMet),
+        not_applicable: count(examined, Judgement::NotApplicable),
+        not_asked: count(examined, Judgement::NotAsked),
         statements: examined
             .iter()
             .map(|one| ExaminedJson {
@@ -102,21 +102,21 @@ const fn word(level: Level) -> &'static str {
 pub(super) fn line(examined: &Examined) -> String {
     let Statement { id, title, heading, level, .. } = examined.statement;
     let standing = match examined.standing {
-        Standing::Met => "met",
-        Standing::NotMet => "NOT MET",
-        Standing::NotApplicable => "n/a",
-        Standing::NotAsked => "not asked",
+        Judgement::Met => "met",
+        Judgement::NotMet => "NOT MET",
+        Judgement::NotApplicable => "n/a",
+        Judgement::NotAsked => "not asked",
     };
     let mut text = format!("{standing:<10} {id:<5} {title}\n");
     match examined.standing {
-        Standing::Met => {}
-        Standing::NotMet => {
+        Judgement::Met => {}
+        Judgement::NotMet => {
             let _ = writeln!(text, "           {} of \"{heading}\": {}", word(level), examined.reason);
             for transfer in &examined.transfers {
                 let _ = writeln!(text, "           {}", shown(transfer));
             }
         }
-        Standing::NotApplicable | Standing::NotAsked => {
+        Judgement::NotApplicable | Judgement::NotAsked => {
             let _ = writeln!(text, "           {}", examined.reason);
         }
     }
@@ -124,8 +124,8 @@ pub(super) fn line(examined: &Examined) -> String {
 }
 
 /// `2 > 49 48 ... (4096 bytes)`: connection 2, from the client.
-fn shown(transfer: &Transfer) -> String {
-    let Transfer { connection, length, bytes, .. } = transfer;
+fn shown(transfer: &WireTransfer) -> String {
+    let WireTransfer { connection, length, bytes, .. } = transfer;
     let arrow = if transfer.sender == Sender::Client { '>' } else { '<' };
     let is_cut = bytes.len() < length * 3 - usize::from(*length > 0);
     let rest = if is_cut { format!(" ... ({length} bytes)") } else { String::new() };
@@ -133,35 +133,35 @@ fn shown(transfer: &Transfer) -> String {
 }
 
 pub(super) fn summary(examined: &[Examined]) -> String {
-    let must = |one: &&Examined| one.standing == Standing::NotMet && one.statement.level == Level::Must;
+    let must = |one: &&Examined| one.standing == Judgement::NotMet && one.statement.level == Level::Must;
     format!(
         "{} met, {} not met ({} of them MUST), {} not applicable, {} not asked\n",
-        count(examined, Standing::Met),
-        count(examined, Standing::NotMet),
+        count(examined, Judgement::Met),
+        count(examined, Judgement::NotMet),
         examined.iter().filter(must).count(),
-        count(examined, Standing::NotApplicable),
-        count(examined, Standing::NotAsked)
+        count(examined, Judgement::NotApplicable),
+        count(examined, Judgement::NotAsked)
     )
 }
 
 /// A test suite in the XML that CI systems read.
 pub(super) fn junit(server: &str, examined: &[Examined]) -> String {
-    let skipped = count(examined, Standing::NotApplicable) + count(examined, Standing::NotAsked);
+    let skipped = count(examined, Judgement::NotApplicable) + count(examined, Judgement::NotAsked);
     let seconds: f64 = examined.iter().map(|one| one.took.as_secs_f64()).sum();
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"{skipped}\" time=\"{seconds:.3}\">\n",
         xml(server),
         examined.len(),
-        count(examined, Standing::NotMet)
+        count(examined, Judgement::NotMet)
     );
     for one in examined {
         let Statement { id, title, heading, level, .. } = one.statement;
         let (name, seconds) = (xml(&format!("{id} {title}")), one.took.as_secs_f64());
         let _ = write!(text, "  <testcase classname=\"nbd\" name=\"{name}\" time=\"{seconds:.3}\"");
         let _ = match one.standing {
-            Standing::Met => writeln!(text, "/>"),
-            Standing::NotMet => {
+            Judgement::Met => writeln!(text, "/>"),
+            Judgement::NotMet => {
                 let kind = xml(&format!("{} of \"{heading}\"", word(level)));
                 let bytes: Vec<String> = one.transfers.iter().map(shown).collect();
                 writeln!(
@@ -171,7 +171,7 @@ pub(super) fn junit(server: &str, examined: &[Examined]) -> String {
                     xml(&bytes.join("\n"))
                 )
             }
-            Standing::NotApplicable | Standing::NotAsked => {
+            Judgement::NotApplicable | Judgement::NotAsked => {
                 writeln!(text, ">\n    <skipped message=\"{}\"/>\n  </testcase>", xml(&one.reason))
             }
         };
@@ -207,15 +207,15 @@ mod tests {
     use crate::check;
 
     fn examined() -> Vec<Examined> {
-        let standings = [Standing::Met, Standing::NotMet, Standing::NotApplicable, Standing::NotAsked];
+        let standings = [Judgement::Met, Judgement::NotMet, Judgement::NotApplicable, Judgement::NotAsked];
         let statements = check::all().into_iter().zip(standings);
         statements
             .map(|(statement, standing)| Examined {
                 statement,
                 standing,
-                reason: if standing == Standing::Met { String::new() } else { "it said <\"\u{1}&>".into() },
+                reason: if standing == Judgement::Met { String::new() } else { "it said <\"\u{1}&>".into() },
                 transfers: match standing {
-                    Standing::NotMet => vec![Transfer {
+                    Judgement::NotMet => vec![WireTransfer {
                         connection: 1,
                         sender: Sender::Server,
                         length: 3,
