@@ -169,7 +169,7 @@ pub fn expect_snapshots(
 }
 
 /// Snapshots of several images at one point in time. The head of each is sealed by it, so the caller has made
-/// sure that its files are complete and durable. What was [begun](super::tentative) of them is over.
+/// sure that its files are complete and durable. What was begun of them is over.
 ///
 /// # Errors
 /// A name is missing or taken, or an image has as many layers as it may.
