@@ -49,14 +49,21 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
 
 /// The rights that change; `None` when something else does too, which needs a restart, and when nothing does.
 pub fn new_rights(old: &Settings, new: &Settings) -> Option<NewRights> {
-    let without = |settings: &Settings| {
-        let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
-        settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
-        settings
-    };
-    if !difference(&without(old), &without(new)).is_empty() || difference(old, new).is_empty() {
+    if !difference(&without_rights(old), &without_rights(new)).is_empty() || difference(old, new).is_empty() {
         return None;
     }
+    Some(rights_that_differ(old, new))
+}
+
+/// The same settings, which say nothing of rights.
+pub(super) fn without_rights(settings: &Settings) -> Settings {
+    let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
+    settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
+    settings
+}
+
+/// The exports of `new` that have other rights in `old`, or none there, and are no news but for them.
+pub(super) fn rights_that_differ(old: &Settings, new: &Settings) -> NewRights {
     let example = [ExportConfig::example()];
     let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
     let rights = |settings: &Settings, export: &ExportConfig| export.rights.clone().or(&settings.rights);
@@ -65,7 +72,7 @@ pub fn new_rights(old: &Settings, new: &Settings) -> Option<NewRights> {
         (export, rights(new, export), had)
     });
     let changed = all.filter(|(_, rights, had)| had.as_ref() != Some(rights));
-    Some(changed.map(|(export, rights, _)| (export.name.clone(), export.uri.clone(), rights)).collect())
+    changed.map(|(export, rights, _)| (export.name.clone(), export.uri.clone(), rights)).collect()
 }
 
 /// For each export whose rights change its name, its URI, and its new rights.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cpus::ShowCpus;
 use super::error::ConfigError;
-use super::export::ExportConfig;
+use super::export::{ExportConfig, ExportDefaults};
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::{ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::memory;
@@ -20,6 +20,8 @@ use super::tls::TlsConfig;
 pub struct Config {
     /// At least one; names are unique.
     pub exports: Vec<ExportConfig>,
+    /// For exports that come later.
+    pub defaults: ExportDefaults,
     /// Where to listen; empty means that nothing was said.
     pub listen: Vec<ListenAddress>,
     /// For each shard the CPU that it is pinned to; at least one.
@@ -74,14 +76,16 @@ const NOTEWORTHY_CONNECTIONS: usize = 1024;
 const FILES_PER_HANDSHAKE: u64 = 2;
 /// File descriptors of the admin server: its clients, its listeners, the latency log.
 const ADMIN_FILES: u64 = 40;
-/// Those of the control socket: its clients, its listener, the broker, what the broker opens.
-const CONTROL_FILES: u64 = 48;
+/// Those of the control socket: its clients, its listener, the broker, what the broker opens for exports that
+/// come later.
+const CONTROL_FILES: u64 = 112;
 
 impl Config {
     /// Fits settings to the machine and fills in what was not said.
     pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
-        let read_only = settings.read_only.unwrap_or(false);
+        let defaults =
+            ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
         let mut exports = settings.exports;
         if exports.is_empty() {
             exports.push(ExportConfig::example());
@@ -91,8 +95,7 @@ impl Config {
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
         for export in &mut exports {
-            export.read_only |= read_only;
-            export.rights = std::mem::take(&mut export.rights).or(&settings.rights);
+            *export = defaults.in_force(export);
         }
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
@@ -130,6 +133,7 @@ impl Config {
         let busy_poll = settings.busy_poll.unwrap_or(Duration::ZERO);
         Ok(Self {
             exports,
+            defaults,
             listen: settings.listen,
             unix_access,
             shards,

@@ -128,8 +128,8 @@ pub struct RemoveExport {
     pub name: String,
     /// What becomes of its connections.
     pub how: Removal,
-    /// Called when the export is gone or, if its connections may go on, when no client finds it any more. It
-    /// must not wait.
+    /// Called when the export is gone or, if its connections may take their time, when no client finds it any
+    /// more. It must not wait.
     pub answer: Box<dyn FnOnce(Result<(), ChangeError>) + Send>,
 }
 

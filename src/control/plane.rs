@@ -1,6 +1,7 @@
 //! What the tasks of the control plane share.
 
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub(super) struct Plane {
     rights: OnceCell<Rights>,
     /// `None`: no client can have TLS.
     pub(super) encryption: Option<Encryption>,
+    /// For exports that came later: whether they can only be had with TLS.
+    later_tls: RefCell<HashMap<String, bool>>,
 }
 
 /// A client's places.
@@ -91,6 +94,7 @@ impl Plane {
             counts,
             rights: OnceCell::new(),
             encryption,
+            later_tls: RefCell::default(),
         }
     }
 
@@ -129,7 +133,28 @@ impl Plane {
 
     /// Whether an export can only be had with TLS.
     pub(super) fn needs_tls(&self, export: &str) -> bool {
-        self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+        let Some(encryption) = &self.encryption else { return false };
+        match self.later_tls.borrow().get(export) {
+            Some(is_needed) => *is_needed || encryption.mode() == TlsMode::Required,
+            None => encryption.is_needed_for(export),
+        }
+    }
+
+    /// Says whether an export that comes can only be had with TLS.
+    pub(super) fn set_needs_tls(&self, export: &str, is_needed: bool) {
+        if self.encryption.is_some() {
+            self.later_tls.borrow_mut().insert(export.to_owned(), is_needed);
+        }
+    }
+
+    /// Has a shard cut a connection off; see [`ShardHandle::end_connection`].
+    pub(super) fn end_connection(
+        &self,
+        shard: usize,
+        since_ns: u64,
+        answer: impl FnOnce(bool) + Send + 'static,
+    ) -> bool {
+        self.shards.get(shard).is_some_and(|shard| shard.end_connection(since_ns, answer))
     }
 
     /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.

@@ -37,6 +37,8 @@ pub(crate) enum Reason {
     Evicted,
     /// Its export was removed.
     Removed,
+    /// An operator cut it off.
+    Ended,
     /// Its export could not be opened here.
     NoDevice,
     /// The server ends.
@@ -61,6 +63,7 @@ impl Display for Reason {
             Self::Insecure => "wrong TLS",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
+            Self::Ended => "cut off by an operator",
             Self::NoDevice => "the export could not be opened",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",

@@ -109,8 +109,10 @@ pub(crate) struct Connection {
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
     pub(crate) closing: Closing,
-    /// Its export could not be opened here: its first request is refused, and then it ends.
-    pub(crate) has_no_device: bool,
+    /// Its export could not be opened here, or was removed: its requests are refused, and then it ends.
+    pub(crate) refuses_all: bool,
+    /// How often it was looked at since then.
+    pub(crate) last_looks: u16,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
     pub(crate) traffic: Traffic,
@@ -163,7 +165,8 @@ impl Connection {
             forgotten: Vec::new(),
             operations: 0,
             closing: Closing::No,
-            has_no_device: false,
+            refuses_all: false,
+            last_looks: 0,
             reason: None,
             traffic: Traffic::default(),
             number: 0,
@@ -264,7 +267,7 @@ impl Connection {
     /// Parses what there is until something is missing.
     fn parse(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
         loop {
-            if self.has_no_device && self.has_refused() {
+            if self.refuses_all && self.has_refused() {
                 self.because(Reason::NoDevice).stop(feeding.now);
                 return Fed::Ended;
             }
@@ -292,7 +295,7 @@ impl Connection {
                     None
                 }
                 Some(Piece::Header(header)) => {
-                    let refuses = feeding.shutting_down || self.has_no_device;
+                    let refuses = feeding.shutting_down || self.refuses_all;
                     Some(Request::parse(header, &self.session, refuses))
                 }
             };
@@ -364,9 +367,23 @@ impl Connection {
         }
     }
 
-    /// Whether the reply of a refusal is on its way.
-    fn has_refused(&self) -> bool {
+    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests may
+    /// still be under way, and more may be behind them, so that their client hears what became of each; but
+    /// not without end.
+    #[cold]
+    fn has_refused(&mut self) -> bool {
+        /// Requests, and parts of payloads.
+        const LAST_LOOKS: u16 = 4096;
+        if self.is_removed() {
+            self.last_looks += 1;
+            return self.last_looks >= LAST_LOOKS;
+        }
         self.ledger.in_flight() > 0 && !self.outbound.holds_back()
+    }
+
+    /// Its export was removed, and it ends when nothing of it is under way.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.refuses_all && self.reason == Some(Reason::Removed)
     }
 
     /// A connection that waits keeps no receive buffer when they are scarce.
