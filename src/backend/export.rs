@@ -48,7 +48,11 @@ impl Export {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn of_prepared(uri: &ExportUri, read_only: bool, files: PreparedFile) -> Result<Self, OpenError> {
+    pub(crate) fn of_prepared(
+        uri: &ExportUri,
+        read_only: bool,
+        files: PreparedFile,
+    ) -> Result<Self, OpenError> {
         match uri {
             ExportUri::Fault { options, inner } => {
                 let mut export = Self::of_prepared(inner, read_only, files)?;

@@ -112,7 +112,10 @@ mod tests {
     fn what_is_needed_follows_from_the_uri() {
         let purposes = |uri: &str, read_only| WantedFile::of(&uri.parse().unwrap(), read_only);
         let wanted = purposes("file:/x?direct=true&lock=off", true).unwrap();
-        assert_eq!((wanted.read_only, &wanted.purposes[..]), (true, &[FilePurpose::Buffered, FilePurpose::Direct][..]));
+        assert_eq!(
+            (wanted.read_only, &wanted.purposes[..]),
+            (true, &[FilePurpose::Buffered, FilePurpose::Direct][..])
+        );
         assert!(purposes("file:/x?readonly=true", false).unwrap().read_only);
         assert_eq!(purposes("mem:1M", false), None);
         assert_eq!(purposes("store:/srv/store/a", false), None);

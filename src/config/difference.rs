@@ -47,14 +47,6 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
     }
 }
 
-/// The rights that change; `None` when something else does too, which needs a restart, and when nothing does.
-pub fn new_rights(old: &Settings, new: &Settings) -> Option<NewRights> {
-    if !difference(&without_rights(old), &without_rights(new)).is_empty() || difference(old, new).is_empty() {
-        return None;
-    }
-    Some(rights_that_differ(old, new))
-}
-
 /// The same settings, which say nothing of rights.
 pub(super) fn without_rights(settings: &Settings) -> Settings {
     let mut settings = Settings { rights: Rights::default(), ..settings.clone() };

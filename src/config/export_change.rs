@@ -53,7 +53,11 @@ impl ExportChange {
     ///
     /// # Errors
     /// [`ExportChangeError`].
-    pub(crate) fn of(&self, name: &str, known: Option<&ExportConfig>) -> Result<ExportConfig, ExportChangeError> {
+    pub(crate) fn of(
+        &self,
+        name: &str,
+        known: Option<&ExportConfig>,
+    ) -> Result<ExportConfig, ExportChangeError> {
         let mut export = match (known, self.0.get("uri")) {
             (_, Some(Value::String(text))) => {
                 let uri: ExportUri = text.parse().map_err(ExportError::Uri)?;
@@ -138,14 +142,19 @@ mod tests {
     fn what_is_missing_stays_and_null_is_the_default() {
         let text = r#"{"uri": "mem:1M", "description": "d", "read_only": true, "allow": ["uid=1"], "listed": "never", "tls": "required"}"#;
         let first = of(text, None).unwrap();
-        assert_eq!((&*first.name, &*first.description, first.read_only, first.requires_tls), ("a", "d", true, true));
+        assert_eq!(
+            (&*first.name, &*first.description, first.read_only, first.requires_tls),
+            ("a", "d", true, true)
+        );
         assert!(first.rights.allow.is_some() && first.rights.write.is_none());
         assert_eq!(of("{}", Some(&first)), Ok(first.clone()));
         let text = r#"{"uri": "mem:2M", "description": null, "read_only": null, "allow": null, "write": [], "listed": null, "tls": null}"#;
         let second = of(text, Some(&first)).unwrap();
         assert_eq!(second.uri, "mem:2M".parse().unwrap());
         assert_eq!((&*second.description, second.read_only, second.requires_tls), ("", false, false));
-        assert!(second.rights.allow.is_none() && second.rights.write.is_some() && second.rights.listed.is_none());
+        assert!(
+            second.rights.allow.is_none() && second.rights.write.is_some() && second.rights.listed.is_none()
+        );
     }
 
     #[test]

@@ -92,11 +92,13 @@ mod tests {
     #[test]
     fn exports_come_go_and_change_and_get_other_rights() {
         let old = ["a", "b", "c"].map(|name| export(name, "uri = \"mem:1M\"")).concat();
-        let new = format!("allow = \"uid=7\"\nlisted = \"never\"\n{}{}{}{}",
+        let new = format!(
+            "allow = \"uid=7\"\nlisted = \"never\"\n{}{}{}{}",
             export("a", "uri = \"mem:2M\""),
             export("b", "uri = \"mem:1M\""),
             export("d", "uri = \"/srv/d\"\nread-only = true\nallow = []"),
-            export("e", "uri = \"mem:1M\""));
+            export("e", "uri = \"mem:1M\"")
+        );
         let plan = plan(&old, &new).unwrap();
         assert_eq!(plan.removed, ["c"]);
         let wanted: Vec<_> = plan.wanted.iter().map(|export| (&*export.name, export.read_only)).collect();
@@ -105,7 +107,10 @@ mod tests {
         assert_eq!(rights, ["b"]);
         assert!(plan.wanted.iter().all(|export| export.rights.allow.is_some()), "the defaults are for all");
         assert!(plan.wanted[1].rights.allow != plan.wanted[2].rights.allow, "its own win");
-        assert_eq!((&plan.difference.added[..], &plan.difference.changed[..]), (&["d".to_owned(), "e".to_owned()][..], &["a".to_owned(), "b".to_owned()][..]));
+        assert_eq!(
+            (&plan.difference.added[..], &plan.difference.changed[..]),
+            (&["d".to_owned(), "e".to_owned()][..], &["a".to_owned(), "b".to_owned()][..])
+        );
         assert!(plan.difference.settings.is_empty());
         assert_eq!(plan.defaults.rights.listed, Some(crate::rights::Listing::Never));
     }
@@ -119,8 +124,13 @@ mod tests {
             assert_eq!(plan(&format!("{one}{image}"), &one), None, "{image}");
         }
         let image = export("b", "uri = \"store:/srv/s/b\"");
-        let both = plan(&format!("{one}{image}"), &format!("{image}{}", export("c", "uri = \"null:1M\""))).unwrap();
-        assert_eq!((both.removed, both.wanted.len()), (vec!["a".to_owned()], 1), "an image that stays hinders nothing");
+        let both =
+            plan(&format!("{one}{image}"), &format!("{image}{}", export("c", "uri = \"null:1M\""))).unwrap();
+        assert_eq!(
+            (both.removed, both.wanted.len()),
+            (vec!["a".to_owned()], 1),
+            "an image that stays hinders nothing"
+        );
         let same = plan(&one, &one).unwrap();
         assert!(same.removed.is_empty() && same.wanted.is_empty() && same.rights.is_empty());
     }

@@ -211,6 +211,11 @@ impl Catalogue {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref()).filter(|entry| entry.export().is_some())
     }
 
+    /// How many have a name.
+    pub(super) fn count(&self) -> usize {
+        self.by_name.len()
+    }
+
     /// The export of a name.
     pub(super) fn find(&self, name: &str) -> Option<&Rc<Entry>> {
         self.by_name.get(name).and_then(|index| self.at(*index as usize))

@@ -8,6 +8,7 @@
 //! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the
 //!   process around it.
 //! * `listen/`: how clients connect. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
+//! * `live/`: exports that come, go and change while clients are there, by the control socket or by a reload.
 //! * `stores/`: the stores that the server has open: their images as exports, and what is done to them.
 //! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
 //!   speak `http/`.
@@ -27,6 +28,7 @@ mod handshake_memory;
 mod host;
 mod http;
 mod listen;
+mod live;
 pub(crate) mod machine;
 #[cfg(not(feature = "tls"))]
 mod no_encryption;
@@ -53,7 +55,10 @@ pub(crate) use no_encryption::EncryptionError;
 #[cfg(not(feature = "tls"))]
 use no_encryption::{Encryption, SecureChannel};
 
-pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
+pub use host::{
+    AddExport, ChangeError, FileToOpen, Host, HostError, HostRequest, OpenFiles, OpeningFile, Ready,
+    RemoveExport,
+};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{Reload, Reloaded, Reloading};
 pub use served::Served;

@@ -147,6 +147,11 @@ impl Plane {
         }
     }
 
+    /// Forgets what was said of an export that is gone.
+    pub(super) fn forget_tls(&self, export: &str) {
+        self.later_tls.borrow_mut().remove(export);
+    }
+
     /// Has a shard cut a connection off; see [`ShardHandle::end_connection`].
     pub(super) fn end_connection(
         &self,

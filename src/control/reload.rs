@@ -5,18 +5,26 @@ use std::rc::Rc;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 
-use super::stores::Stores;
+use super::live::Live;
+use crate::config::Settings;
 use crate::config::difference::{Difference, NewRights};
+use crate::config::reload_plan::ReloadPlan;
 
-/// How a reload ended. What runs is as it was, but for rights.
+/// How a reload ended, or, of a host, what is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reloaded {
     /// The configuration says what runs.
     Unchanged,
     /// It says something else of rights, and of nothing else: that is in force for clients that come.
     Rights(NewRights),
+    /// It says something else of exports too, and of nothing that needs a restart: this is to be done.
+    Plan(Box<ReloadPlan>),
+    /// That was done.
+    Exports(Difference),
+    /// That cannot be done, and none of it was: a sentence.
+    Refused(String, Difference),
     /// The configuration is right, and says something else than what runs.
     NeedsRestart(Difference),
     /// The configuration is wrong: a sentence.
@@ -32,8 +40,17 @@ pub type Reloading = Pin<Box<dyn Future<Output = Reloaded>>>;
 
 /// Reads the configuration again and compares it with what runs.
 pub trait Reload {
-    /// Begins with it.
+    /// Begins with it. What it comes to is not in force yet.
     fn reload(&self) -> Reloading;
+
+    /// A plan was carried out: this is in force.
+    fn carried_out(&self, settings: &Settings);
+
+    /// A reload has ended, with whatever result.
+    fn ended(&self);
+
+    /// An export is served no more, whatever the configuration says: the next reload may add it again.
+    fn removed(&self, export: &str);
 }
 
 /// `POST /api/v1/reload`. Its keys are part of the interface.
@@ -44,6 +61,9 @@ pub(super) struct ReloadView {
     error: Option<String>,
     #[serde(flatten)]
     difference: Difference,
+    /// Nothing was done: this is what would come of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
 }
 
 impl Reloaded {
@@ -52,6 +72,8 @@ impl Reloaded {
         match self {
             Self::Unchanged => "unchanged",
             Self::Rights(_) => "rights",
+            Self::Plan(_) | Self::Exports(_) => "exports",
+            Self::Refused(..) => "refused",
             Self::NeedsRestart(_) => "needs_restart",
             Self::Wrong(_) => "wrong",
             Self::Unreadable(_) => "unreadable",
@@ -67,6 +89,9 @@ impl Reloaded {
                 let names: Vec<_> = new.iter().map(|(name, ..)| name.clone()).collect();
                 format!("other rights are in force for clients that come, of the exports {}", quoted(&names))
             }
+            Self::Plan(plan) => format!("to be changed: {}", told(&plan.difference)),
+            Self::Exports(difference) => format!("changed: {}", told(difference)),
+            Self::Refused(why, _) => format!("nothing was changed: {why}"),
             Self::NeedsRestart(difference) => {
                 format!("nothing was changed: restart the server to change {}", told(difference))
             }
@@ -80,24 +105,27 @@ impl Reloaded {
 
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Unchanged | Self::Rights(_) => StatusCode::OK,
-            Self::NeedsRestart(_) | Self::NoConfiguration => StatusCode::CONFLICT,
+            Self::Unchanged | Self::Rights(_) | Self::Plan(_) | Self::Exports(_) => StatusCode::OK,
+            Self::NeedsRestart(_) | Self::Refused(..) | Self::NoConfiguration => StatusCode::CONFLICT,
             Self::Wrong(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    pub(super) fn view(&self) -> ReloadView {
+    pub(super) fn view(&self, dry_run: bool) -> ReloadView {
         let difference = match self {
-            Self::NeedsRestart(difference) => difference.clone(),
+            Self::NeedsRestart(difference) | Self::Exports(difference) | Self::Refused(_, difference) => {
+                difference.clone()
+            }
+            Self::Plan(plan) => plan.difference.clone(),
             Self::Rights(new) => {
                 let changed = new.iter().map(|(name, ..)| name.clone()).collect();
                 Difference { changed, ..Difference::default() }
             }
             _ => Difference::default(),
         };
-        let is_error = !matches!(self, Self::Unchanged | Self::Rights(_));
-        ReloadView { result: self.word(), error: is_error.then(|| self.sentence()), difference }
+        let error = (self.status() != StatusCode::OK).then(|| self.sentence());
+        ReloadView { result: self.word(), error, difference, dry_run }
     }
 }
 
@@ -129,35 +157,37 @@ fn told(difference: &Difference) -> String {
 #[derive(Default)]
 pub(super) struct Reloads {
     reloader: Option<Box<dyn Reload>>,
-    /// What other rights are told.
-    stores: Option<Rc<Stores>>,
-    turn: Mutex<()>,
+    /// What carries it out.
+    live: Option<Rc<Live>>,
 }
 
 impl Reloads {
     /// Without a reloader there is no configuration.
-    pub(super) fn new(reloader: Option<Box<dyn Reload>>, stores: &Rc<Stores>) -> Rc<Self> {
-        Rc::new(Self { reloader, stores: Some(Rc::clone(stores)), turn: Mutex::new(()) })
+    pub(super) fn new(reloader: Option<Box<dyn Reload>>, live: &Rc<Live>) -> Rc<Self> {
+        Rc::new(Self { reloader, live: Some(Rc::clone(live)) })
     }
 
-    /// Reloads in a task of its own: the client that asked may leave before the end.
-    pub(super) fn begin(self: &Rc<Self>) -> oneshot::Receiver<Reloaded> {
+    /// An export was removed at the control socket.
+    pub(super) fn removed(&self, export: &str) {
+        if let Some(reloader) = &self.reloader {
+            reloader.removed(export);
+        }
+    }
+
+    /// Reloads in a task of its own: the client that asked may leave before the end. With `is_dry` nothing is
+    /// changed.
+    pub(super) fn begin(self: &Rc<Self>, is_dry: bool) -> oneshot::Receiver<Reloaded> {
         let (answer, answered) = oneshot::channel();
         let reloads = Rc::clone(self);
         tokio_uring::spawn(async move {
-            let _turn = reloads.turn.lock().await;
-            let reloaded = match &reloads.reloader {
-                Some(reloader) => reloader.reload().await,
-                None => Reloaded::NoConfiguration,
+            let reloaded = match (&reloads.reloader, &reloads.live) {
+                (Some(reloader), Some(live)) => reload(&**reloader, live, is_dry).await,
+                _ => Reloaded::NoConfiguration,
             };
-            if let (Reloaded::Rights(new), Some(stores)) = (&reloaded, &reloads.stores) {
-                stores.set_rights(new);
-            }
-            match &reloaded {
-                Reloaded::Unchanged | Reloaded::Rights(_) => {
-                    tracing::info!(result = reloaded.word(), "{}", reloaded.sentence())
-                }
-                _ => tracing::warn!(result = reloaded.word(), "{}", reloaded.sentence()),
+            let result = reloaded.word();
+            match reloaded.status() {
+                StatusCode::OK => tracing::info!(result, dry_run = is_dry, "{}", reloaded.sentence()),
+                _ => tracing::warn!(result, dry_run = is_dry, "{}", reloaded.sentence()),
             }
             // It may have left.
             let _nobody = answer.send(reloaded);
@@ -166,9 +196,34 @@ impl Reloads {
     }
 
     /// Reloads and waits for the end.
-    pub(super) async fn run(self: &Rc<Self>) -> Reloaded {
+    pub(super) async fn run(self: &Rc<Self>, is_dry: bool) -> Reloaded {
         let ended = "the server ended before the reload did";
-        self.begin().await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()))
+        self.begin(is_dry).await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()))
+    }
+}
+
+/// Reads the configuration and carries out what it changes, while nothing else changes exports.
+async fn reload(reloader: &dyn Reload, live: &Live, is_dry: bool) -> Reloaded {
+    let _turn = live.turn.lock().await;
+    let reloaded = match reloader.reload().await {
+        Reloaded::Plan(plan) => carry_out(plan, reloader, live, is_dry).await,
+        other => other,
+    };
+    reloader.ended();
+    reloaded
+}
+
+async fn carry_out(plan: Box<ReloadPlan>, reloader: &dyn Reload, live: &Live, is_dry: bool) -> Reloaded {
+    if let Err(refusal) = live.carry_out(&plan, is_dry).await {
+        return Reloaded::Refused(refusal.to_string(), plan.difference);
+    }
+    if !is_dry {
+        reloader.carried_out(&plan.settings);
+    }
+    match plan.wanted.is_empty() && plan.removed.is_empty() {
+        true => Reloaded::Rights(plan.rights),
+        false if is_dry => Reloaded::Plan(plan),
+        false => Reloaded::Exports(plan.difference),
     }
 }
 
@@ -185,23 +240,28 @@ mod tests {
             changed: Vec::new(),
             settings: vec!["memory", "slow"],
         };
-        let reloaded = Reloaded::NeedsRestart(difference);
+        let reloaded = Reloaded::NeedsRestart(difference.clone());
         let sentence = "nothing was changed: restart the server to change new exports \"new\"; removed exports \"a\", \"b\"; \
                         the settings memory, slow";
         assert_eq!(reloaded.sentence(), sentence);
-        let view = serde_json::to_value(reloaded.view()).unwrap();
+        let view = serde_json::to_value(reloaded.view(false)).unwrap();
         let expected = serde_json::json!({
             "result": "needs_restart", "error": sentence, "added": ["new"], "removed": ["a", "b"], "changed": [],
             "settings": ["memory", "slow"],
         });
         assert_eq!(view, expected);
-        let view = serde_json::to_value(Reloaded::Unchanged.view()).unwrap();
+        let view = serde_json::to_value(Reloaded::Unchanged.view(false)).unwrap();
         let expected = serde_json::json!({
             "result": "unchanged", "error": null, "added": [], "removed": [], "changed": [], "settings": [],
         });
         assert_eq!(view, expected);
+        let view = serde_json::to_value(Reloaded::Exports(difference.clone()).view(true)).unwrap();
+        let parts = ["result", "error", "removed", "dry_run"].map(|key| view[key].clone());
+        let expected = serde_json::json!(["exports", null, ["a", "b"], true]);
+        assert_eq!(serde_json::Value::from(parts.to_vec()), expected);
         for (reloaded, status) in [
             (Reloaded::Unchanged, 200),
+            (Reloaded::Refused("x".to_owned(), difference), 409),
             (Reloaded::Wrong("x".to_owned()), 422),
             (Reloaded::Unreadable("x".to_owned()), 503),
             (Reloaded::NoConfiguration, 409),

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use super::listen::accept::{Acceptor, accept};
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, Listener};
 use super::listen::negotiate::{Candidate, negotiate};
+use super::live::Live;
 use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
@@ -77,6 +79,8 @@ pub(super) struct Server<'a> {
     ended_shards: usize,
     observers: Observers,
     reloads: Rc<Reloads>,
+    /// An operator wants the server to end.
+    drain: Rc<Notify>,
     /// The user that started the server, who may operate it.
     starter: u32,
 }
@@ -86,7 +90,8 @@ impl<'a> Server<'a> {
     pub(super) fn new(config: &'a Config, stores: Rc<Stores>, exits: Exits, starter: u32) -> Self {
         let plane = Rc::clone(&stores.plane);
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
-        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, starter }
+        let drain = Rc::default();
+        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, drain, starter }
     }
 
     /// Serves to the end.
@@ -135,10 +140,12 @@ impl<'a> Server<'a> {
             logs: &logs,
         })?;
         // From here on only what a running server needs.
-        self.reloads = Reloads::new(host.reloader(), &self.stores);
+        let (collector, defaults) = (self.observers.collector(), self.config.defaults.clone());
+        let live = Live::new(&self.stores, collector, host.file_opener(), defaults);
+        self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
         self.stores.begin(self.observers.collector());
-        let control = control.map(|listener| self.operate(listener)).transpose()?;
+        let control = control.map(|listener| self.operate(listener, live)).transpose()?;
         let mut tasks = Vec::new();
         for acceptor in acceptors {
             tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor)));
@@ -168,12 +175,13 @@ impl<'a> Server<'a> {
     }
 
     /// Answers at the control socket.
-    fn operate(&self, listener: Listener) -> Result<JoinHandle<()>, StartError> {
+    fn operate(&self, listener: Listener, live: Rc<Live>) -> Result<JoinHandle<()>, StartError> {
         let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
         let collector = self.observers.collector().expect("the control socket is one of those who want it");
         let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
         let (stores, endpoints) = (Rc::clone(&self.stores), self.endpoints.clone());
-        let operator = Operator { plane, stores, collector, reloads, endpoints, starter: self.starter };
+        let (starter, drain) = (self.starter, Rc::clone(&self.drain));
+        let operator = Operator { plane, stores, collector, reloads, live, endpoints, starter, drain };
         Ok(operator.start(acceptor))
     }
 
@@ -194,8 +202,12 @@ impl<'a> Server<'a> {
                         changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    HostRequest::Reload => drop(self.reloads.begin()),
+                    HostRequest::Reload => drop(self.reloads.begin(false)),
                 },
+                () = self.drain.notified() => {
+                    tracing::info!("stopping, as an operator asked");
+                    return Ending::Stopped;
+                }
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
                     if self.ended_shards == self.config.shards.len() {

@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::broker::Broker;
 use super::configuration::ConfigurationSource;
 use super::notify::Notifier;
-use crate::config::difference::{difference, new_rights};
+use crate::config::difference::difference;
+use crate::config::reload_plan::reload_plan;
 use crate::config::{Config, Machine, Settings};
 use crate::control::{Reload, Reloaded, Reloading};
 
@@ -30,6 +31,20 @@ pub(crate) struct RunningConfiguration {
 }
 
 impl RunningConfiguration {
+    fn running(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These settings are in force.
+    fn set(&self, settings: &Settings) {
+        self.running().clone_from(settings);
+    }
+
+    /// An export is served no more.
+    fn forget(&self, export: &str) {
+        self.running().exports.retain(|of| of.name != export || of.may_be_a_store());
+    }
+
     /// What a configuration changes. All of it is checked, as at the start, but for what its exports lead to.
     fn compare(&self, text: &str) -> Reloaded {
         let file = match self.source.parse(text) {
@@ -37,16 +52,19 @@ impl RunningConfiguration {
             Err(why) => return Reloaded::Wrong(why),
         };
         let settings = self.source.merged(file);
-        if let Err(error) = Config::resolve(settings.clone(), &self.machine) {
-            return Reloaded::Wrong(error.to_string());
-        }
-        let mut running = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rights) = new_rights(&running, &settings) {
-            *running = settings;
-            return Reloaded::Rights(rights);
-        }
+        let config = match Config::resolve(settings.clone(), &self.machine) {
+            Ok(config) => config,
+            Err(error) => return Reloaded::Wrong(error.to_string()),
+        };
+        let running = self.running();
         let difference = difference(&running, &settings);
-        if difference.is_empty() { Reloaded::Unchanged } else { Reloaded::NeedsRestart(difference) }
+        if difference.is_empty() {
+            return Reloaded::Unchanged;
+        }
+        match reload_plan(&running, &settings, &config) {
+            Some(plan) => Reloaded::Plan(Box::new(plan)),
+            None => Reloaded::NeedsRestart(difference),
+        }
     }
 }
 
@@ -63,10 +81,20 @@ impl Reload for Reloader {
         let notifier = Rc::clone(&self.notifier);
         Box::pin(async move {
             notifier.reloading();
-            let reloaded = read_and_compare(running, &broker).await;
-            notifier.tell("READY=1");
-            reloaded
+            read_and_compare(running, &broker).await
         })
+    }
+
+    fn carried_out(&self, settings: &Settings) {
+        self.running.set(settings);
+    }
+
+    fn ended(&self) {
+        self.notifier.tell("READY=1");
+    }
+
+    fn removed(&self, export: &str) {
+        self.running.forget(export);
     }
 }
 
@@ -120,18 +148,29 @@ mod tests {
         let compare = |text: &str| running.compare(text);
         assert_eq!(compare(started), Reloaded::Unchanged);
         assert_eq!(compare(&started.replace("2G", "3G")), Reloaded::Unchanged, "a flag wins over it");
-        let Reloaded::NeedsRestart(changes) = compare(&started.replace("mem:1G", "mem:2G")) else { panic!() };
-        assert_eq!((changes.changed, changes.settings), (vec![String::new()], vec![]));
+        let plan = |text: &str| match compare(text) {
+            Reloaded::Plan(plan) => plan,
+            other => panic!("{other:?}"),
+        };
+        let changes = plan(&started.replace("mem:1G", "mem:2G"));
+        assert_eq!((&changes.difference.changed[..], changes.removed.len()), (&[String::new()][..], 0));
         let Reloaded::NeedsRestart(changes) = compare("[[export]]\nuri = \"mem:1G\"\n") else { panic!() };
         assert_eq!(changes.settings, ["pidfile", "control"], "the socket beside the pidfile goes with it");
-        let Reloaded::Rights(rights) = compare(&format!("{started}allow = \"uid=1\"\n")) else { panic!() };
-        assert_eq!(rights.len(), 1);
+        let rights = plan(&format!("{started}allow = \"uid=1\"\n"));
+        assert_eq!((rights.difference.changed.len(), rights.removed.len()), (1, 0));
+        running.set(&rights.settings);
         assert_eq!(
             compare(&format!("{started}allow = [\"uid=1\"]\n")),
             Reloaded::Unchanged,
             "it is in force"
         );
-        assert!(matches!(compare(&format!("listed = \"never\"\n{started}")), Reloaded::Rights(_)));
+        plan(&format!("listed = \"never\"\n{started}"));
+        running.forget("");
+        assert_eq!(
+            plan(&format!("{started}[[export]]\nname = \"b\"\nuri = \"mem:1G\"\n")).difference.added,
+            ["", "b"]
+        );
+        running.set(&rights.settings);
         let both = started.replace("2G", "3G").replace("mem:1G", "mem:2G") + "allow = []\n";
         assert!(matches!(compare(&both), Reloaded::NeedsRestart(_)), "all of it or nothing");
         for (wrong, word) in [

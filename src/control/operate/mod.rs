@@ -4,6 +4,8 @@
 //! server. The user that the server became (`--user`) may not, although the file belongs to it so that it can
 //! be removed: a server that was taken over must not be able to operate itself.
 
+mod connections;
+mod exports;
 mod routes;
 mod stores;
 mod views;
@@ -14,7 +16,7 @@ use std::rc::Rc;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::config::ListenAddress;
@@ -24,6 +26,7 @@ use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
 use crate::control::listen::endpoint::Endpoint;
 use crate::control::listen::listeners::{self, ListenError, Listener};
+use crate::control::live::{Condition, Live};
 use crate::control::observe::collector::Collector;
 use crate::control::plane::Plane;
 use crate::control::reload::Reloads;
@@ -42,10 +45,23 @@ pub(super) struct Operator {
     pub(super) stores: Rc<Stores>,
     pub(super) collector: Rc<Collector>,
     pub(super) reloads: Rc<Reloads>,
+    pub(super) live: Rc<Live>,
     /// Where clients connect.
     pub(super) endpoints: Vec<Endpoint>,
     /// The user that started the server.
     pub(super) starter: u32,
+    /// The server ends when this is told.
+    pub(super) drain: Rc<Notify>,
+}
+
+/// A request, but for what it asks for.
+struct Asked<'a> {
+    /// Behind the path.
+    name: String,
+    condition: Condition,
+    query: Option<&'a str>,
+    body: &'a [u8],
+    peer: &'a PeerIdentity,
 }
 
 /// Listens on a control socket. No request is answered before [`Operator::start`].
@@ -73,26 +89,49 @@ impl Operator {
         tokio_uring::spawn(http::serve(Rc::new(self), acceptor, room))
     }
 
-    async fn perform(
-        &self,
-        verb: Verb,
-        (query, body): (Option<&str>, &[u8]),
-        peer: &PeerIdentity,
-    ) -> Response<String> {
+    async fn perform(&self, verb: Verb, asked: Asked<'_>) -> Response<String> {
+        let Asked { name, condition, query, body, peer } = asked;
+        let (which, query) = ((&*name, &condition), query.unwrap_or_default());
+        if verb.changes_exports() {
+            tracing::info!(%peer, ?verb, name, "a change was asked for");
+        }
         match verb {
             Verb::ListExports => {
                 self.collector.refresh(false).await;
                 json(StatusCode::OK, &self.exports())
             }
-            Verb::Reload => {
-                tracing::info!(%peer, "a reload was asked for");
-                let reloaded = self.reloads.run().await;
-                json(reloaded.status(), &reloaded.view())
+            Verb::ShowExport => self.show_export(&name).await,
+            Verb::PutExport => self.change_export(which, body, true).await,
+            Verb::PatchExport => self.change_export(which, body, false).await,
+            Verb::RemoveExport => self.remove_export(which, query).await,
+            Verb::ListConnections => self.list_connections().await,
+            Verb::ShowConnection => self.show_connection(&name).await,
+            Verb::EndConnection => self.end_connection(&name).await,
+            Verb::Health => {
+                self.collector.refresh(false).await;
+                json(StatusCode::OK, &self.health())
             }
+            Verb::Drain => {
+                tracing::info!(%peer, "the end was asked for");
+                self.drain.notify_one();
+                json(StatusCode::ACCEPTED, &serde_json::json!({ "state": "stopping" }))
+            }
+            Verb::Reload => self.reload(query, peer).await,
             Verb::ListStores => json(StatusCode::OK, &self.open_stores()),
-            Verb::AskStore(verb) => self.of_store(verb, (Some(query.unwrap_or_default()), &[]), peer).await,
+            Verb::AskStore(verb) => self.of_store(verb, (Some(query), &[]), peer).await,
             Verb::ChangeStore(verb) => self.of_store(verb, (None, body), peer).await,
         }
+    }
+
+    async fn reload(&self, query: &str, peer: &PeerIdentity) -> Response<String> {
+        let is_dry = match query {
+            "" | "dry_run=false" => false,
+            "dry_run=true" => true,
+            _ => return error(StatusCode::UNPROCESSABLE_ENTITY, "dry_run is true or false"),
+        };
+        tracing::info!(%peer, dry_run = is_dry, "a reload was asked for");
+        let reloaded = self.reloads.run(is_dry).await;
+        json(reloaded.status(), &reloaded.view(is_dry))
     }
 }
 
@@ -102,13 +141,20 @@ impl HttpService for Operator {
             tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
             return error(StatusCode::FORBIDDEN, &forbidden(self.starter));
         }
-        let verb = match routes::find(request.method(), request.uri().path()) {
-            Ok(verb) => verb,
+        let (verb, name) = match routes::find(request.method(), request.uri().path()) {
+            Ok(found) => found,
             Err(refusal) => return refused(refusal),
+        };
+        let condition = match Condition::of(request.headers()) {
+            Ok(condition) => condition,
+            Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),
         };
         let query = request.uri().query().map(str::to_owned);
         match body::read(request.into_body()).await {
-            Ok(body) => self.perform(verb, (query.as_deref(), &body), peer).await,
+            Ok(body) => {
+                let query = query.as_deref();
+                self.perform(verb, Asked { name, condition, query, body: &body, peer }).await
+            }
             Err(why) => error(why.status(), why.sentence()),
         }
     }

@@ -12,7 +12,9 @@ use crate::shard::devices::{DeviceEntry, EndedOpening, OpenedDevice};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
-use crate::shard::mailbox::{Collect, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor};
+use crate::shard::mailbox::{
+    Collect, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
+};
 use std::io;
 
 use crate::shard::request::{Peer, ShardJob};
