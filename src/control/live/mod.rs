@@ -131,7 +131,7 @@ impl Live {
         Ok((self.put(prepared)?, changed))
     }
 
-    /// Serves an export no more. Gives how many clients it had.
+    /// Serves an export no more. Gives how many clients it had. `removed` is called when no client finds it.
     ///
     /// # Errors
     /// [`LiveRefusal`].
@@ -139,6 +139,7 @@ impl Live {
         &self,
         (name, condition): (&str, &Condition),
         how: Removal,
+        removed: impl FnOnce(),
     ) -> Result<usize, LiveRefusal> {
         let turn = self.turn.lock().await;
         let known = self.known(name)?.ok_or_else(|| LiveRefusal::Missing(name.to_owned()))?;
@@ -148,6 +149,7 @@ impl Live {
         let clients = known.clients();
         drop(known);
         let gone = self.take_away(name, how).ok_or_else(|| LiveRefusal::Missing(name.to_owned()))?;
+        removed();
         drop(turn);
         if how == Removal::CutOff {
             // One whose device hangs goes later.

@@ -52,9 +52,8 @@ impl Operator {
             "mode=hard" => ("hard", Removal::CutOff),
             _ => return error(StatusCode::UNPROCESSABLE_ENTITY, "mode is hide, soft or hard"),
         };
-        match self.live.remove((name, condition), how).await {
+        match self.live.remove((name, condition), how, || self.reloads.removed(name)).await {
             Ok(connections) => {
-                self.reloads.removed(name);
                 let told = json!({ "export": name, "mode": word, "connections": connections });
                 reply::json(StatusCode::OK, &told)
             }
