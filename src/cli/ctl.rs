@@ -2,6 +2,7 @@
 
 mod connections;
 mod exports;
+mod question;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
 use connections::ConnectionCommand;
 use exports::ExportCommand;
+use question::{Form, Question, refused, sentence};
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
@@ -66,20 +68,12 @@ pub(crate) enum CtlCommand {
     Drain(Form),
 }
 
-/// How an answer is shown.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Form {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let ControlAddress::Path(path) = &args.control else {
         return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
     };
-    let request = match Question::of(&args.command) {
+    let request = match question(&args.command) {
         Ok(request) => request,
         Err(why) => return Outcome::refused(why),
     };
@@ -104,33 +98,17 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
 }
 
-/// A request to the control socket.
-#[derive(Debug, PartialEq, Eq)]
-struct Question {
-    method: &'static str,
-    target: String,
-    /// Lines, each with its end.
-    headers: String,
-    body: String,
-}
-
-impl Question {
-    fn new(method: &'static str, target: impl Into<String>) -> Self {
-        Self { method, target: target.into(), headers: String::new(), body: String::new() }
-    }
-
-    /// What a command asks; a sentence if it cannot be asked.
-    fn of(command: &CtlCommand) -> Result<Self, String> {
-        Ok(match command {
-            CtlCommand::List(_) => Self::new("GET", "/api/v1/exports"),
-            CtlCommand::Export(command) => exports::question(command)?,
-            CtlCommand::Connection(command) => connections::question(command),
-            CtlCommand::Reload { dry_run: false, .. } => Self::new("POST", "/api/v1/reload"),
-            CtlCommand::Reload { dry_run: true, .. } => Self::new("POST", "/api/v1/reload?dry_run=true"),
-            CtlCommand::Health(_) => Self::new("GET", "/api/v1/health"),
-            CtlCommand::Drain(_) => Self::new("POST", "/api/v1/drain"),
-        })
-    }
+/// What a command asks; a sentence if it cannot be asked.
+fn question(command: &CtlCommand) -> Result<Question, String> {
+    Ok(match command {
+        CtlCommand::List(_) => Question::new("GET", "/api/v1/exports"),
+        CtlCommand::Export(command) => exports::question(command)?,
+        CtlCommand::Connection(command) => connections::question(command),
+        CtlCommand::Reload { dry_run: false, .. } => Question::new("POST", "/api/v1/reload"),
+        CtlCommand::Reload { dry_run: true, .. } => Question::new("POST", "/api/v1/reload?dry_run=true"),
+        CtlCommand::Health(_) => Question::new("GET", "/api/v1/health"),
+        CtlCommand::Drain(_) => Question::new("POST", "/api/v1/drain"),
+    })
 }
 
 /// What is shown of a server.
@@ -200,16 +178,6 @@ fn planned(body: &Value) -> String {
 
 fn done(body: &Value) -> String {
     format!("Changed:\n{}", lines(body))
-}
-
-/// The server did not do what was asked, and says why.
-fn refused(answer: &HttpAnswer) -> Outcome {
-    let why = sentence(&answer.body).unwrap_or_else(|| format!("the server answered {}", answer.status));
-    Outcome::refused(why)
-}
-
-fn sentence(body: &Value) -> Option<String> {
-    body["error"].as_str().map(printable)
 }
 
 #[cfg(test)]

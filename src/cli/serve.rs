@@ -259,6 +259,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         log_format: args.log_format,
         admin: args.admin,
         control: args.control,
+        control_readers: Vec::new(),
         allow_directories: Vec::new(),
         slow: args.slow,
         latency_log: args.latency_log,

@@ -36,6 +36,8 @@ pub struct Config {
     pub admin: Option<ListenAddress>,
     /// Where the control socket is; there is none without.
     pub control: Option<PathBuf>,
+    /// Users who may look there and change nothing.
+    pub control_readers: Vec<u32>,
     /// Where exports may be opened from while the server runs; empty means that nothing was said.
     pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
@@ -94,9 +96,7 @@ impl Config {
         let tls = settings.tls.resolve(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
-        for export in &mut exports {
-            *export = defaults.in_force(export);
-        }
+        exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
         let mut limits = Limits::default();
@@ -130,7 +130,6 @@ impl Config {
             (false, _, Some(_)) => return Err(ConfigError::NoHistograms("--latency-log")),
             _ => {}
         }
-        let busy_poll = settings.busy_poll.unwrap_or(Duration::ZERO);
         Ok(Self {
             exports,
             defaults,
@@ -138,10 +137,11 @@ impl Config {
             unix_access,
             shards,
             limits,
-            busy_poll,
+            busy_poll: settings.busy_poll.unwrap_or_default(),
             pidfile: settings.pidfile,
             admin: settings.admin.map(|address| address.0),
             control: control_socket(settings.control),
+            control_readers: settings.control_readers,
             allow_directories: settings.allow_directories,
             slow: settings.slow,
             latency_log: settings.latency_log,

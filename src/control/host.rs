@@ -1,10 +1,9 @@
 //! What a process adds to the server that it hosts.
 
 use std::error::Error;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 
+use super::file_opener::OpenFiles;
 use super::listen::listeners::{Listener, SocketFile};
 use super::reload::Reload;
 use super::served::Served;
@@ -78,8 +77,8 @@ pub trait Host {
         None
     }
 
-    /// What opens files for exports that come by the control socket or by a reload. Asked once, when the server
-    /// begins to accept.
+    /// What opens files for exports that come by the control socket or by a reload. Asked once, when the
+    /// server begins to accept.
     fn file_opener(&mut self) -> Option<Box<dyn OpenFiles>> {
         None
     }
@@ -102,26 +101,6 @@ pub trait Host {
     fn log_lines_dropped(&self) -> fn() -> u64 {
         || 0
     }
-}
-
-/// A file that a server needs a descriptor of which it cannot open itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileToOpen {
-    /// Where it is.
-    pub path: PathBuf,
-    /// It is written, too.
-    pub is_written: bool,
-    /// Past the page cache.
-    pub is_direct: bool,
-}
-
-/// A descriptor, or a sentence, some time later.
-pub type OpeningFile = Pin<Box<dyn Future<Output = Result<OwnedFd, String>>>>;
-
-/// Opens files for a server that can open none itself.
-pub trait OpenFiles {
-    /// Begins with it.
-    fn open(&self, file: FileToOpen) -> OpeningFile;
 }
 
 /// What a host wants of a server that runs.

@@ -24,6 +24,7 @@ mod changes;
 mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
+mod file_opener;
 mod handshake_memory;
 mod host;
 mod http;
@@ -55,10 +56,8 @@ pub(crate) use no_encryption::EncryptionError;
 #[cfg(not(feature = "tls"))]
 use no_encryption::{Encryption, SecureChannel};
 
-pub use host::{
-    AddExport, ChangeError, FileToOpen, Host, HostError, HostRequest, OpenFiles, OpeningFile, Ready,
-    RemoveExport,
-};
+pub use file_opener::{FileToOpen, OpenFiles, OpeningFile};
+pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{Reload, Reloaded, Reloading};
 pub use served::Served;

@@ -12,10 +12,11 @@ use tokio::time::timeout;
 
 use super::catalogue::Entry;
 use super::changes;
+use super::file_opener::OpenFiles;
 use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
 use super::listen::endpoint::Endpoint;
-use super::listen::listeners::{self, Listener};
+use super::listen::listeners::{self, ListenError, Listener};
 use super::listen::negotiate::{Candidate, negotiate};
 use super::live::Live;
 use super::observers::Observers;
@@ -113,7 +114,7 @@ impl<'a> Server<'a> {
         let exports = self.served();
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let mut control = self.config.control.as_deref().map(operate::listen).transpose()?;
+        let mut control = self.listen_for_operators()?;
         let control_file = control.as_mut().and_then(|listener| listener.file.take());
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
@@ -140,8 +141,7 @@ impl<'a> Server<'a> {
             logs: &logs,
         })?;
         // From here on only what a running server needs.
-        let (collector, defaults) = (self.observers.collector(), self.config.defaults.clone());
-        let live = Live::new(&self.stores, collector, host.file_opener(), defaults);
+        let live = self.live(host.file_opener());
         self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
         self.stores.begin(self.observers.collector());
@@ -174,6 +174,17 @@ impl<'a> Server<'a> {
         catalogue.iter().map(of).collect()
     }
 
+    /// What changes exports from now on.
+    fn live(&self, opener: Option<Box<dyn OpenFiles>>) -> Rc<Live> {
+        Live::new(&self.stores, self.observers.collector(), opener, self.config.defaults.clone())
+    }
+
+    /// The control socket, if there is to be one.
+    fn listen_for_operators(&self) -> Result<Option<Listener>, ListenError> {
+        let listen = |path| operate::listen(path, &self.config.control_readers);
+        self.config.control.as_deref().map(listen).transpose()
+    }
+
     /// Answers at the control socket.
     fn operate(&self, listener: Listener, live: Rc<Live>) -> Result<JoinHandle<()>, StartError> {
         let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
@@ -181,7 +192,9 @@ impl<'a> Server<'a> {
         let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
         let (stores, endpoints) = (Rc::clone(&self.stores), self.endpoints.clone());
         let (starter, drain) = (self.starter, Rc::clone(&self.drain));
-        let operator = Operator { plane, stores, collector, reloads, live, endpoints, starter, drain };
+        let readers = self.config.control_readers.clone();
+        let operator =
+            Operator { plane, stores, collector, reloads, live, endpoints, starter, readers, drain };
         Ok(operator.start(acceptor))
     }
 

@@ -347,3 +347,35 @@ fn a_reload_changes_all_exports_or_none() {
     refused.expect_only(NBD_OPT_GO, &info_data(b"later", &[]), NBD_REP_ERR_UNKNOWN);
     assert_eq!(same.read(0, 4), b"same");
 }
+
+#[test]
+fn readers_look_and_change_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let text = format!("[server]\ncontrol-readers = [60001]\n{}", export("a", "mem:1M"));
+    let server = Configured::with(Options::new(), &text);
+    std::fs::set_permissions(
+        server.subject.path.parent().unwrap(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let socket = server.subject.path.to_str().unwrap();
+    // What a user gets: a status, or none when it is disconnected.
+    let ask = |user: u32, method: &str, path: &str| {
+        let program = "import socket, sys\n\
+            s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1])\n\
+            try:\n    s.sendall((sys.argv[2] + ' ' + sys.argv[3] + ' HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n').encode())\n    \
+            print(s.recv(12).decode()[9:])\n\
+            except OSError: pass";
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", program, socket, method, path]);
+        let output = std::os::unix::process::CommandExt::uid(&mut command, user).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(ask(60001, "GET", "/api/v1/exports"), "200");
+    assert_eq!(ask(60001, "DELETE", "/api/v1/exports/a"), "403");
+    assert_eq!(ask(60001, "POST", "/api/v1/reload"), "403");
+    assert_eq!(ask(60002, "GET", "/api/v1/exports"), "");
+    assert_eq!(ask(0, "DELETE", "/api/v1/exports/a"), "200");
+}

@@ -3,7 +3,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Form, Question, refused};
+use super::question::{Form, Question, refused};
 use crate::cli::Outcome;
 use crate::cli::http::HttpAnswer;
 use crate::cli::info::export_name;

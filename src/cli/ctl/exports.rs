@@ -4,7 +4,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Form, Question, refused};
+use super::question::{Form, Question, refused};
 use crate::cli::Outcome;
 use crate::cli::http::HttpAnswer;
 use crate::cli::info::export_name;
@@ -30,7 +30,7 @@ pub(crate) enum ExportCommand {
         /// Where its bytes live, as with `ringnbd serve`
         uri: ExportUri,
         #[command(flatten)]
-        values: Values,
+        values: ExportValues,
         #[command(flatten)]
         form: Form,
     },
@@ -42,7 +42,7 @@ pub(crate) enum ExportCommand {
         #[arg(long)]
         uri: Option<ExportUri>,
         #[command(flatten)]
-        values: Values,
+        values: ExportValues,
         #[command(flatten)]
         expected: Expected,
         #[command(flatten)]
@@ -75,7 +75,7 @@ pub(crate) enum RemovalMode {
 
 /// What is said of an export beside where its bytes live.
 #[derive(Debug, Default, clap::Args)]
-pub(crate) struct Values {
+pub(crate) struct ExportValues {
     /// A text for people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
@@ -113,7 +113,7 @@ impl Expected {
     }
 }
 
-impl Values {
+impl ExportValues {
     fn body(&self, uri: Option<&ExportUri>) -> Result<String, String> {
         let mut all = Map::new();
         if let Some(uri) = uri {
@@ -256,7 +256,8 @@ mod tests {
     fn commands_are_requests() {
         let form = Form { json: false };
         let uri: ExportUri = "mem:1M".parse().unwrap();
-        let values = || Values { read_only: Some(true), allow: vec!["uid=1".into()], ..Values::default() };
+        let values =
+            || ExportValues { read_only: Some(true), allow: vec!["uid=1".into()], ..ExportValues::default() };
         let add = ExportCommand::Add { name: "a/b ü".into(), uri, values: values(), form };
         let asked = question(&add).unwrap();
         assert_eq!((asked.method, &*asked.target), ("PUT", "/api/v1/exports/a%2Fb%20%C3%BC"));

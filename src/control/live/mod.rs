@@ -2,8 +2,8 @@
 //! by a reload.
 //!
 //! What may fail or take its time comes first: exports are opened, conditions and names are looked at. Then
-//! all is carried out in one step without a wait, which cannot fail. One change is prepared at a time, so what
-//! was looked at still holds then.
+//! all is carried out in one step without a wait, which cannot fail. One change is prepared at a time, so
+//! what was looked at still holds then.
 //!
 //! An export that changes is a new one, which takes the old one's name. If its bytes stay where they are, the
 //! clients of the old one go on. Otherwise they end as with a soft removal.
@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
 use super::catalogue::Entry;
-use super::host::OpenFiles;
+use super::file_opener::OpenFiles;
 use super::observe::collector::Collector;
 use super::plane::Plane;
 use super::retire::retire;
@@ -158,8 +158,8 @@ impl Live {
         Ok(clients)
     }
 
-    /// Carries a plan out, as a whole or not at all; with `is_dry` it only sees whether that can be. The caller
-    /// has the turn.
+    /// Carries a plan out, as a whole or not at all; with `is_dry` it only sees whether that can be. The
+    /// caller has the turn.
     ///
     /// # Errors
     /// [`LiveRefusal`].

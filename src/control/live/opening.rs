@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::{Export, FilePurpose, PreparedFile, WantedFile};
 use crate::config::ExportConfig;
-use crate::control::host::{FileToOpen, OpenFiles};
+use crate::control::file_opener::{FileToOpen, OpenFiles};
 
 /// Opens an export: its descriptors come from whoever may open files.
 ///

@@ -1,7 +1,8 @@
 //! The control socket: an HTTP API that changes the server, for those who may operate it.
 //!
 //! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the
-//! server. The user that the server became (`--user`) may not, although the file belongs to it so that it can
+//! server. If there are readers (`control-readers`), everybody may connect; readers may ask for what changes
+//! nothing, and all others are disconnected at once, so that they take nobody's place. The user that the server became (`--user`) may not, although the file belongs to it so that it can
 //! be removed: a server that was taken over must not be able to operate itself.
 
 mod connections;
@@ -38,6 +39,8 @@ use routes::{RouteError, Verb};
 const CONNECTIONS: usize = 16;
 /// Only its user may connect at all.
 const MODE: FileMode = FileMode(0o600);
+/// Who connects is looked at then.
+const MODE_WITH_READERS: FileMode = FileMode(0o666);
 
 /// What the control socket operates.
 pub(super) struct Operator {
@@ -50,12 +53,14 @@ pub(super) struct Operator {
     pub(super) endpoints: Vec<Endpoint>,
     /// The user that started the server.
     pub(super) starter: u32,
+    /// Those who may look.
+    pub(super) readers: Vec<u32>,
     /// The server ends when this is told.
     pub(super) drain: Rc<Notify>,
 }
 
 /// A request, but for what it asks for.
-struct Asked<'a> {
+struct ControlRequest<'a> {
     /// Behind the path.
     name: String,
     condition: Condition,
@@ -68,19 +73,36 @@ struct Asked<'a> {
 ///
 /// # Errors
 /// [`ListenError::Control`].
-pub(super) fn listen(path: &Path) -> Result<Listener, ListenError> {
+pub(super) fn listen(path: &Path, readers: &[u32]) -> Result<Listener, ListenError> {
     let address = ListenAddress::Unix(UnixAddress::Path(path.to_owned()));
-    let access = UnixAccess { mode: Some(MODE), group: None };
+    let access =
+        UnixAccess { mode: Some(if readers.is_empty() { MODE } else { MODE_WITH_READERS }), group: None };
     let mut bound = Vec::new();
     listeners::listen(&[address], &access, &mut bound)
         .map_err(|error| ListenError::Control(Box::new(error)))?;
     Ok(bound.remove(0))
 }
 
-/// Whether a peer may operate a server.
-fn may_operate(peer: &PeerIdentity, starter: u32) -> bool {
-    peer.unix.is_some_and(|of| of.uid == 0 || of.uid == starter)
+/// What a client of the control socket may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Nothing,
+    /// Ask for what changes nothing.
+    Read,
+    Operate,
 }
+
+/// The role of a peer.
+fn role(peer: &PeerIdentity, starter: u32, readers: &[u32]) -> Role {
+    match peer.unix {
+        Some(of) if of.uid == 0 || of.uid == starter => Role::Operate,
+        // Several users may have this number, which stands for those that have none here.
+        Some(of) if of.uid != OVERFLOW_USER && readers.contains(&of.uid) => Role::Read,
+        _ => Role::Nothing,
+    }
+}
+
+const OVERFLOW_USER: u32 = 65534;
 
 impl Operator {
     /// Answers from now on, until the task is aborted.
@@ -89,8 +111,8 @@ impl Operator {
         tokio_uring::spawn(http::serve(Rc::new(self), acceptor, room))
     }
 
-    async fn perform(&self, verb: Verb, asked: Asked<'_>) -> Response<String> {
-        let Asked { name, condition, query, body, peer } = asked;
+    async fn perform(&self, verb: Verb, asked: ControlRequest<'_>) -> Response<String> {
+        let ControlRequest { name, condition, query, body, peer } = asked;
         let (which, query) = ((&*name, &condition), query.unwrap_or_default());
         if verb.changes_exports() {
             tracing::info!(%peer, ?verb, name, "a change was asked for");
@@ -136,8 +158,15 @@ impl Operator {
 }
 
 impl HttpService for Operator {
+    fn admits(&self, peer: &PeerIdentity) -> bool {
+        // Without readers few can connect, and they are told why they may not.
+        self.readers.is_empty() || role(peer, self.starter, &self.readers) > Role::Nothing
+    }
+
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String> {
-        if !may_operate(peer, self.starter) {
+        let is_safe = request.method().is_safe();
+        let needed = if is_safe { Role::Read } else { Role::Operate };
+        if role(peer, self.starter, &self.readers) < needed {
             tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
             return error(StatusCode::FORBIDDEN, &forbidden(self.starter));
         }
@@ -153,7 +182,7 @@ impl HttpService for Operator {
         match body::read(request.into_body()).await {
             Ok(body) => {
                 let query = query.as_deref();
-                self.perform(verb, Asked { name, condition, query, body: &body, peer }).await
+                self.perform(verb, ControlRequest { name, condition, query, body: &body, peer }).await
             }
             Err(why) => error(why.status(), why.sentence()),
         }
@@ -189,18 +218,24 @@ mod tests {
     use crate::sys::UnixCredentials;
 
     #[test]
-    fn root_and_the_starter_may() {
+    fn root_and_the_starter_may_and_readers_look() {
         let peer = |uid| PeerIdentity {
             unix: Some(UnixCredentials { pid: Some(1), uid, gid: 0 }),
             ..PeerIdentity::default()
         };
-        for (uid, starter, may) in
-            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1000, 0, false), (1001, 1000, false)]
-        {
-            assert_eq!(may_operate(&peer(uid), starter), may, "{uid} of {starter}");
+        for (uid, starter, expected) in [
+            (0, 0, Role::Operate),
+            (0, 1000, Role::Operate),
+            (1000, 1000, Role::Operate),
+            (1000, 0, Role::Nothing),
+            (1001, 1000, Role::Nothing),
+            (1002, 1000, Role::Read),
+            (OVERFLOW_USER, 1000, Role::Nothing),
+        ] {
+            assert_eq!(role(&peer(uid), starter, &[1002, OVERFLOW_USER]), expected, "{uid} of {starter}");
         }
-        assert!(!may_operate(&PeerIdentity::default(), 0), "nobody is not root");
+        assert_eq!(role(&PeerIdentity::default(), 0, &[0]), Role::Nothing, "nobody is not root");
         let tcp = PeerIdentity::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
-        assert!(!may_operate(&tcp, 0));
+        assert_eq!(role(&tcp, 0, &[]), Role::Nothing);
     }
 }

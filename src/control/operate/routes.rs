@@ -72,8 +72,8 @@ pub(super) enum RouteError {
     Method(Vec<Method>),
 }
 
-/// What a method and a path ask for, and the name behind the path, decoded. HEAD is GET without the body of the
-/// answer.
+/// What a method and a path ask for, and the name behind the path, decoded. HEAD is GET without the body of
+/// the answer.
 pub(super) fn find(method: &Method, path: &str) -> Result<(Verb, String), RouteError> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     let is_of = |route: &str| if route.ends_with('/') { path.starts_with(route) } else { path == route };

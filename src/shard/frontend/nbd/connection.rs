@@ -367,9 +367,9 @@ impl Connection {
         }
     }
 
-    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests may
-    /// still be under way, and more may be behind them, so that their client hears what became of each; but
-    /// not without end.
+    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests
+    /// may still be under way, and more may be behind them, so that their client hears what became of each;
+    /// but not without end.
     #[cold]
     fn has_refused(&mut self) -> bool {
         /// Requests, and parts of payloads.
