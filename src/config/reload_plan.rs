@@ -1,6 +1,6 @@
 //! What a new configuration changes that a running server can carry out.
 
-use super::difference::{Difference, NewRights, difference, rights_that_differ, without_rights};
+use super::difference::{Difference, NewRights, difference, rights_that_differ, served, without_rights};
 use super::export::{ExportConfig, ExportDefaults};
 use super::export_uri::ExportUri;
 use super::resolve::Config;
@@ -31,7 +31,7 @@ pub fn reload_plan(old: &Settings, new: &Settings, config: &Config) -> Option<Re
     }
     let example = [ExportConfig::example()];
     let of = |settings: &Settings, names: &[String]| -> Option<Vec<ExportConfig>> {
-        let exports = if settings.exports.is_empty() { &example[..] } else { &settings.exports };
+        let exports = served(settings, &example);
         // Stores go by their URIs, so they are not found by name.
         names.iter().map(|name| exports.iter().find(|of| of.name == *name && is_live(of)).cloned()).collect()
     };

@@ -33,6 +33,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub exports: Vec<ExportConfig>,
+    /// All exports were removed while the server ran: that there is none does not mean the example.
+    pub all_are_gone: bool,
     pub listen: Vec<ListenAddress>,
     /// Who may connect to unix sockets.
     pub unix_access: UnixAccess,
@@ -95,6 +97,7 @@ impl Settings {
     pub fn or(self, below: Self) -> Self {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
+            all_are_gone: self.all_are_gone,
             listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
                 mode: self.unix_access.mode.or(below.unix_access.mode),
@@ -173,6 +176,7 @@ impl Settings {
         let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
         Ok(Self {
             exports,
+            all_are_gone: false,
             listen: unix.chain(tcp).collect(),
             unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
             shards: server.shards,

@@ -42,7 +42,12 @@ impl RunningConfiguration {
 
     /// An export is served no more.
     fn forget(&self, export: &str) {
-        self.running().exports.retain(|of| of.name != export || of.may_be_a_store());
+        let mut running = self.running();
+        let had_example = running.exports.is_empty() && export.is_empty();
+        let before = running.exports.len();
+        running.exports.retain(|of| of.name != export || of.may_be_a_store());
+        let has_removed = running.exports.len() < before || had_example;
+        running.all_are_gone |= has_removed && running.exports.is_empty();
     }
 
     /// What a configuration changes. All of it is checked, as at the start, but for what its exports lead to.

@@ -91,6 +91,6 @@ mod tests {
         let shown = as_table(&[ConnectionRow::deserialize(&row).unwrap()]);
         let words: Vec<_> = shown.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(words[0], "0.17");
-        assert!(words.contains(&"2.5") && shown.contains("4 KiB") && !shown.contains('\u{1b}'), "{shown}");
+        assert!(words.contains(&"2.50") && shown.contains("4 KiB") && !shown.contains('\u{1b}'), "{shown}");
     }
 }
