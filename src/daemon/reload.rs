@@ -176,7 +176,7 @@ mod tests {
             ["", "b"]
         );
         running.set(&rights.settings);
-        let both = started.replace("2G", "3G").replace("mem:1G", "mem:2G") + "allow = []\n";
+        let both = started.replace("\"p\"", "\"q\"").replace("mem:1G", "mem:2G") + "allow = []\n";
         assert!(matches!(compare(&both), Reloaded::NeedsRestart(_)), "all of it or nothing");
         for (wrong, word) in [
             ("[server]\nshard = 1\n".to_owned(), "/etc/x.toml, line 2"),
