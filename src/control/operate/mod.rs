@@ -2,8 +2,9 @@
 //!
 //! It is a file of mode 0600, and each request is checked once more: root may, and the user that started the
 //! server. If there are readers (`control-readers`), everybody may connect; readers may ask for what changes
-//! nothing, and all others are disconnected at once, so that they take nobody's place. The user that the server became (`--user`) may not, although the file belongs to it so that it can
-//! be removed: a server that was taken over must not be able to operate itself.
+//! nothing, and all others are disconnected at once, so that they take nobody's place. The user that the
+//! server became (`--user`) may not, although the file belongs to it so that it can be removed: a server that
+//! was taken over must not be able to operate itself.
 
 mod connections;
 mod exports;

@@ -5,8 +5,8 @@
 //! burst lasts, whatever it costs itself: a large one overdraws, and the next ones wait for it.
 //!
 //! A shard takes from the bucket for a millisecond at once, and uses that up without looking at what others
-//! share: a [`RateAdvance`]. What it has not used by then is lost. An advance is the shard's part of the rate,
-//! so what is lost makes no load wait for long that is within it.
+//! share: a [`RateAdvance`]. What it has not used by then is lost. An advance is the shard's part of the
+//! rate, so what is lost makes no load wait for long that is within it.
 #![cfg_attr(not(test), expect(dead_code, reason = "no request is held back by a rate yet"))]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
