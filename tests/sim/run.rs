@@ -77,8 +77,6 @@ struct Life {
     held_by: Option<Arc<AtomicUsize>>,
     /// Connections of this generation, and of those before, were ended.
     ended: Option<u32>,
-    /// They may get ESHUTDOWN.
-    refused: Option<u32>,
 }
 
 /// What a client of an export works with, out of parts of the simulation.
@@ -95,8 +93,7 @@ macro_rules! context {
             is_image: $self.plan.disks[$export].image.is_some(),
             random: &mut $self.random,
             tick: &mut $self.tick,
-            refuses: ($self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors)
-                || $self.lives[$export].refused >= Some($generation),
+            refuses: $self.shutting_down && $self.plan.limits.shutdown == Shutdown::Errors,
             shutting_down: $self.shutting_down,
             removed: $self.lives[$export].ended >= Some($generation),
             now: $self.world.now().as_nanos() as u64,
@@ -222,7 +219,7 @@ impl Simulation {
     fn come_back(&mut self) {
         for life in &mut self.lives {
             if life.held_by.as_ref().is_some_and(|shards| shards.load(Ordering::Relaxed) == 0) {
-                *life = Life { generation: life.generation + 1, held_by: None, ..*life };
+                *life = Life { generation: life.generation + 1, held_by: None, ended: life.ended };
             }
         }
     }
@@ -237,12 +234,9 @@ impl Simulation {
         if life.held_by.is_some() {
             return;
         }
-        let how = self.random.pick(&[Removal::AtOnce, Removal::WhenUnused, Removal::WithErrors]);
-        if how != Removal::WhenUnused {
+        let how = self.random.pick(&[Removal::AtOnce, Removal::WhenUnused]);
+        if how == Removal::AtOnce {
             life.ended = Some(life.generation);
-        }
-        if how == Removal::WithErrors {
-            life.refused = Some(life.generation);
         }
         let held_by = Arc::new(AtomicUsize::new(self.shards.len()));
         for shard in &self.shards {
