@@ -53,7 +53,11 @@ pub mod config {
     };
 
     pub mod difference {
-        pub use crate::config::difference::{Difference, NewRights, difference, new_rights};
+        pub use crate::config::difference::{Difference, NewRights, difference};
+    }
+
+    pub mod reload_plan {
+        pub use crate::config::reload_plan::{ReloadPlan, reload_plan};
     }
 
     pub mod cpus {
@@ -71,8 +75,9 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        AddExport, Ending, Host, HostError, HostRequest, Listener, OpenedFile, Ready, Reload, Reloaded,
-        Reloading, RemoveExport, Served, Service, StartError, check, inherited, run,
+        AddExport, Ending, FileToOpen, Host, HostError, HostRequest, Listener, OpenFiles, OpenedFile,
+        OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service, StartError, check,
+        inherited, run,
     };
 
     pub mod machine {

@@ -281,9 +281,10 @@ impl ServerHandle {
         self.add(wanted, export)
     }
 
-    /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] its connections end,
-    /// and it is closed when this returns; with [`Removal::WhenUnused`] they go on, and it is closed when the
-    /// last one is gone.
+    /// Serves an export no more. New clients do not find it. With [`Removal::AtOnce`] and
+    /// [`Removal::CutOff`] its connections end, and it is closed when this returns; with
+    /// [`Removal::WhenUnused`] they go on, with [`Removal::WithErrors`] they end when nothing of them is
+    /// under way, and it is closed when the last one is gone.
     ///
     /// # Errors
     /// [`ServerError::Change`]: there is none of that name.

@@ -22,6 +22,8 @@ mod images;
 mod latency;
 #[path = "admin/lifecycle.rs"]
 mod lifecycle;
+#[path = "admin/live.rs"]
+mod live;
 #[path = "admin/rotation.rs"]
 mod rotation;
 #[path = "admin/slow.rs"]

@@ -8,9 +8,10 @@ use super::file_store::{FileOptions, FileStore};
 use super::image::{ImageHandle, ImageStatus, ImageStore, ServedStore, image_facts};
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
+use super::prepared::PreparedFile;
 use super::remote::RemoteStore;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{ExportUri, FaultOptions, ImageUri, Locking};
+use crate::config::{ExportUri, FaultOptions, ImageUri};
 use crate::ring::SharedMapping;
 use crate::store::catalog::NodeName;
 use crate::store::map_files::MapFiles;
@@ -45,6 +46,41 @@ impl Export {
         Self::open_with(uri, read_only, true)
     }
 
+    /// Opens what a URI names, its file by descriptors that another process has opened.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn of_prepared(
+        uri: &ExportUri,
+        read_only: bool,
+        files: PreparedFile,
+    ) -> Result<Self, OpenError> {
+        match uri {
+            ExportUri::Fault { options, inner } => {
+                let mut export = Self::of_prepared(inner, read_only, files)?;
+                export.faults.insert(0, (**options).clone());
+                Ok(export)
+            }
+            ExportUri::File { path, .. } => {
+                let how = FileOptions::of(uri, read_only, true).expect("it is a file");
+                let (store, facts) = FileStore::of_prepared(path, &how, files)?;
+                Ok(Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
+            }
+            _ => Self::open(uri, read_only),
+        }
+    }
+
+    /// The same bytes for writers too, or for readers only. `None` where that needs files to be opened anew.
+    pub fn with_access(&self, read_only: bool) -> Option<Self> {
+        match &self.store {
+            Store::Memory(_) | Store::Null => {
+                let facts = DeviceFacts { read_only, ..self.facts.clone() };
+                Some(Self { facts, store: self.store.clone(), faults: self.faults.clone() })
+            }
+            Store::File(_) | Store::Application(_) | Store::Image(_) => None,
+        }
+    }
+
     /// As [`Export::open`], without a lock: to see whether it can be opened, beside a server that has it.
     ///
     /// # Errors
@@ -55,26 +91,8 @@ impl Export {
 
     fn open_with(uri: &ExportUri, read_only: bool, may_lock: bool) -> Result<Self, OpenError> {
         match uri {
-            ExportUri::File {
-                path,
-                direct,
-                mapped,
-                read_only: uri_read_only,
-                rotational,
-                locking,
-                shared,
-                ..
-            } => {
-                let locking = if may_lock { *locking } else { Locking::Off };
-                let read_only = read_only || *uri_read_only;
-                let how = FileOptions {
-                    direct: *direct,
-                    mapped: *mapped,
-                    read_only,
-                    rotational: *rotational,
-                    locking,
-                    shared: *shared,
-                };
+            ExportUri::File { path, .. } => {
+                let how = FileOptions::of(uri, read_only, may_lock).expect("it is a file");
                 let (store, facts) = FileStore::open(path, &how)?;
                 Ok(Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
             }

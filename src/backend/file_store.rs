@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use super::inode::Inode;
 use super::lock::{Access, ImageLock, LockError, may_go_without};
 use super::open_error::OpenError;
+use super::prepared::{FilePurpose, PreparedFile};
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, Locking};
 use crate::exec::lock;
@@ -58,6 +59,9 @@ pub(super) struct DirectFile {
     pub(super) memory_alignment: u32,
 }
 
+/// Gives a descriptor of a file for a purpose.
+type OpenFile<'a> = dyn FnMut(FilePurpose) -> io::Result<File> + 'a;
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileOptions {
@@ -73,14 +77,53 @@ pub(super) struct FileOptions {
     pub(super) shared: bool,
 }
 
+impl FileOptions {
+    /// Those of a URI; `None` if it names no file.
+    pub(super) fn of(uri: &ExportUri, read_only: bool, may_lock: bool) -> Option<Self> {
+        let ExportUri::File { direct, mapped, read_only: of_uri, rotational, locking, shared, .. } = uri
+        else {
+            return None;
+        };
+        Some(Self {
+            direct: *direct,
+            mapped: *mapped,
+            read_only: read_only || *of_uri,
+            rotational: *rotational,
+            locking: if may_lock { *locking } else { Locking::Off },
+            shared: *shared,
+        })
+    }
+}
+
 impl FileStore {
     /// Opens a file or block device. One that others write, or that others read and this one would write, is
     /// waited for some seconds.
     pub(super) fn open(path: &Path, how: &FileOptions) -> Result<(Self, DeviceFacts), OpenError> {
-        let (metadata, buffered) = open_buffered(path, how.read_only)?;
+        Self::open_by(path, how, &mut |purpose| {
+            let flags = if purpose == FilePurpose::Direct { OFlags::DIRECT } else { OFlags::empty() };
+            open_file_with(path, how.read_only || purpose == FilePurpose::Lock, flags)
+        })
+    }
+
+    /// The same of descriptors that another process has opened.
+    pub(super) fn of_prepared(
+        path: &Path,
+        how: &FileOptions,
+        mut files: PreparedFile,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        Self::open_by(path, how, &mut |purpose| files.take(purpose))
+    }
+
+    fn open_by(
+        path: &Path,
+        how: &FileOptions,
+        open: &mut OpenFile<'_>,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let (metadata, buffered) = open_buffered(path, how.read_only, open)?;
         let inode = Inode::of(&metadata);
-        lock_image(path, &metadata, &inode, how.locking, Access::new(how.read_only, how.shared))?;
-        open_file(path, (metadata, buffered, inode), how)
+        let access = Access::new(how.read_only, how.shared);
+        lock_image((path, &metadata), &inode, how.locking, access, open)?;
+        open_file(path, (metadata, buffered, inode), how, open)
     }
 
     /// A simulated file. `sector`: a block device with sectors of so many bytes.
@@ -126,9 +169,13 @@ fn open_file_with(path: &Path, read_only: bool, flags: OFlags) -> io::Result<Fil
     OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
-fn open_buffered(path: &Path, read_only: bool) -> Result<(Metadata, File), OpenError> {
+fn open_buffered(
+    path: &Path,
+    read_only: bool,
+    open: &mut OpenFile<'_>,
+) -> Result<(Metadata, File), OpenError> {
     let explain = |error: io::Error| explain(path, read_only, error);
-    let buffered = open_file_with(path, read_only, OFlags::empty()).map_err(explain)?;
+    let buffered = open(FilePurpose::Buffered).map_err(explain)?;
     let metadata = buffered.metadata().map_err(explain)?;
     match metadata.is_file() || metadata.file_type().is_block_device() {
         true => Ok((metadata, buffered)),
@@ -144,11 +191,11 @@ fn is_same(file: &File, metadata: &Metadata) -> io::Result<bool> {
 
 /// Keeps others out, for as long as any export of the file is open.
 fn lock_image(
-    path: &Path,
-    metadata: &Metadata,
+    (path, metadata): (&Path, &Metadata),
     inode: &Inode,
     locking: Locking,
     access: Access,
+    open: &mut OpenFile<'_>,
 ) -> Result<(), OpenError> {
     if locking == Locking::Off {
         return Ok(());
@@ -157,8 +204,7 @@ fn lock_image(
     let image = match &mut *held {
         Some(image) => image,
         none => {
-            let file =
-                open_file_with(path, true, OFlags::empty()).map_err(|error| explain(path, true, error))?;
+            let file = open(FilePurpose::Lock).map_err(|error| explain(path, true, error))?;
             if !is_same(&file, metadata).map_err(|error| explain(path, true, error))? {
                 return Err(OpenError::Replaced(path.to_owned()));
             }
@@ -181,8 +227,8 @@ fn open_file(
     path: &Path,
     (metadata, buffered, inode): (Metadata, File, Arc<Inode>),
     &FileOptions { direct, mapped, read_only, rotational, .. }: &FileOptions,
+    open: &mut OpenFile<'_>,
 ) -> Result<(FileStore, DeviceFacts), OpenError> {
-    let open = |flags: OFlags| open_file_with(path, read_only, flags);
     let explain = |error: io::Error| explain(path, read_only, error);
     let is_block_device = metadata.file_type().is_block_device();
     let size =
@@ -190,12 +236,12 @@ fn open_file(
     let sector = if is_block_device { rustix::fs::ioctl_blksszget(&buffered).unwrap_or(512) } else { 1 };
     let direct = match direct {
         false => None,
-        true => Some(open(OFlags::DIRECT).map_err(|error| match error.raw_os_error() {
+        true => Some(open(FilePurpose::Direct).map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => OpenError::NoDirect(path.to_owned()),
             _ => explain(error),
         })?),
     };
-    let durable = if read_only { None } else { Some(open(OFlags::empty()).map_err(explain)?) };
+    let durable = if read_only { None } else { Some(open(FilePurpose::Durable).map_err(explain)?) };
     for other in durable.iter().chain(&direct) {
         if !is_same(other, &metadata).map_err(explain)? {
             return Err(OpenError::Replaced(path.to_owned()));

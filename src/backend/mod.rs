@@ -27,6 +27,7 @@ mod memory;
 mod open_error;
 mod page_cache;
 mod prefetch;
+mod prepared;
 mod registered;
 mod remote;
 mod steps;
@@ -57,4 +58,5 @@ pub use image::{
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
+pub(crate) use prepared::{FilePurpose, PreparedFile, WantedFile};
 pub(crate) use trust::Trust;

@@ -1,14 +1,21 @@
 //! `ringnbd ctl`: a thin client of a server's control socket.
 
+mod connections;
+mod exports;
+mod question;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Outcome;
 use super::http::{self, HttpAnswer};
 use super::info::export_name;
-use super::text::{human, json, print, table};
+use super::text::{json, print};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
+use connections::ConnectionCommand;
+use exports::ExportCommand;
+use question::{Form, Question, refused, sentence};
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
@@ -18,7 +25,10 @@ user that started the server.
 Examples:
   ringnbd ctl --control unix:/run/ringnbd.control list
   ringnbd ctl --control unix:/run/ringnbd.control list --json | jq -r '.exports[].export'
-  ringnbd ctl --control unix:/run/ringnbd.control reload
+  ringnbd ctl --control unix:/run/ringnbd.control export add vm7 /srv/images/vm7.img
+  ringnbd ctl --control unix:/run/ringnbd.control export rm vm7 --mode hide
+  ringnbd ctl --control unix:/run/ringnbd.control connection kill 0.1234567
+  ringnbd ctl --control unix:/run/ringnbd.control reload --dry-run
 
 Exit codes: 0, done; 1, the server did not do it; 2, it could not be asked, or refuses this user.";
 
@@ -36,33 +46,29 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CtlCommand {
     /// List the exports: size, access, connections, state, source
-    List {
-        /// Print JSON instead of a table
-        #[arg(long)]
-        json: bool,
-    },
-    /// Have the server read its configuration, certificates and keys again: new rights and certificates are in
-    /// force for clients that come; says what needs a restart
+    List(Form),
+    /// Add, change and remove exports
+    #[command(subcommand)]
+    Export(ExportCommand),
+    /// List and cut off connections
+    #[command(subcommand)]
+    Connection(ConnectionCommand),
+    /// Have the server read its configuration, certificates and keys again: exports, rights and certificates
+    /// change at once, as a whole or not at all; other settings need a restart
     Reload {
         /// End the sessions that would be refused now: their next requests get ESHUTDOWN
-        #[arg(long)]
+        #[arg(long, conflicts_with = "dry_run")]
         enforce: bool,
-        /// Print JSON instead of a sentence
+        /// Say what would change, and change nothing
         #[arg(long)]
-        json: bool,
+        dry_run: bool,
+        #[command(flatten)]
+        form: Form,
     },
-}
-
-/// What is shown of an export; the server may say more.
-#[derive(Debug, Deserialize)]
-struct ExportRow {
-    export: String,
-    id: String,
-    source: String,
-    size_bytes: u64,
-    read_only: bool,
-    connections: u64,
-    state: String,
+    /// Show how the server is
+    Health(Form),
+    /// Have the server finish what has begun and end, as SIGTERM does
+    Drain(Form),
 }
 
 /// Runs the command.
@@ -70,93 +76,129 @@ pub(crate) fn run(args: Args) -> Outcome {
     let ControlAddress::Path(path) = &args.control else {
         return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
     };
-    let (method, target, body) = match args.command {
-        CtlCommand::List { .. } => ("GET", "/api/v1/exports", ""),
-        CtlCommand::Reload { enforce: false, .. } => ("POST", "/api/v1/reload", ""),
-        CtlCommand::Reload { enforce: true, .. } => ("POST", "/api/v1/reload", "{\"enforce\": true}"),
+    let request = match question(&args.command) {
+        Ok(request) => request,
+        Err(why) => return Outcome::refused(why),
     };
-    let answer = match http::ask(path, method, target, body) {
+    let Question { method, target, headers, body } = &request;
+    let answer = match http::ask_with(path, (method, target), headers, body) {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };
     match args.command {
-        CtlCommand::List { json } => list(&answer, json),
-        CtlCommand::Reload { json, .. } => reload(&answer, json),
+        CtlCommand::List(form) | CtlCommand::Export(ExportCommand::List(form)) => {
+            exports::list(&answer, form.json)
+        }
+        CtlCommand::Export(command) => exports::show(&command, &answer),
+        CtlCommand::Connection(command) => connections::show(&command, &answer),
+        CtlCommand::Reload { dry_run, form, .. } => reload(&answer, dry_run, form.json),
+        CtlCommand::Health(form) => health(&answer, form.json),
+        CtlCommand::Drain(form) => match answer.status {
+            202 if form.json => print(&json(&answer.body)),
+            202 => print("The server finishes what has begun, and ends.\n"),
+            _ => refused(&answer),
+        },
     }
 }
 
-fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
+/// What a command asks; a sentence if it cannot be asked.
+fn question(command: &CtlCommand) -> Result<Question, String> {
+    Ok(match command {
+        CtlCommand::List(_) => Question::new("GET", "/api/v1/exports"),
+        CtlCommand::Export(command) => exports::question(command)?,
+        CtlCommand::Connection(command) => connections::question(command),
+        CtlCommand::Reload { dry_run: true, .. } => Question::new("POST", "/api/v1/reload?dry_run=true"),
+        CtlCommand::Reload { enforce, .. } => {
+            let body = if *enforce { "{\"enforce\": true}" } else { "" };
+            Question { body: body.into(), ..Question::new("POST", "/api/v1/reload") }
+        }
+        CtlCommand::Health(_) => Question::new("GET", "/api/v1/health"),
+        CtlCommand::Drain(_) => Question::new("POST", "/api/v1/drain"),
+    })
+}
+
+/// What is shown of a server.
+#[derive(Debug, Deserialize)]
+struct HealthRow {
+    state: String,
+    shards: u64,
+    shards_failed: u64,
+    shards_stuck: u64,
+    exports: u64,
+    connections: u64,
+}
+
+fn health(answer: &HttpAnswer, as_json: bool) -> Outcome {
     if answer.status != 200 {
         return refused(answer);
     }
-    if as_json {
-        return print(&json(&answer.body));
-    }
-    match Vec::<ExportRow>::deserialize(&answer.body["exports"]) {
-        Ok(exports) => print(&as_table(&exports)),
-        Err(error) => Outcome::refused(format_args!("the server's list is not understood: {error}")),
-    }
+    let health = match HealthRow::deserialize(&answer.body) {
+        Ok(health) => health,
+        Err(error) => {
+            return Outcome::refused(format_args!("the server's answer is not understood: {error}"));
+        }
+    };
+    let shown = if as_json {
+        print(&json(&answer.body))
+    } else {
+        let HealthRow { state, shards, shards_failed, shards_stuck, exports, connections } = &health;
+        let what = format!(
+            "{}: {exports} exports, {connections} connections, {shards} shards of which {shards_failed} have failed and {shards_stuck} \
+             do not answer\n",
+            printable(state)
+        );
+        print(&what)
+    };
+    if health.state == "ok" { shown } else { Outcome::Failed }
 }
 
-fn as_table(exports: &[ExportRow]) -> String {
-    let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
-    let mut rows = vec![titles.map(String::from).to_vec()];
-    for export in exports {
-        rows.push(vec![
-            export_name(&export.export),
-            printable(&export.id),
-            human(export.size_bytes),
-            if export.read_only { "read-only" } else { "read-write" }.into(),
-            export.connections.to_string(),
-            printable(&export.state),
-            printable(&export.source),
-        ]);
-    }
-    table(&rows, &[false, false, true, false, true, false, false])
-}
-
-fn reload(answer: &HttpAnswer, as_json: bool) -> Outcome {
+fn reload(answer: &HttpAnswer, is_dry: bool, as_json: bool) -> Outcome {
     // Without it the answer is not about the reload, but about the request.
     let Some(result) = answer.body["result"].as_str() else { return refused(answer) };
-    let (unchanged, rights) = (result == "unchanged", result == "rights");
     if as_json {
         let printed = print(&json(&answer.body));
-        return if unchanged || rights { printed } else { Outcome::Failed };
+        return if answer.status == 200 { printed } else { Outcome::Failed };
     }
-    if unchanged || rights {
-        return print(&brought(&answer.body, rights));
+    match result {
+        "unchanged" | "rights" | "exports" if !is_dry => print(&brought(&answer.body, result)),
+        "unchanged" => print("Nothing to change.\n"),
+        "rights" | "exports" => print(&planned(&answer.body)),
+        _ => Outcome::failed(sentence(&answer.body).unwrap_or_else(|| printable(result))),
     }
-    Outcome::failed(sentence(&answer.body).unwrap_or_else(|| printable(result)))
 }
 
 /// What a reload has brought, in lines.
-fn brought(body: &Value, rights: bool) -> String {
-    let mut lines = Vec::new();
-    if rights {
-        lines.push("Other rights are in force for clients that come.".to_owned());
-    }
+fn brought(body: &Value, result: &str) -> String {
+    let mut text = match result {
+        "rights" => "Other rights are in force for clients that come.\n".to_owned(),
+        "exports" => format!("Changed:\n{}", lines(body)),
+        _ => String::new(),
+    };
     if body["tls_renewed"].as_bool().unwrap_or(false) {
-        lines.push("Clients that come see the new certificates and keys.".to_owned());
+        text += "Clients that come see the new certificates and keys.\n";
     }
-    if lines.is_empty() {
-        lines.push("Nothing to change.".to_owned());
+    if text.is_empty() {
+        text += "Nothing to change.\n";
     }
     match body["sessions_ended"].as_u64().unwrap_or(0) {
         0 => {}
-        1 => lines.push("One session ends, which would be refused now.".to_owned()),
-        ended => lines.push(format!("{ended} sessions end, which would be refused now.")),
+        1 => text += "One session ends, which would be refused now.\n",
+        ended => text += &format!("{ended} sessions end, which would be refused now.\n"),
     }
-    lines.join("\n") + "\n"
+    text
 }
 
-/// The server did not do what was asked, and says why.
-fn refused(answer: &HttpAnswer) -> Outcome {
-    let why = sentence(&answer.body).unwrap_or_else(|| format!("the server answered {}", answer.status));
-    Outcome::refused(why)
+/// The exports that a reload is about, a line for each.
+fn lines(body: &Value) -> String {
+    let names = |key: &str, how: &str| {
+        let names = body[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+        names.map(|name| format!("  {how:<8}{}\n", export_name(name))).collect::<String>()
+    };
+    names("added", "new") + &names("removed", "removed") + &names("changed", "changed")
 }
 
-fn sentence(body: &Value) -> Option<String> {
-    body["error"].as_str().map(printable)
+fn planned(body: &Value) -> String {
+    format!("Nothing was changed. A reload changes:\n{}", lines(body))
 }
 
 #[cfg(test)]
@@ -165,40 +207,30 @@ mod tests {
 
     #[test]
     fn what_a_reload_has_brought() {
-        let of = |renewed: bool, ended: u64, rights| {
-            brought(&serde_json::json!({"tls_renewed": renewed, "sessions_ended": ended}), rights)
+        let of = |renewed: bool, ended: u64, result| {
+            brought(&serde_json::json!({"tls_renewed": renewed, "sessions_ended": ended}), result)
         };
-        assert_eq!(of(false, 0, false), "Nothing to change.\n");
-        assert_eq!(brought(&Value::Null, false), "Nothing to change.\n", "of an older server");
+        assert_eq!(of(false, 0, "unchanged"), "Nothing to change.\n");
+        assert_eq!(brought(&Value::Null, "unchanged"), "Nothing to change.\n", "of an older server");
         let all = "Other rights are in force for clients that come.\n\
                    Clients that come see the new certificates and keys.\n\
                    2 sessions end, which would be refused now.\n";
-        assert_eq!(of(true, 2, true), all);
+        assert_eq!(of(true, 2, "rights"), all);
         assert_eq!(
-            of(false, 1, false),
+            of(false, 1, "unchanged"),
             "Nothing to change.\nOne session ends, which would be refused now.\n"
         );
+        let exports = serde_json::json!({"added": ["a"], "removed": [], "changed": []});
+        assert_eq!(brought(&exports, "exports"), "Changed:\n  new     a\n");
     }
 
     #[test]
-    fn the_table() {
-        let body = serde_json::json!([
-            {"export": "", "id": "0.0", "source": "mem:1G", "size_bytes": 1u64 << 30, "read_only": false, "connections": 12,
-             "state": "serving", "description": "more than is shown"},
-            {"export": "a\u{1b}[2J", "id": "10.3", "source": "/a.img", "size_bytes": 512, "read_only": true, "connections": 0,
-             "state": "stopping"},
-        ]);
-        let exports = Vec::<ExportRow>::deserialize(&body).unwrap();
-        let shown = as_table(&exports);
+    fn a_plan_has_a_line_for_each_export() {
+        let body =
+            serde_json::json!({"added": ["", "b\u{1b}"], "removed": ["c"], "changed": [], "settings": []});
+        let shown = planned(&body);
         let lines: Vec<_> = shown.lines().collect();
-        assert_eq!(
-            lines[0],
-            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     SOURCE"
-        );
-        assert_eq!(
-            lines[1],
-            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving   mem:1G"
-        );
-        assert!(!shown.contains('\u{1b}') && lines[2].ends_with("0  stopping  /a.img"), "{shown}");
+        assert_eq!(lines[1..3], ["  new     \"\" (the default export)", "  new     b\\u{1b}"], "{shown}");
+        assert_eq!(lines[3], "  removed c");
     }
 }

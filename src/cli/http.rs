@@ -36,6 +36,16 @@ pub(super) enum AskError {
 
 /// Asks, and waits for the answer.
 pub(super) fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Result<HttpAnswer, AskError> {
+    ask_with(socket, (method, target), "", body)
+}
+
+/// The same with further header fields: lines, each with its end.
+pub(super) fn ask_with(
+    socket: &Path,
+    (method, target): (&str, &str),
+    headers: &str,
+    body: &str,
+) -> Result<HttpAnswer, AskError> {
     let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Permission,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
@@ -45,7 +55,7 @@ pub(super) fn ask(socket: &Path, method: &str, target: &str, body: &str) -> Resu
         stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
     timeouts.map_err(AskError::Silent)?;
     let request = format!(
-        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).map_err(AskError::Silent)?;

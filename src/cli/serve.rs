@@ -268,6 +268,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
         exports: args.exports,
+        all_are_gone: false,
         listen: unix.chain(tcp).collect(),
         unix_access: UnixAccess { mode: args.unix_mode, group: args.unix_group },
         shards: args.shards,
@@ -284,6 +285,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         log_format: args.log_format,
         admin: args.admin,
         control: args.control,
+        control_readers: Vec::new(),
         allow_directories: Vec::new(),
         slow: args.slow,
         latency_log: args.latency_log,

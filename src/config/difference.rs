@@ -33,7 +33,7 @@ impl Difference {
 pub fn difference(old: &Settings, new: &Settings) -> Difference {
     // What is served when nothing is said.
     let example = [ExportConfig::example()];
-    let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
+    let (of_old, of_new) = (by_name(old, &example), by_name(new, &example));
     let only = |here: &ByName<'_>, there: &ByName<'_>| {
         let names = here.keys().filter(|name| !there.contains_key(*name));
         names.cloned().map(Cow::into_owned).collect()
@@ -47,35 +47,40 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
     }
 }
 
-/// The rights that change; `None` when something else does too, which needs a restart, and when nothing does.
-pub fn new_rights(old: &Settings, new: &Settings) -> Option<NewRights> {
-    let without = |settings: &Settings| {
-        let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
-        settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
-        settings
-    };
-    if !difference(&without(old), &without(new)).is_empty() || difference(old, new).is_empty() {
-        return None;
-    }
+/// The same settings, which say nothing of rights.
+pub(super) fn without_rights(settings: &Settings) -> Settings {
+    let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
+    settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
+    settings
+}
+
+/// The exports of `new` that have other rights in `old`, or none there, and are no news but for them.
+pub(super) fn rights_that_differ(old: &Settings, new: &Settings) -> NewRights {
     let example = [ExportConfig::example()];
-    let (of_old, of_new) = (by_name(&old.exports, &example), by_name(&new.exports, &example));
+    let (of_old, of_new) = (by_name(old, &example), by_name(new, &example));
     let rights = |settings: &Settings, export: &ExportConfig| export.rights.clone().or(&settings.rights);
     let all = of_new.iter().map(|(name, export)| {
         let had = of_old.get(name).map(|of_old| rights(old, of_old));
         (export, rights(new, export), had)
     });
     let changed = all.filter(|(_, rights, had)| had.as_ref() != Some(rights));
-    Some(changed.map(|(export, rights, _)| (export.name.clone(), export.uri.clone(), rights)).collect())
+    changed.map(|(export, rights, _)| (export.name.clone(), export.uri.clone(), rights)).collect()
 }
 
 /// For each export whose rights change its name, its URI, and its new rights.
 pub type NewRights = Vec<(String, ExportUri, Rights)>;
 
+/// The exports that settings lead to.
+pub(super) fn served<'a>(settings: &'a Settings, example: &'a [ExportConfig]) -> &'a [ExportConfig] {
+    let is_example = settings.exports.is_empty() && !settings.all_are_gone;
+    if is_example { example } else { &settings.exports }
+}
+
 type ByName<'a> = BTreeMap<Cow<'a, str>, &'a ExportConfig>;
 
 /// Several stores may have no name: they go by their URIs.
-fn by_name<'a>(exports: &'a [ExportConfig], example: &'a [ExportConfig]) -> ByName<'a> {
-    let exports = if exports.is_empty() { example } else { exports };
+fn by_name<'a>(settings: &'a Settings, example: &'a [ExportConfig]) -> ByName<'a> {
+    let exports = served(settings, example);
     let name = |export: &'a ExportConfig| match export.may_be_a_store() {
         true => Cow::Owned(export.uri.to_string()),
         false => Cow::Borrowed(&*export.name),
@@ -87,6 +92,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // All fields by name: a new one that is forgotten here does not compile.
     let Settings {
         exports: _,
+        all_are_gone: _,
         listen,
         unix_access,
         shards,
@@ -103,6 +109,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         log_format,
         admin,
         control,
+        control_readers,
         allow_directories,
         slow,
         latency_log,
@@ -130,6 +137,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("log-format", *log_format != new.log_format),
         ("admin", *admin != new.admin),
         ("control", *control != new.control),
+        ("control-readers", *control_readers != new.control_readers),
         ("allow-directories", *allow_directories != new.allow_directories),
         ("slow", *slow != new.slow),
         ("latency-log", *latency_log != new.latency_log),

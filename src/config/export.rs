@@ -25,6 +25,25 @@ pub struct ExportConfig {
     pub requires_tls: bool,
 }
 
+/// What holds for exports that say nothing else.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExportDefaults {
+    pub rights: Rights,
+    /// All exports are read-only.
+    pub read_only: bool,
+}
+
+impl ExportDefaults {
+    /// An export as it is served.
+    pub fn in_force(&self, export: &ExportConfig) -> ExportConfig {
+        ExportConfig {
+            read_only: export.read_only || self.read_only,
+            rights: export.rights.clone().or(&self.rights),
+            ..export.clone()
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExportError {
     #[error(transparent)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cpus::ShowCpus;
 use super::error::ConfigError;
-use super::export::ExportConfig;
+use super::export::{ExportConfig, ExportDefaults};
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::{ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::memory;
@@ -20,6 +20,8 @@ use super::tls::TlsConfig;
 pub struct Config {
     /// At least one; names are unique.
     pub exports: Vec<ExportConfig>,
+    /// For exports that come later.
+    pub defaults: ExportDefaults,
     /// Where to listen; empty means that nothing was said.
     pub listen: Vec<ListenAddress>,
     /// For each shard the CPU that it is pinned to; at least one.
@@ -34,6 +36,8 @@ pub struct Config {
     pub admin: Option<ListenAddress>,
     /// Where the control socket is; there is none without.
     pub control: Option<PathBuf>,
+    /// Users who may look there and change nothing.
+    pub control_readers: Vec<u32>,
     /// Where exports may be opened from while the server runs; empty means that nothing was said.
     pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
@@ -74,8 +78,9 @@ const NOTEWORTHY_CONNECTIONS: usize = 1024;
 const FILES_PER_HANDSHAKE: u64 = 2;
 /// File descriptors of the admin server: its clients, its listeners, the latency log.
 const ADMIN_FILES: u64 = 40;
-/// Those of the control socket: its clients, its listener, the broker, what the broker opens.
-const CONTROL_FILES: u64 = 48;
+/// Those of the control socket: its clients, its listener, the broker, what the broker opens for exports that
+/// come later.
+const CONTROL_FILES: u64 = 112;
 
 impl Config {
     /// The files of TLS, wherever the process is.
@@ -87,7 +92,8 @@ impl Config {
     /// Fits settings to the machine and fills in what was not said.
     pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
-        let read_only = settings.read_only.unwrap_or(false);
+        let defaults =
+            ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
         let mut exports = settings.exports;
         if exports.is_empty() {
             exports.push(ExportConfig::example());
@@ -96,10 +102,7 @@ impl Config {
         let tls = settings.tls.resolve(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
-        for export in &mut exports {
-            export.read_only |= read_only;
-            export.rights = std::mem::take(&mut export.rights).or(&settings.rights);
-        }
+        exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
         let mut limits = Limits::default();
@@ -133,17 +136,18 @@ impl Config {
             (false, _, Some(_)) => return Err(ConfigError::NoHistograms("--latency-log")),
             _ => {}
         }
-        let busy_poll = settings.busy_poll.unwrap_or(Duration::ZERO);
         Ok(Self {
             exports,
+            defaults,
             listen: settings.listen,
             unix_access,
             shards,
             limits,
-            busy_poll,
+            busy_poll: settings.busy_poll.unwrap_or_default(),
             pidfile: settings.pidfile,
             admin: settings.admin.map(|address| address.0),
             control: control_socket(settings.control),
+            control_readers: settings.control_readers,
             allow_directories: settings.allow_directories,
             slow: settings.slow,
             latency_log: settings.latency_log,

@@ -33,6 +33,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub exports: Vec<ExportConfig>,
+    /// All exports were removed while the server ran: that there is none does not mean the example.
+    pub all_are_gone: bool,
     pub listen: Vec<ListenAddress>,
     /// Who may connect to unix sockets.
     pub unix_access: UnixAccess,
@@ -61,6 +63,8 @@ pub struct Settings {
     pub admin: Option<AdminAddress>,
     /// Where the control socket is.
     pub control: Option<ControlAddress>,
+    /// Users who may look at the control socket and change nothing.
+    pub control_readers: Vec<u32>,
     /// Directories from which exports may be opened while the server runs; by default those of its exports.
     pub allow_directories: Vec<PathBuf>,
     /// Requests that take longer are logged.
@@ -93,6 +97,7 @@ impl Settings {
     pub fn or(self, below: Self) -> Self {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
+            all_are_gone: self.all_are_gone,
             listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
                 mode: self.unix_access.mode.or(below.unix_access.mode),
@@ -112,6 +117,7 @@ impl Settings {
             log_format: self.log_format.or(below.log_format),
             admin: self.admin.or(below.admin),
             control: self.control.or(below.control),
+            control_readers: first_of(self.control_readers, below.control_readers),
             allow_directories: first_of(self.allow_directories, below.allow_directories),
             slow: self.slow.or(below.slow),
             latency_log: self.latency_log.or(below.latency_log),
@@ -170,6 +176,7 @@ impl Settings {
         let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
         Ok(Self {
             exports,
+            all_are_gone: false,
             listen: unix.chain(tcp).collect(),
             unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
             shards: server.shards,
@@ -186,6 +193,7 @@ impl Settings {
             log_format: server.log_format,
             admin: server.admin.map(|address| address.0),
             control: server.control.map(|address| address.0),
+            control_readers: server.control_readers,
             allow_directories: server.allow_directories,
             slow: server.slow.map(|duration| duration.0),
             latency_log: server.latency_log,
@@ -237,6 +245,7 @@ struct ServerTable {
     log_format: Option<LogFormat>,
     admin: Option<TextValue<AdminAddress>>,
     control: Option<TextValue<ControlAddress>>,
+    control_readers: Vec<u32>,
     allow_directories: Vec<PathBuf>,
     slow: Option<Time>,
     latency_log: Option<PathBuf>,
@@ -375,6 +384,7 @@ shutdown = "errors"
 log-format = "json"
 admin = "127.0.0.1:9800"
 control = "unix:/run/ringnbd.control"
+control-readers = [1001, 1002]
 allow-directories = ["/srv/images", "more"]
 slow = "10ms"
 latency-log = "/var/log/ringnbd.hlog"
@@ -411,6 +421,7 @@ tls = "required"
         assert_eq!(settings.shutdown, Some(Shutdown::Errors));
         assert_eq!(settings.admin, Some("127.0.0.1:9800".parse().unwrap()));
         assert_eq!(settings.control, Some("unix:/run/ringnbd.control".parse().unwrap()));
+        assert_eq!(settings.control_readers, [1001, 1002]);
         assert_eq!(settings.allow_directories, ["/srv/images", "more"].map(PathBuf::from));
         assert_eq!(settings.slow, Some(Duration::from_millis(10)));
         assert_eq!(settings.latency_log.as_deref(), Some("/var/log/ringnbd.hlog".as_ref()));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::{Export, ExportId};
+use crate::config::ExportConfig;
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Decision, Rights};
 
@@ -29,6 +30,10 @@ pub(super) struct Entry {
     /// Connections that went to a shard and are not gone yet.
     clients: Arc<AtomicUsize>,
     rights: RefCell<Rights>,
+    /// What it was asked for as; none of an image of a store, and of what an application added.
+    wanted: RefCell<Option<ExportConfig>>,
+    /// How often it was changed where it is.
+    revision: Cell<u64>,
 }
 
 /// Counts a connection of an export until it is gone, on whatever thread.
@@ -57,6 +62,22 @@ impl Entry {
         self.rights.replace(rights.clone());
     }
 
+    /// Says what it was asked for as.
+    pub(super) fn set_wanted(&self, wanted: &ExportConfig) {
+        self.wanted.replace(Some(wanted.clone()));
+        self.revision.set(self.revision.get() + 1);
+    }
+
+    /// What it was asked for as.
+    pub(super) fn wanted(&self) -> Option<ExportConfig> {
+        self.wanted.borrow().clone()
+    }
+
+    /// A text that no other state of any export of this server has.
+    pub(super) fn tag(&self) -> String {
+        format!("{}.{}.{}", self.id.index, self.id.generation, self.revision.get())
+    }
+
     /// What a client may do with it.
     pub(super) fn decide(&self, asker: &Asker) -> Decision {
         self.rights.borrow().decide(asker)
@@ -64,7 +85,12 @@ impl Entry {
 
     /// The image is open.
     pub(super) fn set_export(&self, export: Export) {
-        assert!(self.export.set(Arc::new(export)).is_ok(), "it is opened once");
+        self.share_export(Arc::new(export));
+    }
+
+    /// The same for one that may be open already.
+    fn share_export(&self, export: Arc<Export>) {
+        assert!(self.export.set(export).is_ok(), "it is opened once");
     }
 
     /// One more handshake asks for it, or one less.
@@ -137,6 +163,18 @@ impl Catalogue {
         Some(entry)
     }
 
+    /// Adds one whose bytes another one may have too.
+    pub(super) fn add_shared(
+        &mut self,
+        info: ExportInfo,
+        export: Arc<Export>,
+        source: String,
+    ) -> Option<Rc<Entry>> {
+        let entry = self.add_unopened(info, source)?;
+        entry.share_export(export);
+        Some(entry)
+    }
+
     /// Adds one that is opened when a client chooses it.
     pub(super) fn add_unopened(&mut self, info: ExportInfo, source: String) -> Option<Rc<Entry>> {
         if self.by_name.contains_key(&info.name) {
@@ -151,7 +189,9 @@ impl Catalogue {
         self.by_name.insert(info.name.clone(), index);
         let (export, home, handshakes) = (OnceCell::new(), Cell::new(None), Cell::new(0));
         let (clients, rights) = (Arc::default(), RefCell::default());
-        let entry = Rc::new(Entry { id, info, export, source, home, handshakes, clients, rights });
+        let (wanted, revision) = (RefCell::default(), Cell::new(0));
+        let entry = Entry { id, info, export, source, home, handshakes, clients, rights, wanted, revision };
+        let entry = Rc::new(entry);
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
     }
@@ -174,6 +214,11 @@ impl Catalogue {
     /// Those that are open, by index.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Entry>> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref()).filter(|entry| entry.export().is_some())
+    }
+
+    /// How many have a name.
+    pub(super) fn count(&self) -> usize {
+        self.by_name.len()
     }
 
     /// The export of a name.

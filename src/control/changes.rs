@@ -33,8 +33,8 @@ pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, reques
     let Some(entry) = removed else { return answer(Err(ChangeError::NoSuchExport(name))) };
     tracing::info!(export = name, ?how, "export removed");
     let answer = match how {
-        Removal::AtOnce => Some(answer),
-        Removal::WhenUnused => {
+        Removal::AtOnce | Removal::CutOff => Some(answer),
+        Removal::WhenUnused | Removal::WithErrors => {
             answer(Ok(()));
             None
         }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use super::file_opener::OpenFiles;
 use super::listen::listeners::{Listener, SocketFile};
 use super::reload::Reload;
 use super::served::Served;
@@ -76,6 +77,12 @@ pub trait Host {
         None
     }
 
+    /// What opens files for exports that come by the control socket or by a reload. Asked once, when the
+    /// server begins to accept.
+    fn file_opener(&mut self) -> Option<Box<dyn OpenFiles>> {
+        None
+    }
+
     /// Exports of files that it may add while the server runs: shards keep threads and places for so many.
     fn exports_later(&self) -> usize {
         0
@@ -128,8 +135,8 @@ pub struct RemoveExport {
     pub name: String,
     /// What becomes of its connections.
     pub how: Removal,
-    /// Called when the export is gone or, if its connections may go on, when no client finds it any more. It
-    /// must not wait.
+    /// Called when the export is gone or, if its connections may take their time, when no client finds it any
+    /// more. It must not wait.
     pub answer: Box<dyn FnOnce(Result<(), ChangeError>) + Send>,
 }
 

@@ -8,6 +8,7 @@
 //! * `start`, `server`: from the configuration to the first client, and from there to the end; `host`: the
 //!   process around it.
 //! * `listen/`: how clients connect. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
+//! * `live/`: exports that come, go and change while clients are there, by the control socket or by a reload.
 //! * `stores/`: the stores that the server has open: their images as exports, and what is done to them.
 //! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
 //!   speak `http/`.
@@ -23,10 +24,12 @@ mod changes;
 mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
+mod file_opener;
 mod handshake_memory;
 mod host;
 mod http;
 mod listen;
+mod live;
 pub(crate) mod machine;
 #[cfg(not(feature = "tls"))]
 mod no_encryption;
@@ -56,6 +59,7 @@ pub(crate) use no_encryption::EncryptionError;
 #[cfg(not(feature = "tls"))]
 use no_encryption::{Encryption, SecureChannel, TlsProof};
 
+pub use file_opener::{FileToOpen, OpenFiles, OpeningFile};
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{OpenedFile, Reload, Reloaded, Reloading};

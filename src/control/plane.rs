@@ -1,6 +1,7 @@
 //! What the tasks of the control plane share.
 
 use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +49,8 @@ pub(super) struct Plane {
     pub(super) sessions: Sessions,
     /// `None`: no client can have TLS.
     pub(super) encryption: Option<Encryption>,
+    /// For exports that came later: whether they can only be had with TLS.
+    later_tls: RefCell<HashMap<String, bool>>,
 }
 
 /// A client's places.
@@ -119,6 +122,7 @@ impl Plane {
             rights: OnceCell::new(),
             sessions: Sessions::default(),
             encryption,
+            later_tls: RefCell::default(),
         }
     }
 
@@ -157,7 +161,33 @@ impl Plane {
 
     /// Whether an export can only be had with TLS.
     pub(super) fn needs_tls(&self, export: &str) -> bool {
-        self.encryption.as_ref().is_some_and(|encryption| encryption.is_needed_for(export))
+        let Some(encryption) = &self.encryption else { return false };
+        match self.later_tls.borrow().get(export) {
+            Some(is_needed) => *is_needed || encryption.mode() == TlsMode::Required,
+            None => encryption.is_needed_for(export),
+        }
+    }
+
+    /// Says whether an export that comes can only be had with TLS.
+    pub(super) fn set_needs_tls(&self, export: &str, is_needed: bool) {
+        if self.encryption.is_some() {
+            self.later_tls.borrow_mut().insert(export.to_owned(), is_needed);
+        }
+    }
+
+    /// Forgets what was said of an export that is gone.
+    pub(super) fn forget_tls(&self, export: &str) {
+        self.later_tls.borrow_mut().remove(export);
+    }
+
+    /// Has a shard cut a connection off; see [`ShardHandle::end_connection`].
+    pub(super) fn end_connection(
+        &self,
+        shard: usize,
+        since_ns: u64,
+        answer: impl FnOnce(bool) + Send + 'static,
+    ) -> bool {
+        self.shards.get(shard).is_some_and(|shard| shard.end_connection(since_ns, answer))
     }
 
     /// How long a session with TLS goes on.

@@ -7,19 +7,27 @@ use std::rc::Rc;
 
 use hyper::StatusCode;
 use serde::Serialize;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 
+use super::live::Live;
 use super::sessions::enforce;
-use super::stores::Stores;
+use crate::config::Settings;
 use crate::config::difference::{Difference, NewRights};
+use crate::config::reload_plan::ReloadPlan;
 
-/// How a reload ended. What runs is as it was, but for rights and for what TLS needs.
+/// How a reload ended, or, of a host, what is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reloaded {
     /// The configuration says what runs.
     Unchanged,
     /// It says something else of rights, and of nothing else: that is in force for clients that come.
     Rights(NewRights),
+    /// It says something else of exports too, and of nothing that needs a restart: this is to be done.
+    Plan(Box<ReloadPlan>),
+    /// That was done.
+    Exports(Difference),
+    /// That cannot be done, and none of it was: a sentence.
+    Refused(String, Difference),
     /// The configuration is right, and says something else than what runs.
     NeedsRestart(Difference),
     /// The configuration is wrong: a sentence.
@@ -46,17 +54,34 @@ pub trait Reload {
     /// Opens a file of TLS that the server was started with, as it is now.
     fn open(&self, path: &Path) -> OpenedFile;
 
-    /// Reads and compares. If it says that new rights are in force, they will be.
+    /// Reads and compares. What it comes to is not in force yet.
     fn reload(&self) -> Reloading;
 
-    /// What the reload has brought is in force.
+    /// A plan was carried out: this is in force.
+    fn carried_out(&self, settings: &Settings);
+
+    /// A reload has ended, with whatever result.
     fn ended(&self) {}
+
+    /// An export is served no more, whatever the configuration says: the next reload may add it again.
+    fn removed(&self, export: &str);
+}
+
+/// What is asked of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ReloadWish {
+    /// Nothing is changed.
+    pub(super) is_dry: bool,
+    /// Sessions that would be refused then are ended.
+    pub(super) enforces: bool,
 }
 
 /// What a reload came to.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ReloadEnd {
     pub(super) reloaded: Reloaded,
+    /// Nothing was done.
+    is_dry: bool,
     /// Certificates, keys or what belongs to them are others than before.
     is_tls_renewed: bool,
     /// Sessions that end because their clients would be refused now.
@@ -65,7 +90,7 @@ pub(super) struct ReloadEnd {
 
 impl From<Reloaded> for ReloadEnd {
     fn from(reloaded: Reloaded) -> Self {
-        Self { reloaded, is_tls_renewed: false, ended: 0 }
+        Self { reloaded, is_dry: false, is_tls_renewed: false, ended: 0 }
     }
 }
 
@@ -80,6 +105,9 @@ pub(super) struct ReloadView {
     sessions_ended: usize,
     #[serde(flatten)]
     difference: Difference,
+    /// Nothing was done: this is what would come of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
 }
 
 impl Reloaded {
@@ -88,6 +116,8 @@ impl Reloaded {
         match self {
             Self::Unchanged => "unchanged",
             Self::Rights(_) => "rights",
+            Self::Plan(_) | Self::Exports(_) => "exports",
+            Self::Refused(..) => "refused",
             Self::NeedsRestart(_) => "needs_restart",
             Self::Wrong(_) => "wrong",
             Self::WrongTls(_) => "wrong_tls",
@@ -104,6 +134,9 @@ impl Reloaded {
                 let names: Vec<_> = new.iter().map(|(name, ..)| name.clone()).collect();
                 format!("other rights are in force for clients that come, of the exports {}", quoted(&names))
             }
+            Self::Plan(plan) => format!("to be changed: {}", told(&plan.difference)),
+            Self::Exports(difference) => format!("changed: {}", told(difference)),
+            Self::Refused(why, _) => format!("nothing was changed: {why}"),
             Self::NeedsRestart(difference) => {
                 format!("nothing was changed: restart the server to change {}", told(difference))
             }
@@ -117,23 +150,26 @@ impl Reloaded {
 
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Unchanged | Self::Rights(_) => StatusCode::OK,
-            Self::NeedsRestart(_) | Self::NoConfiguration => StatusCode::CONFLICT,
+            Self::Unchanged | Self::Rights(_) | Self::Plan(_) | Self::Exports(_) => StatusCode::OK,
+            Self::NeedsRestart(_) | Self::Refused(..) | Self::NoConfiguration => StatusCode::CONFLICT,
             Self::Wrong(_) | Self::WrongTls(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    /// Whether the configuration is in force as it is.
+    /// Whether the configuration is in force as it is, or could be.
     fn is_in_force(&self) -> bool {
-        matches!(self, Self::Unchanged | Self::Rights(_))
+        self.status() == StatusCode::OK
     }
 }
 
 impl ReloadEnd {
     pub(super) fn view(&self) -> ReloadView {
         let difference = match &self.reloaded {
-            Reloaded::NeedsRestart(difference) => difference.clone(),
+            Reloaded::NeedsRestart(difference)
+            | Reloaded::Exports(difference)
+            | Reloaded::Refused(_, difference) => difference.clone(),
+            Reloaded::Plan(plan) => plan.difference.clone(),
             Reloaded::Rights(new) => {
                 let changed = new.iter().map(|(name, ..)| name.clone()).collect();
                 Difference { changed, ..Difference::default() }
@@ -146,6 +182,7 @@ impl ReloadEnd {
             tls_renewed: self.is_tls_renewed,
             sessions_ended: self.ended,
             difference,
+            dry_run: self.is_dry,
         }
     }
 
@@ -190,37 +227,38 @@ fn told(difference: &Difference) -> String {
 #[derive(Default)]
 pub(super) struct Reloads {
     reloader: Option<Box<dyn Reload>>,
-    /// What other rights are told.
-    stores: Option<Rc<Stores>>,
-    turn: Mutex<()>,
+    /// What carries it out.
+    live: Option<Rc<Live>>,
 }
 
 impl Reloads {
     /// Without a reloader there is no configuration.
-    pub(super) fn new(reloader: Option<Box<dyn Reload>>, stores: &Rc<Stores>) -> Rc<Self> {
-        Rc::new(Self { reloader, stores: Some(Rc::clone(stores)), turn: Mutex::new(()) })
+    pub(super) fn new(reloader: Option<Box<dyn Reload>>, live: &Rc<Live>) -> Rc<Self> {
+        Rc::new(Self { reloader, live: Some(Rc::clone(live)) })
     }
 
-    /// Reloads in a task of its own: the client that asked may leave before the end. `enforces`: sessions
-    /// that would be refused then are ended.
-    pub(super) fn begin(self: &Rc<Self>, enforces: bool) -> oneshot::Receiver<ReloadEnd> {
+    /// An export was removed at the control socket.
+    pub(super) fn removed(&self, export: &str) {
+        if let Some(reloader) = &self.reloader {
+            reloader.removed(export);
+        }
+    }
+
+    /// Reloads in a task of its own: the client that asked may leave before the end.
+    pub(super) fn begin(self: &Rc<Self>, wish: ReloadWish) -> oneshot::Receiver<ReloadEnd> {
         let (answer, answered) = oneshot::channel();
         let reloads = Rc::clone(self);
         tokio_uring::spawn(async move {
-            let _turn = reloads.turn.lock().await;
-            let end = match (&reloads.reloader, &reloads.stores) {
-                (Some(reloader), Some(stores)) => {
-                    reloader.begins();
-                    let end = carry_out(reloader.as_ref(), stores, enforces).await;
-                    reloader.ended();
-                    end
-                }
+            let mut end = match (&reloads.reloader, &reloads.live) {
+                (Some(reloader), Some(live)) => reload(&**reloader, live, wish).await,
                 _ => Reloaded::NoConfiguration.into(),
             };
-            let (result, tls_renewed) = (end.reloaded.word(), end.is_tls_renewed);
+            end.is_dry = wish.is_dry;
+            let (result, dry_run, tls_renewed) = (end.reloaded.word(), end.is_dry, end.is_tls_renewed);
+            let sessions_ended = end.ended;
             match end.reloaded.is_in_force() {
-                true => tracing::info!(result, tls_renewed, sessions_ended = end.ended, "{}", end.sentence()),
-                false => tracing::warn!(result, "{}", end.sentence()),
+                true => tracing::info!(result, dry_run, tls_renewed, sessions_ended, "{}", end.sentence()),
+                false => tracing::warn!(result, dry_run, "{}", end.sentence()),
             }
             // It may have left.
             let _nobody = answer.send(end);
@@ -229,33 +267,55 @@ impl Reloads {
     }
 
     /// Reloads and waits for the end.
-    pub(super) async fn run(self: &Rc<Self>, enforces: bool) -> ReloadEnd {
+    pub(super) async fn run(self: &Rc<Self>, wish: ReloadWish) -> ReloadEnd {
         let ended = "the server ended before the reload did";
-        self.begin(enforces).await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()).into())
+        self.begin(wish).await.unwrap_or_else(|_| Reloaded::Unreadable(ended.to_owned()).into())
     }
 }
 
-/// All of it comes into force, or nothing.
-async fn carry_out(reloader: &dyn Reload, stores: &Rc<Stores>, enforces: bool) -> ReloadEnd {
-    let encryption = stores.plane.encryption.as_ref();
+/// All of it comes into force, or nothing, while nothing else changes exports.
+async fn reload(reloader: &dyn Reload, live: &Live, wish: ReloadWish) -> ReloadEnd {
+    let _turn = live.turn.lock().await;
+    reloader.begins();
+    let end = read_and_carry_out(reloader, live, wish).await;
+    reloader.ended();
+    end
+}
+
+async fn read_and_carry_out(reloader: &dyn Reload, live: &Live, wish: ReloadWish) -> ReloadEnd {
+    let plane = &live.stores.plane;
     // First, because nothing fails behind the configuration.
-    let renewed = match encryption {
+    let renewed = match plane.encryption.as_ref() {
         None => None,
         Some(encryption) => match encryption.read_again(reloader).await {
             Ok(renewed) => Some((encryption, renewed)),
             Err(why) => return Reloaded::WrongTls(why).into(),
         },
     };
-    let reloaded = reloader.reload().await;
-    if !reloaded.is_in_force() {
+    let reloaded = match reloader.reload().await {
+        Reloaded::Plan(plan) => carry_out(plan, reloader, live, wish.is_dry).await,
+        other => other,
+    };
+    if wish.is_dry || !reloaded.is_in_force() {
         return reloaded.into();
     }
-    if let Reloaded::Rights(new) = &reloaded {
-        stores.set_rights(new);
-    }
     let is_tls_renewed = renewed.is_some_and(|(encryption, renewed)| encryption.renew(renewed));
-    let ended = if enforces { enforce(&stores.plane).await } else { 0 };
-    ReloadEnd { reloaded, is_tls_renewed, ended }
+    let ended = if wish.enforces { enforce(plane).await } else { 0 };
+    ReloadEnd { is_tls_renewed, ended, ..reloaded.into() }
+}
+
+async fn carry_out(plan: Box<ReloadPlan>, reloader: &dyn Reload, live: &Live, is_dry: bool) -> Reloaded {
+    if let Err(refusal) = live.carry_out(&plan, is_dry).await {
+        return Reloaded::Refused(refusal.to_string(), plan.difference);
+    }
+    if !is_dry {
+        reloader.carried_out(&plan.settings);
+    }
+    match plan.wanted.is_empty() && plan.removed.is_empty() {
+        true => Reloaded::Rights(plan.rights),
+        false if is_dry => Reloaded::Plan(plan),
+        false => Reloaded::Exports(plan.difference),
+    }
 }
 
 #[cfg(test)]
@@ -271,7 +331,7 @@ mod tests {
             changed: Vec::new(),
             settings: vec!["memory", "slow"],
         };
-        let reloaded = Reloaded::NeedsRestart(difference);
+        let reloaded = Reloaded::NeedsRestart(difference.clone());
         let sentence = "nothing was changed: restart the server to change new exports \"new\"; removed exports \"a\", \"b\"; \
                         the settings memory, slow";
         assert_eq!(reloaded.sentence(), sentence);
@@ -281,15 +341,21 @@ mod tests {
             "settings": ["memory", "slow"], "tls_renewed": false, "sessions_ended": 0,
         });
         assert_eq!(view, expected);
-        let end = ReloadEnd { reloaded: Reloaded::Unchanged, is_tls_renewed: true, ended: 3 };
+        let end = ReloadEnd { is_tls_renewed: true, ended: 3, ..ReloadEnd::from(Reloaded::Unchanged) };
         let view = serde_json::to_value(end.view()).unwrap();
         let expected = serde_json::json!({
             "result": "unchanged", "error": null, "added": [], "removed": [], "changed": [], "settings": [],
             "tls_renewed": true, "sessions_ended": 3,
         });
         assert_eq!(view, expected);
+        let end = ReloadEnd { is_dry: true, ..Reloaded::Exports(difference.clone()).into() };
+        let view = serde_json::to_value(end.view()).unwrap();
+        let parts = ["result", "error", "removed", "dry_run"].map(|key| view[key].clone());
+        let expected = serde_json::json!(["exports", null, ["a", "b"], true]);
+        assert_eq!(serde_json::Value::from(parts.to_vec()), expected);
         for (reloaded, status) in [
             (Reloaded::Unchanged, 200),
+            (Reloaded::Refused("x".to_owned(), difference), 409),
             (Reloaded::Wrong("x".to_owned()), 422),
             (Reloaded::WrongTls("x".to_owned()), 422),
             (Reloaded::Unreadable("x".to_owned()), 503),

@@ -5,21 +5,24 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::catalogue::Entry;
 use super::changes;
+use super::file_opener::OpenFiles;
 use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
 use super::listen::endpoint::Endpoint;
-use super::listen::listeners::{self, Listener};
+use super::listen::listeners::{self, ListenError, Listener};
 use super::listen::negotiate::{Candidate, negotiate};
+use super::live::Live;
 use super::observers::Observers;
 use super::operate::{self, Operator};
 use super::plane::Plane;
-use super::reload::Reloads;
+use super::reload::{ReloadWish, Reloads};
 use super::served::{Served, served};
 use super::sessions::end_old_sessions;
 use super::start_error::StartError;
@@ -86,6 +89,8 @@ pub(super) struct Server<'a> {
     ended_shards: usize,
     observers: Observers,
     reloads: Rc<Reloads>,
+    /// An operator wants the server to end.
+    drain: Rc<Notify>,
     /// The user that started the server, who may operate it.
     starter: u32,
 }
@@ -95,7 +100,8 @@ impl<'a> Server<'a> {
     pub(super) fn new(config: &'a Config, stores: Rc<Stores>, exits: Exits, starter: u32) -> Self {
         let plane = Rc::clone(&stores.plane);
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
-        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, starter }
+        let drain = Rc::default();
+        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, drain, starter }
     }
 
     /// Serves to the end.
@@ -118,7 +124,7 @@ impl<'a> Server<'a> {
         let exports = self.served();
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let mut control = self.config.control.as_deref().map(operate::listen).transpose()?;
+        let mut control = self.listen_for_operators()?;
         let control_file = control.as_mut().and_then(|listener| listener.file.take());
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
@@ -145,10 +151,11 @@ impl<'a> Server<'a> {
             logs: &logs,
         })?;
         // From here on only what a running server needs.
-        self.reloads = Reloads::new(host.reloader(), &self.stores);
+        let live = self.live(host.file_opener());
+        self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
         self.stores.begin(self.observers.collector());
-        let control = control.map(|listener| self.operate(listener)).transpose()?;
+        let control = control.map(|listener| self.operate(listener, live)).transpose()?;
         let old =
             self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
         let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
@@ -180,13 +187,27 @@ impl<'a> Server<'a> {
         catalogue.iter().map(of).collect()
     }
 
+    /// What changes exports from now on.
+    fn live(&self, opener: Option<Box<dyn OpenFiles>>) -> Rc<Live> {
+        Live::new(&self.stores, self.observers.collector(), opener, self.config.defaults.clone())
+    }
+
+    /// The control socket, if there is to be one.
+    fn listen_for_operators(&self) -> Result<Option<Listener>, ListenError> {
+        let listen = |path| operate::listen(path, &self.config.control_readers);
+        self.config.control.as_deref().map(listen).transpose()
+    }
+
     /// Answers at the control socket.
-    fn operate(&self, listener: Listener) -> Result<JoinHandle<()>, StartError> {
+    fn operate(&self, listener: Listener, live: Rc<Live>) -> Result<JoinHandle<()>, StartError> {
         let acceptor = Acceptor::new(listener).map_err(StartError::Runtime)?;
         let collector = self.observers.collector().expect("the control socket is one of those who want it");
         let (plane, reloads) = (Rc::clone(&self.plane), Rc::clone(&self.reloads));
         let (stores, endpoints) = (Rc::clone(&self.stores), self.endpoints.clone());
-        let operator = Operator { plane, stores, collector, reloads, endpoints, starter: self.starter };
+        let (starter, drain) = (self.starter, Rc::clone(&self.drain));
+        let readers = self.config.control_readers.clone();
+        let operator =
+            Operator { plane, stores, collector, reloads, live, endpoints, starter, readers, drain };
         Ok(operator.start(acceptor))
     }
 
@@ -207,8 +228,12 @@ impl<'a> Server<'a> {
                         changes::remove(&self.plane, self.observers.collector(), *remove);
                     }
                     // What came of it is logged.
-                    HostRequest::Reload => drop(self.reloads.begin(false)),
+                    HostRequest::Reload => drop(self.reloads.begin(ReloadWish::default())),
                 },
+                () = self.drain.notified() => {
+                    tracing::info!("stopping, as an operator asked");
+                    return Ending::Stopped;
+                }
                 Some((shard, result)) = self.exits.recv() => {
                     self.shard_failed(shard, result);
                     if self.ended_shards == self.config.shards.len() {

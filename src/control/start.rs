@@ -111,7 +111,9 @@ fn open_exports(
             let (name, store) = (wanted.name.clone(), wanted.uri.to_string());
             StoresError::Clash { name, store }
         };
-        catalogue.add(info, export, source).ok_or_else(taken)?.set_rights(&wanted.rights);
+        let entry = catalogue.add(info, export, source).ok_or_else(taken)?;
+        entry.set_rights(&wanted.rights);
+        entry.set_wanted(wanted);
     }
     stores.check_names(&catalogue)?;
     Ok((catalogue, stores))

@@ -16,6 +16,7 @@
 pub(crate) mod broker;
 pub(crate) mod configuration;
 mod confine;
+mod files;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod logging;
@@ -33,14 +34,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::control::{self, Host, HostError, HostRequest, Listener, Ready, Reload};
+use crate::control::{self, Host, HostError, HostRequest, Listener, OpenFiles, Ready, Reload};
 use crate::sandbox::{Names, Sandbox, SandboxError};
 use broker::Broker;
+use files::FilesOfBroker;
 use notify::Notifier;
 use pidfile::Pidfile;
 use reload::{Reloader, RunningConfiguration};
 use signals::{Signals, Told};
 use surroundings::{Nowhere, Parent, Surroundings, WatchedParent};
+
+/// Files that may come while the server runs and that may all block at the same time: a shard has threads for
+/// so many.
+const EXPORTS_LATER: usize = 16;
 
 /// The process around a server. `R` hears when everything is up.
 pub(crate) struct Daemon<'a, R> {
@@ -197,6 +203,14 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn reloader(&mut self) -> Option<Box<dyn Reload>> {
         let (running, broker) = (Arc::clone(self.running.as_ref()?), Rc::clone(self.broker.as_ref()?));
         Some(Box::new(Reloader { running, broker, notifier: Rc::clone(&self.notifier) }))
+    }
+
+    fn file_opener(&mut self) -> Option<Box<dyn OpenFiles>> {
+        Some(Box::new(FilesOfBroker(Rc::clone(self.broker.as_ref()?))))
+    }
+
+    fn exports_later(&self) -> usize {
+        if self.broker_socket.is_some() { EXPORTS_LATER } else { 0 }
     }
 
     fn goes_on(&self) -> bool {

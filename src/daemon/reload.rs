@@ -5,14 +5,15 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::broker::{Broker, BrokerError};
 use super::configuration::ConfigurationSource;
 use super::notify::Notifier;
-use crate::config::difference::{difference, new_rights};
+use crate::config::difference::difference;
+use crate::config::reload_plan::reload_plan;
 use crate::config::{Config, Machine, Settings};
 use crate::control::{OpenedFile, Reload, Reloaded, Reloading};
 
@@ -31,6 +32,25 @@ pub(crate) struct RunningConfiguration {
 }
 
 impl RunningConfiguration {
+    fn running(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These settings are in force.
+    fn set(&self, settings: &Settings) {
+        self.running().clone_from(settings);
+    }
+
+    /// An export is served no more.
+    fn forget(&self, export: &str) {
+        let mut running = self.running();
+        let had_example = running.exports.is_empty() && export.is_empty();
+        let before = running.exports.len();
+        running.exports.retain(|of| of.name != export || of.may_be_a_store());
+        let has_removed = running.exports.len() < before || had_example;
+        running.all_are_gone |= has_removed && running.exports.is_empty();
+    }
+
     /// What a configuration changes. All of it is checked, as at the start, but for what its exports lead to.
     fn compare(&self, text: &str) -> Reloaded {
         let file = match self.source.parse(text) {
@@ -38,16 +58,19 @@ impl RunningConfiguration {
             Err(why) => return Reloaded::Wrong(why),
         };
         let settings = self.source.merged(file);
-        if let Err(error) = Config::resolve(settings.clone(), &self.machine) {
-            return Reloaded::Wrong(error.to_string());
-        }
-        let mut running = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rights) = new_rights(&running, &settings) {
-            *running = settings;
-            return Reloaded::Rights(rights);
-        }
+        let config = match Config::resolve(settings.clone(), &self.machine) {
+            Ok(config) => config,
+            Err(error) => return Reloaded::Wrong(error.to_string()),
+        };
+        let running = self.running();
         let difference = difference(&running, &settings);
-        if difference.is_empty() { Reloaded::Unchanged } else { Reloaded::NeedsRestart(difference) }
+        if difference.is_empty() {
+            return Reloaded::Unchanged;
+        }
+        match reload_plan(&running, &settings, &config) {
+            Some(plan) => Reloaded::Plan(Box::new(plan)),
+            None => Reloaded::NeedsRestart(difference),
+        }
     }
 }
 
@@ -79,8 +102,16 @@ impl Reload for Reloader {
         Box::pin(async move { read_and_compare(running, &broker).await })
     }
 
+    fn carried_out(&self, settings: &Settings) {
+        self.running.set(settings);
+    }
+
     fn ended(&self) {
         self.notifier.tell("READY=1");
+    }
+
+    fn removed(&self, export: &str) {
+        self.running.forget(export);
     }
 }
 
@@ -134,19 +165,30 @@ mod tests {
         let compare = |text: &str| running.compare(text);
         assert_eq!(compare(started), Reloaded::Unchanged);
         assert_eq!(compare(&started.replace("2G", "3G")), Reloaded::Unchanged, "a flag wins over it");
-        let Reloaded::NeedsRestart(changes) = compare(&started.replace("mem:1G", "mem:2G")) else { panic!() };
-        assert_eq!((changes.changed, changes.settings), (vec![String::new()], vec![]));
+        let plan = |text: &str| match compare(text) {
+            Reloaded::Plan(plan) => plan,
+            other => panic!("{other:?}"),
+        };
+        let changes = plan(&started.replace("mem:1G", "mem:2G"));
+        assert_eq!((&changes.difference.changed[..], changes.removed.len()), (&[String::new()][..], 0));
         let Reloaded::NeedsRestart(changes) = compare("[[export]]\nuri = \"mem:1G\"\n") else { panic!() };
         assert_eq!(changes.settings, ["pidfile", "control"], "the socket beside the pidfile goes with it");
-        let Reloaded::Rights(rights) = compare(&format!("{started}allow = \"uid=1\"\n")) else { panic!() };
-        assert_eq!(rights.len(), 1);
+        let rights = plan(&format!("{started}allow = \"uid=1\"\n"));
+        assert_eq!((rights.difference.changed.len(), rights.removed.len()), (1, 0));
+        running.set(&rights.settings);
         assert_eq!(
             compare(&format!("{started}allow = [\"uid=1\"]\n")),
             Reloaded::Unchanged,
             "it is in force"
         );
-        assert!(matches!(compare(&format!("listed = \"never\"\n{started}")), Reloaded::Rights(_)));
-        let both = started.replace("2G", "3G").replace("mem:1G", "mem:2G") + "allow = []\n";
+        plan(&format!("listed = \"never\"\n{started}"));
+        running.forget("");
+        assert_eq!(
+            plan(&format!("{started}[[export]]\nname = \"b\"\nuri = \"mem:1G\"\n")).difference.added,
+            ["", "b"]
+        );
+        running.set(&rights.settings);
+        let both = started.replace("\"p\"", "\"q\"").replace("mem:1G", "mem:2G") + "allow = []\n";
         assert!(matches!(compare(&both), Reloaded::NeedsRestart(_)), "all of it or nothing");
         for (wrong, word) in [
             ("[server]\nshard = 1\n".to_owned(), "/etc/x.toml, line 2"),

@@ -70,6 +70,7 @@ const ALLOWED: &[c_long] = &[
     451, // cachestat
     // Names: what Landlock leaves of them.
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_readlinkat,
@@ -206,7 +207,7 @@ const HOSTILE: &[c_long] = &[
 
 /// What the thread of a store makes, looks at and copies below its directory, where Landlock leaves it to.
 const OF_STORES: &[c_long] =
-    &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_copy_file_range];
+    &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_copy_file_range];
 
 /// What connecting to another server takes, beside what is allowed anyway.
 const OF_CONNECTING: &[c_long] = &[libc::SYS_socket, libc::SYS_connect];
@@ -265,11 +266,21 @@ fn allowed(has_stores: bool, connects: bool) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_open, vec![masked(1, writing, libc::O_RDONLY as u64)?]);
     // Registered files come and go with connections; all other resources of a ring are registered at start.
     one_of(&mut rules, libc::SYS_io_uring_register, 1, &ring::REGISTER)?;
-    // Extents of a file; the size of a block device; whether a socket blocks; whether a descriptor is a
-    // terminal, as glibc and as musl ask.
-    one_of(&mut rules, libc::SYS_ioctl, 1, &[FS_IOC_FIEMAP, BLKGETSIZE64, FIONBIO, TCGETS, TIOCGWINSZ])?;
-    let descriptors =
-        [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+    // Extents of a file; the size and the sectors of a block device; whether a socket blocks; whether a
+    // descriptor is a terminal, as glibc and as musl ask.
+    let questions = [FS_IOC_FIEMAP, BLKGETSIZE64, BLKSSZGET, FIONBIO, TCGETS, TIOCGWINSZ];
+    one_of(&mut rules, libc::SYS_ioctl, 1, &questions)?;
+    // The last two are locks: the broker opens files, and the server locks them.
+    let descriptors = [
+        libc::F_DUPFD,
+        libc::F_DUPFD_CLOEXEC,
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_OFD_SETLK,
+        libc::F_OFD_GETLK,
+    ];
     one_of(&mut rules, libc::SYS_fcntl, 1, &descriptors.map(|command| command as u64))?;
     // A thread of this process, and nothing else that a clone can be.
     let namespaces = libc::CLONE_NEWNS
@@ -298,6 +309,7 @@ const TCGETS: u64 = 0x5401;
 const TIOCGWINSZ: u64 = 0x5413;
 const FS_IOC_FIEMAP: u64 = 0xc020_660b;
 const BLKGETSIZE64: u64 = 0x8008_1272;
+const BLKSSZGET: u64 = 0x1268;
 
 /// `IORING_REGISTER_*` of a ring in use.
 mod ring {

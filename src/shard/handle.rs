@@ -7,7 +7,9 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
-use crate::shard::mailbox::{Collect, Dismissal, HomeVisit, Message, NewConnection, Removal, Remove};
+use crate::shard::mailbox::{
+    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove,
+};
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
@@ -137,6 +139,16 @@ impl ShardHandle {
     /// the shard is gone or has no room for the message.
     pub(crate) fn dismiss(&self, numbers: Vec<u64>, why: Dismissal) -> bool {
         let sent = self.mailbox.try_send(Message::Dismiss(numbers, why)).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Has a connection cut off, which came at this time of the shard's clock; `answer` hears on the shard's
+    /// thread whether there was one, and is dropped when the shard ends before. False when the shard is gone
+    /// or has no room for the message.
+    pub fn end_connection(&self, since_ns: u64, answer: impl FnOnce(bool) + Send + 'static) -> bool {
+        let message = Message::EndConnection(EndConnection { since_ns, answer: Box::new(answer) });
+        let sent = self.mailbox.try_send(message).is_ok();
         self.doorbell.ring();
         sent
     }

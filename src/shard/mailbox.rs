@@ -43,6 +43,11 @@ pub enum Removal {
     WhenUnused,
     /// They end: what has begun is answered, the rest is not.
     AtOnce,
+    /// They end when nothing of them is under way: what has begun is answered, and what comes after it is
+    /// answered with ESHUTDOWN.
+    WithErrors,
+    /// They are cut off: what has begun is not answered.
+    CutOff,
 }
 
 /// Why the control plane wants a connection to end.
@@ -64,6 +69,8 @@ pub(super) enum Message {
     Remove(Box<Remove>),
     /// End connections, by their numbers in ascending order.
     Dismiss(Vec<u64>, Dismissal),
+    /// Cut a connection off.
+    EndConnection(EndConnection),
     /// Do something as the home of an image.
     Home(Box<HomeVisit>),
 }
@@ -97,6 +104,13 @@ pub(super) struct Remove {
     /// What becomes of its connections.
     pub(super) how: Removal,
     pub(super) done: Done,
+}
+
+/// A connection to cut off, by the time of its shard's clock at which it came.
+pub(super) struct EndConnection {
+    pub(super) since_ns: u64,
+    /// Hears whether there was one. On the shard's thread: it must not wait.
+    pub(super) answer: Box<dyn FnOnce(bool) + Send>,
 }
 
 /// Called on the shard's thread when it has nothing of an export any more: no connection, no device, no

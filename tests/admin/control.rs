@@ -34,7 +34,7 @@ impl Subject {
         Self { server: options.args(["--control", &address]).start(), path, _directory: directory }
     }
 
-    fn socket(&self) -> Address {
+    pub(crate) fn socket(&self) -> Address {
         Address::Unix(self.path.clone())
     }
 
@@ -52,7 +52,7 @@ fn ctl(address: &str, words: &[&str]) -> Finished {
 }
 
 #[track_caller]
-fn body(answer: &Answer) -> Value {
+pub(crate) fn body(answer: &Answer) -> Value {
     assert_eq!(answer.header("content-type"), "application/json", "{}", answer.body);
     serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
 }
@@ -68,7 +68,7 @@ fn exports_are_listed() {
     let first = list();
     assert_eq!(first["exports"].as_array().unwrap().len(), 2);
     let expected = json!({
-        "export": "c", "id": "1.0", "description": "", "source": "null:1G", "size_bytes": 1u64 << 30, "read_only": false,
+        "export": "c", "id": "1.0", "etag": "1.0.1", "description": "", "source": "null:1G", "size_bytes": 1u64 << 30, "read_only": false,
         "flags_value": export(&first, "c")["flags_value"], "connections": 0, "state": "serving",
     });
     assert_eq!(export(&first, "c"), expected);
@@ -120,7 +120,7 @@ fn it_stands_beside_the_pidfile_of_a_server_with_a_configuration() {
 fn what_it_does_not_know_is_an_error_with_a_sentence() {
     let subject = Subject::start(Options::new().export("mem:1M"));
     let socket = subject.socket();
-    for path in ["/", "/metrics", "/api/v1/nothing", "/api/v1/exports/", "/%61pi/v1/exports"] {
+    for path in ["/", "/metrics", "/api/v1/nothing", "/api/v1/reload/", "/%61pi/v1/exports"] {
         let answer = socket.get(path);
         assert_eq!(answer.status, 404, "{path}");
         assert!(body(&answer)["error"].as_str().unwrap().contains("GET /api/v1/exports"), "{answer:?}");
@@ -218,20 +218,26 @@ fn what_is_no_control_socket_is_told() {
 }
 
 /// A server with a configuration that can be changed.
-struct Configured {
-    subject: Subject,
-    file: PathBuf,
+pub(crate) struct Configured {
+    pub(crate) subject: Subject,
+    pub(crate) file: PathBuf,
     _directory: tempfile::TempDir,
 }
 
-const CONFIGURATION: &str = "[server]\nslow = \"10s\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n";
+pub(crate) const CONFIGURATION: &str =
+    "[server]\nslow = \"10s\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n";
 
 impl Configured {
     #[track_caller]
-    fn start(options: Options) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
+        Self::with(options, CONFIGURATION)
+    }
+
+    #[track_caller]
+    pub(crate) fn with(options: Options, text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("c.toml");
-        std::fs::write(&file, CONFIGURATION).unwrap();
+        std::fs::write(&file, text).unwrap();
         let mut options = options.args(["--config", file.to_str().unwrap()]);
         // The tests may run under nohup(1), whose children ignore a hang-up.
         options.wrapper = ["env", "--default-signal=HUP"].map(str::to_owned).into();
@@ -239,20 +245,20 @@ impl Configured {
     }
 
     /// Writes the file anew, as an editor does.
-    fn replace(&self, text: &str) {
+    pub(crate) fn replace(&self, text: &str) {
         let new = self.file.with_extension("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, &self.file).unwrap();
     }
 
     #[track_caller]
-    fn reload(&self) -> (u16, Value) {
+    pub(crate) fn reload(&self) -> (u16, Value) {
         let answer = self.subject.socket().ask("POST", "/api/v1/reload", "Content-Length: 0\r\n");
         (answer.status, body(&answer))
     }
 
     /// What reloads came to, as the log tells.
-    fn logged(&self) -> Vec<String> {
+    pub(crate) fn logged(&self) -> Vec<String> {
         let results = self
             .subject
             .server

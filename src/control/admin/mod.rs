@@ -7,7 +7,7 @@
 
 mod images;
 mod routes;
-mod views;
+pub(in crate::control) mod views;
 
 use std::rc::Rc;
 use std::time::SystemTime;

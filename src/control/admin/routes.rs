@@ -7,7 +7,7 @@ use hyper::header::{ACCEPT, ALLOW, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
-use super::views::image_facts;
+use super::views::{connections, image_facts};
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_label, render};
@@ -47,7 +47,11 @@ impl Admin {
             "/api/v1/connections" => {
                 self.collector.refresh(true).await;
                 match self.chosen_export(request) {
-                    Some(export) => json(StatusCode::OK, &self.connections(export, number(request, "limit"))),
+                    Some(export) => {
+                        let (state, catalogue) = (self.collector.state(), self.plane.catalogue());
+                        let limit = number(request, "limit");
+                        json(StatusCode::OK, &connections(&state, &catalogue, export, limit))
+                    }
                     None => no_such_export(),
                 }
             }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::block::{BlockError, CommandKind};
-use crate::control::catalogue::Entry;
+use crate::control::catalogue::{Catalogue, Entry};
+use crate::control::observe::collector::CollectorState;
 use crate::stats::prometheus::ImageFacts;
 use crate::stats::{
     Class, ClassSummary, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, heat_row_start_ns,
@@ -88,14 +89,14 @@ pub(super) fn image_facts(entry: &Entry) -> Option<ImageFacts> {
 
 /// `/api/v1/connections`.
 #[derive(Debug, Serialize)]
-pub(super) struct ConnectionsView {
+pub(in crate::control) struct ConnectionsView {
     /// All, whatever the limit of the list.
     count: usize,
     connections: Vec<ConnectionView>,
 }
 
 #[derive(Debug, Serialize)]
-struct ConnectionView {
+pub(in crate::control) struct ConnectionView {
     id: String,
     peer: String,
     /// Of a unix socket.
@@ -229,6 +230,45 @@ fn errors_by_command(errors: &ErrorCounts) -> BTreeMap<&'static str, BTreeMap<&'
     commands.filter(|(_, counts): &(_, BTreeMap<_, _>)| !counts.is_empty()).collect()
 }
 
+/// Of one export, or of the whole server: the busiest and then the oldest connections first.
+pub(in crate::control) fn connections(
+    state: &CollectorState,
+    catalogue: &Catalogue,
+    export: Option<usize>,
+    limit: Option<u64>,
+) -> ConnectionsView {
+    let of_shards = state
+        .shards
+        .iter()
+        .enumerate()
+        .flat_map(|(shard, of)| of.connections.iter().map(move |connection| (shard, connection)));
+    let mut all: Vec<_> =
+        of_shards.filter(|(_, of)| export.is_none_or(|export| of.export == export)).collect();
+    all.sort_by_key(|(_, of)| std::cmp::Reverse((of.in_flight, of.age_ns)));
+    let count = all.len();
+    all.truncate(limit.map_or(count, |limit| limit as usize));
+    let name = |index: usize| catalogue.at(index).map(|entry| entry.info.name.clone()).unwrap_or_default();
+    let connections = all.into_iter().map(|(shard, of)| ConnectionView {
+        id: format!("{shard}.{}", of.since_ns),
+        peer: of.peer.to_string(),
+        unix: of.peer.unix.map(Into::into),
+        export: name(of.export),
+        shard,
+        age_seconds: of.age_ns as f64 / 1e9,
+        in_flight: of.in_flight,
+        requests: of.requests,
+        bytes: of.bytes,
+    });
+    ConnectionsView { count, connections: connections.collect() }
+}
+
+impl ConnectionsView {
+    /// The connection of an id.
+    pub(in crate::control) fn one(self, id: &str) -> Option<ConnectionView> {
+        self.connections.into_iter().find(|connection| connection.id == id)
+    }
+}
+
 impl Admin {
     pub(super) fn start_unix_seconds(&self) -> f64 {
         self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
@@ -292,36 +332,6 @@ impl Admin {
             }
         });
         ExportsView { exports: exports.collect() }
-    }
-
-    /// Of one export, or of the whole server: the busiest and then the oldest connections first.
-    pub(super) fn connections(&self, export: Option<usize>, limit: Option<u64>) -> ConnectionsView {
-        let state = self.collector.state();
-        let of_shards = state
-            .shards
-            .iter()
-            .enumerate()
-            .flat_map(|(shard, of)| of.connections.iter().map(move |connection| (shard, connection)));
-        let mut all: Vec<_> =
-            of_shards.filter(|(_, of)| export.is_none_or(|export| of.export == export)).collect();
-        all.sort_by_key(|(_, of)| std::cmp::Reverse((of.in_flight, of.age_ns)));
-        let count = all.len();
-        all.truncate(limit.map_or(count, |limit| limit as usize));
-        let catalogue = self.plane.catalogue();
-        let name =
-            |index: usize| catalogue.at(index).map(|entry| entry.info.name.clone()).unwrap_or_default();
-        let connections = all.into_iter().map(|(shard, of)| ConnectionView {
-            id: format!("{shard}.{}", of.since_ns),
-            peer: of.peer.to_string(),
-            unix: of.peer.unix.map(Into::into),
-            export: name(of.export),
-            shard,
-            age_seconds: of.age_ns as f64 / 1e9,
-            in_flight: of.in_flight,
-            requests: of.requests,
-            bytes: of.bytes,
-        });
-        ConnectionsView { count, connections: connections.collect() }
     }
 
     pub(super) fn latency(&self) -> LatencyView {

@@ -37,6 +37,11 @@ const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 /// What answers requests.
 #[allow(async_fn_in_trait)]
 pub(super) trait HttpService: 'static {
+    /// Whether a client gets a place at all.
+    fn admits(&self, _peer: &PeerIdentity) -> bool {
+        true
+    }
+
     /// Answers one request of a client.
     async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String>;
 }
@@ -53,19 +58,21 @@ pub(super) async fn serve(service: Rc<impl HttpService>, acceptor: Acceptor, roo
             sleep(EXHAUSTION_PAUSE).await;
             continue;
         };
+        let peer = match &stream {
+            Stream::Tcp(stream) => PeerIdentity::of(stream),
+            Stream::Unix(stream) => PeerIdentity::of(stream),
+        };
+        if !service.admits(&peer) {
+            tracing::debug!(%peer, "disconnected");
+            continue;
+        }
         // A client that waits here for a place is accepted, and those behind it are in the backlog.
         let Ok(()) = room.acquire().await.map(tokio::sync::SemaphorePermit::forget) else { return };
         let (service, room) = (Rc::clone(&service), Rc::clone(&room));
         tokio_uring::spawn(async move {
             match stream {
-                Stream::Tcp(stream) => {
-                    let peer = PeerIdentity::of(&stream);
-                    converse(&*service, stream, &peer).await;
-                }
-                Stream::Unix(stream) => {
-                    let peer = PeerIdentity::of(&stream);
-                    converse(&*service, stream, &peer).await;
-                }
+                Stream::Tcp(stream) => converse(&*service, stream, &peer).await,
+                Stream::Unix(stream) => converse(&*service, stream, &peer).await,
             }
             room.add_permits(1);
         });

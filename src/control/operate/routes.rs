@@ -1,11 +1,23 @@
 //! What the control socket can do: one table.
 
 use hyper::Method;
+use percent_encoding::percent_decode_str;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     ListExports,
+    ShowExport,
+    /// Add an export, or have it be what the body says.
+    PutExport,
+    /// Change what the body says.
+    PatchExport,
+    RemoveExport,
+    ListConnections,
+    ShowConnection,
+    EndConnection,
+    Health,
+    Drain,
     Reload,
     /// The stores that are open.
     ListStores,
@@ -16,9 +28,25 @@ pub(super) enum Verb {
     ChangeStore(&'static str),
 }
 
-/// Paths are compared as they are.
-const ROUTES: [(Method, &str, Verb); 19] = [
+impl Verb {
+    /// Whether it is to be found in the log.
+    pub(super) fn changes_exports(self) -> bool {
+        matches!(self, Self::PutExport | Self::PatchExport | Self::RemoveExport | Self::EndConnection)
+    }
+}
+
+/// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
+const ROUTES: [(Method, &str, Verb); 28] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
+    (Method::GET, "/api/v1/exports/", Verb::ShowExport),
+    (Method::PUT, "/api/v1/exports/", Verb::PutExport),
+    (Method::PATCH, "/api/v1/exports/", Verb::PatchExport),
+    (Method::DELETE, "/api/v1/exports/", Verb::RemoveExport),
+    (Method::GET, "/api/v1/connections", Verb::ListConnections),
+    (Method::GET, "/api/v1/connections/", Verb::ShowConnection),
+    (Method::DELETE, "/api/v1/connections/", Verb::EndConnection),
+    (Method::GET, "/api/v1/health", Verb::Health),
+    (Method::POST, "/api/v1/drain", Verb::Drain),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
@@ -47,12 +75,15 @@ pub(super) enum RouteError {
     Method(Vec<Method>),
 }
 
-/// What a method and a path ask for. HEAD is GET without the body of the answer.
-pub(super) fn find(method: &Method, path: &str) -> Result<Verb, RouteError> {
+/// What a method and a path ask for, and the name behind the path, decoded. HEAD is GET without the body of
+/// the answer.
+pub(super) fn find(method: &Method, path: &str) -> Result<(Verb, String), RouteError> {
     let method = if *method == Method::HEAD { &Method::GET } else { method };
-    let of_path = || ROUTES.iter().filter(|(_, of, _)| *of == path);
-    if let Some((_, _, verb)) = of_path().find(|(of, _, _)| of == method) {
-        return Ok(*verb);
+    let is_of = |route: &str| if route.ends_with('/') { path.starts_with(route) } else { path == route };
+    let of_path = || ROUTES.iter().filter(|(_, route, _)| is_of(route));
+    if let Some((_, route, verb)) = of_path().find(|(of, _, _)| of == method) {
+        let name = percent_decode_str(&path[route.len()..]).decode_utf8();
+        return name.map(|name| (*verb, name.into_owned())).map_err(|_| RouteError::NotFound);
     }
     let allowed: Vec<_> = of_path().map(|(method, _, _)| method.clone()).collect();
     Err(if allowed.is_empty() { RouteError::NotFound } else { RouteError::Method(allowed) })
@@ -60,7 +91,8 @@ pub(super) fn find(method: &Method, path: &str) -> Result<Verb, RouteError> {
 
 /// All of it, for people.
 pub(super) fn overview() -> String {
-    let routes = ROUTES.iter().map(|(method, path, _)| format!("{method} {path}"));
+    let name = |path: &str| if path.ends_with('/') { "NAME" } else { "" };
+    let routes = ROUTES.iter().map(|(method, path, _)| format!("{method} {path}{}", name(path)));
     routes.collect::<Vec<_>>().join(", ")
 }
 
@@ -70,14 +102,35 @@ mod tests {
 
     #[test]
     fn a_path_has_its_methods() {
-        assert_eq!(find(&Method::GET, "/api/v1/exports"), Ok(Verb::ListExports));
-        assert_eq!(find(&Method::HEAD, "/api/v1/exports"), Ok(Verb::ListExports));
-        assert_eq!(find(&Method::POST, "/api/v1/reload"), Ok(Verb::Reload));
+        let named = |verb, name: &str| Ok((verb, name.to_owned()));
+        assert_eq!(find(&Method::GET, "/api/v1/exports"), named(Verb::ListExports, ""));
+        assert_eq!(find(&Method::HEAD, "/api/v1/exports"), named(Verb::ListExports, ""));
+        assert_eq!(find(&Method::POST, "/api/v1/reload"), named(Verb::Reload, ""));
         assert_eq!(find(&Method::GET, "/api/v1/reload"), Err(RouteError::Method(vec![Method::POST])));
         assert_eq!(find(&Method::DELETE, "/api/v1/exports"), Err(RouteError::Method(vec![Method::GET])));
-        for path in ["/", "", "*", "/api/v1/exports/", "/api/v1/../v1/exports", "/API/V1/EXPORTS"] {
+        assert_eq!(find(&Method::PUT, "/api/v1/exports/vm%2Fdisk%3A0"), named(Verb::PutExport, "vm/disk:0"));
+        assert_eq!(
+            find(&Method::DELETE, "/api/v1/exports/"),
+            named(Verb::RemoveExport, ""),
+            "the default export"
+        );
+        assert_eq!(find(&Method::DELETE, "/api/v1/connections/0.17"), named(Verb::EndConnection, "0.17"));
+        let methods = vec![Method::GET, Method::PUT, Method::PATCH, Method::DELETE];
+        assert_eq!(find(&Method::POST, "/api/v1/exports/a"), Err(RouteError::Method(methods)));
+        for path in [
+            "/",
+            "",
+            "*",
+            "/api/v1/exports/%ff",
+            "/api/v1/../v1/exports",
+            "/API/V1/EXPORTS",
+            "/api/v1/reload/",
+        ] {
             assert_eq!(find(&Method::GET, path), Err(RouteError::NotFound), "{path}");
         }
-        assert!(overview().starts_with("GET /api/v1/exports, POST /api/v1/reload, GET /api/v1/stores, "));
+        assert!(
+            overview()
+                .starts_with("GET /api/v1/exports, GET /api/v1/exports/NAME, PUT /api/v1/exports/NAME, ")
+        );
     }
 }

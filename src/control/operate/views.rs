@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Operator;
+use crate::control::catalogue::Entry;
 use crate::nbd::session::ReplyMode;
 
 /// `GET /api/v1/exports`.
@@ -14,10 +15,12 @@ pub(super) struct ExportList {
 }
 
 #[derive(Debug, Serialize)]
-struct ExportListEntry {
+pub(super) struct ExportListEntry {
     export: String,
     /// Index and generation: never the same for two exports of one server.
     id: String,
+    /// What `If-Match` wants, without quotes.
+    etag: String,
     description: String,
     source: String,
     size_bytes: u64,
@@ -26,6 +29,18 @@ struct ExportListEntry {
     flags_value: u16,
     connections: u64,
     state: &'static str,
+}
+
+/// `GET /api/v1/health`.
+#[derive(Debug, Serialize)]
+pub(super) struct HealthView {
+    pub(super) state: &'static str,
+    shards: usize,
+    shards_failed: usize,
+    /// They do not answer.
+    shards_stuck: usize,
+    exports: usize,
+    connections: u64,
 }
 
 /// `GET /api/v1/stores`.
@@ -46,20 +61,40 @@ impl Operator {
     }
 
     pub(super) fn exports(&self) -> ExportList {
-        let state = self.collector.state();
-        let stopping = self.plane.is_stopping();
         let catalogue = self.plane.catalogue();
-        let exports = catalogue.iter().map(|entry| ExportListEntry {
+        ExportList { exports: catalogue.iter().map(|entry| self.export(entry)).collect() }
+    }
+
+    pub(super) fn export(&self, entry: &Entry) -> ExportListEntry {
+        ExportListEntry {
             export: entry.info.name.clone(),
             id: format!("{}.{}", entry.id.index, entry.id.generation),
+            etag: entry.tag(),
             description: entry.info.description.clone(),
             source: entry.source.clone(),
             size_bytes: entry.size(),
             read_only: entry.info.facts.read_only,
             flags_value: entry.info.transmission_flags(ReplyMode::Extended),
-            connections: state.totals.export_gauges(entry.index()).connections,
-            state: if stopping { "stopping" } else { "serving" },
-        });
-        ExportList { exports: exports.collect() }
+            connections: self.collector.state().totals.export_gauges(entry.index()).connections,
+            state: if self.plane.is_stopping() { "stopping" } else { "serving" },
+        }
+    }
+
+    pub(super) fn health(&self) -> HealthView {
+        let state = self.collector.state();
+        let failed = self.plane.failures();
+        let stuck = state.shards.iter().filter(|shard| !shard.failed && !shard.is_responsive()).count();
+        HealthView {
+            state: match (self.plane.is_stopping(), failed + stuck) {
+                (true, _) => "stopping",
+                (false, 0) => "ok",
+                (false, _) => "degraded",
+            },
+            shards: state.shards.len(),
+            shards_failed: failed,
+            shards_stuck: stuck,
+            exports: self.plane.catalogue().iter().count(),
+            connections: state.totals.gauges.iter().map(|gauges| gauges.connections).sum(),
+        }
     }
 }

@@ -184,6 +184,18 @@ impl Stores {
         self.find(name).is_some()
     }
 
+    /// Whether a store has an image of a name that is an export without being asked for.
+    pub(in crate::control) async fn has_image(&self, name: &str) -> bool {
+        let Ok(node) = name.parse::<NodeName>() else { return false };
+        for one in self.all.iter().filter(|one| one.of.all.is_some()) {
+            // A store that has failed has none that a client could use.
+            if one.facts(&node).await.is_ok_and(|found| found.is_some()) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The image that has its place among the exports under a name.
     fn find(&self, name: &str) -> Option<(&OneStore, NodeName, Rc<Entry>)> {
         let node: NodeName = name.parse().ok()?;

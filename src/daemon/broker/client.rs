@@ -88,7 +88,6 @@ impl Broker {
     ///
     /// # Errors
     /// [`BrokerError`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "exports that come by the control socket will call it"))]
     pub(crate) async fn open(&self, path: &Path, access: OpenMode) -> OpenResult {
         let path = path.to_owned();
         self.calls.call(|id| BrokerRequest::Open { id, access, path }).await

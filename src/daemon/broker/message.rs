@@ -14,6 +14,9 @@ const SENTENCE_BYTES: usize = 2048;
 pub(crate) enum OpenMode {
     Read,
     ReadWrite,
+    /// With O_DIRECT.
+    ReadDirect,
+    ReadWriteDirect,
 }
 
 /// What the server says. There is nothing else that a broker does.
@@ -59,11 +62,25 @@ const OPEN_TO_WRITE: u8 = 6;
 const CONFIGURATION: u8 = 7;
 const MAY_READ: u8 = 8;
 const READ: u8 = 9;
+const OPEN_TO_READ_DIRECTLY: u8 = 10;
+const OPEN_TO_WRITE_DIRECTLY: u8 = 11;
 
 const READY: u8 = 1;
 const OPENED: u8 = 2;
 const REFUSED: u8 = 3;
 const MISSING: u8 = 4;
+
+const ACCESSES: [OpenMode; 4] =
+    [OpenMode::Read, OpenMode::ReadWrite, OpenMode::ReadDirect, OpenMode::ReadWriteDirect];
+
+fn kind_of(access: OpenMode) -> u8 {
+    match access {
+        OpenMode::Read => OPEN_TO_READ,
+        OpenMode::ReadWrite => OPEN_TO_WRITE,
+        OpenMode::ReadDirect => OPEN_TO_READ_DIRECTLY,
+        OpenMode::ReadWriteDirect => OPEN_TO_WRITE_DIRECTLY,
+    }
+}
 
 /// A kind, an id, and bytes.
 fn encoded(kind: u8, id: u64, rest: &[u8]) -> Vec<u8> {
@@ -86,8 +103,7 @@ impl BrokerRequest {
             Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
             Self::MayRead(of) => (MAY_READ, 0, path(of)),
             Self::Begin => (BEGIN, 0, Vec::new()),
-            Self::Open { id, access: OpenMode::Read, path: of } => (OPEN_TO_READ, *id, path(of)),
-            Self::Open { id, access: OpenMode::ReadWrite, path: of } => (OPEN_TO_WRITE, *id, path(of)),
+            Self::Open { id, access, path: of } => (kind_of(*access), *id, path(of)),
             Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
             Self::Read { id, path: of } => (READ, *id, path(of)),
         };
@@ -110,10 +126,12 @@ impl BrokerRequest {
             (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
             (MAY_READ, 0, _) => Self::MayRead(path()?),
             (BEGIN, 0, []) => Self::Begin,
-            (OPEN_TO_READ, 1.., _) => Self::Open { id, access: OpenMode::Read, path: path()? },
-            (OPEN_TO_WRITE, 1.., _) => Self::Open { id, access: OpenMode::ReadWrite, path: path()? },
             (CONFIGURATION, 1.., []) => Self::Configuration { id },
             (READ, 1.., _) => Self::Read { id, path: path()? },
+            (_, 1.., _) => {
+                let access = ACCESSES.into_iter().find(|access| kind_of(*access) == kind)?;
+                Self::Open { id, access, path: path()? }
+            }
             _ => return None,
         })
     }
@@ -163,6 +181,8 @@ mod tests {
             BrokerRequest::Begin,
             BrokerRequest::Open { id: 1, access: OpenMode::Read, path: path() },
             BrokerRequest::Open { id: u64::MAX, access: OpenMode::ReadWrite, path: path() },
+            BrokerRequest::Open { id: 2, access: OpenMode::ReadDirect, path: path() },
+            BrokerRequest::Open { id: 3, access: OpenMode::ReadWriteDirect, path: path() },
             BrokerRequest::Configuration { id: 7 },
             BrokerRequest::Read { id: 8, path: path() },
         ] {
@@ -200,7 +220,8 @@ mod tests {
             &encoded(MAY_READ, 1, b"/a"),
             &encoded(READ, 0, b"/a"),
             &encoded(READ, 1, b""),
-            &encoded(10, 1, b"/a"),
+            &encoded(OPEN_TO_READ_DIRECTLY, 1, b""),
+            &encoded(12, 1, b"/a"),
         ] {
             assert_eq!(BrokerRequest::decode(bytes), None, "{bytes:?}");
         }
@@ -221,7 +242,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..11_u8, id: u64) {
+        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..13_u8, id: u64) {
             for bytes in [bytes.clone(), encoded(kind, id, &bytes)] {
                 if let Some(request) = BrokerRequest::decode(&bytes) {
                     prop_assert_eq!(request.encode(), bytes.clone());

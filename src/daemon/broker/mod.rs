@@ -36,6 +36,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use crate::config::{Config, ExportUri};
 use crate::sys;
 pub(crate) use client::{Broker, BrokerError};
+pub(crate) use message::OpenMode;
 use message::{BrokerReply, BrokerRequest};
 pub(crate) use process::run;
 

@@ -64,6 +64,8 @@ impl Allowed {
         let flags = match access {
             OpenMode::Read => OFlags::RDONLY,
             OpenMode::ReadWrite => OFlags::RDWR,
+            OpenMode::ReadDirect => OFlags::RDONLY | OFlags::DIRECT,
+            OpenMode::ReadWriteDirect => OFlags::RDWR | OFlags::DIRECT,
         };
         let found = if self.devices.iter().any(|device| device == path) {
             let named = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());

@@ -79,8 +79,7 @@ impl Shard {
         };
         let fed = connection.feed(&mut feeding);
         let began_requests = connection.ledger.in_flight() > before;
-        if connection.outbound.wants_to_send() || connection.closing != Closing::No || self.shutdown.is_some()
-        {
+        if connection.outbound.wants_to_send() || connection.closing != Closing::No || self.stops_idle {
             to_flush(&mut self.to_flush, key, connection);
         }
         let waits_for = if let Fed::WaitsForShard(need) = fed { Some(need) } else { None };

@@ -72,7 +72,11 @@ impl Shard {
         for key in keys.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             connection.flushing = false;
-            if connection.closing == Closing::No && self.shutdown.is_some() && connection.is_idle() {
+            if connection.closing == Closing::No
+                && self.stops_idle
+                && (self.shutdown.is_some() || connection.is_removed())
+                && connection.is_idle()
+            {
                 connection.stop(self.recorder.now());
             } else if connection.closing == Closing::No && connection.may_be_turned_away() {
                 connection.because(Reason::Unwelcome).stop(self.recorder.now());

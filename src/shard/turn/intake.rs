@@ -13,7 +13,7 @@ use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{
-    Collect, Dismissal, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
+    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
 };
 use std::io;
 
@@ -44,6 +44,7 @@ impl Shard {
                 Message::Collect(question) => self.tell(question),
                 Message::Remove(order) => self.remove_export(*order),
                 Message::Dismiss(numbers, why) => self.dismiss(&numbers, why),
+                Message::EndConnection(order) => self.end_connection(order),
             }
         }
         let order = self.asked_to_end.load(Ordering::Acquire);
@@ -186,14 +187,18 @@ impl Shard {
 
     /// Gives an export up, now or when its last connection is gone.
     fn remove_export(&mut self, Remove { id, how, done }: Remove) {
-        if how == Removal::AtOnce {
-            let now = self.recorder.now();
-            for (key, connection) in &mut self.connections {
-                if connection.peer.id == id {
-                    connection.because(Reason::Removed).stop(now);
-                    to_flush(&mut self.to_flush, key as u32, connection);
-                }
+        let now = self.recorder.now();
+        self.stops_idle |= how == Removal::WithErrors;
+        let connections = self.connections.iter_mut().filter(|_| how != Removal::WhenUnused);
+        for (key, connection) in connections.filter(|(_, connection)| connection.peer.id == id) {
+            connection.because(Reason::Removed);
+            match how {
+                Removal::WhenUnused => {}
+                Removal::AtOnce => connection.stop(now),
+                Removal::WithErrors => connection.refuses = Some(Reason::Removed),
+                Removal::CutOff => connection.end(Closing::Abort),
             }
+            to_flush(&mut self.to_flush, key as u32, connection);
         }
         if let Some(done) = self.devices.remove(id, how, done) {
             self.recorder.forget(id.index as usize);
@@ -212,6 +217,16 @@ impl Shard {
                 Dismissal::TooOld => connection.because(Reason::TooOld).stop(now),
                 Dismissal::Unwelcome => connection.turn_away(now),
             }
+            to_flush(&mut self.to_flush, key as u32, connection);
+        }
+    }
+
+    /// Cuts a connection off.
+    fn end_connection(&mut self, EndConnection { since_ns, answer }: EndConnection) {
+        let found = self.connections.iter_mut().find(|(_, connection)| connection.since == since_ns);
+        answer(found.is_some());
+        if let Some((key, connection)) = found {
+            connection.because(Reason::Ended).end(Closing::Abort);
             to_flush(&mut self.to_flush, key as u32, connection);
         }
     }
@@ -255,6 +270,7 @@ impl Shard {
     fn begin_shutdown(&mut self) {
         if self.shutdown.is_none() {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
+            self.stops_idle = true;
             self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
         }
         let now = self.recorder.now();

@@ -87,6 +87,9 @@ pub(crate) struct Shard {
     pub(crate) asked_to_end: Arc<AtomicU8>,
     /// The deadline, by the ring's clock, once the order to end has come.
     pub(crate) shutdown: Option<Duration>,
+    /// Connections may have to end when nothing of them is under way: the order to end has come, or an export
+    /// was removed [with errors](crate::shard::Removal::WithErrors) once.
+    pub(crate) stops_idle: bool,
     /// When to look next for connections that stall while others wait.
     pub(crate) next_look: Option<OpKey>,
     /// When the deadline had passed.
@@ -172,6 +175,7 @@ impl Shard {
             doorbell_rang: true,
             asked_to_end: end,
             shutdown: None,
+            stops_idle: false,
             next_look: None,
             cut_off: None,
             slow_sends: SlowSends::default(),

@@ -37,6 +37,8 @@ pub(crate) enum Reason {
     Evicted,
     /// Its export was removed.
     Removed,
+    /// An operator cut it off.
+    Ended,
     /// Its export could not be opened here.
     NoDevice,
     /// It has lasted as long as it may.
@@ -65,6 +67,7 @@ impl Display for Reason {
             Self::Insecure => "wrong TLS",
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
+            Self::Ended => "cut off by an operator",
             Self::NoDevice => "the export could not be opened",
             Self::TooOld => "it has lasted as long as a session may",
             Self::Unwelcome => "its client may not use the export any more",

@@ -109,10 +109,12 @@ pub(crate) struct Connection {
     /// Ring operations of this connection in flight.
     pub(crate) operations: usize,
     pub(crate) closing: Closing,
-    /// Its next request is refused, and then it ends: why.
+    /// Its next request is refused, and then it ends: why. Of a removed export all are refused until it ends.
     pub(crate) refuses: Option<Reason>,
-    /// The request was refused for that.
+    /// A request was refused for that.
     pub(crate) has_refused: bool,
+    /// How often it was looked at since its export was removed.
+    pub(crate) last_looks: u16,
     /// Why it ends.
     pub(crate) reason: Option<Reason>,
     pub(crate) traffic: Traffic,
@@ -167,6 +169,7 @@ impl Connection {
             closing: Closing::No,
             refuses: None,
             has_refused: false,
+            last_looks: 0,
             reason: None,
             traffic: Traffic::default(),
             number: 0,
@@ -370,9 +373,23 @@ impl Connection {
         }
     }
 
-    /// Whether the client hears that it is refused: the reply is on its way.
-    fn has_told(&self) -> bool {
+    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests
+    /// may still be under way, and more may be behind them, so that their client hears what became of each;
+    /// but not without end.
+    #[cold]
+    fn has_told(&mut self) -> bool {
+        /// Requests, and parts of payloads.
+        const LAST_LOOKS: u16 = 4096;
+        if self.is_removed() {
+            self.last_looks += 1;
+            return self.last_looks >= LAST_LOOKS;
+        }
         self.has_refused && !self.outbound.holds_back()
+    }
+
+    /// Its export was removed, and it ends when nothing of it is under way.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.refuses == Some(Reason::Removed)
     }
 
     /// A connection that waits keeps no receive buffer when they are scarce.

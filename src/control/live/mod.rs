@@ -1,0 +1,290 @@
+//! Exports come, go and change while clients are there: one at a time by the control socket, or all of a plan
+//! by a reload.
+//!
+//! What may fail or take its time comes first: exports are opened, conditions and names are looked at. Then
+//! all is carried out in one step without a wait, which cannot fail. One change is prepared at a time, so
+//! what was looked at still holds then.
+//!
+//! An export that changes is a new one, which takes the old one's name. If its bytes stay where they are, the
+//! clients of the old one go on. Otherwise they end as with a soft removal.
+
+mod condition;
+mod opening;
+mod refusal;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
+
+use super::catalogue::Entry;
+use super::file_opener::OpenFiles;
+use super::observe::collector::Collector;
+use super::plane::Plane;
+use super::retire::retire;
+use super::served::info_of;
+use super::stores::Stores;
+use crate::backend::Export;
+use crate::config::export_change::ExportChange;
+use crate::config::reload_plan::{ReloadPlan, is_of_store};
+use crate::config::{ExportConfig, ExportDefaults};
+use crate::rights::Rights;
+use crate::shard::Removal;
+pub(super) use condition::Condition;
+pub(super) use refusal::LiveRefusal;
+
+/// Exports at the same time, with those that came while the server runs.
+const MOST_EXPORTS: usize = 100_000;
+/// How long a client of the control socket waits for connections that are cut off.
+const CUT_OFF_TIME: Duration = Duration::from_secs(5);
+
+/// What changes the exports of a server that runs.
+pub(super) struct Live {
+    stores: Rc<Stores>,
+    collector: Option<Rc<Collector>>,
+    opener: Option<Box<dyn OpenFiles>>,
+    defaults: RefCell<ExportDefaults>,
+    /// One change is prepared at a time.
+    pub(super) turn: Mutex<()>,
+}
+
+/// How a change of an export ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changed {
+    Added,
+    /// Another one has its name.
+    Replaced,
+    /// It was changed where it is, which no client notices.
+    InPlace,
+    /// It is as it was.
+    Nothing,
+}
+
+/// An export that has only to get its name.
+struct PreparedExport {
+    wanted: ExportConfig,
+    export: Arc<Export>,
+    /// Its bytes are those of the export that has the name.
+    stays: bool,
+}
+
+impl Live {
+    pub(super) fn new(
+        stores: &Rc<Stores>,
+        collector: Option<Rc<Collector>>,
+        opener: Option<Box<dyn OpenFiles>>,
+        defaults: ExportDefaults,
+    ) -> Rc<Self> {
+        let (stores, turn) = (Rc::clone(stores), Mutex::new(()));
+        Rc::new(Self { stores, collector, opener, defaults: RefCell::new(defaults), turn })
+    }
+
+    fn plane(&self) -> &Rc<Plane> {
+        &self.stores.plane
+    }
+
+    /// An export that can be changed here; none if there is none of that name.
+    fn known(&self, name: &str) -> Result<Option<Rc<Entry>>, LiveRefusal> {
+        let Some(entry) = self.plane().find(name) else { return Ok(None) };
+        let is_image = entry.export().is_none_or(|export| export.is_image());
+        if is_image { Err(LiveRefusal::Image(name.to_owned())) } else { Ok(Some(entry)) }
+    }
+
+    /// Adds an export, or changes one. With `is_whole` the change says all of it, and otherwise what is
+    /// different.
+    ///
+    /// # Errors
+    /// [`LiveRefusal`].
+    pub(super) async fn change(
+        &self,
+        (name, condition): (&str, &Condition),
+        change: &ExportChange,
+        is_whole: bool,
+    ) -> Result<(Rc<Entry>, Changed), LiveRefusal> {
+        let _turn = self.turn.lock().await;
+        let known = self.known(name)?;
+        if !condition.holds(known.as_ref().map(|entry| entry.tag()).as_deref()) {
+            return Err(LiveRefusal::Condition(name.to_owned()));
+        }
+        let asked = known.as_ref().and_then(|entry| entry.wanted());
+        let base = match (is_whole, &known) {
+            (true, _) => None,
+            (false, None) => return Err(LiveRefusal::Missing(name.to_owned())),
+            (false, Some(_)) => asked.as_ref(),
+        };
+        let wanted = self.defaults.borrow().in_force(&change.of(name, base)?);
+        if let (Some(entry), Some(asked)) = (&known, &asked) {
+            if *asked == wanted {
+                return Ok((Rc::clone(entry), Changed::Nothing));
+            }
+            let without = |of: &ExportConfig| ExportConfig { rights: Rights::default(), ..of.clone() };
+            if without(asked) == without(&wanted) {
+                self.set_rights(entry, &wanted);
+                return Ok((Rc::clone(entry), Changed::InPlace));
+            }
+        }
+        let changed = if known.is_some() { Changed::Replaced } else { Changed::Added };
+        let prepared = self.prepare(wanted).await?;
+        Ok((self.put(prepared)?, changed))
+    }
+
+    /// Serves an export no more. Gives how many clients it had. `removed` is called when no client finds it.
+    ///
+    /// # Errors
+    /// [`LiveRefusal`].
+    pub(super) async fn remove(
+        &self,
+        (name, condition): (&str, &Condition),
+        how: Removal,
+        removed: impl FnOnce(),
+    ) -> Result<usize, LiveRefusal> {
+        let turn = self.turn.lock().await;
+        let known = self.known(name)?.ok_or_else(|| LiveRefusal::Missing(name.to_owned()))?;
+        if !condition.holds(Some(&known.tag())) {
+            return Err(LiveRefusal::Condition(name.to_owned()));
+        }
+        let clients = known.clients();
+        drop(known);
+        let gone = self.take_away(name, how).ok_or_else(|| LiveRefusal::Missing(name.to_owned()))?;
+        removed();
+        drop(turn);
+        if how == Removal::CutOff {
+            // One whose device hangs goes later.
+            let _late = timeout(CUT_OFF_TIME, gone).await;
+        }
+        Ok(clients)
+    }
+
+    /// Carries a plan out, as a whole or not at all; with `is_dry` it only sees whether that can be. The
+    /// caller has the turn.
+    ///
+    /// # Errors
+    /// [`LiveRefusal`].
+    pub(super) async fn carry_out(&self, plan: &ReloadPlan, is_dry: bool) -> Result<(), LiveRefusal> {
+        let is_added = |name: &String| plan.difference.added.contains(name);
+        for wanted in plan.wanted.iter().filter(|wanted| is_added(&wanted.name)) {
+            if self.known(&wanted.name)?.is_some() {
+                return Err(LiveRefusal::Taken(wanted.name.clone()));
+            }
+        }
+        let mut prepared = Vec::new();
+        for wanted in &plan.wanted {
+            prepared.push(self.prepare(wanted.clone()).await?);
+        }
+        let count = self.plane().catalogue().count() + prepared.len();
+        if count.saturating_sub(plan.removed.len()) > MOST_EXPORTS {
+            return Err(LiveRefusal::TooMany(MOST_EXPORTS));
+        }
+        prepared.iter().try_for_each(|prepared| self.look_again(prepared))?;
+        if is_dry {
+            return Ok(());
+        }
+        for name in &plan.removed {
+            // Whoever removed it at the control socket was quicker.
+            drop(self.take_away(name, Removal::WithErrors));
+        }
+        prepared.into_iter().for_each(|prepared| drop(self.serve(prepared)));
+        self.stores.set_rights(&plan.rights);
+        for (name, _, rights) in &plan.rights {
+            if let Some(entry) = self.plane().find(name)
+                && let Some(wanted) = entry.wanted()
+            {
+                entry.set_wanted(&ExportConfig { rights: rights.clone(), ..wanted });
+            }
+        }
+        self.defaults.replace(plan.defaults.clone());
+        Ok(())
+    }
+
+    /// Opens an export, unless its bytes are served already under its name.
+    async fn prepare(&self, wanted: ExportConfig) -> Result<PreparedExport, LiveRefusal> {
+        let name = || wanted.name.clone();
+        if is_of_store(&wanted.uri) {
+            return Err(LiveRefusal::NeedsRestart(wanted.uri.to_string()));
+        }
+        if wanted.requires_tls && self.plane().encryption.is_none() {
+            return Err(LiveRefusal::NoTls(name()));
+        }
+        let known = self.known(&wanted.name)?;
+        if known.is_none() && self.stores.has_image(&wanted.name).await {
+            return Err(LiveRefusal::Image(name()));
+        }
+        let of_known = known.as_ref().and_then(|entry| Some((entry.wanted()?, entry.export()?)));
+        if let Some((asked, export)) = of_known
+            && asked.uri == wanted.uri
+        {
+            if asked.read_only == wanted.read_only {
+                return Ok(PreparedExport { export: Arc::clone(export), wanted, stays: true });
+            }
+            if let Some(export) = export.with_access(wanted.read_only) {
+                return Ok(PreparedExport { export: Arc::new(export), wanted, stays: false });
+            }
+        }
+        match opening::open(&wanted, self.opener.as_deref()).await {
+            Ok(export) => Ok(PreparedExport { wanted, export, stays: false }),
+            Err(why) => Err(LiveRefusal::NotOpened { name: name(), why }),
+        }
+    }
+
+    fn put(&self, prepared: PreparedExport) -> Result<Rc<Entry>, LiveRefusal> {
+        self.look_again(&prepared)?;
+        if self.plane().catalogue().count() >= MOST_EXPORTS {
+            return Err(LiveRefusal::TooMany(MOST_EXPORTS));
+        }
+        Ok(self.serve(prepared))
+    }
+
+    /// What may have come while an export was opened: an image of its name, the end of the server.
+    fn look_again(&self, prepared: &PreparedExport) -> Result<(), LiveRefusal> {
+        if self.plane().is_stopping() {
+            return Err(LiveRefusal::Stopping);
+        }
+        self.known(&prepared.wanted.name).map(drop)
+    }
+
+    /// Gives an export its name, which another one may have until now.
+    fn serve(&self, PreparedExport { wanted, export, stays }: PreparedExport) -> Rc<Entry> {
+        let how = if stays { Removal::WhenUnused } else { Removal::WithErrors };
+        drop(self.take_away(&wanted.name, how));
+        let (plane, source) = (self.plane(), wanted.uri.to_string());
+        let info = info_of((&wanted.name, &wanted.description), &source, &export, &plane.limits);
+        plane.set_needs_tls(&wanted.name, wanted.requires_tls);
+        let entry = plane.catalogue_mut().add_shared(info, export, source);
+        let entry = entry.expect("nothing has the name any more");
+        self.set_rights(&entry, &wanted);
+        if let Some(collector) = &self.collector {
+            collector.added(&entry);
+        }
+        tracing::info!(export = entry.info.name, source = entry.source, "export added");
+        entry
+    }
+
+    fn set_rights(&self, entry: &Entry, wanted: &ExportConfig) {
+        entry.set_rights(&wanted.rights);
+        entry.set_wanted(wanted);
+        if !wanted.rights.are_open() {
+            self.plane().set_has_rights(&wanted.rights);
+        }
+    }
+
+    /// No client finds an export from now on, and a task sees to it that the shards give it up. What is given
+    /// back ends when they have; none when there is no such export.
+    fn take_away(&self, name: &str, how: Removal) -> Option<oneshot::Receiver<()>> {
+        let entry = self.plane().catalogue_mut().remove(name)?;
+        self.plane().forget_tls(name);
+        tracing::info!(export = name, ?how, "export removed");
+        let (plane, collector) = (Rc::clone(self.plane()), self.collector.clone());
+        let (done, gone) = oneshot::channel();
+        tokio_uring::spawn(async move {
+            retire(&plane, collector.as_ref(), &entry, how).await;
+            // Its files are closed when the last handshake that chose it has ended.
+            drop(entry);
+            // Nobody waits for it, perhaps.
+            let _left = done.send(());
+        });
+        Some(gone)
+    }
+}
