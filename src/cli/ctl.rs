@@ -41,8 +41,8 @@ pub(crate) enum CtlCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Have the server read its configuration, certificates and keys again: new rights and certificates are in
-    /// force for clients that come; says what needs a restart
+    /// Have the server read its configuration, certificates and keys again: new rights and certificates
+    /// are in force for clients that come; says what needs a restart
     Reload {
         /// End the sessions that would be refused now: their next requests get ESHUTDOWN
         #[arg(long)]

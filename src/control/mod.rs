@@ -23,6 +23,7 @@ mod changes;
 mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
+mod enforce;
 mod handshake_memory;
 mod host;
 mod http;

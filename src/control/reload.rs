@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 
-use super::sessions::enforce;
+use super::enforce::enforce;
 use super::stores::Stores;
 use crate::config::difference::{Difference, NewRights};
 
@@ -241,10 +241,12 @@ async fn carry_out(reloader: &dyn Reload, stores: &Rc<Stores>, enforces: bool) -
     // First, because nothing fails behind the configuration.
     let renewed = match encryption {
         None => None,
-        Some(encryption) => match encryption.read_again(reloader).await {
-            Ok(renewed) => Some((encryption, renewed)),
-            Err(why) => return Reloaded::WrongTls(why).into(),
-        },
+        Some(encryption) => {
+            match encryption.read_again(async |path: &Path| reloader.open(path).await).await {
+                Ok(renewed) => Some((encryption, renewed)),
+                Err(why) => return Reloaded::WrongTls(why).into(),
+            }
+        }
     };
     let reloaded = reloader.reload().await;
     if !reloaded.is_in_force() {
