@@ -24,6 +24,7 @@ mod changes;
 mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
+mod enforce;
 mod file_opener;
 mod handshake_memory;
 mod host;

@@ -1,5 +1,7 @@
 //! Stands in for `encryption` in a program without TLS.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_uring::net::TcpStream;
@@ -7,7 +9,6 @@ use tokio_uring::net::TcpStream;
 use crate::config::Config;
 use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
-use crate::control::reload::Reload;
 use crate::identity::TlsIdentity;
 use crate::nbd::server::handshake::TlsMode;
 use crate::shard::Secured;
@@ -52,7 +53,10 @@ impl Encryption {
         match *self {}
     }
 
-    pub(super) async fn read_again(&self, _reload: &dyn Reload) -> Result<RenewedTls, String> {
+    pub(super) async fn read_again(
+        &self,
+        _open: impl AsyncFn(&Path) -> Result<Option<OwnedFd>, String>,
+    ) -> Result<RenewedTls, String> {
         match *self {}
     }
 

@@ -9,8 +9,8 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::enforce::enforce;
 use super::live::Live;
-use super::sessions::enforce;
 use crate::config::Settings;
 use crate::config::difference::{Difference, NewRights};
 use crate::config::reload_plan::ReloadPlan;
@@ -287,10 +287,12 @@ async fn read_and_carry_out(reloader: &dyn Reload, live: &Live, wish: ReloadWish
     // First, because nothing fails behind the configuration.
     let renewed = match plane.encryption.as_ref() {
         None => None,
-        Some(encryption) => match encryption.read_again(reloader).await {
-            Ok(renewed) => Some((encryption, renewed)),
-            Err(why) => return Reloaded::WrongTls(why).into(),
-        },
+        Some(encryption) => {
+            match encryption.read_again(async |path: &Path| reloader.open(path).await).await {
+                Ok(renewed) => Some((encryption, renewed)),
+                Err(why) => return Reloaded::WrongTls(why).into(),
+            }
+        }
     };
     let reloaded = match reloader.reload().await {
         Reloaded::Plan(plan) => carry_out(plan, reloader, live, wish.is_dry).await,

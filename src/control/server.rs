@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::catalogue::Entry;
 use super::changes;
+use super::enforce::end_old_sessions;
 use super::file_opener::OpenFiles;
 use super::host::{ChangeError, Host, HostRequest, Ready};
 use super::listen::accept::{Acceptor, accept};
@@ -24,7 +25,6 @@ use super::operate::{self, Operator};
 use super::plane::Plane;
 use super::reload::{ReloadWish, Reloads};
 use super::served::{Served, served};
-use super::sessions::end_old_sessions;
 use super::start_error::StartError;
 use super::stores::Stores;
 use crate::config::Config;
@@ -128,7 +128,6 @@ impl<'a> Server<'a> {
         let control_file = control.as_mut().and_then(|listener| listener.file.take());
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
-        let (admin, control_url) = (&self.observers.urls, control_url.as_deref());
         self.stores.tell_control(self.config.control.as_deref());
         let with_tls = self.plane.needs_tls("NAME");
         let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME", with_tls)).collect();
@@ -145,8 +144,8 @@ impl<'a> Server<'a> {
             exports: &exports,
             stores: &offers,
             directories: &directories,
-            admin,
-            control: control_url,
+            admin: &self.observers.urls,
+            control: control_url.as_deref(),
             sockets: &sockets,
             logs: &logs,
         })?;

@@ -135,7 +135,7 @@ impl ShardHandle {
         sent
     }
 
-    /// Ends those of these connections, by their numbers in ascending order, that are on the shard. False when
+    /// Ends those of these connections that are here, by their numbers in ascending order. False when
     /// the shard is gone or has no room for the message.
     pub(crate) fn dismiss(&self, numbers: Vec<u64>, why: Dismissal) -> bool {
         let sent = self.mailbox.try_send(Message::Dismiss(numbers, why)).is_ok();

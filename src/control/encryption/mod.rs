@@ -1,6 +1,7 @@
 //! TLS on the control plane: what the server proves its identity with, and how a client's handshake goes.
 //!
-//! Files are read before the sandbox is entered, and again by a reload: `renewal`. The mathematics of a handshake is done by a few threads of
+//! Files are read before the sandbox is entered, and again by a
+//! reload: `renewal`. The mathematics of a handshake is done by a few threads of
 //! its own, so that the thread that accepts waits for none of it. What is left of a handshake is its keys,
 //! which go to the shard with the connection.
 

@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 use super::{Encryption, files};
-use crate::control::reload::Reload;
 use crate::identity::TlsIdentity;
 use crate::tls::{TlsAcceptor, TlsProof};
 
@@ -27,10 +26,13 @@ impl Encryption {
     ///
     /// # Errors
     /// A sentence: what is wrong with which file.
-    pub(in crate::control) async fn read_again(&self, reload: &dyn Reload) -> Result<RenewedTls, String> {
+    pub(in crate::control) async fn read_again(
+        &self,
+        open: impl AsyncFn(&Path) -> Result<Option<OwnedFd>, String>,
+    ) -> Result<RenewedTls, String> {
         let mut opened = OpenedFiles::new();
         for path in self.config.paths() {
-            let file = reload.open(path).await;
+            let file = open(path).await;
             let file = file.map_err(io::Error::other);
             let missing = || io::Error::from_raw_os_error(libc::ENOENT);
             opened.insert(path.to_owned(), file.and_then(|file| file.ok_or_else(missing)));

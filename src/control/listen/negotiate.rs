@@ -13,9 +13,10 @@ use tokio_uring::net::TcpStream;
 use super::audit::Audit;
 use super::channel::Channel;
 use crate::control::client_stream::Failure;
+use crate::control::enforce::enforce_on;
 use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
-use crate::control::sessions::{RunningSession, SessionMark, Sessions, enforce_on};
+use crate::control::sessions::{RunningSession, SessionMark, Sessions};
 use crate::control::stores::{Absence, Chosen, Stores};
 use crate::control::{SecureChannel, TlsProof};
 use crate::identity::{PeerIdentity, TlsIdentity};
@@ -133,7 +134,6 @@ async fn converse(
         let mut input = channel.unread();
         let (event, left) = (handshake.feed(&mut input), input.len());
         channel.leave(left);
-        // Whoever has no TLS finds nothing that needs it.
         let is_secure = handshake.is_secure();
         let is_hidden = |name: &str| !is_secure && plane.needs_tls(name);
         match event.map_err(Failure::Closed)? {

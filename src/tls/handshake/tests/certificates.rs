@@ -213,7 +213,8 @@ fn a_server_with_shared_keys_alone_says_so() {
     assert_eq!(shake(&mut with_shared_keys(), &mut client, 9).unwrap_err(), TlsError::NoSharedKey);
 }
 
-/// A client is judged again by what it was believed for: with an authority in between, and after its list or its key has changed.
+/// A client is judged again by what it was believed for: with an authority in between, and after its
+/// list or its key has changed.
 #[test]
 fn who_was_believed_once_is_judged_again() {
     let (authority, stranger) = (Authority::new("an authority"), Authority::new("a stranger"));
