@@ -77,7 +77,7 @@ impl Export {
                 let facts = DeviceFacts { read_only, ..self.facts.clone() };
                 Some(Self { facts, store: self.store.clone(), faults: self.faults.clone() })
             }
-            Store::File(_) | Store::Application(_) | Store::Image(_) => None,
+            Store::File(_) | Store::Application(_) | Store::Image(_) | Store::Remote(_) => None,
         }
     }
 

@@ -47,6 +47,7 @@ impl WantedFile {
             ExportUri::Image(_)
             | ExportUri::Memory { .. }
             | ExportUri::Null { .. }
+            | ExportUri::Remote(_)
             | ExportUri::Application { .. } => None,
         }
     }

@@ -128,7 +128,9 @@ mod tests {
     fn the_server_gets_what_is_not_for_the_command() {
         let front = ["--exit-with-parent"];
         let private = ["--exit-with-parent", "--unix", "/d/socket"];
-        let both = |front: &[&str], rest: &[&str]| [front, rest].concat();
+        fn both<'a>(front: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
+            [front, rest].concat()
+        }
         assert_eq!(inner(&["--run", "ls", "disk"]), both(&private, &["disk"]));
         assert_eq!(inner(&["--run=ls", "disk", "--unix", "-"]), both(&private, &["disk"]));
         assert_eq!(inner(&["--unix=-", "--run", "ls", "--tcp", "0"]), both(&private, &["--tcp", "0"]));

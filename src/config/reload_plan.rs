@@ -69,6 +69,7 @@ pub(crate) fn is_of_store(uri: &ExportUri) -> bool {
         ExportUri::File { .. }
         | ExportUri::Memory { .. }
         | ExportUri::Null { .. }
+        | ExportUri::Remote(_)
         | ExportUri::Application { .. } => false,
     }
 }

@@ -283,7 +283,7 @@ async fn reload(reloader: &dyn Reload, live: &Live, wish: ReloadWish) -> ReloadE
 }
 
 async fn read_and_carry_out(reloader: &dyn Reload, live: &Live, wish: ReloadWish) -> ReloadEnd {
-    let plane = &live.stores.plane;
+    let plane = live.plane();
     // First, because nothing fails behind the configuration.
     let renewed = match plane.encryption.as_ref() {
         None => None,

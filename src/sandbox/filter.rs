@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn nothing_is_both_allowed_and_hostile() {
-        let allowed = allowed(true).unwrap();
+        let allowed = allowed(true, false).unwrap();
         assert!(HOSTILE.iter().all(|call| !allowed.contains_key(call)));
         let calls = ALLOWED.len() + ALLOWED_BY_OLD_NAMES.len() + OF_STORES.len();
         assert!(allowed.len() > calls, "no call is named twice");
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn the_programs_fit_into_the_kernel() {
         const BPF_MAXINSNS: usize = 4096;
-        for program in programs(true).unwrap() {
+        for program in programs(true, false).unwrap() {
             assert!((10..BPF_MAXINSNS).contains(&program.len()));
         }
     }

@@ -82,7 +82,7 @@ impl Live {
         Rc::new(Self { stores, collector, opener, defaults: RefCell::new(defaults), turn })
     }
 
-    fn plane(&self) -> &Rc<Plane> {
+    pub(super) fn plane(&self) -> &Rc<Plane> {
         &self.stores.plane
     }
 
