@@ -171,7 +171,9 @@ pub mod store {
 }
 
 pub mod sys {
-    pub use crate::sys::{Watched, close_on_exec_from, ignore_signals, join_netlink_group, pin_to_cpu};
+    pub use crate::sys::{
+        WatchedDescriptor, close_on_exec_from, ignore_signals, join_netlink_group, pin_to_cpu,
+    };
 
     pub mod confine {
         pub use crate::sys::confine::{hint, install_filter, note};

@@ -24,7 +24,7 @@ pub use netlink::join_netlink_group;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;
-pub use watched::Watched;
+pub use watched::WatchedDescriptor;
 
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]

@@ -31,7 +31,8 @@ fn may_import() -> BTreeMap<&'static str, Vec<&'static str>> {
 /// Outside crates that only one place may know.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio_uring", &["control"]),
-    ("tokio", &["control", "daemon", "server"]),
+    // `sys` watches a descriptor for it, which is unsafe.
+    ("tokio", &["control", "daemon", "server", "sys"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config", "daemon", "sandbox"]),
     ("landlock", &["sandbox"]),

@@ -88,6 +88,7 @@ pub(crate) enum SubCommand {
 /// Runs the command that was asked for, to its end.
 pub(crate) fn run(cli: Cli) -> Outcome {
     match cli.command {
+        SubCommand::Serve(args) if args.run.is_some() && !args.check => captive::run(&args),
         SubCommand::Serve(args) => serve::run(*args),
         SubCommand::ImportConfig(args) => import_config::run(&args),
         SubCommand::Info(args) => info::run(args),

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Outcome, captive, text};
+use super::{Outcome, text};
 use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
@@ -188,9 +188,6 @@ pub(crate) struct Args {
 
 /// Serves until told to stop.
 pub(crate) fn run(args: Args) -> Outcome {
-    if args.run.is_some() && !args.check {
-        return captive::run(&args);
-    }
     let outcome = serve(args);
     logging::finish();
     outcome

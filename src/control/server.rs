@@ -129,11 +129,7 @@ impl<'a> Server<'a> {
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         self.stores.tell_control(self.config.control.as_deref());
-        let with_tls = self.plane.needs_tls("NAME");
-        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME", with_tls)).collect();
-        let place = if uris.is_empty() { String::new() } else { format!(", at {}", uris.join(" and ")) };
-        let offers: Vec<_> =
-            self.stores.in_words().into_iter().map(|words| format!("{words}{place}")).collect();
+        let offers = self.offers();
         let directories = self.stores.directories();
         let logs: Vec<_> = {
             let catalogue = self.plane.catalogue();
@@ -177,6 +173,14 @@ impl<'a> Server<'a> {
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// Stores whose images are all exports, in words, with where to reach them.
+    fn offers(&self) -> Vec<String> {
+        let with_tls = self.plane.needs_tls("NAME");
+        let uris: Vec<_> = self.endpoints.iter().map(|endpoint| endpoint.uri("NAME", with_tls)).collect();
+        let place = if uris.is_empty() { String::new() } else { format!(", at {}", uris.join(" and ")) };
+        self.stores.in_words().into_iter().map(|words| format!("{words}{place}")).collect()
     }
 
     /// What is served where.

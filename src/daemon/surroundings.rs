@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
 
-use crate::sys::Watched;
+use crate::sys::WatchedDescriptor;
 
 /// What was asked for on the command line.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,8 +29,8 @@ pub(crate) enum ParentError {
 
 /// The process that started this one.
 ///
-/// A descriptor of it, and not a signal at its death: the kernel forgets such a signal when the server becomes
-/// another user.
+/// A descriptor of it, and not a signal at its death: the kernel forgets such a signal when the server
+/// becomes another user.
 #[derive(Debug)]
 pub(super) struct Parent(OwnedFd);
 
@@ -43,19 +43,19 @@ impl Parent {
             Err(rustix::io::Errno::SRCH) => return Err(ParentError::Gone),
             Err(error) => return Err(ParentError::Kernel(error.into())),
         };
-        // If it had ended before, this number could be another's by now, and we would be somebody else's child.
+        // If it had ended before, this number could be another's by now, and our parent another one.
         if getppid() == Some(parent) { Ok(Self(descriptor)) } else { Err(ParentError::Gone) }
     }
 
     /// Watches it; inside the runtime.
     pub(super) fn watch(self) -> io::Result<WatchedParent> {
-        Watched::begin(self.0).map(WatchedParent)
+        WatchedDescriptor::begin(self.0).map(WatchedParent)
     }
 }
 
 /// A parent that the runtime watches.
 #[derive(Debug)]
-pub(super) struct WatchedParent(Watched);
+pub(super) struct WatchedParent(WatchedDescriptor);
 
 impl WatchedParent {
     /// Waits for its end. A second call waits for ever: the server was told.

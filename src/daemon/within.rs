@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::signals::{Signals, Told};
-use crate::sys::Watched;
+use crate::sys::WatchedDescriptor;
 
 /// The program, as the kernel knows it: its name could lead to another program by now.
 const PROGRAM: &str = "/proc/self/exe";
@@ -154,7 +154,7 @@ pub(crate) fn wait_for_command(child: &mut Child) -> io::Result<ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::new(false)?;
-        let process = Watched::begin(process)?;
+        let process = WatchedDescriptor::begin(process)?;
         loop {
             tokio::select! {
                 ended = process.readable() => return ended,

@@ -37,6 +37,7 @@ const ATTRIBUTES: [(&str, &str); 15] = [
 
 impl DistinguishedName {
     /// The common name, if there is one and no other, and it is not empty.
+    #[cfg(any(test, feature = "tls"))]
     pub(super) fn common_name(&self) -> Option<&str> {
         let mut names = self.0.iter().flatten().filter(|(kind, _)| kind == COMMON_NAME);
         match (names.next(), names.next()) {

@@ -8,9 +8,9 @@ use tokio::io::unix::AsyncFd;
 
 /// A descriptor that the runtime watches until it can be read, such as that of a process until it ends.
 #[derive(Debug)]
-pub struct Watched(AsyncFd<OwnedFd>);
+pub struct WatchedDescriptor(AsyncFd<OwnedFd>);
 
-impl Watched {
+impl WatchedDescriptor {
     /// Begins to watch it; inside the runtime.
     ///
     /// # Errors

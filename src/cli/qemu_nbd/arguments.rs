@@ -49,7 +49,8 @@ pub(super) struct QemuNbdArgs {
     #[arg(short, long, value_name = "DEV", help_heading = "Other things to do")]
     pub disconnect: Option<OsString>,
 
-    /// Credentials: tls-creds-x509,id=ID,dir=DIR,endpoint=server,verify-peer=off or tls-creds-psk,id=ID,dir=DIR
+    /// Credentials: tls-creds-x509,id=ID,dir=DIR,endpoint=server,verify-peer=off, or
+    /// tls-creds-psk,id=ID,dir=DIR,endpoint=server
     #[arg(long, value_name = "TYPE,id=ID,...", help_heading = "Encryption")]
     pub object: Vec<String>,
     /// The id of the credentials to use
