@@ -202,6 +202,14 @@ impl Probe {
         }
     }
 
+    /// Leaves, and waits until the server has noticed. How it leaves is another statement's matter.
+    pub(super) fn leave(&mut self) {
+        let left = self.socket.shutdown(std::net::Shutdown::Write);
+        if left.is_ok() {
+            let _noticed = self.drain("the client has left");
+        }
+    }
+
     fn read_some(&mut self, buffer: &mut [u8], what: &str) -> ProbeResult<usize> {
         loop {
             let wait = self.wait(what)?;

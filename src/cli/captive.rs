@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(inner(&["--unix=-", "--run", "ls", "--tcp", "0"]), both(&private, &["--tcp", "0"]));
         assert_eq!(inner(&["--tcp", "0", "--run", "ls"]), both(&front, &["--tcp", "0"]));
         assert_eq!(inner(&["--unix", "/s", "--run", "ls"]), both(&front, &["--unix", "/s"]));
-        assert_eq!(inner(&["--run", "--unix", "--", "--run"]), both(&private, &["--", "--run"]));
+        assert_eq!(inner(&["--run=--unix", "--", "--run"]), both(&private, &["--", "--run"]));
     }
 
     #[test]

@@ -94,6 +94,8 @@ fn abort_and_leave(examiner: &Examiner<'_>) -> ProbeResult<()> {
         } else {
             probe.send(&option(NBD_OPT_ABORT, b"")[..7])?;
         }
+        // What that does to the server is done when it has closed.
+        probe.leave();
     }
     examiner.haggling()?.expect_in_step("clients that left")
 }

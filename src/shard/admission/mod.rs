@@ -6,7 +6,6 @@
 //! memory      how much of the arena one may have
 //! budget      how many replies that are not out
 //! queue       which connections wait, and for which a retry could succeed
-//! rate        how much of a rate is left; nothing asks yet
 //! seniority   for which memory is kept that comes back
 //! stall       which clients move too little while others wait
 //! ```
@@ -15,7 +14,6 @@ mod budget;
 pub(crate) mod ledger;
 mod memory;
 pub(crate) mod queue;
-pub(crate) mod rate;
 mod seniority;
 pub(crate) mod stall;
 
