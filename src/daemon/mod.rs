@@ -185,7 +185,8 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         if let Some(nowhere) = self.nowhere.take() {
             nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
         }
-        self.notifier.tell(&within::ready(ready.exports.first().and_then(|export| export.uris.first())));
+        let uri = ready.exports.first().and_then(|export| export.uris.first());
+        self.notifier.tell(&within::ready(uri.filter(|_| self.surroundings.has_a_command())));
         Ok(())
     }
 

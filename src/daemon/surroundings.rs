@@ -18,6 +18,13 @@ pub(crate) struct Surroundings {
     pub(crate) leaves_terminal: bool,
 }
 
+impl Surroundings {
+    /// Whether a command may stand around the server, which wants to know where to reach it.
+    pub(super) fn has_a_command(self) -> bool {
+        self.ends_with_parent || self.leaves_terminal
+    }
+}
+
 /// Why a parent cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ParentError {
