@@ -32,6 +32,10 @@ pub(crate) fn how(line: &str) -> How {
     if starts("ringnbd serve --check") || starts("ringnbd serve --help") {
         return How::Run;
     }
+    // It ends with its command.
+    if starts("ringnbd serve") && line.contains(" --run ") {
+        return How::Run;
+    }
     if starts("ringnbd serve") || starts("cargo run --release -- serve") {
         return How::Serve;
     }

@@ -48,6 +48,9 @@ impl Stage {
         };
         link("vg-vm1.img", "vg/vm1");
         link("vm1.img", "srv/vm1.img");
+        // One that is served later: links are not followed then.
+        let later = std::fs::File::create(stage.path("srv/vm2.img"));
+        later.and_then(|file| file.set_len(IMAGE_BYTES)).expect("make an image");
         let binary =
             std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
         std::os::unix::fs::symlink(binary, stage.path("bin/ringnbd")).expect("name the program");

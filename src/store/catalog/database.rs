@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
-use super::header::{self, CatalogHeader, HeaderError, PACKS};
+use super::header::{self, CatalogHeader, HeaderError, PACKS, UNFINISHED};
 use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
@@ -164,6 +164,11 @@ impl StoreCatalog {
         if change.reserves_pack || !change.contents.is_empty() || !change.packs.is_empty() {
             header.incompatible |= PACKS;
         }
+        let goes_on = |id| !change.tentative.contains_key(id);
+        let is_unfinished =
+            change.tentative.values().any(Option::is_some) || self.view.tentative.keys().any(goes_on);
+        header.incompatible &= !UNFINISHED;
+        header.incompatible |= if is_unfinished { UNFINISHED } else { 0 };
         header
     }
 
@@ -181,7 +186,9 @@ impl StoreCatalog {
             put(&transaction, change.contents.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
             put(&transaction, change.packs.iter().map(|(number, row)| (u128::from(*number), row.as_ref())))?;
         }
-        put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        if !change.tentative.is_empty() {
+            put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
+        }
         {
             let mut edges = transaction.open_table(EDGES)?;
             for (gone, _) in &change.folded {
@@ -284,7 +291,8 @@ mod tests {
         let backend = || CatalogFile::new(file.try_clone().unwrap());
         let catalog = StoreCatalog::create(backend(), Uuid::nil(), 1).unwrap();
         let transaction = catalog.database.as_ref().unwrap().begin_write().unwrap();
-        assert!(transaction.delete_table(Rows::new(TentativeRow::TABLE)).unwrap());
+        // As programs made it that knew none.
+        assert!(!transaction.delete_table(Rows::new(TentativeRow::TABLE)).unwrap());
         transaction.commit().unwrap();
         drop(catalog);
         let mut catalog = StoreCatalog::open(backend()).unwrap();

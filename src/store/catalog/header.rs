@@ -1,8 +1,8 @@
 //! The row that says what a catalogue is: version, features, and whose it is.
 //!
-//! A feature bit is set by `store upgrade` only, never by opening. Who does not know an *incompatible* bit
-//! does not open the store; who does not know a *read-only-compatible* one does not change it; *compatible*
-//! ones concern nobody else.
+//! A feature bit is set with the first change that needs it, never by opening. Who does not know an
+//! *incompatible* bit does not open the store; who does not know a *read-only-compatible* one does not change
+//! it; *compatible* ones concern nobody else.
 
 use uuid::Uuid;
 
@@ -18,8 +18,11 @@ pub(super) const KEY: u128 = 0;
 
 /// There are packs, or numbers of packs are reserved: set by the first ingest.
 pub(super) const PACKS: u64 = 1;
+/// Snapshots have begun that are not recorded: set while there is one. A program that does not know it would
+/// drop what their next heads have.
+pub(super) const UNFINISHED: u64 = 2;
 /// Feature bits that this program knows.
-const KNOWN_INCOMPATIBLE: u64 = PACKS;
+const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.

@@ -48,6 +48,7 @@ impl Serving {
         let group = self.group.clone();
         self.store().begin_snapshots(&group).unwrap();
         assert!(self.store().has_begun(&group).unwrap());
+        assert_eq!(self.store().header().incompatible, 2, "older programs would drop what next heads have");
     }
 
     /// The server is gone, and the next one opens the store.
@@ -102,7 +103,8 @@ impl Serving {
 
     fn is_over(&mut self) -> bool {
         let is_clean = self.store().unknown_layers().unwrap().is_empty();
-        self.store().view().unwrap().tentative().next().is_none() && is_clean
+        let older_programs_know_it = self.store().header().incompatible == 0;
+        self.store().view().unwrap().tentative().next().is_none() && is_clean && older_programs_know_it
     }
 }
 
