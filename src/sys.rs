@@ -12,6 +12,7 @@ use crate::block::ByteRange;
 mod byte_lock;
 pub(crate) mod confine;
 mod credentials;
+mod image_lock;
 mod netlink;
 mod process;
 mod shared_memory;
@@ -20,6 +21,7 @@ mod watched;
 
 pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unlock_byte};
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
+pub(crate) use image_lock::{Access, ImageLock, LockError, PATIENCE};
 pub use netlink::join_netlink_group;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;

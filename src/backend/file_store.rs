@@ -9,14 +9,14 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::OFlags;
 
 use super::inode::Inode;
-use super::lock::{Access, ImageLock, LockError, may_go_without};
+use super::lock::may_go_without;
 use super::open_error::OpenError;
 use super::prepared::{FilePurpose, PreparedFile};
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, Locking};
 use crate::exec::lock;
 use crate::ring::SharedMapping;
-use crate::sys;
+use crate::sys::{self, Access, ImageLock, LockError};
 
 /// An open file or block device.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::changes::Changes;
 use super::durability::{RangeSyncs, Syncs};
-use super::lock::ImageLock;
 use super::unaligned::UnalignedGate;
 use crate::exec::lock;
+use crate::sys::ImageLock;
 
 /// An inode or a block device that is open.
 #[derive(Debug, Default)]

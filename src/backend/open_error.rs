@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::lock::PATIENCE;
 use crate::client::ClientError;
 use crate::client::uri::UriError;
 use crate::store::catalog::LayerId;
@@ -11,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::image_path::ImagePathError;
 use crate::store::map::LayerMapError;
 use crate::store::map_medium::MapFileError;
-use crate::sys::Holder;
+use crate::sys::{Holder, PATIENCE};
 
 /// Why an export could not be opened: the cause, and what to do.
 #[derive(Debug, thiserror::Error)]

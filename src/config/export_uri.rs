@@ -111,7 +111,8 @@ impl ExportUri {
             Self::File { path, .. } => *path = directory.join(&*path),
             Self::Fault { inner, .. } => inner.make_relative_to(directory),
             Self::Image(image) => image.make_relative_to(directory),
-            Self::Remote(_) | Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
+            Self::Remote(remote) => remote.make_relative_to(directory),
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
         }
     }
 

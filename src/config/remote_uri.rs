@@ -1,6 +1,9 @@
 //! `nbd://HOST/NAME` and `nbd+unix:///NAME?socket=PATH`: disks that stand on another NBD server.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Display};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{percent_decode_str, percent_encode};
@@ -76,6 +79,24 @@ impl RemoteUri {
         }
         Ok(uri)
     }
+
+    /// Makes a socket with a relative path one in a directory.
+    pub(super) fn make_relative_to(&mut self, directory: &Path) {
+        let Some((place, query)) = self.address.split_once('?') else { return };
+        let joined = |pair: &str| {
+            let path = pair.strip_prefix("socket=").map(|path| percent_decode_str(path).collect::<Vec<u8>>());
+            match path {
+                // A name of the abstract namespace begins with a zero byte.
+                Some(path) if !path.is_empty() && !b"/\0".contains(&path[0]) => {
+                    let path = directory.join(OsStr::from_bytes(&path));
+                    format!("socket={}", percent_encode(path.as_os_str().as_bytes(), ESCAPED))
+                }
+                _ => pair.to_owned(),
+            }
+        };
+        let pairs: Vec<_> = query.split('&').map(joined).collect();
+        self.address = format!("{place}?{}", pairs.join("&"));
+    }
 }
 
 /// In the form that is read as the same.
@@ -125,6 +146,20 @@ mod tests {
         assert_eq!((plain.to_string().as_str(), plain.reconnect.as_secs()), ("nbd://host:1/disk", 30));
         let long = RemoteUri::parse("nbd://h/?reconnect=90s&open-timeout=0").unwrap();
         assert_eq!(RemoteUri::parse(&long.to_string()), Ok(long));
+    }
+
+    #[test]
+    fn a_socket_is_relative_to_the_configuration() {
+        for (text, absolute) in [
+            ("nbd+unix:///a?socket=b%20c&tls-hostname=d", "nbd+unix:///a?socket=/etc/b%20c&tls-hostname=d"),
+            ("nbd+unix:///a?socket=/b", "nbd+unix:///a?socket=/b"),
+            ("nbd+unix:///a?socket=%00b", "nbd+unix:///a?socket=%00b"),
+            ("nbd://b/a", "nbd://b/a"),
+        ] {
+            let mut uri = RemoteUri::parse(text).unwrap();
+            uri.make_relative_to(Path::new("/etc"));
+            assert_eq!(uri.to_string(), absolute);
+        }
     }
 
     #[test]

@@ -103,3 +103,17 @@ fn a_server_that_dies_meanwhile_is_a_failure() {
     let told = ended(copy(&[source.path.to_str().unwrap(), &server.uri("bad")]), 1);
     assert!(told.contains("NBD_CMD_WRITE"), "{told}");
 }
+
+/// As QEMU's tools do it: whose disk it is has it for itself.
+#[test]
+fn a_disk_that_is_served_is_not_emptied() {
+    let (source, served) = (Image::random(SIZE, 1), Image::random(SIZE, 2));
+    let before = served.read(0, SIZE as usize);
+    let server = Server::serve(&[format!("a={}", served.path.display())]);
+    let told = ended(copy(&[source.path.to_str().unwrap(), served.path.to_str().unwrap()]), 2);
+    assert!(told.contains("in use"), "{told}");
+    assert!(served.read(0, SIZE as usize) == before, "it was changed");
+    drop(server);
+    copy(&[source.path.to_str().unwrap(), served.path.to_str().unwrap()]).ok();
+    assert_same(&source, &served);
+}

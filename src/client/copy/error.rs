@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::client::ClientError;
+use crate::sys::PATIENCE;
 
 /// What went wrong, for people.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,11 @@ pub enum CopyError {
     /// Source and target are one file.
     #[error("{0} is both source and target")]
     Same(PathBuf),
+    /// A server or a guest has the target.
+    #[error(
+        "{0} is in use by a server or a guest, and still was after {PATIENCE} s: stop that one, or copy to its URI"
+    )]
+    InUse(PathBuf),
     /// The target has no room.
     #[error("the target has {target} bytes, fewer than the {source_size} of the source; make it larger")]
     TooSmall {

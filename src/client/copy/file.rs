@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::error::CopyError;
 use super::jobs::{CopyJob, DataRanges, PIECE};
 use super::place::CopyPlace;
+use crate::sys::{Access, ImageLock, LockError};
 
 /// A file.
 #[derive(Debug)]
@@ -22,6 +23,19 @@ pub(super) struct CopyFile {
     pub(super) is_fresh: bool,
     /// Reads that were begun, in order: nothing happens before they are waited for.
     begun: std::collections::VecDeque<(usize, CopyJob)>,
+    /// Keeps servers and guests away from a target, as QEMU's tools do.
+    _lock: Option<ImageLock>,
+}
+
+/// Locks a target, where the file system can, so that nobody's disk is emptied.
+fn locked(path: &Path) -> Result<Option<ImageLock>, CopyError> {
+    let own = File::open(path).map_err(|error| CopyError::File(path.to_owned(), error))?;
+    let mut lock = ImageLock::new(own);
+    match lock.add(Access::new(false, false)) {
+        Ok(()) => Ok(Some(lock)),
+        Err(LockError::InUse(_)) => Err(CopyError::InUse(path.to_owned())),
+        Err(LockError::Impossible(_)) => Ok(None),
+    }
 }
 
 impl CopyFile {
@@ -32,7 +46,7 @@ impl CopyFile {
             return Err(CopyError::Kind(path.to_owned()));
         }
         let size = seek(&file, SeekFrom::End(0)).map_err(|error| wrong(error.into()))?;
-        Ok(Self { file, path: path.to_owned(), size, is_fresh, begun: Default::default() })
+        Ok(Self { file, path: path.to_owned(), size, is_fresh, begun: Default::default(), _lock: None })
     }
 
     pub(super) fn source(path: &Path) -> Result<Self, CopyError> {
@@ -52,10 +66,11 @@ impl CopyFile {
                 return Err(CopyError::Same(path.to_owned()));
             }
         }
+        let lock = locked(path)?;
         if found.is_file() {
             file.set_len(0).and_then(|()| file.set_len(size)).map_err(wrong)?;
         }
-        Self::new(file, path, found.is_file())
+        Ok(Self { _lock: lock, ..Self::new(file, path, found.is_file())? })
     }
 
     /// The target once more.
