@@ -50,6 +50,10 @@ fn slow_reader(examiner: &Examiner<'_>) -> ProbeResult<()> {
         (0..32).map(|cookie| ProbeRequest::read(0, length).cookie(cookie)).collect();
     let bytes: Vec<u8> = requests.iter().flat_map(|request| request.encode(ReplyMode::Simple)).collect();
     slow.send(&bytes)?;
+    // The server has come to them, and finds no room for all that they ask for.
+    if slow.closes_before_a_byte("a reply to one of 32 READs")? {
+        return not_met("the server closed; a reply to one of 32 READs was to come");
+    }
     examiner.each(|probe| (0..4).try_for_each(|_| probe.expect_alive()))?;
     let mut in_flight = requests;
     while !in_flight.is_empty() {
