@@ -16,7 +16,7 @@ use super::Outcome;
 use super::serve::Args;
 use crate::client::uri::{NbdUri, ServerAddress};
 use crate::config::listen::UnixAddress;
-use crate::daemon::within::{NotUp, PrivateDirectory, ServerWithin, exit_code, wait_for_command};
+use crate::daemon::within::{NotUp, PrivateDirectory, ServerWithin, exit_code, run_command};
 
 /// `--unix -`: a socket that nobody else knows.
 const PRIVATE: &str = "-";
@@ -40,12 +40,9 @@ pub(super) fn run(args: &Args) -> Outcome {
             return Outcome::failed(format_args!("cannot start the server: {error}"));
         }
     };
-    let status = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .envs(variables(server.uri.as_deref(), directory.path()))
-        .spawn()
-        .and_then(|mut child| wait_for_command(&mut child));
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command).envs(variables(server.uri.as_deref(), directory.path()));
+    let status = run_command(&mut shell);
     server.ask_to_stop();
     let ended = server.wait();
     match (status, ended) {

@@ -147,25 +147,28 @@ pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Waits until a process has ended, and gives the signals that would end this one to it.
-pub(crate) fn wait_for_command(child: &mut Child) -> io::Result<ExitStatus> {
-    let pid = pid_of(child);
-    let process = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+/// Runs a command to its end, and gives the signals that would end this process to it.
+pub(crate) fn run_command(command: &mut Command) -> io::Result<ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // First: one that comes at once must not end this process alone.
         let mut signals = Signals::new(false)?;
-        let process = WatchedDescriptor::begin(process)?;
+        let mut child = command.spawn()?;
+        let pid = pid_of(&child);
+        let process = WatchedDescriptor::begin(pidfd_open(pid, PidfdFlags::NONBLOCK)?)?;
         loop {
             tokio::select! {
-                ended = process.readable() => return ended,
+                ended = process.readable() => {
+                    ended?;
+                    return child.wait();
+                }
                 told = signals.next() => {
                     let signal = if told == Told::Stop("SIGINT") { Signal::INT } else { Signal::TERM };
                     let _ended = kill_process(pid, signal);
                 }
             }
         }
-    })?;
-    child.wait()
+    })
 }
 
 #[cfg(test)]
