@@ -68,6 +68,10 @@ pub mod config {
         pub use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
     }
 
+    pub mod uri_parts {
+        pub use crate::config::uri_parts::escaped_path;
+    }
+
     pub mod size {
         pub use crate::config::size::{parse_duration, parse_size};
     }

@@ -1,6 +1,5 @@
 //! `ringnbd attach`: an export of any server as a `/dev/nbdN` of this machine.
 
-use std::fs::OpenOptions;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use crate::attach::{self, AttachError, AttachOptions, Attached, DetachTarget};
 use crate::client::uri::{NbdUri, ServerAddress};
 use crate::config::size::parse_duration;
 use crate::daemon;
+use crate::daemon::surroundings::Nowhere;
 
 /// More than any answer has.
 const LONGEST_ANSWER: u64 = 64 << 10;
@@ -201,9 +201,7 @@ fn start_supervisor() -> Outcome {
 
 /// Nobody waits for output of this process any more, and no terminal can end it.
 fn leave_the_terminal() -> std::io::Result<()> {
-    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&nowhere)?;
-    rustix::stdio::dup2_stderr(&nowhere)?;
+    Nowhere::open()?.take_output()?;
     // A session of its own already, when it leads a group of processes.
     let _leads_one = rustix::process::setsid();
     std::env::set_current_dir("/")

@@ -24,7 +24,7 @@ pub(crate) mod settings;
 pub(crate) mod size;
 pub(crate) mod tls;
 mod toml_words;
-mod uri_parts;
+pub(crate) mod uri_parts;
 
 pub use export::ExportConfig;
 pub(crate) use export::ExportDefaults;

@@ -97,7 +97,7 @@ pub(super) const ESCAPED: &AsciiSet =
     &CONTROLS.add(b'%').add(b'?').add(b'&').add(b'#').add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
 
 /// The path with its specials escaped, also a second slash at its start, which would read as a host.
-pub(super) fn escaped_path(path: &Path) -> String {
+pub fn escaped_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let escaped = percent_encode(bytes, ESCAPED).to_string();
     if bytes.starts_with(b"//") { format!("//{escaped}") } else { escaped }

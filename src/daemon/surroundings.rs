@@ -78,15 +78,15 @@ impl WatchedParent {
 
 /// Where output goes that nobody reads; opened before the sandbox.
 #[derive(Debug)]
-pub(super) struct Nowhere(File);
+pub(crate) struct Nowhere(File);
 
 impl Nowhere {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).open("/dev/null").map(Self)
     }
 
     /// Standard output and error lead nowhere from now on.
-    pub(super) fn take_output(&self) -> io::Result<()> {
+    pub(crate) fn take_output(&self) -> io::Result<()> {
         rustix::stdio::dup2_stdout(&self.0)?;
         rustix::stdio::dup2_stderr(&self.0)?;
         Ok(())

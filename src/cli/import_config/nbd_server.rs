@@ -3,12 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::keyfile::Section;
+use crate::config::uri_parts::escaped_path;
 
-/// What stands as it is in the path of an export's URI.
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
 const DEFAULT_PORT: &str = "10809";
 
 /// The outcome.
@@ -164,7 +161,7 @@ impl Imported {
             );
         }
         let is_apart = section.is("copyonwrite") || section.is("temporary");
-        let path = utf8_percent_encode(path, IN_PATH);
+        let path = escaped_path(Path::new(path));
         let rotational = if section.is("rotational") { "?rotational=true" } else { "" };
         let uri = match is_apart {
             true => format!("overlay:temp?base={path}"),

@@ -4,13 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::arguments::QemuNbdArgs;
+use crate::config::uri_parts::escaped_path;
 
-/// What stands as it is in the path of an export's URI.
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_').remove(b'~');
 /// How a file of QEMU's own format begins.
 const QCOW: &[u8; 4] = b"QFI\xfb";
 
@@ -128,7 +128,7 @@ fn default_socket(device: &OsStr) -> OsString {
 /// The server whose exports are listed.
 fn server_uri(args: &QemuNbdArgs) -> OsString {
     match &args.socket {
-        Some(path) => format!("nbd+unix:///?socket={}", percent_encode(path.as_bytes(), IN_PATH)).into(),
+        Some(path) => format!("nbd+unix:///?socket={}", escaped_path(Path::new(path))).into(),
         None => {
             let host = if args.bind == "0.0.0.0" { "localhost" } else { &args.bind };
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -280,7 +280,7 @@ fn of_file(args: &QemuNbdArgs, file: &OsStr, notes: &mut Vec<String>) -> Result<
         }
         notes.push(format!("the bytes of {} are served as they are (-f raw)", file.display()));
     }
-    let path = percent_encode(file.as_bytes(), IN_PATH);
+    let path = escaped_path(Path::new(file));
     Ok(match args.snapshot {
         true => format!("overlay:temp?base={path}").into_bytes(),
         false => format!("file:{path}").into_bytes(),
