@@ -10,9 +10,10 @@ mod tests;
 use std::time::Duration;
 
 use super::connector::{ConnectorKind, TlsConnector, at_time};
+use super::handshake::TlsStep;
+use super::handshake::records::{GatherError, HandshakeRecords, RecordStep};
 use super::handshake::shared_key::plain_record;
-use super::handshake::{MOST_BYTES, MOST_RECORDS, TlsStep};
-use super::record::header::{ContentType, RECORD_HEADER_BYTES, RecordHeader};
+use super::record::header::ContentType;
 use super::session::TlsSession;
 use certificates::ConnectingCertificates;
 use error::{OfferedIdentity, TlsClientError};
@@ -33,13 +34,10 @@ enum ClientPhase {
 pub struct TlsClientHandshake {
     phase: ClientPhase,
     offered: OfferedIdentity,
-    /// The record that is being received.
-    record: Vec<u8>,
+    records: HandshakeRecords,
     output: Vec<u8>,
     /// The handshake has ended well; its output may not be sent yet.
     session: Option<Box<TlsSession>>,
-    records: u32,
-    bytes: usize,
 }
 
 impl TlsClientHandshake {
@@ -63,7 +61,7 @@ impl TlsClientHandshake {
                 (ClientPhase::SharedKey(begun), offered)
             }
         };
-        Ok(Self { phase, offered, record: Vec::new(), output, session: None, records: 0, bytes: 0 })
+        Ok(Self { phase, offered, records: HandshakeRecords::default(), output, session: None })
     }
 
     /// What the server is told of the client.
@@ -107,31 +105,14 @@ impl TlsClientHandshake {
 
     /// Takes one record, as far as it is there. False when the input is used up.
     fn advance(&mut self, input: &mut &[u8]) -> Result<bool, TlsClientError> {
-        let header = match RecordHeader::parse(&self.record) {
-            Err(_) if self.records == 0 => return Err(TlsClientError::NotTls),
-            header => header.map_err(TlsClientError::Record)?,
+        let mut record = match self.records.gather(input) {
+            Ok(RecordStep::Nothing) => return Ok(false),
+            Ok(RecordStep::Part) => return Ok(true),
+            Ok(RecordStep::Record(record)) => record,
+            Err(GatherError::Record(_)) if self.records.is_first() => return Err(TlsClientError::NotTls),
+            Err(GatherError::Record(error)) => return Err(TlsClientError::Record(error)),
+            Err(GatherError::TooMuch(what)) => return Err(TlsClientError::TooMuch(what)),
         };
-        let wanted = RECORD_HEADER_BYTES + header.map_or(0, |header| header.length);
-        if header.is_none() || self.record.len() < wanted {
-            let taken = (wanted - self.record.len()).min(input.len());
-            if taken == 0 {
-                return Ok(false);
-            }
-            let (bytes, rest) = input.split_at(taken);
-            *input = rest;
-            self.record.extend_from_slice(bytes);
-            self.bytes += taken;
-            return if self.bytes > MOST_BYTES {
-                Err(TlsClientError::TooMuch("131072 bytes"))
-            } else {
-                Ok(true)
-            };
-        }
-        self.records += 1;
-        if self.records > MOST_RECORDS {
-            return Err(TlsClientError::TooMuch("64 records"));
-        }
-        let mut record = std::mem::take(&mut self.record);
         let session = match &mut self.phase {
             ClientPhase::Certificates(begun) => begun.take(&record, &mut self.output)?,
             ClientPhase::SharedKey(begun) => begun.take(&mut record, &mut self.output)?,

@@ -8,6 +8,7 @@
 pub(in crate::tls) mod certificates;
 pub(in crate::tls) mod client_hello;
 pub(in crate::tls) mod error;
+pub(in crate::tls) mod records;
 pub(in crate::tls) mod shared_key;
 #[cfg(test)]
 mod tests;
@@ -21,13 +22,11 @@ use super::session::TlsSession;
 use certificates::CertificateHandshake;
 use client_hello::ClientHello;
 use error::TlsError;
+use records::{GatherError, HandshakeRecords, RecordStep};
 use shared_key::SharedKeyFinish;
 
 /// Bytes of a ClientHello: those of today have some two thousand, with a key of a post-quantum exchange.
 pub(in crate::tls) const HELLO_BYTES: usize = 16 << 10;
-/// Records of one handshake, and bytes: chains of certificates make it long.
-pub(in crate::tls) const MOST_RECORDS: u32 = 64;
-pub(in crate::tls) const MOST_BYTES: usize = 128 << 10;
 const CLIENT_HELLO: u8 = 1;
 
 /// What the driver of a handshake has to do.
@@ -63,13 +62,10 @@ pub struct TlsHandshake {
     /// The time of the handshake, since 1970: certificates end.
     now: Duration,
     phase: TlsPhase,
-    /// The record that is being received.
-    record: Vec<u8>,
+    records: HandshakeRecords,
     output: Vec<u8>,
     /// The handshake has ended well; its output may not be sent yet.
     session: Option<Box<TlsSession>>,
-    records: u32,
-    bytes: usize,
 }
 
 impl TlsHandshake {
@@ -78,11 +74,9 @@ impl TlsHandshake {
             acceptor,
             now,
             phase: TlsPhase::Hello { message: Vec::new(), records: Vec::new() },
-            record: Vec::new(),
+            records: HandshakeRecords::default(),
             output: Vec::new(),
             session: None,
-            records: 0,
-            bytes: 0,
         }
     }
 
@@ -123,32 +117,16 @@ impl TlsHandshake {
 
     /// Takes one record, as far as it is there. False when the input is used up.
     fn advance(&mut self, input: &mut &[u8]) -> Result<bool, TlsError> {
-        if self.records == 0 && self.record.first().is_some_and(|&kind| kind != ContentType::Handshake.code())
-        {
+        if self.records.very_first().is_some_and(|kind| kind != ContentType::Handshake.code()) {
             return Err(TlsError::NotTls);
         }
-        let header = RecordHeader::parse(&self.record)?;
-        let wanted = RECORD_HEADER_BYTES + header.map_or(0, |header| header.length);
-        // The type first, so that plain text is noticed at its first byte.
-        let wanted = if self.record.is_empty() { 1 } else { wanted };
-        if header.is_none() || self.record.len() < wanted {
-            let taken = (wanted - self.record.len()).min(input.len());
-            if taken == 0 {
-                return Ok(false);
-            }
-            let (bytes, rest) = input.split_at(taken);
-            *input = rest;
-            self.record.extend_from_slice(bytes);
-            self.bytes += taken;
-            return if self.bytes > MOST_BYTES { Err(TlsError::TooMuch("131072 bytes")) } else { Ok(true) };
+        match self.records.gather(input) {
+            Ok(RecordStep::Nothing) => Ok(false),
+            Ok(RecordStep::Part) => Ok(true),
+            Ok(RecordStep::Record(mut record)) => self.take(&mut record).map(|()| true),
+            Err(GatherError::Record(error)) => Err(error.into()),
+            Err(GatherError::TooMuch(what)) => Err(TlsError::TooMuch(what)),
         }
-        self.records += 1;
-        if self.records > MOST_RECORDS {
-            return Err(TlsError::TooMuch("64 records"));
-        }
-        let mut record = std::mem::take(&mut self.record);
-        self.take(&mut record)?;
-        Ok(true)
     }
 
     fn take(&mut self, record: &mut [u8]) -> Result<(), TlsError> {
