@@ -23,7 +23,7 @@ fn printed() -> Series {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (store, tls) = (path("store"), path("tls"));
     run(&["store", "init", &store]);
-    run(&["image", "create", &format!("{store}/image"), "--size", "16M"]);
+    run(&["image", "create", &format!("{store}/image"), "16M"]);
     run(&["tls", "init", &tls]);
     let sockets = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
     let control = format!("unix:{}", sockets.path().join("c").display());
