@@ -137,9 +137,7 @@ fn a_server_starts_under_the_profile_and_serves() {
     assert!(finished.status.success(), "{finished}");
     assert_eq!(std::fs::read(path("copy.img")).unwrap(), vec![1; 1 << 20]);
     let store = path("store");
-    for arguments in
-        [&["store", "init", &store][..], &["image", "create", &format!("{store}/a"), "1M"]]
-    {
+    for arguments in [&["store", "init", &store][..], &["image", "create", &format!("{store}/a"), "1M"]] {
         let finished = under_the_profile(arguments).expect("as before");
         assert!(finished.status.success(), "{finished}");
     }

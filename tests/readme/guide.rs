@@ -56,6 +56,7 @@ fn chapters() -> Vec<(String, Document)> {
 
 /// What the manual pages say of all commands.
 fn manual(stage: &Stage) -> BTreeSet<String> {
+    stage.output("mkdir manual");
     stage.output("ringnbd man manual");
     let text = stage.output("cat manual/*").replace("\\-", "-");
     text.split(|c: char| !c.is_ascii_lowercase() && c != '-').map(str::to_owned).collect()
@@ -155,15 +156,14 @@ fn what_is_not_run_has_a_form_and_flags() {
                 has_flags(&page, &line);
             }
         }
-        // Files of this repository that the text names, and flags.
+        // Files of this repository that the text names, which may be programs with flags of their own; else flags.
         for span in chapter.spans() {
             let word = span.split(' ').next().unwrap_or_default();
             if ["src/", "tests/", "perf/"].iter().any(|top| word.starts_with(top)) {
                 assert!(root().join(word).exists(), "{page}: there is no {word}");
+            } else if word != "cargo" {
+                has_flags(&page, span);
             }
-        }
-        for flag in chapter.flags() {
-            assert!(known.contains(&flag), "{page}: no command has {flag}");
         }
     }
 }
@@ -192,7 +192,6 @@ fn arguments_in_yaml(text: &str) -> Vec<String> {
 fn messages_are_those_of_the_program() {
     let mut sources = String::new();
     collect_sources(&root().join("src"), &mut sources);
-    let page = Document::read_page("src/doc/guide/troubleshooting.md");
     let text = std::fs::read_to_string(root().join("src/doc/guide/troubleshooting.md")).expect("the page");
     let mut seen = 0;
     for table in text.split("| It says |").skip(1) {
@@ -203,7 +202,7 @@ fn messages_are_those_of_the_program() {
             assert!(sources.contains(message), "no error says {message:?}");
         }
     }
-    assert!(seen > 10 && page.links().count() > 3, "{seen}");
+    assert!(seen > 10, "{seen}");
 }
 
 fn collect_sources(directory: &Path, text: &mut String) {
