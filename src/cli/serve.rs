@@ -20,6 +20,7 @@ use crate::daemon::log::{LOG, OUTPUT};
 use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::surroundings::Surroundings;
 use crate::daemon::{self, Daemon, logging, stdio};
+use crate::store::StoreDirectory;
 
 /// What an EXPORT may be; shown by `--help`.
 const EXPORT_HELP: &str = "\
@@ -137,7 +138,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
     pub admin: Option<AdminAddress>,
     /// Operate the running server here, with `ringnbd ctl`: unix:PATH, for root and the user that starts the
-    /// server; or off [default: off; with --config and --pidfile: PIDFILE with the ending .control]
+    /// server; or off [default: with --config and --pidfile PIDFILE with the ending .control, with a store
+    /// STORE/control.socket, otherwise off]
     #[arg(long, value_name = "ADDRESS", conflicts_with = "stdio", help_heading = "Operation")]
     pub control: Option<ControlAddress>,
     /// Log requests that take longer than this, such as 10ms, each with where its time went
@@ -293,12 +295,24 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         tls: TlsSettings { directory: args.tls, mode: args.tls_mode, ..TlsSettings::default() },
     };
     let Some(path) = args.config else {
-        return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });
+        let control = flags.control.clone().or_else(|| default_control(&flags.exports));
+        let control = control.filter(|_| !args.stdio);
+        let settings = Settings { control, ..flags };
+        return Ok(ServeSettings { settings, notes: Vec::new(), source: None });
     };
     let source = ConfigurationSource::new(path, flags, !args.stdio);
     let file = source.parse(&source.read()?)?;
     let notes = notes(&source, &file);
+    let exports = [&source.flags().exports[..], &file.exports].concat();
+    let source = source.with_default_control(default_control(&exports));
     Ok(ServeSettings { settings: source.merged(file), notes, source: Some(source) })
+}
+
+/// The commands about images have to reach the server that has a store. It listens in the first one, unless
+/// it is told where to.
+fn default_control(exports: &[ExportConfig]) -> Option<ControlAddress> {
+    let mut stores = exports.iter().filter_map(ExportConfig::store).filter_map(StoreDirectory::own_store);
+    stores.next().and_then(ControlAddress::within)
 }
 
 /// What the command line does to the settings of a file.
