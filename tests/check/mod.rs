@@ -74,7 +74,54 @@ fn peer(kind: Kind, always: &[&str], sometimes: &[&str]) -> Option<()> {
         assert!(found.iter().any(|(found, _)| found == id), "{kind:?} is known to fail {id}: {found:?}");
     }
     assert_eq!(finished.status.code(), Some(1), "{finished}");
+    let name = match kind {
+        Kind::QemuNbd => "qemu-nbd",
+        Kind::Nbdkit => "nbdkit",
+        _ => "nbd-server",
+    };
+    let on_the_page = not_met_on_the_page(name);
+    for id in always {
+        assert!(on_the_page.contains(id), "src/doc/guide/make-checks: {name} does not meet {id}");
+    }
+    for id in on_the_page {
+        assert!(
+            always.contains(&id) || sometimes.contains(&id),
+            "src/doc/guide/make-checks: {name} meets {id}"
+        );
+    }
     Some(())
+}
+
+const PAGE: &str = include_str!("../../src/doc/guide/checks.md");
+
+/// The cells of the guide's page: the id, then level, statement and each server's standing.
+fn rows_of_the_page() -> impl Iterator<Item = Vec<&'static str>> {
+    let rows = PAGE.lines().map(|line| line.split(" | ").collect::<Vec<_>>());
+    rows.filter(|row| row.get(1).is_some_and(|level| ["must", "should"].contains(level)))
+}
+
+fn not_met_on_the_page(server: &str) -> Vec<&'static str> {
+    let heads = PAGE.lines().find(|line| line.contains("| Statement | ringnbd")).expect("a head");
+    let column = heads.split('|').position(|head| head.trim() == server).expect("a column of the server");
+    let is_not_met = |row: &Vec<&str>| row.get(column - 1).is_some_and(|cell| cell.contains("not met"));
+    rows_of_the_page().filter(is_not_met).map(|row| row[0].trim_start_matches("| ")).collect()
+}
+
+#[test]
+fn the_page_of_the_guide_has_every_statement() {
+    let ids = check(&["--list"]).ok();
+    let word = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    let mut wanted: Vec<String> = ids
+        .lines()
+        .filter(|line| line.contains(" MUST ") || line.contains(" SHOULD "))
+        .filter_map(word)
+        .collect();
+    let mut found: Vec<String> =
+        rows_of_the_page().map(|row| row[0].trim_start_matches("| ").to_owned()).collect();
+    wanted.sort();
+    found.sort();
+    assert!(wanted.len() > 70 && found == wanted, "run src/doc/guide/make-checks: {found:?}\n{wanted:?}");
+    assert_eq!(not_met_on_the_page("ringnbd"), [""; 0]);
 }
 
 #[test]

@@ -1,4 +1,8 @@
-//! What packages install besides the program: units, the example configuration, completions, manual pages, and the Debian package.
+//! What packages install besides the program: units, the example configuration, completions, manual pages, packages of Debian and RPM, a
+//! container's profile, a dashboard and alerts.
+
+mod container;
+mod observability;
 
 use std::path::Path;
 use std::process::Command;
@@ -124,4 +128,31 @@ fn a_debian_package_has_what_it_should() {
     let control = peers::run(Command::new("dpkg-deb").args(["--info", package])).ok();
     assert!(control.contains("Depends: libc6 (>= 2."), "{control}");
     assert!(control.contains("conffiles"), "{control}");
+}
+
+#[test]
+fn an_rpm_package_has_what_it_should() {
+    if !has("rpmbuild") {
+        return;
+    }
+    let target = tempfile::tempdir().unwrap();
+    let mut command = Command::new(Path::new(PACKAGES).join("rpm"));
+    command.arg(PROGRAM).env("CARGO_TARGET_DIR", target.path()).env("RINGNBD_RPM_PAYLOAD", "w1.gzdio");
+    let package = peers::run_within(Duration::from_secs(300), &mut command, b"").ok();
+    let ask = |what: &[&str]| peers::run(Command::new("rpm").args(what).args(["-qp", package.trim()])).ok();
+    let files = ask(&["--list"]);
+    for file in [
+        "/usr/bin/ringnbd",
+        "/usr/lib/systemd/system/ringnbd-attach@.service",
+        "/usr/lib/sysusers.d/ringnbd.conf",
+        "/usr/share/man/man1/ringnbd-serve.1.gz",
+        "/usr/share/zsh/site-functions/_ringnbd",
+    ] {
+        assert!(files.lines().any(|line| line == file), "{file}:\n{files}");
+    }
+    assert_eq!(ask(&["--configfiles"]).trim(), "/etc/ringnbd/ringnbd.toml");
+    let requires = ask(&["--requires"]);
+    assert!(requires.contains("libc.so.6(GLIBC_2.") && requires.contains("systemd"), "{requires}");
+    let owners = ask(&["--queryformat", "[%{FILEUSERNAME}:%{FILEGROUPNAME}\n]"]);
+    assert!(owners.lines().all(|line| line == "root:root"), "{owners}");
 }

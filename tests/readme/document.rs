@@ -9,6 +9,8 @@ pub(crate) struct Block {
 
 pub(crate) struct Document {
     pub(crate) blocks: Vec<Block>,
+    /// What stands outside of blocks.
+    prose: String,
     /// Text between backticks, outside of blocks.
     spans: Vec<String>,
 }
@@ -39,7 +41,7 @@ pub(crate) fn how(line: &str) -> How {
     if starts("ringnbd serve") || starts("cargo run --release -- serve") {
         return How::Serve;
     }
-    if ["ringnbd", "qemu-system-x86_64", "qemu-img", "fio"].into_iter().any(starts) {
+    if ["ringnbd", "qemu-system-x86_64", "qemu-img", "fio", "curl", "truncate"].into_iter().any(starts) {
         return How::Run;
     }
     // The file is one of this repository, and names the program.
@@ -86,7 +88,25 @@ impl Document {
         }
         assert!(!fenced, "a fence is not closed");
         let spans = prose.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        Self { blocks, spans }
+        Self { blocks, prose, spans }
+    }
+
+    /// Where links and pictures lead, as they are written.
+    pub(crate) fn links(&self) -> impl Iterator<Item = &str> {
+        self.prose.split("](").skip(1).filter_map(|rest| rest.split(')').next())
+    }
+
+    /// The names under which links reach headings.
+    pub(crate) fn anchors(&self) -> impl Iterator<Item = String> {
+        let headings = self.prose.lines().filter(|line| line.starts_with('#'));
+        headings.map(|line| {
+            let text = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+            text.chars().filter(|&c| c.is_alphanumeric() || c == '-' || c == '_').collect()
+        })
+    }
+
+    pub(crate) fn spans(&self) -> impl Iterator<Item = &str> {
+        self.spans.iter().map(String::as_str)
     }
 
     pub(crate) fn of(&self, language: &str) -> impl Iterator<Item = &Block> {

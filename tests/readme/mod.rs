@@ -4,6 +4,7 @@
 //! is a client. Another program has to be added to [`document::how`].
 
 mod document;
+mod guide;
 mod stage;
 
 use document::{Block, Document, How, how};
@@ -35,7 +36,12 @@ fn command_lines_do_what_they_say() {
     let stage = Stage::build();
     let document = Document::read();
     stage.write("ringnbd.toml", &document.of("toml").next().expect("a configuration").text);
-    for block in document.blocks.iter().filter(|block| block.language.is_empty()) {
+    tell(&stage, &document);
+}
+
+/// Runs what a page tells.
+fn tell(stage: &Stage, document: &Document) {
+    for block in document.of("") {
         // A block is a story: a server serves the lines below it, until the next one. Without, those of `serve_clients` do.
         let lines = document::command_lines(&block.text);
         let tells_of_servers = lines.iter().any(|line| how(line) == How::Serve);
@@ -83,7 +89,7 @@ fn the_recipes_fit_together() {
     let units: Vec<_> = document.of("ini").collect();
     let disks: Vec<_> = document.of("xml").collect();
     assert!(!units.is_empty() && !disks.is_empty());
-    units.iter().for_each(|unit| stage.verify_unit(&unit.text));
+    units.iter().for_each(|unit| stage.verify_units(&[("ringnbd.service", &*unit.text)]));
     let _server = stage.serve(&document::start_of(&units[0].text));
     for disk in disks {
         let value = |name| document::attribute(&disk.text, name);

@@ -128,7 +128,7 @@ impl Stage {
         let uris = server.uris();
         let has_store = server.log().contains("images, each an export of its name");
         assert!(!uris.is_empty() || has_store, "{} serves nothing:\n{}", server.line, server.log());
-        uris.iter().for_each(|uri| self.run(&format!("ringnbd info '{uri}'")));
+        uris.iter().for_each(|uri| self.run(&format!("ringnbd info '{}'", server.with_certificates(uri))));
         if server.line.contains("--admin 127.0.0.1:9800") {
             assert!(std::net::TcpStream::connect("127.0.0.1:9800").is_ok(), "nobody listens for --admin");
         }
@@ -147,7 +147,8 @@ impl Stage {
     #[track_caller]
     pub(crate) fn run(&self, line: &str) {
         let program = line.split(' ').next().unwrap_or_default();
-        if program != "ringnbd" && !peers::home().join("bin").join(program).exists() {
+        let is_of_the_machine = ["ringnbd", "curl", "truncate"].contains(&program);
+        if !is_of_the_machine && !peers::home().join("bin").join(program).exists() {
             return peers::skip(program, "run tests/peers install as root");
         }
         if program == "qemu-img" {
@@ -179,13 +180,16 @@ impl Stage {
         assert!(program.ends_with(file) || text.contains(program), "{file} does not run {program}");
     }
 
-    /// systemd has no objection to a unit.
+    /// systemd has no objection to units, which may name each other.
     #[track_caller]
-    pub(crate) fn verify_unit(&self, unit: &str) {
-        let unit =
-            unit.replace("/usr/bin/ringnbd", self.path("bin/ringnbd").to_str().expect("a path of text"));
-        std::fs::write(self.path("ringnbd.service"), unit).expect("write the unit");
-        match self.shell("systemd-analyze verify ringnbd.service").output() {
+    pub(crate) fn verify_units(&self, units: &[(&str, &str)]) {
+        let program = self.path("bin/ringnbd");
+        for (name, unit) in units {
+            let unit = unit.replace("/usr/bin/ringnbd", program.to_str().expect("a path of text"));
+            std::fs::write(self.path(name), unit).expect("write the unit");
+        }
+        let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
+        match self.shell(&format!("systemd-analyze verify --man=no {}", names.join(" "))).output() {
             Ok(output) if output.status.code() == Some(127) => eprintln!("skipped: no systemd-analyze here"),
             Ok(output) => {
                 let stderr = String::from_utf8_lossy(&output.stderr);
@@ -215,6 +219,19 @@ impl Server {
             .filter(|line| line["message"] == "serving")
             .map(|line| line["uri"].as_str().expect("a URI").to_owned())
             .collect()
+    }
+}
+
+impl Server {
+    /// A URI that it announced, with what a client needs that has to encrypt.
+    fn with_certificates(&self, uri: &str) -> String {
+        if !uri.starts_with("nbds") {
+            return uri.to_owned();
+        }
+        let directory = self.line.split_once("--tls ").map_or("tls", |(_, rest)| rest);
+        let directory = directory.split(' ').next().unwrap_or_default();
+        let join = if uri.contains('?') { '&' } else { '?' };
+        format!("{uri}{join}tls-certificates={directory}")
     }
 }
 
