@@ -35,6 +35,8 @@ pub(super) struct ServerFacts {
     pub(super) has_allocation: bool,
     pub(super) flags: u16,
     pub(super) size: u64,
+    /// What offsets and lengths are a multiple of.
+    pub(super) minimum: u64,
 }
 
 /// Asks one server, statement by statement.
@@ -74,6 +76,7 @@ impl<'a> Examiner<'a> {
                 probe.export_name(&self.subject.export, flags != 0)?;
                 facts.modes.push(ReplyMode::Simple);
                 (facts.flags, facts.size) = (probe.export.flags, probe.export.size);
+                facts.minimum = probe.export.minimum();
                 return Ok(facts);
             }
             probe.send(&MODERN.to_be_bytes())?;
@@ -89,6 +92,7 @@ impl<'a> Examiner<'a> {
             }
             probe.go(&self.subject.export)?;
             (facts.flags, facts.size) = (probe.export.flags, probe.export.size);
+            facts.minimum = probe.export.minimum();
         }
         Ok(facts)
     }
