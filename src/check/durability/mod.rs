@@ -107,8 +107,11 @@ pub(crate) fn endure(
     let mut chance = Random::new(wish.seed);
     let mut life = Life { subject: subject.clone(), version: chance.below(VERSIONS / 2), promises: None };
     life.subject.dialer = server.start()?;
-    let facts = Examiner::new(&life.subject)?.facts;
-    let block = facts.minimum.max(BLOCK);
+    let (facts, block) = {
+        let examiner = Examiner::new(&life.subject)?;
+        let block = examiner.trial_block(BLOCK)?;
+        (examiner.facts, block)
+    };
     if facts.flags & NBD_FLAG_READ_ONLY != 0 {
         return Err("the export is read-only: it is written to".to_owned());
     }
@@ -181,7 +184,9 @@ impl Life {
         let transfers = {
             let examiner = Examiner::new(&subject)?;
             examiner.begin();
-            let mut writer = Writer { block, promises: &mut promises, version: &mut self.version, chance };
+            let longest = (examiner.facts.maximum / block).clamp(1, LONGEST);
+            let (promises, version) = (&mut promises, &mut self.version);
+            let mut writer = Writer { block, longest, promises, version, chance };
             let written = writer.write(&examiner, means);
             let transfers = examiner.transfers();
             match written {
@@ -196,7 +201,7 @@ impl Life {
         self.subject.dialer = server.start()?;
         let examiner = Examiner::new(&self.subject)?;
         examiner.begin();
-        let found = read_back(&examiner, block * promises.blocks() as u64);
+        let found = read_back(&examiner, block, block * promises.blocks() as u64);
         let broken = match found {
             Ok(data) => promises.judge(&data).map(|Loss { offset, what }| {
                 (format!("the block of {block} bytes at {offset:#x}: {what}"), transfers)
@@ -211,12 +216,12 @@ impl Life {
     }
 }
 
-fn read_back(examiner: &Examiner<'_>, length: u64) -> ProbeResult<Vec<u8>> {
+fn read_back(examiner: &Examiner<'_>, block: u64, length: u64) -> ProbeResult<Vec<u8>> {
     let mut probe = examiner.attach(ReplyMode::Simple)?;
     if probe.export.size < length {
         return not_met(format!("the export has {} bytes, and had at least {length}", probe.export.size));
     }
-    let most = probe.export.maximum().clamp(BLOCK, 1 << 20);
+    let most = (probe.export.maximum().min(1 << 20) / block).max(1) * block;
     let mut data = Vec::with_capacity(length as usize);
     while (data.len() as u64) < length {
         let part = most.min(length - data.len() as u64);
@@ -228,6 +233,8 @@ fn read_back(examiner: &Examiner<'_>, length: u64) -> ProbeResult<Vec<u8>> {
 /// The half of a round before the kill.
 struct Writer<'a> {
     block: u64,
+    /// Blocks of a WRITE at most.
+    longest: u64,
     promises: &'a mut Promises,
     version: &'a mut u64,
     chance: &'a mut Random,
@@ -270,14 +277,11 @@ impl Writer<'_> {
     /// Writes all blocks, and flushes if there is such a thing.
     fn fill(&mut self, probe: &mut Probe) -> ProbeResult<()> {
         let blocks = self.promises.blocks();
-        for first in (0..blocks).step_by(LONGEST as usize) {
-            let request = self.write_of(first, (blocks - first).min(LONGEST as usize));
+        let longest = self.longest as usize;
+        for first in (0..blocks).step_by(longest) {
+            let request = self.write_of(first, (blocks - first).min(longest));
             probe.succeed(&request)?;
-            self.promises.change(
-                first,
-                (blocks - first).min(LONGEST as usize),
-                Holding::Version(*self.version),
-            );
+            self.promises.change(first, (blocks - first).min(longest), Holding::Version(*self.version));
         }
         if probe.export.has(NBD_FLAG_SEND_FLUSH) {
             probe.succeed(&ProbeRequest::flush())?;
@@ -329,7 +333,7 @@ impl Writer<'_> {
     /// A WRITE of some blocks, with a cookie of all bits.
     fn draw(&mut self) -> (ProbeRequest, usize, usize) {
         let blocks = self.promises.blocks() as u64;
-        let count = 1 + self.chance.below(LONGEST);
+        let count = 1 + self.chance.below(self.longest);
         let first = self.chance.below(blocks - count + 1) as usize;
         (self.write_of(first, count as usize), first, count as usize)
     }

@@ -80,14 +80,15 @@ struct Storm<'a> {
 /// # Errors
 /// A text: it cannot be reached, or this cannot be asked of the export.
 pub(crate) fn torture(subject: &Subject, wish: &LoadWish) -> Result<LoadVerdict, String> {
-    let facts = Examiner::new(subject)?.facts;
+    let examiner = Examiner::new(subject)?;
+    let facts = &examiner.facts;
     if facts.flags & NBD_FLAG_READ_ONLY != 0 {
         return Err("the export is read-only: load writes to it".to_owned());
     }
     // Each connection to a command is a server of its own.
     let is_one_server = matches!(subject.dialer, Dialer::Address(_));
     let connections = if is_one_server { wish.connections.max(1) } else { 1 };
-    let block = facts.minimum.max(BLOCK);
+    let block = examiner.trial_block(BLOCK)?;
     let blocks = facts.size / block / connections as u64;
     if blocks < 4 {
         return Err(format!(

@@ -80,7 +80,7 @@ fn put(buffer: &mut Buffer, (x, y): (u16, u16), room: u16, text: &str, style: St
 
 fn title(model: &TopModel, area: Rect, y: u16, buffer: &mut Buffer) {
     let figures = &model.shot.figures;
-    let name = format!("ringnbd {}", printable(&figures.version));
+    let name = format!("ringnbd {}", printable(&figures.version.chars().take(40).collect::<String>()));
     let x = put(buffer, (area.x, y), area.width, &name, BOLD);
     let count = |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
     let counts = format!(
@@ -113,7 +113,8 @@ fn sums(model: &TopModel, look: Look, area: Rect, y: u16, buffer: &mut Buffer) {
         return;
     }
     let (requests, read, written, errors) = model.sums();
-    let in_flight: u64 = model.shot.figures.shards.iter().map(|shard| shard.in_flight).sum();
+    let shards = model.shot.figures.shards.iter();
+    let in_flight = shards.fold(0u64, |sum, shard| sum.saturating_add(shard.in_flight));
     let last = model.seconds.back().cloned().unwrap_or_default();
     let parts = [
         format!("{} requests/s", human_rate(requests)),
@@ -145,7 +146,7 @@ fn lines(model: &TopModel, look: Look, area: Rect, buffer: &mut Buffer) {
         60..110 => 2,
         _ => 3,
     };
-    let per_second = |count: u64, length_ms: u64| count * 1000 / length_ms.max(1);
+    let per_second = |count: u64, length_ms: u64| count.saturating_mul(1000) / length_ms.max(1);
     let width = area.width / panels;
     for panel in 0..panels {
         let room = Rect { x: area.x + panel * width, width: width - u16::from(panel + 1 < panels), ..area };
@@ -154,13 +155,19 @@ fn lines(model: &TopModel, look: Look, area: Rect, buffer: &mut Buffer) {
             0 => (
                 "requests/s",
                 Color::Cyan,
-                newest.map(|of| per_second(of.reads + of.writes + of.others, of.length_ms)).collect(),
+                newest
+                    .map(|of| {
+                        per_second(of.reads.saturating_add(of.writes).saturating_add(of.others), of.length_ms)
+                    })
+                    .collect(),
             ),
             1 => ("p99 latency", Color::Magenta, newest.map(|of| of.p99_ns).collect()),
             _ => (
                 "bytes/s",
                 Color::Green,
-                newest.map(|of| per_second(of.read_bytes + of.written_bytes, of.length_ms)).collect(),
+                newest
+                    .map(|of| per_second(of.read_bytes.saturating_add(of.written_bytes), of.length_ms))
+                    .collect(),
             ),
         };
         let most = data.iter().copied().max().unwrap_or(0);

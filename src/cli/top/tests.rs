@@ -57,7 +57,7 @@ fn shot(second: u64) -> Shot {
         p99_ns: 800_000 + at * 53 % 11 * 100_000,
         ..SecondFigures::default()
     });
-    let shard = |failed, used| ShardFigures {
+    let shard = |failed: bool, used| ShardFigures {
         responsive: !failed,
         failed,
         connections: 3,
