@@ -135,7 +135,7 @@ fn sums(model: &TopModel, look: Look, area: Rect, y: u16, buffer: &mut Buffer) {
     }
     if errors > 0.0 && x + 12 < end {
         let style = look.coloured(Color::Red).add_modifier(Modifier::BOLD);
-        put(buffer, (x, y), end - x, &format!("{} errors/s", human_rate(errors.ceil())), style);
+        put(buffer, (x, y), end - x, &format!("errors {}/s", human_rate(errors.ceil())), style);
     }
 }
 
@@ -161,7 +161,7 @@ fn lines(model: &TopModel, look: Look, area: Rect, buffer: &mut Buffer) {
                     })
                     .collect(),
             ),
-            1 => ("p99 latency", Color::Magenta, newest.map(|of| of.p99_ns).collect()),
+            1 => ("p99", Color::Magenta, newest.map(|of| of.p99_ns).collect()),
             _ => (
                 "bytes/s",
                 Color::Green,
@@ -176,7 +176,7 @@ fn lines(model: &TopModel, look: Look, area: Rect, buffer: &mut Buffer) {
             1 => time_or_dash(most),
             _ => format!("{}B", short_bytes(most as f64)),
         };
-        let label = format!("{name}, at most {top} in {} s", data.len());
+        let label = format!("{name}  max {top}  {} s", data.len());
         put(buffer, (room.x, room.y), room.width, &label, DIM);
         // The newest stands at the right edge.
         let data: Vec<u64> = data.into_iter().rev().collect();
@@ -218,7 +218,7 @@ fn tabs(model: &TopModel, area: Rect, y: u16, buffer: &mut Buffer) {
 fn footer(model: &TopModel, area: Rect, y: u16, buffer: &mut Buffer) {
     let text = match (model.is_typing, area.width) {
         (true, _) => "type a part of a name; Enter keeps it, Esc takes it away",
-        (false, 0..70) => "q quit  Tab page  s sort  / filter  p pause  ? help",
+        (false, 0..90) => "q quit  Tab page  s sort  / filter  p pause  ? help",
         _ => "q quit  Tab page  s sort  r reverse  / filter  p pause  Enter clients of it  ? help",
     };
     put(buffer, (area.x, y), area.width, text, DIM);
