@@ -195,8 +195,8 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// Blocks in which a trial writes: of `usual` bytes, or of the server's minimum. A text when that is more than the
-    /// document allows.
+    /// Blocks in which a trial writes: of `usual` bytes, or of the server's minimum. A text when that is more
+    /// than the document allows.
     pub(super) fn trial_block(&self, usual: u64) -> Result<u64, String> {
         match self.facts.minimum {
             ..=65536 => Ok(self.facts.minimum.max(usual)),

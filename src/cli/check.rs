@@ -98,7 +98,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Outcome {
     if args.trial.durability {
-        return trial::durability(args);
+        let (address, export) = match args.uri {
+            Some(uri) => (Some(uri.address.clone()), uri.export),
+            None => (None, args.export),
+        };
+        let dialer = Dialer::Command(args.command.clone());
+        let subject = Subject { dialer, export, timeout: args.timeout, danger: args.danger };
+        return trial::durability(args.command, address, &subject, &args.trial, args.json);
     }
     if args.uri.is_some() && !args.command.is_empty() {
         return Outcome::refused("a URI and a COMMAND together are for --durability: write one of them");

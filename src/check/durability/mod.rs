@@ -79,6 +79,7 @@ pub(crate) struct LostPromise {
     /// `flush`, `fua` or `multi_conn`.
     pub means: &'static str,
     pub promise: &'static str,
+    /// From 1 on.
     pub round: u64,
     /// Where, and what is there.
     pub what: String,
@@ -148,7 +149,7 @@ pub(crate) fn endure(
             verdict.tried[index].1 += 1;
             verdict.kills += 1;
             if let Some((what, transfers)) = broken {
-                let (means, promise) = (means.name(), means.promise());
+                let (means, promise, round) = (means.name(), means.promise(), round + 1);
                 verdict.broken = Some(LostPromise { means, promise, round, what, transfers });
                 server.kill();
                 return Ok(verdict);

@@ -73,8 +73,8 @@ pub(super) fn send_all(socket: &Socket, parcels: &Receiver<Vec<u8>>) {
 }
 
 impl Line {
-    /// A line, and what its sender needs for [`send_all`]: a client that only sends while the server only sends
-    /// would wait for ever.
+    /// A line, and what its sender needs for [`send_all`]. A client that only sends while the server does so
+    /// too would wait for ever.
     pub(super) fn new(mut probe: Probe, depth: usize) -> ProbeResult<(Self, Socket, Receiver<Vec<u8>>)> {
         // An error of a READ may have the form that it should not have: that is a matter of a statement.
         probe.is_lenient = true;

@@ -112,7 +112,7 @@ pub(crate) fn torture(subject: &Subject, wish: &LoadWish) -> Result<LoadVerdict,
         has_failed: AtomicBool::new(false),
     };
     let started = Instant::now();
-    let ends: Vec<Ended> = std::thread::scope(|scope| {
+    let ends: Vec<StormEnd> = std::thread::scope(|scope| {
         let storm = &storm;
         let lines: Vec<_> =
             (0..connections).map(|index| scope.spawn(move || storm.connection(index))).collect();
@@ -133,14 +133,14 @@ pub(crate) fn torture(subject: &Subject, wish: &LoadWish) -> Result<LoadVerdict,
 }
 
 /// How a connection ended.
-struct Ended {
+struct StormEnd {
     deeds: Deeds,
     broken: Option<(String, Vec<WireTransfer>)>,
 }
 
 impl Storm<'_> {
     /// The whole life of a connection. Whatever comes of it, it takes part in every turn: others wait for it.
-    fn connection(&self, index: usize) -> Ended {
+    fn connection(&self, index: usize) -> StormEnd {
         let examiner = Examiner::new(self.subject);
         let mode = |examiner: &Examiner<'_>| examiner.facts.modes[index % examiner.facts.modes.len()];
         let line = examiner.as_ref().map_err(|why| Finding::Unreachable(why.clone())).and_then(|examiner| {
@@ -152,7 +152,7 @@ impl Storm<'_> {
             Err(finding) => {
                 let transfers = examiner.map(|examiner| examiner.transfers()).unwrap_or_default();
                 self.take_turns(|_| Err(()));
-                return Ended { deeds: Deeds::new(), broken: Some((text_of(finding), transfers)) };
+                return StormEnd { deeds: Deeds::new(), broken: Some((text_of(finding), transfers)) };
             }
         };
         let mut found = None;
@@ -178,7 +178,7 @@ impl Storm<'_> {
             let transfers = examiner.map(|examiner| examiner.transfers()).unwrap_or_default();
             (text_of(finding), transfers)
         });
-        Ended { deeds, broken }
+        StormEnd { deeds, broken }
     }
 
     /// Has `work` done once a turn until the time is over or a connection has failed.

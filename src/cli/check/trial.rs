@@ -1,5 +1,6 @@
 //! `ringnbd check --load` and `--durability`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -7,22 +8,20 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Args;
 use super::output::shown;
 use crate::check::{
-    self, Dialer, DurabilityVerdict, DurabilityWish, LoadVerdict, LoadWish, LostPromise, ServerCommand,
-    Subject,
+    self, DurabilityVerdict, DurabilityWish, LoadVerdict, LoadWish, LostPromise, ServerCommand, Subject,
 };
 use crate::cli::Outcome;
 use crate::cli::text::{human, human_rate, human_time, json as as_json, print, table};
+use crate::client::uri::ServerAddress;
 use crate::config::size::parse_duration;
 use crate::daemon::signals::on_stop;
 
 /// Options of the two.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrialArgs {
-    /// Load the server with all commands at once, and compare all that is read: the contents of the export are
-    /// lost
+    /// Load the server with all commands at once, and compare what is read: the export's contents are lost
     #[arg(long, requires = "danger", conflicts_with_all = ["durability", "list", "only", "junit"])]
     pub load: bool,
     /// Kill the server after what makes writes durable, and read back: the contents of the export are lost
@@ -78,30 +77,26 @@ fn ended(printed: Outcome, is_broken: bool) -> Outcome {
     if printed == Outcome::Done && is_broken { Outcome::Failed } else { printed }
 }
 
-pub(super) fn durability(args: Args) -> Outcome {
-    let words: Vec<_> = args.command.iter().map(|word| word.to_string_lossy()).collect();
-    let name = words.join(" ");
-    let (address, export) = match args.uri {
-        Some(uri) => (Some(uri.address.clone()), uri.export),
-        None => (None, args.export),
-    };
-    let subject = Subject {
-        dialer: Dialer::Command(args.command.clone()),
-        export,
-        timeout: args.timeout,
-        danger: true,
-    };
-    let wish = DurabilityWish { rounds: args.trial.rounds, seed: args.trial.seed() };
-    let mut server = ServerCommand::new(args.command, address, args.timeout);
+/// The server is `words`; it listens at an address, or talks on its standard input and output.
+pub(super) fn durability(
+    words: Vec<OsString>,
+    address: Option<ServerAddress>,
+    subject: &Subject,
+    args: &TrialArgs,
+    is_json: bool,
+) -> Outcome {
+    let name = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let wish = DurabilityWish { rounds: args.rounds, seed: args.seed() };
+    let mut server = ServerCommand::new(words, address, subject.timeout);
     let running = server.running();
     if let Err(error) = on_stop(move || end(&running), || std::process::exit(INTERRUPTED)) {
         return Outcome::refused(format_args!("cannot wait for signals: {error}"));
     }
-    let verdict = match check::endure(&mut server, &subject, &wish) {
+    let verdict = match check::endure(&mut server, subject, &wish) {
         Ok(verdict) => verdict,
         Err(why) => return Outcome::refused(format_args!("cannot check {name}: {why}")),
     };
-    let text = match args.json {
+    let text = match is_json {
         true => as_json(&durability_json(&name, wish.seed, &verdict)),
         false => durability_text(wish.seed, &verdict),
     };
@@ -179,6 +174,7 @@ fn durability_text(seed: u64, of: &DurabilityVerdict) -> String {
         let _ = match skipped {
             Some(why) => writeln!(text, "n/a      {name:<11} {why}"),
             None if broken(name) => writeln!(text, "BROKEN   {name:<11} at the try number {tried}"),
+            None if *tried == 0 => writeln!(text, "-        {name:<11} not tried"),
             None => writeln!(text, "kept     {name:<11} {tried} times"),
         };
     }

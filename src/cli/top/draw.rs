@@ -1,7 +1,7 @@
 //! Draws the model into a buffer of cells. It knows no terminal.
 //!
-//! Colours are the sixteen of the terminal, for words and lines only, never as a background: they are readable
-//! on light and on dark. All else is the terminal's own foreground, bold, dim or reversed.
+//! Colours are those of the terminal, for words and lines only, never as a background: they are readable on
+//! light and on dark. All else is the terminal's own foreground, bold, dim or reversed.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -104,7 +104,7 @@ fn title(model: &TopModel, area: Rect, y: u16, buffer: &mut Buffer) {
 fn sums(model: &TopModel, look: Look, area: Rect, y: u16, buffer: &mut Buffer) {
     if let Some(why) = &model.trouble {
         let what = if model.has_figures { "No answer; these are old figures" } else { "No answer" };
-        let text = format!("{what}: {} Trying again.", printable(why));
+        let text = format!("{what} (trying again): {}", printable(why));
         put(buffer, (area.x, y), area.width, &text, look.coloured(Color::Red).add_modifier(Modifier::BOLD));
         return;
     }

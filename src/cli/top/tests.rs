@@ -137,7 +137,10 @@ fn a_server_that_goes_and_comes_back() {
     let mut model = model();
     model.fail("no server listens there".into());
     let text = lines(&drawn(&mut model, 100, 24)).join("\n");
-    assert!(text.contains("No answer; these are old figures: no server listens there"), "{text}");
+    assert!(
+        text.contains("No answer; these are old figures (trying again): no server listens there"),
+        "{text}"
+    );
     assert!(text.contains("vm/database"), "what was there is still shown: {text}");
     // The new one counts from the start.
     let mut fresh = shot(1);
