@@ -159,6 +159,7 @@ fn this_server_stands_the_load() {
     let image = crate::support::image::Image::sparse(64 << 20);
     let server = Options::new()
         .shards(2)
+        .memory("128M")
         .export("memory=mem:64M")
         .export(format!("file=file:{}", image.path.display()))
         .start();
