@@ -293,6 +293,55 @@ fn hostile_names_stay_in_their_cells() {
 }
 
 #[test]
+fn the_largest_numbers_are_drawn() {
+    let most = u64::MAX;
+    let mut hostile = shot(2);
+    hostile.client_count = most;
+    for of in &mut hostile.figures.exports {
+        let export = of.export.clone();
+        *of = ExportFigures {
+            export,
+            size_bytes: most,
+            connections: most,
+            in_flight: most,
+            reads: most,
+            read_bytes: most,
+            writes: most,
+            written_bytes: most,
+            others: most,
+            errors: most,
+            p50_ns: most,
+            p99_ns: most,
+            read_only: true,
+        };
+    }
+    for of in &mut hostile.figures.shards {
+        (of.in_flight, of.buffer_memory_used_bytes, of.buffer_memory_bytes) = (most, most, 0);
+    }
+    for of in &mut hostile.figures.seconds {
+        *of = SecondFigures {
+            reads: most,
+            writes: most,
+            read_bytes: most,
+            written_bytes: most,
+            p99_ns: most,
+            ..of.clone()
+        };
+        (of.length_ms, of.end_unix_ms) = (0, most);
+    }
+    for of in &mut hostile.clients {
+        (of.age_seconds, of.bytes, of.requests, of.in_flight) = (f64::MAX, most, most, most);
+    }
+    for page in TopPage::ALL {
+        let mut model = TopModel { page, ..TopModel::default() };
+        model.take(shot(1));
+        model.take(hostile.clone());
+        drawn(&mut model, 200, 30);
+        assert!(plain::text(&model).lines().count() > 3);
+    }
+}
+
+#[test]
 fn ten_thousand_exports_are_sorted_and_shown_in_part() {
     let mut many = shot(2);
     many.figures.exports = (0..10_000).map(|number| export(&format!("disk{number:05}"), number, 2)).collect();
