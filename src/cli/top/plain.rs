@@ -28,8 +28,9 @@ pub(super) fn text(model: &TopModel) -> String {
         let _ = writeln!(text, "shard {index} {what}");
     }
     text + &match model.page {
+        TopPage::Exports => exports(model),
         TopPage::Clients => clients(model),
-        _ => exports(model),
+        TopPage::Shards => shards(model),
     }
 }
 
@@ -85,10 +86,31 @@ fn clients(model: &TopModel) -> String {
     table(&rows, &[false, true, true, true, true, true, false])
 }
 
-/// The keys are part of the interface.
+fn shards(model: &TopModel) -> String {
+    let titles = ["SHARD", "CLIENTS", "FLIGHT", "UNSENT", "MEMORY", "OF"];
+    let mut rows = vec![titles.map(String::from).to_vec()];
+    for (index, of) in model.shot.figures.shards.iter().enumerate() {
+        rows.push(vec![
+            index.to_string(),
+            of.connections.to_string(),
+            of.in_flight.to_string(),
+            of.unsent.to_string(),
+            short_bytes(of.buffer_memory_used_bytes as f64),
+            short_bytes(of.buffer_memory_bytes as f64),
+        ]);
+    }
+    table(&rows, &[false, true, true, true, true, true])
+}
+
+/// The keys are part of the interface. Rows are chosen and sorted on the page that is shown.
 pub(super) fn json(model: &TopModel) -> Value {
     let (requests, read, written, errors) = model.sums();
-    let exports = model.shown.iter().filter_map(|index| model.exports.get(*index)).map(|row| {
+    let chosen = |page: TopPage, count: usize| match model.page == page {
+        true => model.shown.clone(),
+        false => (0..count).collect(),
+    };
+    let exports = chosen(TopPage::Exports, model.exports.len()).into_iter().map(|index| {
+        let row = &model.exports[index];
         json!({
             "export": row.of.export,
             "reads_per_second": row.reads,
@@ -106,7 +128,8 @@ pub(super) fn json(model: &TopModel) -> Value {
             "read_only": row.of.read_only,
         })
     });
-    let clients = model.clients.iter().map(|row| {
+    let clients = chosen(TopPage::Clients, model.clients.len()).into_iter().map(|index| {
+        let row = &model.clients[index];
         json!({
             "id": row.of.id,
             "peer": row.of.peer,

@@ -383,6 +383,17 @@ fn json_has_what_is_shown() {
         (&3, &true.into())
     );
     assert!(plain::text(&model).contains("shard 1 has failed"));
+    // More shards than exports, and a page that is not that of exports.
+    for page in TopPage::ALL {
+        let mut few = shot(2);
+        few.figures.exports.truncate(1);
+        let mut model = TopModel { page, ..TopModel::default() };
+        model.take(few);
+        let json = plain::json(&model);
+        let count = |key: &str| json[key].as_array().unwrap().len();
+        assert_eq!((count("exports"), count("clients"), count("shards")), (1, 3, 2), "{page:?}");
+        assert!(plain::text(&model).lines().count() > 2, "{page:?}");
+    }
 }
 
 #[test]
