@@ -65,7 +65,7 @@ pub mod config {
     }
 
     pub mod listen {
-        pub use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
+        pub use crate::config::listen::{AddressError, FileMode, TcpAddress, UnixAccess, UnixAddress};
     }
 
     pub mod uri_parts {

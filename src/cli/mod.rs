@@ -25,6 +25,7 @@ pub(crate) mod store;
 mod text;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+pub(crate) mod top;
 
 pub(crate) use outcome::Outcome;
 
@@ -76,6 +77,8 @@ pub(crate) enum SubCommand {
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
+    /// Show what a running server does, live: exports, clients, latency
+    Top(top::Args),
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
     /// Print the completions of a shell: bash, zsh, fish
@@ -109,6 +112,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         #[cfg(feature = "tls")]
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
+        SubCommand::Top(args) => top::run(args),
         SubCommand::Report(args) => report::run(&args),
         SubCommand::Completions(args) => completions::run(&args, Cli::command()),
         SubCommand::Man(args) => completions::man(&args, Cli::command()),

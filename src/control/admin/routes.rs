@@ -7,6 +7,7 @@ use hyper::header::{ACCEPT, ALLOW, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
+use super::figures::figures;
 use super::views::{connections, image_facts};
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
@@ -54,6 +55,12 @@ impl Admin {
                     }
                     None => no_such_export(),
                 }
+            }
+            "/api/v1/figures" => {
+                self.collector.refresh(false).await;
+                let since = number(request, "since_unix_ms").unwrap_or(u64::MAX);
+                let (state, catalogue) = (self.collector.state(), self.plane.catalogue());
+                json(StatusCode::OK, &figures(&state, &catalogue, self.plane.is_stopping(), since))
             }
             "/api/v1/latency" => {
                 self.collector.refresh(false).await;
@@ -124,7 +131,7 @@ fn no_such_export() -> Response<String> {
 }
 
 const NOT_FOUND: &str = "\
-There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history
+There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history /api/v1/figures
 ";
 
 const MISDIRECTED: &str = "\
