@@ -115,7 +115,7 @@ pub mod ring {
 
 pub mod shard {
     #[cfg(feature = "sim")]
-    pub use crate::shard::{Holdings, SteppedShard};
+    pub use crate::shard::{Holdings, Secured, SteppedShard};
     pub use crate::shard::{NewConnection, Removal, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
