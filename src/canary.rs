@@ -148,8 +148,6 @@ mod switch {
         PendingAfterAnswer,
         /// What was noted of a change goes before the record that has it is durable.
         PendingDroppedEarly,
-        /// The files of a layer that goes leave the ring while something that was queued names them.
-        LayerDeletedEarly,
         /// A record of TLS has the number of the one before it now and then.
         RecordNumberRepeated,
         /// The header of a reply is sealed behind its payload, and sent before it.

@@ -156,7 +156,6 @@ fn every_planted_bug_is_found() {
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData => image::crowds,
             Canary::SealedOneByOne => image::groups,
-            Canary::LayerDeletedEarly => image::shorter_chains,
             Canary::SealWithoutDrain | Canary::FlushBeforeCommit => image::snapshots,
             Canary::HeadBeforeCatalog | Canary::TentativeDropped => image::killed_snapshots,
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {

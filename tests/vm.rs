@@ -267,7 +267,8 @@ fn a_kernel_attaches_over_tls() {
         let text = fs::read_to_string(files.path().join(name)).unwrap();
         attach += &format!("cat >/{name} <<'END'\n{text}END\n");
     }
-    let credentials = "-x -A /ca-cert.pem -F /client-cert.pem -K /client-key.pem -H localhost";
+    // Of its own accord it offers TLS 1.2 alone.
+    let credentials = "-x -A /ca-cert.pem -F /client-cert.pem -K /client-key.pem -H localhost -y NORMAL";
     let port = server.log().iter().find_map(|line| {
         let (_, rest) = line["uri"].as_str()?.split_once("://127.0.0.1:")?;
         Some(rest.split('/').next()?.to_owned())

@@ -116,22 +116,6 @@ pub(crate) fn groups(seed: u64) -> Result<Report, String> {
     run::run_plan(random, world, faults, plan)
 }
 
-/// Images that are read past the page cache while snapshots make their chains longer, and copies replace the layers below their heads.
-pub(crate) fn shorter_chains(seed: u64) -> Result<Report, String> {
-    let mut random = Random::new(seed);
-    let faults = Faults { latency_ns: 20_000, slow: 0.3, ..Faults::none() };
-    let world = World::new(random.number(), faults.clone());
-    let mut plan = crowd(8, small_memory());
-    plan.disks.extend(crowd(1, small_memory()).disks);
-    (plan.shards, plan.snapshots, plan.longest, plan.evictions) = (1, 0.03, 16 << 10, 0.01);
-    plan.sessions = 40;
-    for disk in &mut plan.disks {
-        disk.size = 64 << 10;
-        make_image(disk, &mut random);
-    }
-    run::run_plan(random, world, faults, plan)
-}
-
 fn make_image(disk: &mut Disk, random: &mut Random) {
     disk.sector = None;
     disk.image = Some(Shape::random(disk.size, disk.grain, random));

@@ -102,6 +102,19 @@ pub(crate) fn start_tls(
     Ok(tls)
 }
 
+/// Whether clients of the tests reach their servers through a [`tunnel`].
+pub(crate) fn is_tunnelled() -> bool {
+    std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tls")
+}
+
+/// The same, for what cannot be asked through it.
+pub(crate) fn cannot_be_asked(why: &str) -> bool {
+    if is_tunnelled() {
+        eprintln!("-- not over TLS: {why}");
+    }
+    is_tunnelled()
+}
+
 /// A socket that speaks NBD in plain text and a server's TLS on the other side. Its clients do not notice: the greeting is passed on,
 /// and their flags go before STARTTLS.
 pub(crate) fn tunnel(server: &Path, dir: &Path) -> PathBuf {

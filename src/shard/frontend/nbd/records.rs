@@ -173,7 +173,11 @@ impl Records {
                         self.plain = data;
                         self.joined = Some(partial.take());
                     }
-                    Opened::Closed { .. } => return Ok(NextRecord::Closed),
+                    Opened::Closed { .. } => {
+                        // The stream is at a record's end.
+                        partial.forget();
+                        return Ok(NextRecord::Closed);
+                    }
                 }
             }
             if !self.plain.is_empty() {
