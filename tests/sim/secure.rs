@@ -14,6 +14,9 @@ use super::wire::Stream;
 /// Where a request ends that is not sealed.
 pub(crate) const NOT_SEALED: u64 = u64::MAX;
 
+/// A record that says goodbye: its header, an alert, its type and its tag.
+pub(crate) const GOODBYE_BYTES: usize = 5 + 2 + 1 + 16;
+
 /// The client's end of a connection with TLS.
 pub(crate) struct SecureEnd {
     session: TlsSession,
