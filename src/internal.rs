@@ -116,7 +116,7 @@ pub mod ring {
 pub mod shard {
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::{NewConnection, Removal, ShardConfig, ShardHandle};
+    pub use crate::shard::{NewConnection, Removal, Secured, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
     pub mod bench {
