@@ -69,6 +69,14 @@ pub(crate) use error::SandboxError;
 pub(crate) use paths::Names;
 use user::Account;
 
+/// The numbers of a user and a group that this process may become.
+///
+/// # Errors
+/// [`SandboxError`]: there is no such user, or this process may not become it.
+pub(crate) fn user_and_group(wanted: &RunAs) -> Result<(u32, u32), SandboxError> {
+    Account::find(wanted).map(|account| (account.user.user, account.user.group))
+}
+
 /// What confines a running server, for a log line: a part is a version, or `no` and why.
 #[derive(Debug)]
 pub(crate) struct Confinement {
