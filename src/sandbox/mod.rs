@@ -49,7 +49,8 @@
 //!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
-//! exports at worst.
+//! exports at worst. It also starts the commands of exports, which are not confined either: they may do what
+//! their user may.
 //!
 //! A feature that opens or connects to something in a running server cannot do so here. There are three ways:
 //! it opens it before [`Sandbox::enter`], the broker opens it, or [`Names`] and the list of calls allow it.

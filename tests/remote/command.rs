@@ -104,7 +104,8 @@ fn a_killed_command_is_started_again_and_nothing_is_lost() {
 fn a_loss_is_told_once_to_each_client_of_a_command() {
     let image = Image::sparse(SIZE);
     let script = Script::of(&image);
-    let near = script.start("reconnect=60s");
+    let export = format!("x={}", script.uri("reconnect=60s"));
+    let near = Options::new().export(export).args(["--admin", "127.0.0.1:0"]).start();
     let (mut writer, mut idle) = (client(&near), client(&near));
     writer.write_at(0, &[1; 4096]).unwrap();
     script.kill();
@@ -113,6 +114,13 @@ fn a_loss_is_told_once_to_each_client_of_a_command() {
     writer.flush().expect("it has been told");
     assert_eq!(error_of(idle.flush()), 5);
     assert!(near.stderr().contains("a connection was lost"));
+    let metrics = crate::http::Address::of(&near).get("/metrics").body;
+    for (name, value) in
+        [("connections", 1), ("connects_total", 2), ("losses_total", 1), ("failed_flushes_total", 2)]
+    {
+        let line = format!("ringnbd_remote_{name}{{export=\"x\"}} {value}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
 }
 
 /// Another project's server, with a plugin that has its disk in memory.
@@ -165,7 +173,7 @@ fn nothing_outlives_a_killed_server() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringnbd"));
     command.args(["serve", "--unix"]).arg(script.directory.path().join("s")).arg(script.uri(""));
     let told = ended(crate::peers::run(&mut command), 2);
-    assert!(told.contains("serve?"), "it names the command: {told}");
+    assert!(told.contains("/serve: the server closed the connection"), "it names the command: {told}");
     let sleeper = std::fs::read_to_string(script.path.with_extension("sleeper")).unwrap();
     let sleeper = Pid::from_raw(sleeper.trim().parse().unwrap()).unwrap();
     wait_until("the end of its group", || is_gone(sleeper));
@@ -206,7 +214,7 @@ fn a_command_is_looked_at_without_being_left() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringnbd"));
     command.args(["serve", "--check", &format!("x={}", script.uri(""))]);
     let told = crate::peers::run(&mut command).ok();
-    assert!(told.contains("16 MiB"), "{told}");
+    assert!(told.contains("16777216 bytes"), "{told}");
     let processes = script.processes();
     assert_eq!(processes.len(), 1);
     wait_until("its end", || is_gone(processes[0]));

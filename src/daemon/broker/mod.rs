@@ -1,4 +1,4 @@
-//! The broker: a small process that opens files for a server that can open none any more.
+//! The broker: a small process that opens files for a server that can open none any more, and starts commands.
 //!
 //! ```text
 //! ringnbd serve ──► ringnbd broker      started first: before the sandbox, any thread, any key
@@ -14,7 +14,7 @@
 //! It is this program, run again: a fork alone would have what the server has in its memory. It has no other
 //! descriptor, no environment, and a closed list of verbs. What it may open is fixed before the first client
 //! is served. A client that takes the server over can at worst open files beside the exports, by the rules of
-//! `open.rs`.
+//! `open.rs`, and have commands of the configuration started again, see `commands.rs`.
 
 mod child;
 mod client;
