@@ -122,8 +122,8 @@ impl OwnDevice {
     fn keep(&self) {
         let export = &self.order.how.export;
         let mut pause = FIRST_PAUSE;
-        if self.order.is_volatile && !self.forget_the_last() {
-            return;
+        if self.order.is_volatile {
+            self.forget_the_last();
         }
         loop {
             match self.supervise() {
@@ -143,29 +143,16 @@ impl OwnDevice {
         }
     }
 
-    /// Detaches what a server before this one has left of a volatile export: its contents are gone. False when
-    /// the server ends meanwhile.
-    fn forget_the_last(&self) -> bool {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match attach::detach(&self.target(), false) {
-                Ok(device) => {
-                    tracing::warn!(
-                        export = self.order.how.export,
-                        device,
-                        "detached: what it held has been lost"
-                    );
-                    return true;
-                }
-                Err(AttachError::NotAttached(_) | AttachError::NoModule) => return true,
-                Err(error) => {
-                    tracing::error!(export = self.order.how.export, %error, "its device shows contents that are lost");
-                }
+    /// Detaches what a server before this one has left of a volatile export, even if it is in use: its contents
+    /// are gone, and who uses it should not wait for them.
+    fn forget_the_last(&self) {
+        let export = &self.order.how.export;
+        match attach::detach(&self.target(), true) {
+            Ok(device) => {
+                tracing::warn!(export, device, "detached: what it held was lost with the last server")
             }
-            if self.wait(pause) {
-                return false;
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            Err(AttachError::NotAttached(_) | AttachError::NoModule) => {}
+            Err(error) => tracing::warn!(export, "what the last server has left is not gone: {error}"),
         }
     }
 

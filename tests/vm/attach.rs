@@ -188,13 +188,15 @@ uri = "mem:4M"
 export = "one"
 device = "/dev/nbd5"
 connections = 2
+timeout = "5s"
 [[attach]]
 export = "gone"
 END
 EXPORTS="--config /d/c.toml --attach extra=/dev/nbd9 extra=mem:1M"
 of() { grep -l " nbd+unix:///$1?" /sys/block/nbd*/backend 2>/dev/null | cut -d/ -f4; }
+lives() { [ -d /proc/$1 ] && ! grep -q 'State:.*Z' /proc/$1/status; }
 is_supervised() {
-  device=$(of $1); [ -n "$device" ] && kill -0 $(supervisor $device) 2>/dev/null && [ "$(cat /sys/block/$device/size)" = $2 ]
+  device=$(of $1); [ -n "$device" ] && lives $(supervisor $device) 2>/dev/null && [ "$(cat /sys/block/$device/size)" = $2 ]
 }
 becomes() { i=0; until is_supervised $1 $2; do sleep 0.1; i=$((i + 1)); [ $i -lt 300 ] || { failed "$1 has no device"; return; }; done; }
 start
@@ -214,7 +216,7 @@ while [ $round -lt ROUNDS ]; do
   was=$(supervisor nbd5)
   crash
   i=0
-  while kill -0 $was 2>/dev/null; do sleep 0.1; i=$((i + 1)); [ $i -lt 100 ] || { failed "its supervisor stays"; break; }; done
+  while lives $was 2>/dev/null; do sleep 0.1; i=$((i + 1)); [ $i -lt 100 ] || { failed "its supervisor stays"; break; }; done
   start
   becomes one 65536; becomes gone 8192
   round=$((round + 1))
@@ -228,7 +230,7 @@ dd if=$gone bs=4 count=1 2>/dev/null | grep -q lost && failed "it shows what is 
 # A clean stop detaches what nobody uses. The rest waits for the next server.
 kill $server; wait $server || failed "the server's end"
 [ $(ls -d /sys/block/nbd*/pid | wc -l) = 1 ] || failed "left: $(/bin/ringnbd devices)"
-kill -0 $(supervisor nbd5) 2>/dev/null && failed "a supervisor is left"
+lives $(supervisor nbd5) && failed "a supervisor is left"
 start
 becomes one 65536; becomes gone 8192
 must umount /mnt
