@@ -1,4 +1,5 @@
-//! The process that attaches the exports of a server: it starts a supervisor for each device, again when one ends.
+//! The process that attaches the exports of a server: it starts a supervisor for each device, again when one
+//! ends.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,13 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::Outcome;
 use crate::attach::{self, AttachError, DetachTarget};
 use crate::client::uri::NbdUri;
-use crate::daemon::attacher::{AttachOrder, AttacherMessage, next_message, tell_done};
+use crate::daemon::attacher::{AttachOrder, AttacherMessage, ignore_signals, next_message, tell_done};
 use crate::daemon::logging;
-use crate::sys;
 
-/// Signals that a terminal, or a manager of services, sends to all processes of a service. The devices are
-/// needed until the server has stopped.
-const IGNORED: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP];
 const PROGRAM: &str = "/proc/self/exe";
 /// The pause before a device is tried again, which doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -33,7 +30,7 @@ pub(super) fn run() -> Outcome {
             "this is a part of `ringnbd serve`, which starts it: it is no command of its own",
         );
     };
-    sys::ignore_signals(&IGNORED);
+    ignore_signals();
     let _another_name = rustix::thread::set_name(c"ringnbd-attach");
     logging::start(logging::default_format(), false, false);
     let mut devices: Vec<Arc<OwnDevice>> = Vec::new();
@@ -143,8 +140,8 @@ impl OwnDevice {
         }
     }
 
-    /// Detaches what a server before this one has left of a volatile export, even if it is in use: its contents
-    /// are gone, and who uses it should not wait for them.
+    /// Detaches what a server before this one has left of a volatile export, even if it is in use: its
+    /// contents are gone, and who uses it should not wait for them.
     fn forget_the_last(&self) {
         let export = &self.order.how.export;
         match attach::detach(&self.target(), true) {

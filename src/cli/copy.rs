@@ -49,8 +49,8 @@ pub(crate) struct Args {
     /// Read both ends afterwards, and compare
     #[arg(long)]
     pub verify: bool,
-    /// Copy only what has changed: the target has the rest, from an earlier copy. BITMAP is one of the source,
-    /// offered as qemu:dirty-bitmap:BITMAP; of a store's image the name of a snapshot
+    /// Copy only what has changed: the target has the rest, from an earlier copy. BITMAP is one of the
+    /// source, offered as qemu:dirty-bitmap:BITMAP; of a store's image the name of a snapshot
     #[arg(long, value_name = "BITMAP", conflicts_with = "target_is_zero")]
     pub delta: Option<String>,
     /// The target reads as zeroes already: leave out what is zero

@@ -93,8 +93,8 @@ pub(crate) struct Args {
     /// that nobody else knows
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["stdio", "pidfile"], help_heading = "How long")]
     pub run: Option<OsString>,
-    /// Attach an export of this server to this machine's kernel, as `ringnbd attach` does, and detach it at the
-    /// end: EXPORT, or EXPORT=/dev/nbdN (repeatable)
+    /// Attach an export of this server to this machine's kernel, as `ringnbd attach` does, and detach it at
+    /// the end: EXPORT, or EXPORT=/dev/nbdN (repeatable)
     #[arg(
         long,
         value_name = "EXPORT[=DEVICE]",

@@ -1,4 +1,5 @@
-//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `nbd:`, `exec:`, `fault:`.
+//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `nbd:`, `exec:`,
+//! `fault:`.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
-use super::tls::{TlsConfig, TlsPolicy};
+use super::tls::TlsConfig;
 
 /// What the server runs with.
 #[derive(Debug, Clone)]
@@ -97,14 +97,10 @@ impl Config {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
         let defaults =
             ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
-        let mut exports = settings.exports;
-        if exports.is_empty() {
-            exports.push(ExportConfig::example());
-        }
+        let mut exports = or_example(settings.exports);
         check_names(&exports)?;
         let tls = settings.tls.resolve(&exports)?;
-        let needs_tls = tls.as_ref().is_some_and(|tls| tls.mode == TlsPolicy::Required);
-        attach::check(&settings.attach, &exports, needs_tls)?;
+        attach::check(&settings.attach, &exports, tls.as_ref())?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
         exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
@@ -194,6 +190,10 @@ fn fit_connections(
     limits.connections = wanted.min(fit);
     limits.handshakes = limits.handshakes.min(fit / FILES_PER_HANDSHAKE as usize);
     Ok(())
+}
+
+fn or_example(exports: Vec<ExportConfig>) -> Vec<ExportConfig> {
+    if exports.is_empty() { vec![ExportConfig::example()] } else { exports }
 }
 
 fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {

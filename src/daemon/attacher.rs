@@ -121,6 +121,12 @@ fn best_of(uris: &[String]) -> Option<String> {
     uris.iter().find(|uri| uri.starts_with("nbd+unix:")).or(uris.first()).cloned()
 }
 
+/// Signals that a terminal, or a manager of services, sends to all processes of a service do not end an
+/// attacher and its supervisors: the devices are needed until the server has stopped.
+pub(crate) fn ignore_signals() {
+    sys::ignore_signals(&[libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP]);
+}
+
 /// The attacher's next message; `None` is the end of the server, or nothing that a server says.
 pub(crate) fn next_message(socket: &impl AsFd) -> Option<AttacherMessage> {
     let mut bytes = vec![0; MESSAGE_BYTES];

@@ -1,5 +1,5 @@
-//! The server's end of commands: what a broker is told of them at the start, and the channels by which they are
-//! started again.
+//! The server's end of commands: what a broker is told of them at the start, and the channels by which they
+//! are started again.
 //!
 //! Each export has a channel of its own, over which nothing can be said but "start it". So a server that was
 //! taken over chooses neither a program nor its arguments, and a command that does not end delays no other.

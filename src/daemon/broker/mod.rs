@@ -1,4 +1,5 @@
-//! The broker: a small process that opens files for a server that can open none any more, and starts commands.
+//! The broker: a small process that opens files for a server that can open none any more, and starts the
+//! commands of its exports.
 //!
 //! ```text
 //! ringnbd serve ──► ringnbd broker      started first: before the sandbox, any thread, any key
