@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::export::ExportConfig;
 use super::size::parse_duration;
-use super::tls::{TlsConfig, TlsPolicy};
 
 /// The most connections of a device.
 const MOST_CONNECTIONS: u8 = 64;
@@ -119,12 +118,12 @@ impl AttachTable {
 pub(super) fn check(
     attach: &[AttachConfig],
     exports: &[ExportConfig],
-    tls: Option<&TlsConfig>,
+    needs_tls: bool,
 ) -> Result<(), AttachConfigError> {
     for (index, one) in attach.iter().enumerate() {
         let export = exports.iter().find(|export| export.name == one.export);
         let export = export.ok_or_else(|| AttachConfigError::NoExport(one.export.clone()))?;
-        if tls.is_some_and(|tls| tls.mode == TlsPolicy::Required) || export.requires_tls {
+        if needs_tls || export.requires_tls {
             return Err(AttachConfigError::Encrypted(one.export.clone()));
         }
         let before = &attach[..index];
@@ -168,7 +167,7 @@ mod tests {
             |text: &str| text.split(' ').map(|export| export.parse().unwrap()).collect::<Vec<ExportConfig>>();
         let attach =
             |text: &str| text.split(' ').map(|one| one.parse().unwrap()).collect::<Vec<AttachConfig>>();
-        let checked = |wanted: &str| check(&attach(wanted), &exports("a=mem:1M b=mem:1M"), None);
+        let checked = |wanted: &str| check(&attach(wanted), &exports("a=mem:1M b=mem:1M"), false);
         assert_eq!(checked("a=/dev/nbd1 b=/dev/nbd2"), Ok(()));
         assert_eq!(checked("a b=/dev/nbd2"), Ok(()));
         assert_eq!(checked("c"), Err(AttachConfigError::NoExport("c".into())));
@@ -176,7 +175,9 @@ mod tests {
         assert_eq!(checked("a=/dev/nbd1 b=/dev/nbd1"), Err(AttachConfigError::DeviceTwice(1)));
         let mut secret = exports("a=mem:1M");
         secret[0].requires_tls = true;
-        let encrypted = check(&attach("a"), &secret, None);
-        assert_eq!(encrypted, Err(AttachConfigError::Encrypted("a".into())));
+        for (exports, needs_tls) in [(secret, false), (exports("a=mem:1M"), true)] {
+            let encrypted = check(&attach("a"), &exports, needs_tls);
+            assert_eq!(encrypted, Err(AttachConfigError::Encrypted("a".into())));
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
-use super::tls::TlsConfig;
+use super::tls::{TlsConfig, TlsPolicy};
 
 /// What the server runs with.
 #[derive(Debug, Clone)]
@@ -100,7 +100,8 @@ impl Config {
         let mut exports = or_example(settings.exports);
         check_names(&exports)?;
         let tls = settings.tls.resolve(&exports)?;
-        attach::check(&settings.attach, &exports, tls.as_ref())?;
+        let needs_tls = tls.as_ref().is_some_and(|tls| tls.mode == TlsPolicy::Required);
+        attach::check(&settings.attach, &exports, needs_tls)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
         exports.iter_mut().for_each(|export| *export = defaults.in_force(export));

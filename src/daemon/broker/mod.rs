@@ -143,8 +143,8 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
     }
 }
 
-/// Starts a broker and tells it what it may open and start. Its end of the socket closes when it ends, and it ends when
-/// ours is closed.
+/// Starts a broker and tells it what it may open and start. Its end of the socket closes when it ends, and it
+/// ends when ours is closed.
 ///
 /// # Errors
 /// [`BrokerStartError`].
