@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod attach;
+mod attacher;
 pub(crate) mod bench;
 mod captive;
 pub(crate) mod check;
@@ -74,6 +75,9 @@ pub(crate) enum SubCommand {
     Tls(tls::Args),
     /// Say the configuration of nbd-server in ringnbd's
     ImportConfig(import_config::Args),
+    /// Attaches the exports of a server; started by it
+    #[command(name = crate::daemon::attacher::ATTACHER, hide = true)]
+    Attacher,
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
@@ -100,6 +104,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
             Ok(()) => Outcome::Done,
             Err(error) => Outcome::refused(error),
         },
+        SubCommand::Attacher => attacher::run(),
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
         SubCommand::Check(args) => check::run(args),

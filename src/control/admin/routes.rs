@@ -8,7 +8,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
 use super::figures::figures;
-use super::views::{connections, image_facts};
+use super::views::{connections, image_facts, remote_facts};
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_label, render};
@@ -94,6 +94,7 @@ impl Admin {
             read_only: entry.info.facts.read_only,
             mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
             image: image_facts(entry),
+            remote: remote_facts(entry),
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
