@@ -148,6 +148,18 @@ mod switch {
         PendingAfterAnswer,
         /// What was noted of a change goes before the record that has it is durable.
         PendingDroppedEarly,
+        /// A record of TLS has the number of the one before it now and then.
+        RecordNumberRepeated,
+        /// The header of a reply is sealed behind its payload, and sent before it.
+        RecordsReordered,
+        /// A payload of a connection with TLS leaves in plain text.
+        PayloadUnsealed,
+        /// After a key update of the client its old key is used further on.
+        KeyUpdateForgotten,
+        /// The front of a record is forgotten when its rest does not come with it.
+        PartialRecordLost,
+        /// A connection with TLS ends without a goodbye.
+        FarewellForgotten,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
     }

@@ -48,8 +48,9 @@ pub mod client {
 
 pub mod config {
     pub use crate::config::{
-        AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
-        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
+        AdminAddress, AttachConfig, CommandUri, Config, ControlAddress, ExportConfig, ExportUri, Limits,
+        ListenAddress, LogFormat, Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy,
+        TlsSettings,
     };
 
     pub mod difference {
@@ -65,7 +66,7 @@ pub mod config {
     }
 
     pub mod listen {
-        pub use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
+        pub use crate::config::listen::{AddressError, FileMode, TcpAddress, UnixAccess, UnixAddress};
     }
 
     pub mod uri_parts {
@@ -79,9 +80,9 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        AddExport, Ending, FileToOpen, Host, HostError, HostRequest, Listener, OpenFiles, OpenedFile,
-        OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service, StartError, check,
-        inherited, run,
+        AddExport, Ending, FileToOpen, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles,
+        OpenedFile, OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service,
+        StartError, check, inherited, run,
     };
 
     pub mod machine {
@@ -116,7 +117,7 @@ pub mod ring {
 pub mod shard {
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::{NewConnection, Removal, ShardConfig, ShardHandle};
+    pub use crate::shard::{NewConnection, Removal, Secured, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
     pub mod bench {

@@ -24,6 +24,8 @@ mod plan;
 mod request;
 #[path = "sim/run.rs"]
 mod run;
+#[path = "sim/secure.rs"]
+mod secure;
 #[path = "sim/wire.rs"]
 mod wire;
 
@@ -69,6 +71,12 @@ fn worlds_of_images() {
     run_worlds(image::worlds);
 }
 
+/// As the others, but most clients have TLS.
+#[test]
+fn worlds_of_tls() {
+    run_worlds(secure::worlds);
+}
+
 fn run_worlds(run: fn(u64) -> Result<Report, String>) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
@@ -111,6 +119,8 @@ fn a_seed_always_gives_the_same_world() {
         assert_eq!(application(), application(), "SEED={seed} of applications");
         let image = || attempt_in(image::worlds, seed);
         assert_eq!(image(), image(), "SEED={seed} of images");
+        let secure = || attempt_in(secure::worlds, seed);
+        assert_eq!(secure(), secure(), "SEED={seed} of TLS");
     }
 }
 
@@ -151,6 +161,12 @@ fn every_planted_bug_is_found() {
             Canary::RecoveryWithoutSync | Canary::PendingAfterAnswer | Canary::PendingDroppedEarly => {
                 image::killed_servers
             }
+            Canary::RecordNumberRepeated
+            | Canary::RecordsReordered
+            | Canary::PayloadUnsealed
+            | Canary::KeyUpdateForgotten
+            | Canary::PartialRecordLost
+            | Canary::FarewellForgotten => secure::worlds,
             Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,

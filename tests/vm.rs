@@ -43,6 +43,9 @@ mount -t ext4 -o discard,errors=panic /dev/vda /mnt || poweroff -f
 exec switch_root /mnt /sbin/init
 ";
 
+/// The files of TLS in a guest.
+const CERTIFICATES: [&str; 3] = ["ca-cert.pem", "client-cert.pem", "client-key.pem"];
+
 /// First process of the guest that attaches the disk with its own kernel's client, and stays where it is.
 const ATTACH: &str = "
 ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0
@@ -244,6 +247,44 @@ fn a_kernel_attaches_over_tcp() {
     let Some(console) = console_of(guest, "guest: disk is /dev/nbd0 /mnt ext4") else { return };
     let connections = server.stderr().matches("\"message\":\"negotiated\"").count();
     assert_eq!(connections, 4, "{}", server.stderr());
+    server.stop();
+    peers::system("fsck.ext4", &["-fn", &backing.path().display().to_string()]);
+    assert_files(backing.path(), &console);
+}
+
+/// The same over TLS, which nbd-client puts between the kernel and the server.
+#[test]
+fn a_kernel_attaches_over_tls() {
+    let Some(image) = root_image("") else { return };
+    let (backing, files) = (Backing::File(image), disk_dir());
+    support::tls::write_files(files.path());
+    let directory = files.path().display().to_string();
+    let options = Options::new().shards(2).memory("256M").export(backing.export());
+    let options = options.args(["--tls", &directory, "--tls-mode", "required"]);
+    let mut server = options.without_unix().tcp("127.0.0.1:0").start();
+    let mut attach = String::new();
+    for name in CERTIFICATES {
+        let text = fs::read_to_string(files.path().join(name)).unwrap();
+        attach += &format!("cat >/{name} <<'END'\n{text}END\n");
+    }
+    // Of its own accord it offers TLS 1.2 alone.
+    let credentials = "-x -A /ca-cert.pem -F /client-cert.pem -K /client-key.pem -H localhost -y NORMAL";
+    let port = server.log().iter().find_map(|line| {
+        let (_, rest) = line["uri"].as_str()?.split_once("://127.0.0.1:")?;
+        Some(rest.split('/').next()?.to_owned())
+    });
+    let line = ATTACH.replace("PORT", &port.expect("a URI of TCP"));
+    attach += &line.replace("-connections CONNECTIONS", credentials);
+    let end =
+        "umount /mnt || echo guest: FAILED; /bin/nbd-client -d /dev/nbd0 || echo guest: FAILED; poweroff -f";
+    let guest = Guest::new(&(attach + &write_files("/mnt") + end))
+        .modules(&["virtio_pci", "virtio_net", "nbd", "crc32c_generic", "ext4"])
+        .program("usr/sbin/nbd-client")
+        .network();
+    let Some(console) = console_of(guest, "guest: disk is /dev/nbd0 /mnt ext4") else { return };
+    let is_secure =
+        |line: &serde_json::Value| line["tls"].as_str().is_some_and(|it| it.starts_with("Certificate("));
+    assert!(server.log().iter().any(is_secure), "{}", server.stderr());
     server.stop();
     peers::system("fsck.ext4", &["-fn", &backing.path().display().to_string()]);
     assert_files(backing.path(), &console);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::application::ApplicationDevice;
 use super::file_store::{FileOptions, FileStore};
 use super::image::{ImageHandle, ImageStatus, ImageStore, ServedStore, image_facts};
+use super::launch::LaunchCommand;
 use super::memory::MemoryStore;
 use super::open_error::OpenError;
 use super::prepared::PreparedFile;
-use super::remote::RemoteStore;
+use super::remote::{RemoteStatus, RemoteStore};
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, ImageUri};
 use crate::ring::SharedMapping;
@@ -70,6 +71,29 @@ impl Export {
         }
     }
 
+    /// Serves what a command serves; `launcher` starts it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn of_command(
+        uri: &ExportUri,
+        read_only: bool,
+        launcher: Arc<dyn LaunchCommand>,
+    ) -> Result<Self, OpenError> {
+        match uri {
+            ExportUri::Fault { options, inner } => {
+                let mut export = Self::of_command(inner, read_only, launcher)?;
+                export.faults.insert(0, (**options).clone());
+                Ok(export)
+            }
+            ExportUri::Command(command) => {
+                let (store, facts) = RemoteStore::of_command(command, launcher, read_only)?;
+                Ok(Self { facts, store: Store::Remote(Arc::new(store)), faults: Vec::new() })
+            }
+            _ => Self::open(uri, read_only),
+        }
+    }
+
     /// The same bytes for writers too, or for readers only. `None` where that needs files to be opened anew.
     pub fn with_access(&self, read_only: bool) -> Option<Self> {
         match &self.store {
@@ -104,6 +128,7 @@ impl Export {
                 let (store, facts) = RemoteStore::open(remote, read_only)?;
                 Ok(Self { facts, store: Store::Remote(Arc::new(store)), faults: Vec::new() })
             }
+            ExportUri::Command(command) => Err(OpenError::NoLauncher(command.to_string())),
             ExportUri::Memory { size } => {
                 let store = MemoryStore::new(*size).map_err(|error| OpenError::Memory(*size, error))?;
                 Ok(Self::without_file(*size, read_only, Store::Memory(Arc::new(store))))
@@ -219,6 +244,14 @@ impl Export {
     pub(crate) fn image_status(&self) -> Option<ImageStatus> {
         match &self.store {
             Store::Image(image) => Some(image.status()),
+            _ => None,
+        }
+    }
+
+    /// What is told of an export that stands on another server or a command; none for what does not.
+    pub(crate) fn remote_status(&self) -> Option<RemoteStatus> {
+        match &self.store {
+            Store::Remote(remote) => Some(remote.status()),
             _ => None,
         }
     }

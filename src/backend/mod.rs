@@ -22,6 +22,7 @@ mod image;
 mod inode;
 mod kind;
 mod known_data;
+mod launch;
 mod lock;
 mod memory;
 mod open_error;
@@ -56,6 +57,7 @@ pub use image::{
 };
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
+pub use launch::LaunchCommand;
 pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
 pub(crate) use prepared::{FilePurpose, PreparedFile, WantedFile};

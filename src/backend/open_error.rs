@@ -98,6 +98,12 @@ pub enum OpenError {
     /// What another server said of its export.
     #[error("the remote export {0} {1}, which this server cannot pass on")]
     RemoteFacts(String, &'static str),
+    /// A command that nobody starts here.
+    #[error("{0}: only `ringnbd serve` starts commands, when it starts itself; restart it to serve this one")]
+    NoLauncher(String),
+    /// A command that cannot be started.
+    #[error("{0}: {1}")]
+    Command(String, String),
     /// A device of the application that cannot be served.
     #[error("the device of the application {0}")]
     Device(&'static str),

@@ -48,6 +48,7 @@ impl WantedFile {
             | ExportUri::Memory { .. }
             | ExportUri::Null { .. }
             | ExportUri::Remote(_)
+            | ExportUri::Command(_)
             | ExportUri::Application { .. } => None,
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,22 @@ pub(crate) enum Dialer {
 /// A process that serves one connection; it ends with it.
 #[derive(Debug)]
 pub(super) struct ServerProcess(Child);
+
+impl ServerProcess {
+    /// Ends it as `kill -9` does, with all that it has started.
+    pub(super) fn kill(&mut self) {
+        kill_group(&mut self.0);
+    }
+}
+
+/// Kills a process that has a group of its own, and its group. Gives when it is gone.
+pub(super) fn kill_group(child: &mut Child) {
+    let group = rustix::process::Pid::from_child(child);
+    if matches!(child.try_wait(), Ok(None)) {
+        let _it_may_have_ended = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _it_is_gone = child.wait();
+}
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
@@ -57,6 +74,7 @@ impl Dialer {
                     .args(arguments)
                     .stdin(Stdio::from(OwnedFd::from(theirs)))
                     .stdout(Stdio::from(OwnedFd::from(output)))
+                    .process_group(0)
                     .spawn()?;
                 Ok((ours, Some(ServerProcess(child))))
             }

@@ -35,6 +35,10 @@ pub(super) struct ServerFacts {
     pub(super) has_allocation: bool,
     pub(super) flags: u16,
     pub(super) size: u64,
+    /// What offsets and lengths are a multiple of.
+    pub(super) minimum: u64,
+    /// The longest payload.
+    pub(super) maximum: u64,
 }
 
 /// Asks one server, statement by statement.
@@ -74,6 +78,7 @@ impl<'a> Examiner<'a> {
                 probe.export_name(&self.subject.export, flags != 0)?;
                 facts.modes.push(ReplyMode::Simple);
                 (facts.flags, facts.size) = (probe.export.flags, probe.export.size);
+                (facts.minimum, facts.maximum) = (probe.export.minimum(), probe.export.maximum());
                 return Ok(facts);
             }
             probe.send(&MODERN.to_be_bytes())?;
@@ -89,6 +94,7 @@ impl<'a> Examiner<'a> {
             }
             probe.go(&self.subject.export)?;
             (facts.flags, facts.size) = (probe.export.flags, probe.export.size);
+            (facts.minimum, facts.maximum) = (probe.export.minimum(), probe.export.maximum());
         }
         Ok(facts)
     }
@@ -186,6 +192,15 @@ impl<'a> Examiner<'a> {
         match self.facts.flags & flag {
             0 => not_applicable(format!("the export has not the flag {name}")),
             _ => Ok(()),
+        }
+    }
+
+    /// Blocks in which a trial writes: of `usual` bytes, or of the server's minimum. A text when that is more
+    /// than the document allows.
+    pub(super) fn trial_block(&self, usual: u64) -> Result<u64, String> {
+        match self.facts.minimum {
+            ..=65536 => Ok(self.facts.minimum.max(usual)),
+            minimum => Err(format!("the minimum block size is {minimum}; servers may have up to 65536")),
         }
     }
 

@@ -11,12 +11,18 @@
 //! probe        a connection: every wait ends, and what was sent is kept
 //! rules        what each reply obeys                                       pure
 //! wire         options and requests as bytes                               pure
+//! load         all commands at once over several connections, with verification
+//! durability   what FLUSH and FUA promise, by killing the server
+//! holding      what a block of the export holds                            pure
 //! ```
 #![forbid(unsafe_code)]
 
 mod dial;
+mod durability;
 mod examiner;
 mod haggle;
+mod holding;
+mod load;
 mod probe;
 mod rules;
 mod run;
@@ -30,7 +36,9 @@ mod wire;
 mod tests;
 
 pub(crate) use dial::Dialer;
+pub(crate) use durability::{DurabilityVerdict, DurabilityWish, LostPromise, ServerCommand, endure};
 pub(crate) use examiner::Subject;
+pub(crate) use load::{LoadVerdict, LoadWish, torture};
 pub(crate) use run::{Examined, Judgement, examine};
 pub(crate) use statement::{Level, Statement};
 pub(crate) use statements::all;

@@ -84,7 +84,7 @@ pub(super) struct Probe {
     deadline: Instant,
     patience: Duration,
     /// Goes after the socket.
-    _server: Option<ServerProcess>,
+    server: Option<ServerProcess>,
 }
 
 impl Probe {
@@ -105,7 +105,7 @@ impl Probe {
             transcript,
             deadline,
             patience,
-            _server: server,
+            server,
         }
     }
 
@@ -187,6 +187,35 @@ impl Probe {
         }
     }
 
+    /// All that is waited for from now on has its whole time again.
+    pub(super) fn renew(&mut self) {
+        self.deadline = Instant::now() + self.patience;
+    }
+
+    /// The socket once more, for a thread that sends while this one receives. What it sends is noted by
+    /// [`Probe::note_sent`].
+    pub(super) fn sending_half(&self) -> io::Result<Socket> {
+        self.socket.set_write_timeout(Some(self.patience))?;
+        self.socket.try_clone()
+    }
+
+    /// Another thread sends this.
+    pub(super) fn note_sent(&self, bytes: &[u8]) {
+        self.transcript.borrow_mut().record(self.number, Sender::Client, bytes);
+    }
+
+    /// Ends the connection: whoever waits for it waits no more.
+    pub(super) fn hang_up(&self) {
+        let _it_may_be_gone = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Kills the process behind the connection, if there is one of its own.
+    pub(super) fn kill_server(&mut self) {
+        if let Some(server) = &mut self.server {
+            server.kill();
+        }
+    }
+
     /// Takes all that comes until the server closes; gives how much that was.
     pub(super) fn drain(&mut self, after: &str) -> ProbeResult<usize> {
         let mut bytes = vec![0; 65536];
@@ -200,6 +229,11 @@ impl Probe {
                 }
             }
         }
+    }
+
+    /// The server learns that nothing else comes.
+    pub(super) fn end_sending(&self) {
+        let _it_may_have_closed = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
     /// Leaves, and waits until the server has noticed. How it leaves is another statement's matter.

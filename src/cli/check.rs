@@ -1,6 +1,7 @@
 //! `ringnbd check`: whether a server does what the protocol asks for.
 
 mod output;
+mod trial;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use super::text::{json, print};
 use crate::check::{self, Dialer, Examined, Judgement, Statement, Subject};
 use crate::client::uri::NbdUri;
 use crate::config::size::parse_duration;
+use trial::TrialArgs;
 
 const LONG_HELP: &str = "\
 Each statement is met, not met, or not applicable: the server does not have what it is about. One that is not met
@@ -19,11 +21,22 @@ and SHOULD are its words; SHOULD is also what it leaves open and clients rely on
 
 Statements that write are asked with --danger only. Give them a scratch export: its contents are lost.
 
+--load sends all commands at once, over several connections and with many requests under way on each, and compares
+every byte that it reads with what must be there. With MULTI_CONN the connections also read what others wrote.
+
+--durability starts COMMAND, writes, waits for the answer to a FLUSH or to WRITEs with FUA, kills it (SIGKILL, with
+all that it started), starts it again and reads back. With a URI, COMMAND is a server that listens there, and a FLUSH
+is also tried on another connection than the WRITEs; without one it talks on its standard input and output. The
+operating system goes on, so this finds what a server keeps in its own memory, not a missing fsync.
+
 Examples:
   ringnbd check nbd://localhost/disk
   ringnbd check --danger 'nbd+unix:///scratch?socket=/run/ringnbd.sock'
   ringnbd check --danger -- nbdkit -s memory 128M          a new process for each connection
   ringnbd check --only H3,T13 --danger nbd://localhost/scratch
+  ringnbd check --load --danger --duration 1m nbd://localhost/scratch
+  ringnbd check --durability --danger -- nbdkit -s file scratch.img
+  ringnbd check --durability --danger 'nbd+unix:///?socket=/tmp/s' -- qemu-nbd -t -f raw -e 8 -k /tmp/s scratch.img
   ringnbd check --json nbd://localhost | jq '.statements[] | select(.standing == \"not_met\")'
 
 JSON keys:
@@ -37,8 +50,13 @@ JSON keys:
     transfers                    what went over the wire last, if it is not met:
       connection, sender         its number in this statement; client or server
       length, bytes              of all; the first 96 in hexadecimal
+of --load: server, seconds, connections, shared, commands[] (command, requests, bytes), p50_ns, p99_ns, max_ns,
+  compared_bytes, seed, broken (null, or reason and transfers)
+of --durability: server, kills, promises[] (promise, tried, skipped), seed, broken (null, or promise, sentence, round,
+  reason and transfers)
 
-Exit codes: 0, all that was asked is met or not applicable; 1, something is not met; 2, the server could not be reached.";
+Exit codes: 0, all that was asked is met or not applicable; 1, something is not met or broken; 2, the server could not
+be reached.";
 
 /// Options of `ringnbd check`.
 #[derive(Debug, clap::Args)]
@@ -47,8 +65,7 @@ pub(crate) struct Args {
     /// The export.
     #[arg(
         help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH",
-        required_unless_present_any = ["list", "command"],
-        conflicts_with = "command"
+        required_unless_present_any = ["list", "command"]
     )]
     pub uri: Option<NbdUri>,
     /// A server that talks to the client on its standard input and output
@@ -75,9 +92,23 @@ pub(crate) struct Args {
     /// Write the results for a CI system, as JUnit's XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub trial: TrialArgs,
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
+    if args.trial.durability {
+        let (address, export) = match args.uri {
+            Some(uri) => (Some(uri.address.clone()), uri.export),
+            None => (None, args.export),
+        };
+        let dialer = Dialer::Command(args.command.clone());
+        let subject = Subject { dialer, export, timeout: args.timeout, danger: args.danger };
+        return trial::durability(args.command, address, &subject, &args.trial, args.json);
+    }
+    if args.uri.is_some() && !args.command.is_empty() {
+        return Outcome::refused("a URI and a COMMAND together are for --durability: write one of them");
+    }
     let statements = match chosen(&args.only) {
         Ok(statements) => statements,
         Err(unknown) => {
@@ -99,6 +130,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
     };
     let subject = Subject { dialer, export, timeout: args.timeout, danger: args.danger };
+    if args.trial.load {
+        return trial::load(&server, &subject, &args.trial, args.json);
+    }
     let is_text = !args.json;
     let told = |examined: &Examined| {
         if is_text {

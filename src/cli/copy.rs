@@ -20,6 +20,9 @@ Examples:
   ringnbd copy disk.img nbd://server/disk
   ringnbd copy nbd://server/disk backup.img --verify
   ringnbd copy 'nbd+unix:///vm1?socket=/run/a.sock' nbd://other/vm1 --connections 8
+  ringnbd copy nbd://server/vm1@tuesday backup.img --delta monday      what has changed from one snapshot to the next
+
+A copy with --delta that was interrupted is begun again by the same command.
 
 JSON keys:
   size         bytes of the disk
@@ -46,6 +49,10 @@ pub(crate) struct Args {
     /// Read both ends afterwards, and compare
     #[arg(long)]
     pub verify: bool,
+    /// Copy only what has changed: the target has the rest, from an earlier copy. BITMAP is one of the
+    /// source, offered as qemu:dirty-bitmap:BITMAP; of a store's image the name of a snapshot
+    #[arg(long, value_name = "BITMAP", conflicts_with = "target_is_zero")]
+    pub delta: Option<String>,
     /// The target reads as zeroes already: leave out what is zero
     #[arg(long)]
     pub target_is_zero: bool,
@@ -85,6 +92,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         target_is_zero: args.target_is_zero,
         flush: !args.no_flush,
         verify: args.verify,
+        delta: args.delta.clone(),
         timeouts: Timeouts::default(),
     };
     // How long it is shows when it has begun: the line is one of bytes.

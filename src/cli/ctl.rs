@@ -2,6 +2,7 @@
 
 mod connections;
 mod exports;
+mod place;
 mod question;
 
 use serde::Deserialize;
@@ -19,8 +20,8 @@ use question::{Form, Question, refused, sentence};
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
-and --pidfile has it beside the pidfile: /run/x.control beside /run/x.pid. Root may use it, and the
-user that started the server.
+and --pidfile has it beside the pidfile: /run/x.control beside /run/x.pid; one that serves a store has
+it in the store, STORE/control.socket. Root may use it, and the user that started the server.
 
 Examples:
   ringnbd ctl --control unix:/run/ringnbd.control list
@@ -36,9 +37,10 @@ Exit codes: 0, done; 1, the server did not do it; 2, it could not be asked, or r
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples.")]
 pub(crate) struct Args {
-    /// The control socket: unix:PATH
+    /// The control socket: unix:PATH [default: RINGNBD_CONTROL of the environment, or the only one in
+    /// /run/ringnbd and /run]
     #[arg(long, value_name = "ADDRESS")]
-    pub control: ControlAddress,
+    pub control: Option<ControlAddress>,
     #[command(subcommand)]
     pub command: CtlCommand,
 }
@@ -73,15 +75,16 @@ pub(crate) enum CtlCommand {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let ControlAddress::Path(path) = &args.control else {
-        return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
+    let path = match place::find(args.control) {
+        Ok(path) => path,
+        Err(why) => return Outcome::refused(why),
     };
     let request = match question(&args.command) {
         Ok(request) => request,
         Err(why) => return Outcome::refused(why),
     };
     let Question { method, target, headers, body } = &request;
-    let answer = match http::ask_with(path, (method, target), headers, body) {
+    let answer = match http::ask_with(&path, (method, target), headers, body) {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };

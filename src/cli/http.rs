@@ -1,11 +1,16 @@
-//! One HTTP request over a unix socket.
+//! One HTTP request, over a unix socket or TCP.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::config::ListenAddress;
+use crate::config::listen::UnixAddress;
 
 /// How long the server may be silent: it waits for a disk, perhaps.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -46,11 +51,7 @@ pub(super) fn ask_with(
     headers: &str,
     body: &str,
 ) -> Result<HttpAnswer, AskError> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => AskError::Permission,
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
-        _ => AskError::Silent(error),
-    })?;
+    let stream = UnixStream::connect(socket).map_err(of_connecting)?;
     let timeouts =
         stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
     timeouts.map_err(AskError::Silent)?;
@@ -58,6 +59,55 @@ pub(super) fn ask_with(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
         body.len()
     );
+    exchange(stream, &request)
+}
+
+/// Asks for what a path has, of a server that has to answer within `patience`.
+pub(super) fn get(server: &ListenAddress, target: &str, patience: Duration) -> Result<HttpAnswer, AskError> {
+    let request = |host: &str| format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    match server {
+        ListenAddress::Unix(address) => {
+            let stream = match address {
+                UnixAddress::Path(path) => UnixStream::connect(path),
+                UnixAddress::Abstract(name) => {
+                    SocketAddr::from_abstract_name(name).and_then(|name| UnixStream::connect_addr(&name))
+                }
+            };
+            let stream = stream.map_err(of_connecting)?;
+            let timeouts = stream
+                .set_read_timeout(Some(patience))
+                .and_then(|()| stream.set_write_timeout(Some(patience)));
+            timeouts.map_err(AskError::Silent)?;
+            exchange(stream, &request("localhost"))
+        }
+        ListenAddress::Tcp(address) => {
+            let found = (address.host.as_str(), address.port).to_socket_addrs().map_err(AskError::Silent)?;
+            let mut stream = Err(io::ErrorKind::NotFound.into());
+            for address in found {
+                stream = TcpStream::connect_timeout(&address, patience);
+                if stream.is_ok() {
+                    break;
+                }
+            }
+            let stream = stream.map_err(of_connecting)?;
+            let timeouts = stream
+                .set_read_timeout(Some(patience))
+                .and_then(|()| stream.set_write_timeout(Some(patience)));
+            timeouts.map_err(AskError::Silent)?;
+            exchange(stream, &request(&address.to_string()))
+        }
+    }
+}
+
+fn of_connecting(error: io::Error) -> AskError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => AskError::Permission,
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,
+        _ => AskError::Silent(error),
+    }
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Result<HttpAnswer, AskError> {
     stream.write_all(request.as_bytes()).map_err(AskError::Silent)?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut bytes).map_err(AskError::Silent)?;

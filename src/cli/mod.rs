@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod attach;
+mod attacher;
 pub(crate) mod bench;
 mod captive;
 pub(crate) mod check;
@@ -25,6 +26,7 @@ pub(crate) mod store;
 mod text;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+pub(crate) mod top;
 
 pub(crate) use outcome::Outcome;
 
@@ -73,9 +75,14 @@ pub(crate) enum SubCommand {
     Tls(tls::Args),
     /// Say the configuration of nbd-server in ringnbd's
     ImportConfig(import_config::Args),
+    /// Attaches the exports of a server; started by it
+    #[command(name = crate::daemon::attacher::ATTACHER, hide = true)]
+    Attacher,
     /// Opens files for a server; started by it
     #[command(name = crate::daemon::broker::SUBCOMMAND, hide = true)]
     Broker,
+    /// Show what a running server does, live: exports, clients, latency
+    Top(top::Args),
     /// Show or compare latency logs: a table, a page, a picture, JSON
     Report(report::Args),
     /// Print the completions of a shell: bash, zsh, fish
@@ -97,6 +104,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
             Ok(()) => Outcome::Done,
             Err(error) => Outcome::refused(error),
         },
+        SubCommand::Attacher => attacher::run(),
         SubCommand::Ctl(args) => ctl::run(args),
         SubCommand::Map(args) => map::run(args),
         SubCommand::Check(args) => check::run(args),
@@ -109,6 +117,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         #[cfg(feature = "tls")]
         SubCommand::Tls(args) => tls::run(args),
         SubCommand::Bench(args) => bench::run(*args),
+        SubCommand::Top(args) => top::run(args),
         SubCommand::Report(args) => report::run(&args),
         SubCommand::Completions(args) => completions::run(&args, Cli::command()),
         SubCommand::Man(args) => completions::man(&args, Cli::command()),

@@ -11,8 +11,8 @@ use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
-    AdminAddress, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning, RunAs,
-    SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
+    AdminAddress, AttachConfig, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning,
+    RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
 };
 use crate::control::{self, Ending, Ready, Served, Service};
 use crate::daemon::configuration::ConfigurationSource;
@@ -20,6 +20,7 @@ use crate::daemon::log::{LOG, OUTPUT};
 use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::surroundings::Surroundings;
 use crate::daemon::{self, Daemon, logging, stdio};
+use crate::store::StoreDirectory;
 
 /// What an EXPORT may be; shown by `--help`.
 const EXPORT_HELP: &str = "\
@@ -37,6 +38,9 @@ What to serve: [NAME=]URI, any number of times
                        overlay:temp is thrown away at the end; size= for another size
   nbd://HOST/NAME      an export of another server; nbd+unix:///NAME?socket=PATH is one on this machine;
                        reconnect=30s, connections=4 and open-timeout=1m are its parameters
+  exec:COMMAND[?k=v&...]  what a program serves on its standard input, as in 'exec:nbdkit -s memory 1G';
+                       it is started again when it ends; words are separated by blanks, %XX decoded;
+                       export=NAME, user=NAME[:GROUP], reconnect=30s, open-timeout=1m
   mem:SIZE             memory, sparse, lost at exit
   null:SIZE            no storage: reads zeroes, forgets writes
   fault:k=v,...:URI    any of these made late or faulty, for tests: delay=5ms,
@@ -90,6 +94,15 @@ pub(crate) struct Args {
     /// that nobody else knows
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["stdio", "pidfile"], help_heading = "How long")]
     pub run: Option<OsString>,
+    /// Attach an export of this server to this machine's kernel, as `ringnbd attach` does, and detach it at
+    /// the end: EXPORT, or EXPORT=/dev/nbdN (repeatable)
+    #[arg(
+        long,
+        value_name = "EXPORT[=DEVICE]",
+        conflicts_with_all = ["stdio", "exit_last", "run"],
+        help_heading = "Operation"
+    )]
+    pub attach: Vec<AttachConfig>,
     /// Stop when the last client is gone, after the first has come
     #[arg(long, conflicts_with = "stdio", help_heading = "How long")]
     pub exit_last: bool,
@@ -137,7 +150,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", help_heading = "What to see")]
     pub admin: Option<AdminAddress>,
     /// Operate the running server here, with `ringnbd ctl`: unix:PATH, for root and the user that starts the
-    /// server; or off [default: off; with --config and --pidfile: PIDFILE with the ending .control]
+    /// server; or off [default: with --config and --pidfile PIDFILE with the ending .control, with a store
+    /// STORE/control.socket, otherwise off]
     #[arg(long, value_name = "ADDRESS", conflicts_with = "stdio", help_heading = "Operation")]
     pub control: Option<ControlAddress>,
     /// Log requests that take longer than this, such as 10ms, each with where its time went
@@ -222,7 +236,11 @@ fn serve(args: Args) -> Outcome {
         if let Err(error) = daemon::check(&config) {
             return refuse(explicit, error);
         }
-        return match control::check(&config) {
+        let mut commands = match daemon::commands(&config) {
+            Ok(commands) => commands,
+            Err(error) => return refuse(explicit, error),
+        };
+        return match control::check(&config, |command| commands.take(command)) {
             Ok(served) => {
                 text::print(&format!("{}Nothing speaks against it.\n", banner(&served, &[], &[], None)))
             }
@@ -265,6 +283,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
         exports: args.exports,
+        attach: args.attach,
         all_are_gone: false,
         listen: unix.chain(tcp).collect(),
         unix_access: UnixAccess { mode: args.unix_mode, group: args.unix_group },
@@ -293,12 +312,24 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         tls: TlsSettings { directory: args.tls, mode: args.tls_mode, ..TlsSettings::default() },
     };
     let Some(path) = args.config else {
-        return Ok(ServeSettings { settings: flags, notes: Vec::new(), source: None });
+        let control = flags.control.clone().or_else(|| default_control(&flags.exports));
+        let control = control.filter(|_| !args.stdio);
+        let settings = Settings { control, ..flags };
+        return Ok(ServeSettings { settings, notes: Vec::new(), source: None });
     };
     let source = ConfigurationSource::new(path, flags, !args.stdio);
     let file = source.parse(&source.read()?)?;
     let notes = notes(&source, &file);
+    let exports = [&source.flags().exports[..], &file.exports].concat();
+    let source = source.with_default_control(default_control(&exports));
     Ok(ServeSettings { settings: source.merged(file), notes, source: Some(source) })
+}
+
+/// The commands about images have to reach the server that has a store. It listens in the first one, unless
+/// it is told where to.
+fn default_control(exports: &[ExportConfig]) -> Option<ControlAddress> {
+    let mut stores = exports.iter().filter_map(ExportConfig::store).filter_map(StoreDirectory::own_store);
+    stores.next().and_then(ControlAddress::within)
 }
 
 /// What the command line does to the settings of a file.

@@ -99,6 +99,27 @@ pub(crate) fn enter_with(
     Ok((entered.socket, entered.transmission))
 }
 
+/// Enters the transmission phase over a connected socket, such as the standard input of a process. `name` is
+/// what to call the server, and `export` one of its own.
+///
+/// # Errors
+/// [`ClientError`], while negotiating.
+pub(crate) fn enter_over(
+    socket: OwnedFd,
+    (name, export): (&str, &str),
+    contexts: &[String],
+    timeouts: Timeouts,
+) -> Result<(OwnedFd, Transmission), ClientError> {
+    let goal = Goal::Go { export: export.to_owned(), contexts: contexts.to_vec() };
+    match Link::over(socket, name, timeouts).negotiate(goal)? {
+        (link, HandshakeOutcome::Transmission(transmission)) => {
+            let (socket, _plain) = link.into_socket()?;
+            Ok((socket, transmission))
+        }
+        _ => unreachable!("a handshake ends by its goal"),
+    }
+}
+
 /// A connection in the transmission phase that nobody drives yet.
 #[derive(Debug)]
 struct UndrivenConnection {

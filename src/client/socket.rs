@@ -70,6 +70,12 @@ impl Link {
         Err(ClientError::Connect { address: address.clone(), source: last })
     }
 
+    /// One that is connected; `name` is what messages call the server.
+    pub(super) fn over(socket: OwnedFd, name: &str, timeouts: Timeouts) -> Self {
+        let (socket, address) = (Socket::from(socket), ServerAddress::Unix(name.into()));
+        Self { socket, address, timeouts, deadline: None, credentials: None, secure: None }
+    }
+
     /// Runs the whole handshake, and receives no byte beyond it.
     pub(super) fn negotiate(self, goal: Goal) -> Result<(Self, HandshakeOutcome), ClientError> {
         self.negotiate_replies(goal, ReplyMode::Extended)

@@ -93,6 +93,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let Settings {
         exports: _,
         all_are_gone: _,
+        attach,
         listen,
         unix_access,
         shards,
@@ -120,6 +121,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         tls,
     } = old;
     let differ = [
+        ("attach", *attach != new.attach),
         ("unix, tcp", *listen != new.listen),
         ("unix-mode", unix_access.mode != new.unix_access.mode),
         ("unix-group", unix_access.group != new.unix_access.group),

@@ -81,6 +81,9 @@ pub enum ConfigError {
     MaxSession(std::time::Duration),
     #[error("this program was built without TLS: use one that has it, or leave --tls out")]
     BuiltWithoutTls,
+    /// Of an export that is to be attached.
+    #[error("{0}")]
+    Attach(#[from] super::attach::AttachConfigError),
     #[error(
         "the limit of {0} open files is too low for a server: raise it (ulimit -n, or LimitNOFILE= of systemd)"
     )]

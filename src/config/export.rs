@@ -1,5 +1,6 @@
 //! An export as it is asked for: `[NAME=]URI`.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use super::export_uri::{ExportUri, ExportUriError};
@@ -74,11 +75,18 @@ impl ExportConfig {
         Ok(Self { name, description, uri, read_only, requires_tls: false, rights: Rights::default() })
     }
 
-    /// Whether it may stand for all images of a store: only its directory tells.
+    /// A store, or what is in one: only its directory tells.
+    pub fn store(&self) -> Option<&Path> {
+        let ExportUri::Image(image) = &self.uri else { return None };
+        match &image.place {
+            ImagePlace::Store(path) => Some(path),
+            ImagePlace::Overlay(_) | ImagePlace::Temporary => None,
+        }
+    }
+
+    /// Whether it may stand for all images of a store.
     pub fn may_be_a_store(&self) -> bool {
-        let is_store =
-            matches!(&self.uri, ExportUri::Image(image) if matches!(image.place, ImagePlace::Store(_)));
-        is_store && self.name.is_empty()
+        self.store().is_some() && self.name.is_empty()
     }
 
     /// The export that is served if none is named: a gigabyte of memory.

@@ -1,4 +1,5 @@
-//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `nbd:`, `fault:`.
+//! Where an export's bytes live: `PATH`, `file:`, `store:`, `overlay:`, `mem:`, `null:`, `nbd:`, `exec:`,
+//! `fault:`.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -6,8 +7,9 @@ use std::str::FromStr;
 
 use percent_encoding::{percent_decode_str, percent_encode};
 
+use super::command_uri::CommandUri;
 use super::fault_options::FaultOptions;
-use super::image_uri::ImageUri;
+use super::image_uri::{ImagePlace, ImageUri};
 use super::remote_uri::RemoteUri;
 use super::size::Size;
 pub(crate) use super::uri_parts::ExportUriError;
@@ -22,6 +24,7 @@ use super::uri_parts::{ESCAPED, boolean, escaped_path, export_size, path_from};
 /// * `mem:SIZE`: sparse memory, lost at exit
 /// * `null:SIZE`: reads zeroes, forgets writes
 /// * `nbd://HOST/NAME`, `nbd+unix:///NAME?socket=PATH`: an export of another server, see [`RemoteUri`]
+/// * `exec:COMMAND`: what a program serves on its standard input, see [`CommandUri`]
 /// * `fault:OPTIONS:URI`: any of these made late or faulty, see [`FaultOptions`]
 ///
 /// A path with a colon before its first slash needs `./` or `file:` in front, since it would be taken for a
@@ -59,6 +62,8 @@ pub enum ExportUri {
     Image(Box<ImageUri>),
     /// An export of another server.
     Remote(Box<RemoteUri>),
+    /// What a program serves on its standard input.
+    Command(Box<CommandUri>),
     /// A device of the application around the server, by its number there. It has no text that could be read.
     Application {
         /// Which.
@@ -112,6 +117,7 @@ impl ExportUri {
             Self::Fault { inner, .. } => inner.make_relative_to(directory),
             Self::Image(image) => image.make_relative_to(directory),
             Self::Remote(remote) => remote.make_relative_to(directory),
+            Self::Command(command) => command.make_relative_to(directory),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => {}
         }
     }
@@ -125,6 +131,8 @@ impl ExportUri {
             Self::Fault { inner, .. } => inner.files(),
             // Each connection takes a place of a ring.
             Self::Remote(remote) => remote.connections,
+            // Its connection, and the channel by which it is started again.
+            Self::Command(_) => 2,
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => 0,
         }
     }
@@ -138,6 +146,25 @@ impl ExportUri {
         }
     }
 
+    /// Whether another server that is started later with the same URI has other bytes.
+    pub fn is_volatile(&self) -> bool {
+        match self {
+            Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => true,
+            Self::Image(image) => image.place == ImagePlace::Temporary,
+            Self::Fault { inner, .. } => inner.is_volatile(),
+            Self::File { .. } | Self::Remote(_) | Self::Command(_) => false,
+        }
+    }
+
+    /// The command that serves it, if one does.
+    pub fn command(&self) -> Option<&CommandUri> {
+        match self {
+            Self::Command(command) => Some(command),
+            Self::Fault { inner, .. } => inner.command(),
+            _ => None,
+        }
+    }
+
     /// The text for people that the URI carries.
     pub fn description(&self) -> Option<&str> {
         match self {
@@ -145,6 +172,7 @@ impl ExportUri {
             Self::Fault { inner, .. } => inner.description(),
             Self::Image(image) => image.description.as_deref(),
             Self::Remote(remote) => remote.description.as_deref(),
+            Self::Command(command) => command.description.as_deref(),
             Self::Memory { .. } | Self::Null { .. } | Self::Application { .. } => None,
         }
     }
@@ -161,6 +189,7 @@ fn parse(text: &str, depth: usize) -> Result<ExportUri, ExportUriError> {
         "file" => parse_file(rest),
         "overlay" => Ok(ExportUri::Image(Box::new(ImageUri::parse_overlay(rest)?))),
         "nbd" | "nbd+unix" => Ok(ExportUri::Remote(Box::new(RemoteUri::parse(text)?))),
+        "exec" => Ok(ExportUri::Command(Box::new(CommandUri::parse(rest)?))),
         "store" => Ok(ExportUri::Image(Box::new(ImageUri::parse_store(rest)?))),
         "mem" => Ok(ExportUri::Memory { size: export_size(rest)? }),
         "null" => Ok(ExportUri::Null { size: export_size(rest)? }),
@@ -255,6 +284,7 @@ impl Display for ExportUri {
             }
             Self::Image(image) => write!(f, "{image}"),
             Self::Remote(remote) => write!(f, "{remote}"),
+            Self::Command(command) => write!(f, "{command}"),
             Self::Memory { size } => write!(f, "mem:{}", Size(*size)),
             Self::Null { size } => write!(f, "null:{}", Size(*size)),
             Self::Application { .. } => f.write_str("application"),

@@ -203,6 +203,15 @@ impl ControlAddress {
         if path == pidfile {
             path.as_mut_os_string().push(".control");
         }
+        Self::fitting(path)
+    }
+
+    /// The default control socket of a server that has a store. `None` when that is too long for a socket.
+    pub fn within(store: &Path) -> Option<Self> {
+        Self::fitting(store.join("control.socket"))
+    }
+
+    fn fitting(path: PathBuf) -> Option<Self> {
         (path.as_os_str().len() <= LONGEST_PATH).then_some(Self::Path(path))
     }
 }
@@ -301,6 +310,8 @@ mod tests {
         assert_eq!(beside("pid"), Some(path("pid.control")));
         assert_eq!(beside("a.control"), Some(path("a.control.control")), "never the pidfile itself");
         assert_eq!(beside(&format!("/{}", "x".repeat(106))), None);
+        assert_eq!(ControlAddress::within(Path::new("/srv/store")), Some(path("/srv/store/control.socket")));
+        assert_eq!(ControlAddress::within(Path::new(&"x".repeat(100))), None);
     }
 
     #[test]

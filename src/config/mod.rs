@@ -4,6 +4,8 @@
 //! the machine.
 #![forbid(unsafe_code)]
 
+mod attach;
+pub(crate) mod command_uri;
 pub(crate) mod cpus;
 pub(crate) mod difference;
 mod error;
@@ -26,6 +28,8 @@ pub(crate) mod tls;
 mod toml_words;
 pub(crate) mod uri_parts;
 
+pub use attach::AttachConfig;
+pub use command_uri::CommandUri;
 pub use export::ExportConfig;
 pub(crate) use export::ExportDefaults;
 pub use export_uri::ExportUri;

@@ -42,7 +42,7 @@ pub fn reload_plan(old: &Settings, new: &Settings, config: &Config) -> Option<Re
     let is_wanted = |name: &String| added.contains(name) || changed.contains(name);
     let wanted = config.exports.iter().filter(|export| is_wanted(&export.name) && is_live(export));
     let mut rights = rights_that_differ(old, new);
-    rights.retain(|(name, uri, _)| !is_wanted(name) || is_of_store(uri));
+    rights.retain(|(name, uri, _)| !is_wanted(name) || is_from_the_start(uri));
     let mut told = beside_rights.clone();
     told.changed.extend(rights.iter().map(|(name, ..)| name.clone()));
     Some(ReloadPlan {
@@ -56,16 +56,16 @@ pub fn reload_plan(old: &Settings, new: &Settings, config: &Config) -> Option<Re
 }
 
 /// Whether it can come and go while the server runs. An image comes and goes with its store, which is opened
-/// at the start.
+/// at the start, and then the broker is told which commands it may start.
 fn is_live(export: &ExportConfig) -> bool {
-    !is_of_store(&export.uri)
+    !is_from_the_start(&export.uri)
 }
 
-/// Whether its bytes are an image.
-pub(crate) fn is_of_store(uri: &ExportUri) -> bool {
+/// Whether it is there from the start of the server to its end: images, and what commands serve.
+pub(crate) fn is_from_the_start(uri: &ExportUri) -> bool {
     match uri {
-        ExportUri::Image(_) => true,
-        ExportUri::Fault { inner, .. } => is_of_store(inner),
+        ExportUri::Image(_) | ExportUri::Command(_) => true,
+        ExportUri::Fault { inner, .. } => is_from_the_start(inner),
         ExportUri::File { .. }
         | ExportUri::Memory { .. }
         | ExportUri::Null { .. }

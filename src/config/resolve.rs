@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::attach::{self, AttachConfig};
 use super::cpus::ShowCpus;
 use super::error::ConfigError;
 use super::export::{ExportConfig, ExportDefaults};
@@ -13,13 +14,15 @@ use super::memory;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
-use super::tls::TlsConfig;
+use super::tls::{TlsConfig, TlsPolicy};
 
 /// What the server runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// At least one; names are unique.
     pub exports: Vec<ExportConfig>,
+    /// Those that become disks of this machine's kernel.
+    pub attach: Vec<AttachConfig>,
     /// For exports that come later.
     pub defaults: ExportDefaults,
     /// Where to listen; empty means that nothing was said.
@@ -94,12 +97,11 @@ impl Config {
         let (mut warnings, mut notes) = (Vec::new(), Vec::new());
         let defaults =
             ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
-        let mut exports = settings.exports;
-        if exports.is_empty() {
-            exports.push(ExportConfig::example());
-        }
+        let mut exports = or_example(settings.exports);
         check_names(&exports)?;
         let tls = settings.tls.resolve(&exports)?;
+        let needs_tls = tls.as_ref().is_some_and(|tls| tls.mode == TlsPolicy::Required);
+        attach::check(&settings.attach, &exports, needs_tls)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
         exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
@@ -138,6 +140,7 @@ impl Config {
         }
         Ok(Self {
             exports,
+            attach: settings.attach,
             defaults,
             listen: settings.listen,
             unix_access,
@@ -188,6 +191,10 @@ fn fit_connections(
     limits.connections = wanted.min(fit);
     limits.handshakes = limits.handshakes.min(fit / FILES_PER_HANDSHAKE as usize);
     Ok(())
+}
+
+fn or_example(exports: Vec<ExportConfig>) -> Vec<ExportConfig> {
+    if exports.is_empty() { vec![ExportConfig::example()] } else { exports }
 }
 
 fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {

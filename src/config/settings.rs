@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+use super::attach::{AttachConfig, AttachTable};
 use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::{Pinning, Shutdown};
@@ -33,6 +34,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub exports: Vec<ExportConfig>,
+    /// Exports that become disks of this machine's kernel.
+    pub attach: Vec<AttachConfig>,
     /// All exports were removed while the server ran: that there is none does not mean the example.
     pub all_are_gone: bool,
     pub listen: Vec<ListenAddress>,
@@ -97,6 +100,7 @@ impl Settings {
     pub fn or(self, below: Self) -> Self {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
+            attach: below.attach.into_iter().chain(self.attach).collect(),
             all_are_gone: self.all_are_gone,
             listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
@@ -169,6 +173,12 @@ impl Settings {
             let export = table.checked().map_err(|error| located(start, &error.to_string()))?;
             exports.push(ExportConfig { rights, ..export });
         }
+        let mut attach = Vec::new();
+        for entry in file.attach {
+            let start = entry.span().start;
+            let checked = entry.into_inner().checked();
+            attach.push(checked.map_err(|error| located(start, &error.to_string()))?);
+        }
         let rights = rights(file.allow, file.write, file.listed);
         let rights = rights.map_err(|(start, error)| located(start, &error.to_string()))?;
         let server = file.server;
@@ -176,6 +186,7 @@ impl Settings {
         let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
         Ok(Self {
             exports,
+            attach,
             all_are_gone: false,
             listen: unix.chain(tcp).collect(),
             unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
@@ -220,6 +231,7 @@ struct File {
     listed: Option<Listing>,
     tls: TlsSettings,
     export: Vec<toml::Spanned<ExportTable>>,
+    attach: Vec<toml::Spanned<AttachTable>>,
 }
 
 /// `[server]`: the flags of the same names.
@@ -409,6 +421,17 @@ uri = "file:/data/a.img?direct=true"
 description = "a disk"
 read-only = true
 tls = "required"
+
+[[attach]]
+export = "vm/disk:0"
+device = "/dev/nbd3"
+connections = 2
+timeout = "1m"
+dead-timeout = "10m"
+read-only = true
+
+[[attach]]
+export = ""
 "#;
 
     #[test]
@@ -436,6 +459,14 @@ tls = "required"
         assert_eq!((unpinned(true), unpinned(false)), (Some(Pinning::Off), None));
         assert_eq!(settings.exports[1].name, "vm/disk:0");
         assert!(settings.exports[1].read_only && settings.exports[1].requires_tls);
+        let attach = &settings.attach;
+        assert_eq!(
+            (&*attach[0].export, attach[0].device, attach[0].connections),
+            ("vm/disk:0", Some(3), Some(2))
+        );
+        assert_eq!((attach[0].timeout.as_secs(), attach[0].dead_timeout.as_secs()), (60, 600));
+        assert!(attach[0].read_only);
+        assert_eq!(attach[1], "".parse().unwrap());
         assert_eq!(settings.tls.mode, Some(crate::config::TlsPolicy::Selective));
         assert_eq!(settings.tls.client_ca.as_deref(), Some("ca.pem".as_ref()));
         assert_eq!(Settings::from_toml(""), Ok(Settings::default()));
@@ -458,6 +489,10 @@ tls = "required"
             ("[[export]]\nuri = \"mem:1G\"\n[[export]]\nname = \"x\"\n", 3, "uri"),
             ("[[export]]\nuri = \"mem:x\"", 2, "size"),
             ("[[export]]\nuri = \"mem:1\"\ndescription = \"a\\u0000\"", 1, "description"),
+            ("\n[[attach]]\nexport = \"a\"\ndevice = \"/dev/sda\"", 2, "/dev/nbd3"),
+            ("[[attach]]\nexport = \"a\"\nconnections = 0", 1, "1 to 64"),
+            ("[[attach]]\nexport = \"a\"\ntimeout = \"5\"", 1, "duration"),
+            ("[[attach]]\ndevice = \"/dev/nbd1\"", 1, "export"),
             ("x = [", 1, ""),
         ] {
             let error = Settings::from_toml(text).unwrap_err();
@@ -487,6 +522,12 @@ tls = "required"
             "export = 3",
             "export = [3]",
             "export = \"x\"",
+            "attach = 3",
+            "[[attach]]\nexport = 3",
+            "[[attach]]\nexport = \"x\"\nconnections = 300",
+            "[[attach]]\nexport = \"x\"\nconnections = \"x\"",
+            "[[attach]]\nexport = \"x\"\ntimeout = 3",
+            "[[attach]]\nexport = \"x\"\nread-only = 3",
         ]
         .map(str::to_owned)
         .to_vec();

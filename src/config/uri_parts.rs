@@ -14,7 +14,7 @@ pub enum ExportUriError {
     #[error("an export needs a path, or file:PATH, mem:SIZE or null:SIZE")]
     Empty,
     #[error(
-        "there is no kind of export called \"{kind}:\": use file:, store:, overlay:, mem:, null:, nbd: or fault:, \
+        "there is no kind of export called \"{kind}:\": use file:, store:, overlay:, mem:, null:, nbd:, exec: or fault:, \
          or ./{text} for a file whose name has a colon"
     )]
     UnknownKind {
@@ -51,6 +51,21 @@ pub enum ExportUriError {
     NoServer(String),
     #[error("connections: \"{0}\" is not a number from 1 to 16")]
     Connections(String),
+    #[error("exec: needs a program that serves on its standard input, as in exec:nbdkit -s memory 1G")]
+    NoCommand,
+    #[error("a word of the command contains a zero byte (%00)")]
+    NulInCommand,
+    #[error("the command is longer than 4000 bytes: put it into a script")]
+    LongCommand,
+    #[error("the name of the command's export is at most 4096 bytes of UTF-8 without a zero byte")]
+    ExportOfCommand,
+    #[error("user: \"{0}\" names no user: write NAME or NAME:GROUP")]
+    UserOfCommand(String),
+    #[error(
+        "\"{0}\" is not a parameter of exec: use export=, user=, reconnect=, open-timeout=, readonly= or description=; \
+         a question mark in the command is %3f"
+    )]
+    UnknownCommandParameter(String),
     #[error("the description is not UTF-8 text")]
     DescriptionNotText,
     #[error("\"{0}\" names a host: a file is on this machine, write file:/PATH or file:///PATH")]

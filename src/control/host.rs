@@ -2,12 +2,14 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::file_opener::OpenFiles;
 use super::listen::listeners::{Listener, SocketFile};
 use super::reload::Reload;
 use super::served::Served;
-use crate::backend::{ApplicationDevice, Export};
+use crate::backend::{ApplicationDevice, Export, LaunchCommand};
+use crate::config::CommandUri;
 use crate::shard::Removal;
 
 /// Why the process does not want the server to go on.
@@ -72,6 +74,12 @@ pub trait Host {
         None
     }
 
+    /// What starts the command of an [`ExportUri::Command`](crate::config::ExportUri::Command), once for each
+    /// export.
+    fn launcher(&mut self, _command: &CommandUri) -> Option<Arc<dyn LaunchCommand>> {
+        None
+    }
+
     /// What reads the configuration again, when there is one. Asked once, when the server begins to accept.
     fn reloader(&mut self) -> Option<Box<dyn Reload>> {
         None
@@ -93,6 +101,9 @@ pub trait Host {
     fn goes_on(&self) -> bool {
         true
     }
+
+    /// The server is about to stop, and still serves: the time to end what needs it.
+    async fn release(&mut self) {}
 
     /// The server stops, for whatever reason.
     fn stopping(&mut self) {}

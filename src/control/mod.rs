@@ -60,6 +60,7 @@ pub(crate) use no_encryption::EncryptionError;
 #[cfg(not(feature = "tls"))]
 use no_encryption::{Encryption, SecureChannel, TlsProof};
 
+pub use crate::backend::LaunchCommand;
 pub use file_opener::{FileToOpen, OpenFiles, OpeningFile};
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};

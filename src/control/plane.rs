@@ -4,7 +4,6 @@ use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -41,8 +40,6 @@ pub(super) struct Plane {
     handshakes: Cell<usize>,
     no_handshakes: Notify,
     counts: Cell<ClientCounts>,
-    /// Clients that shards serve.
-    served: Arc<ServedClients>,
     /// Those of the exports that say something about it.
     rights: OnceCell<Rights>,
     /// Those that the shards have.
@@ -68,25 +65,6 @@ async fn acquire(permits: &Arc<Semaphore>, wait: impl FnOnce()) -> OwnedSemaphor
     }
     wait();
     Arc::clone(permits).acquire_owned().await.expect("the semaphore is never closed")
-}
-
-/// Clients that shards serve, counted where they come and where they go.
-#[derive(Debug, Default)]
-struct ServedClients {
-    now: AtomicUsize,
-    /// The last one is gone.
-    none: Notify,
-}
-
-/// Counts a client while it is served; travels with its connection.
-pub(super) struct ServedClient(Arc<ServedClients>);
-
-impl Drop for ServedClient {
-    fn drop(&mut self) {
-        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.none.notify_one();
-        }
-    }
 }
 
 /// Counts a handshake while it exists.
@@ -118,7 +96,6 @@ impl Plane {
             handshakes,
             no_handshakes,
             counts,
-            served: Arc::default(),
             rights: OnceCell::new(),
             sessions: Sessions::default(),
             encryption,
@@ -265,18 +242,12 @@ impl Plane {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
     }
 
-    /// Counts a client that a shard is about to serve.
-    pub(super) fn count_served(&self) -> ServedClient {
-        self.served.now.fetch_add(1, Ordering::AcqRel);
-        ServedClient(Arc::clone(&self.served))
-    }
-
     /// Waits until there was a client and none is left, neither served nor in its handshake.
     pub(super) async fn last_is_gone(&self) {
         loop {
-            self.served.none.notified().await;
+            self.sessions.last_is_gone().await;
             self.no_handshakes().await;
-            if self.served.now.load(Ordering::Acquire) == 0 {
+            if !self.sessions.is_any() {
                 return;
             }
         }

@@ -162,6 +162,7 @@ impl<'a> Server<'a> {
             None if until_last => self.until_last_is_gone(host).await,
             None => self.until_asked(host).await,
         };
+        host.release().await;
         host.stopping();
         tasks.iter().for_each(JoinHandle::abort);
         drop(files);

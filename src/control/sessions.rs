@@ -3,9 +3,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::TlsProof;
@@ -14,7 +16,27 @@ use crate::identity::PeerIdentity;
 
 /// Lives as long as a session, on whatever thread.
 #[derive(Debug, Clone)]
-pub(super) struct SessionMark(Arc<()>);
+pub(super) struct SessionMark(Arc<CountedSession>);
+
+/// Counts a session while it is there.
+#[derive(Debug)]
+struct CountedSession(Arc<SessionCount>);
+
+/// Sessions, counted where they come and where they go.
+#[derive(Debug, Default)]
+struct SessionCount {
+    now: AtomicUsize,
+    /// The last one is gone.
+    none: Notify,
+}
+
+impl Drop for CountedSession {
+    fn drop(&mut self) {
+        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_one();
+        }
+    }
+}
 
 /// A session of a shard.
 #[derive(Debug)]
@@ -34,7 +56,7 @@ pub(super) struct KnownSession {
     pub(super) end: Option<Instant>,
     /// Its end was counted.
     pub(super) is_counted: Cell<bool>,
-    alive: Weak<()>,
+    alive: Weak<CountedSession>,
 }
 
 /// By their numbers. Those that are gone are dropped now and then, so there are at most twice as many as
@@ -46,6 +68,7 @@ pub(super) struct Sessions {
     sweep_at: Cell<usize>,
     /// How often they were judged again.
     pub(super) enforced: Cell<u64>,
+    count: Arc<SessionCount>,
 }
 
 /// As many are not worth a look.
@@ -53,8 +76,19 @@ const FEW: usize = 64;
 
 impl Sessions {
     /// A mark for a session that is about to begin.
-    pub(super) fn mark() -> SessionMark {
-        SessionMark(Arc::new(()))
+    pub(super) fn mark(&self) -> SessionMark {
+        self.count.now.fetch_add(1, Ordering::AcqRel);
+        SessionMark(Arc::new(CountedSession(Arc::clone(&self.count))))
+    }
+
+    /// Waits until a session that was there is gone and no other is left.
+    pub(super) async fn last_is_gone(&self) {
+        self.count.none.notified().await;
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_any(&self) -> bool {
+        self.count.now.load(Ordering::Acquire) > 0
     }
 
     /// A session has begun. `longest`: how long it may go on.
@@ -118,7 +152,7 @@ mod tests {
         let sessions = Sessions::default();
         let mut marks = Vec::new();
         for number in 0..10_000 {
-            let mark = Sessions::mark();
+            let mark = sessions.mark();
             sessions.add(number, &mark, session(number as usize % 2), Some(Duration::from_secs(number)));
             // Every hundredth stays.
             marks.extend((number % 100 == 0).then_some(mark));
@@ -129,7 +163,9 @@ mod tests {
         assert_eq!(picked, HashMap::from([(0, vec![0, 100, 200])]));
         assert_eq!(sessions.known.borrow().len(), marks.len());
         assert!(sessions.is_there(9_900) && !sessions.is_there(9_999));
+        assert!(sessions.is_any());
         drop(marks);
+        assert!(!sessions.is_any());
         assert!(!sessions.is_there(9_900) && sessions.pick(|_| true).is_empty());
     }
 }

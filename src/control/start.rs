@@ -16,8 +16,8 @@ use super::served::{Served, info_of, served};
 use super::server::{Clients, Ending, Exits, Server};
 use super::start_error::StartError;
 use super::stores::{OpenedStores, Stores, StoresError};
-use crate::backend::{Export, OpenError};
-use crate::config::{Config, ExportUri, Limits, Pinning};
+use crate::backend::{Export, LaunchCommand, OpenError};
+use crate::config::{CommandUri, Config, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
 
 /// The clients of a server.
@@ -49,7 +49,10 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
             Some(device) => Export::of_device(&device, read_only),
             None => Export::open(uri, read_only),
         },
-        uri => Export::open(uri, read_only),
+        uri => match uri.command().and_then(|command| host.launcher(command)) {
+            Some(launcher) => Export::of_command(uri, read_only, launcher),
+            None => Export::open(uri, read_only),
+        },
     })?;
     let limits = Arc::new(config.limits.clone());
     let files = catalogue.files() + host.exports_later() + opened.files();
@@ -80,15 +83,22 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
 }
 
 /// Checks what [`run`] does before it listens, without memory and threads: whether the exports can be opened,
-/// and user and group exist. It locks no file, so that it can run beside a server. Gives what would be
-/// served, without URIs.
+/// and user and group exist. It locks no file, so that it can run beside a server. Commands are started by
+/// what `launcher` gives, and end with it. Gives what would be served, without URIs.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn check(config: &Config) -> Result<Vec<Served>, StartError> {
+pub fn check(
+    config: &Config,
+    mut launcher: impl FnMut(&CommandUri) -> Option<Arc<dyn LaunchCommand>>,
+) -> Result<Vec<Served>, StartError> {
     listeners::check(&config.unix_access)?;
     Encryption::load(config)?;
-    let (catalogue, _stores) = open_exports(config, false, Export::look_at)?;
+    let (catalogue, _stores) =
+        open_exports(config, false, |uri, read_only| match uri.command().and_then(&mut launcher) {
+            Some(launcher) => Export::of_command(uri, read_only, launcher),
+            None => Export::look_at(uri, read_only),
+        })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
 }
 

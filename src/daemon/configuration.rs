@@ -12,11 +12,18 @@ pub(crate) struct ConfigurationSource {
     flags: Settings,
     /// Without `--stdio`: then there can be a control socket.
     listens: bool,
+    /// Where it is if nothing says so.
+    default_control: Option<ControlAddress>,
 }
 
 impl ConfigurationSource {
     pub(crate) fn new(path: PathBuf, flags: Settings, listens: bool) -> Self {
-        Self { path, flags, listens }
+        Self { path, flags, listens, default_control: None }
+    }
+
+    /// The same with a control socket of its own accord, unless the settings have one.
+    pub(crate) fn with_default_control(self, default_control: Option<ControlAddress>) -> Self {
+        Self { default_control, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -50,7 +57,8 @@ impl ConfigurationSource {
     pub(crate) fn merged(&self, file: Settings) -> Settings {
         let mut settings = self.flags.clone().or(file);
         if settings.control.is_none() && self.listens {
-            settings.control = settings.pidfile.as_deref().and_then(ControlAddress::beside);
+            let beside = settings.pidfile.as_deref().and_then(ControlAddress::beside);
+            settings.control = beside.or_else(|| self.default_control.clone());
         }
         settings
     }
@@ -77,5 +85,9 @@ mod tests {
         assert_eq!(control(flag("unix:/c"), true, pidfile), path("/c"));
         let own = format!("{pidfile}control = \"unix:c\"\n");
         assert_eq!(control(none(), true, &own), path("/etc/c"));
+        let source = ConfigurationSource::new("/etc/x.toml".into(), none(), true);
+        let source = source.with_default_control(path("/store/control.socket"));
+        let control = |file: &str| source.merged(source.parse(file).unwrap()).control;
+        assert_eq!((control(""), control(pidfile)), (path("/store/control.socket"), path("/run/x.control")));
     }
 }

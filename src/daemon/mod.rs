@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub(crate) mod attacher;
 pub(crate) mod broker;
 pub(crate) mod configuration;
 mod confine;
@@ -33,10 +34,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::Config;
-use crate::control::{self, Host, HostError, HostRequest, Listener, OpenFiles, Ready, Reload};
+use crate::config::{CommandUri, Config};
+use crate::control::{self, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles, Ready, Reload};
 use crate::sandbox::{Names, Sandbox, SandboxError};
-use broker::Broker;
+use attacher::Attacher;
+use broker::{Broker, BrokerCommands, Permissions};
 use files::FilesOfBroker;
 use notify::Notifier;
 use pidfile::Pidfile;
@@ -60,6 +62,9 @@ pub(crate) struct Daemon<'a, R> {
     /// The broker before the runtime is there, and then.
     broker_socket: Option<OwnedFd>,
     broker: Option<Rc<Broker>>,
+    attacher: Option<Attacher>,
+    /// How the commands of exports are started.
+    commands: BrokerCommands,
     sandbox: Option<Sandbox>,
     signals: Option<Signals>,
     surroundings: Surroundings,
@@ -88,6 +93,8 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             notifier: Rc::new(Notifier::from_environment()),
             broker_socket: None,
             broker: None,
+            attacher: None,
+            commands: BrokerCommands::default(),
             sandbox: None,
             signals: None,
             surroundings: Surroundings::default(),
@@ -104,14 +111,23 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
     }
 
     /// Starts a broker if something can ask it for files: the control socket, or a signal to read the
-    /// configuration again.
+    /// configuration again. And if exports have commands.
     fn start_broker(&mut self) -> Result<(), HostError> {
-        if self.config.control.is_none() && self.running.is_none() {
+        let configuration = self.running.as_ref().map(|running| running.source.path());
+        let mut wanted = Permissions::of(self.config, configuration).with_commands(self.config)?;
+        if self.config.control.is_none() && self.running.is_none() && !wanted.has_commands() {
             return Ok(());
         }
-        let configuration = self.running.as_ref().map(|running| running.source.path());
-        self.broker_socket = Some(broker::start(&broker::Permissions::of(self.config, configuration))?);
+        wanted.shows_errors = self.shows_errors();
+        let (socket, commands) = broker::start(&wanted)?;
+        (self.broker_socket, self.commands) = (Some(socket), commands);
         Ok(())
+    }
+
+    /// Whether other processes may write where the log goes: not to a client, and they must not keep a
+    /// terminal that the server leaves.
+    fn shows_errors(&self) -> bool {
+        !self.surroundings.leaves_terminal && !stdio::stderr_is_the_client()
     }
 
     fn sandbox(&self) -> &Sandbox {
@@ -122,6 +138,19 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
 /// Tells the service manager that what was started is ready, for a command that is no server.
 pub(crate) fn tell_ready() {
     Notifier::from_environment().tell("READY=1");
+}
+
+/// How the commands of a configuration are started, for one that is only looked at.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn commands(config: &Config) -> Result<BrokerCommands, HostError> {
+    let mut wanted = Permissions::default().with_commands(config)?;
+    if !wanted.has_commands() {
+        return Ok(BrokerCommands::default());
+    }
+    wanted.shows_errors = true;
+    Ok(broker::start(&wanted)?.1)
 }
 
 /// Whether a user and the parts of the sandbox are there, as far as that can be said beforehand.
@@ -140,6 +169,12 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
             self.nowhere = Some(nowhere);
         }
         self.start_broker()?;
+        if !self.config.attach.is_empty() {
+            let attacher = Attacher::start(self.shows_errors());
+            let cannot =
+                |error| format!("cannot start the process that attaches exports: {error}; mount /proc");
+            self.attacher = Some(attacher.map_err(cannot)?);
+        }
         let inherited = if self.takes_sockets { control::inherited()? } else { Vec::new() };
         self.sandbox = Some(Sandbox::prepare(self.config.sandbox, self.config.user.as_ref())?);
         Ok(inherited)
@@ -170,6 +205,8 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         let watched = self.parent.take().map(Parent::watch).transpose();
         self.watched_parent =
             watched.map_err(|error| format!("cannot watch the process that started this one: {error}"))?;
+        let watched = self.attacher.as_mut().map_or(Ok(()), Attacher::watch);
+        watched.map_err(|error| format!("cannot watch the process that attaches exports: {error}"))?;
         let broker = self.broker_socket.take().map(Broker::new).transpose();
         self.broker =
             broker.map_err(|error| format!("cannot ask the process that opens files: {error}"))?.map(Rc::new);
@@ -182,6 +219,12 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         (self.ready)(ready);
         log::settle();
         self.pidfile = announcement.publish()?;
+        if let Some(attacher) = &self.attacher {
+            let exports = &self.config.exports;
+            attacher.attach(&self.config.attach, ready.exports, |name| {
+                exports.iter().any(|export| export.name == name && export.uri.is_volatile())
+            });
+        }
         if let Some(nowhere) = self.nowhere.take() {
             nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
         }
@@ -201,6 +244,10 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         }
     }
 
+    fn launcher(&mut self, command: &CommandUri) -> Option<Arc<dyn LaunchCommand>> {
+        self.commands.take(command)
+    }
+
     fn reloader(&mut self) -> Option<Box<dyn Reload>> {
         let (running, broker) = (Arc::clone(self.running.as_ref()?), Rc::clone(self.broker.as_ref()?));
         Some(Box::new(Reloader { running, broker, notifier: Rc::clone(&self.notifier) }))
@@ -216,6 +263,12 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
 
     fn goes_on(&self) -> bool {
         false
+    }
+
+    async fn release(&mut self) {
+        if let Some(attacher) = &mut self.attacher {
+            attacher.release().await;
+        }
     }
 
     fn stopping(&mut self) {

@@ -49,7 +49,8 @@
 //!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
-//! exports at worst.
+//! exports at worst. It also starts the commands of exports, which are not confined either: they may do what
+//! their user may.
 //!
 //! A feature that opens or connects to something in a running server cannot do so here. There are three ways:
 //! it opens it before [`Sandbox::enter`], the broker opens it, or [`Names`] and the list of calls allow it.
@@ -68,6 +69,14 @@ use crate::sys::confine;
 pub(crate) use error::SandboxError;
 pub(crate) use paths::Names;
 use user::Account;
+
+/// The numbers of a user and a group that this process may become.
+///
+/// # Errors
+/// [`SandboxError`]: there is no such user, or this process may not become it.
+pub(crate) fn user_and_group(wanted: &RunAs) -> Result<(u32, u32), SandboxError> {
+    Account::find(wanted).map(|account| (account.user.user, account.user.group))
+}
 
 /// What confines a running server, for a log line: a part is a version, or `no` and why.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ mod simulated;
 mod tests;
 mod turn;
 
-pub(crate) use frontend::nbd::Secured;
+pub use frontend::nbd::Secured;
 pub use handle::ShardHandle;
 pub(crate) use mailbox::Dismissal;
 pub use mailbox::{NewConnection, Removal};

@@ -5,6 +5,7 @@ use serde::Serialize;
 pub(crate) use super::clients::ClientCounts;
 pub(crate) use super::page::Format;
 use super::page::Page;
+use super::remote::{RemoteExportFacts, remotes};
 use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
@@ -25,6 +26,8 @@ pub(crate) struct ExportFacts {
     pub mapped_bytes: u64,
     /// Of an image only.
     pub image: Option<ImageFacts>,
+    /// Of an export that stands on another server only.
+    pub remote: Option<RemoteExportFacts>,
 }
 
 /// What is told of an image.
@@ -141,6 +144,8 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
         page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
     }
     images(&mut page, exports);
+    let of_remotes = exports.iter().filter_map(|export| Some((export.label.as_str(), export.remote?)));
+    remotes(&mut page, &of_remotes.collect::<Vec<_>>());
     snapshots(&mut page, stores);
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
@@ -368,6 +373,9 @@ mod tests {
     const IMAGE: ImageFacts =
         ImageFacts { layers: 3, used_bytes: 4096, below_bytes: 8192, first_writes: 5, journal_bytes: 512 };
 
+    const REMOTE: RemoteExportFacts =
+        RemoteExportFacts { connections: 2, connects: 4, losses: 3, sent_again: 17, failed_flushes: 1 };
+
     fn page(format: Format) -> String {
         page_of(format, true)
     }
@@ -381,6 +389,7 @@ mod tests {
             read_only: true,
             mapped_bytes: 0,
             image: Some(IMAGE),
+            remote: with_store.then_some(REMOTE),
         }];
         let mut totals = Totals::new(1, 1);
         let mut interval = Interval::new(1);
@@ -462,6 +471,22 @@ mod tests {
         assert!(text.contains(&format!("ringnbd_image_snapshot_pause_seconds_count{{{store}}} 2\n")));
         assert!(page(Format::OpenMetrics).contains("# TYPE ringnbd_image_snapshots counter\n"));
         assert!(!page_of(Format::Prometheus, false).contains("_snapshot"), "a server without stores");
+    }
+
+    #[test]
+    fn exports_of_other_servers_tell_their_losses() {
+        let text = page(Format::Prometheus);
+        let label = r#"export="a \"quoted\\\n name""#;
+        for (name, value) in [
+            ("connections", 2),
+            ("connects_total", 4),
+            ("losses_total", 3),
+            ("requests_sent_again_total", 17),
+            ("failed_flushes_total", 1),
+        ] {
+            assert!(text.contains(&format!("ringnbd_remote_{name}{{{label}}} {value}\n")), "{name}: {text}");
+        }
+        assert!(!page_of(Format::Prometheus, false).contains("_remote_"), "a server without such exports");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs, fsync,
-    ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
+    Access, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs,
+    fsync, ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -267,6 +267,15 @@ impl StoreDirectory {
         let line = bytes.strip_suffix(b"\n")?.strip_prefix(CONTROL_KIND.as_bytes())?;
         let is_path = line.starts_with(b"/") && !line.contains(&b'\n') && !line.contains(&0);
         is_path.then(|| PathBuf::from(OsStr::from_bytes(line)))
+    }
+
+    /// The store at a path, or the one that has an image of this path, if this process may make files there.
+    #[must_use]
+    pub fn own_store(path: &Path) -> Option<&Path> {
+        let is_own = |path: &&Path| {
+            path.join(CATALOG).is_file() && rustix::fs::access(*path, Access::WRITE_OK).is_ok()
+        };
+        [Some(path), path.parent()].into_iter().flatten().find(is_own)
     }
 
     /// The store's own directory.

@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::acceptor::{TlsAcceptor, TlsMaterial};
+use super::arbitrary_talk::use_talk;
 use super::handshake::{TlsHandshake, TlsStep};
 use super::record::error::RecordError;
 use super::record::header::RECORD_HEADER_BYTES;
@@ -16,7 +17,7 @@ use super::suite::CipherSuite;
 const LONGEST_INSIDE: usize = (1 << 14) + 300;
 
 /// Uses `data` as what a client sends. The first byte says whether as a handshake or as records, and how long
-/// the pieces are.
+/// the pieces are; or what happens to bytes on their way between two sides that keep to the rules.
 pub fn use_arbitrary(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else { return };
     let piece = usize::from(how >> 2) + 1;
@@ -27,6 +28,7 @@ pub fn use_arbitrary(data: &[u8]) {
             assert!(whole.0.len() < 1000, "an answer of {} bytes", whole.0.len());
         }
         1 => records(data, piece),
+        3 => use_talk(data),
         // No mutation makes a tag, so the insides of records are what is fuzzed: each has a length before it.
         _ => records(&sealed(data), piece),
     }
@@ -119,10 +121,28 @@ mod tests {
 
     use super::*;
 
+    /// The whole handshake, and the front of what is said behind it.
+    #[test]
+    fn every_byte_is_changed_in_turn() {
+        for (place, side) in (0..900_u16).flat_map(|place| [(place, 0), (place, 1)]) {
+            let [high, low] = place.to_be_bytes();
+            for mask in [1, 0x80] {
+                use_arbitrary(&[3, high, low, mask, side, 255, 0, 7]);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_is_too_odd(how in any::<u8>(), data in proptest::collection::vec(any::<u8>(), 0..300)) {
             use_arbitrary(&[&[how], &data[..]].concat());
+        }
+
+        #[test]
+        fn bytes_that_are_cut_and_changed(data in proptest::collection::vec(any::<u8>(), 4..80)) {
+            use_arbitrary(&[&[3], &data[..]].concat());
+            // Nothing is changed.
+            use_arbitrary(&[&[3, 0, 0, 0, 0], &data[4..]].concat());
         }
 
         #[test]

@@ -15,6 +15,7 @@
 mod acceptor;
 mod alert;
 mod arbitrary;
+mod arbitrary_talk;
 mod authority;
 mod client;
 mod connector;
@@ -24,7 +25,11 @@ mod psk_keys;
 mod record;
 mod secret;
 mod session;
+#[cfg(feature = "sim")]
+mod simulated;
 mod suite;
+#[cfg(test)]
+mod test_authority;
 
 pub use crate::identity::TlsIdentity;
 pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::suite::CipherSuite;
 
 /// Bytes of the longest hash.
-const LONGEST: usize = 48;
+pub(in crate::tls) const LONGEST: usize = 48;
 
 /// A secret of a cipher suite, as long as its hash. It is wiped when it is dropped, and never printed.
 #[derive(Clone)]

@@ -423,3 +423,28 @@ fn directories_that_are_not_there_are_refused_with_a_sentence() {
         "{finished}"
     );
 }
+
+#[test]
+fn top_shows_what_is_done() {
+    let subject = Subject::start(Options::new().export("a=mem:1M").export("b\u{1b}c=null:1G"));
+    let control = format!("unix:{}", subject.path.display());
+    let mut client = Connection::attach(&subject.server, "a", Mode::Simple);
+    client.call(&crate::support::raw::Request::read(0, 4096));
+    let top =
+        |words: &[&str]| peers::run(Command::new(binary()).args(["top", "--interval", "100ms"]).args(words));
+    let json = top(&["--control", &control, "--json"]).ok();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let of = |name: &str| json["exports"].as_array().unwrap().iter().find(|of| of["export"] == name).unwrap();
+    assert_eq!((&of("a")["connections"], &of("a")["size_bytes"]), (&json!(1), &json!(1 << 20)));
+    assert_eq!((&json["client_count"], &json["clients"][0]["requests"]), (&json!(1), &json!(1)));
+    // Not a terminal: once, and without what a terminal would obey.
+    let text = top(&["--control", &control]).ok();
+    assert!(text.contains("b\\u{1b}c") && !text.contains('\u{1b}'), "{text}");
+    let finished = top(&["--control", "unix:/no/such/socket"]);
+    assert_eq!(finished.status.code(), Some(2), "{finished}");
+    assert!(finished.stderr.contains("start the server with --control"), "{finished}");
+    let figures = body(&subject.socket().get("/api/v1/figures?since_unix_ms=0"));
+    assert_eq!(figures["exports"][0]["reads"], 1, "{figures}");
+    let idle = figures["exports"].as_array().unwrap().iter().find(|of| of["export"] != "a").unwrap();
+    assert_eq!(idle.as_object().unwrap().len(), 2, "an idle export has its name and its size: {idle}");
+}

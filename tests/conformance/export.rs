@@ -4,6 +4,7 @@ use crate::common::Disks;
 use crate::support::image::{Image, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::server::Server;
+use crate::support::tls::cannot_be_asked;
 use crate::support::wire::*;
 
 const INFO_AND_GO: [u32; 2] = [NBD_OPT_INFO, NBD_OPT_GO];
@@ -233,6 +234,9 @@ fn h12_info_then_go_say_the_same() {
 fn h13_zeroes_only_after_export_name() {
     let server = Server::serve(&["disk=mem:1M"]);
     for flags in [MODERN, NBD_FLAG_C_FIXED_NEWSTYLE, 0, NBD_FLAG_C_NO_ZEROES] {
+        if flags & NBD_FLAG_C_FIXED_NEWSTYLE == 0 && cannot_be_asked("such an old client has no STARTTLS") {
+            continue;
+        }
         if flags & NBD_FLAG_C_FIXED_NEWSTYLE != 0 {
             let mut client = Connection::open(&server);
             client.greet(flags);

@@ -4,6 +4,7 @@ use crate::common::{assert_same, assert_zero};
 use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern};
 use crate::support::raw::{Connection, MODES, Mode, Request};
 use crate::support::server::{Options, Server};
+use crate::support::tls::cannot_be_asked;
 use crate::support::wire::*;
 
 /// errno of the storage, and the error values the protocol allows for it.
@@ -246,6 +247,9 @@ fn t36_status_of_a_short_file_invents_nothing() {
 /// neither an end of the connection nor zeroes.
 #[test]
 fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
+    if cannot_be_asked("a reply is sealed when it is queued: what becomes of the file then is no matter") {
+        return;
+    }
     const SIZE: u64 = 256 << 10;
     let image = Image::random(SIZE, 3);
     let last = SIZE - 4096;

@@ -10,6 +10,7 @@ mod content;
 mod history;
 mod kill;
 mod killed_image;
+mod killed_snapshot;
 mod load;
 mod machine;
 mod model;

@@ -20,11 +20,16 @@ pub(crate) struct Victim {
 
 impl Victim {
     pub(crate) fn new(uri: &str, shards: u32) -> Self {
+        Self::with_arguments(uri, shards, &[])
+    }
+
+    pub(crate) fn with_arguments(uri: &str, shards: u32, more: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("ringnbd").tempdir().expect("make a run directory");
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mut arguments: Vec<String> =
             ["serve", "--log-format", "json", "--shards"].map(str::to_owned).into();
         arguments.extend([shards.to_string(), "--memory".into(), format!("{}M", 48 * shards)]);
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         arguments.extend(["--unix".into(), at("nbd.sock"), "--pidfile".into(), at("pid"), uri.into()]);
         Self { dir, arguments, child: None }
     }

@@ -47,6 +47,11 @@ impl Store {
         self.dir.path().join(self.within)
     }
 
+    /// The directory that it is in.
+    pub(crate) fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A command line without quotes; `STORE` is the store, and `DIR` the directory that it is in.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringnbd"));

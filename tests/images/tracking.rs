@@ -102,6 +102,41 @@ fn bitmaps_tell_what_has_changed() {
     server.stop();
 }
 
+/// A copy of one snapshot becomes one of the next: what has not changed is neither read nor written.
+#[test]
+fn a_copy_takes_over_what_has_changed() {
+    let Some((store, mut expected)) = store() else { return };
+    let copy = store.dir.path().join("copy.raw");
+    let refused = |line: &str, words: &str| {
+        let finished = store.run(line);
+        assert!(finished.status.code() == Some(2) && finished.stderr.contains(words), "{finished}");
+    };
+    let mut server = serve(&store, "vm@a");
+    refused(
+        &format!("copy {} DIR/none.raw --delta a", server.uri("d")),
+        "does not offer qemu:dirty-bitmap:a",
+    );
+    store.run(&format!("copy {} DIR/copy.raw", server.uri("d"))).ok();
+    server.stop();
+    // A mark where nothing has changed, and a target that was cut behind what has.
+    let mark = expected.len() - 4096;
+    let file = std::fs::File::options().write(true).open(&copy).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xEE; 512], 2 << 20).unwrap();
+    file.set_len(mark as u64).unwrap();
+    let server = serve(&store, "vm@b");
+    let line = format!("copy {} DIR/copy.raw --delta a", server.uri("d"));
+    assert_eq!(store.json(&line)["data"], 8192);
+    let copied = std::fs::read(&copy).unwrap();
+    expected[2 << 20..][..512].fill(0xEE);
+    expected[mark..].fill(0);
+    assert!(copied == expected, "it has what has changed, and nothing else was touched");
+    let compared = store.run(&format!("{line} --verify"));
+    assert!(compared.status.code() == Some(1) && compared.stderr.contains("differ at 2097152"), "{compared}");
+    refused(&format!("copy {} DIR/none.raw --delta a", server.uri("d")), "without --delta");
+    assert!(!store.dir.path().join("none.raw").exists());
+    refused("copy DIR/copy.raw DIR/base.raw --delta a", "needs a server's URI");
+}
+
 /// S5: as in the same chain of qcow2 images.
 #[test]
 fn depths_are_those_of_qemu() {

@@ -133,6 +133,47 @@ fn an_import_that_ends_early_is_no_image_that_looks_whole() {
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
 }
 
+/// Without a way in plain text the bytes go over TLS, with what is at the usual place for a client.
+#[test]
+fn images_of_files_are_made_over_tls() {
+    let (store, _) = golden();
+    let bytes = file_with_holes(&store);
+    let home = tempfile::tempdir().unwrap();
+    let files = home.path().join(".pki/libnbd");
+    std::fs::create_dir_all(&files).unwrap();
+    crate::support::tls::write_files(&files);
+    let control = format!("unix:{}", store.dir.path().join("control").display());
+    let options = Options::new().memory("128M").export(format!("store:{}", store.path().display()));
+    let directory = files.display().to_string();
+    let more = ["--control", &control, "--tls", &directory, "--tls-mode", "required"];
+    let server = options.args(more).start();
+    let image = |home: &std::path::Path, line: &str| {
+        let mut command = store.command(line);
+        command.env("HOME", home);
+        command
+    };
+    let large = pattern(5, 0, 24 * MIB);
+    std::fs::write(store.dir.path().join("large.raw"), &large).unwrap();
+    peers::run(&mut image(home.path(), "image create STORE/a --from DIR/new.raw")).ok();
+    peers::run(&mut image(home.path(), "image create STORE/large --from DIR/large.raw")).ok();
+    let stream = &mut image(home.path(), "image import STORE/b - --size 9438208");
+    peers::run_with_input(stream, &bytes).ok();
+    // Who has no certificate is told so, and nothing stays.
+    let stranger = tempfile::tempdir().unwrap();
+    let names = store.names();
+    let refused = peers::run(&mut image(stranger.path(), "image create STORE/c --from DIR/new.raw"));
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    assert!(refused.stderr.contains("the new image cannot be written"), "{refused}");
+    assert_eq!(store.names(), names);
+    let secured = |line: &serde_json::Value| line["tls"].as_str().is_some_and(|it| it.starts_with("Certif"));
+    assert_eq!(server.log().iter().filter(|line| secured(line)).count(), 3);
+    drop(server);
+    for (name, expected) in [("a", &bytes), ("large", &large), ("b", &bytes)] {
+        store.run(&format!("image export STORE/{name} DIR/out.raw --force")).ok();
+        assert!(std::fs::read(store.dir.path().join("out.raw")).unwrap() == *expected, "{name}");
+    }
+}
+
 /// A server of single images has no place for others.
 #[test]
 fn a_server_of_single_images_says_what_to_do() {

@@ -2,6 +2,7 @@
 //!
 //! Oracles: the file behind the other server, and what the test wrote.
 
+mod command;
 mod copy;
 mod far;
 mod hostile;

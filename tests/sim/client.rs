@@ -6,6 +6,7 @@ use ringnbd::internal::ring::sim::{Faults, Random, SocketId, World, mixed};
 
 use super::oracle::{Oracle, WriteId};
 use super::request::{Asked, Expect, Setting};
+use super::secure::{self, NOT_SEALED, SecureEnd};
 use super::wire::{self, Form, Reply, Stream};
 
 /// What a client works with.
@@ -67,8 +68,10 @@ pub(crate) struct Client {
     pub(crate) socket: SocketId,
     pub(crate) setting: Setting,
     state: State,
+    /// It has TLS: what it asks is sealed when it is sent.
+    pub(crate) secure: Option<SecureEnd>,
     outgoing: Stream,
-    /// Bytes that were queued, and that the socket took.
+    /// Bytes that were queued as they are sent, and that the socket took.
     queued: u64,
     taken: u64,
     incoming: Stream,
@@ -94,6 +97,7 @@ impl Client {
             socket,
             setting,
             state: State::Open,
+            secure: None,
             outgoing: Stream::default(),
             queued: 0,
             taken: 0,
@@ -150,7 +154,7 @@ impl Client {
             self.heard = context.now.max(self.stalled_until);
         }
         self.idle = if bytes.is_empty() { self.idle + 1 } else { 0 };
-        self.incoming.push(&bytes);
+        self.hear(&bytes)?;
         while self.take_reply(context)? {}
         if context.world.client_is_at_end(self.socket) {
             return self.ended(context);
@@ -169,12 +173,51 @@ impl Client {
     /// The server is gone; what it has sent is still here.
     pub(crate) fn hear_the_last(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let bytes = context.world.client_receive(self.socket, usize::MAX);
-        self.incoming.push(&bytes);
+        self.hear(&bytes)?;
         while self.take_reply(context)? {}
         Ok(())
     }
 
+    /// Bytes have come.
+    fn hear(&mut self, bytes: &[u8]) -> Result<(), String> {
+        match &mut self.secure {
+            Some(secure) => secure.open(bytes, &mut self.incoming),
+            None => {
+                self.incoming.push(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues bytes; a request with its cookie.
+    fn queue(&mut self, bytes: &[u8], cookie: u64) -> u64 {
+        match &mut self.secure {
+            Some(secure) => {
+                secure.queue(bytes, cookie);
+                NOT_SEALED
+            }
+            None => {
+                self.queued += bytes.len() as u64;
+                self.outgoing.push(bytes);
+                self.queued
+            }
+        }
+    }
+
+    fn seal(&mut self) {
+        let Some(secure) = &mut self.secure else { return };
+        let (before, start) = (self.outgoing.len(), self.queued);
+        secure.seal(&mut self.outgoing, |cookie, end| {
+            // There is none of who says goodbye.
+            if let Some(asked) = self.outstanding.get_mut(&cookie) {
+                asked.stream_end = start + end;
+            }
+        });
+        self.queued += (self.outgoing.len() - before) as u64;
+    }
+
     fn send(&mut self, context: &mut Context<'_>) {
+        self.seal();
         let most = if self.setting.steady { STEADY_BYTES } else { usize::MAX };
         let bytes = &self.outgoing[..self.outgoing.len().min(most)];
         let taken = context.world.client_send(self.socket, bytes);
@@ -192,9 +235,7 @@ impl Client {
             self.left -= 1;
             let cookie = mixed(context.tick() ^ 0xc00c_1e00);
             let (mut asked, bytes) = self.setting.random_request(cookie, context);
-            self.queued += bytes.len() as u64;
-            self.outgoing.push(&bytes);
-            asked.stream_end = self.queued;
+            asked.stream_end = self.queue(&bytes, cookie);
             self.outstanding.insert(cookie, asked);
         }
         let done = self.left == 0 && context.random.chance(0.3);
@@ -208,7 +249,12 @@ impl Client {
         match context.random.pick(&[Disconnect, Disconnect, Disconnect, HalfClose, Close, Reset]) {
             Disconnect => {
                 let bytes = wire::request(self.setting.form, 0, wire::DISC, 0, 0, 0);
-                self.outgoing.push(&bytes);
+                // No request has this cookie: all are numbers that look random.
+                self.queue(&bytes, 0);
+                self.state = State::Leaving;
+            }
+            HalfClose if self.secure.is_some() => {
+                self.secure.as_mut().expect("it has TLS").leave();
                 self.state = State::Leaving;
             }
             // A half-closed stream ends at the edge of a request only when all of it was sent.
@@ -230,7 +276,10 @@ impl Client {
     /// The server has ended the connection.
     fn ended(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let taken_back = context.world.taken_back(self.socket);
-        if taken_back > 0 && context.faults.cut_send == 0.0 {
+        // Nobody waits for a client that was idle for long: its goodbye may go with the socket.
+        let is_sent_away = context.shutting_down || context.removed;
+        let goodbye = if self.secure.is_some() && is_sent_away { secure::GOODBYE_BYTES } else { 0 };
+        if taken_back > goodbye && context.faults.cut_send == 0.0 {
             return Err(format!("{taken_back} bytes of replies were taken back when the socket was closed"));
         }
         // Of a mapped file the rest of a reply can be gone when its header has left.
@@ -245,6 +294,9 @@ impl Client {
         if !self.outstanding.is_empty() && !may {
             let waiting: Vec<_> = self.outstanding.values().take(3).collect();
             return Err(format!("the connection ended before answers to {waiting:?}"));
+        }
+        if !may && let Some(secure) = &self.secure {
+            secure.check_end()?;
         }
         context.world.client_close(self.socket);
         self.state = State::Gone;

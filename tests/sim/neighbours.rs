@@ -67,6 +67,7 @@ impl Scene {
             cuts: 0.0,
             snapshots: 0.0,
             unrecorded: 0.0,
+            encrypted: 0.0,
             shards: 1,
             disks: sizes.map(disk).into(),
             limits: Arc::new(limits),

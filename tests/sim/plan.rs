@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) snapshots: f64,
     /// How often the catalogue does not say at once that it has it.
     pub(crate) unrecorded: f64,
+    /// How many clients have TLS.
+    pub(crate) encrypted: f64,
     /// Steps of the run after which the power fails, or the server is asked to end.
     pub(crate) power_cut_at: Option<u64>,
     pub(crate) shutdown_at: Option<u64>,
@@ -115,6 +117,7 @@ impl Plan {
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             snapshots: 0.0,
             unrecorded: 0.0,
+            encrypted: 0.0,
             power_cut_at,
             shutdown_at,
             restarts: Vec::new(),
@@ -158,6 +161,7 @@ impl Plan {
             cautious: self.cautious,
             steady: self.steady,
             over_tcp: random.chance(0.5),
+            is_secure: self.encrypted > 0.0 && random.chance(self.encrypted),
             context: with_context.then_some(7),
         }
     }

@@ -9,6 +9,7 @@ use super::wire::{self, Form};
 pub(crate) struct Setting {
     /// Its socket is as one of TCP.
     pub(crate) over_tcp: bool,
+    pub(crate) is_secure: bool,
     pub(crate) form: Form,
     pub(crate) export: usize,
     /// Of the export.

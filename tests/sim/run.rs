@@ -16,6 +16,7 @@ use super::media::{self, Medium};
 use super::oracle::{Oracle, WriteId};
 use super::plan::{self, Interruption, Plan, Restart};
 use super::request::Setting;
+use super::secure;
 
 /// What a run that went well tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -389,10 +390,14 @@ impl Simulation {
         self.sessions_left -= 1;
         setting.generation = self.lives[setting.export].generation;
         let (socket, token) = self.world.socket(self.plan.socket_bytes, setting.over_tcp);
-        let negotiated = plan::negotiated(token, &setting, &self.exports);
+        let mut negotiated = plan::negotiated(token, &setting, &self.exports);
         let shard = setting.shard;
         let mut context = context!(self, setting.export, setting.generation);
-        let client = Client::new(socket, setting, &mut context);
+        let mut client = Client::new(socket, setting, &mut context);
+        if client.setting.is_secure {
+            let (end, secured) = secure::pair(context.random);
+            (client.secure, negotiated.secure) = (Some(end), Some(Box::new(secured)));
+        }
         let wake = client.next_step(&mut context);
         assert!(self.shards[shard].connect(negotiated).is_ok(), "the mailbox has room");
         self.clients.push(client);

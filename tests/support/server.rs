@@ -44,7 +44,7 @@ impl Options {
             read_only: false,
             wrapper: Vec::new(),
             environment: Vec::new(),
-            tunnelled: std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tls"),
+            tunnelled: super::tls::is_tunnelled(),
         }
     }
 

@@ -102,6 +102,19 @@ pub(crate) fn start_tls(
     Ok(tls)
 }
 
+/// Whether clients of the tests reach their servers through a [`tunnel`].
+pub(crate) fn is_tunnelled() -> bool {
+    std::env::var("RINGNBD_TEST_TRANSPORT").as_deref() == Ok("tls")
+}
+
+/// The same, for what cannot be asked through it.
+pub(crate) fn cannot_be_asked(why: &str) -> bool {
+    if is_tunnelled() {
+        eprintln!("-- not over TLS: {why}");
+    }
+    is_tunnelled()
+}
+
 /// A socket that speaks NBD in plain text and a server's TLS on the other side. Its clients do not notice: the greeting is passed on,
 /// and their flags go before STARTTLS.
 pub(crate) fn tunnel(server: &Path, dir: &Path) -> PathBuf {
@@ -124,6 +137,7 @@ fn pass_on(mut client: UnixStream, server: &Path, dir: &Path) {
     if server.read_exact(&mut greeting).and_then(|()| client.write_all(&greeting)).is_err() {
         return;
     }
+    watch_for_the_end(&server, &client);
     if client.read_exact(&mut flags).is_err() {
         return;
     }
@@ -136,6 +150,17 @@ fn pass_on(mut client: UnixStream, server: &Path, dir: &Path) {
     thread::scope(|scope| {
         scope.spawn(|| to_client(&server, &client, &tls, &sending));
         to_server(&client, &tls, &sending);
+    });
+}
+
+/// A server that gives up before its client has said anything closes that client too. It says nothing before STARTTLS.
+fn watch_for_the_end(server: &UnixStream, client: &UnixStream) {
+    let (server, client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    thread::spawn(move || {
+        let byte = &mut [std::mem::MaybeUninit::uninit()];
+        if !matches!(socket2::SockRef::from(&server).peek(byte), Ok(1)) {
+            let _gone = client.shutdown(Shutdown::Both);
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 //! the server's back.
 
 mod init;
+mod others;
 mod records;
 mod renewal;
 mod rights;

@@ -198,6 +198,17 @@ fn an_end_is_told() {
     let goodbye = client.records(b"");
     client.socket.write_all(&goodbye).unwrap();
     assert_eq!(client.end(), Ok(()));
+    // So is one whose goodbye comes in two pieces.
+    let mut client = Client::open(&served);
+    let mut requests = client.records(&Request::read(0, 512).encode(Mode::Simple));
+    client.tls.send_close_notify();
+    let goodbye = client.records(b"");
+    let (front, rest) = goodbye.split_at(goodbye.len() / 2);
+    requests.extend(front);
+    client.socket.write_all(&requests).unwrap();
+    assert_eq!(client.answer(512).0, 0);
+    client.socket.write_all(rest).unwrap();
+    assert_eq!(client.end(), Ok(()));
     // A server that stops tells those that are idle.
     let mut client = Client::open(&served);
     client.expect_alive();

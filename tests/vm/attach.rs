@@ -172,6 +172,88 @@ must /bin/ringnbd detach $(unix one)
     assert!(console.contains("was not attached by ringnbd"), "{console}");
 }
 
+/// A server attaches its own exports, finds them again after a kill while they are written, and detaches them at its end.
+#[test]
+fn a_server_attaches_its_own_exports() {
+    let script = r#"
+truncate -s 32M /d/one.img
+cat > /d/c.toml <<END
+[[export]]
+name = "one"
+uri = "/d/one.img"
+[[export]]
+name = "gone"
+uri = "mem:4M"
+[[attach]]
+export = "one"
+device = "/dev/nbd5"
+connections = 2
+timeout = "5s"
+[[attach]]
+export = "gone"
+END
+EXPORTS="--config /d/c.toml --attach extra=/dev/nbd9 extra=mem:1M"
+of() { grep -l " nbd+unix:///$1?" /sys/block/nbd*/backend 2>/dev/null | cut -d/ -f4; }
+lives() { [ -d /proc/$1 ] && ! grep -q 'State:.*Z' /proc/$1/status; }
+is_supervised() {
+  device=$(of $1); [ -n "$device" ] && lives $(supervisor $device) 2>/dev/null && [ "$(cat /sys/block/$device/size)" = $2 ]
+}
+becomes() { i=0; until is_supervised $1 $2; do sleep 0.1; i=$((i + 1)); [ $i -lt 300 ] || { failed "$1 has no device"; return; }; done; }
+start
+becomes one 65536; becomes gone 8192; becomes extra 2048
+[ $(of one) = nbd5 ] && [ $(of extra) = nbd9 ] || failed "other devices: $(/bin/ringnbd devices)"
+gone=/dev/$(of gone)
+echo lost | dd of=$gone conv=fsync 2>/dev/null
+identifiers="$(cat /sys/block/nbd5/backend) $(cat /sys/block/$(of gone)/backend)"
+must /bin/mke2fs -q -t ext4 /dev/nbd5
+must mount -t ext4 /dev/nbd5 /mnt
+/bin/fio --name=attach --filename=/mnt/file --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=16 --size=16m \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=SECONDS >/d/fio 2>&1 &
+fio=$!
+round=0
+while [ $round -lt ROUNDS ]; do
+  sleep 2
+  was=$(supervisor nbd5)
+  crash
+  i=0
+  while lives $was 2>/dev/null; do sleep 0.1; i=$((i + 1)); [ $i -lt 100 ] || { failed "its supervisor stays"; break; }; done
+  start
+  becomes one 65536; becomes gone 8192
+  round=$((round + 1))
+done
+wait $fio || { failed fio; cat /d/fio; }
+[ $(ls -d /sys/block/nbd*/pid | wc -l) = 3 ] || failed "other devices: $(/bin/ringnbd devices)"
+gone=/dev/$(of gone)
+[ "$(cat /sys/block/nbd5/backend) $(cat /sys/block/$(of gone)/backend)" != "$identifiers" ] || failed "what was lost was adopted"
+case "$identifiers" in "$(cat /sys/block/nbd5/backend) "*) ;; *) failed "the device was not adopted" ;; esac
+dd if=$gone bs=4 count=1 2>/dev/null | grep -q lost && failed "it shows what is lost"
+# A clean stop detaches what nobody uses. The rest waits for the next server.
+kill $server; wait $server || failed "the server's end"
+[ $(ls -d /sys/block/nbd*/pid | wc -l) = 1 ] || failed "left: $(/bin/ringnbd devices)"
+lives $(supervisor nbd5) && failed "a supervisor is left"
+start
+becomes one 65536; becomes gone 8192
+must umount /mnt
+must /bin/e2fsck -fn /dev/nbd5
+# What an operator detaches stays so.
+must /bin/ringnbd detach $(unix gone)
+sleep 1
+[ -z "$(of gone)" ] || failed "it was attached again"
+kill $server; wait $server || failed "the server's end"
+[ "$(/bin/ringnbd devices --json | tr -d ' \n')" = '{"devices":[]}' ] || failed "left: $(/bin/ringnbd devices)"
+grep -o 'stays attached[^"]*' /d/log | head -n 1
+EXPORTS="one=/d/one.img"
+start
+echo guest: $round kills of its own
+"#;
+    let rounds: u64 = std::env::var("RINGNBD_RESTARTS").map_or(2, |rounds| rounds.parse().expect("a number"));
+    let script =
+        script.replace("ROUNDS", &rounds.to_string()).replace("SECONDS", &(rounds * 6 + 6).to_string());
+    let Some(console) = console_of(guest("", &script)) else { return };
+    assert!(console.contains(&format!("guest: {rounds} kills of its own")), "{console}");
+    assert!(console.contains("stays attached, and its requests wait"), "{console}");
+}
+
 /// The server comes back with a larger disk, and then with a smaller one, which is not taken.
 #[test]
 fn a_mounted_file_system_grows() {

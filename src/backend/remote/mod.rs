@@ -6,6 +6,7 @@
 //! `shared` is what they have in common with the requests of `on_shard`.
 
 mod connection;
+mod counts;
 mod facts;
 mod link;
 mod on_shard;
@@ -18,5 +19,6 @@ mod unanswered;
 mod unflushed;
 mod wire;
 
+pub(crate) use counts::RemoteStatus;
 pub(super) use on_shard::Remote;
 pub(super) use store::RemoteStore;

@@ -1,6 +1,6 @@
 //! A remote device on its shard: its requests, each awaited until the remote has answered.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -47,7 +47,6 @@ impl Remote {
             background: context.background.clone(),
             pool: BufferPool::new(bytes, RECEIVE)?,
             room: Waiters::default(),
-            losses: Cell::new(0),
         });
         shared.background.begin(supervisor::run(Rc::clone(&shared)));
         Ok(Self { shared })
@@ -118,7 +117,11 @@ impl Remote {
         self.ask(request, RemoteMemory::Nothing, 0).await.1?;
         let mut state = self.shared.state.borrow_mut();
         let (unflushed, told) = state.told(client);
-        unflushed.flushed(mark, told)
+        let told = unflushed.flushed(mark, told);
+        if told.is_err() {
+            self.shared.store.counts.flush_failed();
+        }
+        told
     }
 
     pub(in crate::backend) async fn trim(
@@ -261,6 +264,7 @@ impl Drop for Remote {
     fn drop(&mut self) {
         let mut state = self.shared.state.borrow_mut();
         state.is_closed = true;
+        self.shared.store.counts.closed();
         let waiters: Vec<_> = state.links.iter().filter_map(|link| link.rouse()).collect();
         let waiters = waiters.into_iter().chain(state.supervisor.take());
         waiters.for_each(|waiter| self.shared.ready.notify(waiter));

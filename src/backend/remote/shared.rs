@@ -1,6 +1,6 @@
 //! What the requests and the tasks of a remote device share on its shard.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,8 +22,6 @@ pub(super) struct RemoteOnShard {
     pub(super) pool: BufferPool,
     /// Requests that wait because too many are unanswered.
     pub(super) room: Waiters,
-    /// Connections that ended, whatever for.
-    pub(super) losses: Cell<u64>,
 }
 
 impl RemoteOnShard {
@@ -53,9 +51,8 @@ impl RemoteOnShard {
 
     /// A connection has ended, and with it the others, so that one order of requests holds on all.
     pub(super) fn lose(&self, why: &LinkEnd) {
-        let links = self.state.borrow_mut().lost(self.ring.now());
-        self.losses.set(self.losses.get() + 1);
-        let losses = self.losses.get();
+        let (links, sent_again) = self.state.borrow_mut().lost(self.ring.now());
+        let losses = self.store.counts.lost(sent_again);
         tracing::warn!(remote = self.store.text, reason = %why, losses, "a connection was lost");
         let waiters: Vec<_> = links.iter().filter_map(|link| link.kill()).collect();
         waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));

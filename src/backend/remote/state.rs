@@ -196,17 +196,15 @@ impl RemoteState {
         }
     }
 
-    /// All connections are gone; what was under way is to be sent again.
-    pub(super) fn lost(&mut self, now: Duration) -> Vec<Rc<RemoteLink>> {
+    /// All connections are gone; what was under way is to be sent again. Gives how many requests that are.
+    pub(super) fn lost(&mut self, now: Duration) -> (Vec<Rc<RemoteLink>>, usize) {
         self.idle.clear();
         let links = std::mem::take(&mut self.links);
-        for link in &links {
-            self.unanswered.lost(link.number);
-        }
+        let sent_again = links.iter().map(|link| self.unanswered.lost(link.number)).sum();
         // What was withdrawn is not sent again.
         self.held.retain(|_, held| !held.is_withdrawn);
         self.reconnect.lost(now);
-        links
+        (links, sent_again)
     }
 
     /// Fails what waits for a connection; whom to wake.

@@ -2,17 +2,19 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::counts::{RemoteCounts, RemoteStatus};
 use super::facts::RemoteFacts;
 use super::wire::LONGEST_PAYLOAD;
 use crate::backend::FILES_PER_EXPORT;
+use crate::backend::launch::LaunchCommand;
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::client::uri::{NbdUri, ServerAddress};
-use crate::client::{ClientError, Timeouts, enter_with};
-use crate::config::RemoteUri;
+use crate::client::{ClientError, Timeouts, enter_over, enter_with};
+use crate::config::{CommandUri, RemoteUri};
 use crate::exec::lock;
 use crate::nbd::client::handshake::{ExportDetails, Transmission};
 use crate::nbd::client::request::ClientRequest;
@@ -40,8 +42,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(in crate::backend) struct RemoteStore {
     /// As it was written, for people.
     pub(super) text: String,
-    /// All addresses of its host. They were looked up at the start, since a confined server cannot do that.
-    places: Vec<NbdUri>,
+    way: RemoteWay,
     pub(super) facts: RemoteFacts,
     /// Transmission flags, as told at the start.
     pub(super) flags: u16,
@@ -52,6 +53,23 @@ pub(in crate::backend) struct RemoteStore {
     /// The connection by which the remote was asked, for the first shard that needs one: a remote may end
     /// when its last client goes.
     first: Mutex<Option<RemoteSocket>>,
+    pub(super) counts: RemoteCounts,
+}
+
+/// How there comes to be a connection.
+#[derive(Debug)]
+enum RemoteWay {
+    /// All addresses of a host. They were looked up at the start, since a confined server cannot do that.
+    Places(Vec<NbdUri>),
+    /// A command that is started, and which of its exports.
+    Launch { launcher: Arc<dyn LaunchCommand>, name: String, export: String },
+}
+
+/// What a user asks of an export of another server.
+struct RemoteWishes {
+    reconnect: Duration,
+    connections: usize,
+    read_only: bool,
 }
 
 /// A connection that has entered the transmission phase.
@@ -76,36 +94,69 @@ impl RemoteStore {
         let text = uri.address.clone();
         let wrong = |error| OpenError::RemoteAddress(text.clone(), error);
         let address: NbdUri = uri.address.parse().map_err(wrong)?;
-        let began = Instant::now();
-        let (places, (socket, transmission)) = loop {
-            // INFO would not do: some servers tell the size only with GO.
-            let asked = places(&address).and_then(|places| {
-                let entered = first_of(&places, enter)?;
-                Ok((places, entered))
-            });
-            match asked {
-                Ok(asked) => break asked,
-                Err(error) if may_pass(&error) && began.elapsed() + PAUSE < uri.open_timeout => {
-                    std::thread::sleep(PAUSE);
-                }
-                Err(error) => return Err(OpenError::Remote(text, error)),
-            }
-        };
+        // INFO would not do: some servers tell the size only with GO.
+        let asked = patiently(uri.open_timeout, || {
+            let places = places(&address)?;
+            let entered = first_of(&places, enter)?;
+            Ok((RemoteWay::Places(places), entered))
+        });
+        let (way, entered) = asked.map_err(|error| match error {
+            ConnectError::Client(error) => OpenError::Remote(text.clone(), error),
+            other => OpenError::Command(text.clone(), other.to_string()),
+        })?;
+        let read_only = read_only || uri.read_only;
+        let wishes = RemoteWishes { reconnect: uri.reconnect, connections: uri.connections, read_only };
+        Self::of(text, way, entered, &wishes)
+    }
+
+    /// Starts a command and asks it about its export.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it cannot be started, or says what cannot be passed on.
+    pub(in crate::backend) fn of_command(
+        uri: &CommandUri,
+        launcher: Arc<dyn LaunchCommand>,
+        read_only: bool,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let text = uri.to_string();
+        let name = uri.words[0].display().to_string();
+        let entered = patiently(uri.open_timeout, || enter_command(&*launcher, &name, &uri.export));
+        let entered = entered.map_err(|error| OpenError::Command(text.clone(), error.to_string()))?;
+        let way = RemoteWay::Launch { launcher, name, export: uri.export.clone() };
+        let read_only = read_only || uri.read_only;
+        // Its standard input is one connection.
+        let wishes = RemoteWishes { reconnect: uri.reconnect, connections: 1, read_only };
+        Self::of(text, way, entered, &wishes)
+    }
+
+    /// One that was asked.
+    fn of(
+        text: String,
+        way: RemoteWay,
+        (socket, transmission): (OwnedFd, Transmission),
+        wishes: &RemoteWishes,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
         let flags = transmission.export.transmission_flags;
         let first = RemoteSocket::new(socket, &transmission)
             .map_err(|what| OpenError::RemoteFacts(text.clone(), what))?;
         let told = first.facts.clone();
-        let connections = if flags & NBD_FLAG_CAN_MULTI_CONN == 0 { 1 } else { uri.connections };
+        let connections = if flags & NBD_FLAG_CAN_MULTI_CONN == 0 { 1 } else { wishes.connections };
         let facts = DeviceFacts {
             size: told.size,
-            read_only: told.read_only || read_only || uri.read_only,
+            read_only: told.read_only || wishes.read_only,
             rotational: flags & NBD_FLAG_ROTATIONAL != 0,
             fast_zero: flags & NBD_FLAG_SEND_FAST_ZERO != 0,
             block_sizes: told.block_sizes,
         };
         tracing::info!(remote = text, connections, replies = ?first.mode, "a remote export");
-        let (reconnect, first) = (uri.reconnect, Mutex::new(Some(first)));
-        Ok((Self { text, places, facts: told, flags, reconnect, connections, first }, facts))
+        let (reconnect, first) = (wishes.reconnect, Mutex::new(Some(first)));
+        let counts = RemoteCounts::default();
+        Ok((Self { text, way, facts: told, flags, reconnect, connections, first, counts }, facts))
+    }
+
+    /// What is told of it.
+    pub(in crate::backend) fn status(&self) -> RemoteStatus {
+        self.counts.status()
     }
 
     /// As many devices of files as its connections take places among the ring's files.
@@ -131,7 +182,10 @@ impl RemoteStore {
     }
 
     fn connect_once(&self) -> Result<RemoteSocket, ConnectError> {
-        let (socket, transmission) = first_of(&self.places, enter)?;
+        let (socket, transmission) = match &self.way {
+            RemoteWay::Places(places) => first_of(places, enter)?,
+            RemoteWay::Launch { launcher, name, export } => enter_command(&**launcher, name, export)?,
+        };
         RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
     }
 }
@@ -160,18 +214,44 @@ fn enter(place: &NbdUri) -> Result<(OwnedFd, Transmission), ClientError> {
     enter_with(place, &[BASE_ALLOCATION.to_owned()], ReplyMode::Extended, TIMEOUTS)
 }
 
+/// Starts a command and enters its export.
+fn enter_command(
+    launcher: &dyn LaunchCommand,
+    name: &str,
+    export: &str,
+) -> Result<(OwnedFd, Transmission), ConnectError> {
+    let socket = launcher.launch().map_err(ConnectError::Launch)?;
+    Ok(enter_over(socket, (name, export), &[BASE_ALLOCATION.to_owned()], TIMEOUTS)?)
+}
+
+/// Asks once, and then again for so long as may help.
+fn patiently<T>(
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<T, ConnectError>,
+) -> Result<T, ConnectError> {
+    let began = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if may_pass(&error) && began.elapsed() + PAUSE < patience => std::thread::sleep(PAUSE),
+            asked => return asked,
+        }
+    }
+}
+
 /// Why there is no connection now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("{0}")]
+    Launch(String),
     #[error("it {0}")]
     Facts(&'static str),
 }
 
 /// Whether the same may succeed a moment later.
-fn may_pass(error: &ClientError) -> bool {
-    !matches!(error, ClientError::Unsupported(_))
+fn may_pass(error: &ConnectError) -> bool {
+    !matches!(error, ConnectError::Client(ClientError::Unsupported(_)))
 }
 
 /// What the first place gives that gives anything; the last one's error.

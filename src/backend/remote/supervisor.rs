@@ -105,6 +105,7 @@ fn begin_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
     state.reconnect.connected(remote.ring.now());
     state.links = links.iter().map(|(link, _)| Rc::clone(link)).collect();
     drop(state);
+    remote.store.counts.connected(links.len());
     tracing::info!(remote = remote.store.text, connections = links.len(), "connected");
     for (link, lease) in links {
         remote.background.begin(link::run(Rc::clone(remote), link, lease));

@@ -132,8 +132,10 @@ impl Unanswered {
     }
 
     /// The connection is gone: what was under way there is unsent again, before all that was asked later.
-    pub(super) fn lost(&mut self, connection: ConnectionNumber) {
+    /// Gives how many requests that are.
+    pub(super) fn lost(&mut self, connection: ConnectionNumber) -> usize {
         let unsent = &mut self.unsent;
+        let before = unsent.len();
         self.places.retain(|_, place| {
             if place.sent_on != Some(connection) {
                 return true;
@@ -145,6 +147,7 @@ impl Unanswered {
             !place.is_withdrawn
         });
         unsent.make_contiguous().sort_unstable();
+        unsent.len() - before
     }
 
     /// Gives up all requests that have to be sent, and calls `failed` with the cookie of each.
@@ -184,7 +187,7 @@ mod tests {
             assert_eq!(unanswered.send(first).unwrap().0, *cookie);
         }
         assert_eq!(unanswered.answered(cookies[1], first), Ok(RemoteEnding::Awaited(read(1))));
-        unanswered.lost(first);
+        assert_eq!(unanswered.lost(first), 2);
         assert_eq!(unanswered.answered(cookies[0], first), Err(StrayReply(cookies[0])));
         let order: Vec<_> = std::iter::from_fn(|| unanswered.send(second)).map(|sent| sent.0).collect();
         assert_eq!(order, [cookies[0], cookies[2], cookies[3]]);

@@ -24,12 +24,17 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
             after_extended,
         ),
         statement("H18", "SET_META_CONTEXT needs structured replies", QUERYING, needs_structured),
-        statement("H19", "A SET_META_CONTEXT that fails leaves nothing selected", QUERYING, failing_set),
-        statement("H19a", "SET_META_CONTEXT replaces what was selected", QUERYING, replaced),
-        statement("H20", "Contexts belong to the export that they were selected for", QUERYING, other_export),
+        // What shows it is EINVAL for a BLOCK_STATUS without contexts, which is a "SHOULD".
+        statement("H19", "A SET_META_CONTEXT that fails leaves nothing selected", QUERYING, failing_set)
+            .should(),
+        statement("H19a", "SET_META_CONTEXT replaces what was selected", QUERYING, replaced).should(),
+        statement("H20", "Contexts belong to the export that they were selected for", QUERYING, other_export)
+            .should(),
         statement("H21", "LIST_META_CONTEXT lists, and selects nothing", QUERYING, list),
         statement("H22", "SET_META_CONTEXT selects what is named, and no more", QUERYING, set),
-        statement("H23", "Lengths beyond the option are ERR_INVALID", QUERYING, bad_lengths),
+        statement("H23", "Lengths beyond the option are ERR_INVALID", OPTIONS, bad_lengths),
+        // "Such as" a length beyond the option, says the document of what is invalid.
+        statement("H23a", "Data behind the last query is ERR_INVALID", OPTIONS, trailing_data).should(),
     ]
 };
 
@@ -113,14 +118,21 @@ fn malformed(name: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("a query beyond the option", with(count + 4, 16)),
         ("a query of 2^32-1 bytes", with(count + 4, u32::MAX)),
         ("a query cut short", good[..good.len() - 1].to_vec()),
-        ("a trailing byte", [&good[..], b"x"].concat()),
-        ("more queries than counted", with(count, 0)),
     ]
+}
+
+/// Data of SET_META_CONTEXT that has more than it says.
+fn too_long(name: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let good = meta_data(name, &[ALLOCATION]);
+    let mut uncounted = good.clone();
+    uncounted[4 + name.len()..8 + name.len()].fill(0);
+    vec![("a trailing byte", [&good[..], b"x"].concat()), ("more queries than counted", uncounted)]
 }
 
 fn failing_set(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mut all = malformed(examiner.export().as_bytes());
+    all.extend(too_long(examiner.export().as_bytes()));
     all.push(("an unknown export", meta_data(unknown_name().as_bytes(), &[ALLOCATION])));
     for mode in examiner.chunked()? {
         for (what, data) in &all {
@@ -250,9 +262,17 @@ fn shown(queries: &[&[u8]]) -> String {
 }
 
 fn bad_lengths(examiner: &Examiner<'_>) -> ProbeResult<()> {
+    are_invalid(examiner, malformed(examiner.export().as_bytes()))
+}
+
+fn trailing_data(examiner: &Examiner<'_>) -> ProbeResult<()> {
+    are_invalid(examiner, too_long(examiner.export().as_bytes()))
+}
+
+fn are_invalid(examiner: &Examiner<'_>, all: Vec<(&'static str, Vec<u8>)>) -> ProbeResult<()> {
     examiner.needs_allocation()?;
     let mode = examiner.chunked()?[0];
-    for (what, data) in malformed(examiner.export().as_bytes()) {
+    for (what, data) in all {
         let mut probe = examiner.haggling()?;
         probe.choose(mode)?;
         for number in [NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT] {

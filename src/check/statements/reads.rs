@@ -1,7 +1,7 @@
 //! T19 and T20: structured and extended READs.
 
 use super::super::examiner::Examiner;
-use super::super::probe::{ProbeResult, not_met};
+use super::super::probe::{ProbeResult, not_applicable, not_met};
 use super::super::statement::{Statement, statement};
 use super::super::transmit::{judge, same};
 use super::super::wire::*;
@@ -51,7 +51,7 @@ fn same_in_all_modes(examiner: &Examiner<'_>) -> ProbeResult<()> {
 fn df(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each_chunked(|probe| {
         if !probe.export.has(NBD_FLAG_SEND_DF) {
-            return not_met("SEND_DF is not set, though structured replies were negotiated");
+            return not_applicable("the export has not the flag SEND_DF");
         }
         let unit = unit(probe);
         let size = probe.export.size - probe.export.size % unit;

@@ -1,12 +1,12 @@
 //! Bugs that the mutant server can have, and which statement has to find each.
 
 macro_rules! bugs {
-    ($($name:ident => $($id:literal)+,)*) => {
+    ($($name:ident => $($id:literal)*,)*) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Bug { $($name,)* }
 
         /// Each with the statements that it breaks.
-        pub(super) const BUGS: &[(Bug, &[&str])] = &[$((Bug::$name, &[$($id),+]),)*];
+        pub(super) const BUGS: &[(Bug, &[&str])] = &[$((Bug::$name, &[$($id),*]),)*];
     };
 }
 
@@ -40,7 +40,8 @@ bugs! {
     ContextsOfOthers => "H20",
     ListSelects => "H21",
     PrefixSelects => "H22",
-    TrailingMetaIgnored => "H23",
+    TrailingMetaIgnored => "H23a",
+    MetaLengthsCut => "H23",
     BadMagicAnswered => "T1" "T39a",
     PastTheEndIsZeroes => "T4" "T17" "T18",
     UnknownCommandSucceeds => "T8",
@@ -89,4 +90,12 @@ bugs! {
     FastZeroUnasked => "T15",
     PrivateCopies => "T30",
     LongWritesAccepted => "T38a",
+    // These are for the load and the kills, in `trials`.
+    FlushIsLate =>,
+    FuaForgotten =>,
+    FlushOfOwnClient =>,
+    OlderCookieWins =>,
+    SyncTears =>,
+    DataOfAnother =>,
+    WriteForgotten =>,
 }

@@ -193,7 +193,10 @@ impl Client {
             rest = &rest[4..];
             let mut queries = Vec::new();
             for _ in 0..count {
-                let query = rest.get(4..)?.get(..be32(rest)? as usize)?;
+                let length = be32(rest)? as usize;
+                let is_cut = self.has(Bug::MetaLengthsCut) && length < 1 << 20;
+                let length = if is_cut { length.min(rest.len() - 4) } else { length };
+                let query = rest.get(4..)?.get(..length)?;
                 rest = &rest[4 + query.len()..];
                 queries.push(query.to_vec());
             }

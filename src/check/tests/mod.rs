@@ -1,9 +1,11 @@
 //! The statements, asked of a server that is right, and of one for each bug that they have to find.
 
 mod bugs;
+mod dying;
 mod haggling;
 mod mutant;
 mod serving;
+mod trials;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::bugs::Bug;
+use super::dying::Unsynced;
 use crate::client::uri::ServerAddress;
 use crate::nbd::wire::*;
 
@@ -24,6 +25,12 @@ pub(super) struct World {
     pub(super) turn: Mutex<()>,
     /// The export is read-only.
     pub(super) is_read_only: bool,
+    /// What a kill takes back.
+    pub(super) unsynced: Mutex<Unsynced>,
+    /// Connections of this life.
+    pub(super) streams: Mutex<Vec<UnixStream>>,
+    /// How often it was killed.
+    pub(super) deaths: AtomicU32,
 }
 
 /// One client.
@@ -36,37 +43,60 @@ pub(super) struct Client {
     /// `base:allocation` is selected for the export of this name.
     pub(super) selected: Option<Vec<u8>>,
     pub(super) flags: u16,
+    /// Of all clients of the world.
+    pub(super) number: u32,
+    /// The life of the server that it came in.
+    pub(super) life: u32,
+    /// What its last READ gave.
+    pub(super) last_read: Vec<u8>,
     /// What this client sees, when it does not see what the others do.
     pub(super) own_disk: Option<Vec<u8>>,
 }
 
 /// Starts a server; it ends with the process, or when it is killed by its bug.
 pub(super) fn start(bug: Option<Bug>, is_read_only: bool) -> ServerAddress {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("ringnbd-mutant-{}-{number}", std::process::id()).into_bytes();
-    let address = SocketAddr::from_abstract_name(&name).unwrap();
-    let listener = UnixListener::bind_addr(&address).unwrap();
-    let disk: Vec<u8> = (0..SIZE).map(|at| (at / 3 % 251) as u8).take(1 << 20).collect();
-    let mut disk = disk;
+    listen(&world(bug, is_read_only))
+}
+
+/// A server that nobody can reach yet.
+pub(super) fn world(bug: Option<Bug>, is_read_only: bool) -> Arc<World> {
+    let mut disk: Vec<u8> = (0..SIZE).map(|at| (at / 3 % 251) as u8).take(1 << 20).collect();
     disk.resize(SIZE as usize, 0);
-    let world = Arc::new(World {
+    Arc::new(World {
         bug,
         disk: Mutex::new(disk),
         is_dead: AtomicBool::new(false),
         turn: Mutex::new(()),
         is_read_only,
-    });
+        unsynced: Mutex::default(),
+        streams: Mutex::default(),
+        deaths: AtomicU32::new(0),
+    })
+}
+
+/// It can be reached at an address of its own.
+pub(super) fn listen(world: &Arc<World>) -> ServerAddress {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("ringnbd-mutant-{}-{number}", std::process::id()).into_bytes();
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let world = Arc::clone(world);
     std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
+        for number in 0.. {
+            let Ok((stream, _)) = listener.accept() else { return };
             if world.is_dead.load(Ordering::SeqCst) {
                 return;
             }
             let world = Arc::clone(&world);
+            world.streams.lock().unwrap().push(stream.try_clone().unwrap());
             std::thread::spawn(move || {
                 let mut client = Client {
                     own_disk: (world.bug == Some(Bug::PrivateCopies))
                         .then(|| world.disk.lock().unwrap().clone()),
+                    number,
+                    life: world.deaths.load(Ordering::SeqCst),
+                    last_read: Vec::new(),
                     world,
                     stream,
                     is_structured: false,
@@ -76,6 +106,7 @@ pub(super) fn start(bug: Option<Bug>, is_read_only: bool) -> ServerAddress {
                     flags: 0,
                 };
                 let _the_client_left = client.serve();
+                let _the_other_half_is_kept = client.stream.shutdown(std::net::Shutdown::Both);
             });
         }
     });

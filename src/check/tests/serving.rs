@@ -10,12 +10,12 @@ use crate::nbd::wire::*;
 static ZEROES: [u8; 65536] = [0; 65536];
 
 /// A request as it came.
-struct Order {
-    flags: u16,
-    command: u16,
-    cookie: u64,
-    offset: u64,
-    length: u64,
+pub(super) struct Order {
+    pub(super) flags: u16,
+    pub(super) command: u16,
+    pub(super) cookie: u64,
+    pub(super) offset: u64,
+    pub(super) length: u64,
     payload: Vec<u8>,
     /// It is refused before it is looked at.
     refusal: u32,
@@ -24,6 +24,14 @@ struct Order {
 /// What is answered: an error, or the chunks of a success as type and payload, and the data of a simple
 /// reply.
 type Answer = Result<(Vec<(u16, Vec<u8>)>, Vec<u8>), u32>;
+
+impl Order {
+    /// The same without its payload.
+    fn copy(&self) -> Self {
+        let Self { flags, command, cookie, offset, length, refusal, .. } = *self;
+        Self { flags, command, cookie, offset, length, payload: Vec::new(), refusal }
+    }
+}
 
 impl Client {
     pub(super) fn transmit(&mut self, export: &[u8]) -> io::Result<()> {
@@ -185,10 +193,24 @@ impl Client {
         let mut shared = world.disk.lock().unwrap();
         let disk = own.as_mut().unwrap_or(&mut shared);
         let answer = match order.command {
+            NBD_CMD_READ if self.has(Bug::DataOfAnother) => {
+                let data = disk[order.offset as usize..][..order.length as usize].to_vec();
+                let before = std::mem::replace(&mut self.last_read, data);
+                let is_mixed_up = order.cookie % 61 == 0 && before.len() == order.length as usize;
+                match is_mixed_up {
+                    true => self.read(&Order { offset: 0, ..order.copy() }, &before).map(|(_, data)| {
+                        let content = [&order.offset.to_be_bytes()[..], &data].concat();
+                        let end = (NBD_REPLY_TYPE_NONE, Vec::new());
+                        (vec![(NBD_REPLY_TYPE_OFFSET_DATA, content), end], data)
+                    }),
+                    false => self.read(order, disk),
+                }
+            }
             NBD_CMD_READ => self.read(order, disk),
             NBD_CMD_BLOCK_STATUS => self.status(order, disk),
             command => {
                 self.change(command, order, disk);
+                self.settle(order);
                 Ok((vec![(NBD_REPLY_TYPE_NONE, Vec::new())], Vec::new()))
             }
         };
@@ -197,6 +219,9 @@ impl Client {
     }
 
     fn change(&self, command: u16, order: &Order, disk: &mut [u8]) {
+        if !self.note(order, disk) {
+            return;
+        }
         let mut start = order.offset as usize;
         if self.has(Bug::OddWritesRounded) {
             start &= !511;

@@ -124,7 +124,7 @@ pub(super) fn line(examined: &Examined) -> String {
 }
 
 /// `2 > 49 48 ... (4096 bytes)`: connection 2, from the client.
-fn shown(transfer: &WireTransfer) -> String {
+pub(super) fn shown(transfer: &WireTransfer) -> String {
     let WireTransfer { connection, length, bytes, .. } = transfer;
     let arrow = if transfer.sender == Sender::Client { '>' } else { '<' };
     let is_cut = bytes.len() < length * 3 - usize::from(*length > 0);

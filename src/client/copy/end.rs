@@ -16,7 +16,7 @@ pub(super) enum CopyEnd {
 }
 
 fn connect(uri: &NbdUri, timeouts: Timeouts) -> Result<CopyEnd, CopyError> {
-    let open = CopyLink::open(uri, timeouts);
+    let open = CopyLink::open(uri, None, timeouts);
     let link = open.map_err(|error| CopyError::Open { place: uri.to_string(), error })?;
     Ok(CopyEnd::Nbd(Box::new(link)))
 }
@@ -29,13 +29,29 @@ impl CopyEnd {
         }
     }
 
-    /// Opens the target for the first time.
+    /// Opens a source that knows what has changed in it.
+    pub(super) fn open_changed(
+        place: &CopyPlace,
+        bitmap: &str,
+        timeouts: Timeouts,
+    ) -> Result<Self, CopyError> {
+        let CopyPlace::Nbd(uri) = place else { return Err(CopyError::NoBitmaps(place.to_string())) };
+        let open = CopyLink::open(uri, Some(bitmap), timeouts);
+        let link = open.map_err(|error| CopyError::Open { place: uri.to_string(), error })?;
+        if !link.has_bitmap() {
+            return Err(CopyError::NoBitmap { place: uri.to_string(), bitmap: bitmap.to_owned() });
+        }
+        Ok(Self::Nbd(Box::new(link)))
+    }
+
+    /// Opens the target for the first time, for so many bytes. `as_it_is`: what it has is needed.
     pub(super) fn open_target(
         (source, target): (&CopyPlace, &CopyPlace),
-        size: u64,
+        (size, as_it_is): (u64, bool),
         timeouts: Timeouts,
     ) -> Result<Self, CopyError> {
         let end = match target {
+            CopyPlace::File(path) if as_it_is => Self::File(CopyFile::old_target(path, size)?),
             CopyPlace::File(path) => Self::File(CopyFile::target(source, path, size)?),
             CopyPlace::Nbd(uri) => connect(uri, timeouts)?,
         };
@@ -89,6 +105,14 @@ impl CopyEnd {
         match self {
             Self::File(file) => file.data_ranges(unit),
             Self::Nbd(link) => Ok(link.data_ranges(unit)?),
+        }
+    }
+
+    /// What the bitmap says has changed.
+    pub(super) fn changed_ranges(&mut self, unit: u64) -> Result<DataRanges, CopyError> {
+        match self {
+            Self::File(file) => file.data_ranges(unit),
+            Self::Nbd(link) => Ok(link.changed_ranges(unit)?),
         }
     }
 

@@ -47,6 +47,25 @@ pub enum CopyError {
         size: u64,
         unit: u64,
     },
+    /// A source that cannot say what has changed.
+    #[error(
+        "{0} is a file, which does not know what has changed: --delta needs a server's URI as the source"
+    )]
+    NoBitmaps(String),
+    /// The server does not have that bitmap.
+    #[error(
+        "{place} does not offer qemu:dirty-bitmap:{bitmap}; `ringnbd info` shows what it offers, such as its snapshots"
+    )]
+    NoBitmap {
+        /// Of the source.
+        place: String,
+        bitmap: String,
+    },
+    /// There is nothing that changes could be added to.
+    #[error(
+        "{0} does not exist, and only changes are to be copied: make a whole copy first, without --delta"
+    )]
+    NoOldCopy(PathBuf),
     /// A server failed meanwhile.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -73,6 +73,21 @@ impl CopyFile {
         Ok(Self { _lock: lock, ..Self::new(file, path, found.is_file())? })
     }
 
+    /// A copy that was made before: it keeps what it has, and grows to the size.
+    pub(super) fn old_target(path: &Path, size: u64) -> Result<Self, CopyError> {
+        let wrong = |error: io::Error| match error.kind() {
+            ErrorKind::NotFound => CopyError::NoOldCopy(path.to_owned()),
+            _ => CopyError::File(path.to_owned(), error),
+        };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(wrong)?;
+        let found = file.metadata().map_err(wrong)?;
+        let lock = locked(path)?;
+        if found.is_file() && found.len() < size {
+            file.set_len(size).map_err(wrong)?;
+        }
+        Ok(Self { _lock: lock, ..Self::new(file, path, false)? })
+    }
+
     /// The target once more.
     pub(super) fn again(path: &Path) -> Result<Self, CopyError> {
         let file = OpenOptions::new().read(true).write(true).open(path);

@@ -13,7 +13,7 @@ pub(super) const GRAIN: usize = 64 << 10;
 /// Ranges that are kept apart. The rest of a disk that has more is one range.
 const MOST_RANGES: usize = 1 << 20;
 
-/// Which parts of a disk hold data, in order and apart; what is between them reads as zeroes.
+/// Which parts of a disk hold data, or have changed, in order and apart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DataRanges(Vec<(u64, u64)>);
 
@@ -47,6 +47,15 @@ pub(super) struct CopyJob {
     pub(super) is_zero: bool,
 }
 
+/// What is to be done with what is between the ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Between {
+    /// It reads as zeroes.
+    Zeroes,
+    /// The target has it already.
+    Same,
+}
+
 /// The pieces of a disk, which threads share out among themselves.
 #[derive(Debug)]
 pub(super) struct Jobs(Mutex<Cursor>);
@@ -56,15 +65,16 @@ struct Cursor {
     ranges: std::vec::IntoIter<(u64, u64)>,
     /// The range that comes next or is under way.
     range: Option<(u64, u64)>,
+    between: Between,
     at: u64,
     size: u64,
 }
 
 impl Jobs {
-    pub(super) fn new(ranges: DataRanges, size: u64) -> Self {
+    pub(super) fn new(ranges: DataRanges, between: Between, size: u64) -> Self {
         let mut ranges = ranges.0.into_iter();
         let range = ranges.next();
-        Self(Mutex::new(Cursor { ranges, range, at: 0, size }))
+        Self(Mutex::new(Cursor { ranges, range, between, at: 0, size }))
     }
 
     /// The next piece.
@@ -77,6 +87,9 @@ impl Cursor {
     fn next(&mut self) -> Option<CopyJob> {
         if self.range.is_some_and(|(_, end)| self.at >= end) {
             self.range = self.ranges.next();
+        }
+        if self.between == Between::Same {
+            self.at = self.at.max(self.range.map_or(self.size, |(start, _)| start));
         }
         if self.at >= self.size {
             return None;
@@ -131,7 +144,17 @@ mod tests {
                 at += length;
             }
             let size = at.next_multiple_of(unit);
-            let jobs = Jobs::new(ranges, size);
+            let changed = DataRanges(ranges.0.clone());
+            let only = Jobs::new(changed, Between::Same, size);
+            let told: Vec<_> = std::iter::from_fn(|| only.next()).collect();
+            prop_assert!(told.iter().all(|job| !job.is_zero && job.length <= PIECE));
+            let all: u64 = told.iter().map(|job| job.length).sum();
+            prop_assert_eq!(all, ranges.0.iter().map(|(start, end)| end.min(&size) - start).sum::<u64>());
+            for (place, has_data) in &is_data {
+                let has = told.iter().any(|job| (job.offset..job.offset + job.length).contains(place));
+                prop_assert!(has || !has_data);
+            }
+            let jobs = Jobs::new(ranges, Between::Zeroes, size);
             let (mut end, mut zeroes) = (0, Vec::new());
             while let Some(job) = jobs.next() {
                 prop_assert_eq!(job.offset, end);

@@ -16,6 +16,9 @@ use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 
 const BASE_ALLOCATION: &str = "base:allocation";
+const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
+/// The flag of that context: it has changed.
+const DIRTY: u64 = 1;
 /// Bytes that are received when a header comes next: little of what comes behind it has to be copied.
 const STAGE: usize = 256;
 /// Changes that may be unanswered.
@@ -39,6 +42,8 @@ pub(super) struct CopyLink {
     link: Link,
     pub(super) transmission: Transmission,
     allocation: Option<u32>,
+    /// The context that tells what has changed, where that was asked for and is offered.
+    changed: Option<u32>,
     framer: Framer,
     unfinished: HashMap<u64, Unfinished>,
     /// Changes among them.
@@ -51,16 +56,24 @@ pub(super) struct CopyLink {
 }
 
 impl CopyLink {
-    pub(super) fn open(uri: &NbdUri, timeouts: Timeouts) -> Result<Self, ClientError> {
-        let goal = Goal::Go { export: uri.export.clone(), contexts: vec![BASE_ALLOCATION.to_owned()] };
+    /// `bitmap`: the one of what has changed.
+    pub(super) fn open(uri: &NbdUri, bitmap: Option<&str>, timeouts: Timeouts) -> Result<Self, ClientError> {
+        // One context alone, so that a BLOCK_STATUS is answered for that one.
+        let bitmap = bitmap.map(|bitmap| format!("{DIRTY_BITMAP}{bitmap}"));
+        let context = bitmap.clone().unwrap_or_else(|| BASE_ALLOCATION.to_owned());
+        let goal = Goal::Go { export: uri.export.clone(), contexts: vec![context] };
         let (link, outcome) = Link::open(uri, timeouts)?.negotiate(goal)?;
         let HandshakeOutcome::Transmission(transmission) = outcome else {
             unreachable!("a handshake ends by its goal")
         };
-        let selected = transmission.contexts.iter().find(|context| context.name == BASE_ALLOCATION);
+        let selected = |name: &str| {
+            let context = transmission.contexts.iter().find(|context| context.name == name);
+            context.map(|context| context.id)
+        };
         Ok(Self {
             link,
-            allocation: selected.map(|context| context.id),
+            allocation: selected(BASE_ALLOCATION),
+            changed: bitmap.and_then(|bitmap| selected(&bitmap)),
             framer: Framer::new(transmission.dialect.reply_mode),
             transmission,
             unfinished: HashMap::new(),
@@ -74,6 +87,10 @@ impl CopyLink {
 
     pub(super) fn has(&self, flag: u16) -> bool {
         self.transmission.export.transmission_flags & flag != 0
+    }
+
+    pub(super) fn has_bitmap(&self) -> bool {
+        self.changed.is_some()
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -91,13 +108,25 @@ impl CopyLink {
             each(0, size, false);
             return Ok(());
         };
+        self.walk_context(context, size, |start, end, flags| {
+            each(start, end, flags & u64::from(NBD_STATE_ZERO) != 0)
+        })
+    }
+
+    /// As [`CopyLink::walk`], with the flags of a context.
+    fn walk_context(
+        &mut self,
+        context: u32,
+        size: u64,
+        mut each: impl FnMut(u64, u64, u64) -> bool,
+    ) -> Result<(), ClientError> {
         let mut parser = ReplyParser::new(self.mode(), vec![context]);
         let mut at = 0;
         while at < size {
             let length = (size - at).min(LONGEST_STATUS);
             for (length, flags) in self.status(&mut parser, at, length)? {
                 let end = at.saturating_add(length).min(size);
-                if end > at && !each(at, end, flags & u64::from(NBD_STATE_ZERO) != 0) {
+                if end > at && !each(at, end, flags) {
                     return Ok(());
                 }
                 at = end;
@@ -310,6 +339,21 @@ impl CopyLink {
 
     fn mode(&self) -> ReplyMode {
         self.transmission.dialect.reply_mode
+    }
+
+    /// What its bitmap says; all of it without one.
+    pub(super) fn changed_ranges(&mut self, unit: u64) -> Result<DataRanges, ClientError> {
+        let size = self.size();
+        let Some(context) = self.changed else { return Ok(DataRanges::whole(size)) };
+        let mut ranges = DataRanges::default();
+        self.walk_context(context, size, |start, end, flags| {
+            if flags & DIRTY == 0 || ranges.add(start, end, unit) {
+                return true;
+            }
+            ranges.add(start, size, unit);
+            false
+        })?;
+        Ok(ranges)
     }
 
     pub(super) fn data_ranges(&mut self, unit: u64) -> Result<DataRanges, ClientError> {

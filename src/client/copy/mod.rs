@@ -19,7 +19,7 @@ use super::Timeouts;
 use crate::exec::lock;
 use end::CopyEnd;
 pub use error::CopyError;
-use jobs::{DataRanges, Jobs};
+use jobs::{Between, DataRanges, Jobs};
 pub use place::CopyPlace;
 use worker::CopyShared;
 
@@ -34,6 +34,8 @@ pub struct CopyOptions {
     pub flush: bool,
     /// Read both ends afterwards, and compare.
     pub verify: bool,
+    /// Copy only what this dirty bitmap of the source says has changed: the target has all the rest.
+    pub delta: Option<String>,
     pub timeouts: Timeouts,
 }
 
@@ -51,7 +53,8 @@ pub struct CopyReport {
     pub verified: Option<u64>,
 }
 
-/// Copies all of `source` to the beginning of `target`. A file that is the target is made, or emptied before.
+/// Copies all of `source` to the beginning of `target`. A file that is the target is made, or emptied before,
+/// unless only changes are copied.
 /// `progress` is told of bytes that are done, by any thread; with `verify` each byte is done twice.
 ///
 /// # Errors
@@ -63,18 +66,27 @@ pub fn copy(
 ) -> Result<CopyReport, CopyError> {
     let began = Instant::now();
     let places = (source, target);
-    let mut from = CopyEnd::open_source(source, options.timeouts)?;
+    let bitmap = options.delta.as_deref();
+    let mut from = match bitmap {
+        None => CopyEnd::open_source(source, options.timeouts)?,
+        Some(bitmap) => CopyEnd::open_changed(source, bitmap, options.timeouts)?,
+    };
     let size = from.size();
-    let mut to = CopyEnd::open_target(places, size, options.timeouts)?;
+    let mut to = CopyEnd::open_target(places, (size, bitmap.is_some()), options.timeouts)?;
     let unit = u64::from(from.minimum().max(to.minimum()));
     if !size.is_multiple_of(unit) {
         return Err(CopyError::Unaligned { size, unit });
     }
-    let ranges = from.data_ranges(unit)?;
-    let target_is_zero = options.target_is_zero || to.reads_as_zeroes(size)?;
+    let (ranges, between, target_is_zero) = match bitmap {
+        None => {
+            let is_zero = options.target_is_zero || to.reads_as_zeroes(size)?;
+            (from.data_ranges(unit)?, Between::Zeroes, is_zero)
+        }
+        Some(_) => (from.changed_ranges(unit)?, Between::Same, false),
+    };
     let connections = options.connections.min(from.most_connections()).min(to.most_connections()).max(1);
     let shared = CopyShared {
-        jobs: Jobs::new(ranges, size),
+        jobs: Jobs::new(ranges, between, size),
         target_is_zero,
         data: AtomicU64::new(0),
         stopped: AtomicBool::new(false),
@@ -87,7 +99,7 @@ pub fn copy(
     }
     let data = shared.data.load(Ordering::Relaxed);
     if options.verify {
-        let shared = CopyShared { jobs: Jobs::new(DataRanges::whole(size), size), ..shared };
+        let shared = CopyShared { jobs: Jobs::new(DataRanges::whole(size), Between::Same, size), ..shared };
         (from, to) = in_threads(places, options, connections, (from, to), |from, to| {
             worker::compare(from, to, &shared)
         })?;

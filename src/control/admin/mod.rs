@@ -5,6 +5,7 @@
 //! where it is told to. What a client can take is bounded: connections, the time and the size of a request's
 //! head, the life of a connection. Bodies are not read. `API.md` beside this file is the reference for users.
 
+pub(in crate::control) mod figures;
 mod images;
 mod routes;
 pub(in crate::control) mod views;

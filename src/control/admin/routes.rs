@@ -7,7 +7,8 @@ use hyper::header::{ACCEPT, ALLOW, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::Admin;
-use super::views::{connections, image_facts};
+use super::figures::figures;
+use super::views::{connections, image_facts, remote_facts};
 use crate::control::catalogue::Entry;
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_label, render};
@@ -55,6 +56,12 @@ impl Admin {
                     None => no_such_export(),
                 }
             }
+            "/api/v1/figures" => {
+                self.collector.refresh(false).await;
+                let since = number(request, "since_unix_ms").unwrap_or(u64::MAX);
+                let (state, catalogue) = (self.collector.state(), self.plane.catalogue());
+                json(StatusCode::OK, &figures(&state, &catalogue, self.plane.is_stopping(), since))
+            }
             "/api/v1/latency" => {
                 self.collector.refresh(false).await;
                 json(StatusCode::OK, &self.latency())
@@ -87,6 +94,7 @@ impl Admin {
             read_only: entry.info.facts.read_only,
             mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
             image: image_facts(entry),
+            remote: remote_facts(entry),
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
@@ -124,7 +132,7 @@ fn no_such_export() -> Response<String> {
 }
 
 const NOT_FOUND: &str = "\
-There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history
+There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history /api/v1/figures
 ";
 
 const MISDIRECTED: &str = "\

@@ -9,6 +9,7 @@ use super::Admin;
 use crate::block::{BlockError, CommandKind};
 use crate::control::catalogue::{Catalogue, Entry};
 use crate::control::observe::collector::CollectorState;
+use crate::stats::RemoteExportFacts;
 use crate::stats::prometheus::ImageFacts;
 use crate::stats::{
     Class, ClassSummary, ErrorCounts, HEAT_ROWS, Percentiles, Phase, Summary, heat_row_start_ns,
@@ -67,6 +68,8 @@ struct ExportView {
     mapped_bytes: u64,
     /// Null for what is none.
     image: Option<ImageFacts>,
+    /// Null for what does not stand on another server.
+    remote: Option<RemoteExportFacts>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,6 +87,18 @@ pub(super) fn image_facts(entry: &Entry) -> Option<ImageFacts> {
         below_bytes: image.below_bytes,
         first_writes: image.first_writes,
         journal_bytes: image.journal_bytes,
+    })
+}
+
+/// What is told of an export that stands on another server.
+pub(super) fn remote_facts(entry: &Entry) -> Option<RemoteExportFacts> {
+    let remote = entry.export()?.remote_status()?;
+    Some(RemoteExportFacts {
+        connections: remote.connections,
+        connects: remote.connects,
+        losses: remote.losses,
+        sent_again: remote.sent_again,
+        failed_flushes: remote.failed_flushes,
     })
 }
 
@@ -329,6 +344,7 @@ impl Admin {
                 page_cache_reads: totals.page_cache_reads,
                 mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
                 image: image_facts(entry),
+                remote: remote_facts(entry),
             }
         });
         ExportsView { exports: exports.collect() }

@@ -16,7 +16,7 @@ use crate::control::client_stream::Failure;
 use crate::control::enforce::enforce_on;
 use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
-use crate::control::sessions::{RunningSession, SessionMark, Sessions};
+use crate::control::sessions::{RunningSession, SessionMark};
 use crate::control::stores::{Absence, Chosen, Stores};
 use crate::control::{SecureChannel, TlsProof};
 use crate::identity::{PeerIdentity, TlsIdentity};
@@ -59,8 +59,8 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
     let result = match outcome {
         Ok(Agreed { session, entry, leftover, secure, tls, proof }) => {
             peer.tls = tls;
-            let mark = Sessions::mark();
-            let counted = (entry.count_client(), plane.count_served(), mark.clone());
+            let mark = plane.sessions.mark();
+            let counted = (entry.count_client(), mark.clone());
             let permit = Box::new((connection, counted));
             let socket_permit = Box::new(handshake_permit);
             let peer = peer.clone();

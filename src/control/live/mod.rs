@@ -29,7 +29,7 @@ use super::served::info_of;
 use super::stores::Stores;
 use crate::backend::Export;
 use crate::config::export_change::ExportChange;
-use crate::config::reload_plan::{ReloadPlan, is_of_store};
+use crate::config::reload_plan::{ReloadPlan, is_from_the_start};
 use crate::config::{ExportConfig, ExportDefaults};
 use crate::rights::Rights;
 use crate::shard::Removal;
@@ -202,7 +202,7 @@ impl Live {
     /// Opens an export, unless its bytes are served already under its name.
     async fn prepare(&self, wanted: ExportConfig) -> Result<PreparedExport, LiveRefusal> {
         let name = || wanted.name.clone();
-        if is_of_store(&wanted.uri) {
+        if is_from_the_start(&wanted.uri) {
             return Err(LiveRefusal::NeedsRestart(wanted.uri.to_string()));
         }
         if wanted.requires_tls && self.plane().encryption.is_none() {

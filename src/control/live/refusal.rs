@@ -15,7 +15,9 @@ pub(in crate::control) enum LiveRefusal {
     Taken(String),
     #[error("\"{0}\" is an image of a store, or has the name of one: images come and go by `ringnbd image`")]
     Image(String),
-    #[error("images of stores are exports from the start of the server on: restart it to serve {0}")]
+    #[error(
+        "images of stores, and exports of commands, are there from the start of the server on: restart it to serve {0}"
+    )]
     NeedsRestart(String),
     #[error("the export \"{name}\" cannot be opened: {why}")]
     NotOpened { name: String, why: String },

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
+use crate::control::admin::figures::figures;
 use crate::control::http::reply::{error, json};
 use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
@@ -134,6 +135,7 @@ impl Operator {
                 self.collector.refresh(false).await;
                 json(StatusCode::OK, &self.health())
             }
+            Verb::ShowFigures => self.show_figures(query).await,
             Verb::Drain => {
                 tracing::info!(%peer, "the end was asked for");
                 self.drain.notify_one();
@@ -144,6 +146,14 @@ impl Operator {
             Verb::AskStore(verb) => self.of_store(verb, (Some(query), &[]), peer).await,
             Verb::ChangeStore(verb) => self.of_store(verb, (None, body), peer).await,
         }
+    }
+
+    async fn show_figures(&self, query: &str) -> Response<String> {
+        let since = query.split('&').find_map(|pair| pair.strip_prefix("since_unix_ms=")?.parse().ok());
+        self.collector.refresh(false).await;
+        let (state, catalogue) = (self.collector.state(), self.plane.catalogue());
+        let since = since.unwrap_or(u64::MAX);
+        json(StatusCode::OK, &figures(&state, &catalogue, self.plane.is_stopping(), since))
     }
 
     async fn reload(&self, query: &str, body: &[u8], peer: &PeerIdentity) -> Response<String> {

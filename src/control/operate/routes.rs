@@ -17,6 +17,8 @@ pub(super) enum Verb {
     ShowConnection,
     EndConnection,
     Health,
+    /// What a terminal shows each second.
+    ShowFigures,
     Drain,
     Reload,
     /// The stores that are open.
@@ -36,7 +38,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 28] = [
+const ROUTES: [(Method, &str, Verb); 29] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -46,6 +48,7 @@ const ROUTES: [(Method, &str, Verb); 28] = [
     (Method::GET, "/api/v1/connections/", Verb::ShowConnection),
     (Method::DELETE, "/api/v1/connections/", Verb::EndConnection),
     (Method::GET, "/api/v1/health", Verb::Health),
+    (Method::GET, "/api/v1/figures", Verb::ShowFigures),
     (Method::POST, "/api/v1/drain", Verb::Drain),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),

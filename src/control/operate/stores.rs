@@ -69,7 +69,8 @@ impl Operator {
             Err(sentence) => return error(StatusCode::UNPROCESSABLE_ENTITY, &sentence),
         };
         if query.is_none() {
-            tracing::info!(%peer, ?store, verb, "a change of a store was asked for");
+            let store = store.as_deref().map(|store| tracing::field::display(store.display()));
+            tracing::info!(%peer, store, verb, "a change of a store was asked for");
         }
         match self.stores.perform(store, request).await {
             Ok(answer) => json(StatusCode::OK, &answer),

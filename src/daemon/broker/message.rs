@@ -1,6 +1,6 @@
 //! The messages between the server and its broker: one packet each. Either end may be hostile.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,15 @@ pub(crate) enum OpenMode {
     ReadWriteDirect,
 }
 
+/// The command of an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommandToStart {
+    /// User and group that it runs as, if they are not the broker's.
+    pub(super) user: Option<(u32, u32)>,
+    /// Program and arguments: at least one, without zero bytes, and the first one is not empty.
+    pub(super) words: Vec<OsString>,
+}
+
 /// What the server says. There is nothing else that a broker does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BrokerRequest {
@@ -30,6 +39,9 @@ pub(super) enum BrokerRequest {
     ConfigurationIs(PathBuf),
     /// Before [`BrokerRequest::Begin`]: this file may be read, whatever has this name by then.
     MayRead(PathBuf),
+    /// Before [`BrokerRequest::Begin`]: this command may be started over the channel that comes with the
+    /// message.
+    Command(CommandToStart),
     /// The broker knows all that it is told without being asked.
     Begin,
     /// Open a file.
@@ -64,6 +76,7 @@ const MAY_READ: u8 = 8;
 const READ: u8 = 9;
 const OPEN_TO_READ_DIRECTLY: u8 = 10;
 const OPEN_TO_WRITE_DIRECTLY: u8 = 11;
+const COMMAND: u8 = 12;
 
 const READY: u8 = 1;
 const OPENED: u8 = 2;
@@ -94,6 +107,35 @@ fn parts(bytes: &[u8]) -> Option<(u8, u64, &[u8])> {
     Some((kind, u64::from_le_bytes(*id), rest))
 }
 
+impl CommandToStart {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![u8::from(self.user.is_some())];
+        if let Some((user, group)) = self.user {
+            bytes.extend([user.to_le_bytes(), group.to_le_bytes()].concat());
+        }
+        for (index, word) in self.words.iter().enumerate() {
+            bytes.extend((index > 0).then_some(0));
+            bytes.extend(word.as_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (user, words) = match bytes.split_first()? {
+            (0, words) => (None, words),
+            (1, rest) => {
+                let (user, rest) = rest.split_first_chunk()?;
+                let (group, words) = rest.split_first_chunk()?;
+                (Some((u32::from_le_bytes(*user), u32::from_le_bytes(*group))), words)
+            }
+            _ => return None,
+        };
+        let words: Vec<_> =
+            words.split(|&byte| byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+        (!words[0].is_empty()).then_some(Self { user, words })
+    }
+}
+
 impl BrokerRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
         let path = |path: &Path| path.as_os_str().as_bytes().to_vec();
@@ -102,6 +144,7 @@ impl BrokerRequest {
             Self::Device(of) => (DEVICE, 0, path(of)),
             Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
             Self::MayRead(of) => (MAY_READ, 0, path(of)),
+            Self::Command(command) => (COMMAND, 0, command.encode()),
             Self::Begin => (BEGIN, 0, Vec::new()),
             Self::Open { id, access, path: of } => (kind_of(*access), *id, path(of)),
             Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
@@ -125,6 +168,7 @@ impl BrokerRequest {
             (DEVICE, 0, _) => Self::Device(path()?),
             (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
             (MAY_READ, 0, _) => Self::MayRead(path()?),
+            (COMMAND, 0, _) => Self::Command(CommandToStart::decode(rest)?),
             (BEGIN, 0, []) => Self::Begin,
             (CONFIGURATION, 1.., []) => Self::Configuration { id },
             (READ, 1.., _) => Self::Read { id, path: path()? },
@@ -178,6 +222,11 @@ mod tests {
             BrokerRequest::Device(path()),
             BrokerRequest::ConfigurationIs(path()),
             BrokerRequest::MayRead(path()),
+            BrokerRequest::Command(CommandToStart { user: None, words: vec!["a".into()] }),
+            BrokerRequest::Command(CommandToStart {
+                user: Some((0, u32::MAX)),
+                words: ["/b", "", "-c d"].map(Into::into).to_vec(),
+            }),
             BrokerRequest::Begin,
             BrokerRequest::Open { id: 1, access: OpenMode::Read, path: path() },
             BrokerRequest::Open { id: u64::MAX, access: OpenMode::ReadWrite, path: path() },
@@ -221,7 +270,14 @@ mod tests {
             &encoded(READ, 0, b"/a"),
             &encoded(READ, 1, b""),
             &encoded(OPEN_TO_READ_DIRECTLY, 1, b""),
-            &encoded(12, 1, b"/a"),
+            &encoded(COMMAND, 1, b"\0a"),
+            &encoded(COMMAND, 0, b""),
+            &encoded(COMMAND, 0, b"\0"),
+            &encoded(COMMAND, 0, b"\0\0a"),
+            &encoded(COMMAND, 0, b"\x02a"),
+            &encoded(COMMAND, 0, b"\x011234567"),
+            &encoded(COMMAND, 0, b"\x0112345678"),
+            &encoded(13, 1, b"/a"),
         ] {
             assert_eq!(BrokerRequest::decode(bytes), None, "{bytes:?}");
         }
@@ -242,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..13_u8, id: u64) {
+        fn any_bytes_are_a_message_that_says_the_same_again_or_nothing(bytes: Vec<u8>, kind in 0..14_u8, id: u64) {
             for bytes in [bytes.clone(), encoded(kind, id, &bytes)] {
                 if let Some(request) = BrokerRequest::decode(&bytes) {
                     prop_assert_eq!(request.encode(), bytes.clone());

@@ -1,4 +1,5 @@
-//! The broker: a small process that opens files for a server that can open none any more.
+//! The broker: a small process that opens files for a server that can open none any more, and starts the
+//! commands of its exports.
 //!
 //! ```text
 //! ringnbd serve ──► ringnbd broker      started first: before the sandbox, any thread, any key
@@ -14,9 +15,11 @@
 //! It is this program, run again: a fork alone would have what the server has in its memory. It has no other
 //! descriptor, no environment, and a closed list of verbs. What it may open is fixed before the first client
 //! is served. A client that takes the server over can at worst open files beside the exports, by the rules of
-//! `open.rs`.
+//! `open.rs`, and have commands of the configuration started again, see `commands.rs`.
 
+mod child;
 mod client;
+mod commands;
 mod message;
 mod open;
 mod packet;
@@ -36,8 +39,9 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair}
 use crate::config::{Config, ExportUri};
 use crate::sys;
 pub(crate) use client::{Broker, BrokerError};
+pub(crate) use commands::{BrokerCommands, CommandError};
 pub(crate) use message::OpenMode;
-use message::{BrokerReply, BrokerRequest};
+use message::{BrokerReply, BrokerRequest, CommandToStart};
 pub(crate) use process::run;
 
 /// Files that are opened at the same time. A file system that hangs has one of these places for each.
@@ -70,6 +74,10 @@ pub(crate) struct Permissions {
     configuration: Option<PathBuf>,
     /// Certificates and keys, which may be renewed.
     readable: Vec<PathBuf>,
+    /// Commands to start, each with the URI of its export.
+    commands: Vec<(String, CommandToStart)>,
+    /// The errors of commands go where the server's log goes.
+    pub(crate) shows_errors: bool,
 }
 
 impl Permissions {
@@ -95,7 +103,20 @@ impl Permissions {
         }
         let configuration = configuration.and_then(|path| std::path::absolute(path).ok());
         let readable = config.tls_files();
-        Self { directories, devices, configuration, readable }
+        Self { directories, devices, configuration, readable, ..Self::default() }
+    }
+
+    /// With the commands of a configuration.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub(crate) fn with_commands(self, config: &Config) -> Result<Self, CommandError> {
+        Ok(Self { commands: commands::of_config(config)?, ..self })
+    }
+
+    /// Whether commands are to be started.
+    pub(crate) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
     }
 
     fn requests(&self) -> impl Iterator<Item = BrokerRequest> {
@@ -115,35 +136,48 @@ fn path_of(uri: &ExportUri) -> Option<&Path> {
         // What a store opens lies below its own directory, and a base is opened at the start.
         ExportUri::Image(_)
         | ExportUri::Remote(_)
+        | ExportUri::Command(_)
         | ExportUri::Memory { .. }
         | ExportUri::Null { .. }
         | ExportUri::Application { .. } => None,
     }
 }
 
-/// Starts a broker and tells it what it may open. Its end of the socket closes when it ends, and it ends when
-/// ours is closed.
+/// Starts a broker and tells it what it may open and start. Its end of the socket closes when it ends, and it
+/// ends when ours is closed.
 ///
 /// # Errors
 /// [`BrokerStartError`].
-pub(crate) fn start(wanted: &Permissions) -> Result<OwnedFd, BrokerStartError> {
+pub(crate) fn start(wanted: &Permissions) -> Result<(OwnedFd, BrokerCommands), BrokerStartError> {
     let mut command = Command::new(PROGRAM);
     command.arg(SUBCOMMAND).env_clear();
     start_by(command, wanted)
 }
 
-fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, BrokerStartError> {
+fn start_by(
+    mut command: Command,
+    wanted: &Permissions,
+) -> Result<(OwnedFd, BrokerCommands), BrokerStartError> {
     let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(|error| BrokerStartError::Process(error.into()))?;
     // A broker that hangs in a directory must not hold the start up for ever.
     set_socket_timeout(&ours, Timeout::Send, Some(START_TIME))
         .map_err(|error| BrokerStartError::Process(error.into()))?;
     sys::close_on_exec_from(3).map_err(BrokerStartError::Process)?;
-    command.current_dir("/").stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+    let errors = if wanted.has_commands() && wanted.shows_errors { Stdio::inherit() } else { Stdio::null() };
+    command.current_dir("/").stdin(theirs).stdout(Stdio::null()).stderr(errors);
     // It is not waited for: its socket says when it ends.
     let _child = command.spawn().map_err(BrokerStartError::Process)?;
     // The command holds a copy of their end.
     drop(command);
+    let mut commands = BrokerCommands::default();
+    for (uri, command) in &wanted.commands {
+        let channel = commands.add(uri.clone()).map_err(BrokerStartError::Process)?;
+        let request = BrokerRequest::Command(command.clone());
+        if packet::send(ours.as_fd(), &request.encode(), Some(channel.as_fd())).is_err() {
+            break;
+        }
+    }
     for request in wanted.requests() {
         if packet::send(ours.as_fd(), &request.encode(), None).is_err() {
             // It ended; the reason may still be there.
@@ -151,7 +185,7 @@ fn start_by(mut command: Command, wanted: &Permissions) -> Result<OwnedFd, Broke
         }
     }
     match answer(&ours)? {
-        BrokerReply::Ready => Ok(ours),
+        BrokerReply::Ready => Ok((ours, commands)),
         BrokerReply::Refused { why, .. } => Err(BrokerStartError::Setup(why)),
         BrokerReply::Opened { .. } | BrokerReply::Missing { .. } => {
             Err(BrokerStartError::Setup("it opened a file before it was asked for one".to_owned()))
@@ -237,7 +271,7 @@ mod tests {
         use crate::config::SandboxMode;
         use crate::sandbox::{Names, Sandbox};
         let wanted = Permissions { directories: vec![directory.to_owned()], ..Permissions::default() };
-        let socket = start_by(broker, &wanted).unwrap();
+        let (socket, _no_commands) = start_by(broker, &wanted).unwrap();
         let sandbox = Sandbox::prepare(SandboxMode::Auto, None).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -269,6 +303,7 @@ mod tests {
             devices: vec!["/dev/b".into()],
             configuration: Some("/c".into()),
             readable: vec!["/k".into()],
+            ..Permissions::default()
         };
         let requests: Vec<_> = wanted.requests().collect();
         let expected = [

@@ -4,12 +4,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
 
 use super::AT_ONCE;
-use super::message::{BrokerReply, BrokerRequest, MESSAGE_BYTES};
+use super::child::run_command;
+use super::message::{BrokerReply, BrokerRequest, CommandToStart};
 use super::open::Allowed;
 use super::packet;
 use crate::sys;
@@ -18,6 +19,9 @@ use crate::sys;
 /// with the server, not before.
 const IGNORED: [libc::c_int; 6] =
     [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1];
+
+/// Commands of one server; each takes a thread.
+const COMMANDS: usize = 1024;
 
 /// Why a process is no broker.
 #[derive(Debug, thiserror::Error)]
@@ -37,21 +41,36 @@ pub(crate) fn run() -> Result<(), NotStarted> {
     sys::ignore_signals(&IGNORED);
     // For those who look at a list of processes.
     let _another_name = rustix::thread::set_name(c"ringnbd-broker");
-    let Some(allowed) = set_up(socket.as_fd()) else { return Ok(()) };
+    let Some((allowed, commands)) = set_up(socket.as_fd()) else { return Ok(()) };
+    let commands: Vec<_> = commands.into_iter().filter_map(start_thread).collect();
     serve(socket, move |request| match request {
         BrokerRequest::Open { access, path, .. } => allowed.open(path, *access).map(Some),
         BrokerRequest::Read { path, .. } => allowed.open_readable(path),
         _ => allowed.open_configuration().map(Some),
     });
+    // They end when the server does, whose ends of their channels close then.
+    for command in commands {
+        let _panicked = command.join();
+    }
     Ok(())
 }
 
-/// Hears what may be opened. `None` when the server is gone, or it cannot be had.
-fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
+/// A command and its channel.
+type CommandOfBroker = (CommandToStart, OwnedFd);
+
+/// A thread for a command. Without one its channel closes, which the server notices.
+fn start_thread((command, channel): CommandOfBroker) -> Option<JoinHandle<()>> {
+    std::thread::Builder::new().spawn(move || run_command(&channel, &command)).ok()
+}
+
+/// Hears what may be opened and started. `None` when the server is gone, or it cannot be had.
+fn set_up(socket: BorrowedFd<'_>) -> Option<(Allowed, Vec<CommandOfBroker>)> {
     let mut allowed = Allowed::default();
+    let mut commands = Vec::new();
     let mut failure = None;
     loop {
-        match receive(socket)? {
+        let (request, file) = receive(socket)?;
+        match request {
             Some(BrokerRequest::Directory(path)) => {
                 if let Err(why) = allowed.directory(path) {
                     failure.get_or_insert(why);
@@ -60,7 +79,13 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
             Some(BrokerRequest::Device(path)) => allowed.device(path),
             Some(BrokerRequest::ConfigurationIs(path)) => allowed.configuration_is(path),
             Some(BrokerRequest::MayRead(path)) => allowed.may_read(path),
+            Some(BrokerRequest::Command(command)) if file.is_some() && commands.len() < COMMANDS => {
+                commands.extend(file.map(|channel| (command, channel)));
+            }
             Some(BrokerRequest::Begin) => break,
+            Some(BrokerRequest::Command(_)) => {
+                failure.get_or_insert(format!("more than {COMMANDS} commands cannot be started"));
+            }
             Some(
                 BrokerRequest::Open { .. } | BrokerRequest::Configuration { .. } | BrokerRequest::Read { .. },
             )
@@ -70,7 +95,7 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
         }
     }
     match failure {
-        None => packet::send(socket, &BrokerReply::Ready.encode(), None).ok().map(|()| allowed),
+        None => packet::send(socket, &BrokerReply::Ready.encode(), None).ok().map(|()| (allowed, commands)),
         Some(why) => {
             // If this fails, the server sees the end of the socket.
             let _gone = packet::send(socket, &BrokerReply::Refused { id: 0, why }.encode(), None);
@@ -79,17 +104,13 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<Allowed> {
     }
 }
 
-/// The next message; `None` is the end, and `Some(None)` what is no request.
-fn receive(socket: BorrowedFd<'_>) -> Option<Option<BrokerRequest>> {
-    let mut bytes = [0; MESSAGE_BYTES + 1];
-    loop {
-        match rustix::net::recv(socket, &mut bytes[..], RecvFlags::empty()) {
-            Ok((0, _)) => return None,
-            Ok((length, _)) => return Some(BrokerRequest::decode(&bytes[..length])),
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
+/// The next message, and the descriptor that it brought; `None` is the end, and no request what is none.
+fn receive(socket: BorrowedFd<'_>) -> Option<(Option<BrokerRequest>, Option<OwnedFd>)> {
+    let (bytes, files) = packet::receive(socket, RecvFlags::empty()).ok()?;
+    if bytes.is_empty() {
+        return None;
     }
+    Some((BrokerRequest::decode(&bytes), files.into_iter().next()))
 }
 
 /// A file, or none if there is none; or a sentence.
@@ -98,7 +119,7 @@ type OpenAnswer = Result<Option<OwnedFd>, String>;
 /// Answers until the server is gone. An `open` that hangs holds up its own answer only.
 fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> OpenAnswer + Send + Sync + 'static) {
     let (socket, open, busy) = (Arc::new(socket), Arc::new(open), Arc::new(AtomicUsize::new(0)));
-    while let Some(request) = receive(socket.as_fd()) {
+    while let Some((request, _no_file)) = receive(socket.as_fd()) {
         let refuse = |id, why: &str| {
             let reply = BrokerReply::Refused { id, why: why.to_owned() };
             // A server that does not listen is one that ends.

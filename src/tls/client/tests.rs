@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::identity::TlsIdentity;
@@ -13,6 +13,7 @@ use crate::tls::connector::{ConnectorError, ServerTrust};
 use crate::tls::handshake::TlsHandshake;
 use crate::tls::handshake::error::TlsError;
 use crate::tls::record::receive::Opened;
+use crate::tls::test_authority::TestAuthority;
 
 /// The time at which the certificates of these tests are good.
 const NOW: Duration = Duration::from_secs(1_750_000_000);
@@ -20,70 +21,19 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const KEYS: &[u8] = b"vm1:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
     vm2:1f1e1d1c1b1a191817161514131211100f0e0d0c0b0a09080706050403020100";
 
-/// An authority in PEM, and what signs with it.
-struct Signer {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Signer {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A certificate for these names, and its key.
-    fn sign(&self, names: &[&str], purpose: ExtendedKeyUsagePurpose) -> (String, String) {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.extended_key_usages = vec![purpose];
-        params.serial_number = Some(7_u64.into());
-        (params.not_before, params.not_after) =
-            (rcgen::date_time_ymd(2025, 1, 1), rcgen::date_time_ymd(2025, 12, 31));
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn server(&self) -> (String, String) {
-        self.sign(&["server", "192.0.2.1"], ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    fn client(&self) -> (String, String) {
-        self.sign(&["vm1"], ExtendedKeyUsagePurpose::ClientAuth)
-    }
-
-    fn revoking_all(&self) -> String {
-        let list = rcgen::CertificateRevocationListParams {
-            this_update: rcgen::date_time_ymd(2025, 1, 1),
-            next_update: rcgen::date_time_ymd(2026, 1, 1),
-            crl_number: 1_u64.into(),
-            issuing_distribution_point: None,
-            revoked_certs: vec![rcgen::RevokedCertParams {
-                serial_number: 7_u64.into(),
-                revocation_time: rcgen::date_time_ymd(2025, 1, 2),
-                reason_code: None,
-                invalidity_date: None,
-            }],
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.issuer).unwrap().pem().unwrap()
-    }
-}
-
 fn pair((certificate, key): &(String, String)) -> (&[u8], &[u8]) {
     (certificate.as_bytes(), key.as_bytes())
 }
 
-fn trusting(authority: &Signer, own: Option<&(String, String)>) -> TlsConnector {
+fn trusting(authority: &TestAuthority, own: Option<&(String, String)>) -> TlsConnector {
     trusting_but(authority, None, own)
 }
 
-fn trusting_but(authority: &Signer, revoked: Option<&str>, own: Option<&(String, String)>) -> TlsConnector {
+fn trusting_but(
+    authority: &TestAuthority,
+    revoked: Option<&str>,
+    own: Option<&(String, String)>,
+) -> TlsConnector {
     let authorities = authority.pem.as_bytes();
     let revoked = revoked.map(str::as_bytes);
     let trust = ServerTrust::Authorities { authorities, are_of_system: false, revoked };
@@ -159,7 +109,7 @@ fn talk(client: &mut TlsSession, server: &mut TlsSession) {
 
 #[test]
 fn sessions_with_certificates() {
-    let authority = Signer::new("an authority");
+    let authority = TestAuthority::new("an authority");
     let (server, own) = (authority.server(), authority.client());
     let acceptor = acceptor(TlsMaterial {
         certificate: Some(pair(&server)),
@@ -200,8 +150,8 @@ fn sessions_with_a_shared_key() {
 
 #[test]
 fn each_wrong_server_is_told_in_a_sentence() {
-    let (authority, stranger) = (Signer::new("an authority"), Signer::new("a stranger"));
-    let namesake = Signer::new("an authority");
+    let (authority, stranger) = (TestAuthority::new("an authority"), TestAuthority::new("a stranger"));
+    let namesake = TestAuthority::new("an authority");
     let purpose = ExtendedKeyUsagePurpose::ServerAuth;
     let good = authority.server();
     let revoked = authority.revoking_all();
@@ -215,7 +165,7 @@ fn each_wrong_server_is_told_in_a_sentence() {
         (&good, plain(), "other", NOW, "not for other, but for"),
         (&good, plain(), "192.0.2.2", NOW, "not for 192.0.2.2, but for"),
         (&authority.client(), plain(), "vm1", NOW, "not one for servers"),
-        (&authority.sign(&[], purpose), plain(), "server", NOW, "no name at all"),
+        (&authority.sign(&[], purpose, 1), plain(), "server", NOW, "no name at all"),
         (&good, trusting_but(&authority, Some(&revoked), None), "server", NOW, "was revoked"),
     ] {
         let acceptor = acceptor(TlsMaterial { certificate: Some(pair(server)), ..TlsMaterial::default() });
@@ -237,7 +187,7 @@ fn each_wrong_server_is_told_in_a_sentence() {
 /// What a server says of a client comes behind the client's handshake, as an alert.
 #[test]
 fn each_refusal_of_a_server_is_told_in_a_sentence() {
-    let (authority, stranger) = (Signer::new("an authority"), Signer::new("a stranger"));
+    let (authority, stranger) = (TestAuthority::new("an authority"), TestAuthority::new("a stranger"));
     let server = authority.server();
     let revoked = authority.revoking_all();
     let strange = stranger.client();
@@ -285,7 +235,7 @@ fn each_refusal_of_a_server_is_told_in_a_sentence() {
 
 #[test]
 fn keys_that_do_not_fit() {
-    let authority = Signer::new("an authority");
+    let authority = TestAuthority::new("an authority");
     let certificate = authority.server();
     let with_keys = || acceptor(TlsMaterial { shared_keys: Some(KEYS), ..TlsMaterial::default() });
     let with_certificate =
@@ -312,7 +262,7 @@ fn keys_that_do_not_fit() {
 
 #[test]
 fn material_that_is_wrong_is_refused_with_a_sentence() {
-    let authority = Signer::new("an authority");
+    let authority = TestAuthority::new("an authority");
     let (own, another) = (authority.client(), authority.client());
     let authorities = authority.pem.as_bytes();
     let good = ServerTrust::Authorities { authorities, are_of_system: false, revoked: None };

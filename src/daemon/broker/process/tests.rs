@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use rustix::net::{AddressFamily, SocketFlags, socketpair};
 
 use super::super::client::{Broker, BrokerError};
-use super::super::message::OpenMode;
+use super::super::message::{MESSAGE_BYTES, OpenMode};
 use super::*;
 
 fn pair() -> (OwnedFd, OwnedFd) {
@@ -177,7 +177,7 @@ fn answered(answer: impl Fn(&OwnedFd, u64) + Send + 'static) -> (BrokerError, Br
     let (ours, theirs) = pair();
     let (heard, hears): (_, Receiver<()>) = channel();
     let enemy = std::thread::spawn(move || {
-        let request = receive(theirs.as_fd()).unwrap().unwrap();
+        let request = receive(theirs.as_fd()).unwrap().0.unwrap();
         answer(&theirs, id_of(request).unwrap().0);
         // It stays, so that its end cannot be the reason.
         let _the_test_is_over = hears.recv();

@@ -5,7 +5,8 @@
 //! them as sent. So it is closed in two steps: the client is told that no more will come, and what it still
 //! sends is thrown away until it closes its end as well, or its time is over. A client for which nothing was
 //! under way has [`RECENT`] for that; when its last reply is older, it is closed at once, so that nobody has
-//! to wait for a client that sleeps. A unix socket loses nothing when it is closed.
+//! to wait for a client that sleeps; with TLS it may miss the goodbye then. A unix socket loses nothing when
+//! it is closed.
 
 use std::time::Duration;
 

@@ -26,8 +26,8 @@ mod unparsed;
 #[cfg(not(feature = "tls"))]
 pub(crate) use no_tls::Secure;
 #[cfg(not(feature = "tls"))]
-pub(crate) use no_tls::Secured;
+pub use no_tls::Secured;
 #[cfg(feature = "tls")]
 pub(crate) use secure::Secure;
 #[cfg(feature = "tls")]
-pub(crate) use secure::Secured;
+pub use secure::Secured;

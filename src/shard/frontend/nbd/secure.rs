@@ -111,7 +111,9 @@ impl Secure {
 
     /// Seals what the client is told at the end, unless it was told.
     pub(crate) fn say_farewell(&mut self, put: PutPart<'_>) {
-        if let Some(alert) = self.farewell.take() {
+        if let Some(alert) = self.farewell.take()
+            && !canary!(FarewellForgotten)
+        {
             self.session.sealer.alert(alert, &mut self.pending);
             self.put_pending(Payload::Nothing, false, put);
         }
@@ -135,15 +137,25 @@ impl Secure {
 
     /// Seals a reply of one chunk, or a chunk of one.
     pub(crate) fn seal_chunk(&mut self, header: &[u8], payload: Payload, is_last: bool, put: PutPart<'_>) {
-        self.session.append(header, &mut self.pending);
+        let is_late = canary!(RecordsReordered) && matches!(payload, Payload::Leased { .. });
+        if !is_late {
+            self.session.append(header, &mut self.pending);
+        }
         match payload {
             Payload::Nothing => self.put_pending(Payload::Nothing, is_last, put),
             Payload::Leased { lease, start, length } => {
                 let range = start as usize..(start + length) as usize;
                 match lease.into_exclusive() {
+                    Ok(lease) if canary!(PayloadUnsealed) => {
+                        let payload = Payload::Leased { lease: lease.freeze(), start, length };
+                        self.put_pending(payload, is_last, put);
+                    }
                     Ok(mut lease) => {
                         self.edges.clear();
                         seal_in_place(&mut self.session, &mut lease, range.clone(), &mut self.edges);
+                        if is_late {
+                            self.session.append(header, &mut self.pending);
+                        }
                         self.put_leased(&lease.freeze(), range, put);
                         self.put_pending(Payload::Nothing, is_last, put);
                     }

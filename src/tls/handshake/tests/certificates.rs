@@ -90,9 +90,9 @@ fn written(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn sessions_of_each_suite_carry_data_and_renew_keys() {
-    let authority = Authority::new("an authority");
-    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
-    let own = authority.sign("vm1", ExtendedKeyUsagePurpose::ClientAuth, 2);
+    let authority = TestAuthority::new("an authority");
+    let (certificate, key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let own = authority.sign(&["vm1"], ExtendedKeyUsagePurpose::ClientAuth, 2);
     let material = TlsMaterial {
         certificate: Some((certificate.as_bytes(), key.as_bytes())),
         client_authorities: Some(authority.pem.as_bytes()),
@@ -142,22 +142,9 @@ fn sessions_of_each_suite_carry_data_and_renew_keys() {
 
 #[test]
 fn clients_are_believed_by_their_authority_only() {
-    let (authority, stranger) = (Authority::new("an authority"), Authority::new("a stranger"));
-    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
-    let revoked = rcgen::CertificateRevocationListParams {
-        this_update: rcgen::date_time_ymd(2025, 1, 1),
-        next_update: rcgen::date_time_ymd(2026, 1, 1),
-        crl_number: 1_u64.into(),
-        issuing_distribution_point: None,
-        revoked_certs: vec![rcgen::RevokedCertParams {
-            serial_number: 3_u64.into(),
-            revocation_time: rcgen::date_time_ymd(2025, 1, 2),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    let revoked = revoked.signed_by(&authority.issuer).unwrap().pem().unwrap();
+    let (authority, stranger) = (TestAuthority::new("an authority"), TestAuthority::new("a stranger"));
+    let (certificate, key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let revoked = authority.revoking(3);
     let material = TlsMaterial {
         certificate: Some((certificate.as_bytes(), key.as_bytes())),
         client_authorities: Some(authority.pem.as_bytes()),
@@ -172,16 +159,16 @@ fn clients_are_believed_by_their_authority_only() {
         shake(&mut server, &mut client, usize::MAX).map(|_| ()).map_err(|error| error.to_string())
     };
     let purpose = || ExtendedKeyUsagePurpose::ClientAuth;
-    let good = authority.sign("vm1", purpose(), 2);
+    let good = authority.sign(&["vm1"], purpose(), 2);
     assert_eq!(outcome(Some(&good), NOW), Ok(()));
     let later = NOW + Duration::from_secs(365 * 86_400);
     for (own, now, reason) in [
         (None, NOW, "the client has no certificate, which this server requires"),
-        (Some(authority.sign("vm1", purpose(), 3)), NOW, "the client's certificate was revoked"),
-        (Some(stranger.sign("vm1", purpose(), 2)), NOW, "the client's certificate is of an authority"),
+        (Some(authority.sign(&["vm1"], purpose(), 3)), NOW, "the client's certificate was revoked"),
+        (Some(stranger.sign(&["vm1"], purpose(), 2)), NOW, "the client's certificate is of an authority"),
         (Some(good.clone()), later, "the client's certificate has expired"),
         (
-            Some(authority.sign("vm1", ExtendedKeyUsagePurpose::ServerAuth, 2)),
+            Some(authority.sign(&["vm1"], ExtendedKeyUsagePurpose::ServerAuth, 2)),
             NOW,
             "the handshake with certificates",
         ),
@@ -193,8 +180,8 @@ fn clients_are_believed_by_their_authority_only() {
 
 #[test]
 fn a_client_that_does_not_believe_the_server_says_so() {
-    let (authority, stranger) = (Authority::new("an authority"), Authority::new("a stranger"));
-    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let (authority, stranger) = (TestAuthority::new("an authority"), TestAuthority::new("a stranger"));
+    let (certificate, key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
     let certificate = Some((certificate.as_bytes(), key.as_bytes()));
     let acceptor = TlsAcceptor::new(&TlsMaterial { certificate, ..TlsMaterial::default() }).unwrap();
     let mut server = TlsHandshake::new(Arc::new(acceptor), NOW);
@@ -208,7 +195,7 @@ fn a_client_that_does_not_believe_the_server_says_so() {
 
 #[test]
 fn a_server_with_shared_keys_alone_says_so() {
-    let authority = Authority::new("an authority");
+    let authority = TestAuthority::new("an authority");
     let mut client = client(&authority.pem, None, None);
     assert_eq!(shake(&mut with_shared_keys(), &mut client, 9).unwrap_err(), TlsError::NoSharedKey);
 }
@@ -217,19 +204,12 @@ fn a_server_with_shared_keys_alone_says_so() {
 /// list or its key has changed.
 #[test]
 fn who_was_believed_once_is_judged_again() {
-    let (authority, stranger) = (Authority::new("an authority"), Authority::new("a stranger"));
-    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
-    // An authority in between.
-    let mut between = CertificateParams::new(Vec::new()).unwrap();
-    between.distinguished_name.push(rcgen::DnType::CommonName, "in between");
-    between.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    between.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    let between_key = KeyPair::generate().unwrap();
-    let pem = between.signed_by(&between_key, &authority.issuer).unwrap().pem();
-    let between = Authority { issuer: Issuer::new(between, between_key), pem };
-    let (own, own_key) = between.sign("vm1", ExtendedKeyUsagePurpose::ClientAuth, 2);
+    let (authority, stranger) = (TestAuthority::new("an authority"), TestAuthority::new("a stranger"));
+    let (certificate, key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let between = authority.below("in between");
+    let (own, own_key) = between.sign(&["vm1"], ExtendedKeyUsagePurpose::ClientAuth, 2);
     let chain = (own + &between.pem, own_key);
-    let acceptor = |authority: &Authority, keys: &'static [u8]| {
+    let acceptor = |authority: &TestAuthority, keys: &'static [u8]| {
         let material = TlsMaterial {
             certificate: Some((certificate.as_bytes(), key.as_bytes())),
             client_authorities: Some(authority.pem.as_bytes()),

@@ -9,47 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::tls::acceptor::{TlsMaterial, TlsSetupError};
 use crate::tls::record::receive::Opened;
 use crate::tls::suite::CipherSuite;
+use crate::tls::test_authority::TestAuthority;
 
 /// The time at which the certificates of these tests are good: 2025, in the middle of the year.
 const NOW: Duration = Duration::from_secs(1_750_000_000);
 const PSK: &[u8] = b"vm1:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n\
     vm2:1f1e1d1c1b1a191817161514131211100f0e0d0c0b0a09080706050403020100";
-
-/// An authority, and what it signed, in PEM.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A certificate with this serial number, and its key.
-    fn sign(&self, name: &str, purpose: ExtendedKeyUsagePurpose, serial: u64) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.extended_key_usages = vec![purpose];
-        params.serial_number = Some(serial.into());
-        (params.not_before, params.not_after) =
-            (rcgen::date_time_ymd(2025, 1, 1), rcgen::date_time_ymd(2025, 12, 31));
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
 
 /// Feeds `bytes` in pieces of `piece`. All output, how it ended, and how many bytes were taken.
 fn feed(
@@ -85,9 +56,9 @@ fn with_shared_keys() -> TlsHandshake {
 
 #[test]
 fn material_that_is_wrong_is_refused_with_a_sentence() {
-    let authority = Authority::new("an authority");
-    let (certificate, key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
-    let (_, other_key) = authority.sign("server", ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let authority = TestAuthority::new("an authority");
+    let (certificate, key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
+    let (_, other_key) = authority.sign(&["server"], ExtendedKeyUsagePurpose::ServerAuth, 1);
     let good = Some((certificate.as_bytes(), key.as_bytes()));
     let none = TlsMaterial::default();
     for (material, start) in [
