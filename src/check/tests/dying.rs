@@ -35,7 +35,8 @@ impl Client {
             return false;
         }
         let mut unsynced = self.world.unsynced.lock().unwrap();
-        if self.has(Bug::WriteForgotten) && order.command == NBD_CMD_WRITE && order.cookie % 61 == 0 {
+        if self.has(Bug::WriteForgotten) && order.command == NBD_CMD_WRITE && order.cookie.is_multiple_of(61)
+        {
             return false;
         }
         if !unsynced.is_kept {

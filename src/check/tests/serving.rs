@@ -196,7 +196,7 @@ impl Client {
             NBD_CMD_READ if self.has(Bug::DataOfAnother) => {
                 let data = disk[order.offset as usize..][..order.length as usize].to_vec();
                 let before = std::mem::replace(&mut self.last_read, data);
-                let is_mixed_up = order.cookie % 61 == 0 && before.len() == order.length as usize;
+                let is_mixed_up = order.cookie.is_multiple_of(61) && before.len() == order.length as usize;
                 match is_mixed_up {
                     true => self.read(&Order { offset: 0, ..order.copy() }, &before).map(|(_, data)| {
                         let content = [&order.offset.to_be_bytes()[..], &data].concat();
