@@ -22,7 +22,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::catalog::{CatalogError, CatalogFile, LayerId, StoreCatalog};
+use super::catalog::{CatalogError, CatalogFile, ChunkCompression, LayerId, StoreCatalog};
 use super::error::StoreError;
 use super::lock::take_lock;
 
@@ -64,6 +64,19 @@ impl StoreDirectory {
     /// # Errors
     /// A sentence.
     pub fn init(path: &Path, store: Uuid, now_s: u64) -> Result<(Self, StoreCatalog), StoreError> {
+        Self::init_with(path, store, now_s, ChunkCompression::default())
+    }
+
+    /// The same, which says how chunks are compressed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn init_with(
+        path: &Path,
+        store: Uuid,
+        now_s: u64,
+        compression: ChunkCompression,
+    ) -> Result<(Self, StoreCatalog), StoreError> {
         let is_new = match rustix::fs::mkdir(path, DIRECTORY_MODE) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -85,7 +98,7 @@ impl StoreDirectory {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
         let file =
             below(&directory.root, NEW_CATALOG, flags, FILE_MODE).map_err(StoreError::at("make", &new))?;
-        let catalog = StoreCatalog::create(CatalogFile::new(file.into()), store, now_s)
+        let catalog = StoreCatalog::create_with(CatalogFile::new(file.into()), store, now_s, compression)
             .map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         // With its name it is a store, and complete.
         let made = renameat(&directory.root, NEW_CATALOG, &directory.root, CATALOG)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{CatalogError, ImageRefusal, LayerId, NameError};
 use super::delta::DeltaError;
+use super::shuru::ShuruError;
 
 /// A sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,8 @@ pub enum StoreError {
     Unrelated(String, String),
     #[error("this is no delta that can be applied: {0}")]
     Delta(#[from] DeltaError),
+    #[error("{0}")]
+    Shuru(#[from] ShuruError),
     #[error("{} exists already: name another file, or write --force", .0.display())]
     FileExists(PathBuf),
 }
@@ -153,7 +156,7 @@ impl StoreError {
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
-            Self::RebaseServed(_) | Self::NeedsServer => true,
+            Self::RebaseServed(_) | Self::NeedsServer | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } => true,

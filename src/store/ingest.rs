@@ -13,7 +13,7 @@
 
 use uuid::Uuid;
 
-use super::catalog::{self, IngestPlan, LayerId, NodeName};
+use super::catalog::{self, CatalogHeader, ChunkCompression, IngestPlan, LayerId, NodeName};
 use super::composed_layer::ComposedLayer;
 use super::copy::{MAP_BLOCK, is_zero};
 use super::error::StoreError;
@@ -51,6 +51,15 @@ pub struct LayerIngest {
     changes: Vec<(u64, ManifestEntry)>,
     /// The next chunk.
     at: u64,
+}
+
+/// How the chunks of a store are compressed.
+fn codec(header: &CatalogHeader) -> ChunkCodec {
+    match header.compression() {
+        ChunkCompression::None => ChunkCodec::Raw,
+        ChunkCompression::Lz4 => ChunkCodec::Lz4,
+        ChunkCompression::Zstd => ChunkCodec::Zstd,
+    }
 }
 
 fn not_made(layer: LayerId) -> impl Fn(FillError) -> StoreError {
@@ -128,7 +137,8 @@ impl<M: LayerMaps> OpenStore<M> {
         let place = self.directory.make_packs(self.header().store)?;
         let from = self.composed(&plan, &place)?;
         let index = self.directory.index(&place, self.view()?)?;
-        let filling = PackFilling::new(place, SPACE, ChunkCodec::Lz4);
+        let damage = self.directory.damage_notes(self.header().store);
+        let filling = PackFilling::new(place, SPACE, codec(self.header())).with_damage(damage);
         let root = plan.older.unwrap_or(ManifestRoot::zeroes(SPACE, 0));
         let mut ingest = LayerIngest { plan, from, filling, index, root, changes: Vec::new(), at: 0 };
         // What is not seen of what is below reads as zeroes, even where the disk has grown again.
@@ -258,6 +268,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let bytes = self.directory.layer_usage(plan.layer).map_or(0, |usage| usage.data);
         self.commit(&change)?;
         self.directory.remove_data(plan.layer)?;
+        if let Some(damage) = filling.left_damage() {
+            self.directory.keep_damage_notes(self.header().store, damage)?;
+        }
         Ok(Released { layers: 1, bytes })
     }
 

@@ -47,7 +47,9 @@ pub(crate) mod rebasing;
 pub(crate) mod rebuilding;
 mod redb_errors;
 pub(crate) mod request;
+pub(crate) mod scrub;
 pub(crate) mod serving;
+pub(crate) mod shuru;
 mod structure;
 #[cfg(test)]
 mod tests;

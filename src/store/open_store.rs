@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use super::base::FoundBase;
 use super::catalog::{
-    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal,
-    ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
-    StoreName,
+    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ChunkCompression, ImageId,
+    ImageRefusal, ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors,
+    StoreCatalog, StoreName,
 };
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
@@ -92,7 +92,15 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn init(path: &Path, maps: M) -> Result<Self, StoreError> {
-        Self::with(StoreDirectory::init(path, random_uuid(), now_s())?, maps)
+        Self::init_with(path, maps, ChunkCompression::default())
+    }
+
+    /// The same, which says how what comes into packs is compressed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn init_with(path: &Path, maps: M, compression: ChunkCompression) -> Result<Self, StoreError> {
+        Self::with(StoreDirectory::init_with(path, random_uuid(), now_s(), compression)?, maps)
     }
 
     /// Opens a store to look at it.

@@ -26,6 +26,7 @@ use super::pack::{
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
+use super::scrub::DamageNotes;
 
 /// Bytes after which a pack is finished: it can be written in one go, and removed alone.
 const ENOUGH: u64 = 128 << 20;
@@ -49,6 +50,9 @@ pub(super) struct PackFilling {
     open: Option<OpenPack>,
     /// Packs that have chunks which were asked for.
     named: BTreeSet<u64>,
+    /// Chunks that nothing new may rely on.
+    damage: DamageNotes,
+    has_restored: bool,
 }
 
 /// Chunks on their way into a store whose pack has room, for whoever makes manifests.
@@ -72,7 +76,18 @@ pub(super) enum FillError {
 impl PackFilling {
     pub(super) fn new(place: PackPlace, space: ChunkSpace, codec: ChunkCodec) -> Self {
         let shelf = place.shelf(space);
-        Self { place, shelf, codec, space, open: None, named: BTreeSet::new() }
+        let damage = DamageNotes::default();
+        Self { place, shelf, codec, space, open: None, named: BTreeSet::new(), damage, has_restored: false }
+    }
+
+    /// The same, which knows what is damaged.
+    pub(super) fn with_damage(self, damage: DamageNotes) -> Self {
+        Self { damage, ..self }
+    }
+
+    /// What is still damaged, if some of it was restored.
+    pub(super) fn left_damage(&self) -> Option<&DamageNotes> {
+        self.has_restored.then_some(&self.damage)
     }
 
     /// Packs that have the chunks which came, when all of them are finished.
@@ -87,7 +102,7 @@ impl PackFilling {
         (index, view): (&ChunkIndex, &CatalogView),
     ) -> Result<NamedChunk, FillError> {
         let hash = self.space.hash(ChunkKind::Data, contents);
-        if let Some(hint) = self.known(hash, (index, view))? {
+        if let Some(hint) = self.known(hash, contents, (index, view))? {
             return Ok(NamedChunk { hash, hint: Some(hint) });
         }
         let open = self.open.as_mut().ok_or(PackError::Full)?;
@@ -97,10 +112,11 @@ impl PackFilling {
         Ok(NamedChunk { hash, hint: Some(hint) })
     }
 
-    /// Where a chunk is that a pack has already.
+    /// Where a chunk is that a pack has already, and has whole.
     fn known(
         &mut self,
         hash: ChunkHash,
+        contents: &[u8],
         (index, view): (&ChunkIndex, &CatalogView),
     ) -> Result<Option<ChunkHint>, FillError> {
         if let Some(open) = &self.open
@@ -110,8 +126,26 @@ impl PackFilling {
         }
         let key = ChunkKey { space: self.space, hash };
         let found = index.find(&key, |pack| view.has_pack(pack))?;
+        let found = found.filter(|at| !self.damage.has(at) || self.is_restored(at, contents));
         self.named.extend(found.map(|hint| hint.pack));
         Ok(found)
+    }
+
+    /// What is damaged is written again when the same contents come.
+    fn is_restored(&mut self, at: &ChunkHint, contents: &[u8]) -> bool {
+        let pack = self.place.open_to_restore(at.pack, self.space);
+        match pack.and_then(|pack| pack.restore(at.slot, contents)) {
+            Ok(()) => {
+                tracing::info!(pack = at.pack, chunk = at.slot, "a damaged chunk was written again");
+                self.damage.remove(at);
+                self.has_restored = true;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(pack = at.pack, chunk = at.slot, %error, "a damaged chunk gets a second place");
+                false
+            }
+        }
     }
 
     /// Whether the pack that is being written has got enough.
@@ -145,7 +179,7 @@ impl ManifestNodes for NodeSink<'_> {
     }
 
     fn put(&mut self, hash: &ChunkHash, bytes: &[u8], hashed: usize) -> Result<Option<ChunkHint>, FillError> {
-        if let Some(hint) = self.filling.known(*hash, (self.index, self.view))? {
+        if let Some(hint) = self.filling.known(*hash, bytes, (self.index, self.view))? {
             return Ok(Some(hint));
         }
         let open = self.filling.open.as_mut().ok_or(PackError::Full)?;

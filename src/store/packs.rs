@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
 use rustix::io::Errno;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::catalog::{CatalogFile, CatalogView, PackRow};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
 use super::index::{ChunkIndex, ChunkIndexError};
-use super::pack::{ChunkSpace, PackError, PackIdentity, PackReader};
+use super::pack::{ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
 
 const PACKS: &str = "packs";
@@ -24,6 +25,15 @@ const NEW_INDEX: &str = "index.redb.new";
 /// The name of the file of a pack.
 pub(crate) fn pack_name(number: u64) -> String {
     format!("{number}.pack")
+}
+
+/// What a new index has. Its keys are part of the interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RebuiltIndex {
+    pub packs: u64,
+    pub chunks: u64,
+    /// Packs that cannot be read, a sentence each.
+    pub left: Vec<String>,
 }
 
 /// `packs/` of a store, open.
@@ -49,6 +59,33 @@ impl PackPlace {
     /// Opens a pack that is finished.
     pub(super) fn open(&self, number: u64, space: ChunkSpace) -> Result<PackReader<File>, PackError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
+        let file = File::from(file.map_err(std::io::Error::from)?);
+        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// Opens a pack to verify what its medium has.
+    pub(super) fn open_uncached(
+        &self,
+        number: u64,
+        space: ChunkSpace,
+    ) -> Result<PackReader<UncachedFile>, PackError> {
+        let open = |more| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | more;
+            let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
+            file.map(File::from).map_err(std::io::Error::from)
+        };
+        let file = UncachedFile::new(open(OFlags::DIRECT).ok(), || open(OFlags::empty()))?;
+        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// Opens a pack to write damaged chunks of it again.
+    pub(super) fn open_to_restore(
+        &self,
+        number: u64,
+        space: ChunkSpace,
+    ) -> Result<PackReader<File>, PackError> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK;
         let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
         let file = File::from(file.map_err(std::io::Error::from)?);
         PackReader::open(file, &PackIdentity { store: self.store, number, space })
@@ -133,31 +170,39 @@ impl StoreDirectory {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(StoreError::at("open", &path)(error)),
         }
-        self.rebuild_index(place, view.packs())
+        let (index, RebuiltIndex { left, .. }) = self.rebuild_index(place, view.packs())?;
+        for why in left {
+            tracing::warn!(why, "a pack is left out of the index of its store");
+        }
+        Ok(index)
     }
 
-    fn rebuild_index<'a>(
+    /// Makes the index anew of the footers of packs.
+    pub(super) fn rebuild_index<'a>(
         &self,
         place: &PackPlace,
         packs: impl Iterator<Item = &'a PackRow>,
-    ) -> Result<ChunkIndex, StoreError> {
+    ) -> Result<(ChunkIndex, RebuiltIndex), StoreError> {
         let path = self.path().join(NEW_INDEX);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(self.root(), NEW_INDEX, flags, Mode::RUSR | Mode::WUSR);
         let file = CatalogFile::new(file.map_err(StoreError::at("make", &path))?.into());
         let mut index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
+        let mut made = RebuiltIndex::default();
         for row in packs {
             // What is in a pack that cannot be read is written once more when it comes again.
             match place.open(row.number, row.space) {
-                Ok(pack) => index.add(row.number, pack.keys()).map_err(index_failure)?,
-                Err(error) => {
-                    tracing::warn!(pack = row.number, %error, "a pack is left out of the index of its store");
+                Ok(pack) => {
+                    made.packs += 1;
+                    made.chunks += pack.keys().count() as u64;
+                    index.add(row.number, pack.keys()).map_err(index_failure)?;
                 }
+                Err(error) => made.left.push(pack_failure(place.path_of(row.number))(error).to_string()),
             }
         }
         let named = renameat(self.root(), NEW_INDEX, self.root(), INDEX).and_then(|()| fsync(self.root()));
         named.map_err(StoreError::at("make", &path))?;
-        Ok(index)
+        Ok((index, made))
     }
 }
 

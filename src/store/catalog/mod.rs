@@ -50,7 +50,7 @@ pub use decide::{
     make_clones, rename, resize, take_snapshots,
 };
 pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
-pub use header::CatalogHeader;
+pub use header::{CatalogHeader, ChunkCompression};
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};
 pub use listing::{ListedNode, Space, listing};

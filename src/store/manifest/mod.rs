@@ -28,6 +28,7 @@ mod error;
 mod look;
 mod node;
 mod root;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -40,4 +41,5 @@ pub(crate) use error::ManifestError;
 pub(crate) use look::{find, walk};
 pub(crate) use node::{ManifestEntry, NamedChunk};
 pub(crate) use root::{ManifestNodes, ManifestRoot};
+pub(crate) use survey::{ManifestSurveyor, survey};
 pub(crate) use update::{all_of_base, updated};
