@@ -15,6 +15,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 ///   written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
+/// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
+///   `always` verifies all of it whenever it comes into memory
 ///
 /// An overlay is a store with one image, which is made when it is not there yet. `temp` in place of its
 /// directory: what is written is thrown away at the end. A directory of that name is `./temp`.
@@ -29,9 +31,21 @@ pub struct ImageUri {
     pub direct: bool,
     /// What is in the page cache may be sent from there, without a copy.
     pub mapped: bool,
+    /// How much of a chunk of packs is verified for a read.
+    pub verify: VerifyChunks,
     /// Writes are refused.
     pub read_only: bool,
     pub description: Option<String>,
+}
+
+/// How much of a chunk of packs is verified for a read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VerifyChunks {
+    /// All of it for the first read, then what is read, by its checksums.
+    #[default]
+    First,
+    /// All of it, whenever it comes into memory.
+    Always,
 }
 
 /// Where an image is.
@@ -85,23 +99,26 @@ impl ImageUri {
             size: None,
             direct: false,
             mapped: true,
+            verify: VerifyChunks::First,
             read_only: false,
             description: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let unknown = || ExportUriError::UnknownImageParameter(pair.to_owned());
             match name {
                 "base" => overlay.base = Some(base(value)?),
                 "size" => overlay.size = Some(export_size(value)?),
                 "direct" => overlay.direct = boolean(name, value)?,
                 "mapped" => overlay.mapped = boolean(name, value)?,
+                "verify" => overlay.verify = verification(value).ok_or_else(unknown)?,
                 "readonly" => overlay.read_only = boolean(name, value)?,
                 "description" => {
                     let text = percent_decode_str(value).decode_utf8();
                     overlay.description =
                         Some(text.map_err(|_| ExportUriError::DescriptionNotText)?.into_owned());
                 }
-                _ => return Err(ExportUriError::UnknownImageParameter(pair.to_owned())),
+                _ => return Err(unknown()),
             }
         }
         Ok(overlay)
@@ -116,6 +133,14 @@ impl ImageUri {
         for path in place.into_iter().chain(&mut self.base) {
             *path = directory.join(&*path);
         }
+    }
+}
+
+fn verification(text: &str) -> Option<VerifyChunks> {
+    match text {
+        "first" => Some(VerifyChunks::First),
+        "always" => Some(VerifyChunks::Always),
+        _ => None,
     }
 }
 
@@ -142,9 +167,13 @@ impl Display for ImageUri {
         if let Some(size) = self.size {
             parameters.push(format!("size={}", Size(size)));
         }
-        for (name, is_set) in
-            [("direct=true", self.direct), ("mapped=false", !self.mapped), ("readonly=true", self.read_only)]
-        {
+        let verifies_always = self.verify == VerifyChunks::Always;
+        for (name, is_set) in [
+            ("direct=true", self.direct),
+            ("mapped=false", !self.mapped),
+            ("verify=always", verifies_always),
+            ("readonly=true", self.read_only),
+        ] {
             if is_set {
                 parameters.push(name.to_owned());
             }
@@ -182,11 +211,13 @@ mod tests {
             "overlay:/var/vm1.d?base=file:file:x",
             "store:/srv/store/vm1",
             "store:vm1@monday?direct=true",
+            "store:/srv/store?verify=always&readonly=true",
         ] {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
         }
         assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), Path::new("a"));
+        assert_eq!(read("store:a/b?verify=first").verify, VerifyChunks::First);
         assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));
         assert_eq!(read("overlay:temp?base=a").place, ImagePlace::Temporary);
     }
@@ -202,6 +233,8 @@ mod tests {
             "store:",
             "store:a/b?size=1G",
             "store:a/b?base=c",
+            "store:a/b?verify=never",
+            "store:a/b?verify",
         ] {
             assert!(text.parse::<ExportUri>().is_err(), "{text}");
         }

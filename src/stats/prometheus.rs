@@ -48,6 +48,8 @@ pub(crate) struct StoreFacts<'a> {
     /// Where it is.
     pub label: String,
     pub snapshots: &'a SnapshotStats,
+    /// Reads of packs that failed.
+    pub failed_reads: u64,
 }
 
 /// Everything that metrics are made of.
@@ -231,6 +233,12 @@ fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
         let labels = [("store", store.label.as_str())];
         page.histogram("ringnbd_image_snapshot_pause_seconds", &labels, store.snapshots.pauses());
     }
+    let help = "Reads of packs that failed, because a chunk or a pack is damaged or missing.";
+    page.family("ringnbd_store_failed_reads_total", "counter", help);
+    for store in stores {
+        let labels = [("store", store.label.as_str())];
+        page.sample("ringnbd_store_failed_reads_total", &labels, store.failed_reads);
+    }
 }
 
 fn with_totals<'a>(
@@ -400,7 +408,7 @@ mod tests {
         snapshots.count(SnapshotOutcome::Taken, 2);
         snapshots.add_pauses(&[Duration::from_micros(30), Duration::from_millis(7)]);
         snapshots.count(SnapshotOutcome::Failed, 1);
-        let stores = [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots }];
+        let stores = [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots, failed_reads: 3 }];
         let metrics = Metrics {
             exports: &exports,
             stores: &stores[..usize::from(with_store)],
@@ -461,6 +469,7 @@ mod tests {
         }
         assert!(text.contains(&format!("ringnbd_image_snapshot_pause_seconds_count{{{store}}} 2\n")));
         assert!(page(Format::OpenMetrics).contains("# TYPE ringnbd_image_snapshots counter\n"));
+        assert!(page(Format::Prometheus).contains("_failed_reads_total{store=\"/srv/\\\"s\\\"\"} 3\n"));
         assert!(!page_of(Format::Prometheus, false).contains("_snapshot"), "a server without stores");
     }
 

@@ -3,6 +3,7 @@
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
 mod chains;
+mod deep;
 mod flattened;
 mod full;
 mod growing;
@@ -13,6 +14,7 @@ mod rebuilt;
 mod remote;
 mod served;
 mod shorter;
+mod shuru;
 mod tracking;
 mod upload;
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::backend::abandon::Abandon;
 use crate::backend::testing::context_with;
 use crate::block::{ByteRange, IoFlags};
-use crate::config::{ImagePlace, ImageUri};
+use crate::config::{ImagePlace, ImageUri, VerifyChunks};
 use crate::exec::side_by_side;
 use crate::ring::{RingOptions, Wait};
 use crate::store::map_files::MapFiles;
@@ -64,6 +64,7 @@ impl Tested {
             size: Some(size),
             direct: false,
             mapped: true,
+            verify: VerifyChunks::First,
             read_only: false,
             description: None,
         };
@@ -234,6 +235,7 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         size: None,
         direct: false,
         mapped: true,
+        verify: VerifyChunks::First,
         read_only: false,
         description: None,
     };
@@ -262,6 +264,7 @@ fn stored(path: &Path) -> ImageUri {
         size: None,
         direct: false,
         mapped: true,
+        verify: VerifyChunks::First,
         read_only: false,
         description: None,
     }

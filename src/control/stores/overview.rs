@@ -140,6 +140,11 @@ impl Overviews {
         let all = self.stores.all.iter();
         all.map(|one| (one.of.store.path().display().to_string(), one.snapshots.borrow())).collect()
     }
+
+    /// Reads of packs of each store that failed, in the same order.
+    pub(in crate::control) fn failed_reads(&self) -> Vec<u64> {
+        self.stores.all.iter().map(|one| one.of.store.failed_reads()).collect()
+    }
 }
 
 impl Recent {

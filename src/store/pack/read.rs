@@ -1,6 +1,10 @@
 //! Reads a pack. Its bytes may be anything.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::PAGE;
+use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::PackFile;
 use super::footer::{PackFooter, PackTrailer, TRAILER_BYTES};
@@ -16,6 +20,8 @@ pub(crate) struct PackReader<F> {
     pub(super) footer: PackFooter,
     /// Slots in the order of their hashes.
     by_hash: Vec<u32>,
+    /// A bit for each slot that was verified as a whole.
+    verified: Vec<AtomicU64>,
 }
 
 impl<F: PackFile> PackReader<F> {
@@ -38,7 +44,8 @@ impl<F: PackFile> PackReader<F> {
         let footer = PackFooter::decode(&bytes, trailer.footer_offset, &identity)?;
         let mut by_hash: Vec<u32> = (0..footer.entries().len() as u32).collect();
         by_hash.sort_by_key(|slot| footer.entries()[*slot as usize].hash);
-        Ok(Self { file, identity, footer, by_hash })
+        let verified = (0..by_hash.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { file, identity, footer, by_hash, verified })
     }
 
     #[cfg(test)]
@@ -61,21 +68,53 @@ impl<F: PackFile> PackReader<F> {
 
     /// The contents of a chunk, verified. What does not fit is read once more from the medium.
     pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
-        match read_chunk(&self.file, &self.identity, &self.footer, slot) {
-            Err(error) if !matches!(error, PackError::NoSlot(_)) => {
-                let entry = &self.footer.entries()[slot as usize];
-                let mut payload = vec![0; entry.payload_bytes as usize];
-                self.file.read_again(&mut payload, entry.offset)?;
-                let contents = verified(&self.identity, &self.footer, slot, payload)?;
-                tracing::warn!(
-                    pack = self.identity.number,
-                    %error,
-                    "memory had other bytes of a pack than its medium, which are good: test this machine's memory"
-                );
-                Ok(contents)
-            }
-            result => result,
+        let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+        let contents = self.twice(entry.offset, entry.payload_bytes as usize, |payload| {
+            verified(&self.identity, &self.footer, slot, payload)
+        })?;
+        self.verified[slot as usize / 64].fetch_or(1 << (slot % 64), Ordering::Relaxed);
+        Ok(contents)
+    }
+
+    /// Bytes of a chunk that was verified as a whole before and is not compressed; otherwise none. They are
+    /// verified by the checksums of the pages that they are in.
+    pub(crate) fn read_known(&self, slot: u32, wanted: Range<u32>) -> Result<Option<Vec<u8>>, PackError> {
+        let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+        let is_verified = self.verified[slot as usize / 64].load(Ordering::Relaxed) >> (slot % 64) & 1 == 1;
+        if !is_verified || entry.codec != ChunkCodec::Raw || wanted.end > entry.bytes {
+            return Ok(None);
         }
+        let page = PAGE as u32;
+        let first = wanted.start / page;
+        let (start, end) = (first * page, wanted.end.next_multiple_of(page).min(entry.bytes));
+        let offset = entry.offset + u64::from(start);
+        let mut pages = self.twice(offset, (end - start) as usize, |pages| {
+            check_pages(&pages, &self.footer.checksums(slot as usize)[first as usize..], (slot, offset))?;
+            Ok(pages)
+        })?;
+        pages.truncate((wanted.end - start) as usize);
+        pages.drain(..(wanted.start - start) as usize);
+        Ok(Some(pages))
+    }
+
+    /// Reads bytes that have to pass a check; if they do not, once more from the medium.
+    fn twice(
+        &self,
+        offset: u64,
+        length: usize,
+        check: impl Fn(Vec<u8>) -> Result<Vec<u8>, PackError>,
+    ) -> Result<Vec<u8>, PackError> {
+        let mut bytes = vec![0; length];
+        let first = self.file.read(&mut bytes, offset).map_err(PackError::from).and_then(|()| check(bytes));
+        let Err(error) = first else { return first };
+        let mut bytes = vec![0; length];
+        self.file.read_again(&mut bytes, offset)?;
+        let good = check(bytes)?;
+        let pack = self.identity.number;
+        let what =
+            "memory had other bytes of a pack than its medium, which are good: test this machine's memory";
+        tracing::warn!(pack, %error, "{what}");
+        Ok(good)
     }
 }
 
@@ -103,16 +142,21 @@ pub(super) fn verified(
     if payload.len() != entry.payload_bytes as usize {
         return Err(PackError::Compressed { slot });
     }
-    let pages = payload.chunks(PAGE as usize).zip(footer.checksums(slot as usize));
-    for (page, (bytes, checksum)) in pages.enumerate() {
-        if crc32c(&[bytes]) != *checksum {
-            return Err(PackError::Checksum { slot, offset: entry.offset + page as u64 * PAGE });
-        }
-    }
+    check_pages(&payload, footer.checksums(slot as usize), (slot, entry.offset))?;
     let contents = entry.codec.decompress(payload, entry.bytes as usize);
     let contents = contents.ok_or(PackError::Compressed { slot })?;
     if identity.space.hash(entry.kind, &contents[..entry.hashed_bytes as usize]) != entry.hash {
         return Err(PackError::Renamed { slot });
     }
     Ok(contents)
+}
+
+/// Each page has its checksum. `offset` is where they begin in the file.
+fn check_pages(bytes: &[u8], checksums: &[u32], (slot, offset): (u32, u64)) -> Result<(), PackError> {
+    for (page, (bytes, checksum)) in bytes.chunks(PAGE as usize).zip(checksums).enumerate() {
+        if crc32c(&[bytes]) != *checksum {
+            return Err(PackError::Checksum { slot, offset: offset + page as u64 * PAGE });
+        }
+    }
+    Ok(())
 }

@@ -3,8 +3,33 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
 
 use crate::store::copy::next_data;
+use crate::store::error::StoreError;
+
+/// A file that may have copies of chunks.
+pub(super) struct CopySource {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) length: u64,
+}
+
+impl CopySource {
+    /// A file or a device.
+    pub(super) fn of_path(path: &Path) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(StoreError::named("open", path))?;
+        let length = seek(&file, SeekFrom::End(0)).map_err(StoreError::named("read", path))?;
+        Ok(Self { path: path.to_owned(), file, length })
+    }
+}
+
+/// The files that a user has named.
+pub(super) fn copies(paths: &[PathBuf]) -> Result<Vec<CopySource>, StoreError> {
+    paths.iter().map(|path| CopySource::of_path(path)).collect()
+}
 
 /// Hands each chunk of a file on that is no hole, as it would be stored: one at the end of the file is
 /// filled up with zeroes. `take` says whether more is wanted.

@@ -4,12 +4,9 @@
 //! good.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{SeekFrom, seek};
-
-use super::copies::each_chunk;
+use super::copies::{CopySource, each_chunk};
 use super::scan::{FoundDamage, PackScan};
 use crate::store::base::base_differs;
 use crate::store::catalog::PackRow;
@@ -23,16 +20,9 @@ use crate::store::packs::PackPlace;
 /// What is still looked for, by its name: which of what was found.
 type Wanted = BTreeMap<ChunkHash, Vec<usize>>;
 
-/// A file that may have copies of chunks.
-struct CopySource {
-    path: PathBuf,
-    file: File,
-    length: u64,
-}
-
 impl<M: LayerMaps> OpenStore<M> {
     /// Writes again what it finds copies of.
-    pub(super) fn repair(&self, scan: &mut PackScan<'_>, copies: &[PathBuf]) -> Result<(), StoreError> {
+    pub(super) fn repair(&self, scan: &mut PackScan<'_>, copies: &[CopySource]) -> Result<(), StoreError> {
         let mut wanted = Wanted::new();
         for (number, damage) in scan.found.iter().enumerate() {
             wanted.entry(damage.chunk.hash).or_default().push(number);
@@ -47,9 +37,8 @@ impl<M: LayerMaps> OpenStore<M> {
         // Nodes are in packs only.
         let is_data = |numbers: &Vec<usize>| scan.found[numbers[0]].chunk.kind == ChunkKind::Data;
         let mut left: Wanted = wanted.into_iter().filter(|(_, numbers)| is_data(numbers)).collect();
-        for named in copies {
-            let source = CopySource::of_path(named)?;
-            copies_of_file(scan, &source, &rows, &mut left)?;
+        for source in copies {
+            copies_of_file(scan, source, &rows, &mut left)?;
         }
         if left.is_empty() {
             return Ok(());
@@ -79,15 +68,6 @@ impl<M: LayerMaps> OpenStore<M> {
             sources.extend(CopySource::of_path(Path::new(&row.path)));
         }
         Ok(sources)
-    }
-}
-
-impl CopySource {
-    /// A file or a device.
-    fn of_path(path: &Path) -> Result<Self, StoreError> {
-        let file = File::open(path).map_err(StoreError::named("open", path))?;
-        let length = seek(&file, SeekFrom::End(0)).map_err(StoreError::named("read", path))?;
-        Ok(Self { path: path.to_owned(), file, length })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::copies::copies;
 use super::notes::DamageNotes;
 use super::pace::owed;
 use super::report::{DamagedChunk, MOST_TOLD, ScrubReport, UnusablePack};
@@ -69,6 +70,8 @@ impl<M: LayerMaps> OpenStore<M> {
     /// The store cannot be looked at; what `watch` says. What is damaged is no error.
     pub fn scrub(&self, options: &ScrubOptions, watch: OnScrub<'_>) -> Result<ScrubReport, StoreError> {
         let (view, store) = (self.view()?, self.header().store);
+        // What is not there is told before the work and not after it.
+        let copies = copies(&options.copies)?;
         let Some(place) = self.directory.packs(store)? else {
             let missing: Vec<_> = view.packs().map(|row| missing(row, self)).collect();
             return Ok(ScrubReport { unusable: missing, ..ScrubReport::default() });
@@ -101,10 +104,21 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         scan.notes.next = 0;
         if options.repairs {
-            self.repair(&mut scan, &options.copies)?;
+            self.repair(&mut scan, &copies)?;
         }
         let _kept = keeps_notes && self.keep_notes(&scan.notes);
         self.told_with_uses(scan)
+    }
+
+    /// Notes a chunk that did not verify: nothing that comes into packs relies on it from now on.
+    ///
+    /// # Errors
+    /// The notes cannot be written.
+    pub(crate) fn note_damage(&self, at: ChunkHint, hash: ChunkHash) -> Result<(), StoreError> {
+        let store = self.header().store;
+        let mut notes = self.directory.damage_notes(store);
+        notes.add(at, hash);
+        self.directory.keep_damage_notes(store, &notes)
     }
 
     /// Nothing depends on them: a disk that is full, or belongs to somebody else, is no reason to stop.

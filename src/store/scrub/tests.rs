@@ -16,6 +16,7 @@ use crate::store::export::RawOutput;
 use crate::store::map::BlockState;
 use crate::store::map_files::{MapFiles, change_states};
 use crate::store::open_store::OpenStore;
+use crate::store::pack::{ChunkHash, ChunkHint};
 
 const CHUNK: u64 = 64 << 10;
 
@@ -292,21 +293,31 @@ fn damaged_chunks_are_written_again_from_copies() {
 }
 
 /// What is known to be damaged is never relied on: when the same contents come again, it is written again.
+/// It is known by a scrub, or because a read has failed.
 #[test]
 fn contents_that_come_again_restore_what_is_damaged() {
     let bytes = mixed(4);
-    let (_house, pack, mut store) = packed(&bytes);
-    let (good, file) = (std::fs::read(&pack).unwrap(), open(&pack));
-    let (all, _) = payloads(&good);
-    flip(&file, all[1].start, 0);
-    flip(&file, all[2].start + 70, 0);
-    assert_eq!(scrub(&store, &anew()).damaged.len(), 2);
-    store.create_empty(&name("again"), bytes.len() as u64).unwrap();
-    write(&mut store, "again", 0, &bytes);
-    checkpoint(&mut store, "again@1");
-    assert!(read(&store, "again").unwrap() == bytes && read(&store, "vm").unwrap() == bytes);
-    assert!(std::fs::read(&pack).unwrap() == good);
-    assert_eq!(store.view().unwrap().packs().count(), 1);
-    let notes = store.directory.damage_notes(store.header().store);
-    assert_eq!(notes, DamageNotes::default());
+    for by_scrub in [true, false] {
+        let (_house, pack, mut store) = packed(&bytes);
+        let (good, file) = (std::fs::read(&pack).unwrap(), open(&pack));
+        let (all, _) = payloads(&good);
+        flip(&file, all[1].start, 0);
+        flip(&file, all[2].start + 70, 0);
+        if by_scrub {
+            assert_eq!(scrub(&store, &anew()).damaged.len(), 2);
+        } else {
+            for slot in [1, 2] {
+                let hash =
+                    ChunkHash(*blake3::hash(&bytes[slot * CHUNK as usize..][..CHUNK as usize]).as_bytes());
+                store.note_damage(ChunkHint { pack: 1, slot: slot as u32 }, hash).unwrap();
+            }
+        }
+        store.create_empty(&name("again"), bytes.len() as u64).unwrap();
+        write(&mut store, "again", 0, &bytes);
+        checkpoint(&mut store, "again@1");
+        assert!(read(&store, "again").unwrap() == bytes && read(&store, "vm").unwrap() == bytes);
+        assert!(std::fs::read(&pack).unwrap() == good);
+        assert_eq!(store.view().unwrap().packs().count(), 1);
+        assert_eq!(store.directory.damage_notes(store.header().store), DamageNotes::default());
+    }
 }
