@@ -11,7 +11,7 @@ pub(super) const MOST_USES: usize = 16;
 /// Places that a sentence has.
 const USES_IN_WORDS: usize = 3;
 /// Images and snapshots that a place has, and that a sentence has.
-pub(super) const MOST_NAMES: usize = 16;
+pub(super) const MOST_NAMES: usize = 8;
 const NAMES_IN_WORDS: usize = 4;
 
 /// Where a damaged chunk is needed.

@@ -16,6 +16,9 @@ use crate::store::pack_shelf::PackShelf;
 /// Nodes that are remembered to be without damage: as many as a disk of 16 TiB has.
 const MOST_CLEAN: usize = 1 << 20;
 
+/// Places that are told of in all.
+const MOST_PLACES: usize = 1 << 14;
+
 /// Places where something is needed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Uses {
@@ -24,14 +27,21 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    /// Adds a place; one behind the last one, of the same disks, becomes a part of it.
-    fn add(&mut self, (names, more_names): &(Vec<String>, usize), start: u64, length: u64) {
+    /// Adds a place; one behind the last one, of the same disks, becomes a part of it. `left`: places that
+    /// may still be told of, for all that is damaged.
+    fn add(
+        &mut self,
+        (names, more_names): &(Vec<String>, usize),
+        (start, length): (u64, u64),
+        left: &mut usize,
+    ) {
         if let Some(last) = self.told.last_mut()
             && last.names == *names
             && last.start + last.length == start
         {
             last.length += length;
-        } else if self.told.len() < MOST_USES {
+        } else if self.told.len() < MOST_USES && *left > 0 {
+            *left -= 1;
             self.told.push(ChunkUse { names: names.clone(), more_names: *more_names, start, length });
         } else {
             self.more += 1;
@@ -53,6 +63,8 @@ struct UseSearch<'a> {
     root: ManifestRoot,
     names: (Vec<String>, usize),
     clean: HashSet<ChunkHash>,
+    /// Places that may still be told of.
+    left: usize,
     /// Places that were found so far, to tell whether there were any below a node.
     count: u64,
     /// The count at the beginning of each node that is looked at.
@@ -65,13 +77,13 @@ impl ManifestSurveyor for UseSearch<'_> {
         let start = first.saturating_mul(bytes);
         let length = count.saturating_mul(bytes).min(self.root.size.saturating_sub(start));
         if let Some(uses) = self.found.by_hash.get_mut(&chunk.hash) {
-            uses.add(&self.names, start, length);
+            uses.add(&self.names, (start, length), &mut self.left);
             self.count += 1;
             return None;
         }
         let pack = chunk.hint.map(|hint| hint.pack);
         if let Some(uses) = pack.and_then(|pack| self.found.by_pack.get_mut(&pack)) {
-            uses.add(&self.names, start, length);
+            uses.add(&self.names, (start, length), &mut self.left);
             self.count += 1;
             return None;
         }
@@ -94,7 +106,7 @@ impl ManifestSurveyor for UseSearch<'_> {
 
 /// Looks where all of it is needed.
 pub(super) fn find_uses(view: &CatalogView, shelf: &Arc<PackShelf>, found: &mut DamageUses) {
-    let mut clean = HashSet::new();
+    let (mut clean, mut left) = (HashSet::new(), MOST_PLACES);
     for (root, names) in roots(view) {
         let mut search = UseSearch {
             shelf: Arc::clone(shelf),
@@ -102,12 +114,13 @@ pub(super) fn find_uses(view: &CatalogView, shelf: &Arc<PackShelf>, found: &mut 
             root,
             names,
             clean: std::mem::take(&mut clean),
+            left,
             count: 0,
             begun: Vec::new(),
         };
         // A root that is not possible cannot be read by anybody.
         let _possible = survey::<Infallible>(&root, &mut search);
-        clean = search.clean;
+        (clean, left) = (search.clean, search.left);
     }
 }
 
