@@ -1,17 +1,18 @@
 //! `ringnbd store`: a directory of images, made and looked at.
 
 mod check;
+mod of_store;
 
-use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Outcome;
-use super::owner::{self, RequestError, StorePlace};
+use super::owner::{self, RequestError};
 use super::text::{exact_and_human, json, print, table};
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
 use crate::store::catalog::ChunkCompression;
 use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest};
+use of_store::{OfStore, place};
 
 /// The last one that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -76,7 +77,7 @@ pub(crate) enum StoreCommand {
     Init {
         #[command(flatten)]
         of: OfStore,
-        /// How chunks are compressed that come into packs; those that it makes hardly smaller stay as they are
+        /// How chunks are compressed that come into packs; it leaves those alone that become hardly smaller
         #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Lz4)]
         compress: Compress,
     },
@@ -105,16 +106,6 @@ pub(crate) enum Compress {
     None,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct OfStore {
-    /// The directory
-    #[arg(value_name = "STORE")]
-    pub store: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 pub(crate) fn run(args: Args) -> Outcome {
     let control = args.control.as_ref();
     let ask = |of: &OfStore, request: StoreRequest| {
@@ -128,10 +119,6 @@ pub(crate) fn run(args: Args) -> Outcome {
         StoreCommand::Gc { of, grace } => ask(&of, StoreRequest::Gc { grace: grace.as_secs() }),
     };
     done.unwrap_or_else(RequestError::ended)
-}
-
-fn place<'a>(of: &'a OfStore, control: Option<&'a ControlAddress>) -> StorePlace<'a> {
-    StorePlace { store: &of.store, control }
 }
 
 fn init(of: &OfStore, compress: Compress) -> Result<Outcome, RequestError> {

@@ -63,15 +63,7 @@ impl StoreDirectory {
     ///
     /// # Errors
     /// A sentence.
-    pub fn init(path: &Path, store: Uuid, now_s: u64) -> Result<(Self, StoreCatalog), StoreError> {
-        Self::init_with(path, store, now_s, ChunkCompression::default())
-    }
-
-    /// The same, which says how chunks are compressed.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn init_with(
+    pub fn init(
         path: &Path,
         store: Uuid,
         now_s: u64,
@@ -472,13 +464,19 @@ mod tests {
         let path = house.path().join("store");
         let sentence = no_patience(&path).unwrap_err().to_string();
         assert!(sentence.contains("ringnbd store init"), "{sentence}");
-        drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+        drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
         assert_eq!(no_patience(&path).unwrap().1.header().store, STORE);
-        assert!(matches!(StoreDirectory::init(&path, STORE, 1), Err(StoreError::IsAStore(_))));
+        assert!(matches!(
+            StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::IsAStore(_))
+        ));
         let foreign = house.path().join("foreign");
         fs::create_dir(&foreign).unwrap();
         fs::write(foreign.join("file"), "x").unwrap();
-        assert!(matches!(StoreDirectory::init(&foreign, STORE, 1), Err(StoreError::NotEmpty(_))));
+        assert!(matches!(
+            StoreDirectory::init(&foreign, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::NotEmpty(_))
+        ));
         assert!(matches!(no_patience(&foreign), Err(StoreError::NotAStore(_))));
         assert!(!foreign.join("lock").exists(), "nothing is made in what is no store");
         assert!(matches!(no_patience(&foreign.join("file")), Err(StoreError::NotAStore(_))));
@@ -491,7 +489,7 @@ mod tests {
         fs::create_dir_all(path.join("layers")).unwrap();
         fs::write(path.join("lock"), "").unwrap();
         fs::write(path.join("catalog.redb.new"), "half of a catalogue").unwrap();
-        drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+        drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
         assert!(no_patience(&path).is_ok());
         assert!(!path.join("catalog.redb.new").exists());
     }
@@ -501,11 +499,14 @@ mod tests {
     fn a_second_owner_gets_a_sentence() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let first = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let first = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         let sentence = no_patience(&path).unwrap_err().to_string();
         let owner = format!("in use by process {}:", std::process::id());
         assert!(sentence.contains(&owner), "{sentence}");
-        assert!(matches!(StoreDirectory::init(&path, STORE, 1), Err(StoreError::IsAStore(_))));
+        assert!(matches!(
+            StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::IsAStore(_))
+        ));
         fs::write(path.join("lock"), "\x1b[2J").unwrap();
         let sentence = no_patience(&path).unwrap_err().to_string();
         assert!(sentence.contains("in use by another process:"), "{sentence}");
@@ -518,7 +519,7 @@ mod tests {
     fn an_owner_that_goes_soon_is_waited_for() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let first = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let first = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| StoreDirectory::open(&path, Duration::from_secs(60)).map(drop));
             drop(first);
@@ -533,7 +534,7 @@ mod tests {
         fs::create_dir(&secret).unwrap();
         fs::write(secret.join("catalog.redb"), "").unwrap();
         for name in ["catalog.redb", "lock", "layers", "lost"] {
-            drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+            drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
             let at = path.join(name);
             if at.is_dir() {
                 fs::remove_dir(&at).unwrap()
@@ -554,7 +555,7 @@ mod tests {
 
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let (directory, _) = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let (directory, _) = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         directory.keep_reserve();
         let space = || fs::metadata(path.join("reserve")).unwrap().blocks() * 512;
         assert!(space() >= RESERVE_BYTES);
@@ -570,7 +571,7 @@ mod tests {
     fn what_is_lost_keeps_its_name_and_takes_no_place() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let (directory, _) = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let (directory, _) = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         for _ in 0..3 {
             fs::create_dir(path.join("layers/x")).unwrap();
             fs::write(path.join("layers/x/data"), "x").unwrap();

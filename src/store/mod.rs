@@ -16,6 +16,7 @@ pub(crate) mod contents;
 pub(crate) mod contents_error;
 pub(crate) mod copy;
 mod crc;
+mod damage_notes;
 pub(crate) mod delta;
 pub(crate) mod describe;
 pub(crate) mod directory;

@@ -100,7 +100,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn init_with(path: &Path, maps: M, compression: ChunkCompression) -> Result<Self, StoreError> {
-        Self::with(StoreDirectory::init_with(path, random_uuid(), now_s(), compression)?, maps)
+        Self::with(StoreDirectory::init(path, random_uuid(), now_s(), compression)?, maps)
     }
 
     /// Opens a store to look at it.

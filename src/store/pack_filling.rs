@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::catalog::{CatalogChange, CatalogView, PackRow};
 use super::contents_error::ContentsError;
+use super::damage_notes::DamageNotes;
 use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::manifest::{ManifestNodes, NamedChunk};
@@ -26,7 +27,6 @@ use super::pack::{
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
-use super::scrub::DamageNotes;
 
 /// Bytes after which a pack is finished: it can be written in one go, and removed alone.
 const ENOUGH: u64 = 128 << 20;

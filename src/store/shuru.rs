@@ -1,5 +1,5 @@
-//! A disk as shuru-store 0.2 keeps it: `chunks/` has the bytes, a file for each chunk, and an index says which
-//! chunk is where.
+//! A disk as shuru-store 0.2 keeps it: `chunks/` has the bytes, a file for each chunk, and an index says
+//! which chunk is where.
 //!
 //! ```text
 //! index   bytes of the disk, u64 | chunks, u64 | parent, text | flat file, text | a text for each chunk
@@ -16,6 +16,7 @@ use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::catalog::LARGEST_IMAGE;
+use super::pack::ChunkHash;
 
 const CHUNK_BYTES: usize = 64 << 10;
 const CHUNKS: &str = "chunks";
@@ -50,7 +51,7 @@ pub struct ShuruDisk {
     chunks: PathBuf,
     size: u64,
     /// None: zeroes.
-    names: Vec<Option<[u8; 32]>>,
+    names: Vec<Option<ChunkHash>>,
     /// The next byte of the disk.
     at: u64,
     chunk: Vec<u8>,
@@ -81,7 +82,7 @@ impl ShuruDisk {
     fn load(&mut self, at: usize) -> Result<(), ShuruError> {
         self.chunk.clear();
         if let Some(name) = self.names[at] {
-            let path = self.chunks.join(blake3::Hash::from_bytes(name).to_hex().as_str());
+            let path = self.chunks.join(name.to_string());
             let file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -93,7 +94,7 @@ impl ShuruDisk {
             if let Err(source) = read {
                 return Err(ShuruError::Read { path, source });
             }
-            if self.chunk.len() > CHUNK_BYTES || *blake3::hash(&self.chunk).as_bytes() != name {
+            if self.chunk.len() > CHUNK_BYTES || *blake3::hash(&self.chunk).as_bytes() != name.0 {
                 return Err(ShuruError::Damaged { at, path });
             }
         }
@@ -121,7 +122,7 @@ impl Read for ShuruDisk {
 }
 
 /// The size of the disk, and the name of each chunk.
-fn read_index(path: &Path) -> Result<(u64, Vec<Option<[u8; 32]>>), ShuruError> {
+fn read_index(path: &Path) -> Result<(u64, Vec<Option<ChunkHash>>), ShuruError> {
     let failed = |source| ShuruError::Read { path: path.to_owned(), source };
     let wrong = |what| ShuruError::Index { path: path.to_owned(), what };
     let cut = |error: io::Error| match error.kind() {
@@ -176,10 +177,10 @@ fn text(file: &mut impl Read, most: u32) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn hash(name: &[u8]) -> Option<[u8; 32]> {
+fn hash(name: &[u8]) -> Option<ChunkHash> {
     let is_name = name.len() == NAME_BYTES && name.iter().all(|digit| digit.is_ascii_hexdigit());
     let hash = blake3::Hash::from_hex(name).ok().filter(|_| is_name)?;
-    Some(*hash.as_bytes())
+    Some(ChunkHash(*hash.as_bytes()))
 }
 
 #[cfg(test)]

@@ -212,8 +212,8 @@ impl ServedStore {
     }
 }
 
-/// Has a damaged chunk noted, so that nothing new relies on it. If the thread of the store has too much to do,
-/// a check finds it later.
+/// Has a damaged chunk noted, so that nothing new relies on it. If the thread of the store has too much to
+/// do, a check finds it later.
 fn note_damage(store: &Weak<ServedStore>, at: ChunkHint, hash: ChunkHash) {
     let Some(store) = store.upgrade() else { return };
     let noted = store.submit(Box::new(move |store| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{OfStore, place};
+use super::of_store::{OfStore, place};
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError};
 use crate::cli::text::{exact_and_human, json, print};

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::store::damage_notes::MOST_NOTED;
+
 /// Damaged chunks that are told of one by one. What there is beyond them is counted.
-pub(super) const MOST_TOLD: usize = super::notes::MOST_NOTED;
+pub(super) const MOST_TOLD: usize = MOST_NOTED;
 /// Places on disks that are told of one damaged chunk or pack.
 pub(super) const MOST_USES: usize = 16;
 /// Places that a sentence has.

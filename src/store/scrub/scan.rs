@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::copies::copies;
-use super::notes::DamageNotes;
 use super::pace::owed;
 use super::report::{DamagedChunk, MOST_TOLD, ScrubReport, UnusablePack};
 use super::uses::{DamageUses, Uses, find_uses, of_packs};
 use crate::store::catalog::PackRow;
+use crate::store::damage_notes::DamageNotes;
 use crate::store::error::StoreError;
 use crate::store::ingest::SPACE;
 use crate::store::layer_copy::CopyProgress;

@@ -11,6 +11,7 @@ use crate::random::Random;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::copy::{MAP_BLOCK, is_zero};
+use crate::store::damage_notes::DamageNotes;
 use crate::store::error::StoreError;
 use crate::store::export::RawOutput;
 use crate::store::map::BlockState;

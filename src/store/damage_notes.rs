@@ -20,10 +20,10 @@ use rustix::fs::{Mode, OFlags, fsync, renameat};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::store::directory::{StoreDirectory, below};
-use crate::store::error::StoreError;
-use crate::store::pack::{ChunkHash, ChunkHint};
-use crate::store::structure::{begin, check, seal};
+use super::directory::{StoreDirectory, below};
+use super::error::StoreError;
+use super::pack::{ChunkHash, ChunkHint};
+use super::structure::{begin, check, seal};
 
 const MAGIC: [u8; 8] = *b"rnbsDAMG";
 const NAME: &str = "damaged";
@@ -36,7 +36,7 @@ pub(super) const MOST_NOTED: usize = 1 << 16;
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::store) struct DamageNotes {
+pub(super) struct DamageNotes {
     /// The pack that the scrub goes on with.
     pub(super) next: u64,
     chunks: BTreeMap<(u64, u32), ChunkHash>,
@@ -51,12 +51,12 @@ impl DamageNotes {
     }
 
     /// Whether a chunk is damaged, as far as that is known.
-    pub(in crate::store) fn has(&self, at: &ChunkHint) -> bool {
+    pub(super) fn has(&self, at: &ChunkHint) -> bool {
         self.chunks.contains_key(&(at.pack, at.slot))
     }
 
     /// It is good again, or gone; whether it was noted.
-    pub(in crate::store) fn remove(&mut self, at: &ChunkHint) -> bool {
+    pub(super) fn remove(&mut self, at: &ChunkHint) -> bool {
         self.chunks.remove(&(at.pack, at.slot)).is_some()
     }
 
@@ -113,7 +113,7 @@ fn hint(pack: u64, slot: u32) -> ChunkHint {
 
 impl StoreDirectory {
     /// What is noted; nothing if the notes cannot be read.
-    pub(in crate::store) fn damage_notes(&self, store: Uuid) -> DamageNotes {
+    pub(super) fn damage_notes(&self, store: Uuid) -> DamageNotes {
         let file = match below(self.root(), NAME, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT) => return DamageNotes::default(),
@@ -131,11 +131,7 @@ impl StoreDirectory {
     }
 
     /// Replaces the notes, durably.
-    pub(in crate::store) fn keep_damage_notes(
-        &self,
-        store: Uuid,
-        notes: &DamageNotes,
-    ) -> Result<(), StoreError> {
+    pub(super) fn keep_damage_notes(&self, store: Uuid, notes: &DamageNotes) -> Result<(), StoreError> {
         let path = self.path().join(NEW_NAME);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(self.root(), NEW_NAME, flags, Mode::RUSR | Mode::WUSR);
