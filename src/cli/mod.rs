@@ -25,6 +25,7 @@ pub(crate) mod store;
 mod text;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+mod watched;
 
 pub(crate) use outcome::Outcome;
 

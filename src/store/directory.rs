@@ -13,16 +13,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs, fsync,
-    ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
+    AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fallocate, fstat,
+    fstatvfs, fsync, ftruncate, linkat, mkdirat, open, openat2, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::catalog::{CatalogError, CatalogFile, LayerId, StoreCatalog};
+use super::collection_pins::CollectionPins;
 use super::error::StoreError;
 use super::lock::take_lock;
 
@@ -55,6 +57,8 @@ pub struct StoreDirectory {
     pub(super) lost: OwnedFd,
     /// Locked as long as it is open; none of those who only read.
     lock: Option<File>,
+    /// What a collection of its packs leaves alone.
+    pub(super) pins: Arc<CollectionPins>,
 }
 
 impl StoreDirectory {
@@ -231,7 +235,7 @@ impl StoreDirectory {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
         };
         let (layers, lost) = (inside(LAYERS)?, inside(LOST)?);
-        Ok(Self { path: path.to_owned(), root, layers, lost, lock })
+        Ok(Self { path: path.to_owned(), root, layers, lost, lock, pins: Arc::default() })
     }
 
     #[must_use]
@@ -355,18 +359,23 @@ impl StoreDirectory {
     /// The file system's.
     pub fn move_to_lost(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path.join(LAYERS).join(name);
-        let mut target = name.to_owned();
-        for number in 1.. {
-            match renameat(&self.layers, name, &self.lost, &*target) {
-                // The place is taken by one that was lost before.
-                Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
-                Ok(()) => break,
-                Err(error) => return Err(StoreError::at("move to lost/", &path)(error)),
-            }
-        }
-        let synced = fsync(&self.lost).and_then(|()| fsync(&self.layers));
-        synced.map_err(StoreError::at("move to lost/", &path))
+        move_to_lost(&self.layers, name, &self.lost).map_err(StoreError::at("move to lost/", &path))
     }
+}
+
+/// Moves something to `lost/`, durably, beside what was lost before under the same name.
+pub(super) fn move_to_lost(from: &OwnedFd, name: &str, lost: &OwnedFd) -> rustix::io::Result<()> {
+    let mut target = name.to_owned();
+    for number in 1.. {
+        match renameat_with(from, name, lost, &*target, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
+            // Not every file system can do that.
+            Err(Errno::INVAL) => return renameat(from, name, lost, name),
+            Ok(()) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    fsync(lost).and_then(|()| fsync(from))
 }
 
 /// What a name below a directory leads to, without following a link.

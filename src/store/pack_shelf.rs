@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::contents_error::ContentsError;
 use super::manifest::NamedChunk;
+use super::moved_chunks::MovedChunks;
 use super::pack::{ChunkHash, ChunkHint, PackError, PackReader};
 
 /// Packs whose footers are in memory.
@@ -20,12 +21,24 @@ const MOST_BYTES: usize = 16 << 20;
 /// Opens a pack by its number.
 type PackOpener = Box<dyn Fn(u64) -> Result<PackReader<File>, PackError> + Send + Sync>;
 
+/// Finds a pack that has a chunk, which is not in the one that it was in.
+type ChunkFinder = Box<dyn Fn(&ChunkHash) -> Option<u64> + Send + Sync>;
+
 /// Packs of a store, for several threads.
 pub(crate) struct PackShelf {
     opener: PackOpener,
+    finder: ChunkFinder,
+    moved: Mutex<MovedChunks>,
     /// The one that was used last is the last.
     open: Mutex<VecDeque<(u64, Arc<PackReader<File>>)>>,
     chunks: Mutex<KeptChunks>,
+}
+
+/// Where a chunk is.
+struct FoundChunk {
+    number: u64,
+    pack: Arc<PackReader<File>>,
+    slot: u32,
 }
 
 #[derive(Default)]
@@ -56,8 +69,41 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
 }
 
 impl PackShelf {
-    pub(crate) fn new(opener: PackOpener) -> Self {
-        Self { opener, open: Mutex::default(), chunks: Mutex::default() }
+    pub(crate) fn new(opener: PackOpener, finder: ChunkFinder) -> Self {
+        let (moved, open, chunks) = Default::default();
+        Self { opener, finder, moved, open, chunks }
+    }
+
+    /// Closes packs that are gone: they take room until then.
+    pub(crate) fn forget(&self, packs: &[u64]) {
+        locked(&self.open).retain(|(number, _)| !packs.contains(number));
+    }
+
+    fn in_pack(&self, number: u64, hash: &ChunkHash) -> Result<FoundChunk, ContentsError> {
+        let pack = self.pack(number)?;
+        let slot = pack.slot(hash).ok_or(ContentsError::Elsewhere(*hash))?;
+        Ok(FoundChunk { number, pack, slot })
+    }
+
+    /// Where a chunk is now. It may have been moved since what names it was written.
+    fn find(&self, chunk: &NamedChunk) -> Result<FoundChunk, ContentsError> {
+        let hash = &chunk.hash;
+        let Some(ChunkHint { pack: hinted, .. }) = chunk.hint else {
+            let found = (self.finder)(hash).ok_or(ContentsError::Nowhere(*hash))?;
+            return self.in_pack(found, hash);
+        };
+        let takers = locked(&self.moved).takers(hinted);
+        if let Some(found) = takers.into_iter().find_map(|taker| self.in_pack(taker, hash).ok()) {
+            return Ok(found);
+        }
+        let error = match self.in_pack(hinted, hash) {
+            Err(error) if error.is_elsewhere() => error,
+            result => return result,
+        };
+        let Some(taker) = (self.finder)(hash).filter(|taker| *taker != hinted) else { return Err(error) };
+        let found = self.in_pack(taker, hash)?;
+        locked(&self.moved).learn(hinted, taker);
+        Ok(found)
     }
 
     fn pack(&self, number: u64) -> Result<Arc<PackReader<File>>, ContentsError> {
@@ -84,10 +130,8 @@ impl PackShelf {
         if let Some(bytes) = self.kept(&chunk.hash) {
             return Ok(bytes);
         }
-        let ChunkHint { pack, .. } = chunk.hint.ok_or(ContentsError::Nowhere(chunk.hash))?;
-        let reader = self.pack(pack)?;
-        let slot = reader.slot(&chunk.hash).ok_or(ContentsError::Elsewhere(chunk.hash))?;
-        let bytes = reader.read(slot).map_err(|source| ContentsError::Pack { pack, source })?;
+        let FoundChunk { number, pack, slot } = self.find(chunk)?;
+        let bytes = pack.read(slot).map_err(|source| ContentsError::Pack { pack: number, source })?;
         let bytes = Arc::new(bytes);
         locked(&self.chunks).keep(chunk.hash, &bytes);
         Ok(bytes)

@@ -16,6 +16,7 @@ use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange};
 use crate::ring::Lease;
 use crate::store::catalog::LayerId;
+use crate::store::collection_pins::HeldContents;
 use crate::store::contents::{copy_chunk, way_to};
 use crate::store::contents_error::ContentsError;
 use crate::store::manifest::{Descent, ManifestEntry, ManifestRoot, NamedChunk};
@@ -32,6 +33,8 @@ pub(in crate::backend) struct ServedContents {
     /// Bytes of it that are seen from above.
     pub(super) visible: u64,
     pub(super) shelf: Arc<PackShelf>,
+    /// No chunk of it goes while this is there.
+    pub(super) _held: Arc<HeldContents>,
 }
 
 /// The same at the bottom of a chain.

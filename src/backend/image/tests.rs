@@ -65,6 +65,8 @@ impl Tested {
             direct: false,
             mapped: true,
             read_only: false,
+            ingest: None,
+            ingest_rate: 1,
             description: None,
         };
         let (store, facts) = ImageStore::open(&uri, false, true).unwrap();
@@ -235,6 +237,8 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         direct: false,
         mapped: true,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     };
     let (store, _) = ImageStore::open(&uri, false, true).unwrap();
@@ -263,6 +267,8 @@ fn stored(path: &Path) -> ImageUri {
         direct: false,
         mapped: true,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     }
 }

@@ -90,7 +90,11 @@ impl Admin {
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
-        let stores = snapshots.iter().map(|(path, of)| StoreFacts { label: path.clone(), snapshots: of });
+        let stores = snapshots.iter().map(|(path, snapshots, packs)| StoreFacts {
+            label: path.clone(),
+            snapshots,
+            packs: *packs,
+        });
         let stores: Vec<_> = stores.collect();
         let metrics = Metrics {
             exports: &exports,
