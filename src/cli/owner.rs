@@ -245,6 +245,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Flatten { .. } => ("POST", "/api/v1/images/flatten"),
         StoreRequest::Rebase { .. } => ("POST", "/api/v1/images/rebase"),
         StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
+        StoreRequest::Ingest { .. } => ("POST", "/api/v1/stores/ingest"),
     }
 }
 
@@ -282,6 +283,7 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
+        StoreAnswer::Ingest(of) => store.clone_into(&mut of.store),
         StoreAnswer::Node(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Removed(_)

@@ -8,10 +8,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::Outcome;
 use super::owner::{self, RequestError};
 use super::text::{exact_and_human, json, print, table};
+use super::watched::Watched;
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
 use crate::store::catalog::ChunkCompression;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest};
+use crate::store::{
+    CollectedLost, IngestState, MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest,
+};
 use of_store::{OfStore, place};
 
 /// The last one that has four digits for its year.
@@ -55,7 +58,11 @@ JSON keys:
               more_names, start, length. With --rebuild-map store, image, rebuilt (uuids of layers); with
               --rebuild-index store, packs, chunks, left (sentences); with --rebuild-catalog store,
               images, snapshots (numbers), left (sentences)
-  gc          store, removed, lost
+  ingest      store, after_seconds (null: off), paused, queue (layers), layers, bytes, chunks_zero,
+              chunks_known, chunks_written, bytes_written
+  gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
+              bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is
+              needed), chunks_needed, packs_unreadable (they stay), done, total
 
 Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused: nothing was changed.";
 
@@ -85,11 +92,23 @@ pub(crate) enum StoreCommand {
     Info(OfStore),
     /// Look for damage: the whole catalogue, the files and maps of all layers, the identity of all bases
     Check(check::CheckArgs),
-    /// Remove what interrupted commands have left behind in lost/
+    /// Show what comes into packs without being asked for, while a server has the store
+    Ingest {
+        #[command(flatten)]
+        of: OfStore,
+        /// Until the server ends or --resume, nothing comes into packs without being asked for
+        #[arg(long)]
+        pause: bool,
+        /// Go on
+        #[arg(long, conflicts_with = "pause")]
+        resume: bool,
+    },
+    /// Remove what no image or snapshot needs: chunks in packs, and what interrupted commands have left behind
+    /// in lost/
     Gc {
         #[command(flatten)]
         of: OfStore,
-        /// Leave what has been there for less than this
+        /// Leave what has been in lost/ for less than this
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
         grace: Duration,
     },
@@ -116,9 +135,78 @@ pub(crate) fn run(args: Args) -> Outcome {
         StoreCommand::Init { of, compress } => init(&of, compress),
         StoreCommand::Info(of) => ask(&of, StoreRequest::Store),
         StoreCommand::Check(args) => check::run(args, control),
-        StoreCommand::Gc { of, grace } => ask(&of, StoreRequest::Gc { grace: grace.as_secs() }),
+        StoreCommand::Ingest { of, pause, resume } => {
+            ask(&of, StoreRequest::Ingest { pause: (pause || resume).then_some(pause) })
+        }
+        StoreCommand::Gc { of, grace } => collect(&of, grace, control),
     };
     done.unwrap_or_else(RequestError::ended)
+}
+
+fn collect(of: &OfStore, grace: Duration, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
+    let request = StoreRequest::Gc { grace: grace.as_secs() };
+    let line = Watched::begin("collecting", &of.store, Some(0))?;
+    let answer = loop {
+        match owner::ask_owner(place(of, control), &request)? {
+            // A server answers after a moment, and goes on.
+            Some(StoreAnswer::Collected(so_far)) if !so_far.finished => {
+                line.progress_of(so_far.done, so_far.total)?;
+            }
+            Some(answer) => break answer,
+            None => {
+                let mut store = OpenStore::open_to_remove(&of.store, MapFiles)?;
+                let collected = store.collect_garbage(grace.as_secs(), &mut |progress| {
+                    line.progress_of(progress.done, progress.total)
+                });
+                break StoreAnswer::Collected(collected?);
+            }
+        }
+    };
+    drop(line);
+    Ok(show(&answer, of.json))
+}
+
+fn ingested(of: &IngestState) -> String {
+    let state = match of.after_seconds {
+        _ if of.paused => "paused".to_owned(),
+        Some(seconds) => format!(
+            "layers that were sealed {} ago",
+            humantime::format_duration(Duration::from_secs(seconds))
+        ),
+        None => "off: only what is asked for (`image checkpoint`)".to_owned(),
+    };
+    let rows = [
+        ("ingest", state),
+        ("waiting", of.queue.to_string()),
+        ("layers", of.layers.to_string()),
+        ("read", exact_and_human(of.bytes)),
+        ("zeroes", of.chunks_zero.to_string()),
+        ("known", of.chunks_known.to_string()),
+        ("written", of.chunks_written.to_string()),
+        ("bytes", exact_and_human(of.bytes_written)),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    table(&rows, &[false, false])
+}
+
+/// What was collected, for people.
+fn collected(of: &CollectedLost) -> String {
+    let packs = &of.packs;
+    let mut text = format!("{} removed, {} left in lost/.\n", of.removed, of.lost);
+    if packs.packs_removed > 0 {
+        let freed = packs.bytes_removed.saturating_sub(packs.bytes_copied);
+        text += &format!(
+            "{} packs removed, {} written: {} freed.\n",
+            packs.packs_removed,
+            packs.packs_written,
+            exact_and_human(freed)
+        );
+    }
+    if packs.packs_unreadable > 0 {
+        let count = packs.packs_unreadable;
+        text += &format!("{count} packs cannot be read and stay (`ringnbd store check` tells why).\n");
+    }
+    text
 }
 
 fn init(of: &OfStore, compress: Compress) -> Result<Outcome, RequestError> {
@@ -140,7 +228,8 @@ fn show(answer: &StoreAnswer, as_json: bool) -> Outcome {
     }
     print(&match answer {
         StoreAnswer::Store(of) => as_table(of),
-        StoreAnswer::Collected(of) => format!("{} removed, {} left in lost/.\n", of.removed, of.lost),
+        StoreAnswer::Collected(of) => collected(of),
+        StoreAnswer::Ingest(of) => ingested(of),
         _ => String::new(),
     })
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use percent_encoding::{percent_decode_str, percent_encode};
 
-use super::size::Size;
+use super::size::{Size, parse_duration};
 use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_size, path_from};
 
 /// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
@@ -14,6 +15,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
 ///   written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
+/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for that
+///   long, so many bytes a second; `off`: only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
 /// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
 ///   `always` verifies all of it whenever it comes into memory
@@ -35,6 +38,10 @@ pub struct ImageUri {
     pub verify: VerifyChunks,
     /// Writes are refused.
     pub read_only: bool,
+    /// Layers come into packs when they have been sealed for that long; `None`: when it is asked for.
+    pub ingest: Option<Duration>,
+    /// Bytes a second of that.
+    pub ingest_rate: u64,
     pub description: Option<String>,
 }
 
@@ -61,6 +68,10 @@ pub enum ImagePlace {
 
 /// Stands for a directory that is thrown away.
 const TEMPORARY: &str = "temp";
+/// When layers come into packs, and how fast, if nothing is said.
+const INGEST: Duration = Duration::from_secs(3600);
+const INGEST_RATE: u64 = 64 << 20;
+const OFF: &str = "off";
 
 impl ImageUri {
     /// What stands behind `store:`.
@@ -86,6 +97,10 @@ impl ImageUri {
         };
         let overlay = Self::at(place, query)?;
         let has_nothing = overlay.base.is_none() && overlay.size.is_none();
+        // What only one image has is not worth being cut into chunks.
+        if query.split('&').any(|pair| pair.starts_with("ingest")) {
+            return Err(ExportUriError::UnknownImageParameter(query.to_owned()));
+        }
         match overlay.place == ImagePlace::Temporary && has_nothing {
             true => Err(ExportUriError::NothingBelow),
             false => Ok(overlay),
@@ -101,6 +116,8 @@ impl ImageUri {
             mapped: true,
             verify: VerifyChunks::First,
             read_only: false,
+            ingest: Some(INGEST),
+            ingest_rate: INGEST_RATE,
             description: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -113,6 +130,8 @@ impl ImageUri {
                 "mapped" => overlay.mapped = boolean(name, value)?,
                 "verify" => overlay.verify = verification(value).ok_or_else(unknown)?,
                 "readonly" => overlay.read_only = boolean(name, value)?,
+                "ingest" => overlay.ingest = ingest(value)?,
+                "ingest-rate" => overlay.ingest_rate = export_size(value)?,
                 "description" => {
                     let text = percent_decode_str(value).decode_utf8();
                     overlay.description =
@@ -142,6 +161,11 @@ fn verification(text: &str) -> Option<VerifyChunks> {
         "always" => Some(VerifyChunks::Always),
         _ => None,
     }
+}
+
+fn ingest(text: &str) -> Result<Option<Duration>, ExportUriError> {
+    let text = percent_decode_str(text).decode_utf8_lossy();
+    if text == OFF { Ok(None) } else { Ok(Some(parse_duration(&text)?)) }
 }
 
 /// A base is a path, with or without `file:` in front.
@@ -178,6 +202,17 @@ impl Display for ImageUri {
                 parameters.push(name.to_owned());
             }
         }
+        match self.ingest {
+            Some(INGEST) => {}
+            Some(time) => {
+                let time = humantime::format_duration(time).to_string().replace(' ', "");
+                parameters.push(format!("ingest={time}"));
+            }
+            None => parameters.push(format!("ingest={OFF}")),
+        }
+        if self.ingest_rate != INGEST_RATE {
+            parameters.push(format!("ingest-rate={}", Size(self.ingest_rate)));
+        }
         if let Some(description) = &self.description {
             parameters.push(format!("description={}", percent_encode(description.as_bytes(), ESCAPED)));
         }
@@ -212,6 +247,8 @@ mod tests {
             "store:/srv/store/vm1",
             "store:vm1@monday?direct=true",
             "store:/srv/store?verify=always&readonly=true",
+            "store:/srv/store?ingest=off",
+            "store:/srv/store?ingest=1m30s&ingest-rate=10M",
         ] {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
@@ -235,6 +272,9 @@ mod tests {
             "store:a/b?base=c",
             "store:a/b?verify=never",
             "store:a/b?verify",
+            "store:a?ingest=soon",
+            "store:a?ingest-rate=0",
+            "overlay:x?size=1M&ingest=1h",
         ] {
             assert!(text.parse::<ExportUri>().is_err(), "{text}");
         }

@@ -13,16 +13,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs, fsync,
-    ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fstat, fsync, linkat, mkdirat, open,
+    openat2, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::catalog::{CatalogError, CatalogFile, ChunkCompression, LayerId, StoreCatalog};
+use super::collection_pins::CollectionPins;
 use super::error::StoreError;
 use super::lock::take_lock;
 
@@ -30,9 +32,8 @@ const LOCK: &str = "lock";
 const CATALOG: &str = "catalog.redb";
 /// The catalogue until it is complete.
 const NEW_CATALOG: &str = "catalog.redb.new";
-/// Space that is kept for the catalogue, so that removing works when the disk is full.
-const RESERVE: &str = "reserve";
-const RESERVE_BYTES: u64 = 4 << 20;
+/// Space that is kept for the catalogue: `reserve_file`.
+pub(super) const RESERVE: &str = "reserve";
 const LAYERS: &str = "layers";
 const LOST: &str = "lost";
 /// Where the server that has the store can be asked: a hint for commands, which may be stale.
@@ -55,6 +56,8 @@ pub struct StoreDirectory {
     pub(super) lost: OwnedFd,
     /// Locked as long as it is open; none of those who only read.
     lock: Option<File>,
+    /// What a collection of its packs leaves alone.
+    pub(super) pins: Arc<CollectionPins>,
 }
 
 impl StoreDirectory {
@@ -236,7 +239,7 @@ impl StoreDirectory {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
         };
         let (layers, lost) = (inside(LAYERS)?, inside(LOST)?);
-        Ok(Self { path: path.to_owned(), root, layers, lost, lock })
+        Ok(Self { path: path.to_owned(), root, layers, lost, lock, pins: Arc::default() })
     }
 
     #[must_use]
@@ -308,40 +311,6 @@ impl StoreDirectory {
         names(&self.lost).map_err(StoreError::at("list", &self.lost_path()))
     }
 
-    /// Takes the space back that is kept for a full disk, if there is enough of it. Without it, nothing is
-    /// worse than it was.
-    pub fn keep_reserve(&self) {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        if let Ok(file) = below(&self.root, RESERVE, flags, FILE_MODE)
-            && self.free_bytes().is_some_and(|free| free >= 2 * RESERVE_BYTES)
-        {
-            let _kept = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
-        }
-    }
-
-    /// Gives the reserve away if the disk is full: what follows makes room.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn release_reserve(&self) -> Result<(), StoreError> {
-        if self.free_bytes().is_none_or(|free| free >= RESERVE_BYTES) {
-            return Ok(());
-        }
-        self.empty_reserve().map_err(StoreError::at("make room with", &self.path.join(RESERVE)))
-    }
-
-    fn empty_reserve(&self) -> rustix::io::Result<()> {
-        match below(&self.root, RESERVE, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(file) => ftruncate(&file, 0),
-            Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        fstatvfs(&self.root).ok().map(|status| status.f_bavail.saturating_mul(status.f_frsize))
-    }
-
     /// When something came to `lost/`, or was last changed there: seconds since 1970.
     ///
     /// # Errors
@@ -360,18 +329,23 @@ impl StoreDirectory {
     /// The file system's.
     pub fn move_to_lost(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path.join(LAYERS).join(name);
-        let mut target = name.to_owned();
-        for number in 1.. {
-            match renameat(&self.layers, name, &self.lost, &*target) {
-                // The place is taken by one that was lost before.
-                Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
-                Ok(()) => break,
-                Err(error) => return Err(StoreError::at("move to lost/", &path)(error)),
-            }
-        }
-        let synced = fsync(&self.lost).and_then(|()| fsync(&self.layers));
-        synced.map_err(StoreError::at("move to lost/", &path))
+        move_to_lost(&self.layers, name, &self.lost).map_err(StoreError::at("move to lost/", &path))
     }
+}
+
+/// Moves something to `lost/`, durably, beside what was lost before under the same name.
+pub(super) fn move_to_lost(from: &OwnedFd, name: &str, lost: &OwnedFd) -> rustix::io::Result<()> {
+    let mut target = name.to_owned();
+    for number in 1.. {
+        match renameat_with(from, name, lost, &*target, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
+            // Not every file system can do that.
+            Err(Errno::INVAL) => return renameat(from, name, lost, name),
+            Ok(()) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    fsync(lost).and_then(|()| fsync(from))
 }
 
 /// What a name below a directory leads to, without following a link.
@@ -451,6 +425,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::store::reserve_file::RESERVE_BYTES;
 
     const STORE: Uuid = Uuid::from_u128(5);
 

@@ -15,15 +15,19 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::catalog::{CatalogChange, CatalogView, PackRow};
+use super::collection_bug::{CollectionBug, is_planted};
+use super::collection_pins::HeldPacks;
 use super::contents_error::ContentsError;
 use super::damage_notes::DamageNotes;
 use super::error::StoreError;
 use super::index::ChunkIndex;
+use super::ingest_counts::IngestCounts;
 use super::manifest::{ManifestNodes, NamedChunk};
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, now_s};
 use super::pack::{
     ChunkCodec, ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, PackError, PackIdentity, PackWriter,
+    PackedChunk,
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
@@ -49,7 +53,8 @@ pub(super) struct PackFilling {
     space: ChunkSpace,
     open: Option<OpenPack>,
     /// Packs that have chunks which were asked for.
-    named: BTreeSet<u64>,
+    named: HeldPacks,
+    counts: IngestCounts,
     /// Chunks that nothing new may rely on.
     damage: DamageNotes,
     has_restored: bool,
@@ -76,8 +81,9 @@ pub(super) enum FillError {
 impl PackFilling {
     pub(super) fn new(place: PackPlace, space: ChunkSpace, codec: ChunkCodec) -> Self {
         let shelf = place.shelf(space);
-        let damage = DamageNotes::default();
-        Self { place, shelf, codec, space, open: None, named: BTreeSet::new(), damage, has_restored: false }
+        let named = HeldPacks::new(Arc::clone(&place.pins));
+        let (counts, damage, has_restored) = Default::default();
+        Self { place, shelf, codec, space, open: None, named, counts, damage, has_restored }
     }
 
     /// The same, which knows what is damaged.
@@ -91,8 +97,13 @@ impl PackFilling {
     }
 
     /// Packs that have the chunks which came, when all of them are finished.
-    pub(super) fn named(&self) -> &BTreeSet<u64> {
-        &self.named
+    pub(super) const fn named(&self) -> &BTreeSet<u64> {
+        self.named.packs()
+    }
+
+    /// Chunks of disks that came.
+    pub(super) const fn counts(&self) -> IngestCounts {
+        self.counts
     }
 
     /// Where a chunk of a disk is, which was appended if no pack had it. There is a pack with room.
@@ -103,12 +114,16 @@ impl PackFilling {
     ) -> Result<NamedChunk, FillError> {
         let hash = self.space.hash(ChunkKind::Data, contents);
         if let Some(hint) = self.known(hash, contents, (index, view))? {
+            self.counts.known += 1;
             return Ok(NamedChunk { hash, hint: Some(hint) });
         }
         let open = self.open.as_mut().ok_or(PackError::Full)?;
+        let before = open.writer.bytes();
         let (hash, hint) = open.writer.append(contents, self.codec)?;
+        self.counts.written += 1;
+        self.counts.written_bytes += open.writer.bytes() - before;
         open.slots.insert(hash, hint.slot);
-        self.named.insert(hint.pack);
+        self.named.hold(hint.pack);
         Ok(NamedChunk { hash, hint: Some(hint) })
     }
 
@@ -125,9 +140,10 @@ impl PackFilling {
             return Ok(Some(ChunkHint { pack: open.number, slot: *slot }));
         }
         let key = ChunkKey { space: self.space, hash };
-        let found = index.find(&key, |pack| view.has_pack(pack))?;
+        let is_listed = |pack| view.has_pack(pack) || is_planted(CollectionBug::DedupAgainstDeadPack);
+        let found = index.find(&key, is_listed)?;
         let found = found.filter(|at| !self.damage.has(at) || self.is_restored(at, contents));
-        self.named.extend(found.map(|hint| hint.pack));
+        found.iter().for_each(|hint| self.named.hold(hint.pack));
         Ok(found)
     }
 
@@ -146,6 +162,23 @@ impl PackFilling {
                 false
             }
         }
+    }
+
+    /// Appends a chunk that another pack has too. There is a pack with room.
+    pub(super) fn put_copy(&mut self, chunk: &PackedChunk, contents: &[u8]) -> Result<(), FillError> {
+        let open = self.open.as_mut().ok_or(PackError::Full)?;
+        let (hash, hint) = match chunk.kind {
+            ChunkKind::Data => open.writer.append(contents, chunk.codec)?,
+            ChunkKind::Node => open.writer.append_node(contents, chunk.hashed_bytes as usize, chunk.codec)?,
+        };
+        open.slots.insert(hash, hint.slot);
+        self.named.hold(hint.pack);
+        Ok(())
+    }
+
+    /// Whether a pack is being written.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     /// Whether the pack that is being written has got enough.
@@ -185,7 +218,7 @@ impl ManifestNodes for NodeSink<'_> {
         let open = self.filling.open.as_mut().ok_or(PackError::Full)?;
         let (hash, hint) = open.writer.append_node(bytes, hashed, self.filling.codec)?;
         open.slots.insert(hash, hint.slot);
-        self.filling.named.insert(hint.pack);
+        self.filling.named.hold(hint.pack);
         Ok(Some(hint))
     }
 }
@@ -210,7 +243,7 @@ impl<M: LayerMaps> OpenStore<M> {
     pub(super) fn finish_pack(
         &mut self,
         filling: &mut PackFilling,
-        index: &mut ChunkIndex,
+        index: &ChunkIndex,
     ) -> Result<(), StoreError> {
         let Some(OpenPack { number, writer, .. }) = filling.open.take() else { return Ok(()) };
         let place = &filling.place;

@@ -11,10 +11,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::catalog::{CatalogFile, CatalogView, PackRow};
-use super::directory::{StoreDirectory, below, names, unlink};
+use super::collection_pins::CollectionPins;
+use super::directory::{StoreDirectory, below, move_to_lost, names, unlink};
 use super::error::StoreError;
 use super::index::{ChunkIndex, ChunkIndexError};
-use super::pack::{ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
+use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
 
 const PACKS: &str = "packs";
@@ -42,6 +43,7 @@ pub(crate) struct PackPlace {
     pub(crate) store: Uuid,
     path: PathBuf,
     directory: Arc<OwnedFd>,
+    pub(super) pins: Arc<CollectionPins>,
 }
 
 impl PackPlace {
@@ -52,8 +54,11 @@ impl PackPlace {
 
     /// Packs of one space, for those who have the store.
     pub(super) fn shelf(&self, space: ChunkSpace) -> Arc<PackShelf> {
-        let place = self.clone();
-        Arc::new(PackShelf::new(Box::new(move |number| place.open(number, space))))
+        let (place, finder) = (self.clone(), self.clone());
+        Arc::new(PackShelf::new(
+            Box::new(move |number| place.open(number, space)),
+            Box::new(move |hash| finder.find(hash, space)),
+        ))
     }
 
     /// Opens a pack that is finished.
@@ -91,6 +96,16 @@ impl PackPlace {
         PackReader::open(file, &PackIdentity { store: self.store, number, space })
     }
 
+    /// A pack that has a chunk, for those who may not have the index. The chunk was moved, so it is likely in
+    /// one of the latest packs. What is found there is verified by its name, so it does not matter who else
+    /// knows of the pack.
+    fn find(&self, hash: &ChunkHash, space: ChunkSpace) -> Option<u64> {
+        let number = |name: String| name.strip_suffix(".pack").and_then(|number| number.parse().ok());
+        let mut all: Vec<u64> = names(&*self.directory).ok()?.into_iter().filter_map(number).collect();
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        all.into_iter().find(|pack| self.open(*pack, space).is_ok_and(|pack| pack.slot(hash).is_some()))
+    }
+
     /// Makes the empty file of a pack. Its number is reserved.
     pub(super) fn create(&self, number: u64) -> Result<File, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
@@ -109,16 +124,17 @@ impl PackPlace {
         removed.map_err(StoreError::at("remove", &self.path_of(number)))
     }
 
-    /// Removes what an interruption has left behind: files that no row names. Nobody else has the store open.
-    pub(super) fn remove_unlisted(&self, view: &CatalogView) -> Result<(), StoreError> {
+    /// Moves to `lost/` what an interruption has left behind: files that no row names. Nobody else has the
+    /// store open. Whoever has put an older catalogue back finds the packs there that it does not know.
+    pub(super) fn move_unlisted(&self, view: &CatalogView, lost: &OwnedFd) -> Result<(), StoreError> {
         let listed = |name: &str| {
             let number = name.strip_suffix(".pack").and_then(|number| number.parse().ok());
             number.is_some_and(|number| view.has_pack(number) && pack_name(number) == name)
         };
         for name in names(&*self.directory).map_err(StoreError::at("list", &self.path))? {
             if !listed(&name) {
-                let removed = unlink(&*self.directory, &name, AtFlags::empty());
-                removed.map_err(StoreError::at("remove", &self.path.join(&name)))?;
+                let moved = move_to_lost(&*self.directory, &name, lost);
+                moved.map_err(StoreError::at("move to lost/", &self.path.join(&name)))?;
             }
         }
         Ok(())
@@ -138,7 +154,10 @@ impl StoreDirectory {
     pub(super) fn packs(&self, store: Uuid) -> Result<Option<PackPlace>, StoreError> {
         let path = self.path().join(PACKS);
         match below(self.root(), PACKS, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
-            Ok(directory) => Ok(Some(PackPlace { store, path, directory: Arc::new(directory) })),
+            Ok(directory) => {
+                let (directory, pins) = (Arc::new(directory), Arc::clone(&self.pins));
+                Ok(Some(PackPlace { store, path, directory, pins }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(StoreError::at("open", &path)(error)),
         }
@@ -187,7 +206,7 @@ impl StoreDirectory {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(self.root(), NEW_INDEX, flags, Mode::RUSR | Mode::WUSR);
         let file = CatalogFile::new(file.map_err(StoreError::at("make", &path))?.into());
-        let mut index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
+        let index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
         let mut made = RebuiltIndex::default();
         for row in packs {
             // What is in a pack that cannot be read is written once more when it comes again.

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::base::{FoundBase, look_at_base};
 use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
+use super::collected::CollectedPacks;
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
+use super::layer_copy::CopyProgress;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
 use super::rebasing::Rebased;
@@ -89,7 +91,13 @@ pub enum StoreRequest {
     Sealed,
     /// The store as a whole.
     Store,
-    /// Removes what was lost for so many seconds.
+    /// What comes into packs without being asked for: how it stands, and whether it pauses from now on.
+    Ingest {
+        #[serde(default)]
+        pause: Option<bool>,
+    },
+    /// Removes what was lost for so many seconds, and what nothing needs of packs. It takes its time: whoever
+    /// asks a server is told how far it is, and asks again.
     Gc {
         grace: u64,
     },
@@ -119,6 +127,7 @@ pub enum StoreAnswer {
     Store(StoreDescription),
     Collected(CollectedLost),
     Checkpoint(CheckpointProgress),
+    Ingest(IngestState),
 }
 
 /// What was removed. Its keys are part of the interface.
@@ -158,12 +167,46 @@ pub struct RebasedImages {
     pub rebased: Rebased,
 }
 
-/// What `gc` did.
+/// What `gc` did. Its keys are part of the interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectedLost {
     pub store: PathBuf,
+    /// Otherwise the work goes on, and the same request tells how far it is.
+    #[serde(default = "yes")]
+    pub finished: bool,
     pub removed: usize,
     pub lost: usize,
+    #[serde(flatten)]
+    pub packs: CollectedPacks,
+    /// Bytes of packs that were looked at or copied, of all that are to be.
+    #[serde(default)]
+    pub done: u64,
+    #[serde(default)]
+    pub total: u64,
+}
+
+/// Earlier servers answer when all is done.
+const fn yes() -> bool {
+    true
+}
+
+/// What comes into packs of a store without being asked for. Its keys are part of the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngestState {
+    pub store: PathBuf,
+    /// For how long a layer has been sealed then; none if nothing comes without being asked for.
+    pub after_seconds: Option<u64>,
+    pub paused: bool,
+    /// Layers that wait, as they were counted last.
+    pub queue: u64,
+    /// Since the server's start, also of what was asked for: layers, bytes of their chunks, chunks by what
+    /// became of them, and bytes of packs.
+    pub layers: u64,
+    pub bytes: u64,
+    pub chunks_zero: u64,
+    pub chunks_known: u64,
+    pub chunks_written: u64,
+    pub bytes_written: u64,
 }
 
 /// How far a checkpoint is. Its keys are part of the interface.
@@ -199,6 +242,7 @@ impl StoreRequest {
             Self::Create { .. }
             | Self::Snapshot { .. }
             | Self::Checkpoint { .. }
+            | Self::Ingest { .. }
             | Self::Clone { .. }
             | Self::Rename { .. }
             | Self::Resize { .. }
@@ -223,6 +267,7 @@ impl StoreRequest {
             Self::Rebase { .. } => from_value(json).map(StoreAnswer::Rebased),
             Self::Store => from_value(json).map(StoreAnswer::Store),
             Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
+            Self::Ingest { .. } => from_value(json).map(StoreAnswer::Ingest),
             Self::Checkpoint { .. } => from_value(json).map(StoreAnswer::Checkpoint),
             Self::Images
             | Self::Create { .. }
@@ -256,9 +301,7 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
             StoreRequest::Gc { grace } => {
-                let (removed, lost) = (self.remove_lost(*grace)?, self.lost()?);
-                let store = self.path().to_owned();
-                return Ok(StoreAnswer::Collected(CollectedLost { store, removed, lost }));
+                return self.collect_garbage(*grace, &mut |_| Ok(())).map(StoreAnswer::Collected);
             }
             StoreRequest::Remove { nodes, snapshots } => {
                 return self.remove_all(nodes, *snapshots).map(StoreAnswer::Removed);
@@ -268,7 +311,9 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(&to.image)])?;
                 return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
             }
-            StoreRequest::Flatten { .. } => return Err(StoreError::NeedsServer),
+            StoreRequest::Flatten { .. } | StoreRequest::Ingest { .. } => {
+                return Err(StoreError::NeedsServer);
+            }
             StoreRequest::Rebase { image, base, is_unsafe } => {
                 let rebased = self.rebase(image, base.clone(), *is_unsafe)?;
                 let of = self.describe_some(&[node(image)])?;
@@ -321,8 +366,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let StoreRequest::Create { image, size, base: Some(path) } = request else {
             let answer = self.perform(request);
             if request.opens() == OpenFor::Removing {
-                // The next time that the disk is full.
-                self.directory.keep_reserve();
+                self.keep_reserve();
             }
             return answer;
         };
@@ -343,9 +387,49 @@ impl<M: LayerMaps> OpenStore<M> {
         }
     }
 
+    /// Removes what was lost for so many seconds, and what nothing needs of packs.
+    ///
+    /// # Errors
+    /// As of [`OpenStore::collect_packs`]: what was removed by then is gone.
+    pub fn collect_garbage(
+        &mut self,
+        grace_s: u64,
+        progress: &mut dyn FnMut(CopyProgress) -> Result<(), StoreError>,
+    ) -> Result<CollectedLost, StoreError> {
+        self.make_room_to_remove()?;
+        let removed = self.remove_lost(grace_s)?;
+        let packs = self.collect_packs(progress)?;
+        self.garbage_collected(removed, packs)
+    }
+
+    /// On a full disk the catalogue has no room for any change without this.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn make_room_to_remove(&self) -> Result<(), StoreError> {
+        self.directory.release_reserve()
+    }
+
+    /// Keeps room for the next time that the disk is full.
+    pub fn keep_reserve(&self) {
+        self.directory.keep_reserve();
+    }
+
+    /// What a collection is told as that is over.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn garbage_collected(
+        &self,
+        removed: usize,
+        packs: CollectedPacks,
+    ) -> Result<CollectedLost, StoreError> {
+        let (store, lost) = (self.path().to_owned(), self.lost()?);
+        Ok(CollectedLost { store, finished: true, removed, lost, packs, done: 0, total: 0 })
+    }
+
     fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {
-        // On a full disk the catalogue has no room for any change without it.
-        self.directory.release_reserve()?;
+        self.make_room_to_remove()?;
         let mut all = RemovedNodes { removed: Vec::new(), layers: 0, bytes: 0 };
         for node in nodes {
             match self.remove(node, snapshots) {

@@ -21,6 +21,7 @@ use crate::block::{BlockError, ByteRange};
 use crate::config::VerifyChunks;
 use crate::ring::Lease;
 use crate::store::catalog::LayerId;
+use crate::store::collection_pins::HeldContents;
 use crate::store::contents::{copy_chunk, way_to};
 use crate::store::contents_error::ContentsError;
 use crate::store::manifest::{Descent, ManifestEntry, ManifestRoot, NamedChunk};
@@ -39,6 +40,8 @@ pub(in crate::backend) struct ServedContents {
     pub(super) shelf: Arc<PackShelf>,
     /// How much of a chunk is verified for a read.
     pub(super) verify: VerifyChunks,
+    /// No chunk of it goes while this is there.
+    pub(super) _held: Arc<HeldContents>,
 }
 
 /// The same at the bottom of a chain.

@@ -66,6 +66,8 @@ impl Tested {
             mapped: true,
             verify: VerifyChunks::First,
             read_only: false,
+            ingest: None,
+            ingest_rate: 1,
             description: None,
         };
         let (store, facts) = ImageStore::open(&uri, false, true).unwrap();
@@ -237,6 +239,8 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         mapped: true,
         verify: VerifyChunks::First,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     };
     let (store, _) = ImageStore::open(&uri, false, true).unwrap();
@@ -266,6 +270,8 @@ fn stored(path: &Path) -> ImageUri {
         mapped: true,
         verify: VerifyChunks::First,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     }
 }

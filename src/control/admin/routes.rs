@@ -91,9 +91,10 @@ impl Admin {
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
         let stores = snapshots.iter().zip(self.overviews.failed_reads());
-        let stores = stores.map(|((path, of), failed_reads)| StoreFacts {
+        let stores = stores.map(|((path, snapshots, packs), failed_reads)| StoreFacts {
             label: path.clone(),
-            snapshots: of,
+            snapshots,
+            packs: *packs,
             failed_reads,
         });
         let stores: Vec<_> = stores.collect();

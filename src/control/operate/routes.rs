@@ -36,7 +36,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 28] = [
+const ROUTES: [(Method, &str, Verb); 29] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -52,6 +52,7 @@ const ROUTES: [(Method, &str, Verb); 28] = [
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
     (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
+    (Method::POST, "/api/v1/stores/ingest", Verb::ChangeStore("ingest")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
     (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),

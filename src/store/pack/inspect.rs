@@ -6,33 +6,12 @@ use super::PAGE;
 use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::PackFile;
-use super::key::{ChunkHash, ChunkKind};
 use super::read::{PackReader, read_chunk, verified};
 
 /// Bytes of a gap that are read at once.
 const GAP_PIECE: u64 = 64 << 10;
 
-/// A chunk at its place in a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PackedChunk {
-    pub(crate) hash: ChunkHash,
-    pub(crate) kind: ChunkKind,
-    /// Bytes from the beginning of the file.
-    pub(crate) offset: u64,
-    pub(crate) payload_bytes: u32,
-}
-
 impl<F: PackFile> PackReader<F> {
-    /// All chunks, by their slots.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = PackedChunk> {
-        self.footer.entries().iter().map(|entry| PackedChunk {
-            hash: entry.hash,
-            kind: entry.kind,
-            offset: entry.offset,
-            payload_bytes: entry.payload_bytes,
-        })
-    }
-
     /// Verifies a chunk, by all that is known of it.
     pub(crate) fn verify(&self, slot: u32) -> Result<(), PackError> {
         read_chunk(&self.file, &self.identity, &self.footer, slot).map(drop)

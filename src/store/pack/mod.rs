@@ -33,9 +33,8 @@ mod write;
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
 pub(crate) use header::PackIdentity;
-pub(crate) use inspect::PackedChunk;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
-pub(crate) use read::PackReader;
+pub(crate) use read::{PackReader, PackedChunk};
 pub(crate) use uncached::UncachedFile;
 pub(crate) use write::PackWriter;
 

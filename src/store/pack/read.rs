@@ -7,9 +7,9 @@ use super::PAGE;
 use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::PackFile;
-use super::footer::{PackFooter, PackTrailer, TRAILER_BYTES};
+use super::footer::{PackEntry, PackFooter, PackTrailer, TRAILER_BYTES};
 use super::header::PackIdentity;
-use super::key::{ChunkHash, ChunkKey};
+use super::key::{ChunkHash, ChunkKey, ChunkKind};
 use crate::store::crc::crc32c;
 
 /// A finished pack.
@@ -22,6 +22,19 @@ pub(crate) struct PackReader<F> {
     by_hash: Vec<u32>,
     /// A bit for each slot that was verified as a whole.
     verified: Vec<AtomicU64>,
+}
+
+/// A chunk, for those who copy it or look at it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackedChunk {
+    pub(crate) hash: ChunkHash,
+    pub(crate) kind: ChunkKind,
+    pub(crate) codec: ChunkCodec,
+    /// Where its bytes begin in the file, and how many they are.
+    pub(crate) offset: u64,
+    pub(crate) payload_bytes: u32,
+    /// Bytes that its name is the hash of.
+    pub(crate) hashed_bytes: u32,
 }
 
 impl<F: PackFile> PackReader<F> {
@@ -57,6 +70,17 @@ impl<F: PackFile> PackReader<F> {
     pub(crate) fn keys(&self) -> impl Iterator<Item = ChunkKey> {
         let space = self.identity.space;
         self.footer.entries().iter().map(move |entry| ChunkKey { space, hash: entry.hash })
+    }
+
+    /// All chunks, by their slots.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = PackedChunk> {
+        (0..).map_while(|slot| self.chunk(slot))
+    }
+
+    pub(crate) fn chunk(&self, slot: u32) -> Option<PackedChunk> {
+        let PackEntry { hash, kind, codec, offset, payload_bytes, hashed_bytes, .. } =
+            *self.footer.entries().get(slot as usize)?;
+        Some(PackedChunk { hash, kind, codec, offset, payload_bytes, hashed_bytes })
     }
 
     /// The slot of the chunk with this hash.

@@ -11,7 +11,7 @@ use super::scan::{FoundDamage, PackScan};
 use crate::store::base::base_differs;
 use crate::store::catalog::PackRow;
 use crate::store::error::StoreError;
-use crate::store::ingest::SPACE;
+use crate::store::ingest_counts::SPACE;
 use crate::store::maps::LayerMaps;
 use crate::store::open_store::OpenStore;
 use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind};

@@ -11,7 +11,7 @@ use super::uses::{DamageUses, Uses, find_uses, of_packs};
 use crate::store::catalog::PackRow;
 use crate::store::damage_notes::DamageNotes;
 use crate::store::error::StoreError;
-use crate::store::ingest::SPACE;
+use crate::store::ingest_counts::SPACE;
 use crate::store::layer_copy::CopyProgress;
 use crate::store::maps::LayerMaps;
 use crate::store::open_store::OpenStore;
