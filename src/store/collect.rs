@@ -186,6 +186,9 @@ impl PackCollection {
         let stays = held.iter().chain(&staying);
         self.found.bytes_garbage = stays.map(|life| life.bytes - life.alive).sum();
         self.progress.total += going.iter().map(|life| life.alive).sum::<u64>();
+        // Those that need no copying make room first: the disk may be full.
+        let dead = going.iter().take_while(|life| life.alive == 0).count();
+        self.released = going.drain(..dead).map(|life| life.number).collect();
         going.reverse();
         (self.going, self.needed, self.stage) = (going, ChunkSet::default(), CollectionStage::Copying);
     }
@@ -216,10 +219,6 @@ impl PackCollection {
                 continue;
             }
             let life = self.going.pop()?;
-            if life.alive == 0 {
-                self.copied.insert(life.number);
-                continue;
-            }
             match self.place.open(life.number, SPACE) {
                 Ok(reader) => self.copy = Some(PackCopy { life, reader, next: 0 }),
                 Err(error) => self.keep(&life, &error),

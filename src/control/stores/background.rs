@@ -20,6 +20,8 @@ const PERIOD: Duration = Duration::from_secs(2);
 const LOOK_REST: u32 = 20;
 /// The store's thread rests for so many times as long as it has worked.
 const RESTS: u32 = 3;
+/// However slow it is to be, it looks so often whether somebody asks for something.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How long a layer is left alone that could not be ingested.
 const AFTER_FAILURE: Duration = Duration::from_secs(600);
 /// Layers that are remembered for that.
@@ -101,7 +103,7 @@ impl Stores {
             one.comes_first()?;
             let bytes = ingest.looked_at() - std::mem::replace(&mut before, ingest.looked_at());
             let least = Duration::from_secs_f64(bytes as f64 / pace.bytes_a_second as f64);
-            Ok(least.max(took * RESTS))
+            Ok(least.max(took * RESTS).min(LONGEST_REST))
         };
         let ingest = self.ingest_steps(one, ingest, &mut onward).await?;
         let released = self.end_ingest(one, ingest).await?;
@@ -133,7 +135,7 @@ impl OneStore {
     /// None if nothing is ingested in the background.
     fn pace(&self) -> Option<Pace> {
         let all = self.of.all.as_ref().filter(|all| !all.read_only)?;
-        Some(Pace { age: all.ingest?, bytes_a_second: all.ingest_rate.max(1) })
+        Some(Pace { age: all.ingest?, bytes_a_second: all.ingest_rate })
     }
 
     /// Whether nobody asks for what would wait for work in the background.

@@ -37,7 +37,7 @@ impl Stores {
     /// Removes what was lost for so many seconds and what nothing needs of packs; says how far that is.
     pub(super) async fn collect(self: &Rc<Self>, at: usize, grace: u64) -> Result<StoreAnswer, PerformError> {
         let one = &self.all[at];
-        let known = one.collection.borrow().clone();
+        let known = one.collection.borrow().clone().filter(|work| !work.is_forgotten());
         let work = known.unwrap_or_else(|| self.begin_collecting(at));
         if work.result.borrow().is_none() {
             let _either = tokio::time::timeout(MOMENT, work.ended.notified()).await;
@@ -85,6 +85,7 @@ impl Stores {
                 Err(error) => tracing::warn!(%error, "packs are not collected"),
             }
             told.result.replace(Some(result));
+            told.ended_at.set(Some(Instant::now()));
             told.ended.notify_one();
         });
         work
