@@ -15,8 +15,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
 ///   written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
-/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for that
-///   long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
+/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
+///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
 ///
 /// An overlay is a store with one image, which is made when it is not there yet. `temp` in place of its

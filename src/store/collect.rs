@@ -35,7 +35,7 @@ use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::ingest_counts::SPACE;
 use super::layer_copy::CopyProgress;
-use super::manifest::{ManifestError, Reached, ReachedNode};
+use super::manifest::{ManifestError, ReachedChunk, ReachedNode};
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
 use super::pack::{ChunkCodec, ChunkHash, ChunkKey, PackError, PackReader};
@@ -144,8 +144,8 @@ impl PackCollection {
             let bytes = self.shelf.read(&node.chunk).map_err(|error| StoreError::Reach(error.to_string()))?;
             for reached in node.below(&bytes).map_err(unreachable_below)? {
                 match reached {
-                    Reached::Node(node) => self.visit(node),
-                    Reached::Data(chunk) => {
+                    ReachedChunk::Node(node) => self.visit(node),
+                    ReachedChunk::Data(chunk) => {
                         self.found.chunks_needed += u64::from(self.needed.insert(&chunk.hash));
                     }
                 }

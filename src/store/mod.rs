@@ -26,6 +26,7 @@ pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod export;
+mod garbage;
 pub(crate) mod image_path;
 pub(crate) mod import;
 mod index;

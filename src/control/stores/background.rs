@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::store::catalog::LayerId;
+use crate::store::collected::IngestState;
 use crate::store::error::StoreError;
 use crate::store::ingest::LayerIngest;
-use crate::store::request::IngestState;
 
 /// Between two looks for layers.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ const MOST_FAILED: usize = 1024;
 
 /// When layers come into packs, and how fast.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+struct IngestPace {
     age: Duration,
     bytes_a_second: u64,
 }
@@ -59,7 +59,7 @@ impl Stores {
     async fn ingest_due(
         &self,
         one: &OneStore,
-        pace: Pace,
+        pace: IngestPace,
         failed: &mut BTreeMap<LayerId, Instant>,
     ) -> Result<Duration, StoreError> {
         let age_s = pace.age.as_secs();
@@ -92,7 +92,7 @@ impl Stores {
     }
 
     /// Ingests the oldest layer below one, or that itself.
-    async fn ingest_one(&self, one: &OneStore, layer: LayerId, pace: Pace) -> Result<(), StoreError> {
+    async fn ingest_one(&self, one: &OneStore, layer: LayerId, pace: IngestPace) -> Result<(), StoreError> {
         let _alone = one.merging.lock().await;
         one.comes_first()?;
         let Some(ingest) = one.ask(move |store| store.begin_layer_ingest(layer)).await?? else {
@@ -133,9 +133,9 @@ impl Stores {
 
 impl OneStore {
     /// None if nothing is ingested in the background.
-    fn pace(&self) -> Option<Pace> {
+    fn pace(&self) -> Option<IngestPace> {
         let all = self.of.all.as_ref().filter(|all| !all.read_only)?;
-        Some(Pace { age: all.ingest?, bytes_a_second: all.ingest_rate })
+        Some(IngestPace { age: all.ingest?, bytes_a_second: all.ingest_rate })
     }
 
     /// Whether nobody asks for what would wait for work in the background.

@@ -14,10 +14,11 @@ use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::PerformError;
 use crate::store::collect::PackCollection;
+use crate::store::collected::CollectedLost;
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
-use crate::store::request::{CollectedLost, StoreAnswer};
+use crate::store::request::StoreAnswer;
 
 /// The store's thread works for so long before others get their turn.
 const TURN: Duration = Duration::from_millis(5);
