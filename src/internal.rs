@@ -143,7 +143,7 @@ pub mod stats {
 pub mod store {
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
     pub use crate::store::collect::PackCollection;
-    pub use crate::store::collected::CollectedPacks;
+    pub use crate::store::collected::{CollectedLost, CollectedPacks, IngestState};
     pub use crate::store::copy::{
         BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse, read_sparse, runs_of_data,
     };
@@ -168,8 +168,8 @@ pub mod store {
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{
-        CollectedLost, FlattenProgress, IngestState, OpenFor, RebasedImages, RemovedNodes, RolledBack,
-        StoreAnswer, StoreRequest, names_in_words,
+        FlattenProgress, OpenFor, RebasedImages, RemovedNodes, RolledBack, StoreAnswer, StoreRequest,
+        names_in_words,
     };
     pub use crate::store::scrub::{ChunkUse, DamagedChunk, ScrubOptions, ScrubReport, UnusablePack};
     pub use crate::store::shuru::{ShuruDisk, ShuruError};

@@ -103,8 +103,8 @@ pub(crate) enum StoreCommand {
         #[arg(long, conflicts_with = "pause")]
         resume: bool,
     },
-    /// Remove what no image or snapshot needs: chunks in packs, and what interrupted commands have left behind
-    /// in lost/
+    /// Remove what no image or snapshot needs: chunks in packs, and what interrupted commands have left
+    /// behind in lost/
     Gc {
         #[command(flatten)]
         of: OfStore,

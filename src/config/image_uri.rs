@@ -15,8 +15,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
 ///   written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
-/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for that
-///   long, so many bytes a second; `off`: only when that is asked for
+/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
+///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
 /// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
 ///   `always` verifies all of it whenever it comes into memory
@@ -68,8 +68,7 @@ pub enum ImagePlace {
 
 /// Stands for a directory that is thrown away.
 const TEMPORARY: &str = "temp";
-/// When layers come into packs, and how fast, if nothing is said.
-const INGEST: Duration = Duration::from_secs(3600);
+/// How fast layers come into packs, if nothing is said.
 const INGEST_RATE: u64 = 64 << 20;
 const OFF: &str = "off";
 
@@ -116,7 +115,7 @@ impl ImageUri {
             mapped: true,
             verify: VerifyChunks::First,
             read_only: false,
-            ingest: Some(INGEST),
+            ingest: None,
             ingest_rate: INGEST_RATE,
             description: None,
         };
@@ -202,13 +201,9 @@ impl Display for ImageUri {
                 parameters.push(name.to_owned());
             }
         }
-        match self.ingest {
-            Some(INGEST) => {}
-            Some(time) => {
-                let time = humantime::format_duration(time).to_string().replace(' ', "");
-                parameters.push(format!("ingest={time}"));
-            }
-            None => parameters.push(format!("ingest={OFF}")),
+        if let Some(time) = self.ingest {
+            let time = humantime::format_duration(time).to_string().replace(' ', "");
+            parameters.push(format!("ingest={time}"));
         }
         if self.ingest_rate != INGEST_RATE {
             parameters.push(format!("ingest-rate={}", Size(self.ingest_rate)));
@@ -247,12 +242,12 @@ mod tests {
             "store:/srv/store/vm1",
             "store:vm1@monday?direct=true",
             "store:/srv/store?verify=always&readonly=true",
-            "store:/srv/store?ingest=off",
             "store:/srv/store?ingest=1m30s&ingest-rate=10M",
         ] {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
         }
+        assert_eq!(read("store:a?ingest=off"), read("store:a"));
         assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), Path::new("a"));
         assert_eq!(read("store:a/b?verify=first").verify, VerifyChunks::First);
         assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));

@@ -35,7 +35,7 @@ use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::ingest_counts::SPACE;
 use super::layer_copy::CopyProgress;
-use super::manifest::{ManifestError, Reached, ReachedNode};
+use super::manifest::{ManifestError, ReachedChunk, ReachedNode};
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
 use super::pack::{ChunkCodec, ChunkHash, ChunkKey, PackError, PackReader};
@@ -144,8 +144,8 @@ impl PackCollection {
             let bytes = self.shelf.read(&node.chunk).map_err(|error| StoreError::Reach(error.to_string()))?;
             for reached in node.below(&bytes).map_err(unreachable_below)? {
                 match reached {
-                    Reached::Node(node) => self.visit(node),
-                    Reached::Data(chunk) => {
+                    ReachedChunk::Node(node) => self.visit(node),
+                    ReachedChunk::Data(chunk) => {
                         self.found.chunks_needed += u64::from(self.needed.insert(&chunk.hash));
                     }
                 }
@@ -186,6 +186,9 @@ impl PackCollection {
         let stays = held.iter().chain(&staying);
         self.found.bytes_garbage = stays.map(|life| life.bytes - life.alive).sum();
         self.progress.total += going.iter().map(|life| life.alive).sum::<u64>();
+        // Those that need no copying make room first: the disk may be full.
+        let dead = going.iter().take_while(|life| life.alive == 0).count();
+        self.released = going.drain(..dead).map(|life| life.number).collect();
         going.reverse();
         (self.going, self.needed, self.stage) = (going, ChunkSet::default(), CollectionStage::Copying);
     }
@@ -216,10 +219,6 @@ impl PackCollection {
                 continue;
             }
             let life = self.going.pop()?;
-            if life.alive == 0 {
-                self.copied.insert(life.number);
-                continue;
-            }
             match self.place.open(life.number, SPACE) {
                 Ok(reader) => self.copy = Some(PackCopy { life, reader, next: 0 }),
                 Err(error) => self.keep(&life, &error),

@@ -18,9 +18,9 @@ use uuid::Uuid;
 
 use super::base::FoundBase;
 use super::catalog::{
-    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ChunkCompression, ImageId,
-    ImageRefusal, ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors,
-    StoreCatalog, StoreName,
+    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal,
+    ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
+    StoreName,
 };
 use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
@@ -92,22 +92,6 @@ pub fn random_uuid() -> Uuid {
 }
 
 impl<M: LayerMaps> OpenStore<M> {
-    /// Makes a store.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn init(path: &Path, maps: M) -> Result<Self, StoreError> {
-        Self::init_with(path, maps, ChunkCompression::default())
-    }
-
-    /// The same, which says how what comes into packs is compressed.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn init_with(path: &Path, maps: M, compression: ChunkCompression) -> Result<Self, StoreError> {
-        Self::with(StoreDirectory::init(path, random_uuid(), now_s(), compression)?, maps)
-    }
-
     /// Opens a store to look at it.
     ///
     /// # Errors
@@ -129,7 +113,10 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
     }
 
-    fn with((directory, catalog): (StoreDirectory, StoreCatalog), maps: M) -> Result<Self, StoreError> {
+    pub(super) fn with(
+        (directory, catalog): (StoreDirectory, StoreCatalog),
+        maps: M,
+    ) -> Result<Self, StoreError> {
         let anchors = directory.change_anchors()?;
         Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
     }

@@ -133,7 +133,7 @@ impl PackPlace {
         };
         for name in names(&*self.directory).map_err(StoreError::at("list", &self.path))? {
             if !listed(&name) {
-                let moved = move_to_lost(&*self.directory, &name, lost);
+                let moved = move_to_lost(&self.directory, &name, lost);
                 moved.map_err(StoreError::at("move to lost/", &self.path.join(&name)))?;
             }
         }

@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::base::{FoundBase, look_at_base};
 use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
-use super::collected::CollectedPacks;
+use super::collected::{CollectedLost, IngestState};
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
-use super::layer_copy::CopyProgress;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
 use super::rebasing::Rebased;
@@ -165,48 +164,6 @@ pub struct RebasedImages {
     pub of: NodeDescriptions,
     #[serde(flatten)]
     pub rebased: Rebased,
-}
-
-/// What `gc` did. Its keys are part of the interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CollectedLost {
-    pub store: PathBuf,
-    /// Otherwise the work goes on, and the same request tells how far it is.
-    #[serde(default = "yes")]
-    pub finished: bool,
-    pub removed: usize,
-    pub lost: usize,
-    #[serde(flatten)]
-    pub packs: CollectedPacks,
-    /// Bytes of packs that were looked at or copied, of all that are to be.
-    #[serde(default)]
-    pub done: u64,
-    #[serde(default)]
-    pub total: u64,
-}
-
-/// Earlier servers answer when all is done.
-const fn yes() -> bool {
-    true
-}
-
-/// What comes into packs of a store without being asked for. Its keys are part of the interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IngestState {
-    pub store: PathBuf,
-    /// For how long a layer has been sealed then; none if nothing comes without being asked for.
-    pub after_seconds: Option<u64>,
-    pub paused: bool,
-    /// Layers that wait, as they were counted last.
-    pub queue: u64,
-    /// Since the server's start, also of what was asked for: layers, bytes of their chunks, chunks by what
-    /// became of them, and bytes of packs.
-    pub layers: u64,
-    pub bytes: u64,
-    pub chunks_zero: u64,
-    pub chunks_known: u64,
-    pub chunks_written: u64,
-    pub bytes_written: u64,
 }
 
 /// How far a checkpoint is. Its keys are part of the interface.
@@ -385,47 +342,6 @@ impl<M: LayerMaps> OpenStore<M> {
             Some(image) => Err(StoreError::Live(image.to_string())),
             None => Ok(told),
         }
-    }
-
-    /// Removes what was lost for so many seconds, and what nothing needs of packs.
-    ///
-    /// # Errors
-    /// As of [`OpenStore::collect_packs`]: what was removed by then is gone.
-    pub fn collect_garbage(
-        &mut self,
-        grace_s: u64,
-        progress: &mut dyn FnMut(CopyProgress) -> Result<(), StoreError>,
-    ) -> Result<CollectedLost, StoreError> {
-        self.make_room_to_remove()?;
-        let removed = self.remove_lost(grace_s)?;
-        let packs = self.collect_packs(progress)?;
-        self.garbage_collected(removed, packs)
-    }
-
-    /// On a full disk the catalogue has no room for any change without this.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn make_room_to_remove(&self) -> Result<(), StoreError> {
-        self.directory.release_reserve()
-    }
-
-    /// Keeps room for the next time that the disk is full.
-    pub fn keep_reserve(&self) {
-        self.directory.keep_reserve();
-    }
-
-    /// What a collection is told as that is over.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn garbage_collected(
-        &self,
-        removed: usize,
-        packs: CollectedPacks,
-    ) -> Result<CollectedLost, StoreError> {
-        let (store, lost) = (self.path().to_owned(), self.lost()?);
-        Ok(CollectedLost { store, finished: true, removed, lost, packs, done: 0, total: 0 })
     }
 
     fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {

@@ -3,6 +3,7 @@
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
 mod chains;
+mod collected;
 mod deep;
 mod flattened;
 mod full;

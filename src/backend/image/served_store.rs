@@ -173,8 +173,7 @@ impl ServedStore {
     }
 
     /// Contents of an image, read by whoever may wait. Packs are opened by the thread of the store: nobody
-    /// else can open files of it. That thread calls it, so that the contents are not collected before they are
-    /// held.
+    /// else can open files of it. That thread calls this, so that nothing is collected before it is held.
     pub(super) fn contents(self: &Arc<Self>, of: &ChainContents, verify: VerifyChunks) -> ServedContents {
         let mut shelf = lock(&self.shelf);
         let shelf = shelf.upgrade().unwrap_or_else(|| {

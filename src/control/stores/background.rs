@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::store::catalog::LayerId;
+use crate::store::collected::IngestState;
 use crate::store::error::StoreError;
 use crate::store::ingest::LayerIngest;
-use crate::store::request::IngestState;
 
 /// Between two looks for layers.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -20,6 +20,8 @@ const PERIOD: Duration = Duration::from_secs(2);
 const LOOK_REST: u32 = 20;
 /// The store's thread rests for so many times as long as it has worked.
 const RESTS: u32 = 3;
+/// However slow it is to be, it looks so often whether somebody asks for something.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How long a layer is left alone that could not be ingested.
 const AFTER_FAILURE: Duration = Duration::from_secs(600);
 /// Layers that are remembered for that.
@@ -27,7 +29,7 @@ const MOST_FAILED: usize = 1024;
 
 /// When layers come into packs, and how fast.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+struct IngestPace {
     age: Duration,
     bytes_a_second: u64,
 }
@@ -57,7 +59,7 @@ impl Stores {
     async fn ingest_due(
         &self,
         one: &OneStore,
-        pace: Pace,
+        pace: IngestPace,
         failed: &mut BTreeMap<LayerId, Instant>,
     ) -> Result<Duration, StoreError> {
         let age_s = pace.age.as_secs();
@@ -90,7 +92,7 @@ impl Stores {
     }
 
     /// Ingests the oldest layer below one, or that itself.
-    async fn ingest_one(&self, one: &OneStore, layer: LayerId, pace: Pace) -> Result<(), StoreError> {
+    async fn ingest_one(&self, one: &OneStore, layer: LayerId, pace: IngestPace) -> Result<(), StoreError> {
         let _alone = one.merging.lock().await;
         one.comes_first()?;
         let Some(ingest) = one.ask(move |store| store.begin_layer_ingest(layer)).await?? else {
@@ -101,7 +103,7 @@ impl Stores {
             one.comes_first()?;
             let bytes = ingest.looked_at() - std::mem::replace(&mut before, ingest.looked_at());
             let least = Duration::from_secs_f64(bytes as f64 / pace.bytes_a_second as f64);
-            Ok(least.max(took * RESTS))
+            Ok(least.max(took * RESTS).min(LONGEST_REST))
         };
         let ingest = self.ingest_steps(one, ingest, &mut onward).await?;
         let released = self.end_ingest(one, ingest).await?;
@@ -131,9 +133,9 @@ impl Stores {
 
 impl OneStore {
     /// None if nothing is ingested in the background.
-    fn pace(&self) -> Option<Pace> {
+    fn pace(&self) -> Option<IngestPace> {
         let all = self.of.all.as_ref().filter(|all| !all.read_only)?;
-        Some(Pace { age: all.ingest?, bytes_a_second: all.ingest_rate.max(1) })
+        Some(IngestPace { age: all.ingest?, bytes_a_second: all.ingest_rate })
     }
 
     /// Whether nobody asks for what would wait for work in the background.

@@ -14,10 +14,11 @@ use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::PerformError;
 use crate::store::collect::PackCollection;
+use crate::store::collected::CollectedLost;
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
-use crate::store::request::{CollectedLost, StoreAnswer};
+use crate::store::request::StoreAnswer;
 
 /// The store's thread works for so long before others get their turn.
 const TURN: Duration = Duration::from_millis(5);
@@ -37,7 +38,7 @@ impl Stores {
     /// Removes what was lost for so many seconds and what nothing needs of packs; says how far that is.
     pub(super) async fn collect(self: &Rc<Self>, at: usize, grace: u64) -> Result<StoreAnswer, PerformError> {
         let one = &self.all[at];
-        let known = one.collection.borrow().clone();
+        let known = one.collection.borrow().clone().filter(|work| !work.is_forgotten());
         let work = known.unwrap_or_else(|| self.begin_collecting(at));
         if work.result.borrow().is_none() {
             let _either = tokio::time::timeout(MOMENT, work.ended.notified()).await;
@@ -85,6 +86,7 @@ impl Stores {
                 Err(error) => tracing::warn!(%error, "packs are not collected"),
             }
             told.result.replace(Some(result));
+            told.ended_at.set(Some(Instant::now()));
             told.ended.notify_one();
         });
         work

@@ -1,6 +1,7 @@
 //! A collection of packs, as those see it who ask how far it is.
 
 use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -16,4 +17,15 @@ pub(super) struct GarbageWork {
     /// What came of it, until somebody has asked.
     pub(super) result: RefCell<Option<Result<(), StoreError>>>,
     pub(super) ended: Notify,
+    pub(super) ended_at: Cell<Option<Instant>>,
+}
+
+/// Whoever has asked for it asks again within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl GarbageWork {
+    /// It ended, and whoever had asked for it does not ask any more.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.ended_at.get().is_some_and(|at| at.elapsed() > PATIENCE)
+    }
 }

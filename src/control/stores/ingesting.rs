@@ -135,8 +135,8 @@ impl Stores {
         Ok(true)
     }
 
-    /// Goes on until all of a layer was looked at. `onward` is told after each turn how far it is and how long
-    /// that took; it says how long to rest, and gives the layer up by its error.
+    /// Goes on until all of a layer was looked at. `onward` is told after each turn how far it is and how
+    /// long that took; it says how long to rest, and gives the layer up by its error.
     pub(super) async fn ingest_steps(
         &self,
         one: &OneStore,

@@ -8,8 +8,8 @@ use super::view::{CatalogChange, CatalogView, nodes_of};
 use crate::store::manifest::ManifestRoot;
 
 impl CatalogView {
-    /// The contents that somebody reads. Those of a layer are not read if nothing stands on it but layers that
-    /// were ingested: their own contents have all that is needed of it.
+    /// The contents that somebody reads. Those of a layer are not read if nothing stands on it but layers
+    /// that were ingested: their own contents have all that is needed of it.
     pub(in crate::store) fn read_contents(&self) -> impl Iterator<Item = &ManifestRoot> {
         let unpacked = self.layers.values().filter(|row| !self.contents.contains_key(&row.id));
         let named = self.images.values().flat_map(nodes_of);

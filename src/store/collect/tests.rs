@@ -134,6 +134,22 @@ fn what_nothing_needs_goes() {
     check(&store, &at("new", &disk));
 }
 
+/// D8: on a full disk nothing can be copied, but packs can go of which nothing is needed.
+#[test]
+fn what_needs_no_copy_goes_first() {
+    let (_house, _path, mut store) = new_store();
+    packed_image(&mut store, "dead", &[200, 201, 202]);
+    let images = half_needed(&mut store);
+    remove(&mut store, "dead");
+    let mut collection = store.begin_collection().unwrap().unwrap();
+    while collection.found().bytes_copied == 0 {
+        store.collection_step(&mut collection).unwrap();
+    }
+    assert_eq!(collection.found().packs_removed, 1);
+    store.abandon_collection(collection);
+    check(&store, &images);
+}
+
 /// Contents of a layer between two that were ingested are not read by anybody, though its row stays.
 #[test]
 fn what_only_a_removed_snapshot_had_goes() {

@@ -41,7 +41,7 @@ pub(crate) use error::ManifestError;
 #[cfg(test)]
 pub(crate) use look::{find, walk};
 pub(crate) use node::{ManifestEntry, NamedChunk};
-pub(crate) use reach::{Reached, ReachedNode};
+pub(crate) use reach::{ReachedChunk, ReachedNode};
 pub(crate) use root::{ManifestNodes, ManifestRoot};
 pub(crate) use survey::{ManifestSurveyor, survey};
 pub(crate) use update::{all_of_base, updated};

@@ -16,7 +16,7 @@ pub(crate) struct ReachedNode {
 
 /// What a node names.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Reached {
+pub(crate) enum ReachedChunk {
     Node(ReachedNode),
     /// A chunk of the disk.
     Data(NamedChunk),
@@ -31,12 +31,12 @@ impl ReachedNode {
     }
 
     /// What it names, of its bytes. Names that are there several times come several times.
-    pub(crate) fn below<E>(&self, bytes: &[u8]) -> Result<Vec<Reached>, ManifestError<E>> {
+    pub(crate) fn below<E>(&self, bytes: &[u8]) -> Result<Vec<ReachedChunk>, ManifestError<E>> {
         let node = ManifestNode::decode(bytes, &self.space, self.chunk.hash, self.level)?;
         let named = node.entries.iter().filter_map(|entry| match entry {
-            ManifestEntry::Named(chunk) if self.level == 0 => Some(Reached::Data(*chunk)),
+            ManifestEntry::Named(chunk) if self.level == 0 => Some(ReachedChunk::Data(*chunk)),
             ManifestEntry::Named(chunk) => {
-                Some(Reached::Node(Self { chunk: *chunk, level: self.level - 1, ..*self }))
+                Some(ReachedChunk::Node(Self { chunk: *chunk, level: self.level - 1, ..*self }))
             }
             ManifestEntry::Zero | ManifestEntry::Base => None,
         });
