@@ -173,7 +173,7 @@ fn flipped_bits_of_a_pack_are_found() {
 #[test]
 #[ignore = "some minutes"]
 fn ten_thousand_flipped_bits_of_a_pack_are_found() {
-    every_flip_is_found(512, 250, 40);
+    every_flip_is_found(512, 50, 200);
 }
 
 /// A4, A5: who needs what is damaged, and where on the disk.
