@@ -31,7 +31,7 @@ impl StoreDirectory {
         self.empty_reserve().map_err(StoreError::at("make room with", &self.path().join(RESERVE)))
     }
 
-    fn empty_reserve(&self) -> rustix::io::Result<()> {
+    pub(super) fn empty_reserve(&self) -> rustix::io::Result<()> {
         match below(self.root(), RESERVE, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
             Ok(file) => ftruncate(&file, 0),
             Err(Errno::NOENT) => Ok(()),
