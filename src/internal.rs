@@ -143,6 +143,8 @@ pub mod stats {
 
 pub mod store {
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
+    pub use crate::store::collect::PackCollection;
+    pub use crate::store::collected::{CollectedLost, CollectedPacks, IngestState};
     pub use crate::store::copy::{
         BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse, read_sparse, runs_of_data,
     };
@@ -163,12 +165,15 @@ pub mod store {
     pub use crate::store::maps::{LayerDescription, LayerMaps};
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
+    pub use crate::store::packs::RebuiltIndex;
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{
-        CollectedLost, FlattenProgress, OpenFor, RebasedImages, RemovedNodes, RolledBack, StoreAnswer,
-        StoreRequest, names_in_words,
+        FlattenProgress, OpenFor, RebasedImages, RemovedNodes, RolledBack, StoreAnswer, StoreRequest,
+        names_in_words,
     };
+    pub use crate::store::scrub::{ChunkUse, DamagedChunk, ScrubOptions, ScrubReport, UnusablePack};
+    pub use crate::store::shuru::{ShuruDisk, ShuruError};
 
     pub mod catalog {
         pub use crate::store::catalog::*;

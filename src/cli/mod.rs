@@ -27,6 +27,7 @@ mod text;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod top;
+mod watched;
 
 pub(crate) use outcome::Outcome;
 

@@ -13,7 +13,7 @@ use crate::client::ClientError;
 use crate::client::uri::NbdUri;
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{CatalogExcerpt, NodeName};
 use crate::store::{MapFiles, OpenFor, OpenStore, StoreAnswer, StoreDirectory, StoreError, StoreRequest};
 
 /// How often a server is asked again what snapshots consist of: layers that were merged meanwhile are gone.
@@ -168,6 +168,19 @@ pub(super) fn check(
     unreachable!("the last try has a result")
 }
 
+/// Opens a store to read all that is not written any more, beside a server if there is one: that is told.
+pub(super) fn open_to_read(
+    place: StorePlace<'_>,
+) -> Result<(OpenStore<MapFiles>, Option<CatalogExcerpt>), RequestError> {
+    match ask_owner(place, &StoreRequest::Sealed)? {
+        None => Ok((OpenStore::open(place.store, MapFiles)?, None)),
+        Some(StoreAnswer::Layers(told)) => {
+            Ok((OpenStore::open_to_read(place.store, MapFiles, &told)?, Some(told)))
+        }
+        Some(_) => unreachable!("it is the answer to another request"),
+    }
+}
+
 /// The same of a store that a server has.
 pub(super) fn ask_server_of(
     place: StorePlace<'_>,
@@ -232,6 +245,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Flatten { .. } => ("POST", "/api/v1/images/flatten"),
         StoreRequest::Rebase { .. } => ("POST", "/api/v1/images/rebase"),
         StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
+        StoreRequest::Ingest { .. } => ("POST", "/api/v1/stores/ingest"),
     }
 }
 
@@ -269,6 +283,7 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         }
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
+        StoreAnswer::Ingest(of) => store.clone_into(&mut of.store),
         StoreAnswer::Node(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Removed(_)

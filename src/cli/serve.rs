@@ -33,7 +33,7 @@ What to serve: [NAME=]URI, any number of times
                        rotational=true|false, description=TEXT
   store:STORE          all images of a store, each by its name, and snapshots as NAME@SNAPSHOT
   store:STORE/NAME     an image of a store (see `ringnbd image`), or NAME@SNAPSHOT, which is
-                       read-only; direct=, mapped=, readonly=, description= as above
+                       read-only; direct=, mapped=, readonly=, description= as above; verify=first|always
   overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
                        overlay:temp is thrown away at the end; size= for another size
   nbd://HOST/NAME      an export of another server; nbd+unix:///NAME?socket=PATH is one on this machine;

@@ -1,19 +1,21 @@
 //! `ringnbd store`: a directory of images, made and looked at.
 
-use std::path::{Path, PathBuf};
+mod check;
+mod of_store;
+
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde::Serialize;
-
 use super::Outcome;
-use super::owner::{self, RequestError, StorePlace};
+use super::owner::{self, RequestError};
 use super::text::{exact_and_human, json, print, table};
+use super::watched::Watched;
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
-use crate::store::catalog::StoreName;
+use crate::store::catalog::ChunkCompression;
 use crate::store::{
-    MapFiles, OpenStore, RebuiltCatalog, StoreAnswer, StoreDescription, StoreRequest, rebuild_catalog,
+    CollectedLost, IngestState, MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest,
 };
+use of_store::{OfStore, place};
 
 /// The last one that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -25,10 +27,20 @@ clones of snapshots; `ringnbd image` makes these. If a server has the store open
 
 Examples:
   ringnbd store init /srv/store
+  ringnbd store init --compress zstd /srv/archive
   ringnbd image create /srv/store/golden --from golden.raw
   ringnbd store info --json /srv/store | jq .used
   ringnbd store check /srv/store
+  ringnbd store check --deep --rate 50M /srv/store          all packs are read; another time it goes on
+  ringnbd store check --repair --copy old.raw /srv/store    damaged chunks are looked for there too
   ringnbd store check --rebuild-catalog /srv/store          catalog.redb is lost, or cannot be read
+
+`check --deep` reads each chunk of all packs past the page cache, and verifies its checksums and its
+name. It says which images and snapshots need what is damaged, and which bytes of their disks that are.
+If it is interrupted, the next one goes on with the same pack; --anew begins again. Beside a server it
+reads 64M a second unless --rate says something else. With --repair a damaged chunk is written again
+when a good copy is found: in another pack, in a layer that is not in packs, in a base, or in a file
+named by --copy, at a multiple of 64K. What is damaged and has no copy gives EIO to who reads it.
 
 A catalogue that is made again has what the layers tell. Each layer is a snapshot, under its name where
 that is known, or recovered, recovered-2 and so on; each image that was ever written stands on its newest
@@ -37,11 +49,20 @@ are lost. The old file goes to lost/, and so do layers that are nobody's, with t
 
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
-              size (all images, bytes), used, maps, packs (bytes on the disk), lost (what waits for `store gc`)
-  check       store, ok, complete (false while a server has the store), problems; with --rebuild-map
-              store, image, rebuilt (uuids of layers); with --rebuild-catalog store, images, snapshots
-              (numbers), left (sentences)
-  gc          store, removed, lost
+              size (all images, bytes), used, maps, packs (bytes on the disk), compression, lost (what waits
+              for `store gc`)
+  check       store, ok, complete (false while a server has the store), problems; with --deep also
+              scrub: packs, chunks, bytes, resumed_at, damaged, more_damaged, unusable, elsewhere; each of
+              damaged: pack, chunk, hash, kind (data or node), offset, length, why, uses, more_uses,
+              repaired; each of unusable: pack, why, uses, more_uses, is_missing; each of uses: names,
+              more_names, start, length. With --rebuild-map store, image, rebuilt (uuids of layers); with
+              --rebuild-index store, packs, chunks, left (sentences); with --rebuild-catalog store,
+              images, snapshots (numbers), left (sentences)
+  ingest      store, after_seconds (null: off), paused, queue (layers), layers, bytes, chunks_zero,
+              chunks_known, chunks_written, bytes_written
+  gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
+              bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is
+              needed), chunks_needed, packs_unreadable (they stay), done, total
 
 Exit codes: 0, done; 1, it failed, or `check` found something; 2, it was refused: nothing was changed.";
 
@@ -60,65 +81,48 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum StoreCommand {
     /// Make a store of an empty directory, or of one that does not exist yet
-    Init(OfStore),
+    Init {
+        #[command(flatten)]
+        of: OfStore,
+        /// How chunks are compressed that come into packs; it leaves those alone that become hardly smaller
+        #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Lz4)]
+        compress: Compress,
+    },
     /// Show what a store has and what it takes
     Info(OfStore),
     /// Look for damage: the whole catalogue, the files and maps of all layers, the identity of all bases
-    Check {
+    Check(check::CheckArgs),
+    /// Show what comes into packs without being asked for, while a server has the store
+    Ingest {
         #[command(flatten)]
         of: OfStore,
-        /// Make the maps of this image again that cannot be used, out of the data of its layers
-        #[arg(long, value_name = "IMAGE")]
-        rebuild_map: Option<StoreName>,
-        /// Make the catalogue again that is lost or cannot be read, out of the maps of all layers
-        #[arg(long, conflicts_with = "rebuild_map")]
-        rebuild_catalog: bool,
-        /// Do it, although that is a guess: what was trimmed or zeroed may show old contents again
-        #[arg(long, requires = "rebuild_map")]
-        yes: bool,
+        /// Until the server ends or --resume, nothing comes into packs without being asked for
+        #[arg(long)]
+        pause: bool,
+        /// Go on
+        #[arg(long, conflicts_with = "pause")]
+        resume: bool,
     },
-    /// Remove what interrupted commands have left behind in lost/
+    /// Remove what no image or snapshot needs: chunks in packs, and what interrupted commands have left
+    /// behind in lost/
     Gc {
         #[command(flatten)]
         of: OfStore,
-        /// Leave what has been there for less than this
+        /// Leave what has been in lost/ for less than this
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
         grace: Duration,
     },
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct OfStore {
-    /// The directory
-    #[arg(value_name = "STORE")]
-    pub store: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct CheckJson<'a> {
-    store: &'a Path,
-    ok: bool,
-    /// No server writes to the store: all of it was looked at.
-    complete: bool,
-    problems: &'a [String],
-}
-
-#[derive(Debug, Serialize)]
-struct CatalogJson<'a> {
-    store: &'a Path,
-    images: usize,
-    snapshots: usize,
-    left: &'a [String],
-}
-
-#[derive(Debug, Serialize)]
-struct RebuiltJson<'a> {
-    store: &'a Path,
-    image: &'a str,
-    rebuilt: &'a [String],
+/// How chunks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Compress {
+    /// Fast to read
+    Lz4,
+    /// Smaller, and slower to read; versions before this one refuse the store
+    Zstd,
+    /// Not at all: the fastest reads
+    None,
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
@@ -128,28 +132,90 @@ pub(crate) fn run(args: Args) -> Outcome {
         answer.map(|answer| show(&answer, of.json))
     };
     let done = match args.command {
-        StoreCommand::Init(of) => init(&of),
+        StoreCommand::Init { of, compress } => init(&of, compress),
         StoreCommand::Info(of) => ask(&of, StoreRequest::Store),
-        StoreCommand::Check { of, rebuild_catalog: true, .. } => new_catalog(&of),
-        StoreCommand::Check { of, rebuild_map: None, .. } => check(&of, control),
-        StoreCommand::Check { rebuild_map: Some(image), yes: false, .. } => {
-            return Outcome::refused(format_args!(
-                "a map that is made again is a guess: what was trimmed or zeroed in \"{image}\" may show old contents again; \
-                 restore a backup if there is one, or write --yes"
-            ));
+        StoreCommand::Check(args) => check::run(args, control),
+        StoreCommand::Ingest { of, pause, resume } => {
+            ask(&of, StoreRequest::Ingest { pause: (pause || resume).then_some(pause) })
         }
-        StoreCommand::Check { of, rebuild_map: Some(image), yes: true, .. } => rebuild(&of, &image, control),
-        StoreCommand::Gc { of, grace } => ask(&of, StoreRequest::Gc { grace: grace.as_secs() }),
+        StoreCommand::Gc { of, grace } => collect(&of, grace, control),
     };
     done.unwrap_or_else(RequestError::ended)
 }
 
-fn place<'a>(of: &'a OfStore, control: Option<&'a ControlAddress>) -> StorePlace<'a> {
-    StorePlace { store: &of.store, control }
+fn collect(of: &OfStore, grace: Duration, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
+    let request = StoreRequest::Gc { grace: grace.as_secs() };
+    let line = Watched::begin("collecting", &of.store, Some(0))?;
+    let answer = loop {
+        match owner::ask_owner(place(of, control), &request)? {
+            // A server answers after a moment, and goes on.
+            Some(StoreAnswer::Collected(so_far)) if !so_far.finished => {
+                line.progress_of(so_far.done, so_far.total)?;
+            }
+            Some(answer) => break answer,
+            None => {
+                let mut store = OpenStore::open_to_remove(&of.store, MapFiles)?;
+                let collected = store.collect_garbage(grace.as_secs(), &mut |progress| {
+                    line.progress_of(progress.done, progress.total)
+                });
+                break StoreAnswer::Collected(collected?);
+            }
+        }
+    };
+    drop(line);
+    Ok(show(&answer, of.json))
 }
 
-fn init(of: &OfStore) -> Result<Outcome, RequestError> {
-    let made = OpenStore::init(&of.store, MapFiles)?;
+fn ingested(of: &IngestState) -> String {
+    let state = match of.after_seconds {
+        _ if of.paused => "paused".to_owned(),
+        Some(seconds) => format!(
+            "layers that were sealed {} ago",
+            humantime::format_duration(Duration::from_secs(seconds))
+        ),
+        None => "off: only what is asked for (`image checkpoint`)".to_owned(),
+    };
+    let rows = [
+        ("ingest", state),
+        ("waiting", of.queue.to_string()),
+        ("layers", of.layers.to_string()),
+        ("read", exact_and_human(of.bytes)),
+        ("zeroes", of.chunks_zero.to_string()),
+        ("known", of.chunks_known.to_string()),
+        ("written", of.chunks_written.to_string()),
+        ("bytes", exact_and_human(of.bytes_written)),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    table(&rows, &[false, false])
+}
+
+/// What was collected, for people.
+fn collected(of: &CollectedLost) -> String {
+    let packs = &of.packs;
+    let mut text = format!("{} removed, {} left in lost/.\n", of.removed, of.lost);
+    if packs.packs_removed > 0 {
+        let freed = packs.bytes_removed.saturating_sub(packs.bytes_copied);
+        text += &format!(
+            "{} packs removed, {} written: {} freed.\n",
+            packs.packs_removed,
+            packs.packs_written,
+            exact_and_human(freed)
+        );
+    }
+    if packs.packs_unreadable > 0 {
+        let count = packs.packs_unreadable;
+        text += &format!("{count} packs cannot be read and stay (`ringnbd store check` tells why).\n");
+    }
+    text
+}
+
+fn init(of: &OfStore, compress: Compress) -> Result<Outcome, RequestError> {
+    let compression = match compress {
+        Compress::Lz4 => ChunkCompression::Lz4,
+        Compress::Zstd => ChunkCompression::Zstd,
+        Compress::None => ChunkCompression::None,
+    };
+    let made = OpenStore::init_with(&of.store, MapFiles, compression)?;
     Ok(show(&StoreAnswer::Store(made.describe_store()?), of.json))
 }
 
@@ -162,7 +228,8 @@ fn show(answer: &StoreAnswer, as_json: bool) -> Outcome {
     }
     print(&match answer {
         StoreAnswer::Store(of) => as_table(of),
-        StoreAnswer::Collected(of) => format!("{} removed, {} left in lost/.\n", of.removed, of.lost),
+        StoreAnswer::Collected(of) => collected(of),
+        StoreAnswer::Ingest(of) => ingested(of),
         _ => String::new(),
     })
 }
@@ -180,6 +247,7 @@ fn as_table(of: &StoreDescription) -> String {
         ("used", exact_and_human(of.used)),
         ("maps", exact_and_human(of.maps)),
         ("packs", exact_and_human(of.packs)),
+        ("compression", of.compression.clone()),
         ("lost", of.lost.to_string()),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
@@ -196,64 +264,6 @@ pub(super) fn warn_of_missing(missing: &[String]) {
 /// Seconds since 1970 as people read them.
 pub(super) fn time(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND))).to_string()
-}
-
-/// It takes long, so a server does not do it: it tells what there is, and the files are read here.
-fn check(of: &OfStore, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
-    let (problems, is_all) = owner::check(place(of, control), |store| {
-        let mut problems = store.check()?;
-        problems.extend(store.check_maps()?);
-        Ok(problems)
-    })?;
-    let ok = problems.is_empty();
-    let left_out = "What is written now was not looked at: stop the server that has the store for that.\n";
-    let text = if of.json {
-        json(&CheckJson { store: &of.store, ok, complete: is_all, problems: &problems })
-    } else {
-        let mut lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
-        lines.push_str(if ok { "Nothing is wrong.\n" } else { "" });
-        lines.push_str(if is_all { "" } else { left_out });
-        lines
-    };
-    let printed = print(&text);
-    match problems.len() {
-        0 => Ok(printed),
-        1 => Ok(Outcome::failed("one problem was found")),
-        count => Ok(Outcome::failed(format_args!("{count} problems were found"))),
-    }
-}
-
-fn rebuild(
-    of: &OfStore,
-    image: &StoreName,
-    control: Option<&ControlAddress>,
-) -> Result<Outcome, RequestError> {
-    let layers = owner::open_alone(place(of, control))?.rebuild_maps(image)?;
-    let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
-    if of.json {
-        return Ok(print(&json(&RebuiltJson { store: &of.store, image: image.as_str(), rebuilt: &layers })));
-    }
-    Ok(print(&match layers.is_empty() {
-        true => format!("The maps of {image} can be used: nothing was changed.\n"),
-        false => {
-            let text = "Made again, the old ones are in lost/; check the file systems in it";
-            format!("{text}: {}.\n", layers.join(", "))
-        }
-    }))
-}
-
-/// A server that has the store is not asked: it has read the catalogue.
-fn new_catalog(of: &OfStore) -> Result<Outcome, RequestError> {
-    let RebuiltCatalog { images, snapshots, left } = rebuild_catalog(&of.store, Duration::ZERO)?;
-    if of.json {
-        return Ok(print(&json(&CatalogJson { store: &of.store, images, snapshots, left: &left })));
-    }
-    let mut text = format!("Made again: {images} images, {snapshots} snapshots.\n");
-    for line in &left {
-        text += &format!("Left out: {line}.\n");
-    }
-    text += "Look what is missing (`ringnbd image ls`), and check the file systems in the images.\n";
-    Ok(print(&text))
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use percent_encoding::{percent_decode_str, percent_encode};
 
-use super::size::Size;
+use super::size::{Size, parse_duration};
 use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_size, path_from};
 
 /// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
@@ -14,7 +15,11 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
 ///   written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
+/// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
+///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
+/// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
+///   `always` verifies all of it whenever it comes into memory
 ///
 /// An overlay is a store with one image, which is made when it is not there yet. `temp` in place of its
 /// directory: what is written is thrown away at the end. A directory of that name is `./temp`.
@@ -29,9 +34,25 @@ pub struct ImageUri {
     pub direct: bool,
     /// What is in the page cache may be sent from there, without a copy.
     pub mapped: bool,
+    /// How much of a chunk of packs is verified for a read.
+    pub verify: VerifyChunks,
     /// Writes are refused.
     pub read_only: bool,
+    /// Layers come into packs when they have been sealed for that long; `None`: when it is asked for.
+    pub ingest: Option<Duration>,
+    /// Bytes a second of that.
+    pub ingest_rate: u64,
     pub description: Option<String>,
+}
+
+/// How much of a chunk of packs is verified for a read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VerifyChunks {
+    /// All of it for the first read, then what is read, by its checksums.
+    #[default]
+    First,
+    /// All of it, whenever it comes into memory.
+    Always,
 }
 
 /// Where an image is.
@@ -47,6 +68,9 @@ pub enum ImagePlace {
 
 /// Stands for a directory that is thrown away.
 const TEMPORARY: &str = "temp";
+/// How fast layers come into packs, if nothing is said.
+const INGEST_RATE: u64 = 64 << 20;
+const OFF: &str = "off";
 
 impl ImageUri {
     /// What stands behind `store:`.
@@ -72,6 +96,10 @@ impl ImageUri {
         };
         let overlay = Self::at(place, query)?;
         let has_nothing = overlay.base.is_none() && overlay.size.is_none();
+        // What only one image has is not worth being cut into chunks.
+        if query.split('&').any(|pair| pair.starts_with("ingest")) {
+            return Err(ExportUriError::UnknownImageParameter(query.to_owned()));
+        }
         match overlay.place == ImagePlace::Temporary && has_nothing {
             true => Err(ExportUriError::NothingBelow),
             false => Ok(overlay),
@@ -85,23 +113,30 @@ impl ImageUri {
             size: None,
             direct: false,
             mapped: true,
+            verify: VerifyChunks::First,
             read_only: false,
+            ingest: None,
+            ingest_rate: INGEST_RATE,
             description: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let unknown = || ExportUriError::UnknownImageParameter(pair.to_owned());
             match name {
                 "base" => overlay.base = Some(base(value)?),
                 "size" => overlay.size = Some(export_size(value)?),
                 "direct" => overlay.direct = boolean(name, value)?,
                 "mapped" => overlay.mapped = boolean(name, value)?,
+                "verify" => overlay.verify = verification(value).ok_or_else(unknown)?,
                 "readonly" => overlay.read_only = boolean(name, value)?,
+                "ingest" => overlay.ingest = ingest(value)?,
+                "ingest-rate" => overlay.ingest_rate = export_size(value)?,
                 "description" => {
                     let text = percent_decode_str(value).decode_utf8();
                     overlay.description =
                         Some(text.map_err(|_| ExportUriError::DescriptionNotText)?.into_owned());
                 }
-                _ => return Err(ExportUriError::UnknownImageParameter(pair.to_owned())),
+                _ => return Err(unknown()),
             }
         }
         Ok(overlay)
@@ -117,6 +152,19 @@ impl ImageUri {
             *path = directory.join(&*path);
         }
     }
+}
+
+fn verification(text: &str) -> Option<VerifyChunks> {
+    match text {
+        "first" => Some(VerifyChunks::First),
+        "always" => Some(VerifyChunks::Always),
+        _ => None,
+    }
+}
+
+fn ingest(text: &str) -> Result<Option<Duration>, ExportUriError> {
+    let text = percent_decode_str(text).decode_utf8_lossy();
+    if text == OFF { Ok(None) } else { Ok(Some(parse_duration(&text)?)) }
 }
 
 /// A base is a path, with or without `file:` in front.
@@ -142,12 +190,23 @@ impl Display for ImageUri {
         if let Some(size) = self.size {
             parameters.push(format!("size={}", Size(size)));
         }
-        for (name, is_set) in
-            [("direct=true", self.direct), ("mapped=false", !self.mapped), ("readonly=true", self.read_only)]
-        {
+        let verifies_always = self.verify == VerifyChunks::Always;
+        for (name, is_set) in [
+            ("direct=true", self.direct),
+            ("mapped=false", !self.mapped),
+            ("verify=always", verifies_always),
+            ("readonly=true", self.read_only),
+        ] {
             if is_set {
                 parameters.push(name.to_owned());
             }
+        }
+        if let Some(time) = self.ingest {
+            let time = humantime::format_duration(time).to_string().replace(' ', "");
+            parameters.push(format!("ingest={time}"));
+        }
+        if self.ingest_rate != INGEST_RATE {
+            parameters.push(format!("ingest-rate={}", Size(self.ingest_rate)));
         }
         if let Some(description) = &self.description {
             parameters.push(format!("description={}", percent_encode(description.as_bytes(), ESCAPED)));
@@ -182,11 +241,15 @@ mod tests {
             "overlay:/var/vm1.d?base=file:file:x",
             "store:/srv/store/vm1",
             "store:vm1@monday?direct=true",
+            "store:/srv/store?verify=always&readonly=true",
+            "store:/srv/store?ingest=1m30s&ingest-rate=10M",
         ] {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
         }
+        assert_eq!(read("store:a?ingest=off"), read("store:a"));
         assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), Path::new("a"));
+        assert_eq!(read("store:a/b?verify=first").verify, VerifyChunks::First);
         assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));
         assert_eq!(read("overlay:temp?base=a").place, ImagePlace::Temporary);
     }
@@ -202,6 +265,11 @@ mod tests {
             "store:",
             "store:a/b?size=1G",
             "store:a/b?base=c",
+            "store:a/b?verify=never",
+            "store:a/b?verify",
+            "store:a?ingest=soon",
+            "store:a?ingest-rate=0",
+            "overlay:x?size=1M&ingest=1h",
         ] {
             assert!(text.parse::<ExportUri>().is_err(), "{text}");
         }

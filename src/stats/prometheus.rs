@@ -8,7 +8,7 @@ use super::page::Page;
 use super::remote::{RemoteExportFacts, remotes};
 use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
-use super::{Gauges, Phase, SnapshotOutcome, SnapshotStats};
+use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats};
 use crate::block::{BlockError, CommandKind};
 
 /// What is told of an export beside its statistics.
@@ -51,6 +51,9 @@ pub(crate) struct StoreFacts<'a> {
     /// Where it is.
     pub label: String,
     pub snapshots: &'a SnapshotStats,
+    /// Reads of packs that failed.
+    pub failed_reads: u64,
+    pub packs: PackStats,
 }
 
 /// Everything that metrics are made of.
@@ -147,6 +150,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let of_remotes = exports.iter().filter_map(|export| Some((export.label.as_str(), export.remote?)));
     remotes(&mut page, &of_remotes.collect::<Vec<_>>());
     snapshots(&mut page, stores);
+    packs(&mut page, stores);
     commands(&mut page, exports, totals);
     errors(&mut page, exports, totals);
     page.family("ringnbd_handshakes_total", "counter", "Clients that came, whatever became of them.");
@@ -235,6 +239,48 @@ fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
     for store in stores {
         let labels = [("store", store.label.as_str())];
         page.histogram("ringnbd_image_snapshot_pause_seconds", &labels, store.snapshots.pauses());
+    }
+    let help = "Reads of packs that failed, because a chunk or a pack is damaged or missing.";
+    page.family("ringnbd_store_failed_reads_total", "counter", help);
+    for store in stores {
+        let labels = [("store", store.label.as_str())];
+        page.sample("ringnbd_store_failed_reads_total", &labels, store.failed_reads);
+    }
+}
+
+fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
+    if stores.is_empty() {
+        return;
+    }
+    let mut family = |name: &str, kind: &'static str, help: &str, value: fn(&PackStats) -> u64| {
+        page.family(name, kind, help);
+        for store in stores {
+            page.sample(name, &[("store", store.label.as_str())], value(&store.packs));
+        }
+    };
+    let help = "Layers that came into packs.";
+    family("ringnbd_store_ingested_layers_total", "counter", help, |packs| packs.layers);
+    let help = "Layers that were to come into packs and did not.";
+    family("ringnbd_store_ingest_failures_total", "counter", help, |packs| packs.failures);
+    let help = "Bytes of chunks that were read and named.";
+    family("ringnbd_store_ingested_bytes_total", "counter", help, |packs| packs.bytes);
+    let help = "Bytes of packs that were written, after they were compressed.";
+    family("ringnbd_store_pack_written_bytes_total", "counter", help, |packs| packs.written_bytes);
+    let help = "Layers that have been sealed for long enough to come into packs.";
+    family("ringnbd_store_ingest_queue_layers", "gauge", help, |packs| packs.queue);
+    let help = "1 while no layer comes into packs without being asked for.";
+    family("ringnbd_store_ingest_paused", "gauge", help, |packs| u64::from(packs.is_paused));
+    let help = "Packs that were removed by a collection.";
+    family("ringnbd_store_removed_packs_total", "counter", help, |packs| packs.removed_packs);
+    let help = "Bytes of packs that were removed by a collection.";
+    family("ringnbd_store_removed_pack_bytes_total", "counter", help, |packs| packs.removed_bytes);
+    let name = "ringnbd_store_ingested_chunks_total";
+    page.family(name, "counter", "Chunks that were named, by what became of them.");
+    for store in stores {
+        let PackStats { zeroes, known, written, .. } = store.packs;
+        for (outcome, count) in [("zero", zeroes), ("known", known), ("written", written)] {
+            page.sample(name, &[("store", store.label.as_str()), ("outcome", outcome)], count);
+        }
     }
 }
 
@@ -409,7 +455,9 @@ mod tests {
         snapshots.count(SnapshotOutcome::Taken, 2);
         snapshots.add_pauses(&[Duration::from_micros(30), Duration::from_millis(7)]);
         snapshots.count(SnapshotOutcome::Failed, 1);
-        let stores = [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots }];
+        let packs = PackStats { known: 3, queue: 7, is_paused: true, ..PackStats::default() };
+        let stores =
+            [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots, packs, failed_reads: 3 }];
         let metrics = Metrics {
             exports: &exports,
             stores: &stores[..usize::from(with_store)],
@@ -470,6 +518,7 @@ mod tests {
         }
         assert!(text.contains(&format!("ringnbd_image_snapshot_pause_seconds_count{{{store}}} 2\n")));
         assert!(page(Format::OpenMetrics).contains("# TYPE ringnbd_image_snapshots counter\n"));
+        assert!(page(Format::Prometheus).contains("_failed_reads_total{store=\"/srv/\\\"s\\\"\"} 3\n"));
         assert!(!page_of(Format::Prometheus, false).contains("_snapshot"), "a server without stores");
     }
 
@@ -487,6 +536,21 @@ mod tests {
             assert!(text.contains(&format!("ringnbd_remote_{name}{{{label}}} {value}\n")), "{name}: {text}");
         }
         assert!(!page_of(Format::Prometheus, false).contains("_remote_"), "a server without such exports");
+    }
+
+    #[test]
+    fn what_comes_into_packs_is_told_by_store() {
+        let text = page(Format::Prometheus);
+        let store = r#"store="/srv/\"s\"""#;
+        for line in [
+            format!("ringnbd_store_ingested_chunks_total{{{store},outcome=\"known\"}} 3\n"),
+            format!("ringnbd_store_ingested_chunks_total{{{store},outcome=\"zero\"}} 0\n"),
+            format!("ringnbd_store_ingest_queue_layers{{{store}}} 7\n"),
+            format!("ringnbd_store_ingest_paused{{{store}}} 1\n"),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(!page_of(Format::Prometheus, false).contains("_store_"), "a server without stores");
     }
 
     #[test]

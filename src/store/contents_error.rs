@@ -1,5 +1,7 @@
 //! Why contents cannot be read from packs.
 
+use std::io::ErrorKind;
+
 use super::manifest::ManifestError;
 use super::pack::{ChunkHash, PackError};
 
@@ -14,6 +16,17 @@ pub(crate) enum ContentsError {
     Elsewhere(ChunkHash),
     #[error("{0}")]
     Manifest(String),
+}
+
+impl ContentsError {
+    /// Whether the chunk may be in another pack than it was.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Pack { source: PackError::Io(error), .. } => error.kind() == ErrorKind::NotFound,
+            Self::Elsewhere(_) => true,
+            Self::Pack { .. } | Self::Nowhere(_) | Self::Manifest(_) => false,
+        }
+    }
 }
 
 impl From<ManifestError<Self>> for ContentsError {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{CatalogView, ChainNode, ImageRefusal, ListedNode, NodeName, listing};
+use super::catalog::{CatalogView, ChainNode, ChunkCompression, ImageRefusal, ListedNode, NodeName, listing};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage};
@@ -101,6 +101,9 @@ pub struct StoreDescription {
     /// Bytes of all packs.
     #[serde(default)]
     pub packs: u64,
+    /// How what comes into packs is compressed: `none`, `lz4` or `zstd`.
+    #[serde(default)]
+    pub compression: String,
     /// What waits to be removed for good.
     pub lost: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -223,6 +226,12 @@ impl<M: LayerMaps> OpenStore<M> {
             used: usage.data.values().sum::<u64>().saturating_add(usage.packs),
             maps: usage.maps,
             packs: usage.packs,
+            compression: match header.compression() {
+                ChunkCompression::None => "none",
+                ChunkCompression::Lz4 => "lz4",
+                ChunkCompression::Zstd => "zstd",
+            }
+            .to_owned(),
             lost: self.lost()?,
             missing: missing(usage),
         })

@@ -13,16 +13,18 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    Access, AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, fallocate, fstat, fstatvfs,
-    fsync, ftruncate, linkat, mkdirat, open, openat2, renameat, statat, unlinkat,
+    Access, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fstat, fsync, linkat, mkdirat,
+    open, openat2, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::catalog::{CatalogError, CatalogFile, LayerId, StoreCatalog};
+use super::catalog::{CatalogError, CatalogFile, ChunkCompression, LayerId, StoreCatalog};
+use super::collection_pins::CollectionPins;
 use super::error::StoreError;
 use super::lock::take_lock;
 
@@ -30,9 +32,8 @@ const LOCK: &str = "lock";
 const CATALOG: &str = "catalog.redb";
 /// The catalogue until it is complete.
 const NEW_CATALOG: &str = "catalog.redb.new";
-/// Space that is kept for the catalogue, so that removing works when the disk is full.
-const RESERVE: &str = "reserve";
-const RESERVE_BYTES: u64 = 4 << 20;
+/// Space that is kept for the catalogue: `reserve_file`.
+pub(super) const RESERVE: &str = "reserve";
 const LAYERS: &str = "layers";
 const LOST: &str = "lost";
 /// Where the server that has the store can be asked: a hint for commands, which may be stale.
@@ -55,6 +56,8 @@ pub struct StoreDirectory {
     pub(super) lost: OwnedFd,
     /// Locked as long as it is open; none of those who only read.
     lock: Option<File>,
+    /// What a collection of its packs leaves alone.
+    pub(super) pins: Arc<CollectionPins>,
 }
 
 impl StoreDirectory {
@@ -63,7 +66,12 @@ impl StoreDirectory {
     ///
     /// # Errors
     /// A sentence.
-    pub fn init(path: &Path, store: Uuid, now_s: u64) -> Result<(Self, StoreCatalog), StoreError> {
+    pub fn init(
+        path: &Path,
+        store: Uuid,
+        now_s: u64,
+        compression: ChunkCompression,
+    ) -> Result<(Self, StoreCatalog), StoreError> {
         let is_new = match rustix::fs::mkdir(path, DIRECTORY_MODE) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -85,7 +93,7 @@ impl StoreDirectory {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
         let file =
             below(&directory.root, NEW_CATALOG, flags, FILE_MODE).map_err(StoreError::at("make", &new))?;
-        let catalog = StoreCatalog::create(CatalogFile::new(file.into()), store, now_s)
+        let catalog = StoreCatalog::create_with(CatalogFile::new(file.into()), store, now_s, compression)
             .map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         // With its name it is a store, and complete.
         let made = renameat(&directory.root, NEW_CATALOG, &directory.root, CATALOG)
@@ -231,7 +239,7 @@ impl StoreDirectory {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
         };
         let (layers, lost) = (inside(LAYERS)?, inside(LOST)?);
-        Ok(Self { path: path.to_owned(), root, layers, lost, lock })
+        Ok(Self { path: path.to_owned(), root, layers, lost, lock, pins: Arc::default() })
     }
 
     #[must_use]
@@ -312,40 +320,6 @@ impl StoreDirectory {
         names(&self.lost).map_err(StoreError::at("list", &self.lost_path()))
     }
 
-    /// Takes the space back that is kept for a full disk, if there is enough of it. Without it, nothing is
-    /// worse than it was.
-    pub fn keep_reserve(&self) {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK;
-        if let Ok(file) = below(&self.root, RESERVE, flags, FILE_MODE)
-            && self.free_bytes().is_some_and(|free| free >= 2 * RESERVE_BYTES)
-        {
-            let _kept = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
-        }
-    }
-
-    /// Gives the reserve away if the disk is full: what follows makes room.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn release_reserve(&self) -> Result<(), StoreError> {
-        if self.free_bytes().is_none_or(|free| free >= RESERVE_BYTES) {
-            return Ok(());
-        }
-        self.empty_reserve().map_err(StoreError::at("make room with", &self.path.join(RESERVE)))
-    }
-
-    fn empty_reserve(&self) -> rustix::io::Result<()> {
-        match below(&self.root, RESERVE, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(file) => ftruncate(&file, 0),
-            Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        fstatvfs(&self.root).ok().map(|status| status.f_bavail.saturating_mul(status.f_frsize))
-    }
-
     /// When something came to `lost/`, or was last changed there: seconds since 1970.
     ///
     /// # Errors
@@ -364,18 +338,23 @@ impl StoreDirectory {
     /// The file system's.
     pub fn move_to_lost(&self, name: &str) -> Result<(), StoreError> {
         let path = self.path.join(LAYERS).join(name);
-        let mut target = name.to_owned();
-        for number in 1.. {
-            match renameat(&self.layers, name, &self.lost, &*target) {
-                // The place is taken by one that was lost before.
-                Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
-                Ok(()) => break,
-                Err(error) => return Err(StoreError::at("move to lost/", &path)(error)),
-            }
-        }
-        let synced = fsync(&self.lost).and_then(|()| fsync(&self.layers));
-        synced.map_err(StoreError::at("move to lost/", &path))
+        move_to_lost(&self.layers, name, &self.lost).map_err(StoreError::at("move to lost/", &path))
     }
+}
+
+/// Moves something to `lost/`, durably, beside what was lost before under the same name.
+pub(super) fn move_to_lost(from: &OwnedFd, name: &str, lost: &OwnedFd) -> rustix::io::Result<()> {
+    let mut target = name.to_owned();
+    for number in 1.. {
+        match renameat_with(from, name, lost, &*target, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
+            // Not every file system can do that.
+            Err(Errno::INVAL) => return renameat(from, name, lost, name),
+            Ok(()) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    fsync(lost).and_then(|()| fsync(from))
 }
 
 /// What a name below a directory leads to, without following a link.
@@ -455,6 +434,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::store::reserve_file::RESERVE_BYTES;
 
     const STORE: Uuid = Uuid::from_u128(5);
 
@@ -468,13 +448,19 @@ mod tests {
         let path = house.path().join("store");
         let sentence = no_patience(&path).unwrap_err().to_string();
         assert!(sentence.contains("ringnbd store init"), "{sentence}");
-        drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+        drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
         assert_eq!(no_patience(&path).unwrap().1.header().store, STORE);
-        assert!(matches!(StoreDirectory::init(&path, STORE, 1), Err(StoreError::IsAStore(_))));
+        assert!(matches!(
+            StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::IsAStore(_))
+        ));
         let foreign = house.path().join("foreign");
         fs::create_dir(&foreign).unwrap();
         fs::write(foreign.join("file"), "x").unwrap();
-        assert!(matches!(StoreDirectory::init(&foreign, STORE, 1), Err(StoreError::NotEmpty(_))));
+        assert!(matches!(
+            StoreDirectory::init(&foreign, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::NotEmpty(_))
+        ));
         assert!(matches!(no_patience(&foreign), Err(StoreError::NotAStore(_))));
         assert!(!foreign.join("lock").exists(), "nothing is made in what is no store");
         assert!(matches!(no_patience(&foreign.join("file")), Err(StoreError::NotAStore(_))));
@@ -487,7 +473,7 @@ mod tests {
         fs::create_dir_all(path.join("layers")).unwrap();
         fs::write(path.join("lock"), "").unwrap();
         fs::write(path.join("catalog.redb.new"), "half of a catalogue").unwrap();
-        drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+        drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
         assert!(no_patience(&path).is_ok());
         assert!(!path.join("catalog.redb.new").exists());
     }
@@ -497,11 +483,14 @@ mod tests {
     fn a_second_owner_gets_a_sentence() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let first = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let first = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         let sentence = no_patience(&path).unwrap_err().to_string();
         let owner = format!("in use by process {}:", std::process::id());
         assert!(sentence.contains(&owner), "{sentence}");
-        assert!(matches!(StoreDirectory::init(&path, STORE, 1), Err(StoreError::IsAStore(_))));
+        assert!(matches!(
+            StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4),
+            Err(StoreError::IsAStore(_))
+        ));
         fs::write(path.join("lock"), "\x1b[2J").unwrap();
         let sentence = no_patience(&path).unwrap_err().to_string();
         assert!(sentence.contains("in use by another process:"), "{sentence}");
@@ -514,7 +503,7 @@ mod tests {
     fn an_owner_that_goes_soon_is_waited_for() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let first = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let first = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| StoreDirectory::open(&path, Duration::from_secs(60)).map(drop));
             drop(first);
@@ -529,7 +518,7 @@ mod tests {
         fs::create_dir(&secret).unwrap();
         fs::write(secret.join("catalog.redb"), "").unwrap();
         for name in ["catalog.redb", "lock", "layers", "lost"] {
-            drop(StoreDirectory::init(&path, STORE, 1).unwrap());
+            drop(StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap());
             let at = path.join(name);
             if at.is_dir() {
                 fs::remove_dir(&at).unwrap()
@@ -550,7 +539,7 @@ mod tests {
 
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let (directory, _) = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let (directory, _) = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         directory.keep_reserve();
         let space = || fs::metadata(path.join("reserve")).unwrap().blocks() * 512;
         assert!(space() >= RESERVE_BYTES);
@@ -566,7 +555,7 @@ mod tests {
     fn what_is_lost_keeps_its_name_and_takes_no_place() {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
-        let (directory, _) = StoreDirectory::init(&path, STORE, 1).unwrap();
+        let (directory, _) = StoreDirectory::init(&path, STORE, 1, ChunkCompression::Lz4).unwrap();
         for _ in 0..3 {
             fs::create_dir(path.join("layers/x")).unwrap();
             fs::write(path.join("layers/x/data"), "x").unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{CatalogError, ImageRefusal, LayerId, NameError};
 use super::delta::DeltaError;
+use super::shuru::ShuruError;
 
 /// A sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +111,18 @@ pub enum StoreError {
     Contents { layer: LayerId, why: String },
     #[error("{0}")]
     Index(String),
+    #[error(
+        "which chunks are needed cannot be told, so no pack was removed: {0}; `ringnbd store check` lists what is damaged"
+    )]
+    Reach(String),
+    #[error("the packs of the store are being collected already: ask again when that is over")]
+    Collecting,
     #[error("{0} and {1} have no history in common: compare two of one image, or export all of it")]
     Unrelated(String, String),
     #[error("this is no delta that can be applied: {0}")]
     Delta(#[from] DeltaError),
+    #[error("{0}")]
+    Shuru(#[from] ShuruError),
     #[error("{} exists already: name another file, or write --force", .0.display())]
     FileExists(PathBuf),
 }
@@ -148,12 +157,12 @@ impl StoreError {
             Self::NoNextHead(_) => false,
             Self::Busy(_) | Self::UnknownBase(_) | Self::NotReadable(_) | Self::Live(_) => true,
             Self::ChangeRecord { .. } | Self::Unreadable { .. } => false,
-            Self::Pack { .. } | Self::Contents { .. } | Self::Index(_) => false,
+            Self::Pack { .. } | Self::Contents { .. } | Self::Index(_) | Self::Reach(_) => false,
             Self::Named { .. } | Self::NotAStore(_) | Self::IsAStore(_) | Self::NotEmpty(_) => true,
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
-            Self::RebaseServed(_) | Self::NeedsServer => true,
+            Self::RebaseServed(_) | Self::NeedsServer | Self::Collecting | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } => true,

@@ -112,7 +112,7 @@ impl ChunkIndex {
 
     /// Takes in all chunks of a durable pack, by their slots, in one transaction.
     pub(crate) fn add(
-        &mut self,
+        &self,
         pack: u64,
         keys: impl IntoIterator<Item = ChunkKey>,
     ) -> Result<(), ChunkIndexError> {
@@ -129,13 +129,22 @@ impl ChunkIndex {
         })
     }
 
-    /// Drops the entries of packs that are not `listed`. A pack that is being added has to count as one.
-    #[cfg_attr(not(test), expect(dead_code, reason = "collection, which removes packs, is not written yet"))]
-    pub(crate) fn sweep(&mut self, listed: impl Fn(u64) -> bool) -> Result<(), ChunkIndexError> {
+    /// Drops the entries of a pack that the catalogue does not list any more. It takes no longer than the
+    /// pack is large, however many others there are.
+    pub(crate) fn forget(
+        &self,
+        pack: u64,
+        keys: impl IntoIterator<Item = ChunkKey>,
+    ) -> Result<(), ChunkIndexError> {
         guarded(|| {
             let mut transaction = self.database.begin_write()?;
             transaction.set_quick_repair(true);
-            transaction.open_table(PLACES)?.retain(|key, _| listed(pack_of(key)))?;
+            {
+                let mut places = transaction.open_table(PLACES)?;
+                for key in keys {
+                    places.remove(&encoded(&key, pack))?;
+                }
+            }
             Ok(transaction.commit()?)
         })
     }
@@ -204,7 +213,7 @@ mod tests {
             order in any::<prop::sample::Index>(),
             listed in prop::collection::btree_set(1..9_u64, 0..9),
         ) {
-            let (file, mut index) = new();
+            let (file, index) = new();
             let mut rotated: Vec<_> = packs.iter().collect();
             rotated.rotate_left(order.index(packs.len()));
             for (pack, chunks) in rotated {
@@ -228,9 +237,11 @@ mod tests {
             check(&index, &listed);
             check(&index, &packs.keys().copied().collect());
             drop(index);
-            let mut index = ChunkIndex::open(CatalogFile::new(file), STORE).unwrap();
+            let index = ChunkIndex::open(CatalogFile::new(file), STORE).unwrap();
             check(&index, &listed);
-            index.sweep(|pack| listed.contains(&pack)).unwrap();
+            for (pack, chunks) in packs.iter().filter(|(pack, _)| !listed.contains(pack)) {
+                index.forget(*pack, chunks.iter().map(|number| key(*number))).unwrap();
+            }
             check(&index, &listed);
             let left = expected(&listed);
             for number in 0..20 {
@@ -252,7 +263,7 @@ mod tests {
             PackReader::open(pack.finish().unwrap(), &identity).unwrap()
         });
         let packs: Vec<_> = packs.collect();
-        let (_, mut index) = new();
+        let (_, index) = new();
         for pack in packs.iter().rev() {
             index.add(pack.identity().number, pack.keys()).unwrap();
         }
@@ -265,7 +276,7 @@ mod tests {
 
     #[test]
     fn names_differ_by_all_that_they_consist_of() {
-        let (_, mut index) = new();
+        let (_, index) = new();
         index.add(1, [key(1)]).unwrap();
         let other = |space| index.find(&ChunkKey { space, ..key(1) }, |_| true).unwrap();
         assert_eq!(other(SPACE), Some(ChunkHint { pack: 1, slot: 0 }));

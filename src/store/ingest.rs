@@ -11,23 +11,26 @@
 //! An interruption before 3 costs the work on the last pack: chunks of packs that are listed are found the
 //! next time, and not written again. After it the file goes when the store is opened.
 
-use uuid::Uuid;
+use std::sync::Arc;
 
-use super::catalog::{self, IngestPlan, LayerId, NodeName};
+use super::catalog::{
+    self, Below, CatalogHeader, ChainNode, ChunkCompression, IngestPlan, LayerId, NodeName,
+};
 use super::composed_layer::ComposedLayer;
 use super::copy::{MAP_BLOCK, is_zero};
 use super::error::StoreError;
 use super::index::ChunkIndex;
+use super::ingest_counts::{IngestCounts, SPACE};
 use super::layer_copy::CopyProgress;
 use super::manifest::{ManifestEntry, ManifestError, ManifestRoot, all_of_base, updated};
 use super::map::BlockState;
 use super::maps::LayerMaps;
-use super::open_store::{OpenStore, Released};
-use super::pack::{ChunkCodec, ChunkSpace, HashAlgorithm, PackError};
+use super::open_store::{OpenStore, Released, now_s};
+use super::pack::{ChunkCodec, PackError};
 use super::pack_filling::{FillError, PackFilling};
 
 /// How disks are cut.
-const CHUNK_BYTES: u32 = 64 << 10;
+const CHUNK_BYTES: u32 = SPACE.chunk_bytes;
 /// Chunks of a step that are read and hashed.
 const STEP_CHUNKS: usize = 32;
 /// Chunks of a step that are looked at.
@@ -35,22 +38,41 @@ const STEP_LOOKS: usize = 8192;
 /// Changes that are kept until the manifest takes them in.
 const MOST_CHANGES: usize = 4096;
 
-/// How chunks are named in a store without any setting.
-pub(super) const SPACE: ChunkSpace =
-    ChunkSpace { algorithm: HashAlgorithm::Blake3, chunk_bytes: CHUNK_BYTES, domain: Uuid::nil() };
+/// Layers that are told of at once.
+const MOST_DUE: usize = 64;
+
+/// Layers that may come into packs without being asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueLayers {
+    /// Those that have been sealed for the longest.
+    pub first: Vec<LayerId>,
+    /// All of them.
+    pub count: usize,
+}
 
 /// A layer that is on its way into packs.
 pub struct LayerIngest {
     plan: IngestPlan,
     from: ComposedLayer,
     filling: PackFilling,
-    index: ChunkIndex,
+    index: Arc<ChunkIndex>,
     /// The contents as far as they were taken in.
     root: ManifestRoot,
     /// What comes next, in order.
     changes: Vec<(u64, ManifestEntry)>,
     /// The next chunk.
     at: u64,
+    /// Chunks that read as zeroes.
+    zeroes: u64,
+}
+
+/// How the chunks of a store are compressed.
+fn codec(header: &CatalogHeader) -> ChunkCodec {
+    match header.compression() {
+        ChunkCompression::None => ChunkCodec::Raw,
+        ChunkCompression::Lz4 => ChunkCodec::Lz4,
+        ChunkCompression::Zstd => ChunkCodec::Zstd,
+    }
 }
 
 fn not_made(layer: LayerId) -> impl Fn(FillError) -> StoreError {
@@ -62,6 +84,18 @@ impl LayerIngest {
     #[must_use]
     pub const fn layer(&self) -> LayerId {
         self.plan.layer
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn counts(&self) -> IngestCounts {
+        IngestCounts { zeroes: self.zeroes, ..self.filling.counts() }
+    }
+
+    /// Bytes that it has read and named so far.
+    #[must_use]
+    pub const fn looked_at(&self) -> u64 {
+        self.counts().bytes()
     }
 
     fn chunks(&self) -> u64 {
@@ -124,13 +158,46 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence; its base is another file than it was.
     pub fn begin_ingest(&mut self, node: &NodeName) -> Result<Option<LayerIngest>, StoreError> {
-        let Some(plan) = self.ingest_plan(node)? else { return Ok(None) };
+        match self.ingest_plan(node)? {
+            Some(plan) => self.begin_planned(plan).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The same of the oldest layer below a sealed layer, or that itself.
+    ///
+    /// # Errors
+    /// As of [`OpenStore::begin_ingest`].
+    pub fn begin_layer_ingest(&mut self, layer: LayerId) -> Result<Option<LayerIngest>, StoreError> {
+        let view = self.view()?;
+        // It may be gone since it was found.
+        let Some(row) = view.layer(layer) else { return Ok(None) };
+        match view.next_ingest(Below { node: ChainNode::Layer(layer), bytes: row.size }) {
+            Some(plan) => self.begin_planned(plan).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The first layers that have been sealed for so many seconds and are not in packs, and how many.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn due_layers(&self, age_s: u64) -> Result<DueLayers, StoreError> {
+        let mut first = self.view()?.due_layers(now_s(), age_s);
+        let count = first.len();
+        first.truncate(MOST_DUE);
+        Ok(DueLayers { first, count })
+    }
+
+    fn begin_planned(&mut self, plan: IngestPlan) -> Result<LayerIngest, StoreError> {
         let place = self.directory.make_packs(self.header().store)?;
         let from = self.composed(&plan, &place)?;
-        let index = self.directory.index(&place, self.view()?)?;
-        let filling = PackFilling::new(place, SPACE, ChunkCodec::Lz4);
+        let index = self.chunk_index(&place)?;
+        let damage = self.directory.damage_notes(self.header().store);
+        let filling = PackFilling::new(place, SPACE, codec(self.header())).with_damage(damage);
         let root = plan.older.unwrap_or(ManifestRoot::zeroes(SPACE, 0));
-        let mut ingest = LayerIngest { plan, from, filling, index, root, changes: Vec::new(), at: 0 };
+        let mut ingest =
+            LayerIngest { plan, from, filling, index, root, changes: Vec::new(), at: 0, zeroes: 0 };
         // What is not seen of what is below reads as zeroes, even where the disk has grown again.
         let seen = ingest.from.seen;
         let begun = match (&ingest.plan.older, &ingest.from.base) {
@@ -142,7 +209,7 @@ impl<M: LayerMaps> OpenStore<M> {
             (None, None) => Ok(()),
         };
         match begun {
-            Ok(()) => Ok(Some(ingest)),
+            Ok(()) => Ok(ingest),
             Err(error) => {
                 self.abandon_ingest(ingest);
                 Err(error)
@@ -189,13 +256,14 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         if ingest.filling.is_full() {
             self.take_in_changes(ingest)?;
-            self.finish_pack(&mut ingest.filling, &mut ingest.index)?;
+            self.finish_pack(&mut ingest.filling, &ingest.index)?;
         }
         Ok(ingest.progress())
     }
 
     fn put_chunk(&mut self, ingest: &mut LayerIngest, bytes: &[u8]) -> Result<ManifestEntry, StoreError> {
         if is_zero(bytes) {
+            ingest.zeroes += 1;
             return Ok(ManifestEntry::Zero);
         }
         loop {
@@ -203,7 +271,7 @@ impl<M: LayerMaps> OpenStore<M> {
             match ingest.filling.put(bytes, (&ingest.index, self.view()?)) {
                 Ok(chunk) => return Ok(ManifestEntry::Named(chunk)),
                 Err(FillError::Pack(PackError::Full)) => {
-                    self.finish_pack(&mut ingest.filling, &mut ingest.index)?;
+                    self.finish_pack(&mut ingest.filling, &ingest.index)?;
                 }
                 Err(error) => return Err(not_made(ingest.plan.layer)(error)),
             }
@@ -235,7 +303,7 @@ impl<M: LayerMaps> OpenStore<M> {
                     return Ok(());
                 }
                 Err(ManifestError::Nodes(FillError::Pack(PackError::Full))) => {
-                    self.finish_pack(&mut ingest.filling, &mut ingest.index)?;
+                    self.finish_pack(&mut ingest.filling, &ingest.index)?;
                 }
                 Err(error) => {
                     return Err(StoreError::Contents { layer: ingest.plan.layer, why: error.to_string() });
@@ -252,18 +320,21 @@ impl<M: LayerMaps> OpenStore<M> {
     pub fn finish_ingest(&mut self, mut ingest: LayerIngest) -> Result<Released, StoreError> {
         assert!(ingest.progress().is_done(), "all of it was looked at");
         self.take_in_changes(&mut ingest)?;
-        self.finish_pack(&mut ingest.filling, &mut ingest.index)?;
+        self.finish_pack(&mut ingest.filling, &ingest.index)?;
         let LayerIngest { plan, filling, root, .. } = ingest;
         let change = self.decide(|view, _| catalog::finish_ingest(view, &plan, root, filling.named()))?;
         let bytes = self.directory.layer_usage(plan.layer).map_or(0, |usage| usage.data);
         self.commit(&change)?;
         self.directory.remove_data(plan.layer)?;
+        if let Some(damage) = filling.left_damage() {
+            self.directory.keep_damage_notes(self.header().store, damage)?;
+        }
         Ok(Released { layers: 1, bytes })
     }
 
     /// Gives an ingest up: nothing has changed. What was written of whole packs is found the next time.
     pub fn abandon_ingest(&mut self, mut ingest: LayerIngest) {
-        if self.finish_pack(&mut ingest.filling, &mut ingest.index).is_err() {
+        if self.finish_pack(&mut ingest.filling, &ingest.index).is_err() {
             ingest.filling.abandon();
         }
     }

@@ -263,10 +263,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::catalog::ChunkCompression;
 
     fn store() -> (tempfile::TempDir, StoreDirectory) {
         let house = tempfile::tempdir().unwrap();
-        let (directory, _) = StoreDirectory::init(&house.path().join("store"), Uuid::nil(), 1).unwrap();
+        let (directory, _) =
+            StoreDirectory::init(&house.path().join("store"), Uuid::nil(), 1, ChunkCompression::Lz4).unwrap();
         (house, directory)
     }
 

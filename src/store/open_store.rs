@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -22,11 +22,14 @@ use super::catalog::{
     ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
     StoreName,
 };
+use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
+use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
+use super::packs::PackPlace;
 use super::pending::forget_log;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
@@ -43,6 +46,8 @@ pub struct OpenStore<M> {
     pub(super) anchors: RecordAnchors,
     /// Grows with each change of the catalogue.
     changes: Arc<AtomicU64>,
+    /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
+    index: Weak<ChunkIndex>,
 }
 
 /// What the layers of a store take on the disk.
@@ -87,14 +92,6 @@ pub fn random_uuid() -> Uuid {
 }
 
 impl<M: LayerMaps> OpenStore<M> {
-    /// Makes a store.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub fn init(path: &Path, maps: M) -> Result<Self, StoreError> {
-        Self::with(StoreDirectory::init(path, random_uuid(), now_s())?, maps)
-    }
-
     /// Opens a store to look at it.
     ///
     /// # Errors
@@ -113,12 +110,15 @@ impl<M: LayerMaps> OpenStore<M> {
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default() })
+        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
     }
 
-    fn with((directory, catalog): (StoreDirectory, StoreCatalog), maps: M) -> Result<Self, StoreError> {
+    pub(super) fn with(
+        (directory, catalog): (StoreDirectory, StoreCatalog),
+        maps: M,
+    ) -> Result<Self, StoreError> {
         let anchors = directory.change_anchors()?;
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default() })
+        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
     }
 
     /// A number that grows with each change of the catalogue, to be looked at without it.
@@ -148,6 +148,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let mut store = Self::with(StoreDirectory::open_to_remove(path, PATIENCE)?, maps)?;
         store.finish_left_snapshots()?;
         store.move_unknown_layers()?;
+        store.finish_removals()?;
         Ok(store)
     }
 
@@ -162,9 +163,24 @@ impl<M: LayerMaps> OpenStore<M> {
             self.directory.remove_data(row.layer)?;
         }
         match self.directory.packs(self.header().store)? {
-            Some(place) => place.remove_unlisted(view),
+            Some(place) => place.move_unlisted(view, &self.directory.lost),
             None => Ok(()),
         }
+    }
+
+    /// The index of the packs, which all share who use it.
+    pub(super) fn chunk_index(&mut self, place: &PackPlace) -> Result<Arc<ChunkIndex>, StoreError> {
+        if let Some(index) = self.index.upgrade() {
+            return Ok(index);
+        }
+        let index = Arc::new(self.directory.index(place, self.view()?)?);
+        self.index = Arc::downgrade(&index);
+        Ok(index)
+    }
+
+    /// What a collection of packs leaves alone, for those who read contents.
+    pub(crate) fn collection_pins(&self) -> Arc<CollectionPins> {
+        Arc::clone(&self.directory.pins)
     }
 
     /// The number of the pack that was reserved last.

@@ -15,14 +15,19 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::catalog::{CatalogChange, CatalogView, PackRow};
+use super::collection_bug::{CollectionBug, is_planted};
+use super::collection_pins::HeldPacks;
 use super::contents_error::ContentsError;
+use super::damage_notes::DamageNotes;
 use super::error::StoreError;
 use super::index::ChunkIndex;
+use super::ingest_counts::IngestCounts;
 use super::manifest::{ManifestNodes, NamedChunk};
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, now_s};
 use super::pack::{
     ChunkCodec, ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, PackError, PackIdentity, PackWriter,
+    PackedChunk,
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
@@ -48,7 +53,11 @@ pub(super) struct PackFilling {
     space: ChunkSpace,
     open: Option<OpenPack>,
     /// Packs that have chunks which were asked for.
-    named: BTreeSet<u64>,
+    named: HeldPacks,
+    counts: IngestCounts,
+    /// Chunks that nothing new may rely on.
+    damage: DamageNotes,
+    has_restored: bool,
 }
 
 /// Chunks on their way into a store whose pack has room, for whoever makes manifests.
@@ -72,12 +81,29 @@ pub(super) enum FillError {
 impl PackFilling {
     pub(super) fn new(place: PackPlace, space: ChunkSpace, codec: ChunkCodec) -> Self {
         let shelf = place.shelf(space);
-        Self { place, shelf, codec, space, open: None, named: BTreeSet::new() }
+        let named = HeldPacks::new(Arc::clone(&place.pins));
+        let (counts, damage, has_restored) = Default::default();
+        Self { place, shelf, codec, space, open: None, named, counts, damage, has_restored }
+    }
+
+    /// The same, which knows what is damaged.
+    pub(super) fn with_damage(self, damage: DamageNotes) -> Self {
+        Self { damage, ..self }
+    }
+
+    /// What is still damaged, if some of it was restored.
+    pub(super) fn left_damage(&self) -> Option<&DamageNotes> {
+        self.has_restored.then_some(&self.damage)
     }
 
     /// Packs that have the chunks which came, when all of them are finished.
-    pub(super) fn named(&self) -> &BTreeSet<u64> {
-        &self.named
+    pub(super) const fn named(&self) -> &BTreeSet<u64> {
+        self.named.packs()
+    }
+
+    /// Chunks of disks that came.
+    pub(super) const fn counts(&self) -> IngestCounts {
+        self.counts
     }
 
     /// Where a chunk of a disk is, which was appended if no pack had it. There is a pack with room.
@@ -87,20 +113,25 @@ impl PackFilling {
         (index, view): (&ChunkIndex, &CatalogView),
     ) -> Result<NamedChunk, FillError> {
         let hash = self.space.hash(ChunkKind::Data, contents);
-        if let Some(hint) = self.known(hash, (index, view))? {
+        if let Some(hint) = self.known(hash, contents, (index, view))? {
+            self.counts.known += 1;
             return Ok(NamedChunk { hash, hint: Some(hint) });
         }
         let open = self.open.as_mut().ok_or(PackError::Full)?;
+        let before = open.writer.bytes();
         let (hash, hint) = open.writer.append(contents, self.codec)?;
+        self.counts.written += 1;
+        self.counts.written_bytes += open.writer.bytes() - before;
         open.slots.insert(hash, hint.slot);
-        self.named.insert(hint.pack);
+        self.named.hold(hint.pack);
         Ok(NamedChunk { hash, hint: Some(hint) })
     }
 
-    /// Where a chunk is that a pack has already.
+    /// Where a chunk is that a pack has already, and has whole.
     fn known(
         &mut self,
         hash: ChunkHash,
+        contents: &[u8],
         (index, view): (&ChunkIndex, &CatalogView),
     ) -> Result<Option<ChunkHint>, FillError> {
         if let Some(open) = &self.open
@@ -109,9 +140,45 @@ impl PackFilling {
             return Ok(Some(ChunkHint { pack: open.number, slot: *slot }));
         }
         let key = ChunkKey { space: self.space, hash };
-        let found = index.find(&key, |pack| view.has_pack(pack))?;
-        self.named.extend(found.map(|hint| hint.pack));
+        let is_listed = |pack| view.has_pack(pack) || is_planted(CollectionBug::DedupAgainstDeadPack);
+        let found = index.find(&key, is_listed)?;
+        let found = found.filter(|at| !self.damage.has(at) || self.is_restored(at, contents));
+        found.iter().for_each(|hint| self.named.hold(hint.pack));
         Ok(found)
+    }
+
+    /// What is damaged is written again when the same contents come.
+    fn is_restored(&mut self, at: &ChunkHint, contents: &[u8]) -> bool {
+        let pack = self.place.open_to_restore(at.pack, self.space);
+        match pack.and_then(|pack| pack.restore(at.slot, contents)) {
+            Ok(()) => {
+                tracing::info!(pack = at.pack, chunk = at.slot, "a damaged chunk was written again");
+                self.damage.remove(at);
+                self.has_restored = true;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(pack = at.pack, chunk = at.slot, %error, "a damaged chunk gets a second place");
+                false
+            }
+        }
+    }
+
+    /// Appends a chunk that another pack has too. There is a pack with room.
+    pub(super) fn put_copy(&mut self, chunk: &PackedChunk, contents: &[u8]) -> Result<(), FillError> {
+        let open = self.open.as_mut().ok_or(PackError::Full)?;
+        let (hash, hint) = match chunk.kind {
+            ChunkKind::Data => open.writer.append(contents, chunk.codec)?,
+            ChunkKind::Node => open.writer.append_node(contents, chunk.hashed_bytes as usize, chunk.codec)?,
+        };
+        open.slots.insert(hash, hint.slot);
+        self.named.hold(hint.pack);
+        Ok(())
+    }
+
+    /// Whether a pack is being written.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     /// Whether the pack that is being written has got enough.
@@ -145,13 +212,13 @@ impl ManifestNodes for NodeSink<'_> {
     }
 
     fn put(&mut self, hash: &ChunkHash, bytes: &[u8], hashed: usize) -> Result<Option<ChunkHint>, FillError> {
-        if let Some(hint) = self.filling.known(*hash, (self.index, self.view))? {
+        if let Some(hint) = self.filling.known(*hash, bytes, (self.index, self.view))? {
             return Ok(Some(hint));
         }
         let open = self.filling.open.as_mut().ok_or(PackError::Full)?;
         let (hash, hint) = open.writer.append_node(bytes, hashed, self.filling.codec)?;
         open.slots.insert(hash, hint.slot);
-        self.filling.named.insert(hint.pack);
+        self.filling.named.hold(hint.pack);
         Ok(Some(hint))
     }
 }
@@ -176,7 +243,7 @@ impl<M: LayerMaps> OpenStore<M> {
     pub(super) fn finish_pack(
         &mut self,
         filling: &mut PackFilling,
-        index: &mut ChunkIndex,
+        index: &ChunkIndex,
     ) -> Result<(), StoreError> {
         let Some(OpenPack { number, writer, .. }) = filling.open.take() else { return Ok(()) };
         let place = &filling.place;

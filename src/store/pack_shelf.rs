@@ -1,31 +1,65 @@
 //! Packs that are open, and chunks of them that were read: for all who read contents of one store.
 //!
 //! A chunk is verified when it is read from its file, by its checksums and its name, and again when it has
-//! left memory meanwhile. What does not fit is an error each time.
+//! left memory meanwhile; of one that was verified before it may be the part that is read, by its checksums.
+//! What does not fit is read once more from the medium, and then it is an error, each time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::contents_error::ContentsError;
 use super::manifest::NamedChunk;
+use super::moved_chunks::MovedChunks;
 use super::pack::{ChunkHash, ChunkHint, PackError, PackReader};
 
 /// Packs whose footers are in memory.
 const OPEN_PACKS: usize = 32;
 /// Bytes of chunks in memory.
 const MOST_BYTES: usize = 16 << 20;
+/// Damaged chunks that are told of: a check finds the others.
+const MOST_TOLD: usize = 1024;
 
 /// Opens a pack by its number.
 type PackOpener = Box<dyn Fn(u64) -> Result<PackReader<File>, PackError> + Send + Sync>;
 
+/// Told once of each chunk that does not verify.
+pub(crate) type OnDamage = Box<dyn Fn(ChunkHint, ChunkHash) + Send + Sync>;
+
+/// Finds a pack that has a chunk, which is not in the one that it was in.
+type ChunkFinder = Box<dyn Fn(&ChunkHash) -> Option<u64> + Send + Sync>;
+
 /// Packs of a store, for several threads.
 pub(crate) struct PackShelf {
     opener: PackOpener,
+    finder: ChunkFinder,
+    moved: Mutex<MovedChunks>,
     /// The one that was used last is the last.
     open: Mutex<VecDeque<(u64, Arc<PackReader<File>>)>>,
     chunks: Mutex<KeptChunks>,
+    /// Reads that failed, because of a pack or a chunk of one.
+    failed: Arc<AtomicU64>,
+    on_damage: Option<OnDamage>,
+    /// Damaged chunks that were told of, and other packs that have them.
+    damaged: Mutex<BTreeMap<(u64, u32), Option<u64>>>,
+}
+
+/// Verified bytes of a chunk.
+#[derive(Debug)]
+pub(crate) enum ChunkBytes {
+    Whole(Arc<Vec<u8>>),
+    /// Those that were wanted.
+    Part(Vec<u8>),
+}
+
+/// Where a chunk is.
+struct FoundChunk {
+    number: u64,
+    pack: Arc<PackReader<File>>,
+    slot: u32,
 }
 
 #[derive(Default)]
@@ -56,8 +90,46 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
 }
 
 impl PackShelf {
-    pub(crate) fn new(opener: PackOpener) -> Self {
-        Self { opener, open: Mutex::default(), chunks: Mutex::default() }
+    pub(crate) fn new(opener: PackOpener, finder: ChunkFinder) -> Self {
+        let (moved, open, chunks, failed, on_damage, damaged) = Default::default();
+        Self { opener, finder, moved, open, chunks, failed, on_damage, damaged }
+    }
+
+    /// The same, which counts the reads that failed, and tells of damaged chunks.
+    pub(crate) fn telling(self, failed: &Arc<AtomicU64>, on_damage: OnDamage) -> Self {
+        Self { failed: Arc::clone(failed), on_damage: Some(on_damage), ..self }
+    }
+
+    /// Closes packs that are gone: they take room until then.
+    pub(crate) fn forget(&self, packs: &[u64]) {
+        locked(&self.open).retain(|(number, _)| !packs.contains(number));
+    }
+
+    fn in_pack(&self, number: u64, hash: &ChunkHash) -> Result<FoundChunk, ContentsError> {
+        let pack = self.pack(number)?;
+        let slot = pack.slot(hash).ok_or(ContentsError::Elsewhere(*hash))?;
+        Ok(FoundChunk { number, pack, slot })
+    }
+
+    /// Where a chunk is now. It may have been moved since what names it was written.
+    fn find(&self, chunk: &NamedChunk) -> Result<FoundChunk, ContentsError> {
+        let hash = &chunk.hash;
+        let Some(ChunkHint { pack: hinted, .. }) = chunk.hint else {
+            let found = (self.finder)(hash).ok_or(ContentsError::Nowhere(*hash))?;
+            return self.in_pack(found, hash);
+        };
+        let takers = locked(&self.moved).takers(hinted);
+        if let Some(found) = takers.into_iter().find_map(|taker| self.in_pack(taker, hash).ok()) {
+            return Ok(found);
+        }
+        let error = match self.in_pack(hinted, hash) {
+            Err(error) if error.is_elsewhere() => error,
+            result => return result,
+        };
+        let Some(taker) = (self.finder)(hash).filter(|taker| *taker != hinted) else { return Err(error) };
+        let found = self.in_pack(taker, hash)?;
+        locked(&self.moved).learn(hinted, taker);
+        Ok(found)
     }
 
     fn pack(&self, number: u64) -> Result<Arc<PackReader<File>>, ContentsError> {
@@ -84,13 +156,68 @@ impl PackShelf {
         if let Some(bytes) = self.kept(&chunk.hash) {
             return Ok(bytes);
         }
-        let ChunkHint { pack, .. } = chunk.hint.ok_or(ContentsError::Nowhere(chunk.hash))?;
-        let reader = self.pack(pack)?;
-        let slot = reader.slot(&chunk.hash).ok_or(ContentsError::Elsewhere(chunk.hash))?;
-        let bytes = reader.read(slot).map_err(|source| ContentsError::Pack { pack, source })?;
+        self.read_whole(chunk.hash, &self.counted(self.find(chunk))?)
+    }
+
+    /// Bytes of a chunk. If it was verified as a whole before, and is not compressed, nothing but these bytes
+    /// is read, and verified by checksums.
+    pub(crate) fn read_part(
+        &self,
+        chunk: &NamedChunk,
+        wanted: Range<u32>,
+    ) -> Result<ChunkBytes, ContentsError> {
+        if let Some(bytes) = self.kept(&chunk.hash) {
+            return Ok(ChunkBytes::Whole(bytes));
+        }
+        let found = self.counted(self.find(chunk))?;
+        match found.pack.read_known(found.slot, wanted) {
+            Ok(Some(part)) => Ok(ChunkBytes::Part(part)),
+            // What is damaged may be somewhere else too.
+            Ok(None) | Err(_) => self.read_whole(chunk.hash, &found).map(ChunkBytes::Whole),
+        }
+    }
+
+    fn read_whole(&self, hash: ChunkHash, found: &FoundChunk) -> Result<Arc<Vec<u8>>, ContentsError> {
+        let bytes = match found.pack.read(found.slot) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let second = self.second_place(hash, found);
+                let second = second.and_then(|other| self.in_pack(other, &hash).ok());
+                match second.and_then(|other| other.pack.read(other.slot).ok()) {
+                    Some(bytes) => bytes,
+                    None => self.counted(Err(ContentsError::Pack { pack: found.number, source: error }))?,
+                }
+            }
+        };
         let bytes = Arc::new(bytes);
-        locked(&self.chunks).keep(chunk.hash, &bytes);
+        locked(&self.chunks).keep(hash, &bytes);
         Ok(bytes)
+    }
+
+    /// Another pack that has a damaged chunk, which is told of.
+    fn second_place(&self, hash: ChunkHash, found: &FoundChunk) -> Option<u64> {
+        let key = (found.number, found.slot);
+        let known = locked(&self.damaged).get(&key).copied();
+        if let Some(known) = known {
+            return known;
+        }
+        if locked(&self.damaged).len() >= MOST_TOLD {
+            return None;
+        }
+        let second = (self.finder)(&hash).filter(|other| *other != found.number);
+        if locked(&self.damaged).insert(key, second).is_some() {
+            return second;
+        }
+        if let Some(on_damage) = &self.on_damage {
+            on_damage(ChunkHint { pack: found.number, slot: found.slot }, hash);
+        }
+        second
+    }
+
+    fn counted<T>(&self, result: Result<T, ContentsError>) -> Result<T, ContentsError> {
+        result.inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        })
     }
 }
 

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
 use rustix::io::Errno;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::catalog::{CatalogFile, CatalogView, PackRow};
-use super::directory::{StoreDirectory, below, names, unlink};
+use super::collection_pins::CollectionPins;
+use super::directory::{StoreDirectory, below, move_to_lost, names, unlink};
 use super::error::StoreError;
 use super::index::{ChunkIndex, ChunkIndexError};
-use super::pack::{ChunkSpace, PackError, PackIdentity, PackReader};
+use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
 
 const PACKS: &str = "packs";
@@ -26,12 +28,22 @@ pub(crate) fn pack_name(number: u64) -> String {
     format!("{number}.pack")
 }
 
+/// What a new index has. Its keys are part of the interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RebuiltIndex {
+    pub packs: u64,
+    pub chunks: u64,
+    /// Packs that cannot be read, a sentence each.
+    pub left: Vec<String>,
+}
+
 /// `packs/` of a store, open.
 #[derive(Debug, Clone)]
 pub(crate) struct PackPlace {
     pub(crate) store: Uuid,
     path: PathBuf,
     directory: Arc<OwnedFd>,
+    pub(super) pins: Arc<CollectionPins>,
 }
 
 impl PackPlace {
@@ -42,8 +54,11 @@ impl PackPlace {
 
     /// Packs of one space, for those who have the store.
     pub(super) fn shelf(&self, space: ChunkSpace) -> Arc<PackShelf> {
-        let place = self.clone();
-        Arc::new(PackShelf::new(Box::new(move |number| place.open(number, space))))
+        let (place, finder) = (self.clone(), self.clone());
+        Arc::new(PackShelf::new(
+            Box::new(move |number| place.open(number, space)),
+            Box::new(move |hash| finder.find(hash, space)),
+        ))
     }
 
     /// Opens a pack that is finished.
@@ -52,6 +67,43 @@ impl PackPlace {
         let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
         let file = File::from(file.map_err(std::io::Error::from)?);
         PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// Opens a pack to verify what its medium has.
+    pub(super) fn open_uncached(
+        &self,
+        number: u64,
+        space: ChunkSpace,
+    ) -> Result<PackReader<UncachedFile>, PackError> {
+        let open = |more| {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | more;
+            let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
+            file.map(File::from).map_err(std::io::Error::from)
+        };
+        let file = UncachedFile::new(open(OFlags::DIRECT).ok(), || open(OFlags::empty()))?;
+        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// Opens a pack to write damaged chunks of it again.
+    pub(super) fn open_to_restore(
+        &self,
+        number: u64,
+        space: ChunkSpace,
+    ) -> Result<PackReader<File>, PackError> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK;
+        let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
+        let file = File::from(file.map_err(std::io::Error::from)?);
+        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+    }
+
+    /// A pack that has a chunk, for those who may not have the index. The chunk was moved, so it is likely in
+    /// one of the latest packs. What is found there is verified by its name, so it does not matter who else
+    /// knows of the pack.
+    fn find(&self, hash: &ChunkHash, space: ChunkSpace) -> Option<u64> {
+        let number = |name: String| name.strip_suffix(".pack").and_then(|number| number.parse().ok());
+        let mut all: Vec<u64> = names(&*self.directory).ok()?.into_iter().filter_map(number).collect();
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        all.into_iter().find(|pack| self.open(*pack, space).is_ok_and(|pack| pack.slot(hash).is_some()))
     }
 
     /// Makes the empty file of a pack. Its number is reserved.
@@ -72,16 +124,17 @@ impl PackPlace {
         removed.map_err(StoreError::at("remove", &self.path_of(number)))
     }
 
-    /// Removes what an interruption has left behind: files that no row names. Nobody else has the store open.
-    pub(super) fn remove_unlisted(&self, view: &CatalogView) -> Result<(), StoreError> {
+    /// Moves to `lost/` what an interruption has left behind: files that no row names. Nobody else has the
+    /// store open. Whoever has put an older catalogue back finds the packs there that it does not know.
+    pub(super) fn move_unlisted(&self, view: &CatalogView, lost: &OwnedFd) -> Result<(), StoreError> {
         let listed = |name: &str| {
             let number = name.strip_suffix(".pack").and_then(|number| number.parse().ok());
             number.is_some_and(|number| view.has_pack(number) && pack_name(number) == name)
         };
         for name in names(&*self.directory).map_err(StoreError::at("list", &self.path))? {
             if !listed(&name) {
-                let removed = unlink(&*self.directory, &name, AtFlags::empty());
-                removed.map_err(StoreError::at("remove", &self.path.join(&name)))?;
+                let moved = move_to_lost(&self.directory, &name, lost);
+                moved.map_err(StoreError::at("move to lost/", &self.path.join(&name)))?;
             }
         }
         Ok(())
@@ -101,7 +154,10 @@ impl StoreDirectory {
     pub(super) fn packs(&self, store: Uuid) -> Result<Option<PackPlace>, StoreError> {
         let path = self.path().join(PACKS);
         match below(self.root(), PACKS, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
-            Ok(directory) => Ok(Some(PackPlace { store, path, directory: Arc::new(directory) })),
+            Ok(directory) => {
+                let (directory, pins) = (Arc::new(directory), Arc::clone(&self.pins));
+                Ok(Some(PackPlace { store, path, directory, pins }))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(StoreError::at("open", &path)(error)),
         }
@@ -133,31 +189,39 @@ impl StoreDirectory {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(StoreError::at("open", &path)(error)),
         }
-        self.rebuild_index(place, view.packs())
+        let (index, RebuiltIndex { left, .. }) = self.rebuild_index(place, view.packs())?;
+        for why in left {
+            tracing::warn!(why, "a pack is left out of the index of its store");
+        }
+        Ok(index)
     }
 
-    fn rebuild_index<'a>(
+    /// Makes the index anew of the footers of packs.
+    pub(super) fn rebuild_index<'a>(
         &self,
         place: &PackPlace,
         packs: impl Iterator<Item = &'a PackRow>,
-    ) -> Result<ChunkIndex, StoreError> {
+    ) -> Result<(ChunkIndex, RebuiltIndex), StoreError> {
         let path = self.path().join(NEW_INDEX);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(self.root(), NEW_INDEX, flags, Mode::RUSR | Mode::WUSR);
         let file = CatalogFile::new(file.map_err(StoreError::at("make", &path))?.into());
-        let mut index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
+        let index = ChunkIndex::create(file, place.store).map_err(index_failure)?;
+        let mut made = RebuiltIndex::default();
         for row in packs {
             // What is in a pack that cannot be read is written once more when it comes again.
             match place.open(row.number, row.space) {
-                Ok(pack) => index.add(row.number, pack.keys()).map_err(index_failure)?,
-                Err(error) => {
-                    tracing::warn!(pack = row.number, %error, "a pack is left out of the index of its store");
+                Ok(pack) => {
+                    made.packs += 1;
+                    made.chunks += pack.keys().count() as u64;
+                    index.add(row.number, pack.keys()).map_err(index_failure)?;
                 }
+                Err(error) => made.left.push(pack_failure(place.path_of(row.number))(error).to_string()),
             }
         }
         let named = renameat(self.root(), NEW_INDEX, self.root(), INDEX).and_then(|()| fsync(self.root()));
         named.map_err(StoreError::at("make", &path))?;
-        Ok(index)
+        Ok((index, made))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::base::{FoundBase, look_at_base};
 use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
+use super::collected::{CollectedLost, IngestState};
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
 use super::maps::LayerMaps;
@@ -89,7 +90,13 @@ pub enum StoreRequest {
     Sealed,
     /// The store as a whole.
     Store,
-    /// Removes what was lost for so many seconds.
+    /// What comes into packs without being asked for: how it stands, and whether it pauses from now on.
+    Ingest {
+        #[serde(default)]
+        pause: Option<bool>,
+    },
+    /// Removes what was lost for so many seconds, and what nothing needs of packs. It takes its time: whoever
+    /// asks a server is told how far it is, and asks again.
     Gc {
         grace: u64,
     },
@@ -119,6 +126,7 @@ pub enum StoreAnswer {
     Store(StoreDescription),
     Collected(CollectedLost),
     Checkpoint(CheckpointProgress),
+    Ingest(IngestState),
 }
 
 /// What was removed. Its keys are part of the interface.
@@ -158,14 +166,6 @@ pub struct RebasedImages {
     pub rebased: Rebased,
 }
 
-/// What `gc` did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CollectedLost {
-    pub store: PathBuf,
-    pub removed: usize,
-    pub lost: usize,
-}
-
 /// How far a checkpoint is. Its keys are part of the interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointProgress {
@@ -199,6 +199,7 @@ impl StoreRequest {
             Self::Create { .. }
             | Self::Snapshot { .. }
             | Self::Checkpoint { .. }
+            | Self::Ingest { .. }
             | Self::Clone { .. }
             | Self::Rename { .. }
             | Self::Resize { .. }
@@ -223,6 +224,7 @@ impl StoreRequest {
             Self::Rebase { .. } => from_value(json).map(StoreAnswer::Rebased),
             Self::Store => from_value(json).map(StoreAnswer::Store),
             Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
+            Self::Ingest { .. } => from_value(json).map(StoreAnswer::Ingest),
             Self::Checkpoint { .. } => from_value(json).map(StoreAnswer::Checkpoint),
             Self::Images
             | Self::Create { .. }
@@ -256,9 +258,7 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
             StoreRequest::Gc { grace } => {
-                let (removed, lost) = (self.remove_lost(*grace)?, self.lost()?);
-                let store = self.path().to_owned();
-                return Ok(StoreAnswer::Collected(CollectedLost { store, removed, lost }));
+                return self.collect_garbage(*grace, &mut |_| Ok(())).map(StoreAnswer::Collected);
             }
             StoreRequest::Remove { nodes, snapshots } => {
                 return self.remove_all(nodes, *snapshots).map(StoreAnswer::Removed);
@@ -268,7 +268,9 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(&to.image)])?;
                 return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
             }
-            StoreRequest::Flatten { .. } => return Err(StoreError::NeedsServer),
+            StoreRequest::Flatten { .. } | StoreRequest::Ingest { .. } => {
+                return Err(StoreError::NeedsServer);
+            }
             StoreRequest::Rebase { image, base, is_unsafe } => {
                 let rebased = self.rebase(image, base.clone(), *is_unsafe)?;
                 let of = self.describe_some(&[node(image)])?;
@@ -321,8 +323,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let StoreRequest::Create { image, size, base: Some(path) } = request else {
             let answer = self.perform(request);
             if request.opens() == OpenFor::Removing {
-                // The next time that the disk is full.
-                self.directory.keep_reserve();
+                self.keep_reserve();
             }
             return answer;
         };
@@ -344,8 +345,7 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     fn remove_all(&mut self, nodes: &[NodeName], snapshots: bool) -> Result<RemovedNodes, StoreError> {
-        // On a full disk the catalogue has no room for any change without it.
-        self.directory.release_reserve()?;
+        self.make_room_to_remove()?;
         let mut all = RemovedNodes { removed: Vec::new(), layers: 0, bytes: 0 };
         for node in nodes {
             match self.remove(node, snapshots) {

@@ -7,7 +7,7 @@ use super::catalog::LayerId;
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage, now_s};
-use super::packs::{pack_failure, pack_name};
+use super::packs::{RebuiltIndex, pack_failure, pack_name};
 
 impl<M: LayerMaps> OpenStore<M> {
     /// What all layers take on the disk.
@@ -72,6 +72,18 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         }
         Ok(removed)
+    }
+
+    /// Makes the index of chunks anew of the footers of all packs. Nobody brings anything into packs
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// A sentence. A pack that cannot be read is none: it is left out.
+    pub fn rebuild_index(&mut self) -> Result<RebuiltIndex, StoreError> {
+        match self.directory.packs(self.header().store)? {
+            Some(place) => self.directory.rebuild_index(&place, self.view()?.packs()).map(|(_, made)| made),
+            None => Ok(RebuiltIndex::default()),
+        }
     }
 
     /// Packs that are missing, or whose headers and footers are damaged, a sentence each.

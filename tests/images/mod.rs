@@ -3,6 +3,8 @@
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
 mod chains;
+mod collected;
+mod deep;
 mod flattened;
 mod full;
 mod growing;
@@ -13,6 +15,7 @@ mod rebuilt;
 mod remote;
 mod served;
 mod shorter;
+mod shuru;
 mod tracking;
 mod upload;
 

@@ -35,10 +35,18 @@ pub(super) fn golden() -> (Store, Vec<u8>) {
 }
 
 pub(super) fn online(store: &Store) -> Online {
+    online_with(store, "")
+}
+
+/// With parameters of the store.
+pub(super) fn online_with(store: &Store, parameters: &str) -> Online {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control");
     let address = format!("unix:{}", socket.display());
-    let options = Options::new().shards(2).memory("128M").export(format!("store:{}", store.path().display()));
+    let options = Options::new()
+        .shards(2)
+        .memory("128M")
+        .export(format!("store:{}{parameters}", store.path().display()));
     let server = options.args(["--control", &address, "--sandbox", "on"]).start();
     Online { server, socket, _directory: directory }
 }

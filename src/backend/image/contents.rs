@@ -5,6 +5,10 @@
 //! memory for it is not the shard's. What was read stays with the store, for all of its images, as far as its
 //! limit goes.
 //!
+//! With `verify=first` a chunk that was verified as a whole once, since its pack was opened, is not read as a
+//! whole again: what is read of it is verified by its checksums. With `verify=always` all of it is, whenever
+//! it comes into memory.
+//!
 //! A chunk that cannot be verified is `EIO`, and so is what cannot be found. Nothing but a manifest says that
 //! a chunk reads as zeroes.
 
@@ -14,12 +18,14 @@ use std::sync::Arc;
 
 use crate::backend::context::ShardContext;
 use crate::block::{BlockError, ByteRange};
+use crate::config::VerifyChunks;
 use crate::ring::Lease;
 use crate::store::catalog::LayerId;
+use crate::store::collection_pins::HeldContents;
 use crate::store::contents::{copy_chunk, way_to};
 use crate::store::contents_error::ContentsError;
 use crate::store::manifest::{Descent, ManifestEntry, ManifestRoot, NamedChunk};
-use crate::store::pack_shelf::PackShelf;
+use crate::store::pack_shelf::{ChunkBytes, PackShelf};
 
 /// Ways that a chain keeps: each knows 256 chunks at its end, in 12 KiB.
 const MOST_WAYS: usize = 64;
@@ -32,6 +38,10 @@ pub(in crate::backend) struct ServedContents {
     /// Bytes of it that are seen from above.
     pub(super) visible: u64,
     pub(super) shelf: Arc<PackShelf>,
+    /// How much of a chunk is verified for a read.
+    pub(super) verify: VerifyChunks,
+    /// No chunk of it goes while this is there.
+    pub(super) _held: Arc<HeldContents>,
 }
 
 /// The same at the bottom of a chain.
@@ -99,15 +109,32 @@ impl ContentsLink {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let bytes = match self.of.shelf.kept(&chunk.hash) {
-            Some(bytes) => bytes,
+            Some(bytes) => ChunkBytes::Whole(bytes),
             None => {
                 let shelf = Arc::clone(&self.of.shelf);
-                self.help(context, move || shelf.read(&chunk)).await?
+                let within = (part.offset() % self.chunk_bytes()) as u32;
+                let wanted = within..within + part.length() as u32;
+                match self.of.verify {
+                    VerifyChunks::First => {
+                        self.help(context, move || shelf.read_part(&chunk, wanted)).await?
+                    }
+                    VerifyChunks::Always => {
+                        ChunkBytes::Whole(self.help(context, move || shelf.read(&chunk)).await?)
+                    }
+                }
             }
         };
         let start = start as usize;
         let to = lease.bytes_mut(start..start + part.length() as usize);
-        self.told(copy_chunk(&self.of.root, &chunk, &bytes, part.offset(), to))
+        match bytes {
+            ChunkBytes::Whole(bytes) => {
+                self.told(copy_chunk(&self.of.root, &chunk, &bytes, part.offset(), to))
+            }
+            ChunkBytes::Part(bytes) => {
+                to.copy_from_slice(&bytes);
+                Ok(())
+            }
+        }
     }
 
     async fn help<T: Send + 'static>(

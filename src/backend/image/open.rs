@@ -78,7 +78,7 @@ impl ImageStore {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }
         let ImageFiles { size, layers, contents, base } = store.files(node).map_err(OpenError::Store)?;
-        let contents = contents.map(|contents| served.contents(&contents));
+        let contents = contents.map(|contents| served.contents(&contents, uri.verify));
         let base = base.map(|base| open_chain_base(store, served, &base, (uri.mapped, locks))).transpose()?;
         let mut opened = Vec::with_capacity(layers.len());
         let mut is_rotational = false;
@@ -96,7 +96,8 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        let image = Self::new(opened, base, Some((open, options(uri, read_only)))).with_contents(contents);
+        let image = Self::new(opened, base, Some((open, options(uri, read_only))));
+        let image = image.with_contents(contents, uri.verify);
         Ok((image, facts(size, read_only, is_rotational)))
     }
 }

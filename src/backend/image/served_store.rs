@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, Weak};
 use super::contents::ServedContents;
 use super::layer_files::BaseFile;
 use crate::backend::open_error::OpenError;
-use crate::config::ImageUri;
+use crate::config::{ImageUri, VerifyChunks};
 use crate::exec::lock;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{BaseId, LayerId, NodeName};
+use crate::store::collection_pins::CollectionPins;
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
-use crate::store::pack::PackError;
+use crate::store::pack::{ChunkHash, ChunkHint, PackError};
 use crate::store::pack_shelf::PackShelf;
 use crate::store::serving::ChainContents;
 use crate::store::tracking::OtherChanges;
@@ -36,6 +37,10 @@ pub struct ServedStore {
     bases: Mutex<BTreeMap<BaseId, BaseFile>>,
     /// Its packs, for all of its images.
     shelf: Mutex<Weak<PackShelf>>,
+    /// Reads of packs that failed.
+    failed_reads: Arc<AtomicU64>,
+    /// What a collection of its packs leaves alone.
+    pins: Arc<CollectionPins>,
 }
 
 /// Who uses the store.
@@ -95,10 +100,10 @@ impl ServedStore {
         let store = open(path, MapFiles).map_err(OpenError::Store)?;
         // What an earlier server has left there would lead nowhere, or to another server.
         store.set_control(None).map_err(OpenError::Store)?;
-        let counter = store.change_counter();
+        let (counter, pins) = (store.change_counter(), store.collection_pins());
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
-        let (served, bases, shelf) = Default::default();
-        let store = Arc::new(Self { path: real(), seat, counter, served, bases, shelf });
+        let (served, bases, shelf, failed_reads) = Default::default();
+        let store = Arc::new(Self { path: real(), seat, counter, served, bases, shelf, failed_reads, pins });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -168,21 +173,47 @@ impl ServedStore {
     }
 
     /// Contents of an image, read by whoever may wait. Packs are opened by the thread of the store: nobody
-    /// else can open files of it.
-    pub(super) fn contents(self: &Arc<Self>, of: &ChainContents) -> ServedContents {
+    /// else can open files of it. That thread calls this, so that nothing is collected before it is held.
+    pub(super) fn contents(self: &Arc<Self>, of: &ChainContents, verify: VerifyChunks) -> ServedContents {
         let mut shelf = lock(&self.shelf);
         let shelf = shelf.upgrade().unwrap_or_else(|| {
             let store = Arc::downgrade(self);
             let gone = || PackError::Io(std::io::Error::other("its store was closed"));
-            let new = Arc::new(PackShelf::new(Box::new(move |number| {
+            let other = Weak::clone(&store);
+            let opener = move |number| {
                 let store = store.upgrade().ok_or_else(gone)?;
                 let opened = store.call(move |store| store.open_pack(number));
                 opened.map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?
-            })));
+            };
+            let finder = move |hash: &ChunkHash| {
+                let (store, hash) = (other.upgrade()?, *hash);
+                let found = store.call(move |store| store.find_chunk(&hash));
+                found.ok()?.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "a chunk that was moved cannot be looked up");
+                    None
+                })
+            };
+            let told = Arc::downgrade(self);
+            let new = PackShelf::new(Box::new(opener), Box::new(finder));
+            let new = new.telling(&self.failed_reads, Box::new(move |at, hash| note_damage(&told, at, hash)));
+            let new = Arc::new(new);
             *shelf = Arc::downgrade(&new);
             new
         });
-        ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf }
+        let _held = Arc::new(self.pins.hold_contents(&of.root));
+        ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf, verify, _held }
+    }
+
+    /// Closes packs that are gone, whose room comes back with that.
+    pub fn forget_packs(&self, packs: &[u64]) {
+        if let Some(shelf) = lock(&self.shelf).upgrade() {
+            shelf.forget(packs);
+        }
+    }
+
+    /// Reads of its packs that failed since it was opened, because something is damaged or missing.
+    pub fn failed_reads(&self) -> u64 {
+        self.failed_reads.load(Ordering::Relaxed)
     }
 
     /// The same, to be read by whoever can open no file.
@@ -199,6 +230,20 @@ impl ServedStore {
     pub(super) fn make_overlay(&self, node: &NodeName, uri: &ImageUri) -> Result<(), OpenError> {
         let (node, uri) = (node.clone(), uri.clone());
         self.call(move |store| make_overlay(store, &node, &uri))?
+    }
+}
+
+/// Has a damaged chunk noted, so that nothing new relies on it. If the thread of the store has too much to
+/// do, a check finds it later.
+fn note_damage(store: &Weak<ServedStore>, at: ChunkHint, hash: ChunkHash) {
+    let Some(store) = store.upgrade() else { return };
+    let noted = store.submit(Box::new(move |store| {
+        if let Err(error) = store.note_damage(at, hash) {
+            tracing::warn!(pack = at.pack, chunk = at.slot, %error, "a damaged chunk cannot be noted");
+        }
+    }));
+    if let Err(error) = noted {
+        tracing::warn!(pack = at.pack, chunk = at.slot, %error, "a damaged chunk is not noted");
     }
 }
 

@@ -11,6 +11,7 @@ use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::file_store::FileOptions;
 use crate::block::ByteRange;
+use crate::config::VerifyChunks;
 use crate::exec::{RangeLock, lock};
 use crate::store::catalog::{LayerId, MOST_LAYERS};
 use crate::store::map::LayerMap;
@@ -32,6 +33,8 @@ pub(in crate::backend) struct ImageStore {
     pub(super) parked: Mutex<Option<Vec<LayerMap>>>,
     /// Its place among the images of its store.
     served: Option<ServedImage>,
+    /// How what it has in packs is verified, now or later.
+    verify: VerifyChunks,
     /// How its layers are opened; none for an image that gets no other ones.
     options: Option<FileOptions>,
     /// Blocks that are being merged are locked alone, blocks that are being written with others.
@@ -84,6 +87,7 @@ impl ImageStore {
             block,
             parked: Mutex::new(Some(maps)),
             served,
+            verify: VerifyChunks::default(),
             options,
             locks: RangeLock::default(),
             counts: ImageCounts::default(),
@@ -91,9 +95,15 @@ impl ImageStore {
     }
 
     /// The same image, which goes on in packs below its layers.
-    pub(super) fn with_contents(self, contents: Option<ServedContents>) -> Self {
+    pub(super) fn with_contents(mut self, contents: Option<ServedContents>, verify: VerifyChunks) -> Self {
         lock(&self.links).contents = contents;
+        self.verify = verify;
         self
+    }
+
+    /// How what it has in packs is verified.
+    pub(super) fn verify(&self) -> VerifyChunks {
+        self.verify
     }
 
     /// The layers that it has now.

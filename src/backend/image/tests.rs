@@ -11,7 +11,7 @@ use super::*;
 use crate::backend::abandon::Abandon;
 use crate::backend::testing::context_with;
 use crate::block::{ByteRange, IoFlags};
-use crate::config::{ImagePlace, ImageUri};
+use crate::config::{ImagePlace, ImageUri, VerifyChunks};
 use crate::exec::side_by_side;
 use crate::ring::{RingOptions, Wait};
 use crate::store::map_files::MapFiles;
@@ -64,7 +64,10 @@ impl Tested {
             size: Some(size),
             direct: false,
             mapped: true,
+            verify: VerifyChunks::First,
             read_only: false,
+            ingest: None,
+            ingest_rate: 1,
             description: None,
         };
         let (store, facts) = ImageStore::open(&uri, false, true).unwrap();
@@ -234,7 +237,10 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         size: None,
         direct: false,
         mapped: true,
+        verify: VerifyChunks::First,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     };
     let (store, _) = ImageStore::open(&uri, false, true).unwrap();
@@ -262,7 +268,10 @@ fn stored(path: &Path) -> ImageUri {
         size: None,
         direct: false,
         mapped: true,
+        verify: VerifyChunks::First,
         read_only: false,
+        ingest: None,
+        ingest_rate: 1,
         description: None,
     }
 }

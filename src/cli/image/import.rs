@@ -1,5 +1,5 @@
-//! `ringnbd image import`: an image of a file or of the standard input, or the next snapshot of one by a
-//! delta.
+//! `ringnbd image import`: an image of a file, of the standard input or of a disk of shuru-store, or the next
+//! snapshot of one by a delta.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -13,12 +13,14 @@ use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::config::ControlAddress;
 use crate::config::size::parse_size;
-use crate::store::catalog::{NodeName, StoreName};
+use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError};
+use crate::store::{MapFiles, OpenStore, ShuruDisk, StoreAnswer, StoreError};
 
 /// Instead of a file: the standard input.
 const STANDARD: &str = "-";
+/// In front of the index of a disk of shuru-store. A file of that name is `./shuru:...`.
+const SHURU: &str = "shuru:";
 /// The standard input, if it is a file that can be read at any place.
 const INPUT_FILE: &str = "/dev/stdin";
 
@@ -27,7 +29,7 @@ pub(crate) struct ImportArgs {
     /// STORE/NAME; with --delta also STORE/NAME@SNAPSHOT, to call the snapshot so
     #[arg(value_name = "STORE/NAME[@SNAPSHOT]")]
     pub node: ImagePath,
-    /// The file, or - for the standard input
+    /// The file, - for the standard input, or shuru:DIR/INDEX for a checkpoint of shuru-store 0.2
     #[arg(value_name = "FILE")]
     pub from: PathBuf,
     /// The size of a new image, such as 20G; that of FILE if nothing is written here
@@ -47,13 +49,20 @@ pub(super) fn import(args: ImportArgs, control: Option<&ControlAddress>) -> Resu
         return delta(&mut owner::open_alone(place)?, args);
     }
     let name = args.node.node.into_image().map_err(StoreError::Name)?;
+    if let Some(index) = args.from.to_str().and_then(|text| text.strip_prefix(SHURU)) {
+        let path = Path::new(index);
+        let mut disk = ShuruDisk::open(path).map_err(StoreError::Shuru)?;
+        let size = args.size.unwrap_or_else(|| disk.size().next_multiple_of(SIZE_UNIT));
+        let answer = stream(place, &name, (path, &mut disk), Some(size))?;
+        return Ok(made(&name, &answer, args.json));
+    }
     let is_standard = args.from.as_os_str() == STANDARD;
     let is_file = std::fs::metadata(INPUT_FILE).is_ok_and(|input| input.is_file());
     let answer = match is_standard {
         // Its holes are known.
         false => copy(place, &name, &args.from, args.size)?,
         true if is_file => copy(place, &name, Path::new(INPUT_FILE), args.size)?,
-        true => stream(place, &name, &args.from, args.size)?,
+        true => stream(place, &name, (&args.from, &mut io::stdin().lock()), args.size)?,
     };
     Ok(made(&name, &answer, args.json))
 }
@@ -61,12 +70,11 @@ pub(super) fn import(args: ImportArgs, control: Option<&ControlAddress>) -> Resu
 fn stream(
     place: StorePlace<'_>,
     name: &StoreName,
-    path: &Path,
+    (path, source): (&Path, &mut dyn Read),
     size: Option<u64>,
 ) -> Result<StoreAnswer, RequestError> {
     let server = owner::clients_place(place)?;
     let copying = Watched::begin("copying", path, None)?;
-    let source = &mut io::stdin().lock();
     if let Some(uri) = server {
         let size = size.ok_or(RequestError::NoSize)?;
         return upload::fill((place, uri), (name, size), (path, Contents::Stream(source)), &copying);

@@ -26,6 +26,7 @@ pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Out
         | StoreAnswer::Checkpoint(_)
         | StoreAnswer::Flattened(_)
         | StoreAnswer::Rebased(_)
+        | StoreAnswer::Ingest(_)
         | StoreAnswer::Collected(_) => format!("{sentence}\n"),
     };
     print(&told)

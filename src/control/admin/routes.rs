@@ -98,7 +98,13 @@ impl Admin {
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
-        let stores = snapshots.iter().map(|(path, of)| StoreFacts { label: path.clone(), snapshots: of });
+        let stores = snapshots.iter().zip(self.overviews.failed_reads());
+        let stores = stores.map(|((path, snapshots, packs), failed_reads)| StoreFacts {
+            label: path.clone(),
+            snapshots,
+            packs: *packs,
+            failed_reads,
+        });
         let stores: Vec<_> = stores.collect();
         let metrics = Metrics {
             exports: &exports,

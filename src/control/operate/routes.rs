@@ -55,6 +55,7 @@ const ROUTES: [(Method, &str, Verb); 29] = [
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
     (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
+    (Method::POST, "/api/v1/stores/ingest", Verb::ChangeStore("ingest")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
     (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),

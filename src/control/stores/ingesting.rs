@@ -17,6 +17,7 @@ use super::perform::{PerformError, outcome};
 use crate::store::catalog::NodeName;
 use crate::store::error::StoreError;
 use crate::store::ingest::LayerIngest;
+use crate::store::ingest_counts::IngestCounts;
 use crate::store::layer_copy::CopyProgress;
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
@@ -122,7 +123,27 @@ impl Stores {
         }
         let of = node.clone();
         let begun = one.ask(move |store| store.begin_ingest(&of));
-        let Some(mut ingest) = begun.await?? else { return Ok(false) };
+        let Some(ingest) = begun.await?? else { return Ok(false) };
+        let mut onward = |ingest: &LayerIngest, took| {
+            progress.set(ingest.progress());
+            // Clients have half of the time that this takes.
+            Ok(took)
+        };
+        let ingest = self.ingest_steps(one, ingest, &mut onward).await?;
+        let bytes = self.end_ingest(one, ingest).await?;
+        tracing::info!(%node, bytes, "a layer came into packs");
+        Ok(true)
+    }
+
+    /// Goes on until all of a layer was looked at. `onward` is told after each turn how far it is and how
+    /// long that took; it says how long to rest, and gives the layer up by its error.
+    pub(super) async fn ingest_steps(
+        &self,
+        one: &OneStore,
+        mut ingest: LayerIngest,
+        onward: &mut dyn FnMut(&LayerIngest, Duration) -> Result<Duration, StoreError>,
+    ) -> Result<LayerIngest, StoreError> {
+        let mut before = ingest.counts();
         loop {
             let began = Instant::now();
             let turn = one.ask(move |store| {
@@ -131,28 +152,48 @@ impl Stores {
             });
             let (back, result) = turn.await?;
             ingest = back;
-            let error = match result {
-                Ok(done) => {
-                    progress.set(done);
-                    if done.is_done() {
-                        break;
-                    }
-                    self.plane.is_stopping().then_some(StoreError::Interrupted)
+            let counts = ingest.counts();
+            one.count_ingested(&counts.since(&before));
+            before = counts;
+            let rest = result.and_then(|done| {
+                let rest = onward(&ingest, began.elapsed())?;
+                match (done.is_done(), self.plane.is_stopping()) {
+                    (true, _) => Ok(None),
+                    (false, true) => Err(StoreError::Interrupted),
+                    (false, false) => Ok(Some(rest)),
                 }
-                Err(error) => Some(error),
-            };
-            if let Some(error) = error {
-                one.ask(move |store| store.abandon_ingest(ingest)).await?;
-                return Err(error);
+            });
+            match rest {
+                Ok(Some(rest)) => tokio::time::sleep(rest).await,
+                Ok(None) => return Ok(ingest),
+                Err(error) => {
+                    let is_failure = !matches!(error, StoreError::Interrupted);
+                    one.packs.borrow_mut().failures += u64::from(is_failure);
+                    one.ask(move |store| store.abandon_ingest(ingest)).await?;
+                    return Err(error);
+                }
             }
-            // Clients have half of the time that this takes.
-            tokio::time::sleep(began.elapsed()).await;
         }
+    }
+
+    /// The contents of a layer are in packs from now on; says how many bytes that gave back.
+    pub(super) async fn end_ingest(&self, one: &OneStore, ingest: LayerIngest) -> Result<u64, StoreError> {
         // No image is opened, closed or sealed until those that are open have followed.
         let _turn = one.turn.lock().await;
         let released = one.ask(move |store| store.finish_ingest(ingest)).await??;
-        tracing::info!(%node, bytes = released.bytes, "a layer came into packs");
+        one.packs.borrow_mut().layers += 1;
         one.follow_catalogue(&self.plane).await?;
-        Ok(true)
+        Ok(released.bytes)
+    }
+}
+
+impl OneStore {
+    fn count_ingested(&self, new: &IngestCounts) {
+        let mut packs = self.packs.borrow_mut();
+        packs.zeroes += new.zeroes;
+        packs.known += new.known;
+        packs.written += new.written;
+        packs.written_bytes += new.written_bytes;
+        packs.bytes += new.bytes();
     }
 }

@@ -196,6 +196,7 @@ impl Stores {
     pub(in crate::control) async fn settle(&self) {
         for one in &self.all {
             drop(one.merging.lock().await);
+            drop(one.collecting.lock().await);
             let _turn = one.turn.lock().await;
             if let Err(error) = one.ask(OpenStore::finish_left_snapshots).await.and_then(|done| done) {
                 tracing::error!(%error, "snapshots that were being taken are not finished");

@@ -17,10 +17,15 @@
 //! growing    images that become larger while clients use them
 //! merging    chains that become shorter
 //! ingesting  snapshots that come into packs
+//! background layers that come into packs without being asked for
+//! collecting packs of which little is needed go
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
+mod background;
+mod collecting;
+mod collecting_work;
 mod flattening;
 mod growing;
 mod ingest_work;

@@ -104,6 +104,7 @@ impl Stores {
             let _first = self.collector.set(collector);
         }
         self.merge_what_was_left();
+        self.ingest_in_background();
         if self.all.iter().all(|store| store.of.all.is_none()) {
             return;
         }

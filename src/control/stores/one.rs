@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
+use super::collecting_work::GarbageWork;
 use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
 use super::under_way::Flattening;
@@ -20,7 +21,7 @@ use crate::nbd::meta_context::MetaContext;
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Decision, Rights};
 use crate::shard::Removal;
-use crate::stats::SnapshotStats;
+use crate::stats::{PackStats, SnapshotStats};
 use crate::store::catalog::{NodeName, StoreName};
 use crate::store::error::StoreError;
 use crate::store::map_files::MapFiles;
@@ -42,6 +43,7 @@ pub(super) struct OneStore {
     pub(super) turn: Mutex<()>,
     /// Since the start.
     pub(super) snapshots: RefCell<SnapshotStats>,
+    pub(super) packs: RefCell<PackStats>,
     /// Held while layers become one. It is taken before the turn.
     pub(super) merging: Mutex<()>,
     /// Those who wait for that.
@@ -52,6 +54,10 @@ pub(super) struct OneStore {
     pub(super) merges_idle: Cell<bool>,
     /// Snapshots that are coming into packs.
     pub(super) ingests: RefCell<BTreeMap<NodeName, Rc<IngestWork>>>,
+    /// Packs that are being collected.
+    pub(super) collection: RefCell<Option<Rc<GarbageWork>>>,
+    /// Held meanwhile.
+    pub(super) collecting: Mutex<()>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
 }
@@ -74,6 +80,7 @@ impl OneStore {
         let (merging, hurries) = (Mutex::default(), Cell::default());
         let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
         let (snapshots, ingests, flattening) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let (collection, collecting, packs) = (RefCell::default(), Mutex::default(), RefCell::default());
         Self {
             of,
             room,
@@ -81,11 +88,14 @@ impl OneStore {
             rights,
             turn,
             snapshots,
+            packs,
             merging,
             hurries,
             to_merge,
             merges_idle,
             ingests,
+            collection,
+            collecting,
             flattening,
         }
     }

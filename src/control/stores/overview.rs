@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::control::plane::Plane;
-use crate::stats::SnapshotStats;
+use crate::stats::{PackStats, SnapshotStats};
 use crate::store::catalog::NodeName;
 use crate::store::describe::FirstNodes;
 use crate::store::error::StoreError;
@@ -135,10 +135,16 @@ impl Overviews {
             .collect()
     }
 
-    /// The snapshots of each store since the start, with its path.
-    pub(in crate::control) fn snapshots(&self) -> Vec<(String, Ref<'_, SnapshotStats>)> {
+    /// The snapshots of each store since the start and what came into its packs, with its path.
+    pub(in crate::control) fn snapshots(&self) -> Vec<(String, Ref<'_, SnapshotStats>, PackStats)> {
         let all = self.stores.all.iter();
-        all.map(|one| (one.of.store.path().display().to_string(), one.snapshots.borrow())).collect()
+        let path = |one: &OneStore| one.of.store.path().display().to_string();
+        all.map(|one| (path(one), one.snapshots.borrow(), *one.packs.borrow())).collect()
+    }
+
+    /// Reads of packs of each store that failed, in the same order.
+    pub(in crate::control) fn failed_reads(&self) -> Vec<u64> {
+        self.stores.all.iter().map(|one| one.of.store.failed_reads()).collect()
     }
 }
 

@@ -128,6 +128,12 @@ impl Stores {
         if let StoreRequest::Checkpoint { node } = request {
             return self.checkpoint(at, node).await;
         }
+        if let StoreRequest::Ingest { pause } = request {
+            return Ok(StoreAnswer::Ingest(self.pause_ingest(at, pause)));
+        }
+        if let StoreRequest::Gc { grace } = request {
+            return self.collect(at, grace).await;
+        }
         if let StoreRequest::Flatten { image, stop } = request {
             return self.flatten_some(at, image, stop).await.map(StoreAnswer::Flattened);
         }
@@ -247,6 +253,7 @@ impl OneStore {
             // Images go on while they are flattened, which is done elsewhere.
             | StoreRequest::Flatten { .. }
             | StoreRequest::Store
+            | StoreRequest::Ingest { .. }
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.
             StoreRequest::Snapshot { .. } => Some(needed(Vec::new(), "snapshotted")),

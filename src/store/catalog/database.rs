@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
-use super::header::{self, CatalogHeader, HeaderError, PACKS, UNFINISHED};
+use super::header::{self, CatalogHeader, ChunkCompression, HeaderError, PACKS, UNFINISHED};
 use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
@@ -70,9 +70,22 @@ impl StoreCatalog {
     /// # Errors
     /// The file's, or the database's.
     pub fn create(file: impl StorageBackend, store: Uuid, created_s: u64) -> Result<Self, CatalogError> {
+        Self::create_with(file, store, created_s, ChunkCompression::default())
+    }
+
+    /// The same, which says how chunks are compressed.
+    ///
+    /// # Errors
+    /// The file's, or the database's.
+    pub fn create_with(
+        file: impl StorageBackend,
+        store: Uuid,
+        created_s: u64,
+        compression: ChunkCompression,
+    ) -> Result<Self, CatalogError> {
         guarded(|| {
             let database = builder().create_with_backend(file)?;
-            let header = CatalogHeader::new(store, created_s);
+            let header = CatalogHeader::new(store, created_s).with_compression(compression);
             let (database, view) = (Some(database), CatalogView::default());
             let mut catalog = Self { database, header, view, is_doubtful: false };
             catalog.store(&CatalogChange::default())?;

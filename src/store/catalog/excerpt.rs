@@ -151,6 +151,12 @@ pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt
 }
 
 impl CatalogExcerpt {
+    /// Whether a pack was told of.
+    #[must_use]
+    pub fn lists_pack(&self, number: u64) -> bool {
+        self.packs.contains_key(&Uuid::from_u128(number.into()).to_string())
+    }
+
     /// Reads the rows, which may be anybody's.
     ///
     /// # Errors

@@ -21,8 +21,12 @@ pub(super) const PACKS: u64 = 1;
 /// Snapshots have begun that are not recorded: set while there is one. A program that does not know it would
 /// drop what their next heads have.
 pub(super) const UNFINISHED: u64 = 2;
+/// What comes into packs is compressed with zstd: set when the store is made.
+const ZSTD: u64 = 4;
+/// Of the compatible ones: what comes into packs is not compressed. Set when the store is made.
+const RAW: u64 = 1;
 /// Feature bits that this program knows.
-const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED;
+const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.
@@ -38,6 +42,15 @@ pub struct CatalogHeader {
     pub generation: u64,
     /// Numbers of packs below this are used, or reserved. With [`PACKS`] only.
     pub packs: u64,
+}
+
+/// How what comes into packs is compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ChunkCompression {
+    None,
+    #[default]
+    Lz4,
+    Zstd,
 }
 
 /// Why a header is not one that this program can go by.
@@ -112,6 +125,24 @@ impl CatalogHeader {
         }
     }
 
+    pub(super) const fn with_compression(self, compression: ChunkCompression) -> Self {
+        match compression {
+            ChunkCompression::None => Self { compatible: self.compatible | RAW, ..self },
+            ChunkCompression::Lz4 => self,
+            ChunkCompression::Zstd => Self { incompatible: self.incompatible | ZSTD, ..self },
+        }
+    }
+
+    /// How what comes into packs is compressed.
+    #[must_use]
+    pub const fn compression(&self) -> ChunkCompression {
+        match (self.incompatible & ZSTD, self.compatible & RAW) {
+            (0, 0) => ChunkCompression::Lz4,
+            (0, _) => ChunkCompression::None,
+            _ => ChunkCompression::Zstd,
+        }
+    }
+
     /// Bits because of which this program must not change the store.
     pub(super) const fn unknown_to_writers(&self) -> u64 {
         self.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE
@@ -127,6 +158,19 @@ mod tests {
         let header = CatalogHeader { generation: 3, ..CatalogHeader::new(Uuid::from_u128(1), 2) };
         assert_eq!(CatalogHeader::decode(&header.encode()), Ok(header));
         assert_eq!(header.encode()[..10], *b"RNGCATLG\x01\x00");
+    }
+
+    #[test]
+    fn compression_is_a_feature_of_its_store() {
+        for (compression, bits) in [
+            (ChunkCompression::None, (1, 0)),
+            (ChunkCompression::Lz4, (0, 0)),
+            (ChunkCompression::Zstd, (0, 4)),
+        ] {
+            let header = CatalogHeader::new(Uuid::from_u128(1), 2).with_compression(compression);
+            assert_eq!((header.compatible, header.incompatible), bits);
+            assert_eq!(CatalogHeader::decode(&header.encode()).unwrap().compression(), compression);
+        }
     }
 
     #[test]

@@ -17,11 +17,13 @@
 //! last row that stands on it.
 
 mod codec;
+mod collecting;
 mod consistency;
 mod contents;
 mod database;
 mod decide;
 mod draft;
+mod due;
 mod encoding;
 mod excerpt;
 mod header;
@@ -42,6 +44,7 @@ mod tentative;
 mod tests;
 mod view;
 
+pub(in crate::store) use collecting::release_packs;
 pub use consistency::Inconsistency;
 pub(in crate::store) use contents::{IngestPlan, check_unpacked, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
@@ -50,7 +53,7 @@ pub use decide::{
     make_clones, rename, resize, take_snapshots,
 };
 pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
-pub use header::CatalogHeader;
+pub use header::{CatalogHeader, ChunkCompression};
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};
 pub use listing::{ListedNode, Space, listing};

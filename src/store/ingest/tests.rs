@@ -134,6 +134,34 @@ fn an_ingest_ends_anywhere_and_goes_on() {
     }
 }
 
+/// Which layers come into packs by themselves, whatever order they are told in.
+#[test]
+fn layers_are_due_when_they_are_old_and_sooner_in_long_chains() {
+    let (_house, _path, mut store) = store();
+    let vm = name("vm");
+    store.create_empty(&vm, 1 << 20).unwrap();
+    write(&mut store, &vm, 0, &noise(1, 4096));
+    assert_eq!(store.due_layers(0).unwrap().count, 0, "it is written");
+    for number in 0..5u8 {
+        write(&mut store, &vm, number.into(), &noise(number, 4096));
+        store.snapshot(vec![node(&format!("vm@{number}"))]).unwrap();
+        let counts = [0, 59, 3600].map(|age| store.due_layers(age).unwrap().count);
+        let sealed = usize::from(number) + 1;
+        assert_eq!(counts, [sealed, if sealed < 5 { 0 } else { 5 }, 0]);
+    }
+    let before = read(&store, "vm");
+    for left in (0..5).rev() {
+        let layer = store.due_layers(0).unwrap().first[0];
+        let mut ingest = store.begin_layer_ingest(layer).unwrap().unwrap();
+        while !store.ingest_step(&mut ingest).unwrap().is_done() {}
+        assert_eq!(ingest.looked_at(), ingest.counts().bytes());
+        store.finish_ingest(ingest).unwrap();
+        assert_eq!(store.due_layers(0).unwrap().count, left);
+    }
+    assert!(read(&store, "vm") == before);
+    assert!(store.begin_layer_ingest(LayerId(uuid::Uuid::nil())).unwrap().is_none());
+}
+
 /// An interruption between the catalogue and the removal of the data.
 #[test]
 fn data_that_was_left_behind_goes() {

@@ -27,7 +27,9 @@ mod error;
 #[cfg(test)]
 mod look;
 mod node;
+mod reach;
 mod root;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -39,5 +41,7 @@ pub(crate) use error::ManifestError;
 #[cfg(test)]
 pub(crate) use look::{find, walk};
 pub(crate) use node::{ManifestEntry, NamedChunk};
+pub(crate) use reach::{ReachedChunk, ReachedNode};
 pub(crate) use root::{ManifestNodes, ManifestRoot};
+pub(crate) use survey::{ManifestSurveyor, survey};
 pub(crate) use update::{all_of_base, updated};

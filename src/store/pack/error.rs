@@ -33,6 +33,13 @@ pub(crate) enum PackError {
     Compressed { slot: u32 },
     #[error("chunk {slot} of the pack has other contents than its name says, although its checksums fit")]
     Renamed { slot: u32 },
+    /// Nothing is lost by it.
+    #[error("nobody's bytes between two chunks of the pack have changed, at byte {offset} of the file")]
+    Gap { offset: u64 },
+    #[error(
+        "the copy of chunk {slot} does not give the bytes that the pack had there: it was compressed in another way"
+    )]
+    OtherPayload { slot: u32 },
     #[error("the pack is full: go on with another one")]
     Full,
     #[error("a chunk of this pack has 1 to {most} bytes, and this has {length}")]

@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Advice, fadvise};
 
 /// A file that a pack is in.
 pub(crate) trait PackFile {
@@ -10,6 +13,11 @@ pub(crate) trait PackFile {
 
     /// Fills `bytes` with what is from `offset` on; less is an error.
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The same, of what the medium has: what is in memory may be damaged, and the medium not.
+    fn read_again(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read(bytes, offset)
+    }
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
@@ -29,6 +37,11 @@ impl PackFile for File {
         self.read_exact_at(bytes, offset)
     }
 
+    fn read_again(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        forget_cached(self, offset, bytes.len() as u64);
+        self.read(bytes, offset)
+    }
+
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
     }
@@ -40,4 +53,9 @@ impl PackFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_all()
     }
+}
+
+/// The page cache drops what it has of a range, as far as nobody else uses it.
+pub(super) fn forget_cached(file: &File, offset: u64, length: u64) {
+    let _advice = fadvise(file, offset, NonZeroU64::new(length), Advice::DontNeed);
 }

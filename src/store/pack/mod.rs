@@ -22,17 +22,20 @@ mod error;
 mod file;
 mod footer;
 mod header;
+mod inspect;
 mod key;
 mod read;
 #[cfg(test)]
 mod tests;
+mod uncached;
 mod write;
 
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
-pub(crate) use read::PackReader;
+pub(crate) use read::{PackReader, PackedChunk};
+pub(crate) use uncached::UncachedFile;
 pub(crate) use write::PackWriter;
 
 /// Bytes in front of the payloads, and what payloads that are not compressed are multiples from.

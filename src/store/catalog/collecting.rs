@@ -1,0 +1,41 @@
+//! Which contents are read, and packs that go.
+
+use std::collections::BTreeSet;
+
+use super::packed_rows::PackRow;
+use super::rows::ChainNode;
+use super::view::{CatalogChange, CatalogView, nodes_of};
+use crate::store::manifest::ManifestRoot;
+
+impl CatalogView {
+    /// The contents that somebody reads. Those of a layer are not read if nothing stands on it but layers
+    /// that were ingested: their own contents have all that is needed of it.
+    pub(in crate::store) fn read_contents(&self) -> impl Iterator<Item = &ManifestRoot> {
+        let unpacked = self.layers.values().filter(|row| !self.contents.contains_key(&row.id));
+        let named = self.images.values().flat_map(nodes_of);
+        let named = named.chain(self.images.values().map(|row| row.below.node));
+        let named = named.chain(self.snapshots.values().map(|row| row.below.node));
+        let named: BTreeSet<ChainNode> = named.chain(unpacked.map(|row| row.below.node)).collect();
+        named.into_iter().filter_map(|node| match node {
+            ChainNode::Layer(id) => self.contents.get(&id).map(|row| &row.root),
+            ChainNode::Nothing | ChainNode::Base(_) => None,
+        })
+    }
+}
+
+/// Takes packs away whose chunks are alive in none of them: what is needed of them was copied to `copies`.
+/// Those that are `held` stay. Nothing goes as long as a copy is not listed.
+pub(in crate::store) fn release_packs(
+    view: &CatalogView,
+    packs: &BTreeSet<u64>,
+    held: &BTreeSet<u64>,
+    copies: &BTreeSet<u64>,
+) -> (CatalogChange, Vec<PackRow>) {
+    if !copies.iter().all(|pack| view.has_pack(*pack)) {
+        return (CatalogChange::default(), Vec::new());
+    }
+    let going = packs.difference(held).filter_map(|number| view.packs.get(number));
+    let going: Vec<PackRow> = going.cloned().collect();
+    let packs = going.iter().map(|row| (row.number, None)).collect();
+    (CatalogChange { packs, ..CatalogChange::default() }, going)
+}
