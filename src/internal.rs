@@ -49,7 +49,7 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, Config, ControlAddress, ExportConfig, ExportUri, Limits, ListenAddress, LogFormat,
-        Machine, Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
+        Machine, Pinning, RateLimits, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
     };
 
     pub mod difference {
@@ -114,9 +114,9 @@ pub mod ring {
 }
 
 pub mod shard {
+    pub use crate::shard::{ExportLimits, NewConnection, Removal, ShardConfig, ShardHandle};
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::{NewConnection, Removal, ShardConfig, ShardHandle};
 
     #[cfg(feature = "bench")]
     pub mod bench {

@@ -24,6 +24,8 @@ mod plan;
 mod request;
 #[path = "sim/run.rs"]
 mod run;
+#[path = "sim/throttled.rs"]
+mod throttled;
 #[path = "sim/wire.rs"]
 mod wire;
 

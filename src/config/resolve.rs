@@ -10,6 +10,7 @@ use super::export::{ExportConfig, ExportDefaults};
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::{ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::memory;
+use super::rate::TenantConfig;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
@@ -20,6 +21,8 @@ use super::tls::TlsConfig;
 pub struct Config {
     /// At least one; names are unique.
     pub exports: Vec<ExportConfig>,
+    /// Exports that share rates; names are unique, and include those that exports name.
+    pub tenants: Vec<TenantConfig>,
     /// For exports that come later.
     pub defaults: ExportDefaults,
     /// Where to listen; empty means that nothing was said.
@@ -99,6 +102,7 @@ impl Config {
             exports.push(ExportConfig::example());
         }
         check_names(&exports)?;
+        check_tenants(&settings.tenants, &exports)?;
         let tls = settings.tls.resolve(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
@@ -138,6 +142,7 @@ impl Config {
         }
         Ok(Self {
             exports,
+            tenants: settings.tenants,
             defaults,
             listen: settings.listen,
             unix_access,
@@ -198,6 +203,18 @@ fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
         None => Ok(()),
         Some(export) if export.name.is_empty() => Err(ConfigError::TwoDefaults),
         Some(export) => Err(ConfigError::NameTwice(export.name.clone())),
+    }
+}
+
+fn check_tenants(tenants: &[TenantConfig], exports: &[ExportConfig]) -> Result<(), ConfigError> {
+    let mut names = HashSet::new();
+    if let Some(twice) = tenants.iter().find(|tenant| !names.insert(&tenant.name)) {
+        return Err(ConfigError::TenantTwice(twice.name.clone()));
+    }
+    let mut named = exports.iter().filter_map(|export| export.rates.tenant.as_ref());
+    match named.find(|name| !names.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(ConfigError::NoTenant(name.clone())),
     }
 }
 

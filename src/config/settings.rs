@@ -11,6 +11,7 @@ use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::{Pinning, Shutdown};
 use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, UnixAddress};
+use super::rate::{ExportRates, RateLimits, TenantConfig};
 use super::rights::{RuleTexts, rights};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
@@ -33,6 +34,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     pub exports: Vec<ExportConfig>,
+    /// Exports that share rates.
+    pub tenants: Vec<TenantConfig>,
     /// All exports were removed while the server ran: that there is none does not mean the example.
     pub all_are_gone: bool,
     pub listen: Vec<ListenAddress>,
@@ -97,6 +100,7 @@ impl Settings {
     pub fn or(self, below: Self) -> Self {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
+            tenants: first_of(self.tenants, below.tenants),
             all_are_gone: self.all_are_gone,
             listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
@@ -176,6 +180,7 @@ impl Settings {
         let tcp = server.tcp.0.into_iter().map(|address| ListenAddress::Tcp(address.0));
         Ok(Self {
             exports,
+            tenants: file.tenant,
             all_are_gone: false,
             listen: unix.chain(tcp).collect(),
             unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
@@ -219,6 +224,7 @@ struct File {
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
     tls: TlsSettings,
+    tenant: Vec<TenantConfig>,
     export: Vec<toml::Spanned<ExportTable>>,
 }
 
@@ -268,13 +274,17 @@ struct ExportTable {
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
     tls: Option<ExportTls>,
+    #[serde(default)]
+    limit: RateLimits,
+    tenant: Option<String>,
 }
 
 impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
         let requires_tls = self.tls == Some(ExportTls::Required);
         let export = ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)?;
-        Ok(ExportConfig { requires_tls, ..export })
+        let rates = ExportRates { limits: self.limit, tenant: self.tenant };
+        Ok(ExportConfig { requires_tls, rates, ..export })
     }
 }
 
