@@ -265,6 +265,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let flags = Settings {
         exports: args.exports,
+        tenants: Vec::new(),
         all_are_gone: false,
         listen: unix.chain(tcp).collect(),
         unix_access: UnixAccess { mode: args.unix_mode, group: args.unix_group },
