@@ -26,6 +26,8 @@ mod request;
 mod run;
 #[path = "sim/secure.rs"]
 mod secure;
+#[path = "sim/throttled.rs"]
+mod throttled;
 #[path = "sim/wire.rs"]
 mod wire;
 

@@ -15,8 +15,15 @@ fn recording(name: &'static str, histograms: bool) -> Workload {
             let submitted = arrived + 1_000 + index * 37;
             let completed = submitted + 5_000 + index * 7_919;
             let operation = if index % 3 == 0 { Operation::Write } else { Operation::Read };
-            let timing =
-                Timing { operation, arrived, submitted, completed, offset: index * 4096, length: 4096 };
+            let timing = Timing {
+                operation,
+                throttled_us: 0,
+                arrived,
+                submitted,
+                completed,
+                offset: index * 4096,
+                length: 4096,
+            };
             (timing, completed + 2_000 + index * 911)
         })
         .collect();

@@ -2,6 +2,7 @@
 
 mod connections;
 mod exports;
+mod limit;
 mod place;
 mod question;
 
@@ -16,6 +17,7 @@ use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
 use connections::ConnectionCommand;
 use exports::ExportCommand;
+use limit::LimitCommand;
 use question::{Form, Question, refused, sentence};
 
 const LONG_HELP: &str = "\
@@ -55,6 +57,8 @@ pub(crate) enum CtlCommand {
     /// List and cut off connections
     #[command(subcommand)]
     Connection(ConnectionCommand),
+    /// Show or change how many requests and bytes a second an export or a tenant may have
+    Limit(LimitCommand),
     /// Have the server read its configuration, certificates and keys again: exports, rights and certificates
     /// change at once, as a whole or not at all; other settings need a restart
     Reload {
@@ -93,6 +97,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             exports::list(&answer, form.json)
         }
         CtlCommand::Export(command) => exports::show(&command, &answer),
+        CtlCommand::Limit(command) => limit::show(&command, &answer),
         CtlCommand::Connection(command) => connections::show(&command, &answer),
         CtlCommand::Reload { dry_run, form, .. } => reload(&answer, dry_run, form.json),
         CtlCommand::Health(form) => health(&answer, form.json),
@@ -109,6 +114,7 @@ fn question(command: &CtlCommand) -> Result<Question, String> {
     Ok(match command {
         CtlCommand::List(_) => Question::new("GET", "/api/v1/exports"),
         CtlCommand::Export(command) => exports::question(command)?,
+        CtlCommand::Limit(command) => limit::question(command)?,
         CtlCommand::Connection(command) => connections::question(command),
         CtlCommand::Reload { dry_run: true, .. } => Question::new("POST", "/api/v1/reload?dry_run=true"),
         CtlCommand::Reload { enforce, .. } => {

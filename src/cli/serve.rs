@@ -284,6 +284,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
     let flags = Settings {
         exports: args.exports,
         attach: args.attach,
+        tenants: Vec::new(),
         all_are_gone: false,
         listen: unix.chain(tcp).collect(),
         unix_access: UnixAccess { mode: args.unix_mode, group: args.unix_group },

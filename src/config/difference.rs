@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::export::ExportConfig;
 use super::export_uri::ExportUri;
+use super::rate::ExportRates;
 use super::settings::Settings;
 use crate::rights::Rights;
 
@@ -47,11 +48,35 @@ pub fn difference(old: &Settings, new: &Settings) -> Difference {
     }
 }
 
-/// The same settings, which say nothing of rights.
+/// The same settings, which say nothing of rights and rates.
 pub(super) fn without_rights(settings: &Settings) -> Settings {
-    let mut settings = Settings { rights: Rights::default(), ..settings.clone() };
-    settings.exports.iter_mut().for_each(|export| export.rights = Rights::default());
+    let mut settings = Settings { rights: Rights::default(), tenants: Vec::new(), ..settings.clone() };
+    for export in &mut settings.exports {
+        (export.rights, export.rates) = (Rights::default(), ExportRates::default());
+    }
     settings
+}
+
+/// For each export whose rates change, or those of its tenant, its name and its new ones.
+pub(crate) type NewRates = Vec<(String, ExportRates)>;
+
+/// The exports of `new` that had other rates, with their new ones; of stores with all their images the URIs,
+/// since they have no names.
+pub(super) fn rates_that_differ(old: &Settings, new: &Settings) -> (NewRates, Vec<String>) {
+    let example = [ExportConfig::example()];
+    let (of_old, of_new) = (by_name(old, &example), by_name(new, &example));
+    let shared = |settings: &Settings, rates: &ExportRates| {
+        let name = rates.tenant.as_deref()?;
+        settings.tenants.iter().find(|tenant| tenant.name == name).map(|tenant| tenant.limit)
+    };
+    let is_other = |(name, export): &(&Cow<'_, str>, &&ExportConfig)| {
+        let had = of_old.get(*name).map(|of| &of.rates);
+        had != Some(&export.rates) || had.and_then(|had| shared(old, had)) != shared(new, &export.rates)
+    };
+    let changed = of_new.iter().filter(is_other);
+    let (stores, named): (Vec<_>, Vec<_>) = changed.partition(|(_, export)| export.may_be_a_store());
+    let named = named.into_iter().map(|(_, export)| (export.name.clone(), export.rates.clone()));
+    (named.collect(), stores.into_iter().map(|(name, _)| name.clone().into_owned()).collect())
 }
 
 /// The exports of `new` that have other rights in `old`, or none there, and are no news but for them.
@@ -92,6 +117,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // All fields by name: a new one that is forgotten here does not compile.
     let Settings {
         exports: _,
+        tenants,
         all_are_gone: _,
         attach,
         listen,
@@ -150,6 +176,7 @@ fn settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("write", rights.write != new.rights.write),
         ("listed", rights.listed != new.rights.listed),
         ("tls", *tls != new.tls),
+        ("tenant", *tenants != new.tenants),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }

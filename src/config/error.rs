@@ -10,6 +10,10 @@ pub enum ConfigError {
     NameTwice(String),
     #[error("two exports have no name: only one can be the default, name the others with NAME=URI")]
     TwoDefaults,
+    #[error("two tenants are named \"{0}\": give each a name of its own")]
+    TenantTwice(String),
+    #[error("an export names the tenant \"{0}\", and there is none: add [[tenant]] with this name")]
+    NoTenant(String),
     #[error("{0} shards are not possible: choose 1 to {MAXIMUM_SHARDS}, best one per CPU")]
     Shards(usize),
     #[error("CPU {cpu} is not available to this process: choose from {available}")]

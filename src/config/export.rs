@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::export_uri::{ExportUri, ExportUriError};
 use super::image_uri::ImagePlace;
+use super::rate::ExportRates;
 use crate::rights::Rights;
 
 /// The longest name and the longest description, in bytes: the longest string of the protocol.
@@ -24,6 +25,8 @@ pub struct ExportConfig {
     pub rights: Rights,
     /// Only clients that encrypt find it.
     pub requires_tls: bool,
+    /// How fast it may be used.
+    pub rates: ExportRates,
 }
 
 /// What holds for exports that say nothing else.
@@ -72,7 +75,8 @@ impl ExportConfig {
             return Err(ExportError::Description);
         }
         let (name, description) = (name.to_owned(), description.to_owned());
-        Ok(Self { name, description, uri, read_only, requires_tls: false, rights: Rights::default() })
+        let (rights, rates) = (Rights::default(), ExportRates::default());
+        Ok(Self { name, description, uri, read_only, requires_tls: false, rights, rates })
     }
 
     /// A store, or what is in one: only its directory tells.
@@ -93,7 +97,8 @@ impl ExportConfig {
     pub fn example() -> Self {
         let uri = ExportUri::Memory { size: 1 << 30 };
         let (name, description) = (String::new(), String::new());
-        Self { name, uri, description, read_only: false, requires_tls: false, rights: Rights::default() }
+        let (rights, rates) = (Rights::default(), ExportRates::default());
+        Self { name, uri, description, read_only: false, requires_tls: false, rights, rates }
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::export::{ExportConfig, ExportError};
 use super::export_uri::ExportUri;
+use super::rate::RateError;
 use crate::rights::{Listing, Rule, RuleError, RuleList};
 
 /// Why it is no export; a sentence.
@@ -24,11 +25,13 @@ pub(crate) enum ExportChangeError {
     NoUri,
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error("limit: {0}")]
+    Rate(#[from] RateError),
     #[error("{0}: {1}")]
     Rule(&'static str, RuleError),
 }
 
-const KEYS: &str = "uri, description, read_only, allow, write, listed, tls";
+const KEYS: &str = "uri, description, read_only, allow, write, listed, tls, limit, tenant";
 /// Rules of a list.
 const RULES: usize = 4096;
 
@@ -47,6 +50,11 @@ impl ExportChange {
             Ok(_) => Err(ExportChangeError::Json("it is something else".to_owned())),
             Err(error) => Err(ExportChangeError::Json(error.to_string())),
         }
+    }
+
+    /// Whether it is about nothing but rates.
+    pub(crate) fn is_about_rates(&self) -> bool {
+        !self.0.is_empty() && self.0.keys().all(|key| key == "limit" || key == "tenant")
     }
 
     /// The export that comes of it: another one than `known`, or a new one.
@@ -104,6 +112,10 @@ fn set(export: &mut ExportConfig, key: &str, value: &Value) -> Result<(), Export
         ("tls", Value::Null) => export.requires_tls = false,
         ("tls", Value::String(text)) if text == "required" => export.requires_tls = true,
         ("tls", _) => return Err(ExportChangeError::Kind("tls", "required")),
+        ("limit", value) => export.rates.limits = export.rates.limits.patched(value)?,
+        ("tenant", Value::Null) => export.rates.tenant = None,
+        ("tenant", Value::String(name)) => export.rates.tenant = Some(name.clone()),
+        ("tenant", _) => return Err(ExportChangeError::Kind("tenant", "the name of a tenant")),
         (key, _) => return Err(ExportChangeError::Key(shortened(key))),
     }
     Ok(())
@@ -176,6 +188,9 @@ mod tests {
             (r#"{"uri": "mem:1M", "listed": "sometimes"}"#, "always, allowed or never"),
             (r#"{"uri": "mem:1M", "tls": "no"}"#, "tls is required"),
             (r#"{"uri": "mem:1M", "name": "b"}"#, "no key of an export"),
+            (r#"{"uri": "mem:1M", "limit": {"iops": 0}}"#, "limit: iops cannot be 0"),
+            (r#"{"uri": "mem:1M", "limit": [1]}"#, "limit is an object"),
+            (r#"{"uri": "mem:1M", "tenant": 1}"#, "name of a tenant"),
             (&long, "no key of an export"),
             (&"[".repeat(60_000), "no JSON object"),
         ] {

@@ -1,8 +1,12 @@
 //! What a new configuration changes that a running server can carry out.
 
-use super::difference::{Difference, NewRights, difference, rights_that_differ, served, without_rights};
+use super::difference::{
+    Difference, NewRates, NewRights, difference, rates_that_differ, rights_that_differ, served,
+    without_rights,
+};
 use super::export::{ExportConfig, ExportDefaults};
 use super::export_uri::ExportUri;
+use super::rate::TenantConfig;
 use super::resolve::Config;
 use super::settings::Settings;
 
@@ -17,6 +21,9 @@ pub struct ReloadPlan {
     pub(crate) wanted: Vec<ExportConfig>,
     /// Of exports that stay.
     pub(crate) rights: NewRights,
+    /// Of exports that stay.
+    pub(crate) rates: NewRates,
+    pub(crate) tenants: Vec<TenantConfig>,
     pub(crate) defaults: ExportDefaults,
     /// What is in force when it was carried out.
     pub settings: Box<Settings>,
@@ -44,11 +51,24 @@ pub fn reload_plan(old: &Settings, new: &Settings, config: &Config) -> Option<Re
     let mut rights = rights_that_differ(old, new);
     rights.retain(|(name, uri, _)| !is_wanted(name) || is_from_the_start(uri));
     let mut told = beside_rights.clone();
-    told.changed.extend(rights.iter().map(|(name, ..)| name.clone()));
+    let (mut rates, stores) = rates_that_differ(old, new);
+    if !stores.is_empty() {
+        // Their images have theirs from the start on.
+        return None;
+    }
+    rates.retain(|(name, _)| !is_wanted(name));
+    let others = rights.iter().map(|(name, ..)| name).chain(rates.iter().map(|(name, _)| name));
+    for name in others {
+        if !told.changed.contains(name) {
+            told.changed.push(name.clone());
+        }
+    }
     Some(ReloadPlan {
         removed: removed.clone(),
         wanted: wanted.cloned().collect(),
         rights,
+        rates,
+        tenants: new.tenants.clone(),
         defaults: config.defaults.clone(),
         settings: Box::new(new.clone()),
         difference: told,

@@ -11,6 +11,7 @@ use super::export::{ExportConfig, ExportDefaults};
 use super::limits::{Limits, MAXIMUM_SHARDS};
 use super::listen::{ControlAddress, ListenAddress, UnixAccess, UnixAddress};
 use super::memory;
+use super::rate::TenantConfig;
 use super::sandbox::{RunAs, SandboxMode};
 use super::settings::Settings;
 use super::size::Size;
@@ -23,6 +24,8 @@ pub struct Config {
     pub exports: Vec<ExportConfig>,
     /// Those that become disks of this machine's kernel.
     pub attach: Vec<AttachConfig>,
+    /// Exports that share rates; names are unique, and include those that exports name.
+    pub tenants: Vec<TenantConfig>,
     /// For exports that come later.
     pub defaults: ExportDefaults,
     /// Where to listen; empty means that nothing was said.
@@ -99,6 +102,7 @@ impl Config {
             ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
         let mut exports = or_example(settings.exports);
         check_names(&exports)?;
+        check_tenants(&settings.tenants, &exports)?;
         let tls = settings.tls.resolve(&exports)?;
         let needs_tls = tls.as_ref().is_some_and(|tls| tls.mode == TlsPolicy::Required);
         attach::check(&settings.attach, &exports, needs_tls)?;
@@ -141,6 +145,7 @@ impl Config {
         Ok(Self {
             exports,
             attach: settings.attach,
+            tenants: settings.tenants,
             defaults,
             listen: settings.listen,
             unix_access,
@@ -205,6 +210,18 @@ fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
         None => Ok(()),
         Some(export) if export.name.is_empty() => Err(ConfigError::TwoDefaults),
         Some(export) => Err(ConfigError::NameTwice(export.name.clone())),
+    }
+}
+
+fn check_tenants(tenants: &[TenantConfig], exports: &[ExportConfig]) -> Result<(), ConfigError> {
+    let mut names = HashSet::new();
+    if let Some(twice) = tenants.iter().find(|tenant| !names.insert(&tenant.name)) {
+        return Err(ConfigError::TenantTwice(twice.name.clone()));
+    }
+    let mut named = exports.iter().filter_map(|export| export.rates.tenant.as_ref());
+    match named.find(|name| !names.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(ConfigError::NoTenant(name.clone())),
     }
 }
 

@@ -12,6 +12,7 @@ use super::cpus::CpuList;
 use super::export::ExportConfig;
 use super::limits::{Pinning, Shutdown};
 use super::listen::{AdminAddress, ControlAddress, ListenAddress, UnixAccess, UnixAddress};
+use super::rate::{ExportRates, RateLimits, TenantConfig};
 use super::rights::{RuleTexts, rights};
 use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub exports: Vec<ExportConfig>,
     /// Exports that become disks of this machine's kernel.
     pub attach: Vec<AttachConfig>,
+    /// Exports that share rates.
+    pub tenants: Vec<TenantConfig>,
     /// All exports were removed while the server ran: that there is none does not mean the example.
     pub all_are_gone: bool,
     pub listen: Vec<ListenAddress>,
@@ -101,6 +104,7 @@ impl Settings {
         Self {
             exports: below.exports.into_iter().chain(self.exports).collect(),
             attach: below.attach.into_iter().chain(self.attach).collect(),
+            tenants: first_of(self.tenants, below.tenants),
             all_are_gone: self.all_are_gone,
             listen: first_of(self.listen, below.listen),
             unix_access: UnixAccess {
@@ -187,6 +191,7 @@ impl Settings {
         Ok(Self {
             exports,
             attach,
+            tenants: file.tenant,
             all_are_gone: false,
             listen: unix.chain(tcp).collect(),
             unix_access: UnixAccess { mode: server.unix_mode.map(|mode| mode.0), group: server.unix_group },
@@ -230,6 +235,7 @@ struct File {
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
     tls: TlsSettings,
+    tenant: Vec<TenantConfig>,
     export: Vec<toml::Spanned<ExportTable>>,
     attach: Vec<toml::Spanned<AttachTable>>,
 }
@@ -280,13 +286,17 @@ struct ExportTable {
     write: Option<toml::Spanned<RuleTexts>>,
     listed: Option<Listing>,
     tls: Option<ExportTls>,
+    #[serde(default)]
+    limit: RateLimits,
+    tenant: Option<String>,
 }
 
 impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
         let requires_tls = self.tls == Some(ExportTls::Required);
         let export = ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)?;
-        Ok(ExportConfig { requires_tls, ..export })
+        let rates = ExportRates { limits: self.limit, tenant: self.tenant };
+        Ok(ExportConfig { requires_tls, rates, ..export })
     }
 }
 

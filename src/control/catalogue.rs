@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::tenants::Tenants;
 use crate::backend::{Export, ExportId};
-use crate::config::ExportConfig;
+use crate::config::{ExportConfig, ExportRates};
 use crate::nbd::session::ExportInfo;
 use crate::rights::{Asker, Decision, Rights};
+use crate::shard::{ExportLimits, RateGroup};
 
 /// An export that is served.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ pub(super) struct Entry {
     /// Connections that went to a shard and are not gone yet.
     clients: Arc<AtomicUsize>,
     rights: RefCell<Rights>,
+    /// What holds its requests back, on all shards.
+    limits: RefCell<Arc<ExportLimits>>,
+    /// The buckets of its own rates.
+    own_rates: RefCell<RateGroup>,
+    rates: RefCell<ExportRates>,
     /// What it was asked for as; none of an image of a store, and of what an application added.
     wanted: RefCell<Option<ExportConfig>>,
     /// How often it was changed where it is.
@@ -60,6 +67,34 @@ impl Entry {
     /// Says who may do what with it. Until then everybody may do everything.
     pub(super) fn set_rights(&self, rights: &Rights) {
         self.rights.replace(rights.clone());
+    }
+
+    /// What holds its requests back, on all shards.
+    pub(super) fn limits(&self) -> Arc<ExportLimits> {
+        Arc::clone(&self.limits.borrow())
+    }
+
+    /// What it says of rates.
+    pub(super) fn rates(&self) -> ExportRates {
+        self.rates.borrow().clone()
+    }
+
+    /// Puts rates into force, with those of its tenant. Shards have to be told.
+    pub(super) fn set_rates(&self, rates: &ExportRates, tenants: &Tenants) {
+        self.rates.replace(rates.clone());
+        let own = self.own_rates.borrow().changed(&rates.limits);
+        let limits = self.limits();
+        tenants.with(rates.tenant.as_deref(), |tenant| {
+            let groups: Vec<_> = std::iter::once(&own).chain(tenant).collect();
+            limits.set(&groups);
+        });
+        self.own_rates.replace(own);
+    }
+
+    /// Goes on with what holds back the clients of another one, which had its name.
+    pub(super) fn share_limits(&self, other: &Self) {
+        self.limits.replace(other.limits());
+        self.own_rates.replace(other.own_rates.borrow().clone());
     }
 
     /// Says what it was asked for as.
@@ -189,9 +224,23 @@ impl Catalogue {
         self.by_name.insert(info.name.clone(), index);
         let (export, home, handshakes) = (OnceCell::new(), Cell::new(None), Cell::new(0));
         let (clients, rights) = (Arc::default(), RefCell::default());
+        let (limits, own_rates, rates) = Default::default();
         let (wanted, revision) = (RefCell::default(), Cell::new(0));
-        let entry = Entry { id, info, export, source, home, handshakes, clients, rights, wanted, revision };
-        let entry = Rc::new(entry);
+        let entry = Rc::new(Entry {
+            id,
+            info,
+            export,
+            source,
+            home,
+            handshakes,
+            clients,
+            rights,
+            limits,
+            own_rates,
+            rates,
+            wanted,
+            revision,
+        });
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
     }

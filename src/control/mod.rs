@@ -48,6 +48,7 @@ mod sessions;
 mod start;
 mod start_error;
 mod stores;
+mod tenants;
 
 #[cfg(feature = "tls")]
 use crate::tls::TlsProof;

@@ -13,6 +13,7 @@ use super::catalogue::{Catalogue, Entry};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use super::sessions::Sessions;
+use super::tenants::Tenants;
 use crate::backend::{ExportId, HomeTask};
 use crate::config::Limits;
 use crate::nbd::server::handshake::{HandshakeLimits, TlsMode};
@@ -46,6 +47,8 @@ pub(super) struct Plane {
     pub(super) sessions: Sessions,
     /// `None`: no client can have TLS.
     pub(super) encryption: Option<Encryption>,
+    /// Exports that share rates.
+    pub(super) tenants: Tenants,
     /// For exports that came later: whether they can only be had with TLS.
     later_tls: RefCell<HashMap<String, bool>>,
 }
@@ -99,6 +102,7 @@ impl Plane {
             rights: OnceCell::new(),
             sessions: Sessions::default(),
             encryption,
+            tenants: Tenants::default(),
             later_tls: RefCell::default(),
         }
     }
@@ -359,6 +363,11 @@ impl Plane {
     /// Ends sessions of a shard, by their numbers in ascending order; see [`ShardHandle::dismiss`].
     pub(super) fn dismiss(&self, shard: usize, numbers: Vec<u64>, why: Dismissal) -> bool {
         numbers.is_empty() || self.shards[shard].dismiss(numbers, why)
+    }
+
+    /// Has all shards look at the rates of exports again.
+    pub(super) fn rates_changed(&self) {
+        self.shards.iter().for_each(ShardHandle::rates_changed);
     }
 
     /// Counts sessions that are ended.

@@ -313,7 +313,7 @@ async fn carry_out(plan: Box<ReloadPlan>, reloader: &dyn Reload, live: &Live, is
     if !is_dry {
         reloader.carried_out(&plan.settings);
     }
-    match plan.wanted.is_empty() && plan.removed.is_empty() {
+    match plan.wanted.is_empty() && plan.removed.is_empty() && plan.rates.is_empty() {
         true => Reloaded::Rights(plan.rights),
         false if is_dry => Reloaded::Plan(plan),
         false => Reloaded::Exports(plan.difference),

@@ -65,6 +65,12 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let (shards, exits) = started??;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections, encryption));
+    plane.tenants.set(&config.tenants);
+    for entry in plane.catalogue().iter() {
+        if let Some(wanted) = entry.wanted() {
+            entry.set_rates(&wanted.rates, &plane.tenants);
+        }
+    }
     let restricted = config.exports.iter().find(|export| !export.rights.are_open());
     if let Some(export) = restricted {
         plane.set_has_rights(&export.rights);

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::buffer::BufferPool;
@@ -17,12 +18,15 @@ use super::uring::{Event, RingError, RingOptions, Uring, Wait};
 // There is one engine a ring: its size does not matter, but an indirection on every call would.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Engine {
-    /// The kernel's io_uring, and when it was set up.
+    /// The kernel's io_uring, and when the clock of all rings began.
     Kernel(Uring, Instant),
     /// A world in one thread; see [`super::sim`].
     #[cfg(feature = "sim")]
     Simulated(super::sim::SimEngine),
 }
+
+/// When the first ring of the process was set up: rings have one clock, since shards keep rates together.
+static EPOCH: OnceLock<Instant> = OnceLock::new();
 
 /// Calls the same method of either engine.
 macro_rules! either {
@@ -44,7 +48,7 @@ impl Engine {
             return Ok((Self::Simulated(engine), pool));
         }
         let (engine, pool) = Uring::new(options)?;
-        Ok((Self::Kernel(engine, Instant::now()), pool))
+        Ok((Self::Kernel(engine, *EPOCH.get_or_init(Instant::now)), pool))
     }
 
     pub(super) fn table(&mut self) -> &mut OpTable {

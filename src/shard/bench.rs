@@ -25,8 +25,15 @@ use crate::shard::turn::run::Worker;
 use crate::shard::turn::shard::Shard;
 use crate::stats::{Operation, Timing};
 
-const TIMING: Timing =
-    Timing { operation: Operation::Read, arrived: 1, submitted: 2, completed: 3, offset: 4096, length: 4096 };
+const TIMING: Timing = Timing {
+    operation: Operation::Read,
+    throttled_us: 0,
+    arrived: 1,
+    submitted: 2,
+    completed: 3,
+    offset: 4096,
+    length: 4096,
+};
 
 /// A request comes and goes to its backend.
 fn begin(table: &mut RequestTable, ledger: &Rc<Ledger>, connection: u32) -> RequestId {
@@ -170,6 +177,7 @@ impl ShardRounds {
             over_tcp: false,
             id: ExportId { index: 0, generation: 0 },
             export,
+            limits: Arc::default(),
             session,
             leftover,
             secure: None,

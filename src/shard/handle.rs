@@ -1,7 +1,7 @@
 //! How the control plane reaches a shard: a bounded channel and a doorbell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
@@ -25,6 +25,8 @@ pub struct ShardHandle {
     is_pinned: bool,
     /// The order to end. Not a message: it must not wait for room in the mailbox of a shard that is stuck.
     end: Arc<AtomicU8>,
+    /// Rates of exports are others. No message either: it must not be lost.
+    rates_changed: Arc<AtomicBool>,
 }
 
 impl ShardHandle {
@@ -70,13 +72,15 @@ impl ShardHandle {
         let (mailbox, messages) = bounded(limits.mailbox);
         let connections = Arc::new(AtomicUsize::new(0));
         let end = Arc::new(AtomicU8::new(0));
+        let rates_changed: Arc<AtomicBool> = Arc::default();
         let shard_end = ShardEnd {
             messages,
             doorbell: Arc::clone(&doorbell),
             connections: Arc::clone(&connections),
             end: Arc::clone(&end),
+            rates_changed: Arc::clone(&rates_changed),
         };
-        Ok((Self { mailbox, doorbell, connections, is_pinned: false, end }, shard_end))
+        Ok((Self { mailbox, doorbell, connections, is_pinned: false, end, rates_changed }, shard_end))
     }
 
     /// Hands a connection over.
@@ -161,6 +165,12 @@ impl ShardHandle {
         let sent = self.mailbox.try_send(message).is_ok();
         self.doorbell.ring();
         sent
+    }
+
+    /// Has the shard look at the rates of its exports again. Never waits.
+    pub fn rates_changed(&self) {
+        self.rates_changed.store(true, Ordering::Release);
+        self.doorbell.ring();
     }
 
     /// Asks the shard to finish what has begun, to begin nothing more, and to end. Never waits.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
+use crate::shard::admission::gate::ExportLimits;
 use crate::shard::frontend::nbd::Secured;
 use crate::stats::Interval;
 
@@ -22,6 +23,8 @@ pub struct NewConnection {
     pub id: ExportId,
     /// The export: the shard's first connection of it opens its device there.
     pub export: Arc<Export>,
+    /// What holds its requests back.
+    pub limits: Arc<ExportLimits>,
     /// What was negotiated.
     pub session: Session,
     /// Bytes that the client sent behind the handshake.
@@ -144,6 +147,7 @@ pub(crate) mod tests {
             over_tcp: false,
             id,
             export: Arc::clone(export),
+            limits: Arc::default(),
             session: Session {
                 reply_mode: ReplyMode::Simple,
                 transmission_flags: 0,

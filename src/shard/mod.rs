@@ -29,6 +29,8 @@ mod simulated;
 mod tests;
 mod turn;
 
+pub use admission::gate::ExportLimits;
+pub(crate) use admission::gate::RateGroup;
 pub use frontend::nbd::Secured;
 pub use handle::ShardHandle;
 pub(crate) use mailbox::Dismissal;

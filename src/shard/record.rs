@@ -34,10 +34,11 @@ impl Recorder {
     pub(super) fn new(ring: Ring, on: bool, slow: Option<Duration>) -> Self {
         let interval = Box::default();
         let slow = slow.map(|slow| slow.as_nanos() as u64);
-        Self { ring, now: 0, interval, pending_batch: None, gauges: Vec::new(), on, slow }
+        let now = ring.now().as_nanos() as u64;
+        Self { ring, now, interval, pending_batch: None, gauges: Vec::new(), on, slow }
     }
 
-    /// Reads the clock: nanoseconds since the shard began. When nothing is recorded the moment of this turn
+    /// Reads the clock: nanoseconds since the process set up its first ring. When nothing is recorded the moment of this turn
     /// will do.
     pub(super) fn clock(&self) -> u64 {
         if self.on { self.elapsed() } else { self.now }
@@ -77,11 +78,11 @@ impl Recorder {
         export: usize,
         operation: Operation,
         (offset, length): (u64, u64),
-        arrived: u64,
+        (arrived, throttled_us): (u64, u32),
     ) -> Timing {
         self.interval.exports[export].count_bytes(operation, length);
         self.gauges[export].in_flight += 1;
-        Timing { operation, arrived, submitted: 0, completed: 0, offset, length }
+        Timing { operation, throttled_us, arrived, submitted: 0, completed: 0, offset, length }
     }
 
     /// A request that was to be answered without its backend, and is counted, goes there after all.
@@ -140,7 +141,8 @@ impl Recorder {
                 self.pending_batch = Some((export, *timing, 1));
             }
         }
-        if self.slow.is_some_and(|slow| self.now.saturating_sub(timing.arrived) >= slow) {
+        if self.slow.is_some_and(|slow| self.now.saturating_sub(timing.arrived) + timing.throttled() >= slow)
+        {
             self.note_slow(export, timing, peer);
         }
     }
@@ -187,6 +189,7 @@ mod tests {
         recorder.connected(1);
         let timing = |operation, arrived| Timing {
             operation,
+            throttled_us: 0,
             arrived,
             submitted: arrived + 10,
             completed: arrived + 30,

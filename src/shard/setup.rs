@@ -1,7 +1,7 @@
 //! What a shard is started with, and what it and its handle share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -61,4 +61,5 @@ pub(super) struct ShardEnd {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) end: Arc<AtomicU8>,
+    pub(super) rates_changed: Arc<AtomicBool>,
 }

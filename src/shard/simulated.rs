@@ -117,6 +117,12 @@ impl SteppedShard {
         sent
     }
 
+    /// As [`ShardHandle::rates_changed`].
+    pub fn rates_changed(&self) {
+        self.handle.rates_changed();
+        self.world.rang();
+    }
+
     /// As [`ShardHandle::shutdown`].
     pub fn shutdown(&self) {
         self.handle.shutdown();

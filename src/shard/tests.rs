@@ -83,6 +83,7 @@ impl Running {
             over_tcp: false,
             id: ExportId { index: 0, generation: 0 },
             export: Arc::clone(&self.export),
+            limits: Arc::default(),
             session,
             leftover,
             secure: None,

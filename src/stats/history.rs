@@ -213,9 +213,11 @@ impl Present {
                     u64::from(bucket.count_at_value()),
                 );
             }
+            // Few requests are throttled, perhaps, and the mean is that of all.
+            let requests = command.phases[Phase::Total as usize].len();
             for ((sum, count), phase) in self.phases.iter_mut().zip(&command.phases) {
                 *sum += phase.mean() * phase.len() as f64;
-                *count += phase.len();
+                *count += requests;
             }
         }
     }
@@ -269,6 +271,7 @@ mod tests {
         for arrived in 0..requests {
             let timing = Timing {
                 operation,
+                throttled_us: 0,
                 arrived,
                 submitted: arrived + 1_000,
                 completed: arrived + 1_000 + backend_ns,
@@ -303,7 +306,8 @@ mod tests {
         assert!(close(write.latency.unwrap().p50_ns, 5_003_000), "{write:?}");
         let all = whole.latency.unwrap();
         assert!(close(all.p90_ns, 53_000) && close(all.p99_ns, 5_003_000), "{all:?}");
-        let [queue, backend, send] = whole.phase_mean_ns;
+        let [throttled, queue, backend, send] = whole.phase_mean_ns;
+        assert_eq!(throttled, 0.0);
         assert!((queue - 1_000.0).abs() < 100.0 && (send - 2_000.0).abs() < 100.0, "{queue} {send}");
         assert!((backend / 545_000.0 - 1.0).abs() < 0.01, "{backend}");
         assert_eq!(whole.heat.iter().sum::<u64>(), 100);
@@ -316,7 +320,7 @@ mod tests {
         assert!(seconds[1].exports.is_empty());
         assert_eq!(
             (empty.latency, empty.classes[0], empty.phase_mean_ns),
-            (None, ClassSummary::default(), [0.0; 3])
+            (None, ClassSummary::default(), [0.0; 4])
         );
         assert_eq!(history.since(1_000).count(), 1);
     }

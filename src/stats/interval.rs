@@ -24,6 +24,14 @@ pub(super) fn empty<T: Counter>() -> Histogram<T> {
     histogram
 }
 
+/// The same for values that few exports have.
+pub(super) fn empty_and_small<T: Counter>() -> Histogram<T> {
+    let mut histogram =
+        Histogram::new_with_bounds(SHORTEST_NS, 2 * SHORTEST_NS, DIGITS).expect("bounds are constant");
+    histogram.auto(true);
+    histogram
+}
+
 /// Records a value `count` times.
 pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64, count: T) {
     histogram.record_n(nanoseconds.min(LONGEST_NS), count).expect("it grows to the longest");
@@ -33,6 +41,8 @@ pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64,
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     pub operation: CommandKind,
+    /// How long a rate had held it back before that, in microseconds.
+    pub throttled_us: u32,
     /// Its last byte was received.
     pub arrived: u64,
     /// It was handed to the backend.
@@ -48,8 +58,16 @@ pub struct Timing {
 impl Timing {
     /// True if both are the same command with the same moments.
     pub fn is_alike(&self, other: &Self) -> bool {
-        let key = |timing: &Self| (timing.operation, timing.arrived, timing.submitted, timing.completed);
+        let key = |timing: &Self| {
+            let what = (timing.operation, timing.throttled_us);
+            (what, timing.arrived, timing.submitted, timing.completed)
+        };
         key(self) == key(other)
+    }
+
+    /// How long a rate had held it back, in nanoseconds.
+    pub fn throttled(&self) -> u64 {
+        u64::from(self.throttled_us) * 1000
     }
 }
 
@@ -193,10 +211,16 @@ impl ExportInterval {
         let Timing { operation, arrived, submitted, completed, .. } = *timing;
         let command = self.command(operation);
         command.requests += u64::from(requests);
-        let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (arrived, sent)];
-        for (phase, (start, end)) in command.phases.iter_mut().zip(spans) {
+        let spans = [(arrived, submitted), (submitted, completed), (completed, sent)];
+        let [throttled, parts @ .., total] = &mut command.phases;
+        for (phase, (start, end)) in parts.iter_mut().zip(spans) {
             record(phase, end.saturating_sub(start), requests);
         }
+        let held_back = timing.throttled();
+        if held_back > 0 {
+            record(throttled, held_back, requests);
+        }
+        record(total, held_back.saturating_add(sent.saturating_sub(arrived)), requests);
     }
 
     /// Counts the bytes that a request named.
@@ -213,6 +237,6 @@ impl ExportInterval {
 
 impl Default for CommandInterval {
     fn default() -> Self {
-        Self { requests: 0, bytes: 0, phases: [empty(), empty(), empty(), empty()] }
+        Self { requests: 0, bytes: 0, phases: [empty_and_small(), empty(), empty(), empty(), empty()] }
     }
 }

@@ -41,6 +41,8 @@ pub use crate::block::CommandKind as Operation;
 /// A part of a request's way through the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// How long it was held back by a rate, before all that follows.
+    Throttled,
     /// From the receive of its last byte to its hand-over to the backend.
     Queue,
     /// From there until the backend was done.
@@ -53,14 +55,15 @@ pub enum Phase {
 
 impl Phase {
     /// All, in the order of a request's way.
-    pub const ALL: [Self; 4] = [Self::Queue, Self::Backend, Self::Send, Self::Total];
+    pub const ALL: [Self; 5] = [Self::Throttled, Self::Queue, Self::Backend, Self::Send, Self::Total];
 
     /// Those that together are the whole.
-    pub const PARTS: [Self; 3] = [Self::Queue, Self::Backend, Self::Send];
+    pub const PARTS: [Self; 4] = [Self::Throttled, Self::Queue, Self::Backend, Self::Send];
 
     /// The label in metrics, logs and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Throttled => "throttled",
             Self::Queue => "queue",
             Self::Backend => "backend",
             Self::Send => "send",

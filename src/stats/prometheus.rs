@@ -319,8 +319,7 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
         let labels = [("export", export), ("command", command)];
         page.histogram("ringnbd_request_duration_seconds", &labels, &of.phases[Phase::Total as usize]);
     }
-    let help =
-        "Time of a request by phase: queue (arrived to submitted), backend (to completed), send (to sent).";
+    let help = "Time of a request by phase: throttled (held back by a rate), queue (arrived to submitted), backend (to completed), send (to sent).";
     page.family("ringnbd_request_phase_seconds", "histogram", help);
     for (export, command, of) in each_command(exports, totals) {
         for (phase, histogram) in Phase::PARTS.iter().zip(&of.phases) {
@@ -442,6 +441,7 @@ mod tests {
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
             let timing = Timing {
                 operation: CommandKind::WriteZeroes,
+                throttled_us: 0,
                 arrived: 0,
                 submitted: 0,
                 completed: latency,

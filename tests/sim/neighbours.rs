@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringnbd::internal::backend::Export;
 use ringnbd::internal::config::{Limits, Pinning};
 use ringnbd::internal::ring::sim::{Entered, Faults, FileId, Random, SocketId, World};
-use ringnbd::internal::shard::SteppedShard;
+use ringnbd::internal::shard::{ExportLimits, NewConnection, SteppedShard};
 
 use super::plan::{Disk, Plan, negotiated};
 use super::run::Report;
@@ -22,23 +22,25 @@ const LARGE: u64 = 4 << 20;
 const SMALL: u64 = 64 << 10;
 
 /// One shard with two exports in the page cache.
-struct Scene {
-    world: World,
-    shard: SteppedShard,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) shard: SteppedShard,
     exports: Arc<[Arc<Export>]>,
     files: Vec<FileId>,
     plan: Plan,
     random: Random,
-    answered: u64,
+    pub(crate) answered: u64,
+    /// By export.
+    pub(crate) rates: Vec<Arc<ExportLimits>>,
     _entered: Entered,
 }
 
 impl Scene {
-    fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         Self::with_sizes(seed, faults, [LARGE, SMALL])
     }
 
-    fn with_sizes(seed: u64, faults: Faults, sizes: [u64; 2]) -> Self {
+    pub(crate) fn with_sizes(seed: u64, faults: Faults, sizes: [u64; 2]) -> Self {
         let mut random = Random::new(seed);
         let faults = Faults { latency_ns: LATENCY.as_nanos() as u64, slow: 0.0, ..faults };
         let world = World::new(random.number(), faults);
@@ -89,21 +91,24 @@ impl Scene {
         };
         let exports: Arc<[Arc<Export>]> = plan.disks.iter().map(export).collect();
         let shard = SteppedShard::start(plan.shard(0), 0).expect("a shard starts");
-        Self { world, shard, exports, files, plan, random, answered: 0, _entered: entered }
+        let rates = sizes.map(|_| Arc::default()).into();
+        Self { world, shard, exports, files, plan, random, answered: 0, rates, _entered: entered }
     }
 
-    fn connect(&mut self, export: usize) -> SocketId {
+    pub(crate) fn connect(&mut self, export: usize) -> SocketId {
         let (socket, token) = self.world.socket(self.plan.socket_bytes, false);
         let mut setting = self.plan.setting(&mut self.random);
         (setting.form, setting.context, setting.export, setting.enforced) =
             (Form::Simple, None, export, None);
         setting.size = self.plan.disks[export].size;
-        assert!(self.shard.connect(negotiated(token, &setting, &self.exports)).is_ok());
+        let limits = Arc::clone(&self.rates[export]);
+        let new = NewConnection { limits, ..negotiated(token, &setting, &self.exports) };
+        assert!(self.shard.connect(new).is_ok());
         socket
     }
 
     /// Something happens.
-    fn step(&mut self) -> Result<(), String> {
+    pub(crate) fn step(&mut self) -> Result<(), String> {
         if self.shard.may_run() {
             self.shard.turn();
             let end = self.world.now() + Duration::from_micros(1);
@@ -113,11 +118,11 @@ impl Scene {
         if self.world.step() { Ok(()) } else { Err("nothing will ever happen again".into()) }
     }
 
-    fn send(&self, socket: SocketId, command: u16, offset: u64, length: u64) {
+    pub(crate) fn send(&self, socket: SocketId, command: u16, offset: u64, length: u64) {
         self.send_flagged(socket, 0, command, offset, length);
     }
 
-    fn send_flagged(&self, socket: SocketId, flags: u16, command: u16, offset: u64, length: u64) {
+    pub(crate) fn send_flagged(&self, socket: SocketId, flags: u16, command: u16, offset: u64, length: u64) {
         let mut bytes = wire::request(Form::Simple, flags, command, 1, offset, length);
         if command == WRITE {
             bytes.resize(bytes.len() + length as usize, 1);
@@ -126,7 +131,12 @@ impl Scene {
     }
 
     /// Waits for so many replies without data, or for one with `data` bytes.
-    fn replies(&mut self, socket: SocketId, count: usize, data: usize) -> Result<Duration, String> {
+    pub(crate) fn replies(
+        &mut self,
+        socket: SocketId,
+        count: usize,
+        data: usize,
+    ) -> Result<Duration, String> {
         let (since, mut missing) = (self.world.now(), 16 * count + data);
         loop {
             let bytes = self.world.client_receive(socket, missing);
@@ -144,12 +154,18 @@ impl Scene {
     }
 
     /// A request of a client that waits for its answer, and how long that took.
-    fn ask(&mut self, socket: SocketId, command: u16, offset: u64, length: u64) -> Result<Duration, String> {
+    pub(crate) fn ask(
+        &mut self,
+        socket: SocketId,
+        command: u16,
+        offset: u64,
+        length: u64,
+    ) -> Result<Duration, String> {
         self.send(socket, command, offset, length);
         self.replies(socket, 1, if command == READ { length as usize } else { 0 })
     }
 
-    fn wait(&mut self, time: Duration) -> Result<(), String> {
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<(), String> {
         let end = self.world.now() + time;
         let happens = |scene: &Self| scene.world.next_event().is_some_and(|next| next < end);
         while self.world.now() < end && (self.shard.may_run() || happens(self)) {
@@ -162,7 +178,7 @@ impl Scene {
     }
 
     /// No shard has slept, and all was in time.
-    fn end(self, what: &str, times: &[Duration], bound: Duration) -> Result<Report, String> {
+    pub(crate) fn end(self, what: &str, times: &[Duration], bound: Duration) -> Result<Report, String> {
         if let Some(late) = times.iter().find(|time| **time > bound) {
             return Err(format!("{what}: {late:?}, more than {bound:?}"));
         }

@@ -289,6 +289,7 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
         over_tcp,
         id,
         export,
+        limits: Arc::default(),
         session,
         leftover,
         secure: None,

@@ -5,7 +5,8 @@ use super::source::Row;
 use crate::stats::Phase;
 
 /// Phases before the total, with their colours.
-const PARTS: [(Phase, usize); 3] = [(Phase::Queue, 3), (Phase::Backend, 2), (Phase::Send, 1)];
+const PARTS: [(Phase, usize); 4] =
+    [(Phase::Throttled, 4), (Phase::Queue, 3), (Phase::Backend, 2), (Phase::Send, 1)];
 const BAR: f64 = 16.0;
 
 /// Draws the rows that know their phases; nothing when there is none.
@@ -61,7 +62,11 @@ fn legend(picture: &mut Picture) {
 }
 
 /// Mean nanoseconds of each phase.
-fn means(row: &Row) -> Option<[f64; 3]> {
+fn means(row: &Row) -> Option<[f64; 4]> {
     let phases = row.phases.as_ref()?;
-    Some([phases[0].mean(), phases[1].mean(), phases[2].mean()])
+    let requests = row.total.len().max(1) as f64;
+    // Those that were not throttled have waited for nothing.
+    let [throttled, queue, backend, send] = PARTS.map(|(phase, _)| &phases[phase as usize]);
+    let throttled = throttled.mean() * throttled.len() as f64 / requests;
+    Some([throttled, queue.mean(), backend.mean(), send.mean()])
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::block::{BlockError, CommandKind};
+use crate::config::ExportRates;
 use crate::control::catalogue::{Catalogue, Entry};
 use crate::control::observe::collector::CollectorState;
 use crate::stats::RemoteExportFacts;
@@ -66,6 +67,9 @@ struct ExportView {
     discarded_bytes: u64,
     page_cache_reads: u64,
     mapped_bytes: u64,
+    /// Rates: what is not there is not limited.
+    limit: serde_json::Value,
+    tenant: Option<String>,
     /// Null for what is none.
     image: Option<ImageFacts>,
     /// Null for what does not stand on another server.
@@ -168,6 +172,7 @@ struct SecondView {
     length_ms: u64,
     classes: BTreeMap<&'static str, ClassView>,
     latency: Option<PointsView>,
+    throttled_mean_ns: f64,
     queue_mean_ns: f64,
     backend_mean_ns: f64,
     send_mean_ns: f64,
@@ -213,13 +218,14 @@ impl From<&ClassSummary> for ClassView {
 impl SecondView {
     fn new(second: &Summary, export: Option<usize>) -> Self {
         let (of, gauges) = second.of(export);
-        let [queue_mean_ns, backend_mean_ns, send_mean_ns] = of.phase_mean_ns;
+        let [throttled_mean_ns, queue_mean_ns, backend_mean_ns, send_mean_ns] = of.phase_mean_ns;
         let classes = Class::ALL.iter().zip(&of.classes);
         Self {
             end_unix_ms: second.end_unix_ms,
             length_ms: second.length_ms,
             classes: classes.map(|(class, of)| (class.name(), of.into())).collect(),
             latency: of.latency.map(Into::into),
+            throttled_mean_ns,
             queue_mean_ns,
             backend_mean_ns,
             send_mean_ns,
@@ -324,6 +330,7 @@ impl Admin {
             let view =
                 |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
             let (facts, sizes) = (&info.facts, &info.facts.block_sizes);
+            let ExportRates { limits, tenant } = entry.rates();
             ExportView {
                 export: info.name.clone(),
                 description: info.description.clone(),
@@ -343,6 +350,8 @@ impl Admin {
                 discarded_bytes: totals.discarded_bytes,
                 page_cache_reads: totals.page_cache_reads,
                 mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
+                limit: limits.to_json(),
+                tenant,
                 image: image_facts(entry),
                 remote: remote_facts(entry),
             }

@@ -71,6 +71,7 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
                 over_tcp,
                 id: entry.id,
                 export: Arc::clone(entry.export().expect("an image that was chosen is open")),
+                limits: entry.limits(),
                 session,
                 leftover,
                 secure,

@@ -28,9 +28,9 @@ use super::retire::retire;
 use super::served::info_of;
 use super::stores::Stores;
 use crate::backend::Export;
-use crate::config::export_change::ExportChange;
+use crate::config::export_change::{ExportChange, ExportChangeError};
 use crate::config::reload_plan::{ReloadPlan, is_from_the_start};
-use crate::config::{ExportConfig, ExportDefaults};
+use crate::config::{ExportConfig, ExportDefaults, ExportRates, RateLimits};
 use crate::rights::Rights;
 use crate::shard::Removal;
 pub(super) use condition::Condition;
@@ -105,6 +105,13 @@ impl Live {
         is_whole: bool,
     ) -> Result<(Rc<Entry>, Changed), LiveRefusal> {
         let _turn = self.turn.lock().await;
+        if !is_whole
+            && change.is_about_rates()
+            && let Some(entry) = self.plane().find(name)
+            && let Some(asked) = entry.wanted()
+        {
+            return self.change_rates((entry, asked), condition, change);
+        }
         let known = self.known(name)?;
         if !condition.holds(known.as_ref().map(|entry| entry.tag()).as_deref()) {
             return Err(LiveRefusal::Condition(name.to_owned()));
@@ -120,15 +127,79 @@ impl Live {
             if *asked == wanted {
                 return Ok((Rc::clone(entry), Changed::Nothing));
             }
-            let without = |of: &ExportConfig| ExportConfig { rights: Rights::default(), ..of.clone() };
+            let without = |of: &ExportConfig| ExportConfig {
+                rights: Rights::default(),
+                rates: ExportRates::default(),
+                ..of.clone()
+            };
             if without(asked) == without(&wanted) {
+                self.check_tenant(&wanted.rates)?;
                 self.set_rights(entry, &wanted);
+                self.set_rates(entry, &wanted.rates);
                 return Ok((Rc::clone(entry), Changed::InPlace));
             }
         }
         let changed = if known.is_some() { Changed::Replaced } else { Changed::Added };
-        let prepared = self.prepare(wanted).await?;
+        let prepared = self.prepare(wanted, false).await?;
         Ok((self.put(prepared)?, changed))
+    }
+
+    /// Other rates of an export, which may be an image with a name of its own.
+    fn change_rates(
+        &self,
+        (entry, asked): (Rc<Entry>, ExportConfig),
+        condition: &Condition,
+        change: &ExportChange,
+    ) -> Result<(Rc<Entry>, Changed), LiveRefusal> {
+        if !condition.holds(Some(&entry.tag())) {
+            return Err(LiveRefusal::Condition(asked.name));
+        }
+        let wanted = change.of(&asked.name, Some(&asked))?;
+        if wanted.rates == asked.rates {
+            return Ok((entry, Changed::Nothing));
+        }
+        self.check_tenant(&wanted.rates)?;
+        entry.set_wanted(&wanted);
+        self.set_rates(&entry, &wanted.rates);
+        Ok((entry, Changed::InPlace))
+    }
+
+    /// Other rates of a tenant; what they are then.
+    ///
+    /// # Errors
+    /// [`LiveRefusal`].
+    pub(super) fn change_tenant(&self, name: &str, body: &[u8]) -> Result<RateLimits, LiveRefusal> {
+        let plane = self.plane();
+        let known = plane.tenants.limits(name).ok_or_else(|| LiveRefusal::NoTenant(name.to_owned()))?;
+        let limits = known.changed_by(body).map_err(ExportChangeError::Rate)?;
+        plane.tenants.change(name, limits);
+        self.apply_tenants(|tenant| tenant == name);
+        tracing::info!(tenant = name, limits = %limits.to_json(), "the rates of a tenant were changed");
+        Ok(limits)
+    }
+
+    /// Exports of tenants get the rates that those have now.
+    fn apply_tenants(&self, is_it: impl Fn(&str) -> bool) {
+        let plane = self.plane();
+        for entry in plane.catalogue().iter() {
+            let rates = entry.rates();
+            if rates.tenant.as_deref().is_some_and(&is_it) {
+                entry.set_rates(&rates, &plane.tenants);
+            }
+        }
+        plane.rates_changed();
+    }
+
+    fn check_tenant(&self, rates: &ExportRates) -> Result<(), LiveRefusal> {
+        match &rates.tenant {
+            Some(name) if !self.plane().tenants.has(name) => Err(LiveRefusal::NoTenant(name.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_rates(&self, entry: &Entry, rates: &ExportRates) {
+        entry.set_rates(rates, &self.plane().tenants);
+        self.plane().rates_changed();
     }
 
     /// Serves an export no more. Gives how many clients it had. `removed` is called when no client finds it.
@@ -172,7 +243,7 @@ impl Live {
         }
         let mut prepared = Vec::new();
         for wanted in &plan.wanted {
-            prepared.push(self.prepare(wanted.clone()).await?);
+            prepared.push(self.prepare(wanted.clone(), true).await?);
         }
         let count = self.plane().catalogue().count() + prepared.len();
         if count.saturating_sub(plan.removed.len()) > MOST_EXPORTS {
@@ -182,11 +253,21 @@ impl Live {
         if is_dry {
             return Ok(());
         }
+        self.plane().tenants.set(&plan.tenants);
         for name in &plan.removed {
             // Whoever removed it at the control socket was quicker.
             drop(self.take_away(name, Removal::WithErrors));
         }
         prepared.into_iter().for_each(|prepared| drop(self.serve(prepared)));
+        for (name, rates) in &plan.rates {
+            if let Some(entry) = self.plane().find(name) {
+                entry.set_rates(rates, &self.plane().tenants);
+                if let Some(wanted) = entry.wanted() {
+                    entry.set_wanted(&ExportConfig { rates: rates.clone(), ..wanted });
+                }
+            }
+        }
+        self.apply_tenants(|_| true);
         self.stores.set_rights(&plan.rights);
         for (name, _, rights) in &plan.rights {
             if let Some(entry) = self.plane().find(name)
@@ -200,10 +281,14 @@ impl Live {
     }
 
     /// Opens an export, unless its bytes are served already under its name.
-    async fn prepare(&self, wanted: ExportConfig) -> Result<PreparedExport, LiveRefusal> {
+    /// `is_checked`: it names no tenant that is missing.
+    async fn prepare(&self, wanted: ExportConfig, is_checked: bool) -> Result<PreparedExport, LiveRefusal> {
         let name = || wanted.name.clone();
         if is_from_the_start(&wanted.uri) {
             return Err(LiveRefusal::NeedsRestart(wanted.uri.to_string()));
+        }
+        if !is_checked {
+            self.check_tenant(&wanted.rates)?;
         }
         if wanted.requires_tls && self.plane().encryption.is_none() {
             return Err(LiveRefusal::NoTls(name()));
@@ -248,13 +333,18 @@ impl Live {
     /// Gives an export its name, which another one may have until now.
     fn serve(&self, PreparedExport { wanted, export, stays }: PreparedExport) -> Rc<Entry> {
         let how = if stays { Removal::WhenUnused } else { Removal::WithErrors };
+        let before = self.plane().find(&wanted.name);
         drop(self.take_away(&wanted.name, how));
         let (plane, source) = (self.plane(), wanted.uri.to_string());
         let info = info_of((&wanted.name, &wanted.description), &source, &export, &plane.limits);
         plane.set_needs_tls(&wanted.name, wanted.requires_tls);
         let entry = plane.catalogue_mut().add_shared(info, export, source);
         let entry = entry.expect("nothing has the name any more");
+        if let Some(before) = before {
+            entry.share_limits(&before);
+        }
         self.set_rights(&entry, &wanted);
+        self.set_rates(&entry, &wanted.rates);
         if let Some(collector) = &self.collector {
             collector.added(&entry);
         }

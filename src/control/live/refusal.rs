@@ -23,6 +23,8 @@ pub(in crate::control) enum LiveRefusal {
     NotOpened { name: String, why: String },
     #[error("the export \"{0}\" needs TLS, and the server has none: restart it with a certificate")]
     NoTls(String),
+    #[error("there is no tenant \"{0}\": add it to the configuration and reload that")]
+    NoTenant(String),
     #[error("there are {0} exports already: remove some first")]
     TooMany(usize),
     #[error("{0}")]
@@ -34,7 +36,7 @@ pub(in crate::control) enum LiveRefusal {
 impl LiveRefusal {
     pub(in crate::control) fn status(&self) -> StatusCode {
         match self {
-            Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Missing(_) | Self::NoTenant(_) => StatusCode::NOT_FOUND,
             Self::Condition(_) => StatusCode::PRECONDITION_FAILED,
             Self::Wrong(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,

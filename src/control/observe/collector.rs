@@ -270,10 +270,11 @@ fn log_slow(slow: &SlowRequest, export: &str, now: u64) {
         command = timing.operation.name(),
         offset = timing.offset,
         length = timing.length,
+        throttled_us = timing.throttled_us,
         queue_us = microseconds(timing.arrived, timing.submitted),
         backend_us = microseconds(timing.submitted, timing.completed),
         send_us = microseconds(timing.completed, *sent),
-        total_us = microseconds(timing.arrived, *sent),
+        total_us = microseconds(timing.arrived, *sent) + u64::from(timing.throttled_us),
         ago_us = microseconds(*sent, now),
         "slow request"
     );

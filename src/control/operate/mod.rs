@@ -10,6 +10,7 @@ mod connections;
 mod exports;
 mod routes;
 mod stores;
+mod tenants;
 mod views;
 
 use std::path::Path;
@@ -128,6 +129,9 @@ impl Operator {
             Verb::PutExport => self.change_export(which, body, true).await,
             Verb::PatchExport => self.change_export(which, body, false).await,
             Verb::RemoveExport => self.remove_export(which, query).await,
+            Verb::ListTenants => self.list_tenants(),
+            Verb::ShowTenant => self.show_tenant(&name),
+            Verb::PatchTenant => self.change_tenant(&name, body),
             Verb::ListConnections => self.list_connections().await,
             Verb::ShowConnection => self.show_connection(&name).await,
             Verb::EndConnection => self.end_connection(&name).await,

@@ -13,6 +13,10 @@ pub(super) enum Verb {
     /// Change what the body says.
     PatchExport,
     RemoveExport,
+    ListTenants,
+    ShowTenant,
+    /// Change its rates as the body says.
+    PatchTenant,
     ListConnections,
     ShowConnection,
     EndConnection,
@@ -33,17 +37,27 @@ pub(super) enum Verb {
 impl Verb {
     /// Whether it is to be found in the log.
     pub(super) fn changes_exports(self) -> bool {
-        matches!(self, Self::PutExport | Self::PatchExport | Self::RemoveExport | Self::EndConnection)
+        matches!(
+            self,
+            Self::PutExport
+                | Self::PatchExport
+                | Self::PatchTenant
+                | Self::RemoveExport
+                | Self::EndConnection
+        )
     }
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 29] = [
+const ROUTES: [(Method, &str, Verb); 32] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
     (Method::PATCH, "/api/v1/exports/", Verb::PatchExport),
     (Method::DELETE, "/api/v1/exports/", Verb::RemoveExport),
+    (Method::GET, "/api/v1/tenants", Verb::ListTenants),
+    (Method::GET, "/api/v1/tenants/", Verb::ShowTenant),
+    (Method::PATCH, "/api/v1/tenants/", Verb::PatchTenant),
     (Method::GET, "/api/v1/connections", Verb::ListConnections),
     (Method::GET, "/api/v1/connections/", Verb::ShowConnection),
     (Method::DELETE, "/api/v1/connections/", Verb::EndConnection),

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::Operator;
+use crate::config::ExportRates;
 use crate::control::catalogue::Entry;
 use crate::nbd::session::ReplyMode;
 
@@ -28,6 +30,9 @@ pub(super) struct ExportListEntry {
     /// The transmission flags that a client with all extensions is told.
     flags_value: u16,
     connections: u64,
+    /// Rates: what is not there is not limited.
+    limit: Value,
+    tenant: Option<String>,
     state: &'static str,
 }
 
@@ -66,6 +71,7 @@ impl Operator {
     }
 
     pub(super) fn export(&self, entry: &Entry) -> ExportListEntry {
+        let ExportRates { limits, tenant } = entry.rates();
         ExportListEntry {
             export: entry.info.name.clone(),
             id: format!("{}.{}", entry.id.index, entry.id.generation),
@@ -76,6 +82,8 @@ impl Operator {
             read_only: entry.info.facts.read_only,
             flags_value: entry.info.transmission_flags(ReplyMode::Extended),
             connections: self.collector.state().totals.export_gauges(entry.index()).connections,
+            limit: limits.to_json(),
+            tenant,
             state: if self.plane.is_stopping() { "stopping" } else { "serving" },
         }
     }

@@ -164,6 +164,7 @@ impl OneStore {
     pub(super) fn offer(&self, node: &NodeName, info: ExportInfo, plane: &Plane) -> Option<Rc<Entry>> {
         let entry = plane.catalogue_mut().add_unopened(info, self.source(node))?;
         entry.set_rights(&self.rights.borrow());
+        entry.set_rates(&self.of.rates, &plane.tenants);
         let offer = Offer { entry: Rc::clone(&entry), idle_since: Cell::new(None) };
         self.offers.borrow_mut().insert(node.clone(), offer);
         Some(entry)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::backend::{Export, OpenError, ServedStore};
-use crate::config::{ExportConfig, ExportUri, ImagePlace, ImageUri};
+use crate::config::{ExportConfig, ExportRates, ExportUri, ImagePlace, ImageUri};
 use crate::control::catalogue::Catalogue;
 use crate::rights::Rights;
 use crate::store::catalog::NodeName;
@@ -49,6 +49,8 @@ pub(super) struct OpenedStore {
     pub(super) all: Option<ImageUri>,
     /// Who may do what with each of them.
     pub(super) rights: Rights,
+    /// How fast each of them may be used.
+    pub(super) rates: ExportRates,
     /// Images that are exports with names of their own.
     pub(super) fixed: BTreeMap<NodeName, String>,
 }
@@ -79,7 +81,7 @@ impl OpenedStores {
         let description = Some(wanted.description.clone()).filter(|text| !text.is_empty());
         let all = ImageUri { read_only, description, ..(**image).clone() };
         let of = self.of(&store);
-        (of.all, of.rights) = (Some(all), wanted.rights.clone());
+        (of.all, of.rights, of.rates) = (Some(all), wanted.rights.clone(), wanted.rates.clone());
         Ok(true)
     }
 
@@ -94,7 +96,8 @@ impl OpenedStores {
         let known = self.0.iter().position(|of| Arc::ptr_eq(&of.store, store));
         let index = known.unwrap_or_else(|| {
             let (store, fixed) = (Arc::clone(store), BTreeMap::new());
-            self.0.push(OpenedStore { store, all: None, rights: Rights::default(), fixed });
+            let (rights, rates) = Default::default();
+            self.0.push(OpenedStore { store, all: None, rights, rates, fixed });
             self.0.len() - 1
         });
         &mut self.0[index]

@@ -8,12 +8,16 @@
 //! queue       which connections wait, and for which a retry could succeed
 //! seniority   for which memory is kept that comes back
 //! stall       which clients move too little while others wait
+//! gate        which requests wait for a rate of their export or its tenant
+//! rate        such a rate, which all shards keep together
 //! ```
 
 mod budget;
+pub(crate) mod gate;
 pub(crate) mod ledger;
 mod memory;
 pub(crate) mod queue;
+mod rate;
 mod seniority;
 pub(crate) mod stall;
 

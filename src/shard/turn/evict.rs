@@ -22,7 +22,7 @@ fn up_to_client(connection: &Connection, held_by_replies: u64) -> [Option<u64>; 
 }
 
 impl Shard {
-    /// A connection waits, or has as much under way as it may: looks from now on.
+    /// A connection waits, or has as much under way as it may, or is held back: looks from now on.
     pub(crate) fn watch(&mut self) {
         if self.next_look.is_none() {
             self.next_look = Some(self.ring.push(Operation::sleep(LOOK_EVERY), Owner::Shard));
@@ -35,6 +35,7 @@ impl Shard {
             self.next_look = None;
             self.look();
         }
+        self.throttle.timer_ended(timer);
         self.sends_are_due(timer);
     }
 

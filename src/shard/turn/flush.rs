@@ -194,6 +194,7 @@ impl Shard {
             }
             let connection = self.connections.remove(key as usize);
             self.admission.close_ledger(&connection.ledger);
+            self.throttle.leave(connection.gate_number, self.recorder.now());
             self.recorder.disconnected(connection.peer.export);
             self.admission.share_among(self.connections.len());
             assert_eq!(connection.ledger.in_flight(), 0, "each request ends or is forgotten");

@@ -47,6 +47,7 @@ impl Shard {
                 Message::EndConnection(order) => self.end_connection(order),
             }
         }
+        self.look_at_rates();
         let order = self.asked_to_end.load(Ordering::Acquire);
         if order >= END {
             self.begin_shutdown();
@@ -140,6 +141,7 @@ impl Shard {
             socket,
             over_tcp,
             id,
+            limits,
             session,
             leftover,
             secure,
@@ -161,7 +163,8 @@ impl Shard {
         let (export, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export, client, abandon });
         let ledger = self.admission.open_ledger();
-        let mut connection = Connection::new(socket, ledger, shared, session, peer, leftover, permit);
+        let gate = self.throttle.enter(id, &limits);
+        let mut connection = Connection::new(socket, (ledger, gate), shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         connection.refuses = failed.then_some(Reason::NoDevice);
@@ -200,6 +203,7 @@ impl Shard {
             }
             to_flush(&mut self.to_flush, key as u32, connection);
         }
+        self.feed_throttled();
         if let Some(done) = self.devices.remove(id, how, done) {
             self.recorder.forget(id.index as usize);
             done();
@@ -281,6 +285,7 @@ impl Shard {
             }
             to_flush(&mut self.to_flush, key as u32, connection);
         }
+        self.feed_throttled();
     }
 
     /// Cuts off what did not finish in time; true when all is over.

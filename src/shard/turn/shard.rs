@@ -27,6 +27,7 @@ use crate::shard::request::ShardJob;
 use crate::shard::request::serve::TaskContext;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
+use crate::shard::turn::gates::Throttle;
 use crate::sys::Doorbell;
 
 /// One shard: a thread, a ring, and all that its connections need.
@@ -48,6 +49,8 @@ use crate::sys::Doorbell;
 ///   [`single`](crate::shard::frontend::nbd::single)), outbound, or forgotten;
 /// * a listed connection is on exactly one of the list `to_feed` and the queues of admission, and its
 ///   `listed` says on which;
+/// * a connection that a rate holds back stands before its gate, and there is a turn when it may go on: see
+///   [`gates`](crate::shard::turn::gates);
 /// * every connection that waits has been retried since its need could last be met, or is marked for retry:
 ///   see [`queue`](crate::shard::admission::queue);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
@@ -69,6 +72,8 @@ pub(crate) struct Shard {
     pub(crate) partial_records: Rc<Cell<usize>>,
     /// What its connections hold and wait for.
     pub(crate) admission: Admission,
+    /// What holds requests back that there would be room for.
+    pub(crate) throttle: Throttle,
     /// Connections that need more bytes.
     pub(crate) to_receive: Vec<u32>,
     /// Connections with something to send or to end.
@@ -117,7 +122,7 @@ impl Shard {
     pub(crate) fn new(config: &ShardConfig, end: ShardEnd) -> Result<Self, ShardStartError> {
         let &ShardConfig { index, files, busy_poll, record, slow, .. } = config;
         let limits = Arc::clone(&config.limits);
-        let ShardEnd { messages, doorbell, connections, end } = end;
+        let ShardEnd { messages, doorbell, connections, end, rates_changed } = end;
         let options = RingOptions {
             lease_memory: limits.lease_memory(),
             longest_lease: limits.longest_request as usize,
@@ -164,6 +169,7 @@ impl Shard {
             to_feed: VecDeque::new(),
             partial_records: Rc::default(),
             admission,
+            throttle: Throttle::new(rates_changed),
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             jobs: Vec::new(),

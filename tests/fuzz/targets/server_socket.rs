@@ -83,6 +83,7 @@ fn connect(export: usize, session: Session, leftover: Vec<u8>) -> UnixStream {
         over_tcp: false,
         id: ExportId { index: export as u32, generation: 0 },
         export: Arc::clone(&server().exports[export]),
+        limits: Arc::default(),
         session,
         leftover,
         secure: None,

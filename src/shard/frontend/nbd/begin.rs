@@ -122,6 +122,7 @@ impl Connection {
         }
         // The request's own offset: a reply with an extended header repeats it, of a FLUSH too.
         let place = (request.offset, range.length());
+        let arrived = (arrived, std::mem::take(&mut self.throttled_us));
         let timing = feeding.recorder.admitted(self.peer.export, operation, place, arrived);
         let action = action(request.command, self.session.reply_mode);
         self.start(id, Work { action, range, flags: request.flags, lease }, timing, feeding);
@@ -165,6 +166,7 @@ impl Connection {
             }
         };
         let place = (request.offset, request.range.length());
+        let arrived = (arrived, std::mem::take(&mut self.throttled_us));
         let timing = feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, place, arrived);
         let action = Action::Extents(Box::new(AskedExtents { maps, limit }));
         self.start(id, Work { action, range, flags: request.flags, lease: Some(lease) }, timing, feeding);
@@ -223,7 +225,7 @@ fn action(command: Command, mode: ReplyMode) -> Action {
 }
 
 /// What statistics call a command.
-fn operation(command: Command) -> Operation {
+pub(crate) fn operation(command: Command) -> Operation {
     match command {
         Command::Read { .. } => Operation::Read,
         Command::Write => Operation::Write,

@@ -41,6 +41,7 @@ impl Connection {
             self.closing = closing;
         }
         self.let_go();
+        self.leave_gate();
         if self.closing == Closing::Abort {
             self.forget_records();
             self.peer.abandon.abandon();
@@ -63,6 +64,7 @@ impl Connection {
         self.because(Reason::Stopping).closing = Closing::Graceful;
         self.unparsed = None;
         self.waiting = None;
+        self.leave_gate();
         self.forgotten.extend(self.outbound.forget_held_back());
         self.forget_late_payload();
     }
@@ -70,8 +72,8 @@ impl Connection {
     /// Ends with the next request, which is refused, or now if it is idle. `now` is by the shard's clock.
     pub(crate) fn turn_away(&mut self, now: u64) {
         self.refuses.get_or_insert(Reason::Unwelcome);
-        // A request that waits for memory was not refused, and must not be carried out.
-        if self.has_nothing_under_way() || self.waiting.is_some() {
+        // A request that waits for memory or a rate was not refused, and must not be carried out.
+        if self.has_nothing_under_way() || self.waiting.is_some() || self.throttled.is_some() {
             self.because(Reason::Unwelcome).stop(now);
         }
     }
@@ -94,9 +96,29 @@ impl Connection {
         }
     }
 
+    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests
+    /// may still be under way, and more may be behind them, so that their client hears what became of each;
+    /// but not without end.
+    #[cold]
+    pub(crate) fn has_told(&mut self) -> bool {
+        /// Requests, and parts of payloads.
+        const LAST_LOOKS: u16 = 4096;
+        if self.is_removed() {
+            self.last_looks += 1;
+            return self.last_looks >= LAST_LOOKS;
+        }
+        self.has_refused && !self.outbound.holds_back()
+    }
+
+    /// Its export was removed, and it ends when nothing of it is under way.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.refuses == Some(Reason::Removed)
+    }
+
     /// Between requests, with nothing in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        let nothing_came = self.inbound.is_at_boundary() && self.waiting.is_none() && self.unparsed.is_none();
+        let nothing_waits = self.waiting.is_none() && self.throttled.is_none();
+        let nothing_came = self.inbound.is_at_boundary() && nothing_waits && self.unparsed.is_none();
         nothing_came && !self.is_within_record() && self.ledger.in_flight() == 0 && self.outbound.is_empty()
     }
 }
@@ -136,10 +158,11 @@ impl Connection {
             && self.ledger.working() > 0
     }
 
-    /// What is to be submitted to see whether it is gone, while requests of it are carried out and nothing is
-    /// received that would tell.
+    /// What is to be submitted to see whether it is gone, while requests of it are carried out or held back
+    /// and nothing is received that would tell.
     pub(crate) fn glance(&self) -> Option<Operation> {
-        let is_blind = self.receive.is_none() && self.closing == Closing::No && self.ledger.working() > 0;
+        let has_requests = self.ledger.working() > 0 || self.throttled.is_some();
+        let is_blind = self.receive.is_none() && self.closing == Closing::No && has_requests;
         (is_blind && !canary!(HangUpUnseen)).then(|| Operation::AwaitHangUp { socket: self.socket })
     }
 

@@ -13,6 +13,7 @@ use crate::nbd::server::reply::ReplyTo;
 use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
 use crate::nbd::session::Session;
 use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
+use crate::shard::admission::gate::{NumberedGate, SharedGate};
 use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
@@ -25,6 +26,7 @@ use crate::shard::frontend::nbd::hang_up::HangUp;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::Reply;
+use crate::shard::frontend::nbd::throttled::Throttled;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
 use crate::shard::request::table::{RequestId, RequestTable};
@@ -42,6 +44,8 @@ pub(crate) enum Fed {
     WaitsForReplies,
     /// The shard's table or memory is used up: others let it go on.
     WaitsForShard(Need),
+    /// A rate of its export lets it go on later.
+    Throttled,
     /// No more requests will come.
     Ended,
 }
@@ -91,6 +95,15 @@ pub(crate) struct Connection {
     pub(crate) unparsed: Option<Unparsed>,
     /// Parsed, but there was no memory for it; since when.
     pub(crate) waiting: Option<(Request, u64)>,
+    /// Parsed, but a rate holds it back.
+    pub(crate) throttled: Option<Throttled>,
+    /// How long the request that begins next was held back, in microseconds.
+    pub(crate) throttled_us: u32,
+    /// Its export has rates.
+    pub(crate) is_limited: bool,
+    pub(crate) gate: SharedGate,
+    /// The gate's number.
+    pub(crate) gate_number: usize,
     pub(crate) receiving: Option<Receiving>,
     pub(crate) outbound: Outbound,
     /// The receive in flight.
@@ -137,13 +150,15 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         socket: FileIndex,
-        ledger: Rc<Ledger>,
+        (ledger, gate): (Rc<Ledger>, NumberedGate),
         peer: Rc<Peer>,
         session: Session,
         name: PeerIdentity,
         leftover: Vec<u8>,
         permit: Box<dyn Any + Send>,
     ) -> Self {
+        let NumberedGate { gate, number: gate_number } = gate;
+        let is_limited = gate.borrow().is_limited();
         let inbound = Inbound::new(header_length(session.reply_mode));
         let unparsed = (!leftover.is_empty()).then(|| Unparsed::leftover(leftover));
         Self {
@@ -155,6 +170,11 @@ impl Connection {
             inbound,
             unparsed,
             waiting: None,
+            throttled: None,
+            throttled_us: 0,
+            is_limited,
+            gate,
+            gate_number,
             receiving: None,
             outbound: Outbound::default(),
             receive: None,
@@ -246,6 +266,11 @@ impl Connection {
         if self.closing != Closing::No {
             return Fed::Ended;
         }
+        if self.throttled.is_some()
+            && let Some(stopped) = self.feed_throttled(feeding)
+        {
+            return stopped;
+        }
         // While it waited for memory others may have taken the last slot.
         if self.waiting.is_some()
             && let Some(stopped) = self.is_held_up(feeding)
@@ -319,7 +344,7 @@ impl Connection {
 
     /// Whether a further request must wait. A payload that has begun is always received.
     #[inline]
-    fn is_held_up(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
+    pub(crate) fn is_held_up(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         if self.receiving.is_some() || self.outbound.holds_back() {
             return None;
         }
@@ -341,6 +366,7 @@ impl Connection {
                 self.because(Reason::Disconnected).end(Closing::Graceful);
                 Some(Fed::Ended)
             }
+            Ok(request) if self.is_limited => self.pass_gate(request, feeding),
             Ok(request) => self.begin(request, feeding.now, feeding),
             Err(Rejected::Refusal(refusal)) => {
                 self.refuse(&refusal, feeding);
@@ -355,7 +381,7 @@ impl Connection {
     }
 
     #[cold]
-    fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
+    pub(crate) fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
         if !canary!(DiscardForgotten) {
             self.inbound.expect_discard(refusal.discard);
         }
@@ -373,36 +399,6 @@ impl Connection {
         }
     }
 
-    /// Whether enough was refused: a client that has heard it once may leave. Of a removed export requests
-    /// may still be under way, and more may be behind them, so that their client hears what became of each;
-    /// but not without end.
-    #[cold]
-    fn has_told(&mut self) -> bool {
-        /// Requests, and parts of payloads.
-        const LAST_LOOKS: u16 = 4096;
-        if self.is_removed() {
-            self.last_looks += 1;
-            return self.last_looks >= LAST_LOOKS;
-        }
-        self.has_refused && !self.outbound.holds_back()
-    }
-
-    /// Its export was removed, and it ends when nothing of it is under way.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.refuses == Some(Reason::Removed)
-    }
-
-    /// A connection that waits keeps no receive buffer when they are scarce.
-    fn give_up_buffer(&mut self, feeding: &Feeding<'_>) {
-        let Some(unparsed) = &mut self.unparsed else { return };
-        if feeding.scarce_buffers
-            && unparsed.keeps_buffer()
-            && let Some(lease) = feeding.admission.lend_stash(unparsed.left())
-        {
-            unparsed.stash(lease);
-        }
-    }
-
     /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them
     /// all.
     pub(crate) fn receives_payload(&self) -> bool {
@@ -414,7 +410,8 @@ impl Connection {
         if self.discards() && self.receive.is_none() {
             return Some(Operation::Receive { socket: self.socket, poll_first: true });
         }
-        let busy = self.receive.is_some() || self.unparsed.is_some() || self.waiting.is_some();
+        let waits = self.waiting.is_some() || self.throttled.is_some();
+        let busy = self.receive.is_some() || self.unparsed.is_some() || waits;
         if self.closing != Closing::No || busy || (shutting_down && self.is_idle()) {
             return None;
         }

@@ -138,7 +138,9 @@ impl Connection {
         let (offset, length) = (request.range.offset(), request.range.length());
         feeding.recorder.export(self.peer.export).count_bytes(operation, length);
         let now = feeding.now;
-        let timing = Timing { operation, arrived, submitted: now, completed: now, offset, length };
+        let throttled_us = std::mem::take(&mut self.throttled_us);
+        let timing =
+            Timing { operation, throttled_us, arrived, submitted: now, completed: now, offset, length };
         self.note(request.cookie, 0, Some(timing), feeding)
     }
 }

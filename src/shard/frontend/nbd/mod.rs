@@ -6,6 +6,7 @@ mod begin;
 mod close;
 pub(crate) mod closing;
 pub(crate) mod connection;
+mod gated;
 pub(crate) mod hang_up;
 mod immediate;
 pub(crate) mod linger;
@@ -19,6 +20,7 @@ pub(crate) mod reply;
 pub(crate) mod secure;
 pub(crate) mod single;
 pub(crate) mod slow_send;
+pub(crate) mod throttled;
 #[cfg(feature = "tls")]
 pub(crate) mod tls_stage;
 mod unparsed;

@@ -205,4 +205,12 @@ impl Records {
         *self = Self::new(RecordMemory::Stash { lease, length });
         (self.next, self.plain) = (plain, 0..plain);
     }
+
+    /// Moves what is left to memory of its own; the receive buffer goes back.
+    pub(crate) fn copy_out(&mut self) {
+        let plain = self.plain.len();
+        let left = [self.rest(), &self.memory.bytes()[self.next..]].concat();
+        *self = Self::new(RecordMemory::Bytes(left));
+        (self.next, self.plain) = (plain, 0..plain);
+    }
 }

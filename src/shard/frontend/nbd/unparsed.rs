@@ -97,4 +97,13 @@ impl Unparsed {
         self.memory = Memory::Stash { lease, length };
         self.position = 0;
     }
+
+    /// Moves what is left to memory of its own, no more than a receive buffer; that goes back.
+    pub(crate) fn copy_out(&mut self) {
+        #[cfg(feature = "tls")]
+        if let Memory::Records(records) = &mut self.memory {
+            return records.copy_out();
+        }
+        *self = Self::leftover(self.rest().to_vec());
+    }
 }
