@@ -80,8 +80,8 @@ pub mod config {
 pub mod control {
     pub use crate::control::{
         AddExport, Ending, FileToOpen, Host, HostError, HostRequest, Listener, OpenFiles, OpenedFile,
-        OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service, StartError, check,
-        inherited, run,
+        OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service, StartError, Takeover,
+        TakeoverError, check, inherited, run,
     };
 
     pub mod machine {

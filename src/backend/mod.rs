@@ -26,6 +26,7 @@ mod lock;
 mod memory;
 mod open_error;
 mod page_cache;
+mod passed;
 mod prefetch;
 mod prepared;
 mod registered;
@@ -58,5 +59,6 @@ pub use image::{
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};
 pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
+pub(crate) use passed::PassedExport;
 pub(crate) use prepared::{FilePurpose, PreparedFile, WantedFile};
 pub(crate) use trust::Trust;

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::control::{self, Host, HostError, HostRequest, Listener, OpenFiles, Ready, Reload};
 use crate::sandbox::{Names, Sandbox, SandboxError};
 use broker::Broker;
+use confine::Announcement;
 use files::FilesOfBroker;
 use notify::Notifier;
 use pidfile::Pidfile;
@@ -69,6 +70,10 @@ pub(crate) struct Daemon<'a, R> {
     nowhere: Option<Nowhere>,
     /// Removed at the end.
     pidfile: Option<Pidfile>,
+    /// The process that is taken over.
+    predecessor: Option<u32>,
+    /// What is published when that is done.
+    announcement: Option<Announcement>,
 }
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
@@ -95,7 +100,30 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             watched_parent: None,
             nowhere: None,
             pidfile: None,
+            predecessor: None,
+            announcement: None,
         }
+    }
+
+    /// The same in the place of a process that runs.
+    pub(crate) fn in_place_of(self, predecessor: Option<u32>) -> Self {
+        Self { predecessor, ..self }
+    }
+
+    /// Says that the server is up.
+    fn announce(&mut self, ready: Ready<'_>, announcement: Announcement) -> Result<(), HostError> {
+        (self.ready)(ready);
+        log::settle();
+        self.pidfile = announcement.publish()?;
+        if let Some(nowhere) = self.nowhere.take() {
+            nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        }
+        if self.predecessor.is_some() {
+            self.notifier.tell(&format!("MAINPID={}", std::process::id()));
+        }
+        let uri = ready.exports.first().and_then(|export| export.uris.first());
+        self.notifier.tell(&within::ready(uri.filter(|_| self.surroundings.has_a_command())));
+        Ok(())
     }
 
     /// The same with something around it.
@@ -131,7 +159,8 @@ pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
 
 impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
-        self.config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+        let predecessor = self.predecessor;
+        self.config.pidfile.as_deref().map_or(Ok(()), |path| Pidfile::check(path, predecessor))?;
         if self.surroundings.ends_with_parent {
             self.parent = Some(Parent::find()?);
         }
@@ -177,17 +206,26 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {
-        let pidfile = self.config.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
+        let prepare = |path| Pidfile::prepare(path, self.predecessor);
+        let pidfile = self.config.pidfile.as_deref().map(prepare).transpose()?;
         let announcement = confine::enter(self.sandbox(), ready, pidfile)?;
-        (self.ready)(ready);
-        log::settle();
-        self.pidfile = announcement.publish()?;
-        if let Some(nowhere) = self.nowhere.take() {
-            nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        if self.predecessor.is_some() {
+            self.announcement = Some(announcement);
+            return Ok(());
         }
-        let uri = ready.exports.first().and_then(|export| export.uris.first());
-        self.notifier.tell(&within::ready(uri.filter(|_| self.surroundings.has_a_command())));
-        Ok(())
+        self.announce(ready, announcement)
+    }
+
+    fn taken_over(&mut self, ready: Ready<'_>) {
+        let Some(announcement) = self.announcement.take() else { return };
+        if let Err(error) = self.announce(ready, announcement) {
+            // The clients are here, whatever else does not come about.
+            tracing::error!(reason = %error, "cannot say that the server is up");
+        }
+    }
+
+    fn handed_over(&mut self, _process: u32) {
+        self.notifier.be_silent();
     }
 
     async fn next(&mut self) -> HostRequest {

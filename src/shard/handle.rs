@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
 use crate::shard::mailbox::{
-    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove,
+    Collect, Departing, Dismissal, EndConnection, HomeVisit, LeavingConnection, Message, NewConnection,
+    Removal, Remove, Settlement,
 };
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
@@ -159,6 +161,29 @@ impl ShardHandle {
     pub fn visit(&self, id: ExportId, export: Arc<Export>, task: HomeTask) -> bool {
         let message = Message::Home(Box::new(HomeVisit { id, export, task }));
         let sent = self.mailbox.try_send(message).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Has the connections of some exports ready for another process. Those that are ready within `patience`
+    /// are given to `answer` on the shard's thread, which must not wait; they are held until
+    /// [`ShardHandle::settle`]. False when the shard is gone or has no room for the message.
+    pub(crate) fn depart(
+        &self,
+        exports: Vec<ExportId>,
+        patience: Duration,
+        answer: impl FnOnce(Vec<LeavingConnection>) + Send + 'static,
+    ) -> bool {
+        let order = Departing { exports, patience, answer: Box::new(answer) };
+        let sent = self.mailbox.try_send(Message::Depart(order)).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Says what has become of the connections that were ready. False when the shard is gone or has no room
+    /// for the message.
+    pub(crate) fn settle(&self, settlement: Settlement) -> bool {
+        let sent = self.mailbox.try_send(Message::Settle(settlement)).is_ok();
         self.doorbell.ring();
         sent
     }

@@ -31,7 +31,7 @@ mod turn;
 
 pub(crate) use frontend::nbd::Secured;
 pub use handle::ShardHandle;
-pub(crate) use mailbox::Dismissal;
+pub(crate) use mailbox::{Dismissal, LeavingConnection, Settlement};
 pub use mailbox::{NewConnection, Removal};
 pub use setup::ShardConfig;
 pub(crate) use setup::{ShardError, ShardStartError};

@@ -18,6 +18,10 @@ pub(super) enum Verb {
     EndConnection,
     Health,
     Drain,
+    /// What a hand-over to a new process would move.
+    ShowHandover,
+    /// Begin one.
+    HandOver,
     Reload,
     /// The stores that are open.
     ListStores,
@@ -36,7 +40,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 28] = [
+const ROUTES: [(Method, &str, Verb); 30] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -47,6 +51,8 @@ const ROUTES: [(Method, &str, Verb); 28] = [
     (Method::DELETE, "/api/v1/connections/", Verb::EndConnection),
     (Method::GET, "/api/v1/health", Verb::Health),
     (Method::POST, "/api/v1/drain", Verb::Drain),
+    (Method::GET, "/api/v1/handover", Verb::ShowHandover),
+    (Method::POST, "/api/v1/handover", Verb::HandOver),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),

@@ -13,7 +13,8 @@ use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{
-    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
+    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Settlement,
+    Visitor,
 };
 use std::io;
 
@@ -45,6 +46,8 @@ impl Shard {
                 Message::Remove(order) => self.remove_export(*order),
                 Message::Dismiss(numbers, why) => self.dismiss(&numbers, why),
                 Message::EndConnection(order) => self.end_connection(order),
+                Message::Depart(order) => self.depart(order),
+                Message::Settle(settlement) => self.settle(settlement),
             }
         }
         let order = self.asked_to_end.load(Ordering::Acquire);
@@ -272,6 +275,7 @@ impl Shard {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
             self.stops_idle = true;
             self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
+            self.settle(Settlement::Stay);
         }
         let now = self.recorder.now();
         // Those too that came with the last messages.

@@ -27,6 +27,7 @@ use crate::shard::request::ShardJob;
 use crate::shard::request::serve::TaskContext;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
+use crate::shard::turn::departure::Departure;
 use crate::sys::Doorbell;
 
 /// One shard: a thread, a ring, and all that its connections need.
@@ -98,6 +99,8 @@ pub(crate) struct Shard {
     pub(crate) fault_watch: FaultWatch,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) connection_count: Arc<AtomicUsize>,
+    /// Connections that another process may be about to get.
+    pub(crate) departure: Option<Departure>,
 }
 
 /// A ring, and whether its memory is pinned: it is not when the limit of locked memory is too low and pinning
@@ -182,6 +185,7 @@ impl Shard {
             fault_watch,
             busy_poll: BusyPoll::new(busy_poll),
             connection_count: connections,
+            departure: None,
         })
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod hang_up;
 mod immediate;
+pub(crate) mod leaving;
 pub(crate) mod linger;
 #[cfg(not(feature = "tls"))]
 pub(crate) mod no_tls;

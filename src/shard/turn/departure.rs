@@ -1,0 +1,108 @@
+//! Connections are made ready for another process, and then go or stay.
+
+use std::time::Duration;
+
+use crate::backend::ExportId;
+use crate::ring::{Operation, Owner};
+use crate::shard::frontend::nbd::closing::Closing;
+use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::mailbox::{Departing, LeavingConnection, Settlement};
+use crate::shard::turn::flush::to_flush;
+use crate::shard::turn::shard::Shard;
+
+/// Connections that are being made ready, or are.
+pub(crate) struct Departure {
+    exports: Vec<ExportId>,
+    /// By the ring's clock.
+    deadline: Duration,
+    /// Whom to tell; none once that was done.
+    answer: Option<Box<dyn FnOnce(Vec<LeavingConnection>) + Send>>,
+    /// Those that were told of: their keys, and their numbers in the log.
+    told: Vec<(u32, u64)>,
+}
+
+impl Shard {
+    /// Begins to hold connections. An order that is not settled is forgotten.
+    pub(crate) fn depart(&mut self, order: Departing) {
+        self.settle(Settlement::Stay);
+        if self.shutdown.is_some() {
+            return;
+        }
+        let Departing { exports, patience, answer } = order;
+        let deadline = self.ring.now() + patience;
+        // It brings about the turn in which the deadline has passed.
+        self.ring.push(Operation::sleep(patience), Owner::Shard);
+        self.departure = Some(Departure { exports, deadline, answer: Some(answer), told: Vec::new() });
+    }
+
+    /// Holds those that can be held, and tells of all when nothing of them is under way or the time is over.
+    pub(crate) fn tend_departure(&mut self) {
+        let Some(departure) = &mut self.departure else { return };
+        if departure.answer.is_none() {
+            return;
+        }
+        let mut all_are_ready = true;
+        let is_one = |connection: &Connection| departure.exports.contains(&connection.peer.id);
+        for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| is_one(connection)) {
+            if connection.may_be_held() {
+                connection.hold(&self.ring, key as u32);
+            }
+            all_are_ready &= !connection.can_leave() || connection.is_quiet();
+        }
+        if !all_are_ready && self.ring.now() < departure.deadline {
+            return;
+        }
+        let answer = departure.answer.take().expect("it is not told yet");
+        let (mut leaving, mut staying) = (Vec::new(), Vec::new());
+        for (key, connection) in &mut self.connections {
+            if !connection.hold.is_held {
+                continue;
+            }
+            let is_quiet = connection.is_quiet();
+            match connection.hold.descriptor.take_if(|_| is_quiet) {
+                None => staying.push(key as u32),
+                Some(socket) => {
+                    departure.told.push((key as u32, connection.number));
+                    leaving.push(LeavingConnection {
+                        number: connection.number,
+                        export: connection.peer.id,
+                        socket,
+                        session: connection.session.clone(),
+                        input: connection.unfinished_input(),
+                    });
+                }
+            }
+        }
+        staying.into_iter().for_each(|key| self.go_on(key));
+        answer(leaving);
+    }
+
+    /// Those that were told of go, or go on.
+    pub(crate) fn settle(&mut self, settlement: Settlement) {
+        let Some(departure) = self.departure.take() else { return };
+        let now = self.recorder.now();
+        if departure.answer.is_some() {
+            // Nobody was told of any: those that are held go on.
+            let held = self.connections.iter().filter(|(_, connection)| connection.hold.is_held);
+            let held: Vec<_> = held.map(|(key, _)| key as u32).collect();
+            held.into_iter().for_each(|key| self.go_on(key));
+            return;
+        }
+        for (key, number) in departure.told {
+            let known = self.connections.get_mut(key as usize);
+            let Some(connection) = known.filter(|connection| connection.number == number) else { continue };
+            match settlement {
+                Settlement::Moved if connection.closing == Closing::No => {
+                    connection.has_moved(now);
+                    to_flush(&mut self.to_flush, key, connection);
+                }
+                Settlement::Moved | Settlement::Stay => self.go_on(key),
+            }
+        }
+    }
+
+    fn go_on(&mut self, key: u32) {
+        self.connections[key as usize].stay();
+        self.list(key);
+    }
+}
