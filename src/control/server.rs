@@ -102,6 +102,8 @@ pub(super) struct Server<'a> {
     /// New processes that have started and are to be given the clients.
     leavers: UnboundedReceiver<Leaver>,
     pub(super) control: Option<JoinHandle<()>>,
+    /// What changes exports, from the start on.
+    pub(super) live: Option<Rc<Live>>,
     /// Files of sockets that another process has.
     pub(super) given: Vec<PathBuf>,
 }
@@ -129,6 +131,7 @@ impl<'a> Server<'a> {
             handovers,
             leavers,
             control: None,
+            live: None,
             given: Vec::new(),
         }
     }
@@ -185,6 +188,7 @@ impl<'a> Server<'a> {
         }
         // From here on only what a running server needs.
         let live = self.live(host.file_opener());
+        self.live = Some(Rc::clone(&live));
         self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
         self.stores.begin(self.observers.collector());

@@ -56,7 +56,16 @@ impl Server<'_> {
     pub(super) async fn hand_over(&mut self, leaver: Leaver, host: &mut impl Host) -> bool {
         let (process, files) = (leaver.process, leaver.files.clone());
         self.accepting.send_replace(Accepting::NotNow);
-        match handover::carry_out(&self.plane, leaver).await {
+        // No export comes, goes or changes meanwhile. What has changed just now is told to the shards first.
+        let live = self.live.clone();
+        let turn = match &live {
+            Some(live) => Some(live.turn.lock().await),
+            None => None,
+        };
+        tokio::task::yield_now().await;
+        let ended = handover::carry_out(&self.plane, leaver).await;
+        drop(turn);
+        match ended {
             Err(error) => {
                 tracing::warn!(process, reason = %error, "the hand-over failed, going on");
                 self.accepting.send_replace(Accepting::Yes);

@@ -1,5 +1,6 @@
 //! Connections are made ready for another process, and then go or stay.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::backend::ExportId;
@@ -22,6 +23,16 @@ pub(crate) struct Departure {
 }
 
 impl Shard {
+    /// Whether a socket keeps its descriptor, to be given to another process. Before Linux 6.8 there is no
+    /// other way. Not more than half of all descriptors are kept, so that there are some for further clients.
+    pub(crate) fn keeps(&self, socket: &OwnedFd) -> bool {
+        if self.ring.can_install() || self.ring.is_simulated() {
+            return false;
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.is_none_or(|limit| (socket.as_raw_fd() as u64) < limit / 2)
+    }
+
     /// Begins to hold connections. An order that is not settled is forgotten.
     pub(crate) fn depart(&mut self, order: Departing) {
         self.settle(Settlement::Stay);

@@ -152,7 +152,7 @@ impl Shard {
             ..
         } = new;
         let registered = self.ring.register_file(socket.as_fd());
-        drop(socket);
+        let kept = self.keeps(&socket).then_some(socket);
         drop(socket_permit);
         let Ok(socket) = registered else {
             tracing::error!(%peer, "no room for a connection's socket, closing it");
@@ -168,6 +168,7 @@ impl Shard {
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         connection.refuses = failed.then_some(Reason::NoDevice);
+        connection.hold.kept = kept;
         connection.secure(secure, &self.partial_records);
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);

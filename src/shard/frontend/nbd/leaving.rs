@@ -25,6 +25,8 @@ pub(crate) struct Hold {
     is_asked: bool,
     /// The socket once more, for the other process.
     pub(crate) descriptor: Option<OwnedFd>,
+    /// A descriptor of the socket, where the kernel cannot make another one.
+    pub(crate) kept: Option<OwnedFd>,
 }
 
 impl Connection {
@@ -46,7 +48,9 @@ impl Connection {
             self.hold.cancelling = true;
             self.push(ring, key, Operation::Cancel { target });
         }
-        if self.hold.descriptor.is_none() {
+        if let Some(kept) = &self.hold.kept {
+            self.hold.descriptor = kept.try_clone().ok();
+        } else if self.hold.descriptor.is_none() {
             self.hold.is_asked = true;
             self.push(ring, key, Operation::Install { socket: self.socket });
         }
