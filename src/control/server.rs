@@ -148,10 +148,8 @@ impl<'a> Server<'a> {
         let mut nobody = PassedListeners::default();
         let passed = takeover.as_mut().map_or(&mut nobody, |takeover| &mut takeover.listeners);
         let mut bound = inherited;
-        bound.append(&mut passed.take_inherited());
         if client.is_none() {
-            let passed = |address: &_| passed.take(ListenerPurpose::Clients, address);
-            listeners::listen(&self.config.listen, &self.config.unix_access, passed, &mut bound)?;
+            self.listen(passed, &mut bound)?;
         }
         let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
@@ -168,11 +166,7 @@ impl<'a> Server<'a> {
         self.stores.tell_control(self.config.control.as_deref());
         let offers = self.offers();
         let directories = self.stores.directories();
-        let logs: Vec<_> = {
-            let catalogue = self.plane.catalogue();
-            let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
-            of_exports.chain(self.stores.log_directories().iter().cloned()).collect()
-        };
+        let logs = self.log_directories();
         let ready = Ready {
             exports: &exports,
             stores: &offers,
@@ -193,18 +187,8 @@ impl<'a> Server<'a> {
         self.observers.accept();
         self.stores.begin(self.observers.collector());
         self.control = control.map(|listener| self.operate(listener, live)).transpose()?;
-        let old =
-            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
-        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
-        for acceptor in acceptors {
-            let accepting = self.accepting.subscribe();
-            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor, accepting)));
-        }
-        let asked = match client {
-            Some(socket) => self.until_client_is_gone(socket, host).await,
-            None if until_last => self.until_last_is_gone(host).await,
-            None => self.until_asked(host).await,
-        };
+        let tasks = self.accept(acceptors);
+        let asked = self.until_the_end(client, until_last, host).await;
         let all_files = files.iter().chain(&self.observers.files).chain(&control_file);
         all_files.filter(|file| self.has_given(file)).for_each(|file| file.is_ours(false));
         self.handovers.listeners.take();
@@ -219,6 +203,46 @@ impl<'a> Server<'a> {
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// Accepts clients from now on, and ends sessions that have lasted too long.
+    fn accept(&self, acceptors: Vec<Acceptor>) -> Vec<JoinHandle<()>> {
+        let old =
+            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
+        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
+        for acceptor in acceptors {
+            let accepting = self.accepting.subscribe();
+            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor, accepting)));
+        }
+        tasks
+    }
+
+    /// Serves until there is a reason to end.
+    async fn until_the_end(
+        &mut self,
+        client: Option<OwnedFd>,
+        until_last: bool,
+        host: &mut impl Host,
+    ) -> Ending {
+        match client {
+            Some(socket) => self.until_client_is_gone(socket, host).await,
+            None if until_last => self.until_last_is_gone(host).await,
+            None => self.until_asked(host).await,
+        }
+    }
+
+    /// Listens for clients, at once or with what another process has.
+    fn listen(&self, passed: &mut PassedListeners, bound: &mut Vec<Listener>) -> Result<(), ListenError> {
+        bound.append(&mut passed.take_inherited());
+        let passed = |address: &_| passed.take(ListenerPurpose::Clients, address);
+        listeners::listen(&self.config.listen, &self.config.unix_access, passed, bound)
+    }
+
+    /// Where images note changes for the time after a kill.
+    fn log_directories(&self) -> Vec<PathBuf> {
+        let catalogue = self.plane.catalogue();
+        let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
+        of_exports.chain(self.stores.log_directories().iter().cloned()).collect()
     }
 
     /// Stores whose images are all exports, in words, with where to reach them.

@@ -143,7 +143,7 @@ impl HandoverMessage {
     /// # Errors
     /// It is none.
     pub(super) fn decode(header: [u8; HEADER], bytes: &[u8]) -> Result<Self, BadMessage> {
-        let mut from = Reader(bytes);
+        let mut from = FieldReader(bytes);
         let message = match header[4] {
             0 => {
                 if from.take(MAGIC.len())? != MAGIC {
@@ -282,9 +282,9 @@ impl Fields {
 }
 
 /// Fields as they are read.
-struct Reader<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, length: usize) -> Result<&'a [u8], BadMessage> {
         let (front, rest) = self.0.split_at_checked(length).ok_or(BadMessage("it is cut"))?;
         self.0 = rest;
@@ -466,7 +466,8 @@ mod tests {
             let end = HEADER + cut.index(bytes.len() - HEADER + 1);
             let (header, fields) = split(&bytes[..end]);
             if let Ok(heard) = HandoverMessage::decode(header, fields) {
-                prop_assert_eq!(split(&heard.encode(0)).1, fields);
+                let again = heard.encode(0);
+                prop_assert_eq!(split(&again).1, fields);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Connections leave one shard for another in the middle of everything, as they do when another process takes over.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 use crate::random::Random;
@@ -51,7 +51,7 @@ fn arrive(at: &Running, leaving: LeavingConnection) {
 }
 
 /// A client that has several requests under way, sends them in odd pieces, and knows what each byte must be.
-fn verify(mut client: UnixStream, is_over: &AtomicBool, seed: u64) -> u64 {
+fn verify(mut client: UnixStream, is_over: &AtomicBool, replies: &AtomicU64, seed: u64) -> u64 {
     let (mut random, mut rounds) = (Random::new(seed), 0);
     let mut disk = vec![0_u8; (PARTS * PART) as usize];
     while !is_over.load(Ordering::Relaxed) {
@@ -59,7 +59,8 @@ fn verify(mut client: UnixStream, is_over: &AtomicBool, seed: u64) -> u64 {
         let (mut bytes, mut reads) = (Vec::new(), 0);
         let mut asked = Vec::new();
         for part in 0..PARTS {
-            let length = 1 + random.below(if random.below(8) == 0 { PART } else { 70_000 });
+            let longest = if random.below(8) == 0 { PART } else { 70_000 };
+            let length = 1 + random.below(longest);
             let start = part * PART + random.below(PART - length + 1);
             let is_read = random.below(3) == 0;
             asked.push((start, length, is_read));
@@ -91,6 +92,7 @@ fn verify(mut client: UnixStream, is_over: &AtomicBool, seed: u64) -> u64 {
             assert_eq!(header, simple(0, part), "seed {seed}, round {rounds}");
             assert!(!std::mem::replace(&mut seen[part as usize], true), "seed {seed}: answered twice");
             let (start, length, is_read) = asked[part as usize];
+            replies.fetch_add(1, Ordering::Relaxed);
             if is_read {
                 let data = read(&mut client, length as usize);
                 assert!(
@@ -119,12 +121,18 @@ fn nothing_is_lost_on_the_way() {
     let clients: Vec<_> = (0..2).map(|_| one.connect(ReplyMode::Simple)).collect();
     let [first, second] = <[UnixStream; 2]>::try_from(clients).unwrap();
     drop(second);
-    let is_over = AtomicBool::new(false);
+    let (is_over, replies) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| verify(first, &is_over, seed));
+        let client = scope.spawn(|| verify(first, &is_over, &replies, seed));
         let mut random = Random::new(seed + 1);
         let (mut here, mut there, mut moved, mut with_input) = (&one, &other, 0, 0);
         while moved < 200 && !client.is_finished() {
+            // Often something is answered between two departures, and often nothing.
+            let seen = replies.load(Ordering::Relaxed);
+            let waits = random.below(2) == 0;
+            while waits && replies.load(Ordering::Relaxed) == seen && !client.is_finished() {
+                std::thread::yield_now();
+            }
             let leaving = depart(&here.shard, PATIENCE);
             with_input += leaving.iter().filter(|leaving| leaving.input.len() > 28).count();
             if random.below(4) == 0 || leaving.is_empty() {
