@@ -185,8 +185,13 @@ pub(in crate::control) async fn carry_out(plane: &Plane, leaver: Leaver) -> Resu
     let settlement = if moved.is_ok() { Settlement::Moved } else { Settlement::Stay };
     for shard in 0..plane.shard_count() {
         // A mailbox that is full is emptied within a turn.
-        while !plane.has_failed(shard) && !plane.shards()[shard].settle(settlement) {
-            sleep(Duration::from_millis(1)).await;
+        let told = async {
+            while !plane.has_failed(shard) && !plane.shards()[shard].settle(settlement) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(MOVE_TIME, told).await.is_err() {
+            tracing::error!(shard, "a shard does not answer: its connections hang");
         }
     }
     moved

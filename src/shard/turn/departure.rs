@@ -11,11 +11,16 @@ use crate::shard::mailbox::{Departing, LeavingConnection, Settlement};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
 
+/// A client has so long to fetch its replies. All others wait meanwhile, and it is served by this process
+/// if it does not.
+const CLIENT_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Connections that are being made ready, or are.
 pub(crate) struct Departure {
     exports: Vec<ExportId>,
-    /// By the ring's clock.
+    /// By the ring's clock: for what a device works on, and for what only its client can end.
     deadline: Duration,
+    client_deadline: Duration,
     /// Whom to tell; none once that was done.
     answer: Option<Box<dyn FnOnce(Vec<LeavingConnection>) + Send>>,
     /// Those that were told of: their keys, and their numbers in the log.
@@ -40,10 +45,14 @@ impl Shard {
             return;
         }
         let Departing { exports, patience, answer } = order;
-        let deadline = self.ring.now() + patience;
-        // It brings about the turn in which the deadline has passed.
-        self.ring.push(Operation::sleep(patience), Owner::Shard);
-        self.departure = Some(Departure { exports, deadline, answer: Some(answer), told: Vec::new() });
+        let of_clients = patience.min(CLIENT_PATIENCE);
+        let [deadline, client_deadline] = [patience, of_clients].map(|patience| {
+            // It brings about the turn in which the deadline has passed.
+            self.ring.push(Operation::sleep(patience), Owner::Shard);
+            self.ring.now() + patience
+        });
+        let (answer, told) = (Some(answer), Vec::new());
+        self.departure = Some(Departure { exports, deadline, client_deadline, answer, told });
     }
 
     /// Holds those that can be held, and tells of all when nothing of them is under way or the time is over.
@@ -52,15 +61,18 @@ impl Shard {
         if departure.answer.is_none() {
             return;
         }
+        let now = self.ring.now();
+        let waits_for_clients = now < departure.client_deadline;
         let mut all_are_ready = true;
         let is_one = |connection: &Connection| departure.exports.contains(&connection.peer.id);
         for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| is_one(connection)) {
             if connection.may_be_held() {
                 connection.hold(&self.ring, key as u32);
             }
-            all_are_ready &= !connection.can_leave() || connection.is_quiet();
+            let is_waited_for = waits_for_clients || connection.ledger.working() > 0;
+            all_are_ready &= !is_waited_for || !connection.can_leave() || connection.is_quiet();
         }
-        if !all_are_ready && self.ring.now() < departure.deadline {
+        if !all_are_ready && now < departure.deadline {
             return;
         }
         let answer = departure.answer.take().expect("it is not told yet");
