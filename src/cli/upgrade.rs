@@ -15,7 +15,8 @@ A new binary takes over from a server that runs, and its clients notice nothing:
   ringnbd upgrade --check --control unix:/run/ringnbd.control
   /usr/bin/ringnbd.new serve --takeover unix:/run/ringnbd.control EXPORT... (as the old one was started)
 
-Connections that cannot move are served by the old process until they end, and it ends then.
+Connections with TLS move to a process that has TLS too, and those of an export to one that has it under its name and
+with the same URI. Connections that cannot move are served by the old process until they end, and it ends then.
 
 Exit codes: 0, all connections can move; 1, some cannot; 2, the server could not be asked.";
 
@@ -39,7 +40,6 @@ pub(crate) struct Args {
 struct DepartureRow {
     export: String,
     connections: u64,
-    secure: u64,
     moves: bool,
     reason: Option<String>,
 }
@@ -73,16 +73,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
 /// A sentence for each export of which something stays, and whether nothing does.
 fn sentences(rows: &[DepartureRow]) -> (String, bool) {
     let (mut text, mut moving, mut staying) = (String::new(), 0, 0);
-    for DepartureRow { export, connections, secure, moves, reason } in rows {
-        let stays = if *moves { *secure } else { *connections };
+    for DepartureRow { export, connections, moves, reason } in rows {
+        let stays = if *moves { 0 } else { *connections };
         moving += connections.saturating_sub(stays);
         staying += stays;
         let (name, many) = (export_name(export), if stays == 1 { "connection" } else { "connections" });
         if !moves {
             let reason = reason.as_deref().map_or_else(|| "it cannot move".to_owned(), printable);
             text += &format!("{name}: {reason}; {stays} {many} would stay with the old process.\n");
-        } else if stays > 0 {
-            text += &format!("{name}: {stays} {many} with TLS would stay with the old process.\n");
         }
     }
     text += &match (moving, staying) {
@@ -99,28 +97,22 @@ mod tests {
 
     #[test]
     fn what_stays_is_told_with_its_reason() {
-        let row = |export: &str, connections, secure, reason: Option<&str>| DepartureRow {
+        let row = |export: &str, connections, reason: Option<&str>| DepartureRow {
             export: export.to_owned(),
             connections,
-            secure,
             moves: reason.is_none(),
             reason: reason.map(str::to_owned),
         };
-        let (text, all) = sentences(&[row("a", 3, 0, None)]);
+        let (text, all) = sentences(&[row("a", 3, None)]);
         assert!(all && text == "All connections can move: 3.\n", "{text}");
-        let rows = [
-            row("a", 3, 1, None),
-            row("m\u{1b}", 2, 0, Some("its bytes are in memory")),
-            row("b", 1, 0, None),
-        ];
+        let rows = [row("a", 3, None), row("m\u{1b}", 2, Some("its bytes are in memory")), row("b", 1, None)];
         let (text, all) = sentences(&rows);
         let lines: Vec<_> = text.lines().collect();
-        assert!(!all && lines.len() == 3, "{text}");
-        assert_eq!(lines[0], "a: 1 connection with TLS would stay with the old process.");
+        assert!(!all && lines.len() == 2, "{text}");
         assert!(
             lines[1].ends_with("its bytes are in memory; 2 connections would stay with the old process.")
         );
-        assert_eq!(lines[2], "Can move: 3. Would stay until they end: 3.");
-        assert!(sentences(&[row("m", 0, 0, Some("x"))]).1, "nobody would be left behind");
+        assert_eq!(lines[1], "Can move: 4. Would stay until they end: 2.");
+        assert!(sentences(&[row("m", 0, Some("x"))]).1, "nobody would be left behind");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
-use crate::shard::frontend::nbd::Secured;
+use crate::shard::frontend::nbd::{LeavingSecure, Secured};
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
@@ -84,6 +84,8 @@ pub(super) enum Message {
 pub(super) struct Departing {
     /// Those of these exports.
     pub(super) exports: Vec<ExportId>,
+    /// Those with TLS too.
+    pub(super) with_tls: bool,
     /// What is under way has so long to end. A connection that is not ready then goes on here.
     pub(super) patience: Duration,
     /// Takes those that are ready, on the shard's thread: it must not wait.
@@ -98,6 +100,8 @@ pub(crate) struct LeavingConnection {
     pub(crate) export: ExportId,
     pub(crate) socket: OwnedFd,
     pub(crate) session: Session,
+    /// With TLS.
+    pub(crate) secure: Option<LeavingSecure>,
     /// What came and was not acted on: it begins with a header.
     pub(crate) input: Vec<u8>,
 }

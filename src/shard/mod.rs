@@ -29,7 +29,7 @@ mod simulated;
 mod tests;
 mod turn;
 
-pub(crate) use frontend::nbd::Secured;
+pub(crate) use frontend::nbd::{LeavingSecure, Secured};
 pub use handle::ShardHandle;
 pub(crate) use mailbox::{Dismissal, LeavingConnection, Settlement};
 pub use mailbox::{NewConnection, Removal};

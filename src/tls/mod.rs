@@ -24,6 +24,7 @@ mod psk_keys;
 mod record;
 mod secret;
 mod session;
+mod state;
 mod suite;
 
 pub use crate::identity::TlsIdentity;

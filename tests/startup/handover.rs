@@ -283,7 +283,7 @@ const READY: u8 = 8;
 
 /// PREPARED, with the only export and no listener.
 fn prepared() -> Vec<u8> {
-    message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes()].concat())
+    message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[0]].concat())
 }
 
 fn failed_handovers(line: &Line) -> usize {

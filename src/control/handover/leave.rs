@@ -14,10 +14,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport};
+use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
 use super::offer::OfferedListener;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{ExportId, PassedExport};
+use crate::control::Encryption;
 use crate::control::plane::Plane;
 use crate::shard::{LeavingConnection, Settlement};
 
@@ -46,6 +47,7 @@ pub(in crate::control) struct Leaver {
     pub(in crate::control) process: u32,
     /// The exports that it takes, and by which numbers it knows them.
     exports: HashMap<ExportId, u32>,
+    with_tls: bool,
     /// The files of the sockets that it takes.
     pub(in crate::control) files: Vec<PathBuf>,
     /// Other hand-overs may begin when it is dropped.
@@ -73,6 +75,7 @@ struct Wanted {
     process: u32,
     exports: Vec<u32>,
     listeners: Vec<u32>,
+    with_tls: bool,
 }
 
 impl Handovers {
@@ -109,14 +112,14 @@ impl Handovers {
         let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
         let offers = self.offers().map_err(HandoverError::Io)?;
         let ids: Vec<_> = offers.exports.iter().map(|(id, ..)| *id).collect();
-        let Wanted { socket, process, exports, listeners } =
+        let Wanted { socket, process, exports, listeners, with_tls } =
             on_thread(move || converse(socket, offers)).await??;
         let exports = exports.into_iter().map(|number| Some((*ids.get(number as usize)?, number)));
         let exports = exports.collect::<Option<_>>().ok_or(HandoverError::OutOfOrder("an unknown export"))?;
         let offered = self.listeners.borrow();
         let taken = listeners.iter().filter_map(|number| offered.get(*number as usize));
         let files = taken.filter_map(|listener| listener.file.clone()).collect();
-        drop(self.ready.send(Leaver { socket, process, exports, files, _busy: busy }));
+        drop(self.ready.send(Leaver { socket, process, exports, with_tls, files, _busy: busy }));
         Ok(())
     }
 
@@ -169,9 +172,9 @@ fn converse(socket: HandoverSocket, offers: Offers) -> Result<Wanted, HandoverEr
     }
     socket.send(&HandoverMessage::Offered, &[])?;
     match socket.receive_plain(LONGEST)? {
-        HandoverMessage::Prepared { exports, listeners } => {
+        HandoverMessage::Prepared { exports, listeners, with_tls } => {
             socket.set_patience(MOVE_TIME).map_err(HandoverError::Io)?;
-            Ok(Wanted { socket, process, exports, listeners })
+            Ok(Wanted { socket, process, exports, listeners, with_tls })
         }
         other => Err(HandoverError::OutOfOrder(other.kind())),
     }
@@ -199,8 +202,8 @@ pub(in crate::control) async fn carry_out(plane: &Plane, leaver: Leaver) -> Resu
 
 /// Up to COMMIT, which is said when there is nothing left to wait for.
 async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
-    let Leaver { socket, exports, _busy, .. } = leaver;
-    let leaving = quiesce(plane, exports.keys().copied().collect()).await?;
+    let Leaver { socket, exports, with_tls, _busy, .. } = leaver;
+    let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls).await?;
     let count = leaving.len();
     // It ends the conversation when this is given up early.
     let _ended = EndOnDrop(socket.twin().map_err(HandoverError::Io)?);
@@ -210,13 +213,17 @@ async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, Hando
 }
 
 /// All connections of these exports that are ready, of all shards.
-async fn quiesce(plane: &Plane, exports: Vec<ExportId>) -> Result<Vec<LeavingConnection>, HandoverError> {
+async fn quiesce(
+    plane: &Plane,
+    exports: Vec<ExportId>,
+    with_tls: bool,
+) -> Result<Vec<LeavingConnection>, HandoverError> {
     let mut answers = Vec::new();
     for shard in (0..plane.shard_count()).filter(|shard| !plane.has_failed(*shard)) {
         let (answer, answered) = oneshot::channel();
         // Nobody hears it when this was given up.
         let tell = move |leaving| drop(answer.send(leaving));
-        if !plane.shards()[shard].depart(exports.clone(), PATIENCE, tell) {
+        if !plane.shards()[shard].depart((exports.clone(), with_tls), PATIENCE, tell) {
             return Err(HandoverError::Shard);
         }
         answers.push(answered);
@@ -235,10 +242,11 @@ fn transfer(
     leaving: Vec<LeavingConnection>,
 ) -> Result<HandoverSocket, HandoverError> {
     let connections = leaving.len() as u32;
-    for LeavingConnection { number, export, socket: descriptor, session, input } in leaving {
+    for LeavingConnection { number, export, socket: descriptor, session, secure, input } in leaving {
         tracing::debug!(connection = number, input = input.len(), "offered to the new process");
         let export = exports[&export];
-        socket.send(&HandoverMessage::Connection { export, session, input }, &[descriptor])?;
+        let secure = secure.map(Encryption::leave).map(|(keys, received)| SecureState { keys, received });
+        socket.send(&HandoverMessage::Connection { export, session, secure, input }, &[descriptor])?;
     }
     socket.send(&HandoverMessage::AllSent { connections }, &[])?;
     match socket.receive_plain(LONGEST)? {

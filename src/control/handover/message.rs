@@ -14,6 +14,11 @@ pub(super) const NEWEST: u16 = 1;
 pub(super) const HEADER: usize = 6;
 /// The longest text, in bytes.
 const LONGEST_TEXT: usize = 64 << 10;
+/// Bytes of a connection beside its keys and its input, mostly.
+const BESIDE_INPUT: usize = 4 << 10;
+/// Bytes of the keys of a connection, with certificates; and of its records that are not opened.
+const LONGEST_KEYS: usize = 256 << 10;
+const LONGEST_UNOPENED: usize = 1 << 20;
 /// The longest list.
 const MOST_ITEMS: usize = 1 << 20;
 
@@ -31,9 +36,9 @@ pub(super) enum HandoverMessage {
     /// No more offers.
     Offered,
     /// These are taken, by their numbers; the new process has started.
-    Prepared { exports: Vec<u32>, listeners: Vec<u32> },
+    Prepared { exports: Vec<u32>, listeners: Vec<u32>, with_tls: bool },
     /// A connection, with its socket.
-    Connection { export: u32, session: Session, input: Vec<u8> },
+    Connection { export: u32, session: Session, secure: Option<SecureState>, input: Vec<u8> },
     /// There were so many.
     AllSent { connections: u32 },
     /// The new process can go on with all of it.
@@ -57,6 +62,33 @@ pub(super) struct OfferedExport {
     pub(super) purposes: Vec<FilePurpose>,
 }
 
+/// What is told of a connection with TLS. It is wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct SecureState {
+    pub(super) keys: Vec<u8>,
+    /// Bytes that are not opened.
+    pub(super) received: Vec<u8>,
+}
+
+impl std::fmt::Debug for SecureState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecureState({} bytes not opened)", self.received.len())
+    }
+}
+
+impl Drop for SecureState {
+    fn drop(&mut self) {
+        wipe(&mut self.keys);
+    }
+}
+
+/// Overwrites what may have been keys.
+pub(super) fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // As if somebody looked at it.
+    std::hint::black_box(bytes);
+}
+
 /// Whose clients a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::control) enum ListenerPurpose {
@@ -73,7 +105,16 @@ pub(in crate::control) struct BadMessage(pub(super) &'static str);
 impl HandoverMessage {
     /// Its bytes, with the header; so many descriptors go along.
     pub(super) fn encode(&self, files: usize) -> Vec<u8> {
-        let mut fields = Fields(vec![0; HEADER]);
+        // Keys are not to be left behind where it grew.
+        let secure = match self {
+            Self::Connection { secure, input, .. } => {
+                let secure = secure.as_ref().map_or(0, |secure| secure.keys.len() + secure.received.len());
+                secure + input.len() + BESIDE_INPUT
+            }
+            _ => HEADER,
+        };
+        let mut fields = Fields(Vec::with_capacity(secure));
+        fields.0.resize(HEADER, 0);
         let kind = self.write(&mut fields);
         let Fields(mut bytes) = fields;
         let length = u32::try_from(bytes.len() - HEADER).expect("the longest input is far shorter");
@@ -116,12 +157,15 @@ impl HandoverMessage {
                 3
             }
             Self::Offered => 4,
-            Self::Prepared { exports, listeners } => {
-                to.numbers(exports).numbers(listeners);
+            Self::Prepared { exports, listeners, with_tls } => {
+                to.numbers(exports).numbers(listeners).flag(*with_tls);
                 5
             }
-            Self::Connection { export, session, input } => {
-                to.word(*export).session(session);
+            Self::Connection { export, session, secure, input } => {
+                to.word(*export).session(session).flag(secure.is_some());
+                if let Some(SecureState { keys, received }) = secure {
+                    to.bytes(keys).bytes(received);
+                }
                 to.0.extend_from_slice(input);
                 6
             }
@@ -169,10 +213,19 @@ impl HandoverMessage {
                 Self::Listener { purpose, is_inherited: from.flag()? }
             }
             4 => Self::Offered,
-            5 => Self::Prepared { exports: from.numbers()?, listeners: from.numbers()? },
+            5 => {
+                let (exports, listeners) = (from.numbers()?, from.numbers()?);
+                Self::Prepared { exports, listeners, with_tls: from.flag()? }
+            }
             6 => {
                 let (export, session) = (from.word()?, from.session()?);
-                Self::Connection { export, session, input: from.rest().to_vec() }
+                let secure = if from.flag()? {
+                    let (keys, received) = (from.bytes(LONGEST_KEYS)?, from.bytes(LONGEST_UNOPENED)?);
+                    Some(SecureState { keys, received })
+                } else {
+                    None
+                };
+                Self::Connection { export, session, secure, input: from.rest().to_vec() }
             }
             7 => Self::AllSent { connections: from.word()? },
             8 => Self::Ready,
@@ -243,6 +296,11 @@ impl Fields {
     fn text(&mut self, text: &str) -> &mut Self {
         let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
         self.word(text.len() as u32).0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.word(bytes.len() as u32).0.extend_from_slice(bytes);
         self
     }
 
@@ -334,6 +392,11 @@ impl<'a> FieldReader<'a> {
         text.map(str::to_owned).map_err(|_| BadMessage("a text that is none"))
     }
 
+    fn bytes(&mut self, most: usize) -> Result<Vec<u8>, BadMessage> {
+        let length = self.length(most)?;
+        self.take(length).map(<[u8]>::to_vec)
+    }
+
     fn numbers(&mut self) -> Result<Vec<u32>, BadMessage> {
         let count = self.length(MOST_ITEMS)?;
         let bytes = self.take(4 * count)?;
@@ -405,6 +468,7 @@ mod tests {
     fn messages() -> impl Strategy<Value = HandoverMessage> {
         use HandoverMessage as M;
         let numbers = || prop::collection::vec(any::<u32>(), 0..20);
+        let bytes = || prop::collection::vec(any::<u8>(), 0..99);
         let listeners = [ListenerPurpose::Clients, ListenerPurpose::Admin, ListenerPurpose::Control];
         let purposes = prop::collection::vec(prop::sample::select(&PURPOSES[..]), 0..4);
         prop_oneof![
@@ -421,9 +485,17 @@ mod tests {
             ),
             (prop::sample::select(listeners.to_vec()), any::<bool>())
                 .prop_map(|(purpose, is_inherited)| M::Listener { purpose, is_inherited }),
-            (numbers(), numbers()).prop_map(|(exports, listeners)| M::Prepared { exports, listeners }),
-            (any::<u32>(), sessions(), prop::collection::vec(any::<u8>(), 0..99))
-                .prop_map(|(export, session, input)| M::Connection { export, session, input }),
+            (numbers(), numbers(), any::<bool>()).prop_map(|(exports, listeners, with_tls)| M::Prepared {
+                exports,
+                listeners,
+                with_tls
+            }),
+            (any::<u32>(), sessions(), prop::option::of((bytes(), bytes())), bytes()).prop_map(
+                |(export, session, secure, input)| {
+                    let secure = secure.map(|(keys, received)| SecureState { keys, received });
+                    M::Connection { export, session, secure, input }
+                }
+            ),
             any::<u32>().prop_map(|connections| M::AllSent { connections }),
             ".{0,20}".prop_map(M::GivenUp),
             prop::sample::select(vec![M::Offered, M::Ready, M::Commit]),

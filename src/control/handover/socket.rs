@@ -12,7 +12,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use super::message::{BadMessage, HEADER, HandoverMessage};
+use super::message::{BadMessage, HEADER, HandoverMessage, wipe};
 
 /// Descriptors that one message may bring.
 const MOST_FILES: usize = 8;
@@ -77,9 +77,15 @@ impl HandoverSocket {
 
     /// Sends a message and its descriptors, of which the other process gets copies.
     pub(super) fn send(&self, message: &HandoverMessage, files: &[OwnedFd]) -> Result<(), HandoverError> {
-        let bytes = message.encode(files.len());
+        let mut bytes = message.encode(files.len());
+        let sent = self.send_all(&bytes, files);
+        wipe(&mut bytes);
+        sent
+    }
+
+    fn send_all(&self, bytes: &[u8], files: &[OwnedFd]) -> Result<(), HandoverError> {
         let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        let mut sent = self.send_some(&bytes, &files)?;
+        let mut sent = self.send_some(bytes, &files)?;
         while sent < bytes.len() {
             sent += self.send_some(&bytes[sent..], &[])?;
         }
@@ -112,7 +118,9 @@ impl HandoverSocket {
         if files.len() != usize::from(announced) {
             return Err(BadMessage("its descriptors are missing, or are too many").into());
         }
-        match HandoverMessage::decode(header, &bytes)? {
+        let decoded = HandoverMessage::decode(header, &bytes);
+        wipe(&mut bytes);
+        match decoded? {
             HandoverMessage::GivenUp(why) => Err(HandoverError::GivenUp(why)),
             message => Ok((message, files)),
         }
@@ -135,7 +143,14 @@ impl HandoverSocket {
     ) -> Result<(), HandoverError> {
         while bytes.len() < length {
             let start = bytes.len();
-            bytes.resize(length.min(start + STEP), 0);
+            let end = length.min(start + STEP);
+            if end > bytes.capacity() {
+                let mut larger = Vec::with_capacity(length.min(2 * end));
+                larger.extend_from_slice(bytes);
+                wipe(bytes);
+                *bytes = larger;
+            }
+            bytes.resize(end, 0);
             let received = self.receive_some(&mut bytes[start..], files)?;
             bytes.truncate(start + received);
             if received == 0 {

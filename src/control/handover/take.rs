@@ -11,19 +11,20 @@ use std::time::Duration;
 use rustix::net::{SocketType, sockopt};
 
 use super::PROTOCOL;
-use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport};
+use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
 use super::offer::PassedListeners;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{Export, OpenError, PreparedFile};
 use crate::config::{ExportConfig, Limits};
+use crate::control::TlsProof;
 use crate::control::catalogue::Entry;
 use crate::control::listen::listeners;
 use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
 use crate::control::sessions::{RunningSession, Sessions};
-use crate::identity::PeerIdentity;
+use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::session::Session;
-use crate::shard::NewConnection;
+use crate::shard::{NewConnection, Secured};
 use crate::sys::peer_credentials;
 
 /// The old process answers within this time.
@@ -74,6 +75,8 @@ pub(in crate::control) struct Arrived {
     entry: Rc<Entry>,
     socket: OwnedFd,
     session: Session,
+    /// With TLS.
+    secure: Option<ResumedSecure>,
     input: Vec<u8>,
 }
 
@@ -164,19 +167,21 @@ impl Takeover {
         let entries: Vec<_> = self.opened.iter().filter_map(|number| self.entry(plane, *number)).collect();
         let exports = entries.iter().map(|(number, _)| *number).collect();
         let listeners = self.listeners.taken.clone();
-        self.socket.send(&HandoverMessage::Prepared { exports, listeners }, &[])?;
+        let with_tls = plane.encryption.is_some();
+        self.socket.send(&HandoverMessage::Prepared { exports, listeners, with_tls }, &[])?;
         let mut arrived: Vec<Arrived> = Vec::new();
         let mut room = room_for_input(&plane.limits, plane.shard_count());
         loop {
             let limit = BESIDE_INPUT + room.min(plane.limits.longest_request as usize + BESIDE_INPUT);
             match self.socket.receive(limit)? {
-                (HandoverMessage::Connection { export, session, input }, files) => {
+                (HandoverMessage::Connection { export, session, secure, input }, files) => {
                     let [socket] = <[OwnedFd; 1]>::try_from(files)
                         .map_err(|_| HandoverError::OutOfOrder("a connection without a socket"))?;
                     let entry = entries.iter().find(|(number, _)| *number == export);
                     let entry = entry.ok_or(HandoverError::OutOfOrder("a connection of no export"))?;
                     let entry = Rc::clone(&entry.1);
                     check(&entry, &session, &socket)?;
+                    let secure = secure.map(|secure| resumed(plane, &secure)).transpose()?;
                     if arrived.len() >= plane.limits.connections {
                         let limit = plane.limits.connections;
                         let why = format!("more than {limit} connections come: raise --max-connections");
@@ -186,7 +191,7 @@ impl Takeover {
                         return Err(self.give_up("more comes than fits: give it more --memory".to_owned()));
                     };
                     room = left;
-                    arrived.push(Arrived { entry, socket, session, input });
+                    arrived.push(Arrived { entry, socket, session, secure, input });
                 }
                 (HandoverMessage::AllSent { connections }, _) if connections as usize == arrived.len() => {
                     return Ok(arrived);
@@ -222,6 +227,15 @@ impl Takeover {
 /// Bytes of input of all connections: what the old process had in memory of the same size.
 fn room_for_input(limits: &Limits, shards: usize) -> usize {
     limits.memory_per_shard * shards + limits.connections * limits.receive_buffer
+}
+
+/// A connection with TLS that goes on here: its keys, who its client is, and what it was believed for.
+type ResumedSecure = (Box<Secured>, TlsIdentity, TlsProof);
+
+fn resumed(plane: &Plane, secure: &SecureState) -> Result<ResumedSecure, HandoverError> {
+    let SecureState { keys, received } = secure;
+    let resumed = plane.encryption.as_ref().and_then(|encryption| encryption.resume(keys, received));
+    resumed.ok_or(HandoverError::OutOfOrder("keys that are none"))
 }
 
 /// Whether a connection can go on with an export.
@@ -272,16 +286,23 @@ fn content_length(head: &[u8]) -> usize {
 
 /// The connections are served from now on.
 pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>) {
-    for Arrived { entry, socket, session, input } in arrived {
-        let peer = PeerIdentity::of(&socket);
+    for Arrived { entry, socket, session, secure, input } in arrived {
+        let mut peer = PeerIdentity::of(&socket);
+        let (secure, proof) = match secure {
+            None => (None, None),
+            Some((secured, identity, proof)) => {
+                peer.tls = Some(Arc::new(identity));
+                (Some(secured), Some(proof))
+            }
+        };
+        let longest = proof.as_ref().and_then(|_| plane.longest_session());
         // Counted as those are that came by a handshake, so that its number in the log is its own.
         let counted = plane.begin_handshake();
         let number = plane.counts().handshakes;
         let permit = plane.permit().await;
         let mark = Sessions::mark();
         let may_write = !session.is_read_only();
-        let running =
-            |shard| RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof: None };
+        let running = |shard| RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof };
         let mut new = Box::new(NewConnection {
             number,
             over_tcp: is_tcp(&socket),
@@ -290,7 +311,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
             export: Arc::clone(entry.export().expect("it was opened")),
             session,
             leftover: input,
-            secure: None,
+            secure,
             peer: peer.clone(),
             permit: Box::new((permit.connection, (entry.count_client(), plane.count_served(), mark.clone()))),
             socket_permit: Box::new(permit.handshake),
@@ -311,7 +332,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
             None => tracing::error!(connection = number, %peer, export, "no shard is left for a connection"),
             Some(shard) => {
                 tracing::info!(connection = number, %peer, export, shard, "taken over");
-                plane.sessions.add(number, &mark, running(shard), None);
+                plane.sessions.add(number, &mark, running(shard), longest);
             }
         }
     }

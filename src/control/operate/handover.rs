@@ -20,7 +20,7 @@ pub(super) struct DepartureView {
 struct ExportDepartureView {
     export: String,
     connections: usize,
-    /// Connections with TLS: they stay, wherever the others go.
+    /// Connections with TLS, which move to a process that has TLS too.
     secure: usize,
     moves: bool,
     /// Why its connections stay with the old process.

@@ -28,12 +28,12 @@ fn another(export: &Arc<Export>) -> Running {
 
 fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
     let (told, heard) = mpsc::channel();
-    assert!(shard.depart(vec![ID], patience, move |leaving| told.send(leaving).unwrap()));
+    assert!(shard.depart((vec![ID], true), patience, move |leaving| told.send(leaving).unwrap()));
     heard.recv_timeout(PATIENCE).unwrap()
 }
 
 fn arrive(at: &Running, leaving: LeavingConnection) {
-    let LeavingConnection { number, export, socket, session, input } = leaving;
+    let LeavingConnection { number, export, socket, session, input, .. } = leaving;
     let new = NewConnection {
         number,
         socket,

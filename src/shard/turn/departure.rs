@@ -18,6 +18,7 @@ const CLIENT_PATIENCE: Duration = Duration::from_millis(200);
 /// Connections that are being made ready, or are.
 pub(crate) struct Departure {
     exports: Vec<ExportId>,
+    with_tls: bool,
     /// By the ring's clock: for what a device works on, and for what only its client can end.
     deadline: Duration,
     client_deadline: Duration,
@@ -44,7 +45,7 @@ impl Shard {
         if self.shutdown.is_some() {
             return;
         }
-        let Departing { exports, patience, answer } = order;
+        let Departing { exports, with_tls, patience, answer } = order;
         let of_clients = patience.min(CLIENT_PATIENCE);
         let [deadline, client_deadline] = [patience, of_clients].map(|patience| {
             // It brings about the turn in which the deadline has passed.
@@ -52,7 +53,7 @@ impl Shard {
             self.ring.now() + patience
         });
         let (answer, told) = (Some(answer), Vec::new());
-        self.departure = Some(Departure { exports, deadline, client_deadline, answer, told });
+        self.departure = Some(Departure { exports, with_tls, deadline, client_deadline, answer, told });
     }
 
     /// Holds those that can be held, and tells of all when nothing of them is under way or the time is over.
@@ -66,11 +67,12 @@ impl Shard {
         let mut all_are_ready = true;
         let is_one = |connection: &Connection| departure.exports.contains(&connection.peer.id);
         for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| is_one(connection)) {
-            if connection.may_be_held() {
+            if connection.may_be_held(departure.with_tls) {
                 connection.hold(&self.ring, key as u32);
             }
             let is_waited_for = waits_for_clients || connection.ledger.working() > 0;
-            all_are_ready &= !is_waited_for || !connection.can_leave() || connection.is_quiet();
+            all_are_ready &=
+                !is_waited_for || !connection.can_leave(departure.with_tls) || connection.is_quiet();
         }
         if !all_are_ready && now < departure.deadline {
             return;
@@ -82,15 +84,17 @@ impl Shard {
                 continue;
             }
             let is_quiet = connection.is_quiet();
-            match connection.hold.descriptor.take_if(|_| is_quiet) {
-                None => staying.push(key as u32),
-                Some(socket) => {
+            let socket = connection.hold.descriptor.take_if(|_| is_quiet);
+            match (socket, connection.leaving_secure()) {
+                (None, _) | (_, Err(_)) => staying.push(key as u32),
+                (Some(socket), Ok(secure)) => {
                     departure.told.push((key as u32, connection.number));
                     leaving.push(LeavingConnection {
                         number: connection.number,
                         export: connection.peer.id,
                         socket,
                         session: connection.session.clone(),
+                        secure,
                         input: connection.unfinished_input(),
                     });
                 }

@@ -29,16 +29,20 @@ pub(crate) struct Hold {
     pub(crate) kept: Option<OwnedFd>,
 }
 
+/// A connection is where nobody else can go on.
+#[derive(Debug)]
+pub(crate) struct CannotLeave;
+
 impl Connection {
-    /// Whether another process could serve it at all.
-    pub(crate) fn can_leave(&self) -> bool {
-        self.closing == Closing::No && self.secure.is_none() && self.refuses.is_none()
+    /// Whether another process could serve it at all, which takes connections with TLS or not.
+    pub(crate) fn can_leave(&self, with_tls: bool) -> bool {
+        self.closing == Closing::No && self.refuses.is_none() && (with_tls || self.secure.is_none())
     }
 
     /// Whether it can be held now. A payload that is skipped is waited for: it may be long, and nobody has
     /// its bytes.
-    pub(crate) fn may_be_held(&self) -> bool {
-        self.can_leave() && !self.hold.is_held && !self.outbound.holds_back()
+    pub(crate) fn may_be_held(&self, with_tls: bool) -> bool {
+        self.can_leave(with_tls) && !self.hold.is_held && !self.outbound.holds_back()
     }
 
     /// Begins to hold it.
@@ -104,6 +108,7 @@ impl Connection {
     /// It is gone: another process has it, so nothing is said on its socket. `now` is by the shard's clock.
     pub(crate) fn has_moved(&mut self, now: u64) {
         self.stay();
+        self.seal_no_more();
         self.linger = Linger::Never;
         self.because(Reason::Moved).stop(now);
     }

@@ -25,9 +25,13 @@ pub(crate) mod tls_stage;
 mod unparsed;
 
 #[cfg(not(feature = "tls"))]
+pub(crate) use no_tls::LeavingSecure;
+#[cfg(not(feature = "tls"))]
 pub(crate) use no_tls::Secure;
 #[cfg(not(feature = "tls"))]
 pub(crate) use no_tls::Secured;
+#[cfg(feature = "tls")]
+pub(crate) use secure::LeavingSecure;
 #[cfg(feature = "tls")]
 pub(crate) use secure::Secure;
 #[cfg(feature = "tls")]
