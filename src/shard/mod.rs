@@ -15,6 +15,7 @@ mod admission;
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
 mod busy_poll;
+mod departure;
 mod devices;
 mod fault_watch;
 mod frontend;

@@ -25,9 +25,9 @@ use crate::shard::{LeavingConnection, Settlement};
 /// The new process has so long to start, between two messages.
 const START_TIME: Duration = Duration::from_secs(120);
 /// What is under way on a connection has so long to end. One that is not ready then stays here.
-const PATIENCE: Duration = Duration::from_millis(1000);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// From the first connection that is held to COMMIT: beyond it all go on here.
-const MOVE_TIME: Duration = Duration::from_secs(5);
+const MOVE_TIME: Duration = Duration::from_secs(8);
 /// A new process says little.
 const LONGEST: usize = 4 << 20;
 

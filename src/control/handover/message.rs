@@ -1,4 +1,5 @@
-//! What both processes say, as bytes: a header with the length, the kind and the number of descriptors, then the fields.
+//! What both processes say, as bytes: a header with the length, the kind and the number of descriptors, then
+//! the fields.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Connections leave one shard for another in the middle of everything, as they do when another process takes over.
+//! Connections leave one shard for another in the middle of everything, as they do when another process takes
+//! over.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 

@@ -3,8 +3,8 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use crate::backend::ExportId;
 use crate::ring::{Operation, Owner};
+use crate::shard::departure::Departure;
 use crate::shard::frontend::nbd::closing::Closing;
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::mailbox::{Departing, LeavingConnection, Settlement};
@@ -13,20 +13,7 @@ use crate::shard::turn::shard::Shard;
 
 /// A client has so long to fetch its replies. All others wait meanwhile, and it is served by this process
 /// if it does not.
-const CLIENT_PATIENCE: Duration = Duration::from_millis(200);
-
-/// Connections that are being made ready, or are.
-pub(crate) struct Departure {
-    exports: Vec<ExportId>,
-    with_tls: bool,
-    /// By the ring's clock: for what a device works on, and for what only its client can end.
-    deadline: Duration,
-    client_deadline: Duration,
-    /// Whom to tell; none once that was done.
-    answer: Option<Box<dyn FnOnce(Vec<LeavingConnection>) + Send>>,
-    /// Those that were told of: their keys, and their numbers in the log.
-    told: Vec<(u32, u64)>,
-}
+const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Whether a socket keeps its descriptor, to be given to another process. Before Linux 6.8 there is no

@@ -1,7 +1,7 @@
 //! The loop of a shard.
 
 mod completions;
-pub(crate) mod departure;
+mod departure;
 mod evict;
 mod feed;
 mod flush;

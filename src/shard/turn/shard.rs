@@ -16,6 +16,7 @@ use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
+use crate::shard::departure::Departure;
 use crate::shard::devices::Devices;
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::batches::Batches;
@@ -27,7 +28,6 @@ use crate::shard::request::ShardJob;
 use crate::shard::request::serve::TaskContext;
 use crate::shard::request::table::{RequestId, RequestTable};
 use crate::shard::setup::{ShardConfig, ShardEnd, ShardStartError};
-use crate::shard::turn::departure::Departure;
 use crate::sys::Doorbell;
 
 /// One shard: a thread, a ring, and all that its connections need.
@@ -153,11 +153,11 @@ impl Shard {
         let shared = TaskContext { context, answered, opened, visited };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
-        let fault_watch = FaultWatch::new(ring.major_faults());
         Ok(Self {
             limits,
             is_pinned,
             shared: Rc::new(shared),
+            fault_watch: FaultWatch::new(ring.major_faults()),
             recorder: Recorder::new(ring.clone(), record, slow),
             ring,
             devices: Devices::default(),
@@ -182,7 +182,6 @@ impl Shard {
             next_look: None,
             cut_off: None,
             slow_sends: SlowSends::default(),
-            fault_watch,
             busy_poll: BusyPoll::new(busy_poll),
             connection_count: connections,
             departure: None,

@@ -22,7 +22,7 @@ use crate::shard::frontend::nbd::Secure;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::HangUp;
-use crate::shard::frontend::nbd::leaving::Hold;
+use crate::shard::frontend::nbd::hold::Hold;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::Reply;

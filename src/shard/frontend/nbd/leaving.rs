@@ -1,10 +1,10 @@
 //! A connection that another process may serve from now on.
 //!
 //! First it is *held*: its receive is cancelled, which ends with bytes or with none, so that no byte is lost;
-//! no request begins, those that have begun are answered, and replies leave. Then what there is of it
-//! is its socket, its session, and *input that was not acted on*: the header of a request whose payload
-//! comes in or that waits for memory, as it stood on the wire, and the bytes behind it. Whoever gets these takes them
-//! for what came with the handshake, and goes on as if the connection was new.
+//! no request begins, those that have begun are answered, and replies leave. Then what there is of it is its
+//! socket, its session, and *input that was not acted on*: the header of a request whose payload comes in or
+//! that waits for memory, as it stood on the wire, and the bytes behind it. Whoever gets these takes them for
+//! what came with the handshake, and goes on as if the connection was new.
 //!
 //! Nothing of it changes here until it is settled, so it can go on at any time.
 
@@ -14,24 +14,6 @@ use crate::ring::{Operation, Ring};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
-
-/// How far it is.
-#[derive(Debug, Default)]
-pub(crate) struct Hold {
-    pub(crate) is_held: bool,
-    /// Its receive is to end early.
-    pub(crate) cancelling: bool,
-    /// It was asked for a descriptor.
-    is_asked: bool,
-    /// The socket once more, for the other process.
-    pub(crate) descriptor: Option<OwnedFd>,
-    /// A descriptor of the socket, where the kernel cannot make another one.
-    pub(crate) kept: Option<OwnedFd>,
-}
-
-/// A connection is where nobody else can go on.
-#[derive(Debug)]
-pub(crate) struct CannotLeave;
 
 impl Connection {
     /// Whether another process could serve it at all, which takes connections with TLS or not.

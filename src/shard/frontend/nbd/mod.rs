@@ -7,6 +7,7 @@ mod close;
 pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod hang_up;
+pub(crate) mod hold;
 mod immediate;
 pub(crate) mod leaving;
 pub(crate) mod linger;

@@ -7,7 +7,7 @@ use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
-use crate::shard::frontend::nbd::leaving::CannotLeave;
+use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;

@@ -8,7 +8,7 @@ use crate::ring::{Payload, Received};
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::Reason;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
-use crate::shard::frontend::nbd::leaving::CannotLeave;
+use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::records::{NextRecord, Records};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::secure::{LeavingSecure, Secure, Secured};
