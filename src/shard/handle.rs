@@ -167,7 +167,8 @@ impl ShardHandle {
 
     /// Has the connections of some exports ready for another process, with or without those with TLS. Those
     /// that are ready within `patience` are given to `answer` on the shard's thread, which must not wait;
-    /// they are held until [`ShardHandle::settle`]. False when the shard is gone or has no room for the message.
+    /// they are held until [`ShardHandle::settle`]. False when the shard is gone or has no room for the
+    /// message.
     pub(crate) fn depart(
         &self,
         (exports, with_tls): (Vec<ExportId>, bool),

@@ -15,9 +15,9 @@
 //! ```
 //!
 //! Before COMMIT the new one reads nothing of a client, sends nothing, and removes no file. Whatever goes
-//! wrong before, and whoever ends: the old one goes on reading where it stopped. A connection that is not ready in
-//! time stays with the old one, which serves it to its end; so do those of exports that the new one does not
-//! take.
+//! wrong before, and whoever ends: the old one goes on reading where it stopped. A connection that is not
+//! ready in time stays with the old one, which serves it to its end; so do those of exports that the new one
+//! does not take.
 //!
 //! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
 
