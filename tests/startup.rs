@@ -11,6 +11,8 @@ mod access;
 mod captive;
 #[path = "startup/failure.rs"]
 mod failure;
+#[path = "startup/handover.rs"]
+mod handover;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]

@@ -92,6 +92,11 @@ impl Syncs {
         }
     }
 
+    /// One has failed in the process that had the file before.
+    pub(super) fn set_failed(&self) {
+        lock(&self.state).failed = true;
+    }
+
     /// Whether one has failed, so that data may be lost.
     pub(super) fn has_failed(&self) -> bool {
         lock(&self.state).failed

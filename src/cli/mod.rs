@@ -27,6 +27,7 @@ mod text;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod top;
+pub(crate) mod upgrade;
 mod watched;
 
 pub(crate) use outcome::Outcome;
@@ -53,6 +54,8 @@ pub(crate) enum SubCommand {
     List(list::Args),
     /// Operate a running server: list its exports, reload its configuration
     Ctl(ctl::Args),
+    /// See what a new binary could take over from a running server
+    Upgrade(upgrade::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
     /// Copy a disk from a file or a server to another one
@@ -107,6 +110,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         },
         SubCommand::Attacher => attacher::run(),
         SubCommand::Ctl(args) => ctl::run(args),
+        SubCommand::Upgrade(args) => upgrade::run(&args),
         SubCommand::Map(args) => map::run(args),
         SubCommand::Check(args) => check::run(args),
         SubCommand::Copy(args) => copy::run(args),

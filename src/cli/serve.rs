@@ -14,7 +14,7 @@ use crate::config::{
     AdminAddress, AttachConfig, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning,
     RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
 };
-use crate::control::{self, Ending, Ready, Served, Service};
+use crate::control::{self, Ending, Ready, Served, Service, Takeover};
 use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
 use crate::daemon::reload::RunningConfiguration;
@@ -185,6 +185,10 @@ pub(crate) struct Args {
     /// `[[export]]`), whose paths are relative to it; EXPORTs add to the file's, flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Go on in the place of a server that runs, whose control socket this is: unix:PATH. Its clients stay
+    /// connected and notice nothing. Everything else is said as to a server that is started alone
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["stdio", "run", "exit_last", "check"], help_heading = "How long")]
+    pub takeover: Option<ControlAddress>,
     /// Only see whether this would start: settings, users and exports; nothing is served or locked, so that
     /// it can run beside a server of the same files; exit code 0 or 2
     #[arg(long, conflicts_with = "stdio")]
@@ -210,6 +214,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 fn serve(args: Args) -> Outcome {
     let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
     let (check, until_last) = (args.check, args.exit_last);
+    let old_server = args.takeover.clone();
     let surroundings =
         Surroundings { ends_with_parent: args.exit_with_parent, leaves_terminal: args.leave_terminal };
     let ServeSettings { settings, notes: added, source } = match settings(args) {
@@ -247,10 +252,18 @@ fn serve(args: Args) -> Outcome {
             Err(error) => refuse(explicit, error),
         };
     }
+    let takeover = match old_server.as_ref().map(begin_takeover).transpose() {
+        Ok(takeover) => takeover,
+        Err(error) => return refuse(explicit, error),
+    };
+    let predecessor = takeover.as_ref().map(Takeover::process);
     let service = match on_stdin.then(stdio::client).transpose() {
         Ok(Some(client)) => Service::Client(client),
-        Ok(None) if until_last => Service::UntilLast,
-        Ok(None) => Service::Listeners,
+        Ok(None) => match takeover {
+            Some(takeover) => Service::Takeover(Box::new(takeover)),
+            None if until_last => Service::UntilLast,
+            None => Service::Listeners,
+        },
         Err(error) => return refuse(explicit, error),
     };
     let listens = !on_stdin;
@@ -260,12 +273,21 @@ fn serve(args: Args) -> Outcome {
         machine,
     });
     let announce = |ready: Ready<'_>| announce(ready, format, listens);
-    let mut daemon = Daemon::new(&config, listens, running, announce).within(surroundings);
+    let daemon = Daemon::new(&config, listens, running, announce).within(surroundings);
+    let mut daemon = daemon.in_place_of(predecessor);
     match control::run(&config, service, &mut daemon) {
         Ok(Ending::Stopped) => Outcome::Done,
         Ok(Ending::CutOff | Ending::Failed) => Outcome::Failed,
         Err(error) => refuse(explicit, error),
     }
+}
+
+/// Asks the old server what it has.
+fn begin_takeover(address: &ControlAddress) -> Result<Takeover, String> {
+    let ControlAddress::Path(path) = address else {
+        return Err("a server without a control socket cannot be taken over: write unix:PATH".to_owned());
+    };
+    Takeover::begin(path).map_err(|error| error.to_string())
 }
 
 /// What a person asked for.

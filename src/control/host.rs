@@ -65,6 +65,13 @@ pub trait Host {
     /// Ends the start.
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError>;
 
+    /// The clients of the process that was taken over are this one's from now on. Until then nothing says
+    /// that the server is up.
+    fn taken_over(&mut self, _ready: Ready<'_>) {}
+
+    /// Another process has taken over, and serves in the place of this one.
+    fn handed_over(&mut self, _process: u32) {}
+
     /// Waits for what the host wants next.
     async fn next(&mut self) -> HostRequest;
 

@@ -9,6 +9,7 @@
 //!   process around it.
 //! * `listen/`: how clients connect. `catalogue`, `changes`: what is served. `plane`: what all of it shares.
 //! * `live/`: exports that come, go and change while clients are there, by the control socket or by a reload.
+//! * `handover/`: a new process goes on in the place of this one.
 //! * `stores/`: the stores that the server has open: their images as exports, and what is done to them.
 //! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
 //!   speak `http/`.
@@ -26,6 +27,7 @@ mod client_stream;
 mod encryption;
 mod enforce;
 mod file_opener;
+mod handover;
 mod handshake_memory;
 mod host;
 mod http;
@@ -48,6 +50,7 @@ mod sessions;
 mod start;
 mod start_error;
 mod stores;
+mod succession;
 mod tenants;
 
 #[cfg(feature = "tls")]
@@ -63,6 +66,7 @@ use no_encryption::{Encryption, SecureChannel, TlsProof};
 
 pub use crate::backend::LaunchCommand;
 pub use file_opener::{FileToOpen, OpenFiles, OpeningFile};
+pub use handover::{Takeover, TakeoverError};
 pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{OpenedFile, Reload, Reloaded, Reloading};

@@ -11,7 +11,7 @@ use crate::control::client_stream::Failure;
 use crate::control::handshake_memory::Claim;
 use crate::identity::TlsIdentity;
 use crate::nbd::server::handshake::TlsMode;
-use crate::shard::Secured;
+use crate::shard::{LeavingSecure, Secured};
 
 /// There is none.
 #[derive(Debug)]
@@ -39,6 +39,18 @@ pub(super) enum RenewedTls {}
 pub(super) enum TlsProof {}
 
 impl Encryption {
+    pub(super) fn leave(leaving: LeavingSecure) -> (Vec<u8>, Vec<u8>) {
+        match leaving {}
+    }
+
+    pub(super) fn resume(
+        &self,
+        _keys: &[u8],
+        _received: &[u8],
+    ) -> Option<(Box<Secured>, TlsIdentity, TlsProof)> {
+        match *self {}
+    }
+
     /// A configuration with TLS is refused before.
     pub(super) fn load(config: &Config) -> Result<Option<Self>, EncryptionError> {
         assert!(config.tls.is_none(), "it is refused");

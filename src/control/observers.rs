@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::admin::{self, Admin};
 use super::catalogue::Entry;
+use super::handover::{ListenerPurpose, OfferedListener, PassedListeners};
 use super::http;
 use super::listen::accept::Acceptor;
 use super::listen::endpoint::Endpoint;
@@ -27,6 +28,8 @@ pub(super) struct Observers {
     acceptors: Vec<Acceptor>,
     admin: Option<Rc<Admin>>,
     tasks: Vec<JoinHandle<()>>,
+    /// For another process.
+    pub(super) offered: Vec<OfferedListener>,
     /// Where the admin server is.
     pub(super) urls: Vec<String>,
     /// Their files.
@@ -49,13 +52,15 @@ impl Observers {
         stores: &Rc<Stores>,
         config: &Config,
         log_lines_dropped: fn() -> u64,
+        passed: &mut PassedListeners,
     ) -> Result<Self, StartError> {
         if !is_wanted(config) {
             return Ok(Self::default());
         }
         let mut bound = Vec::new();
         if let Some(address) = &config.admin {
-            listeners::listen(std::slice::from_ref(address), &UnixAccess::default(), &mut bound)
+            let passed = |address: &_| passed.take(ListenerPurpose::Admin, address);
+            listeners::listen(std::slice::from_ref(address), &UnixAccess::default(), passed, &mut bound)
                 .map_err(|error| ListenError::Admin(Box::new(error)))?;
         }
         let collector =
@@ -67,6 +72,10 @@ impl Observers {
         let admin = Admin::new(stores, Rc::clone(&collector), is_local, config.histograms, log_lines_dropped);
         let urls = bound.iter().map(|listener| listener.endpoint.admin_url()).collect();
         bound.iter().for_each(warn_of_networks);
+        let offered = match config.control {
+            Some(_) => OfferedListener::all(&[], &bound, None).map_err(StartError::Runtime)?,
+            None => Vec::new(),
+        };
         let files = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let acceptors = bound.into_iter().map(Acceptor::new).collect::<Result<_, _>>();
         Ok(Self {
@@ -74,6 +83,7 @@ impl Observers {
             acceptors: acceptors.map_err(StartError::Runtime)?,
             admin: Some(admin),
             tasks: Vec::new(),
+            offered,
             urls,
             files,
         })
@@ -86,6 +96,11 @@ impl Observers {
         for acceptor in self.acceptors.drain(..) {
             self.tasks.push(tokio_uring::spawn(http::serve(Rc::clone(admin), acceptor, Rc::clone(&room))));
         }
+    }
+
+    /// Accepts no more clients: another process does.
+    pub(super) fn stop_accepting(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 
     /// An export is served from now on.

@@ -246,6 +246,11 @@ impl Plane {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
     }
 
+    /// Whether a client is served, or in its handshake.
+    pub(super) fn has_clients(&self) -> bool {
+        self.sessions.is_any() || self.handshakes.get() > 0
+    }
+
     /// Waits until there was a client and none is left, neither served nor in its handshake.
     pub(super) async fn last_is_gone(&self) {
         loop {
@@ -331,6 +336,11 @@ impl Plane {
         let mut counts = self.counts.get();
         one(&mut counts);
         self.counts.set(counts);
+    }
+
+    /// All shards, the failed ones among them.
+    pub(super) fn shards(&self) -> &[ShardHandle] {
+        &self.shards
     }
 
     /// How many shards there are.

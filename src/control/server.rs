@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -14,8 +15,9 @@ use super::catalogue::Entry;
 use super::changes;
 use super::enforce::end_old_sessions;
 use super::file_opener::OpenFiles;
+use super::handover::{Handovers, Leaver, ListenerPurpose, PassedListeners, Takeover};
 use super::host::{ChangeError, Host, HostRequest, Ready};
-use super::listen::accept::{Acceptor, accept};
+use super::listen::accept::{Accepting, Acceptor, accept};
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, ListenError, Listener};
 use super::listen::negotiate::{Candidate, negotiate};
@@ -76,23 +78,34 @@ pub(super) struct Clients {
     pub(super) client: Option<OwnedFd>,
     /// Until the last one is gone.
     pub(super) until_last: bool,
+    /// Those of another process, in its place.
+    pub(super) takeover: Option<Box<Takeover>>,
 }
 
 /// Everything that ends with the server.
 pub(super) struct Server<'a> {
-    config: &'a Config,
-    plane: Rc<Plane>,
+    pub(super) config: &'a Config,
+    pub(super) plane: Rc<Plane>,
     stores: Rc<Stores>,
     /// Where it listens.
     endpoints: Vec<Endpoint>,
-    exits: Exits,
-    ended_shards: usize,
-    observers: Observers,
+    pub(super) exits: Exits,
+    pub(super) ended_shards: usize,
+    pub(super) observers: Observers,
     reloads: Rc<Reloads>,
     /// An operator wants the server to end.
     drain: Rc<Notify>,
     /// The user that started the server, who may operate it.
     starter: u32,
+    pub(super) accepting: watch::Sender<Accepting>,
+    pub(super) handovers: Rc<Handovers>,
+    /// New processes that have started and are to be given the clients.
+    leavers: UnboundedReceiver<Leaver>,
+    pub(super) control: Option<JoinHandle<()>>,
+    /// What changes exports, from the start on.
+    pub(super) live: Option<Rc<Live>>,
+    /// Files of sockets that another process has.
+    pub(super) given: Vec<PathBuf>,
 }
 
 impl<'a> Server<'a> {
@@ -101,7 +114,26 @@ impl<'a> Server<'a> {
         let plane = Rc::clone(&stores.plane);
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
         let drain = Rc::default();
-        Self { config, plane, stores, endpoints, exits, ended_shards: 0, observers, reloads, drain, starter }
+        let (ready, leavers) = unbounded_channel();
+        let handovers = Handovers::new(&plane, ready);
+        Self {
+            config,
+            plane,
+            stores,
+            endpoints,
+            exits,
+            ended_shards: 0,
+            observers,
+            reloads,
+            drain,
+            starter,
+            accepting: watch::Sender::new(Accepting::Yes),
+            handovers,
+            leavers,
+            control: None,
+            live: None,
+            given: Vec::new(),
+        }
     }
 
     /// Serves to the end.
@@ -111,32 +143,31 @@ impl<'a> Server<'a> {
         inherited: Vec<Listener>,
         host: &mut impl Host,
     ) -> Result<Ending, StartError> {
-        let Clients { client, until_last } = clients;
+        let Clients { client, until_last, mut takeover } = clients;
         host.before_listening()?;
+        let mut nobody = PassedListeners::default();
+        let passed = takeover.as_mut().map_or(&mut nobody, |takeover| &mut takeover.listeners);
         let mut bound = inherited;
         if client.is_none() {
-            listeners::listen(&self.config.listen, &self.config.unix_access, &mut bound)?;
+            self.listen(passed, &mut bound)?;
         }
         let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
-        self.observers = Observers::start(&self.stores, self.config, log_lines_dropped)?;
+        self.observers = Observers::start(&self.stores, self.config, log_lines_dropped, passed)?;
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports = self.served();
+        let mut control = self.listen_for_operators(passed)?;
+        self.offer_listeners(&bound, control.as_ref()).map_err(StartError::Runtime)?;
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
-        let mut control = self.listen_for_operators()?;
         let control_file = control.as_mut().and_then(|listener| listener.file.take());
         let control_url = control.as_ref().map(|listener| listener.endpoint.admin_url());
         let sockets: Vec<_> = files.iter().chain(&self.observers.files).chain(&control_file).collect();
         self.stores.tell_control(self.config.control.as_deref());
         let offers = self.offers();
         let directories = self.stores.directories();
-        let logs: Vec<_> = {
-            let catalogue = self.plane.catalogue();
-            let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
-            of_exports.chain(self.stores.log_directories().iter().cloned()).collect()
-        };
-        host.before_accept(Ready {
+        let logs = self.log_directories();
+        let ready = Ready {
             exports: &exports,
             stores: &offers,
             directories: &directories,
@@ -144,25 +175,24 @@ impl<'a> Server<'a> {
             control: control_url.as_deref(),
             sockets: &sockets,
             logs: &logs,
-        })?;
+        };
+        host.before_accept(ready)?;
+        if let Some(takeover) = takeover {
+            self.take_over(&takeover, ready, host).await?;
+        }
         // From here on only what a running server needs.
         let live = self.live(host.file_opener());
+        self.live = Some(Rc::clone(&live));
         self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
         self.stores.begin(self.observers.collector());
-        let control = control.map(|listener| self.operate(listener, live)).transpose()?;
-        let old =
-            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
-        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
-        for acceptor in acceptors {
-            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor)));
-        }
-        let asked = match client {
-            Some(socket) => self.until_client_is_gone(socket, host).await,
-            None if until_last => self.until_last_is_gone(host).await,
-            None => self.until_asked(host).await,
-        };
+        self.control = control.map(|listener| self.operate(listener, live)).transpose()?;
+        let tasks = self.accept(acceptors);
+        let asked = self.until_the_end(client, until_last, host).await;
         host.release().await;
+        let all_files = files.iter().chain(&self.observers.files).chain(&control_file);
+        all_files.filter(|file| self.has_given(file)).for_each(|file| file.is_ours(false));
+        self.handovers.listeners.take();
         host.stopping();
         tasks.iter().for_each(JoinHandle::abort);
         drop(files);
@@ -170,10 +200,50 @@ impl<'a> Server<'a> {
         let drained = self.drain_or_cut_off(host).await;
         self.stores.settle().await;
         self.observers.finish();
-        control.iter().for_each(JoinHandle::abort);
+        self.control.iter().for_each(JoinHandle::abort);
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
+    }
+
+    /// Accepts clients from now on, and ends sessions that have lasted too long.
+    fn accept(&self, acceptors: Vec<Acceptor>) -> Vec<JoinHandle<()>> {
+        let old =
+            self.plane.longest_session().map(|longest| end_old_sessions(Rc::clone(&self.plane), longest));
+        let mut tasks: Vec<_> = old.into_iter().map(tokio_uring::spawn).collect();
+        for acceptor in acceptors {
+            let accepting = self.accepting.subscribe();
+            tasks.push(tokio_uring::spawn(accept(Rc::clone(&self.stores), acceptor, accepting)));
+        }
+        tasks
+    }
+
+    /// Serves until there is a reason to end.
+    async fn until_the_end(
+        &mut self,
+        client: Option<OwnedFd>,
+        until_last: bool,
+        host: &mut impl Host,
+    ) -> Ending {
+        match client {
+            Some(socket) => self.until_client_is_gone(socket, host).await,
+            None if until_last => self.until_last_is_gone(host).await,
+            None => self.until_asked(host).await,
+        }
+    }
+
+    /// Listens for clients, at once or with what another process has.
+    fn listen(&self, passed: &mut PassedListeners, bound: &mut Vec<Listener>) -> Result<(), ListenError> {
+        bound.append(&mut passed.take_inherited());
+        let passed = |address: &_| passed.take(ListenerPurpose::Clients, address);
+        listeners::listen(&self.config.listen, &self.config.unix_access, passed, bound)
+    }
+
+    /// Where images note changes for the time after a kill.
+    fn log_directories(&self) -> Vec<PathBuf> {
+        let catalogue = self.plane.catalogue();
+        let of_exports = catalogue.iter().filter_map(|entry| entry.export()?.log_directory());
+        of_exports.chain(self.stores.log_directories().iter().cloned()).collect()
     }
 
     /// Stores whose images are all exports, in words, with where to reach them.
@@ -197,8 +267,8 @@ impl<'a> Server<'a> {
     }
 
     /// The control socket, if there is to be one.
-    fn listen_for_operators(&self) -> Result<Option<Listener>, ListenError> {
-        let listen = |path| operate::listen(path, &self.config.control_readers);
+    fn listen_for_operators(&self, passed: &mut PassedListeners) -> Result<Option<Listener>, ListenError> {
+        let listen = |path| operate::listen(path, &self.config.control_readers, passed);
         self.config.control.as_deref().map(listen).transpose()
     }
 
@@ -210,8 +280,19 @@ impl<'a> Server<'a> {
         let (stores, endpoints) = (Rc::clone(&self.stores), self.endpoints.clone());
         let (starter, drain) = (self.starter, Rc::clone(&self.drain));
         let readers = self.config.control_readers.clone();
-        let operator =
-            Operator { plane, stores, collector, reloads, live, endpoints, starter, readers, drain };
+        let handovers = Rc::clone(&self.handovers);
+        let operator = Operator {
+            plane,
+            stores,
+            collector,
+            reloads,
+            live,
+            endpoints,
+            starter,
+            readers,
+            drain,
+            handovers,
+        };
         Ok(operator.start(acceptor))
     }
 
@@ -234,6 +315,11 @@ impl<'a> Server<'a> {
                     // What came of it is logged.
                     HostRequest::Reload => drop(self.reloads.begin(ReloadWish::default())),
                 },
+                Some(leaver) = self.leavers.recv() => {
+                    if self.hand_over(leaver, host).await {
+                        return self.until_left(host).await;
+                    }
+                }
                 () = self.drain.notified() => {
                     tracing::info!("stopping, as an operator asked");
                     return Ending::Stopped;
@@ -250,7 +336,7 @@ impl<'a> Server<'a> {
     }
 
     /// A shard has ended although the server does not stop.
-    fn shard_failed(&mut self, shard: usize, result: Result<Box<Interval>, ShardError>) {
+    pub(super) fn shard_failed(&mut self, shard: usize, result: Result<Box<Interval>, ShardError>) {
         self.ended_shards += 1;
         self.plane.note_failure(shard);
         self.observers.note_failure(shard);

@@ -133,6 +133,13 @@ impl Sessions {
         of_it.filter(|session| !session.is_counted.replace(true)).count()
     }
 
+    /// How many go on that `is_one` picks.
+    pub(super) fn count(&self, is_one: impl Fn(&RunningSession) -> bool) -> usize {
+        let known = self.known.borrow();
+        let alive = known.values().filter(|session| session.alive.strong_count() > 0);
+        alive.filter(|session| is_one(&session.running)).count()
+    }
+
     pub(super) fn is_there(&self, number: u64) -> bool {
         self.known.borrow().get(&number).is_some_and(|session| session.alive.strong_count() > 0)
     }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::Encryption;
 use super::catalogue::Catalogue;
+use super::handover::Takeover;
 use super::host::Host;
 use super::listen::listeners;
 use super::observers::wants_latencies;
@@ -17,7 +18,7 @@ use super::server::{Clients, Ending, Exits, Server};
 use super::start_error::StartError;
 use super::stores::{OpenedStores, Stores, StoresError};
 use crate::backend::{Export, LaunchCommand, OpenError};
-use crate::config::{CommandUri, Config, ExportUri, Limits, Pinning};
+use crate::config::{CommandUri, Config, ExportConfig, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
 
 /// The clients of a server.
@@ -29,6 +30,8 @@ pub enum Service {
     UntilLast,
     /// One client, which is connected: its socket, a blocking one.
     Client(OwnedFd),
+    /// All that connect, in the place of another process.
+    Takeover(Box<Takeover>),
 }
 
 /// Serves until the host says so, or until the client of [`Service::Client`] is gone.
@@ -37,22 +40,29 @@ pub enum Service {
 /// [`StartError`]; nothing is left behind then.
 pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<Ending, StartError> {
     let until_last = matches!(service, Service::UntilLast);
-    let client = match service {
-        Service::Client(socket) => Some(socket),
-        Service::Listeners | Service::UntilLast => None,
+    let (client, mut takeover) = match service {
+        Service::Client(socket) => (Some(socket), None),
+        Service::Takeover(takeover) => (None, Some(takeover)),
+        Service::Listeners | Service::UntilLast => (None, None),
     };
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
     let mut encryption = Encryption::load(config)?;
-    let (catalogue, opened) = open_exports(config, true, |uri, read_only| match uri {
-        ExportUri::Application { number } => match host.device(*number) {
-            Some(device) => Export::of_device(&device, read_only),
-            None => Export::open(uri, read_only),
-        },
-        uri => match uri.command().and_then(|command| host.launcher(command)) {
-            Some(launcher) => Export::of_command(uri, read_only, launcher),
-            None => Export::open(uri, read_only),
-        },
+    let (catalogue, opened) = open_exports(config, true, |wanted| {
+        if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {
+            return opened;
+        }
+        let ExportConfig { uri, read_only, .. } = wanted;
+        match uri {
+            ExportUri::Application { number } => match host.device(*number) {
+                Some(device) => Export::of_device(&device, *read_only),
+                None => Export::open(uri, *read_only),
+            },
+            uri => match uri.command().and_then(|command| host.launcher(command)) {
+                Some(launcher) => Export::of_command(uri, *read_only, launcher),
+                None => Export::open(uri, *read_only),
+            },
+        }
     })?;
     let limits = Arc::new(config.limits.clone());
     let files = catalogue.files() + host.exports_later() + opened.files();
@@ -78,7 +88,8 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let stores = Stores::new(Rc::clone(&plane), opened);
     let server = Server::new(config, stores, exits, starter);
-    let ending = runtime.block_on(server.serve(Clients { client, until_last }, inherited, host));
+    let clients = Clients { client, until_last, takeover };
+    let ending = runtime.block_on(server.serve(clients, inherited, host));
     match ending {
         // Dropping it would wait for operations in flight; the process ends now.
         Ok(Ending::CutOff) if !host.goes_on() => std::mem::forget(runtime),
@@ -100,25 +111,26 @@ pub fn check(
 ) -> Result<Vec<Served>, StartError> {
     listeners::check(&config.unix_access)?;
     Encryption::load(config)?;
-    let (catalogue, _stores) =
-        open_exports(config, false, |uri, read_only| match uri.command().and_then(&mut launcher) {
-            Some(launcher) => Export::of_command(uri, read_only, launcher),
-            None => Export::look_at(uri, read_only),
-        })?;
+    let (catalogue, _stores) = open_exports(config, false, |ExportConfig { uri, read_only, .. }| {
+        match uri.command().and_then(&mut launcher) {
+            Some(launcher) => Export::of_command(uri, *read_only, launcher),
+            None => Export::look_at(uri, *read_only),
+        }
+    })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
 }
 
 fn open_exports(
     config: &Config,
     locks: bool,
-    mut open: impl FnMut(&ExportUri, bool) -> Result<Export, OpenError>,
+    mut open: impl FnMut(&ExportConfig) -> Result<Export, OpenError>,
 ) -> Result<(Catalogue, OpenedStores), StartError> {
     let (mut catalogue, mut stores) = (Catalogue::default(), OpenedStores::default());
     for wanted in &config.exports {
         if stores.take(wanted, locks)? {
             continue;
         }
-        let export = open(&wanted.uri, wanted.read_only)?;
+        let export = open(wanted)?;
         stores.note(&wanted.name, &export);
         let source = wanted.uri.to_string();
         let texts = (wanted.name.as_str(), wanted.description.as_str());

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::EncryptionError;
+use super::handover::TakeoverError;
 use super::host::HostError;
 use super::listen::listeners::ListenError;
 use super::stores::StoresError;
@@ -33,6 +34,9 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The server that was to be taken over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// `--latency-log`.
     #[error("cannot write the latency log {}: {error}; choose another --latency-log", path.display())]
     LatencyLog {

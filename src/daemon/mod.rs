@@ -39,6 +39,7 @@ use crate::control::{self, Host, HostError, HostRequest, LaunchCommand, Listener
 use crate::sandbox::{Names, Sandbox, SandboxError};
 use attacher::Attacher;
 use broker::{Broker, BrokerCommands, Permissions};
+use confine::Announcement;
 use files::FilesOfBroker;
 use notify::Notifier;
 use pidfile::Pidfile;
@@ -74,6 +75,10 @@ pub(crate) struct Daemon<'a, R> {
     nowhere: Option<Nowhere>,
     /// Removed at the end.
     pidfile: Option<Pidfile>,
+    /// The process that is taken over.
+    predecessor: Option<u32>,
+    /// What is published when that is done.
+    announcement: Option<Announcement>,
 }
 
 impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
@@ -102,7 +107,36 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             watched_parent: None,
             nowhere: None,
             pidfile: None,
+            predecessor: None,
+            announcement: None,
         }
+    }
+
+    /// The same in the place of a process that runs.
+    pub(crate) fn in_place_of(self, predecessor: Option<u32>) -> Self {
+        Self { predecessor, ..self }
+    }
+
+    /// Says that the server is up.
+    fn announce(&mut self, ready: Ready<'_>, announcement: Announcement) -> Result<(), HostError> {
+        (self.ready)(ready);
+        log::settle();
+        self.pidfile = announcement.publish()?;
+        if let Some(attacher) = &self.attacher {
+            let exports = &self.config.exports;
+            attacher.attach(&self.config.attach, ready.exports, |name| {
+                exports.iter().any(|export| export.name == name && export.uri.is_volatile())
+            });
+        }
+        if let Some(nowhere) = self.nowhere.take() {
+            nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        }
+        if self.predecessor.is_some() {
+            self.notifier.tell(&format!("MAINPID={}", std::process::id()));
+        }
+        let uri = ready.exports.first().and_then(|export| export.uris.first());
+        self.notifier.tell(&within::ready(uri.filter(|_| self.surroundings.has_a_command())));
+        Ok(())
     }
 
     /// The same with something around it.
@@ -160,7 +194,8 @@ pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
 
 impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
-        self.config.pidfile.as_deref().map_or(Ok(()), Pidfile::check)?;
+        let predecessor = self.predecessor;
+        self.config.pidfile.as_deref().map_or(Ok(()), |path| Pidfile::check(path, predecessor))?;
         if self.surroundings.ends_with_parent {
             self.parent = Some(Parent::find()?);
         }
@@ -214,23 +249,28 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {
-        let pidfile = self.config.pidfile.as_deref().map(Pidfile::prepare).transpose()?;
+        let prepare = |path| Pidfile::prepare(path, self.predecessor);
+        let pidfile = self.config.pidfile.as_deref().map(prepare).transpose()?;
         let announcement = confine::enter(self.sandbox(), ready, pidfile)?;
-        (self.ready)(ready);
-        log::settle();
-        self.pidfile = announcement.publish()?;
-        if let Some(attacher) = &self.attacher {
-            let exports = &self.config.exports;
-            attacher.attach(&self.config.attach, ready.exports, |name| {
-                exports.iter().any(|export| export.name == name && export.uri.is_volatile())
-            });
+        if self.predecessor.is_some() {
+            self.announcement = Some(announcement);
+            return Ok(());
         }
-        if let Some(nowhere) = self.nowhere.take() {
-            nowhere.take_output().map_err(|error| format!("cannot leave the terminal: {error}"))?;
+        self.announce(ready, announcement)
+    }
+
+    fn taken_over(&mut self, ready: Ready<'_>) {
+        let Some(announcement) = self.announcement.take() else { return };
+        if let Err(error) = self.announce(ready, announcement) {
+            // The clients are here, whatever else does not come about.
+            tracing::error!(reason = %error, "cannot say that the server is up");
         }
-        let uri = ready.exports.first().and_then(|export| export.uris.first());
-        self.notifier.tell(&within::ready(uri.filter(|_| self.surroundings.has_a_command())));
-        Ok(())
+    }
+
+    fn handed_over(&mut self, _process: u32) {
+        self.notifier.be_silent();
+        // The devices are the other one's, whose own attacher adopts them.
+        self.attacher = None;
     }
 
     async fn next(&mut self) -> HostRequest {

@@ -39,6 +39,11 @@ impl Notifier {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
+    /// Another process is the server now, and speaks for itself.
+    pub(super) fn be_silent(&self) {
+        self.stopping.set(true);
+    }
+
     /// The server stops. A reload that ends later says nothing any more.
     pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");

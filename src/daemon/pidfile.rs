@@ -36,14 +36,15 @@ pub(crate) enum PidfileError {
 }
 
 impl Pidfile {
-    /// Checks early that no living process owns the file, and that it can be written.
-    pub(super) fn check(path: &Path) -> Result<(), PidfileError> {
+    /// Checks early that no living process owns the file but the one that is taken over, and that it can be
+    /// written.
+    pub(super) fn check(path: &Path, predecessor: Option<u32>) -> Result<(), PidfileError> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
         rustix::fs::access(directory.unwrap_or(Path::new(".")), access)
             .map_err(|error| PidfileError::Write { path: path.to_owned(), error: error.into() })?;
         match owner(path) {
-            Some(pid) if pid != std::process::id() && runs_this_program(pid) => {
+            Some(pid) if pid != std::process::id() && Some(pid) != predecessor && runs_this_program(pid) => {
                 Err(PidfileError::InUse { path: path.to_owned(), pid })
             }
             _ => Ok(()),
@@ -51,8 +52,8 @@ impl Pidfile {
     }
 
     /// Writes it under another name.
-    pub(super) fn prepare(path: &Path) -> Result<Prepared, PidfileError> {
-        Self::check(path)?;
+    pub(super) fn prepare(path: &Path, predecessor: Option<u32>) -> Result<Prepared, PidfileError> {
+        Self::check(path, predecessor)?;
         // Absolute, because the removal must not depend on the working directory.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -136,7 +137,7 @@ mod tests {
         let path = directory.path().join("pid");
         for stale in ["1\n", "4294967295", "nonsense", ""] {
             fs::write(&path, stale).unwrap();
-            let pidfile = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap();
+            let pidfile = Pidfile::prepare(&path, None).and_then(Prepared::publish).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
             drop(pidfile);
             assert!(!path.exists());
@@ -148,7 +149,7 @@ mod tests {
     fn a_pidfile_of_another_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        let pidfile = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap();
+        let pidfile = Pidfile::prepare(&path, None).and_then(Prepared::publish).unwrap();
         fs::write(&path, "1\n").unwrap();
         drop(pidfile);
         assert!(path.exists());
@@ -158,7 +159,7 @@ mod tests {
     fn a_pidfile_that_cannot_be_written_is_explained() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing/pid");
-        let error = Pidfile::prepare(&path).and_then(Prepared::publish).unwrap_err().to_string();
+        let error = Pidfile::prepare(&path, None).and_then(Prepared::publish).unwrap_err().to_string();
         assert!(error.contains("missing/pid") && error.contains("--pidfile"), "{error}");
     }
 }

@@ -107,6 +107,15 @@ impl Engine {
         }
     }
 
+    pub(super) fn installs(&self) -> bool {
+        match self {
+            Self::Kernel(engine, _) => engine.installs,
+            // Simulated sockets have no descriptors to keep.
+            #[cfg(feature = "sim")]
+            Self::Simulated(_) => true,
+        }
+    }
+
     pub(super) fn major_faults(&self) -> u64 {
         match self {
             Self::Kernel(..) => crate::sys::major_faults(),

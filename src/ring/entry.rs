@@ -85,6 +85,7 @@ pub(super) fn build_entry(operation: &mut Operation, registered: bool) -> squeue
         | Operation::Send { .. }
         | Operation::AwaitHangUp { .. }
         | Operation::AwaitRoom { .. }
+        | Operation::Install { .. }
         | Operation::Shutdown { .. } => build_socket_entry(operation),
     }
 }
@@ -119,6 +120,7 @@ fn build_socket_entry(operation: &mut Operation) -> squeue::Entry {
             opcode::PollAdd::new(fixed(*socket), (libc::POLLHUP | libc::POLLERR) as u32).build()
         }
         Operation::AwaitRoom { socket } => opcode::PollAdd::new(fixed(*socket), libc::POLLOUT as u32).build(),
+        Operation::Install { socket } => opcode::FixedFdInstall::new(fixed(*socket), 0).build(),
         Operation::Shutdown { socket, how } => {
             let how = if *how == std::net::Shutdown::Write { libc::SHUT_WR } else { libc::SHUT_RDWR };
             opcode::Shutdown::new(fixed(*socket), how).build()

@@ -137,6 +137,11 @@ impl Ring {
         self.inner.engine.borrow_mut().register_file(file)
     }
 
+    /// Whether a socket can be given a descriptor once more, with [`Operation::Install`].
+    pub fn can_install(&self) -> bool {
+        self.inner.engine.borrow().installs()
+    }
+
     /// Maps the first `length` bytes of a file, to send from its page cache; `None` where that cannot be
     /// done.
     pub fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> Option<SharedMapping> {

@@ -63,9 +63,7 @@ impl OpTable {
     #[cold]
     fn discard(&mut self, key: OpKey) {
         let OpEntry { operation, result, .. } = self.entries.remove(key.0 as usize);
-        if let (Operation::Name(work), Some(result)) = (operation, result) {
-            drop(work.opened(result));
-        }
+        drop(result.and_then(|result| operation.opened(result)));
     }
 
     /// Records the terminal CQE of an operation. Returns its owner, which then collects the result; without
@@ -135,9 +133,7 @@ impl Drop for OpTable {
     /// Files that were opened and that nobody has taken are closed.
     fn drop(&mut self) {
         for (_, OpEntry { operation, result, .. }) in &self.entries {
-            if let (Operation::Name(work), Some(result)) = (operation, result) {
-                drop(work.opened(*result));
-            }
+            drop(result.and_then(|result| operation.opened(result)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the ring can be asked to do. An operation owns its file index and every byte that the kernel may
 //! touch.
 
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use super::batch::SendBatch;
@@ -106,6 +106,9 @@ pub enum Operation {
     AwaitHangUp { socket: FileIndex },
     /// Complete when a socket can take some bytes, or will never take any more.
     AwaitRoom { socket: FileIndex },
+    /// Give a socket a descriptor once more, which has none beside its place among the ring's files: the
+    /// number is the result. `EINVAL` before Linux 6.8.
+    Install { socket: FileIndex },
     /// Bring part of a mapped file into the page cache, on a thread of the kernel; `EFAULT` if it is gone or
     /// cannot be read.
     Populate { mapped: MappedRange },
@@ -136,6 +139,16 @@ impl Operation {
         Self::Sleep { duration: Box::new(duration.into()) }
     }
 
+    /// Takes over the descriptor that came of it, if that is what its result is.
+    pub(super) fn opened(&self, result: Result<u32, i32>) -> Option<OwnedFd> {
+        match (self, result) {
+            (Self::Name(work), result) => work.opened(result),
+            // SAFETY: the kernel has made it for this operation, whose result is told once.
+            (Self::Install { .. }, Ok(number)) => Some(unsafe { OwnedFd::from_raw_fd(number as RawFd) }),
+            _ => None,
+        }
+    }
+
     /// The file whose bytes it reads, writes or makes durable.
     pub(super) const fn file(&self) -> Option<FileIndex> {
         match self {
@@ -159,4 +172,12 @@ pub struct Completion {
     pub received: Option<Received>,
     /// The socket had more data when the receive ended.
     pub socket_nonempty: bool,
+}
+
+impl Completion {
+    /// The descriptor that [`Operation::Install`] has made. It is to be asked once.
+    pub fn installed(self) -> Result<OwnedFd, i32> {
+        let errno = self.result.err().unwrap_or(libc::EBADF);
+        self.operation.opened(self.result).ok_or(errno)
+    }
 }

@@ -114,6 +114,8 @@ pub(super) struct Uring {
     receive: ReceiveRing,
     free_files: Vec<u32>,
     registered: bool,
+    /// The kernel has [`Operation::Install`].
+    pub(super) installs: bool,
     /// Completions that were taken out while submitting, to be told first.
     early: Vec<Event>,
     /// Keeps the registered arena mapped as long as the ring.
@@ -130,7 +132,7 @@ const SUBMISSION_ENTRIES: u32 = 4096;
 impl Uring {
     pub(super) fn new(options: &RingOptions) -> Result<(Self, BufferPool), RingError> {
         let ring = build_ring()?;
-        probe(&ring)?;
+        let installs = probe(&ring)?;
         let megabytes = options.lease_memory >> 20;
         let pool = BufferPool::with_reserve(options.lease_memory, options.longest_lease, options.reserve)
             .map_err(|error| RingError::Memory(megabytes, error))?;
@@ -157,6 +159,7 @@ impl Uring {
             receive,
             free_files: (0..options.files).rev().collect(),
             registered: options.registered,
+            installs,
             early: Vec::new(),
             _pool: pool.another_handle(),
         };
@@ -320,7 +323,8 @@ fn try_build() -> Result<IoUring, RingError> {
         })
 }
 
-fn probe(ring: &IoUring) -> Result<(), RingError> {
+/// Whether the kernel has all that is needed, and [`Operation::Install`].
+fn probe(ring: &IoUring) -> Result<bool, RingError> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| RingError::Other("probing", error))?;
     let needed = [
@@ -351,7 +355,7 @@ fn probe(ring: &IoUring) -> Result<(), RingError> {
     if !parameters.is_feature_nodrop() || !parameters.is_feature_ext_arg() {
         return Err(RingError::TooOld("NODROP"));
     }
-    Ok(())
+    Ok(probe.is_supported(opcode::FixedFdInstall::CODE))
 }
 
 /// Allows the ring more threads for operations that block on files; the number for sockets stays as it is.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
 use crate::shard::mailbox::{
-    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove,
+    Collect, Departing, Dismissal, EndConnection, HomeVisit, LeavingConnection, Message, NewConnection,
+    Removal, Remove, Settlement,
 };
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
 use crate::shard::turn::run::run;
@@ -171,6 +173,30 @@ impl ShardHandle {
     pub fn rates_changed(&self) {
         self.rates_changed.store(true, Ordering::Release);
         self.doorbell.ring();
+    }
+
+    /// Has the connections of some exports ready for another process, with or without those with TLS. Those
+    /// that are ready within `patience` are given to `answer` on the shard's thread, which must not wait;
+    /// they are held until [`ShardHandle::settle`]. False when the shard is gone or has no room for the
+    /// message.
+    pub(crate) fn depart(
+        &self,
+        (exports, with_tls): (Vec<ExportId>, bool),
+        patience: Duration,
+        answer: impl FnOnce(Vec<LeavingConnection>) + Send + 'static,
+    ) -> bool {
+        let order = Departing { exports, with_tls, patience, answer: Box::new(answer) };
+        let sent = self.mailbox.try_send(Message::Depart(order)).is_ok();
+        self.doorbell.ring();
+        sent
+    }
+
+    /// Says what has become of the connections that were ready. False when the shard is gone or has no room
+    /// for the message.
+    pub(crate) fn settle(&self, settlement: Settlement) -> bool {
+        let sent = self.mailbox.try_send(Message::Settle(settlement)).is_ok();
+        self.doorbell.ring();
+        sent
     }
 
     /// Asks the shard to finish what has begun, to begin nothing more, and to end. Never waits.

@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::shard::admission::gate::ExportLimits;
-use crate::shard::frontend::nbd::Secured;
+use crate::shard::frontend::nbd::{LeavingSecure, Secured};
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
@@ -76,6 +77,45 @@ pub(super) enum Message {
     EndConnection(EndConnection),
     /// Do something as the home of an image.
     Home(Box<HomeVisit>),
+    /// Have connections ready for another process.
+    Depart(Departing),
+    /// What has become of them: the other process has them, or they go on here.
+    Settle(Settlement),
+}
+
+/// Connections that another process is to serve. They are held until a [`Settlement`].
+pub(super) struct Departing {
+    /// Those of these exports.
+    pub(super) exports: Vec<ExportId>,
+    /// Those with TLS too.
+    pub(super) with_tls: bool,
+    /// What is under way has so long to end. A connection that is not ready then goes on here.
+    pub(super) patience: Duration,
+    /// Takes those that are ready, on the shard's thread: it must not wait.
+    pub(super) answer: Box<dyn FnOnce(Vec<LeavingConnection>) + Send>,
+}
+
+/// A connection that another process can serve.
+#[derive(Debug)]
+pub(crate) struct LeavingConnection {
+    /// Its number in the log.
+    pub(crate) number: u64,
+    pub(crate) export: ExportId,
+    pub(crate) socket: OwnedFd,
+    pub(crate) session: Session,
+    /// With TLS.
+    pub(crate) secure: Option<LeavingSecure>,
+    /// What came and was not acted on: it begins with a header.
+    pub(crate) input: Vec<u8>,
+}
+
+/// What has become of connections that were ready for another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// The other process has them.
+    Moved,
+    /// They go on here.
+    Stay,
 }
 
 /// Something to do for an image here, at its home, whether it is open or not.

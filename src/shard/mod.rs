@@ -15,6 +15,7 @@ mod admission;
 #[cfg(feature = "bench")]
 pub(crate) mod bench;
 mod busy_poll;
+mod departure;
 mod devices;
 mod fault_watch;
 mod frontend;
@@ -31,9 +32,10 @@ mod turn;
 
 pub use admission::gate::ExportLimits;
 pub(crate) use admission::gate::RateGroup;
+pub(crate) use frontend::nbd::LeavingSecure;
 pub use frontend::nbd::Secured;
 pub use handle::ShardHandle;
-pub(crate) use mailbox::Dismissal;
+pub(crate) use mailbox::{Dismissal, LeavingConnection, Settlement};
 pub use mailbox::{NewConnection, Removal};
 pub use setup::ShardConfig;
 pub(crate) use setup::{ShardError, ShardStartError};

@@ -21,6 +21,8 @@ use crate::nbd::session::{ExportInfo, ReplyMode, SelectedContext, Session};
 use crate::shard::setup::END;
 use crate::stats::Interval;
 
+mod departure;
+
 struct Running {
     shard: ShardHandle,
     exited: mpsc::Receiver<Result<Box<Interval>, ShardError>>,

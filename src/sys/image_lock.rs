@@ -14,6 +14,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{Holder, lock_byte, other_holder, unlock_byte};
@@ -74,7 +75,8 @@ pub(crate) enum LockError {
     Impossible(io::Error),
 }
 
-/// The locks of one image.
+/// The locks of one image. Whoever gets its description from another process has that process's locks: taking
+/// them once more changes nothing.
 #[derive(Debug)]
 pub(crate) struct ImageLock {
     file: File,
@@ -85,6 +87,11 @@ impl ImageLock {
     /// None yet. The file is a description of its own.
     pub(crate) fn new(file: File) -> Self {
         Self { file, held: Access::default() }
+    }
+
+    /// Its description, to be given to another process.
+    pub(crate) fn description(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Adds what one more export does, and gives whoever is in the way some seconds to go; when it cannot be,

@@ -27,6 +27,7 @@ mod secret;
 mod session;
 #[cfg(feature = "sim")]
 mod simulated;
+mod state;
 mod suite;
 #[cfg(test)]
 mod test_authority;

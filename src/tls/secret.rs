@@ -52,7 +52,7 @@ impl Secret {
         self.suite
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(in crate::tls) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.suite.hash_length()]
     }
 

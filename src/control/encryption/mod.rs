@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, TlsConfig, TlsPolicy};
+use crate::identity::TlsIdentity;
 use crate::nbd::server::handshake::TlsMode;
-use crate::tls::TlsAcceptor;
+use crate::shard::{LeavingSecure, Secured};
+use crate::tls::{TlsAcceptor, TlsProof, TlsSession};
 
 pub(crate) use files::EncryptionError;
 pub(super) use secure_channel::SecureChannel;
@@ -56,6 +58,25 @@ impl Encryption {
     pub(super) fn start(&mut self) -> std::io::Result<()> {
         self.workers = Some(Workers::start()?);
         Ok(())
+    }
+
+    /// What another process is told of a connection: its keys, and bytes that are not opened.
+    pub(super) fn leave(leaving: LeavingSecure) -> (Vec<u8>, Vec<u8>) {
+        let LeavingSecure { mut keys, received } = leaving;
+        (std::mem::take(&mut *keys), received)
+    }
+
+    /// A connection of another process goes on here; none if the keys are none. What its client was believed
+    /// for is what it would be believed for here.
+    pub(super) fn resume(
+        &self,
+        keys: &[u8],
+        received: &[u8],
+    ) -> Option<(Box<Secured>, TlsIdentity, TlsProof)> {
+        let session = TlsSession::of_state(keys)?;
+        let proof = self.acceptor.borrow().proof_of(&session);
+        let identity = session.identity.clone();
+        Some((Box::new(Secured { session, received: received.to_vec() }), identity, proof))
     }
 
     /// What the protocol makes of it.

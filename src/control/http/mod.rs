@@ -81,7 +81,7 @@ pub(super) async fn serve(service: Rc<impl HttpService>, acceptor: Acceptor, roo
 
 async fn converse(
     service: &impl HttpService,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: &PeerIdentity,
 ) {
     let service = service_fn(|request| async {
@@ -92,7 +92,8 @@ async fn converse(
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 use super::endpoint::Endpoint;
 use super::listeners::Listener;
@@ -67,14 +68,37 @@ impl Acceptor {
 /// is two hours, which is too long for a request that goes on for a client that was killed.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Accepts until it is aborted: each client gets a task of its own.
+/// Whether clients are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum Accepting {
+    Yes,
+    /// They wait in the backlog.
+    NotNow,
+    /// Not by this process any more.
+    Over,
+}
+
+/// Accepts until it is aborted, or told that it is over: each client gets a task of its own.
 ///
 /// There is room for `Limits::connections`. The next client after that is accepted and waits for its
 /// greeting, and those behind it wait in the backlog.
-pub(in crate::control) async fn accept(stores: Rc<Stores>, acceptor: Acceptor) {
+pub(in crate::control) async fn accept(
+    stores: Rc<Stores>,
+    acceptor: Acceptor,
+    mut accepting: watch::Receiver<Accepting>,
+) {
     let mut exhausted = false;
     loop {
-        match acceptor.accept().await {
+        match accepting.wait_for(|now| *now != Accepting::NotNow).await.map(|now| *now) {
+            Ok(Accepting::Yes) => {}
+            _ => return,
+        }
+        let accepted = tokio::select! {
+            biased;
+            _ = accepting.changed() => continue,
+            accepted = acceptor.accept() => accepted,
+        };
+        match accepted {
             Ok((socket, peer)) => {
                 exhausted = false;
                 let permit = stores.plane.permit().await;

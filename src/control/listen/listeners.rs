@@ -1,5 +1,6 @@
 //! Listening sockets: TCP, unix, abstract, and those that systemd hands over.
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -23,6 +24,8 @@ pub struct Listener {
     pub(in crate::control) endpoint: Endpoint,
     /// The file of a unix socket that is ours.
     pub(in crate::control) file: Option<SocketFile>,
+    /// The service manager made it.
+    pub(in crate::control) is_inherited: bool,
 }
 
 /// Why there is no listener; each a sentence with cause and remedy.
@@ -92,18 +95,25 @@ fn of_control(error: &ListenError) -> String {
 const BACKLOG: i32 = 4096;
 
 /// Listens on every address, with these permissions of unix sockets. Without an address, and without a
-/// listener from elsewhere, it listens on the default TCP address.
+/// listener from elsewhere, it listens on the default TCP address. `passed` gives those that another process
+/// has for an address.
 ///
 /// # Errors
 /// [`ListenError`] of the first that fails.
 pub(in crate::control) fn listen(
     addresses: &[ListenAddress],
     access: &UnixAccess,
+    mut passed: impl FnMut(&ListenAddress) -> Vec<Listener>,
     listeners: &mut Vec<Listener>,
 ) -> Result<(), ListenError> {
     let default = [ListenAddress::Tcp(TcpAddress::default())];
     let addresses = if addresses.is_empty() && listeners.is_empty() { &default } else { addresses };
     for address in addresses {
+        let mut known = passed(address);
+        if !known.is_empty() {
+            listeners.append(&mut known);
+            continue;
+        }
         match address {
             ListenAddress::Tcp(address) => listen_tcp(address, listeners)?,
             ListenAddress::Unix(UnixAddress::Path(path)) => listeners.push(listen_unix(path, access)?),
@@ -130,9 +140,44 @@ pub fn inherited() -> Result<Vec<Listener>, ListenError> {
         let endpoint = endpoint_of(&address).ok_or(ListenError::Inherited(index))?;
         socket.set_nonblocking(true).map_err(|error| ListenError::Other(format!("{endpoint:?}"), error))?;
         // The file of a unix socket is systemd's: it listens there when we are gone.
-        listeners.push(Listener { socket, endpoint, file: None });
+        listeners.push(Listener { socket, endpoint, file: None, is_inherited: true });
     }
     Ok(listeners)
+}
+
+/// A listener that another process has made; none if it does not listen. Its file stays until it is
+/// [said to be ours](SocketFile::is_ours).
+pub(in crate::control) fn passed(socket: OwnedFd, is_inherited: bool) -> Option<Listener> {
+    let socket = Socket::from(socket);
+    if !rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+        return None;
+    }
+    let mut endpoint = endpoint_of(&socket.local_addr().ok()?)?;
+    socket.set_nonblocking(true).ok()?;
+    let mut file = None;
+    if let Endpoint::Unix(path) = &mut endpoint {
+        *path = std::path::absolute(&path).ok()?;
+        file = SocketFile::of(path.clone()).ok().filter(|_| !is_inherited);
+        file.iter().for_each(|file| file.is_ours(false));
+    }
+    Some(Listener { socket, endpoint, file, is_inherited })
+}
+
+/// Whether an address asks for what listens at an endpoint.
+pub(in crate::control) fn is_asked_for(endpoint: &Endpoint, address: &ListenAddress) -> bool {
+    match (endpoint, address) {
+        (Endpoint::Tcp(real), ListenAddress::Tcp(address)) => {
+            let is_port = address.port == 0 || address.port == real.port();
+            is_port && addresses_of(address).is_ok_and(|found| found.iter().any(|one| one.ip() == real.ip()))
+        }
+        (Endpoint::Unix(real), ListenAddress::Unix(UnixAddress::Path(path))) => {
+            std::path::absolute(path).is_ok_and(|path| path == *real)
+        }
+        (Endpoint::Abstract(real), ListenAddress::Unix(UnixAddress::Abstract(name))) => {
+            real == name.as_bytes()
+        }
+        _ => false,
+    }
 }
 
 fn endpoint_of(address: &SockAddr) -> Option<Endpoint> {
@@ -194,7 +239,7 @@ fn bind_tcp(address: SocketAddr) -> Result<Listener, ListenError> {
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         let real = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(Listener { socket, endpoint: Endpoint::Tcp(real), file: None })
+        Ok(Listener { socket, endpoint: Endpoint::Tcp(real), file: None, is_inherited: false })
     };
     bound().map_err(|error: io::Error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => ListenError::PortInUse(address),
@@ -236,7 +281,7 @@ fn listen_unix(path: &Path, access: &UnixAccess) -> Result<Listener, ListenError
         file.set_mode(mode).map_err(explain)?;
     }
     socket.listen(BACKLOG).and_then(|()| socket.set_nonblocking(true)).map_err(explain)?;
-    Ok(Listener { socket, endpoint: Endpoint::Unix(path), file: Some(file) })
+    Ok(Listener { socket, endpoint: Endpoint::Unix(path), file: Some(file), is_inherited: false })
 }
 
 /// Whether there is the group that sockets are to have.
@@ -279,7 +324,7 @@ fn listen_abstract(name: &str) -> Result<Listener, ListenError> {
         let socket = Socket::from(UnixListener::bind_addr(&address)?);
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(Listener { socket, endpoint: Endpoint::Abstract(name.into()), file: None })
+        Ok(Listener { socket, endpoint: Endpoint::Abstract(name.into()), file: None, is_inherited: false })
     };
     bound().map_err(|error: io::Error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => ListenError::Live(format!("@{name}")),
@@ -294,12 +339,14 @@ pub(in crate::control) struct SocketFile {
     identity: (u64, u64),
     /// The group that was asked for, which it keeps when its owner changes.
     group: Option<u32>,
+    /// It is another process's, which may still need it.
+    stays: Cell<bool>,
 }
 
 impl SocketFile {
     fn of(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&path)?;
-        Ok(Self { path, identity, group: None })
+        Ok(Self { path, identity, group: None, stays: Cell::new(false) })
     }
 
     fn give_to_group(&mut self, group: u32) -> io::Result<()> {
@@ -327,6 +374,11 @@ impl SocketFile {
         Ok(file)
     }
 
+    /// Whether it is removed at the end: not while another process has it too.
+    pub(in crate::control) fn is_ours(&self, is_ours: bool) {
+        self.stays.set(!is_ours);
+    }
+
     pub(in crate::control) fn path(&self) -> &Path {
         &self.path
     }
@@ -339,7 +391,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if !self.stays.get() && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _gone_already = std::fs::remove_file(&self.path);
         }
     }
@@ -355,7 +407,7 @@ mod tests {
 
     fn on(address: ListenAddress) -> Result<Vec<Listener>, ListenError> {
         let mut listeners = Vec::new();
-        listen(&[address], &UnixAccess::default(), &mut listeners).map(|()| listeners)
+        listen(&[address], &UnixAccess::default(), |_| Vec::new(), &mut listeners).map(|()| listeners)
     }
 
     fn tcp(text: &str) -> Result<Vec<Listener>, ListenError> {

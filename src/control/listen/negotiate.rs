@@ -104,7 +104,7 @@ fn ring_stream(socket: &OwnedFd) -> io::Result<TcpStream> {
 }
 
 /// Whether a stream is one of TCP; one that was inherited may be of any kind.
-fn is_tcp(socket: &OwnedFd) -> bool {
+pub(in crate::control) fn is_tcp(socket: &OwnedFd) -> bool {
     let domain = rustix::net::sockopt::socket_domain(socket);
     matches!(domain, Ok(AddressFamily::INET | AddressFamily::INET6))
 }

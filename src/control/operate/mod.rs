@@ -8,6 +8,7 @@
 
 mod connections;
 mod exports;
+mod handover;
 mod routes;
 mod stores;
 mod tenants;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
 use crate::control::admin::figures::figures;
+use crate::control::handover::{Handovers, ListenerPurpose, PROTOCOL, PassedListeners};
 use crate::control::http::reply::{error, json};
 use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
@@ -60,6 +62,7 @@ pub(super) struct Operator {
     pub(super) readers: Vec<u32>,
     /// The server ends when this is told.
     pub(super) drain: Rc<Notify>,
+    pub(super) handovers: Rc<Handovers>,
 }
 
 /// A request, but for what it asks for.
@@ -76,12 +79,17 @@ struct ControlRequest<'a> {
 ///
 /// # Errors
 /// [`ListenError::Control`].
-pub(super) fn listen(path: &Path, readers: &[u32]) -> Result<Listener, ListenError> {
+pub(super) fn listen(
+    path: &Path,
+    readers: &[u32],
+    passed: &mut PassedListeners,
+) -> Result<Listener, ListenError> {
     let address = ListenAddress::Unix(UnixAddress::Path(path.to_owned()));
     let access =
         UnixAccess { mode: Some(if readers.is_empty() { MODE } else { MODE_WITH_READERS }), group: None };
     let mut bound = Vec::new();
-    listeners::listen(&[address], &access, &mut bound)
+    let passed = |address: &ListenAddress| passed.take(ListenerPurpose::Control, address);
+    listeners::listen(&[address], &access, passed, &mut bound)
         .map_err(|error| ListenError::Control(Box::new(error)))?;
     Ok(bound.remove(0))
 }
@@ -146,6 +154,8 @@ impl Operator {
                 json(StatusCode::ACCEPTED, &serde_json::json!({ "state": "stopping" }))
             }
             Verb::Reload => self.reload(query, body, peer).await,
+            Verb::HandOver => unreachable!("it ends HTTP, and goes another way"),
+            Verb::ShowHandover => json(StatusCode::OK, &self.departures()),
             Verb::ListStores => json(StatusCode::OK, &self.open_stores()),
             Verb::AskStore(verb) => self.of_store(verb, (Some(query), &[]), peer).await,
             Verb::ChangeStore(verb) => self.of_store(verb, (None, body), peer).await,
@@ -193,6 +203,9 @@ impl HttpService for Operator {
             Ok(found) => found,
             Err(refusal) => return refused(refusal),
         };
+        if verb == Verb::HandOver {
+            return self.hand_over(request, peer);
+        }
         let condition = match Condition::of(request.headers()) {
             Ok(condition) => condition,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),

@@ -24,6 +24,10 @@ pub(super) enum Verb {
     /// What a terminal shows each second.
     ShowFigures,
     Drain,
+    /// What a hand-over to a new process would move.
+    ShowHandover,
+    /// Begin one.
+    HandOver,
     Reload,
     /// The stores that are open.
     ListStores,
@@ -49,7 +53,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 32] = [
+const ROUTES: [(Method, &str, Verb); 34] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -64,6 +68,8 @@ const ROUTES: [(Method, &str, Verb); 32] = [
     (Method::GET, "/api/v1/health", Verb::Health),
     (Method::GET, "/api/v1/figures", Verb::ShowFigures),
     (Method::POST, "/api/v1/drain", Verb::Drain),
+    (Method::GET, "/api/v1/handover", Verb::ShowHandover),
+    (Method::POST, "/api/v1/handover", Verb::HandOver),
     (Method::POST, "/api/v1/reload", Verb::Reload),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),

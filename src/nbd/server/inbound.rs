@@ -81,6 +81,11 @@ impl Inbound {
         self.filled == 0 && self.payload == 0
     }
 
+    /// The bytes of the next header that are here.
+    pub fn header_so_far(&self) -> &[u8] {
+        &self.header[..usize::from(self.filled)]
+    }
+
     /// Takes bytes off the front of `input` up to the next piece. `None`: all was taken, feed more.
     #[inline]
     pub fn feed<'header, 'bytes: 'header>(

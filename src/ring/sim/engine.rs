@@ -152,6 +152,8 @@ impl SimEngine {
                 SimWork::Send { socket: self.socket(*socket), pieces, moved: 0, total, mode: *mode }
             }
             Operation::AwaitRoom { socket } => SimWork::AwaitRoom { socket: self.socket(*socket) },
+            // A simulated socket has no descriptor: what comes of it is an errno.
+            Operation::Install { .. } => SimWork::Sleep { nanoseconds: 0 },
             Operation::Populate { mapped } => {
                 let pages = mapped.pages();
                 match self.world.state().piece(pages.iov_base.cast(), pages.iov_len) {

@@ -48,6 +48,7 @@ impl Shard {
                 debug_assert_eq!(connection.receive, Some(operation));
                 connection.received(completion);
             }
+            Operation::Install { .. } => connection.installed(completion.installed()),
             Operation::Send { batch, .. } => self.sent(key, completion.result, batch),
             Operation::AwaitRoom { .. } | Operation::Populate { .. } | Operation::Read { .. } => {
                 if let Some((id, held)) = connection.may_send(completion) {

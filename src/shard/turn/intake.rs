@@ -13,7 +13,8 @@ use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{
-    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
+    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Settlement,
+    Visitor,
 };
 use std::io;
 
@@ -45,6 +46,8 @@ impl Shard {
                 Message::Remove(order) => self.remove_export(*order),
                 Message::Dismiss(numbers, why) => self.dismiss(&numbers, why),
                 Message::EndConnection(order) => self.end_connection(order),
+                Message::Depart(order) => self.depart(order),
+                Message::Settle(settlement) => self.settle(settlement),
             }
         }
         self.look_at_rates();
@@ -151,7 +154,7 @@ impl Shard {
             ..
         } = new;
         let registered = self.ring.register_file(socket.as_fd());
-        drop(socket);
+        let kept = self.keeps(&socket).then_some(socket);
         drop(socket_permit);
         let Ok(socket) = registered else {
             tracing::error!(%peer, "no room for a connection's socket, closing it");
@@ -168,6 +171,7 @@ impl Shard {
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
         connection.refuses = failed.then_some(Reason::NoDevice);
+        connection.hold.kept = kept;
         connection.secure(secure, &self.partial_records);
         let key = self.connections.insert(connection) as u32;
         self.recorder.connected(export);
@@ -276,6 +280,7 @@ impl Shard {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
             self.stops_idle = true;
             self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
+            self.settle(Settlement::Stay);
         }
         let now = self.recorder.now();
         // Those too that came with the last messages.

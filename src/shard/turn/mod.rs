@@ -1,6 +1,7 @@
 //! The loop of a shard.
 
 mod completions;
+mod departure;
 mod evict;
 mod feed;
 mod flush;

@@ -73,6 +73,7 @@ impl<F: Future<Output = ()>> Worker<F> {
             return None;
         }
         shard.take_messages();
+        shard.tend_departure();
         shard.look_at_sends();
         shard.flush();
         shard.feed();

@@ -16,6 +16,7 @@ use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
+use crate::shard::departure::Departure;
 use crate::shard::devices::Devices;
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::batches::Batches;
@@ -103,6 +104,8 @@ pub(crate) struct Shard {
     pub(crate) fault_watch: FaultWatch,
     pub(crate) busy_poll: BusyPoll,
     pub(crate) connection_count: Arc<AtomicUsize>,
+    /// Connections that another process may be about to get.
+    pub(crate) departure: Option<Departure>,
 }
 
 /// A ring, and whether its memory is pinned: it is not when the limit of locked memory is too low and pinning
@@ -155,11 +158,11 @@ impl Shard {
         let shared = TaskContext { context, answered, opened, visited };
         let admission = Admission::new(&limits, pool);
         let batches = Batches::new(limits.pieces_per_send);
-        let fault_watch = FaultWatch::new(ring.major_faults());
         Ok(Self {
             limits,
             is_pinned,
             shared: Rc::new(shared),
+            fault_watch: FaultWatch::new(ring.major_faults()),
             recorder: Recorder::new(ring.clone(), record, slow),
             ring,
             devices: Devices::default(),
@@ -185,9 +188,9 @@ impl Shard {
             next_look: None,
             cut_off: None,
             slow_sends: SlowSends::default(),
-            fault_watch,
             busy_poll: BusyPoll::new(busy_poll),
             connection_count: connections,
+            departure: None,
         })
     }
 }

@@ -59,6 +59,22 @@ impl RecordReceiver {
         Self { messages: Messages::with_tickets(), ..Self::new(secret) }
     }
 
+    /// What another process needs to go on: the key, idle records, key updates, and whether an answer to one
+    /// is due. `None` within a message, and at the end.
+    pub(in crate::tls) fn state(&self) -> Option<(&TrafficKey, u32, u64, bool)> {
+        let goes_on = !self.closed && !self.messages.is_amid();
+        goes_on.then_some((&self.key, self.idle, self.key_updates, self.answer_is_due))
+    }
+
+    pub(in crate::tls) fn of_state(
+        key: TrafficKey,
+        idle: u32,
+        key_updates: u64,
+        answer_is_due: bool,
+    ) -> Self {
+        Self { key, messages: Messages::default(), idle, key_updates, answer_is_due, closed: false }
+    }
+
     /// Opens the record at the front of `received`, in place.
     ///
     /// # Errors
@@ -129,7 +145,7 @@ impl RecordReceiver {
 
     /// Bounds what a peer can make this end do without sending anything.
     fn count(&mut self, carried: usize) -> Result<(), RecordError> {
-        self.idle = if carried > 0 { 0 } else { self.idle + 1 };
+        self.idle = if carried > 0 { 0 } else { self.idle.saturating_add(1) };
         if self.idle > IDLE_RECORDS { Err(RecordError::TooManyIdle(IDLE_RECORDS)) } else { Ok(()) }
     }
 }

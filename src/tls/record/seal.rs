@@ -26,6 +26,17 @@ impl RecordSealer {
         Self { key: TrafficKey::new(secret), renewal: RENEWAL_RECORDS, key_updates: 0 }
     }
 
+    /// What another process needs to go on.
+    pub(in crate::tls) fn key(&self) -> &TrafficKey {
+        &self.key
+    }
+
+    /// One that goes on with a key; `None` if that has made more records than it may.
+    pub(in crate::tls) fn of_state(key: TrafficKey) -> Option<Self> {
+        let (renewal, key_updates) = (RENEWAL_RECORDS, 0);
+        (key.records() < renewal + SLACK_RECORDS).then_some(Self { key, renewal, key_updates })
+    }
+
     pub(in crate::tls) fn suite(&self) -> CipherSuite {
         self.key.suite()
     }

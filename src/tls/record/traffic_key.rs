@@ -35,6 +35,15 @@ impl TrafficKey {
         Self { key: LessSafeKey::new(key), iv, sequence: 0, secret }
     }
 
+    /// The key of a secret whose next record has this number.
+    pub(in crate::tls) fn of_state(secret: Secret, sequence: u64) -> Self {
+        Self { sequence, ..Self::new(secret) }
+    }
+
+    pub(in crate::tls) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
     pub(in crate::tls) fn suite(&self) -> CipherSuite {
         self.secret.suite()
     }

@@ -4,6 +4,7 @@
 //! outcomes: a [`Request`] that may reach a backend; a [`Refusal`], which is answered with an error after its
 //! payload was skipped; a [`Violation`], after which the stream cannot be trusted and the connection ends.
 
+mod encode;
 mod filter;
 mod header;
 mod message;

@@ -170,6 +170,7 @@ impl Connection {
     pub(crate) fn watched(&mut self, result: Result<u32, i32>) {
         const GONE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
         self.receive = None;
+        self.hold.cancelling = false;
         if self.closing == Closing::No {
             if result.is_ok_and(|events| events & GONE != 0) {
                 self.because(Reason::Broken(libc::EPIPE)).end(Closing::Abort);

@@ -45,6 +45,8 @@ pub(crate) enum Reason {
     TooOld,
     /// Its client would be refused now.
     Unwelcome,
+    /// Another process serves it from now on.
+    Moved,
     /// The server ends.
     Stopping,
     /// The server ends, and this did not in time.
@@ -71,6 +73,7 @@ impl Display for Reason {
             Self::NoDevice => "the export could not be opened",
             Self::TooOld => "it has lasted as long as a session may",
             Self::Unwelcome => "its client may not use the export any more",
+            Self::Moved => "another process serves it from now on",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",
         })

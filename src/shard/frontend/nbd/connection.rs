@@ -23,6 +23,7 @@ use crate::shard::frontend::nbd::Secure;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::hang_up::HangUp;
+use crate::shard::frontend::nbd::hold::Hold;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
 use crate::shard::frontend::nbd::reply::Reply;
@@ -138,6 +139,8 @@ pub(crate) struct Connection {
     pub(crate) cancelled: bool,
     pub(crate) listed: Listed,
     pub(crate) flushing: bool,
+    /// Another process may be about to get it.
+    pub(crate) hold: Hold,
     pub(crate) progress: Progress,
     /// When the shard took it, in nanoseconds of its clock.
     pub(crate) since: u64,
@@ -197,6 +200,7 @@ impl Connection {
             cancelled: false,
             listed: Listed::No,
             flushing: false,
+            hold: Hold::default(),
             progress: Progress::default(),
             since: 0,
             requests: 0,
@@ -208,6 +212,7 @@ impl Connection {
     /// Records what a receive brought.
     pub(crate) fn received(&mut self, completion: Completion) {
         self.receive = None;
+        let was_held = std::mem::take(&mut self.hold.cancelling);
         if self.closing == Closing::Abort {
             self.forget_payload();
             return;
@@ -245,7 +250,7 @@ impl Connection {
             }
             // No receive buffer was left: tried again when one is.
             Err(libc::ENOBUFS | libc::EINTR | libc::EAGAIN) => self.drained = false,
-            Err(libc::ECANCELED) if self.closing == Closing::Graceful => {}
+            Err(libc::ECANCELED) if was_held || self.closing == Closing::Graceful => {}
             Err(errno) => {
                 tracing::debug!(peer = %self.name, errno, "receiving failed");
                 self.because(Reason::Broken(errno)).end(Closing::Abort);
@@ -258,12 +263,12 @@ impl Connection {
         if self.discards() {
             return Fed::NeedsBytes;
         }
-        if self.closing == Closing::Graceful
+        if (self.closing == Closing::Graceful || self.hold.is_held)
             && let Some(stopped) = self.read_lost(feeding)
         {
             return stopped;
         }
-        if self.closing != Closing::No {
+        if self.closing != Closing::No || self.hold.is_held {
             return Fed::Ended;
         }
         if self.throttled.is_some()
@@ -410,7 +415,7 @@ impl Connection {
         if self.discards() && self.receive.is_none() {
             return Some(Operation::Receive { socket: self.socket, poll_first: true });
         }
-        let waits = self.waiting.is_some() || self.throttled.is_some();
+        let waits = self.hold.is_held || self.waiting.is_some() || self.throttled.is_some();
         let busy = self.receive.is_some() || self.unparsed.is_some() || waits;
         if self.closing != Closing::No || busy || (shutting_down && self.is_idle()) {
             return None;

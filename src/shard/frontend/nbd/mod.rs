@@ -8,7 +8,9 @@ pub(crate) mod closing;
 pub(crate) mod connection;
 mod gated;
 pub(crate) mod hang_up;
+pub(crate) mod hold;
 mod immediate;
+pub(crate) mod leaving;
 pub(crate) mod linger;
 #[cfg(not(feature = "tls"))]
 pub(crate) mod no_tls;
@@ -26,9 +28,13 @@ pub(crate) mod tls_stage;
 mod unparsed;
 
 #[cfg(not(feature = "tls"))]
+pub(crate) use no_tls::LeavingSecure;
+#[cfg(not(feature = "tls"))]
 pub(crate) use no_tls::Secure;
 #[cfg(not(feature = "tls"))]
 pub use no_tls::Secured;
+#[cfg(feature = "tls")]
+pub(crate) use secure::LeavingSecure;
 #[cfg(feature = "tls")]
 pub(crate) use secure::Secure;
 #[cfg(feature = "tls")]

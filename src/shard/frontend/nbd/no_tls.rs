@@ -7,6 +7,7 @@ use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
+use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
@@ -20,6 +21,11 @@ pub enum Secured {}
 #[derive(Debug)]
 #[cfg(not(feature = "tls"))]
 pub(crate) enum Secure {}
+
+/// There is none.
+#[derive(Debug)]
+#[cfg(not(feature = "tls"))]
+pub(crate) enum LeavingSecure {}
 
 impl Connection {
     pub(crate) fn secure(&mut self, secured: Option<Box<Secured>>, _held: &Rc<Cell<usize>>) {
@@ -39,6 +45,12 @@ impl Connection {
     ) -> Option<Fed> {
         unreachable!("there is no TLS")
     }
+
+    pub(crate) fn leaving_secure(&self) -> Result<Option<LeavingSecure>, CannotLeave> {
+        Ok(None)
+    }
+
+    pub(crate) fn seal_no_more(&mut self) {}
 
     pub(crate) fn is_within_record(&self) -> bool {
         false

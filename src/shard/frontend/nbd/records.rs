@@ -71,6 +71,10 @@ impl Partial {
         (!self.bytes.is_empty()).then_some(self.since)
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn forget(&mut self) {
         self.held.set(self.held.get() - self.bytes.capacity());
         self.bytes = Vec::new();
@@ -126,6 +130,11 @@ impl Records {
     pub(crate) fn rest(&self) -> &[u8] {
         let all = self.joined.as_ref().map_or_else(|| self.memory.bytes(), |joined| &joined.bytes);
         &all[self.plain.clone()]
+    }
+
+    /// What is not opened.
+    pub(crate) fn unopened(&self) -> &[u8] {
+        &self.memory.bytes()[self.next..]
     }
 
     /// The first bytes of the rest are parsed.

@@ -34,6 +34,15 @@ pub struct Secured {
     pub received: Vec<u8>,
 }
 
+/// What another process needs of a connection with TLS, beside what it needs of any.
+#[derive(Debug)]
+pub(crate) struct LeavingSecure {
+    /// Its keys, and who the client is; see [`TlsSession::to_state`].
+    pub(crate) keys: zeroize::Zeroizing<Vec<u8>>,
+    /// Bytes that are not opened.
+    pub(crate) received: Vec<u8>,
+}
+
 /// What a shard has of a connection with TLS.
 #[derive(Debug)]
 pub(crate) struct Secure {
@@ -75,6 +84,14 @@ impl Secure {
 
     pub(crate) fn open_next(&mut self, records: &mut Records, now: u64) -> Result<NextRecord, RecordError> {
         records.open_next(&mut self.session, &mut self.partial, now)
+    }
+
+    /// What another process needs to go on; `behind`: what came last and is not opened. `None` when it cannot
+    /// go on from here.
+    pub(crate) fn leaving(&self, behind: &[u8]) -> Option<LeavingSecure> {
+        let is_at_end = self.farewell != Some(Alert::CLOSE_NOTIFY) || !self.pending.is_empty();
+        let keys = self.session.to_state().filter(|_| !is_at_end)?;
+        Some(LeavingSecure { keys, received: [&self.first, self.partial.bytes(), behind].concat() })
     }
 
     /// Whether nothing of a record has come.

@@ -8,9 +8,10 @@ use crate::ring::{Payload, Received};
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::Reason;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
+use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::records::{NextRecord, Records};
 use crate::shard::frontend::nbd::reply::Reply;
-use crate::shard::frontend::nbd::secure::{Secure, Secured};
+use crate::shard::frontend::nbd::secure::{LeavingSecure, Secure, Secured};
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
 use crate::tls::RecordError;
@@ -71,6 +72,21 @@ impl Connection {
         secure.forget_received();
         feeding.recorder.tls().record_errors += 1;
         self.because(Reason::Insecure).stop(feeding.now);
+    }
+
+    /// What another process needs beside what it needs of any connection; an error if it cannot go on from
+    /// here.
+    pub(crate) fn leaving_secure(&self) -> Result<Option<LeavingSecure>, CannotLeave> {
+        let Some(secure) = &self.secure else { return Ok(None) };
+        let behind = self.unparsed.as_ref().map_or(&[][..], |unparsed| unparsed.unopened());
+        secure.leaving(behind).map(Some).ok_or(CannotLeave)
+    }
+
+    /// Another process seals what is sent from now on.
+    pub(crate) fn seal_no_more(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            secure.set_farewell(None);
+        }
     }
 
     /// Whether the stream is within a record.

@@ -44,6 +44,12 @@ impl Unparsed {
         if let Memory::Records(records) = &mut self.memory { Some(records) } else { None }
     }
 
+    /// Records of TLS that are not opened.
+    #[cfg(feature = "tls")]
+    pub(crate) fn unopened(&self) -> &[u8] {
+        if let Memory::Records(records) = &self.memory { records.unopened() } else { &[] }
+    }
+
     /// What is left to parse.
     #[inline(always)]
     pub(crate) fn rest(&self) -> &[u8] {

@@ -1,0 +1,266 @@
+//! The old process: what it offers, and how its connections leave.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
+use super::offer::OfferedListener;
+use super::socket::{HandoverError, HandoverSocket};
+use crate::backend::{ExportId, PassedExport};
+use crate::control::Encryption;
+use crate::control::plane::Plane;
+use crate::shard::{LeavingConnection, Settlement};
+
+/// The new process has so long to start, between two messages.
+const START_TIME: Duration = Duration::from_secs(120);
+/// What is under way on a connection has so long to end. One that is not ready then stays here.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// From the first connection that is held to COMMIT: beyond it all go on here.
+const MOVE_TIME: Duration = Duration::from_secs(8);
+/// A new process says little.
+const LONGEST: usize = 4 << 20;
+
+/// What begins hand-overs, one at a time.
+pub(in crate::control) struct Handovers {
+    plane: Rc<Plane>,
+    /// Empty when the server ends.
+    pub(in crate::control) listeners: RefCell<Vec<OfferedListener>>,
+    /// Where those go that only have to be carried out.
+    ready: UnboundedSender<Leaver>,
+    is_busy: Rc<Cell<bool>>,
+}
+
+/// A new process that has started and waits for connections.
+pub(in crate::control) struct Leaver {
+    socket: HandoverSocket,
+    pub(in crate::control) process: u32,
+    /// The exports that it takes, and by which numbers it knows them.
+    exports: HashMap<ExportId, u32>,
+    with_tls: bool,
+    /// The files of the sockets that it takes.
+    pub(in crate::control) files: Vec<PathBuf>,
+    /// Other hand-overs may begin when it is dropped.
+    _busy: Busy,
+}
+
+/// A hand-over goes on.
+struct Busy(Rc<Cell<bool>>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// All that is offered.
+struct Offers {
+    exports: Vec<(ExportId, OfferedExport, Vec<OwnedFd>)>,
+    listeners: Vec<(HandoverMessage, OwnedFd)>,
+}
+
+/// What a new process takes, by numbers, and its process id.
+struct Wanted {
+    socket: HandoverSocket,
+    process: u32,
+    exports: Vec<u32>,
+    listeners: Vec<u32>,
+    with_tls: bool,
+}
+
+impl Handovers {
+    pub(in crate::control) fn new(plane: &Rc<Plane>, ready: UnboundedSender<Leaver>) -> Rc<Self> {
+        let (plane, listeners, is_busy) = (Rc::clone(plane), RefCell::default(), Rc::default());
+        Rc::new(Self { plane, listeners, ready, is_busy })
+    }
+
+    /// Begins one with whoever asks by this connection, once it is not HTTP any more. False while there is
+    /// another one.
+    pub(in crate::control) fn begin(self: &Rc<Self>, upgrade: OnUpgrade) -> bool {
+        if self.plane.is_stopping() || self.is_busy.replace(true) {
+            return false;
+        }
+        let (this, busy) = (Rc::clone(self), Busy(Rc::clone(&self.is_busy)));
+        tokio_uring::spawn(async move {
+            if let Err(error) = this.introduce(upgrade, busy).await {
+                tracing::warn!(reason = %error, "a hand-over did not come about, going on");
+            }
+        });
+        true
+    }
+
+    /// Tells a new process what there is, and waits until it has started.
+    async fn introduce(&self, upgrade: OnUpgrade, busy: Busy) -> Result<(), HandoverError> {
+        let other = |error: &dyn std::fmt::Display| HandoverError::Other(error.to_string());
+        let upgraded = upgrade.await.map_err(|error| other(&error))?;
+        let parts = upgraded.downcast::<TokioIo<UnixStream>>();
+        let parts = parts.map_err(|_| HandoverError::OutOfOrder("a connection that is no unix socket"))?;
+        if !parts.read_buf.is_empty() {
+            return Err(HandoverError::OutOfOrder("something before it was asked"));
+        }
+        let stream = parts.io.into_inner().into_std().map_err(HandoverError::Io)?;
+        let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
+        let offers = self.offers().map_err(HandoverError::Io)?;
+        let ids: Vec<_> = offers.exports.iter().map(|(id, ..)| *id).collect();
+        let Wanted { socket, process, exports, listeners, with_tls } =
+            on_thread(move || converse(socket, offers)).await??;
+        let exports = exports.into_iter().map(|number| Some((*ids.get(number as usize)?, number)));
+        let exports = exports.collect::<Option<_>>().ok_or(HandoverError::OutOfOrder("an unknown export"))?;
+        let offered = self.listeners.borrow();
+        let taken = listeners.iter().filter_map(|number| offered.get(*number as usize));
+        let files = taken.filter_map(|listener| listener.file.clone()).collect();
+        drop(self.ready.send(Leaver { socket, process, exports, with_tls, files, _busy: busy }));
+        Ok(())
+    }
+
+    fn offers(&self) -> std::io::Result<Offers> {
+        let mut exports = Vec::new();
+        for entry in self.plane.catalogue().iter() {
+            let (Some(export), Some(wanted)) = (entry.export(), entry.wanted()) else { continue };
+            let Some(PassedExport { files, has_lost_writes }) = export.to_pass()? else { continue };
+            let (purposes, files) = files.into_iter().unzip();
+            let (name, uri) = (entry.info.name.clone(), wanted.uri.to_string());
+            let (read_only, size) = (wanted.read_only, entry.size());
+            let offered = OfferedExport { name, uri, read_only, size, has_lost_writes, purposes };
+            exports.push((entry.id, offered, files));
+        }
+        let listener = |listener: &OfferedListener| {
+            let &OfferedListener { purpose, is_inherited, .. } = listener;
+            Ok((HandoverMessage::Listener { purpose, is_inherited }, listener.socket.try_clone()?))
+        };
+        let listeners = self.listeners.borrow().iter().map(listener).collect::<std::io::Result<_>>()?;
+        Ok(Offers { exports, listeners })
+    }
+}
+
+/// Runs what blocks on a thread of its own.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HandoverError> {
+    let (answer, answered) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("handover".into());
+    let thread = thread.spawn(move || drop(answer.send(work())));
+    thread.map_err(HandoverError::Io)?;
+    answered.await.map_err(|_panicked| HandoverError::Other("its thread failed".to_owned()))
+}
+
+/// From HELLO to PREPARED.
+fn converse(socket: HandoverSocket, offers: Offers) -> Result<Wanted, HandoverError> {
+    let process = match socket.receive_plain(LONGEST)? {
+        HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => process,
+        HandoverMessage::Hello { oldest, newest, .. } => {
+            let error = HandoverError::Version(oldest, newest, OLDEST, NEWEST);
+            socket.send(&HandoverMessage::GivenUp(error.to_string()), &[])?;
+            return Err(error);
+        }
+        other => return Err(HandoverError::OutOfOrder(other.kind())),
+    };
+    socket.send(&HandoverMessage::Welcome { version: NEWEST, process: std::process::id() }, &[])?;
+    for (_, offered, files) in offers.exports {
+        socket.send(&HandoverMessage::Export(offered), &files)?;
+    }
+    for (listener, file) in offers.listeners {
+        socket.send(&listener, &[file])?;
+    }
+    socket.send(&HandoverMessage::Offered, &[])?;
+    match socket.receive_plain(LONGEST)? {
+        HandoverMessage::Prepared { exports, listeners, with_tls } => {
+            socket.set_patience(MOVE_TIME).map_err(HandoverError::Io)?;
+            Ok(Wanted { socket, process, exports, listeners, with_tls })
+        }
+        other => Err(HandoverError::OutOfOrder(other.kind())),
+    }
+}
+
+/// Moves the connections, as many as are ready; gives their number. Nothing has changed if it fails. No
+/// client is accepted meanwhile.
+pub(in crate::control) async fn carry_out(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
+    let moved =
+        timeout(MOVE_TIME, offer_connections(plane, leaver)).await.unwrap_or(Err(HandoverError::Late));
+    let settlement = if moved.is_ok() { Settlement::Moved } else { Settlement::Stay };
+    for shard in 0..plane.shard_count() {
+        // A mailbox that is full is emptied within a turn.
+        let told = async {
+            while !plane.has_failed(shard) && !plane.shards()[shard].settle(settlement) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if timeout(MOVE_TIME, told).await.is_err() {
+            tracing::error!(shard, "a shard does not answer: its connections hang");
+        }
+    }
+    moved
+}
+
+/// Up to COMMIT, which is said when there is nothing left to wait for.
+async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
+    let Leaver { socket, exports, with_tls, _busy, .. } = leaver;
+    let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls).await?;
+    let count = leaving.len();
+    // It ends the conversation when this is given up early.
+    let _ended = EndOnDrop(socket.twin().map_err(HandoverError::Io)?);
+    let socket = on_thread(move || transfer(socket, &exports, leaving)).await??;
+    socket.send(&HandoverMessage::Commit, &[])?;
+    Ok(count)
+}
+
+/// All connections of these exports that are ready, of all shards.
+async fn quiesce(
+    plane: &Plane,
+    exports: Vec<ExportId>,
+    with_tls: bool,
+) -> Result<Vec<LeavingConnection>, HandoverError> {
+    let mut answers = Vec::new();
+    for shard in (0..plane.shard_count()).filter(|shard| !plane.has_failed(*shard)) {
+        let (answer, answered) = oneshot::channel();
+        // Nobody hears it when this was given up.
+        let tell = move |leaving| drop(answer.send(leaving));
+        if !plane.shards()[shard].depart((exports.clone(), with_tls), PATIENCE, tell) {
+            return Err(HandoverError::Shard);
+        }
+        answers.push(answered);
+    }
+    let mut leaving = Vec::new();
+    for answered in answers {
+        leaving.extend(answered.await.map_err(|_dropped| HandoverError::Shard)?);
+    }
+    Ok(leaving)
+}
+
+/// Sends connections and waits for READY.
+fn transfer(
+    socket: HandoverSocket,
+    exports: &HashMap<ExportId, u32>,
+    leaving: Vec<LeavingConnection>,
+) -> Result<HandoverSocket, HandoverError> {
+    let connections = leaving.len() as u32;
+    for LeavingConnection { number, export, socket: descriptor, session, secure, input } in leaving {
+        tracing::debug!(connection = number, input = input.len(), "offered to the new process");
+        let export = exports[&export];
+        let secure = secure.map(Encryption::leave).map(|(keys, received)| SecureState { keys, received });
+        socket.send(&HandoverMessage::Connection { export, session, secure, input }, &[descriptor])?;
+    }
+    socket.send(&HandoverMessage::AllSent { connections }, &[])?;
+    match socket.receive_plain(LONGEST)? {
+        HandoverMessage::Ready => Ok(socket),
+        other => Err(HandoverError::OutOfOrder(other.kind())),
+    }
+}
+
+/// Ends a connection when it is dropped, whoever waits for it.
+struct EndOnDrop(std::os::unix::net::UnixStream);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        // What was sent still arrives.
+        let _ended = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}

@@ -1,0 +1,37 @@
+//! A running server hands its clients over to a new process, which goes on in its place.
+//!
+//! ```text
+//! the new one (take)                         the old one (leave)
+//! POST /api/v1/handover  ──────────────────► 101, at its control socket: the peer is root, or who started it
+//! HELLO versions         ──────────────────►
+//!                        ◄────────────────── WELCOME, EXPORT with its files…, LISTENER…, OFFERED
+//! starts as usual, with what it was given; enters its sandbox
+//! PREPARED what it takes ──────────────────► no client is accepted; connections are held
+//!                        ◄────────────────── CONNECTION with its socket…, ALL SENT
+//! looks at all of it
+//! READY                  ──────────────────► from here on it is not the old one's any more
+//!                        ◄────────────────── COMMIT
+//! serves                                     serves what was not taken, and ends
+//! ```
+//!
+//! Before COMMIT the new one reads nothing of a client, sends nothing, and removes no file. Whatever goes
+//! wrong before, and whoever ends: the old one goes on reading where it stopped. A connection that is not
+//! ready in time stays with the old one, which serves it to its end; so do those of exports that the new one
+//! does not take.
+//!
+//! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
+
+mod leave;
+mod message;
+mod offer;
+mod socket;
+mod take;
+
+pub(super) use leave::{Handovers, Leaver, carry_out};
+pub(super) use message::ListenerPurpose;
+pub(super) use offer::{OfferedListener, PassedListeners};
+pub(super) use take::attach;
+pub use take::{Takeover, TakeoverError};
+
+/// What the protocol is called where HTTP ends.
+pub(super) const PROTOCOL: &str = "ringnbd-handover";

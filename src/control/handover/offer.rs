@@ -1,0 +1,77 @@
+//! Listeners that go from one process to the other.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::message::ListenerPurpose;
+use crate::config::ListenAddress;
+use crate::control::listen::endpoint::Endpoint;
+use crate::control::listen::listeners::{Listener, is_asked_for};
+
+/// A listener of this process that another one could have: its socket once more.
+#[derive(Debug)]
+pub(in crate::control) struct OfferedListener {
+    pub(super) purpose: ListenerPurpose,
+    /// The service manager made it.
+    pub(super) is_inherited: bool,
+    pub(super) socket: OwnedFd,
+    /// Its file, which is removed at the end by whoever has it then.
+    pub(super) file: Option<PathBuf>,
+}
+
+impl OfferedListener {
+    fn of(purpose: ListenerPurpose, listener: &Listener) -> io::Result<Self> {
+        let socket = listener.socket.as_fd().try_clone_to_owned()?;
+        let file = match &listener.endpoint {
+            Endpoint::Unix(path) => Some(path.clone()),
+            Endpoint::Tcp(_) | Endpoint::Abstract(_) => None,
+        };
+        Ok(Self { purpose, is_inherited: listener.is_inherited, socket, file })
+    }
+
+    /// All of a server: those of its clients, of the admin server, of the control socket.
+    pub(in crate::control) fn all(
+        clients: &[Listener],
+        admin: &[Listener],
+        control: Option<&Listener>,
+    ) -> io::Result<Vec<Self>> {
+        let clients = clients.iter().map(|listener| Self::of(ListenerPurpose::Clients, listener));
+        let admin = admin.iter().map(|listener| Self::of(ListenerPurpose::Admin, listener));
+        let control = control.into_iter().map(|listener| Self::of(ListenerPurpose::Control, listener));
+        clients.chain(admin).chain(control).collect()
+    }
+}
+
+/// Listeners that came from another process, until somebody takes them.
+#[derive(Debug, Default)]
+pub(in crate::control) struct PassedListeners {
+    /// By their numbers.
+    pub(super) waiting: Vec<(u32, ListenerPurpose, Listener)>,
+    /// The numbers of those that were taken.
+    pub(super) taken: Vec<u32>,
+}
+
+impl PassedListeners {
+    /// Takes those that listen where an address says, for the same clients; none when there are none.
+    pub(in crate::control) fn take(
+        &mut self,
+        purpose: ListenerPurpose,
+        address: &ListenAddress,
+    ) -> Vec<Listener> {
+        self.take_if(|of, listener| of == purpose && is_asked_for(&listener.endpoint, address))
+    }
+
+    /// Takes those that the service manager made for clients.
+    pub(in crate::control) fn take_inherited(&mut self) -> Vec<Listener> {
+        self.take_if(|of, listener| of == ListenerPurpose::Clients && listener.is_inherited)
+    }
+
+    fn take_if(&mut self, is_one: impl Fn(ListenerPurpose, &Listener) -> bool) -> Vec<Listener> {
+        let taken = self.waiting.extract_if(.., |(_, purpose, listener)| is_one(*purpose, listener));
+        let (numbers, listeners): (Vec<_>, Vec<_>) =
+            taken.map(|(number, _, listener)| (number, listener)).unzip();
+        self.taken.extend(numbers);
+        listeners
+    }
+}

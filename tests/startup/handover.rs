@@ -1,0 +1,455 @@
+//! A new process takes over the clients of one that runs.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::raw::{Connection, Mode};
+use crate::support::wire::MODERN;
+use crate::support::{PATIENCE, wait_until};
+
+/// One process after the other, with the same sockets, pidfile and exports.
+struct Line {
+    directory: tempfile::TempDir,
+    arguments: Vec<String>,
+    processes: usize,
+    child: Child,
+}
+
+/// A process of a line that is not known to be up.
+struct Started {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Line {
+    #[track_caller]
+    fn start(arguments: &[&str]) -> Self {
+        let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
+        let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let Started { child, log } = spawn(&directory, &arguments, 0, &[]);
+        let mut line = Self { directory, arguments, processes: 1, child };
+        line.wait_for_pidfile(&log);
+        line
+    }
+
+    /// A server for an image of so many bytes.
+    #[track_caller]
+    fn with_image(size: u64, more: &[&str]) -> (Self, tempfile::TempDir) {
+        let images = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = images.path().join("image");
+        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let path = path.display().to_string();
+        let arguments = [&[path.as_str(), "--tcp", "127.0.0.1:0"], more].concat();
+        (Self::start(&arguments), images)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    #[track_caller]
+    fn wait_for_pidfile(&mut self, log: &std::path::Path) {
+        let pid = format!("{}\n", self.child.id());
+        let deadline = Instant::now() + PATIENCE;
+        while std::fs::read_to_string(self.path("pid")).ok().as_ref() != Some(&pid) {
+            let ended = self.child.try_wait().unwrap();
+            let log = || std::fs::read_to_string(log).unwrap();
+            assert!(ended.is_none(), "it ended with {ended:?}: {}", log());
+            assert!(Instant::now() < deadline, "it is not up: {}", log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Starts one that takes over, and does not wait for it.
+    fn begin_takeover(&mut self) -> Started {
+        let control = format!("unix:{}", self.path("control").display());
+        self.processes += 1;
+        spawn(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
+    }
+
+    /// The next process takes over; gives the one before.
+    #[track_caller]
+    fn succeed(&mut self) -> Child {
+        let Started { child, log } = self.begin_takeover();
+        let before = std::mem::replace(&mut self.child, child);
+        self.wait_for_pidfile(&log);
+        before
+    }
+
+    fn log(&self, process: usize) -> String {
+        std::fs::read_to_string(self.path(&format!("log{process}"))).unwrap()
+    }
+
+    #[track_caller]
+    fn over_unix(&self, export: &str) -> Connection {
+        negotiated(Connection::over_unix(UnixStream::connect(self.path("nbd.sock")).unwrap()), export)
+    }
+
+    #[track_caller]
+    fn tcp_address(&self) -> SocketAddr {
+        let found = || {
+            let log = self.log(0);
+            let (_, rest) = log.split_once("nbd://")?;
+            rest.split('/').next()?.parse().ok()
+        };
+        wait_until("its address", || found().is_some());
+        found().unwrap()
+    }
+
+    #[track_caller]
+    fn over_tcp(&self, export: &str) -> Connection {
+        negotiated(Connection::over_tcp(TcpStream::connect(self.tcp_address()).unwrap()), export)
+    }
+
+    /// Ends the last one, and looks at what is left.
+    #[track_caller]
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let status = ended(&mut self.child);
+        let last = self.log(self.processes - 1);
+        assert!(status.success(), "{status}: {last}");
+        for name in ["pid", "nbd.sock", "control"] {
+            assert!(!self.path(name).exists(), "{name} is left: {last}");
+        }
+        for process in 0..self.processes {
+            assert!(!self.log(process).contains("panicked"), "{}", self.log(process));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _gone = self.child.kill();
+            for process in 0..self.processes {
+                eprintln!("--- process {process}:\n{}", self.log(process));
+            }
+        }
+    }
+}
+
+fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, more: &[&str]) -> Started {
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let log = directory.path().join(format!("log{number}"));
+    let mut command = Command::new(crate::binary());
+    command.args([
+        "serve",
+        "--log-format",
+        "json",
+        "--shards",
+        "2",
+        "--memory",
+        "160M",
+        "--pidfile",
+        &path("pid"),
+    ]);
+    command.args(["--unix", &path("nbd.sock"), "--control", &format!("unix:{}", path("control"))]);
+    command.args(arguments).args(more).stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    Started { child, log }
+}
+
+#[track_caller]
+fn ended(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until("the end of a process", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+#[track_caller]
+fn negotiated(mut connection: Connection, export: &str) -> Connection {
+    connection.greet(MODERN);
+    connection.choose(Mode::Structured);
+    connection.go(export);
+    connection
+}
+
+/// Writes and reads its own part of the disk until it is told to end: how often.
+fn verify(client: &mut Connection, start: u64, longest: usize, is_over: &AtomicBool) -> u64 {
+    let mut rounds = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        rounds += 1;
+        let length = longest - (rounds as usize * 4096) % (longest / 2);
+        let data: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + rounds) as u8).collect();
+        client.write(start, &data);
+        assert!(client.read(start, length) == data, "round {rounds}");
+        if rounds % 8 == 0 {
+            client.flush();
+        }
+    }
+    rounds
+}
+
+/// `RINGNBD_HANDOVERS` makes it a campaign.
+#[test]
+fn clients_do_not_notice() {
+    let wanted = std::env::var("RINGNBD_HANDOVERS").map_or(20, |number| number.parse().expect("a number"));
+    let (mut line, _images) = Line::with_image(256 << 20, &[]);
+    let mut clients = [line.over_unix(""), line.over_tcp(""), line.over_unix(""), line.over_tcp("")];
+    let (is_over, mut earlier) = (AtomicBool::new(false), Vec::new());
+    std::thread::scope(|scope| {
+        let (is_over, places) =
+            (&is_over, [(0, 16 << 10), (32 << 20, 16 << 10), (64 << 20, 32 << 20), (128 << 20, 32 << 20)]);
+        let verifiers: Vec<_> = clients
+            .iter_mut()
+            .zip(places)
+            .map(|(client, (start, longest))| scope.spawn(move || verify(client, start, longest, is_over)))
+            .collect();
+        for _ in 0..wanted {
+            earlier.push(line.succeed());
+            // New clients come to the new one.
+            line.over_unix("").expect_alive();
+            line.over_tcp("").expect_alive();
+            assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for verifier in verifiers {
+            println!("{} rounds", verifier.join().unwrap());
+        }
+    });
+    // A client that was too slow to fetch its reply stays where it is.
+    let moved: usize = (0..wanted).map(|number| moved_by(&line, number)).sum();
+    println!("{moved} connections moved in {wanted} hand-overs");
+    assert!(moved >= wanted, "hardly any has moved");
+    drop(clients);
+    for mut process in earlier {
+        let status = ended(&mut process);
+        assert!(status.success(), "{status}");
+    }
+    line.stop();
+}
+
+/// Records go on with their numbers, and the client's TLS is another library's.
+#[test]
+fn clients_with_tls_do_not_notice() {
+    let files = tempfile::tempdir().unwrap();
+    crate::support::tls::write_files(files.path());
+    let tls = ["--tls", files.path().to_str().unwrap(), "--tls-mode", "selective"];
+    let (mut line, _images) = Line::with_image(128 << 20, &tls);
+    let tunnel = crate::support::tls::tunnel(&line.path("nbd.sock"), files.path());
+    let secure = || negotiated(Connection::over_unix(UnixStream::connect(&tunnel).unwrap()), "");
+    let mut clients = [secure(), secure(), line.over_unix("")];
+    let (is_over, mut earlier) = (AtomicBool::new(false), Vec::new());
+    std::thread::scope(|scope| {
+        let is_over = &is_over;
+        let verifiers: Vec<_> = clients
+            .iter_mut()
+            .zip([(0, 16 << 10), (32 << 20, 8 << 20), (64 << 20, 16 << 10)])
+            .map(|(client, (start, longest))| scope.spawn(move || verify(client, start, longest, is_over)))
+            .collect();
+        (0..5).for_each(|_| earlier.push(line.succeed()));
+        is_over.store(true, Ordering::Relaxed);
+        verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
+    });
+    let moved: usize = (0..5).map(|number| moved_by(&line, number)).sum();
+    assert!(moved >= 5, "hardly any has moved: {moved}");
+    clients.iter_mut().for_each(Connection::expect_alive);
+    drop(clients);
+    earlier.iter_mut().for_each(|process| assert!(ended(process).success()));
+    line.stop();
+}
+
+/// How many connections a process of a line has handed over.
+fn moved_by(line: &Line, process: usize) -> usize {
+    let log = line.log(process);
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut handed_over = lines.filter(|line| line["message"] == "handed over");
+    handed_over.next().and_then(|line| line["connections"].as_u64()).expect("it handed over") as usize
+}
+
+/// A connection to a control socket that has left HTTP, as a new process makes one.
+fn upgraded(line: &Line) -> UnixStream {
+    let mut stream = UnixStream::connect(line.path("control")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = "POST /api/v1/handover HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: ringnbd-handover\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    stream
+}
+
+/// A message without descriptors: its length, its kind, and how many descriptors come along.
+fn message(kind: u8, fields: &[u8]) -> Vec<u8> {
+    [&(fields.len() as u32).to_le_bytes()[..], &[kind, 0], fields].concat()
+}
+
+fn hello() -> Vec<u8> {
+    message(0, &[&b"ringnbdH"[..], &[1, 0, 1, 0], &[0; 4]].concat())
+}
+
+/// Reads messages, and lets their descriptors go, up to one of this kind.
+fn read_up_to(stream: &mut UnixStream, kind: u8) {
+    loop {
+        let mut header = [0; 6];
+        stream.read_exact(&mut header).unwrap();
+        let mut fields = vec![0; u32::from_le_bytes(header[..4].try_into().unwrap()) as usize];
+        stream.read_exact(&mut fields).unwrap();
+        if header[4] == kind {
+            return;
+        }
+    }
+}
+
+const OFFERED: u8 = 4;
+const PREPARED: u8 = 5;
+const ALL_SENT: u8 = 7;
+const READY: u8 = 8;
+
+/// PREPARED, with the only export and no listener.
+fn prepared() -> Vec<u8> {
+    message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[0]].concat())
+}
+
+fn failed_handovers(line: &Line) -> usize {
+    let log = line.log(0);
+    log.matches("did not come about").count() + log.matches("the hand-over failed").count()
+}
+
+#[test]
+fn a_new_process_that_ends_early_changes_nothing() {
+    let (mut line, _images) = Line::with_image(128 << 20, &[]);
+    let mut clients = [line.over_unix(""), line.over_tcp("")];
+    let (is_over, mut failures) = (AtomicBool::new(false), 0);
+    std::thread::scope(|scope| {
+        let is_over = &is_over;
+        let verifiers: Vec<_> = clients
+            .iter_mut()
+            .zip([0, 64 << 20])
+            .map(|(client, start)| scope.spawn(move || verify(client, start, 32 << 20, is_over)))
+            .collect();
+        for step in 0..6 {
+            let mut stream = upgraded(&line);
+            if step > 0 {
+                stream.write_all(&hello()).unwrap();
+            }
+            if step > 1 {
+                read_up_to(&mut stream, OFFERED);
+            }
+            if step > 2 {
+                stream.write_all(&prepared()).unwrap();
+            }
+            if step > 3 {
+                read_up_to(&mut stream, ALL_SENT);
+            }
+            if step > 4 {
+                stream.write_all(&message(READY, &[])[..3]).unwrap();
+            }
+            drop(stream);
+            failures += 1;
+            wait_until("the server to notice", || failed_handovers(&line) == failures);
+            line.over_unix("").expect_alive();
+        }
+        for garbage in [vec![255; 64], message(0, b"ringnbdX"), message(READY, &[]), message(77, &[1; 9])] {
+            let mut stream = upgraded(&line);
+            stream.write_all(&garbage).unwrap();
+            // It ends the conversation, with a reset perhaps.
+            let _reset = stream.read_to_end(&mut Vec::new());
+            failures += 1;
+            wait_until("the server to notice", || failed_handovers(&line) == failures);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
+    });
+    let mut before = line.succeed();
+    assert!(ended(&mut before).success());
+    clients.iter_mut().for_each(Connection::expect_alive);
+    drop(clients);
+    line.stop();
+}
+
+/// What cannot move is served where it is, until it ends. The new process has the sockets.
+#[test]
+fn what_cannot_move_stays_until_it_ends() {
+    let images = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = images.path().join("image");
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let image = format!("file={}", path.display());
+    let mut line = Line::start(&[&image, "memory=mem:1M", "nothing=null:1M", "--tcp", "127.0.0.1:0"]);
+    let mut stays = line.over_unix("memory");
+    stays.write(0, &[7; 4096]);
+    let mut moves = [line.over_unix("file"), line.over_tcp("nothing")];
+    moves[0].write(4096, &[8; 4096]);
+    let mut before = line.succeed();
+    assert_eq!(moved_by(&line, 0), 2);
+    assert_eq!(stays.read(0, 4096), [7; 4096]);
+    assert_eq!(moves[0].read(4096, 4096), [8; 4096]);
+    moves[1].expect_alive();
+    // The other one has a memory of its own.
+    assert_eq!(line.over_unix("memory").read(0, 4096), [0; 4096]);
+    assert!(before.try_wait().unwrap().is_none(), "somebody is left");
+    // The image belongs to the line, whoever of it has it.
+    let second = Command::new(crate::binary())
+        .args(["serve", "--unix", &line.path("other").display().to_string(), &image, "--sandbox", "off"])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(2), "{}", String::from_utf8_lossy(&second.stderr));
+    drop(stays);
+    assert!(ended(&mut before).success());
+    drop(moves);
+    line.stop();
+}
+
+/// One thousand connections, each with half a request.
+#[test]
+fn a_thousand_connections_move_at_once() {
+    let (mut line, _images) = Line::with_image(64 << 20, &[]);
+    let mut clients: Vec<_> = (0..1000).map(|_| line.over_unix("")).collect();
+    let request = crate::support::raw::Request::read(0, 4096).encode(Mode::Structured);
+    let halves = |client: usize| request.split_at(client % request.len());
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(halves(number).0);
+    }
+    let begin = Instant::now();
+    let mut before = line.succeed();
+    println!("{:?} with the start of the process", begin.elapsed());
+    assert_eq!(moved_by(&line, 0), 1000);
+    assert!(ended(&mut before).success());
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(halves(number).1);
+        let reply = client.reply_to(&crate::support::raw::Request::read(0, 4096));
+        assert_eq!(reply.error, 0, "client {number}");
+    }
+    drop(clients);
+    line.stop();
+}
+
+#[test]
+fn a_server_that_cannot_be_taken_over_is_told_of() {
+    let (line, _images) = Line::with_image(1 << 20, &[]);
+    let refused = |control: &str, more: &[&str]| {
+        let output = Command::new(crate::binary())
+            .args(["serve", "--takeover", control, "--unix", &line.path("other").display().to_string()])
+            .args(more)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let nobody = refused(&format!("unix:{}", line.path("nobody").display()), &["mem:1M"]);
+    assert!(nobody.contains("--control"), "{nobody}");
+    let nbd = refused(&format!("unix:{}", line.path("nbd.sock").display()), &["mem:1M"]);
+    assert!(nbd.contains("does not speak as a control socket does"), "{nbd}");
+    // Another pidfile than its own is not the old server's business, and what it cannot open ends it.
+    let control = format!("unix:{}", line.path("control").display());
+    let missing = refused(&control, &["/nonexistent"]);
+    assert!(missing.contains("does not exist"), "{missing}");
+    wait_until("the server to notice", || failed_handovers(&line) == 1);
+    line.over_unix("").expect_alive();
+    line.stop();
+}
