@@ -101,8 +101,7 @@ impl Config {
         if exports.is_empty() {
             exports.push(ExportConfig::example());
         }
-        check_names(&exports)?;
-        check_tenants(&settings.tenants, &exports)?;
+        check_names(&exports, &settings.tenants)?;
         let tls = settings.tls.resolve(&exports)?;
         let unix_access = settings.unix_access;
         warnings.extend(check_access(&unix_access, &settings.listen)?);
@@ -195,7 +194,8 @@ fn fit_connections(
     Ok(())
 }
 
-fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
+fn check_names(exports: &[ExportConfig], tenants: &[TenantConfig]) -> Result<(), ConfigError> {
+    check_tenants(tenants, exports)?;
     let mut names = HashSet::new();
     // A store without a name may be one whose images have theirs.
     let named = exports.iter().filter(|export| !export.may_be_a_store());
