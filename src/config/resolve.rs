@@ -101,8 +101,7 @@ impl Config {
         let defaults =
             ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
         let mut exports = or_example(settings.exports);
-        check_names(&exports)?;
-        check_tenants(&settings.tenants, &exports)?;
+        check_names(&exports, &settings.tenants)?;
         let tls = settings.tls.resolve(&exports)?;
         let needs_tls = tls.as_ref().is_some_and(|tls| tls.mode == TlsPolicy::Required);
         attach::check(&settings.attach, &exports, needs_tls)?;
@@ -202,7 +201,8 @@ fn or_example(exports: Vec<ExportConfig>) -> Vec<ExportConfig> {
     if exports.is_empty() { vec![ExportConfig::example()] } else { exports }
 }
 
-fn check_names(exports: &[ExportConfig]) -> Result<(), ConfigError> {
+fn check_names(exports: &[ExportConfig], tenants: &[TenantConfig]) -> Result<(), ConfigError> {
+    check_tenants(tenants, exports)?;
     let mut names = HashSet::new();
     // A store without a name may be one whose images have theirs.
     let named = exports.iter().filter(|export| !export.may_be_a_store());

@@ -107,8 +107,8 @@ impl Ring {
         Completion { result, operation, received, socket_nonempty }
     }
 
-    /// The time since the process set up its first ring. It is the only clock of the data plane, so that a simulation can
-    /// set it.
+    /// Since the process set up its first ring. It is the only clock of the data plane, so that a
+    /// simulation can set it.
     pub fn now(&self) -> Duration {
         self.inner.engine.borrow().now()
     }

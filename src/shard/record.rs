@@ -38,8 +38,8 @@ impl Recorder {
         Self { ring, now, interval, pending_batch: None, gauges: Vec::new(), on, slow }
     }
 
-    /// Reads the clock: nanoseconds since the process set up its first ring. When nothing is recorded the moment of this turn
-    /// will do.
+    /// Reads the clock: nanoseconds since the first ring was set up. When nothing is recorded the moment
+    /// of this turn will do.
     pub(super) fn clock(&self) -> u64 {
         if self.on { self.elapsed() } else { self.now }
     }

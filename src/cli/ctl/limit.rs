@@ -18,7 +18,7 @@ pub(crate) struct LimitCommand {
     /// Of this tenant: its exports share them
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
-    /// A rate, such as iops=1000, read_bytes=100M, iops_burst=5000, or iops=off; those that are not named stay
+    /// A rate, such as iops=1000, read_bytes=100M, iops_burst=500, or iops=off; the others stay
     #[arg(long = "set", value_name = "RATE=VALUE")]
     set: Vec<String>,
     /// No rate at all

@@ -21,7 +21,7 @@ use crate::control::catalogue::Entry;
 use crate::control::listen::listeners;
 use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
-use crate::control::sessions::{RunningSession, Sessions};
+use crate::control::sessions::{RunningSession};
 use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::session::Session;
 use crate::shard::{NewConnection, Secured};
@@ -309,6 +309,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
             socket,
             id: entry.id,
             export: Arc::clone(entry.export().expect("it was opened")),
+            limits: entry.limits(),
             session,
             leftover: input,
             secure,

@@ -53,7 +53,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 34] = [
+const ROUTES: [(Method, &str, Verb); 35] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),

@@ -154,10 +154,9 @@ impl Shard {
             workers_per_export: limits.workers_per_export,
             zeroes: zeroes.freeze(),
         };
-        let (answered, opened, visited) = Default::default();
+        let ((answered, opened, visited), pieces) = (Default::default(), limits.pieces_per_send);
         let shared = TaskContext { context, answered, opened, visited };
         let admission = Admission::new(&limits, pool);
-        let batches = Batches::new(limits.pieces_per_send);
         Ok(Self {
             limits,
             is_pinned,
@@ -176,7 +175,7 @@ impl Shard {
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             jobs: Vec::new(),
-            batches,
+            batches: Batches::new(pieces),
             ended: Vec::new(),
             started: Vec::new(),
             messages,
