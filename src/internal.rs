@@ -49,8 +49,8 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, AttachConfig, CommandUri, Config, ControlAddress, ExportConfig, ExportUri, Limits,
-        ListenAddress, LogFormat, Machine, Pinning, RateLimits, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy,
-        TlsSettings,
+        ListenAddress, LogFormat, Machine, Pinning, RateLimits, RunAs, SandboxMode, Settings, Shutdown,
+        TlsPolicy, TlsSettings,
     };
 
     pub mod difference {
@@ -115,10 +115,10 @@ pub mod ring {
 }
 
 pub mod shard {
+    pub use crate::shard::Secured;
     pub use crate::shard::{ExportLimits, NewConnection, Removal, ShardConfig, ShardHandle};
     #[cfg(feature = "sim")]
     pub use crate::shard::{Holdings, SteppedShard};
-    pub use crate::shard::Secured;
 
     #[cfg(feature = "bench")]
     pub mod bench {

@@ -111,11 +111,12 @@ pub fn check(
 ) -> Result<Vec<Served>, StartError> {
     listeners::check(&config.unix_access)?;
     Encryption::load(config)?;
-    let (catalogue, _stores) = open_exports(config, false, |ExportConfig { uri, read_only, .. }| {
-        match uri.command().and_then(&mut launcher) {
-            Some(launcher) => Export::of_command(uri, *read_only, launcher),
-            None => Export::look_at(uri, *read_only),
-        }
+    let (catalogue, _stores) = open_exports(config, false, |ExportConfig { uri, read_only, .. }| match uri
+        .command()
+        .and_then(&mut launcher)
+    {
+        Some(launcher) => Export::of_command(uri, *read_only, launcher),
+        None => Export::look_at(uri, *read_only),
     })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
 }

@@ -37,7 +37,10 @@ fn only_one(mut found: Vec<PathBuf>) -> Result<PathBuf, String> {
         _ => {
             found.sort();
             let all: Vec<_> = found.iter().map(|path| printable(&path.to_string_lossy())).collect();
-            Err(format!("several servers have a control socket, write --control unix:PATH: {}", all.join(", ")))
+            Err(format!(
+                "several servers have a control socket, write --control unix:PATH: {}",
+                all.join(", ")
+            ))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which columns a table has, by the room for them, and what stands in its cells.
 
 use super::figures::ShardFigures;
-use super::model::{ClientRates, ExportRates};
+use super::model::{ClientRates, ExportSpeed};
 use super::words::{age, short_bytes, time_or_dash};
 use crate::cli::info::export_name;
 use crate::cli::text::human_rate;
@@ -55,26 +55,26 @@ fn name_of(name: &str) -> String {
     export_name(&cut)
 }
 
-pub(super) fn exports<'a>(width: u16, rows: impl Iterator<Item = &'a ExportRates>) -> Drawn {
+pub(super) fn exports<'a>(width: u16, rows: impl Iterator<Item = &'a ExportSpeed>) -> Drawn {
     let errors = NumberColumn {
-        is_alarming: |row: &&ExportRates| row.errors > 0.0,
-        ..number("ERRORS", 7, 5, |row: &&ExportRates| row.of.errors.to_string())
+        is_alarming: |row: &&ExportSpeed| row.errors > 0.0,
+        ..number("ERRORS", 7, 5, |row: &&ExportSpeed| row.of.errors.to_string())
     };
     let numbers = vec![
-        number("READ/s", 7, 1, |row: &&ExportRates| human_rate(row.reads)),
-        number("WRITE/s", 7, 1, |row: &&ExportRates| human_rate(row.writes)),
-        number("OTHER/s", 7, 9, |row: &&ExportRates| human_rate(row.others)),
-        number("READ B/s", 9, 3, |row: &&ExportRates| short_bytes(row.read_bytes)),
-        number("WRITE B/s", 9, 3, |row: &&ExportRates| short_bytes(row.written_bytes)),
-        number("P50", 7, 4, |row: &&ExportRates| time_or_dash(row.of.p50_ns)),
-        number("P99", 7, 2, |row: &&ExportRates| time_or_dash(row.of.p99_ns)),
-        number("FLIGHT", 6, 6, |row: &&ExportRates| row.of.in_flight.to_string()),
-        number("CLIENTS", 7, 7, |row: &&ExportRates| row.of.connections.to_string()),
+        number("READ/s", 7, 1, |row: &&ExportSpeed| human_rate(row.reads)),
+        number("WRITE/s", 7, 1, |row: &&ExportSpeed| human_rate(row.writes)),
+        number("OTHER/s", 7, 9, |row: &&ExportSpeed| human_rate(row.others)),
+        number("READ B/s", 9, 3, |row: &&ExportSpeed| short_bytes(row.read_bytes)),
+        number("WRITE B/s", 9, 3, |row: &&ExportSpeed| short_bytes(row.written_bytes)),
+        number("P50", 7, 4, |row: &&ExportSpeed| time_or_dash(row.of.p50_ns)),
+        number("P99", 7, 2, |row: &&ExportSpeed| time_or_dash(row.of.p99_ns)),
+        number("FLIGHT", 6, 6, |row: &&ExportSpeed| row.of.in_flight.to_string()),
+        number("CLIENTS", 7, 7, |row: &&ExportSpeed| row.of.connections.to_string()),
         errors,
-        number("SIZE", 8, 8, |row: &&ExportRates| short_bytes(row.of.size_bytes as f64)),
-        number("ACCESS", 6, 10, |row: &&ExportRates| if row.of.read_only { "ro" } else { "rw" }.to_owned()),
+        number("SIZE", 8, 8, |row: &&ExportSpeed| short_bytes(row.of.size_bytes as f64)),
+        number("ACCESS", 6, 10, |row: &&ExportSpeed| if row.of.read_only { "ro" } else { "rw" }.to_owned()),
     ];
-    let names = [NameColumn { title: "EXPORT", text: |row: &&ExportRates| name_of(&row.of.export) }];
+    let names = [NameColumn { title: "EXPORT", text: |row: &&ExportSpeed| name_of(&row.of.export) }];
     lay_out(width, &names, numbers, rows)
 }
 

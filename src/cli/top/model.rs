@@ -69,7 +69,7 @@ impl TopOrder {
 
 /// An export, and what it does a second.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct ExportRates {
+pub(super) struct ExportSpeed {
     pub(super) of: ExportFigures,
     pub(super) reads: f64,
     pub(super) writes: f64,
@@ -79,7 +79,7 @@ pub(super) struct ExportRates {
     pub(super) errors: f64,
 }
 
-impl ExportRates {
+impl ExportSpeed {
     pub(super) fn requests(&self) -> f64 {
         self.reads + self.writes + self.others
     }
@@ -104,7 +104,7 @@ pub(super) enum TopAction {
 #[derive(Debug, Default)]
 pub(super) struct TopModel {
     pub(super) shot: Shot,
-    pub(super) exports: Vec<ExportRates>,
+    pub(super) exports: Vec<ExportSpeed>,
     pub(super) clients: Vec<ClientRates>,
     /// Of the whole server, oldest first.
     pub(super) seconds: VecDeque<SecondFigures>,
@@ -272,9 +272,9 @@ impl TopModel {
 
     /// What the whole server does a second: requests, bytes that were read, bytes that were written, errors.
     pub(super) fn sums(&self) -> (f64, f64, f64, f64) {
-        let sum = |of: fn(&ExportRates) -> f64| self.exports.iter().map(of).sum();
+        let sum = |of: fn(&ExportSpeed) -> f64| self.exports.iter().map(of).sum();
         (
-            sum(ExportRates::requests),
+            sum(ExportSpeed::requests),
             sum(|row| row.read_bytes),
             sum(|row| row.written_bytes),
             sum(|row| row.errors),
@@ -295,7 +295,7 @@ fn sort_by<'a>(
     });
 }
 
-impl ExportRates {
+impl ExportSpeed {
     fn weight(&self, order: TopOrder) -> f64 {
         match order {
             TopOrder::Requests | TopOrder::Name => self.requests(),
@@ -317,13 +317,13 @@ impl ClientRates {
     }
 }
 
-fn export_rates(now: &[ExportFigures], before: &[ExportFigures], seconds: f64) -> Vec<ExportRates> {
+fn export_rates(now: &[ExportFigures], before: &[ExportFigures], seconds: f64) -> Vec<ExportSpeed> {
     let by_name: HashMap<&str, &ExportFigures> = before.iter().map(|of| (of.export.as_str(), of)).collect();
     let rates = |of: &ExportFigures| {
         let Some(old) = by_name.get(of.export.as_str()) else {
-            return ExportRates { of: of.clone(), ..ExportRates::default() };
+            return ExportSpeed { of: of.clone(), ..ExportSpeed::default() };
         };
-        ExportRates {
+        ExportSpeed {
             of: of.clone(),
             reads: rate(of.reads, old.reads, seconds),
             writes: rate(of.writes, old.writes, seconds),

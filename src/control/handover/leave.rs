@@ -70,7 +70,7 @@ struct Offers {
 }
 
 /// What a new process takes, by numbers, and its process id.
-struct Wanted {
+struct WantedHandover {
     socket: HandoverSocket,
     process: u32,
     exports: Vec<u32>,
@@ -112,7 +112,7 @@ impl Handovers {
         let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
         let offers = self.offers().map_err(HandoverError::Io)?;
         let ids: Vec<_> = offers.exports.iter().map(|(id, ..)| *id).collect();
-        let Wanted { socket, process, exports, listeners, with_tls } =
+        let WantedHandover { socket, process, exports, listeners, with_tls } =
             on_thread(move || converse(socket, offers)).await??;
         let exports = exports.into_iter().map(|number| Some((*ids.get(number as usize)?, number)));
         let exports = exports.collect::<Option<_>>().ok_or(HandoverError::OutOfOrder("an unknown export"))?;
@@ -153,7 +153,7 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 }
 
 /// From HELLO to PREPARED.
-fn converse(socket: HandoverSocket, offers: Offers) -> Result<Wanted, HandoverError> {
+fn converse(socket: HandoverSocket, offers: Offers) -> Result<WantedHandover, HandoverError> {
     let process = match socket.receive_plain(LONGEST)? {
         HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => process,
         HandoverMessage::Hello { oldest, newest, .. } => {
@@ -174,7 +174,7 @@ fn converse(socket: HandoverSocket, offers: Offers) -> Result<Wanted, HandoverEr
     match socket.receive_plain(LONGEST)? {
         HandoverMessage::Prepared { exports, listeners, with_tls } => {
             socket.set_patience(MOVE_TIME).map_err(HandoverError::Io)?;
-            Ok(Wanted { socket, process, exports, listeners, with_tls })
+            Ok(WantedHandover { socket, process, exports, listeners, with_tls })
         }
         other => Err(HandoverError::OutOfOrder(other.kind())),
     }

@@ -21,7 +21,7 @@ use crate::control::catalogue::Entry;
 use crate::control::listen::listeners;
 use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
-use crate::control::sessions::{RunningSession};
+use crate::control::sessions::RunningSession;
 use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::session::Session;
 use crate::shard::{NewConnection, Secured};

@@ -75,7 +75,7 @@ impl ExportLimits {
     }
 
     /// Puts an export's own rates into force, which begin anew.
-    #[cfg(feature = "sim")]
+    #[cfg(any(feature = "sim", test))]
     pub fn set_alone(&self, limits: &RateLimits) {
         self.set(&[&RateGroup::default().changed(limits)]);
     }

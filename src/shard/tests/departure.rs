@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 use crate::random::Random;
+use crate::shard::ExportLimits;
 
 const ID: ExportId = ExportId { index: 0, generation: 0 };
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,7 +34,13 @@ fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
     heard.recv_timeout(PATIENCE).unwrap()
 }
 
-fn arrive(at: &Running, leaving: LeavingConnection) {
+/// `rate`: requests a second, so that some of them wait for it when the next departure comes.
+fn arrive(at: &Running, leaving: LeavingConnection, rate: Option<u64>) {
+    let limits = Arc::new(ExportLimits::default());
+    if let Some(rate) = rate {
+        let rates = serde_json::json!({ "iops": rate, "iops_burst": 1 });
+        limits.set_alone(&serde_json::from_value(rates).unwrap());
+    }
     let LeavingConnection { number, export, socket, session, input, .. } = leaving;
     let new = NewConnection {
         number,
@@ -41,6 +48,7 @@ fn arrive(at: &Running, leaving: LeavingConnection) {
         over_tcp: false,
         id: export,
         export: Arc::clone(&at.export),
+        limits,
         session,
         leftover: input,
         secure: None,
@@ -142,7 +150,8 @@ fn nothing_is_lost_on_the_way() {
                 continue;
             }
             assert!(here.shard.settle(Settlement::Moved));
-            leaving.into_iter().for_each(|leaving| arrive(there, leaving));
+            let rate = (moved % 3 == 0).then_some(500);
+            leaving.into_iter().for_each(|leaving| arrive(there, leaving, rate));
             std::mem::swap(&mut here, &mut there);
             moved += 1;
         }

@@ -18,12 +18,12 @@ use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind};
 use crate::store::packs::PackPlace;
 
 /// What is still looked for, by its name: which of what was found.
-type Wanted = BTreeMap<ChunkHash, Vec<usize>>;
+type WantedCopies = BTreeMap<ChunkHash, Vec<usize>>;
 
 impl<M: LayerMaps> OpenStore<M> {
     /// Writes again what it finds copies of.
     pub(super) fn repair(&self, scan: &mut PackScan<'_>, copies: &[CopySource]) -> Result<(), StoreError> {
-        let mut wanted = Wanted::new();
+        let mut wanted = WantedCopies::new();
         for (number, damage) in scan.found.iter().enumerate() {
             wanted.entry(damage.chunk.hash).or_default().push(number);
         }
@@ -36,7 +36,7 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         // Nodes are in packs only.
         let is_data = |numbers: &Vec<usize>| scan.found[numbers[0]].chunk.kind == ChunkKind::Data;
-        let mut left: Wanted = wanted.into_iter().filter(|(_, numbers)| is_data(numbers)).collect();
+        let mut left: WantedCopies = wanted.into_iter().filter(|(_, numbers)| is_data(numbers)).collect();
         for source in copies {
             copies_of_file(scan, source, &rows, &mut left)?;
         }
@@ -76,7 +76,7 @@ fn copies_of_pack(
     scan: &mut PackScan<'_>,
     row: &PackRow,
     rows: &BTreeMap<u64, &PackRow>,
-    wanted: &mut Wanted,
+    wanted: &mut WantedCopies,
 ) -> Result<(), StoreError> {
     let Ok(pack) = scan.place.open(row.number, row.space) else { return Ok(()) };
     let here: Vec<(ChunkHash, u32)> =
@@ -94,7 +94,7 @@ fn copies_of_file(
     scan: &mut PackScan<'_>,
     source: &CopySource,
     rows: &BTreeMap<u64, &PackRow>,
-    wanted: &mut Wanted,
+    wanted: &mut WantedCopies,
 ) -> Result<(), StoreError> {
     /// What ends the reading of a file.
     enum CopyEnd {
@@ -126,7 +126,7 @@ fn restore(
     rows: &BTreeMap<u64, &PackRow>,
     hash: &ChunkHash,
     contents: &[u8],
-    wanted: &mut Wanted,
+    wanted: &mut WantedCopies,
 ) {
     let numbers = wanted.remove(hash).unwrap_or_default();
     let mut left = Vec::new();

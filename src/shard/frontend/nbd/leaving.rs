@@ -3,8 +3,8 @@
 //! First it is *held*: its receive is cancelled, which ends with bytes or with none, so that no byte is lost;
 //! no request begins, those that have begun are answered, and replies leave. Then what there is of it is its
 //! socket, its session, and *input that was not acted on*: the header of a request whose payload comes in or
-//! that waits for memory, as it stood on the wire, and the bytes behind it. Whoever gets these takes them for
-//! what came with the handshake, and goes on as if the connection was new.
+//! that waits for memory or for a rate, as it stood on the wire, and the bytes behind it. Whoever gets these
+//! takes them for what came with the handshake, and goes on as if the connection was new.
 //!
 //! Nothing of it changes here until it is settled, so it can go on at any time.
 
@@ -73,6 +73,8 @@ impl Connection {
             receiving.request.encode(mode, &mut bytes);
             let lease = receiving.lease.as_ref().expect("nothing is received into it");
             bytes.extend_from_slice(lease.bytes(0..receiving.filled as usize));
+        } else if let Some(throttled) = &self.throttled {
+            throttled.request.encode(mode, &mut bytes);
         } else if let Some((request, _since)) = &self.waiting {
             request.encode(mode, &mut bytes);
         } else {
