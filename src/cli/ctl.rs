@@ -3,13 +3,13 @@
 mod connections;
 mod exports;
 mod limit;
-mod place;
 mod question;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Outcome;
+use super::control_place;
 use super::http::{self, HttpAnswer};
 use super::info::export_name;
 use super::text::{json, print};
@@ -79,7 +79,7 @@ pub(crate) enum CtlCommand {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let path = match place::find(args.control) {
+    let path = match control_place::find(args.control) {
         Ok(path) => path,
         Err(why) => return Outcome::refused(why),
     };

@@ -7,6 +7,7 @@ pub(crate) mod bench;
 mod captive;
 pub(crate) mod check;
 pub(crate) mod completions;
+mod control_place;
 pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod detach;

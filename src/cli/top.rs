@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Outcome;
+use super::control_place;
 use super::text::{json, print};
 use crate::config::listen::UnixAddress;
 use crate::config::size::parse_duration;
@@ -52,8 +53,8 @@ Exit codes: 0, it was shown; 2, the server cannot be asked, or there is no termi
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows the keys, examples and the JSON keys.")]
 pub(crate) struct Args {
-    /// The control socket: unix:PATH
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "admin", conflicts_with = "admin")]
+    /// The control socket: unix:PATH [default: as of `ctl`]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "admin")]
     pub control: Option<ControlAddress>,
     /// The admin server: http://HOST:PORT, unix:PATH or unix:@NAME
     #[arg(long, value_name = "URL", value_parser = admin_address)]
@@ -104,13 +105,13 @@ fn admin_address(text: &str) -> Result<AdminAddress, String> {
 
 pub(crate) fn run(args: Args) -> Outcome {
     let interval = args.interval.max(Duration::from_millis(100));
-    let is_control = args.control.is_some();
-    let server = match (&args.control, &args.admin) {
-        (Some(ControlAddress::Path(path)), _) => ListenAddress::Unix(UnixAddress::Path(path.clone())),
-        (_, Some(AdminAddress(address))) => address.clone(),
-        _ => {
-            return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
-        }
+    let is_control = args.admin.is_none();
+    let server = match args.admin {
+        Some(AdminAddress(address)) => address,
+        None => match control_place::find(args.control) {
+            Ok(path) => ListenAddress::Unix(UnixAddress::Path(path)),
+            Err(why) => return Outcome::refused(why),
+        },
     };
     let camera = Camera::new(server, is_control);
     let model = TopModel {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Outcome;
+use super::control_place;
 use super::http;
 use super::info::export_name;
 use super::text::{json, print};
@@ -27,9 +28,9 @@ pub(crate) struct Args {
     /// Say which connections would move to a new process, and which not and why; nothing is changed
     #[arg(long, required = true)]
     pub check: bool,
-    /// The control socket of the server: unix:PATH
+    /// The control socket of the server: unix:PATH [default: as of `ctl`]
     #[arg(long, value_name = "ADDRESS")]
-    pub control: ControlAddress,
+    pub control: Option<ControlAddress>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -46,10 +47,11 @@ struct DepartureRow {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let ControlAddress::Path(path) = &args.control else {
-        return Outcome::refused("there is no control socket to ask with --control off: write unix:PATH");
+    let path = match control_place::find(args.control.clone()) {
+        Ok(path) => path,
+        Err(why) => return Outcome::refused(why),
     };
-    let answer = match http::ask(path, "GET", "/api/v1/handover", "") {
+    let answer = match http::ask(&path, "GET", "/api/v1/handover", "") {
         Ok(answer) => answer,
         Err(why) => return Outcome::refused(format_args!("{}: {why}", path.display())),
     };
@@ -109,9 +111,8 @@ mod tests {
         let (text, all) = sentences(&rows);
         let lines: Vec<_> = text.lines().collect();
         assert!(!all && lines.len() == 2, "{text}");
-        assert!(
-            lines[1].ends_with("its bytes are in memory; 2 connections would stay with the old process.")
-        );
+        let why = "its bytes are in memory; 2 connections would stay with the old process.";
+        assert!(lines[0].ends_with(why), "{text}");
         assert_eq!(lines[1], "Can move: 4. Would stay until they end: 2.");
         assert!(sentences(&[row("m", 0, Some("x"))]).1, "nobody would be left behind");
     }

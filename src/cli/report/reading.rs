@@ -178,7 +178,7 @@ impl ReportSource {
                 add(&mut row.total, &histogram, *unit);
                 time.add(index, row, (*start, start + interval.length_seconds), &histogram, *unit);
             } else {
-                let phases = row.phases.get_or_insert_with(|| Box::new([empty(), empty(), empty()]));
+                let phases = row.phases.get_or_insert_with(|| Box::new(Phase::PARTS.map(|_| empty())));
                 add(&mut phases[phase as usize], &histogram, *unit);
             }
         }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use hdrhistogram::Histogram;
 
-use crate::stats::{HEAT_ROWS, Percentiles};
+use crate::stats::{HEAT_ROWS, Percentiles, Phase};
 
 /// The longest latency, in nanoseconds: an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
@@ -34,7 +34,7 @@ pub(super) struct Row {
     /// Nanoseconds, from arrival to the end.
     pub(super) total: Histogram<u64>,
     /// Nanoseconds of the phases before the total; none where they are not known.
-    pub(super) phases: Option<Box<[Histogram<u64>; 3]>>,
+    pub(super) phases: Option<Box<[Histogram<u64>; Phase::PARTS.len()]>>,
     /// In the order of time; none where nothing is said of time.
     pub(super) columns: Vec<Column>,
 }
