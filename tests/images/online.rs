@@ -382,7 +382,7 @@ fn names_that_clash_are_told_at_the_start() {
     // A server that cannot be asked says how it could be.
     drop(online);
     let address = format!("store:{}", store.path().display());
-    let _server = Options::new().export(address).start();
+    let _server = Options::new().export(address).args(["--control", "off"]).start();
     store.refused_by_server("image ls STORE", "--control unix:PATH");
 }
 

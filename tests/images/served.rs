@@ -40,9 +40,13 @@ fn store() -> (Store, Vec<u8>) {
 }
 
 fn serve(store: &Store, names: &[&str]) -> Server {
+    options(store, names).start()
+}
+
+fn options(store: &Store, names: &[&str]) -> Options {
     let path = store.path();
     let export = |name: &&str| format!("{}=store:{}/{name}", name.replace('@', "-at-"), path.display());
-    names.iter().map(export).fold(Options::new().shards(2).memory("128M"), Options::export).start()
+    names.iter().map(export).fold(Options::new().shards(2).memory("128M"), Options::export)
 }
 
 /// C4, S4: each clone has its own contents, whatever is written to the others; and so it is after a kill.
@@ -177,7 +181,7 @@ fn a_snapshot_refuses_writes() {
 #[test]
 fn a_store_that_is_served_refuses_others() {
     let (store, _) = store();
-    let mut server = serve(&store, &["vm1"]);
+    let mut server = options(&store, &["vm1"]).args(["--control", "off"]).start();
     store_refuses(&store, "image snapshot STORE/vm1@now", "in use");
     store_refuses(&store, "serve --check --tcp 127.0.0.1:0 store:STORE/vm2", "in use");
     server.stop();
@@ -186,6 +190,10 @@ fn a_store_that_is_served_refuses_others() {
         "serve --check --tcp 127.0.0.1:0 a=store:STORE/vm1 b=store:STORE/vm1",
         "served already",
     );
+    // A server that is not told otherwise listens in the store.
+    let mut server = serve(&store, &["vm1"]);
+    store.run("image snapshot STORE/vm1@now").ok();
+    server.stop();
     store_refuses(&store, "serve --check --tcp 127.0.0.1:0 store:STORE/vm9", "no image");
     store_refuses(&store, "serve --check --tcp 127.0.0.1:0 store:DIR/vm9", "not a store");
 }
