@@ -211,16 +211,16 @@ impl ExportInterval {
         let Timing { operation, arrived, submitted, completed, .. } = *timing;
         let command = self.command(operation);
         command.requests += u64::from(requests);
-        let spans = [(arrived, submitted), (submitted, completed), (completed, sent)];
-        let [throttled, parts @ .., total] = &mut command.phases;
-        for (phase, (start, end)) in parts.iter_mut().zip(spans) {
+        let held_back = timing.throttled();
+        let came = arrived.saturating_sub(held_back);
+        let spans = [(arrived, submitted), (submitted, completed), (completed, sent), (came, sent)];
+        let [throttled, others @ ..] = &mut command.phases;
+        for (phase, (start, end)) in others.iter_mut().zip(spans) {
             record(phase, end.saturating_sub(start), requests);
         }
-        let held_back = timing.throttled();
         if held_back > 0 {
             record(throttled, held_back, requests);
         }
-        record(total, held_back.saturating_add(sent.saturating_sub(arrived)), requests);
     }
 
     /// Counts the bytes that a request named.
