@@ -200,15 +200,13 @@ fn tls(page: &mut Page, clients: &TlsClients, totals: &Totals) {
 }
 
 fn images(page: &mut Page, exports: &[ExportFacts]) {
-    let images: Vec<_> = exports.iter().filter_map(|export| Some((&export.label, export.image?))).collect();
+    let images: Vec<_> =
+        exports.iter().filter_map(|export| Some((export.label.as_str(), export.image?))).collect();
     if images.is_empty() {
         return;
     }
     let mut family = |name, kind, help, of: fn(&ImageFacts) -> u64| {
-        page.family(name, kind, help);
-        for (label, image) in &images {
-            page.sample(name, &[("export", label)], of(image));
-        }
+        page.values(name, kind, help, "export", images.iter().map(|(label, image)| (*label, of(image))));
     };
     family("ringnbd_image_layers", "gauge", "Layers of the image, its head among them.", |image| {
         image.layers
@@ -241,11 +239,8 @@ fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
         page.histogram("ringnbd_image_snapshot_pause_seconds", &labels, store.snapshots.pauses());
     }
     let help = "Reads of packs that failed, because a chunk or a pack is damaged or missing.";
-    page.family("ringnbd_store_failed_reads_total", "counter", help);
-    for store in stores {
-        let labels = [("store", store.label.as_str())];
-        page.sample("ringnbd_store_failed_reads_total", &labels, store.failed_reads);
-    }
+    let values = stores.iter().map(|store| (store.label.as_str(), store.failed_reads));
+    page.values("ringnbd_store_failed_reads_total", "counter", help, "store", values);
 }
 
 fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
@@ -253,10 +248,8 @@ fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
         return;
     }
     let mut family = |name: &str, kind: &'static str, help: &str, value: fn(&PackStats) -> u64| {
-        page.family(name, kind, help);
-        for store in stores {
-            page.sample(name, &[("store", store.label.as_str())], value(&store.packs));
-        }
+        let values = stores.iter().map(|store| (store.label.as_str(), value(&store.packs)));
+        page.values(name, kind, help, "store", values);
     };
     let help = "Layers that came into packs.";
     family("ringnbd_store_ingested_layers_total", "counter", help, |packs| packs.layers);

@@ -25,10 +25,8 @@ pub(super) fn remotes(page: &mut Page, remotes: &[(&str, RemoteExportFacts)]) {
         return;
     }
     let mut family = |name, kind, help, of: fn(&RemoteExportFacts) -> u64| {
-        page.family(name, kind, help);
-        for (label, remote) in remotes {
-            page.sample(name, &[("export", label)], of(remote));
-        }
+        let values = remotes.iter().map(|(label, remote)| (*label, of(remote)));
+        page.values(name, kind, help, "export", values);
     };
     let help = "Connections to the other server now; 0 while requests wait.";
     family("ringnbd_remote_connections", "gauge", help, |remote| remote.connections);
