@@ -40,7 +40,7 @@ impl StartingTls {
     /// Takes what was received. Gives the secure connection at the end, when its output is sent.
     pub(super) fn feed(&mut self, received: &mut &[u8]) -> Result<Option<Box<SecureStream>>, SecureFailure> {
         match self.0.feed(received)? {
-            TlsStep::Need | TlsStep::Send => Ok(None),
+            TlsStep::Need | TlsStep::Send | TlsStep::Heard => Ok(None),
             TlsStep::Done(session) => {
                 let offered = self.0.offered().clone();
                 Ok(Some(Box::new(SecureStream::new(session, offered, received))))

@@ -49,7 +49,7 @@ fn handshake(data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
             output.extend(handshake.take_output());
             match step {
                 Ok(TlsStep::Need) => break,
-                Ok(TlsStep::Send) => {}
+                Ok(TlsStep::Send | TlsStep::Heard) => {}
                 Ok(TlsStep::Done(_)) => panic!("a session without the key"),
                 Err(error) => return (output, Some(error.to_string())),
             }

@@ -112,7 +112,7 @@ fn advance(
         said.extend(output);
         match step.ok()? {
             TlsStep::Need => return Some((None, said)),
-            TlsStep::Send => {}
+            TlsStep::Send | TlsStep::Heard => {}
             TlsStep::Done(session) => {
                 // Records came with it.
                 way.bytes.splice(..0, input.iter().copied());

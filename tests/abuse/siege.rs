@@ -20,6 +20,8 @@ use crate::support::{PATIENCE, wait_until};
 
 /// Memory of the server beside `--memory`: program, stacks, histograms, bookkeeping of connections and requests.
 const BESIDE_THE_CAP: u64 = 24 * MIB;
+/// The same of each connection beyond a thousand.
+const BY_CONNECTION: u64 = 3 * KIB;
 /// Bytes of its disk: holes, but for what the good client works on.
 pub(crate) const DISK: u64 = 8 * GIB;
 /// The export whose reads always take buffer memory: those of a file in the page cache take none. Its first bytes are no hole.
@@ -55,6 +57,11 @@ pub(crate) struct Siege {
 }
 
 impl Siege {
+    /// So many connections will be open.
+    pub(crate) fn expect_connections(&mut self, count: u64) {
+        self.memory += count.saturating_sub(1000) * BY_CONNECTION;
+    }
+
     /// A server with one shard and 80 MiB, on a unix socket and a TCP port.
     #[track_caller]
     pub(crate) fn lay() -> Self {

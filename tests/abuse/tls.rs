@@ -63,6 +63,7 @@ fn half_handshakes_end_by_themselves() {
     let count = std::env::var("RINGNBD_TLS_HANDSHAKES").map_or(500, |count| count.parse().expect("a number"));
     let places = (count + 100).to_string();
     let (mut siege, dir) = lay(&["--handshake-timeout", "5s", "--max-connections", &places]);
+    siege.expect_connections(count);
     siege.endure(&format!("{count} half handshakes of TLS"), |siege| {
         let mut clients = Vec::new();
         for index in 0..count {

@@ -62,15 +62,13 @@ impl SecureChannel {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let acceptor = Arc::clone(&encryption.acceptor.borrow());
         let mut handshake = TlsHandshake::new(Arc::clone(&acceptor), now);
-        let (mut received, mut answered, mut fed) = (Vec::new(), false, 0);
+        let (mut received, mut heard, mut fed) = (Vec::new(), false, 0);
         loop {
             let stage = workers.run(move || step(handshake, received)).await;
             let Some(stage) = stage else {
                 return Err(Failure::Tls(TlsFailure::Internal, "the handshake failed badly".to_owned()));
             };
             (handshake, received) = (stage.handshake, stage.received);
-            answered |= !stage.output.is_empty();
-            claim.hold(COPIES * fed + if answered { HANDSHAKE_CLAIM } else { 0 }).await;
             if !stage.output.is_empty() {
                 let sent = send(stream, stage.output).await;
                 // A client that is told of an error may be gone.
@@ -80,10 +78,15 @@ impl SecureChannel {
             }
             match stage.step {
                 Ok(TlsStep::Send) => {}
+                // Before there is anything to be paid for.
+                Ok(TlsStep::Heard) => {
+                    heard = true;
+                    claim.hold(COPIES * fed + HANDSHAKE_CLAIM).await;
+                }
                 Ok(TlsStep::Need) => {
                     let more = read_some(stream).await?;
                     fed += more.len();
-                    claim.hold(COPIES * fed + if answered { HANDSHAKE_CLAIM } else { 0 }).await;
+                    claim.hold(COPIES * fed + if heard { HANDSHAKE_CLAIM } else { 0 }).await;
                     received.extend_from_slice(&more);
                 }
                 Ok(TlsStep::Done(mut session)) => {

@@ -26,6 +26,13 @@ impl<'a> Channel<'a> {
         &self.buffer[self.unread.clone()]
     }
 
+    /// Needs no buffer while the connection becomes a secure one.
+    pub(super) fn release(&mut self) {
+        if self.unread.is_empty() {
+            (self.buffer, self.unread) = (Vec::new(), 0..0);
+        }
+    }
+
     /// All but the last bytes were looked at.
     pub(super) fn leave(&mut self, bytes: usize) {
         self.unread.start = self.unread.end - bytes;

@@ -38,6 +38,8 @@ pub(in crate::control) struct Candidate {
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Negotiates with a client and hands it over to a shard, within the time that a handshake may take.
+///
+/// Thousands may wait here. What is only needed for a while is in a box, so that a task is small.
 pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candidate) {
     let plane = Rc::clone(&stores.plane);
     let _counted = plane.begin_handshake();
@@ -79,7 +81,8 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
                 permit,
                 socket_permit,
             };
-            let handed_over = hand_over(&plane, &entry, Box::new(negotiated), (mark, proof)).await;
+            let whole = hand_over(&plane, &entry, Box::new(negotiated), (mark, proof));
+            let handed_over = Box::pin(whole).await;
             // What it was let in by may be from before.
             if handed_over.is_ok() && plane.sessions.enforced() != enforced {
                 enforce_on(&plane, number);
@@ -141,13 +144,13 @@ async fn converse(
             None => channel.receive(&mut claim, handshake.option_bytes()).await?,
             Some(Event::Output) => channel.send(handshake.take_output()).await?,
             Some(Event::Lookup(name)) => {
-                let found = stores.look_up(&name, handshake.is_choosing(), &asker).await;
+                let found = Box::pin(stores.look_up(&name, handshake.is_choosing(), &asker)).await;
                 let found =
                     found.and_then(|found| if is_hidden(&name) { Err(Absence::Refused) } else { Ok(found) });
                 audit.decided(&asker, (handshake.option_name(), &name), &found);
                 let found = found.ok();
                 let info = match &found {
-                    Some(entry) => Some(stores.info_now(entry).await),
+                    Some(entry) => Some(Box::pin(stores.info_now(entry)).await),
                     None => None,
                 };
                 let answer = info.as_ref().map_or(0, |info| plane.answer_bytes(Some(info)));
@@ -158,7 +161,7 @@ async fn converse(
                     .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
-                let mut images = stores.listed(&asker).await;
+                let mut images = Box::pin(stores.listed(&asker)).await;
                 images.retain(|info| !is_hidden(&info.name));
                 let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
                 claim.hold(bytes + plane.answer_bytes(None)).await;
@@ -170,7 +173,8 @@ async fn converse(
                 handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
             }
             Some(Event::StartTls) => {
-                let secure = begin_tls(plane, stream, &mut claim).await?;
+                channel.release();
+                let secure = Box::pin(begin_tls(plane, stream, &mut claim)).await?;
                 let identity = Arc::new(secure.identity());
                 asker = Asker::of(&PeerIdentity { tls: Some(Arc::clone(&identity)), ..audit.peer.clone() });
                 tls = Some(identity);

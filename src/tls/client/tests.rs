@@ -222,7 +222,7 @@ fn each_refusal_of_a_server_is_told_in_a_sentence() {
             let mut input = output.as_slice();
             while !input.is_empty() || session.is_none() {
                 match client.feed(&mut input).unwrap() {
-                    TlsStep::Send => to_server.extend(client.take_output()),
+                    TlsStep::Send | TlsStep::Heard => to_server.extend(client.take_output()),
                     TlsStep::Need => break,
                     TlsStep::Done(done) => session = Some(done),
                 }
@@ -290,7 +290,8 @@ fn begun() -> (TlsClientHandshake, Vec<u8>) {
     let mut client = TlsClientHandshake::new(&connector, "", NOW).unwrap();
     let material = TlsMaterial { shared_keys: Some(KEYS), ..TlsMaterial::default() };
     let mut server = TlsHandshake::new(acceptor(material), NOW);
-    assert!(matches!(server.feed(&mut client.take_output().as_slice()), Ok(TlsStep::Send)));
+    assert!(matches!(server.feed(&mut client.take_output().as_slice()), Ok(TlsStep::Heard)));
+    assert!(matches!(server.feed(&mut &[][..]), Ok(TlsStep::Send)));
     (client, server.take_output())
 }
 
@@ -300,7 +301,7 @@ fn told(client: &mut TlsClientHandshake, answer: &[u8], piece: usize) -> Option<
         loop {
             match client.feed(&mut input) {
                 Ok(TlsStep::Need) => break,
-                Ok(TlsStep::Send) => drop(client.take_output()),
+                Ok(TlsStep::Send | TlsStep::Heard) => drop(client.take_output()),
                 Ok(TlsStep::Done(_)) => return Some(Ok(())),
                 Err(error) => return Some(Err(error)),
             }

@@ -1,7 +1,7 @@
 //! The server's side of a handshake, of both kinds.
 //!
 //! ```text
-//!  Hello ─► the ClientHello offers a shared key, and the server has some ─► SharedKey ─┐
+//!  Hello ─► Heard ─► the ClientHello offers a shared key, and the server has some ─► SharedKey ─┐
 //!    └────► anything else ─► Certificates ────────────────────────────────────────────┴─► Done
 //! ```
 
@@ -36,6 +36,9 @@ pub enum TlsStep {
     Need,
     /// Send what `take_output` gives, then feed on.
     Send,
+    /// Of a server: the ClientHello is whole. Feed on, also with nothing, once there is memory and time for
+    /// all that follows.
+    Heard,
     /// The connection is a secure one. What is left of the input is its first records.
     Done(Box<TlsSession>),
 }
@@ -44,6 +47,11 @@ pub enum TlsStep {
 enum TlsPhase {
     /// The ClientHello is not whole: its bytes, and the records that brought them.
     Hello {
+        message: Vec<u8>,
+        records: Vec<u8>,
+    },
+    /// It is whole.
+    Heard {
         message: Vec<u8>,
         records: Vec<u8>,
     },
@@ -98,8 +106,15 @@ impl TlsHandshake {
                 return Ok(TlsStep::Done(session));
             }
             assert!(!matches!(self.phase, TlsPhase::Over), "a handshake that has ended");
-            let advanced = self.advance(input);
+            let advanced = match &mut self.phase {
+                TlsPhase::Heard { message, records } => {
+                    let (message, records) = (std::mem::take(message), std::mem::take(records));
+                    self.choose(&message, &records).map(|()| true)
+                }
+                _ => self.advance(input),
+            };
             match advanced {
+                Ok(true) if matches!(self.phase, TlsPhase::Heard { .. }) => return Ok(TlsStep::Heard),
                 Ok(true) => {}
                 Ok(false) => return Ok(TlsStep::Need),
                 Err(error) => {
@@ -153,11 +168,12 @@ impl TlsHandshake {
                 }
                 Ok(())
             }
+            TlsPhase::Heard { .. } => unreachable!("the kind of handshake is chosen before more is taken"),
             TlsPhase::Over => unreachable!("nothing is fed behind the end"),
         }
     }
 
-    /// Takes a record of the ClientHello and, once it is whole, chooses the kind of handshake.
+    /// Takes a record of the ClientHello.
     fn hello(&mut self, record: &[u8]) -> Result<(), TlsError> {
         let TlsPhase::Hello { message, records } = &mut self.phase else { unreachable!("asked for a hello") };
         let header = RecordHeader::parse(record)?.expect("the record is whole");
@@ -182,10 +198,11 @@ impl TlsHandshake {
             return Err(TlsError::Malformed("something stands behind its first message"));
         }
         let (message, records) = (std::mem::take(message), std::mem::take(records));
-        self.phase = TlsPhase::Over;
-        self.choose(&message, &records)
+        self.phase = TlsPhase::Heard { message, records };
+        Ok(())
     }
 
+    /// Chooses the kind of handshake, and answers.
     fn choose(&mut self, message: &[u8], records: &[u8]) -> Result<(), TlsError> {
         let hello = ClientHello::parse(message)?;
         if !hello.names.is_empty() && !self.acceptor.shared_keys.is_empty() {

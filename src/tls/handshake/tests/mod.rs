@@ -36,7 +36,7 @@ fn feed(
             output.extend(handshake.take_output());
             match step {
                 Ok(TlsStep::Need) => break,
-                Ok(TlsStep::Send) => {}
+                Ok(TlsStep::Send | TlsStep::Heard) => {}
                 Ok(TlsStep::Done(session)) => {
                     return (output, Ok(Some(session)), taken + piece.len() - input.len());
                 }
