@@ -9,7 +9,6 @@ mod sandbox;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 // The command is built on the library's inside, and names it as the library does.
 #[cfg(feature = "tls")]
 use ringnbd::internal::tls;
@@ -19,5 +18,5 @@ fn main() -> ExitCode {
     if cli::qemu_nbd::is_called(std::env::args_os().next().as_ref()) {
         return cli::qemu_nbd::run().into();
     }
-    cli::run(cli::Cli::parse()).into()
+    cli::run(cli::Cli::of_process()).into()
 }

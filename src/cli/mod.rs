@@ -12,6 +12,7 @@ pub(crate) mod copy;
 pub(crate) mod ctl;
 pub(crate) mod detach;
 pub(crate) mod devices;
+mod help;
 mod http;
 pub(crate) mod image;
 pub(crate) mod import_config;
@@ -33,7 +34,7 @@ mod watched;
 
 pub(crate) use outcome::Outcome;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// An io_uring, thread-per-core NBD storage server, and the tools to look at one.
 #[derive(Debug, Parser)]
@@ -42,6 +43,19 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: SubCommand,
+}
+
+impl Cli {
+    /// The command line as people see it.
+    pub(crate) fn for_people() -> clap::Command {
+        help::with_paragraphs(Self::command())
+    }
+
+    /// What the process was started with. Ends the process if that is wrong, or asks for help.
+    pub(crate) fn of_process() -> Self {
+        let matches = Self::for_people().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// The sub-commands.
@@ -125,8 +139,8 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         SubCommand::Bench(args) => bench::run(*args),
         SubCommand::Top(args) => top::run(args),
         SubCommand::Report(args) => report::run(&args),
-        SubCommand::Completions(args) => completions::run(&args, Cli::command()),
-        SubCommand::Man(args) => completions::man(&args, Cli::command()),
+        SubCommand::Completions(args) => completions::run(&args, Cli::for_people()),
+        SubCommand::Man(args) => completions::man(&args, Cli::for_people()),
     }
 }
 
