@@ -18,7 +18,7 @@ fn run(arguments: &[&str]) -> String {
 }
 
 /// What a server prints that has done everything of which there are figures.
-fn printed() -> Series {
+fn printed() -> String {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (store, tls) = (path("store"), path("tls"));
@@ -45,7 +45,7 @@ fn printed() -> Series {
     run(&["info", &format!("{secure}&tls-certificates={tls}&tls-hostname=localhost")]);
     let text = http::Address::of(&server).get("/metrics").body;
     held.disconnect();
-    series(&text)
+    text
 }
 
 fn series(text: &str) -> Series {
@@ -140,7 +140,7 @@ fn read(name: &str) -> String {
 
 #[test]
 fn dashboard_and_alerts_ask_for_what_there_is() {
-    let printed = printed();
+    let printed = series(&printed());
     let dashboard: Value = serde_json::from_str(&read("grafana.json")).expect("JSON");
     let mut queries = Vec::new();
     strings(&dashboard, &["expr", "definition"], &mut queries);
@@ -164,6 +164,21 @@ fn dashboard_and_alerts_ask_for_what_there_is() {
     let mut labels = Vec::new();
     strings(&alerts, &["summary", "description"], &mut labels);
     assert_eq!(labels.len(), 2 * names.len(), "each says what happened and what to do");
+}
+
+/// Rules parse and their functions fit; names, units and help of metrics are as Prometheus wants them.
+#[test]
+fn promtool_has_nothing_to_say() {
+    let promtool = |arguments: &[&str], input: &str| {
+        let finished = peers::run_with_input(Command::new("promtool").args(arguments), input.as_bytes());
+        finished.ok()
+    };
+    if Command::new("promtool").arg("--version").output().is_err() {
+        return peers::skip("promtool", "install prometheus");
+    }
+    let rules = promtool(&["check", "rules", &format!("{PACKAGES}/observability/alerts.yaml")], "");
+    assert!(rules.contains("SUCCESS"), "{rules}");
+    assert_eq!(promtool(&["check", "metrics"], &printed()), "");
 }
 
 #[test]
