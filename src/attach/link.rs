@@ -37,8 +37,8 @@ pub(super) struct DeviceShape {
     pub(super) longest_payload: Option<u32>,
 }
 
-/// A connection in the transmission phase, in the kernel's dialect: simple replies, and not encrypted. One over
-/// TLS is the end of a relay in this process.
+/// A connection in the transmission phase, in the kernel's dialect: simple replies, and not encrypted. One
+/// over TLS is the end of a relay in this process.
 pub(super) fn connect(uri: &NbdUri, read_only: bool) -> Result<(OwnedFd, DeviceShape), AttachError> {
     let (socket, transmission) = client::enter_relayed(uri, ReplyMode::Simple, TIMEOUTS, notice_silent_ends)?;
     let export = transmission.export;

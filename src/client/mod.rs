@@ -100,8 +100,8 @@ pub(crate) fn enter_with(
     Ok((entered.socket, entered.transmission))
 }
 
-/// As [`enter`], for who cannot encrypt: behind a URI with TLS a relay of two threads does that. `prepare` is given
-/// the socket to the server.
+/// As [`enter`], for who cannot encrypt: behind a URI with TLS a relay of two threads does that. `prepare` is
+/// given the socket to the server.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
