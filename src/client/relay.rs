@@ -1,5 +1,5 @@
-//! A connection over TLS for who cannot encrypt: the kernel gets one end of a pair of sockets, and two threads
-//! move the bytes between the other end and the server.
+//! A connection over TLS for who cannot encrypt: the kernel gets one end of a pair of sockets, and two
+//! threads move the bytes between the other end and the server.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -22,8 +22,7 @@ struct Relay {
 
 /// The end of a pair of sockets whose other end is relayed to the server, until either side ends.
 ///
-/// The relay ends with the process. Its memory is all here before the first byte: a disk below may be what the
-/// process would need for more.
+/// The relay ends with the process.
 ///
 /// # Errors
 /// There is no further socket or thread.
