@@ -306,7 +306,8 @@ impl WholeWorld {
 
     /// As the supervisor does it.
     fn pass_time(&mut self) {
-        self.now += Duration::from_millis(self.below(3000) as u64);
+        let passed = self.below(3000);
+        self.now += Duration::from_millis(passed as u64);
         while let Some(due) = self.state.reconnect.due(self.now) {
             assert_eq!(due, Due::Connect, "requests wait for long");
             let ways = (0..WANTED).map(|_| self.handshake()).collect();
