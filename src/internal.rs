@@ -20,7 +20,7 @@ pub mod canary {
 
 pub mod client {
     pub use crate::client::{
-        Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, info, list,
+        Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, enter_relayed, info, list,
     };
 
     pub mod copy {

@@ -13,10 +13,6 @@ pub(crate) enum AttachError {
     NoModule,
     #[error("attaching and detaching need CAP_SYS_ADMIN: run it as root")]
     NotAllowed,
-    #[error(
-        "the kernel's NBD client cannot encrypt: write nbd:// or nbd+unix://, and protect the way to the server by a tunnel"
-    )]
-    Encrypted,
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("{what}: {error}")]

@@ -37,13 +37,10 @@ pub(super) struct DeviceShape {
     pub(super) longest_payload: Option<u32>,
 }
 
-/// A connection in the transmission phase, in the kernel's dialect: simple replies.
+/// A connection in the transmission phase, in the kernel's dialect: simple replies, and not encrypted. One
+/// over TLS is the end of a relay in this process.
 pub(super) fn connect(uri: &NbdUri, read_only: bool) -> Result<(OwnedFd, DeviceShape), AttachError> {
-    if uri.tls.is_some() {
-        return Err(AttachError::Encrypted);
-    }
-    let (socket, transmission) = client::enter(uri, ReplyMode::Simple, TIMEOUTS)?;
-    notice_silent_ends(&socket)?;
+    let (socket, transmission) = client::enter_relayed(uri, ReplyMode::Simple, TIMEOUTS, notice_silent_ends)?;
     let export = transmission.export;
     let sizes = export.block_sizes;
     let forced = if read_only { NBD_FLAG_READ_ONLY } else { 0 };
@@ -96,18 +93,15 @@ impl DeviceShape {
     }
 }
 
-fn notice_silent_ends(socket: &OwnedFd) -> Result<(), AttachError> {
-    let set = || {
-        let socket = SockRef::from(socket);
-        if socket.domain()? == Domain::UNIX {
-            return Ok(());
-        }
-        let keepalive =
-            TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
-    };
-    set().map_err(|error| AttachError::Kernel { what: "cannot prepare a connection", error })
+fn notice_silent_ends(socket: &OwnedFd) -> std::io::Result<()> {
+    let socket = SockRef::from(socket);
+    if socket.domain()? == Domain::UNIX {
+        return Ok(());
+    }
+    let keepalive =
+        TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::error::AttachError;
 use super::identifier::Identifier;
 use super::kernel::Kernel;
 use super::lock::DeviceLock;
-use super::sysfs::{KernelDevice, Sysfs};
+use super::sysfs::{DoneByKind, KernelDevice, Sysfs};
 
 /// A device, by all who know something of it.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(crate) struct ListedDevice {
     pub(crate) supervisor: Option<u32>,
     /// What the kernel's client says of it, if it says anything.
     pub(crate) is_connected: Option<bool>,
+    pub(crate) done: DoneByKind,
 }
 
 /// All devices that are attached, or from which something is left.
@@ -25,16 +26,20 @@ pub(crate) fn list() -> Result<Vec<ListedDevice>, AttachError> {
         Err(AttachError::NoModule) => return Ok(Vec::new()),
         other => other?,
     };
-    let devices = Sysfs::default().devices()?.into_iter().filter(|device| !device.is_free());
-    Ok(devices
-        .map(|kernel| ListedDevice {
-            identifier: kernel.identifier.as_deref().and_then(|text| text.parse().ok()),
-            supervisor: DeviceLock::holder(kernel.index),
-            is_connected: statuses
-                .iter()
-                .find(|status| status.index == kernel.index)
-                .map(|status| status.is_connected),
-            kernel,
+    let sysfs = Sysfs::default();
+    let devices = sysfs.devices()?.into_iter().filter(|device| !device.is_free());
+    devices
+        .map(|kernel| {
+            Ok(ListedDevice {
+                done: sysfs.done(kernel.index)?,
+                identifier: kernel.identifier.as_deref().and_then(|text| text.parse().ok()),
+                supervisor: DeviceLock::holder(kernel.index),
+                is_connected: statuses
+                    .iter()
+                    .find(|status| status.index == kernel.index)
+                    .map(|status| status.is_connected),
+                kernel,
+            })
         })
-        .collect())
+        .collect()
 }

@@ -28,3 +28,6 @@ pub(crate) use detaching::{DetachTarget, detach};
 pub(crate) use error::AttachError;
 pub(crate) use listing::{ListedDevice, list};
 pub(crate) use supervise::supervise;
+#[cfg(test)]
+pub(crate) use sysfs::KernelDevice;
+pub(crate) use sysfs::{DoneByKind, DoneRequests};

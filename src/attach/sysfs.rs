@@ -29,6 +29,24 @@ pub(crate) struct KernelDevice {
     pub(crate) is_read_only: bool,
 }
 
+/// What a device has done of one kind since it was made. Attaching it again does not begin at zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DoneRequests {
+    pub(crate) requests: u64,
+    pub(crate) bytes: u64,
+    /// The sum of how long each took.
+    pub(crate) milliseconds: u64,
+}
+
+/// The kinds that the kernel counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DoneByKind {
+    pub(crate) reads: DoneRequests,
+    pub(crate) writes: DoneRequests,
+    pub(crate) discards: DoneRequests,
+    pub(crate) flushes: DoneRequests,
+}
+
 impl KernelDevice {
     /// Nobody has it, and nothing of who had it before is left. The process is gone before the size is, and
     /// the size before the last requests.
@@ -96,6 +114,21 @@ impl Sysfs {
             block_size: parsed(&directory.join("queue/logical_block_size"))?.unwrap_or(512),
             is_read_only: number("ro")? == Some(1),
         }))
+    }
+
+    /// What a device has done; nothing when there is none.
+    pub(super) fn done(&self, index: u32) -> Result<DoneByKind, AttachError> {
+        let stat = text(&self.0.join(format!("nbd{index}/stat")))?.unwrap_or_default();
+        let numbers: Vec<u64> = stat.split_whitespace().map(|word| word.parse().unwrap_or(0)).collect();
+        let number = |at: usize| numbers.get(at).copied().unwrap_or(0);
+        // Requests, those that were merged into others, sectors, time.
+        let kind = |at| DoneRequests {
+            requests: number(at),
+            bytes: number(at + 2).saturating_mul(512),
+            milliseconds: number(at + 3),
+        };
+        let flushes = DoneRequests { requests: number(15), bytes: 0, milliseconds: number(16) };
+        Ok(DoneByKind { reads: kind(0), writes: kind(4), discards: kind(11), flushes })
     }
 
     /// Has the kernel cut its reads and writes to `bytes` at most. It takes no larger ones than it does.
@@ -168,6 +201,21 @@ mod tests {
         ] {
             assert!(!is_free(&[left]), "{left:?}");
         }
+    }
+
+    #[test]
+    fn what_a_device_has_done() {
+        let stat = "    101    2    1600    33    4    5    64    7    0    8    9    10    11    24    13    14    15\n";
+        let (_root, sysfs) = with(&[("nbd0/stat", stat)]);
+        let done = |requests, bytes, milliseconds| DoneRequests { requests, bytes, milliseconds };
+        let expected = DoneByKind {
+            reads: done(101, 1600 * 512, 33),
+            writes: done(4, 64 * 512, 7),
+            discards: done(10, 24 * 512, 13),
+            flushes: done(14, 0, 15),
+        };
+        assert_eq!(sysfs.done(0).unwrap(), expected);
+        assert_eq!(sysfs.done(1).unwrap(), DoneByKind::default());
     }
 
     #[test]

@@ -252,6 +252,7 @@ impl Export {
     pub(crate) fn remote_status(&self) -> Option<RemoteStatus> {
         match &self.store {
             Store::Remote(remote) => Some(remote.status()),
+            Store::Image(image) => image.remote_status(),
             _ => None,
         }
     }

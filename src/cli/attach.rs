@@ -25,6 +25,9 @@ meanwhile, for --dead-timeout.
 If a supervisor was killed, the same command finds the device of the export and supervises it again. It
 takes no device that was attached by something else, or to another URI.
 
+Over TLS (nbds://, with the parameters that `ringnbd info` takes) the supervisor stands between the kernel,
+which cannot encrypt, and the server: requests wait while there is none.
+
 A device grows when the server has become larger by the time it is connected again. --grow asks at once.
 A device never shrinks.
 
@@ -32,6 +35,7 @@ Examples:
   ringnbd attach nbd://localhost/disk
   ringnbd attach --device /dev/nbd3 --connections 4 'nbd+unix:///vm1?socket=/run/ringnbd.sock'
   ringnbd attach --json nbd://storage/disk | jq -r .device
+  ringnbd attach 'nbds://storage/disk?tls-certificates=/etc/pki/storage'
   ringnbd attach --foreground nbd://storage/disk      under a service manager, with a log
 
 JSON keys:
@@ -49,7 +53,7 @@ Exit codes: 0, it is attached; with --foreground, it was detached; 1, the kernel
 #[command(after_long_help = LONG_HELP, after_help = "`--help` shows examples and the JSON keys.")]
 pub(crate) struct Args {
     /// The export.
-    #[arg(help = "The export: nbd://HOST[:PORT]/NAME or nbd+unix:///NAME?socket=PATH")]
+    #[arg(help = "The export: nbd://HOST[:PORT]/NAME, nbd+unix:///NAME?socket=PATH, or nbds:// for TLS")]
     pub uri: NbdUri,
     /// This device, such as /dev/nbd3, instead of any that is free
     #[arg(long, value_parser = parse_device)]
@@ -209,10 +213,15 @@ fn leave_the_terminal() -> std::io::Result<()> {
 
 /// The supervisor has another working directory, and so has who attaches the export again.
 fn with_absolute_path(mut uri: NbdUri) -> NbdUri {
-    if let ServerAddress::Unix(path) = &mut uri.address
-        && let Ok(absolute) = std::path::absolute(&*path)
-    {
-        *path = absolute;
+    let socket = match &mut uri.address {
+        ServerAddress::Unix(path) => Some(path),
+        _ => None,
+    };
+    let keys = uri.tls.iter_mut().flat_map(|tls| [&mut tls.certificates, &mut tls.psk_file]);
+    for path in socket.into_iter().chain(keys.flatten()) {
+        if let Ok(absolute) = std::path::absolute(&*path) {
+            *path = absolute;
+        }
     }
     uri
 }

@@ -1,5 +1,7 @@
 //! `ringnbd devices`: the `/dev/nbdN` that are attached.
 
+mod metrics;
+
 use serde::Serialize;
 
 use super::Outcome;
@@ -18,7 +20,12 @@ JSON: {\"devices\": [{...}]}, with these keys:
   connected    what the kernel says, or null
   size_bytes   the device's size
   read_only    true or false
-  reads_in_flight, writes_in_flight   requests under way";
+  reads_in_flight, writes_in_flight   requests under way
+
+Metrics, by device and export: ringnbd_device_connections, _connected, _supervised, _size_bytes; by op
+(read, write, discard, flush) also ringnbd_device_in_flight, and since the device was made
+ringnbd_device_requests_total, _bytes_total, _seconds_total. For the textfile collector, by a timer:
+  ringnbd devices --metrics >/run/metrics/nbd.$$ && mv /run/metrics/nbd.$$ /run/metrics/nbd.prom";
 
 /// Options of `ringnbd devices`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +34,9 @@ pub(crate) struct Args {
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Print metrics for Prometheus, for the textfile collector of its node exporter
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,10 +79,14 @@ impl From<ListedDevice> for DeviceJson {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let devices: Vec<DeviceJson> = match attach::list() {
-        Ok(devices) => devices.into_iter().map(DeviceJson::from).collect(),
+    let devices = match attach::list() {
+        Ok(devices) => devices,
         Err(error) => return Outcome::refused(error),
     };
+    if args.metrics {
+        return print(&metrics::page(&devices));
+    }
+    let devices: Vec<DeviceJson> = devices.into_iter().map(DeviceJson::from).collect();
     print(&if args.json { json(&DevicesJson { devices }) } else { as_table(&devices) })
 }
 

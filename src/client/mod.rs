@@ -14,6 +14,7 @@ mod credentials;
 mod error;
 mod extents;
 pub(crate) mod load;
+mod relay;
 #[cfg(not(feature = "tls"))]
 #[path = "no_secure.rs"]
 mod secure;
@@ -97,6 +98,25 @@ pub(crate) fn enter_with(
     }
     let entered = enter_secured(uri, contexts, replies, timeouts)?;
     Ok((entered.socket, entered.transmission))
+}
+
+/// As [`enter`], for who cannot encrypt: behind a URI with TLS a relay of two threads does that. `prepare` is
+/// given the socket to the server.
+///
+/// # Errors
+/// [`ClientError`], while connecting or negotiating.
+pub fn enter_relayed(
+    uri: &NbdUri,
+    replies: ReplyMode,
+    timeouts: Timeouts,
+    prepare: impl FnOnce(&OwnedFd) -> std::io::Result<()>,
+) -> Result<(OwnedFd, Transmission), ClientError> {
+    let UndrivenConnection { socket, transmission, secure } = enter_secured(uri, &[], replies, timeouts)?;
+    prepare(&socket)?;
+    match secure {
+        None => Ok((socket, transmission)),
+        Some(secure) => Ok((relay::relayed(socket, secure)?, transmission)),
+    }
 }
 
 /// Enters the transmission phase over a connected socket, such as the standard input of a process. `name` is

@@ -9,7 +9,7 @@ use percent_encoding::{percent_decode_str, percent_encode};
 
 use super::command_uri::CommandUri;
 use super::fault_options::FaultOptions;
-use super::image_uri::{ImagePlace, ImageUri};
+use super::image_uri::{BasePlace, ImagePlace, ImageUri};
 use super::remote_uri::RemoteUri;
 use super::size::Size;
 pub(crate) use super::uri_parts::ExportUriError;
@@ -127,7 +127,12 @@ impl ExportUri {
         match self {
             Self::File { .. } => 1,
             // A head, eight layers below it, one more that takes the place of two, maps, a base.
-            Self::Image(_) => 15,
+            Self::Image(image) => {
+                15 + match &image.base {
+                    Some(BasePlace::Remote(remote)) => remote.connections,
+                    _ => 0,
+                }
+            }
             Self::Fault { inner, .. } => inner.files(),
             // Each connection takes a place of a ring.
             Self::Remote(remote) => remote.connections,
@@ -141,6 +146,7 @@ impl ExportUri {
     pub fn is_remote(&self) -> bool {
         match self {
             Self::Remote(_) => true,
+            Self::Image(image) => image.is_on_remote(),
             Self::Fault { inner, .. } => inner.is_remote(),
             _ => false,
         }

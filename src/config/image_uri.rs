@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use percent_encoding::{percent_decode_str, percent_encode};
 
+use super::remote_uri::RemoteUri;
 use super::size::{Size, parse_duration};
 use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_size, path_from};
 
 /// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
-/// `overlay:temp?base=PATH`.
+/// `overlay:temp?base=PATH`, where the base may also be an export of another server.
 ///
 /// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
-///   written itself
+///   written itself; of `overlay:temp` also an export of another server (`nbd:`), with `%26` for its `&`
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
 ///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
@@ -27,7 +28,7 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 pub struct ImageUri {
     pub place: ImagePlace,
     /// What is read where nothing was written; `None` reads zeroes.
-    pub base: Option<PathBuf>,
+    pub base: Option<BasePlace>,
     /// Bytes of the disk; `None`: those of the base, or of an overlay that is there already.
     pub size: Option<u64>,
     /// O_DIRECT, without the page cache.
@@ -43,6 +44,15 @@ pub struct ImageUri {
     /// Bytes a second of that.
     pub ingest_rate: u64,
     pub description: Option<String>,
+}
+
+/// Where the base of an overlay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BasePlace {
+    /// A file or block device.
+    File(PathBuf),
+    /// An export of another server.
+    Remote(Box<RemoteUri>),
 }
 
 /// How much of a chunk of packs is verified for a read.
@@ -100,6 +110,10 @@ impl ImageUri {
         if query.split('&').any(|pair| pair.starts_with("ingest")) {
             return Err(ExportUriError::UnknownImageParameter(query.to_owned()));
         }
+        // A directory would have to remember it, and to notice that it became another one.
+        if overlay.is_on_remote() && overlay.place != ImagePlace::Temporary {
+            return Err(ExportUriError::RemoteBase);
+        }
         match overlay.place == ImagePlace::Temporary && has_nothing {
             true => Err(ExportUriError::NothingBelow),
             false => Ok(overlay),
@@ -148,9 +162,22 @@ impl ImageUri {
             ImagePlace::Store(path) | ImagePlace::Overlay(path) => Some(path),
             ImagePlace::Temporary => None,
         };
-        for path in place.into_iter().chain(&mut self.base) {
+        let base = match &mut self.base {
+            Some(BasePlace::File(path)) => Some(path),
+            Some(BasePlace::Remote(remote)) => {
+                remote.make_relative_to(directory);
+                None
+            }
+            None => None,
+        };
+        for path in place.into_iter().chain(base) {
             *path = directory.join(&*path);
         }
+    }
+
+    /// Whether it begins with an export of another server.
+    pub(super) fn is_on_remote(&self) -> bool {
+        matches!(self.base, Some(BasePlace::Remote(_)))
     }
 }
 
@@ -167,9 +194,14 @@ fn ingest(text: &str) -> Result<Option<Duration>, ExportUriError> {
     if text == OFF { Ok(None) } else { Ok(Some(parse_duration(&text)?)) }
 }
 
-/// A base is a path, with or without `file:` in front.
-fn base(text: &str) -> Result<PathBuf, ExportUriError> {
-    path_from(percent_decode_str(text.strip_prefix("file:").unwrap_or(text)).collect())
+/// A base is a path, with or without `file:` in front, or an export of another server.
+fn base(text: &str) -> Result<BasePlace, ExportUriError> {
+    if ["nbd://", "nbd+unix://"].iter().any(|scheme| text.starts_with(scheme)) {
+        let text = percent_decode_str(text).decode_utf8().map_err(|_| ExportUriError::DescriptionNotText)?;
+        return Ok(BasePlace::Remote(Box::new(RemoteUri::parse(&text)?)));
+    }
+    let path = path_from(percent_decode_str(text.strip_prefix("file:").unwrap_or(text)).collect())?;
+    Ok(BasePlace::File(path))
 }
 
 impl Display for ImageUri {
@@ -181,11 +213,19 @@ impl Display for ImageUri {
             ImagePlace::Store(path) => write!(f, "store:{}", escaped_path(path))?,
         }
         let mut parameters = Vec::new();
-        if let Some(base) = &self.base {
-            let path = escaped_path(base);
-            // One that begins so would be taken for a path after it.
-            let prefix = if path.starts_with("file:") { "file:" } else { "" };
-            parameters.push(format!("base={prefix}{path}"));
+        match &self.base {
+            Some(BasePlace::File(path)) => {
+                let path = escaped_path(path);
+                // One that begins so would be taken for something else.
+                let is_plain =
+                    ["file:", "nbd://", "nbd+unix://"].iter().all(|start| !path.starts_with(start));
+                parameters.push(format!("base={}{path}", if is_plain { "" } else { "file:" }));
+            }
+            Some(BasePlace::Remote(remote)) => {
+                let text = remote.to_string();
+                parameters.push(format!("base={}", percent_encode(text.as_bytes(), ESCAPED)));
+            }
+            None => {}
         }
         if let Some(size) = self.size {
             parameters.push(format!("size={}", Size(size)));
@@ -239,6 +279,8 @@ mod tests {
             "overlay:temp?size=1M&mapped=false",
             "overlay:/var/vm1.d",
             "overlay:/var/vm1.d?base=file:file:x",
+            "overlay:temp?base=file:nbd://x",
+            "overlay:temp?base=nbd://host/a%2520b%3Freconnect=5s%26connections=4&size=1G",
             "store:/srv/store/vm1",
             "store:vm1@monday?direct=true",
             "store:/srv/store?verify=always&readonly=true",
@@ -247,8 +289,11 @@ mod tests {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
         }
+        let mut relative = read("overlay:temp?base=nbd+unix:///a?socket=b");
+        relative.make_relative_to(Path::new("/etc"));
+        assert_eq!(relative, read("overlay:temp?base=nbd+unix:///a%3Fsocket=/etc/b"));
         assert_eq!(read("store:a?ingest=off"), read("store:a"));
-        assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), Path::new("a"));
+        assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), BasePlace::File("a".into()));
         assert_eq!(read("store:a/b?verify=first").verify, VerifyChunks::First);
         assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));
         assert_eq!(read("overlay:temp?base=a").place, ImagePlace::Temporary);
@@ -261,6 +306,8 @@ mod tests {
             "overlay:temp",
             "overlay:x?base=",
             "overlay:x?base=a&cow=yes",
+            "overlay:x?base=nbd://host/a",
+            "overlay:temp?base=nbd://host/a%3Fconnections=0",
             "overlay:temp?size=0",
             "store:",
             "store:a/b?size=1G",

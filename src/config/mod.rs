@@ -36,7 +36,7 @@ pub(crate) use export::ExportDefaults;
 pub use export_uri::ExportUri;
 pub(crate) use export_uri::Locking;
 pub(crate) use fault_options::FaultOptions;
-pub(crate) use image_uri::{ImagePlace, ImageUri, VerifyChunks};
+pub(crate) use image_uri::{BasePlace, ImagePlace, ImageUri, VerifyChunks};
 pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use rate::RateLimits;

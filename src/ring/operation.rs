@@ -14,6 +14,7 @@ use crate::block::ByteRange;
 
 /// The place of a file or socket in the ring's table of registered files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(Default))]
 pub struct FileIndex(pub(super) u32);
 
 /// How `fallocate(2)` changes a range.

@@ -9,9 +9,9 @@ use super::page::Page;
 pub(crate) struct RemoteExportFacts {
     /// Connections now.
     pub connections: u64,
-    /// How often they came to be, all at once.
+    /// How often they came to be: all at once, or some in place of lost ones.
     pub connects: u64,
-    /// How often they were lost.
+    /// Connections that were lost.
     pub losses: u64,
     /// Requests that were sent once more for that.
     pub sent_again: u64,
@@ -30,11 +30,12 @@ pub(super) fn remotes(page: &mut Page, remotes: &[(&str, RemoteExportFacts)]) {
     };
     let help = "Connections to the other server now; 0 while requests wait.";
     family("ringnbd_remote_connections", "gauge", help, |remote| remote.connections);
-    let help = "How often all connections to the other server were made.";
+    let help =
+        "How often connections to the other server were made: all at once, or some in place of lost ones.";
     family("ringnbd_remote_connects_total", "counter", help, |remote| remote.connects);
-    let help = "How often the connections to the other server were lost.";
+    let help = "Connections to the other server that were lost.";
     family("ringnbd_remote_losses_total", "counter", help, |remote| remote.losses);
-    let help = "Requests that were under way when connections were lost, and were sent once more.";
+    let help = "Requests that were under way on a connection that was lost, and were sent once more.";
     family("ringnbd_remote_requests_sent_again_total", "counter", help, |remote| remote.sent_again);
     let help = "Flushes that failed because a loss may have cost changes that were answered before.";
     family("ringnbd_remote_failed_flushes_total", "counter", help, |remote| remote.failed_flushes);

@@ -1,12 +1,15 @@
 //! `ringnbd copy`: in all directions, byte by byte.
 
-use std::process::Command;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use super::far::{Far, Kind};
+use super::proxy::Proxy;
 use super::{SIZE, ended};
 use crate::peers;
 use crate::support::image::{Image, pattern};
 use crate::support::server::Server;
+use crate::support::wait_until;
 use serde_json::Value;
 
 fn copy(arguments: &[&str]) -> peers::Finished {
@@ -116,4 +119,57 @@ fn a_disk_that_is_served_is_not_emptied() {
     drop(server);
     copy(&[source.path.to_str().unwrap(), served.path.to_str().unwrap()]).ok();
     assert_same(&source, &served);
+}
+
+/// QEMU's program, asked once.
+fn qemu(tool: &str, arguments: &[&str]) -> Option<()> {
+    peers::run(peers::command(tool)?.args(arguments)).ok();
+    Some(())
+}
+
+/// QEMU says what has changed by a bitmap in a qcow2, and `qemu-nbd -B` passes it on. A copy that was interrupted goes on
+/// by the same command.
+#[test]
+fn what_a_bitmap_of_qemu_says_is_copied() {
+    let _ = copy_by_bitmap();
+}
+
+fn copy_by_bitmap() -> Option<()> {
+    let directory = tempfile::Builder::new().prefix("ringnbd-bitmap").tempdir().unwrap();
+    let (disk, socket) = (directory.path().join("disk.qcow2"), directory.path().join("s"));
+    let (path, socket_path) = (disk.to_str().unwrap(), socket.to_str().unwrap());
+    let target = Image::sparse(SIZE);
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", path, &SIZE.to_string()])?;
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -q -P 1 0 8M", path])?;
+    target.write(0, &[1; 8 << 20]);
+    qemu("qemu-img", &["bitmap", "--add", "-f", "qcow2", path, "b"])?;
+    // Data, a hole in place of data, and the last bytes.
+    let last = format!("write -q -P 3 {} 4k", SIZE - 4096);
+    let changes = ["-c", "write -q -P 2 1M 3M", "-c", "discard -q 6M 1M", "-c", &last];
+    qemu("qemu-io", &[&["-f", "qcow2", "-d", "unmap"], &changes[..], &[path]].concat())?;
+    qemu("qemu-img", &["bitmap", "--disable", "-f", "qcow2", path, "b"])?;
+    let mut server = peers::command("qemu-nbd")?;
+    server.args(["--persistent", "--shared=8", "--read-only", "--format=qcow2", "--export-name=disk"]);
+    server.args(["-B", "b", "--socket", socket_path, path]).stdout(Stdio::null());
+    let mut server = server.spawn().expect("start qemu-nbd");
+    wait_until("the server", || UnixStream::connect(&socket).is_ok());
+
+    let proxy = Proxy::with_limit(socket.clone(), 1 << 20);
+    let half = ended(copy(&[&proxy.uri(), target.path.to_str().unwrap(), "--delta", "b"]), 1);
+    assert!(half.contains("closed the connection"), "{half}");
+    let uri = format!("nbd+unix:///disk?socket={socket_path}");
+    let report = told(&[&uri, target.path.to_str().unwrap(), "--delta", "b", "--verify"]);
+    assert!(report["data"].as_u64().unwrap() < 5 << 20, "only what has changed: {report}");
+    assert_eq!(report["verified"].as_u64(), Some(SIZE));
+    let mut expected = vec![0; SIZE as usize];
+    for (start, end, byte) in [(0, 1, 1), (1, 4, 2), (4, 6, 1), (7, 8, 1)] {
+        expected[start << 20..end << 20].fill(byte);
+    }
+    expected[SIZE as usize - 4096..].fill(3);
+    assert!(target.read(0, SIZE as usize) == expected);
+    let refused = ended(copy(&[&uri, target.path.to_str().unwrap(), "--delta", "none"]), 2);
+    assert!(refused.contains("none"), "{refused}");
+    server.kill().ok();
+    server.wait().expect("wait for it");
+    Some(())
 }

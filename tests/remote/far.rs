@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Nbdkit,
     /// Simple replies.
     NbdkitSimple,
+    /// Structured replies, each some milliseconds late: a kill finds requests under way.
+    NbdkitSlow,
     /// Structured replies without meta contexts.
     NbdServer,
 }
@@ -60,7 +62,7 @@ impl Far {
         format!("nbd+unix:///disk?socket={}", self.socket().display())
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("s")
     }
 
@@ -114,7 +116,7 @@ impl Far {
                 let config = self.directory.path().join("config");
                 let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
                 let text = format!(
-                    "[generic]\nunixsock = {}\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n[disk]\nexportname = {}\n",
+                    "[generic]\nunixsock = {}\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n[disk]\nexportname = {}\nflush = true\nfua = true\n",
                     socket.display(),
                     disk.display()
                 );
@@ -122,7 +124,7 @@ impl Far {
                 command.arg("-C").arg(config).arg("-n");
                 command
             }
-            Kind::Nbdkit | Kind::NbdkitSimple => {
+            Kind::Nbdkit | Kind::NbdkitSimple | Kind::NbdkitSlow => {
                 let mut command = peers::command("nbdkit")?;
                 command.args(["--foreground", "--unix"]).arg(socket);
                 if self.kind == Kind::NbdkitSimple {
@@ -130,6 +132,11 @@ impl Far {
                 }
                 let (filters, parameters): (Vec<_>, Vec<_>) =
                     self.filters.iter().partition(|word| word.starts_with("--"));
+                let mut parameters: Vec<_> = parameters.into_iter().map(String::as_str).collect();
+                if self.kind == Kind::NbdkitSlow {
+                    command.arg("--filter=delay");
+                    parameters.extend(["rdelay=5ms", "wdelay=5ms"]);
+                }
                 command.args(filters).arg("file").arg(disk).args(parameters);
                 command
             }

@@ -171,17 +171,3 @@ fn errors_of_a_remote_are_passed_on() {
     assert_eq!(error_of(client.read_at(0, &mut [0; 4096])), 5);
     client.flush().expect("the connection lives");
 }
-
-/// It ends when its last client has gone: one that reconnects finds nobody, and says so after the delay.
-#[test]
-fn a_remote_that_exits_is_missed() {
-    let image = Image::sparse(SIZE);
-    let Some(mut far) = Far::start(Kind::Nbdkit, &image) else { return };
-    let near = near(&far, "reconnect=500ms");
-    let mut client = client(&near);
-    client.write_at(0, &[1; 512]).unwrap();
-    far.kill();
-    assert_eq!(error_of(client.write_at(0, &[2; 512])), 5);
-    // Another thread writes the log.
-    crate::support::wait_until("the log says so", || near.stderr().contains("requests fail"));
-}

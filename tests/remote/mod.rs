@@ -2,10 +2,13 @@
 //!
 //! Oracles: the file behind the other server, and what the test wrote.
 
+mod base;
 mod command;
 mod copy;
+mod cut;
 mod far;
 mod hostile;
+mod proxy;
 
 use std::time::{Duration, Instant};
 
@@ -59,8 +62,8 @@ macro_rules! matrix {
 mod matrix {
     matrix! {
         requests_come_through      => Ringnbd QemuNbd Nbdkit NbdkitSimple NbdServer;
-        a_killed_remote_is_awaited => Ringnbd QemuNbd Nbdkit NbdkitSimple;
-        a_loss_is_told_once        => Ringnbd QemuNbd Nbdkit;
+        a_killed_remote_is_awaited => Ringnbd QemuNbd Nbdkit NbdkitSimple NbdkitSlow NbdServer;
+        a_loss_is_told_once        => Ringnbd QemuNbd Nbdkit NbdServer;
     }
 }
 

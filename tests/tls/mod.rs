@@ -4,6 +4,7 @@
 mod init;
 mod others;
 mod records;
+mod relay;
 mod renewal;
 mod rights;
 

@@ -298,24 +298,105 @@ must /bin/ringnbd detach $device
     assert!(console.contains("it may only grow"), "{console}");
 }
 
-/// No packet arrives for ten seconds, and none is lost for good.
+/// Server and device are in two network namespaces, as on two machines. The cable between them is pulled for ten seconds.
 #[test]
 fn a_cable_is_pulled() {
     let script = r#"
 truncate -s 32M /d/one.img
-start
-device=$(/bin/ringnbd attach --connections 2 $(tcp one)) || failed attach
+# The other end of the cable is called as the kernel likes.
+must ip link add near type veth
+far=$(ls /sys/class/net | grep -v -e near -e lo -e eth)
+unshare -n /bin/ringnbd serve $EXPORTS --unix /run/s --tcp 0.0.0.0:10809 --shards 1 --memory 96M 2>>/d/log &
+server=$!
+until /bin/ringnbd info $(unix one) >/dev/null 2>&1; do
+  sleep 0.1
+  kill -0 $server 2>/dev/null || { failed "the server is gone"; tail -n 3 /d/log; break; }
+done
+must ip link set $far netns $server
+must ip address add 10.9.0.1/24 dev near
+must ip link set near up
+must nsenter -t $server -n /bin/ip address add 10.9.0.2/24 dev $far
+must nsenter -t $server -n /bin/ip link set $far up
+must /bin/ringnbd info nbd://10.9.0.2/one
+device=$(/bin/ringnbd attach --connections 2 nbd://10.9.0.2/one) || failed attach
+must_not /bin/ringnbd info $(tcp one)
 /bin/fio --name=attach --filename=$device --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=8 --size=8m \
   --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=20 >/d/fio 2>&1 &
 fio=$!
 sleep 4
-ip link set lo down
+ip link set near down
+[ "$(cat /sys/class/net/near/operstate)" = down ] || failed "the cable is in"
 sleep 10
-ip link set lo up
+ip link set near up
 wait $fio || { failed fio; cat /d/fio; }
 must /bin/ringnbd detach $device
 "#;
-    let _ = console_of(guest("one=/d/one.img", script));
+    let _ = console_of(guest("one=/d/one.img", script).modules(&["veth"]));
+}
+
+/// XFS under load, over a server that is killed and started again.
+#[test]
+fn xfs_on_a_device_survives_its_server() {
+    let script = r#"
+truncate -s 320M /d/one.img
+start
+device=$(/bin/ringnbd attach --connections 2 $(unix one)) || failed attach
+must /bin/mkfs.xfs -q $device
+must mount -t xfs $device /mnt
+/bin/fio --name=attach --directory=/mnt --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=16 --size=16m --fsync=64 \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=12 >/d/fio 2>&1 &
+fio=$!
+sleep 4
+crash; start
+sleep 4
+kill -9 $(supervisor $device); crash; start
+must /bin/ringnbd attach $(unix one)
+wait $fio || { failed fio; cat /d/fio; }
+must umount /mnt
+must /bin/xfs_repair -n $device
+must /bin/ringnbd detach $device
+"#;
+    let guest = guest("one=/d/one.img", script).modules(&["xfs"]);
+    let _ = console_of(guest.program("usr/sbin/mkfs.xfs").program("usr/sbin/xfs_repair"));
+}
+
+/// The supervisor encrypts: when it is killed the connections go with it, and the next one makes new ones.
+#[test]
+fn attaches_over_tls() {
+    let script = r#"
+truncate -s 32M /d/one.img
+must /bin/ringnbd tls init /d/tls
+EXPORTS="$EXPORTS --tls /d/tls --tls-mode selective"
+secure="nbds://127.0.0.1/one?tls-certificates=tls&tls-hostname=localhost"
+cd /d
+start
+device=$(/bin/ringnbd attach --connections 2 "$secure") || failed attach
+must_not /bin/ringnbd attach "nbds://127.0.0.1/one?tls-certificates=tls&tls-hostname=elsewhere"
+must /bin/mke2fs -q -t ext4 $device
+must mount -t ext4 $device /mnt
+/bin/fio --name=attach --filename=/mnt/file --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=16 --size=8m \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=15 >/d/fio 2>&1 &
+fio=$!
+sleep 3
+crash; start
+sleep 3
+kill -9 $(supervisor $device); sleep 1
+again=$(/bin/ringnbd attach "$secure") || failed adopt
+[ $again = $device ] || failed "it adopted $again"
+sleep 3
+kill -9 $(supervisor $device); crash; start
+must /bin/ringnbd attach "$secure"
+wait $fio || { failed fio; cat /d/fio; }
+/bin/ringnbd devices
+must umount /mnt
+must /bin/e2fsck -fn $device
+must /bin/ringnbd detach $device
+encrypted=$(grep -c 'Certificate(' /d/log)
+[ $encrypted -ge 8 ] || failed "$encrypted connections with a certificate"
+echo guest: encrypted
+"#;
+    let Some(console) = console_of(guest("one=/d/one.img", script)) else { return };
+    assert!(console.contains("guest: encrypted") && console.contains("nbds://127.0.0.1/one"), "{console}");
 }
 
 /// Sixteen at a time. `RINGNBD_ATTACHES=1000` makes it a campaign; prints how long attaching and detaching took.

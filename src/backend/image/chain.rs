@@ -17,6 +17,7 @@ use super::store::ImageStore;
 use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
 use crate::backend::registered::Registered;
+use crate::backend::remote::Remote;
 use crate::ring::FileIndex;
 use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
@@ -51,9 +52,16 @@ impl Deref for ChainLink {
 /// The base below a chain.
 #[derive(Clone)]
 pub(super) struct BaseLink {
-    pub(super) file: Rc<FileDevice>,
+    pub(super) device: BaseDevice,
     /// Bytes of it that are seen from above; what lies beyond reads as zeroes.
     pub(super) visible: u64,
+}
+
+/// What it is on a shard.
+#[derive(Clone)]
+pub(super) enum BaseDevice {
+    File(Rc<FileDevice>),
+    Remote(Rc<Remote>),
 }
 
 /// A layer of it.
@@ -87,13 +95,25 @@ impl Chain {
     /// The file or device below all layers.
     #[inline]
     pub(super) fn base_file(&self) -> Option<&FileDevice> {
-        self.base.as_ref().map(|base| &*base.file)
+        match &self.base.as_ref()?.device {
+            BaseDevice::File(file) => Some(file),
+            BaseDevice::Remote(_) => None,
+        }
+    }
+
+    /// The export of another server below all layers.
+    pub(super) fn remote_base(&self) -> Option<&Remote> {
+        match &self.base.as_ref()?.device {
+            BaseDevice::File(_) => None,
+            BaseDevice::Remote(remote) => Some(remote),
+        }
     }
 
     /// Descriptors that the ring has.
     pub(super) fn files(&self) -> usize {
         let layers = self.layers.iter().map(|layer| layer.registered.count() + layer.data.files());
-        layers.sum::<usize>() + self.base.as_ref().map_or(0, |base| base.file.files())
+        let base = self.base_file().map(FileDevice::files).or_else(|| Some(self.remote_base()?.files()));
+        layers.sum::<usize>() + base.unwrap_or_default()
     }
 
     /// The same image with a new head: what was the head is a sealed layer.

@@ -39,9 +39,13 @@ impl Chain {
                     push(&mut extents, Extent { length, hole: !reserved, zero: true });
                 }
                 Source::Base => {
-                    let base = self.base_file().expect("it is the source");
+                    let below = match (self.base_file(), self.remote_base()) {
+                        (Some(file), _) => file.extents(part, limit, client, context).await?,
+                        (None, Some(remote)) => remote.extents(part, limit).await?,
+                        (None, None) => unreachable!("it is the source"),
+                    };
                     let mut told = 0;
-                    for extent in base.extents(part, limit, client, context).await? {
+                    for extent in below {
                         told += extent.length;
                         push(&mut extents, extent);
                     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::head_commits::HeadCommits;
 use crate::backend::file_store::FileStore;
+use crate::backend::remote::RemoteStore;
 use crate::store::catalog::LayerId;
 use crate::store::map::LayerMap;
 
@@ -28,6 +29,31 @@ pub(in crate::backend) struct BaseFile {
     pub(in crate::backend) file: Arc<FileStore>,
     /// Bytes of it when it was opened; what lies beyond reads as zeroes.
     pub(in crate::backend) size: u64,
+}
+
+/// What is read where no layer has a block, wherever it is.
+#[derive(Debug)]
+pub(in crate::backend) enum OpenBase {
+    File(BaseFile),
+    /// An export of another server, of so many bytes.
+    Remote(Arc<RemoteStore>, u64),
+}
+
+impl OpenBase {
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::File(file) => file.size,
+            Self::Remote(_, size) => *size,
+        }
+    }
+
+    /// As many files as take as many places in a ring.
+    pub(super) fn files(&self) -> usize {
+        match self {
+            Self::File(_) => 1,
+            Self::Remote(store, _) => store.files(),
+        }
+    }
 }
 
 /// The files of a head that is to take over, durable, and its map, in which there is nothing.

@@ -58,11 +58,12 @@ use super::abandon::Abandon;
 use super::context::ShardContext;
 use super::file::{FileDevice, ReadFailure};
 use super::page_cache::Standing;
+use super::remote::Remote;
 use super::trust::Trust;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
 use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
-use chain::{BaseLink, Chain, ChainLink, RegisteredLayer};
+use chain::{BaseDevice, BaseLink, Chain, ChainLink, RegisteredLayer};
 use contents::ContentsLink;
 pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
@@ -70,6 +71,7 @@ pub(crate) use growing::{GrowOutcome, GrowTask};
 pub use handle::ImageHandle;
 pub use home_task::HomeTask;
 pub use layer_files::NextHead;
+use layer_files::OpenBase;
 pub(super) use open::facts as image_facts;
 use plans::ChangePlans;
 pub use sealing::{SealFailure, SealMember, SealTask, sealing};
@@ -102,8 +104,14 @@ impl ImageDevice {
         let layers = files.iter().map(|files| RegisteredLayer::new(files, store, context));
         let layers: Vec<_> = layers.collect::<io::Result<_>>()?;
         let base = store.base.as_ref().zip(base_bytes).map(|(base, visible)| {
-            let file = Rc::new(FileDevice::new(Arc::clone(&base.file), base.size, context)?);
-            Ok::<_, io::Error>(BaseLink { file, visible })
+            let device = match base {
+                OpenBase::File(base) => {
+                    let file = FileDevice::new(Arc::clone(&base.file), base.size, context)?;
+                    BaseDevice::File(Rc::new(file))
+                }
+                OpenBase::Remote(store, _) => BaseDevice::Remote(Rc::new(Remote::open(store, context)?)),
+            };
+            Ok::<_, io::Error>(BaseLink { device, visible })
         });
         let base = base.transpose()?;
         let maps = lock(&store.parked).take().ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY))?;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
-use super::layer_files::{BaseFile, LayerFiles, NextHead};
+use super::layer_files::{BaseFile, LayerFiles, NextHead, OpenBase};
 use super::served_store::ServedStore;
 use super::store::ImageStore;
 use crate::backend::file_store::{FileOptions, FileStore};
 use crate::backend::open_error::OpenError;
+use crate::backend::remote::RemoteStore;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{ImagePlace, ImageUri, Locking};
+use crate::config::{BasePlace, ImagePlace, ImageUri, Locking};
 use crate::store::catalog::{BaseId, NodeName};
 use crate::store::image_path::ImagePath;
 use crate::store::map::{Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront};
@@ -96,7 +97,7 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        let image = Self::new(opened, base, Some((open, options(uri, read_only))));
+        let image = Self::new(opened, base.map(OpenBase::File), Some((open, options(uri, read_only))));
         let image = image.with_contents(contents, uri.verify);
         Ok((image, facts(size, read_only, is_rotational)))
     }
@@ -168,11 +169,26 @@ fn open_temporary(
     read_only: bool,
     locks: bool,
 ) -> Result<(ImageStore, DeviceFacts), OpenError> {
-    let base = uri.base.as_ref().map(|path| open_base(path, uri.mapped, locks)).transpose()?;
-    let size = uri.size.or(base.as_ref().map(|base| base.size));
+    let mut block_sizes = BlockSizes::default();
+    let base = match &uri.base {
+        None => None,
+        Some(BasePlace::File(path)) => Some(OpenBase::File(open_base(path, uri.mapped, locks)?)),
+        Some(BasePlace::Remote(remote)) => {
+            let (store, facts) = RemoteStore::open(remote, true)?;
+            // What is read of it are parts of what clients read, so its unit is theirs.
+            block_sizes.minimum = facts.block_sizes.minimum;
+            if block_sizes.minimum > block_sizes.preferred {
+                return Err(OpenError::Image(
+                    "is on another server's export whose blocks are larger than 4 KiB",
+                ));
+            }
+            Some(OpenBase::Remote(Arc::new(store), facts.size))
+        }
+    };
+    let size = uri.size.or(base.as_ref().map(OpenBase::size));
     let size = size.ok_or(OpenError::Image("has neither a size nor a base"))?;
     let (head, rotational) = temporary_layer(size, uri)?;
-    let facts = facts(size, read_only, rotational);
+    let facts = DeviceFacts { block_sizes, ..facts(size, read_only, rotational) };
     Ok((ImageStore::new(vec![head], base, None), facts))
 }
 

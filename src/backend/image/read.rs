@@ -44,6 +44,17 @@ impl Chain {
                 rest = behind(part, range);
                 continue;
             }
+            if source == Source::Base
+                && let Some(remote) = self.remote_base()
+            {
+                let (back, result) = remote.read(part, lease, start).await;
+                lease = back;
+                if let Err(failure) = result {
+                    return (lease, Err(ReadFailure { good: good + failure.good, ..failure }));
+                }
+                rest = behind(part, range);
+                continue;
+            }
             match self.file(source) {
                 Some(file) => {
                     let (back, result) = file.read_anyhow(part, lease, start, context).await;

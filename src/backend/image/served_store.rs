@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::contents::ServedContents;
 use super::layer_files::BaseFile;
 use crate::backend::open_error::OpenError;
-use crate::config::{ImageUri, VerifyChunks};
+use crate::config::{BasePlace, ImageUri, VerifyChunks};
 use crate::exec::lock;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{BaseId, LayerId, NodeName};
@@ -259,7 +259,10 @@ fn make_overlay(store: &mut OpenStore<MapFiles>, node: &NodeName, uri: &ImageUri
     }
     let made = match (&uri.base, uri.size) {
         (Some(base), size) => {
-            let base = look_at_base(base).map_err(OpenError::Store)?;
+            let BasePlace::File(path) = base else {
+                return Err(OpenError::Image("cannot begin with an export of another server"));
+            };
+            let base = look_at_base(path).map_err(OpenError::Store)?;
             store.create_on_base(&node.image, size, base)
         }
         (None, Some(size)) => store.create_empty(&node.image, size),

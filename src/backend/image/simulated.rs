@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::layer_files::{BaseFile, LayerFiles, NextHead};
+use super::layer_files::{BaseFile, LayerFiles, NextHead, OpenBase};
 use super::open::facts;
 use super::shortening::ShorterChain;
 use super::store::ImageStore;
@@ -169,7 +169,7 @@ impl ImageStore {
         }
         let base = image.base.map(|(file, size)| {
             let (file, _) = FileStore::simulated(world.open(file), size, true, None);
-            BaseFile { file: Arc::new(file), size }
+            OpenBase::File(BaseFile { file: Arc::new(file), size })
         });
         let size = layers[0].1.size();
         Ok((Self::new(layers, base, None), facts(size, image.read_only, false)))

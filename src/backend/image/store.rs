@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use super::contents::ServedContents;
 use super::counts::{ImageCounts, ImageStatus, status};
-use super::layer_files::{BaseFile, LayerFiles};
+use super::layer_files::{LayerFiles, OpenBase};
 use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::file_store::FileOptions;
+use crate::backend::remote::RemoteStatus;
 use crate::block::ByteRange;
 use crate::config::VerifyChunks;
 use crate::exec::{RangeLock, lock};
@@ -24,7 +25,7 @@ use crate::store::tracking::OtherChanges;
 pub(in crate::backend) struct ImageStore {
     links: Mutex<StoreLinks>,
     /// The base that it was opened with.
-    pub(super) base: Option<BaseFile>,
+    pub(super) base: Option<OpenBase>,
     /// Bytes of the disk. It [grows](super::growing) on the thread of the home.
     size: AtomicU64,
     /// Bytes of a block.
@@ -69,7 +70,7 @@ impl ImageStore {
     /// An image of layers, the head first, each with its map. One of a store says how they were opened.
     pub(in crate::backend) fn new(
         layers: Vec<(LayerFiles, LayerMap)>,
-        base: Option<BaseFile>,
+        base: Option<OpenBase>,
         served: Option<(ServedImage, FileOptions)>,
     ) -> Self {
         let (served, options) = served.unzip();
@@ -80,7 +81,7 @@ impl ImageStore {
             links: Mutex::new(StoreLinks {
                 layers,
                 contents: None,
-                base_bytes: base.as_ref().map(|base| base.size),
+                base_bytes: base.as_ref().map(OpenBase::size),
             }),
             base,
             size: AtomicU64::new(size),
@@ -161,7 +162,15 @@ impl ImageStore {
             None => lock(&self.links).layers.len() + usize::from(self.options.is_some()),
         };
         let maps = layers.div_ceil(FILES_PER_EXPORT);
-        layers + maps + usize::from(self.base.is_some())
+        layers + maps + self.base.as_ref().map_or(0, OpenBase::files)
+    }
+
+    /// What is told of the other server that has its base; nothing when it has none there.
+    pub(in crate::backend) fn remote_status(&self) -> Option<RemoteStatus> {
+        match &self.base {
+            Some(OpenBase::Remote(store, _)) => Some(store.status()),
+            _ => None,
+        }
     }
 
     /// Where changes of the head are noted for the time after a kill.

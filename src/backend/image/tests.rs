@@ -60,7 +60,7 @@ impl Tested {
         std::fs::write(&path, base).unwrap();
         let uri = ImageUri {
             place: ImagePlace::Temporary,
-            base: Some(path),
+            base: Some(crate::config::BasePlace::File(path)),
             size: Some(size),
             direct: false,
             mapped: true,

@@ -17,11 +17,11 @@ pub(super) struct RemoteCounts {
 pub(crate) struct RemoteStatus {
     /// Connections now.
     pub connections: u64,
-    /// How often there came to be connections, all of the device at once.
+    /// How often there came to be connections: all of the device at once, or some in place of lost ones.
     pub connects: u64,
-    /// How often they were lost.
+    /// Connections that were lost.
     pub losses: u64,
-    /// Requests that were under way then, and were sent once more.
+    /// Requests that were under way on them, and were sent once more.
     pub sent_again: u64,
     /// Flushes that failed because a loss may have cost changes that were answered.
     pub failed_flushes: u64,
@@ -29,13 +29,15 @@ pub(crate) struct RemoteStatus {
 
 impl RemoteCounts {
     pub(super) fn connected(&self, connections: usize) {
-        self.connections.store(connections as u64, Relaxed);
+        self.connections.fetch_add(connections as u64, Relaxed);
         self.connects.fetch_add(1, Relaxed);
     }
 
-    /// Gives how often they were lost by now.
+    /// One of them. Gives how many were lost by now.
     pub(super) fn lost(&self, sent_again: usize) -> u64 {
-        self.connections.store(0, Relaxed);
+        // A device that is gone has none, though it may lose one that it was about to end.
+        let fewer = |connections: u64| Some(connections.saturating_sub(1));
+        let _always_changed = self.connections.fetch_update(Relaxed, Relaxed, fewer);
         self.sent_again.fetch_add(sent_again as u64, Relaxed);
         self.losses.fetch_add(1, Relaxed) + 1
     }

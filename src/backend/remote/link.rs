@@ -66,7 +66,7 @@ async fn receive(remote: &RemoteOnShard, link: &RemoteLink, mut lease: Lease) {
             Err(errno) => Err(LinkEnd::Failed(errno)),
         };
         if let Err(why) = taken {
-            return remote.lose(&why);
+            return remote.lose(link, &why);
         }
     }
 }
@@ -94,7 +94,11 @@ fn take_in(remote: &RemoteOnShard, link: &RemoteLink, mut input: &[u8]) -> Resul
             Event::Done { result: Err(BlockError::Shutdown), .. } => return Err(LinkEnd::ShuttingDown),
             Event::Done { cookie, result } => {
                 let waiter = state.answered(cookie, link.number, result)?;
+                let has_proven = state.has_proven();
                 drop(state);
+                if has_proven {
+                    remote.poke();
+                }
                 waiter.into_iter().for_each(|waiter| remote.ready.notify(waiter));
                 has_room = true;
             }
@@ -129,7 +133,7 @@ async fn send(remote: &RemoteOnShard, link: &Rc<RemoteLink>) {
         let sent = match result {
             Ok(sent) => sent as usize,
             Err(libc::EINTR | libc::EAGAIN) => 0,
-            Err(errno) => return remote.lose(&LinkEnd::Failed(errno)),
+            Err(errno) => return remote.lose(link, &LinkEnd::Failed(errno)),
         };
         batch.take_sent(
             sent,

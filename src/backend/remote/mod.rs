@@ -1,9 +1,10 @@
 //! A device that stands on another NBD server.
 //!
-//! What it has to decide knows no socket, no protocol and no clock: `reconnect` when to connect, `unanswered`
-//! what to send again, `unflushed` what may be lost, `facts` whether the remote is the one that it was.
-//! Around that are the tasks of a shard: `supervisor` connects, `link` moves the bytes of one connection, and
-//! `shared` is what they have in common with the requests of `on_shard`.
+//! What it has to decide knows no socket, no protocol and no clock: `reconnect` when to connect, `refill`
+//! when to connect once more while other connections stand, `unanswered` what to send again, `unflushed` what
+//! may be lost, `facts` whether the remote is the one that it was. Around that are the tasks of a shard:
+//! `supervisor` connects, `link` moves the bytes of one connection, and `shared` is what they have in common
+//! with the requests of `on_shard`.
 
 mod connection;
 mod counts;
@@ -11,6 +12,7 @@ mod facts;
 mod link;
 mod on_shard;
 mod reconnect;
+mod refill;
 mod shared;
 mod state;
 mod store;
@@ -18,6 +20,8 @@ mod supervisor;
 mod unanswered;
 mod unflushed;
 mod wire;
+#[cfg(test)]
+mod worlds;
 
 pub(crate) use counts::RemoteStatus;
 pub(super) use on_shard::Remote;

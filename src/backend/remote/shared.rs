@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::connection::LinkEnd;
+use super::connection::{LinkEnd, RemoteLink};
 use super::state::RemoteState;
 use super::store::RemoteStore;
 use crate::exec::{Background, Helpers, ReadyList, Waiters};
@@ -49,13 +49,17 @@ impl RemoteOnShard {
         self.room.wake_all();
     }
 
-    /// A connection has ended, and with it the others, so that one order of requests holds on all.
-    pub(super) fn lose(&self, why: &LinkEnd) {
-        let (links, sent_again) = self.state.borrow_mut().lost(self.ring.now());
+    /// A connection has ended. What was under way on it is sent again, over the others if there are some.
+    ///
+    /// The remote may still be doing what it was sent there, as it may after any loss.
+    pub(super) fn lose(&self, link: &RemoteLink, why: &LinkEnd) {
+        let lost = self.state.borrow_mut().lost(link.number, self.ring.now());
+        let Some(sent_again) = lost else { return };
         let losses = self.store.counts.lost(sent_again);
-        tracing::warn!(remote = self.store.text, reason = %why, losses, "a connection was lost");
-        let waiters: Vec<_> = links.iter().filter_map(|link| link.kill()).collect();
-        waiters.into_iter().for_each(|waiter| self.ready.notify(waiter));
+        let left = self.state.borrow().links.len();
+        tracing::warn!(remote = self.store.text, reason = %why, losses, left, "a connection was lost");
+        link.kill().into_iter().for_each(|waiter| self.ready.notify(waiter));
+        (0..sent_again.min(left)).for_each(|_| self.rouse());
         self.poke();
         self.room.wake_all();
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::connection::RemoteLink;
 use super::reconnect::{Reconnect, RemoteEntry};
+use super::refill::Refill;
+use super::store::RemoteSocket;
 use super::unanswered::{ConnectionNumber, RemoteEnding, RemoteRequest, StrayReply, Unanswered};
 use super::unflushed::{ToldLosses, Unflushed};
 use super::wire::{extent, is_volatile_change};
@@ -70,6 +72,7 @@ pub(super) type RemoteEnded = (RemoteMemory, Result<Vec<Extent>, BlockError>);
 /// The state of a remote device on its shard.
 pub(super) struct RemoteState {
     pub(super) reconnect: Reconnect,
+    pub(super) refill: Refill,
     pub(super) unanswered: Unanswered,
     pub(super) unflushed: Unflushed,
     held: HashMap<u64, HeldRequest>,
@@ -78,6 +81,10 @@ pub(super) struct RemoteState {
     pub(super) links: Vec<Rc<RemoteLink>>,
     /// Those of them that have nothing to send.
     pub(super) idle: VecDeque<Rc<RemoteLink>>,
+    /// Connections that came while others stood, and how many requests had been sent then.
+    newcomers: Vec<(RemoteSocket, u64)>,
+    /// Those that proved to lead to the same server: the supervisor is to begin them.
+    proven: Vec<RemoteSocket>,
     /// Numbers of connections so far.
     connections: u64,
     pub(super) supervisor: Option<Waiter>,
@@ -91,12 +98,15 @@ impl RemoteState {
     pub(super) fn new(delay: Duration, now: Duration) -> Self {
         Self {
             reconnect: Reconnect::new(delay, now),
+            refill: Refill::default(),
             unanswered: Unanswered::new(MOST_UNANSWERED),
             unflushed: Unflushed::default(),
             held: HashMap::new(),
             told: HashMap::new(),
             links: Vec::new(),
             idle: VecDeque::new(),
+            newcomers: Vec::new(),
+            proven: Vec::new(),
             connections: 0,
             supervisor: None,
             is_poked: false,
@@ -175,7 +185,11 @@ impl RemoteState {
         connection: ConnectionNumber,
         result: Result<(), BlockError>,
     ) -> Result<Option<Waiter>, StrayReply> {
+        let unanswered = &self.unanswered;
+        let is_proof = |sends| unanswered.is_sent_after(cookie, sends);
+        let proven: Vec<_> = self.newcomers.extract_if(.., |(_, sends)| is_proof(*sends)).collect();
         let ending = self.unanswered.answered(cookie, connection)?;
+        self.proven.extend(proven.into_iter().map(|(socket, _)| socket));
         self.reconnect.answered();
         let (RemoteEnding::Awaited(request) | RemoteEnding::Withdrawn(request)) = ending;
         if result.is_ok() && is_volatile_change(&request) {
@@ -196,15 +210,51 @@ impl RemoteState {
         }
     }
 
-    /// All connections are gone; what was under way is to be sent again. Gives how many requests that are.
-    pub(super) fn lost(&mut self, now: Duration) -> (Vec<Rc<RemoteLink>>, usize) {
-        self.idle.clear();
-        let links = std::mem::take(&mut self.links);
-        let sent_again = links.iter().map(|link| self.unanswered.lost(link.number)).sum();
+    /// A connection has come while others stand. It is not used until one of these answers a request that was
+    /// sent after it came.
+    ///
+    /// Until then it may lead to a server that was started after a crash of the one that they lead to, which
+    /// nobody has noticed yet. A FLUSH there would succeed, and cover nothing of what the crash has cost.
+    pub(super) fn welcome(&mut self, newcomer: RemoteSocket) {
+        self.newcomers.push((newcomer, self.unanswered.sends()));
+    }
+
+    /// Connections that are to be begun now.
+    pub(super) fn take_proven(&mut self) -> Vec<RemoteSocket> {
+        std::mem::take(&mut self.proven)
+    }
+
+    pub(super) fn has_proven(&self) -> bool {
+        !self.proven.is_empty()
+    }
+
+    /// How many connections there are, those included that are not used yet.
+    pub(super) fn connections(&self) -> usize {
+        self.links.len() + self.newcomers.len() + self.proven.len()
+    }
+
+    /// A connection is gone: what was under way on it is to be sent again. Gives how many requests that are;
+    /// nothing if that is known.
+    pub(super) fn lost(&mut self, connection: ConnectionNumber, now: Duration) -> Option<usize> {
+        let at = self.links.iter().position(|link| link.number == connection)?;
+        self.links.remove(at);
+        self.idle.retain(|link| link.number != connection);
+        let sent_again = self.unanswered.lost(connection);
+        for cookie in &sent_again {
+            self.held.get_mut(cookie).expect("it is unanswered").extents.clear();
+        }
         // What was withdrawn is not sent again.
-        self.held.retain(|_, held| !held.is_withdrawn);
-        self.reconnect.lost(now);
-        (links, sent_again)
+        let unanswered = &self.unanswered;
+        self.held.retain(|cookie, held| !held.is_withdrawn || unanswered.has(*cookie));
+        if self.links.is_empty() {
+            // Nothing can prove any more where these lead.
+            (self.newcomers, self.proven) = (Vec::new(), Vec::new());
+            self.refill.stop();
+            self.reconnect.lost(now);
+        } else {
+            self.refill.lost(now);
+        }
+        Some(sent_again.len())
     }
 
     /// Fails what waits for a connection; whom to wake.
@@ -218,5 +268,36 @@ impl RemoteState {
         let held = self.held.get_mut(&cookie)?;
         held.outcome = Some(result);
         held.waiter.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{ByteRange, IoFlags};
+    use crate::ring::FileIndex;
+
+    /// The first half of an answer came on a connection that is lost; the whole comes on another one.
+    #[test]
+    fn half_an_answer_is_forgotten_when_it_is_asked_again() {
+        let mut state = RemoteState::new(Duration::from_secs(9), Duration::ZERO);
+        let link = |number| {
+            let mode = crate::nbd::session::ReplyMode::Extended;
+            Rc::new(RemoteLink::new(ConnectionNumber(number), FileIndex::default(), mode, Some(1)))
+        };
+        state.links = vec![link(1), link(2)];
+        let range = ByteRange::new(0, 8192).unwrap();
+        let request = RemoteRequest { command: CommandKind::BlockStatus, range, flags: IoFlags::default() };
+        let cookie = state.enter(request, &mut Some(RemoteMemory::Nothing), 9).unwrap().unwrap();
+        state.unanswered.send(ConnectionNumber(1)).unwrap();
+        state.held(cookie).unwrap().put_extent(4096, 3);
+        assert_eq!(state.lost(ConnectionNumber(1), Duration::ZERO), Some(1));
+        assert_eq!(state.lost(ConnectionNumber(1), Duration::ZERO), None, "it is known");
+        assert_eq!(state.links.len(), 1, "the other one stands");
+        state.unanswered.send(ConnectionNumber(2)).unwrap();
+        state.held(cookie).unwrap().put_extent(8192, 0);
+        assert!(state.answered(cookie, ConnectionNumber(2), Ok(())).unwrap().is_none());
+        let (_, told) = state.ended(cookie, || unreachable!("it has ended")).unwrap();
+        assert_eq!(told.unwrap(), [extent(8192, 0)]);
     }
 }

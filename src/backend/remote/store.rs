@@ -171,12 +171,23 @@ impl RemoteStore {
     pub(super) fn connect(&self) -> Result<Vec<RemoteSocket>, ConnectError> {
         let first = lock(&self.first).take();
         let mut sockets = vec![first.map_or_else(|| self.connect_once(), Ok)?];
-        while sockets.len() < self.connections {
-            match self.connect_once() {
-                Ok(socket) => sockets.push(socket),
-                // It may allow fewer than we would like.
-                Err(_) => break,
-            }
+        // It may allow fewer than we would like.
+        if let Some(more) = self.connections.checked_sub(1).filter(|more| *more > 0) {
+            sockets.extend(self.connect_more(more).into_iter().flatten());
+        }
+        Ok(sockets)
+    }
+
+    /// Connects as often as that, at least once, while other connections stand.
+    ///
+    /// # Errors
+    /// The first connection's.
+    pub(super) fn connect_more(&self, connections: usize) -> Result<Vec<RemoteSocket>, ConnectError> {
+        let mut sockets = vec![self.connect_once()?];
+        while sockets.len() < connections
+            && let Ok(socket) = self.connect_once()
+        {
+            sockets.push(socket);
         }
         Ok(sockets)
     }

@@ -1,5 +1,6 @@
 //! The task that connects, and fails what has waited too long.
 
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -14,6 +15,7 @@ use super::reconnect::Due;
 use super::shared::RemoteOnShard;
 use super::store::RemoteSocket;
 use crate::exec::Waiter;
+use crate::ring::Lease;
 
 /// The longest sleep. A timer that nobody awaits any more lives on for that long.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -37,13 +39,29 @@ pub(super) async fn run(remote: Rc<RemoteOnShard>) {
                 None => break,
             }
         }
+        let missing = {
+            let mut state = remote.state.borrow_mut();
+            let connections = state.connections();
+            state.refill.due(connections, now)
+        };
+        if let Some(missing) = missing {
+            remote.background.begin(refill(Rc::clone(&remote), missing));
+        }
+        let proven = remote.state.borrow_mut().take_proven();
+        if !proven.is_empty() {
+            begin_more_links(&remote, proven);
+        }
         sleep(&remote, now).await;
     }
 }
 
 /// Sleeps until something may be due, or has happened.
 async fn sleep(remote: &RemoteOnShard, now: Duration) {
-    let wake_at = remote.state.borrow().reconnect.wake_at();
+    let (again, more) = {
+        let state = remote.state.borrow();
+        (state.reconnect.wake_at(), state.refill.wake_at())
+    };
+    let wake_at = again.into_iter().chain(more).min();
     let pause = wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP));
     let mut timer = pin!(remote.ring.sleep(pause.unwrap_or(LONGEST_SLEEP)));
     poll_fn(|context| {
@@ -77,7 +95,7 @@ async fn attempt(remote: Rc<RemoteOnShard>) {
     remote.poke();
 }
 
-fn failed(remote: &RemoteOnShard, why: &dyn std::fmt::Display) {
+fn failed(remote: &RemoteOnShard, why: &dyn Display) {
     tracing::warn!(remote = remote.store.text, reason = %why, "cannot connect, trying again");
     remote.state.borrow_mut().reconnect.attempt_failed(remote.ring.now());
 }
@@ -90,6 +108,76 @@ fn begin_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
         remote.state.borrow_mut().reconnect.give_up();
         return remote.fail_waiting();
     }
+    let links = links_of(remote, sockets);
+    if links.is_empty() {
+        return failed(remote, &"no place is left for its socket");
+    }
+    let mut state = remote.state.borrow_mut();
+    state.unflushed.reconnected(false);
+    state.reconnect.connected(remote.ring.now());
+    state.refill.connected(links.len(), remote.ring.now());
+    drop(state);
+    tracing::info!(remote = remote.store.text, connections = links.len(), "connected");
+    begin(remote, links);
+}
+
+/// One attempt to connect once more, while other connections stand.
+async fn refill(remote: Rc<RemoteOnShard>, missing: usize) {
+    let store = Arc::clone(&remote.store);
+    let key = Arc::as_ptr(&store).addr();
+    let connected = remote.helpers.run(key, 0, move || store.connect_more(missing)).await;
+    let failure: Box<dyn Display> = match connected {
+        Ok(Ok(sockets)) => match welcome(&remote, sockets) {
+            Ok(()) => return remote.poke(),
+            Err(why) => why,
+        },
+        Ok(Err(error)) => Box::new(error),
+        Err(_panicked) => Box::new("the attempt panicked"),
+    };
+    tracing::info!(remote = remote.store.text, reason = %failure, "cannot connect once more, trying again");
+    remote.state.borrow_mut().refill.attempt_failed(remote.ring.now());
+    remote.poke();
+}
+
+/// Has connections wait until they are known to lead to the same server as the others.
+fn welcome(remote: &RemoteOnShard, mut sockets: Vec<RemoteSocket>) -> Result<(), Box<dyn Display>> {
+    let mut state = remote.state.borrow_mut();
+    // The last of the others may have been lost meanwhile, and all of them are made anew.
+    let Some(other) = state.links.first().filter(|_| !state.is_closed) else { return Ok(()) };
+    let has_map = other.allocation.is_some();
+    for socket in &sockets {
+        remote
+            .store
+            .facts
+            .check(&socket.facts)
+            .map_err(|changed| -> Box<dyn Display> { Box::new(changed) })?;
+        if socket.allocation.is_some() != has_map {
+            return Err(Box::new("it has another map than on the other connections"));
+        }
+    }
+    state.refill.attempt_succeeded(remote.ring.now());
+    // They were asked for before all others were lost and made anew, perhaps.
+    sockets.truncate(remote.store.connections.saturating_sub(state.connections()));
+    sockets.into_iter().for_each(|socket| state.welcome(socket));
+    Ok(())
+}
+
+/// Connections that proved to lead to the same server.
+fn begin_more_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
+    let wanted = sockets.len();
+    let links = links_of(remote, sockets);
+    let left = remote.state.borrow().links.len();
+    tracing::info!(remote = remote.store.text, more = links.len(), left, "connected once more");
+    if links.len() < wanted {
+        remote.state.borrow_mut().refill.lost(remote.ring.now());
+    }
+    if !links.is_empty() {
+        begin(remote, links);
+    }
+}
+
+/// Gives sockets to the ring, as many as there is room for.
+fn links_of(remote: &RemoteOnShard, sockets: Vec<RemoteSocket>) -> Vec<(Rc<RemoteLink>, Lease)> {
     let mut links = Vec::new();
     for RemoteSocket { socket, mode, allocation, .. } in sockets {
         let Some(lease) = remote.pool.lend(RECEIVE) else { break };
@@ -97,16 +185,12 @@ fn begin_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
         let number = remote.state.borrow_mut().next_connection();
         links.push((Rc::new(RemoteLink::new(number, index, mode, allocation)), lease));
     }
-    if links.is_empty() {
-        return failed(remote, &"no place is left for its socket");
-    }
-    let mut state = remote.state.borrow_mut();
-    state.unflushed.reconnected(false);
-    state.reconnect.connected(remote.ring.now());
-    state.links = links.iter().map(|(link, _)| Rc::clone(link)).collect();
-    drop(state);
+    links
+}
+
+fn begin(remote: &Rc<RemoteOnShard>, links: Vec<(Rc<RemoteLink>, Lease)>) {
     remote.store.counts.connected(links.len());
-    tracing::info!(remote = remote.store.text, connections = links.len(), "connected");
+    remote.state.borrow_mut().links.extend(links.iter().map(|(link, _)| Rc::clone(link)));
     for (link, lease) in links {
         remote.background.begin(link::run(Rc::clone(remote), link, lease));
     }

@@ -41,6 +41,8 @@ struct Place {
     cookie: u64,
     request: RemoteRequest,
     sent_on: Option<ConnectionNumber>,
+    /// How many requests had been sent before it, the last time.
+    sent_at: u64,
     is_withdrawn: bool,
 }
 
@@ -51,6 +53,7 @@ pub(super) struct Unanswered {
     /// Cookies of those to send, in the order in which they were asked.
     unsent: VecDeque<u64>,
     next: u64,
+    sends: u64,
     limit: usize,
 }
 
@@ -58,7 +61,8 @@ impl Unanswered {
     /// At most `limit` requests at a time.
     pub(super) fn new(limit: usize) -> Self {
         assert!(limit <= 1 << PLACE_BITS, "a place fits into a cookie");
-        Self { places: Slab::with_capacity(limit), unsent: VecDeque::with_capacity(limit), next: 0, limit }
+        let (places, unsent) = (Slab::with_capacity(limit), VecDeque::with_capacity(limit));
+        Self { places, unsent, next: 0, sends: 0, limit }
     }
 
     #[cfg(test)]
@@ -83,7 +87,7 @@ impl Unanswered {
         }
         let vacant = self.places.vacant_entry();
         let cookie = self.next << PLACE_BITS | vacant.key() as u64;
-        vacant.insert(Place { cookie, request, sent_on: None, is_withdrawn: false });
+        vacant.insert(Place { cookie, request, sent_on: None, sent_at: 0, is_withdrawn: false });
         self.next += 1;
         self.unsent.push_back(cookie);
         Some(cookie)
@@ -93,8 +97,20 @@ impl Unanswered {
     pub(super) fn send(&mut self, connection: ConnectionNumber) -> Option<(u64, RemoteRequest)> {
         let cookie = self.unsent.pop_front()?;
         let place = self.places.get_mut(index(cookie)).expect("unsent requests have a place");
-        place.sent_on = Some(connection);
+        (place.sent_on, place.sent_at) = (Some(connection), self.sends);
+        self.sends += 1;
         Some((cookie, place.request))
+    }
+
+    /// How many requests were sent so far, those that were sent again included.
+    pub(super) fn sends(&self) -> u64 {
+        self.sends
+    }
+
+    /// Whether a request is under way that was sent when so many had been sent already.
+    pub(super) fn is_sent_after(&self, cookie: u64, sends: u64) -> bool {
+        let place = self.places.get(index(cookie)).filter(|place| place.cookie == cookie);
+        place.is_some_and(|place| place.sent_on.is_some() && place.sent_at >= sends)
     }
 
     /// The last part of a reply came on `connection`.
@@ -132,22 +148,22 @@ impl Unanswered {
     }
 
     /// The connection is gone: what was under way there is unsent again, before all that was asked later.
-    /// Gives how many requests that are.
-    pub(super) fn lost(&mut self, connection: ConnectionNumber) -> usize {
-        let unsent = &mut self.unsent;
-        let before = unsent.len();
+    /// Gives the cookies of those.
+    pub(super) fn lost(&mut self, connection: ConnectionNumber) -> Vec<u64> {
+        let (unsent, mut sent_again) = (&mut self.unsent, Vec::new());
         self.places.retain(|_, place| {
             if place.sent_on != Some(connection) {
                 return true;
             }
             place.sent_on = None;
             if !place.is_withdrawn {
-                unsent.push_back(place.cookie);
+                sent_again.push(place.cookie);
             }
             !place.is_withdrawn
         });
+        unsent.extend(&sent_again);
         unsent.make_contiguous().sort_unstable();
-        unsent.len() - before
+        sent_again
     }
 
     /// Gives up all requests that have to be sent, and calls `failed` with the cookie of each.
@@ -187,7 +203,7 @@ mod tests {
             assert_eq!(unanswered.send(first).unwrap().0, *cookie);
         }
         assert_eq!(unanswered.answered(cookies[1], first), Ok(RemoteEnding::Awaited(read(1))));
-        assert_eq!(unanswered.lost(first), 2);
+        assert_eq!(unanswered.lost(first), [cookies[0], cookies[2]]);
         assert_eq!(unanswered.answered(cookies[0], first), Err(StrayReply(cookies[0])));
         let order: Vec<_> = std::iter::from_fn(|| unanswered.send(second)).map(|sent| sent.0).collect();
         assert_eq!(order, [cookies[0], cookies[2], cookies[3]]);
