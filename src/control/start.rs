@@ -16,14 +16,12 @@ use super::plane::Plane;
 use super::served::{Served, info_of, served};
 use super::server::{Clients, Ending, Exits, Server};
 use super::start_error::StartError;
-use super::stores::{OpenedStores, Stores, StoresError};
+use super::stores::{FILES_OF_STORES, OpenedStores, Stores, StoresError};
 use crate::backend::{Export, LaunchCommand, OpenError};
 use crate::config::{CommandUri, Config, ExportConfig, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
 
-/// Places for files of images that a shard has at most, when they are opened after it has started; and of
-/// another server's connections.
-const FILES_OF_IMAGE: usize = 1024;
+/// Places for another server's connections, at most.
 const FILES_OF_REMOTE: usize = 16;
 
 /// The clients of a server.
@@ -137,13 +135,13 @@ fn files_at_most(config: &Config) -> usize {
     fn of(uri: &ExportUri) -> usize {
         match uri {
             ExportUri::File { .. } => 1,
-            ExportUri::Image(_) => FILES_OF_IMAGE,
+            ExportUri::Image(_) => Export::MOST_FILES_OF_IMAGE,
             ExportUri::Remote(_) | ExportUri::Command(_) => FILES_OF_REMOTE,
             ExportUri::Memory { .. } | ExportUri::Null { .. } | ExportUri::Application { .. } => 0,
             ExportUri::Fault { inner, .. } => of(inner),
         }
     }
-    config.exports.iter().map(|export| of(&export.uri)).sum()
+    config.exports.iter().map(|export| of(&export.uri)).sum::<usize>() + FILES_OF_STORES
 }
 
 /// Starts the shards, and the threads of handshakes.

@@ -39,8 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A store with its lock, or what a server has told of one.
 #[derive(Debug)]
 pub struct OpenStore<M> {
-    pub(super) directory: StoreDirectory,
+    /// It is closed first, which writes to it: the lock is the directory's.
     catalog: StoreCatalog,
+    pub(super) directory: StoreDirectory,
     pub(super) maps: M,
     /// Records of changes that maps do not tell any more.
     pub(super) anchors: RecordAnchors,

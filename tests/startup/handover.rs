@@ -269,6 +269,18 @@ pub(super) fn moved_by(line: &Line, process: usize) -> usize {
 
 /// A connection to a control socket that has left HTTP, as a new process makes one.
 pub(super) fn upgraded(line: &Line) -> UnixStream {
+    let mut stream = None;
+    // The one before may not be over.
+    wait_until("the server to hand over", || {
+        let (asked, head) = ask(line);
+        assert!(head.starts_with("HTTP/1.1 101 ") || head.starts_with("HTTP/1.1 409 "), "{head}");
+        stream = Some(asked).filter(|_| head.starts_with("HTTP/1.1 101 "));
+        stream.is_some()
+    });
+    stream.unwrap()
+}
+
+fn ask(line: &Line) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(line.path("control")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = "POST /api/v1/handover HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: ringnbd-handover\r\nContent-Length: 0\r\n\r\n";
@@ -279,9 +291,7 @@ pub(super) fn upgraded(line: &Line) -> UnixStream {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    stream
+    (stream, String::from_utf8(head).unwrap())
 }
 
 /// A message without descriptors: its length, its kind, and how many descriptors come along.

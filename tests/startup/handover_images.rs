@@ -60,6 +60,15 @@ fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
     ]
 }
 
+/// Verifiers end when this goes, also when a test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `work` while all clients verify.
 fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn())) {
     let is_over = AtomicBool::new(false);
@@ -69,6 +78,7 @@ fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn(
             .iter_mut()
             .map(|(client, start, longest)| scope.spawn(move || verify(client, *start, *longest, is_over)))
             .collect();
+        let _ends_them = Ending(is_over);
         let all_go_on =
             || assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a client has ended");
         work(&all_go_on);
@@ -183,19 +193,19 @@ fn a_new_program_that_fails_with_the_stores_open_changes_nothing() {
     let house = house();
     let mut line = line(&house);
     let mut clients = clients(&line);
-    line.arguments.push("bad=/nonexistent/file".to_owned());
+    line.arguments.extend(["--unix", "/nonexistent/nbd.sock"].map(str::to_owned));
     verified(&mut clients, |all_go_on| {
         for _ in 0..2 {
             let Started { mut child, log } = line.begin_takeover();
             let status = ended(&mut child);
             let log = std::fs::read_to_string(log).unwrap();
-            assert!(!status.success() && log.contains("does not exist"), "{log}");
+            assert!(!status.success() && log.contains("/nonexistent/nbd.sock"), "{log}");
             all_go_on();
         }
         wait_until("the server to notice", || failed_handovers(&line) == 2);
     });
     assert_eq!(lent(&line), 2);
-    line.arguments.pop();
+    line.arguments.truncate(line.arguments.len() - 2);
     let mut before = line.succeed();
     assert!(ended(&mut before).success());
     clients.iter_mut().for_each(|(client, ..)| client.expect_alive());

@@ -166,6 +166,7 @@ impl Handovers {
             chosen.push(entry);
         }
         attach(&self.plane, arrived).await;
+        tracing::info!(connections = departed.len(), "stores are served here again");
     }
 }
 
