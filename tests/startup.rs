@@ -13,6 +13,8 @@ mod captive;
 mod failure;
 #[path = "startup/handover.rs"]
 mod handover;
+#[path = "startup/handover_images.rs"]
+mod handover_images;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]

@@ -14,7 +14,7 @@ use super::remote::{RemoteStatus, RemoteStore};
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{ExportUri, FaultOptions, ImageUri};
 use crate::ring::SharedMapping;
-use crate::store::catalog::NodeName;
+use crate::store::catalog::{MOST_LAYERS, NodeName};
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 
@@ -266,6 +266,9 @@ impl Export {
             Store::Memory(_) | Store::Null | Store::Application(_) => 0,
         }
     }
+
+    /// No image has more.
+    pub const MOST_FILES_OF_IMAGE: usize = 2 * (MOST_LAYERS + 1) + 1;
 
     /// The image of a store that it is, if it is one.
     pub fn image(&self) -> Option<ImageHandle> {

@@ -69,6 +69,11 @@ impl Entry {
         self.rights.replace(rights.clone());
     }
 
+    /// Who may do what with it.
+    pub(super) fn rights(&self) -> Rights {
+        self.rights.borrow().clone()
+    }
+
     /// What holds its requests back, on all shards.
     pub(super) fn limits(&self) -> Arc<ExportLimits> {
         Arc::clone(&self.limits.borrow())

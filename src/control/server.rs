@@ -86,7 +86,7 @@ pub(super) struct Clients {
 pub(super) struct Server<'a> {
     pub(super) config: &'a Config,
     pub(super) plane: Rc<Plane>,
-    stores: Rc<Stores>,
+    pub(super) stores: Rc<Stores>,
     /// Where it listens.
     endpoints: Vec<Endpoint>,
     pub(super) exits: Exits,
@@ -115,7 +115,8 @@ impl<'a> Server<'a> {
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
         let drain = Rc::default();
         let (ready, leavers) = unbounded_channel();
-        let handovers = Handovers::new(&plane, ready);
+        let accepting = watch::Sender::new(Accepting::Yes);
+        let handovers = Handovers::new(&stores, &accepting, ready);
         Self {
             config,
             plane,
@@ -127,7 +128,7 @@ impl<'a> Server<'a> {
             reloads,
             drain,
             starter,
-            accepting: watch::Sender::new(Accepting::Yes),
+            accepting,
             handovers,
             leavers,
             control: None,
@@ -154,6 +155,7 @@ impl<'a> Server<'a> {
         let files: Vec<_> = bound.iter_mut().filter_map(|listener| listener.file.take()).collect();
         let log_lines_dropped = host.log_lines_dropped();
         self.observers = Observers::start(&self.stores, self.config, log_lines_dropped, passed)?;
+        self.stores.tell(self.observers.collector());
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports = self.served();
         let mut control = self.listen_for_operators(passed)?;
@@ -177,15 +179,16 @@ impl<'a> Server<'a> {
             logs: &logs,
         };
         host.before_accept(ready)?;
-        if let Some(takeover) = takeover {
-            self.take_over(&takeover, ready, host).await?;
+        if let Some(mut takeover) = takeover {
+            self.take_over(&mut takeover, ready, host).await?;
         }
         // From here on only what a running server needs.
         let live = self.live(host.file_opener());
         self.live = Some(Rc::clone(&live));
+        self.handovers.live.replace(Some(Rc::clone(&live)));
         self.reloads = Reloads::new(host.reloader(), &live);
         self.observers.accept();
-        self.stores.begin(self.observers.collector());
+        self.stores.begin();
         self.control = control.map(|listener| self.operate(listener, live)).transpose()?;
         let tasks = self.accept(acceptors);
         let asked = self.until_the_end(client, until_last, host).await;

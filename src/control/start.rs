@@ -16,10 +16,13 @@ use super::plane::Plane;
 use super::served::{Served, info_of, served};
 use super::server::{Clients, Ending, Exits, Server};
 use super::start_error::StartError;
-use super::stores::{OpenedStores, Stores, StoresError};
+use super::stores::{FILES_OF_STORES, OpenedStores, Stores, StoresError};
 use crate::backend::{Export, LaunchCommand, OpenError};
 use crate::config::{CommandUri, Config, ExportConfig, ExportUri, Limits, Pinning};
 use crate::shard::{ShardConfig, ShardHandle};
+
+/// Places for another server's connections, at most.
+const FILES_OF_REMOTE: usize = 16;
 
 /// The clients of a server.
 #[derive(Debug)]
@@ -48,6 +51,17 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
     let mut encryption = Encryption::load(config)?;
+    let limits = Arc::new(config.limits.clone());
+    let mut start = |host: &mut _, files| start_data_plane(host, config, &mut encryption, (files, &limits));
+    // What takes long is done before clients wait for it.
+    let early = match &takeover {
+        Some(takeover) if takeover.has_stores(config) => {
+            Some(start(host, files_at_most(config) + host.exports_later())?)
+        }
+        _ => None,
+    };
+    let claimed = takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()));
+    claimed?;
     let (catalogue, opened) = open_exports(config, true, |wanted| {
         if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {
             return opened;
@@ -64,15 +78,10 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
             },
         }
     })?;
-    let limits = Arc::new(config.limits.clone());
     let files = catalogue.files() + host.exports_later() + opened.files();
     let directories = [opened.directories(), opened.log_directories()].concat();
     host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
-    let started = host.around_shards(|| {
-        encryption.as_mut().map_or(Ok(()), Encryption::start).map_err(StartError::HandshakeThreads)?;
-        start_shards(config, files, &limits)
-    });
-    let (shards, exits) = started??;
+    let (shards, exits) = early.map_or_else(|| start(host, files), Ok)?;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections, encryption));
     plane.tenants.set(&config.tenants);
@@ -119,6 +128,33 @@ pub fn check(
         None => Export::look_at(uri, *read_only),
     })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
+}
+
+/// More places for files than the exports of a configuration need, as is known before they are opened.
+fn files_at_most(config: &Config) -> usize {
+    fn of(uri: &ExportUri) -> usize {
+        match uri {
+            ExportUri::File { .. } => 1,
+            ExportUri::Image(_) => Export::MOST_FILES_OF_IMAGE,
+            ExportUri::Remote(_) | ExportUri::Command(_) => FILES_OF_REMOTE,
+            ExportUri::Memory { .. } | ExportUri::Null { .. } | ExportUri::Application { .. } => 0,
+            ExportUri::Fault { inner, .. } => of(inner),
+        }
+    }
+    config.exports.iter().map(|export| of(&export.uri)).sum::<usize>() + FILES_OF_STORES
+}
+
+/// Starts the shards, and the threads of handshakes.
+fn start_data_plane(
+    host: &mut impl Host,
+    config: &Config,
+    encryption: &mut Option<Encryption>,
+    (files, limits): (usize, &Arc<Limits>),
+) -> Result<(Vec<ShardHandle>, Exits), StartError> {
+    host.around_shards(|| {
+        encryption.as_mut().map_or(Ok(()), Encryption::start).map_err(StartError::HandshakeThreads)?;
+        start_shards(config, files, limits)
+    })?
 }
 
 fn open_exports(

@@ -37,10 +37,11 @@ impl Server<'_> {
     /// Takes the clients of the other process.
     pub(super) async fn take_over(
         &self,
-        takeover: &Takeover,
+        takeover: &mut Takeover,
         ready: Ready<'_>,
         host: &mut impl Host,
     ) -> Result<(), StartError> {
+        let _images = takeover.open_images(&self.stores).await;
         let arrived = takeover.receive_connections(&self.plane)?;
         let connections = arrived.len();
         takeover.finish()?;
@@ -53,14 +54,24 @@ impl Server<'_> {
     }
 
     /// Gives the clients to a new process; false if all is as before.
-    pub(super) async fn hand_over(&mut self, leaver: Leaver, host: &mut impl Host) -> bool {
+    pub(super) async fn hand_over(&mut self, mut leaver: Leaver, host: &mut impl Host) -> bool {
+        let outcome = leaver.outcome.take();
+        let moved = self.move_clients(leaver, host).await;
+        if let Some(outcome) = outcome {
+            // Whoever lent the stores hears it, or is gone with the server.
+            let _heard = outcome.send(moved);
+        }
+        moved
+    }
+
+    async fn move_clients(&mut self, leaver: Leaver, host: &mut impl Host) -> bool {
         let (process, files) = (leaver.process, leaver.files.clone());
         self.accepting.send_replace(Accepting::NotNow);
         // No export comes, goes or changes meanwhile. What has changed just now is told to the shards first.
         let live = self.live.clone();
         let turn = match &live {
-            Some(live) => Some(live.turn.lock().await),
-            None => None,
+            Some(live) if !leaver.has_turn => Some(live.turn.lock().await),
+            _ => None,
         };
         tokio::task::yield_now().await;
         let ended = handover::carry_out(&self.plane, leaver).await;

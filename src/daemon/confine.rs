@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::pidfile::{Pidfile, PidfileError, Prepared};
+use super::pidfile::{Inherited, Pidfile, PidfileError, Prepared};
 use crate::control::{HostError, Ready};
 use crate::sandbox::{Names, Sandbox};
 
@@ -12,6 +12,8 @@ pub(super) enum Announcement {
     Made(Option<Pidfile>),
     /// Its content is there, under another name.
     Prepared(Prepared),
+    /// The one of the process that is taken over is written to.
+    Inherited(Inherited),
 }
 
 impl Announcement {
@@ -20,17 +22,19 @@ impl Announcement {
         match self {
             Self::Made(pidfile) => Ok(pidfile),
             Self::Prepared(prepared) => Ok(Some(prepared.publish()?)),
+            Self::Inherited(inherited) => Ok(Some(inherited.publish()?)),
         }
     }
 }
 
 /// Enters the sandbox, which leaves only what a running server needs. Files that it removes at its end are
 /// handed over to the user that it becomes. A pidfile that this user cannot remove is made at once, because
-/// it could not be made later either.
+/// it could not be made later either; but in the place of another process its own is written to, and later.
 pub(super) fn enter(
     sandbox: &Sandbox,
     ready: Ready<'_>,
     pidfile: Option<Prepared>,
+    in_place_of_another: bool,
 ) -> Result<Announcement, HostError> {
     let mut names = Names::default();
     names.removed.extend(ready.sockets());
@@ -48,6 +52,14 @@ pub(super) fn enter(
             pidfile.hand_over(user)?;
             Announcement::Prepared(pidfile)
         }
+        // Nothing of the process that is taken over changes before its clients are here.
+        (Some(pidfile), Some(_)) if in_place_of_another => match pidfile.inherit() {
+            Some(inherited) => {
+                names.pidfile = None;
+                Announcement::Inherited(inherited)
+            }
+            None => Announcement::Made(Some(pidfile.publish()?)),
+        },
         // The last chance to make it, as root in /run and the like. It will stay behind; programs that read a
         // pidfile expect a stale one.
         (Some(pidfile), Some(_)) => {

@@ -251,7 +251,7 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     fn before_accept(&mut self, ready: Ready<'_>) -> Result<(), HostError> {
         let prepare = |path| Pidfile::prepare(path, self.predecessor);
         let pidfile = self.config.pidfile.as_deref().map(prepare).transpose()?;
-        let announcement = confine::enter(self.sandbox(), ready, pidfile)?;
+        let announcement = confine::enter(self.sandbox(), ready, pidfile, self.predecessor.is_some())?;
         if self.predecessor.is_some() {
             self.announcement = Some(announcement);
             return Ok(());

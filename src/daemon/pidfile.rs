@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::control::ownership;
@@ -74,7 +75,33 @@ pub(super) struct Prepared {
     file: fs::File,
 }
 
+/// The pidfile of the process that is taken over, which this one can write to and not replace.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Inherited {
+    /// Says that it is this process's from now on.
+    pub(super) fn publish(self) -> Result<Pidfile, PidfileError> {
+        let text = format!("{}\n", std::process::id());
+        let written = self.file.write_all_at(text.as_bytes(), 0);
+        match written.and_then(|()| self.file.set_len(text.len() as u64)) {
+            Ok(()) => Ok(Pidfile { path: self.path }),
+            Err(error) => Err(PidfileError::Write { path: self.path, error }),
+        }
+    }
+}
+
 impl Prepared {
+    /// The file that is there, to be written later by whoever cannot give another one its name. None if there
+    /// is none.
+    pub(super) fn inherit(&self) -> Option<Inherited> {
+        let file = fs::OpenOptions::new().write(true).open(&self.path).ok()?;
+        Some(Inherited { path: self.path.clone(), file })
+    }
+
     /// Where it is for now.
     pub(super) fn temporary(&self) -> &Path {
         &self.temporary
@@ -153,6 +180,20 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         drop(pidfile);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_pidfile_that_is_inherited_is_the_old_one_until_it_is_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "12345678901\n").unwrap();
+        let inherit = || Pidfile::prepare(&path, None).unwrap().inherit().unwrap();
+        drop(inherit());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "12345678901\n");
+        let pidfile = inherit().publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(pidfile);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::error::StoreError;
 use super::map_files::MapFiles;
@@ -19,12 +20,44 @@ pub(crate) const QUEUE: usize = 64;
 /// What is done with a store.
 pub(crate) type StoreJob = Box<dyn FnOnce(&mut OpenStore<MapFiles>) + Send>;
 
+/// How long a store is tried for that another process has, which was to give it back.
+const RETURN_TIME: Duration = Duration::from_secs(60);
+
+/// What the thread is told.
+enum StoreOrder {
+    Do(StoreJob),
+    /// Close the store for another process, and wait whether it comes back.
+    Lend(StoreLending),
+}
+
+struct StoreLending {
+    path: PathBuf,
+    /// Told when the store is closed.
+    closed: Box<dyn FnOnce() + Send>,
+    back: Receiver<()>,
+}
+
+/// A store that is closed, so that another process can have it. Jobs wait. When this is dropped, the other
+/// one keeps the store, and jobs fail.
+#[derive(Debug)]
+pub(crate) struct StoreLoan {
+    back: SyncSender<()>,
+}
+
+impl StoreLoan {
+    /// The store is opened again, once nobody else has it; jobs that wait are done then.
+    pub(crate) fn take_back(self) {
+        // The thread may have ended.
+        let _told = self.back.try_send(());
+    }
+}
+
 /// The thread of a store. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct StoreWorker {
     path: PathBuf,
     /// None while it ends.
-    jobs: Option<SyncSender<StoreJob>>,
+    jobs: Option<SyncSender<StoreOrder>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,9 +80,27 @@ impl StoreWorker {
     /// # Errors
     /// The queue is full, or an earlier job failed badly.
     pub(crate) fn submit(&self, job: StoreJob) -> Result<(), StoreError> {
+        self.order(StoreOrder::Do(job))
+    }
+
+    /// Closes the store at `path` after all jobs that it was handed, and calls `closed`, on its thread.
+    ///
+    /// # Errors
+    /// The queue is full, or an earlier job failed badly.
+    pub(crate) fn lend(
+        &self,
+        path: PathBuf,
+        closed: impl FnOnce() + Send + 'static,
+    ) -> Result<StoreLoan, StoreError> {
+        let (sender, back) = sync_channel(1);
+        self.order(StoreOrder::Lend(StoreLending { path, closed: Box::new(closed), back }))?;
+        Ok(StoreLoan { back: sender })
+    }
+
+    fn order(&self, order: StoreOrder) -> Result<(), StoreError> {
         let path = || self.path.clone();
         let jobs = self.jobs.as_ref().ok_or_else(|| StoreError::Failed(path()))?;
-        jobs.try_send(job).map_err(|error| match error {
+        jobs.try_send(order).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Busy(path()),
             TrySendError::Disconnected(_) => StoreError::Failed(path()),
         })
@@ -66,13 +117,45 @@ impl StoreWorker {
         let failed = || StoreError::Failed(self.path.clone());
         let (answer, answered) = sync_channel(1);
         let job: StoreJob = Box::new(move |store| drop(answer.send(call(store))));
-        self.jobs.as_ref().ok_or_else(failed)?.send(job).map_err(|_| failed())?;
+        self.jobs.as_ref().ok_or_else(failed)?.send(StoreOrder::Do(job)).map_err(|_| failed())?;
         answered.recv().map_err(|_| failed())
     }
 }
 
-fn work(mut store: OpenStore<MapFiles>, queue: &Receiver<StoreJob>) {
-    while let Ok(job) = queue.recv() {
+/// Closes a store, and opens it again when it comes back. None if it does not.
+fn lend(store: OpenStore<MapFiles>, lending: StoreLending) -> Option<OpenStore<MapFiles>> {
+    let StoreLending { path, closed, back } = lending;
+    let counters = store.counters();
+    drop(store);
+    closed();
+    back.recv().ok()?;
+    let began = Instant::now();
+    loop {
+        match OpenStore::open_to_change(&path, MapFiles) {
+            Ok(store) => return Some(store.with_counters(counters)),
+            // The other process is about to end.
+            Err(StoreError::InUse { .. }) if began.elapsed() < RETURN_TIME => {}
+            Err(error) => {
+                let what = "a store does not come back from another process; restart the server";
+                tracing::error!(store = %path.display(), %error, "{what}");
+                return None;
+            }
+        }
+    }
+}
+
+fn work(mut store: OpenStore<MapFiles>, queue: &Receiver<StoreOrder>) {
+    while let Ok(order) = queue.recv() {
+        let job = match order {
+            StoreOrder::Do(job) => job,
+            StoreOrder::Lend(lending) => match lend(store, lending) {
+                Some(back) => {
+                    store = back;
+                    continue;
+                }
+                None => return,
+            },
+        };
         let done = || {
             // A job before it may have failed in a change of the catalogue.
             if let Err(error) = store.settle() {
@@ -135,6 +218,32 @@ mod tests {
         assert!(matches!(worker.call(|_| ()), Err(StoreError::Failed(_))));
         drop(worker);
         assert!(matches!(OpenStore::open(&path, MapFiles), Err(StoreError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_store_that_is_lent_comes_back_or_is_gone() {
+        let (_house, path, worker) = store();
+        let lend = || {
+            let (told, closed) = sync_channel(1);
+            let loan = worker.lend(path.clone(), move || told.send(()).unwrap()).unwrap();
+            closed.recv().unwrap();
+            loan
+        };
+        let loan = lend();
+        let mut other = OpenStore::open(&path, MapFiles).unwrap();
+        other.create_empty(&"vm1".parse().unwrap(), 512).unwrap();
+        loan.take_back();
+        let (counted, answer) = sync_channel(1);
+        let count = move |store: &mut OpenStore<MapFiles>| {
+            counted.send(store.view().unwrap().counts().images).unwrap();
+        };
+        worker.submit(Box::new(count)).unwrap();
+        assert!(answer.try_recv().is_err(), "the other one has it");
+        drop(other);
+        assert_eq!(answer.recv().unwrap(), 1, "what the other one has done is seen");
+        drop(lend());
+        assert!(matches!(worker.call(|_| ()), Err(StoreError::Failed(_))));
+        OpenStore::open(&path, MapFiles).unwrap();
     }
 
     #[test]

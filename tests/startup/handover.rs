@@ -15,22 +15,22 @@ use crate::support::wire::MODERN;
 use crate::support::{PATIENCE, wait_until};
 
 /// One process after the other, with the same sockets, pidfile and exports.
-struct Line {
-    directory: tempfile::TempDir,
-    arguments: Vec<String>,
-    processes: usize,
-    child: Child,
+pub(super) struct Line {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) arguments: Vec<String>,
+    pub(super) processes: usize,
+    pub(super) child: Child,
 }
 
 /// A process of a line that is not known to be up.
-struct Started {
-    child: Child,
-    log: PathBuf,
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) log: PathBuf,
 }
 
 impl Line {
     #[track_caller]
-    fn start(arguments: &[&str]) -> Self {
+    pub(super) fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let Started { child, log } = spawn(&directory, &arguments, 0, &[]);
@@ -50,7 +50,7 @@ impl Line {
         (Self::start(&arguments), images)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -68,7 +68,7 @@ impl Line {
     }
 
     /// Starts one that takes over, and does not wait for it.
-    fn begin_takeover(&mut self) -> Started {
+    pub(super) fn begin_takeover(&mut self) -> Started {
         let control = format!("unix:{}", self.path("control").display());
         self.processes += 1;
         spawn(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
@@ -76,19 +76,19 @@ impl Line {
 
     /// The next process takes over; gives the one before.
     #[track_caller]
-    fn succeed(&mut self) -> Child {
+    pub(super) fn succeed(&mut self) -> Child {
         let Started { child, log } = self.begin_takeover();
         let before = std::mem::replace(&mut self.child, child);
         self.wait_for_pidfile(&log);
         before
     }
 
-    fn log(&self, process: usize) -> String {
+    pub(super) fn log(&self, process: usize) -> String {
         std::fs::read_to_string(self.path(&format!("log{process}"))).unwrap()
     }
 
     #[track_caller]
-    fn over_unix(&self, export: &str) -> Connection {
+    pub(super) fn over_unix(&self, export: &str) -> Connection {
         negotiated(Connection::over_unix(UnixStream::connect(self.path("nbd.sock")).unwrap()), export)
     }
 
@@ -104,13 +104,13 @@ impl Line {
     }
 
     #[track_caller]
-    fn over_tcp(&self, export: &str) -> Connection {
+    pub(super) fn over_tcp(&self, export: &str) -> Connection {
         negotiated(Connection::over_tcp(TcpStream::connect(self.tcp_address()).unwrap()), export)
     }
 
     /// Ends the last one, and looks at what is left.
     #[track_caller]
-    fn stop(mut self) {
+    pub(super) fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let status = ended(&mut self.child);
         let last = self.log(self.processes - 1);
@@ -157,7 +157,7 @@ fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, mor
 }
 
 #[track_caller]
-fn ended(child: &mut Child) -> ExitStatus {
+pub(super) fn ended(child: &mut Child) -> ExitStatus {
     let mut status = None;
     wait_until("the end of a process", || {
         status = child.try_wait().unwrap();
@@ -167,7 +167,7 @@ fn ended(child: &mut Child) -> ExitStatus {
 }
 
 #[track_caller]
-fn negotiated(mut connection: Connection, export: &str) -> Connection {
+pub(super) fn negotiated(mut connection: Connection, export: &str) -> Connection {
     connection.greet(MODERN);
     connection.choose(Mode::Structured);
     connection.go(export);
@@ -175,7 +175,7 @@ fn negotiated(mut connection: Connection, export: &str) -> Connection {
 }
 
 /// Writes and reads its own part of the disk until it is told to end: how often.
-fn verify(client: &mut Connection, start: u64, longest: usize, is_over: &AtomicBool) -> u64 {
+pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_over: &AtomicBool) -> u64 {
     let mut rounds = 0;
     while !is_over.load(Ordering::Relaxed) {
         rounds += 1;
@@ -260,7 +260,7 @@ fn clients_with_tls_do_not_notice() {
 }
 
 /// How many connections a process of a line has handed over.
-fn moved_by(line: &Line, process: usize) -> usize {
+pub(super) fn moved_by(line: &Line, process: usize) -> usize {
     let log = line.log(process);
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut handed_over = lines.filter(|line| line["message"] == "handed over");
@@ -268,7 +268,19 @@ fn moved_by(line: &Line, process: usize) -> usize {
 }
 
 /// A connection to a control socket that has left HTTP, as a new process makes one.
-fn upgraded(line: &Line) -> UnixStream {
+pub(super) fn upgraded(line: &Line) -> UnixStream {
+    let mut stream = None;
+    // The one before may not be over.
+    wait_until("the server to hand over", || {
+        let (asked, head) = ask(line);
+        assert!(head.starts_with("HTTP/1.1 101 ") || head.starts_with("HTTP/1.1 409 "), "{head}");
+        stream = Some(asked).filter(|_| head.starts_with("HTTP/1.1 101 "));
+        stream.is_some()
+    });
+    stream.unwrap()
+}
+
+fn ask(line: &Line) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(line.path("control")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = "POST /api/v1/handover HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: ringnbd-handover\r\nContent-Length: 0\r\n\r\n";
@@ -279,13 +291,11 @@ fn upgraded(line: &Line) -> UnixStream {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    stream
+    (stream, String::from_utf8(head).unwrap())
 }
 
 /// A message without descriptors: its length, its kind, and how many descriptors come along.
-fn message(kind: u8, fields: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, fields: &[u8]) -> Vec<u8> {
     [&(fields.len() as u32).to_le_bytes()[..], &[kind, 0], fields].concat()
 }
 
@@ -294,7 +304,7 @@ fn hello() -> Vec<u8> {
 }
 
 /// Reads messages, and lets their descriptors go, up to one of this kind.
-fn read_up_to(stream: &mut UnixStream, kind: u8) {
+pub(super) fn read_up_to(stream: &mut UnixStream, kind: u8) {
     loop {
         let mut header = [0; 6];
         stream.read_exact(&mut header).unwrap();
@@ -306,17 +316,17 @@ fn read_up_to(stream: &mut UnixStream, kind: u8) {
     }
 }
 
-const OFFERED: u8 = 4;
-const PREPARED: u8 = 5;
-const ALL_SENT: u8 = 7;
-const READY: u8 = 8;
+pub(super) const OFFERED: u8 = 4;
+pub(super) const PREPARED: u8 = 5;
+pub(super) const ALL_SENT: u8 = 7;
+pub(super) const READY: u8 = 8;
 
 /// PREPARED, with the only export and no listener.
 fn prepared() -> Vec<u8> {
     message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[0]].concat())
 }
 
-fn failed_handovers(line: &Line) -> usize {
+pub(super) fn failed_handovers(line: &Line) -> usize {
     let log = line.log(0);
     log.matches("did not come about").count() + log.matches("the hand-over failed").count()
 }

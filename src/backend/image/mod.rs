@@ -32,6 +32,7 @@ mod handle;
 mod head_commits;
 mod home_task;
 mod layer_files;
+mod lending;
 mod nodes;
 mod open;
 mod plans;

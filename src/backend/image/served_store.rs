@@ -21,7 +21,7 @@ use crate::store::pack::{ChunkHash, ChunkHint, PackError};
 use crate::store::pack_shelf::PackShelf;
 use crate::store::serving::ChainContents;
 use crate::store::tracking::OtherChanges;
-use crate::store::worker::{StoreJob, StoreWorker};
+use crate::store::worker::{StoreJob, StoreLoan, StoreWorker};
 
 /// A store with its lock, as long as an export of it is there.
 #[derive(Debug)]
@@ -138,6 +138,19 @@ impl ServedStore {
                 Ok(())
             }
             StoreSeat::Moving => Err(StoreError::Failed(self.path.clone())),
+        }
+    }
+
+    /// Closes the store for another process, and calls `closed` then, on another thread.
+    ///
+    /// # Errors
+    /// An image of it is open; or as [`ServedStore::submit`].
+    pub(crate) fn lend(&self, closed: impl FnOnce() + Send + 'static) -> Result<StoreLoan, StoreError> {
+        match &*lock(&self.seat) {
+            // What is open would be read and written beside the other process.
+            StoreSeat::Thread(_) if !lock(&self.served).is_empty() => Err(StoreError::Busy(self.path.clone())),
+            StoreSeat::Thread(worker) => worker.lend(self.path.clone(), closed),
+            StoreSeat::Here(_) | StoreSeat::Moving => Err(StoreError::Failed(self.path.clone())),
         }
     }
 

@@ -5,39 +5,50 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::departed::DepartedConnection;
 use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
 use super::offer::OfferedListener;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{ExportId, PassedExport};
 use crate::control::Encryption;
+use crate::control::listen::accept::Accepting;
+use crate::control::live::Live;
 use crate::control::plane::Plane;
+use crate::control::stores::Stores;
 use crate::shard::{LeavingConnection, Settlement};
 
 /// The new process has so long to start, between two messages.
 const START_TIME: Duration = Duration::from_secs(120);
 /// What is under way on a connection has so long to end. One that is not ready then stays here.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// From the first connection that is held to COMMIT: beyond it all go on here.
-const MOVE_TIME: Duration = Duration::from_secs(8);
+pub(super) const MOVE_TIME: Duration = Duration::from_secs(8);
+/// From this version on stores are offered.
+const WITH_STORES: u16 = 2;
 /// A new process says little.
 const LONGEST: usize = 4 << 20;
 
 /// What begins hand-overs, one at a time.
 pub(in crate::control) struct Handovers {
-    plane: Rc<Plane>,
+    pub(super) plane: Rc<Plane>,
+    pub(super) stores: Rc<Stores>,
+    pub(super) accepting: watch::Sender<Accepting>,
+    /// What changes exports, once the server has started.
+    pub(in crate::control) live: RefCell<Option<Rc<Live>>>,
     /// Empty when the server ends.
     pub(in crate::control) listeners: RefCell<Vec<OfferedListener>>,
     /// Where those go that only have to be carried out.
-    ready: UnboundedSender<Leaver>,
+    pub(super) ready: UnboundedSender<Leaver>,
     is_busy: Rc<Cell<bool>>,
 }
 
@@ -50,12 +61,18 @@ pub(in crate::control) struct Leaver {
     with_tls: bool,
     /// The files of the sockets that it takes.
     pub(in crate::control) files: Vec<PathBuf>,
+    /// Connections whose store was given up, and which go with the others.
+    departed: Arc<Vec<DepartedConnection>>,
+    /// No export changes until its outcome is told.
+    pub(in crate::control) has_turn: bool,
+    /// Whoever gave them up hears whether they have moved.
+    pub(in crate::control) outcome: Option<oneshot::Sender<bool>>,
     /// Other hand-overs may begin when it is dropped.
-    _busy: Busy,
+    _busy: Option<Busy>,
 }
 
 /// A hand-over goes on.
-struct Busy(Rc<Cell<bool>>);
+pub(super) struct Busy(Rc<Cell<bool>>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -67,21 +84,41 @@ impl Drop for Busy {
 struct Offers {
     exports: Vec<(ExportId, OfferedExport, Vec<OwnedFd>)>,
     listeners: Vec<(HandoverMessage, OwnedFd)>,
+    stores: Vec<String>,
 }
 
-/// What a new process takes, by numbers, and its process id.
-struct WantedHandover {
-    socket: HandoverSocket,
+/// A new process, and where it can be told more.
+pub(super) struct NewProcess {
+    pub(super) socket: HandoverSocket,
     process: u32,
-    exports: Vec<u32>,
-    listeners: Vec<u32>,
-    with_tls: bool,
+    /// What the numbers of exports stand for.
+    ids: Vec<ExportId>,
+}
+
+impl NewProcess {
+    /// How many exports it was told of.
+    pub(super) fn exports(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// What a new process wants, by numbers.
+pub(super) enum Wish {
+    /// It has started and takes these.
+    Start { exports: Vec<u32>, listeners: Vec<u32>, with_tls: bool },
+    /// It needs these stores to start.
+    Stores { stores: Vec<u32>, with_tls: bool },
 }
 
 impl Handovers {
-    pub(in crate::control) fn new(plane: &Rc<Plane>, ready: UnboundedSender<Leaver>) -> Rc<Self> {
-        let (plane, listeners, is_busy) = (Rc::clone(plane), RefCell::default(), Rc::default());
-        Rc::new(Self { plane, listeners, ready, is_busy })
+    pub(in crate::control) fn new(
+        stores: &Rc<Stores>,
+        accepting: &watch::Sender<Accepting>,
+        ready: UnboundedSender<Leaver>,
+    ) -> Rc<Self> {
+        let (plane, stores, accepting) = (Rc::clone(&stores.plane), Rc::clone(stores), accepting.clone());
+        let (live, listeners, is_busy) = (RefCell::default(), RefCell::default(), Rc::default());
+        Rc::new(Self { plane, stores, accepting, live, listeners, ready, is_busy })
     }
 
     /// Begins one with whoever asks by this connection, once it is not HTTP any more. False while there is
@@ -112,15 +149,41 @@ impl Handovers {
         let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
         let offers = self.offers().map_err(HandoverError::Io)?;
         let ids: Vec<_> = offers.exports.iter().map(|(id, ..)| *id).collect();
-        let WantedHandover { socket, process, exports, listeners, with_tls } =
-            on_thread(move || converse(socket, offers)).await??;
-        let exports = exports.into_iter().map(|number| Some((*ids.get(number as usize)?, number)));
-        let exports = exports.collect::<Option<_>>().ok_or(HandoverError::OutOfOrder("an unknown export"))?;
+        let (socket, process, wish) = on_thread(move || converse(socket, offers)).await??;
+        let new = NewProcess { socket, process, ids };
+        match wish {
+            Wish::Start { exports, listeners, with_tls } => {
+                let mut leaver = self.leaver(new, (exports, listeners, with_tls), Arc::default())?;
+                leaver._busy = Some(busy);
+                drop(self.ready.send(leaver));
+                Ok(())
+            }
+            Wish::Stores { stores, with_tls } => {
+                let _busy = busy;
+                self.with_stores(new, &stores, with_tls).await
+            }
+        }
+    }
+
+    /// A new process that has started, and what it takes.
+    pub(super) fn leaver(
+        &self,
+        new: NewProcess,
+        (exports, listeners, with_tls): (Vec<u32>, Vec<u32>, bool),
+        departed: Arc<Vec<DepartedConnection>>,
+    ) -> Result<Leaver, HandoverError> {
+        let NewProcess { socket, process, ids } = new;
+        if let Some(left) = departed.iter().find(|connection| !exports.contains(&connection.export())) {
+            return Err(HandoverError::Other(format!("the new process does not serve {}", left.name)));
+        }
+        let is_here = |number: &u32| (*number as usize) < ids.len();
+        let here = exports.into_iter().filter(is_here);
+        let exports = here.map(|number| (ids[number as usize], number)).collect();
         let offered = self.listeners.borrow();
         let taken = listeners.iter().filter_map(|number| offered.get(*number as usize));
         let files = taken.filter_map(|listener| listener.file.clone()).collect();
-        drop(self.ready.send(Leaver { socket, process, exports, with_tls, files, _busy: busy }));
-        Ok(())
+        let (has_turn, outcome, _busy) = (false, None, None);
+        Ok(Leaver { socket, process, exports, with_tls, files, departed, has_turn, outcome, _busy })
     }
 
     fn offers(&self) -> std::io::Result<Offers> {
@@ -139,12 +202,13 @@ impl Handovers {
             Ok((HandoverMessage::Listener { purpose, is_inherited }, listener.socket.try_clone()?))
         };
         let listeners = self.listeners.borrow().iter().map(listener).collect::<std::io::Result<_>>()?;
-        Ok(Offers { exports, listeners })
+        let stores = self.stores.lendable().iter().map(|path| path.display().to_string()).collect();
+        Ok(Offers { exports, listeners, stores })
     }
 }
 
 /// Runs what blocks on a thread of its own.
-async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HandoverError> {
+pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HandoverError> {
     let (answer, answered) = oneshot::channel();
     let thread = std::thread::Builder::new().name("handover".into());
     let thread = thread.spawn(move || drop(answer.send(work())));
@@ -152,10 +216,12 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     answered.await.map_err(|_panicked| HandoverError::Other("its thread failed".to_owned()))
 }
 
-/// From HELLO to PREPARED.
-fn converse(socket: HandoverSocket, offers: Offers) -> Result<WantedHandover, HandoverError> {
-    let process = match socket.receive_plain(LONGEST)? {
-        HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => process,
+/// From HELLO to what the new process wants.
+fn converse(socket: HandoverSocket, offers: Offers) -> Result<(HandoverSocket, u32, Wish), HandoverError> {
+    let (process, version) = match socket.receive_plain(LONGEST)? {
+        HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => {
+            (process, newest.min(NEWEST))
+        }
         HandoverMessage::Hello { oldest, newest, .. } => {
             let error = HandoverError::Version(oldest, newest, OLDEST, NEWEST);
             socket.send(&HandoverMessage::GivenUp(error.to_string()), &[])?;
@@ -163,19 +229,31 @@ fn converse(socket: HandoverSocket, offers: Offers) -> Result<WantedHandover, Ha
         }
         other => return Err(HandoverError::OutOfOrder(other.kind())),
     };
-    socket.send(&HandoverMessage::Welcome { version: NEWEST, process: std::process::id() }, &[])?;
+    socket.send(&HandoverMessage::Welcome { version, process: std::process::id() }, &[])?;
     for (_, offered, files) in offers.exports {
         socket.send(&HandoverMessage::Export(offered), &files)?;
     }
     for (listener, file) in offers.listeners {
         socket.send(&listener, &[file])?;
     }
+    if version >= WITH_STORES {
+        for path in offers.stores {
+            socket.send(&HandoverMessage::Store { path }, &[])?;
+        }
+    }
     socket.send(&HandoverMessage::Offered, &[])?;
+    let wish = next_wish(&socket)?;
+    Ok((socket, process, wish))
+}
+
+/// What a new process says when it was told enough.
+pub(super) fn next_wish(socket: &HandoverSocket) -> Result<Wish, HandoverError> {
     match socket.receive_plain(LONGEST)? {
         HandoverMessage::Prepared { exports, listeners, with_tls } => {
             socket.set_patience(MOVE_TIME).map_err(HandoverError::Io)?;
-            Ok(WantedHandover { socket, process, exports, listeners, with_tls })
+            Ok(Wish::Start { exports, listeners, with_tls })
         }
+        HandoverMessage::Claim { stores, with_tls } => Ok(Wish::Stores { stores, with_tls }),
         other => Err(HandoverError::OutOfOrder(other.kind())),
     }
 }
@@ -185,7 +263,12 @@ fn converse(socket: HandoverSocket, offers: Offers) -> Result<WantedHandover, Ha
 pub(in crate::control) async fn carry_out(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
     let moved =
         timeout(MOVE_TIME, offer_connections(plane, leaver)).await.unwrap_or(Err(HandoverError::Late));
-    let settlement = if moved.is_ok() { Settlement::Moved } else { Settlement::Stay };
+    settle(plane, if moved.is_ok() { Settlement::Moved } else { Settlement::Stay }).await;
+    moved
+}
+
+/// Tells all shards what has become of their connections.
+pub(super) async fn settle(plane: &Plane, settlement: Settlement) {
     for shard in 0..plane.shard_count() {
         // A mailbox that is full is emptied within a turn.
         let told = async {
@@ -197,23 +280,22 @@ pub(in crate::control) async fn carry_out(plane: &Plane, leaver: Leaver) -> Resu
             tracing::error!(shard, "a shard does not answer: its connections hang");
         }
     }
-    moved
 }
 
 /// Up to COMMIT, which is said when there is nothing left to wait for.
 async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
-    let Leaver { socket, exports, with_tls, _busy, .. } = leaver;
+    let Leaver { socket, exports, with_tls, departed, _busy, .. } = leaver;
     let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls).await?;
-    let count = leaving.len();
+    let count = leaving.len() + departed.len();
     // It ends the conversation when this is given up early.
     let _ended = EndOnDrop(socket.twin().map_err(HandoverError::Io)?);
-    let socket = on_thread(move || transfer(socket, &exports, leaving)).await??;
+    let socket = on_thread(move || transfer(socket, &exports, leaving, &departed)).await??;
     socket.send(&HandoverMessage::Commit, &[])?;
     Ok(count)
 }
 
 /// All connections of these exports that are ready, of all shards.
-async fn quiesce(
+pub(super) async fn quiesce(
     plane: &Plane,
     exports: Vec<ExportId>,
     with_tls: bool,
@@ -240,13 +322,16 @@ fn transfer(
     socket: HandoverSocket,
     exports: &HashMap<ExportId, u32>,
     leaving: Vec<LeavingConnection>,
+    departed: &[DepartedConnection],
 ) -> Result<HandoverSocket, HandoverError> {
-    let connections = leaving.len() as u32;
-    for LeavingConnection { number, export, socket: descriptor, session, secure, input } in leaving {
-        tracing::debug!(connection = number, input = input.len(), "offered to the new process");
-        let export = exports[&export];
-        let secure = secure.map(Encryption::leave).map(|(keys, received)| SecureState { keys, received });
-        socket.send(&HandoverMessage::Connection { export, session, secure, input }, &[descriptor])?;
+    let connections = (leaving.len() + departed.len()) as u32;
+    for connection in leaving {
+        let export = exports[&connection.export];
+        let (message, descriptor) = of_leaving(connection, export);
+        socket.send(&message, &[descriptor])?;
+    }
+    for DepartedConnection { message, socket: descriptor, .. } in departed {
+        socket.send(message, std::slice::from_ref(descriptor))?;
     }
     socket.send(&HandoverMessage::AllSent { connections }, &[])?;
     match socket.receive_plain(LONGEST)? {
@@ -255,8 +340,16 @@ fn transfer(
     }
 }
 
+/// What is said of a connection, and its socket. The keys of one with TLS are not used here any more.
+pub(super) fn of_leaving(connection: LeavingConnection, export: u32) -> (HandoverMessage, OwnedFd) {
+    let LeavingConnection { number, export: _, socket, session, secure, input } = connection;
+    tracing::debug!(connection = number, input = input.len(), "offered to the new process");
+    let secure = secure.map(Encryption::leave).map(|(keys, received)| SecureState { keys, received });
+    (HandoverMessage::Connection { export, session, secure, input }, socket)
+}
+
 /// Ends a connection when it is dropped, whoever waits for it.
-struct EndOnDrop(std::os::unix::net::UnixStream);
+pub(super) struct EndOnDrop(pub(super) std::os::unix::net::UnixStream);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {

@@ -9,7 +9,8 @@ use crate::nbd::session::{ReplyMode, SelectedContext, Session};
 
 /// The versions that this program speaks.
 pub(super) const OLDEST: u16 = 1;
-pub(super) const NEWEST: u16 = 1;
+/// With 2 stores go along.
+pub(super) const NEWEST: u16 = 2;
 
 /// Bytes in front of each message.
 pub(super) const HEADER: usize = 6;
@@ -34,8 +35,14 @@ pub(super) enum HandoverMessage {
     Export(OfferedExport),
     /// A listener that can be taken, with its socket.
     Listener { purpose: ListenerPurpose, is_inherited: bool },
+    /// A store that can be claimed, by its directory. Its number is its place among them.
+    Store { path: String },
     /// No more offers.
     Offered,
+    /// These stores are wanted before the new process starts; it takes clients with TLS or not.
+    Claim { stores: Vec<u32>, with_tls: bool },
+    /// The stores are closed, after an EXPORT for each image of them that has clients.
+    Released,
     /// These are taken, by their numbers; the new process has started.
     Prepared { exports: Vec<u32>, listeners: Vec<u32>, with_tls: bool },
     /// A connection, with its socket.
@@ -180,6 +187,15 @@ impl HandoverMessage {
                 to.text(why);
                 10
             }
+            Self::Store { path } => {
+                to.text(path);
+                11
+            }
+            Self::Claim { stores, with_tls } => {
+                to.numbers(stores).flag(*with_tls);
+                12
+            }
+            Self::Released => 13,
         }
     }
 
@@ -232,6 +248,9 @@ impl HandoverMessage {
             8 => Self::Ready,
             9 => Self::Commit,
             10 => Self::GivenUp(from.text()?),
+            11 => Self::Store { path: from.text()? },
+            12 => Self::Claim { stores: from.numbers()?, with_tls: from.flag()? },
+            13 => Self::Released,
             _ => return Err(BadMessage("of a kind that is not known")),
         };
         if from.0.is_empty() { Ok(message) } else { Err(BadMessage("it is longer than its fields")) }
@@ -244,7 +263,10 @@ impl HandoverMessage {
             Self::Welcome { .. } => "WELCOME",
             Self::Export(_) => "EXPORT",
             Self::Listener { .. } => "LISTENER",
+            Self::Store { .. } => "STORE",
             Self::Offered => "OFFERED",
+            Self::Claim { .. } => "CLAIM",
+            Self::Released => "RELEASED",
             Self::Prepared { .. } => "PREPARED",
             Self::Connection { .. } => "CONNECTION",
             Self::AllSent { .. } => "ALL SENT",
@@ -499,7 +521,9 @@ mod tests {
             ),
             any::<u32>().prop_map(|connections| M::AllSent { connections }),
             ".{0,20}".prop_map(M::GivenUp),
-            prop::sample::select(vec![M::Offered, M::Ready, M::Commit]),
+            ".{0,20}".prop_map(|path| M::Store { path }),
+            (numbers(), any::<bool>()).prop_map(|(stores, with_tls)| M::Claim { stores, with_tls }),
+            prop::sample::select(vec![M::Offered, M::Released, M::Ready, M::Commit]),
         ]
     }
 
@@ -528,7 +552,7 @@ mod tests {
         #[test]
         fn garbage_is_refused_or_means_something(
             message in messages(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in any::<prop::sample::Index>(), kind in 0_u8..13,
+            cut in any::<prop::sample::Index>(), kind in 0_u8..16,
         ) {
             let mut bytes = message.encode(0);
             for (place, byte) in changes {

@@ -5,6 +5,8 @@
 //! POST /api/v1/handover  ──────────────────► 101, at its control socket: the peer is root, or who started it
 //! HELLO versions         ──────────────────►
 //!                        ◄────────────────── WELCOME, EXPORT with its files…, LISTENER…, OFFERED
+//! CLAIM stores           ──────────────────► if both have stores: clients of images leave the shards, and wait
+//!                        ◄────────────────── EXPORT for each of these images, RELEASED: the stores are closed
 //! starts as usual, with what it was given; enters its sandbox
 //! PREPARED what it takes ──────────────────► no client is accepted; connections are held
 //!                        ◄────────────────── CONNECTION with its socket…, ALL SENT
@@ -14,6 +16,9 @@
 //! serves                                     serves what was not taken, and ends
 //! ```
 //!
+//! A store has one owner at any time: the old one closes it, and if the new one fails it opens it again, and
+//! its clients go on there (`departed`).
+//!
 //! Before COMMIT the new one reads nothing of a client, sends nothing, and removes no file. Whatever goes
 //! wrong before, and whoever ends: the old one goes on reading where it stopped. A connection that is not
 //! ready in time stays with the old one, which serves it to its end; so do those of exports that the new one
@@ -21,6 +26,7 @@
 //!
 //! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
 
+mod departed;
 mod leave;
 mod message;
 mod offer;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,24 @@ use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport,
 use super::offer::PassedListeners;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{Export, OpenError, PreparedFile};
-use crate::config::{ExportConfig, Limits};
+use crate::config::{Config, ExportConfig, ExportUri, ImagePlace, Limits};
 use crate::control::TlsProof;
 use crate::control::catalogue::Entry;
 use crate::control::listen::listeners;
 use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
 use crate::control::sessions::RunningSession;
+use crate::control::stores::{Chosen, Stores};
 use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::session::Session;
 use crate::shard::{NewConnection, Secured};
+use crate::store::image_path::ImagePath;
 use crate::sys::peer_credentials;
 
 /// The old process answers within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same where it makes durable what stores have.
+const RELEASE_TIME: Duration = Duration::from_secs(120);
 /// The longest answer of HTTP.
 const ANSWER_BYTES: usize = 16 << 10;
 /// Bytes of a message beside the input of a connection.
@@ -65,6 +69,10 @@ pub struct Takeover {
     socket: HandoverSocket,
     process: u32,
     exports: Vec<(OfferedExport, Vec<OwnedFd>)>,
+    /// Directories of stores that can be had.
+    stores: Vec<PathBuf>,
+    /// Exports from this number on are images whose store is this process's now.
+    first_image: usize,
     /// The numbers of exports that were opened with what came.
     opened: Vec<u32>,
     pub(in crate::control) listeners: PassedListeners,
@@ -72,12 +80,12 @@ pub struct Takeover {
 
 /// A connection that has come.
 pub(in crate::control) struct Arrived {
-    entry: Rc<Entry>,
-    socket: OwnedFd,
-    session: Session,
+    pub(super) entry: Rc<Entry>,
+    pub(super) socket: OwnedFd,
+    pub(super) session: Session,
     /// With TLS.
-    secure: Option<ResumedSecure>,
-    input: Vec<u8>,
+    pub(super) secure: Option<ResumedSecure>,
+    pub(super) input: Vec<u8>,
 }
 
 impl Takeover {
@@ -111,8 +119,15 @@ impl Takeover {
             }
             other => return Err(HandoverError::OutOfOrder(other.kind())),
         };
-        let (opened, listeners) = (Vec::new(), PassedListeners::default());
-        let mut takeover = Self { socket, process, exports: Vec::new(), opened, listeners };
+        let mut takeover = Self {
+            socket,
+            process,
+            exports: Vec::new(),
+            stores: Vec::new(),
+            first_image: usize::MAX,
+            opened: Vec::new(),
+            listeners: PassedListeners::default(),
+        };
         loop {
             match takeover.socket.receive(BESIDE_INPUT)? {
                 (HandoverMessage::Export(offered), files) if offered.purposes.len() == files.len() => {
@@ -126,10 +141,66 @@ impl Takeover {
                     let number = takeover.listeners.waiting.len() as u32;
                     takeover.listeners.waiting.push((number, purpose, listener));
                 }
+                (HandoverMessage::Store { path }, _) => takeover.stores.push(path.into()),
                 (HandoverMessage::Offered, _) => return Ok(takeover),
                 (other, _) => return Err(HandoverError::OutOfOrder(other.kind())),
             }
         }
+    }
+
+    /// The stores of a configuration that the old process has, by their numbers there.
+    fn wanted_stores(&self, config: &Config) -> Vec<u32> {
+        let wanted: Vec<_> = config.exports.iter().flat_map(|export| directories_of(&export.uri)).collect();
+        let numbered = self.stores.iter().zip(0..);
+        numbered.filter(|(path, _)| wanted.contains(path)).map(|(_, number)| number).collect()
+    }
+
+    /// Whether this process will have stores of the old one.
+    pub(in crate::control) fn has_stores(&self, config: &Config) -> bool {
+        !self.wanted_stores(config).is_empty()
+    }
+
+    /// Has the old process close the stores that this one serves too. Their clients wait from now on, until
+    /// COMMIT or until this process gives up.
+    pub(in crate::control) fn claim_stores(
+        &mut self,
+        config: &Config,
+        with_tls: bool,
+    ) -> Result<(), TakeoverError> {
+        let stores = self.wanted_stores(config);
+        if stores.is_empty() {
+            return Ok(());
+        }
+        self.socket.set_patience(RELEASE_TIME).map_err(HandoverError::Io)?;
+        self.socket.send(&HandoverMessage::Claim { stores, with_tls }, &[])?;
+        self.first_image = self.exports.len();
+        loop {
+            match self.socket.receive_plain(BESIDE_INPUT)? {
+                HandoverMessage::Export(offered) if offered.purposes.is_empty() => {
+                    self.exports.push((offered, Vec::new()));
+                }
+                HandoverMessage::Released => break,
+                other => return Err(HandoverError::OutOfOrder(other.kind()).into()),
+            }
+        }
+        self.socket.set_patience(PATIENCE).map_err(HandoverError::Io)?;
+        Ok(())
+    }
+
+    /// Opens the images that clients of the old process have and that are no exports of the configuration:
+    /// each as one of its store.
+    pub(in crate::control) async fn open_images(&mut self, stores: &Rc<Stores>) -> Vec<Chosen> {
+        let mut images = Vec::new();
+        for number in self.first_image.min(self.exports.len())..self.exports.len() {
+            if self.opened.contains(&(number as u32)) {
+                continue;
+            }
+            if let Some(chosen) = stores.place_of(&self.exports[number].0.name).await {
+                self.opened.push(number as u32);
+                images.push(chosen);
+            }
+        }
+        images
     }
 
     /// The old process.
@@ -230,12 +301,31 @@ fn room_for_input(limits: &Limits, shards: usize) -> usize {
 }
 
 /// A connection with TLS that goes on here: its keys, who its client is, and what it was believed for.
-type ResumedSecure = (Box<Secured>, TlsIdentity, TlsProof);
+pub(super) type ResumedSecure = (Box<Secured>, TlsIdentity, TlsProof);
 
-fn resumed(plane: &Plane, secure: &SecureState) -> Result<ResumedSecure, HandoverError> {
+pub(super) fn resumed(plane: &Plane, secure: &SecureState) -> Result<ResumedSecure, HandoverError> {
     let SecureState { keys, received } = secure;
     let resumed = plane.encryption.as_ref().and_then(|encryption| encryption.resume(keys, received));
     resumed.ok_or(HandoverError::OutOfOrder("keys that are none"))
+}
+
+/// Where the store of an export may be, without links; none for what is in no store.
+fn directories_of(uri: &ExportUri) -> Vec<PathBuf> {
+    match uri {
+        ExportUri::Fault { inner, .. } => directories_of(inner),
+        ExportUri::Image(image) => {
+            let paths = match &image.place {
+                ImagePlace::Store(path) => {
+                    let of_image = path.to_str().and_then(|text| text.parse::<ImagePath>().ok());
+                    std::iter::once(path.clone()).chain(of_image.map(|path| path.store)).collect()
+                }
+                ImagePlace::Overlay(path) => vec![path.clone()],
+                ImagePlace::Temporary => Vec::new(),
+            };
+            paths.iter().filter_map(|path: &PathBuf| std::fs::canonicalize(path).ok()).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Whether a connection can go on with an export.
@@ -322,7 +412,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
                 Ok(shard) => break Some(shard),
                 Err(back) => new = back,
             }
-            if plane.failures() == plane.shard_count() {
+            if plane.failures() == plane.shard_count() || plane.is_stopping() {
                 break None;
             }
             tokio::time::sleep(PLACEMENT_PAUSE).await;

@@ -33,7 +33,8 @@ impl Operator {
     pub(super) fn departures(&self) -> DepartureView {
         let view = |entry: &std::rc::Rc<crate::control::catalogue::Entry>| {
             let why = entry.export().and_then(|export| export.why_it_stays());
-            let unknown = entry.wanted().is_none().then_some("it was added by the application");
+            let is_known = entry.wanted().is_some() || entry.export().is_some_and(|export| export.is_image());
+            let unknown = (!is_known).then_some("it was added by the application");
             let reason = why.or(unknown);
             let secure =
                 self.plane.sessions.count(|session| session.id == entry.id && session.proof.is_some());

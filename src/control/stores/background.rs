@@ -43,6 +43,10 @@ impl Stores {
             tokio_uring::spawn(async move {
                 let mut failed = BTreeMap::new();
                 while !stores.plane.is_stopping() {
+                    if stores.all[at].is_lent.get() {
+                        tokio::time::sleep(PERIOD).await;
+                        continue;
+                    }
                     let began = Instant::now();
                     let looked = stores.ingest_due(&stores.all[at], pace, &mut failed).await;
                     if let Err(error) = &looked {

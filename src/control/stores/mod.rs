@@ -17,6 +17,7 @@
 //! growing    images that become larger while clients use them
 //! merging    chains that become shorter
 //! ingesting  snapshots that come into packs
+//! lending    a store that goes to another process
 //! background layers that come into packs without being asked for
 //! collecting packs of which little is needed go
 //! snapshot   of images that clients write meanwhile
@@ -30,6 +31,7 @@ mod flattening;
 mod growing;
 mod ingest_work;
 mod ingesting;
+mod lending;
 mod merging;
 mod offers;
 mod one;
@@ -39,7 +41,8 @@ mod perform;
 mod snapshot;
 mod under_way;
 
+pub(super) use lending::Lending;
 pub(super) use offers::{Absence, Chosen, Stores};
-pub(super) use opened::{OpenedStores, StoresError};
+pub(super) use opened::{FILES as FILES_OF_STORES, OpenedStores, StoresError};
 pub(super) use overview::{NodeUse, Overviews, StoreOverview};
 pub(super) use perform::PerformError;

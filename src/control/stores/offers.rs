@@ -1,6 +1,6 @@
 //! The images of all stores as exports: what handshakes look up and list, and what is closed again.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,6 +34,8 @@ pub(in crate::control) struct Stores {
     pub(super) all: Vec<OneStore>,
     logs: Vec<PathBuf>,
     collector: OnceCell<Rc<Collector>>,
+    /// Where this server can be asked.
+    control: RefCell<Option<PathBuf>>,
 }
 
 /// An export that a handshake has looked up. While it has it, an image of a store keeps its place.
@@ -61,6 +63,12 @@ impl Chosen {
         }
         entry.count_handshake(true);
         Some(Self { entry, stores: Rc::clone(stores), may_write: decision.may_write })
+    }
+
+    /// One whose client was admitted by another process.
+    pub(super) fn unasked(entry: Rc<Entry>, stores: &Rc<Stores>) -> Self {
+        entry.count_handshake(true);
+        Self { entry, stores: Rc::clone(stores), may_write: true }
     }
 
     /// Whether its client may write.
@@ -91,18 +99,22 @@ impl Stores {
     pub(in crate::control) fn new(plane: Rc<Plane>, opened: OpenedStores) -> Rc<Self> {
         let logs = opened.log_directories();
         let all = opened.0.into_iter().map(OneStore::new).collect();
-        Rc::new(Self { plane, all, logs, collector: OnceCell::new() })
+        Rc::new(Self { plane, all, logs, collector: OnceCell::new(), control: RefCell::default() })
     }
 
     pub(super) fn collector(&self) -> Option<&Rc<Collector>> {
         self.collector.get()
     }
 
-    /// Begins to close what nobody uses.
-    pub(in crate::control) fn begin(self: &Rc<Self>, collector: Option<Rc<Collector>>) {
+    /// Who is told of images that are opened.
+    pub(in crate::control) fn tell(&self, collector: Option<Rc<Collector>>) {
         if let Some(collector) = collector {
             let _first = self.collector.set(collector);
         }
+    }
+
+    /// Begins to close what nobody uses.
+    pub(in crate::control) fn begin(self: &Rc<Self>) {
         self.merge_what_was_left();
         self.ingest_in_background();
         if self.all.iter().all(|store| store.of.all.is_none()) {
@@ -112,7 +124,7 @@ impl Stores {
         tokio_uring::spawn(async move {
             while !stores.plane.is_stopping() {
                 tokio::time::sleep(PERIOD).await;
-                for store in &stores.all {
+                for store in stores.all.iter().filter(|store| !store.is_lent.get()) {
                     store.close_idle((&stores.plane, stores.collector())).await;
                 }
             }
@@ -137,8 +149,13 @@ impl Stores {
 
     /// Tells each store where this server can be asked.
     pub(in crate::control) fn tell_control(&self, socket: Option<&Path>) {
-        let socket = socket.and_then(|socket| std::path::absolute(socket).ok());
-        for one in &self.all {
+        self.control.replace(socket.and_then(|socket| std::path::absolute(socket).ok()));
+        self.tell_control_again();
+    }
+
+    pub(super) fn tell_control_again(&self) {
+        let socket = self.control.borrow().clone();
+        for one in self.all.iter().filter(|one| !one.is_lent.get()) {
             let socket = socket.clone();
             let path = one.of.store.path().display().to_string();
             let told = one.of.store.submit(Box::new(move |store| {
@@ -198,7 +215,7 @@ impl Stores {
     }
 
     /// The image that has its place among the exports under a name.
-    fn find(&self, name: &str) -> Option<(&OneStore, NodeName, Rc<Entry>)> {
+    pub(super) fn find(&self, name: &str) -> Option<(&OneStore, NodeName, Rc<Entry>)> {
         let node: NodeName = name.parse().ok()?;
         let found = self.all.iter().find_map(|store| Some((store, store.entry(&node)?)));
         found.map(|(store, entry)| (store, node, entry))

@@ -58,6 +58,8 @@ pub(super) struct OneStore {
     pub(super) collection: RefCell<Option<Rc<GarbageWork>>>,
     /// Held meanwhile.
     pub(super) collecting: Mutex<()>,
+    /// Another process has it, or is about to.
+    pub(super) is_lent: Cell<bool>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
 }
@@ -78,7 +80,7 @@ impl OneStore {
         let (room, offers, turn) = (Semaphore::new(QUEUE), RefCell::default(), Mutex::default());
         let rights = RefCell::new(of.rights.clone());
         let (merging, hurries) = (Mutex::default(), Cell::default());
-        let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
+        let (to_merge, merges_idle, is_lent) = (RefCell::default(), Cell::default(), Cell::default());
         let (snapshots, ingests, flattening) = (RefCell::default(), RefCell::default(), RefCell::default());
         let (collection, collecting, packs) = (RefCell::default(), Mutex::default(), RefCell::default());
         Self {
@@ -96,6 +98,7 @@ impl OneStore {
             ingests,
             collection,
             collecting,
+            is_lent,
             flattening,
         }
     }
@@ -173,6 +176,16 @@ impl OneStore {
     /// The place that an image has, if it has one.
     pub(super) fn entry(&self, node: &NodeName) -> Option<Rc<Entry>> {
         self.offers.borrow().get(node).map(|offer| Rc::clone(&offer.entry))
+    }
+
+    /// Takes the place of an image that is open away from the clients that come. The caller closes it.
+    pub(super) fn take_place(&self, node: &NodeName) {
+        drop(self.offers.borrow_mut().remove(node));
+    }
+
+    /// All that have a place.
+    pub(super) fn places(&self) -> Vec<NodeName> {
+        self.offers.borrow().keys().cloned().collect()
     }
 
     /// Of an image and its snapshots, those that have a place.

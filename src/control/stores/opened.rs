@@ -15,7 +15,7 @@ use crate::store::pending::prepare_logs;
 
 /// Files of images that a shard has places for, if all images of a store are exports: a device that nobody
 /// uses makes room for another.
-const FILES: usize = 1024;
+pub(in crate::control) const FILES: usize = 1024;
 
 /// Why the stores are not served.
 #[derive(Debug, thiserror::Error)]

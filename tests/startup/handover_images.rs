@@ -1,0 +1,233 @@
+//! A new process takes over stores, and the clients of their images.
+//!
+//! Oracle: what the clients themselves wrote, read by them through whichever process has the store, and the bytes that commands
+//! read of the store afterwards.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::handover::{
+    ALL_SENT, Line, OFFERED, PREPARED, READY, Started, ended, failed_handovers, message, moved_by, read_up_to,
+    upgraded, verify,
+};
+use crate::support::raw::Connection;
+use crate::support::wait_until;
+
+const STORE: u8 = 11;
+const CLAIM: u8 = 12;
+const RELEASED: u8 = 13;
+
+fn run(arguments: &[&str]) -> Output {
+    let output = Command::new(crate::binary()).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A directory with a store that has the images vm1 and vm2, and a file to stand on.
+fn house() -> tempfile::TempDir {
+    let house = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = text(&house, "store");
+    run(&["store", "init", &store]);
+    for image in ["vm1", "vm2"] {
+        run(&["image", "create", &format!("{store}/{image}"), "64M"]);
+    }
+    std::fs::write(house.path().join("base"), vec![9; 32 << 20]).unwrap();
+    house
+}
+
+fn text(house: &tempfile::TempDir, name: &str) -> String {
+    house.path().join(name).display().to_string()
+}
+
+/// A server of the store, of an overlay on the file, and of a file.
+fn line(house: &tempfile::TempDir) -> Line {
+    let overlay = format!("over=overlay:{}?base={}", text(house, "over.d"), text(house, "base"));
+    let file = format!("file={}", text(house, "file"));
+    std::fs::File::create(house.path().join("file")).unwrap().set_len(64 << 20).unwrap();
+    Line::start(&[&format!("store:{}", text(house, "store")), &overlay, &file, "--tcp", "127.0.0.1:0"])
+}
+
+/// Clients of all kinds, each with the place that it writes to and its longest write.
+fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
+    vec![
+        (line.over_unix("vm1"), 0, 16 << 10),
+        (line.over_tcp("vm1"), 16 << 20, 16 << 20),
+        (line.over_tcp("vm2"), 0, 64 << 10),
+        (line.over_unix("over"), 4096, 64 << 10),
+        (line.over_unix("file"), 0, 64 << 10),
+    ]
+}
+
+/// Verifiers end when this goes, also when a test fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `work` while all clients verify.
+fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn())) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let is_over = &is_over;
+        let verifiers: Vec<_> = clients
+            .iter_mut()
+            .map(|(client, start, longest)| scope.spawn(move || verify(client, *start, *longest, is_over)))
+            .collect();
+        let _ends_them = Ending(is_over);
+        let all_go_on =
+            || assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a client has ended");
+        work(&all_go_on);
+        is_over.store(true, Ordering::Relaxed);
+        verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
+    });
+}
+
+/// `RINGNBD_HANDOVERS` makes it a campaign.
+#[test]
+fn clients_of_images_do_not_notice() {
+    let wanted = std::env::var("RINGNBD_HANDOVERS").map_or(5, |number| number.parse().expect("a number"));
+    let house = house();
+    let mut line = line(&house);
+    let mut clients = clients(&line);
+    let control = format!("unix:{}", line.path("control").display());
+    let store = text(&house, "store");
+    let mut earlier = Vec::new();
+    verified(&mut clients, |all_go_on| {
+        for number in 0..wanted {
+            earlier.push(line.succeed());
+            all_go_on();
+            // Whoever comes now finds the store with the new one, which takes snapshots of it.
+            line.over_unix("vm1").expect_alive();
+            if number < 3 {
+                run(&["image", "snapshot", &format!("{store}/vm1@s{number}"), "--control", &control]);
+            }
+        }
+    });
+    for number in 0..wanted {
+        // One more connection of vm1 may be on its way out.
+        let moved = moved_by(&line, number);
+        assert!((5..=6).contains(&moved), "all move, or the old process keeps the store: {moved}");
+    }
+    // What was written before the last hand-over is there after it, and what nobody wrote is the base's.
+    let known = [0x5a; 8192];
+    clients[0].0.write(48 << 20, &known);
+    clients[3].0.write(24 << 20, &known);
+    earlier.push(line.succeed());
+    assert_eq!(clients[0].0.read(48 << 20, 8192), known);
+    assert_eq!(clients[3].0.read(24 << 20, 8192), known);
+    assert_eq!(clients[3].0.read(28 << 20, 4096), [9; 4096]);
+    drop(clients);
+    earlier.iter_mut().for_each(|process| assert!(ended(process).success()));
+    line.stop();
+    let raw = text(&house, "raw");
+    run(&["image", "snapshot", &format!("{store}/vm1@last")]);
+    run(&["image", "export", &format!("{store}/vm1@last"), &raw]);
+    assert_eq!(std::fs::read(&raw).unwrap()[48 << 20..][..8192], known);
+    run(&["store", "check", &store]);
+}
+
+/// As a new process of version 2 begins, up to the offers.
+fn hello() -> Vec<u8> {
+    message(0, &[&b"ringnbdH"[..], &[1, 0, 2, 0], &[0; 4]].concat())
+}
+
+fn numbers(of: &[u32]) -> Vec<u8> {
+    let count = (of.len() as u32).to_le_bytes();
+    count.into_iter().chain(of.iter().flat_map(|number| number.to_le_bytes())).collect()
+}
+
+fn lent(line: &Line) -> usize {
+    line.log(0).matches("stores were given to the new process").count()
+}
+
+#[test]
+fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
+    let house = house();
+    let mut line = line(&house);
+    let mut clients = clients(&line);
+    verified(&mut clients, |all_go_on| {
+        for step in 0..5 {
+            let mut stream = upgraded(&line);
+            stream.write_all(&hello()).unwrap();
+            read_up_to(&mut stream, STORE);
+            read_up_to(&mut stream, OFFERED);
+            stream.write_all(&message(CLAIM, &[numbers(&[0, 1]), vec![0]].concat())).unwrap();
+            if step > 0 {
+                read_up_to(&mut stream, RELEASED);
+            }
+            if step > 1 {
+                // The file's export is number 0; behind it those of images.
+                let images = if step == 2 { vec![0] } else { vec![0, 1, 2, 3] };
+                let fields = [numbers(&images), numbers(&[]), vec![0]].concat();
+                stream.write_all(&message(PREPARED, &fields)).unwrap();
+            }
+            if step > 2 {
+                read_up_to(&mut stream, ALL_SENT);
+            }
+            if step > 3 {
+                stream.write_all(&message(READY, &[])[..3]).unwrap();
+            }
+            drop(stream);
+            wait_until("the server to notice", || failed_handovers(&line) > step);
+            line.over_unix("vm2").expect_alive();
+            all_go_on();
+        }
+    });
+    assert_eq!(lent(&line), 5);
+    let mut before = line.succeed();
+    assert_eq!(moved_by(&line, 0), 5);
+    assert!(ended(&mut before).success());
+    clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
+    drop(clients);
+    line.stop();
+}
+
+/// The real program has opened the store when it fails: it changed nothing that the old one needs.
+#[test]
+fn a_new_program_that_fails_with_the_stores_open_changes_nothing() {
+    let house = house();
+    let mut line = line(&house);
+    let mut clients = clients(&line);
+    line.arguments.extend(["--unix", "/nonexistent/nbd.sock"].map(str::to_owned));
+    verified(&mut clients, |all_go_on| {
+        for _ in 0..2 {
+            let Started { mut child, log } = line.begin_takeover();
+            let status = ended(&mut child);
+            let log = std::fs::read_to_string(log).unwrap();
+            assert!(!status.success() && log.contains("/nonexistent/nbd.sock"), "{log}");
+            all_go_on();
+        }
+        wait_until("the server to notice", || failed_handovers(&line) == 2);
+    });
+    assert_eq!(lent(&line), 2);
+    line.arguments.truncate(line.arguments.len() - 2);
+    let mut before = line.succeed();
+    assert!(ended(&mut before).success());
+    clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
+    drop(clients);
+    line.stop();
+}
+
+/// A new process that serves other things leaves the store where it is, with its clients.
+#[test]
+fn a_store_that_the_new_process_does_not_serve_stays() {
+    let house = house();
+    let mut line = line(&house);
+    let mut client = line.over_unix("vm1");
+    client.write(0, &[3; 4096]);
+    let store = line.arguments.remove(0);
+    assert!(store.starts_with("store:"), "{store}");
+    let mut before = line.succeed();
+    assert_eq!(lent(&line), 1, "the overlay's");
+    assert_eq!(client.read(0, 4096), [3; 4096]);
+    assert!(before.try_wait().unwrap().is_none(), "somebody is left");
+    drop(client);
+    assert!(ended(&mut before).success());
+    assert!(Path::new(&text(&house, "store")).exists());
+    line.stop();
+}
