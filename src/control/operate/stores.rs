@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::Operator;
+use crate::control::events::EventKind;
 use crate::control::http::reply::{error, json};
 use crate::control::stores::PerformError;
 use crate::identity::PeerIdentity;
@@ -72,8 +73,15 @@ impl Operator {
             let store = store.as_deref().map(|store| tracing::field::display(store.display()));
             tracing::info!(%peer, store, verb, "a change of a store was asked for");
         }
+        let told = store.as_ref().map(|store| store.display().to_string());
         match self.stores.perform(store, request).await {
-            Ok(answer) => json(StatusCode::OK, &answer),
+            Ok(answer) => {
+                if query.is_none() {
+                    let told = serde_json::json!({ "store": told, "verb": verb });
+                    self.plane.events.tell(EventKind::StoreChanged, told);
+                }
+                json(StatusCode::OK, &answer)
+            }
             Err(refusal) => {
                 if let PerformError::Store(error) = &refusal
                     && !error.is_refusal()
