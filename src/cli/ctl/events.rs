@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::question::sentence;
 use crate::cli::Outcome;
 use crate::cli::http::of_connecting;
-use crate::cli::text::print;
+use crate::cli::text::written;
 use crate::nbd::printable::printable;
 
 /// The server says something so often at least.
@@ -147,10 +147,15 @@ fn read(
             return Ok(StreamEnd::Enough(Outcome::Done));
         }
         let shown = shown(&event, lines.last.as_deref().unwrap_or_default(), as_json);
-        let printed = print(&shown);
+        // Without a reader there is nothing to do; a command that prints once has ended by then.
+        if let Err(error) =
+            std::io::stdout().write_all(shown.as_bytes()).and_then(|()| std::io::stdout().flush())
+        {
+            return Ok(StreamEnd::Enough(written(Err(error))));
+        }
         *left = left.map(|left| left - 1);
-        if printed != Outcome::Done || *left == Some(0) {
-            return Ok(StreamEnd::Enough(printed));
+        if *left == Some(0) {
+            return Ok(StreamEnd::Enough(Outcome::Done));
         }
     }
     Ok(StreamEnd::Closed)

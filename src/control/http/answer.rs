@@ -68,6 +68,5 @@ pub(in crate::control) fn follow(
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
         return response;
     };
-    let mut response = reply(StatusCode::OK, EVENTS, String::new()).map(|_| HttpBody::Events(stream));
-    response
+    reply(StatusCode::OK, EVENTS, String::new()).map(|_| HttpBody::Events(stream))
 }
