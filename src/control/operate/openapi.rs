@@ -251,7 +251,8 @@ fn operation((method, has_name): (&Method, bool), verb: Verb) -> Value {
         };
         (status.to_string(), json!({ "description": meaning(status), "content": content }))
     };
-    // 400: of HTTP, or a wrong condition; 403: who asks may not; 408, 413: of the body; 404: a name that is no UTF-8.
+    // 400: of HTTP, or a wrong condition; 403: who asks may not; 408, 413: of the body; 404: a name that is
+    // no UTF-8.
     let always: &[u16] = if has_name { &[400, 403, 404, 408, 413] } else { &[400, 403, 408, 413] };
     let responses: Map<_, _> =
         done.iter().chain(refused).chain(always).map(|status| answer(*status)).collect();

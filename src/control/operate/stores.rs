@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use super::Operator;
 use crate::control::events::EventKind;
 use crate::control::http::reply::{error, json};
-use crate::control::stores::PerformError;
 use crate::identity::PeerIdentity;
 use crate::store::request::StoreRequest;
 
@@ -83,10 +82,8 @@ impl Operator {
                 json(StatusCode::OK, &answer)
             }
             Err(refusal) => {
-                if let PerformError::Store(error) = &refusal
-                    && !error.is_refusal()
-                {
-                    tracing::error!(%error, "a request about a store failed");
+                if refusal.status() == StatusCode::INTERNAL_SERVER_ERROR {
+                    tracing::error!(error = %refusal, "a request about a store failed");
                 }
                 error(refusal.status(), &refusal.to_string())
             }

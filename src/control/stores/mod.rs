@@ -42,4 +42,3 @@ mod under_way;
 pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{OpenedStores, StoresError};
 pub(super) use overview::{NodeUse, Overviews, StoreOverview};
-pub(super) use perform::PerformError;
