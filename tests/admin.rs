@@ -12,6 +12,10 @@ mod control;
 mod counters;
 #[path = "admin/dashboard.rs"]
 mod dashboard;
+#[path = "admin/described.rs"]
+mod described;
+#[path = "admin/events.rs"]
+mod events;
 #[path = "admin/hostile.rs"]
 mod hostile;
 #[path = "admin/http.rs"]
@@ -24,6 +28,8 @@ mod latency;
 mod lifecycle;
 #[path = "admin/live.rs"]
 mod live;
+#[path = "admin/resized.rs"]
+mod resized;
 #[path = "admin/rotation.rs"]
 mod rotation;
 #[path = "admin/slow.rs"]

@@ -179,6 +179,11 @@ impl Export {
         Ok(Self { facts, store: Store::Application(device.clone()), faults: Vec::new() })
     }
 
+    /// One of a file that is open.
+    pub(super) fn of_file(facts: DeviceFacts, store: FileStore, faults: Vec<FaultOptions>) -> Self {
+        Self { facts, store: Store::File(Arc::new(store)), faults }
+    }
+
     /// Whether all its clients are served by one shard, whichever it is.
     pub fn has_home(&self) -> bool {
         match &self.store {

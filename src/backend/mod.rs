@@ -32,6 +32,7 @@ mod prefetch;
 mod prepared;
 mod registered;
 mod remote;
+mod resizing;
 mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -63,4 +64,5 @@ pub(crate) use open_error::OpenError;
 pub(crate) use page_cache::Standing;
 pub(crate) use passed::PassedExport;
 pub(crate) use prepared::{FilePurpose, PreparedFile, WantedFile};
+pub(crate) use resizing::ResizeError;
 pub(crate) use trust::Trust;

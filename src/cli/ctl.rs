@@ -1,9 +1,11 @@
 //! `ringnbd ctl`: a thin client of a server's control socket.
 
 mod connections;
+mod events;
 mod exports;
 mod limit;
 mod question;
+mod resize;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,9 +18,11 @@ use super::text::{json, print};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
 use connections::ConnectionCommand;
+use events::EventsCommand;
 use exports::ExportCommand;
 use limit::LimitCommand;
 use question::{Form, Question, refused, sentence};
+use resize::ResizeCommand;
 
 const LONG_HELP: &str = "\
 A server has a control socket with `serve --control unix:PATH`. One that was started with --config
@@ -32,6 +36,8 @@ Examples:
   ringnbd ctl --control unix:/run/ringnbd.control export rm vm7 --mode hide
   ringnbd ctl --control unix:/run/ringnbd.control connection kill 0.1234567
   ringnbd ctl --control unix:/run/ringnbd.control reload --dry-run
+  ringnbd ctl --control unix:/run/ringnbd.control resize vm7 100G
+  ringnbd ctl --control unix:/run/ringnbd.control events --json
 
 Exit codes: 0, done; 1, the server did not do it; 2, it could not be asked, or refuses this user.";
 
@@ -59,6 +65,22 @@ pub(crate) enum CtlCommand {
     Connection(ConnectionCommand),
     /// Show or change how many requests and bytes a second an export or a tenant may have
     Limit(LimitCommand),
+    /// Give an export another size, or have the server look at its file or device again; clients see it when
+    /// they connect again
+    Resize(ResizeCommand),
+    /// Take snapshots of images of its store, all at one point in time
+    Snapshot {
+        /// IMAGE@SNAPSHOT
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// The directory of the store, if the server has several
+        #[arg(long)]
+        store: Option<std::path::PathBuf>,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Show what happens, as it happens, until this is interrupted: exports, limits, reloads, failures
+    Events(EventsCommand),
     /// Have the server read its configuration, certificates and keys again: exports, rights and certificates
     /// change at once, as a whole or not at all; other settings need a restart
     Reload {
@@ -83,6 +105,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         Ok(path) => path,
         Err(why) => return Outcome::refused(why),
     };
+    if let CtlCommand::Events(command) = &args.command {
+        return events::follow(&path, command);
+    }
     let request = match question(&args.command) {
         Ok(request) => request,
         Err(why) => return Outcome::refused(why),
@@ -99,6 +124,13 @@ pub(crate) fn run(args: Args) -> Outcome {
         CtlCommand::Export(command) => exports::show(&command, &answer),
         CtlCommand::Limit(command) => limit::show(&command, &answer),
         CtlCommand::Connection(command) => connections::show(&command, &answer),
+        CtlCommand::Resize(command) => resize::show(&command, &answer),
+        CtlCommand::Snapshot { form, nodes, .. } => match answer.status {
+            200 if form.json => print(&json(&answer.body)),
+            200 => print(&nodes.iter().map(|node| format!("{}\n", printable(node))).collect::<String>()),
+            _ => refused(&answer),
+        },
+        CtlCommand::Events(_) => unreachable!("it has no answer that ends"),
         CtlCommand::Reload { dry_run, form, .. } => reload(&answer, dry_run, form.json),
         CtlCommand::Health(form) => health(&answer, form.json),
         CtlCommand::Drain(form) => match answer.status {
@@ -116,6 +148,16 @@ fn question(command: &CtlCommand) -> Result<Question, String> {
         CtlCommand::Export(command) => exports::question(command)?,
         CtlCommand::Limit(command) => limit::question(command)?,
         CtlCommand::Connection(command) => connections::question(command),
+        CtlCommand::Resize(command) => resize::question(command)?,
+        CtlCommand::Snapshot { nodes, store, .. } => {
+            let mut body = serde_json::json!({ "nodes": nodes });
+            if let Some(store) = store {
+                let store = std::path::absolute(store).map_err(|error| error.to_string())?;
+                body["store"] = store.to_string_lossy().into();
+            }
+            Question { body: body.to_string(), ..Question::new("POST", "/api/v1/images/snapshot") }
+        }
+        CtlCommand::Events(_) => Question::new("GET", "/api/v1/events"),
         CtlCommand::Reload { dry_run: true, .. } => Question::new("POST", "/api/v1/reload?dry_run=true"),
         CtlCommand::Reload { enforce, .. } => {
             let body = if *enforce { "{\"enforce\": true}" } else { "" };

@@ -99,7 +99,7 @@ pub(super) fn get(server: &ListenAddress, target: &str, patience: Duration) -> R
     }
 }
 
-fn of_connecting(error: io::Error) -> AskError {
+pub(super) fn of_connecting(error: io::Error) -> AskError {
     match error.kind() {
         io::ErrorKind::PermissionDenied => AskError::Permission,
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoServer,

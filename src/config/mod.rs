@@ -41,7 +41,7 @@ pub use limits::{Limits, Pinning, Shutdown};
 pub use listen::{AdminAddress, ControlAddress, ListenAddress};
 pub use rate::RateLimits;
 pub(crate) use rate::{ExportRates, TenantConfig};
-pub(crate) use rate::{Rate, RateScope, RateUnit};
+pub(crate) use rate::{RATE_NAMES, Rate, RateScope, RateUnit};
 pub(crate) use remote_uri::RemoteUri;
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};

@@ -40,6 +40,10 @@ pub(crate) const RATE_KINDS: [(&str, RateUnit, RateScope); 6] = [
     ("write_bytes", RateUnit::Bytes, RateScope::Write),
 ];
 
+/// What they are called.
+pub(crate) const RATE_NAMES: [&str; RATE_KINDS.len()] =
+    ["iops", "read_iops", "write_iops", "bytes", "read_bytes", "write_bytes"];
+
 /// All that holds the requests of an export or a tenant back; by default nothing does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RateLimits([Option<Rate>; RATE_KINDS.len()]);
@@ -242,6 +246,11 @@ impl<'de> serde::Deserialize<'de> for RateValue {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn names_are_those_of_the_kinds() {
+        assert_eq!(super::RATE_NAMES, super::RATE_KINDS.map(|(name, ..)| name));
+    }
+
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -2,14 +2,16 @@
 
 use std::rc::Rc;
 
+use super::events::EventKind;
 use super::host::{AddExport, ChangeError, RemoveExport};
 use super::listen::endpoint::Endpoint;
 use super::observe::collector::Collector;
 use super::observers::Observers;
 use super::plane::Plane;
 use super::retire::retire;
-use super::served::{info_of, served};
+use super::served::{added_view, info_of, served};
 use crate::shard::Removal;
+use serde_json::json;
 
 /// Serves one more export.
 pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], request: AddExport) {
@@ -20,6 +22,7 @@ pub(super) fn add(plane: &Plane, observers: &Observers, endpoints: &[Endpoint], 
         None => Err(ChangeError::NameTaken(name)),
         Some(entry) => {
             observers.added(&entry);
+            plane.events.tell(EventKind::ExportAdded, added_view(&entry));
             tracing::info!(export = name, source = entry.source, "export added");
             Ok(served(&entry, endpoints, plane.needs_tls(&entry.info.name)))
         }
@@ -31,6 +34,7 @@ pub(super) fn remove(plane: &Rc<Plane>, collector: Option<Rc<Collector>>, reques
     let RemoveExport { name, how, answer } = request;
     let removed = plane.catalogue_mut().remove(&name);
     let Some(entry) = removed else { return answer(Err(ChangeError::NoSuchExport(name))) };
+    plane.events.tell(EventKind::ExportRemoved, json!({ "export": name }));
     tracing::info!(export = name, ?how, "export removed");
     let answer = match how {
         Removal::AtOnce | Removal::CutOff => Some(answer),

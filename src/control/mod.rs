@@ -11,6 +11,7 @@
 //! * `live/`: exports that come, go and change while clients are there, by the control socket or by a reload.
 //! * `handover/`: a new process goes on in the place of this one.
 //! * `stores/`: the stores that the server has open: their images as exports, and what is done to them.
+//! * `events`, `event_stream`: what happens, for those who follow it.
 //! * `observe/`: what is known of a running server. `admin/` shows it, `operate/` changes the server; both
 //!   speak `http/`.
 //!
@@ -26,6 +27,8 @@ mod client_stream;
 #[cfg(feature = "tls")]
 mod encryption;
 mod enforce;
+mod event_stream;
+mod events;
 mod file_opener;
 mod handover;
 mod handshake_memory;

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::Encryption;
 use super::catalogue::{Catalogue, Entry};
+use super::events::{EventKind, Events};
 use super::handshake_memory::HandshakeMemory;
 use super::placement;
 use super::sessions::Sessions;
@@ -49,6 +50,8 @@ pub(super) struct Plane {
     pub(super) encryption: Option<Encryption>,
     /// Exports that share rates.
     pub(super) tenants: Tenants,
+    /// What happens, for those who follow it.
+    pub(super) events: Rc<Events>,
     /// For exports that came later: whether they can only be had with TLS.
     later_tls: RefCell<HashMap<String, bool>>,
 }
@@ -103,6 +106,7 @@ impl Plane {
             sessions: Sessions::default(),
             encryption,
             tenants: Tenants::default(),
+            events: Rc::default(),
             later_tls: RefCell::default(),
         }
     }
@@ -265,6 +269,7 @@ impl Plane {
     /// A shard has ended by itself: it gets nothing any more.
     pub(super) fn note_failure(&self, shard: usize) {
         self.failed[shard].set(true);
+        self.events.tell(EventKind::ShardFailed, serde_json::json!({ "shard": shard }));
     }
 
     /// Whether a shard has failed.
@@ -395,7 +400,9 @@ impl Plane {
 
     /// Refuses handshakes from now on and asks every shard to finish.
     pub(super) fn stop(&self) {
-        self.stopping.set(true);
+        if !self.stopping.replace(true) {
+            self.events.tell(EventKind::Stopping, serde_json::Value::Null);
+        }
         self.shards.iter().for_each(ShardHandle::shutdown);
     }
 

@@ -7,9 +7,11 @@ use std::rc::Rc;
 
 use hyper::StatusCode;
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::enforce::enforce;
+use super::events::EventKind;
 use super::live::Live;
 use crate::config::Settings;
 use crate::config::difference::{Difference, NewRights};
@@ -256,6 +258,11 @@ impl Reloads {
             end.is_dry = wish.is_dry;
             let (result, dry_run, tls_renewed) = (end.reloaded.word(), end.is_dry, end.is_tls_renewed);
             let sessions_ended = end.ended;
+            if let Some(live) = reloads.live.as_ref().filter(|_| !dry_run) {
+                let told =
+                    json!({ "result": result, "tls_renewed": tls_renewed, "sessions_ended": sessions_ended });
+                live.plane().events.tell(EventKind::Reloaded, told);
+            }
             match end.reloaded.is_in_force() {
                 true => tracing::info!(result, dry_run, tls_renewed, sessions_ended, "{}", end.sentence()),
                 false => tracing::warn!(result, dry_run, "{}", end.sentence()),

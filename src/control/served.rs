@@ -41,6 +41,11 @@ pub(super) fn served(entry: &Entry, endpoints: &[Endpoint], needs_tls: bool) -> 
     }
 }
 
+/// What those who follow events are told of an export that comes.
+pub(super) fn added_view(entry: &Entry) -> serde_json::Value {
+    serde_json::json!({ "export": entry.info.name, "source": entry.source, "size_bytes": entry.size() })
+}
+
 /// What clients are told of an export.
 pub(super) fn info_of(
     (name, description): (&str, &str),

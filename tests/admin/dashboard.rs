@@ -34,6 +34,13 @@ fn load(mut client: Connection, stop: &AtomicBool) {
 
 /// A browser that draws a page once it has had `milliseconds` of its own time.
 fn browser(profile: &std::path::Path, milliseconds: u32) -> Option<Command> {
+    let mut command = chromium(profile)?;
+    command.arg(format!("--virtual-time-budget={milliseconds}"));
+    Some(command)
+}
+
+/// A browser without a window.
+fn chromium(profile: &std::path::Path) -> Option<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let program = std::env::split_paths(&path).map(|place| place.join("chromium")).find(|file| file.exists());
     let Some(program) = program else {
@@ -43,7 +50,6 @@ fn browser(profile: &std::path::Path, milliseconds: u32) -> Option<Command> {
     let mut command = Command::new(program);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]);
     command.args(["--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr"]);
-    command.arg(format!("--virtual-time-budget={milliseconds}"));
     command.arg(format!("--user-data-dir={}", profile.display()));
     Some(command)
 }
@@ -117,6 +123,77 @@ fn idle_axes_and_bytes_are_plain() {
         assert!(!found.contains(wrong), "{wrong}: {found}");
     }
     assert!(found.contains(r#""1.5 KiB","1 GiB""#), "{found}");
+}
+
+/// A browser that goes on, and shows its pages' titles at a port.
+struct OpenBrowser {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl OpenBrowser {
+    fn start(mut command: Command, url: &str) -> Self {
+        use std::io::{BufRead, BufReader};
+        command.args(["--remote-debugging-port=0", url]);
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.find_map(|line| {
+            let address = line.strip_prefix("DevTools listening on ws://127.0.0.1:")?.split('/').next()?;
+            address.parse().ok()
+        });
+        // What it says later goes nowhere, and must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, port: port.expect("it tells its port") }
+    }
+
+    /// The page's number and title.
+    fn page(&self) -> Option<(String, String)> {
+        let list = crate::http::Address::Tcp(([127, 0, 0, 1], self.port).into()).get("/json/list");
+        let list: serde_json::Value = serde_json::from_str(list.body.trim()).ok()?;
+        let page = list.as_array()?.iter().find(|of| of["type"] == "page")?.clone();
+        Some((page["id"].as_str()?.to_owned(), page["title"].as_str()?.to_owned()))
+    }
+}
+
+impl Drop for OpenBrowser {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The page counts events in its title, which begins anew when it is loaded anew.
+#[test]
+fn the_dashboard_follows_events_without_reloading() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(command) = chromium(&directory.path().join("profile")) else { return };
+    let subject =
+        crate::control::Subject::start(Options::new().export("mem:1M").args(["--admin", "127.0.0.1:0"]));
+    let crate::http::Address::Tcp(address) = crate::http::Address::of(&subject.server) else { panic!() };
+    let browser = OpenBrowser::start(command, &format!("http://{address}/"));
+    let deadline = std::time::Instant::now() + BROWSER_DEADLINE;
+    let (mut first, mut change) = (None, 0);
+    loop {
+        assert!(std::time::Instant::now() < deadline, "no event came: {:?}", browser.page());
+        change += 1;
+        let body = serde_json::json!({ "limit": { "iops": change } }).to_string();
+        assert_eq!(crate::live::send(&subject, ("PATCH", "exports/"), "", &body).status, 200);
+        let Some((page, title)) = browser.page() else { continue };
+        let Some(count) = title.strip_prefix('(').and_then(|rest| rest.split(')').next()) else {
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        assert!(title.contains("export changed"), "{title}");
+        let count: u64 = count.parse().unwrap();
+        match &first {
+            None => first = Some((page, count)),
+            Some((of, before)) if count > *before => {
+                assert_eq!(*of, page);
+                break;
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 /// A table of the page.

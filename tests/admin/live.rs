@@ -14,7 +14,7 @@ use crate::support::wire::*;
 
 /// Sends a request with a body.
 #[track_caller]
-fn send(subject: &Subject, (method, path): (&str, &str), headers: &str, text: &str) -> Answer {
+pub(crate) fn send(subject: &Subject, (method, path): (&str, &str), headers: &str, text: &str) -> Answer {
     let length = text.len();
     subject.socket().raw(
         format!(
@@ -25,12 +25,12 @@ fn send(subject: &Subject, (method, path): (&str, &str), headers: &str, text: &s
 }
 
 #[track_caller]
-fn put(subject: &Subject, name: &str, value: &Value) -> Answer {
+pub(crate) fn put(subject: &Subject, name: &str, value: &Value) -> Answer {
     send(subject, ("PUT", &format!("exports/{name}")), "", &value.to_string())
 }
 
 #[track_caller]
-fn sentence(answer: &Answer) -> String {
+pub(crate) fn sentence(answer: &Answer) -> String {
     body(answer)["error"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
 

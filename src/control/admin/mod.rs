@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use crate::control::http::HttpService;
+use crate::control::http::answer::HttpBody;
 use crate::control::observe::collector::Collector;
 use crate::control::observe::process::Process;
 use crate::control::plane::Plane;
@@ -66,7 +67,10 @@ impl Admin {
 }
 
 impl HttpService for Admin {
-    async fn respond(&self, request: Request<Incoming>, _peer: &PeerIdentity) -> Response<String> {
-        self.answer(&request).await
+    async fn respond(&self, request: Request<Incoming>, _peer: &PeerIdentity) -> Response<HttpBody> {
+        match self.follow(&request) {
+            Some(events) => events,
+            None => self.answer(&request).await.map(HttpBody::from),
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::Admin;
 use super::figures::figures;
 use super::views::{connections, image_facts, remote_facts};
 use crate::control::catalogue::Entry;
+use crate::control::http::answer::{self, HttpBody};
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
 use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_label, render};
 
@@ -17,6 +18,14 @@ use crate::stats::prometheus::{ExportFacts, Format, Metrics, StoreFacts, export_
 const DASHBOARD: &str = include_str!("dashboard.html");
 
 impl Admin {
+    /// What happens from now on, if that is what a request asks for, and may.
+    pub(super) fn follow<B>(&self, request: &Request<B>) -> Option<Response<HttpBody>> {
+        let is_it = *request.method() == Method::GET && request.uri().path() == "/api/v1/events";
+        let may = !self.is_local || names_this_machine(request);
+        let since = text(request, "since");
+        (is_it && may).then(|| answer::follow(&self.plane.events, request.headers(), since.as_deref()))
+    }
+
     /// Answers a request, whatever its body is.
     pub(super) async fn answer<B>(&self, request: &Request<B>) -> Response<String> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -138,7 +147,7 @@ fn no_such_export() -> Response<String> {
 }
 
 const NOT_FOUND: &str = "\
-There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history /api/v1/figures
+There is: / /metrics /healthz /api/v1/server /api/v1/exports /api/v1/images /api/v1/connections /api/v1/latency /api/v1/history /api/v1/figures /api/v1/events
 ";
 
 const MISDIRECTED: &str = "\

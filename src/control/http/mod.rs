@@ -4,6 +4,7 @@
 //! the size of its body, the life of a connection. Each server has places of its own, so that clients of one
 //! cannot keep those of the other out.
 
+pub(super) mod answer;
 pub(super) mod body;
 pub(super) mod reply;
 
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::control::listen::accept::Acceptor;
 use crate::identity::PeerIdentity;
+use answer::HttpBody;
 
 /// A request's head must be here within this time, and an idle connection is closed after it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -43,7 +45,7 @@ pub(super) trait HttpService: 'static {
     }
 
     /// Answers one request of a client.
-    async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String>;
+    async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<HttpBody>;
 }
 
 /// Accepts until it is aborted. `room` bounds the connections at the same time; further ones wait in the

@@ -11,21 +11,25 @@
 mod condition;
 mod opening;
 mod refusal;
+mod resizing;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
 use super::catalogue::Entry;
+use super::events::EventKind;
 use super::file_opener::OpenFiles;
 use super::observe::collector::Collector;
 use super::plane::Plane;
 use super::retire::retire;
-use super::served::info_of;
+use super::served::{added_view, info_of};
 use super::stores::Stores;
 use crate::backend::Export;
 use crate::config::export_change::{ExportChange, ExportChangeError};
@@ -35,6 +39,7 @@ use crate::rights::Rights;
 use crate::shard::Removal;
 pub(super) use condition::Condition;
 pub(super) use refusal::LiveRefusal;
+pub(super) use resizing::ResizeWish;
 
 /// Exports at the same time, with those that came while the server runs.
 const MOST_EXPORTS: usize = 100_000;
@@ -136,6 +141,7 @@ impl Live {
                 self.check_tenant(&wanted.rates)?;
                 self.set_rights(entry, &wanted);
                 self.set_rates(entry, &wanted.rates);
+                self.tell_of(EventKind::ExportChanged, name);
                 return Ok((Rc::clone(entry), Changed::InPlace));
             }
         }
@@ -161,6 +167,7 @@ impl Live {
         self.check_tenant(&wanted.rates)?;
         entry.set_wanted(&wanted);
         self.set_rates(&entry, &wanted.rates);
+        self.tell_of(EventKind::ExportChanged, &wanted.name);
         Ok((entry, Changed::InPlace))
     }
 
@@ -174,6 +181,7 @@ impl Live {
         let limits = known.changed_by(body).map_err(ExportChangeError::Rate)?;
         plane.tenants.change(name, limits);
         self.apply_tenants(|tenant| tenant == name);
+        plane.events.tell(EventKind::TenantChanged, json!({ "tenant": name }));
         tracing::info!(tenant = name, limits = %limits.to_json(), "the rates of a tenant were changed");
         Ok(limits)
     }
@@ -220,6 +228,7 @@ impl Live {
         let clients = known.clients();
         drop(known);
         let gone = self.take_away(name, how).ok_or_else(|| LiveRefusal::Missing(name.to_owned()))?;
+        self.tell_of(EventKind::ExportRemoved, name);
         removed();
         drop(turn);
         if how == Removal::CutOff {
@@ -256,7 +265,9 @@ impl Live {
         self.plane().tenants.set(&plan.tenants);
         for name in &plan.removed {
             // Whoever removed it at the control socket was quicker.
-            drop(self.take_away(name, Removal::WithErrors));
+            if self.take_away(name, Removal::WithErrors).is_some() {
+                self.tell_of(EventKind::ExportRemoved, name);
+            }
         }
         prepared.into_iter().for_each(|prepared| drop(self.serve(prepared)));
         for (name, rates) in &plan.rates {
@@ -277,6 +288,9 @@ impl Live {
             }
         }
         self.defaults.replace(plan.defaults.clone());
+        let rates = plan.rates.iter().map(|(name, _)| name);
+        let changed: BTreeSet<_> = plan.rights.iter().map(|(name, ..)| name).chain(rates).collect();
+        changed.into_iter().for_each(|name| self.tell_of(EventKind::ExportChanged, name));
         Ok(())
     }
 
@@ -331,9 +345,15 @@ impl Live {
     }
 
     /// Gives an export its name, which another one may have until now.
-    fn serve(&self, PreparedExport { wanted, export, stays }: PreparedExport) -> Rc<Entry> {
-        let how = if stays { Removal::WhenUnused } else { Removal::WithErrors };
+    fn serve(&self, prepared: PreparedExport) -> Rc<Entry> {
+        let how = if prepared.stays { Removal::WhenUnused } else { Removal::WithErrors };
+        self.serve_with(prepared, how)
+    }
+
+    /// The same; `how`: what becomes of the clients of the other one.
+    fn serve_with(&self, PreparedExport { wanted, export, .. }: PreparedExport, how: Removal) -> Rc<Entry> {
         let before = self.plane().find(&wanted.name);
+        let is_new = before.is_none();
         drop(self.take_away(&wanted.name, how));
         let (plane, source) = (self.plane(), wanted.uri.to_string());
         let info = info_of((&wanted.name, &wanted.description), &source, &export, &plane.limits);
@@ -348,8 +368,16 @@ impl Live {
         if let Some(collector) = &self.collector {
             collector.added(&entry);
         }
+        match is_new {
+            true => self.plane().events.tell(EventKind::ExportAdded, added_view(&entry)),
+            false => self.tell_of(EventKind::ExportChanged, &entry.info.name),
+        }
         tracing::info!(export = entry.info.name, source = entry.source, "export added");
         entry
+    }
+
+    fn tell_of(&self, kind: EventKind, export: &str) {
+        self.plane().events.tell(kind, json!({ "export": export }));
     }
 
     fn set_rights(&self, entry: &Entry, wanted: &ExportConfig) {

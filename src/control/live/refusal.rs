@@ -21,6 +21,16 @@ pub(in crate::control) enum LiveRefusal {
     NeedsRestart(String),
     #[error("the export \"{name}\" cannot be opened: {why}")]
     NotOpened { name: String, why: String },
+    #[error("the export \"{name}\" cannot be resized: {why}")]
+    NotResized { name: String, why: String },
+    #[error(
+        "the export \"{name}\" has {now} bytes, and what lies behind a nearer end would be lost: say shrink, if that is meant"
+    )]
+    Smaller { name: String, now: u64 },
+    #[error(
+        "the export \"{0}\" has clients, which were told that it is larger: it can become smaller when they are gone; cut_off has them connect again"
+    )]
+    SmallerWithClients(String),
     #[error("the export \"{0}\" needs TLS, and the server has none: restart it with a certificate")]
     NoTls(String),
     #[error("there is no tenant \"{0}\": add it to the configuration and reload that")]
@@ -44,6 +54,9 @@ impl LiveRefusal {
             | Self::Image(_)
             | Self::NeedsRestart(_)
             | Self::NotOpened { .. }
+            | Self::NotResized { .. }
+            | Self::Smaller { .. }
+            | Self::SmallerWithClients(_)
             | Self::NoTls(_)
             | Self::TooMany(_) => StatusCode::CONFLICT,
         }

@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Operator;
 use crate::control::admin::views::connections;
+use crate::control::events::EventKind;
 use crate::control::http::reply::{error, json};
 
 /// How long a shard may take to cut a connection off.
@@ -64,7 +65,11 @@ impl Operator {
             false
         };
         match timeout(PATIENCE, ended).await {
-            Ok(true) => json(StatusCode::OK, &serde_json::json!({ "connection": id })),
+            Ok(true) => {
+                let told = serde_json::json!({ "connection": id });
+                self.plane.events.tell(EventKind::ConnectionEnded, told);
+                json(StatusCode::OK, &serde_json::json!({ "connection": id }))
+            }
             Ok(false) => no_such_connection(id),
             Err(_late) => {
                 error(StatusCode::SERVICE_UNAVAILABLE, "its shard does not answer: look at the health")

@@ -7,9 +7,12 @@ use serde_json::json;
 use super::Operator;
 use crate::config::export_change::ExportChange;
 use crate::control::catalogue::Entry;
+use crate::control::events::EventKind;
 use crate::control::http::reply::{self, error};
-use crate::control::live::{Changed, Condition, LiveRefusal};
+use crate::control::live::{Changed, Condition, LiveRefusal, ResizeWish};
 use crate::shard::Removal;
+use crate::store::catalog::StoreName;
+use crate::store::request::StoreRequest;
 
 impl Operator {
     pub(super) async fn show_export(&self, name: &str) -> Response<String> {
@@ -59,6 +62,52 @@ impl Operator {
             }
             Err(refusal) => refuse(&refusal),
         }
+    }
+
+    /// Gives an export another size: a file or device, or the image of a store.
+    pub(super) async fn resize_export(
+        &self,
+        (name, condition): (&str, &Condition),
+        body: &[u8],
+    ) -> Response<String> {
+        let wish = match body {
+            [] => ResizeWish::default(),
+            body => match serde_json::from_slice::<ResizeWish>(body) {
+                Ok(wish) => wish,
+                Err(why) => {
+                    let sentence = format!("the body is not understood: {why}");
+                    return error(StatusCode::UNPROCESSABLE_ENTITY, &sentence);
+                }
+            },
+        };
+        if let Some(image) = self.image_named(name).await {
+            let Some(size) = wish.size else {
+                let sentence = "an image has the size that it was given: say a size";
+                return error(StatusCode::UNPROCESSABLE_ENTITY, sentence);
+            };
+            let request = StoreRequest::Resize { image, size, shrink: wish.shrink };
+            return match self.stores.perform(None, request).await {
+                Ok(_) => {
+                    let told = json!({ "export": name, "size_bytes": size });
+                    self.plane.events.tell(EventKind::ExportResized, told.clone());
+                    reply::json(StatusCode::OK, &told)
+                }
+                Err(refusal) => error(refusal.status(), &refusal.to_string()),
+            };
+        }
+        match self.live.resize((name, condition), wish).await {
+            Ok(entry) => self.with_tag(StatusCode::OK, &entry),
+            Err(refusal) => refuse(&refusal),
+        }
+    }
+
+    /// The image of a store that is served by a name.
+    async fn image_named(&self, name: &str) -> Option<StoreName> {
+        let is_image = match self.plane.find(name) {
+            Some(entry) => entry.export().is_none_or(|export| export.is_image()),
+            None => self.stores.has_image(name).await,
+        };
+        name.parse().ok().filter(|_| is_image)
     }
 
     fn with_tag(&self, status: StatusCode, entry: &Entry) -> Response<String> {

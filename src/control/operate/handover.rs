@@ -6,6 +6,7 @@ use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::{Operator, PROTOCOL};
+use crate::control::events::EventKind;
 use crate::control::http::reply::error;
 use crate::identity::PeerIdentity;
 
@@ -54,6 +55,7 @@ impl Operator {
         if !self.handovers.begin(hyper::upgrade::on(&mut request)) {
             return error(StatusCode::CONFLICT, "another hand-over goes on, or the server is stopping");
         }
+        self.plane.events.tell(EventKind::HandoverBegun, serde_json::Value::Null);
         tracing::info!(%peer, "a new process takes over");
         let mut response = Response::new(String::new());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

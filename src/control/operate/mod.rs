@@ -9,6 +9,7 @@
 mod connections;
 mod exports;
 mod handover;
+mod openapi;
 mod routes;
 mod stores;
 mod tenants;
@@ -27,7 +28,8 @@ use crate::config::ListenAddress;
 use crate::config::listen::{FileMode, UnixAccess, UnixAddress};
 use crate::control::admin::figures::figures;
 use crate::control::handover::{Handovers, ListenerPurpose, PROTOCOL, PassedListeners};
-use crate::control::http::reply::{error, json};
+use crate::control::http::answer::{self, HttpBody};
+use crate::control::http::reply::{error, json, text};
 use crate::control::http::{self, HttpService, body};
 use crate::control::listen::accept::Acceptor;
 use crate::control::listen::endpoint::Endpoint;
@@ -154,8 +156,12 @@ impl Operator {
                 json(StatusCode::ACCEPTED, &serde_json::json!({ "state": "stopping" }))
             }
             Verb::Reload => self.reload(query, body, peer).await,
-            Verb::HandOver => unreachable!("it ends HTTP, and goes another way"),
+            Verb::HandOver | Verb::FollowEvents => {
+                unreachable!("it has no answer that ends, and goes another way")
+            }
             Verb::ShowHandover => json(StatusCode::OK, &self.departures()),
+            Verb::ShowDescription => json(StatusCode::OK, &openapi::document()),
+            Verb::Resize => self.resize_export(which, body).await,
             Verb::ListStores => json(StatusCode::OK, &self.open_stores()),
             Verb::AskStore(verb) => self.of_store(verb, (Some(query), &[]), peer).await,
             Verb::ChangeStore(verb) => self.of_store(verb, (None, body), peer).await,
@@ -192,20 +198,33 @@ impl HttpService for Operator {
         self.readers.is_empty() || role(peer, self.starter, &self.readers) > Role::Nothing
     }
 
-    async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<String> {
+    async fn respond(&self, request: Request<Incoming>, peer: &PeerIdentity) -> Response<HttpBody> {
         let is_safe = request.method().is_safe();
         let needed = if is_safe { Role::Read } else { Role::Operate };
         if role(peer, self.starter, &self.readers) < needed {
             tracing::warn!(%peer, path = request.uri().path(), "refused at the control socket");
-            return error(StatusCode::FORBIDDEN, &forbidden(self.starter));
+            return error(StatusCode::FORBIDDEN, &forbidden(self.starter)).map(HttpBody::from);
         }
-        let (verb, name) = match routes::find(request.method(), request.uri().path()) {
-            Ok(found) => found,
-            Err(refusal) => return refused(refusal),
-        };
-        if verb == Verb::HandOver {
-            return self.hand_over(request, peer);
+        match routes::find(request.method(), request.uri().path()) {
+            Err(refusal) => refused(refusal).map(HttpBody::from),
+            Ok((Verb::FollowEvents, _)) => {
+                let since = text(&request, "since");
+                answer::follow(&self.plane.events, request.headers(), since.as_deref())
+            }
+            Ok((Verb::HandOver, _)) => self.hand_over(request, peer).map(HttpBody::from),
+            Ok((verb, name)) => self.answer(request, (verb, name), peer).await.map(HttpBody::from),
         }
+    }
+}
+
+impl Operator {
+    /// Answers a request whose answer has an end.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        (verb, name): (Verb, String),
+        peer: &PeerIdentity,
+    ) -> Response<String> {
         let condition = match Condition::of(request.headers()) {
             Ok(condition) => condition,
             Err(sentence) => return error(StatusCode::BAD_REQUEST, sentence),

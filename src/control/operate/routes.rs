@@ -29,6 +29,12 @@ pub(super) enum Verb {
     /// Begin one.
     HandOver,
     Reload,
+    /// What happens, from now on.
+    FollowEvents,
+    /// This API, as OpenAPI has it.
+    ShowDescription,
+    /// An export gets another size.
+    Resize,
     /// The stores that are open.
     ListStores,
     /// A question about a store or an image, by the name of a
@@ -48,12 +54,13 @@ impl Verb {
                 | Self::PatchTenant
                 | Self::RemoveExport
                 | Self::EndConnection
+                | Self::Resize
         )
     }
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 35] = [
+pub(super) const ROUTES: [(Method, &str, Verb); 38] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -71,6 +78,9 @@ const ROUTES: [(Method, &str, Verb); 35] = [
     (Method::GET, "/api/v1/handover", Verb::ShowHandover),
     (Method::POST, "/api/v1/handover", Verb::HandOver),
     (Method::POST, "/api/v1/reload", Verb::Reload),
+    (Method::GET, "/api/v1/events", Verb::FollowEvents),
+    (Method::GET, "/api/v1/openapi.json", Verb::ShowDescription),
+    (Method::POST, "/api/v1/resize/", Verb::Resize),
     (Method::GET, "/api/v1/stores", Verb::ListStores),
     (Method::GET, "/api/v1/stores/info", Verb::AskStore("store")),
     (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),

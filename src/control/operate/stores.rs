@@ -7,8 +7,8 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::Operator;
+use crate::control::events::EventKind;
 use crate::control::http::reply::{error, json};
-use crate::control::stores::PerformError;
 use crate::identity::PeerIdentity;
 use crate::store::request::StoreRequest;
 
@@ -72,13 +72,18 @@ impl Operator {
             let store = store.as_deref().map(|store| tracing::field::display(store.display()));
             tracing::info!(%peer, store, verb, "a change of a store was asked for");
         }
+        let told = store.as_ref().map(|store| store.display().to_string());
         match self.stores.perform(store, request).await {
-            Ok(answer) => json(StatusCode::OK, &answer),
+            Ok(answer) => {
+                if query.is_none() {
+                    let told = serde_json::json!({ "store": told, "verb": verb });
+                    self.plane.events.tell(EventKind::StoreChanged, told);
+                }
+                json(StatusCode::OK, &answer)
+            }
             Err(refusal) => {
-                if let PerformError::Store(error) = &refusal
-                    && !error.is_refusal()
-                {
-                    tracing::error!(%error, "a request about a store failed");
+                if refusal.status() == StatusCode::INTERNAL_SERVER_ERROR {
+                    tracing::error!(error = %refusal, "a request about a store failed");
                 }
                 error(refusal.status(), &refusal.to_string())
             }

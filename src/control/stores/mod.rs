@@ -45,4 +45,3 @@ pub(super) use lending::Lending;
 pub(super) use offers::{Absence, Chosen, Stores};
 pub(super) use opened::{FILES as FILES_OF_STORES, OpenedStores, StoresError};
 pub(super) use overview::{NodeUse, Overviews, StoreOverview};
-pub(super) use perform::PerformError;

@@ -61,8 +61,14 @@ pub(in crate::control) enum PerformError {
 impl PerformError {
     pub(in crate::control) fn status(&self) -> StatusCode {
         match self {
+            // Somebody gave it up, or there was nothing to give up.
+            Self::Store(StoreError::Interrupted) => StatusCode::CONFLICT,
+            Self::Store(StoreError::RemovedPartly { source, .. }) if source.is_refusal() => {
+                StatusCode::CONFLICT
+            }
             Self::Store(error) if !error.is_refusal() => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Record(_) | Self::NotGrown { .. } | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotGrown { .. } | Self::Ended => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoStore(_) | Self::WhichStore => StatusCode::NOT_FOUND,
             _ => StatusCode::CONFLICT,
         }
