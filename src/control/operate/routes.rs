@@ -53,7 +53,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 35] = [
+const ROUTES: [(Method, &str, Verb); 36] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -89,6 +89,7 @@ const ROUTES: [(Method, &str, Verb); 35] = [
     (Method::POST, "/api/v1/images/rollback", Verb::ChangeStore("rollback")),
     (Method::POST, "/api/v1/images/flatten", Verb::ChangeStore("flatten")),
     (Method::POST, "/api/v1/images/rebase", Verb::ChangeStore("rebase")),
+    (Method::POST, "/api/v1/images/import", Verb::ChangeStore("import")),
 ];
 
 /// Why a request asks for nothing.
