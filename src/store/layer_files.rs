@@ -88,8 +88,7 @@ impl StoreDirectory {
     fn open_layer_with(&self, id: LayerId, access: OFlags) -> Result<(File, File), StoreError> {
         let path = self.layer_path(id);
         let file = |name: &str| {
-            let found =
-                below(&self.layers, format!("{id}/{name}"), access | OFlags::NONBLOCK, Mode::empty());
+            let found = below(&self.layers, format!("{id}/{name}"), access | OFlags::NONBLOCK, Mode::empty());
             found.map(File::from).map_err(|error| missing(id, error, self, name))
         };
         let files = (file(DATA)?, file(MAP)?);

@@ -17,6 +17,7 @@ pub(crate) mod collect;
 pub(crate) mod collected;
 mod collection_bug;
 pub(crate) mod collection_pins;
+mod commit_cut;
 mod composed_layer;
 pub(crate) mod contents;
 pub(crate) mod contents_error;

@@ -22,7 +22,9 @@ use super::catalog::{
     ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
     StoreName,
 };
+use super::collection_bug::{CollectionBug, is_planted};
 use super::collection_pins::CollectionPins;
+use super::commit_cut::{CommitCut, is_cut};
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
@@ -241,9 +243,23 @@ impl<M: LayerMaps> OpenStore<M> {
 
     /// Makes a change durable, then removes the layers that nothing needs any more.
     pub(super) fn commit(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
+        if is_planted(CollectionBug::LayerDeletedEarly) {
+            let _released = self.release(change)?;
+        }
+        if is_cut(CommitCut::BeforeCatalog) {
+            return Err(StoreError::Interrupted);
+        }
         let committed = self.catalog.commit(change);
         self.changes.fetch_add(1, Ordering::Release);
         committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
+        if is_cut(CommitCut::BehindCatalog) {
+            return Err(StoreError::Interrupted);
+        }
+        self.release(change)
+    }
+
+    /// Removes the layers that nothing needs any more, as the catalogue says.
+    fn release(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
         let mut released = Released::default();
         for layer in change.released_layers() {
             released.layers += 1;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName,
-    SnapshotId, SnapshotRow, StoreName,
+    Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName, SnapshotId,
+    SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
