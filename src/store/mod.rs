@@ -18,6 +18,7 @@ pub(crate) mod collected;
 mod collection_bug;
 pub(crate) mod collection_pins;
 mod commit_cut;
+mod committing;
 mod composed_layer;
 pub(crate) mod contents;
 pub(crate) mod contents_error;

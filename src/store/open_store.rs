@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,13 +18,10 @@ use uuid::Uuid;
 
 use super::base::FoundBase;
 use super::catalog::{
-    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal,
-    ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
-    StoreName,
+    self, Beginning, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
+    Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog, StoreName,
 };
-use super::collection_bug::{CollectionBug, is_planted};
 use super::collection_pins::CollectionPins;
-use super::commit_cut::{CommitCut, is_cut};
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
@@ -32,7 +29,6 @@ use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::packs::PackPlace;
-use super::pending::forget_log;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
 /// kernel is done with what its rings were given: its descriptors are closed after that.
@@ -42,12 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct OpenStore<M> {
     pub(super) directory: StoreDirectory,
-    catalog: StoreCatalog,
+    pub(super) catalog: StoreCatalog,
     pub(super) maps: M,
     /// Records of changes that maps do not tell any more.
     pub(super) anchors: RecordAnchors,
     /// Grows with each change of the catalogue.
-    changes: Arc<AtomicU64>,
+    pub(super) changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
     index: Weak<ChunkIndex>,
 }
@@ -239,38 +235,6 @@ impl<M: LayerMaps> OpenStore<M> {
     ) -> Result<T, StoreError> {
         let mut minter = Minter { now_s: now_s(), uuid: &mut random_uuid };
         Ok(call(self.view()?, &mut minter)?)
-    }
-
-    /// Makes a change durable, then removes the layers that nothing needs any more.
-    pub(super) fn commit(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
-        if is_planted(CollectionBug::LayerDeletedEarly) {
-            let _released = self.release(change)?;
-        }
-        if is_cut(CommitCut::BeforeCatalog) {
-            return Err(StoreError::Interrupted);
-        }
-        let committed = self.catalog.commit(change);
-        self.changes.fetch_add(1, Ordering::Release);
-        committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
-        if is_cut(CommitCut::BehindCatalog) {
-            return Err(StoreError::Interrupted);
-        }
-        self.release(change)
-    }
-
-    /// Removes the layers that nothing needs any more, as the catalogue says.
-    fn release(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
-        let mut released = Released::default();
-        for layer in change.released_layers() {
-            released.layers += 1;
-            if let Ok((_, map)) = self.directory.open_layer(layer) {
-                forget_log(&map, (self.header().store, layer.0));
-            }
-            released.bytes += self.directory.layer_usage(layer).map_or(0, |usage| usage.data + usage.map);
-            self.directory.remove_layer(layer)?;
-            self.forget_changes(layer)?;
-        }
-        Ok(released)
     }
 
     /// An image of zeroes.

@@ -50,7 +50,7 @@ fn deltas_come_into_a_store_that_a_server_has() {
     assert_eq!(made["nodes"][0]["name"], "copy@a");
     other.write_at(0, &[1; 4096]).unwrap();
     assert!(read(&online.server, "copy@a") == disks[0]);
-    store.refused("image import STORE/copy DIR/a.delta --delta", &["exists already"]);
+    store.refused("image import STORE/other DIR/a.delta --delta", &["in this store already"]);
     let import = "image import STORE/copy@later DIR/b.delta --delta";
     store.run(import).ok();
     assert!(read(&online.server, "copy@later") == disks[1] && read(&online.server, "copy@a") == disks[0]);

@@ -386,7 +386,7 @@ fn names_that_clash_are_told_at_the_start() {
     store.refused_by_server("image ls STORE", "--control unix:PATH");
 }
 
-/// An idle image is a row.
+/// C4 in figures: an idle image is a row.
 #[test]
 fn ten_thousand_idle_clones_take_little_memory() {
     let (store, golden) = golden();
