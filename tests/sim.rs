@@ -67,7 +67,7 @@ fn worlds_of_applications() {
     run_worlds(application::worlds);
 }
 
-/// As the others, but most exports are images.
+/// As the others, but most exports are images: D1 to D3, D5 and D8 with cuts, kills and faults at any step, S3, C1 and C2.
 #[test]
 fn worlds_of_images() {
     run_worlds(image::worlds);

@@ -33,7 +33,7 @@ at most 128 of them. If a server has the store open, these commands ask it, by i
 read snapshots only, in its directory; `create --from` and `import` write the new image as a client of
 the server, which needs all images of the store as exports. Until it is complete it is called
 NAME-unfinished-NUMBER. `resize` makes an image larger while clients use it: they see the new size when
-they connect again. `import --delta` needs the server stopped.
+they connect again. `import --delta` writes a new layer into the directory, and the server takes it.
 
 Examples:
   ringnbd image create /srv/store/golden --from golden.raw

@@ -244,6 +244,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Rollback { .. } => ("POST", "/api/v1/images/rollback"),
         StoreRequest::Flatten { .. } => ("POST", "/api/v1/images/flatten"),
         StoreRequest::Rebase { .. } => ("POST", "/api/v1/images/rebase"),
+        StoreRequest::Import { .. } => ("POST", "/api/v1/images/import"),
         StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
         StoreRequest::Ingest { .. } => ("POST", "/api/v1/stores/ingest"),
     }

@@ -1,4 +1,4 @@
-//! Planted bugs of collection, which its tests must find.
+//! Planted bugs of what removes files, collections and merges, which their tests must find.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub(super) enum CollectionBug {
     DedupAgainstDeadPack,
     /// Packs go before the pack is listed that has what is needed of them.
     CatalogBeforePack,
+    /// The files of a layer go before the catalogue says that nothing needs it.
+    LayerDeletedEarly,
 }
 
 /// Whether a bug is switched on: never outside of tests.

@@ -121,6 +121,8 @@ pub enum StoreError {
     Unrelated(String, String),
     #[error("this is no delta that can be applied: {0}")]
     Delta(#[from] DeltaError),
+    #[error("the layer {0} is one that no import has begun, or that has ended: import the delta again")]
+    NotArriving(LayerId),
     #[error("{0}")]
     Shuru(#[from] ShuruError),
     #[error("{} exists already: name another file, or write --force", .0.display())]
@@ -165,7 +167,7 @@ impl StoreError {
             Self::RebaseServed(_) | Self::NeedsServer | Self::Collecting | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
-            Self::OtherBase { .. } => true,
+            Self::OtherBase { .. } | Self::NotArriving(_) => true,
         }
     }
 }

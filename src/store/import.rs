@@ -1,18 +1,18 @@
 //! Contents that come into a store. What is not complete is nothing: rows come last.
 
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::arriving_delta::{ArrivingDelta, DeltaClaim, put};
 use super::catalog::{
-    self, Beginning, Below, ChainNode, ImageId, ImageRefusal, ImportedSnapshot, LayerId, NewImage, NodeName,
-    SnapshotId, StoreName,
+    self, Beginning, Below, CatalogChange, ChainNode, ImageId, ImageRefusal, ImportedSnapshot, LayerId,
+    NewImage, NodeName, StoreName,
 };
 use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
-use super::delta::{DeltaError, DeltaPart, DeltaReader};
+use super::delta::{DeltaError, DeltaReader};
 use super::error::StoreError;
 use super::export::OnProgress;
-use super::map::{BlockState, Geometry};
+use super::map::Geometry;
 use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
 use super::maps::{LayerDescription, LayerMaps};
@@ -112,39 +112,41 @@ impl<M: LayerMaps> OpenStore<M> {
 
     /// Makes the snapshot of a delta, with the uuid that it has where it comes from. Its image must be
     /// exactly as the snapshot is that the delta begins with, and is made if it begins with nothing.
-    /// Without a name the snapshot keeps its own.
     ///
     /// # Errors
     /// A sentence; that of `progress`.
     pub fn import_delta(
         &mut self,
-        image: &StoreName,
-        snapshot: Option<StoreName>,
-        source: &mut dyn Read,
+        mut arriving: ArrivingDelta<'_>,
         progress: OnProgress<'_>,
     ) -> Result<NodeName, StoreError> {
-        let mut delta = DeltaReader::begin(source)?;
-        let head = delta.head().clone();
-        let snapshot = snapshot.map_or_else(|| head.name.parse(), Ok)?;
-        let new = ImportedSnapshot {
-            image: image.clone(),
-            snapshot: snapshot.clone(),
-            id: SnapshotId(head.to),
-            from: head.from.map(SnapshotId),
-            layer: LayerId(random_uuid()),
-            size: head.to_size,
-        };
+        let new = arriving.claim.row()?;
         // Whatever refuses it does so before the copy.
-        let change = self.import_row(&new)?;
-        let from_size =
-            new.from.and_then(|from| self.view().ok()?.snapshot_by_id(from)).map_or(0, |row| row.size);
-        if from_size != head.from_size {
-            return Err(DeltaError::Damaged("it begins with another size").into());
-        }
-        let taken = self.take_delta(&new, &mut delta, progress);
+        let change = self.decide_import(&arriving.claim)?;
+        let taken = self.take_delta(&new, &mut arriving.delta, progress);
         self.or_forget(new.layer, taken)?;
         self.commit(&change)?;
-        Ok(NodeName { image: new.image, snapshot: Some(snapshot) })
+        Ok(arriving.claim.node())
+    }
+
+    /// The change of the catalogue, if a delta fits.
+    pub(super) fn decide_import(&self, claim: &DeltaClaim) -> Result<CatalogChange, StoreError> {
+        let new = claim.row()?;
+        let change = self.decide(|view, minter| catalog::import_snapshot(view, minter, &new))?;
+        let view = self.view()?;
+        let from_size = new.from.and_then(|from| view.snapshot_by_id(from)).map_or(0, |row| row.size);
+        if from_size != claim.from_size {
+            return Err(DeltaError::Damaged("it begins with another size").into());
+        }
+        Ok(change)
+    }
+
+    /// What the map says of the layer of a delta.
+    pub(super) fn describe_import(&self, new: &ImportedSnapshot) -> Result<LayerDescription, StoreError> {
+        let row = self.view()?.image(&new.image);
+        let (image, below) =
+            row.map_or((ImageId(uuid::Uuid::nil()), Below::NOTHING), |row| (row.id, row.below));
+        self.description(image, new.layer, below.within(new.size), (&new.image, new.size))
     }
 
     fn take_delta(
@@ -156,23 +158,14 @@ impl<M: LayerMaps> OpenStore<M> {
         let layer = new.layer;
         let files = self.directory.begin_layer(layer, new.size.next_multiple_of(MAP_BLOCK))?;
         let bad_map = |error: MapFileError| StoreError::Map { layer, what: "made", why: error.to_string() };
-        let row = self.view()?.image(&new.image);
-        let (image, below) =
-            row.map_or((ImageId(uuid::Uuid::nil()), Below::NOTHING), |row| (row.id, row.below));
-        let description = self.description(image, layer, below.within(new.size), (&new.image, new.size))?;
+        let description = self.describe_import(new)?;
         let file = files.map.try_clone().map_err(MapFileError::from).map_err(bad_map)?;
         let mut map = MapWriter::create_with(file, &description, Geometry::default()).map_err(bad_map)?;
+        let path = self.directory.layer_path(layer);
         while let Some(part) = delta.next()? {
-            let (offset, length, state) = match part {
-                DeltaPart::Data { offset, bytes } => {
-                    let written = files.data.write_all_at(bytes, offset);
-                    written.map_err(StoreError::at("write", &self.directory.layer_path(layer)))?;
-                    (offset, bytes.len() as u64, BlockState::Data)
-                }
-                DeltaPart::Zeroes { offset, length } => (offset, length, BlockState::Zero),
-            };
-            map.set(offset / MAP_BLOCK, (offset + length).div_ceil(MAP_BLOCK), state).map_err(bad_map)?;
-            progress(offset + length)?;
+            let (start, end, state) = put(&part, &files.data, &path)?;
+            map.set(start, end, state).map_err(bad_map)?;
+            progress(end * MAP_BLOCK)?;
         }
         map.finish().map_err(bad_map)?;
         files.finish()

@@ -77,10 +77,18 @@ impl StoreDirectory {
     /// # Errors
     /// The file system's; a layer that is missing is damage.
     pub fn open_layer(&self, id: LayerId) -> Result<(File, File), StoreError> {
+        self.open_layer_with(id, self.access())
+    }
+
+    /// Opens the files of a layer that somebody else makes with a lock, to write what it gets.
+    pub(super) fn open_layer_to_fill(&self, id: LayerId) -> Result<(File, File), StoreError> {
+        self.open_layer_with(id, OFlags::RDWR)
+    }
+
+    fn open_layer_with(&self, id: LayerId, access: OFlags) -> Result<(File, File), StoreError> {
         let path = self.layer_path(id);
         let file = |name: &str| {
-            let found =
-                below(&self.layers, format!("{id}/{name}"), self.access() | OFlags::NONBLOCK, Mode::empty());
+            let found = below(&self.layers, format!("{id}/{name}"), access | OFlags::NONBLOCK, Mode::empty());
             found.map(File::from).map_err(|error| missing(id, error, self, name))
         };
         let files = (file(DATA)?, file(MAP)?);

@@ -4,6 +4,7 @@
 //! the commands, and while a server starts. What a server does with an image is `backend::image`.
 #![forbid(unsafe_code)]
 
+pub(crate) mod arriving_delta;
 pub(crate) mod base;
 pub(crate) mod catalog;
 mod chain_reader;
@@ -16,6 +17,8 @@ pub(crate) mod collect;
 pub(crate) mod collected;
 mod collection_bug;
 pub(crate) mod collection_pins;
+mod commit_cut;
+mod committing;
 mod composed_layer;
 pub(crate) mod contents;
 pub(crate) mod contents_error;
@@ -23,6 +26,7 @@ pub(crate) mod copy;
 mod crc;
 mod damage_notes;
 pub(crate) mod delta;
+mod delta_layer;
 pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;

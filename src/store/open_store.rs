@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +18,8 @@ use uuid::Uuid;
 
 use super::base::FoundBase;
 use super::catalog::{
-    self, Beginning, CatalogChange, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal,
-    ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
-    StoreName,
+    self, Beginning, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
+    Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog, StoreName,
 };
 use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
@@ -30,7 +29,6 @@ use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::packs::PackPlace;
-use super::pending::forget_log;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
 /// kernel is done with what its rings were given: its descriptors are closed after that.
@@ -40,13 +38,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct OpenStore<M> {
     /// It is closed first, which writes to it: the lock is the directory's.
-    catalog: StoreCatalog,
+    pub(super) catalog: StoreCatalog,
     pub(super) directory: StoreDirectory,
     pub(super) maps: M,
     /// Records of changes that maps do not tell any more.
     pub(super) anchors: RecordAnchors,
     /// Grows with each change of the catalogue.
-    changes: Arc<AtomicU64>,
+    pub(super) changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
     index: Weak<ChunkIndex>,
 }
@@ -259,24 +257,6 @@ impl<M: LayerMaps> OpenStore<M> {
     ) -> Result<T, StoreError> {
         let mut minter = Minter { now_s: now_s(), uuid: &mut random_uuid };
         Ok(call(self.view()?, &mut minter)?)
-    }
-
-    /// Makes a change durable, then removes the layers that nothing needs any more.
-    pub(super) fn commit(&mut self, change: &CatalogChange) -> Result<Released, StoreError> {
-        let committed = self.catalog.commit(change);
-        self.changes.fetch_add(1, Ordering::Release);
-        committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
-        let mut released = Released::default();
-        for layer in change.released_layers() {
-            released.layers += 1;
-            if let Ok((_, map)) = self.directory.open_layer(layer) {
-                forget_log(&map, (self.header().store, layer.0));
-            }
-            released.bytes += self.directory.layer_usage(layer).map_or(0, |usage| usage.data + usage.map);
-            self.directory.remove_layer(layer)?;
-            self.forget_changes(layer)?;
-        }
-        Ok(released)
     }
 
     /// An image of zeroes.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::arriving_delta::DeltaClaim;
 use super::base::{FoundBase, look_at_base};
 use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
 use super::collected::{CollectedLost, IngestState};
@@ -80,6 +81,12 @@ pub enum StoreRequest {
         base: FoundBase,
         #[serde(default)]
         is_unsafe: bool,
+    },
+    /// A delta begins, and a layer is made for its contents; or they are all there.
+    Import {
+        delta: DeltaClaim,
+        #[serde(default)]
+        complete: bool,
     },
     /// What one or two snapshots consist of, for those who read their layers themselves.
     Layers {
@@ -205,6 +212,7 @@ impl StoreRequest {
             | Self::Resize { .. }
             | Self::Flatten { .. }
             | Self::Rebase { .. }
+            | Self::Import { .. }
             | Self::Rollback { .. } => OpenFor::Changing,
         }
     }
@@ -231,6 +239,7 @@ impl StoreRequest {
             | Self::Snapshot { .. }
             | Self::Clone { .. }
             | Self::Rename { .. }
+            | Self::Import { .. }
             | Self::Resize { .. } => from_value(json).map(StoreAnswer::Nodes),
         }
     }
@@ -302,6 +311,11 @@ impl<M: LayerMaps> OpenStore<M> {
                 self.rename(node, new_name(node, to)?)?;
                 vec![to.clone()]
             }
+            StoreRequest::Import { delta, complete: false } => {
+                self.begin_delta(delta)?;
+                Vec::new()
+            }
+            StoreRequest::Import { delta, complete: true } => vec![self.finish_delta(delta)?],
             StoreRequest::Resize { image, size, shrink } => {
                 self.resize(image, *size, *shrink)?;
                 vec![node(image)]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::arriving_delta::ArrivingDelta;
 use super::catalog::{self, ImageRefusal, NodeName, StoreName};
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
@@ -66,6 +67,11 @@ struct Life {
     numbers: u64,
     /// Sets are rounded since.
     was_flattened: bool,
+}
+
+fn import(store: &mut OpenStore<MapFiles>, mut delta: &[u8]) -> Result<NodeName, StoreError> {
+    let arriving = ArrivingDelta::begin(&vm(), None, &mut delta)?;
+    store.import_delta(arriving, &mut |_| Ok(()))
 }
 
 fn vm() -> StoreName {
@@ -258,7 +264,7 @@ impl Life {
                 0 => delta(&self.store, before.as_ref(), &from).unwrap(),
                 _ => self.delta_of_reader(before.as_ref(), &from),
             };
-            let made = other.import_delta(&vm(), None, &mut &*bytes, &mut |_| Ok(())).unwrap();
+            let made = import(&mut other, &bytes).unwrap();
             assert_eq!(made, from);
             assert_eq!(other.snapshot_uuid(&made).unwrap(), self.store.snapshot_uuid(&from).unwrap());
             let restored = read(&other, &made);
@@ -359,9 +365,6 @@ fn a_delta_with_a_flipped_byte_is_never_applied() {
     store.snapshot(vec![two.clone()]).unwrap();
     let (whole, change) = (delta(&store, None, &one).unwrap(), delta(&store, Some(&one), &two).unwrap());
     let mut other = OpenStore::init(&house.path().join("b"), MapFiles).unwrap();
-    let import = |other: &mut OpenStore<MapFiles>, bytes: &[u8]| {
-        other.import_delta(&vm(), None, &mut &*bytes, &mut |_| Ok(()))
-    };
     let refused = import(&mut other, &change).unwrap_err();
     assert!(matches!(refused, StoreError::Refused(ImageRefusal::NoImage(_))), "{refused}");
     import(&mut other, &whole).unwrap();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    self, Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName,
-    SnapshotId, SnapshotRow, StoreName,
+    Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName, SnapshotId,
+    SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
@@ -258,10 +258,5 @@ impl<M: LayerMaps> OpenStore<M> {
             Some(_) => self.directory.remove_change_record(layer),
             None => Ok(()),
         }
-    }
-
-    /// Takes the contents that a delta has brought for a snapshot; see [`catalog::import_snapshot`].
-    pub(super) fn import_row(&self, new: &catalog::ImportedSnapshot) -> Result<CatalogChange, StoreError> {
-        self.decide(|view, minter| catalog::import_snapshot(view, minter, new))
     }
 }

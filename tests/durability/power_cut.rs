@@ -279,6 +279,7 @@ fn disks(golden: &[u8]) -> Disks {
     Disks { raw: Image::sparse(SIZE), raw_log: log(), files, files_log: log() }
 }
 
+/// D1 and D7 on a real kernel, of a clone too.
 #[test]
 fn power_cuts_lose_nothing_that_is_durable() {
     if peers::debian_root().is_none() {

@@ -8,6 +8,11 @@ use std::process::Command;
 use super::Store;
 use crate::peers;
 use crate::support::image::pattern;
+use crate::support::raw::{Connection, Mode, Request};
+use crate::support::wire::*;
+
+/// Bytes that are written at once.
+const PART: u64 = 64 << 10;
 
 /// A small file system, as long as this is there.
 struct SmallDisk<'a>(&'a Path);
@@ -126,4 +131,63 @@ fn a_server_makes_room_on_a_full_disk() {
     super::online::client(&online.server, "more").read_at(0, &mut bytes).unwrap();
     drop(online);
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// S6, and D8 of first writes: what is told to be no hole takes writes on a full disk. Other writes fail, cost
+/// nothing, and work once there is room.
+#[test]
+fn s6_what_is_no_hole_takes_writes_on_a_full_disk() {
+    if !rustix::process::geteuid().is_root() {
+        return peers::skip("small file system", "run as root");
+    }
+    let mut store = Store::init();
+    let small = store.dir.path().join("small");
+    let _disk = SmallDisk::mount(&small);
+    store.within = "small/store";
+    store.run("store init STORE").ok();
+    store.run("image create STORE/vm 2M").ok();
+    let mut online = super::online::online(&store);
+    let mut client = Connection::attach(&online.server, "vm", Mode::Extended);
+    let mut expected = vec![0; 2 << 20];
+    put(&mut client, &mut expected, (0, 1));
+    client.succeed(&Request::zeroes(PART, PART).flags(NBD_CMD_FLAG_NO_HOLE));
+    client.flush();
+    let mut file = File::create(small.join("rest")).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let told = client.extents(&Request::status(0, 2 << 20));
+    let hole = |part: u64| {
+        let mut at = 0;
+        let found = told.iter().find(|(length, _)| {
+            at += length;
+            at > part * PART
+        });
+        found.expect("all of it is told").1 & NBD_STATE_HOLE != 0
+    };
+    assert_eq!([0, 1, 2, 31].map(hole), [false, false, true, true], "{told:?}");
+    put(&mut client, &mut expected, (0, 2));
+    put(&mut client, &mut expected, (1, 3));
+    client.flush();
+    client.fail(&Request::write(2 * PART, vec![4; PART as usize]), NBD_ENOSPC);
+    client.fail(&Request::write(31 * PART + 100, vec![4; 1000]), NBD_ENOSPC);
+    client.flush();
+    assert!(client.read(0, 2 * PART as usize) == expected[..2 * PART as usize]);
+    drop(file);
+    std::fs::remove_file(small.join("rest")).unwrap();
+    put(&mut client, &mut expected, (2, 5));
+    put(&mut client, &mut expected, (31, 6));
+    assert!(client.read(0, 2 << 20) == expected);
+    drop(client);
+    online.server.crash();
+    drop(online);
+    let online = super::online::online(&store);
+    let found = Connection::attach(&online.server, "vm", Mode::Simple).read(0, 2 << 20);
+    assert!(found == expected, "nothing is lost by a kill");
+    drop(online);
+    assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// Writes a part of a disk, and notes it.
+fn put(client: &mut Connection, disk: &mut [u8], (part, byte): (u64, u8)) {
+    client.write(part * PART, &[byte; PART as usize]);
+    disk[(part * PART) as usize..][..PART as usize].fill(byte);
 }

@@ -5,6 +5,7 @@
 mod chains;
 mod collected;
 mod deep;
+mod deltas;
 mod flattened;
 mod full;
 mod growing;

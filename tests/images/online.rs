@@ -15,7 +15,7 @@ use crate::support::image::pattern;
 use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 
-const SIZE: usize = 4 << 20;
+pub(super) const SIZE: usize = 4 << 20;
 
 /// A server of a store, with a control socket.
 pub(super) struct Online {
@@ -294,7 +294,7 @@ fn what_clients_use_is_refused_with_a_sentence() {
         ("image resize --shrink STORE/vm1 1M", "has clients"),
         ("image rollback STORE/vm1@x", "--force"),
         ("image rm STORE/golden@v1", "has clients"),
-        ("image import STORE/x DIR/golden.raw --delta", "cannot do this while it runs"),
+        ("image import STORE/x DIR/golden.raw --delta", "no delta that can be applied"),
         ("image create STORE/x --base file:DIR/golden.raw", "no base that the server has open"),
         ("store check STORE --rebuild-map vm1 --yes", "cannot do this while it runs"),
         ("image info STORE/nothing", "no image"),
@@ -386,7 +386,7 @@ fn names_that_clash_are_told_at_the_start() {
     store.refused_by_server("image ls STORE", "--control unix:PATH");
 }
 
-/// An idle image is a row.
+/// C4 in figures: an idle image is a row.
 #[test]
 fn ten_thousand_idle_clones_take_little_memory() {
     let (store, golden) = golden();

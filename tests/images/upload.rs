@@ -83,7 +83,7 @@ fn what_cannot_be_an_image_is_refused_and_leaves_nothing() {
         ("image create STORE/x 1M --from DIR/new.raw", "1048576"),
         ("image create STORE/x --from DIR/nothing", "No such file"),
         ("image import STORE/x -", "--size"),
-        ("image import STORE/x DIR/new.raw --delta", "cannot do this while it runs"),
+        ("image import STORE/x DIR/new.raw --delta", "no delta that can be applied"),
     ] {
         store.refused(line, &[words]);
     }

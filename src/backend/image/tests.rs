@@ -146,6 +146,7 @@ fn step(size: u64) -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
+    /// S1 to S4, one after the other.
     #[test]
     fn an_image_reads_what_was_written_and_its_base_elsewhere(
         base in 0..100_000usize,

@@ -15,7 +15,7 @@ use crate::config::ControlAddress;
 use crate::config::size::parse_size;
 use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, ShuruDisk, StoreAnswer, StoreError};
+use crate::store::{ArrivingDelta, ShuruDisk, StoreAnswer, StoreError, StoreRequest};
 
 /// Instead of a file: the standard input.
 const STANDARD: &str = "-";
@@ -46,7 +46,7 @@ pub(crate) struct ImportArgs {
 pub(super) fn import(args: ImportArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
     let place = StorePlace { store: &args.node.store, control };
     if args.delta {
-        return delta(&mut owner::open_alone(place)?, args);
+        return delta(place, &args);
     }
     let name = args.node.node.into_image().map_err(StoreError::Name)?;
     if let Some(index) = args.from.to_str().and_then(|text| text.strip_prefix(SHURU)) {
@@ -85,8 +85,8 @@ fn stream(
     Ok(StoreAnswer::Nodes(made))
 }
 
-fn delta(store: &mut OpenStore<MapFiles>, args: ImportArgs) -> Result<Outcome, RequestError> {
-    let NodeName { image, snapshot } = args.node.node;
+fn delta(place: StorePlace<'_>, args: &ImportArgs) -> Result<Outcome, RequestError> {
+    let NodeName { image, snapshot } = args.node.node.clone();
     let mut source: Box<dyn Read> = match args.from.as_os_str() == STANDARD {
         true => Box::new(io::stdin().lock()),
         false => {
@@ -95,9 +95,27 @@ fn delta(store: &mut OpenStore<MapFiles>, args: ImportArgs) -> Result<Outcome, R
             Box::new(BufReader::new(file.map_err(at)?))
         }
     };
-    let copying = Watched::begin("copying", &args.from, None)?;
-    let made = store.import_delta(&image, snapshot, &mut source, &mut |done| copying.progress(done))?;
+    let mut arriving = ArrivingDelta::begin(&image, snapshot, &mut source)?;
+    let made = arriving.claim().node();
+    let size = arriving.claim().size;
+    let begin = StoreRequest::Import { delta: arriving.claim().clone(), complete: false };
+    let copying = Watched::begin("copying", &args.from, Some(size))?;
+    let is_online = owner::ask_owner(place, &begin)?.is_some();
+    let mut progress = |done| copying.progress(done);
+    let answer = if is_online {
+        arriving.fill(place.store, &mut progress)?;
+        let complete = StoreRequest::Import { delta: arriving.claim().clone(), complete: true };
+        owner::ask_server_of(place, &complete).inspect_err(|error| {
+            // Of another failure it is not known whether the snapshot is there.
+            if matches!(error, RequestError::Server { is_refusal: true, .. }) {
+                arriving.give_up(place.store);
+            }
+        })?
+    } else {
+        let mut store = owner::open_alone(place)?;
+        store.import_delta(arriving, &mut progress)?;
+        StoreAnswer::Nodes(store.describe_some(std::slice::from_ref(&made))?)
+    };
     drop(copying);
-    let answer = store.describe_some(std::slice::from_ref(&made))?;
-    Ok(show::answer(&StoreAnswer::Nodes(answer), args.json, &format!("{made} is made.")))
+    Ok(show::answer(&answer, args.json, &format!("{made} is made.")))
 }

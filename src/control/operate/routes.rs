@@ -60,7 +60,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-pub(super) const ROUTES: [(Method, &str, Verb); 38] = [
+pub(super) const ROUTES: [(Method, &str, Verb); 39] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -99,6 +99,7 @@ pub(super) const ROUTES: [(Method, &str, Verb); 38] = [
     (Method::POST, "/api/v1/images/rollback", Verb::ChangeStore("rollback")),
     (Method::POST, "/api/v1/images/flatten", Verb::ChangeStore("flatten")),
     (Method::POST, "/api/v1/images/rebase", Verb::ChangeStore("rebase")),
+    (Method::POST, "/api/v1/images/import", Verb::ChangeStore("import")),
 ];
 
 /// Why a request asks for nothing.

@@ -199,6 +199,7 @@ impl Stores {
             StoreRequest::Create { image, .. } => vec![image],
             StoreRequest::Clone { to, .. } => to.iter().collect(),
             StoreRequest::Rename { node: NodeName { snapshot: None, .. }, to } => vec![&to.image],
+            StoreRequest::Import { delta, .. } if delta.from.is_none() => vec![&delta.image],
             _ => return Ok(()),
         };
         if one.of.all.is_none() {
@@ -260,6 +261,7 @@ impl OneStore {
             | StoreRequest::Flatten { .. }
             | StoreRequest::Store
             | StoreRequest::Ingest { .. }
+            | StoreRequest::Import { complete: false, .. }
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.
             StoreRequest::Snapshot { .. } => Some(needed(Vec::new(), "snapshotted")),
@@ -272,6 +274,9 @@ impl OneStore {
                 Some(needed(vec![image(name)], "made smaller"))
             }
             StoreRequest::Resize { image: name, .. } => Some(needed(vec![image(name)], "resized")),
+            StoreRequest::Import { delta, complete: true } => {
+                Some(needed(vec![image(&delta.image)], "changed by a delta"))
+            }
             StoreRequest::Rollback { node, force } => {
                 Some(NeedsClosed { nodes: vec![image(&node.image)], what: "rolled back", is_forced: *force })
             }

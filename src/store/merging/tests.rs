@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::store::base::look_at_base;
 use crate::store::catalog::{CatalogView, ImageRefusal, NodeName};
+use crate::store::collection_bug::{CollectionBug, plant};
+use crate::store::commit_cut::{CommitCut, cut_commits};
 use crate::store::map::BlockState;
 use crate::store::map_medium::{OpenMap, UnsyncedMap, open_map};
 
@@ -145,6 +147,8 @@ enum Ending {
     Stopped(usize),
     /// The process dies after so many steps, or before the catalogue is told.
     Died(usize),
+    /// It dies when all is copied, beside the transaction of the catalogue.
+    Cut(CommitCut),
 }
 
 #[derive(Debug, Clone)]
@@ -169,6 +173,7 @@ fn step() -> impl Strategy<Value = Step> {
             3 => Just(Ending::Done),
             1 => (0..6usize).prop_map(Ending::Stopped),
             1 => (0..6usize).prop_map(Ending::Died),
+            1 => prop_oneof![Just(CommitCut::BeforeCatalog), Just(CommitCut::BehindCatalog)].prop_map(Ending::Cut),
         ]
     };
     prop_oneof![
@@ -229,6 +234,11 @@ fn copied(mut disks: Disks, chain: ChainCopy, ending: Ending) -> Disks {
             assert_eq!(disks.store.unknown_layers().unwrap(), Vec::<String>::new());
             disks
         }
+        Ending::Cut(at) => {
+            let result = cut(at, || disks.store.copy_chain(chain, &mut |_| Ok(())));
+            assert!(matches!(result, Err(StoreError::Interrupted)));
+            whole_after_an_interruption(disks)
+        }
         Ending::Died(steps) => {
             for _ in 0..steps {
                 chain.step().unwrap();
@@ -240,6 +250,22 @@ fn copied(mut disks: Disks, chain: ChainCopy, ending: Ending) -> Disks {
             disks
         }
     }
+}
+
+/// The process ends beside the next transaction of the catalogue.
+fn cut<T>(at: CommitCut, change: impl FnOnce() -> T) -> T {
+    cut_commits(Some(at));
+    let result = change();
+    cut_commits(None);
+    result
+}
+
+/// What the next process finds: every layer that the catalogue names, and others in `lost/`.
+fn whole_after_an_interruption(disks: Disks) -> Disks {
+    let disks = disks.open_again();
+    assert_eq!(disks.store.check().unwrap(), Vec::<String>::new());
+    disks.store.remove_lost(0).unwrap();
+    disks
 }
 
 /// Does one step in both; steps that are not possible do nothing.
@@ -262,7 +288,7 @@ fn both(model: &mut Model, mut disks: Disks, step: Step) -> Disks {
         }
         Step::Write(image, block, blocks, value) => {
             let Some(whole) = model.get_mut(&image) else { return disks };
-            let Some((sectors, blocks)) = cut(whole, block, blocks) else { return disks };
+            let Some((sectors, blocks)) = within(whole, block, blocks) else { return disks };
             let mut bytes = vec![0; (blocks * MAP_BLOCK) as usize];
             for (number, at) in sectors.clone().enumerate() {
                 whole.bytes[at] = value.wrapping_add(number as u8 % 8);
@@ -272,7 +298,7 @@ fn both(model: &mut Model, mut disks: Disks, step: Step) -> Disks {
         }
         Step::Zero(image, block, blocks) => {
             let Some(whole) = model.get_mut(&image) else { return disks };
-            let Some((sectors, blocks)) = cut(whole, block, blocks) else { return disks };
+            let Some((sectors, blocks)) = within(whole, block, blocks) else { return disks };
             whole.bytes[sectors].fill(0);
             disks.write(IMAGES[image], block, None, blocks);
         }
@@ -348,7 +374,7 @@ fn both(model: &mut Model, mut disks: Disks, step: Step) -> Disks {
 }
 
 /// Sectors and blocks of a range, as far as the disk has them.
-fn cut(whole: &Whole, block: u64, blocks: u64) -> Option<(std::ops::Range<usize>, u64)> {
+fn within(whole: &Whole, block: u64, blocks: u64) -> Option<(std::ops::Range<usize>, u64)> {
     let (start, end) = (block as usize * 8, ((block + blocks) as usize * 8).min(whole.bytes.len()));
     (start < end).then(|| (start..end, ((end - start) as u64).div_ceil(8)))
 }
@@ -374,6 +400,48 @@ proptest! {
     fn disks_read_the_same_when_chains_become_shorter(steps in proptest::collection::vec(step(), 1..60)) {
         run(steps);
     }
+}
+
+/// C2: files of layers go when the catalogue has said that nothing needs them, and not before: whatever
+/// removes them is interrupted on both sides of its transaction.
+fn layers_stay_until_nothing_needs_them() {
+    for at in [CommitCut::BeforeCatalog, CommitCut::BehindCatalog] {
+        let mut steps = vec![Step::Create(0, 40, true), Step::Write(0, 1, 2, 7), Step::Snapshot(0, 0)];
+        steps.extend([Step::Write(0, 0, 2, 9), Step::Snapshot(0, 1), Step::Write(0, 2, 1, 11)]);
+        steps.extend([Step::Clone(0, 1, 1), Step::Remove(0, Some(0)), Step::Merge(0, 0, Ending::Cut(at))]);
+        steps.push(Step::Flatten(1, Ending::Cut(at), false));
+        let (mut model, mut disks) = (Model::new(), Disks::new());
+        for step in steps {
+            disks = both(&mut model, disks, step);
+        }
+        let of = node(IMAGES[1], None);
+        cut(at, || disks.store.remove(&of, true)).unwrap_err();
+        if at == CommitCut::BehindCatalog {
+            model.remove(&1);
+        }
+        let mut disks = whole_after_an_interruption(disks);
+        compare(&model, &disks);
+        let of = node(IMAGES[0], Some(SNAPSHOTS[1]));
+        if at == CommitCut::BehindCatalog {
+            cut(at, || disks.store.remove(&of, false)).unwrap_err();
+            model.get_mut(&0).unwrap().snapshots.remove(&1);
+        }
+        compare(&model, &whole_after_an_interruption(disks));
+    }
+}
+
+#[test]
+fn no_layer_is_deleted_early() {
+    layers_stay_until_nothing_needs_them();
+}
+
+#[test]
+fn the_planted_bug_is_found() {
+    plant(Some(CollectionBug::LayerDeletedEarly));
+    let found = std::panic::catch_unwind(layers_stay_until_nothing_needs_them);
+    plant(None);
+    cut_commits(None);
+    assert!(found.is_err(), "LayerDeletedEarly is not found");
 }
 
 /// An image grew after it was cut, and its layers were merged over a base: what was cut off stays away.

@@ -113,9 +113,9 @@ fn cut_and_grow(owner: Owner, meanwhile: Meanwhile, end: u64, grown: u64) {
     if !matches!(owner, Owner::Head) {
         let mut other = OpenStore::init(&disk.house.path().join("other"), MapFiles).unwrap();
         let all = delta(&disk.store, None, &first).unwrap();
-        other.import_delta(&vm(), None, &mut &*all, &mut |_| Ok(())).unwrap();
+        import(&mut other, &all).unwrap();
         let part = delta(&disk.store, Some(&first), &last).unwrap();
-        other.import_delta(&vm(), None, &mut &*part, &mut |_| Ok(())).unwrap();
+        import(&mut other, &part).unwrap();
         assert!(read(&other, &last) == disk.bytes, "{what}: a delta has old bytes");
     }
     disk.store.flatten(&vm(), &mut |_| Ok(())).unwrap();

@@ -327,6 +327,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
+/// D4, D6: what was being written at the cut, a record, a node or a superblock, is there or not; journals of
+/// a few records lap all the time.
 #[test]
 fn a_layer_survives_a_cut_after_every_step() {
     let seeds = match number("RINGNBD_SEED") {
