@@ -1,4 +1,4 @@
-//! Planted bugs of collection, which its tests must find.
+//! Planted bugs of ingest and collection, which their tests must find.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,12 @@ pub(super) enum CollectionBug {
     DedupAgainstDeadPack,
     /// Packs go before the pack is listed that has what is needed of them.
     CatalogBeforePack,
+    /// The data of a layer goes before the catalogue has its contents.
+    LayerDeletedEarly,
+    /// A pack is listed before it is durable.
+    PackNotSynced,
+    /// A pack is listed before its name is durable.
+    PackNameNotSynced,
 }
 
 /// Whether a bug is switched on: never outside of tests.

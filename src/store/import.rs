@@ -1,7 +1,6 @@
 //! Contents that come into a store. What is not complete is nothing: rows come last.
 
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::catalog::{
@@ -12,6 +11,7 @@ use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
 use super::delta::{DeltaError, DeltaPart, DeltaReader};
 use super::error::StoreError;
 use super::export::OnProgress;
+use super::file_changes::{set_length, write_all_at};
 use super::map::{BlockState, Geometry};
 use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
@@ -82,7 +82,7 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         }
         let size = size.unwrap_or_else(|| at.next_multiple_of(catalog::SIZE_UNIT));
-        let grown = files.data.set_len(size.next_multiple_of(MAP_BLOCK));
+        let grown = set_length(&files.data, size.next_multiple_of(MAP_BLOCK));
         grown.map_err(StoreError::at("give its size to", &self.directory.layer_path(layer)))?;
         let description = self.description(image, layer, Below::NOTHING, (name, size))?;
         let written = self.maps.create(&files.map, &description, copied.runs());
@@ -165,7 +165,7 @@ impl<M: LayerMaps> OpenStore<M> {
         while let Some(part) = delta.next()? {
             let (offset, length, state) = match part {
                 DeltaPart::Data { offset, bytes } => {
-                    let written = files.data.write_all_at(bytes, offset);
+                    let written = write_all_at(&files.data, bytes, offset);
                     written.map_err(StoreError::at("write", &self.directory.layer_path(layer)))?;
                     (offset, bytes.len() as u64, BlockState::Data)
                 }
