@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -64,7 +64,7 @@ impl SparseBytes {
             let start = page * PAGE as u64;
             let length = (found.length - start).min(PAGE as u64) as usize;
             file.read_exact_at(&mut bytes[..length], start).unwrap();
-            if bytes.iter().any(|byte| *byte != 0) {
+            if *bytes != [0; PAGE] {
                 found.pages.insert(page, bytes);
             }
         }
@@ -81,10 +81,13 @@ impl SparseBytes {
     }
 
     fn is_equal(&self, other: &Self) -> bool {
-        let page = |of: &Self, number| of.pages.get(&number).map_or([0; PAGE], |page| **page);
+        let zeroes = Box::new([0; PAGE]);
         let numbers: BTreeSet<u64> = self.pages.keys().chain(other.pages.keys()).copied().collect();
-        self.length == other.length
-            && numbers.into_iter().all(|number| page(self, number) == page(other, number))
+        let is_equal = |number| {
+            let [one, other] = [self, other].map(|of| of.pages.get(&number).unwrap_or(&zeroes));
+            one == other
+        };
+        self.length == other.length && numbers.into_iter().all(is_equal)
     }
 }
 
@@ -206,11 +209,15 @@ fn inode(of: BorrowedFd<'_>) -> (u64, u64) {
 }
 
 impl NotedTree {
-    /// All of a directory, which is durable.
-    fn of(path: &Path, uuids: Random) -> Self {
+    fn new(uuids: Random) -> Self {
         let (nodes, by_inode, names) = Default::default();
         let (steps, end_at, is_full) = (0, u64::MAX, false);
-        let mut tree = Self { nodes, by_inode, names, steps, end_at, is_full, looked_at: None, uuids };
+        Self { nodes, by_inode, names, steps, end_at, is_full, looked_at: None, uuids }
+    }
+
+    /// All of a directory, which is durable.
+    fn of(path: &Path, uuids: Random) -> Self {
+        let mut tree = Self::new(uuids);
         tree.take_in(path);
         tree
     }
@@ -266,7 +273,6 @@ impl NotedTree {
 
     /// Whether a change can be made: it is one of this directory, and there is power and room.
     fn before(&mut self, change: &FileChange<'_>) -> Result<(), Errno> {
-        use std::os::fd::AsFd;
         let (of, needs_room) = match change {
             FileChange::Write(file, ..) => (file.as_fd(), true),
             FileChange::Make(of, _) | FileChange::Link(_, (of, _)) | FileChange::Length(of, _) => (*of, true),
@@ -286,7 +292,6 @@ impl NotedTree {
     }
 
     fn after(&mut self, change: &FileChange<'_>) {
-        use std::os::fd::AsFd;
         if !self.counts(change) {
             return;
         }
@@ -328,7 +333,6 @@ impl NotedTree {
     /// Whoever looks may finish what was begun, and syncs that. Other syncs of his are those of a reader,
     /// and a store must not rely on readers.
     fn counts(&mut self, change: &FileChange<'_>) -> bool {
-        use std::os::fd::AsFd;
         let number = match change {
             FileChange::Write(file, ..) => self.number(file.as_fd()),
             FileChange::Length(of, _) | FileChange::Sync(of) => self.number(*of),
@@ -392,47 +396,64 @@ impl NotedTree {
                 self.names.push(change);
                 continue;
             }
-            for (at, name, node) in change {
-                let durable = &mut self.names_of(at).durable;
-                match node {
-                    Some(node) => durable.insert(name, node),
-                    None => durable.remove(&name),
-                };
-            }
+            self.keep_names(change);
         }
     }
 
-    /// Writes what is there after a power cut into a new directory.
-    fn put_after_cut(&mut self, path: &Path, random: &mut Random) {
+    /// Writes what is there after a power cut into a new directory, all of which is durable.
+    fn put_after_cut(&mut self, path: &Path, random: &mut Random) -> Self {
         let probability = random.pick(&[0.0, 0.2, 0.5, 0.9, 1.0]);
         for change in std::mem::take(&mut self.names) {
             if random.chance(probability) {
-                for (at, name, node) in change {
-                    let durable = &mut self.names_of(at).durable;
-                    match node {
-                        Some(node) => durable.insert(name, node),
-                        None => durable.remove(&name),
-                    };
-                }
+                self.keep_names(change);
             }
         }
-        self.put(0, path, &mut |file, tree| {
-            let NotedNode::File(noted) = &tree.nodes[file] else { unreachable!("it is a file") };
-            let probability = random.pick(&[0.0, 0.2, 0.5, 0.9, 1.0]);
-            noted.with(|| random.chance(probability))
-        });
+        let mut after = Self::new(self.uuids.clone());
+        self.put(0, path, random, &mut after);
+        after
     }
 
-    fn put(&self, number: usize, path: &Path, bytes: &mut dyn FnMut(usize, &Self) -> SparseBytes) {
+    fn keep_names(&mut self, change: NameChange) {
+        for (at, name, node) in change {
+            let durable = &mut self.names_of(at).durable;
+            match node {
+                Some(node) => durable.insert(name, node),
+                None => durable.remove(&name),
+            };
+        }
+    }
+
+    fn put(&self, number: usize, path: &Path, random: &mut Random, after: &mut Self) -> usize {
         match &self.nodes[number] {
-            NotedNode::File(_) => bytes(number, self).put_into(&File::create(path).unwrap()),
+            NotedNode::File(noted) => {
+                let probability = random.pick(&[0.0, 0.2, 0.5, 0.9, 1.0]);
+                let durable = noted.with(|| random.chance(probability));
+                let file = File::create(path).unwrap();
+                durable.put_into(&file);
+                let noted = NotedFile { durable, pending: Vec::new() };
+                after.add(inode(file.as_fd()), NotedNode::File(noted))
+            }
             NotedNode::Directory(directory) => {
                 fs::create_dir(path).unwrap();
-                for (name, node) in &directory.durable {
-                    self.put(*node, &path.join(name), bytes);
-                }
+                let metadata = fs::metadata(path).unwrap();
+                let inode = (metadata.dev(), metadata.ino());
+                let added = after.add(inode, NotedNode::Directory(NotedDirectory::default()));
+                let put = |(name, node): (&String, &usize)| {
+                    (name.clone(), self.put(*node, &path.join(name), random, after))
+                };
+                let names: Names = directory.durable.iter().map(put).collect();
+                after.nodes[added] =
+                    NotedNode::Directory(NotedDirectory { durable: names.clone(), now: names });
+                added
             }
         }
+    }
+
+    /// A file goes without anybody's doing.
+    fn lose(&mut self, name: &str) {
+        let root = self.names_of(0);
+        root.durable.remove(name);
+        root.now.remove(name);
     }
 
     /// What is there is what was told of: otherwise something is changed and not told.
@@ -501,15 +522,16 @@ impl Power {
         with_noted(|noted| noted.end_at = u64::MAX);
     }
 
-    /// After a power cut: what is there, as a directory `to`, of which all is durable.
-    /// `change` may take something away from it.
-    pub(super) fn cut(&self, to: &Path, random: &mut Random, change: &dyn Fn(&Path)) {
-        let uuids = with_noted(|noted| {
-            noted.put_after_cut(to, random);
-            noted.uuids.clone()
-        });
-        change(to);
-        NOTED.set(Some(NotedTree::of(to, uuids)));
+    /// After a power cut: what is there, as a directory `to`, of which all is durable. `lost` is a name in it
+    /// that goes too.
+    pub(super) fn cut(&self, to: &Path, random: &mut Random, lost: Option<&str>) {
+        let mut after = with_noted(|noted| noted.put_after_cut(to, random));
+        if let Some(lost) = lost
+            && fs::remove_file(to.join(lost)).is_ok()
+        {
+            after.lose(lost);
+        }
+        NOTED.set(Some(after));
     }
 
     /// All that was changed was told.

@@ -18,7 +18,7 @@ use crate::store::collection_bug::{CollectionBug, plant};
 use crate::store::step_sizes::StepSizes;
 
 /// Worlds of a run of all tests.
-const FEW: u64 = 60;
+const FEW: u64 = 40;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)

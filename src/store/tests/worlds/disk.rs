@@ -7,10 +7,10 @@ use crate::store::copy::MAP_BLOCK;
 
 pub(super) const BLOCK: usize = MAP_BLOCK as usize;
 const SECTOR: usize = 512;
-/// Contents that writes bring; 0 is zeroes.
-pub(super) const WRITTEN: Range<usize> = 0..9;
+/// Contents that writes bring, by their numbers up to here; 0 is zeroes.
+pub(super) const WRITTEN: usize = 9;
 /// Those that bases have.
-pub(super) const OF_BASE: Range<usize> = 9..12;
+pub(super) const OF_BASE: Range<usize> = WRITTEN..12;
 
 /// A number for each block.
 pub(super) type Disk = Vec<usize>;

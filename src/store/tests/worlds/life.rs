@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{BLOCK, Contents, Disk, Disks, OF_BASE, WRITTEN};
 use crate::random::Random;
 use crate::store::base::look_at_base;
-use crate::store::catalog::{ChainNode, NodeName, StoreName};
+use crate::store::catalog::{ChainNode, LayerId, NodeName, StoreName};
 use crate::store::collect::PackCollection;
 use crate::store::collection_pins::HeldContents;
 use crate::store::contents::ContentsReader;
@@ -52,7 +52,7 @@ enum Act {
     RollBack(String),
     Resize { image: String, blocks: usize },
     Merge(String),
-    BeginIngest(String),
+    BeginIngest(LayerId),
     IngestStep,
     AbandonIngest,
     BeginCollection,
@@ -162,12 +162,12 @@ impl World {
     pub(super) fn live(&mut self) -> u64 {
         let mut steps = 0;
         for _ in 0..self.random.between(2, 5) {
-            if self.random.chance(0.8) {
-                let after = self.random.pick(&[30, 100, 300, 1000]);
+            if self.random.chance(0.7) {
+                let after = self.random.pick(&[100, 300, 1000, 3000]);
                 let after = self.random.below(after);
                 self.power.end_after(after);
             }
-            for _ in 0..self.random.between(4, 40) {
+            for _ in 0..self.random.between(4, 80) {
                 if self.power.is_off() {
                     break;
                 }
@@ -213,6 +213,7 @@ impl World {
     fn propose(&mut self) -> Option<Act> {
         let (images, snapshots) = (self.images(), self.snapshots());
         let has_room = self.disks.len() < MOST_NODES;
+        let has_packs = self.store().view().ok()?.packs().next().is_some();
         self.serial += 1;
         let serial = self.serial;
         Some(match self.random.below(100) {
@@ -239,12 +240,13 @@ impl World {
             },
             56..58 => Act::Merge(self.pick(&images)?),
             58..76 => match self.ingest {
-                None => Act::BeginIngest(self.pick(&[images, snapshots].concat())?),
+                None => Act::BeginIngest(self.due_layer()?),
                 Some(_) if self.random.chance(0.05) => Act::AbandonIngest,
                 Some(_) => Act::IngestStep,
             },
             76..92 => match self.collection {
-                None => Act::BeginCollection,
+                None if has_packs => Act::BeginCollection,
+                None => return None,
                 Some(_) if self.random.chance(0.03) => Act::AbandonCollection,
                 Some(_) => Act::CollectionStep,
             },
@@ -256,12 +258,19 @@ impl World {
         })
     }
 
+    /// A layer that may come into packs by itself.
+    fn due_layer(&mut self) -> Option<LayerId> {
+        let due = self.store().due_layers(0).ok()?.first;
+        (!due.is_empty()).then(|| self.random.pick(&due))
+    }
+
     fn propose_write(&mut self, images: &[String]) -> Option<Act> {
         let image = self.pick(images)?;
         let size = self.disks[&image].len();
-        let number = self.random.between(WRITTEN.start as u64, WRITTEN.end as u64 - 1) as usize;
+        let numbers = if self.random.chance(0.7) { 4 } else { WRITTEN as u64 };
+        let number = self.random.below(numbers) as usize;
         let chunk = CHUNK_BLOCKS as usize;
-        let blocks = match self.random.below(3) {
+        let blocks = match self.random.below(2) {
             // Whole chunks are often those that other images have.
             0 if size >= chunk => {
                 let at = self.random.below((size / chunk) as u64) as usize * chunk;
@@ -369,7 +378,7 @@ impl World {
     fn perform_slow(&mut self, act: &Act) -> Result<(), StoreError> {
         match act {
             Act::BeginIngest(of) => {
-                self.ingest = self.store().begin_ingest(&node(of))?;
+                self.ingest = self.store().begin_layer_ingest(*of)?;
                 Ok(())
             }
             Act::IngestStep => self.ingest_step(),
@@ -558,13 +567,8 @@ impl World {
         self.lives += 1;
         let new = self.path();
         // A6: without its index a store has the same.
-        let loses_index = self.random.chance(0.1);
-        self.power.cut(&new, &mut self.random, &|path| {
-            let index = path.join("index.redb");
-            if loses_index && index.exists() {
-                fs::remove_file(index).unwrap();
-            }
-        });
+        let lost = self.random.chance(0.1).then_some("index.redb");
+        self.power.cut(&new, &mut self.random, lost);
         fs::remove_dir_all(old).unwrap();
     }
 
