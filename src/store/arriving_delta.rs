@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use super::delta::{DeltaError, DeltaHead, DeltaPart, DeltaReader};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
 use super::export::OnProgress;
+use super::file_changes::write_all_at;
 use super::map::BlockState;
 use super::map_medium::{FEW_LEAVES, MapFileError, OpenMap, UnsyncedMap, open_map};
 use super::open_store::random_uuid;
@@ -160,7 +160,7 @@ pub(super) fn put(
 ) -> Result<(u64, u64, BlockState), StoreError> {
     let (offset, length, state) = match part {
         DeltaPart::Data { offset, bytes } => {
-            data.write_all_at(bytes, *offset).map_err(StoreError::at("write", path))?;
+            write_all_at(data, bytes, *offset).map_err(StoreError::at("write", path))?;
             (*offset, bytes.len() as u64, BlockState::Data)
         }
         DeltaPart::Zeroes { offset, length } => (*offset, *length, BlockState::Zero),

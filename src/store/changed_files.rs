@@ -1,10 +1,10 @@
 //! The files of change records: `changed/<layer>`.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::catalog::{LayerId, RecordAnchors};
 use super::changed::{ChangeRecord, ChangeRecordError};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
+use super::file_changes::{make_directory, rename, sync_all, sync_directory, write_all_at};
 
 const CHANGED: &str = "changed";
 /// The end of a name that is not complete yet.
@@ -79,8 +80,8 @@ impl StoreDirectory {
         let name = record.layer.to_string();
         let path = self.changed_path(&name);
         let bytes = record.encode().map_err(|error| self.bad_record(record.layer, error))?;
-        match mkdirat(self.root(), CHANGED, Mode::RWXU) {
-            Ok(()) => fsync(self.root()).map_err(StoreError::at("sync", self.path()))?,
+        match make_directory(self.root(), CHANGED, Mode::RWXU) {
+            Ok(()) => sync_directory(self.root()).map_err(StoreError::at("sync", self.path()))?,
             Err(Errno::EXIST) => {}
             Err(error) => return Err(StoreError::at("make", &self.path().join(CHANGED))(error)),
         }
@@ -90,10 +91,10 @@ impl StoreDirectory {
         let new = format!("{name}{NEW}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let file = below(&directory, &*new, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(file.map_err(StoreError::at("make", &path))?);
-        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+        let file = File::from(file.map_err(StoreError::at("make", &path))?);
+        let written = write_all_at(&file, &bytes, 0).and_then(|()| sync_all(&file));
         written.map_err(StoreError::at("write", &path))?;
-        let named = renameat(&directory, &*new, &directory, &*name).and_then(|()| fsync(&directory));
+        let named = rename((&directory, &new), (&directory, &name)).and_then(|()| sync_directory(&directory));
         named.map_err(StoreError::at("make", &path))
     }
 

@@ -43,13 +43,7 @@ use super::pack_filling::{FillError, PackFilling};
 use super::pack_life::{PackLife, worst};
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure};
-
-/// Nodes of a step that are looked at.
-const STEP_NODES: usize = 16;
-/// Chunks of a step that are copied.
-const STEP_CHUNKS: usize = 32;
-/// Packs of a step that are removed.
-const STEP_PACKS: usize = 8;
+use super::step_sizes::step_sizes;
 
 /// A pack that is being copied.
 #[derive(Debug)]
@@ -136,7 +130,7 @@ impl PackCollection {
 
     /// Looks at some nodes.
     fn mark(&mut self) -> Result<(), StoreError> {
-        for _ in 0..STEP_NODES {
+        for _ in 0..step_sizes().nodes {
             let Some(node) = self.to_visit.pop() else {
                 self.stage = CollectionStage::Counting;
                 return Ok(());
@@ -284,7 +278,7 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     fn copy_some(&mut self, collection: &mut PackCollection) -> Result<(), StoreError> {
-        for _ in 0..STEP_CHUNKS {
+        for _ in 0..step_sizes().chunks {
             let Some((slot, bytes)) = collection.next_copy() else {
                 if is_planted(CollectionBug::CatalogBeforePack) && !collection.copied.is_empty() {
                     collection.released.append(&mut collection.copied);
@@ -336,7 +330,7 @@ impl<M: LayerMaps> OpenStore<M> {
 
     /// Takes some packs away whose copies are listed.
     fn release_some(&mut self, collection: &mut PackCollection) -> Result<(), StoreError> {
-        let some: BTreeSet<u64> = collection.released.iter().copied().take(STEP_PACKS).collect();
+        let some: BTreeSet<u64> = collection.released.iter().copied().take(step_sizes().packs).collect();
         let held = collection.held();
         let copies = match is_planted(CollectionBug::CatalogBeforePack) {
             true => &BTreeSet::new(),

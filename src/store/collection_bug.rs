@@ -1,4 +1,4 @@
-//! Planted bugs of what removes files, collections and merges, which their tests must find.
+//! Planted bugs of what removes files: ingest, collections and merges, which their tests must find.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,8 +9,12 @@ pub(super) enum CollectionBug {
     DedupAgainstDeadPack,
     /// Packs go before the pack is listed that has what is needed of them.
     CatalogBeforePack,
-    /// The files of a layer go before the catalogue says that nothing needs it.
+    /// The files of a layer, or its data, go before the catalogue says that nothing needs them.
     LayerDeletedEarly,
+    /// A pack is listed before it is durable.
+    PackNotSynced,
+    /// A pack is listed before its name is durable.
+    PackNameNotSynced,
 }
 
 /// Whether a bug is switched on: never outside of tests.

@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::file_changes::write_all_at;
+
 /// A block of a map.
 pub const MAP_BLOCK: u64 = 4096;
 /// Bytes that are read at once.
@@ -105,7 +107,7 @@ pub fn read_sparse<E: From<io::Error>>(
 pub(super) fn write_data(piece: &[u8], at: u64, data: &File, copied: &mut CopiedBlocks) -> io::Result<()> {
     for run in runs_of_data(piece) {
         let (first, end) = (run.start as u64 / MAP_BLOCK, (run.end as u64).div_ceil(MAP_BLOCK));
-        data.write_all_at(&piece[run.clone()], at + run.start as u64)?;
+        write_all_at(data, &piece[run.clone()], at + run.start as u64)?;
         copied.add(BlockSpan { start: at / MAP_BLOCK + first, blocks: end - first });
     }
     Ok(())

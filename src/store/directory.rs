@@ -9,7 +9,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{
-    Access, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fstat, fsync, linkat, mkdirat,
-    open, openat2, renameat, renameat_with, statat, unlinkat,
+    Access, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fsync, open, openat2, statat,
 };
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -26,6 +25,9 @@ use uuid::Uuid;
 use super::catalog::{CatalogError, CatalogFile, ChunkCompression, LayerId, StoreCatalog};
 use super::collection_pins::CollectionPins;
 use super::error::StoreError;
+use super::file_changes::{
+    link, make, make_directory, remove, rename, rename_new, sync_directory, write_all_at,
+};
 use super::lock::take_lock;
 
 const LOCK: &str = "lock";
@@ -83,7 +85,7 @@ impl StoreDirectory {
         // Whoever held the lock until now may have made it a store.
         is_free(&root, path)?;
         for name in [LAYERS, LOST] {
-            match mkdirat(&root, name, DIRECTORY_MODE) {
+            match make_directory(&root, name, DIRECTORY_MODE) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(StoreError::at("make", &path.join(name))(error)),
             }
@@ -96,8 +98,8 @@ impl StoreDirectory {
         let catalog = StoreCatalog::create_with(CatalogFile::new(file.into()), store, now_s, compression)
             .map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         // With its name it is a store, and complete.
-        let made = renameat(&directory.root, NEW_CATALOG, &directory.root, CATALOG)
-            .and_then(|()| fsync(&directory.root));
+        let made = rename((&directory.root, NEW_CATALOG), (&directory.root, CATALOG))
+            .and_then(|()| sync_directory(&directory.root));
         made.map_err(StoreError::at("make", &new))?;
         if is_new {
             sync_parent(path)?;
@@ -141,7 +143,7 @@ impl StoreDirectory {
         below(&root, LAYERS, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
             .map_err(|_| StoreError::NotAStore(path.to_owned()))?;
         let lock = lock(&root, path, OFlags::CREATE, patience)?;
-        match mkdirat(&root, LOST, DIRECTORY_MODE) {
+        match make_directory(&root, LOST, DIRECTORY_MODE) {
             Ok(()) | Err(Errno::EXIST) => Self::with(path, root, Some(lock)),
             Err(error) => Err(StoreError::at("make", &path.join(LOST))(error)),
         }
@@ -161,15 +163,15 @@ impl StoreDirectory {
         let placed = || -> rustix::io::Result<()> {
             for number in 0..1000 {
                 let kept = format!("{CATALOG}.{number}");
-                match linkat(&self.root, CATALOG, &self.lost, &*kept, AtFlags::empty()) {
+                match link((&self.root, CATALOG), (&self.lost, &kept)) {
                     Err(Errno::EXIST) => {}
                     Ok(()) | Err(Errno::NOENT) => break,
                     Err(error) => return Err(error),
                 }
             }
-            fsync(&self.lost)?;
-            renameat(&self.root, NEW_CATALOG, &self.root, CATALOG)?;
-            fsync(&self.root)
+            sync_directory(&self.lost)?;
+            rename((&self.root, NEW_CATALOG), (&self.root, CATALOG))?;
+            sync_directory(&self.root)
         };
         placed().map_err(StoreError::at("replace", &at))?;
         Ok(written)
@@ -262,7 +264,7 @@ impl StoreDirectory {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(&self.root, CONTROL, flags, FILE_MODE).map_err(StoreError::at("make", &path))?;
         let line = [CONTROL_KIND.as_bytes(), socket.as_os_str().as_bytes(), b"\n"].concat();
-        File::from(file).write_all(&line).map_err(StoreError::at("write", &path))
+        write_all_at(&File::from(file), &line, 0).map_err(StoreError::at("write", &path))
     }
 
     /// Where the server of a store says that it can be asked. It may be gone.
@@ -346,15 +348,15 @@ impl StoreDirectory {
 pub(super) fn move_to_lost(from: &OwnedFd, name: &str, lost: &OwnedFd) -> rustix::io::Result<()> {
     let mut target = name.to_owned();
     for number in 1.. {
-        match renameat_with(from, name, lost, &*target, RenameFlags::NOREPLACE) {
+        match rename_new((from, name), (lost, &target)) {
             Err(Errno::EXIST | Errno::NOTEMPTY) if number < 1000 => target = format!("{name}.{number}"),
             // Not every file system can do that.
-            Err(Errno::INVAL) => return renameat(from, name, lost, name),
+            Err(Errno::INVAL) => return rename((from, name), (lost, name)),
             Ok(()) => break,
             Err(error) => return Err(error),
         }
     }
-    fsync(lost).and_then(|()| fsync(from))
+    sync_directory(lost).and_then(|()| sync_directory(from))
 }
 
 /// What a name below a directory leads to, without following a link.
@@ -365,18 +367,22 @@ pub(super) fn below(
     mode: Mode,
 ) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    loop {
+    let opened = || loop {
         match openat2(directory.as_fd(), name.as_ref(), flags | OFlags::CLOEXEC, mode, resolve) {
             // A name was changed meanwhile.
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
         }
+    };
+    match name.as_ref().to_str() {
+        Some(name) if flags.intersects(OFlags::CREATE | OFlags::TRUNC) => make(directory, name, opened),
+        _ => opened(),
     }
 }
 
 /// Removes an empty directory, or a file.
 pub(super) fn unlink(directory: &impl AsFd, name: &str, flags: AtFlags) -> rustix::io::Result<()> {
-    match unlinkat(directory.as_fd(), name, flags) {
+    match remove(directory, name, flags) {
         Err(Errno::NOENT) => Ok(()),
         result => result,
     }

@@ -12,6 +12,7 @@ use super::copy::{CopiedBlocks, MAP_BLOCK, write_data};
 use super::delta::{DeltaError, DeltaReader};
 use super::error::StoreError;
 use super::export::OnProgress;
+use super::file_changes::set_length;
 use super::map::Geometry;
 use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
@@ -82,7 +83,7 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         }
         let size = size.unwrap_or_else(|| at.next_multiple_of(catalog::SIZE_UNIT));
-        let grown = files.data.set_len(size.next_multiple_of(MAP_BLOCK));
+        let grown = set_length(&files.data, size.next_multiple_of(MAP_BLOCK));
         grown.map_err(StoreError::at("give its size to", &self.directory.layer_path(layer)))?;
         let description = self.description(image, layer, Below::NOTHING, (name, size))?;
         let written = self.maps.create(&files.map, &description, copied.runs());

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::catalog::{
     self, Below, CatalogHeader, ChainNode, ChunkCompression, IngestPlan, LayerId, NodeName,
 };
+use super::collection_bug::{CollectionBug, is_planted};
 use super::composed_layer::ComposedLayer;
 use super::copy::{MAP_BLOCK, is_zero};
 use super::error::StoreError;
@@ -28,11 +29,10 @@ use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released, now_s};
 use super::pack::{ChunkCodec, PackError};
 use super::pack_filling::{FillError, PackFilling};
+use super::step_sizes::step_sizes;
 
 /// How disks are cut.
 const CHUNK_BYTES: u32 = SPACE.chunk_bytes;
-/// Chunks of a step that are read and hashed.
-const STEP_CHUNKS: usize = 32;
 /// Chunks of a step that are looked at.
 const STEP_LOOKS: usize = 8192;
 /// Changes that are kept until the manifest takes them in.
@@ -236,8 +236,8 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence. Then it is to be given up, by [`OpenStore::abandon_ingest`].
     pub fn ingest_step(&mut self, ingest: &mut LayerIngest) -> Result<CopyProgress, StoreError> {
         let mut bytes = vec![0; CHUNK_BYTES as usize];
-        let (mut composed, mut looks) = (0, 0);
-        while ingest.at < ingest.chunks() && composed < STEP_CHUNKS && looks < STEP_LOOKS {
+        let (most, mut composed, mut looks) = (step_sizes().chunks, 0, 0);
+        while ingest.at < ingest.chunks() && composed < most && looks < STEP_LOOKS {
             looks += 1;
             let entry = match ingest.next_touched()? {
                 None => continue,
@@ -324,6 +324,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let LayerIngest { plan, filling, root, .. } = ingest;
         let change = self.decide(|view, _| catalog::finish_ingest(view, &plan, root, filling.named()))?;
         let bytes = self.directory.layer_usage(plan.layer).map_or(0, |usage| usage.data);
+        if is_planted(CollectionBug::LayerDeletedEarly) {
+            self.directory.remove_data(plan.layer)?;
+        }
         self.commit(&change)?;
         self.directory.remove_data(plan.layer)?;
         if let Some(damage) = filling.left_damage() {

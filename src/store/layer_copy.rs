@@ -8,13 +8,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::copy_file_range;
 use rustix::io::Errno;
 
 use super::catalog::LayerId;
 use super::chain_reader::{BlockSource, ChainReader};
 use super::copy::{MAP_BLOCK, next_data};
 use super::error::StoreError;
+use super::file_changes::{copy_range_in_kernel, sync_data, write_all_at};
 use super::map::BlockState;
 use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
@@ -114,7 +114,7 @@ impl LayerCopy {
         let mut copied = copy_range(file, &self.data, first, stop, &mut self.in_kernel);
         self.unsynced += stop - first;
         if self.unsynced >= SYNC_STEP {
-            copied = copied.and_then(|()| self.data.sync_data());
+            copied = copied.and_then(|()| sync_data(&self.data));
             self.unsynced = 0;
         }
         copied.map_err(failed)?;
@@ -153,7 +153,7 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64, in_kernel: &mut bool
     while at < end && *in_kernel {
         let (mut read, mut write) = (at, at);
         let length = usize::try_from(end - at).unwrap_or(usize::MAX);
-        match copy_file_range(from, Some(&mut read), to, Some(&mut write), length) {
+        match copy_range_in_kernel((from, &mut read), (to, &mut write), length) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(moved) => at += moved as u64,
             Err(Errno::INTR) => {}
@@ -168,7 +168,7 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64, in_kernel: &mut bool
     while at < end {
         let length = piece.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
         from.read_exact_at(&mut piece[..length], at)?;
-        to.write_all_at(&piece[..length], at)?;
+        write_all_at(to, &piece[..length], at)?;
         at += length as u64;
     }
     Ok(())

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, ftruncate, linkat, mkdirat, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat};
 use rustix::io::Errno;
 
 use super::catalog::LayerId;
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
+use super::file_changes::{link, make_directory, rename, set_length, sync_all, sync_directory};
 
 const DATA: &str = "data";
 const MAP: &str = "map";
@@ -44,9 +45,10 @@ impl NewLayer<'_> {
     /// The file system's.
     pub fn finish(self) -> Result<(), StoreError> {
         let path = self.directory.layer_path(self.id);
-        let files = self.data.sync_all().and_then(|()| self.map.sync_all());
+        let files = sync_all(&self.data).and_then(|()| sync_all(&self.map));
         files.map_err(StoreError::at("sync the files of", &path))?;
-        let directories = fsync(&self.within).and_then(|()| fsync(self.directory.layers_descriptor()));
+        let directories =
+            sync_directory(&self.within).and_then(|()| sync_directory(&self.directory.layers_descriptor()));
         directories.map_err(StoreError::at("sync", &path))
     }
 }
@@ -58,7 +60,7 @@ impl StoreDirectory {
     /// The file system's.
     pub fn begin_layer(&self, id: LayerId, size: u64) -> Result<NewLayer<'_>, StoreError> {
         let (path, name) = (self.layer_path(id), id.to_string());
-        let made = mkdirat(&self.layers, &*name, Mode::RWXU)
+        let made = make_directory(&self.layers, &name, Mode::RWXU)
             .and_then(|()| below(&self.layers, &*name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()));
         let within = made.map_err(StoreError::at("make", &path))?;
         let file = |name: &str| {
@@ -67,7 +69,7 @@ impl StoreDirectory {
             made.map(File::from).map_err(StoreError::at("make", &path.join(name)))
         };
         let (data, map) = (file(DATA)?, file(MAP)?);
-        ftruncate(&data, size).map_err(StoreError::at("give its size to", &path.join(DATA)))?;
+        set_length(&data, size).map_err(StoreError::at("give its size to", &path.join(DATA)))?;
         Ok(NewLayer { directory: self, id, within, data, map })
     }
 
@@ -140,10 +142,10 @@ impl StoreDirectory {
         let file = File::from(made.map_err(StoreError::at("make", &path.join(NEW_MAP)))?);
         write(file.try_clone().map_err(StoreError::at("make", &path.join(NEW_MAP)))?)?;
         let placed = || -> io::Result<()> {
-            file.sync_all()?;
+            sync_all(&file)?;
             self.keep_in_lost(&within, id)?;
-            renameat(&within, NEW_MAP, &within, MAP)?;
-            Ok(fsync(&within)?)
+            rename((&within, NEW_MAP), (&within, MAP))?;
+            Ok(sync_directory(&within)?)
         };
         placed().map_err(StoreError::at("replace", &path.join(MAP)))
     }
@@ -152,10 +154,10 @@ impl StoreDirectory {
     fn keep_in_lost(&self, within: &OwnedFd, id: LayerId) -> rustix::io::Result<()> {
         for number in 0..1000 {
             let name = format!("{id}.map.{number}");
-            match linkat(within, MAP, &self.lost, &*name, AtFlags::empty()) {
+            match link((within, MAP), (&self.lost, &name)) {
                 Err(Errno::EXIST) => {}
                 Err(Errno::NOENT) => return Ok(()),
-                result => return result.and_then(|()| fsync(&self.lost)),
+                result => return result.and_then(|()| sync_directory(&self.lost)),
             }
         }
         Err(Errno::EXIST)
@@ -194,7 +196,7 @@ impl StoreDirectory {
     pub(super) fn remove_data(&self, id: LayerId) -> Result<(), StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let removed = match below(&self.layers, id.to_string(), flags, Mode::empty()) {
-            Ok(within) => unlink(&within, DATA, AtFlags::empty()).and_then(|()| fsync(&within)),
+            Ok(within) => unlink(&within, DATA, AtFlags::empty()).and_then(|()| sync_directory(&within)),
             Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error),
         };
@@ -260,7 +262,7 @@ fn remove_tree(directory: &OwnedFd, name: &str) -> io::Result<()> {
         Err(Errno::NOTDIR | Errno::LOOP) => unlink(directory, name, AtFlags::empty())?,
         Err(error) => return Err(error.into()),
     }
-    Ok(fsync(directory)?)
+    Ok(sync_directory(directory)?)
 }
 
 #[cfg(test)]

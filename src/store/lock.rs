@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::file_changes::write_all_at;
 use crate::sys;
 
 /// The byte of `lock` that the owner has locked.
@@ -38,7 +39,7 @@ pub(super) fn take_lock(file: File, path: &Path, patience: Duration) -> Result<F
         left -= pause;
     }
     // In place, because a full disk may have no room for more; and nothing depends on it.
-    let _noted = file.write_all_at(format!("process {}\n", std::process::id()).as_bytes(), 0);
+    let _noted = write_all_at(&file, format!("process {}\n", std::process::id()).as_bytes(), 0);
     Ok(file)
 }
 

@@ -49,10 +49,22 @@ impl LayerMaps for MapFiles {
 /// Gives blocks of a head a state, durably, as a server does that writes them.
 #[cfg(test)]
 pub(super) fn change_states(data: &File, map: &File, start: u64, blocks: u64, state: BlockState) {
-    let mut open =
-        OpenMap { map: super::map_medium::open_map(data, map).unwrap(), files: LayerPair { data, map } };
-    open.set(start, blocks, state).unwrap();
-    open.commit().unwrap();
+    try_change_states(data, map, start, blocks, state).unwrap();
+}
+
+/// The same, which may fail.
+#[cfg(test)]
+pub(super) fn try_change_states(
+    data: &File,
+    map: &File,
+    start: u64,
+    blocks: u64,
+    state: BlockState,
+) -> Result<(), MapFileError> {
+    let files = LayerPair { data, map };
+    let mut open = OpenMap { map: super::map_medium::open_map_of(&files)?, files };
+    open.set(start, blocks, state)?;
+    open.commit()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::copy::MAP_BLOCK;
+use super::file_changes::{set_length, sync_all, sync_data, write_all_at};
 use super::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LeftLog,
     LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
@@ -70,8 +71,8 @@ pub(super) struct LayerPair<'a> {
 
 impl LayerMedium for LayerPair<'_> {
     fn sync(&self) -> io::Result<()> {
-        self.data.sync_all()?;
-        self.map.sync_all()
+        sync_all(self.data)?;
+        sync_all(self.map)
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -83,7 +84,7 @@ impl LayerMedium for LayerPair<'_> {
     }
 
     fn sync_map(&self) -> io::Result<()> {
-        self.map.sync_data()
+        sync_data(self.map)
     }
 
     fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog> {
@@ -221,7 +222,7 @@ pub(super) fn create_map_with(
 ) -> Result<(), MapFileError> {
     let new = LayerMap::create(identity, geometry)?;
     write_all(file, &new.writes)?;
-    file.set_len(new.file_length)?;
+    set_length(file, new.file_length)?;
     Ok(())
 }
 
@@ -240,7 +241,7 @@ pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<
 }
 
 pub(super) fn write_all(file: &File, writes: &[FileWrite]) -> io::Result<()> {
-    writes.iter().try_for_each(|write| file.write_all_at(&write.bytes, write.offset))
+    writes.iter().try_for_each(|write| write_all_at(file, &write.bytes, write.offset))
 }
 
 impl<F: LayerMedium> OpenMap<F> {
@@ -370,7 +371,7 @@ impl OpenMap<LayerPair<'_>> {
         // The rest of a last block would show again when the disk grows.
         let end = size.next_multiple_of(MAP_BLOCK).min(self.map.size());
         if end > size {
-            self.files.data.write_all_at(&vec![0; (end - size) as usize], size)?;
+            write_all_at(self.files.data, &vec![0; (end - size) as usize], size)?;
         }
         self.resize(size)?;
         self.checkpoint()

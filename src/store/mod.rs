@@ -31,6 +31,7 @@ pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod export;
+mod file_changes;
 mod garbage;
 pub(crate) mod image_path;
 pub(crate) mod import;
@@ -66,6 +67,7 @@ mod reserve_file;
 pub(crate) mod scrub;
 pub(crate) mod serving;
 pub(crate) mod shuru;
+mod step_sizes;
 mod structure;
 #[cfg(test)]
 mod tests;

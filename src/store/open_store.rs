@@ -25,6 +25,7 @@ use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
+use super::file_changes::{set_length, sync_all};
 use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
@@ -92,6 +93,10 @@ pub fn now_s() -> u64 {
 /// A uuid that nothing else has.
 #[must_use]
 pub fn random_uuid() -> Uuid {
+    #[cfg(test)]
+    if let Some(uuid) = super::tests::power::seeded_uuid() {
+        return uuid;
+    }
     let mut bytes = [0; 16];
     while getrandom(&mut bytes[..], GetRandomFlags::empty()) != Ok(bytes.len()) {}
     uuid::Builder::from_random_bytes(bytes).into_uuid()
@@ -428,7 +433,7 @@ impl<M: LayerMaps> OpenStore<M> {
         if length >= whole {
             return Ok(());
         }
-        let grown = data.set_len(whole).and_then(|()| data.sync_all());
+        let grown = set_length(data, whole).and_then(|()| sync_all(data));
         grown.map_err(StoreError::at("grow", &path))
     }
 

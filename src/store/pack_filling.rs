@@ -31,9 +31,7 @@ use super::pack::{
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
-
-/// Bytes after which a pack is finished: it can be written in one go, and removed alone.
-const ENOUGH: u64 = 128 << 20;
+use super::step_sizes::{StepSizes, step_sizes};
 
 /// A pack that is being written.
 #[derive(Debug)]
@@ -183,7 +181,9 @@ impl PackFilling {
 
     /// Whether the pack that is being written has got enough.
     pub(super) fn is_full(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.writer.bytes() >= ENOUGH || open.slots.len() >= 1 << 15)
+        let StepSizes { pack_bytes, pack_chunks, .. } = step_sizes();
+        let is_full = |open: &OpenPack| open.writer.bytes() >= pack_bytes || open.slots.len() >= pack_chunks;
+        self.open.as_ref().is_some_and(is_full)
     }
 
     pub(super) fn nodes<'a>(&'a mut self, (index, view): (&'a ChunkIndex, &'a CatalogView)) -> NodeSink<'a> {
@@ -254,7 +254,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let path = || place.path_of(number);
         let file = writer.finish().map_err(pack_failure(path()))?;
         let bytes = file.metadata().map_err(StoreError::at("look at", &path()))?.len();
-        place.sync()?;
+        if !is_planted(CollectionBug::PackNameNotSynced) {
+            place.sync()?;
+        }
         let chunks = keys.len() as u32;
         index.add(number, keys).map_err(index_failure)?;
         let row = PackRow { number, space: filling.space, bytes, chunks, created_s: now_s() };

@@ -1,11 +1,11 @@
 //! The packs of a store and their index, as files: `packs/<number>.pack` and `index.redb`.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use super::catalog::{CatalogFile, CatalogView, PackRow};
 use super::collection_pins::CollectionPins;
 use super::directory::{StoreDirectory, below, move_to_lost, names, unlink};
 use super::error::StoreError;
+use super::file_changes::{make_directory, rename, sync_directory};
 use super::index::{ChunkIndex, ChunkIndexError};
 use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
@@ -115,7 +116,7 @@ impl PackPlace {
 
     /// Makes the names of packs durable.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        fsync(self.directory.as_fd()).map_err(StoreError::at("sync", &self.path))
+        sync_directory(&*self.directory).map_err(StoreError::at("sync", &self.path))
     }
 
     /// Removes the file of a pack that nothing names.
@@ -166,8 +167,8 @@ impl StoreDirectory {
     /// The same, made if it is not there.
     pub(super) fn make_packs(&self, store: Uuid) -> Result<PackPlace, StoreError> {
         let path = self.path().join(PACKS);
-        match mkdirat(self.root(), PACKS, Mode::RWXU) {
-            Ok(()) => fsync(self.root()).map_err(StoreError::at("sync", self.path()))?,
+        match make_directory(self.root(), PACKS, Mode::RWXU) {
+            Ok(()) => sync_directory(self.root()).map_err(StoreError::at("sync", self.path()))?,
             Err(Errno::EXIST) => {}
             Err(error) => return Err(StoreError::at("make", &path)(error)),
         }
@@ -219,7 +220,8 @@ impl StoreDirectory {
                 Err(error) => made.left.push(pack_failure(place.path_of(row.number))(error).to_string()),
             }
         }
-        let named = renameat(self.root(), NEW_INDEX, self.root(), INDEX).and_then(|()| fsync(self.root()));
+        let named =
+            rename((self.root(), NEW_INDEX), (self.root(), INDEX)).and_then(|()| sync_directory(self.root()));
         named.map_err(StoreError::at("make", &path))?;
         Ok((index, made))
     }

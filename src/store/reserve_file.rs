@@ -1,10 +1,13 @@
 //! Space that is kept for the catalogue, so that removing works when the disk is full.
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstatvfs, ftruncate};
+use std::io;
+
+use rustix::fs::{Mode, OFlags, fstatvfs};
 use rustix::io::Errno;
 
 use super::directory::{RESERVE, StoreDirectory, below};
 use super::error::StoreError;
+use super::file_changes::{allocate, set_length};
 
 pub(super) const RESERVE_BYTES: u64 = 4 << 20;
 
@@ -16,7 +19,7 @@ impl StoreDirectory {
         if let Ok(file) = below(self.root(), RESERVE, flags, Mode::RUSR | Mode::WUSR)
             && self.free_bytes().is_some_and(|free| free >= 2 * RESERVE_BYTES)
         {
-            let _kept = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
+            let _kept = allocate(&file, RESERVE_BYTES);
         }
     }
 
@@ -31,11 +34,11 @@ impl StoreDirectory {
         self.empty_reserve().map_err(StoreError::at("make room with", &self.path().join(RESERVE)))
     }
 
-    pub(super) fn empty_reserve(&self) -> rustix::io::Result<()> {
+    pub(super) fn empty_reserve(&self) -> io::Result<()> {
         match below(self.root(), RESERVE, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(file) => ftruncate(&file, 0),
+            Ok(file) => set_length(&file, 0),
             Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -3,8 +3,11 @@
 //! The oracle has for each block of each point in time its byte and a number that no other write of the block
 //! had. Two points differ where the bytes do, and may be said to differ where the numbers do.
 
+pub(super) mod power;
 mod readers;
 mod sectors;
+pub(super) mod small;
+mod worlds;
 
 use std::collections::BTreeMap;
 use std::fs::File;

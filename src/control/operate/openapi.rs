@@ -198,6 +198,10 @@ fn change_store(name: &str) -> VerbDescription {
             let base = json!({ "type": "object" });
             of("Another base", &[("image!", text()), ("base!", base), ("is_unsafe", flag())])
         }
+        "import" => {
+            let delta = json!({ "type": "object" });
+            of("A snapshot of what has changed", &[("delta!", delta), ("complete!", flag())])
+        }
         _ => unreachable!("the test below asks for all"),
     }
 }

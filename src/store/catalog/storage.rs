@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use redb::StorageBackend;
 
+use crate::store::file_changes::{set_length, sync_data, write_all_at};
+
 /// The catalogue's file. The lock of the store keeps others away, so it has none of its own.
 #[derive(Debug)]
 pub struct CatalogFile(File);
@@ -27,14 +29,14 @@ impl StorageBackend for CatalogFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        set_length(&self.0, len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        sync_data(&self.0)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        write_all_at(&self.0, data, offset)
     }
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Advice, fadvise};
 
+use crate::store::file_changes::{set_length, sync_all, write_all_at};
+
 /// A file that a pack is in.
 pub(crate) trait PackFile {
     fn length(&self) -> io::Result<u64>;
@@ -43,15 +45,15 @@ impl PackFile for File {
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
+        write_all_at(self, bytes, offset)
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.set_len(length)
+        set_length(self, length)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_all()
+        sync_all(self)
     }
 }
 

@@ -8,6 +8,7 @@ use super::header::PackIdentity;
 use super::key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind};
 use super::read::read_chunk;
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
+use crate::store::collection_bug::{CollectionBug, is_planted};
 
 /// A pack that is being written, in a file that was empty.
 #[derive(Debug)]
@@ -111,12 +112,16 @@ impl<F: PackFile> PackWriter<F> {
     pub(crate) fn finish(self) -> Result<F, PackError> {
         // A write that failed may have left a part of itself, and the trailer has to be the end.
         self.file.set_length(self.end)?;
-        self.file.sync()?;
+        if !is_planted(CollectionBug::PackNotSynced) {
+            self.file.sync()?;
+        }
         let mut bytes = self.footer.encode(&self.identity);
         let trailer = PackTrailer { footer_offset: self.end, footer_bytes: bytes.len() as u64 };
         bytes.extend(trailer.encode(&self.identity));
         self.file.write(&bytes, self.end)?;
-        self.file.sync()?;
+        if !is_planted(CollectionBug::PackNotSynced) {
+            self.file.sync()?;
+        }
         Ok(self.file)
     }
 }

@@ -1,0 +1,29 @@
+//! How much an ingest or a collection does at once, and how large packs become.
+
+#[cfg(test)]
+pub(super) use super::tests::small::step_sizes;
+
+/// What a step takes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepSizes {
+    /// Chunks that are read and hashed, or copied.
+    pub(super) chunks: usize,
+    /// Nodes of manifests that are looked at.
+    pub(super) nodes: usize,
+    /// Packs that are removed.
+    pub(super) packs: usize,
+    /// Bytes after which a pack is finished: it can be written in one go, and removed alone.
+    pub(super) pack_bytes: u64,
+    /// The same of its chunks.
+    pub(super) pack_chunks: usize,
+}
+
+impl StepSizes {
+    pub(super) const ORDINARY: Self =
+        Self { chunks: 32, nodes: 16, packs: 8, pack_bytes: 128 << 20, pack_chunks: 1 << 15 };
+}
+
+#[cfg(not(test))]
+pub(super) const fn step_sizes() -> StepSizes {
+    StepSizes::ORDINARY
+}

@@ -1,0 +1,103 @@
+//! Worlds of a store: writes, snapshots, clones, removals, ingest and collection in small steps, and the end
+//! of the process or of the power at any change of a file, on a disk that may be full. Then it is opened
+//! again, which may end too.
+//!
+//! Oracle: the blocks of each image and snapshot. What was answered is there; what was under way is there as
+//! a whole or not at all, and of a write by sectors.
+
+mod disk;
+mod life;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use life::World;
+
+use super::small::set_step_sizes;
+use crate::store::collection_bug::{CollectionBug, plant};
+use crate::store::step_sizes::StepSizes;
+
+/// Worlds of a run of all tests.
+const FEW: u64 = 40;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: want a number")))
+}
+
+fn is_verbose() -> bool {
+    std::env::var_os("STORY").is_some()
+}
+
+/// Lives one world, or panics.
+fn live(seed: u64) -> u64 {
+    set_step_sizes(StepSizes { chunks: 2, nodes: 2, packs: 1, pack_bytes: 24 << 10, pack_chunks: 4 });
+    let memory = Path::new("/dev/shm");
+    let house = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let mut world = World::begin(house.unwrap(), seed, is_verbose());
+    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
+    set_step_sizes(StepSizes::ORDINARY);
+    match lived {
+        Ok(steps) => steps,
+        Err(panic) => {
+            world.tell();
+            eprintln!(
+                "FIRST_SEED={seed} SEEDS=1 STORY=1 cargo test --lib store::tests::worlds -- --nocapture"
+            );
+            std::panic::resume_unwind(panic)
+        }
+    }
+}
+
+/// A1, A2, A3, D1, D8, C2: whatever ends at whichever step, nothing is lost of what was answered, what
+/// nothing needs goes, and equal chunks are there once.
+#[test]
+fn worlds_of_a_store_lose_nothing() {
+    let (first, seeds) = (number("FIRST_SEED").unwrap_or(1), number("SEEDS"));
+    let threads =
+        if seeds.is_some() { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let (next, end) = (AtomicU64::new(first), first + seeds.unwrap_or(FEW));
+    let (steps, begun) = (AtomicU64::new(0), std::time::Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    steps.fetch_add(live(seed), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (worlds, steps) = (end - first, steps.into_inner());
+    eprintln!("{worlds} worlds from seed {first}, {steps} changes of files, {:.1?}", begun.elapsed());
+}
+
+/// How many worlds it takes until a planted bug is found.
+fn worlds_until_found(bug: CollectionBug, most: u64) -> Option<u64> {
+    (1..=most).find(|seed| {
+        plant(Some(bug));
+        let lived = std::panic::catch_unwind(|| live(*seed));
+        plant(None);
+        lived.is_err()
+    })
+}
+
+#[test]
+fn worlds_find_planted_bugs() {
+    for bug in [
+        CollectionBug::GcIgnoresPins,
+        CollectionBug::DedupAgainstDeadPack,
+        CollectionBug::CatalogBeforePack,
+        CollectionBug::LayerDeletedEarly,
+        CollectionBug::PackNotSynced,
+        CollectionBug::PackNameNotSynced,
+    ] {
+        let found = worlds_until_found(bug, 400);
+        eprintln!("{bug:?}: found by world {found:?}");
+        assert!(found.is_some(), "{bug:?} is not found");
+    }
+}
