@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::catalog::{CatalogError, CatalogFile, ChunkCompression, LayerId, StoreCatalog};
 use super::collection_pins::CollectionPins;
 use super::error::StoreError;
+use super::foreign::ForeignPacks;
 use super::lock::take_lock;
 
 const LOCK: &str = "lock";
@@ -58,6 +59,8 @@ pub struct StoreDirectory {
     lock: Option<File>,
     /// What a collection of its packs leaves alone.
     pub(super) pins: Arc<CollectionPins>,
+    /// Packs that other stores have written.
+    pub(super) foreign: Arc<ForeignPacks>,
 }
 
 impl StoreDirectory {
@@ -239,7 +242,15 @@ impl StoreDirectory {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
         };
         let (layers, lost) = (inside(LAYERS)?, inside(LOST)?);
-        Ok(Self { path: path.to_owned(), root, layers, lost, lock, pins: Arc::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            layers,
+            lost,
+            lock,
+            pins: Arc::default(),
+            foreign: Arc::default(),
+        })
     }
 
     #[must_use]

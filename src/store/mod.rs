@@ -27,6 +27,8 @@ pub(crate) mod describe;
 pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod export;
+pub(crate) mod foreign;
+mod foreign_images;
 mod garbage;
 pub(crate) mod image_path;
 pub(crate) mod import;
@@ -65,6 +67,8 @@ pub(crate) mod shuru;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tier_record;
+mod tiers_file;
 pub(crate) mod tracking;
 pub(crate) mod unfinished;
 mod upkeep;

@@ -26,6 +26,7 @@ use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
+use super::foreign::ForeignPacks;
 use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
@@ -110,7 +111,10 @@ impl<M: LayerMaps> OpenStore<M> {
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let (changes, index) = Default::default();
+        let opened = Self { directory, catalog, maps, anchors, changes, index };
+        opened.follow_foreign()?;
+        Ok(opened)
     }
 
     pub(super) fn with(
@@ -118,7 +122,24 @@ impl<M: LayerMaps> OpenStore<M> {
         maps: M,
     ) -> Result<Self, StoreError> {
         let anchors = directory.change_anchors()?;
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let opened = Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() };
+        opened.follow_foreign()?;
+        Ok(opened)
+    }
+
+    /// Notes which packs other stores have written.
+    fn follow_foreign(&self) -> Result<(), StoreError> {
+        let view = self.view()?;
+        if view.foreign_packs().next().is_some() {
+            self.directory.foreign.follow(view);
+            if let Some(place) = self.directory.packs(self.header().store)? {
+                place.find_caches(view);
+            }
+            if !self.directory.foreign.has_source() {
+                self.open_tiers()?;
+            }
+        }
+        Ok(())
     }
 
     /// A number that grows with each change of the catalogue, to be looked at without it.
@@ -183,6 +204,11 @@ impl<M: LayerMaps> OpenStore<M> {
         Arc::clone(&self.directory.pins)
     }
 
+    /// Packs that other stores have written.
+    pub(crate) fn foreign_packs(&self) -> Arc<ForeignPacks> {
+        Arc::clone(&self.directory.foreign)
+    }
+
     /// The number of the pack that was reserved last.
     pub(super) const fn last_reserved(&self) -> u64 {
         self.catalog.last_reserved()
@@ -223,7 +249,8 @@ impl<M: LayerMaps> OpenStore<M> {
             return Ok(());
         }
         let again = self.catalog.open_again(self.directory.catalog_file()?);
-        again.map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })
+        again.map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })?;
+        self.follow_foreign()
     }
 
     pub(super) fn image(&self, name: &StoreName) -> Result<&ImageRow, StoreError> {
@@ -244,6 +271,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let committed = self.catalog.commit(change);
         self.changes.fetch_add(1, Ordering::Release);
         committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
+        if change.has_foreign() {
+            self.directory.foreign.follow(self.view()?);
+        }
         let mut released = Released::default();
         for layer in change.released_layers() {
             released.layers += 1;

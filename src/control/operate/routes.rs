@@ -53,7 +53,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-const ROUTES: [(Method, &str, Verb); 35] = [
+const ROUTES: [(Method, &str, Verb); 36] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -83,6 +83,7 @@ const ROUTES: [(Method, &str, Verb); 35] = [
     (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
     (Method::POST, "/api/v1/images/checkpoint", Verb::ChangeStore("checkpoint")),
     (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),
+    (Method::POST, "/api/v1/images/clone-from-tier", Verb::ChangeStore("clone_from_tier")),
     (Method::POST, "/api/v1/images/remove", Verb::ChangeStore("remove")),
     (Method::POST, "/api/v1/images/rename", Verb::ChangeStore("rename")),
     (Method::POST, "/api/v1/images/resize", Verb::ChangeStore("resize")),
