@@ -1,7 +1,7 @@
 //! A store as a directory: its lock, its catalogue's file, the directories of its layers.
 //!
 //! ```text
-//! STORE/  lock  control  catalog.redb  reserve  layers/<uuid>/data  layers/<uuid>/map  lost/
+//! STORE/  lock  control  catalog.redb  reserve  tiers  layers/<uuid>/data  layers/<uuid>/map  lost/
 //! ```
 //!
 //! Everything is opened below descriptors that are held from the start, and no link below them is followed:

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::catalog::{self, ForeignSnapshot, ImageId, LayerId, NewForeignImage, StoreName};
+use super::collection_pins::CollectionPins;
 use super::error::StoreError;
-use super::foreign::{RangeSource, TierLimits, TierSources, open_source};
+use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, open_source};
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
@@ -40,6 +41,31 @@ impl<M: LayerMaps> OpenStore<M> {
         made?;
         self.commit(&change)?;
         self.directory.remove_data(layer)
+    }
+
+    /// Notes which packs other stores have written.
+    pub(super) fn follow_foreign(&self) -> Result<(), StoreError> {
+        let view = self.view()?;
+        if view.foreign_packs().next().is_some() {
+            self.directory.foreign.follow(view);
+            if let Some(place) = self.directory.packs(self.header().store)? {
+                place.find_caches(view);
+            }
+            if !self.directory.foreign.has_source() {
+                self.open_tiers()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs that other stores have written.
+    pub(crate) fn foreign_packs(&self) -> Arc<ForeignPacks> {
+        Arc::clone(&self.directory.foreign)
+    }
+
+    /// What a collection of packs leaves alone, for those who read contents.
+    pub(crate) fn collection_pins(&self) -> Arc<CollectionPins> {
+        Arc::clone(&self.directory.pins)
     }
 
     /// Opens the tiers that the store has packs of.

@@ -22,11 +22,9 @@ use super::catalog::{
     ImageRow, LayerId, Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog,
     StoreName,
 };
-use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
-use super::foreign::ForeignPacks;
 use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
@@ -127,21 +125,6 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(opened)
     }
 
-    /// Notes which packs other stores have written.
-    fn follow_foreign(&self) -> Result<(), StoreError> {
-        let view = self.view()?;
-        if view.foreign_packs().next().is_some() {
-            self.directory.foreign.follow(view);
-            if let Some(place) = self.directory.packs(self.header().store)? {
-                place.find_caches(view);
-            }
-            if !self.directory.foreign.has_source() {
-                self.open_tiers()?;
-            }
-        }
-        Ok(())
-    }
-
     /// A number that grows with each change of the catalogue, to be looked at without it.
     pub(crate) fn change_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.changes)
@@ -197,16 +180,6 @@ impl<M: LayerMaps> OpenStore<M> {
         let index = Arc::new(self.directory.index(place, self.view()?)?);
         self.index = Arc::downgrade(&index);
         Ok(index)
-    }
-
-    /// What a collection of packs leaves alone, for those who read contents.
-    pub(crate) fn collection_pins(&self) -> Arc<CollectionPins> {
-        Arc::clone(&self.directory.pins)
-    }
-
-    /// Packs that other stores have written.
-    pub(crate) fn foreign_packs(&self) -> Arc<ForeignPacks> {
-        Arc::clone(&self.directory.foreign)
     }
 
     /// The number of the pack that was reserved last.

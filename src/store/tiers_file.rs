@@ -17,6 +17,8 @@ use super::foreign::TierLimits;
 const NAME: &str = "tiers";
 const NEW_NAME: &str = "tiers.new";
 const MOST_BYTES: u64 = 1 << 20;
+/// A client has given up by then.
+const LONGEST_WAIT_S: u64 = 86_400;
 
 /// What the file has. Its keys are part of the interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +40,10 @@ impl Default for TiersFile {
 
 impl TiersFile {
     pub(super) fn limits(&self) -> TierLimits {
-        TierLimits { wait: Duration::from_secs(self.wait_s), cache_bytes: self.cache_bytes }
+        TierLimits {
+            wait: Duration::from_secs(self.wait_s.min(LONGEST_WAIT_S)),
+            cache_bytes: self.cache_bytes,
+        }
     }
 }
 

@@ -103,7 +103,7 @@ fn another_host_starts_an_image_of_a_tier() {
     other.run("image export STORE/vm9 DIR/out.raw --force").ok();
     assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == expected);
     assert_eq!(other.run("store check STORE").ok(), "Nothing is wrong.\n");
-    assert_eq!(other.run("store check --deep STORE").status.code(), Some(0));
+    assert_eq!(other.run("store check STORE --deep").status.code(), Some(0));
 }
 
 #[test]

@@ -15,7 +15,8 @@ pub(in crate::store) struct PackOrigin {
     pub(in crate::store) number: u64,
 }
 
-/// A pack that another store has written. Here it has a number of this store, and a [`PackRow`](super::PackRow).
+/// A pack that another store has written. Here it has a number of this store, and a
+/// [`PackRow`](super::PackRow).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct ForeignRow {
     pub(in crate::store) number: u64,

@@ -16,6 +16,8 @@ use super::present::{PAGE, PresentPages, pages_of};
 use super::run_ahead::RunAhead;
 use super::source::{SourceError, SourcePack};
 
+/// Bytes behind the chunks of a pack at most.
+const MOST_FOOTER: u64 = 8 << 20;
 /// Bytes of a request that is fetched ahead.
 const AHEAD_PIECE: u64 = 1 << 20;
 
@@ -155,7 +157,9 @@ impl PartialPack {
     /// Bytes that are not in the cache: whoever opens a pack needs its footer as a whole.
     fn wanted(&self, range: &Range<u64>) -> Range<u64> {
         let footer_at = self.footer_offset();
-        if range.start >= footer_at { footer_at..self.bytes } else { range.clone() }
+        // Where it begins may be somebody's claim.
+        let is_footer = range.start >= footer_at && self.bytes - footer_at <= MOST_FOOTER;
+        if is_footer { footer_at..self.bytes } else { range.clone() }
     }
 
     fn next_step(&self, pages: &Range<u64>) -> NextStep<'_> {

@@ -119,13 +119,13 @@ fn read(store: &OpenStore<MapFiles>, of: &str) -> Vec<u8> {
     try_read(store, of).unwrap()
 }
 
-struct Host {
+struct TierHost {
     _house: tempfile::TempDir,
     path: PathBuf,
     store: OpenStore<MapFiles>,
 }
 
-impl Host {
+impl TierHost {
     fn new(tier: &Arc<FakeTier>, limits: TierLimits) -> Self {
         let house = tempfile::tempdir().unwrap();
         let path = house.path().join("store");
@@ -189,8 +189,8 @@ fn quick() -> TierLimits {
 }
 
 /// A host with an image that is on the tier: noise in the first 4 MiB, then something that compresses.
-fn first(tier: &Arc<FakeTier>) -> (Host, ForeignSnapshot) {
-    let mut host = Host::new(tier, quick());
+fn first(tier: &Arc<FakeTier>) -> (TierHost, ForeignSnapshot) {
+    let mut host = TierHost::new(tier, quick());
     host.store.create_empty(&name("vm"), SIZE).unwrap();
     write(&mut host.store, "vm", 0, &noise(1, 4 << 20));
     let text: Vec<u8> = (0..2 << 20).map(|at: u32| (at / 700) as u8).collect();
@@ -204,7 +204,7 @@ fn first(tier: &Arc<FakeTier>) -> (Host, ForeignSnapshot) {
 fn another_host_reads_what_one_has_written_and_fetches_it_once() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     assert_eq!(tier.gets.load(Ordering::SeqCst), 0, "a clone fetches nothing");
     assert_eq!(other.store.header().incompatible & 8, 8, "earlier programs refuse it");
@@ -225,7 +225,7 @@ fn another_host_reads_what_one_has_written_and_fetches_it_once() {
 fn what_a_clone_writes_goes_on_to_a_third_host_and_back() {
     let tier = Arc::new(FakeTier::default());
     let (mut one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     // Packs have other numbers here.
     other.store.create_empty(&name("own"), SIZE).unwrap();
     write(&mut other.store, "own", 5, &noise(9, 1 << 20));
@@ -237,7 +237,7 @@ fn what_a_clone_writes_goes_on_to_a_third_host_and_back() {
     expected[100 * 4096..100 * 4096 + (1 << 20)].copy_from_slice(&noise(2, 1 << 20));
     assert!(read(&other.store, "vm2@2") == expected);
     let changed = other.push(&tier, "vm2@2");
-    let mut third = Host::new(&tier, quick());
+    let mut third = TierHost::new(&tier, quick());
     third.store.clone_foreign(&name("vm3"), &changed).unwrap();
     assert!(read(&third.store, "vm3") == expected);
     one.store.clone_foreign(&name("back"), &changed).unwrap();
@@ -258,7 +258,7 @@ fn chunks_without_hints_are_looked_for() {
     snapshot.root.top = ManifestEntry::Named(NamedChunk { hash, hint: None });
     snapshot.packs.iter_mut().for_each(|pack| pack.number += 1000);
     snapshot.store = Uuid::from_u128(3);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     let mut wrong = snapshot.clone();
     for pack in &mut wrong.packs {
         pack.origin.number += 50;
@@ -274,7 +274,7 @@ fn chunks_without_hints_are_looked_for() {
 fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, TierLimits::default());
+    let mut other = TierHost::new(&tier, TierLimits::default());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     for (what, times) in [(&tier.fails, 2), (&tier.cut, 1), (&tier.wrong, 1)] {
         what.store(times, Ordering::SeqCst);
@@ -290,7 +290,7 @@ fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
 fn wrong_bytes_are_never_given_out() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     let expected = read(&one.store, "vm@1");
     assert!(read(&other.store, "vm2") == expected);
@@ -306,7 +306,7 @@ fn wrong_bytes_are_never_given_out() {
     assert!(read(&other.store, "vm2") == expected);
     assert!(tier.gets.load(Ordering::SeqCst) > before);
     // A tier that always lies.
-    let mut third = Host::new(&tier, quick());
+    let mut third = TierHost::new(&tier, quick());
     third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
     tier.wrong.store(u64::MAX, Ordering::SeqCst);
     assert!(try_read(&third.store, "vm3").is_err());
@@ -318,7 +318,7 @@ fn wrong_bytes_are_never_given_out() {
 fn a_tier_that_is_gone_is_waited_for_up_to_the_limit_and_read_again_when_it_is_back() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     tier.fails.store(u64::MAX, Ordering::SeqCst);
     let failed = try_read(&other.store, "vm2").unwrap_err().to_string();
@@ -345,7 +345,7 @@ fn a_tier_that_is_gone_is_waited_for_up_to_the_limit_and_read_again_when_it_is_b
 fn concurrent_readers_make_one_request() {
     let tier = Arc::new(FakeTier::default());
     let (_one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, TierLimits::default());
+    let mut other = TierHost::new(&tier, TierLimits::default());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     let number = other.store.foreign_packs().numbers()[0];
     let pack = other.store.pack_place().unwrap().open(number, SPACE).unwrap();
@@ -370,7 +370,7 @@ fn caches_stay_below_the_cap() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
     let limits = TierLimits { cache_bytes: 1 << 20, ..quick() };
-    let mut other = Host::new(&tier, limits);
+    let mut other = TierHost::new(&tier, limits);
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     for _ in 0..2 {
         assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
@@ -390,7 +390,7 @@ fn caches_stay_below_the_cap() {
 fn a_collection_gives_up_what_nobody_reads() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
     write(&mut other.store, "vm2", 0, &noise(7, 1 << 20));
     other.store.checkpoint(&node("vm2@2"), &mut |_| Ok(())).unwrap();
@@ -413,7 +413,7 @@ fn a_collection_gives_up_what_nobody_reads() {
 fn impossible_records_are_refused_and_nothing_stays() {
     let tier = Arc::new(FakeTier::default());
     let (_one, snapshot) = first(&tier);
-    let mut other = Host::new(&tier, quick());
+    let mut other = TierHost::new(&tier, quick());
     let with = |change: &dyn Fn(&mut ForeignSnapshot)| {
         let mut snapshot = snapshot.clone();
         change(&mut snapshot);
