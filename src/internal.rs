@@ -176,6 +176,7 @@ pub mod store {
     };
     pub use crate::store::scrub::{ChunkUse, DamagedChunk, ScrubOptions, ScrubReport, UnusablePack};
     pub use crate::store::shuru::{ShuruDisk, ShuruError};
+    pub use crate::store::tier_record::{TierPath, TierSnapshot, look_up_snapshot};
 
     pub mod catalog {
         pub use crate::store::catalog::*;

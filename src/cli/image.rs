@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkpoint;
+mod clone;
 mod create;
 mod export;
 mod import;
@@ -21,6 +22,7 @@ use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{StoreError, StoreRequest, names_in_words};
 use chain::RebaseArgs;
+use clone::CloneOrigin;
 use create::CreateArgs;
 use export::ExportArgs;
 use import::ImportArgs;
@@ -95,9 +97,9 @@ pub(crate) enum ImageCommand {
     Checkpoint(One),
     /// Make images that begin as a snapshot is
     Clone {
-        /// The snapshot: STORE/NAME@SNAPSHOT
+        /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as file:///srv/tier/NAME@SNAPSHOT
         #[arg(value_name = "STORE/NAME@SNAPSHOT")]
-        from: ImagePath,
+        from: CloneOrigin,
         /// The new images: STORE/NAME
         #[arg(value_name = "STORE/NAME", required = true)]
         to: Vec<ImagePath>,
@@ -209,6 +211,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Map(of) => parts::map(&of.node, of.json, control.as_ref()),
         ImageCommand::Export(args) => export::export(&args, control.as_ref()),
         ImageCommand::Import(args) => import::import(args, control.as_ref()),
+        ImageCommand::Clone { from: CloneOrigin::Tier(from), to, json } => {
+            clone::from_tier(&from, to, json, control.as_ref())
+        }
         command => asked(command).and_then(|asked| {
             let place = StorePlace { store: &asked.store, control: control.as_ref() };
             let answer = owner::ask(place, &asked.request, chain::make_room)?;
@@ -251,7 +256,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
             let sentence = format!("Taken: {}.", in_words(&nodes));
             AskedCommand { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
         }
-        ImageCommand::Clone { from, to, json } => {
+        ImageCommand::Clone { from: CloneOrigin::Tier(_), .. } => unreachable!("it has a way of its own"),
+        ImageCommand::Clone { from: CloneOrigin::Store(from), to, json } => {
             let images = to.into_iter().map(|path| path.node.into_image());
             let to: Vec<StoreName> = images.collect::<Result<_, _>>().map_err(StoreError::Name)?;
             let names: Vec<String> = to.iter().map(StoreName::to_string).collect();
@@ -297,7 +303,10 @@ fn in_words(nodes: &[NodeName]) -> String {
 fn named(command: &ImageCommand) -> Vec<&ImagePath> {
     match command {
         ImageCommand::Snapshot(of) | ImageCommand::Rm { of, .. } => of.nodes.iter().collect(),
-        ImageCommand::Clone { from, to, .. } => std::iter::once(from).chain(to).collect(),
+        ImageCommand::Clone { from: CloneOrigin::Store(from), to, .. } => {
+            std::iter::once(from).chain(to).collect()
+        }
+        ImageCommand::Clone { from: CloneOrigin::Tier(_), to, .. } => to.iter().collect(),
         ImageCommand::Rename { of, to } => vec![&of.node, to],
         ImageCommand::Info(of)
         | ImageCommand::Resize { of, .. }

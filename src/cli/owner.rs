@@ -238,6 +238,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Snapshot { .. } => ("POST", "/api/v1/images/snapshot"),
         StoreRequest::Checkpoint { .. } => ("POST", "/api/v1/images/checkpoint"),
         StoreRequest::Clone { .. } => ("POST", "/api/v1/images/clone"),
+        StoreRequest::CloneFromTier { .. } => ("POST", "/api/v1/images/clone-from-tier"),
         StoreRequest::Remove { .. } => ("POST", "/api/v1/images/remove"),
         StoreRequest::Rename { .. } => ("POST", "/api/v1/images/rename"),
         StoreRequest::Resize { .. } => ("POST", "/api/v1/images/resize"),

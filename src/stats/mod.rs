@@ -18,6 +18,7 @@ pub(crate) mod prometheus;
 pub(crate) mod provenance;
 mod remote;
 mod snapshots;
+mod tiers;
 mod tls;
 mod totals;
 
@@ -30,6 +31,7 @@ pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;
 pub(crate) use remote::RemoteExportFacts;
 pub(crate) use snapshots::{SnapshotOutcome, SnapshotStats};
+pub(crate) use tiers::TierStats;
 pub(crate) use tls::TlsCounts;
 pub(crate) use tls::TlsFailure;
 

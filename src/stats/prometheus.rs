@@ -6,9 +6,10 @@ pub(crate) use super::clients::ClientCounts;
 pub(crate) use super::page::Format;
 use super::page::Page;
 use super::remote::{RemoteExportFacts, remotes};
+use super::tiers::tiers;
 use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
-use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats};
+use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats, TierStats};
 use crate::block::{BlockError, CommandKind};
 
 /// What is told of an export beside its statistics.
@@ -54,6 +55,8 @@ pub(crate) struct StoreFacts<'a> {
     /// Reads of packs that failed.
     pub failed_reads: u64,
     pub packs: PackStats,
+    /// Of a store that has packs on tiers.
+    pub tier: Option<TierStats>,
 }
 
 /// Everything that metrics are made of.
@@ -241,6 +244,8 @@ fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
     let help = "Reads of packs that failed, because a chunk or a pack is damaged or missing.";
     let values = stores.iter().map(|store| (store.label.as_str(), store.failed_reads));
     page.values("ringnbd_store_failed_reads_total", "counter", help, "store", values);
+    let with_tiers = stores.iter().filter_map(|store| Some((store.label.as_str(), store.tier?)));
+    tiers(page, &with_tiers.collect::<Vec<_>>());
 }
 
 fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
@@ -449,8 +454,13 @@ mod tests {
         snapshots.add_pauses(&[Duration::from_micros(30), Duration::from_millis(7)]);
         snapshots.count(SnapshotOutcome::Failed, 1);
         let packs = PackStats { known: 3, queue: 7, is_paused: true, ..PackStats::default() };
-        let stores =
-            [StoreFacts { label: "/srv/\"s\"".to_owned(), snapshots: &snapshots, packs, failed_reads: 3 }];
+        let stores = [StoreFacts {
+            label: "/srv/\"s\"".to_owned(),
+            snapshots: &snapshots,
+            packs,
+            failed_reads: 3,
+            tier: None,
+        }];
         let metrics = Metrics {
             exports: &exports,
             stores: &stores[..usize::from(with_store)],

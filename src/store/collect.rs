@@ -22,7 +22,6 @@
 //! goes the next time.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::sync::Arc;
 
 use super::catalog::{PackRow, release_packs};
@@ -32,6 +31,7 @@ use super::collection_bug::{CollectionBug, is_planted};
 use super::collection_pins::NotedPacks;
 use super::contents_error::ContentsError;
 use super::error::StoreError;
+use super::foreign::PlacedFile;
 use super::index::ChunkIndex;
 use super::ingest_counts::SPACE;
 use super::layer_copy::CopyProgress;
@@ -49,7 +49,7 @@ use super::step_sizes::step_sizes;
 #[derive(Debug)]
 struct PackCopy {
     life: PackLife,
-    reader: PackReader<File>,
+    reader: PackReader<PlacedFile>,
     next: u32,
 }
 
@@ -75,6 +75,8 @@ pub struct PackCollection {
     /// Packs that were not counted yet, the latest last.
     rows: Vec<PackRow>,
     counted: Vec<PackLife>,
+    /// Packs of other stores that nothing needs.
+    unneeded: BTreeSet<u64>,
     /// Packs that are to go, the one that is next last.
     going: Vec<PackLife>,
     copy: Option<PackCopy>,
@@ -154,7 +156,8 @@ impl PackCollection {
             self.choose();
             return;
         };
-        self.progress.done += row.bytes;
+        let is_foreign = self.place.foreign.origin(row.number).is_some();
+        self.progress.done += if is_foreign { 0 } else { row.bytes };
         let opened = match self.place.open(row.number, row.space) {
             Ok(opened) => opened,
             Err(error) => {
@@ -167,15 +170,22 @@ impl PackCollection {
         for (slot, chunk) in (0..).zip(opened.chunks()) {
             life.add(slot, chunk.payload_bytes, self.needed.remove(&chunk.hash));
         }
+        // What others have written is not copied: it goes, or stays as a whole.
+        if is_foreign {
+            if life.alive == 0 {
+                self.unneeded.insert(row.number);
+            }
+            return;
+        }
         self.found.bytes_needed += life.alive;
         self.counted.push(life);
     }
 
     /// Chooses the packs that are to go.
     fn choose(&mut self) {
-        let held = self.held();
+        let still_held = self.held();
         let (held, free): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.counted).into_iter().partition(|life| held.contains(&life.number));
+            std::mem::take(&mut self.counted).into_iter().partition(|life| still_held.contains(&life.number));
         let (mut going, staying) = worst(free);
         let stays = held.iter().chain(&staying);
         self.found.bytes_garbage = stays.map(|life| life.bytes - life.alive).sum();
@@ -183,6 +193,7 @@ impl PackCollection {
         // Those that need no copying make room first: the disk may be full.
         let dead = going.iter().take_while(|life| life.alive == 0).count();
         self.released = going.drain(..dead).map(|life| life.number).collect();
+        self.released.extend(self.unneeded.difference(&still_held));
         going.reverse();
         (self.going, self.needed, self.stage) = (going, ChunkSet::default(), CollectionStage::Copying);
     }
@@ -231,8 +242,12 @@ impl<M: LayerMaps> OpenStore<M> {
         let index = self.chunk_index(&place)?;
         let noted = place.pins.note_packs().ok_or(StoreError::Collecting)?;
         let view = self.view()?;
-        let rows: Vec<PackRow> = view.packs().filter(|row| row.space == SPACE).cloned().collect();
-        let total = rows.iter().map(|row| row.bytes).fold(0, u64::saturating_add);
+        let of_space = |row: &&PackRow| row.space == SPACE;
+        // Own ones are looked at first: what they have is not needed of others.
+        let foreign = view.foreign_packs().filter_map(|row| view.pack(row.number));
+        let rows: Vec<PackRow> = foreign.chain(view.own_packs()).filter(of_space).cloned().collect();
+        let own = view.own_packs().filter(of_space);
+        let total = own.map(|row| row.bytes).fold(0, u64::saturating_add);
         let roots: Vec<_> = view.read_contents().copied().chain(place.pins.held_contents()).collect();
         let (shelf, filling) = (place.shelf(SPACE), PackFilling::new(place.clone(), SPACE, ChunkCodec::Lz4));
         let mut collection = PackCollection {
@@ -245,6 +260,7 @@ impl<M: LayerMaps> OpenStore<M> {
             needed: ChunkSet::default(),
             rows,
             counted: Vec::new(),
+            unneeded: BTreeSet::new(),
             going: Vec::new(),
             copy: None,
             filling,
@@ -337,9 +353,12 @@ impl<M: LayerMaps> OpenStore<M> {
             false => collection.filling.named(),
         };
         let (change, going) = release_packs(self.view()?, &some, &held, copies);
+        let own = going.iter().filter(|row| collection.place.foreign.origin(row.number).is_none());
+        let is_own: BTreeSet<u64> = own.map(|row| row.number).collect();
         if !going.is_empty() {
             // Their names are not known any more when the files are gone.
-            let keys: Vec<_> = going.iter().map(|row| (row.number, self.keys_of(collection, row))).collect();
+            let own = going.iter().filter(|row| is_own.contains(&row.number));
+            let keys: Vec<_> = own.map(|row| (row.number, self.keys_of(collection, row))).collect();
             self.commit(&change)?;
             for (number, keys) in keys {
                 if let Err(error) = collection.index.forget(number, keys) {
@@ -350,6 +369,10 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         for row in going {
             collection.gone.push(row.number);
+            if !is_own.contains(&row.number) {
+                collection.place.remove_cache(row.number)?;
+                continue;
+            }
             collection.found.packs_removed += 1;
             collection.found.bytes_removed += row.bytes;
             collection.place.remove(row.number)?;

@@ -22,6 +22,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let committed = self.catalog.commit(change);
         self.changes.fetch_add(1, Ordering::Release);
         committed.map_err(|source| StoreError::Commit { path: self.directory.path().to_owned(), source })?;
+        if change.has_foreign() {
+            self.directory.foreign.follow(self.view()?);
+        }
         if is_cut(CommitCut::BehindCatalog) {
             return Err(StoreError::Interrupted);
         }

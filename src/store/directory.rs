@@ -1,7 +1,7 @@
 //! A store as a directory: its lock, its catalogue's file, the directories of its layers.
 //!
 //! ```text
-//! STORE/  lock  control  catalog.redb  reserve  layers/<uuid>/data  layers/<uuid>/map  lost/
+//! STORE/  lock  control  catalog.redb  reserve  tiers  layers/<uuid>/data  layers/<uuid>/map  lost/
 //! ```
 //!
 //! Everything is opened below descriptors that are held from the start, and no link below them is followed:
@@ -28,6 +28,7 @@ use super::error::StoreError;
 use super::file_changes::{
     link, make, make_directory, remove, rename, rename_new, sync_directory, write_all_at,
 };
+use super::foreign::ForeignPacks;
 use super::lock::take_lock;
 
 const LOCK: &str = "lock";
@@ -60,6 +61,8 @@ pub struct StoreDirectory {
     lock: Option<File>,
     /// What a collection of its packs leaves alone.
     pub(super) pins: Arc<CollectionPins>,
+    /// Packs that other stores have written.
+    pub(super) foreign: Arc<ForeignPacks>,
 }
 
 impl StoreDirectory {
@@ -241,7 +244,15 @@ impl StoreDirectory {
             below(&root, name, flags, Mode::empty()).map_err(StoreError::at("open", &path.join(name)))
         };
         let (layers, lost) = (inside(LAYERS)?, inside(LOST)?);
-        Ok(Self { path: path.to_owned(), root, layers, lost, lock, pins: Arc::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            layers,
+            lost,
+            lock,
+            pins: Arc::default(),
+            foreign: Arc::default(),
+        })
     }
 
     #[must_use]

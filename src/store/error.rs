@@ -125,6 +125,13 @@ pub enum StoreError {
     NotArriving(LayerId),
     #[error("{0}")]
     Shuru(#[from] ShuruError),
+    #[error("the tier: {0}")]
+    Tier(String),
+    #[error(
+        "the server opens tiers when it starts, and this store has nothing of {0} yet: make the first clone while the server is \
+         stopped"
+    )]
+    NewTier(String),
     #[error("{} exists already: name another file, or write --force", .0.display())]
     FileExists(PathBuf),
 }
@@ -167,7 +174,7 @@ impl StoreError {
             Self::RebaseServed(_) | Self::NeedsServer | Self::Collecting | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
-            Self::OtherBase { .. } | Self::NotArriving(_) => true,
+            Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) mod directory;
 pub(crate) mod error;
 pub(crate) mod export;
 mod file_changes;
+pub(crate) mod foreign;
+mod foreign_images;
 mod garbage;
 pub(crate) mod image_path;
 pub(crate) mod import;
@@ -71,6 +73,8 @@ mod step_sizes;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tier_record;
+mod tiers_file;
 pub(crate) mod tracking;
 pub(crate) mod unfinished;
 mod upkeep;

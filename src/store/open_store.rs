@@ -21,7 +21,6 @@ use super::catalog::{
     self, Beginning, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
     Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog, StoreName,
 };
-use super::collection_pins::CollectionPins;
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
 use super::error::StoreError;
@@ -121,7 +120,10 @@ impl<M: LayerMaps> OpenStore<M> {
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let (changes, index) = Default::default();
+        let opened = Self { directory, catalog, maps, anchors, changes, index };
+        opened.follow_foreign()?;
+        Ok(opened)
     }
 
     pub(super) fn with(
@@ -129,7 +131,9 @@ impl<M: LayerMaps> OpenStore<M> {
         maps: M,
     ) -> Result<Self, StoreError> {
         let anchors = directory.change_anchors()?;
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let opened = Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() };
+        opened.follow_foreign()?;
+        Ok(opened)
     }
 
     /// A number that grows with each change of the catalogue, to be looked at without it.
@@ -203,11 +207,6 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(index)
     }
 
-    /// What a collection of packs leaves alone, for those who read contents.
-    pub(crate) fn collection_pins(&self) -> Arc<CollectionPins> {
-        Arc::clone(&self.directory.pins)
-    }
-
     /// The number of the pack that was reserved last.
     pub(super) const fn last_reserved(&self) -> u64 {
         self.catalog.last_reserved()
@@ -248,7 +247,8 @@ impl<M: LayerMaps> OpenStore<M> {
             return Ok(());
         }
         let again = self.catalog.open_again(self.directory.catalog_file()?);
-        again.map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })
+        again.map_err(|source| StoreError::Catalog { path: self.path().to_owned(), source })?;
+        self.follow_foreign()
     }
 
     pub(super) fn image(&self, name: &StoreName) -> Result<&ImageRow, StoreError> {

@@ -6,15 +6,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::contents_error::ContentsError;
-use super::manifest::NamedChunk;
+use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
+use super::manifest::{NamedChunk, translate_hints};
 use super::moved_chunks::MovedChunks;
-use super::pack::{ChunkHash, ChunkHint, PackError, PackReader};
+use super::pack::{ChunkHash, ChunkHint, ChunkKind, PackError, PackReader};
 
 /// Packs whose footers are in memory.
 const OPEN_PACKS: usize = 32;
@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 16 << 20;
 const MOST_TOLD: usize = 1024;
 
 /// Opens a pack by its number.
-type PackOpener = Box<dyn Fn(u64) -> Result<PackReader<File>, PackError> + Send + Sync>;
+type PackOpener = Box<dyn Fn(u64) -> Result<PlacedPack, PackError> + Send + Sync>;
 
 /// Told once of each chunk that does not verify.
 pub(crate) type OnDamage = Box<dyn Fn(ChunkHint, ChunkHash) + Send + Sync>;
@@ -38,7 +38,9 @@ pub(crate) struct PackShelf {
     finder: ChunkFinder,
     moved: Mutex<MovedChunks>,
     /// The one that was used last is the last.
-    open: Mutex<VecDeque<(u64, Arc<PackReader<File>>)>>,
+    open: Mutex<VecDeque<(u64, Arc<PackReader<PlacedFile>>)>>,
+    /// Packs that other stores have written.
+    foreign: Arc<ForeignPacks>,
     chunks: Mutex<KeptChunks>,
     /// Reads that failed, because of a pack or a chunk of one.
     failed: Arc<AtomicU64>,
@@ -58,7 +60,7 @@ pub(crate) enum ChunkBytes {
 /// Where a chunk is.
 struct FoundChunk {
     number: u64,
-    pack: Arc<PackReader<File>>,
+    pack: Arc<PackReader<PlacedFile>>,
     slot: u32,
 }
 
@@ -91,13 +93,18 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
 
 impl PackShelf {
     pub(crate) fn new(opener: PackOpener, finder: ChunkFinder) -> Self {
-        let (moved, open, chunks, failed, on_damage, damaged) = Default::default();
-        Self { opener, finder, moved, open, chunks, failed, on_damage, damaged }
+        let (moved, open, foreign, chunks, failed, on_damage, damaged) = Default::default();
+        Self { opener, finder, moved, open, foreign, chunks, failed, on_damage, damaged }
     }
 
     /// The same, which counts the reads that failed, and tells of damaged chunks.
     pub(crate) fn telling(self, failed: &Arc<AtomicU64>, on_damage: OnDamage) -> Self {
         Self { failed: Arc::clone(failed), on_damage: Some(on_damage), ..self }
+    }
+
+    /// The same, which knows packs that other stores have written.
+    pub(crate) fn with_foreign(self, foreign: &Arc<ForeignPacks>) -> Self {
+        Self { foreign: Arc::clone(foreign), ..self }
     }
 
     /// Closes packs that are gone: they take room until then.
@@ -115,7 +122,7 @@ impl PackShelf {
     fn find(&self, chunk: &NamedChunk) -> Result<FoundChunk, ContentsError> {
         let hash = &chunk.hash;
         let Some(ChunkHint { pack: hinted, .. }) = chunk.hint else {
-            let found = (self.finder)(hash).ok_or(ContentsError::Nowhere(*hash))?;
+            let found = self.look_for(hash, None).ok_or(ContentsError::Nowhere(*hash))?;
             return self.in_pack(found, hash);
         };
         let takers = locked(&self.moved).takers(hinted);
@@ -126,17 +133,28 @@ impl PackShelf {
             Err(error) if error.is_elsewhere() => error,
             result => return result,
         };
-        let Some(taker) = (self.finder)(hash).filter(|taker| *taker != hinted) else { return Err(error) };
+        let Some(taker) = self.look_for(hash, Some(hinted)) else { return Err(error) };
         let found = self.in_pack(taker, hash)?;
         locked(&self.moved).learn(hinted, taker);
         Ok(found)
     }
 
-    fn pack(&self, number: u64) -> Result<Arc<PackReader<File>>, ContentsError> {
+    /// Another pack that has a chunk than the one that should. Packs of other stores are in no index: their
+    /// footers are read, the latest pack's first.
+    fn look_for(&self, hash: &ChunkHash, instead_of: Option<u64>) -> Option<u64> {
+        let other = |number: &u64| Some(*number) != instead_of;
+        (self.finder)(hash).filter(other).or_else(|| {
+            let mut foreign = self.foreign.numbers().into_iter().filter(other);
+            foreign.find(|number| self.in_pack(*number, hash).is_ok())
+        })
+    }
+
+    fn pack(&self, number: u64) -> Result<Arc<PackReader<PlacedFile>>, ContentsError> {
         if let Some(pack) = touch(&mut locked(&self.open), &number) {
             return Ok(pack);
         }
-        let opened = (self.opener)(number).map_err(|source| ContentsError::Pack { pack: number, source })?;
+        let opened = (self.opener)(number).and_then(PlacedPack::read);
+        let opened = opened.map_err(|source| ContentsError::Pack { pack: number, source })?;
         let opened = Arc::new(opened);
         let mut open = locked(&self.open);
         while open.len() >= OPEN_PACKS {
@@ -189,9 +207,44 @@ impl PackShelf {
                 }
             }
         };
-        let bytes = Arc::new(bytes);
+        let bytes = Arc::new(self.with_own_hints(bytes, found));
         locked(&self.chunks).keep(hash, &bytes);
         Ok(bytes)
+    }
+
+    /// Nodes of packs of other stores have hints in the numbers of those.
+    fn with_own_hints(&self, mut bytes: Vec<u8>, found: &FoundChunk) -> Vec<u8> {
+        if self.foreign.origin(found.number).is_none() {
+            return bytes;
+        }
+        if let Some(chunk) = found.pack.chunk(found.slot).filter(|chunk| chunk.kind == ChunkKind::Node) {
+            let store = found.pack.identity().store;
+            let own = |number| self.foreign.translate(store, number);
+            translate_hints(&mut bytes, chunk.hashed_bytes as usize, own);
+        }
+        bytes
+    }
+
+    /// Has a chunk fetched that is not here, without waiting for it.
+    pub(crate) fn ask_ahead(&self, chunk: &NamedChunk) {
+        if self.kept(&chunk.hash).is_some() {
+            return;
+        }
+        if let Ok(found) = self.find(chunk)
+            && let Some(place) = found.pack.chunk(found.slot)
+        {
+            found.pack.file().ask_ahead(place.offset..place.offset + u64::from(place.payload_bytes));
+        }
+    }
+
+    /// Whether some packs may have to be fetched from far away.
+    pub(crate) fn has_far(&self) -> bool {
+        !self.foreign.is_empty()
+    }
+
+    /// Whether a chunk may have to be fetched from far away.
+    pub(crate) fn may_be_far(&self, chunk: &NamedChunk) -> bool {
+        self.has_far() && chunk.hint.is_none_or(|hint| self.foreign.origin(hint.pack).is_some())
     }
 
     /// Another pack that has a damaged chunk, which is told of.
@@ -205,7 +258,8 @@ impl PackShelf {
             return None;
         }
         let second = (self.finder)(&hash).filter(|other| *other != found.number);
-        if locked(&self.damaged).insert(key, second).is_some() {
+        if locked(&self.damaged).insert(key, second).is_some() || self.foreign.origin(found.number).is_some()
+        {
             return second;
         }
         if let Some(on_damage) = &self.on_damage {

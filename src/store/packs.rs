@@ -5,16 +5,17 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, statat};
 use rustix::io::Errno;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::catalog::{CatalogFile, CatalogView, PackRow};
+use super::catalog::{CatalogFile, CatalogView, PackOrigin, PackRow};
 use super::collection_pins::CollectionPins;
 use super::directory::{StoreDirectory, below, move_to_lost, names, unlink};
 use super::error::StoreError;
 use super::file_changes::{make_directory, rename, sync_directory};
+use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
 use super::index::{ChunkIndex, ChunkIndexError};
 use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
@@ -27,6 +28,11 @@ const NEW_INDEX: &str = "index.redb.new";
 /// The name of the file of a pack.
 pub(crate) fn pack_name(number: u64) -> String {
     format!("{number}.pack")
+}
+
+/// The name of the file that has what is here of a pack which another store wrote.
+fn cache_name(number: u64) -> String {
+    format!("{number}.part")
 }
 
 /// What a new index has. Its keys are part of the interface.
@@ -45,6 +51,7 @@ pub(crate) struct PackPlace {
     path: PathBuf,
     directory: Arc<OwnedFd>,
     pub(super) pins: Arc<CollectionPins>,
+    pub(super) foreign: Arc<ForeignPacks>,
 }
 
 impl PackPlace {
@@ -56,18 +63,45 @@ impl PackPlace {
     /// Packs of one space, for those who have the store.
     pub(super) fn shelf(&self, space: ChunkSpace) -> Arc<PackShelf> {
         let (place, finder) = (self.clone(), self.clone());
-        Arc::new(PackShelf::new(
-            Box::new(move |number| place.open(number, space)),
+        let shelf = PackShelf::new(
+            Box::new(move |number| place.placed(number, space)),
             Box::new(move |hash| finder.find(hash, space)),
-        ))
+        );
+        Arc::new(shelf.with_foreign(&self.foreign))
     }
 
     /// Opens a pack that is finished.
-    pub(super) fn open(&self, number: u64, space: ChunkSpace) -> Result<PackReader<File>, PackError> {
+    pub(super) fn open(&self, number: u64, space: ChunkSpace) -> Result<PackReader<PlacedFile>, PackError> {
+        self.placed(number, space)?.read()
+    }
+
+    /// The same, of which nothing is read yet: that may take time.
+    pub(super) fn placed(&self, number: u64, space: ChunkSpace) -> Result<PlacedPack, PackError> {
+        if let Some(PackOrigin { store, number: origin }) = self.foreign.origin(number) {
+            let pack = self.foreign.open(number, &|number| self.cache_file(number))?;
+            let identity = PackIdentity { store, number: origin, space };
+            return Ok(PlacedPack { file: PlacedFile::Partial(pack), identity });
+        }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let file = below(&*self.directory, pack_name(number), flags, Mode::empty());
-        let file = File::from(file.map_err(std::io::Error::from)?);
-        PackReader::open(file, &PackIdentity { store: self.store, number, space })
+        let file = PlacedFile::Whole(File::from(file.map_err(std::io::Error::from)?));
+        Ok(PlacedPack { file, identity: PackIdentity { store: self.store, number, space } })
+    }
+
+    /// The file that keeps what is here of a pack which another store wrote.
+    fn cache_file(&self, number: u64) -> std::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CREATE;
+        let file = below(&*self.directory, cache_name(number), flags, Mode::RUSR | Mode::WUSR);
+        Ok(File::from(file?))
+    }
+
+    /// Looks what the caches of packs take which are not open yet.
+    pub(super) fn find_caches(&self, view: &CatalogView) {
+        for row in view.foreign_packs() {
+            if let Ok(found) = statat(&*self.directory, cache_name(row.number), AtFlags::SYMLINK_NOFOLLOW) {
+                self.foreign.found(row.number, found.st_blocks.cast_unsigned().saturating_mul(512));
+            }
+        }
     }
 
     /// Opens a pack to verify what its medium has.
@@ -125,12 +159,23 @@ impl PackPlace {
         removed.map_err(StoreError::at("remove", &self.path_of(number)))
     }
 
+    /// Removes what is here of a pack that another store wrote.
+    pub(super) fn remove_cache(&self, number: u64) -> Result<(), StoreError> {
+        self.foreign.forget(number);
+        match unlink(&*self.directory, &cache_name(number), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(StoreError::at("remove", &self.path.join(cache_name(number)))(error)),
+        }
+    }
+
     /// Moves to `lost/` what an interruption has left behind: files that no row names. Nobody else has the
     /// store open. Whoever has put an older catalogue back finds the packs there that it does not know.
     pub(super) fn move_unlisted(&self, view: &CatalogView, lost: &OwnedFd) -> Result<(), StoreError> {
         let listed = |name: &str| {
             let number = name.strip_suffix(".pack").and_then(|number| number.parse().ok());
-            number.is_some_and(|number| view.has_pack(number) && pack_name(number) == name)
+            let is_pack = number.is_some_and(|number| view.has_pack(number) && pack_name(number) == name);
+            let of_cache = name.strip_suffix(".part").and_then(|number| number.parse().ok());
+            is_pack || of_cache.is_some_and(|of| view.is_foreign(of) && cache_name(of) == name)
         };
         for name in names(&*self.directory).map_err(StoreError::at("list", &self.path))? {
             if !listed(&name) {
@@ -157,7 +202,8 @@ impl StoreDirectory {
         match below(self.root(), PACKS, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => {
                 let (directory, pins) = (Arc::new(directory), Arc::clone(&self.pins));
-                Ok(Some(PackPlace { store, path, directory, pins }))
+                let foreign = Arc::clone(&self.foreign);
+                Ok(Some(PackPlace { store, path, directory, pins, foreign }))
             }
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(StoreError::at("open", &path)(error)),
@@ -190,7 +236,7 @@ impl StoreDirectory {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(StoreError::at("open", &path)(error)),
         }
-        let (index, RebuiltIndex { left, .. }) = self.rebuild_index(place, view.packs())?;
+        let (index, RebuiltIndex { left, .. }) = self.rebuild_index(place, view.own_packs())?;
         for why in left {
             tracing::warn!(why, "a pack is left out of the index of its store");
         }

@@ -14,6 +14,7 @@ use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
 use super::rebasing::Rebased;
+use super::tier_record::TierSnapshot;
 
 /// Names that a sentence lists.
 const LISTED: usize = 8;
@@ -45,6 +46,11 @@ pub enum StoreRequest {
     /// Images that begin as a snapshot is.
     Clone {
         from: NodeName,
+        to: Vec<StoreName>,
+    },
+    /// The same, of a snapshot of a tier.
+    CloneFromTier {
+        from: Box<TierSnapshot>,
         to: Vec<StoreName>,
     },
     Remove {
@@ -208,6 +214,7 @@ impl StoreRequest {
             | Self::Checkpoint { .. }
             | Self::Ingest { .. }
             | Self::Clone { .. }
+            | Self::CloneFromTier { .. }
             | Self::Rename { .. }
             | Self::Resize { .. }
             | Self::Flatten { .. }
@@ -238,6 +245,7 @@ impl StoreRequest {
             | Self::Create { .. }
             | Self::Snapshot { .. }
             | Self::Clone { .. }
+            | Self::CloneFromTier { .. }
             | Self::Rename { .. }
             | Self::Import { .. }
             | Self::Resize { .. } => from_value(json).map(StoreAnswer::Nodes),
@@ -307,6 +315,10 @@ impl<M: LayerMaps> OpenStore<M> {
                 self.clone_images(from.clone(), to)?;
                 to.iter().map(node).collect()
             }
+            StoreRequest::CloneFromTier { from, to } => {
+                self.clone_from_tier(from, to)?;
+                to.iter().map(node).collect()
+            }
             StoreRequest::Rename { node, to } => {
                 self.rename(node, new_name(node, to)?)?;
                 vec![to.clone()]
@@ -333,6 +345,11 @@ impl<M: LayerMaps> OpenStore<M> {
             && self.view()?.base_of(image)?.identity.sample != base.identity.sample
         {
             return Err(StoreError::RebaseServed(PathBuf::from(&base.path)));
+        }
+        if let StoreRequest::CloneFromTier { from, .. } = request
+            && !self.has_tier(from)?
+        {
+            return Err(StoreError::NewTier(from.address.clone()));
         }
         let StoreRequest::Create { image, size, base: Some(path) } = request else {
             let answer = self.perform(request);

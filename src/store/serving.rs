@@ -10,10 +10,11 @@ use super::catalog::{
 };
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
+use super::foreign::PlacedPack;
 use super::manifest::ManifestRoot;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
-use super::pack::{PackError, PackReader};
+use super::pack::PackError;
 use super::packs::PackPlace;
 
 /// The files of an image or a snapshot.
@@ -258,13 +259,13 @@ impl<M: LayerMaps> OpenStore<M> {
     ///
     /// # Errors
     /// It is not listed, or cannot be used.
-    pub(crate) fn open_pack(&self, number: u64) -> Result<PackReader<File>, PackError> {
+    pub(crate) fn open_pack(&self, number: u64) -> Result<PlacedPack, PackError> {
         let gone = || PackError::Io(std::io::ErrorKind::NotFound.into());
         let view = self.view().map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?;
         let row = view.packs().find(|row| row.number == number).ok_or_else(gone)?;
         let place =
             self.pack_place().map_err(|error| PackError::Io(std::io::Error::other(error.to_string())))?;
-        place.open(number, row.space)
+        place.placed(number, row.space)
     }
 
     /// Opens the files of a layer of which so many bytes are seen from above.

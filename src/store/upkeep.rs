@@ -17,7 +17,8 @@ impl<M: LayerMaps> OpenStore<M> {
     pub fn usage(&self) -> Result<StoreUsage, StoreError> {
         let mut usage = StoreUsage::default();
         let view = self.view()?;
-        usage.packs = view.packs().map(|pack| pack.bytes).fold(0, u64::saturating_add);
+        let own = view.own_packs().map(|pack| pack.bytes);
+        usage.packs = own.fold(self.directory.foreign.cached_bytes(), u64::saturating_add);
         for row in view.layers() {
             if view.contents(row.id).is_some() {
                 match self.directory.map_usage(row.id) {
@@ -81,7 +82,9 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence. A pack that cannot be read is none: it is left out.
     pub fn rebuild_index(&mut self) -> Result<RebuiltIndex, StoreError> {
         match self.directory.packs(self.header().store)? {
-            Some(place) => self.directory.rebuild_index(&place, self.view()?.packs()).map(|(_, made)| made),
+            Some(place) => {
+                self.directory.rebuild_index(&place, self.view()?.own_packs()).map(|(_, made)| made)
+            }
             None => Ok(RebuiltIndex::default()),
         }
     }
@@ -90,7 +93,8 @@ impl<M: LayerMaps> OpenStore<M> {
     fn check_packs(&self) -> Result<Vec<String>, StoreError> {
         let (view, mut found) = (self.view()?, Vec::new());
         let place = self.directory.packs(self.header().store)?;
-        for row in view.packs() {
+        // Of those of other stores nothing has to be here.
+        for row in view.own_packs() {
             let path = self.path().join("packs").join(pack_name(row.number));
             let wrong = match &place {
                 Some(place) => place.open(row.number, row.space).err().map(pack_failure(path)),

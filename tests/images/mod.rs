@@ -17,6 +17,7 @@ mod remote;
 mod served;
 mod shorter;
 mod shuru;
+mod tier;
 mod tracking;
 mod upload;
 

@@ -43,6 +43,16 @@ impl Chain {
         }
     }
 
+    /// Has a chunk of packs brought near, without waiting for it.
+    pub(super) async fn bring_near(
+        &self,
+        chunk: NamedChunk,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        let contents = self.contents.as_ref().expect("they are the source");
+        contents.bring_near(chunk, context).await
+    }
+
     /// Reads a part that is in one chunk of packs into `lease[start..]`.
     pub(super) async fn read_contents(
         &self,

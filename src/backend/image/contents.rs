@@ -90,7 +90,8 @@ impl ContentsLink {
     /// Reads the nodes that tell what a chunk of the disk has.
     pub(super) async fn load(&self, chunk: u64, context: &ShardContext) -> Result<(), BlockError> {
         let (shelf, root) = (Arc::clone(&self.of.shelf), self.of.root);
-        let way = self.help(context, move || way_to(&shelf, &root, chunk)).await?;
+        let far = self.of.shelf.has_far();
+        let way = self.help(far, context, move || way_to(&shelf, &root, chunk)).await?;
         let mut ways = self.ways.borrow_mut();
         while ways.len() >= MOST_WAYS {
             ways.pop_front();
@@ -112,14 +113,15 @@ impl ContentsLink {
             Some(bytes) => ChunkBytes::Whole(bytes),
             None => {
                 let shelf = Arc::clone(&self.of.shelf);
+                let far = shelf.may_be_far(&chunk);
                 let within = (part.offset() % self.chunk_bytes()) as u32;
                 let wanted = within..within + part.length() as u32;
                 match self.of.verify {
                     VerifyChunks::First => {
-                        self.help(context, move || shelf.read_part(&chunk, wanted)).await?
+                        self.help(far, context, move || shelf.read_part(&chunk, wanted)).await?
                     }
                     VerifyChunks::Always => {
-                        ChunkBytes::Whole(self.help(context, move || shelf.read(&chunk)).await?)
+                        ChunkBytes::Whole(self.help(far, context, move || shelf.read(&chunk)).await?)
                     }
                 }
             }
@@ -137,12 +139,31 @@ impl ContentsLink {
         }
     }
 
+    /// Has a chunk brought near that is far away, without waiting for it.
+    pub(super) async fn bring_near(
+        &self,
+        chunk: NamedChunk,
+        context: &ShardContext,
+    ) -> Result<(), BlockError> {
+        if !self.of.shelf.may_be_far(&chunk) {
+            return Ok(());
+        }
+        let shelf = Arc::clone(&self.of.shelf);
+        let asked = move || {
+            shelf.ask_ahead(&chunk);
+            Ok(())
+        };
+        self.help(true, context, asked).await
+    }
+
+    /// What is far away keeps as many threads busy as one key may have, and none of the others.
     async fn help<T: Send + 'static>(
         &self,
+        is_far: bool,
         context: &ShardContext,
         job: impl FnOnce() -> Result<T, ContentsError> + Send + 'static,
     ) -> Result<T, BlockError> {
-        let key = Arc::as_ptr(&self.of.shelf) as usize;
+        let key = Arc::as_ptr(&self.of.shelf) as usize + usize::from(is_far);
         self.told(context.helpers.run(key, 0, job).await.map_err(|_panicked| BlockError::Io)?)
     }
 

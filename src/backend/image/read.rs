@@ -134,6 +134,8 @@ impl Chain {
             let (part, source) = self.part(rest, context).await?;
             if let Some(file) = self.file(source) {
                 file.cache(part, abandon, context).await?;
+            } else if let Source::Contents(chunk) = source {
+                self.bring_near(chunk, context).await?;
             }
             rest = behind(part, range);
         }

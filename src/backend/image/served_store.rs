@@ -15,6 +15,7 @@ use crate::store::base::look_at_base;
 use crate::store::catalog::{BaseId, LayerId, NodeName};
 use crate::store::collection_pins::CollectionPins;
 use crate::store::error::StoreError;
+use crate::store::foreign::{ForeignPacks, TierFigures};
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 use crate::store::pack::{ChunkHash, ChunkHint, PackError};
@@ -41,6 +42,8 @@ pub struct ServedStore {
     failed_reads: Arc<AtomicU64>,
     /// What a collection of its packs leaves alone.
     pins: Arc<CollectionPins>,
+    /// Packs that other stores have written.
+    foreign: Arc<ForeignPacks>,
 }
 
 /// Who uses the store.
@@ -101,9 +104,11 @@ impl ServedStore {
         // What an earlier server has left there would lead nowhere, or to another server.
         store.set_control(None).map_err(OpenError::Store)?;
         let (counter, pins) = (store.change_counter(), store.collection_pins());
+        let foreign = store.foreign_packs();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases, shelf, failed_reads) = Default::default();
-        let store = Arc::new(Self { path: real(), seat, counter, served, bases, shelf, failed_reads, pins });
+        let path = real();
+        let store = Arc::new(Self { path, seat, counter, served, bases, shelf, failed_reads, pins, foreign });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -207,7 +212,7 @@ impl ServedStore {
                 })
             };
             let told = Arc::downgrade(self);
-            let new = PackShelf::new(Box::new(opener), Box::new(finder));
+            let new = PackShelf::new(Box::new(opener), Box::new(finder)).with_foreign(&self.foreign);
             let new = new.telling(&self.failed_reads, Box::new(move |at, hash| note_damage(&told, at, hash)));
             let new = Arc::new(new);
             *shelf = Arc::downgrade(&new);
@@ -227,6 +232,11 @@ impl ServedStore {
     /// Reads of its packs that failed since it was opened, because something is damaged or missing.
     pub fn failed_reads(&self) -> u64 {
         self.failed_reads.load(Ordering::Relaxed)
+    }
+
+    /// What was fetched of packs that are on tiers, if there are some.
+    pub(crate) fn tier_figures(&self) -> Option<TierFigures> {
+        (!self.foreign.is_empty()).then(|| self.foreign.figures())
     }
 
     /// The same, to be read by whoever can open no file.

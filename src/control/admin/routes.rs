@@ -107,12 +107,13 @@ impl Admin {
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
-        let stores = snapshots.iter().zip(self.overviews.failed_reads());
-        let stores = stores.map(|((path, snapshots, packs), failed_reads)| StoreFacts {
+        let stores = snapshots.iter().zip(self.overviews.failed_reads()).zip(self.overviews.tiers());
+        let stores = stores.map(|(((path, snapshots, packs), failed_reads), tier)| StoreFacts {
             label: path.clone(),
             snapshots,
             packs: *packs,
             failed_reads,
+            tier,
         });
         let stores: Vec<_> = stores.collect();
         let metrics = Metrics {

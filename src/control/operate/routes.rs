@@ -60,7 +60,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-pub(super) const ROUTES: [(Method, &str, Verb); 39] = [
+pub(super) const ROUTES: [(Method, &str, Verb); 40] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -93,6 +93,7 @@ pub(super) const ROUTES: [(Method, &str, Verb); 39] = [
     (Method::POST, "/api/v1/images/snapshot", Verb::ChangeStore("snapshot")),
     (Method::POST, "/api/v1/images/checkpoint", Verb::ChangeStore("checkpoint")),
     (Method::POST, "/api/v1/images/clone", Verb::ChangeStore("clone")),
+    (Method::POST, "/api/v1/images/clone-from-tier", Verb::ChangeStore("clone_from_tier")),
     (Method::POST, "/api/v1/images/remove", Verb::ChangeStore("remove")),
     (Method::POST, "/api/v1/images/rename", Verb::ChangeStore("rename")),
     (Method::POST, "/api/v1/images/resize", Verb::ChangeStore("resize")),

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::control::plane::Plane;
-use crate::stats::{PackStats, SnapshotStats};
+use crate::stats::{PackStats, SnapshotStats, TierStats};
 use crate::store::catalog::NodeName;
 use crate::store::describe::FirstNodes;
 use crate::store::error::StoreError;
@@ -140,6 +140,24 @@ impl Overviews {
         let all = self.stores.all.iter();
         let path = |one: &OneStore| one.of.store.path().display().to_string();
         all.map(|one| (path(one), one.snapshots.borrow(), *one.packs.borrow())).collect()
+    }
+
+    /// What each store has fetched of packs on tiers, in the same order.
+    pub(in crate::control) fn tiers(&self) -> Vec<Option<TierStats>> {
+        let stats = |one: &OneStore| {
+            one.of.store.tier_figures().map(|figures| TierStats {
+                fetches: figures.fetches,
+                fetched_bytes: figures.fetched_bytes,
+                failed: figures.failed,
+                gave_up: figures.gave_up,
+                wrong: figures.wrong,
+                waits: figures.waits,
+                waited_ns: figures.waited_ns,
+                evicted_bytes: figures.evicted_bytes,
+                cached_bytes: figures.cached_bytes,
+            })
+        };
+        self.stores.all.iter().map(|one| stats(one)).collect()
     }
 
     /// Reads of packs of each store that failed, in the same order.

@@ -197,7 +197,7 @@ impl Stores {
     async fn names_are_free(&self, one: &OneStore, request: &StoreRequest) -> Result<(), PerformError> {
         let new: Vec<&StoreName> = match request {
             StoreRequest::Create { image, .. } => vec![image],
-            StoreRequest::Clone { to, .. } => to.iter().collect(),
+            StoreRequest::Clone { to, .. } | StoreRequest::CloneFromTier { to, .. } => to.iter().collect(),
             StoreRequest::Rename { node: NodeName { snapshot: None, .. }, to } => vec![&to.image],
             StoreRequest::Import { delta, .. } if delta.from.is_none() => vec![&delta.image],
             _ => return Ok(()),
@@ -252,6 +252,7 @@ impl OneStore {
             | StoreRequest::Layers { .. }
             | StoreRequest::Create { .. }
             | StoreRequest::Clone { .. }
+            | StoreRequest::CloneFromTier { .. }
             // It goes on while clients do.
             | StoreRequest::Checkpoint { .. }
             | StoreRequest::Sealed

@@ -37,5 +37,7 @@ pub(in crate::store) fn release_packs(
     let going = packs.difference(held).filter_map(|number| view.packs.get(number));
     let going: Vec<PackRow> = going.cloned().collect();
     let packs = going.iter().map(|row| (row.number, None)).collect();
-    (CatalogChange { packs, ..CatalogChange::default() }, going)
+    let is_foreign = |row: &&PackRow| view.foreign.contains_key(&row.number);
+    let foreign = going.iter().filter(is_foreign).map(|row| (row.number, None)).collect();
+    (CatalogChange { packs, foreign, ..CatalogChange::default() }, going)
 }

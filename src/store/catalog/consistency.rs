@@ -30,6 +30,8 @@ pub enum Inconsistency {
     Unused(LayerId),
     #[error("the contents of the layer {0} are those of another one, or of one that is still written")]
     Contents(LayerId),
+    #[error("the pack {0} of another store is not listed, or is there twice")]
+    Foreign(u64),
     #[error("the base {} is nobody's", .0.path)]
     UnusedBase(Box<BaseRow>),
     #[error("the snapshot \"{0}\" has no image, or follows one that is missing")]
@@ -51,6 +53,7 @@ pub(super) fn checked(rows: &CatalogChange) -> Result<CatalogView, Inconsistency
     snapshots(&view)?;
     layers(&view)?;
     contents(&view)?;
+    foreign(&view)?;
     begun(&view)?;
     let unused = view.bases.values().find(|row| view.uses(ChainNode::Base(row.id)) == 0);
     unused.map_or(Ok(()), |row| Err(Inconsistency::UnusedBase(Box::new(row.clone()))))?;
@@ -164,6 +167,18 @@ fn contents(view: &CatalogView) -> Result<(), Inconsistency> {
         });
         if !fits {
             return Err(Inconsistency::Contents(row.layer));
+        }
+    }
+    Ok(())
+}
+
+/// A pack of another store is listed, once, and each number that somebody names it by is that of one pack.
+fn foreign(view: &CatalogView) -> Result<(), Inconsistency> {
+    let mut seen = BTreeSet::new();
+    for row in view.foreign.values() {
+        let is_listed = view.packs.get(&row.number).is_some_and(|pack| row.footer_offset < pack.bytes);
+        if !is_listed || !row.names().all(|name| seen.insert(name)) {
+            return Err(Inconsistency::Foreign(row.number));
         }
     }
     Ok(())

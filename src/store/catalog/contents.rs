@@ -44,7 +44,7 @@ pub(in crate::store) struct IngestPlan {
 impl CatalogChange {
     /// Reserves the next number of a pack.
     pub(in crate::store) fn reserve_pack() -> Self {
-        Self { reserves_pack: true, ..Self::default() }
+        Self { reserves_packs: 1, ..Self::default() }
     }
 
     /// A pack is finished and durable.
@@ -56,6 +56,10 @@ impl CatalogChange {
 impl CatalogView {
     pub(in crate::store) fn packs(&self) -> impl Iterator<Item = &PackRow> {
         self.packs.values()
+    }
+
+    pub(in crate::store) fn pack(&self, number: u64) -> Option<&PackRow> {
+        self.packs.get(&number)
     }
 
     pub(in crate::store) fn has_pack(&self, number: u64) -> bool {

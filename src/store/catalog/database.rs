@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
-use super::header::{self, CatalogHeader, ChunkCompression, HeaderError, PACKS, UNFINISHED};
+use super::foreign_rows::ForeignRow;
+use super::header::{self, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, UNFINISHED};
 use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
@@ -173,8 +174,8 @@ impl StoreCatalog {
 
     fn header_after(&self, change: &CatalogChange) -> CatalogHeader {
         let mut header = CatalogHeader { generation: self.header.generation + 1, ..self.header };
-        header.packs += u64::from(change.reserves_pack);
-        if change.reserves_pack || !change.contents.is_empty() || !change.packs.is_empty() {
+        header.packs += change.reserves_packs;
+        if change.reserves_packs > 0 || !change.contents.is_empty() || !change.packs.is_empty() {
             header.incompatible |= PACKS;
         }
         let goes_on = |id| !change.tentative.contains_key(id);
@@ -182,6 +183,10 @@ impl StoreCatalog {
             change.tentative.values().any(Option::is_some) || self.view.tentative.keys().any(goes_on);
         header.incompatible &= !UNFINISHED;
         header.incompatible |= if is_unfinished { UNFINISHED } else { 0 };
+        let stays = |number| !change.foreign.contains_key(number);
+        let has_foreign = change.foreign.values().any(Option::is_some) || self.view.foreign.keys().any(stays);
+        header.incompatible &= !FOREIGN;
+        header.incompatible |= if has_foreign { FOREIGN } else { 0 };
         header
     }
 
@@ -198,6 +203,12 @@ impl StoreCatalog {
         if header.incompatible & PACKS != 0 {
             put(&transaction, change.contents.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
             put(&transaction, change.packs.iter().map(|(number, row)| (u128::from(*number), row.as_ref())))?;
+        }
+        if !change.foreign.is_empty() {
+            put(
+                &transaction,
+                change.foreign.iter().map(|(number, row)| (u128::from(*number), row.as_ref())),
+            )?;
         }
         if !change.tentative.is_empty() {
             put(&transaction, change.tentative.iter().map(|(id, row)| (key(id.0), row.as_ref())))?;
@@ -254,6 +265,9 @@ fn read(transaction: &ReadTransaction) -> Result<(CatalogHeader, CatalogView), C
     if header.incompatible & PACKS != 0 {
         each(transaction, |row: ContentsRow| rows.contents.insert(row.layer, Some(row)).is_some())?;
         each(transaction, |row: PackRow| rows.packs.insert(row.number, Some(row)).is_some())?;
+    }
+    if header.incompatible & FOREIGN != 0 {
+        each(transaction, |row: ForeignRow| rows.foreign.insert(row.number, Some(row)).is_some())?;
     }
     if let Some(number) = rows.packs.keys().find(|number| !(1..=header.packs).contains(*number)) {
         return Err(CatalogError::Damaged(format!("the number {number} of a pack was never reserved")));
@@ -331,8 +345,8 @@ mod tests {
         assert!(refused.contains("may read only (bits 0x4)"), "{refused}");
         assert!(catalog.view().is_ok(), "it can be looked at");
         drop(catalog);
-        with(|header| header.incompatible = 8);
+        with(|header| header.incompatible = 1 << 20);
         let refused = open().unwrap_err().to_string();
-        assert!(refused.contains("bits 0x8") && refused.contains("newer ringnbd"), "{refused}");
+        assert!(refused.contains("bits 0x100000") && refused.contains("newer ringnbd"), "{refused}");
     }
 }

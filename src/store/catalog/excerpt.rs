@@ -13,6 +13,7 @@ use super::codec::RowError;
 use super::consistency::checked;
 use super::database::CatalogError;
 use super::encoding::{StoredRow, decode, encode};
+use super::foreign_rows::ForeignRow;
 use super::header::CatalogHeader;
 use super::id::{LayerId, SnapshotId};
 use super::name::NodeName;
@@ -43,6 +44,9 @@ pub struct CatalogExcerpt {
     /// Of layers that were ingested, and the packs.
     contents: RowTexts,
     packs: RowTexts,
+    /// Packs of other stores.
+    #[serde(default, skip_serializing_if = "RowTexts::is_empty")]
+    foreign: RowTexts,
     records: BTreeMap<String, Option<String>>,
 }
 
@@ -131,6 +135,7 @@ pub fn excerpt(
         bases: texts(rows.bases.values().flatten()),
         contents: texts(rows.layers.keys().filter_map(|id| view.contents(*id))),
         packs: texts(view.packs()),
+        foreign: texts(view.foreign_packs()),
     })
 }
 
@@ -147,6 +152,7 @@ pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt
         bases: texts(view.bases()),
         contents: texts(view.all_contents()),
         packs: texts(view.packs()),
+        foreign: texts(view.foreign_packs()),
     }
 }
 
@@ -172,6 +178,7 @@ impl CatalogExcerpt {
         read_rows(&self.bases, |row: BaseRow| rows.bases.insert(row.id, Some(row)).is_some())?;
         read_rows(&self.contents, |row: ContentsRow| rows.contents.insert(row.layer, Some(row)).is_some())?;
         read_rows(&self.packs, |row: PackRow| rows.packs.insert(row.number, Some(row)).is_some())?;
+        read_rows(&self.foreign, |row: ForeignRow| rows.foreign.insert(row.number, Some(row)).is_some())?;
         // What is still written is nothing for those who have no lock.
         if rows.layers.values().flatten().any(|row| !row.is_sealed) {
             return Err(damaged());

@@ -23,10 +23,13 @@ pub(super) const PACKS: u64 = 1;
 pub(super) const UNFINISHED: u64 = 2;
 /// What comes into packs is compressed with zstd: set when the store is made.
 const ZSTD: u64 = 4;
+/// There are packs that other stores have written, of which parts may be elsewhere only: set while there are
+/// some.
+pub(super) const FOREIGN: u64 = 8;
 /// Of the compatible ones: what comes into packs is not compressed. Set when the store is made.
 const RAW: u64 = 1;
 /// Feature bits that this program knows.
-const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD;
+const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD | FOREIGN;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.

@@ -26,6 +26,8 @@ mod draft;
 mod due;
 mod encoding;
 mod excerpt;
+mod foreign;
+mod foreign_rows;
 mod header;
 mod id;
 mod importing;
@@ -53,6 +55,8 @@ pub use decide::{
     make_clones, rename, resize, take_snapshots,
 };
 pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
+pub(in crate::store) use foreign::{ForeignPack, ForeignSnapshot, NewForeignImage, clone_foreign};
+pub(in crate::store) use foreign_rows::{ForeignRow, PackOrigin};
 pub use header::{CatalogHeader, ChunkCompression};
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};

@@ -72,6 +72,8 @@ pub enum ImageRefusal {
         "a snapshot of \"{0}\" failed half-way, and its head is not durable: disconnect its clients, or restart its server"
     )]
     Unfinished(StoreName),
+    #[error("what the tier has of the snapshot cannot be used: {0}; push it again from where it was made")]
+    ForeignRecord(&'static str),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

@@ -23,6 +23,8 @@ pub const MOST_LAYERS: usize = DEEPEST + 1;
 pub(super) const MOST_PAIRS: usize = 64;
 pub(super) const LONGEST_KEY: usize = 64;
 pub(super) const LONGEST_VALUE: usize = 1024;
+/// Bytes of the file of a pack, with its footer.
+pub(super) const MOST_PACK_FILE: u64 = 512 << 20;
 /// Bytes of the path of a base.
 pub(super) const LONGEST_PATH: usize = 4096;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::foreign_rows::ForeignRow;
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::packed_rows::{ContentsRow, PackRow};
@@ -16,8 +17,10 @@ pub struct CatalogChange {
     pub(super) bases: BTreeMap<BaseId, Option<BaseRow>>,
     pub(super) contents: BTreeMap<LayerId, Option<ContentsRow>>,
     pub(super) packs: BTreeMap<u64, Option<PackRow>>,
-    /// A number for a pack is reserved.
-    pub(super) reserves_pack: bool,
+    /// Packs of other stores.
+    pub(super) foreign: BTreeMap<u64, Option<ForeignRow>>,
+    /// So many numbers for packs are reserved.
+    pub(super) reserves_packs: u64,
     pub(super) tentative: BTreeMap<SnapshotId, Option<TentativeRow>>,
     /// Snapshots that go, and the one before each: its changed set is added to those of its children.
     pub(super) folded: Vec<(SnapshotId, Option<SnapshotId>)>,
@@ -37,6 +40,11 @@ impl CatalogChange {
     /// Snapshots that go, in order, and the one before each.
     pub(in crate::store) fn folded(&self) -> impl Iterator<Item = (SnapshotId, Option<SnapshotId>)> {
         self.folded.iter().copied()
+    }
+
+    /// Whether packs of other stores come or go.
+    pub(in crate::store) fn has_foreign(&self) -> bool {
+        !self.foreign.is_empty()
     }
 
     /// Whether a layer does not go.
@@ -68,6 +76,7 @@ pub struct CatalogView {
     pub(super) bases: BTreeMap<BaseId, BaseRow>,
     pub(super) contents: BTreeMap<LayerId, ContentsRow>,
     pub(super) packs: BTreeMap<u64, PackRow>,
+    pub(super) foreign: BTreeMap<u64, ForeignRow>,
     pub(super) tentative: BTreeMap<SnapshotId, TentativeRow>,
     image_names: BTreeMap<StoreName, ImageId>,
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
@@ -129,6 +138,12 @@ impl CatalogView {
             match row {
                 Some(row) => self.packs.insert(*number, row.clone()),
                 None => self.packs.remove(number),
+            };
+        }
+        for (number, row) in &change.foreign {
+            match row {
+                Some(row) => self.foreign.insert(*number, row.clone()),
+                None => self.foreign.remove(number),
             };
         }
         for (id, row) in &change.tentative {

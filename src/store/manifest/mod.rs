@@ -40,7 +40,7 @@ pub(crate) use difference::differences;
 pub(crate) use error::ManifestError;
 #[cfg(test)]
 pub(crate) use look::{find, walk};
-pub(crate) use node::{ManifestEntry, NamedChunk};
+pub(crate) use node::{ManifestEntry, NamedChunk, translate_hints};
 pub(crate) use reach::{ReachedChunk, ReachedNode};
 pub(crate) use root::{ManifestNodes, ManifestRoot};
 pub(crate) use survey::{ManifestSurveyor, survey};

@@ -147,6 +147,22 @@ impl ManifestNode {
     }
 }
 
+/// The hints of a node become others: those of packs that have another number, or none. Its name stays.
+pub(crate) fn translate_hints(bytes: &mut [u8], hashed: usize, own: impl Fn(u64) -> Option<u64>) {
+    let Some(hints) = bytes.get_mut(hashed..) else { return };
+    for hint in hints.chunks_exact_mut(HINT_BYTES) {
+        let (pack, slot) = hint.split_at_mut(8);
+        let number = u64::from_le_bytes(pack.try_into().expect("eight bytes"));
+        match own(number).filter(|_| number != 0) {
+            Some(number) => pack.copy_from_slice(&number.to_le_bytes()),
+            None => {
+                pack.fill(0);
+                slot.fill(0);
+            }
+        }
+    }
+}
+
 fn named(names: &mut StructureFields<'_>, hints: &mut StructureFields<'_>) -> Option<NamedChunk> {
     let hash = ChunkHash(names.array()?);
     let hint = ChunkHint { pack: hints.u64()?, slot: hints.u32()? };

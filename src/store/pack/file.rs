@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Advice, fadvise};
 
+use super::error::PackError;
+
 use crate::store::file_changes::{set_length, sync_all, write_all_at};
 
 /// A file that a pack is in.
@@ -21,6 +23,12 @@ pub(crate) trait PackFile {
         self.read(bytes, offset)
     }
 
+    /// What was read first did not fit, and what was read again does.
+    fn told_differs(&self, pack: u64, error: &PackError) {
+        let what =
+            "memory had other bytes of a pack than its medium, which are good: test this machine's memory";
+        tracing::warn!(pack, %error, "{what}");
+    }
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Cuts off what is behind `length`.

@@ -32,6 +32,7 @@ mod write;
 
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
+pub(crate) use file::PackFile;
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
 pub(crate) use read::{PackReader, PackedChunk};

@@ -22,6 +22,7 @@ pub(crate) struct PackReader<F> {
     by_hash: Vec<u32>,
     /// A bit for each slot that was verified as a whole.
     verified: Vec<AtomicU64>,
+    footer_offset: u64,
 }
 
 /// A chunk, for those who copy it or look at it.
@@ -58,12 +59,21 @@ impl<F: PackFile> PackReader<F> {
         let mut by_hash: Vec<u32> = (0..footer.entries().len() as u32).collect();
         by_hash.sort_by_key(|slot| footer.entries()[*slot as usize].hash);
         let verified = (0..by_hash.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { file, identity, footer, by_hash, verified })
+        Ok(Self { file, identity, footer, by_hash, verified, footer_offset: trailer.footer_offset })
     }
 
-    #[cfg(test)]
     pub(crate) const fn identity(&self) -> &PackIdentity {
         &self.identity
+    }
+
+    /// Where its footer begins.
+    pub(crate) const fn footer_offset(&self) -> u64 {
+        self.footer_offset
+    }
+
+    /// The file that it is in.
+    pub(crate) const fn file(&self) -> &F {
+        &self.file
     }
 
     /// The names of all chunks, by their slots.
@@ -134,10 +144,7 @@ impl<F: PackFile> PackReader<F> {
         let mut bytes = vec![0; length];
         self.file.read_again(&mut bytes, offset)?;
         let good = check(bytes)?;
-        let pack = self.identity.number;
-        let what =
-            "memory had other bytes of a pack than its medium, which are good: test this machine's memory";
-        tracing::warn!(pack, %error, "{what}");
+        self.file.told_differs(self.identity.number, &error);
         Ok(good)
     }
 }

@@ -73,7 +73,7 @@ impl<M: LayerMaps> OpenStore<M> {
         // What is not there is told before the work and not after it.
         let copies = copies(&options.copies)?;
         let Some(place) = self.directory.packs(store)? else {
-            let missing: Vec<_> = view.packs().map(|row| missing(row, self)).collect();
+            let missing: Vec<_> = view.own_packs().map(|row| missing(row, self)).collect();
             return Ok(ScrubReport { unusable: missing, ..ScrubReport::default() });
         };
         let mut notes = self.directory.damage_notes(store);
@@ -81,7 +81,7 @@ impl<M: LayerMaps> OpenStore<M> {
         if options.is_new {
             notes.next = 0;
         }
-        let total = view.packs().map(|row| row.bytes).fold(0, u64::saturating_add);
+        let total = view.own_packs().map(|row| row.bytes).fold(0, u64::saturating_add);
         let resumed_at = (notes.next > 0).then_some(notes.next);
         let mut scan = PackScan {
             place: &place,
@@ -96,6 +96,10 @@ impl<M: LayerMaps> OpenStore<M> {
         };
         let mut keeps_notes = true;
         for row in view.packs() {
+            if view.is_foreign(row.number) {
+                scan.foreign(row)?;
+                continue;
+            }
             scan.pack(row)?;
             if row.number >= scan.notes.next {
                 scan.notes.next = row.number + 1;
@@ -224,6 +228,31 @@ impl PackScan<'_> {
             }
         }
         self.progress.done = before.saturating_add(row.bytes).min(self.progress.total);
+        Ok(())
+    }
+
+    /// Reads what is here of a pack that another store wrote. What does not fit is none of the pack any more:
+    /// it is fetched again when it is read.
+    fn foreign(&mut self, row: &PackRow) -> Result<(), StoreError> {
+        let Ok(placed) = self.place.placed(row.number, row.space) else { return Ok(()) };
+        if !placed.is_readable(row.bytes) {
+            return Ok(());
+        }
+        let Ok(pack) = placed.read() else { return Ok(()) };
+        self.report.packs += 1;
+        for (slot, chunk) in (0..).zip(pack.chunks().collect::<Vec<_>>()) {
+            let place = chunk.offset..chunk.offset + u64::from(chunk.payload_bytes);
+            if !pack.file().has(place.clone()) {
+                continue;
+            }
+            self.report.chunks += 1;
+            self.report.bytes += u64::from(chunk.payload_bytes);
+            if let Err(error) = pack.verify(slot) {
+                tracing::warn!(pack = row.number, chunk = slot, %error, "a part of a pack's cache is given up");
+                pack.file().drop_range(place);
+            }
+            self.looked_at(chunk.payload_bytes.into())?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,228 @@
+//! Fetches ranges of packs: attempts until a limit, outages, and what is counted.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::source::{RangeSource, SourceError, SourcePack};
+
+/// Threads that fetch what somebody waits for: requests that are under way at once. They have the rights of
+/// whoever opened the store, which the threads that read it may not have.
+const FETCH_THREADS: usize = 16;
+/// Requests that wait for them.
+const MOST_WAITING: usize = 4096;
+/// Threads that fetch what nobody waits for yet.
+const AHEAD_THREADS: usize = 4;
+/// Ranges that wait for them; more are not fetched ahead.
+const MOST_AHEAD: usize = 256;
+/// Between attempts: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a store grants its tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TierLimits {
+    /// How long a read waits.
+    pub(crate) wait: Duration,
+    /// Bytes that the caches of all packs take.
+    pub(crate) cache_bytes: u64,
+}
+
+impl Default for TierLimits {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(30), cache_bytes: 20 << 30 }
+    }
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(crate) struct TierCounts {
+    /// Requests that were answered, and their bytes.
+    pub(crate) fetches: AtomicU64,
+    pub(crate) fetched_bytes: AtomicU64,
+    /// Attempts that were not, or with another number of bytes.
+    pub(crate) failed: AtomicU64,
+    /// Reads that ended with an error because of it.
+    pub(crate) gave_up: AtomicU64,
+    /// Ranges that were fetched again because they did not verify.
+    pub(crate) wrong: AtomicU64,
+    /// Reads that had to wait, and for how long.
+    pub(crate) waits: AtomicU64,
+    pub(crate) waited_ns: AtomicU64,
+    /// Bytes that were given back for the cap.
+    pub(crate) evicted_bytes: AtomicU64,
+}
+
+impl TierCounts {
+    pub(super) fn add(counter: &AtomicU64, value: u64) {
+        counter.fetch_add(value, Ordering::Relaxed);
+    }
+}
+
+/// Fetches something.
+type FetchJob = Box<dyn FnOnce() + Send>;
+
+/// What leads to the threads. They end when this is dropped.
+#[derive(Clone)]
+struct FetchThreads {
+    waited_for: Sender<FetchJob>,
+    ahead: Sender<FetchJob>,
+}
+
+/// See the module. One for each open store.
+pub(super) struct TierFetching {
+    source: RwLock<Option<Arc<dyn RangeSource>>>,
+    limits: RwLock<TierLimits>,
+    pub(super) counts: TierCounts,
+    /// Since when nothing has been answered, if the last attempt was not.
+    out_since: Mutex<Option<Instant>>,
+    threads: Mutex<Option<FetchThreads>>,
+}
+
+impl std::fmt::Debug for TierFetching {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TierFetching").field("source", &self.source()).finish_non_exhaustive()
+    }
+}
+
+impl TierFetching {
+    pub(super) fn new() -> Self {
+        let (source, limits, counts, out_since, threads) = Default::default();
+        Self { source, limits, counts, out_since, threads }
+    }
+
+    /// Bytes come from here. The calling thread's rights are those of the threads that fetch ahead.
+    pub(super) fn set_source(&self, source: Arc<dyn RangeSource>) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.is_none() {
+            let waited_for = start_threads(FETCH_THREADS, MOST_WAITING);
+            *threads = Some(FetchThreads { waited_for, ahead: start_threads(AHEAD_THREADS, MOST_AHEAD) });
+        }
+    }
+
+    fn threads(&self) -> Option<FetchThreads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn has_source(&self) -> bool {
+        self.source().is_some()
+    }
+
+    fn source(&self) -> Option<Arc<dyn RangeSource>> {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_limits(&self, limits: TierLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    pub(super) fn limits(&self) -> TierLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has something fetched by others, if there is room for it.
+    pub(super) fn ahead(&self, job: FetchJob) {
+        let Some(threads) = self.threads() else { return };
+        match threads.ahead.try_send(job) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// The bytes of a range, after as many attempts as fit before `deadline`; one at least.
+    pub(super) fn get(
+        &self,
+        pack: &SourcePack,
+        range: &Range<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u8>, SourceError> {
+        let no_source = || SourceError::Unreachable("this store has not been told where it is".to_owned());
+        let source = self.source().ok_or_else(no_source)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = match deadline {
+                Some(deadline) => self.asked(&source, pack, range, self.attempt_until(deadline)),
+                None => source.read_range(pack, range.clone()),
+            };
+            let error = match answer {
+                Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
+                    TierCounts::add(&self.counts.fetches, 1);
+                    TierCounts::add(&self.counts.fetched_bytes, bytes.len() as u64);
+                    self.set_out(false);
+                    return Ok(bytes);
+                }
+                Ok(bytes) => SourceError::Unreachable(format!(
+                    "{} bytes came of the {} from {} on",
+                    bytes.len(),
+                    range.end - range.start,
+                    range.start
+                )),
+                Err(error) => error,
+            };
+            TierCounts::add(&self.counts.failed, 1);
+            if matches!(error, SourceError::Missing(_)) {
+                self.set_out(false);
+                return Err(error);
+            }
+            let out_until = self.set_out(true) + self.limits().wait;
+            let until = deadline.map(|deadline| deadline.min(out_until));
+            if until.is_none_or(|until| Instant::now() + pause >= until) {
+                return Err(error);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// How long an attempt is waited for. When nothing has been answered for as long as the limit, that is a
+    /// tenth of it.
+    fn attempt_until(&self, deadline: Instant) -> Instant {
+        let since = *self.out_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = self.limits().wait;
+        since.map_or(deadline, |since| deadline.min((since + wait).max(Instant::now() + wait / 10)))
+    }
+
+    /// One attempt, by another thread, which is not waited for longer than that.
+    fn asked(
+        &self,
+        source: &Arc<dyn RangeSource>,
+        pack: &SourcePack,
+        range: &Range<u64>,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, SourceError> {
+        let busy = || SourceError::Unreachable("it did not answer in time".to_owned());
+        let threads = self.threads().ok_or_else(busy)?;
+        let (answer, answered) = bounded(1);
+        let (source, pack, range) = (Arc::clone(source), *pack, range.clone());
+        let job = move || {
+            let _nobody_waits_any_more = answer.send(source.read_range(&pack, range));
+        };
+        threads.waited_for.send_deadline(Box::new(job), deadline).map_err(|_| busy())?;
+        answered.recv_deadline(deadline).map_err(|_| busy())?
+    }
+
+    /// Notes whether the tier answers; since when it does not.
+    fn set_out(&self, is_out: bool) -> Instant {
+        let mut since = self.out_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_out {
+            return *since.get_or_insert_with(Instant::now);
+        }
+        *since = None;
+        Instant::now()
+    }
+}
+
+fn start_threads(count: usize, most: usize) -> Sender<FetchJob> {
+    let (sender, receiver) = bounded::<FetchJob>(most);
+    for _ in 0..count {
+        let jobs: Receiver<FetchJob> = receiver.clone();
+        let thread = std::thread::Builder::new().name("ringnbd-tier".to_owned());
+        if let Err(error) = thread.spawn(move || jobs.into_iter().for_each(|job| job())) {
+            tracing::warn!(%error, "less is fetched at once: a thread cannot be had");
+        }
+    }
+    sender
+}

@@ -1,0 +1,81 @@
+//! Where the tiers of a store are, and what they are granted: `tiers`, as JSON.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, fsync, renameat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::directory::{StoreDirectory, below};
+use super::error::StoreError;
+use super::foreign::TierLimits;
+
+const NAME: &str = "tiers";
+const NEW_NAME: &str = "tiers.new";
+const MOST_BYTES: u64 = 1 << 20;
+/// A client has given up by then.
+const LONGEST_WAIT_S: u64 = 86_400;
+
+/// What the file has. Its keys are part of the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TiersFile {
+    /// By the uuids that the tiers have given themselves.
+    pub(super) tiers: BTreeMap<Uuid, String>,
+    /// What the caches of all packs take at most.
+    pub(super) cache_bytes: u64,
+    /// How long a read waits.
+    pub(super) wait_s: u64,
+}
+
+impl Default for TiersFile {
+    fn default() -> Self {
+        let TierLimits { wait, cache_bytes } = TierLimits::default();
+        Self { tiers: BTreeMap::new(), cache_bytes, wait_s: wait.as_secs() }
+    }
+}
+
+impl TiersFile {
+    pub(super) fn limits(&self) -> TierLimits {
+        TierLimits {
+            wait: Duration::from_secs(self.wait_s.min(LONGEST_WAIT_S)),
+            cache_bytes: self.cache_bytes,
+        }
+    }
+}
+
+impl StoreDirectory {
+    /// What is known of tiers.
+    ///
+    /// # Errors
+    /// It cannot be read: nothing is made up for it, because a user may have written it.
+    pub(super) fn tiers(&self) -> Result<TiersFile, StoreError> {
+        let path = self.path().join(NAME);
+        let mut bytes = Vec::new();
+        match below(self.root(), NAME, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(file) => File::from(file)
+                .take(MOST_BYTES)
+                .read_to_end(&mut bytes)
+                .map_err(StoreError::at("read", &path))?,
+            Err(Errno::NOENT) => return Ok(TiersFile::default()),
+            Err(error) => return Err(StoreError::at("read", &path)(error)),
+        };
+        let wrong = |error: serde_json::Error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        serde_json::from_slice(&bytes).map_err(wrong).map_err(StoreError::at("read", &path))
+    }
+
+    /// Replaces it, durably.
+    pub(super) fn keep_tiers(&self, tiers: &TiersFile) -> Result<(), StoreError> {
+        let path = self.path().join(NEW_NAME);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
+        let file = below(self.root(), NEW_NAME, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(file.map_err(StoreError::at("make", &path))?);
+        let text = serde_json::to_vec_pretty(tiers).unwrap_or_default();
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(StoreError::at("write", &path))?;
+        let named = renameat(self.root(), NEW_NAME, self.root(), NAME).and_then(|()| fsync(self.root()));
+        named.map_err(StoreError::at("replace", &self.path().join(NAME)))
+    }
+}
