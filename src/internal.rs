@@ -195,6 +195,10 @@ pub mod task {
     pub use crate::exec::{ReadyList, Tasks};
 }
 
+pub mod tier {
+    pub use crate::tier::*;
+}
+
 #[cfg(feature = "tls")]
 pub mod tls {
     pub use {rcgen, rustls};

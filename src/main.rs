@@ -13,7 +13,7 @@ use clap::Parser;
 // The command is built on the library's inside, and names it as the library does.
 #[cfg(feature = "tls")]
 use ringnbd::internal::tls;
-use ringnbd::internal::{block, client, config, control, nbd, random, ring, stats, store, sys};
+use ringnbd::internal::{block, client, config, control, nbd, random, ring, stats, store, sys, tier};
 
 fn main() -> ExitCode {
     if cli::qemu_nbd::is_called(std::env::args_os().next().as_ref()) {

@@ -1,0 +1,53 @@
+//! How far packs are on their way to deletion.
+
+use super::change::{Change, change};
+use super::error::TierError;
+use super::keys::PackKey;
+use super::objects::Objects;
+use super::records::{MarkState, TrashMark};
+
+/// Takes a pack off the way to deletion; false if it is too late.
+pub(super) async fn rescue(objects: &dyn Objects, pack: &PackKey) -> Result<bool, TierError> {
+    let since_s = objects.now_s();
+    let decide = |there: Option<TrashMark>| {
+        Ok(match there.map(|mark| mark.state) {
+            None | Some(MarkState::Rescued) => Change::Done(true),
+            Some(MarkState::Deleting) => Change::Done(false),
+            Some(MarkState::Marked) => Change::Put(TrashMark { state: MarkState::Rescued, since_s }, true),
+        })
+    };
+    Ok(change(objects, &pack.mark(), decide).await?.done())
+}
+
+/// The first phase: marks a pack that nothing needs. Whether it is marked now and was not before.
+pub(super) async fn mark(objects: &dyn Objects, pack: &PackKey) -> Result<bool, TierError> {
+    let since_s = objects.now_s();
+    let decide = |there: Option<TrashMark>| {
+        Ok(match there.map(|mark| mark.state) {
+            Some(MarkState::Marked | MarkState::Deleting) => Change::Done(false),
+            None | Some(MarkState::Rescued) => {
+                Change::Put(TrashMark { state: MarkState::Marked, since_s }, true)
+            }
+        })
+    };
+    Ok(change(objects, &pack.mark(), decide).await?.done())
+}
+
+/// The second phase: nobody may need the pack any more. False if somebody does, or it was marked anew.
+pub(super) async fn condemn(
+    objects: &dyn Objects,
+    pack: &PackKey,
+    seen: TrashMark,
+) -> Result<bool, TierError> {
+    let since_s = objects.now_s();
+    let decide = |there: Option<TrashMark>| {
+        Ok(match there {
+            Some(TrashMark { state: MarkState::Deleting, .. }) => Change::Done(true),
+            Some(mark) if mark == seen => {
+                Change::Put(TrashMark { state: MarkState::Deleting, since_s }, true)
+            }
+            _ => Change::Done(false),
+        })
+    };
+    Ok(change(objects, &pack.mark(), decide).await?.done())
+}
