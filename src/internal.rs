@@ -167,6 +167,7 @@ pub mod store {
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::packs::RebuiltIndex;
+    pub use crate::store::pushing::{NeededPack, PackedSnapshot};
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{
@@ -175,6 +176,8 @@ pub mod store {
     };
     pub use crate::store::scrub::{ChunkUse, DamagedChunk, ScrubOptions, ScrubReport, UnusablePack};
     pub use crate::store::shuru::{ShuruDisk, ShuruError};
+
+    pub use crate::store::tier_setting::{set_tier, tier_of};
 
     pub mod catalog {
         pub use crate::store::catalog::*;

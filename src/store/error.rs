@@ -44,6 +44,11 @@ pub enum StoreError {
     CatalogIsWhole(PathBuf),
     #[error("no layer in {} tells which store it belongs to: restore the store from a backup", .0.display())]
     NoLayers(PathBuf),
+    #[error(
+        "{0} is not a snapshot whose contents are all in packs: make it one with `ringnbd image checkpoint`; what stands on a \
+         base outside of the store cannot be"
+    )]
+    NotPacked(String),
     #[error("{0}")]
     Refused(#[from] ImageRefusal),
     #[error("{0}")]
@@ -165,7 +170,7 @@ impl StoreError {
             Self::RebaseServed(_) | Self::NeedsServer | Self::Collecting | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
-            Self::OtherBase { .. } => true,
+            Self::OtherBase { .. } | Self::NotPacked(_) => true,
         }
     }
 }

@@ -54,6 +54,7 @@ mod pack_life;
 pub(crate) mod pack_shelf;
 pub(crate) mod packs;
 pub(crate) mod pending;
+pub(crate) mod pushing;
 pub(crate) mod rebasing;
 pub(crate) mod rebuilding;
 mod redb_errors;
@@ -65,6 +66,7 @@ pub(crate) mod shuru;
 mod structure;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tier_setting;
 pub(crate) mod tracking;
 pub(crate) mod unfinished;
 mod upkeep;

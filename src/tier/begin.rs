@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::change::{Change, change, read};
+use super::change::{TierChange, change, read};
 use super::error::TierError;
 use super::keys;
 use super::objects::Objects;
@@ -15,13 +15,13 @@ use super::records::{TierHeader, TierSpace};
 pub async fn begin(objects: &dyn Objects, space: &TierSpace, uuid: Uuid) -> Result<TierHeader, TierError> {
     let created_s = objects.now_s();
     let decide = |there: Option<TierHeader>| match there {
-        Some(header) if header.space == *space => Ok(Change::Done(header)),
+        Some(header) if header.space == *space => Ok(TierChange::Done(header)),
         Some(header) => {
             Err(TierError::OtherSpace { there: header.space.chunk_bytes, here: space.chunk_bytes })
         }
         None => {
             let new = TierHeader { uuid, space: space.clone(), created_s };
-            Ok(Change::Put(new.clone(), new))
+            Ok(TierChange::Put(new.clone(), new))
         }
     };
     Ok(change(objects, keys::TIER, decide).await?.done())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bug::{TierBug, is_planted};
 use super::error::TierError;
-use super::objects::{Asked, ObjectError, ObjectVersion, Objects, PutIf};
+use super::objects::{Asking, ObjectError, ObjectVersion, Objects, PutIf};
 use super::records::TierRecord;
 
 /// How often an object is read again because somebody else has changed it.
@@ -15,7 +15,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// What is to be done about an object.
-pub(super) enum Change<R, T> {
+pub(super) enum TierChange<R, T> {
     /// Nothing, or it was done.
     Done(T),
     /// It becomes this.
@@ -25,7 +25,7 @@ pub(super) enum Change<R, T> {
 }
 
 /// What came of a change.
-pub(super) enum Changed<T> {
+pub(super) enum TierChanged<T> {
     Done(T),
     /// The other object is not there.
     NotThere,
@@ -38,7 +38,7 @@ fn pause(attempt: u32) -> Duration {
 /// Asks again, later and later, as long as that may help.
 pub(super) async fn patiently<'a, T>(
     objects: &'a dyn Objects,
-    mut ask: impl FnMut() -> Asked<'a, T>,
+    mut ask: impl FnMut() -> Asking<'a, T>,
 ) -> Result<T, ObjectError> {
     for attempt in 0.. {
         match ask().await {
@@ -81,8 +81,8 @@ pub(super) async fn is_there(objects: &dyn Objects, key: &str) -> Result<Option<
 pub(super) async fn change<R: TierRecord, T>(
     objects: &dyn Objects,
     key: &str,
-    mut decide: impl FnMut(Option<R>) -> Result<Change<R, T>, TierError>,
-) -> Result<Changed<T>, TierError> {
+    mut decide: impl FnMut(Option<R>) -> Result<TierChange<R, T>, TierError>,
+) -> Result<TierChanged<T>, TierError> {
     let mut failures = 0;
     for _ in 0..CHANGES {
         let (there, when) = match read_version::<R>(objects, key).await? {
@@ -90,17 +90,17 @@ pub(super) async fn change<R: TierRecord, T>(
             None => (None, PutIf::Absent),
         };
         let (record, result) = match decide(there)? {
-            Change::Done(result) => return Ok(Changed::Done(result)),
-            Change::Put(record, result) => (record, result),
-            Change::PutIfThere(record, result, other) => {
+            TierChange::Done(result) => return Ok(TierChanged::Done(result)),
+            TierChange::Put(record, result) => (record, result),
+            TierChange::PutIfThere(record, result, other) => {
                 if is_there(objects, &other).await?.is_none() {
-                    return Ok(Changed::NotThere);
+                    return Ok(TierChanged::NotThere);
                 }
                 (record, result)
             }
         };
         match objects.put(key, record.encode(), when).await {
-            Ok(()) => return Ok(Changed::Done(result)),
+            Ok(()) => return Ok(TierChanged::Done(result)),
             Err(ObjectError::Precondition(_)) => {}
             Err(error) if is_planted(TierBug::LostAnswerIsFailure) => return Err(error.into()),
             Err(error) if error.is_passing() && failures < TRIES => {
@@ -113,7 +113,7 @@ pub(super) async fn change<R: TierRecord, T>(
     Err(TierError::Busy(key.to_owned()))
 }
 
-impl<T> Changed<T> {
+impl<T> TierChanged<T> {
     /// Of a change that looks at no other object.
     pub(super) fn done(self) -> T {
         match self {

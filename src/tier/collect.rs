@@ -7,12 +7,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::bug::{TierBug, is_planted};
-use super::change::{Change, change, patiently, read};
+use super::change::{TierChange, change, patiently, read};
 use super::error::TierError;
 use super::keys::{self, PackKey};
 use super::marks::{condemn, mark, rescue};
 use super::objects::Objects;
-use super::records::{Hold, MarkState, Owner, Published, SnapshotRecord, TrashMark};
+use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TrashMark};
 
 /// When something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct CollectedTier {
 /// All that names packs.
 struct Needed {
     packs: BTreeSet<PackKey>,
-    records: Vec<SnapshotRecord>,
+    records: Vec<PushRecord>,
 }
 
 /// Collects what nothing needs.
@@ -121,19 +121,20 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
             continue;
         }
         // It may be gone since it was listed.
-        if let Some(record) = read::<SnapshotRecord>(objects, &found.key).await? {
+        if let Some(record) = read::<PushRecord>(objects, &found.key).await? {
             needed.packs.extend(record.packs.iter().map(|pack| pack.key));
             needed.records.push(record);
         }
     }
     for found in patiently(objects, || objects.list(keys::HOLDS)).await? {
-        if let Some(hold) = read::<Hold>(objects, &found.key).await? {
+        if let Some(hold) = read::<TierHold>(objects, &found.key).await? {
             needed.packs.extend(hold.packs.iter().map(|pack| pack.key));
         }
     }
     for found in patiently(objects, || objects.list(keys::PUBLISHED)).await? {
         if let Some(published) = read::<Published>(objects, &found.key).await? {
-            needed.packs.extend(published.record.packs.iter().map(|pack| pack.key));
+            let packs = published.record.iter().flat_map(|record| &record.packs);
+            needed.packs.extend(packs.map(|pack| pack.key));
         }
     }
     Ok(needed)
@@ -142,12 +143,12 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
 /// Records go that no owner lists and that are old: of pushes that ended, and of snapshots that were removed.
 async fn expire(
     objects: &dyn Objects,
-    records: &[SnapshotRecord],
+    records: &[PushRecord],
     expiry_s: u64,
     collected: &mut CollectedTier,
 ) -> Result<(), TierError> {
     let now_s = objects.now_s();
-    let mut owners: BTreeMap<&str, Option<Owner>> = BTreeMap::new();
+    let mut owners: BTreeMap<&str, Option<NameOwner>> = BTreeMap::new();
     for record in records {
         if now_s < record.pushed_s.saturating_add(expiry_s) {
             continue;
@@ -177,28 +178,28 @@ async fn expire(
 }
 
 /// A record must not be listed any more; false if it is.
-async fn give_up(objects: &dyn Objects, record: &SnapshotRecord) -> Result<bool, TierError> {
-    let decide = |there: Option<Owner>| {
-        let Some(mut owner) = there else { return Ok(Change::Done(false)) };
+async fn give_up(objects: &dyn Objects, record: &PushRecord) -> Result<bool, TierError> {
+    let decide = |there: Option<NameOwner>| {
+        let Some(mut owner) = there else { return Ok(TierChange::Done(false)) };
         if owner.snapshots.get(&record.snapshot) == Some(&record.id) {
-            return Ok(Change::Done(false));
+            return Ok(TierChange::Done(false));
         }
         if !owner.expired.insert(record.id) || is_planted(TierBug::ExpiredRecordCommitted) {
-            return Ok(Change::Done(true));
+            return Ok(TierChange::Done(true));
         }
-        Ok(Change::Put(owner, true))
+        Ok(TierChange::Put(owner, true))
     };
     Ok(change(objects, &keys::owner(&record.image), decide).await?.done())
 }
 
 /// A record that was given up is deleted.
 async fn settle(objects: &dyn Objects, image: &str, id: Uuid) -> Result<(), TierError> {
-    let decide = |there: Option<Owner>| {
-        let Some(mut owner) = there else { return Ok(Change::Done(())) };
+    let decide = |there: Option<NameOwner>| {
+        let Some(mut owner) = there else { return Ok(TierChange::Done(())) };
         if !owner.expired.remove(&id) {
-            return Ok(Change::Done(()));
+            return Ok(TierChange::Done(()));
         }
-        Ok(Change::Put(owner, ()))
+        Ok(TierChange::Put(owner, ()))
     };
     change(objects, &keys::owner(image), decide).await.map(|changed| changed.done())
 }

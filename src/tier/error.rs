@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::keys::PackKey;
 use super::objects::ObjectError;
-use super::records::{MOST_SNAPSHOTS, RecordError};
+use super::records::{MOST_SNAPSHOTS, TierRecordError};
 
 /// A sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum TierError {
     #[error("{0}")]
     Objects(#[from] ObjectError),
     #[error("{key}: {why}")]
-    Record { key: String, why: RecordError },
+    Record { key: String, why: TierRecordError },
     #[error(
         "{0:?} cannot be the name of an image in a tier: letters, digits, \"-\", \"_\" and \".\", at most 128"
     )]
@@ -48,6 +48,19 @@ pub enum TierError {
     Pack { key: PackKey, source: io::Error },
     #[error("{0} changed too often while it was to be changed: try again")]
     Busy(String),
+}
+
+impl TierError {
+    /// Whether nothing was tried, because it cannot be.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Objects(_) | Self::Record { .. } | Self::NoPack { .. } | Self::OtherPack { .. } => false,
+            Self::Pack { .. } | Self::Busy(_) => false,
+            Self::Name(_) | Self::NoTier | Self::OtherSpace { .. } | Self::NotOwner { .. } => true,
+            Self::NoImage(_) | Self::NoSnapshot { .. } | Self::OtherSnapshot { .. } | Self::Full(_) => true,
+        }
+    }
 }
 
 /// A pack in a sentence.

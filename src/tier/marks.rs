@@ -1,6 +1,6 @@
 //! How far packs are on their way to deletion.
 
-use super::change::{Change, change};
+use super::change::{TierChange, change};
 use super::error::TierError;
 use super::keys::PackKey;
 use super::objects::Objects;
@@ -11,9 +11,11 @@ pub(super) async fn rescue(objects: &dyn Objects, pack: &PackKey) -> Result<bool
     let since_s = objects.now_s();
     let decide = |there: Option<TrashMark>| {
         Ok(match there.map(|mark| mark.state) {
-            None | Some(MarkState::Rescued) => Change::Done(true),
-            Some(MarkState::Deleting) => Change::Done(false),
-            Some(MarkState::Marked) => Change::Put(TrashMark { state: MarkState::Rescued, since_s }, true),
+            None | Some(MarkState::Rescued) => TierChange::Done(true),
+            Some(MarkState::Deleting) => TierChange::Done(false),
+            Some(MarkState::Marked) => {
+                TierChange::Put(TrashMark { state: MarkState::Rescued, since_s }, true)
+            }
         })
     };
     Ok(change(objects, &pack.mark(), decide).await?.done())
@@ -24,9 +26,9 @@ pub(super) async fn mark(objects: &dyn Objects, pack: &PackKey) -> Result<bool, 
     let since_s = objects.now_s();
     let decide = |there: Option<TrashMark>| {
         Ok(match there.map(|mark| mark.state) {
-            Some(MarkState::Marked | MarkState::Deleting) => Change::Done(false),
+            Some(MarkState::Marked | MarkState::Deleting) => TierChange::Done(false),
             None | Some(MarkState::Rescued) => {
-                Change::Put(TrashMark { state: MarkState::Marked, since_s }, true)
+                TierChange::Put(TrashMark { state: MarkState::Marked, since_s }, true)
             }
         })
     };
@@ -42,11 +44,11 @@ pub(super) async fn condemn(
     let since_s = objects.now_s();
     let decide = |there: Option<TrashMark>| {
         Ok(match there {
-            Some(TrashMark { state: MarkState::Deleting, .. }) => Change::Done(true),
+            Some(TrashMark { state: MarkState::Deleting, .. }) => TierChange::Done(true),
             Some(mark) if mark == seen => {
-                Change::Put(TrashMark { state: MarkState::Deleting, since_s }, true)
+                TierChange::Put(TrashMark { state: MarkState::Deleting, since_s }, true)
             }
-            _ => Change::Done(false),
+            _ => TierChange::Done(false),
         })
     };
     Ok(change(objects, &pack.mark(), decide).await?.done())

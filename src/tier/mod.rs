@@ -41,18 +41,23 @@ pub mod keys;
 mod marks;
 mod names;
 mod objects;
+mod opening;
 pub mod own;
 pub mod pin;
 pub mod push;
 pub mod records;
 #[cfg(feature = "tier")]
 mod remote;
+#[cfg(test)]
+mod sim;
 mod together;
 pub mod uri;
 pub mod verify;
+mod waiting;
 
 pub use directory::DirectoryObjects;
 pub use error::TierError;
 pub use objects::{
-    Asked, Object, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PackFile, PutIf, Sent,
+    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent, TierObject,
 };
+pub use waiting::run;

@@ -3,12 +3,12 @@
 use uuid::Uuid;
 
 use super::bug::{TierBug, is_planted};
-use super::change::{Change, change, read};
+use super::change::{TierChange, change, read};
 use super::error::TierError;
 use super::keys;
 use super::names::checked;
 use super::objects::Objects;
-use super::records::Owner;
+use super::records::NameOwner;
 
 /// A store that pushes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum TakeOver {
     Yes,
 }
 
-pub(super) fn not_owner(image: &str, owner: &Owner) -> TierError {
+pub(super) fn not_owner(image: &str, owner: &NameOwner) -> TierError {
     TierError::NotOwner {
         image: image.to_owned(),
         store: owner.store,
@@ -43,13 +43,13 @@ pub async fn own(
     who: &Pusher,
     image: &str,
     take_over: TakeOver,
-) -> Result<Owner, TierError> {
+) -> Result<NameOwner, TierError> {
     checked(image)?;
     let now_s = objects.now_s();
-    let decide = |there: Option<Owner>| match there {
+    let decide = |there: Option<NameOwner>| match there {
         None => {
             let (host, snapshots) = (who.host.clone(), Default::default());
-            let new = Owner {
+            let new = NameOwner {
                 store: who.store,
                 generation: 1,
                 host,
@@ -57,14 +57,14 @@ pub async fn own(
                 snapshots,
                 expired: Default::default(),
             };
-            Ok(Change::Put(new.clone(), new))
+            Ok(TierChange::Put(new.clone(), new))
         }
-        Some(owner) if owner.store == who.store => Ok(Change::Done(owner)),
+        Some(owner) if owner.store == who.store => Ok(TierChange::Done(owner)),
         Some(owner) if take_over == TakeOver::No => Err(not_owner(image, &owner)),
         Some(owner) => {
             let (generation, host) = (owner.generation + 1, who.host.clone());
-            let new = Owner { store: who.store, generation, host, since_s: now_s, ..owner };
-            Ok(Change::Put(new.clone(), new))
+            let new = NameOwner { store: who.store, generation, host, since_s: now_s, ..owner };
+            Ok(TierChange::Put(new.clone(), new))
         }
     };
     Ok(change(objects, &keys::owner(image), decide).await?.done())
@@ -82,7 +82,7 @@ pub async fn forget(
 ) -> Result<(), TierError> {
     checked(image)?;
     let mut wanted = None;
-    let decide = |there: Option<Owner>| {
+    let decide = |there: Option<NameOwner>| {
         let mut owner = there.ok_or_else(|| TierError::NoImage(image.to_owned()))?;
         if owner.store != who.store {
             return Err(not_owner(image, &owner));
@@ -90,14 +90,14 @@ pub async fn forget(
         let found = owner.snapshots.get(snapshot).copied();
         match (found, wanted) {
             // It was answered by nobody, and took place.
-            (found, Some(id)) if found != Some(id) => return Ok(Change::Done(())),
+            (found, Some(id)) if found != Some(id) => return Ok(TierChange::Done(())),
             (None, _) => {
                 return Err(TierError::NoSnapshot { image: image.to_owned(), snapshot: snapshot.to_owned() });
             }
             (Some(id), _) => wanted = Some(id),
         }
         owner.snapshots.remove(snapshot);
-        Ok(Change::Put(owner, ()))
+        Ok(TierChange::Put(owner, ()))
     };
     change(objects, &keys::owner(image), decide).await.map(|changed| changed.done())
 }
@@ -106,14 +106,14 @@ pub async fn forget(
 ///
 /// # Errors
 /// Nobody has; the object store's.
-pub async fn owner(objects: &dyn Objects, image: &str) -> Result<Owner, TierError> {
+pub async fn owner(objects: &dyn Objects, image: &str) -> Result<NameOwner, TierError> {
     checked(image)?;
     let found = read(objects, &keys::owner(image)).await?;
     found.ok_or_else(|| TierError::NoImage(image.to_owned()))
 }
 
 /// The owner, if this store is it.
-pub(super) fn mine(owner: Owner, who: &Pusher, image: &str) -> Result<Owner, TierError> {
+pub(super) fn mine(owner: NameOwner, who: &Pusher, image: &str) -> Result<NameOwner, TierError> {
     let is_mine = owner.store == who.store || is_planted(TierBug::FenceIgnored);
     if is_mine { Ok(owner) } else { Err(not_owner(image, &owner)) }
 }

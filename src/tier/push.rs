@@ -6,14 +6,14 @@ use std::io;
 use uuid::Uuid;
 
 use super::bug::{TierBug, is_planted};
-use super::change::{Change, Changed, change, patiently, read};
+use super::change::{TierChange, TierChanged, change, patiently, read};
 use super::error::{PackName, TierError};
 use super::keys::{self, PackKey};
 use super::marks::rescue;
 use super::names::checked;
 use super::objects::{ObjectError, Objects, PackBytes, PutIf, Sent};
 use super::own::{Pusher, TakeOver, mine, own};
-use super::records::{MOST_SNAPSHOTS, Owner, RecordPack, RecordRoot, SnapshotRecord, TierRecord, TierSpace};
+use super::records::{MOST_SNAPSHOTS, NameOwner, PushRecord, RecordPack, RecordRoot, TierRecord, TierSpace};
 use super::together::all;
 
 /// How often a push begins anew, because a pack was deleted or its record was given up.
@@ -29,7 +29,7 @@ pub struct SnapshotPush {
     pub size: u64,
     pub space: TierSpace,
     pub root: RecordRoot,
-    /// Under their first names.
+    /// Under the names that they had first.
     pub packs: Vec<RecordPack>,
 }
 
@@ -62,7 +62,7 @@ pub struct Pushed {
 }
 
 /// What is done with a record that does not come into its owner.
-enum Ended {
+enum PushEnding {
     Committed,
     /// Packs of it are deleted, or it was given up.
     Again,
@@ -87,9 +87,9 @@ impl PushTo<'_> {
                 return Err(TierError::Full(of.image.clone()));
             }
             let record = self.record(of, &names);
-            match self.push_record(&record, &mut names).await {
-                Ok(Ended::Committed) => return Ok(Pushed { record: record.id, was_there: false }),
-                Ok(Ended::Again) => self.withdraw(&record).await,
+            match self.push_record(of, &record, &mut names).await {
+                Ok(PushEnding::Committed) => return Ok(Pushed { record: record.id, was_there: false }),
+                Ok(PushEnding::Again) => self.withdraw(&record).await,
                 Err(error) => {
                     // Whoever has the name has not listed it, and nobody else can.
                     if matches!(error, TierError::NotOwner { .. }) || is_planted(TierBug::LostAnswerIsFailure)
@@ -104,7 +104,7 @@ impl PushTo<'_> {
     }
 
     /// A record that is known not to be listed goes. If that fails, a collection does it.
-    async fn withdraw(&self, record: &SnapshotRecord) {
+    async fn withdraw(&self, record: &PushRecord) {
         let key = keys::record(&record.image, record.id);
         if let Err(error) = self.objects.delete(&key).await {
             tracing::debug!(%error, "a record of a push that was begun anew stays");
@@ -113,14 +113,14 @@ impl PushTo<'_> {
 
     /// What is there under this name: the same, or an error.
     async fn same(&self, of: &SnapshotPush, id: Uuid) -> Result<Pushed, TierError> {
-        let record: Option<SnapshotRecord> = read(self.objects, &keys::record(&of.image, id)).await?;
+        let record: Option<PushRecord> = read(self.objects, &keys::record(&of.image, id)).await?;
         match record {
             Some(record) if record.uuid == of.uuid => Ok(Pushed { record: id, was_there: true }),
             _ => Err(TierError::OtherSnapshot { image: of.image.clone(), snapshot: of.snapshot.clone() }),
         }
     }
 
-    fn record(&self, of: &SnapshotPush, names: &BTreeMap<PackKey, PackKey>) -> SnapshotRecord {
+    fn record(&self, of: &SnapshotPush, names: &BTreeMap<PackKey, PackKey>) -> PushRecord {
         let named = |key: &PackKey| names.get(key).copied().unwrap_or(*key);
         let packs = of.packs.iter().map(|pack| RecordPack { key: named(&pack.key), bytes: pack.bytes });
         let root = match &of.root {
@@ -129,7 +129,7 @@ impl PushTo<'_> {
             }
             RecordRoot::Zeroes => RecordRoot::Zeroes,
         };
-        SnapshotRecord {
+        PushRecord {
             id: (self.new_id)(),
             image: of.image.clone(),
             snapshot: of.snapshot.clone(),
@@ -146,23 +146,23 @@ impl PushTo<'_> {
 
     async fn push_record(
         &self,
-        record: &SnapshotRecord,
+        of: &SnapshotPush,
+        record: &PushRecord,
         names: &mut BTreeMap<PackKey, PackKey>,
-    ) -> Result<Ended, TierError> {
+    ) -> Result<PushEnding, TierError> {
         if is_planted(TierBug::MarksBeforeRecord) {
             let gone = self.rescue_packs(record).await?;
             self.write(record).await?;
             self.upload_packs(record).await?;
-            return if gone.is_empty() { self.commit(record).await } else { Ok(Ended::Again) };
+            return if gone.is_empty() { self.commit(record).await } else { Ok(PushEnding::Again) };
         }
         self.write(record).await?;
         let gone =
             if is_planted(TierBug::MarksIgnored) { Vec::new() } else { self.rescue_packs(record).await? };
         if !gone.is_empty() && !is_planted(TierBug::NameUsedAgain) {
-            for key in gone {
-                names.insert(PackKey { upload: 0, ..key }, key.again());
-            }
-            return Ok(Ended::Again);
+            let named = of.packs.iter().zip(&record.packs).filter(|(_, named)| gone.contains(&named.key));
+            names.extend(named.map(|(first, named)| (first.key, named.key.again())));
+            return Ok(PushEnding::Again);
         }
         if is_planted(TierBug::RecordBeforePacks) {
             let ended = self.commit(record).await?;
@@ -174,7 +174,7 @@ impl PushTo<'_> {
     }
 
     /// The record is there before anything else is looked at: a collector sees it, or was seen.
-    async fn write(&self, record: &SnapshotRecord) -> Result<(), TierError> {
+    async fn write(&self, record: &PushRecord) -> Result<(), TierError> {
         let key = keys::record(&record.image, record.id);
         let put = patiently(self.objects, || self.objects.put(&key, record.encode(), PutIf::Absent)).await;
         match put {
@@ -185,7 +185,7 @@ impl PushTo<'_> {
     }
 
     /// Takes all packs off their way to deletion; those for which it is too late.
-    async fn rescue_packs(&self, record: &SnapshotRecord) -> Result<Vec<PackKey>, TierError> {
+    async fn rescue_packs(&self, record: &PushRecord) -> Result<Vec<PackKey>, TierError> {
         let gone = std::sync::Mutex::new(Vec::new());
         all(&record.packs, |pack| {
             let gone = &gone;
@@ -200,7 +200,7 @@ impl PushTo<'_> {
         Ok(gone.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    async fn upload_packs(&self, record: &SnapshotRecord) -> Result<(), TierError> {
+    async fn upload_packs(&self, record: &PushRecord) -> Result<(), TierError> {
         all(&record.packs, |pack| Box::pin(self.upload_pack(pack))).await
     }
 
@@ -222,29 +222,29 @@ impl PushTo<'_> {
     }
 
     /// The snapshot is there when its record is listed: all before can be given up.
-    async fn commit(&self, record: &SnapshotRecord) -> Result<Ended, TierError> {
+    async fn commit(&self, record: &PushRecord) -> Result<PushEnding, TierError> {
         let (image, id, key) = (&record.image, record.id, keys::record(&record.image, record.id));
-        let decide = |there: Option<Owner>| {
+        let decide = |there: Option<NameOwner>| {
             let mut owner = there.ok_or_else(|| TierError::NoImage(image.clone()))?;
             match owner.snapshots.get(&record.snapshot) {
-                Some(listed) if *listed == id => return Ok(Change::Done(Ended::Committed)),
+                Some(listed) if *listed == id => return Ok(TierChange::Done(PushEnding::Committed)),
                 // The same snapshot, by another process of this store.
-                Some(_) => return Ok(Change::Done(Ended::Again)),
+                Some(_) => return Ok(TierChange::Done(PushEnding::Again)),
                 None => {}
             }
             owner = mine(owner, self.who, image)?;
             if owner.expired.contains(&id) && !is_planted(TierBug::ExpiredRecordCommitted) {
-                return Ok(Change::Done(Ended::Again));
+                return Ok(TierChange::Done(PushEnding::Again));
             }
             owner.snapshots.insert(record.snapshot.clone(), id);
             if is_planted(TierBug::ExpiredRecordCommitted) {
-                return Ok(Change::Put(owner, Ended::Committed));
+                return Ok(TierChange::Put(owner, PushEnding::Committed));
             }
-            Ok(Change::PutIfThere(owner, Ended::Committed, key.clone()))
+            Ok(TierChange::PutIfThere(owner, PushEnding::Committed, key.clone()))
         };
         match change(self.objects, &keys::owner(image), decide).await? {
-            Changed::Done(ended) => Ok(ended),
-            Changed::NotThere => Ok(Ended::Again),
+            TierChanged::Done(ended) => Ok(ended),
+            TierChanged::NotThere => Ok(PushEnding::Again),
         }
     }
 }

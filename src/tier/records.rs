@@ -18,7 +18,7 @@ pub const MOST_SNAPSHOTS: usize = 4096;
 
 /// Why an object is none of a tier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
+pub enum TierRecordError {
     #[error("it is of version {0} of tiers, and this program knows version {VERSION}: use a newer ringnbd")]
     Newer(u32),
     #[error("it cannot be read: {0}")]
@@ -31,18 +31,18 @@ pub enum RecordError {
 pub trait TierRecord: Serialize + DeserializeOwned {
     /// # Errors
     /// It is of a later version, or something else.
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    fn decode(bytes: &[u8]) -> Result<Self, TierRecordError> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
         if bytes.len() > MOST_BYTES {
-            return Err(RecordError::Large(bytes.len()));
+            return Err(TierRecordError::Large(bytes.len()));
         }
-        let json = |error: serde_json::Error| RecordError::Json(error.to_string());
+        let json = |error: serde_json::Error| TierRecordError::Json(error.to_string());
         let Versioned { version } = serde_json::from_slice(bytes).map_err(json)?;
         if version > VERSION {
-            return Err(RecordError::Newer(version));
+            return Err(TierRecordError::Newer(version));
         }
         serde_json::from_slice(bytes).map_err(json)
     }
@@ -73,7 +73,7 @@ pub struct TierHeader {
 
 /// `images/<name>/owner.json`: all that changes of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct NameOwner {
     /// The store that may push.
     pub store: Uuid,
     /// Grows each time that another store takes the name.
@@ -91,7 +91,7 @@ pub struct Owner {
 /// `images/<name>/records/<id>.json`: it never changes. If the name's owner does not list it, it is a push
 /// that is under way, or was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotRecord {
+pub struct PushRecord {
     pub id: Uuid,
     pub image: String,
     pub snapshot: String,
@@ -129,17 +129,19 @@ pub struct RecordPack {
     pub bytes: u64,
 }
 
-/// `holds/<store>/<name>.json`: what an image reads that was cloned from the tier and not pushed yet.
+/// `holds/<store>/<name>.json`: what an image reads that was cloned from the tier and not pushed yet. Without
+/// packs it is over: it is not deleted, because a deletion that is late would take a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
+pub struct TierHold {
     pub since_s: u64,
     pub packs: Vec<RecordPack>,
 }
 
-/// `publish/<name>.json`. It has all that the snapshot's record had, and goes on when that is removed.
+/// `publish/<name>.json`. It has all that the snapshot's record had, and goes on when that is removed. None:
+/// it is not published any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    pub record: SnapshotRecord,
+    pub record: Option<PushRecord>,
     pub published_s: u64,
 }
 
@@ -163,9 +165,9 @@ pub struct TrashMark {
 }
 
 impl TierRecord for TierHeader {}
-impl TierRecord for Owner {}
-impl TierRecord for SnapshotRecord {}
-impl TierRecord for Hold {}
+impl TierRecord for NameOwner {}
+impl TierRecord for PushRecord {}
+impl TierRecord for TierHold {}
 impl TierRecord for Published {}
 impl TierRecord for TrashMark {}
 
@@ -173,9 +175,9 @@ impl TierRecord for TrashMark {}
 mod tests {
     use super::*;
 
-    fn record() -> SnapshotRecord {
+    fn record() -> PushRecord {
         let pack = PackKey { store: Uuid::from_u128(1), number: 4, upload: 0 };
-        SnapshotRecord {
+        PushRecord {
             id: Uuid::from_u128(2),
             image: "vm1".to_owned(),
             snapshot: "monday".to_owned(),
@@ -192,9 +194,9 @@ mod tests {
 
     #[test]
     fn records_read_as_themselves() {
-        assert_eq!(SnapshotRecord::decode(&record().encode()), Ok(record()));
-        let zeroes = SnapshotRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..record() };
-        assert_eq!(SnapshotRecord::decode(&zeroes.encode()), Ok(zeroes));
+        assert_eq!(PushRecord::decode(&record().encode()), Ok(record()));
+        let zeroes = PushRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..record() };
+        assert_eq!(PushRecord::decode(&zeroes.encode()), Ok(zeroes));
         let mark = TrashMark { state: MarkState::Deleting, since_s: 3 };
         assert_eq!(TrashMark::decode(&mark.encode()), Ok(mark));
     }
@@ -203,16 +205,19 @@ mod tests {
     fn a_later_version_is_refused_and_a_further_key_is_not() {
         let mut value: serde_json::Value = serde_json::from_slice(&record().encode()).unwrap();
         value["further"] = true.into();
-        assert_eq!(SnapshotRecord::decode(value.to_string().as_bytes()), Ok(record()));
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Ok(record()));
         value["version"] = 2.into();
-        assert_eq!(SnapshotRecord::decode(value.to_string().as_bytes()), Err(RecordError::Newer(2)));
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Err(TierRecordError::Newer(2)));
     }
 
     #[test]
     fn what_is_no_record_is_an_error() {
         for bytes in [&b""[..], b"{", b"[]", b"{}", b"{\"version\":1}", b"{\"version\":-1}", b"\xff"] {
-            assert!(matches!(SnapshotRecord::decode(bytes), Err(RecordError::Json(_))), "{bytes:?}");
+            assert!(matches!(PushRecord::decode(bytes), Err(TierRecordError::Json(_))), "{bytes:?}");
         }
-        assert_eq!(Owner::decode(&vec![b' '; MOST_BYTES + 1]), Err(RecordError::Large(MOST_BYTES + 1)));
+        assert_eq!(
+            NameOwner::decode(&vec![b' '; MOST_BYTES + 1]),
+            Err(TierRecordError::Large(MOST_BYTES + 1))
+        );
     }
 }

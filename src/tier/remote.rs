@@ -1,11 +1,10 @@
-//! Object stores that are asked over the network, by the crate `object_store`.
+//! TierObject stores that are asked over the network, by the crate `object_store`.
 
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_core::Stream;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
@@ -13,7 +12,7 @@ use object_store::{
 };
 
 use super::objects::{
-    Asked, Object, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent,
+    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
 use super::records::MOST_BYTES;
 use super::uri::{S3Place, TierUriError};
@@ -29,7 +28,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(60);
 
 /// An object store of the network, below a prefix.
 #[derive(Debug)]
-pub struct RemoteObjects {
+pub(super) struct RemoteObjects {
     store: Arc<dyn ObjectStore>,
     prefix: String,
 }
@@ -40,7 +39,7 @@ impl RemoteObjects {
     ///
     /// # Errors
     /// What was given does not fit.
-    pub fn s3(place: &S3Place) -> Result<Self, TierUriError> {
+    pub(super) fn s3(place: &S3Place) -> Result<Self, TierUriError> {
         let options =
             object_store::ClientOptions::new().with_connect_timeout(CONNECT_TIME).with_timeout(REQUEST_TIME);
         let retry =
@@ -74,7 +73,7 @@ impl RemoteObjects {
         Some(whole.strip_prefix(&self.prefix)?.strip_prefix('/')?.to_owned())
     }
 
-    async fn get_now(&self, key: &str) -> Result<Object, ObjectError> {
+    async fn get_now(&self, key: &str) -> Result<TierObject, ObjectError> {
         let found = self.store.get(&self.path(key)).await.map_err(failure(key))?;
         if found.meta.size > MOST_BYTES as u64 {
             let why = format!("it has {} bytes, and such objects are small", found.meta.size);
@@ -82,7 +81,7 @@ impl RemoteObjects {
         }
         let version = ObjectVersion { etag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
         let bytes = found.bytes().await.map_err(failure(key))?;
-        Ok(Object { bytes: bytes.into(), version })
+        Ok(TierObject { bytes: bytes.into(), version })
     }
 
     async fn put_now(&self, key: &str, bytes: Vec<u8>, when: PutIf) -> Result<(), ObjectError> {
@@ -93,7 +92,8 @@ impl RemoteObjects {
             }
         };
         let options = PutOptions { mode, ..PutOptions::default() };
-        let put = self.store.put_opts(&self.path(key), PutPayload::from(bytes), options);
+        let path = self.path(key);
+        let put = self.store.put_opts(&path, PutPayload::from(bytes), options);
         put.await.map(drop).map_err(failure(key))
     }
 
@@ -200,11 +200,11 @@ fn of_words(key: String, why: String) -> ObjectError {
 }
 
 impl Objects for RemoteObjects {
-    fn get<'a>(&'a self, key: &'a str) -> Asked<'a, Object> {
+    fn get<'a>(&'a self, key: &'a str) -> Asking<'a, TierObject> {
         Box::pin(self.get_now(key))
     }
 
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asked<'a, Vec<u8>> {
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asking<'a, Vec<u8>> {
         Box::pin(async move {
             let (path, length) = (self.path(key), range.end - range.start);
             let bytes = self.store.get_range(&path, range).await.map_err(failure(key))?;
@@ -216,22 +216,22 @@ impl Objects for RemoteObjects {
         })
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> Asked<'a, ObjectMeta> {
+    fn head<'a>(&'a self, key: &'a str) -> Asking<'a, ObjectMeta> {
         Box::pin(async move {
             let found = self.store.head(&self.path(key)).await.map_err(failure(key))?;
             Ok(ObjectMeta { key: key.to_owned(), bytes: found.size })
         })
     }
 
-    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asked<'a, ()> {
+    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asking<'a, ()> {
         Box::pin(self.put_now(key, bytes, when))
     }
 
-    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, sent: &'a dyn Sent) -> Asked<'a, ()> {
+    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, sent: &'a dyn Sent) -> Asking<'a, ()> {
         Box::pin(self.upload_now(key, from, sent))
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> Asked<'a, ()> {
+    fn delete<'a>(&'a self, key: &'a str) -> Asking<'a, ()> {
         Box::pin(async move {
             match self.store.delete(&self.path(key)).await {
                 Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
@@ -240,11 +240,11 @@ impl Objects for RemoteObjects {
         })
     }
 
-    fn list<'a>(&'a self, folder: &'a str) -> Asked<'a, Vec<ObjectMeta>> {
+    fn list<'a>(&'a self, folder: &'a str) -> Asking<'a, Vec<ObjectMeta>> {
         Box::pin(self.list_now(folder))
     }
 
-    fn wait<'a>(&'a self, time: Duration) -> Asked<'a, ()> {
+    fn wait<'a>(&'a self, time: Duration) -> Asking<'a, ()> {
         Box::pin(async move {
             tokio::time::sleep(time).await;
             Ok(())

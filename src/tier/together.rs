@@ -8,15 +8,15 @@ use std::task::Poll;
 /// Requests that are under way at once.
 const WIDTH: usize = 8;
 
-type Work<'a, E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'a>>;
+type TierWork<'a, E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'a>>;
 
 /// Does all, a few at once. The first error ends it.
 pub(super) async fn all<'a, I, E>(
     work: impl IntoIterator<Item = I>,
-    mut begin: impl FnMut(I) -> Work<'a, E>,
+    mut begin: impl FnMut(I) -> TierWork<'a, E>,
 ) -> Result<(), E> {
     let mut rest = work.into_iter();
-    let mut under_way: VecDeque<Work<'a, E>> = VecDeque::new();
+    let mut under_way: VecDeque<TierWork<'a, E>> = VecDeque::new();
     poll_fn(|context| {
         loop {
             while under_way.len() < WIDTH

@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use super::directory::DirectoryObjects;
-use super::objects::{ObjectError, Objects};
+use super::objects::ObjectError;
 
 /// Why there is no tier to be found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,22 +102,6 @@ impl std::fmt::Display for TierUri {
                 }
                 Ok(())
             }
-        }
-    }
-}
-
-impl TierUri {
-    /// The object store, which is not asked anything yet.
-    ///
-    /// # Errors
-    /// What was given does not fit.
-    pub fn objects(&self) -> Result<Arc<dyn Objects>, TierUriError> {
-        match self {
-            Self::Directory(path) => Ok(Arc::new(DirectoryObjects::new(path)?)),
-            #[cfg(feature = "tier")]
-            Self::S3(place) => Ok(Arc::new(super::remote::RemoteObjects::s3(place)?)),
-            #[cfg(not(feature = "tier"))]
-            Self::S3(_) => Err(TierUriError::NotBuilt),
         }
     }
 }

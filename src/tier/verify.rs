@@ -8,7 +8,7 @@ use super::change::{is_there, patiently, read};
 use super::error::TierError;
 use super::keys::{self, PackKey};
 use super::objects::Objects;
-use super::records::{MarkState, Owner, Published, SnapshotRecord, TrashMark};
+use super::records::{MarkState, NameOwner, Published, PushRecord, TrashMark};
 use super::together::all;
 
 /// What a check has found. Its keys are part of the interface.
@@ -32,7 +32,7 @@ pub async fn check_tier(objects: &dyn Objects) -> Result<CheckedTier, TierError>
     let mut packs: BTreeMap<PackKey, (u64, String)> = BTreeMap::new();
     for found in patiently(objects, || objects.list(keys::IMAGES)).await? {
         let Some(image) = keys::of_owner(&found.key) else { continue };
-        let owner = match read::<Owner>(objects, &found.key).await {
+        let owner = match read::<NameOwner>(objects, &found.key).await {
             Ok(Some(owner)) => owner,
             Ok(None) => continue,
             Err(TierError::Record { key, why }) => {
@@ -45,7 +45,7 @@ pub async fn check_tier(objects: &dyn Objects) -> Result<CheckedTier, TierError>
         for (snapshot, id) in owner.snapshots {
             let (key, node) = (keys::record(image, id), format!("{image}@{snapshot}"));
             checked.snapshots += 1;
-            match read::<SnapshotRecord>(objects, &key).await {
+            match read::<PushRecord>(objects, &key).await {
                 Ok(Some(record)) => note(&mut packs, &record, &node),
                 Ok(None) => {
                     checked.problems.push(format!("{node}: {key} is missing: push the snapshot again"))
@@ -56,8 +56,8 @@ pub async fn check_tier(objects: &dyn Objects) -> Result<CheckedTier, TierError>
         }
     }
     for found in patiently(objects, || objects.list(keys::PUBLISHED)).await? {
-        if let Some(published) = read::<Published>(objects, &found.key).await? {
-            note(&mut packs, &published.record, &found.key);
+        if let Some(Published { record: Some(record), .. }) = read(objects, &found.key).await? {
+            note(&mut packs, &record, &found.key);
         }
     }
     checked.packs = packs.len() as u64;
@@ -78,7 +78,7 @@ pub async fn check_tier(objects: &dyn Objects) -> Result<CheckedTier, TierError>
     Ok(checked)
 }
 
-fn note(packs: &mut BTreeMap<PackKey, (u64, String)>, record: &SnapshotRecord, node: &str) {
+fn note(packs: &mut BTreeMap<PackKey, (u64, String)>, record: &PushRecord, node: &str) {
     for pack in &record.packs {
         packs.entry(pack.key).or_insert_with(|| (pack.bytes, node.to_owned()));
     }

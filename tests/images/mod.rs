@@ -16,6 +16,7 @@ mod remote;
 mod served;
 mod shorter;
 mod shuru;
+mod tier;
 mod tracking;
 mod upload;
 
