@@ -168,6 +168,7 @@ pub mod store {
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::packs::RebuiltIndex;
+    pub use crate::store::pushing::{NeededPack, PackedSnapshot};
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{
@@ -177,6 +178,8 @@ pub mod store {
     pub use crate::store::scrub::{ChunkUse, DamagedChunk, ScrubOptions, ScrubReport, UnusablePack};
     pub use crate::store::shuru::{ShuruDisk, ShuruError};
     pub use crate::store::tier_record::{TierPath, TierSnapshot, look_up_snapshot};
+
+    pub use crate::store::tier_setting::{set_tier, tier_of};
 
     pub mod catalog {
         pub use crate::store::catalog::*;
@@ -195,6 +198,10 @@ pub mod sys {
 
 pub mod task {
     pub use crate::exec::{ReadyList, Tasks};
+}
+
+pub mod tier {
+    pub use crate::tier::*;
 }
 
 #[cfg(feature = "tls")]

@@ -77,6 +77,7 @@ mod stats;
 mod store;
 #[allow(unsafe_code)]
 mod sys;
+mod tier;
 #[cfg(feature = "tls")]
 mod tls;
 

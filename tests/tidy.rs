@@ -32,10 +32,11 @@ fn may_import() -> BTreeMap<&'static str, Vec<&'static str>> {
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio_uring", &["control"]),
     // `sys` watches a descriptor for it, which is unsafe.
-    ("tokio", &["control", "daemon", "server", "sys"]),
+    ("tokio", &["control", "daemon", "server", "sys", "tier"]),
     ("io_uring", &["ring"]),
     ("libc", &["ring", "sys", "backend", "shard", "control", "client", "config", "daemon", "sandbox"]),
     ("landlock", &["sandbox"]),
+    ("object_store", &["tier"]),
     ("aws_lc_rs", &["tls"]),
     ("rustls", &["tls"]),
     ("redb", &["store"]),
@@ -48,7 +49,7 @@ const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
 /// Modules that forbid it in their tests too, so that no `#[allow]` below can bring it back.
 const FORBID_UNSAFE: &[&str] = &[
     "attach", "backend", "cli", "client", "config", "control", "daemon", "exec", "identity", "nbd", "random",
-    "rights", "shard", "stats", "store", "tls",
+    "rights", "shard", "stats", "store", "tier", "tls",
 ];
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use super::Outcome;
 use super::owner::{self, RequestError, StorePlace};
 use super::text::human;
+use super::tiered;
 use crate::config::ControlAddress;
 use crate::config::size::parse_size;
 use crate::store::catalog::{NodeName, StoreName};
@@ -55,6 +56,7 @@ removed. `flatten` leaves the snapshots of the image where they are.
 all images on that base follow. With --unsafe only the size is compared: if the contents differ, what
 the images read changes, and file systems in them may be damaged.
   ringnbd image diff /srv/store/vm1@monday /srv/store/vm1
+  ringnbd image push /srv/store/vm1@monday             to the tier of the store (`ringnbd store tier`)
   ringnbd image export /srv/store/vm1@monday monday.raw
   ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
@@ -69,6 +71,10 @@ JSON keys:
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
   checkpoint                         node, ingested, done, total
+  push                               store, node, record, was_there, packs, bytes, bytes_sent
+  own                                store, generation, host, since_s, snapshots (records by name)
+  publish                            the record: id, image, snapshot, uuid, store, created_s, pushed_s, size,
+                                     space, root, packs
   diff                               from, to, from_size, size, extents ({start, length}), changed (bytes)
   map                                a list as of `qemu-img map`: start, length, depth, present, zero, data, offset
   export                             store, node, file, size, from, delta
@@ -95,6 +101,38 @@ pub(crate) enum ImageCommand {
     Snapshot(Several),
     /// Take a snapshot, and store its contents in packs, where equal data is stored once
     Checkpoint(One),
+    /// Store a snapshot in the tier of its store, where other hosts find it; its contents have to be in packs
+    Push {
+        /// The snapshot: STORE/NAME@SNAPSHOT
+        #[arg(value_name = "STORE/NAME@SNAPSHOT")]
+        of: ImagePath,
+        /// Send so many bytes a second at most, such as 50M
+        #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+        rate: Option<u64>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a snapshot that was pushed a name in the tier for everybody, which stays if the snapshot goes
+    Publish {
+        /// The snapshot: STORE/NAME@SNAPSHOT
+        #[arg(value_name = "STORE/NAME@SNAPSHOT")]
+        of: ImagePath,
+        /// The name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a name in the tier: one store at a time can push snapshots of it
+    Own {
+        #[command(flatten)]
+        of: One,
+        /// Take it from the store that has it, which cannot push it any more
+        #[arg(long)]
+        force: bool,
+    },
     /// Make images that begin as a snapshot is
     Clone {
         /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as file:///srv/tier/NAME@SNAPSHOT
@@ -206,6 +244,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
         ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
+        ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
+        ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
+        ImageCommand::Own { of, force } => tiered::take(&of.node, force, of.json, control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
         ImageCommand::Map(of) => parts::map(&of.node, of.json, control.as_ref()),
@@ -237,6 +278,9 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
     Ok(match command {
         ImageCommand::Create(_)
         | ImageCommand::Checkpoint(_)
+        | ImageCommand::Push { .. }
+        | ImageCommand::Publish { .. }
+        | ImageCommand::Own { .. }
         | ImageCommand::Flatten(_)
         | ImageCommand::Rebase(_)
         | ImageCommand::Diff { .. }
@@ -314,6 +358,8 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Map(of)
         | ImageCommand::Checkpoint(of)
         | ImageCommand::Flatten(of) => vec![&of.node],
+        ImageCommand::Push { of, .. } | ImageCommand::Publish { of, .. } => vec![of],
+        ImageCommand::Own { of, .. } => vec![&of.node],
         ImageCommand::Rebase(args) => vec![&args.node],
         ImageCommand::Diff { from, to, .. } => vec![from, to],
         ImageCommand::Export(args) => vec![&args.node],

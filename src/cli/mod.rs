@@ -26,6 +26,7 @@ pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod store;
 mod text;
+mod tiered;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 pub(crate) mod top;

@@ -15,6 +15,8 @@ use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
 use crate::store::catalog::{CatalogExcerpt, NodeName};
 use crate::store::{MapFiles, OpenFor, OpenStore, StoreAnswer, StoreDirectory, StoreError, StoreRequest};
+use crate::tier::TierError;
+use crate::tier::uri::TierUriError;
 
 /// How often a server is asked again what snapshots consist of: layers that were merged meanwhile are gone.
 const TRIES: usize = 5;
@@ -53,6 +55,10 @@ pub(super) enum RequestError {
         "nobody knows how long it will be, which the server that has the store has to know: write --size, or stop the server"
     )]
     NoSize,
+    #[error("{0}")]
+    Tier(#[from] TierError),
+    #[error("{0}")]
+    TierUri(#[from] TierUriError),
     #[error("the new image cannot be written: {0}")]
     Client(#[from] ClientError),
     #[error("{error}; what may be left of the image is called {unfinished}: remove it (`ringnbd image rm`)")]
@@ -73,6 +79,7 @@ impl RequestError {
         match self {
             Self::Store(error) if !error.is_refusal() => Outcome::failed(error),
             Self::Server { sentence, is_refusal: false } => Outcome::failed(sentence),
+            Self::Tier(error) if !error.is_refusal() => Outcome::failed(error),
             error @ (Self::Client(_) | Self::Left { .. }) => Outcome::failed(error),
             error => Outcome::refused(error),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::Outcome;
 use super::owner::{self, RequestError};
 use super::text::{exact_and_human, json, print, table};
+use super::tiered;
 use super::watched::Watched;
 use crate::config::ControlAddress;
 use crate::config::size::parse_duration;
@@ -15,6 +16,7 @@ use crate::store::catalog::ChunkCompression;
 use crate::store::{
     CollectedLost, IngestState, MapFiles, OpenStore, StoreAnswer, StoreDescription, StoreRequest,
 };
+use crate::tier::uri::TierUri;
 use of_store::{OfStore, place};
 
 /// The last one that has four digits for its year.
@@ -33,6 +35,8 @@ Examples:
   ringnbd store check /srv/store
   ringnbd store check --deep --rate 50M /srv/store          all packs are read; another time it goes on
   ringnbd store check --repair --copy old.raw /srv/store    damaged chunks are looked for there too
+  ringnbd store tier /srv/store 's3://bucket/vms?region=eu-central-1'       then: ringnbd image push
+  ringnbd store gc --tier /srv/store                        and store check --tier
   ringnbd store check --rebuild-catalog /srv/store          catalog.redb is lost, or cannot be read
 
 `check --deep` reads each chunk of all packs past the page cache, and verifies its checksums and its
@@ -60,6 +64,9 @@ JSON keys:
               images, snapshots (numbers), left (sentences)
   ingest      store, after_seconds (null: off), paused, queue (layers), layers, bytes, chunks_zero,
               chunks_known, chunks_written, bytes_written
+  tier        store, tier (null: none)
+  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted
+  check --tier  images, snapshots, packs, bytes, problems
   gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
               bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is
               needed), chunks_needed, packs_unreadable (they stay), done, total
@@ -87,6 +94,21 @@ pub(crate) enum StoreCommand {
         /// How chunks are compressed that come into packs; it leaves those alone that become hardly smaller
         #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Lz4)]
         compress: Compress,
+        /// Give it this tier: s3://BUCKET/PREFIX or file:DIRECTORY
+        #[arg(long, value_name = "TIER")]
+        tier: Option<TierUri>,
+    },
+    /// Show which tier a store has, or give it one: an object store that snapshots are pushed to
+    Tier {
+        #[command(flatten)]
+        of: OfStore,
+        /// s3://BUCKET/PREFIX[?endpoint=URL&region=NAME], or file:DIRECTORY; credentials are taken from the
+        /// environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+        #[arg(value_name = "TIER", conflicts_with = "off")]
+        tier: Option<TierUri>,
+        /// The store has no tier any more; what was pushed stays there
+        #[arg(long)]
+        off: bool,
     },
     /// Show what a store has and what it takes
     Info(OfStore),
@@ -111,6 +133,10 @@ pub(crate) enum StoreCommand {
         /// Leave what has been in lost/ for less than this
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
         grace: Duration,
+        /// Remove what no snapshot needs of the store's tier, and nothing of the store: packs are marked now, and
+        /// deleted by a collection after the time of --grace
+        #[arg(long)]
+        tier: bool,
     },
 }
 
@@ -132,13 +158,20 @@ pub(crate) fn run(args: Args) -> Outcome {
         answer.map(|answer| show(&answer, of.json))
     };
     let done = match args.command {
-        StoreCommand::Init { of, compress } => init(&of, compress),
+        StoreCommand::Init { of, compress, tier } => init(&of, compress).and_then(|made| match &tier {
+            Some(uri) => tiered::set(&of.store, (Some(uri), false), of.json, control),
+            None => Ok(show(&StoreAnswer::Store(made), of.json)),
+        }),
+        StoreCommand::Tier { of, tier, off } => {
+            tiered::set(&of.store, (tier.as_ref(), off), of.json, control)
+        }
         StoreCommand::Info(of) => ask(&of, StoreRequest::Store),
         StoreCommand::Check(args) => check::run(args, control),
         StoreCommand::Ingest { of, pause, resume } => {
             ask(&of, StoreRequest::Ingest { pause: (pause || resume).then_some(pause) })
         }
-        StoreCommand::Gc { of, grace } => collect(&of, grace, control),
+        StoreCommand::Gc { of, grace, tier: true } => tiered::collect(&of.store, grace, of.json),
+        StoreCommand::Gc { of, grace, tier: false } => collect(&of, grace, control),
     };
     done.unwrap_or_else(RequestError::ended)
 }
@@ -209,14 +242,14 @@ fn collected(of: &CollectedLost) -> String {
     text
 }
 
-fn init(of: &OfStore, compress: Compress) -> Result<Outcome, RequestError> {
+fn init(of: &OfStore, compress: Compress) -> Result<StoreDescription, RequestError> {
     let compression = match compress {
         Compress::Lz4 => ChunkCompression::Lz4,
         Compress::Zstd => ChunkCompression::Zstd,
         Compress::None => ChunkCompression::None,
     };
     let made = OpenStore::init_with(&of.store, MapFiles, compression)?;
-    Ok(show(&StoreAnswer::Store(made.describe_store()?), of.json))
+    Ok(made.describe_store()?)
 }
 
 fn show(answer: &StoreAnswer, as_json: bool) -> Outcome {

@@ -44,6 +44,11 @@ pub enum StoreError {
     CatalogIsWhole(PathBuf),
     #[error("no layer in {} tells which store it belongs to: restore the store from a backup", .0.display())]
     NoLayers(PathBuf),
+    #[error(
+        "{0} is not a snapshot whose contents are all in packs: make it one with `ringnbd image checkpoint`; what stands on a \
+         base outside of the store cannot be"
+    )]
+    NotPacked(String),
     #[error("{0}")]
     Refused(#[from] ImageRefusal),
     #[error("{0}")]
@@ -175,6 +180,7 @@ impl StoreError {
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,
+            Self::NotPacked(_) => true,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::of_store::{OfStore, place};
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError};
 use crate::cli::text::{exact_and_human, json, print};
+use crate::cli::tiered;
 use crate::cli::watched::Watched;
 use crate::config::ControlAddress;
 use crate::config::size::parse_size;
@@ -30,6 +31,9 @@ pub(crate) struct CheckArgs {
     /// Read and verify each chunk of all packs too
     #[arg(long)]
     deep: bool,
+    /// Look whether all is there that the store's tier says it has, and at nothing of the store
+    #[arg(long, conflicts_with_all = ["deep", "rate", "anew", "repair", "rebuild_map", "rebuild_index"])]
+    tier: bool,
     /// Read so many bytes a second at most, such as 50M; 0: as fast as it goes
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     rate: Option<u64>,
@@ -92,6 +96,7 @@ struct IndexJson<'a> {
 pub(super) fn run(args: CheckArgs, control: Option<&ControlAddress>) -> Result<Outcome, RequestError> {
     let of = &args.of;
     match &args.rebuild_map {
+        _ if args.tier => tiered::check(&of.store, of.json),
         _ if args.rebuild_catalog => new_catalog(of),
         _ if args.rebuild_index => new_index(of, control),
         Some(image) if !args.yes => Ok(Outcome::refused(format_args!(

@@ -188,6 +188,10 @@ fn change_store(name: &str) -> VerbDescription {
         }
         "snapshot" => of("Snapshots at one point in time", &[("nodes!", list(&text()))]),
         "checkpoint" => of("A snapshot, and its contents in packs", &[("node!", text())]),
+        "clone_from_tier" => {
+            let from = json!({ "type": "object" });
+            of("Images that begin as a snapshot on a tier", &[("from!", from), ("to!", list(&text()))])
+        }
         "clone" => of("Images that begin as a snapshot", &[("from!", text()), ("to!", list(&text()))]),
         "remove" => of("Remove images and snapshots", &[("nodes!", list(&text())), ("snapshots", flag())]),
         "rename" => of("Another name", &[("node!", text()), ("to!", text())]),

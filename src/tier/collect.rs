@@ -1,0 +1,205 @@
+//! What no snapshot of the tier needs goes, in two phases: one run marks it, a later one deletes it. Any host
+//! may run it, and several at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::bug::{TierBug, is_planted};
+use super::change::{TierChange, change, patiently, read};
+use super::error::TierError;
+use super::keys::{self, PackKey};
+use super::marks::{condemn, mark, rescue};
+use super::objects::Objects;
+use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TrashMark};
+
+/// When something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CollectOptions {
+    /// Between the two phases. It is longer than a listing of the object store may be late, and than clocks of
+    /// hosts differ.
+    pub grace_s: u64,
+    /// After which a push that was not finished is given up.
+    pub expiry_s: u64,
+}
+
+/// What a collection has done. Its keys are part of the interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CollectedTier {
+    pub packs: u64,
+    pub packs_needed: u64,
+    pub packs_marked: u64,
+    pub packs_deleted: u64,
+    pub bytes_deleted: u64,
+    pub records_deleted: u64,
+}
+
+/// All that names packs.
+struct Needed {
+    packs: BTreeSet<PackKey>,
+    records: Vec<PushRecord>,
+}
+
+/// Collects what nothing needs.
+///
+/// # Errors
+/// A sentence: what was marked or deleted by then is.
+pub async fn collect_tier(
+    objects: &dyn Objects,
+    options: CollectOptions,
+) -> Result<CollectedTier, TierError> {
+    let mut collected = CollectedTier::default();
+    // What is known to be marked is older than the records that are looked at after it.
+    let (marks, now_s) = (marks(objects).await?, objects.now_s());
+    let mut sizes = BTreeMap::new();
+    for found in patiently(objects, || objects.list(keys::PACKS)).await? {
+        if let Some(key) = PackKey::of_object(&found.key) {
+            sizes.insert(key, found.bytes);
+        }
+    }
+    let needed = needed(objects).await?;
+    collected.packs = sizes.len() as u64;
+    collected.packs_needed = sizes.keys().filter(|key| needed.packs.contains(key)).count() as u64;
+    for (key, seen) in &marks {
+        let is_needed = needed.packs.contains(key) && !is_planted(TierBug::NoSecondLook);
+        match seen.state {
+            MarkState::Marked if is_needed => {
+                rescue(objects, key).await?;
+            }
+            MarkState::Marked if now_s >= seen.since_s.saturating_add(options.grace_s) => {
+                if condemn(objects, key, *seen).await? {
+                    delete(objects, key, &sizes, &mut collected).await?;
+                }
+            }
+            // Whoever has condemned it has not come to delete it.
+            MarkState::Deleting if sizes.contains_key(key) => {
+                delete(objects, key, &sizes, &mut collected).await?;
+            }
+            MarkState::Marked | MarkState::Rescued | MarkState::Deleting => {}
+        }
+    }
+    for key in sizes.keys().filter(|key| !needed.packs.contains(key)) {
+        let is_known = marks.get(key).is_some_and(|mark| mark.state != MarkState::Rescued);
+        if !is_known {
+            collected.packs_marked += u64::from(mark(objects, key).await?);
+        }
+    }
+    expire(objects, &needed.records, options.expiry_s, &mut collected).await?;
+    Ok(collected)
+}
+
+async fn delete(
+    objects: &dyn Objects,
+    key: &PackKey,
+    sizes: &BTreeMap<PackKey, u64>,
+    collected: &mut CollectedTier,
+) -> Result<(), TierError> {
+    let object = key.object();
+    patiently(objects, || objects.delete(&object)).await?;
+    collected.packs_deleted += 1;
+    collected.bytes_deleted += sizes.get(key).copied().unwrap_or_default();
+    Ok(())
+}
+
+async fn marks(objects: &dyn Objects) -> Result<BTreeMap<PackKey, TrashMark>, TierError> {
+    let mut marks = BTreeMap::new();
+    for found in patiently(objects, || objects.list(keys::TRASH)).await? {
+        let Some(key) = PackKey::of_mark(&found.key) else { continue };
+        if let Some(mark) = read(objects, &found.key).await? {
+            marks.insert(key, mark);
+        }
+    }
+    Ok(marks)
+}
+
+/// What records and holds name, whether listed or not. One that cannot be read ends the collection.
+async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
+    let mut needed = Needed { packs: BTreeSet::new(), records: Vec::new() };
+    for found in patiently(objects, || objects.list(keys::IMAGES)).await? {
+        if keys::of_record(&found.key).is_none() {
+            continue;
+        }
+        // It may be gone since it was listed.
+        if let Some(record) = read::<PushRecord>(objects, &found.key).await? {
+            needed.packs.extend(record.packs.iter().map(|pack| pack.key));
+            needed.records.push(record);
+        }
+    }
+    for found in patiently(objects, || objects.list(keys::HOLDS)).await? {
+        if let Some(hold) = read::<TierHold>(objects, &found.key).await? {
+            needed.packs.extend(hold.packs.iter().map(|pack| pack.key));
+        }
+    }
+    for found in patiently(objects, || objects.list(keys::PUBLISHED)).await? {
+        if let Some(published) = read::<Published>(objects, &found.key).await? {
+            let packs = published.record.iter().flat_map(|record| &record.packs);
+            needed.packs.extend(packs.map(|pack| pack.key));
+        }
+    }
+    Ok(needed)
+}
+
+/// Records go that no owner lists and that are old: of pushes that ended, and of snapshots that were removed.
+async fn expire(
+    objects: &dyn Objects,
+    records: &[PushRecord],
+    expiry_s: u64,
+    collected: &mut CollectedTier,
+) -> Result<(), TierError> {
+    let now_s = objects.now_s();
+    let mut owners: BTreeMap<&str, Option<NameOwner>> = BTreeMap::new();
+    for record in records {
+        if now_s < record.pushed_s.saturating_add(expiry_s) {
+            continue;
+        }
+        if !owners.contains_key(record.image.as_str()) {
+            owners.insert(&record.image, read(objects, &keys::owner(&record.image)).await?);
+        }
+        let Some(owner) = &owners[record.image.as_str()] else { continue };
+        let is_listed = owner.snapshots.get(&record.snapshot) == Some(&record.id);
+        if !is_listed && give_up(objects, record).await? {
+            let key = keys::record(&record.image, record.id);
+            patiently(objects, || objects.delete(&key)).await?;
+            // Whoever still has it in hand finds that it is not there.
+            settle(objects, &record.image, record.id).await?;
+            collected.records_deleted += 1;
+        }
+    }
+    // Whoever gave one up has not come to delete it.
+    for (image, owner) in owners {
+        for id in owner.into_iter().flat_map(|owner| owner.expired) {
+            let key = keys::record(image, id);
+            patiently(objects, || objects.delete(&key)).await?;
+            settle(objects, image, id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A record must not be listed any more; false if it is.
+async fn give_up(objects: &dyn Objects, record: &PushRecord) -> Result<bool, TierError> {
+    let decide = |there: Option<NameOwner>| {
+        let Some(mut owner) = there else { return Ok(TierChange::Done(false)) };
+        if owner.snapshots.get(&record.snapshot) == Some(&record.id) {
+            return Ok(TierChange::Done(false));
+        }
+        if !owner.expired.insert(record.id) || is_planted(TierBug::ExpiredRecordCommitted) {
+            return Ok(TierChange::Done(true));
+        }
+        Ok(TierChange::Put(owner, true))
+    };
+    Ok(change(objects, &keys::owner(&record.image), decide).await?.done())
+}
+
+/// A record that was given up is deleted.
+async fn settle(objects: &dyn Objects, image: &str, id: Uuid) -> Result<(), TierError> {
+    let decide = |there: Option<NameOwner>| {
+        let Some(mut owner) = there else { return Ok(TierChange::Done(())) };
+        if !owner.expired.remove(&id) {
+            return Ok(TierChange::Done(()));
+        }
+        Ok(TierChange::Put(owner, ()))
+    };
+    change(objects, &keys::owner(image), decide).await.map(|changed| changed.done())
+}

@@ -1,0 +1,106 @@
+//! What keeps the packs of a snapshot beside its record: a published name, an image that was cloned from it.
+//!
+//! It is written first, and the snapshot looked at after that: if it is there then, its packs were not on
+//! their way to deletion, and a collection that begins later sees what was written.
+
+use uuid::Uuid;
+
+use super::change::{TierChange, change, read};
+use super::error::TierError;
+use super::keys;
+use super::names::checked;
+use super::objects::Objects;
+use super::own::owner;
+use super::records::{Published, PushRecord, TierHold};
+
+/// The record of a snapshot that is in the tier.
+///
+/// # Errors
+/// It is not there; the object store's.
+pub async fn snapshot(objects: &dyn Objects, image: &str, snapshot: &str) -> Result<PushRecord, TierError> {
+    let missing = || TierError::NoSnapshot { image: image.to_owned(), snapshot: snapshot.to_owned() };
+    let listed = owner(objects, image).await?;
+    let id = listed.snapshots.get(snapshot).ok_or_else(missing)?;
+    read(objects, &keys::record(image, *id)).await?.ok_or_else(missing)
+}
+
+async fn is_still(objects: &dyn Objects, record: &PushRecord) -> Result<bool, TierError> {
+    let owner = owner(objects, &record.image).await?;
+    Ok(owner.snapshots.get(&record.snapshot) == Some(&record.id))
+}
+
+/// Gives a snapshot a name for everybody, which had another one before or none.
+///
+/// # Errors
+/// It is not there; the object store's.
+pub async fn publish(objects: &dyn Objects, of: PushRecord, name: &str) -> Result<(), TierError> {
+    checked(name)?;
+    let (key, published_s) = (keys::published(name), objects.now_s());
+    let decide = |there: Option<Published>| {
+        let is_there = there.is_some_and(|there| there.record.as_ref() == Some(&of));
+        let new = Published { record: Some(of.clone()), published_s };
+        Ok(if is_there { TierChange::Done(()) } else { TierChange::Put(new, ()) })
+    };
+    change(objects, &key, decide).await?.done();
+    if is_still(objects, &of).await? {
+        return Ok(());
+    }
+    let withdraw = |there: Option<Published>| {
+        let is_this = there.is_some_and(|there| there.record.as_ref() == Some(&of));
+        let new = Published { record: None, published_s };
+        Ok(if is_this { TierChange::Put(new, ()) } else { TierChange::Done(()) })
+    };
+    change(objects, &key, withdraw).await?.done();
+    Err(TierError::NoSnapshot { image: of.image, snapshot: of.snapshot })
+}
+
+/// What was published under a name.
+///
+/// # Errors
+/// Nothing was; the object store's.
+pub async fn published(objects: &dyn Objects, name: &str) -> Result<PushRecord, TierError> {
+    checked(name)?;
+    let found: Option<Published> = read(objects, &keys::published(name)).await?;
+    found.and_then(|found| found.record).ok_or_else(|| TierError::NoImage(name.to_owned()))
+}
+
+/// Keeps the packs of a snapshot for an image of a store that reads them.
+///
+/// # Errors
+/// It is not there; the object store's.
+pub async fn hold(
+    objects: &dyn Objects,
+    of: &PushRecord,
+    (store, image): (Uuid, &str),
+) -> Result<(), TierError> {
+    checked(image)?;
+    let (key, since_s) = (keys::hold(store, image), objects.now_s());
+    let decide = |there: Option<TierHold>| {
+        let is_there = there.is_some_and(|there| there.packs == of.packs);
+        let new = TierHold { since_s, packs: of.packs.clone() };
+        Ok(if is_there { TierChange::Done(()) } else { TierChange::Put(new, ()) })
+    };
+    change(objects, &key, decide).await?.done();
+    if is_still(objects, of).await? {
+        return Ok(());
+    }
+    release(objects, (store, image)).await?;
+    Err(TierError::NoSnapshot { image: of.image.clone(), snapshot: of.snapshot.clone() })
+}
+
+/// The image reads nothing of the tier any more, or is gone.
+///
+/// # Errors
+/// The object store's.
+pub async fn release(objects: &dyn Objects, (store, image): (Uuid, &str)) -> Result<(), TierError> {
+    let since_s = objects.now_s();
+    let decide = |there: Option<TierHold>| {
+        let is_over = there.is_none_or(|there| there.packs.is_empty());
+        Ok(if is_over {
+            TierChange::Done(())
+        } else {
+            TierChange::Put(TierHold { since_s, packs: Vec::new() }, ())
+        })
+    };
+    change(objects, &keys::hold(store, image), decide).await.map(|changed| changed.done())
+}

@@ -1,0 +1,223 @@
+//! The small objects of a tier, as JSON. Unknown keys are passed over, so that a later version can add some;
+//! what older ones must not pass over raises the version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::keys::PackKey;
+
+/// The version of all objects that this program writes, and the latest that it reads.
+pub const VERSION: u32 = 1;
+/// Bytes of a small object at most.
+pub const MOST_BYTES: usize = 16 << 20;
+/// Snapshots of a name at most: all are named in one object.
+pub const MOST_SNAPSHOTS: usize = 4096;
+
+/// Why an object is none of a tier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TierRecordError {
+    #[error("it is of version {0} of tiers, and this program knows version {VERSION}: use a newer ringnbd")]
+    Newer(u32),
+    #[error("it cannot be read: {0}")]
+    Json(String),
+    #[error("it is too large: {0} bytes")]
+    Large(usize),
+}
+
+/// Something that lies in a tier as JSON.
+pub trait TierRecord: Serialize + DeserializeOwned {
+    /// # Errors
+    /// It is of a later version, or something else.
+    fn decode(bytes: &[u8]) -> Result<Self, TierRecordError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        if bytes.len() > MOST_BYTES {
+            return Err(TierRecordError::Large(bytes.len()));
+        }
+        let json = |error: serde_json::Error| TierRecordError::Json(error.to_string());
+        let Versioned { version } = serde_json::from_slice(bytes).map_err(json)?;
+        if version > VERSION {
+            return Err(TierRecordError::Newer(version));
+        }
+        serde_json::from_slice(bytes).map_err(json)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["version"] = VERSION.into();
+        serde_json::to_vec_pretty(&value).unwrap_or_default()
+    }
+}
+
+/// Within which equal contents are the same chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierSpace {
+    /// `blake3`.
+    pub algorithm: String,
+    pub chunk_bytes: u32,
+    pub domain: Uuid,
+}
+
+/// `tier.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierHeader {
+    pub uuid: Uuid,
+    pub space: TierSpace,
+    pub created_s: u64,
+}
+
+/// `images/<name>/owner.json`: all that changes of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameOwner {
+    /// The store that may push.
+    pub store: Uuid,
+    /// Grows each time that another store takes the name.
+    pub generation: u64,
+    /// For people.
+    pub host: String,
+    pub since_s: u64,
+    /// The records of all snapshots, by name. A record that is not here was not acknowledged.
+    pub snapshots: BTreeMap<String, Uuid>,
+    /// Records that must not come here any more: they are being deleted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub expired: BTreeSet<Uuid>,
+}
+
+/// `images/<name>/records/<id>.json`: it never changes. If the name's owner does not list it, it is a push
+/// that is under way, or was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushRecord {
+    pub id: Uuid,
+    pub image: String,
+    pub snapshot: String,
+    /// The snapshot's own, in the store that it is from.
+    pub uuid: Uuid,
+    /// Where it is from.
+    pub store: Uuid,
+    /// When the snapshot was taken, and when this was written.
+    pub created_s: u64,
+    pub pushed_s: u64,
+    /// Bytes of the disk.
+    pub size: u64,
+    pub space: TierSpace,
+    pub root: RecordRoot,
+    /// All packs that have a chunk of it.
+    pub packs: Vec<RecordPack>,
+}
+
+/// What a disk begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordRoot {
+    /// All of the disk reads as zeroes.
+    Zeroes,
+    /// The topmost node of its manifest, and the pack that has it.
+    Node { hash: String, pack: PackKey, slot: u32 },
+}
+
+/// A pack that a snapshot needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordPack {
+    #[serde(flatten)]
+    pub key: PackKey,
+    /// Bytes of its file.
+    pub bytes: u64,
+}
+
+/// `holds/<store>/<name>.json`: what an image reads that was cloned from the tier and not pushed yet. Without
+/// packs it is over: it is not deleted, because a deletion that is late would take a later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierHold {
+    pub since_s: u64,
+    pub packs: Vec<RecordPack>,
+}
+
+/// `publish/<name>.json`. It has all that the snapshot's record had, and goes on when that is removed. None:
+/// it is not published any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub record: Option<PushRecord>,
+    pub published_s: u64,
+}
+
+/// How far a pack is on its way to deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkState {
+    /// No record named it.
+    Marked,
+    /// A push needs it after all.
+    Rescued,
+    /// Nobody may need it any more, for ever: a deletion may still be on its way.
+    Deleting,
+}
+
+/// `trash/<store>/<number>.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrashMark {
+    pub state: MarkState,
+    pub since_s: u64,
+}
+
+impl TierRecord for TierHeader {}
+impl TierRecord for NameOwner {}
+impl TierRecord for PushRecord {}
+impl TierRecord for TierHold {}
+impl TierRecord for Published {}
+impl TierRecord for TrashMark {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> PushRecord {
+        let pack = PackKey { store: Uuid::from_u128(1), number: 4, upload: 0 };
+        PushRecord {
+            id: Uuid::from_u128(2),
+            image: "vm1".to_owned(),
+            snapshot: "monday".to_owned(),
+            uuid: Uuid::from_u128(3),
+            store: Uuid::from_u128(1),
+            created_s: 5,
+            pushed_s: 6,
+            size: 1 << 30,
+            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
+            root: RecordRoot::Node { hash: "ab".repeat(32), pack, slot: 9 },
+            packs: vec![RecordPack { key: pack, bytes: 7 }],
+        }
+    }
+
+    #[test]
+    fn records_read_as_themselves() {
+        assert_eq!(PushRecord::decode(&record().encode()), Ok(record()));
+        let zeroes = PushRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..record() };
+        assert_eq!(PushRecord::decode(&zeroes.encode()), Ok(zeroes));
+        let mark = TrashMark { state: MarkState::Deleting, since_s: 3 };
+        assert_eq!(TrashMark::decode(&mark.encode()), Ok(mark));
+    }
+
+    #[test]
+    fn a_later_version_is_refused_and_a_further_key_is_not() {
+        let mut value: serde_json::Value = serde_json::from_slice(&record().encode()).unwrap();
+        value["further"] = true.into();
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Ok(record()));
+        value["version"] = 2.into();
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Err(TierRecordError::Newer(2)));
+    }
+
+    #[test]
+    fn what_is_no_record_is_an_error() {
+        for bytes in [&b""[..], b"{", b"[]", b"{}", b"{\"version\":1}", b"{\"version\":-1}", b"\xff"] {
+            assert!(matches!(PushRecord::decode(bytes), Err(TierRecordError::Json(_))), "{bytes:?}");
+        }
+        assert_eq!(
+            NameOwner::decode(&vec![b' '; MOST_BYTES + 1]),
+            Err(TierRecordError::Large(MOST_BYTES + 1))
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! Worlds by their seeds. `RINGNBD_TIER_WORLDS=100000` runs more of them than a test does.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::super::bug::{TierBug, plant};
+use super::super::collect::{CollectOptions, collect_tier};
+use super::super::keys::{self, PackKey};
+use super::super::objects::{Objects, PackBytes};
+use super::super::own::{Pusher, TakeOver, forget, own};
+use super::super::pin::{hold, publish, snapshot};
+use super::super::push::{PackSource, PushTo, SnapshotPush};
+use super::super::records::{PushRecord, RecordPack, RecordRoot, TierSpace};
+use super::super::verify::check_tier;
+use super::super::{TierError, own as owners};
+use super::store::{LAG_MS, SimulatedObjects, SimulatedStore};
+use super::world::{Promise, TierOracle, pack_bytes};
+use crate::random::Random;
+
+/// Longer than a listing is late and clocks differ.
+const GRACE_S: u64 = 60;
+const MOST_SKEW_S: u64 = 15;
+const _: () = assert!(GRACE_S * 1000 > LAG_MS + 2 * MOST_SKEW_S * 1000);
+/// The name that both stores want.
+const SHARED: &str = "vm";
+const WRITERS: usize = 2;
+const COLLECTORS: usize = 2;
+/// Packs of a store.
+const PACKS: u64 = 5;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+impl PackBytes for Vec<u8> {
+    fn length(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
+        to.copy_from_slice(&self[at as usize..at as usize + to.len()]);
+        Ok(())
+    }
+}
+
+/// The packs of one store.
+struct OwnPacks(Uuid);
+
+impl PackSource for OwnPacks {
+    fn open(&self, pack: &PackKey) -> io::Result<Option<Box<dyn PackBytes>>> {
+        Ok((pack.store == self.0).then(|| Box::new(pack_bytes(pack)) as Box<dyn PackBytes>))
+    }
+}
+
+/// A host that writes.
+struct WorldWriter {
+    objects: SimulatedObjects,
+    who: Pusher,
+    random: Mutex<Random>,
+    /// Names its snapshots: each life of a host has further ones.
+    life: u64,
+}
+
+impl WorldWriter {
+    fn below(&self, end: u64) -> u64 {
+        self.random.lock().unwrap().below(end)
+    }
+
+    async fn pause(&self, most_ms: u64) {
+        let time = Duration::from_millis(self.below(most_ms));
+        drop(self.objects.wait(time).await);
+    }
+
+    fn plan(&self, image: &str, number: u64, foreign: &[RecordPack]) -> SnapshotPush {
+        let chosen = (1..=PACKS).filter(|_| self.below(2) == 0);
+        let own = chosen.map(|number| PackKey { store: self.who.store, number, upload: 0 });
+        let own = own.map(|key| RecordPack { key, bytes: pack_bytes(&key).len() as u64 });
+        SnapshotPush {
+            image: image.to_owned(),
+            snapshot: format!("s{}-{}-{number}", self.objects.host, self.life),
+            uuid: Uuid::from_u128(u128::from(self.life) << 64 | u128::from(number)),
+            created_s: 0,
+            size: 1,
+            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
+            root: RecordRoot::Zeroes,
+            packs: own.chain(foreign.iter().cloned()).collect(),
+        }
+    }
+
+    async fn push(&self, plan: &SnapshotPush) {
+        let packs = OwnPacks(self.who.store);
+        let new_id = || {
+            let mut random = self.random.lock().unwrap();
+            Uuid::from_u64_pair(random.number(), random.number())
+        };
+        let to = PushTo { objects: &self.objects, who: &self.who, packs: &packs, sent: &(), new_id: &new_id };
+        for _ in 0..3 {
+            match to.push(plan).await {
+                Ok(pushed) => {
+                    let packs = plan.packs.iter().map(|pack| (pack.key.store, pack.key.number)).collect();
+                    let (image, snapshot) = (plan.image.clone(), plan.snapshot.clone());
+                    let promise = Promise { image, snapshot, record: pushed.record, packs };
+                    self.objects.locked().oracle.promises.push(promise);
+                    return;
+                }
+                Err(TierError::NotOwner { .. }) if self.below(2) == 0 => {
+                    drop(own(&self.objects, &self.who, &plan.image, TakeOver::Yes).await);
+                }
+                Err(_) => self.pause(10_000).await,
+            }
+        }
+    }
+
+    /// A snapshot of anybody.
+    async fn any_snapshot(&self) -> Option<PushRecord> {
+        let images = [SHARED, "vm0", "vm1"];
+        let image = images[self.below(3) as usize];
+        let owner = owners::owner(&self.objects, image).await.ok()?;
+        let count = owner.snapshots.len() as u64;
+        let name = owner.snapshots.keys().nth(self.below(count.max(1)) as usize)?.clone();
+        snapshot(&self.objects, image, &name).await.ok()
+    }
+
+    fn pinned(&self, key: String, record: &PushRecord) {
+        let packs = record.packs.iter().map(|pack| pack.key).collect();
+        self.objects.locked().oracle.pinned.insert(key, packs);
+    }
+
+    async fn live(self) {
+        let own_name = format!("vm{}", self.objects.host);
+        for number in 0..3 + self.below(4) {
+            self.pause(80_000).await;
+            match self.below(10) {
+                0 => drop(own(&self.objects, &self.who, SHARED, TakeOver::Yes).await),
+                1 | 2 => {
+                    let Some(record) = self.any_snapshot().await else { continue };
+                    let (image, name) = (record.image, record.snapshot);
+                    self.objects.locked().oracle.removed.insert((image.clone(), name.clone()));
+                    drop(forget(&self.objects, &self.who, &image, &name).await);
+                }
+                3 => {
+                    let Some(record) = self.any_snapshot().await else { continue };
+                    let name = format!("p{}-{}-{number}", self.objects.host, self.life);
+                    if publish(&self.objects, record.clone(), &name).await.is_ok() {
+                        self.pinned(keys::published(&name), &record);
+                    }
+                }
+                4 => {
+                    let Some(record) = self.any_snapshot().await else { continue };
+                    let clone = format!("c{}-{number}", self.life);
+                    if hold(&self.objects, &record, (self.who.store, &clone)).await.is_ok() {
+                        self.pinned(keys::hold(self.who.store, &clone), &record);
+                        self.pause(200_000).await;
+                        self.push(&self.plan(&own_name, number, &record.packs)).await;
+                    }
+                }
+                action => {
+                    let image = if action < 8 { SHARED } else { &own_name };
+                    self.push(&self.plan(image, number, &[])).await;
+                }
+            }
+        }
+    }
+}
+
+async fn collects(objects: SimulatedObjects, mut random: Random) {
+    for _ in 0..8 {
+        drop(objects.wait(Duration::from_secs(random.between(5, 120))).await);
+        let options = CollectOptions { grace_s: GRACE_S, expiry_s: random.between(1, 200) };
+        drop(collect_tier(&objects, options).await);
+    }
+}
+
+/// What is left when nobody does anything any more goes, and what is there is whole.
+async fn cleans(objects: SimulatedObjects) {
+    for _ in 0..4 {
+        drop(objects.wait(Duration::from_secs(2 * GRACE_S)).await);
+        let collected = collect_tier(&objects, CollectOptions { grace_s: GRACE_S, expiry_s: 1 }).await;
+        if let Err(error) = collected {
+            objects.locked().oracle.complaint.get_or_insert(format!("a collection failed: {error}"));
+        }
+    }
+    match check_tier(&objects).await {
+        Ok(checked) if checked.problems.is_empty() => {}
+        other => {
+            objects.locked().oracle.complaint.get_or_insert(format!("a check found {other:?}"));
+        }
+    }
+}
+
+struct Worlds {
+    store: Arc<Mutex<SimulatedStore>>,
+    tasks: Vec<Option<Task>>,
+    random: Random,
+}
+
+impl Worlds {
+    fn objects(&mut self, host: usize) -> SimulatedObjects {
+        let skew_s = self.random.below(2 * MOST_SKEW_S) as i64 - MOST_SKEW_S as i64;
+        SimulatedObjects { store: Arc::clone(&self.store), host, skew_s }
+    }
+
+    fn writer(&mut self, host: usize, life: u64) -> Task {
+        let store = Uuid::from_u128(100 + host as u128);
+        let objects = self.objects(host);
+        let random = Mutex::new(Random::new(self.random.number()));
+        Box::pin(WorldWriter { objects, who: Pusher { store, host: "h".to_owned() }, random, life }.live())
+    }
+
+    fn poll(&mut self, host: usize) {
+        let Some(task) = &mut self.tasks[host] else { return };
+        if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            self.tasks[host] = None;
+        }
+    }
+
+    /// Goes on until all writers are done and nothing is under way.
+    fn run(&mut self) -> Result<(), String> {
+        let mut lives = 1;
+        (0..self.tasks.len()).for_each(|host| self.poll(host));
+        loop {
+            let stepped = self.store.lock().unwrap().step();
+            let Some(host) = stepped else { return Ok(()) };
+            if let Some(host) = host {
+                self.poll(host);
+            }
+            if self.store.lock().unwrap().oracle.complaint.is_some() {
+                return Ok(());
+            }
+            if lives < 5 && self.random.chance(0.002) {
+                let host = self.random.below(WRITERS as u64) as usize;
+                self.tasks[host] = None;
+                self.store.lock().unwrap().forget(host);
+                self.tasks[host] = Some(self.writer(host, lives));
+                lives += 1;
+                self.poll(host);
+            }
+        }
+    }
+}
+
+/// One world.
+fn world(seed: u64) -> Result<(), String> {
+    let store = Arc::new(Mutex::new(SimulatedStore::new(seed)));
+    let random = Random::new(seed ^ 0x7469_6572);
+    let mut worlds = Worlds { store, tasks: Vec::new(), random };
+    for host in 0..WRITERS {
+        let task = worlds.writer(host, 0);
+        worlds.tasks.push(Some(task));
+    }
+    for host in WRITERS..WRITERS + COLLECTORS {
+        let (objects, random) = (worlds.objects(host), Random::new(worlds.random.number()));
+        worlds.tasks.push(Some(Box::pin(collects(objects, random))));
+    }
+    worlds.run()?;
+    let check = |store: &SimulatedStore| store.oracle.kept(&store.contents());
+    check(&worlds.store.lock().unwrap())?;
+    worlds.store.lock().unwrap().has_faults = false;
+    let host = worlds.tasks.len();
+    let objects = worlds.objects(host);
+    worlds.tasks.push(Some(Box::pin(cleans(objects))));
+    worlds.poll(host);
+    while let Some(answered) = { worlds.store.lock().unwrap().step() } {
+        if let Some(host) = answered {
+            worlds.poll(host);
+        }
+    }
+    let store = worlds.store.lock().unwrap();
+    check(&store)?;
+    TierOracle::is_clean(&store.contents())
+}
+
+fn first_failure(worlds: u64) -> Option<(u64, String)> {
+    (0..worlds).find_map(|seed| world(seed).err().map(|why| (seed, why)))
+}
+
+#[test]
+fn no_push_is_lost_nothing_needed_is_deleted_and_one_store_writes() {
+    let asked = std::env::var("RINGNBD_TIER_WORLDS").ok().and_then(|count| count.parse().ok());
+    if let Some(seed) = std::env::var("RINGNBD_TIER_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        world(seed).unwrap();
+        return;
+    }
+    let failed = first_failure(asked.unwrap_or(400));
+    assert!(failed.is_none(), "RINGNBD_TIER_SEED={failed:?}");
+}
+
+/// A simulation that finds nothing has to be able to.
+#[test]
+fn planted_bugs_are_found() {
+    for bug in [
+        TierBug::RecordBeforePacks,
+        TierBug::NoSecondLook,
+        TierBug::MarksIgnored,
+        TierBug::MarksBeforeRecord,
+        TierBug::FenceIgnored,
+        TierBug::LostAnswerIsFailure,
+        TierBug::NameUsedAgain,
+        TierBug::ExpiredRecordCommitted,
+    ] {
+        plant(Some(bug));
+        let found = first_failure(20_000);
+        plant(None);
+        let (seed, why) = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        eprintln!("{bug:?}: world {seed}: {why}");
+    }
+}
