@@ -48,6 +48,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         Service::Takeover(takeover) => (None, Some(takeover)),
         Service::Listeners | Service::UntilLast => (None, None),
     };
+    takeover.as_ref().map_or(Ok(()), |_| Takeover::check(config))?;
     let starter = rustix::process::getuid().as_raw();
     let inherited = host.before_threads()?;
     let mut encryption = Encryption::load(config)?;
@@ -60,7 +61,8 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         }
         _ => None,
     };
-    let claimed = takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()));
+    let claimed =
+        takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()));
     claimed?;
     let (catalogue, opened) = open_exports(config, true, |wanted| {
         if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {

@@ -9,8 +9,8 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handover::{
-    ALL_SENT, Line, OFFERED, PREPARED, READY, Started, ended, failed_handovers, message, moved_by, read_up_to,
-    upgraded, verify,
+    ALL_SENT, Line, OFFERED, PREPARED, READY, Started, ended, failed_handovers, message, moved_by,
+    read_up_to, upgraded, verify,
 };
 use crate::support::raw::Connection;
 use crate::support::wait_until;
@@ -79,8 +79,9 @@ fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn(
             .map(|(client, start, longest)| scope.spawn(move || verify(client, *start, *longest, is_over)))
             .collect();
         let _ends_them = Ending(is_over);
-        let all_go_on =
-            || assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a client has ended");
+        let all_go_on = || {
+            assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished), "a client has ended")
+        };
         work(&all_go_on);
         is_over.store(true, Ordering::Relaxed);
         verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
@@ -108,6 +109,7 @@ fn clients_of_images_do_not_notice() {
             }
         }
     });
+    earlier.iter_mut().for_each(|process| assert!(ended(process).success()));
     for number in 0..wanted {
         // One more connection of vm1 may be on its way out.
         let moved = moved_by(&line, number);
@@ -117,12 +119,12 @@ fn clients_of_images_do_not_notice() {
     let known = [0x5a; 8192];
     clients[0].0.write(48 << 20, &known);
     clients[3].0.write(24 << 20, &known);
-    earlier.push(line.succeed());
+    let mut before = line.succeed();
     assert_eq!(clients[0].0.read(48 << 20, 8192), known);
     assert_eq!(clients[3].0.read(24 << 20, 8192), known);
     assert_eq!(clients[3].0.read(28 << 20, 4096), [9; 4096]);
     drop(clients);
-    earlier.iter_mut().for_each(|process| assert!(ended(process).success()));
+    assert!(ended(&mut before).success());
     line.stop();
     let raw = text(&house, "raw");
     run(&["image", "snapshot", &format!("{store}/vm1@last")]);
@@ -180,8 +182,8 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
     });
     assert_eq!(lent(&line), 5);
     let mut before = line.succeed();
-    assert_eq!(moved_by(&line, 0), 5);
     assert!(ended(&mut before).success());
+    assert_eq!(moved_by(&line, 0), 5);
     clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
     drop(clients);
     line.stop();
@@ -229,5 +231,52 @@ fn a_store_that_the_new_process_does_not_serve_stays() {
     drop(client);
     assert!(ended(&mut before).success());
     assert!(Path::new(&text(&house, "store")).exists());
+    line.stop();
+}
+
+/// With a user that cannot replace it, the pidfile is the old one's until COMMIT.
+#[test]
+fn a_pidfile_in_a_directory_of_root_names_whoever_serves() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let images = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let image = text(&images, "image");
+    std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let mut line = Line::start(&[&image, "--user", "nobody"]);
+    let mut clients = [line.over_unix(""), line.over_unix("")];
+    let pid = |line: &Line| std::fs::read_to_string(line.path("pid")).unwrap();
+    let of_first = pid(&line);
+    line.arguments.extend(["--max-connections", "1"].map(str::to_owned));
+    let Started { mut child, log } = line.begin_takeover();
+    assert!(!ended(&mut child).success(), "{}", std::fs::read_to_string(log).unwrap());
+    assert_eq!(pid(&line), of_first);
+    clients.iter_mut().for_each(Connection::expect_alive);
+    line.arguments.truncate(line.arguments.len() - 2);
+    // It waits for the pidfile.
+    let mut before = line.succeed();
+    assert!(ended(&mut before).success());
+    assert_ne!(pid(&line), of_first);
+    clients.iter_mut().for_each(Connection::expect_alive);
+    drop(clients);
+    // What root has made in a directory of root stays behind.
+    line.child.kill().unwrap();
+    ended(&mut line.child);
+}
+
+#[test]
+fn a_command_is_not_run_twice() {
+    let house = tempfile::tempdir().unwrap();
+    let runs = text(&house, "runs");
+    let mut line = Line::start(&["mem:1M"]);
+    line.arguments.push(format!("tool=exec:sh -c 'echo >> {runs}'"));
+    let Started { mut child, log } = line.begin_takeover();
+    assert!(!ended(&mut child).success());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("is a command, which would run twice"), "{log}");
+    assert!(!Path::new(&runs).exists(), "it was started");
+    wait_until("the server to notice", || failed_handovers(&line) == 1);
+    line.arguments.truncate(1);
+    line.over_unix("").expect_alive();
     line.stop();
 }

@@ -153,7 +153,9 @@ impl ServedStore {
     pub(crate) fn lend(&self, closed: impl FnOnce() + Send + 'static) -> Result<StoreLoan, StoreError> {
         match &*lock(&self.seat) {
             // What is open would be read and written beside the other process.
-            StoreSeat::Thread(_) if !lock(&self.served).is_empty() => Err(StoreError::Busy(self.path.clone())),
+            StoreSeat::Thread(_) if !lock(&self.served).is_empty() => {
+                Err(StoreError::Busy(self.path.clone()))
+            }
             StoreSeat::Thread(worker) => worker.lend(self.path.clone(), closed),
             StoreSeat::Here(_) | StoreSeat::Moving => Err(StoreError::Failed(self.path.clone())),
         }

@@ -57,7 +57,13 @@ impl DepartedConnection {
         };
         let socket = self.socket.try_clone().map_err(HandoverError::Io)?;
         let secure = secure.as_ref().map(|secure| resumed(plane, secure)).transpose()?;
-        Ok(Arrived { entry: Rc::clone(entry), socket, session: session.clone(), secure, input: input.clone() })
+        Ok(Arrived {
+            entry: Rc::clone(entry),
+            socket,
+            session: session.clone(),
+            secure,
+            input: input.clone(),
+        })
     }
 }
 

@@ -208,7 +208,9 @@ impl Handovers {
 }
 
 /// Runs what blocks on a thread of its own.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HandoverError> {
+pub(super) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, HandoverError> {
     let (answer, answered) = oneshot::channel();
     let thread = std::thread::Builder::new().name("handover".into());
     let thread = thread.spawn(move || drop(answer.send(work())));

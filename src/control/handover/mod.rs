@@ -30,6 +30,8 @@ mod departed;
 mod leave;
 mod message;
 mod offer;
+#[cfg(test)]
+mod samples;
 mod socket;
 mod take;
 

@@ -52,6 +52,12 @@ pub enum TakeoverError {
     /// It refuses.
     #[error("the old server refuses to hand over: {0}")]
     Refused(String),
+    /// Two commands of one export would run at a time.
+    #[error(
+        "the export \"{0}\" is a command, which would run twice for a while: leave it out here (its clients stay with the old \
+         server), or restart the server instead"
+    )]
+    Command(String),
     /// It went wrong on the way.
     #[error("the old server goes on, because the hand-over failed: {0}")]
     Failed(String),
@@ -153,6 +159,12 @@ impl Takeover {
         let wanted: Vec<_> = config.exports.iter().flat_map(|export| directories_of(&export.uri)).collect();
         let numbered = self.stores.iter().zip(0..);
         numbered.filter(|(path, _)| wanted.contains(path)).map(|(_, number)| number).collect()
+    }
+
+    /// Whether the old process can run until this one has started.
+    pub(in crate::control) fn check(config: &Config) -> Result<(), TakeoverError> {
+        let command = config.exports.iter().find(|export| export.uri.command().is_some());
+        command.map_or(Ok(()), |export| Err(TakeoverError::Command(export.name.clone())))
     }
 
     /// Whether this process will have stores of the old one.

@@ -183,9 +183,8 @@ impl Lending<'_> {
         for ClosedImage { node, wanted, info, source, rights } in fixed {
             let (served, of) = (Arc::clone(&one.of.store), wanted.clone());
             let has_lost_writes = lost.contains(&node);
-            let again = one.ask(move |store| {
-                Export::open_again(store, &served, &node, (&of.uri, of.read_only))
-            });
+            let again =
+                one.ask(move |store| Export::open_again(store, &served, &node, (&of.uri, of.read_only)));
             let export = match again.await.map_err(|error| error.to_string()) {
                 Ok(Ok(export)) => export,
                 Ok(Err(error)) => {
