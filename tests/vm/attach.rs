@@ -298,9 +298,30 @@ must /bin/ringnbd detach $device
     assert!(console.contains("it may only grow"), "{console}");
 }
 
-/// Server and device are in two network namespaces, as on two machines. The cable between them is pulled for ten seconds.
+/// No packet arrives for ten seconds, and none is lost for good.
 #[test]
 fn a_cable_is_pulled() {
+    let script = r#"
+truncate -s 32M /d/one.img
+start
+device=$(/bin/ringnbd attach --connections 2 $(tcp one)) || failed attach
+/bin/fio --name=attach --filename=$device --rw=randwrite --bs=4k --direct=1 --thread --ioengine=libaio --iodepth=8 --size=8m \
+  --verify=crc32c --verify_fatal=1 --verify_backlog=64 --verify_state_save=0 --time_based --runtime=20 >/d/fio 2>&1 &
+fio=$!
+sleep 4
+ip link set lo down
+sleep 10
+ip link set lo up
+wait $fio || { failed fio; cat /d/fio; }
+must /bin/ringnbd detach $device
+"#;
+    let _ = console_of(guest("one=/d/one.img", script));
+}
+
+/// Server and device are in two network namespaces, as on two machines. The cable between them is pulled for ten seconds.
+#[test]
+#[ignore = "a campaign: see tests/CAMPAIGNS.md"]
+fn a_cable_between_two_namespaces_is_pulled() {
     let script = r#"
 truncate -s 32M /d/one.img
 # The other end of the cable is called as the kernel likes.
@@ -336,6 +357,7 @@ must /bin/ringnbd detach $device
 
 /// XFS under load, over a server that is killed and started again.
 #[test]
+#[ignore = "a campaign: see tests/CAMPAIGNS.md"]
 fn xfs_on_a_device_survives_its_server() {
     let script = r#"
 truncate -s 320M /d/one.img
@@ -362,6 +384,7 @@ must /bin/ringnbd detach $device
 
 /// The supervisor encrypts: when it is killed the connections go with it, and the next one makes new ones.
 #[test]
+#[ignore = "a campaign: see tests/CAMPAIGNS.md"]
 fn attaches_over_tls() {
     let script = r#"
 truncate -s 32M /d/one.img
