@@ -5,6 +5,9 @@ use std::time::Duration;
 use crate::guest::Guest;
 use crate::netlink::{KernelClient, connect};
 
+/// How long the guest of a campaign may take, on a machine that does other things too.
+const CAMPAIGN: Duration = Duration::from_secs(1200);
+
 /// What every script begins with: a server of the guest's own, over a unix socket and TCP. `serve` and `ringnbd` are the program;
 /// `attach` and `detach` say what failed.
 const PRELUDE: &str = r#"
@@ -352,7 +355,7 @@ ip link set near up
 wait $fio || { failed fio; cat /d/fio; }
 must /bin/ringnbd detach $device
 "#;
-    let _ = console_of(guest("one=/d/one.img", script).modules(&["veth"]));
+    let _ = console_of(guest("one=/d/one.img", script).modules(&["veth"]).deadline(CAMPAIGN));
 }
 
 /// XFS under load, over a server that is killed and started again.
@@ -378,7 +381,7 @@ must umount /mnt
 must /bin/xfs_repair -n $device
 must /bin/ringnbd detach $device
 "#;
-    let guest = guest("one=/d/one.img", script).modules(&["xfs"]);
+    let guest = guest("one=/d/one.img", script).modules(&["xfs"]).deadline(CAMPAIGN);
     let _ = console_of(guest.program("usr/sbin/mkfs.xfs").program("usr/sbin/xfs_repair"));
 }
 
@@ -418,7 +421,7 @@ encrypted=$(grep -c 'Certificate(' /d/log)
 [ $encrypted -ge 8 ] || failed "$encrypted connections with a certificate"
 echo guest: encrypted
 "#;
-    let Some(console) = console_of(guest("one=/d/one.img", script)) else { return };
+    let Some(console) = console_of(guest("one=/d/one.img", script).deadline(CAMPAIGN)) else { return };
     assert!(console.contains("guest: encrypted") && console.contains("nbds://127.0.0.1/one"), "{console}");
 }
 
