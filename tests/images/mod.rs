@@ -16,7 +16,6 @@ mod remote;
 mod served;
 mod shorter;
 mod shuru;
-mod tier;
 mod tracking;
 mod upload;
 
