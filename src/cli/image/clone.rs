@@ -12,7 +12,7 @@ use crate::store::{StoreAnswer, StoreError, StoreRequest, TierPath, look_up_snap
 
 /// What a clone begins as.
 #[derive(Debug, Clone)]
-pub(super) enum CloneOrigin {
+pub(crate) enum CloneOrigin {
     Store(ImagePath),
     Tier(TierPath),
 }

@@ -157,7 +157,7 @@ impl Overviews {
                 cached_bytes: figures.cached_bytes,
             })
         };
-        self.stores.all.iter().map(|one| stats(one)).collect()
+        self.stores.all.iter().map(stats).collect()
     }
 
     /// Reads of packs of each store that failed, in the same order.
