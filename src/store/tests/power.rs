@@ -342,7 +342,10 @@ impl NotedTree {
             (None, _) => true,
             (Some(written), Some(number)) => match change {
                 FileChange::Sync(_) => written.contains(&number),
-                _ => written.insert(number) || true,
+                _ => {
+                    written.insert(number);
+                    true
+                }
             },
             (Some(_), None) => panic!("whoever looks changes names"),
         }
