@@ -23,6 +23,7 @@ mod composed_layer;
 pub(crate) mod contents;
 pub(crate) mod contents_error;
 pub(crate) mod copy;
+mod counters;
 mod crc;
 mod damage_notes;
 pub(crate) mod delta;

@@ -49,13 +49,6 @@ pub struct OpenStore<M> {
     index: Weak<ChunkIndex>,
 }
 
-/// What others know of an open store, which stays when it is opened again.
-#[derive(Debug)]
-pub(crate) struct StoreCounters {
-    changes: Arc<AtomicU64>,
-    pins: Arc<CollectionPins>,
-}
-
 /// What the layers of a store take on the disk.
 #[derive(Debug, Default)]
 pub struct StoreUsage {
@@ -139,20 +132,6 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A number that grows with each change of the catalogue, to be looked at without it.
     pub(crate) fn change_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.changes)
-    }
-
-    /// What others know of it.
-    pub(crate) fn counters(&self) -> StoreCounters {
-        StoreCounters { changes: self.change_counter(), pins: self.collection_pins() }
-    }
-
-    /// Goes on with what others know of the same store, which was open before. Nothing of it is known to be
-    /// as it was.
-    pub(crate) fn with_counters(mut self, counters: StoreCounters) -> Self {
-        let StoreCounters { changes, pins } = counters;
-        changes.fetch_add(1, Ordering::Release);
-        (self.changes, self.directory.pins) = (changes, pins);
-        self
     }
 
     /// Opens a store to change it, and moves to `lost/` what an interruption has left in `layers/`.

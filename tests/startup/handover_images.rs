@@ -197,14 +197,14 @@ fn a_new_program_that_fails_with_the_stores_open_changes_nothing() {
     let mut clients = clients(&line);
     line.arguments.extend(["--unix", "/nonexistent/nbd.sock"].map(str::to_owned));
     verified(&mut clients, |all_go_on| {
-        for _ in 0..2 {
+        for failures in 1..=2 {
             let Started { mut child, log } = line.begin_takeover();
             let status = ended(&mut child);
             let log = std::fs::read_to_string(log).unwrap();
             assert!(!status.success() && log.contains("/nonexistent/nbd.sock"), "{log}");
+            wait_until("the server to notice", || failed_handovers(&line) == failures);
             all_go_on();
         }
-        wait_until("the server to notice", || failed_handovers(&line) == 2);
     });
     assert_eq!(lent(&line), 2);
     line.arguments.truncate(line.arguments.len() - 2);

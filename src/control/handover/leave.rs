@@ -16,8 +16,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::departed::DepartedConnection;
-use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
+use super::message::{HandoverMessage, NEWEST, OLDEST, OfferedExport};
 use super::offer::OfferedListener;
+use super::secure_state::SecureState;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{ExportId, PassedExport};
 use crate::control::Encryption;

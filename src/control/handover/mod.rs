@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A store has one owner at any time: the old one closes it, and if the new one fails it opens it again, and
-//! its clients go on there (`departed`).
+//! its clients go on there (`lend`).
 //!
 //! Before COMMIT the new one reads nothing of a client, sends nothing, and removes no file. Whatever goes
 //! wrong before, and whoever ends: the old one goes on reading where it stopped. A connection that is not
@@ -28,10 +28,12 @@
 
 mod departed;
 mod leave;
+mod lend;
 mod message;
 mod offer;
 #[cfg(test)]
 mod samples;
+mod secure_state;
 mod socket;
 mod take;
 

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::message::{HEADER, HandoverMessage as M, ListenerPurpose, OfferedExport, SecureState};
+use super::message::{HEADER, HandoverMessage as M, ListenerPurpose, OfferedExport};
+use super::secure_state::SecureState;
 use crate::backend::FilePurpose;
 use crate::block::BlockSizes;
 use crate::nbd::meta_context::MetaContext;

@@ -12,7 +12,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use super::message::{BadMessage, HEADER, HandoverMessage, wipe};
+use super::message::{BadMessage, HEADER, HandoverMessage};
+use super::secure_state::wipe;
 
 /// Descriptors that one message may bring.
 const MOST_FILES: usize = 8;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use rustix::net::{SocketType, sockopt};
 
 use super::PROTOCOL;
-use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport, SecureState};
+use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport};
 use super::offer::PassedListeners;
+use super::secure_state::SecureState;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{Export, OpenError, PreparedFile};
 use crate::config::{Config, ExportConfig, ExportUri, ImagePlace, Limits};
