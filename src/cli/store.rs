@@ -133,8 +133,8 @@ pub(crate) enum StoreCommand {
         /// Leave what has been in lost/ for less than this
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
         grace: Duration,
-        /// Remove what no snapshot needs of the store's tier, and nothing of the store: packs are marked now, and
-        /// deleted by a collection after the time of --grace
+        /// Remove what no snapshot needs of the store's tier, and nothing of the store: packs are marked now,
+        /// and deleted by a collection after the time of --grace
         #[arg(long)]
         tier: bool,
     },

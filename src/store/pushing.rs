@@ -31,8 +31,8 @@ pub struct PackedSnapshot {
     pub size: u64,
     pub chunk_bytes: u32,
     pub domain: Uuid,
-    /// The topmost node of its manifest, in hexadecimal, and the pack and slot that have it; none if all of it
-    /// reads as zeroes.
+    /// The topmost node of its manifest, in hexadecimal, and the pack and slot that have it; none if all of
+    /// it reads as zeroes.
     pub root: Option<(String, u64, u32)>,
     pub packs: Vec<NeededPack>,
 }
@@ -133,7 +133,8 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             None => return Err(StoreError::NotPacked(node.to_string())),
         };
-        // What lies behind an end that was moved and came back reads as zeroes, which the manifest does not say.
+        // What lies behind an end that was moved and came back reads as zeroes, which the manifest does not
+        // say.
         let is_cut = contents.is_some_and(|contents| contents.visible < shape.size.min(contents.root.size));
         if is_cut || root.space != SPACE {
             return Err(StoreError::NotPacked(node.to_string()));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bug::{TierBug, is_planted};
 use super::error::TierError;
-use super::objects::{Asking, ObjectError, ObjectVersion, Objects, PutIf};
+use super::objects::{ObjectError, ObjectFuture, ObjectVersion, Objects, PutIf};
 use super::records::TierRecord;
 
 /// How often an object is read again because somebody else has changed it.
@@ -38,7 +38,7 @@ fn pause(attempt: u32) -> Duration {
 /// Asks again, later and later, as long as that may help.
 pub(super) async fn patiently<'a, T>(
     objects: &'a dyn Objects,
-    mut ask: impl FnMut() -> Asking<'a, T>,
+    mut ask: impl FnMut() -> ObjectFuture<'a, T>,
 ) -> Result<T, ObjectError> {
     for attempt in 0.. {
         match ask().await {

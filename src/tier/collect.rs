@@ -10,15 +10,15 @@ use super::bug::{TierBug, is_planted};
 use super::change::{TierChange, change, patiently, read};
 use super::error::TierError;
 use super::keys::{self, PackKey};
-use super::marks::{condemn, mark, rescue};
+use super::marks::{condemn, mark, rescue, see};
 use super::objects::Objects;
 use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TrashMark};
 
 /// When something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollectOptions {
-    /// Between the two phases. It is longer than a listing of the object store may be late, and than clocks of
-    /// hosts differ.
+    /// Between the two phases. It is longer than a listing of the object store may be late, and than clocks
+    /// of hosts differ.
     pub grace_s: u64,
     /// After which a push that was not finished is given up.
     pub expiry_s: u64,
@@ -67,6 +67,8 @@ pub async fn collect_tier(
             MarkState::Marked if is_needed => {
                 rescue(objects, key).await?;
             }
+            // Whoever has marked it has not come to that.
+            MarkState::Marked if !seen.is_seen => see(objects, key).await?,
             MarkState::Marked if now_s >= seen.since_s.saturating_add(options.grace_s) => {
                 if condemn(objects, key, *seen).await? {
                     delete(objects, key, &sizes, &mut collected).await?;
@@ -83,6 +85,7 @@ pub async fn collect_tier(
         let is_known = marks.get(key).is_some_and(|mark| mark.state != MarkState::Rescued);
         if !is_known {
             collected.packs_marked += u64::from(mark(objects, key).await?);
+            see(objects, key).await?;
         }
     }
     expire(objects, &needed.records, options.expiry_s, &mut collected).await?;

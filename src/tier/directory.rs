@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 
 use super::objects::{
-    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
+    ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
 use super::records::MOST_BYTES;
 
@@ -162,16 +162,16 @@ impl DirectoryObjects {
 }
 
 /// The directory answers at once.
-fn at_once<'a, T: Send + 'a>(result: Result<T, ObjectError>) -> Asking<'a, T> {
+fn at_once<'a, T: Send + 'a>(result: Result<T, ObjectError>) -> ObjectFuture<'a, T> {
     Box::pin(std::future::ready(result))
 }
 
 impl Objects for DirectoryObjects {
-    fn get<'a>(&'a self, key: &'a str) -> Asking<'a, TierObject> {
+    fn get<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, TierObject> {
         at_once(self.get_now(key).map_err(failure(key)))
     }
 
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asking<'a, Vec<u8>> {
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Vec<u8>> {
         let read = || {
             let mut bytes = vec![0; (range.end - range.start) as usize];
             File::open(self.path(key))?.read_exact_at(&mut bytes, range.start)?;
@@ -180,20 +180,25 @@ impl Objects for DirectoryObjects {
         at_once(read().map_err(failure(key)))
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> Asking<'a, ObjectMeta> {
+    fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectMeta> {
         let found = fs::metadata(self.path(key)).map_err(failure(key));
         at_once(found.map(|found| ObjectMeta { key: key.to_owned(), bytes: found.len() }))
     }
 
-    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asking<'a, ()> {
+    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> ObjectFuture<'a, ()> {
         at_once(self.write(key, Some(&when), |file| file.write_all(&bytes).map_err(failure(key))))
     }
 
-    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, sent: &'a dyn Sent) -> Asking<'a, ()> {
+    fn upload<'a>(
+        &'a self,
+        key: &'a str,
+        from: &'a dyn PackBytes,
+        sent: &'a dyn Sent,
+    ) -> ObjectFuture<'a, ()> {
         at_once(self.upload_now(key, from, sent))
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> Asking<'a, ()> {
+    fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {
         let removed = match fs::remove_file(self.path(key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
@@ -201,14 +206,14 @@ impl Objects for DirectoryObjects {
         at_once(removed.map_err(failure(key)))
     }
 
-    fn list<'a>(&'a self, folder: &'a str) -> Asking<'a, Vec<ObjectMeta>> {
+    fn list<'a>(&'a self, folder: &'a str) -> ObjectFuture<'a, Vec<ObjectMeta>> {
         let mut found = Vec::new();
         let listed = self.list_now(&self.path(folder), &mut found).map_err(failure(folder));
         found.sort_by(|one, other| one.key.cmp(&other.key));
         at_once(listed.map(|()| found))
     }
 
-    fn wait<'a>(&'a self, time: Duration) -> Asking<'a, ()> {
+    fn wait<'a>(&'a self, time: Duration) -> ObjectFuture<'a, ()> {
         std::thread::sleep(time);
         at_once(Ok(()))
     }

@@ -14,7 +14,7 @@ pub(super) async fn rescue(objects: &dyn Objects, pack: &PackKey) -> Result<bool
             None | Some(MarkState::Rescued) => TierChange::Done(true),
             Some(MarkState::Deleting) => TierChange::Done(false),
             Some(MarkState::Marked) => {
-                TierChange::Put(TrashMark { state: MarkState::Rescued, since_s }, true)
+                TierChange::Put(TrashMark { state: MarkState::Rescued, since_s, is_seen: false }, true)
             }
         })
     };
@@ -28,11 +28,25 @@ pub(super) async fn mark(objects: &dyn Objects, pack: &PackKey) -> Result<bool, 
         Ok(match there.map(|mark| mark.state) {
             Some(MarkState::Marked | MarkState::Deleting) => TierChange::Done(false),
             None | Some(MarkState::Rescued) => {
-                TierChange::Put(TrashMark { state: MarkState::Marked, since_s }, true)
+                TierChange::Put(TrashMark { state: MarkState::Marked, since_s, is_seen: false }, true)
             }
         })
     };
     Ok(change(objects, &pack.mark(), decide).await?.done())
+}
+
+/// The grace time of a mark begins: it was there before this clock was looked at.
+pub(super) async fn see(objects: &dyn Objects, pack: &PackKey) -> Result<(), TierError> {
+    let decide = |there: Option<TrashMark>| {
+        let since_s = objects.now_s();
+        Ok(match there {
+            Some(TrashMark { state: MarkState::Marked, is_seen: false, .. }) => {
+                TierChange::Put(TrashMark { state: MarkState::Marked, since_s, is_seen: true }, ())
+            }
+            _ => TierChange::Done(()),
+        })
+    };
+    change(objects, &pack.mark(), decide).await.map(|changed| changed.done())
 }
 
 /// The second phase: nobody may need the pack any more. False if somebody does, or it was marked anew.
@@ -46,7 +60,7 @@ pub(super) async fn condemn(
         Ok(match there {
             Some(TrashMark { state: MarkState::Deleting, .. }) => TierChange::Done(true),
             Some(mark) if mark == seen => {
-                TierChange::Put(TrashMark { state: MarkState::Deleting, since_s }, true)
+                TierChange::Put(TrashMark { state: MarkState::Deleting, since_s, is_seen: true }, true)
             }
             _ => TierChange::Done(false),
         })

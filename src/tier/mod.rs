@@ -17,13 +17,13 @@
 //!
 //! # Why no snapshot loses a pack
 //!
-//! A push writes its record *first*, then looks at the trash marks of the packs it names, then makes sure that
-//! they are there, and commits: it puts the record's id into `owner.json`. A collector marks a pack that no
-//! record names, waits for the grace time, looks at all records again, and only then takes the mark from
-//! *marked* to *deleting*, which is for ever. If the collector's second look does not see a record, the record
-//! was written after the mark (a listing may lag, by less than the grace time). Then the push finds the
-//! mark, and takes it to *rescued*; or it finds *deleting*, and uploads the pack under a further name. Both
-//! change the mark by a conditional PUT, so one of them loses and looks again. No clock takes part.
+//! A push writes its record *first*, then looks at the trash marks of the packs it names, then makes sure
+//! that they are there, and commits: it puts the record's id into `owner.json`. A collector marks a pack that
+//! no record names, waits for the grace time, looks at all records again, and only then takes the mark from
+//! *marked* to *deleting*, which is for ever. If the collector's second look does not see a record, the
+//! record was written after the mark (a listing may lag, by less than the grace time). Then the push finds
+//! the mark, and takes it to *rescued*; or it finds *deleting*, and uploads the pack under a further name.
+//! Both change the mark by a conditional PUT, so one of them loses and looks again. No clock takes part.
 //!
 //! # Why a name has one writer
 //!
@@ -58,6 +58,7 @@ mod waiting;
 pub use directory::DirectoryObjects;
 pub use error::TierError;
 pub use objects::{
-    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent, TierObject,
+    ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent,
+    TierObject,
 };
 pub use waiting::run;

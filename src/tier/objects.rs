@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 /// What is asked of an object store, under way.
-pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, ObjectError>> + Send + 'a>>;
+pub type ObjectFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ObjectError>> + Send + 'a>>;
 
 /// Why an object store did not do what it was asked. After all but the first two a change may have taken
 /// place nevertheless.
@@ -106,28 +106,33 @@ impl PackBytes for PackUpload {
 ///
 /// A read sees each change that was answered before it began; a listing may be late.
 pub trait Objects: Send + Sync {
-    fn get<'a>(&'a self, key: &'a str) -> Asking<'a, TierObject>;
+    fn get<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, TierObject>;
 
     /// Exactly these bytes of an object.
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asking<'a, Vec<u8>>;
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Vec<u8>>;
 
-    fn head<'a>(&'a self, key: &'a str) -> Asking<'a, ObjectMeta>;
+    fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectMeta>;
 
     /// Writes a small object as a whole, on a condition.
-    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asking<'a, ()>;
+    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> ObjectFuture<'a, ()>;
 
-    /// Writes an object that never has other bytes, in parts if it is large. It is there as a whole or not. Each
-    /// piece is told of as it is taken: `sent` may wait, and ends the upload by its error.
-    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, sent: &'a dyn Sent) -> Asking<'a, ()>;
+    /// Writes an object that never has other bytes, in parts if it is large. It is there as a whole or not.
+    /// Each piece is told of as it is taken: `sent` may wait, and ends the upload by its error.
+    fn upload<'a>(
+        &'a self,
+        key: &'a str,
+        from: &'a dyn PackBytes,
+        sent: &'a dyn Sent,
+    ) -> ObjectFuture<'a, ()>;
 
     /// Removes an object; one that is not there is no error.
-    fn delete<'a>(&'a self, key: &'a str) -> Asking<'a, ()>;
+    fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()>;
 
     /// All objects below a folder, which ends with a slash, in the order of their keys.
-    fn list<'a>(&'a self, folder: &'a str) -> Asking<'a, Vec<ObjectMeta>>;
+    fn list<'a>(&'a self, folder: &'a str) -> ObjectFuture<'a, Vec<ObjectMeta>>;
 
     /// The clock goes with the store, so that a simulated one has simulated time.
-    fn wait<'a>(&'a self, time: Duration) -> Asking<'a, ()>;
+    fn wait<'a>(&'a self, time: Duration) -> ObjectFuture<'a, ()>;
 
     /// Seconds since 1970.
     fn now_s(&self) -> u64;

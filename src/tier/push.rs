@@ -69,8 +69,8 @@ enum PushEnding {
 }
 
 impl PushTo<'_> {
-    /// Pushes a snapshot. Once this has its result, it is safe in the tier. What was interrupted goes on when it
-    /// is pushed again: packs that are there are not uploaded again.
+    /// Pushes a snapshot. Once this has its result, it is safe in the tier. What was interrupted goes on when
+    /// it is pushed again: packs that are there are not uploaded again.
     ///
     /// # Errors
     /// Another store has the name, or takes it meanwhile; a sentence.

@@ -162,6 +162,10 @@ pub enum MarkState {
 pub struct TrashMark {
     pub state: MarkState,
     pub since_s: u64,
+    /// It was there before `since_s`: somebody had read it. Until then it may be younger than it says,
+    /// because a PUT can take place long after it was sent.
+    #[serde(default)]
+    pub is_seen: bool,
 }
 
 impl TierRecord for TierHeader {}
@@ -197,7 +201,7 @@ mod tests {
         assert_eq!(PushRecord::decode(&record().encode()), Ok(record()));
         let zeroes = PushRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..record() };
         assert_eq!(PushRecord::decode(&zeroes.encode()), Ok(zeroes));
-        let mark = TrashMark { state: MarkState::Deleting, since_s: 3 };
+        let mark = TrashMark { state: MarkState::Deleting, since_s: 3, is_seen: false };
         assert_eq!(TrashMark::decode(&mark.encode()), Ok(mark));
     }
 

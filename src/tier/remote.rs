@@ -12,7 +12,7 @@ use object_store::{
 };
 
 use super::objects::{
-    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
+    ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
 use super::records::MOST_BYTES;
 use super::uri::{S3Place, TierUriError};
@@ -34,8 +34,8 @@ pub(super) struct RemoteObjects {
 }
 
 impl RemoteObjects {
-    /// S3, or what speaks its protocol. What the place does not say is taken from the environment, by the names
-    /// that Amazon's programs use.
+    /// S3, or what speaks its protocol. What the place does not say is taken from the environment, by the
+    /// names that Amazon's programs use.
     ///
     /// # Errors
     /// What was given does not fit.
@@ -200,11 +200,11 @@ fn of_words(key: String, why: String) -> ObjectError {
 }
 
 impl Objects for RemoteObjects {
-    fn get<'a>(&'a self, key: &'a str) -> Asking<'a, TierObject> {
+    fn get<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, TierObject> {
         Box::pin(self.get_now(key))
     }
 
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asking<'a, Vec<u8>> {
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Vec<u8>> {
         Box::pin(async move {
             let (path, length) = (self.path(key), range.end - range.start);
             let bytes = self.store.get_range(&path, range).await.map_err(failure(key))?;
@@ -216,22 +216,27 @@ impl Objects for RemoteObjects {
         })
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> Asking<'a, ObjectMeta> {
+    fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectMeta> {
         Box::pin(async move {
             let found = self.store.head(&self.path(key)).await.map_err(failure(key))?;
             Ok(ObjectMeta { key: key.to_owned(), bytes: found.size })
         })
     }
 
-    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asking<'a, ()> {
+    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> ObjectFuture<'a, ()> {
         Box::pin(self.put_now(key, bytes, when))
     }
 
-    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, sent: &'a dyn Sent) -> Asking<'a, ()> {
+    fn upload<'a>(
+        &'a self,
+        key: &'a str,
+        from: &'a dyn PackBytes,
+        sent: &'a dyn Sent,
+    ) -> ObjectFuture<'a, ()> {
         Box::pin(self.upload_now(key, from, sent))
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> Asking<'a, ()> {
+    fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
             match self.store.delete(&self.path(key)).await {
                 Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
@@ -240,11 +245,11 @@ impl Objects for RemoteObjects {
         })
     }
 
-    fn list<'a>(&'a self, folder: &'a str) -> Asking<'a, Vec<ObjectMeta>> {
+    fn list<'a>(&'a self, folder: &'a str) -> ObjectFuture<'a, Vec<ObjectMeta>> {
         Box::pin(self.list_now(folder))
     }
 
-    fn wait<'a>(&'a self, time: Duration) -> Asking<'a, ()> {
+    fn wait<'a>(&'a self, time: Duration) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
             tokio::time::sleep(time).await;
             Ok(())

@@ -1,5 +1,5 @@
-//! An object store of a world. Requests and answers take time and may be lost; what was lost for its sender may
-//! still take place, much later; listings are late.
+//! An object store of a world. Requests and answers take time and may be lost; what was lost for its sender
+//! may still take place, much later; listings are late.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::super::objects::{
-    Asking, ObjectError, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
+    ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
 use super::world::{TierOracle, WorldContents};
 use crate::random::Random;
@@ -256,41 +256,46 @@ impl SimulatedObjects {
 }
 
 impl Objects for SimulatedObjects {
-    fn get<'a>(&'a self, key: &'a str) -> Asking<'a, TierObject> {
+    fn get<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, TierObject> {
         Box::pin(self.object(key))
     }
 
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> Asking<'a, Vec<u8>> {
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Vec<u8>> {
         Box::pin(async move {
             let object = self.object(key).await?;
             Ok(object.bytes[range.start as usize..range.end as usize].to_vec())
         })
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> Asking<'a, ObjectMeta> {
+    fn head<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ObjectMeta> {
         Box::pin(async move {
             let object = self.object(key).await?;
             Ok(ObjectMeta { key: key.to_owned(), bytes: object.bytes.len() as u64 })
         })
     }
 
-    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> Asking<'a, ()> {
+    fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, when: PutIf) -> ObjectFuture<'a, ()> {
         let question = ObjectQuestion::Put(key.to_owned(), bytes, Some(when));
         Box::pin(async move { self.ask(question, key).await.map(drop) })
     }
 
-    fn upload<'a>(&'a self, key: &'a str, from: &'a dyn PackBytes, _sent: &'a dyn Sent) -> Asking<'a, ()> {
+    fn upload<'a>(
+        &'a self,
+        key: &'a str,
+        from: &'a dyn PackBytes,
+        _sent: &'a dyn Sent,
+    ) -> ObjectFuture<'a, ()> {
         let mut bytes = vec![0; from.length() as usize];
         from.read(0, &mut bytes).unwrap();
         let question = ObjectQuestion::Put(key.to_owned(), bytes, None);
         Box::pin(async move { self.ask(question, key).await.map(drop) })
     }
 
-    fn delete<'a>(&'a self, key: &'a str) -> Asking<'a, ()> {
+    fn delete<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, ()> {
         Box::pin(async move { self.ask(ObjectQuestion::Delete(key.to_owned()), key).await.map(drop) })
     }
 
-    fn list<'a>(&'a self, folder: &'a str) -> Asking<'a, Vec<ObjectMeta>> {
+    fn list<'a>(&'a self, folder: &'a str) -> ObjectFuture<'a, Vec<ObjectMeta>> {
         Box::pin(async move {
             match self.ask(ObjectQuestion::List(folder.to_owned()), folder).await? {
                 ObjectAnswer::List(list) => Ok(list),
@@ -299,7 +304,7 @@ impl Objects for SimulatedObjects {
         })
     }
 
-    fn wait<'a>(&'a self, time: Duration) -> Asking<'a, ()> {
+    fn wait<'a>(&'a self, time: Duration) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
             let ticket = {
                 let mut store = self.locked();
