@@ -29,8 +29,10 @@ use super::error::StoreError;
 use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
+use super::packed_gauges::PackedGauges;
 use super::packs::PackPlace;
 use super::pending::forget_log;
+use super::space_notes::SpaceNotes;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
 /// kernel is done with what its rings were given: its descriptors are closed after that.
@@ -48,6 +50,9 @@ pub struct OpenStore<M> {
     changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
     index: Weak<ChunkIndex>,
+    /// What the contents in packs take.
+    pub(super) space: SpaceNotes,
+    pub(super) packed: Arc<PackedGauges>,
 }
 
 /// What the layers of a store take on the disk.
@@ -110,15 +115,17 @@ impl<M: LayerMaps> OpenStore<M> {
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let (changes, index, space, packed) = Default::default();
+        Ok(Self { directory, catalog, maps, anchors, changes, index, space, packed })
     }
 
     pub(super) fn with(
         (directory, catalog): (StoreDirectory, StoreCatalog),
         maps: M,
     ) -> Result<Self, StoreError> {
-        let anchors = directory.change_anchors()?;
-        Ok(Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() })
+        let (anchors, space) = (directory.change_anchors()?, directory.space_notes(catalog.header().store));
+        let (changes, index, packed) = Default::default();
+        Ok(Self { directory, catalog, maps, anchors, changes, index, space, packed })
     }
 
     /// A number that grows with each change of the catalogue, to be looked at without it.

@@ -19,6 +19,7 @@ use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 use crate::store::pack::{ChunkHash, ChunkHint, PackError};
 use crate::store::pack_shelf::PackShelf;
+use crate::store::packed_gauges::PackedGauges;
 use crate::store::serving::ChainContents;
 use crate::store::tracking::OtherChanges;
 use crate::store::worker::{StoreJob, StoreWorker};
@@ -39,6 +40,7 @@ pub struct ServedStore {
     shelf: Mutex<Weak<PackShelf>>,
     /// Reads of packs that failed.
     failed_reads: Arc<AtomicU64>,
+    packed: Arc<PackedGauges>,
     /// What a collection of its packs leaves alone.
     pins: Arc<CollectionPins>,
 }
@@ -100,10 +102,12 @@ impl ServedStore {
         let store = open(path, MapFiles).map_err(OpenError::Store)?;
         // What an earlier server has left there would lead nowhere, or to another server.
         store.set_control(None).map_err(OpenError::Store)?;
-        let (counter, pins) = (store.change_counter(), store.collection_pins());
+        let (counter, pins, packed) =
+            (store.change_counter(), store.collection_pins(), store.packed_gauges());
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases, shelf, failed_reads) = Default::default();
-        let store = Arc::new(Self { path: real(), seat, counter, served, bases, shelf, failed_reads, pins });
+        let store =
+            Arc::new(Self { path: real(), seat, counter, served, bases, shelf, failed_reads, pins, packed });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -214,6 +218,11 @@ impl ServedStore {
     /// Reads of its packs that failed since it was opened, because something is damaged or missing.
     pub fn failed_reads(&self) -> u64 {
         self.failed_reads.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that its images have in packs, and what that takes of packs.
+    pub fn packed(&self) -> (u64, u64) {
+        self.packed.look()
     }
 
     /// The same, to be read by whoever can open no file.
