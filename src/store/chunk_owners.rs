@@ -33,7 +33,7 @@ impl ChunkOwner {
 
 /// What is new when contents reach a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum ChunkReach {
     /// Nothing has reached it before.
     First,
     /// Others have: it was theirs alone until now.
@@ -47,20 +47,20 @@ pub(super) struct ChunkOwners(HashMap<ChunkName, ChunkOwner>);
 
 impl ChunkOwners {
     /// Contents reach a chunk. Those that are held come last, and share nothing.
-    pub(super) fn reach(&mut self, hash: &ChunkHash, by: ChunkOwner) -> Reached {
+    pub(super) fn reach(&mut self, hash: &ChunkHash, by: ChunkOwner) -> ChunkReach {
         let mut is_first = false;
         let owner = self.0.entry(chunk_name(hash)).or_insert_with(|| {
             is_first = true;
             by
         });
         if is_first {
-            return Reached::First;
+            return ChunkReach::First;
         }
         if by == ChunkOwner::HELD || *owner == by || *owner == ChunkOwner::MANY {
-            return Reached::Known;
+            return ChunkReach::Known;
         }
         *owner = ChunkOwner::MANY;
-        Reached::NowShared
+        ChunkReach::NowShared
     }
 
     /// The owner of a chunk, which is forgotten; none if nothing reaches it, or it was asked for before.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::vec::IntoIter;
 
 use super::catalog::LayerId;
-use super::chunk_owners::{ChunkName, ChunkOwner, ChunkOwners, Reached, chunk_name};
+use super::chunk_owners::{ChunkName, ChunkOwner, ChunkOwners, ChunkReach, chunk_name};
 use super::contents_error::ContentsError;
 use super::error::StoreError;
 use super::manifest::{ManifestError, ManifestRoot, ReachedChunk, ReachedNode};
@@ -122,21 +122,21 @@ impl ContentsMark {
         Ok(false)
     }
 
-    fn reach(&mut self, hash: &ChunkHash) -> Reached {
+    fn reach(&mut self, hash: &ChunkHash) -> ChunkReach {
         let reached = self.owners.reach(hash, self.current.unwrap_or(ChunkOwner::HELD));
-        self.chunks += u64::from(reached == Reached::First);
+        self.chunks += u64::from(reached == ChunkReach::First);
         reached
     }
 
     /// The contents that are looked at name a node; whether it has to be read.
     fn visit(&mut self, shelf: &PackShelf, node: ReachedNode) -> Result<bool, StoreError> {
         let (reached, name) = (self.reach(&node.chunk.hash), chunk_name(&node.chunk.hash));
-        if reached == Reached::First {
+        if reached == ChunkReach::First {
             let below = read_below(shelf, &node)?;
             self.open.push(OpenNode { name, below, places: 0 });
             return Ok(true);
         }
-        if reached == Reached::NowShared {
+        if reached == ChunkReach::NowShared {
             self.shared.push(node);
         }
         self.add_places(self.places.get(&name).copied().unwrap_or_default());
@@ -168,7 +168,7 @@ impl ContentsMark {
                     self.reach(&chunk.hash);
                 }
                 ReachedChunk::Node(node) => {
-                    if self.reach(&node.chunk.hash) == Reached::NowShared {
+                    if self.reach(&node.chunk.hash) == ChunkReach::NowShared {
                         self.shared.push(node);
                     }
                 }
