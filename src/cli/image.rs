@@ -60,12 +60,14 @@ the images read changes, and file systems in them may be damaged.
   ringnbd image export /srv/store/vm1@monday monday.raw
   ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
-Columns of `ls`: SIZE of the disk; USED, what its layers take; UNIQUE, what would come back if it
-were removed; SHARED, what others need too; DEPTH, its layers.
+Columns of `ls`: SIZE of the disk; USED, what its layers take and what its disk has in packs; UNIQUE,
+what would come back if it were removed; SHARED, the part of USED that others have too; RATIO, USED for
+each byte of UNIQUE; DEPTH, its layers. A ? marks estimates: `ringnbd store gc` counts what is in packs.
 
 JSON keys:
   ls, and what was made or changed   store, nodes
-  each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, depth,
+  each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, ratio
+                                     (a number, or null), estimated, depth,
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
                                      held, quota, pairs
   rm                                 removed, layers, bytes

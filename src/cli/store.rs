@@ -53,8 +53,10 @@ are lost. The old file goes to lost/, and so do layers that are nobody's, with t
 
 JSON keys:
   init, info  store, uuid, created (seconds since 1970), generation, images, snapshots, layers, bases,
-              size (all images, bytes), used, maps, packs (bytes on the disk), compression, lost (what waits
-              for `store gc`)
+              size (all images, bytes), used, maps, packs (bytes on the disk), packed (what disks have in
+              packs, contents of several images once), needed (what that takes of packs), ratio of these
+              two, estimated (they were not counted by `gc` since something changed: a ? behind them),
+              compression, lost (what waits for `gc`)
   check       store, ok, complete (false while a server has the store), problems; with --deep also
               scrub: packs, chunks, bytes, resumed_at, damaged, more_damaged, unusable, elsewhere; each of
               damaged: pack, chunk, hash, kind (data or node), offset, length, why, uses, more_uses,
@@ -280,11 +282,19 @@ fn as_table(of: &StoreDescription) -> String {
         ("used", exact_and_human(of.used)),
         ("maps", exact_and_human(of.maps)),
         ("packs", exact_and_human(of.packs)),
+        ("packed", marked(exact_and_human(of.packed), of.estimated)),
+        ("needed", marked(exact_and_human(of.needed), of.estimated)),
+        ("ratio", of.ratio.map_or_else(|| "-".to_owned(), |ratio| marked(ratio.to_string(), of.estimated))),
         ("compression", of.compression.clone()),
         ("lost", of.lost.to_string()),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     table(&rows, &[false, false])
+}
+
+/// A figure that is an estimate says so.
+pub(super) fn marked(figure: String, is_estimate: bool) -> String {
+    if is_estimate { format!("{figure} ?") } else { figure }
 }
 
 /// Layers whose files are missing count as nothing, which somebody should know.

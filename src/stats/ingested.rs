@@ -21,4 +21,7 @@ pub(crate) struct PackStats {
     /// Packs that a collection removed, and their bytes.
     pub(crate) removed_packs: u64,
     pub(crate) removed_bytes: u64,
+    /// Bytes that disks have in packs, and what of packs is needed for them, as they were known last.
+    pub(crate) packed_bytes: u64,
+    pub(crate) needed_bytes: u64,
 }

@@ -272,6 +272,10 @@ fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
     family("ringnbd_store_removed_packs_total", "counter", help, |packs| packs.removed_packs);
     let help = "Bytes of packs that were removed by a collection.";
     family("ringnbd_store_removed_pack_bytes_total", "counter", help, |packs| packs.removed_bytes);
+    let help = "Bytes that images and snapshots have in packs; contents of several of them count once.";
+    family("ringnbd_store_packed_bytes", "gauge", help, |packs| packs.packed_bytes);
+    let help = "Bytes of packs that something needs: exact after a collection.";
+    family("ringnbd_store_needed_pack_bytes", "gauge", help, |packs| packs.needed_bytes);
     let name = "ringnbd_store_ingested_chunks_total";
     page.family(name, "counter", "Chunks that were named, by what became of them.");
     for store in stores {
@@ -453,7 +457,8 @@ mod tests {
         snapshots.count(SnapshotOutcome::Taken, 2);
         snapshots.add_pauses(&[Duration::from_micros(30), Duration::from_millis(7)]);
         snapshots.count(SnapshotOutcome::Failed, 1);
-        let packs = PackStats { known: 3, queue: 7, is_paused: true, ..PackStats::default() };
+        let packs =
+            PackStats { known: 3, queue: 7, packed_bytes: 99, is_paused: true, ..PackStats::default() };
         let stores = [StoreFacts {
             label: "/srv/\"s\"".to_owned(),
             snapshots: &snapshots,
@@ -550,6 +555,7 @@ mod tests {
             format!("ringnbd_store_ingested_chunks_total{{{store},outcome=\"zero\"}} 0\n"),
             format!("ringnbd_store_ingest_queue_layers{{{store}}} 7\n"),
             format!("ringnbd_store_ingest_paused{{{store}}} 1\n"),
+            format!("ringnbd_store_packed_bytes{{{store}}} 99\n"),
         ] {
             assert!(text.contains(&line), "{line}{text}");
         }

@@ -25,24 +25,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::catalog::{PackRow, release_packs};
-use super::chunk_set::ChunkSet;
 use super::collected::CollectedPacks;
 use super::collection_bug::{CollectionBug, is_planted};
 use super::collection_pins::NotedPacks;
-use super::contents_error::ContentsError;
 use super::error::StoreError;
 use super::foreign::PlacedFile;
 use super::index::ChunkIndex;
 use super::ingest_counts::SPACE;
 use super::layer_copy::CopyProgress;
-use super::manifest::{ManifestError, ReachedChunk, ReachedNode};
 use super::maps::LayerMaps;
+use super::marking::ContentsMark;
 use super::open_store::OpenStore;
 use super::pack::{ChunkCodec, ChunkHash, ChunkKey, PackError, PackReader};
 use super::pack_filling::{FillError, PackFilling};
 use super::pack_life::{PackLife, worst};
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure};
+use super::space_notes::contents_name;
 use super::step_sizes::step_sizes;
 
 /// A pack that is being copied.
@@ -69,9 +68,10 @@ pub struct PackCollection {
     shelf: Arc<PackShelf>,
     noted: NotedPacks,
     stage: CollectionStage,
-    to_visit: Vec<ReachedNode>,
     /// Chunks that are needed; while it counts, those of them that no pack was found to have yet.
-    needed: ChunkSet,
+    mark: ContentsMark,
+    /// Which contents are marked.
+    marked: [u8; 32],
     /// Packs that were not counted yet, the latest last.
     rows: Vec<PackRow>,
     counted: Vec<PackLife>,
@@ -89,10 +89,6 @@ pub struct PackCollection {
     gone: Vec<u64>,
     progress: CopyProgress,
     found: CollectedPacks,
-}
-
-fn unreachable_below(error: ManifestError<ContentsError>) -> StoreError {
-    StoreError::Reach(ContentsError::from(error).to_string())
 }
 
 impl PackCollection {
@@ -123,30 +119,12 @@ impl PackCollection {
         if is_planted(CollectionBug::GcIgnoresPins) { BTreeSet::new() } else { self.noted.packs() }
     }
 
-    fn visit(&mut self, node: ReachedNode) {
-        if self.needed.insert(&node.chunk.hash) {
-            self.found.chunks_needed += 1;
-            self.to_visit.push(node);
-        }
-    }
-
     /// Looks at some nodes.
     fn mark(&mut self) -> Result<(), StoreError> {
-        for _ in 0..step_sizes().nodes {
-            let Some(node) = self.to_visit.pop() else {
-                self.stage = CollectionStage::Counting;
-                return Ok(());
-            };
-            let bytes = self.shelf.read(&node.chunk).map_err(|error| StoreError::Reach(error.to_string()))?;
-            for reached in node.below(&bytes).map_err(unreachable_below)? {
-                match reached {
-                    ReachedChunk::Node(node) => self.visit(node),
-                    ReachedChunk::Data(chunk) => {
-                        self.found.chunks_needed += u64::from(self.needed.insert(&chunk.hash));
-                    }
-                }
-            }
+        if self.mark.step(&self.shelf, step_sizes().nodes)? {
+            self.stage = CollectionStage::Counting;
         }
+        self.found.chunks_needed = self.mark.chunks();
         Ok(())
     }
 
@@ -168,7 +146,8 @@ impl PackCollection {
         };
         let mut life = PackLife::new(row.number);
         for (slot, chunk) in (0..).zip(opened.chunks()) {
-            life.add(slot, chunk.payload_bytes, self.needed.remove(&chunk.hash));
+            let bytes = chunk.payload_bytes;
+            life.add(slot, bytes, self.mark.count(&chunk.hash, bytes));
         }
         // What others have written is not copied: it goes, or stays as a whole.
         if is_foreign {
@@ -195,7 +174,7 @@ impl PackCollection {
         self.released = going.drain(..dead).map(|life| life.number).collect();
         self.released.extend(self.unneeded.difference(&still_held));
         going.reverse();
-        (self.going, self.needed, self.stage) = (going, ChunkSet::default(), CollectionStage::Copying);
+        (self.going, self.stage) = (going, CollectionStage::Copying);
     }
 
     /// A pack that was to go stays.
@@ -248,16 +227,17 @@ impl<M: LayerMaps> OpenStore<M> {
         let rows: Vec<PackRow> = foreign.chain(view.own_packs()).filter(of_space).cloned().collect();
         let own = view.own_packs().filter(of_space);
         let total = own.map(|row| row.bytes).fold(0, u64::saturating_add);
-        let roots: Vec<_> = view.read_contents().copied().chain(place.pins.held_contents()).collect();
+        let listed = view.read_contents().map(|row| (row.layer, row.root));
+        let mark = ContentsMark::new(listed, &place.pins.held_contents())?;
         let (shelf, filling) = (place.shelf(SPACE), PackFilling::new(place.clone(), SPACE, ChunkCodec::Lz4));
-        let mut collection = PackCollection {
+        Ok(Some(PackCollection {
             place,
             index,
             shelf,
             noted,
             stage: CollectionStage::Marking,
-            to_visit: Vec::new(),
-            needed: ChunkSet::default(),
+            mark,
+            marked: contents_name(view),
             rows,
             counted: Vec::new(),
             unneeded: BTreeSet::new(),
@@ -269,13 +249,7 @@ impl<M: LayerMaps> OpenStore<M> {
             gone: Vec::new(),
             progress: CopyProgress { done: 0, total },
             found: CollectedPacks::default(),
-        };
-        for root in &roots {
-            if let Some(top) = ReachedNode::top(root).map_err(unreachable_below)? {
-                collection.visit(top);
-            }
-        }
-        Ok(Some(collection))
+        }))
     }
 
     /// Goes on a little: a few MiB at most.
@@ -285,12 +259,26 @@ impl<M: LayerMaps> OpenStore<M> {
     pub fn collection_step(&mut self, collection: &mut PackCollection) -> Result<CopyProgress, StoreError> {
         match collection.stage {
             CollectionStage::Marking => collection.mark()?,
-            CollectionStage::Counting => collection.count(),
+            CollectionStage::Counting => {
+                collection.count();
+                if collection.stage == CollectionStage::Copying {
+                    self.note_counted(collection);
+                }
+            }
             CollectionStage::Copying if !collection.released.is_empty() => self.release_some(collection)?,
             CollectionStage::Copying => self.copy_some(collection)?,
             CollectionStage::Done => {}
         }
         Ok(collection.progress)
+    }
+
+    /// Keeps what each contents take, for those who ask.
+    fn note_counted(&mut self, collection: &mut PackCollection) {
+        let layers = std::mem::take(&mut collection.mark).counted();
+        let exact_for = Some(collection.marked).filter(|_| collection.found.packs_unreadable == 0);
+        self.change_space_notes(|notes| {
+            notes.take_counted(exact_for, layers, collection.found.bytes_needed);
+        });
     }
 
     fn copy_some(&mut self, collection: &mut PackCollection) -> Result<(), StoreError> {

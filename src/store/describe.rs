@@ -6,10 +6,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{CatalogView, ChainNode, ChunkCompression, ImageRefusal, ListedNode, NodeName, listing};
+use super::catalog::{
+    CatalogView, ChainNode, ChunkCompression, ImageRefusal, ListedNode, NodeName, SpaceFigures, listing,
+};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage};
+use super::ratio::SpaceRatio;
 
 /// Layers that are missing, of which so many are named.
 const MISSING: usize = 8;
@@ -27,6 +30,12 @@ pub struct NodeDescription {
     pub used: u64,
     pub unique: u64,
     pub shared: u64,
+    /// Bytes that it has for each byte that comes back when it is removed; none if none does.
+    #[serde(default)]
+    pub ratio: Option<SpaceRatio>,
+    /// These four are estimates as far as packs are concerned: `store gc` counts them.
+    #[serde(default)]
+    pub estimated: bool,
     pub depth: usize,
     /// Seconds since 1970.
     pub created: u64,
@@ -101,6 +110,18 @@ pub struct StoreDescription {
     /// Bytes of all packs.
     #[serde(default)]
     pub packs: u64,
+    /// Bytes that disks have in packs. Contents of several images or snapshots count once.
+    #[serde(default)]
+    pub packed: u64,
+    /// Bytes of packs that something needs; the rest is garbage.
+    #[serde(default)]
+    pub needed: u64,
+    /// Bytes that disks have in packs for each byte that these take; none without any.
+    #[serde(default)]
+    pub ratio: Option<SpaceRatio>,
+    /// These three are estimates: `store gc` counts them.
+    #[serde(default)]
+    pub estimated: bool,
     /// How what comes into packs is compressed: `none`, `lz4` or `zstd`.
     #[serde(default)]
     pub compression: String,
@@ -114,7 +135,7 @@ fn name_of(line: &ListedNode<'_>) -> NodeName {
     NodeName { image: line.image.name.clone(), snapshot: line.snapshot.map(|row| row.name.clone()) }
 }
 
-fn description(view: &CatalogView, line: &ListedNode<'_>) -> NodeDescription {
+fn description(view: &CatalogView, line: &ListedNode<'_>, is_exact: bool) -> NodeDescription {
     let (image, space) = (line.image, line.space);
     let (created, base) = match line.snapshot {
         Some(row) => (row.created_s, view.chain(row.below).1),
@@ -130,7 +151,9 @@ fn description(view: &CatalogView, line: &ListedNode<'_>) -> NodeDescription {
         size: line.snapshot.map_or(image.size, |row| row.size),
         used: space.used,
         unique: space.unique,
-        shared: space.shared(),
+        shared: space.shared,
+        ratio: SpaceRatio::of(space.used, space.unique).filter(|_| !space.is_unknown),
+        estimated: space.is_unknown || space.is_packed && !is_exact,
         depth: space.depth,
         created,
         origin: if own { view.origin_name(image.origin) } else { None },
@@ -152,14 +175,19 @@ fn missing(usage: StoreUsage) -> Vec<String> {
 }
 
 impl<M: LayerMaps> OpenStore<M> {
+    fn lines<'a>(&self, view: &'a CatalogView, usage: &StoreUsage) -> Vec<ListedNode<'a>> {
+        let contents = |layer| self.packed_space(layer);
+        listing(view, &SpaceFigures { layer: &|layer| usage.of(layer), contents: &contents })
+    }
+
     /// All images and snapshots, as a tree.
     ///
     /// # Errors
     /// A change of the catalogue failed before.
     pub fn describe_all(&self) -> Result<NodeDescriptions, StoreError> {
-        let (view, usage) = (self.view()?, self.usage()?);
-        let lines = listing(view, &|layer| usage.of(layer));
-        let nodes = lines.iter().map(|line| description(view, line)).collect();
+        let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
+        let lines = self.lines(view, &usage);
+        let nodes = lines.iter().map(|line| description(view, line, is_exact)).collect();
         Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: missing(usage) })
     }
 
@@ -168,10 +196,11 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A change of the catalogue failed before.
     pub(crate) fn describe_first(&self, most: usize) -> Result<FirstNodes, StoreError> {
-        let (view, usage) = (self.view()?, self.usage()?);
+        let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
         let counts = view.counts();
-        let lines = listing(view, &|layer| usage.of(layer));
-        let nodes = lines.iter().take(most).map(|line| BriefNode::of(description(view, line))).collect();
+        let lines = self.lines(view, &usage);
+        let nodes =
+            lines.iter().take(most).map(|line| BriefNode::of(description(view, line, is_exact))).collect();
         Ok(FirstNodes { nodes, images: counts.images, snapshots: counts.snapshots, missing: missing(usage) })
     }
 
@@ -180,12 +209,12 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A change of the catalogue failed before.
     pub fn describe_some(&self, nodes: &[NodeName]) -> Result<NodeDescriptions, StoreError> {
-        let (view, usage) = (self.view()?, self.usage()?);
-        let lines = listing(view, &|layer| usage.of(layer));
+        let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
+        let lines = self.lines(view, &usage);
         let by_name: BTreeMap<NodeName, &ListedNode<'_>> =
             lines.iter().map(|line| (name_of(line), line)).collect();
         let found = nodes.iter().filter_map(|node| by_name.get(node));
-        let nodes = found.map(|line| description(view, line)).collect();
+        let nodes = found.map(|line| description(view, line, is_exact)).collect();
         Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: Vec::new() })
     }
 
@@ -212,7 +241,7 @@ impl<M: LayerMaps> OpenStore<M> {
     /// It cannot be looked at.
     pub fn describe_store(&self) -> Result<StoreDescription, StoreError> {
         let (view, header, usage) = (self.view()?, self.header(), self.usage()?);
-        let counts = view.counts();
+        let (counts, packed) = (view.counts(), self.packed_store()?);
         Ok(StoreDescription {
             store: self.path().to_owned(),
             uuid: header.store.to_string(),
@@ -226,6 +255,10 @@ impl<M: LayerMaps> OpenStore<M> {
             used: usage.data.values().sum::<u64>().saturating_add(usage.packs),
             maps: usage.maps,
             packs: usage.packs,
+            packed: packed.data,
+            needed: packed.needed,
+            ratio: SpaceRatio::of(packed.data, packed.needed),
+            estimated: !packed.is_exact,
             compression: match header.compression() {
                 ChunkCompression::None => "none",
                 ChunkCompression::Lz4 => "lz4",

@@ -321,6 +321,7 @@ impl<M: LayerMaps> OpenStore<M> {
         assert!(ingest.progress().is_done(), "all of it was looked at");
         self.take_in_changes(&mut ingest)?;
         self.finish_pack(&mut ingest.filling, &ingest.index)?;
+        let counts = ingest.counts();
         let LayerIngest { plan, filling, root, .. } = ingest;
         let change = self.decide(|view, _| catalog::finish_ingest(view, &plan, root, filling.named()))?;
         let bytes = self.directory.layer_usage(plan.layer).map_or(0, |usage| usage.data);
@@ -332,6 +333,11 @@ impl<M: LayerMaps> OpenStore<M> {
         if let Some(damage) = filling.left_damage() {
             self.directory.keep_damage_notes(self.header().store, damage)?;
         }
+        let older = match plan.below.node {
+            ChainNode::Layer(older) if plan.older.is_some() => Some(older),
+            _ => None,
+        };
+        self.change_space_notes(|notes| notes.add_ingested(plan.layer, older, &counts));
         Ok(Released { layers: 1, bytes })
     }
 

@@ -28,7 +28,9 @@ use super::file_changes::{set_length, sync_all};
 use super::index::ChunkIndex;
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
+use super::packed_gauges::PackedGauges;
 use super::packs::PackPlace;
+use super::space_notes::SpaceNotes;
 
 /// How long a store is tried for that somebody has open. A process that was killed has it open until the
 /// kernel is done with what its rings were given: its descriptors are closed after that.
@@ -47,6 +49,9 @@ pub struct OpenStore<M> {
     pub(super) changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
     index: Weak<ChunkIndex>,
+    /// What the contents in packs take.
+    pub(super) space: SpaceNotes,
+    pub(super) packed: Arc<PackedGauges>,
 }
 
 /// What the layers of a store take on the disk.
@@ -113,8 +118,8 @@ impl<M: LayerMaps> OpenStore<M> {
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
-        let (changes, index) = Default::default();
-        let opened = Self { directory, catalog, maps, anchors, changes, index };
+        let (changes, index, space, packed) = Default::default();
+        let opened = Self { directory, catalog, maps, anchors, changes, index, space, packed };
         opened.follow_foreign()?;
         Ok(opened)
     }
@@ -123,8 +128,9 @@ impl<M: LayerMaps> OpenStore<M> {
         (directory, catalog): (StoreDirectory, StoreCatalog),
         maps: M,
     ) -> Result<Self, StoreError> {
-        let anchors = directory.change_anchors()?;
-        let opened = Self { directory, catalog, maps, anchors, changes: Arc::default(), index: Weak::new() };
+        let (anchors, space) = (directory.change_anchors()?, directory.space_notes(catalog.header().store));
+        let (changes, index, packed) = Default::default();
+        let opened = Self { directory, catalog, maps, anchors, changes, index, space, packed };
         opened.follow_foreign()?;
         Ok(opened)
     }

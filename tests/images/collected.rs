@@ -62,6 +62,31 @@ fn a_command_collects_packs() {
     store.refused("store ingest STORE", &["server"]);
 }
 
+/// Columns of what is in packs: estimates, until they are counted; by a server as well.
+#[test]
+fn what_is_in_packs_is_counted_by_a_collection() {
+    let (store, golden) = golden();
+    store.run("image checkpoint STORE/golden@v1").ok();
+    assert!(store.run("image ls STORE").ok().contains(" ?"));
+    let served = online(&store);
+    store.json("store gc STORE");
+    let told = store.json("image info STORE/golden@v1");
+    assert_eq!(
+        (&told["estimated"], &told["unique"], &told["ratio"]),
+        (&false.into(), &0.into(), &Value::Null)
+    );
+    assert_eq!((&told["used"], &told["shared"]), (&golden.len().into(), &golden.len().into()));
+    let all = store.json("store info STORE");
+    assert_eq!((&all["packed"], &all["estimated"]), (&golden.len().into(), &false.into()));
+    let (needed, packs) = (all["needed"].as_u64().unwrap(), all["packs"].as_u64().unwrap());
+    assert!(needed > 0 && needed <= packs, "{all}");
+    drop(served);
+    assert!(
+        !store.run("image ls STORE").ok().contains('?') && !store.run("store info STORE").ok().contains('?')
+    );
+    assert_eq!(store.json("store info STORE")["needed"], needed, "it is kept");
+}
+
 /// A2: under its sandbox, while clients write and read what moves.
 #[test]
 fn a_running_server_collects_packs() {

@@ -153,14 +153,14 @@ fn images_snapshots_and_clones_make_a_tree() {
     store.run("image snapshot STORE/vm1@monday").ok();
     assert_eq!(store.names(), ["alone", "alone@v1", "golden", "golden@v1", "vm1", "vm1@monday", "vm2"]);
     let table = store.run("image ls STORE").ok();
-    let expected = "NAME            SIZE     USED   UNIQUE   SHARED  DEPTH
-alone      512 bytes  0 bytes  0 bytes  0 bytes      0
-  @v1      512 bytes  0 bytes  0 bytes  0 bytes      0
-golden        20 GiB  0 bytes  0 bytes  0 bytes      0
-  @v1         20 GiB  0 bytes  0 bytes  0 bytes      0
-    vm1       20 GiB  0 bytes  0 bytes  0 bytes      0
-      @monday 20 GiB  0 bytes  0 bytes  0 bytes      0
-    vm2       20 GiB  0 bytes  0 bytes  0 bytes      0
+    let expected = "NAME            SIZE     USED   UNIQUE   SHARED  RATIO  DEPTH
+alone      512 bytes  0 bytes  0 bytes  0 bytes  -  0
+  @v1      512 bytes  0 bytes  0 bytes  0 bytes  -  0
+golden        20 GiB  0 bytes  0 bytes  0 bytes  -  0
+  @v1         20 GiB  0 bytes  0 bytes  0 bytes  -  0
+    vm1       20 GiB  0 bytes  0 bytes  0 bytes  -  0
+      @monday 20 GiB  0 bytes  0 bytes  0 bytes  -  0
+    vm2       20 GiB  0 bytes  0 bytes  0 bytes  -  0
 ";
     let squeezed = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()

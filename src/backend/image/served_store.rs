@@ -20,6 +20,7 @@ use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 use crate::store::pack::{ChunkHash, ChunkHint, PackError};
 use crate::store::pack_shelf::PackShelf;
+use crate::store::packed_gauges::PackedGauges;
 use crate::store::serving::ChainContents;
 use crate::store::tracking::OtherChanges;
 use crate::store::worker::{StoreJob, StoreLoan, StoreWorker};
@@ -40,6 +41,7 @@ pub struct ServedStore {
     shelf: Mutex<Weak<PackShelf>>,
     /// Reads of packs that failed.
     failed_reads: Arc<AtomicU64>,
+    packed: Arc<PackedGauges>,
     /// What a collection of its packs leaves alone.
     pins: Arc<CollectionPins>,
     /// Packs that other stores have written.
@@ -103,12 +105,14 @@ impl ServedStore {
         let store = open(path, MapFiles).map_err(OpenError::Store)?;
         // What an earlier server has left there would lead nowhere, or to another server.
         store.set_control(None).map_err(OpenError::Store)?;
-        let (counter, pins) = (store.change_counter(), store.collection_pins());
+        let (counter, pins, packed) =
+            (store.change_counter(), store.collection_pins(), store.packed_gauges());
         let foreign = store.foreign_packs();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases, shelf, failed_reads) = Default::default();
         let path = real();
-        let store = Arc::new(Self { path, seat, counter, served, bases, shelf, failed_reads, pins, foreign });
+        let store =
+            Arc::new(Self { path, seat, counter, served, bases, shelf, failed_reads, packed, pins, foreign });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -239,6 +243,11 @@ impl ServedStore {
     /// What was fetched of packs that are on tiers, if there are some.
     pub(crate) fn tier_figures(&self) -> Option<TierFigures> {
         (!self.foreign.is_empty()).then(|| self.foreign.figures())
+    }
+
+    /// Bytes that its images have in packs, and what that takes of packs.
+    pub fn packed(&self) -> (u64, u64) {
+        self.packed.look()
     }
 
     /// The same, to be read by whoever can open no file.

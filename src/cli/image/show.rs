@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::cli::Outcome;
-use crate::cli::store::{time, warn_of_missing};
+use crate::cli::store::{marked, time, warn_of_missing};
 use crate::cli::text::{exact_and_human, human, json, print, table};
 use crate::store::{NodeDescription, StoreAnswer};
 
@@ -42,7 +42,7 @@ fn freed(layers: usize, bytes: u64) -> String {
 
 /// Under an image stand its snapshots, and under a snapshot what was cloned from it: that is their order.
 fn as_tree(nodes: &[NodeDescription]) -> String {
-    let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "DEPTH"];
+    let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "RATIO", "DEPTH"];
     let mut rows = vec![titles.map(String::from).to_vec()];
     let mut levels: HashMap<&str, usize> = HashMap::new();
     for node in nodes {
@@ -55,13 +55,14 @@ fn as_tree(nodes: &[NodeDescription]) -> String {
         rows.push(vec![
             format!("{}{own}", "  ".repeat(level)),
             human(node.size),
-            human(node.used),
-            human(node.unique),
-            human(node.shared),
+            marked(human(node.used), node.estimated),
+            marked(human(node.unique), node.estimated),
+            marked(human(node.shared), node.estimated),
+            node.ratio.map_or_else(|| "-".to_owned(), |ratio| marked(ratio.to_string(), node.estimated)),
             node.depth.to_string(),
         ]);
     }
-    table(&rows, &[false, true, true, true, true, true])
+    table(&rows, &[false, true, true, true, true, true, true])
 }
 
 fn as_table(shown: &NodeDescription) -> String {
@@ -72,9 +73,13 @@ fn as_table(shown: &NodeDescription) -> String {
     row("uuid", shown.uuid.clone());
     row("created", time(shown.created));
     row("size", exact_and_human(shown.size));
-    row("used", exact_and_human(shown.used));
-    row("unique", exact_and_human(shown.unique));
-    row("shared", exact_and_human(shown.shared));
+    let space = |bytes| marked(exact_and_human(bytes), shown.estimated);
+    row("used", space(shown.used));
+    row("unique", space(shown.unique));
+    row("shared", space(shown.shared));
+    if let Some(ratio) = shown.ratio {
+        row("ratio", marked(ratio.to_string(), shown.estimated));
+    }
     row("depth", shown.depth.to_string());
     if let Some(origin) = &shown.origin {
         row("clone of", origin.clone());

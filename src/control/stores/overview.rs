@@ -139,7 +139,11 @@ impl Overviews {
     pub(in crate::control) fn snapshots(&self) -> Vec<(String, Ref<'_, SnapshotStats>, PackStats)> {
         let all = self.stores.all.iter();
         let path = |one: &OneStore| one.of.store.path().display().to_string();
-        all.map(|one| (path(one), one.snapshots.borrow(), *one.packs.borrow())).collect()
+        let packs = |one: &OneStore| {
+            let (packed_bytes, needed_bytes) = one.of.store.packed();
+            PackStats { packed_bytes, needed_bytes, ..*one.packs.borrow() }
+        };
+        all.map(|one| (path(one), one.snapshots.borrow(), packs(one))).collect()
     }
 
     /// What each store has fetched of packs on tiers, in the same order.

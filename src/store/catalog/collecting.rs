@@ -2,22 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use super::packed_rows::PackRow;
+use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::ChainNode;
 use super::view::{CatalogChange, CatalogView, nodes_of};
-use crate::store::manifest::ManifestRoot;
 
 impl CatalogView {
     /// The contents that somebody reads. Those of a layer are not read if nothing stands on it but layers
     /// that were ingested: their own contents have all that is needed of it.
-    pub(in crate::store) fn read_contents(&self) -> impl Iterator<Item = &ManifestRoot> {
+    pub(in crate::store) fn read_contents(&self) -> impl Iterator<Item = &ContentsRow> {
         let unpacked = self.layers.values().filter(|row| !self.contents.contains_key(&row.id));
         let named = self.images.values().flat_map(nodes_of);
         let named = named.chain(self.images.values().map(|row| row.below.node));
         let named = named.chain(self.snapshots.values().map(|row| row.below.node));
         let named: BTreeSet<ChainNode> = named.chain(unpacked.map(|row| row.below.node)).collect();
         named.into_iter().filter_map(|node| match node {
-            ChainNode::Layer(id) => self.contents.get(&id).map(|row| &row.root),
+            ChainNode::Layer(id) => self.contents.get(&id),
             ChainNode::Nothing | ChainNode::Base(_) => None,
         })
     }

@@ -9,19 +9,41 @@ use super::view::CatalogView;
 /// The space of one image or snapshot, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Space {
-    /// What all its layers take on the disk.
+    /// What all its layers take on the disk, and what its disk has in packs.
     pub used: u64,
-    /// The part that comes back when it is removed: nobody else needs these layers.
+    /// What comes back when it is removed: nobody else needs these layers, and these chunks of packs.
     pub unique: u64,
+    /// The part of `used` that others need too, or that its disk has at several places.
+    pub shared: u64,
     /// Layers between it and its base or nothing.
     pub depth: usize,
+    /// It has contents in packs.
+    pub is_packed: bool,
+    /// It has, and nothing is known of their space.
+    pub is_unknown: bool,
 }
 
-impl Space {
-    #[must_use]
-    pub const fn shared(&self) -> u64 {
-        self.used - self.unique
-    }
+/// The space of contents in packs, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PackedSpace {
+    /// What the disk has in packs, neither compressed nor shared.
+    pub data: u64,
+    /// The part of it that no other contents have.
+    pub own_data: u64,
+    /// What packs have for no other contents.
+    pub own_bytes: u64,
+}
+
+/// Tells what a layer takes on the disk, and what contents in packs take, if that is known.
+pub struct SpaceFigures<'a> {
+    pub layer: &'a dyn Fn(LayerId) -> u64,
+    pub contents: &'a dyn Fn(LayerId) -> Option<PackedSpace>,
+}
+
+/// How many images and snapshots need a layer, and read contents in packs. Two are as good as more.
+struct NodeCounts {
+    layers: BTreeMap<LayerId, u64>,
+    contents: BTreeMap<LayerId, u64>,
 }
 
 /// A line of the tree.
@@ -36,11 +58,11 @@ pub struct ListedNode<'a> {
 }
 
 /// All images and snapshots. Under an image stand its snapshots, and under a snapshot what was cloned from
-/// it. `used` tells what a layer takes on the disk.
+/// it.
 #[must_use]
-pub fn listing<'a>(view: &'a CatalogView, used: &dyn Fn(LayerId) -> u64) -> Vec<ListedNode<'a>> {
+pub fn listing<'a>(view: &'a CatalogView, figures: &SpaceFigures<'_>) -> Vec<ListedNode<'a>> {
     let users = users(view);
-    let space = |from: Below, head: Option<LayerId>| space(view, &users, used, from, head);
+    let space = |from: Below, head: Option<LayerId>| space(view, &users, figures, from, head);
     let mut lines = Vec::new();
     let mut listed: BTreeSet<ImageId> = BTreeSet::new();
     let roots: Vec<&ImageRow> = view.images().filter(|image| image.origin.is_none()).collect();
@@ -69,35 +91,49 @@ pub fn listing<'a>(view: &'a CatalogView, used: &dyn Fn(LayerId) -> u64) -> Vec<
 
 fn space(
     view: &CatalogView,
-    users: &BTreeMap<LayerId, u64>,
-    used: &dyn Fn(LayerId) -> u64,
-    below: Below,
+    users: &NodeCounts,
+    figures: &SpaceFigures<'_>,
+    from: Below,
     head: Option<LayerId>,
 ) -> Space {
-    let from = head.map_or(below.node, ChainNode::Layer);
-    let (layers, _) = view.chain(Below { node: from, ..below });
-    let mut space = Space { depth: layers.len(), ..Space::default() };
-    for layer in layers {
-        let bytes = used(layer.id);
+    let from = head.map_or(from.node, ChainNode::Layer);
+    let mut space = Space::default();
+    let mut contents = None;
+    for layer in view.layers_from(from) {
+        let bytes = (figures.layer)(layer.id);
+        space.depth += 1;
         space.used += bytes;
-        if users.get(&layer.id) == Some(&1) {
-            space.unique += bytes;
+        match users.layers.get(&layer.id) {
+            Some(1) => space.unique += bytes,
+            _ => space.shared += bytes,
         }
+        contents = contents.or_else(|| view.contents(layer.id).map(|row| row.layer));
     }
+    let Some(contents) = contents else { return space };
+    space.is_packed = true;
+    let Some(packed) = (figures.contents)(contents) else { return Space { is_unknown: true, ..space } };
+    let is_alone = users.contents.get(&contents) == Some(&1);
+    space.used += packed.data;
+    space.unique += if is_alone { packed.own_bytes } else { 0 };
+    space.shared += if is_alone { packed.data.saturating_sub(packed.own_data) } else { packed.data };
     space
 }
 
-/// How many images and snapshots need a layer, by way of whatever chain. Two are as good as more.
-fn users(view: &CatalogView) -> BTreeMap<LayerId, u64> {
-    let mut users: BTreeMap<LayerId, u64> = BTreeMap::new();
+fn users(view: &CatalogView) -> NodeCounts {
+    let mut users = NodeCounts { layers: BTreeMap::new(), contents: BTreeMap::new() };
     let of_images = view.images.values().map(|row| row.head.map_or(row.below.node, ChainNode::Layer));
     let of_snapshots = view.snapshots.values().map(|row| row.below.node);
     for node in of_images.chain(of_snapshots) {
-        for layer in view.chain(Below { node, bytes: 0 }).0 {
-            let count = users.entry(layer.id).or_default();
+        let mut reads = true;
+        for layer in view.layers_from(node) {
+            if reads && view.contents(layer.id).is_some() {
+                *users.contents.entry(layer.id).or_default() += 1;
+                reads = false;
+            }
+            let count = users.layers.entry(layer.id).or_default();
             *count += 1;
             if *count > 2 {
-                // Those below have at least as many.
+                // Those below have at least as many, and so have the contents that are read there.
                 break;
             }
         }

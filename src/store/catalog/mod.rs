@@ -60,7 +60,7 @@ pub(in crate::store) use foreign_rows::{ForeignRow, PackOrigin};
 pub use header::{CatalogHeader, ChunkCompression};
 pub use id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 pub use importing::{ImportedSnapshot, import_snapshot};
-pub use listing::{ListedNode, Space, listing};
+pub use listing::{ListedNode, PackedSpace, Space, SpaceFigures, listing};
 pub use merging::{
     MergePair, cheapest_merge, finish_flatten, finish_merge, idle_merge, is_flat, is_full, mergeable,
 };
@@ -70,6 +70,7 @@ pub use rebasing::rebase;
 pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;
 pub use removal::{remove, roll_back};
+pub(in crate::store) use rows::MOST_ROWS;
 pub use rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
     MapPlace, SIZE_UNIT, SnapshotRow, TentativeRow,

@@ -10,7 +10,7 @@ use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 
 /// Rows of each kind. All rows are in memory while a store is open: a row has about 300 bytes.
-pub(super) const MOST_ROWS: usize = 1 << 20;
+pub(in crate::store) const MOST_ROWS: usize = 1 << 20;
 /// Bytes of an image. The map of a layer has places for that many.
 pub const LARGEST_IMAGE: u64 = 1 << 50;
 /// An image is a whole number of these.

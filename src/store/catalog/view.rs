@@ -277,6 +277,17 @@ impl CatalogView {
         }
     }
 
+    /// The layers from a node on, newest first.
+    pub(super) fn layers_from(&self, mut node: ChainNode) -> impl Iterator<Item = &LayerRow> {
+        std::iter::from_fn(move || {
+            let ChainNode::Layer(id) = node else { return None };
+            // Layers are all there and have no circle: that is looked at when the catalogue is opened.
+            let row = self.layers.get(&id)?;
+            node = row.below.node;
+            Some(row)
+        })
+    }
+
     /// The layers from a place on, newest first, and what the last of them stands on.
     #[must_use]
     pub fn chain(&self, from: Below) -> (Vec<&LayerRow>, ChainNode) {

@@ -321,7 +321,7 @@ fn planted_bugs_are_found() {
 fn what_is_held_stays() {
     let (_house, _path, mut store) = new_store();
     packed_image(&mut store, "gone", &[1, 2, 3]);
-    let root = *store.view().unwrap().read_contents().next().unwrap();
+    let root = store.view().unwrap().read_contents().next().unwrap().root;
     let held = store.collection_pins().hold_contents(&root);
     remove(&mut store, "gone");
     assert_eq!((collect(&mut store).packs_removed, packs(&store).len()), (0, 1));
@@ -493,3 +493,5 @@ proptest! {
         prop_assert!(store.usage().unwrap().packs <= most + most / 10, "{} of {most}", store.usage().unwrap().packs);
     }
 }
+
+mod space;

@@ -212,11 +212,12 @@ fn the_tree_and_its_columns() {
     let own = catalog.write("vm1");
     catalog.create("alone", 512).unwrap();
     let used = |layer: LayerId| if layer == sealed { 1000 } else { u64::from(layer == own) * 10 };
-    let lines: Vec<_> = listing(&catalog.view, &used)
+    let figures = SpaceFigures { layer: &used, contents: &|_| None };
+    let lines: Vec<_> = listing(&catalog.view, &figures)
         .iter()
         .map(|line| {
             let of = line.snapshot.map_or(line.image.name.to_string(), |row| row.name.to_string());
-            (line.level, of, line.space.used, line.space.unique, line.space.shared(), line.space.depth)
+            (line.level, of, line.space.used, line.space.unique, line.space.shared, line.space.depth)
         })
         .collect();
     let line =

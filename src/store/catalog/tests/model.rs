@@ -364,7 +364,9 @@ fn compare(model: &Model, under: &Under) {
     let rows = rows_of(&under.view);
     assert_eq!(checked(&rows).expect("rows fit together"), under.view);
     let total: u64 = under.layers.len() as u64;
-    for line in listing(&under.view, &|_| 1) {
+    let figures = SpaceFigures { layer: &|_| 1, contents: &|_| None };
+    for line in listing(&under.view, &figures) {
+        assert_eq!(line.space.used, line.space.unique + line.space.shared);
         assert!(line.space.unique <= line.space.used && line.space.used <= total);
         assert_eq!(line.space.depth as u64, line.space.used);
         // What comes back is tried, where nothing prevents it.
