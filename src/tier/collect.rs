@@ -14,6 +14,9 @@ use super::marks::{condemn, mark, rescue, see};
 use super::objects::Objects;
 use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TrashMark};
 
+/// A PUT that was sent and is this old does not take place any more.
+const LATEST_PUT_S: u64 = 24 * 3600;
+
 /// When something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CollectOptions {
@@ -164,17 +167,17 @@ async fn expire(
         if !is_listed && give_up(objects, record).await? {
             let key = keys::record(&record.image, record.id);
             patiently(objects, || objects.delete(&key)).await?;
-            // Whoever still has it in hand finds that it is not there.
-            settle(objects, &record.image, record.id).await?;
             collected.records_deleted += 1;
         }
     }
-    // Whoever gave one up has not come to delete it.
+    // Those that came back, or that whoever gave them up has not come to delete.
     for (image, owner) in owners {
-        for id in owner.into_iter().flat_map(|owner| owner.expired) {
+        for (id, since_s) in owner.into_iter().flat_map(|owner| owner.expired) {
             let key = keys::record(image, id);
             patiently(objects, || objects.delete(&key)).await?;
-            settle(objects, image, id).await?;
+            if now_s >= since_s.saturating_add(LATEST_PUT_S) {
+                settle(objects, image, id).await?;
+            }
         }
     }
     Ok(())
@@ -187,7 +190,9 @@ async fn give_up(objects: &dyn Objects, record: &PushRecord) -> Result<bool, Tie
         if owner.snapshots.get(&record.snapshot) == Some(&record.id) {
             return Ok(TierChange::Done(false));
         }
-        if !owner.expired.insert(record.id) || is_planted(TierBug::ExpiredRecordCommitted) {
+        if owner.expired.insert(record.id, objects.now_s()).is_some()
+            || is_planted(TierBug::ExpiredRecordCommitted)
+        {
             return Ok(TierChange::Done(true));
         }
         Ok(TierChange::Put(owner, true))
@@ -195,11 +200,11 @@ async fn give_up(objects: &dyn Objects, record: &PushRecord) -> Result<bool, Tie
     Ok(change(objects, &keys::owner(&record.image), decide).await?.done())
 }
 
-/// A record that was given up is deleted.
+/// A record that was given up is deleted, and does not come back.
 async fn settle(objects: &dyn Objects, image: &str, id: Uuid) -> Result<(), TierError> {
     let decide = |there: Option<NameOwner>| {
         let Some(mut owner) = there else { return Ok(TierChange::Done(())) };
-        if !owner.expired.remove(&id) {
+        if owner.expired.remove(&id).is_none() {
             return Ok(TierChange::Done(()));
         }
         Ok(TierChange::Put(owner, ()))

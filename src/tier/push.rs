@@ -233,7 +233,7 @@ impl PushTo<'_> {
                 None => {}
             }
             owner = mine(owner, self.who, image)?;
-            if owner.expired.contains(&id) && !is_planted(TierBug::ExpiredRecordCommitted) {
+            if owner.expired.contains_key(&id) && !is_planted(TierBug::ExpiredRecordCommitted) {
                 return Ok(TierChange::Done(PushEnding::Again));
             }
             owner.snapshots.insert(record.snapshot.clone(), id);

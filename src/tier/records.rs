@@ -1,7 +1,7 @@
 //! The small objects of a tier, as JSON. Unknown keys are passed over, so that a later version can add some;
 //! what older ones must not pass over raises the version.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -83,9 +83,9 @@ pub struct NameOwner {
     pub since_s: u64,
     /// The records of all snapshots, by name. A record that is not here was not acknowledged.
     pub snapshots: BTreeMap<String, Uuid>,
-    /// Records that must not come here any more: they are being deleted.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub expired: BTreeSet<Uuid>,
+    /// Records that must not come here any more, since when: a PUT of one that is late may bring it back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expired: BTreeMap<Uuid, u64>,
 }
 
 /// `images/<name>/records/<id>.json`: it never changes. If the name's owner does not list it, it is a push
