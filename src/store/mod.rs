@@ -13,6 +13,7 @@ mod changed;
 mod changed_files;
 pub(crate) mod checking;
 mod chunk_owners;
+mod chunk_set;
 pub(crate) mod collect;
 pub(crate) mod collected;
 mod collection_bug;

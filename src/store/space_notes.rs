@@ -16,14 +16,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 
-use rustix::fs::{Mode, OFlags, fsync, renameat};
+use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use super::catalog::{CatalogView, LayerId, MOST_ROWS};
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
+use super::file_changes::{rename, sync_all, sync_directory, write_all_at};
 use super::ingest_counts::IngestCounts;
 use super::structure::{begin, check, seal};
 
@@ -172,10 +173,11 @@ impl StoreDirectory {
         let path = self.path().join(NEW_NAME);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
         let file = below(self.root(), NEW_NAME, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(file.map_err(StoreError::at("make", &path))?);
-        let written = file.write_all(&notes.encode(store)).and_then(|()| file.sync_all());
+        let file = File::from(file.map_err(StoreError::at("make", &path))?);
+        let written = write_all_at(&file, &notes.encode(store), 0).and_then(|()| sync_all(&file));
         written.map_err(StoreError::at("write", &path))?;
-        let named = renameat(self.root(), NEW_NAME, self.root(), NAME).and_then(|()| fsync(self.root()));
+        let named =
+            rename((self.root(), NEW_NAME), (self.root(), NAME)).and_then(|()| sync_directory(self.root()));
         named.map_err(StoreError::at("replace", &self.path().join(NAME)))
     }
 }

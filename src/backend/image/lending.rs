@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::layer_files::BaseFile;
+use super::layer_files::{BaseFile, OpenBase};
 use super::store::ImageStore;
 use crate::exec::lock;
 use crate::store::map_files::MapFiles;
@@ -51,7 +51,7 @@ impl ImageStore {
 
     /// Keeps its base open for the time after: whoever is confined cannot open it again.
     pub(in crate::backend) fn keep_base(&self, store: &OpenStore<MapFiles>) {
-        let (Some(base), Some(served)) = (&self.base, self.served()) else { return };
+        let (Some(OpenBase::File(base)), Some(served)) = (&self.base, self.served()) else { return };
         let of = store.shape(served.name()).ok().and_then(|shape| shape.base);
         if let Some(of) = of.filter(|of| served.store().base(of.id).is_none()) {
             let file = BaseFile { file: Arc::clone(&base.file), size: base.size };
