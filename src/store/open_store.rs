@@ -49,7 +49,6 @@ pub struct OpenStore<M> {
     pub(super) changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
     index: Weak<ChunkIndex>,
-    /// What the contents in packs take.
     pub(super) space: SpaceNotes,
     pub(super) packed: Arc<PackedGauges>,
 }
