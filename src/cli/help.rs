@@ -4,7 +4,8 @@ use clap::Command;
 
 /// The same command whose paragraphs of help, and those of all below it, are one line each.
 ///
-/// A paragraph whose first line ends in a colon is a list: its lines stay. So does what is indented from the start.
+/// A paragraph whose first line ends in a colon is a list: its lines stay. So does what is indented from the
+/// start.
 pub(crate) fn with_paragraphs(command: Command) -> Command {
     let [short, long] = [command.get_after_help(), command.get_after_long_help()]
         .map(|help| help.map(|text| flowing(&text.to_string())));

@@ -20,6 +20,8 @@ use crate::tier::uri::TierUriError;
 
 /// How often a server is asked again what snapshots consist of: layers that were merged meanwhile are gone.
 const TRIES: usize = 5;
+/// The status of what was refused when a part of it was done.
+const PARTLY: u16 = 424;
 
 /// A store, and where its server is asked if that is said.
 #[derive(Debug, Clone, Copy)]
@@ -311,7 +313,7 @@ fn ask_socket(socket: &Path, method: &str, target: &str, body: &str) -> Result<V
     }
     let said = answer.body["error"].as_str().map(printable);
     let sentence = said.unwrap_or_else(|| format!("the server answered {}", answer.status));
-    Err(RequestError::Server { sentence, is_refusal: answer.status < 500 })
+    Err(RequestError::Server { sentence, is_refusal: answer.status < 500 && answer.status != PARTLY })
 }
 
 #[cfg(test)]

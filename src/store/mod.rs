@@ -76,14 +76,14 @@ mod reserve_file;
 pub(crate) mod scrub;
 pub(crate) mod serving;
 pub(crate) mod shuru;
-mod step_sizes;
 mod space_notes;
+mod step_sizes;
 mod structure;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tier_record;
-mod tiers_file;
 pub(crate) mod tier_setting;
+mod tiers_file;
 pub(crate) mod tracking;
 pub(crate) mod unfinished;
 mod upkeep;

@@ -270,9 +270,7 @@ impl<M: LayerMaps> OpenStore<M> {
             StoreRequest::Layers { node, other } => {
                 return self.told(node, other.as_ref()).map(StoreAnswer::Layers);
             }
-            StoreRequest::Sealed => {
-                return Ok(StoreAnswer::Layers(catalog::sealed_rows(self.view()?, self.header())));
-            }
+            StoreRequest::Sealed => return self.told_of_sealed(),
             StoreRequest::Store => return self.describe_store().map(StoreAnswer::Store),
             StoreRequest::Gc { grace } => {
                 return self.collect_garbage(*grace, &mut |_| Ok(())).map(StoreAnswer::Collected);
@@ -334,6 +332,10 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         };
         self.describe_some(&nodes).map(StoreAnswer::Nodes)
+    }
+
+    fn told_of_sealed(&self) -> Result<StoreAnswer, StoreError> {
+        Ok(StoreAnswer::Layers(catalog::sealed_rows(self.view()?, self.header())))
     }
 
     /// The same while a server has the store, which can open no other file: a base is one that images have.

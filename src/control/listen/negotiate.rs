@@ -145,8 +145,7 @@ async fn converse(
             Some(Event::Output) => channel.send(handshake.take_output()).await?,
             Some(Event::Lookup(name)) => {
                 let found = Box::pin(stores.look_up(&name, handshake.is_choosing(), &asker)).await;
-                let found =
-                    found.and_then(|found| if is_hidden(&name) { Err(Absence::Refused) } else { Ok(found) });
+                let found = if is_hidden(&name) { found.and(Err(Absence::Refused)) } else { found };
                 audit.decided(&asker, (handshake.option_name(), &name), &found);
                 let found = found.ok();
                 let info = match &found {

@@ -105,7 +105,7 @@ fn export(is_new: bool) -> Value {
 
 /// What may come of a request about an export that exists, or not.
 const OF_EXPORTS: &[u16] = &[404, 409, 412, 422, 503];
-const OF_STORES: &[u16] = &[404, 409, 422, 503];
+const OF_STORES: &[u16] = &[404, 409, 422, 424, 503];
 
 fn describe(verb: Verb) -> VerbDescription {
     let new = VerbDescription::new;
@@ -294,6 +294,7 @@ fn meaning(status: u16) -> &'static str {
         412 => "It is not as If-Match or If-None-Match expects it",
         413 => "The body is too long",
         422 => "The request is not understood",
+        424 => "A part of it was done, and the rest is refused",
         426 => "It is for a new process: serve --takeover",
         503 => "Not now",
         _ => unreachable!("no route answers it"),
@@ -354,8 +355,8 @@ mod tests {
     fn bodies_that_are_described_are_requests() {
         for (_, path, verb) in &ROUTES {
             let Verb::ChangeStore(name) = verb else { continue };
-            // Its base is described by the client that looked at it.
-            if *name == "rebase" {
+            // What they bring is described by the client that looked at it.
+            if ["rebase", "import", "clone_from_tier"].contains(name) {
                 continue;
             }
             let schema = describe(*verb).body.unwrap().schema;

@@ -63,8 +63,9 @@ impl PerformError {
         match self {
             // Somebody gave it up, or there was nothing to give up.
             Self::Store(StoreError::Interrupted) => StatusCode::CONFLICT,
+            // Some of it was done.
             Self::Store(StoreError::RemovedPartly { source, .. }) if source.is_refusal() => {
-                StatusCode::CONFLICT
+                StatusCode::FAILED_DEPENDENCY
             }
             Self::Store(error) if !error.is_refusal() => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
