@@ -113,6 +113,7 @@ fn every_flag_exists() {
         "store gc",
         "store check",
         "attach",
+        "devices",
         "check",
         "copy",
         "ctl reload",
