@@ -18,6 +18,7 @@ mod served;
 mod shorter;
 mod shuru;
 mod tier;
+mod tier_bucket;
 mod tier_clones;
 mod tracking;
 mod upload;

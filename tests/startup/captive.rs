@@ -16,7 +16,13 @@ fn output(arguments: &[&str]) -> Output {
 }
 
 fn client(socket: &Path) -> Connection {
-    let mut client = Connection::over_unix(UnixStream::connect(socket).unwrap());
+    // Its name is there a moment before it listens.
+    let mut connected = None;
+    wait_until("it listens", || {
+        connected = UnixStream::connect(socket).ok();
+        connected.is_some()
+    });
+    let mut client = Connection::over_unix(connected.expect("it listens"));
     client.greet(MODERN);
     client.go("");
     client

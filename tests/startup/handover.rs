@@ -261,10 +261,16 @@ fn clients_with_tls_do_not_notice() {
 
 /// How many connections a process of a line has handed over.
 pub(super) fn moved_by(line: &Line, process: usize) -> usize {
-    let log = line.log(process);
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut handed_over = lines.filter(|line| line["message"] == "handed over");
-    handed_over.next().and_then(|line| line["connections"].as_u64()).expect("it handed over") as usize
+    let mut moved = None;
+    // It writes it after the other one has said that it serves.
+    wait_until("it handed over", || {
+        let log = line.log(process);
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut handed_over = lines.filter(|line| line["message"] == "handed over");
+        moved = handed_over.next().and_then(|line| line["connections"].as_u64());
+        moved.is_some()
+    });
+    moved.expect("it handed over") as usize
 }
 
 /// A connection to a control socket that has left HTTP, as a new process makes one.

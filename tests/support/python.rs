@@ -16,6 +16,13 @@ pub(crate) fn json(script: &str, arguments: &[&str]) -> Option<serde_json::Value
     Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
 }
 
+/// Runs a module, once it has its arguments. `None` after a skip.
+pub(crate) fn module(name: &str) -> Option<Command> {
+    let mut command = Command::new(interpreter()?);
+    command.args(["-m", name]);
+    Some(command)
+}
+
 fn interpreter() -> Option<PathBuf> {
     let home = std::env::var_os("RINGNBD_PYTHON").map(PathBuf::from);
     let cache = || std::env::var_os("XDG_CACHE_HOME").map(|cache| Path::new(&cache).join("ringnbd/python"));
