@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Events that are kept for those who come back.
 const KEPT: usize = 1024;
@@ -128,14 +128,16 @@ pub(in crate::control) struct Events {
     ring: RefCell<EventRing>,
     newest: watch::Sender<u64>,
     followers: Cell<usize>,
+    /// The last follower has gone.
+    deserted: Notify,
     /// No event comes any more.
     ended: Cell<bool>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        let (ring, newest) = (RefCell::default(), watch::Sender::new(0));
-        Self { epoch: unix_ms(), ring, newest, followers: Cell::new(0), ended: Cell::new(false) }
+        let (ring, newest, deserted) = (RefCell::default(), watch::Sender::new(0), Notify::new());
+        Self { epoch: unix_ms(), ring, newest, followers: Cell::new(0), deserted, ended: Cell::new(false) }
     }
 }
 
@@ -183,6 +185,13 @@ impl Events {
         (number <= self.newest()).then_some(number)
     }
 
+    /// Waits until nobody follows.
+    pub(super) async fn deserted(&self) {
+        while self.followers.get() > 0 {
+            self.deserted.notified().await;
+        }
+    }
+
     /// One more follower, unless there are too many.
     pub(super) fn follow(self: &Rc<Self>) -> Option<FollowerPlace> {
         if self.followers.get() == FOLLOWERS {
@@ -200,6 +209,9 @@ pub(in crate::control) struct FollowerPlace(pub(super) Rc<Events>);
 impl Drop for FollowerPlace {
     fn drop(&mut self) {
         self.0.followers.set(self.0.followers.get() - 1);
+        if self.0.followers.get() == 0 {
+            self.0.deserted.notify_one();
+        }
     }
 }
 

@@ -41,6 +41,9 @@ const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
 /// much longer is stuck.
 const SHARD_GRACE: Duration = Duration::from_secs(2);
 
+/// Those who follow the events may take the last one for so long.
+const LAST_EVENT_GRACE: Duration = Duration::from_secs(1);
+
 /// What a finished shutdown still takes.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
@@ -401,7 +404,8 @@ impl<'a> Server<'a> {
         Ending::CutOff
     }
 
-    /// Waits until every shard has finished and every handshake has heard of it, each within its time.
+    /// Waits until every shard has finished, and everyone in a handshake or behind the events has heard of it,
+    /// each within its time.
     async fn drain(&mut self) -> Ending {
         let shards = self.config.shards.len();
         let plane = Rc::clone(&self.plane);
@@ -421,7 +425,8 @@ impl<'a> Server<'a> {
             if self.plane.failures() > 0 { Ending::Failed } else { Ending::Stopped }
         };
         let handshakes = timeout(HANDSHAKE_GRACE, plane.no_handshakes());
-        let (ending, _left_or_late) = tokio::join!(timeout(patience, finish), handshakes);
+        let followers = timeout(LAST_EVENT_GRACE, plane.events.deserted());
+        let (ending, ..) = tokio::join!(timeout(patience, finish), handshakes, followers);
         ending.unwrap_or_else(|_elapsed| {
             tracing::error!("a shard did not stop in time: what it had in flight is lost");
             Ending::Stopped
