@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod client;
+mod corpus;
 mod durability;
 mod images;
 mod packages;

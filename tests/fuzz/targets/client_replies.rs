@@ -5,10 +5,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::internal::nbd::client::handshake::{ClientHandshake, Event as HandshakeEvent, Goal};
-use ringnbd::internal::nbd::client::replies::{Event, ReplyParser};
-use ringnbd::internal::nbd::client::request::ClientRequest;
-use ringnbd::internal::nbd::session::ReplyMode;
+use ringnbd_proto::client::handshake::{ClientHandshake, Event as HandshakeEvent, Goal};
+use ringnbd_proto::client::replies::{Event, ReplyParser};
+use ringnbd_proto::client::request::ClientRequest;
+use ringnbd_proto::session::ReplyMode;
 
 /// Everything the client sent, and how it ended.
 fn handshake(goal: Goal, secured: bool, data: &[u8], piece: usize) -> (Vec<u8>, String) {

@@ -4,12 +4,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::internal::block::BlockSizes;
-use ringnbd::internal::nbd::meta_context::MetaContext;
-use ringnbd::internal::nbd::server::inbound::{Inbound, Piece};
-use ringnbd::internal::nbd::server::request::{Command, Rejected, Request, header_length, parse_filter};
-use ringnbd::internal::nbd::server::requests::{Event, RequestParser};
-use ringnbd::internal::nbd::session::{ReplyMode, SelectedContext, Session};
+use ringnbd_proto::vocabulary::BlockSizes;
+use ringnbd_proto::meta_context::MetaContext;
+use ringnbd_proto::server::inbound::{Inbound, Piece};
+use ringnbd_proto::server::request::{Command, Rejected, Request, header_length, parse_filter};
+use ringnbd_proto::server::requests::{Event, RequestParser};
+use ringnbd_proto::session::{ReplyMode, SelectedContext, Session};
 
 fn session(kind: u8) -> Session {
     let reply_mode = [ReplyMode::Simple, ReplyMode::Structured, ReplyMode::Extended][usize::from(kind % 3)];

@@ -4,10 +4,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringnbd::internal::block::{BlockSizes, DeviceFacts};
-use ringnbd::internal::nbd::meta_context::MetaContext;
-use ringnbd::internal::nbd::server::handshake::{CloseReason, Event, Handshake, HandshakeLimits};
-use ringnbd::internal::nbd::session::{ExportInfo, ReplyMode};
+use ringnbd_proto::vocabulary::{BlockSizes, DeviceFacts};
+use ringnbd_proto::meta_context::MetaContext;
+use ringnbd_proto::server::handshake::{CloseReason, Event, Handshake, HandshakeLimits};
+use ringnbd_proto::session::{ExportInfo, ReplyMode};
 
 const LIMITS: HandshakeLimits = HandshakeLimits { option_length: 16 << 10, options: 64, bytes: 1 << 20 };
 
