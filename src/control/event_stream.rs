@@ -171,5 +171,12 @@ mod tests {
         assert_eq!(all.len(), 8);
         all.pop();
         assert!(EventStream::begin(&events, None).is_some());
+        let all_have_left = || {
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            std::pin::pin!(events.deserted()).poll(&mut context).is_ready()
+        };
+        assert!(!all_have_left());
+        drop(all);
+        assert!(all_have_left());
     }
 }

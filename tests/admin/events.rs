@@ -139,6 +139,20 @@ fn what_happens_is_told_to_all_who_follow() {
     }
 }
 
+/// A server without clients has nothing else to wait for.
+#[test]
+fn a_stop_is_told_to_all_who_follow() {
+    for _ in 0..10 {
+        let mut subject = Subject::start(Options::new().export("mem:1M"));
+        let mut followers = [(); FOLLOWERS].map(|()| Follower::start(&subject.socket(), "").begun());
+        subject.server.stop();
+        for follower in &mut followers {
+            while follower.more() {}
+            assert_eq!(follower.kinds(), ["stopping"], "{}", follower.text);
+        }
+    }
+}
+
 /// It costs the server nothing, and knows how many it has not had.
 #[test]
 fn a_reader_that_is_slow_loses_events_and_is_told_how_many() {
