@@ -2,6 +2,7 @@
 //! may run it, and several at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -12,7 +13,8 @@ use super::error::TierError;
 use super::keys::{self, PackKey};
 use super::marks::{condemn, mark, rescue, see};
 use super::objects::Objects;
-use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TrashMark};
+use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TierRecord, TrashMark};
+use super::together::all_small;
 
 /// A PUT that was sent and is this old does not take place any more.
 const LATEST_PUT_S: u64 = 24 * 3600;
@@ -39,9 +41,18 @@ pub struct CollectedTier {
 }
 
 /// All that names packs.
+#[derive(Default)]
 struct Needed {
     packs: BTreeSet<PackKey>,
-    records: Vec<PushRecord>,
+    records: Vec<SeenRecord>,
+}
+
+/// Of a record, what says whether it goes. A tier has millions of them.
+struct SeenRecord {
+    id: Uuid,
+    image: String,
+    snapshot: String,
+    pushed_s: u64,
 }
 
 /// Collects what nothing needs.
@@ -109,60 +120,86 @@ async fn delete(
 }
 
 async fn marks(objects: &dyn Objects) -> Result<BTreeMap<PackKey, TrashMark>, TierError> {
-    let mut marks = BTreeMap::new();
-    for found in patiently(objects, || objects.list(keys::TRASH)).await? {
-        let Some(key) = PackKey::of_mark(&found.key) else { continue };
-        if let Some(mark) = read(objects, &found.key).await? {
-            marks.insert(key, mark);
+    let marks = Mutex::new(BTreeMap::new());
+    let found = patiently(objects, || objects.list(keys::TRASH)).await?;
+    each::<TrashMark>(objects, found.iter().map(|found| &found.key), |key, mark| {
+        if let Some(pack) = PackKey::of_mark(key) {
+            locked(&marks).insert(pack, mark);
         }
-    }
-    Ok(marks)
+    })
+    .await?;
+    Ok(marks.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads objects, many at once, in any order. One may be gone since it was listed.
+async fn each<'a, R: TierRecord>(
+    objects: &'a dyn Objects,
+    found: impl Iterator<Item = &'a String>,
+    note: impl Fn(&str, R) + Sync,
+) -> Result<(), TierError> {
+    let note = &note;
+    all_small(found, |key| {
+        Box::pin(async move {
+            if let Some(record) = read(objects, key).await? {
+                note(key, record);
+            }
+            Ok(())
+        })
+    })
+    .await
 }
 
 /// What records and holds name, whether listed or not. One that cannot be read ends the collection.
 async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
-    let mut needed = Needed { packs: BTreeSet::new(), records: Vec::new() };
-    for found in patiently(objects, || objects.list(keys::IMAGES)).await? {
-        if keys::of_record(&found.key).is_none() {
-            continue;
-        }
-        // It may be gone since it was listed.
-        if let Some(record) = read::<PushRecord>(objects, &found.key).await? {
-            needed.packs.extend(record.packs.iter().map(|pack| pack.key));
-            needed.records.push(record);
-        }
-    }
-    for found in patiently(objects, || objects.list(keys::HOLDS)).await? {
-        if let Some(hold) = read::<TierHold>(objects, &found.key).await? {
-            needed.packs.extend(hold.packs.iter().map(|pack| pack.key));
-        }
-    }
-    for found in patiently(objects, || objects.list(keys::PUBLISHED)).await? {
-        if let Some(published) = read::<Published>(objects, &found.key).await? {
-            let packs = published.record.iter().flat_map(|record| &record.packs);
-            needed.packs.extend(packs.map(|pack| pack.key));
-        }
-    }
-    Ok(needed)
+    let needed = Mutex::new(Needed::default());
+    let found = patiently(objects, || objects.list(keys::IMAGES)).await?;
+    let records = found.iter().map(|found| &found.key).filter(|key| keys::of_record(key).is_some());
+    each::<PushRecord>(objects, records, |_, record| {
+        let PushRecord { id, image, snapshot, pushed_s, .. } = record;
+        let mut needed = locked(&needed);
+        needed.packs.extend(record.packs.iter().map(|pack| pack.key));
+        needed.records.push(SeenRecord { id, image, snapshot, pushed_s });
+    })
+    .await?;
+    let found = patiently(objects, || objects.list(keys::HOLDS)).await?;
+    each::<TierHold>(objects, found.iter().map(|found| &found.key), |_, hold| {
+        locked(&needed).packs.extend(hold.packs.iter().map(|pack| pack.key));
+    })
+    .await?;
+    let found = patiently(objects, || objects.list(keys::PUBLISHED)).await?;
+    each::<Published>(objects, found.iter().map(|found| &found.key), |_, published| {
+        let packs = published.record.iter().flat_map(|record| &record.packs);
+        locked(&needed).packs.extend(packs.map(|pack| pack.key));
+    })
+    .await?;
+    Ok(needed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Records go that no owner lists and that are old: of pushes that ended, and of snapshots that were removed.
 async fn expire(
     objects: &dyn Objects,
-    records: &[PushRecord],
+    records: &[SeenRecord],
     expiry_s: u64,
     collected: &mut CollectedTier,
 ) -> Result<(), TierError> {
     let now_s = objects.now_s();
-    let mut owners: BTreeMap<&str, Option<NameOwner>> = BTreeMap::new();
-    for record in records {
-        if now_s < record.pushed_s.saturating_add(expiry_s) {
-            continue;
+    let is_old = |record: &&SeenRecord| now_s >= record.pushed_s.saturating_add(expiry_s);
+    let images: BTreeSet<&str> = records.iter().filter(is_old).map(|record| record.image.as_str()).collect();
+    let owners = Mutex::new(BTreeMap::new());
+    let keys_of: Vec<String> = images.into_iter().map(keys::owner).collect();
+    each::<NameOwner>(objects, keys_of.iter(), |key, owner| {
+        if let Some(image) = keys::of_owner(key) {
+            locked(&owners).insert(image.to_owned(), owner);
         }
-        if !owners.contains_key(record.image.as_str()) {
-            owners.insert(&record.image, read(objects, &keys::owner(&record.image)).await?);
-        }
-        let Some(owner) = &owners[record.image.as_str()] else { continue };
+    })
+    .await?;
+    let owners = owners.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for record in records.iter().filter(is_old) {
+        let Some(owner) = owners.get(&record.image) else { continue };
         let is_listed = owner.snapshots.get(&record.snapshot) == Some(&record.id);
         if !is_listed && give_up(objects, record).await? {
             let key = keys::record(&record.image, record.id);
@@ -172,11 +209,11 @@ async fn expire(
     }
     // Those that came back, or that whoever gave them up has not come to delete.
     for (image, owner) in owners {
-        for (id, since_s) in owner.into_iter().flat_map(|owner| owner.expired) {
-            let key = keys::record(image, id);
+        for (id, since_s) in owner.expired {
+            let key = keys::record(&image, id);
             patiently(objects, || objects.delete(&key)).await?;
             if now_s >= since_s.saturating_add(LATEST_PUT_S) {
-                settle(objects, image, id).await?;
+                settle(objects, &image, id).await?;
             }
         }
     }
@@ -184,7 +221,7 @@ async fn expire(
 }
 
 /// A record must not be listed any more; false if it is.
-async fn give_up(objects: &dyn Objects, record: &PushRecord) -> Result<bool, TierError> {
+async fn give_up(objects: &dyn Objects, record: &SeenRecord) -> Result<bool, TierError> {
     let decide = |there: Option<NameOwner>| {
         let Some(mut owner) = there else { return Ok(TierChange::Done(false)) };
         if owner.snapshots.get(&record.snapshot) == Some(&record.id) {

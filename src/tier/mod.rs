@@ -49,6 +49,8 @@ pub mod records;
 #[cfg(feature = "tier")]
 mod remote;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod sim;
 mod together;
 pub mod uri;

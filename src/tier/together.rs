@@ -5,13 +5,30 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Requests that are under way at once.
+/// Requests that are under way at once: of those that may move much, and of those that ask for a small object.
 const WIDTH: usize = 8;
+const SMALL_WIDTH: usize = 64;
 
 type TierWork<'a, E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'a>>;
 
 /// Does all, a few at once. The first error ends it.
 pub(super) async fn all<'a, I, E>(
+    work: impl IntoIterator<Item = I>,
+    begin: impl FnMut(I) -> TierWork<'a, E>,
+) -> Result<(), E> {
+    at_once(WIDTH, work, begin).await
+}
+
+/// Asks for small objects, many at once.
+pub(super) async fn all_small<'a, I, E>(
+    work: impl IntoIterator<Item = I>,
+    begin: impl FnMut(I) -> TierWork<'a, E>,
+) -> Result<(), E> {
+    at_once(SMALL_WIDTH, work, begin).await
+}
+
+async fn at_once<'a, I, E>(
+    width: usize,
     work: impl IntoIterator<Item = I>,
     mut begin: impl FnMut(I) -> TierWork<'a, E>,
 ) -> Result<(), E> {
@@ -19,7 +36,7 @@ pub(super) async fn all<'a, I, E>(
     let mut under_way: VecDeque<TierWork<'a, E>> = VecDeque::new();
     poll_fn(|context| {
         loop {
-            while under_way.len() < WIDTH
+            while under_way.len() < width
                 && let Some(next) = rest.next()
             {
                 under_way.push_back(begin(next));
