@@ -354,7 +354,7 @@ fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
     let _of_tests_before = peak();
     let (before, begin) = (peak(), std::time::Instant::now());
     let collected = run(collect_tier(&objects, CollectOptions { grace_s: 100, expiry_s: 100 })).unwrap();
-    let (grown, time) = (peak() - before, begin.elapsed());
+    let (grown, time) = (peak().saturating_sub(before), begin.elapsed());
     println!(
         "{images} images: {grown} bytes of memory, {time:.1?} of CPU, {:?}",
         objects.asked.lock().unwrap()
