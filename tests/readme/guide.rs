@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 use super::document::{Block, Document, command_lines, how, start_of, unquoted_pattern};
 use super::stage::Stage;
@@ -95,6 +96,16 @@ fn command_lines_do_what_they_say() {
             drop(stage.serve("ringnbd serve --config ringnbd.toml"));
         }
     }
+}
+
+/// What is only arithmetic is done again.
+#[test]
+fn the_table_of_large_tiers_is_what_the_model_prints() {
+    let model = Command::new(root().join("perf/tier-model")).output().expect("run perf/tier-model");
+    assert!(model.status.success(), "{}", String::from_utf8_lossy(&model.stderr));
+    let table = String::from_utf8(model.stdout).expect("text");
+    let page = std::fs::read_to_string(root().join(GUIDE).join("large-tiers.md")).expect("the page");
+    assert!(page.contains(&table), "{table}");
 }
 
 #[test]
