@@ -96,8 +96,13 @@ fn worlds_find_planted_bugs() {
         CollectionBug::LayerDeletedEarly,
         CollectionBug::PackNotSynced,
         CollectionBug::PackNameNotSynced,
+        CollectionBug::PackDeletedEarly,
+        CollectionBug::PackNumberUsedAgain,
+        CollectionBug::HeldContentsForgotten,
+        CollectionBug::MovedChunksLost,
+        CollectionBug::CutContentsReappear,
     ] {
-        let found = worlds_until_found(bug, 400);
+        let found = worlds_until_found(bug, number("SEEDS").unwrap_or(4000));
         eprintln!("{bug:?}: found by world {found:?}");
         assert!(found.is_some(), "{bug:?} is not found");
     }
