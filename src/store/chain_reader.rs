@@ -151,8 +151,8 @@ impl ChainReader {
         }
     }
 
-    /// Bytes of the disk, from the beginning of a block on, that are within one chunk. What is not seen of the
-    /// chunk is zeroes.
+    /// Bytes of the disk, from the beginning of a block on, that are within one chunk. What is not seen of
+    /// the chunk is zeroes.
     pub(super) fn read_chunk(
         &self,
         chunk: &NamedChunk,

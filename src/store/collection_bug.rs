@@ -1,4 +1,5 @@
-//! Planted bugs of packs and of what removes files: ingest, collections and merges. Their tests must find them.
+//! Planted bugs of packs and of what removes files: ingest, collections and merges. Their tests must find
+//! them.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -110,7 +110,12 @@ fn root_image(root: &Path, image: &Path) {
 fn boot(image: &Path, number: usize) {
     let house = tempfile::tempdir().unwrap();
     let mut script = String::new();
-    let files = [("etc/hostname", 16), ("etc/machine-id", 33), ("etc/ssh-host-key", 3_000), ("var/log/boot.log", 200_000)];
+    let files = [
+        ("etc/hostname", 16),
+        ("etc/machine-id", 33),
+        ("etc/ssh-host-key", 3_000),
+        ("var/log/boot.log", 200_000),
+    ];
     let more = [("var/lib/random-seed", 512), ("var/log/journal", 1_500_000), ("var/cache/ldconfig", 90_000)];
     for (at, (name, length)) in files.into_iter().chain(more).enumerate() {
         let path = house.path().join(at.to_string());

@@ -43,15 +43,21 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// A store with an empty image, or with what a raw file has, as a checkpoint of which the image is a clone.
+    /// A store with an empty image, or one that is a clone of a checkpoint, which has what a raw file has.
     pub fn start(binary: &Path, directory: &Path, size: u64, from: Option<&Path>) -> Result<Self> {
         let store = directory.join("store");
         run(Command::new(binary).args(["store", "init", "--compress", "lz4"]).arg(&store))?;
         let image = |name: &str| store.join(name);
         match from {
-            None => run(Command::new(binary).args(["image", "create"]).arg(image("vm")).arg(size.to_string()))?,
+            None => {
+                run(Command::new(binary).args(["image", "create"]).arg(image("vm")).arg(size.to_string()))?
+            }
             Some(raw) => {
-                run(Command::new(binary).args(["image", "create"]).arg(image("golden")).arg("--from").arg(raw))?;
+                run(Command::new(binary)
+                    .args(["image", "create"])
+                    .arg(image("golden"))
+                    .arg("--from")
+                    .arg(raw))?;
                 run(Command::new(binary).args(["image", "checkpoint"]).arg(image("golden@1")))?;
                 run(Command::new(binary).args(["image", "clone"]).arg(image("golden@1")).arg(image("vm")))?;
             }

@@ -255,6 +255,29 @@ fn an_image_is_flattened_that_has_contents_in_packs() {
     assert!(read(&store, "vm@1") == expected);
 }
 
+/// A2: what an image that is being flattened still reads stays, though other contents have taken over.
+#[test]
+fn what_is_being_flattened_is_not_collected() {
+    let (_house, _path, mut store) = store();
+    let vm = name("vm");
+    store.create_empty(&vm, 2 << 20).unwrap();
+    write(&mut store, &vm, 0, &noise(1, 2 << 20));
+    store.checkpoint(&node("vm@1"), &mut |_| Ok(())).unwrap();
+    // A block of each chunk.
+    (0..32).for_each(|chunk| write(&mut store, &vm, chunk * 16 + 3, &noise(2, MAP_BLOCK as usize)));
+    store.snapshot(vec![node("vm@2")]).unwrap();
+    store.remove(&node("vm@1"), false).unwrap();
+    let expected = read(&store, "vm");
+    let mut copy = store.begin_flatten(&vm, false).unwrap().unwrap();
+    assert_eq!(ingest(&mut store, "vm@2"), 1);
+    assert_eq!(store.collect_packs(&mut |_| Ok(())).unwrap().packs_removed, 0);
+    while !copy.step().unwrap().is_done() {}
+    store.finish_copy(copy).unwrap();
+    assert!(read(&store, "vm") == expected && read(&store, "vm@2") == expected);
+    assert!(store.collect_packs(&mut |_| Ok(())).unwrap().packs_removed > 0, "nobody reads it any more");
+    assert!(read(&store, "vm") == expected && read(&store, "vm@2") == expected);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write { block: u64, blocks: u64, seed: u8 },

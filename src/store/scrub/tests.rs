@@ -164,7 +164,10 @@ fn every_flip_is_found(chunks: usize, flips: usize, a_round: usize) {
         places.iter().for_each(|at| file.write_all_at(&good[*at as usize..][..1], *at).unwrap());
         (flipped, frames) = (flipped + places.len(), frames + usize::from(has_frame));
     }
-    println!("{flipped} flips of {} bytes in {round} rounds, {frames} of them of the header or footer", good.len());
+    println!(
+        "{flipped} flips of {} bytes in {round} rounds, {frames} of them of the header or footer",
+        good.len()
+    );
     assert_eq!(scrub(&store, &anew()).problems(), Vec::<String>::new());
 }
 
