@@ -39,6 +39,9 @@ METRICS = {
     "pause_p99_ms": ("pause p99 ms", 1),
     "pause_max_ms": ("pause max ms", 1),
     "snapshots": ("snapshots", 0),
+    # Of an image that is read and copied into packs beside the load: that, and what a collection copies.
+    "ingest_mib_per_second": ("ingest MiB/s", 0),
+    "collections": ("collections", 0),
     # Commands of a flood that were answered.
     "flood_per_second": ("flood/s", 1),
 }
@@ -48,6 +51,7 @@ NAMES = {
     "mb_per_second": "MB/s",
     "p50_us": "p50",
     "p99_us": "p99",
+    "ingest_mib_per_second": "MiB/s into packs",
     "max_us": "the longest",
     "probe_p99_us": "the probe's p99",
     "pause_p99_ms": "the pause of a snapshot, p99",
@@ -123,7 +127,7 @@ class Variant:
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
     disk: str = ""  # what lies over the cell's file; see disks.py
-    snapshots: bool = False  # of the image, one after the other
+    snapshots: str = ""  # of the image, one after the other: snapshot, or checkpoint, and then the packs are collected
     plain: bool = False  # without the TLS of its cell
 
 
@@ -143,7 +147,10 @@ VARIANTS = {
     "ringnbd-twins": Variant(processes=2, clients=4, load=(1, 64)),
     "ringnbd-overlay": Variant(disk="overlay"),
     "ringnbd-image": Variant(disk="image"),
-    "ringnbd-snapshots": Variant(disk="image", admin=True, snapshots=True),
+    "ringnbd-snapshots": Variant(disk="image", admin=True, snapshots="snapshot"),
+    "ringnbd-checkpoints": Variant(disk="image", admin=True, snapshots="checkpoint"),
+    "ringnbd-packed": Variant(disk="packed"),
+    "ringnbd-packed-always": Variant(disk="packed", query="verify=always"),
     "ringnbd-sparse": Variant(disk="sparse"),
     "ringnbd-copy": Variant(disk="copy"),
 }
@@ -262,4 +269,17 @@ CELLS = {
     "image-snapshot-pause": Cell(
         "4 KiB random writes to an image, 4 x 32, alone and while it is snapshotted again and again", "randwrite", "4K", 4, 32,
         servers=("ringnbd-image", "ringnbd-snapshots"), bars=(most("pause_p99_ms", 10, None, "ringnbd-snapshots"),)),
+    "packed-read": Cell(
+        "4 KiB random read, warm, 4 x 32, of a file, and of a clone whose contents are in packs, uncompressed", "randread", "4K", 4, 32,
+        servers=("ringnbd", "ringnbd-packed", "ringnbd-packed-always"), warmup=2,
+        bars=(least("iops", 0.8, "ringnbd", "ringnbd-packed"), least("iops", 0.6, "ringnbd", "ringnbd-packed-always"))),
+    "packed-seq-read": Cell(
+        "1 MiB sequential read, warm, 1 x 8, of a file, and of a clone whose contents are in packs, uncompressed", "read", "1M", 1, 8,
+        servers=("ringnbd", "ringnbd-packed", "ringnbd-packed-always"), warmup=2,
+        bars=(least("mb_per_second", 0.8, "ringnbd", "ringnbd-packed"), least("mb_per_second", 0.6, "ringnbd", "ringnbd-packed-always"))),
+    "packed-ingest-p99": Cell(
+        "4 KiB random writes to an image, 1 x 4, alone and beside checkpoints of it and collections of its store", "randwrite", "4K", 1, 4,
+        servers=("ringnbd-image", "ringnbd-checkpoints"), warmup=2,
+        bars=(most("p99_us", 2, "ringnbd-image", "ringnbd-checkpoints"),
+              least("ingest_mib_per_second", 50, None, "ringnbd-checkpoints"))),
 }

@@ -39,6 +39,9 @@ class Disk:
             subprocess.run([binary, "store", "init", path], check=True, stdout=subprocess.DEVNULL)
             subprocess.run([binary, "image", "create", path / "disk", "--from", image], check=True, stdout=subprocess.DEVNULL)
             self.what = f"store:{path}/disk"
+        elif kind == "packed":
+            self.pack(path, image, binary)
+            self.what = f"store:{path}/disk"
         elif kind == "sparse":
             with open(path, "wb") as file:
                 file.truncate(image.stat().st_size)
@@ -49,6 +52,12 @@ class Disk:
         for file in self.directory.rglob("*") if self.directory.is_dir() else ():
             if file.is_file():
                 read_again(file)
+
+    def pack(self, path, image, binary):
+        """A clone of a snapshot whose contents are in packs, uncompressed."""
+        for command in (["store", "init", path, "--compress", "none"], ["image", "create", path / "golden", "--from", image],
+                        ["image", "checkpoint", path / "golden@1"], ["image", "clone", path / "golden@1", path / "disk"]):
+            subprocess.run([binary, *command], check=True, stdout=subprocess.DEVNULL)
 
     def remove(self):
         shutil.rmtree(self.directory, ignore_errors=True)

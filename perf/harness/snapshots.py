@@ -1,12 +1,14 @@
-"""Snapshots of the image that is served, one after the other beside a load."""
+"""Snapshots or checkpoints of the image that is served, one after the other beside a load."""
 
 import re
 import subprocess
 import threading
+import time
 
 from .beside import metrics
 from .machine import cpus
 
+MOVED = re.compile(r"^ringnbd_store_ingested_bytes_total\{.*\} (\d+)", re.MULTILINE)
 PAUSE = re.compile(r'ringnbd_image_snapshot_pause_seconds_bucket\{.*le="([^"]+)"\} (\d+)')
 
 # Older ones are removed, as by somebody who makes backups; an image may have only so many.
@@ -18,24 +20,31 @@ class Snapshots:
 
     def __init__(self, server):
         self.server, self.done, self.failure, self.taken = server, threading.Event(), None, 0
+        self.verb, self.collections, self.begun = server.variant.snapshots, 0, time.monotonic()
         self.image = str(server.disk.what).removeprefix("store:")
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
         try:
             while not self.done.is_set():
-                self._image("snapshot", self.taken)
+                self._image(self.verb, self.taken)
                 if self.taken >= KEPT:
                     self._image("rm", self.taken - KEPT)
                 self.taken += 1
+                if self.verb == "checkpoint":
+                    self._run_command("store", "gc", self.image.rsplit("/", 1)[0])
+                    self.collections += 1
         except RuntimeError as error:
             self.failure = error
 
     def _image(self, verb, number):
-        command = ["taskset", "-c", str(cpus()[2]), self.server.binary, "image", verb, f"{self.image}@{number}"]
+        self._run_command("image", verb, f"{self.image}@{number}")
+
+    def _run_command(self, *words):
+        command = ["taskset", "-c", str(cpus()[2]), self.server.binary, *words]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
-            raise RuntimeError(f"{verb} of snapshot {number}: {ended.stderr}")
+            raise RuntimeError(f"{' '.join(words)}: {ended.stderr}")
 
     def pauses(self):
         """Ends, and says how long changes waited."""
@@ -43,9 +52,12 @@ class Snapshots:
         self.thread.join()
         if self.failure:
             raise self.failure
-        buckets = [(float(edge), int(count)) for edge, count in PAUSE.findall(metrics(self.server.admin))]
+        said = metrics(self.server.admin)
+        moved = sum(int(count) for count in MOVED.findall(said)) / (1 << 20) / (time.monotonic() - self.begun)
+        beside = {"ingest_mib_per_second": moved, "collections": self.collections} if self.verb == "checkpoint" else {}
+        buckets = [(float(edge), int(count)) for edge, count in PAUSE.findall(said)]
         at = {"pause_p50_ms": 0.5, "pause_p99_ms": 0.99, "pause_max_ms": 1}
-        return {"snapshots": self.taken} | {name: 1e3 * quantile(buckets, share) for name, share in at.items()}
+        return {"snapshots": self.taken} | beside | {name: 1e3 * quantile(buckets, share) for name, share in at.items()}
 
     def __enter__(self):
         self.thread.start()

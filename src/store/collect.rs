@@ -228,7 +228,11 @@ impl<M: LayerMaps> OpenStore<M> {
         let own = view.own_packs().filter(of_space);
         let total = own.map(|row| row.bytes).fold(0, u64::saturating_add);
         let listed = view.read_contents().map(|row| (row.layer, row.root));
-        let mark = ContentsMark::new(listed, &place.pins.held_contents())?;
+        let held = match is_planted(CollectionBug::HeldContentsForgotten) {
+            true => Vec::new(),
+            false => place.pins.held_contents(),
+        };
+        let mark = ContentsMark::new(listed, &held)?;
         let (shelf, filling) = (place.shelf(SPACE), PackFilling::new(place.clone(), SPACE, ChunkCodec::Lz4));
         Ok(Some(PackCollection {
             place,
@@ -347,6 +351,9 @@ impl<M: LayerMaps> OpenStore<M> {
             // Their names are not known any more when the files are gone.
             let own = going.iter().filter(|row| is_own.contains(&row.number));
             let keys: Vec<_> = own.map(|row| (row.number, self.keys_of(collection, row))).collect();
+            if is_planted(CollectionBug::PackDeletedEarly) {
+                is_own.iter().try_for_each(|number| collection.place.remove(*number))?;
+            }
             self.commit(&change)?;
             for (number, keys) in keys {
                 if let Err(error) = collection.index.forget(number, keys) {
@@ -363,7 +370,9 @@ impl<M: LayerMaps> OpenStore<M> {
             }
             collection.found.packs_removed += 1;
             collection.found.bytes_removed += row.bytes;
-            collection.place.remove(row.number)?;
+            if !is_planted(CollectionBug::PackDeletedEarly) {
+                collection.place.remove(row.number)?;
+            }
         }
         collection.released.retain(|pack| !some.contains(pack));
         collection.place.sync()

@@ -1,4 +1,5 @@
-//! Planted bugs of what removes files: ingest, collections and merges, which their tests must find.
+//! Planted bugs of packs and of what removes files: ingest, collections and merges. Their tests must find
+//! them.
 
 /// A bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,18 @@ pub(super) enum CollectionBug {
     PackNotSynced,
     /// A pack is listed before its name is durable.
     PackNameNotSynced,
+    /// The file of a pack goes before the catalogue says that nothing needs it.
+    PackDeletedEarly,
+    /// A pack gets the number of one that is gone.
+    PackNumberUsedAgain,
+    /// A collection does not mark contents that are read though they have no row any more.
+    HeldContentsForgotten,
+    /// Who finds a chunk no more where a hint tells does not look elsewhere.
+    MovedChunksLost,
+    /// What was cut off a disk is in its contents again when it has grown.
+    CutContentsReappear,
+    /// A chunk that does not verify reads as zeroes.
+    DamageReadsAsZeroes,
 }
 
 /// Whether a bug is switched on: never outside of tests.

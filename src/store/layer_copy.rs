@@ -12,9 +12,10 @@ use rustix::io::Errno;
 
 use super::catalog::LayerId;
 use super::chain_reader::{BlockSource, ChainReader};
-use super::copy::{MAP_BLOCK, next_data};
+use super::copy::{MAP_BLOCK, next_data, runs_of_data};
 use super::error::StoreError;
 use super::file_changes::{copy_range_in_kernel, sync_data, write_all_at};
+use super::manifest::NamedChunk;
 use super::map::BlockState;
 use super::map_medium::MapFileError;
 use super::map_writer::MapWriter;
@@ -75,14 +76,19 @@ impl LayerCopy {
     /// Copies a little more: a few MiB at most. It fails if a file cannot be read or written, or a map is
     /// damaged.
     pub(super) fn step(&mut self) -> Result<CopyProgress, StoreError> {
-        let blocks = self.size.div_ceil(MAP_BLOCK);
-        if self.at < blocks {
+        let (blocks, begun) = (self.size.div_ceil(MAP_BLOCK), self.at);
+        while self.at < blocks {
             let (end, source) = self.from.source(self.at, blocks)?;
             self.at = match source {
                 BlockSource::Nothing => end,
                 BlockSource::Zeroes => self.hide(end)?,
+                BlockSource::Chunk(chunk) => self.copy_chunk(&chunk, end)?,
                 BlockSource::Layer(_) | BlockSource::Bottom => self.copy(source, end)?,
             };
+            // Chunks are small: a step has several.
+            if !matches!(source, BlockSource::Chunk(_)) || (self.at - begun) * MAP_BLOCK >= STEP {
+                break;
+            }
         }
         Ok(self.progress())
     }
@@ -112,15 +118,28 @@ impl LayerCopy {
         }
         let stop = stop.next_multiple_of(MAP_BLOCK).min(first + STEP).min(last);
         let mut copied = copy_range(file, &self.data, first, stop, &mut self.in_kernel);
-        self.unsynced += stop - first;
-        if self.unsynced >= SYNC_STEP {
-            copied = copied.and_then(|()| sync_data(&self.data));
-            self.unsynced = 0;
-        }
+        copied = copied.and_then(|()| sync_some(&self.data, &mut self.unsynced, stop - first));
         copied.map_err(failed)?;
         let stop = stop.div_ceil(MAP_BLOCK);
         self.set(self.at, stop, BlockState::Data)?;
         Ok(stop)
+    }
+
+    /// Copies what is not zero of the blocks up to `end`, which are within one chunk.
+    fn copy_chunk(&mut self, chunk: &NamedChunk, end: u64) -> Result<u64, StoreError> {
+        let start = self.at;
+        let bytes = self.from.read_chunk(chunk, (start, end))?;
+        for run in runs_of_data(&bytes) {
+            let blocks = start + run.start as u64 / MAP_BLOCK..start + run.end as u64 / MAP_BLOCK;
+            self.at = self.hide(blocks.start)?;
+            let length = run.len() as u64;
+            write_all_at(&self.data, &bytes[run], blocks.start * MAP_BLOCK)
+                .and_then(|()| sync_some(&self.data, &mut self.unsynced, length))
+                .map_err(StoreError::at("write", Path::new(&format!("the data of layer {}", self.layer))))?;
+            self.set(blocks.start, blocks.end, BlockState::Data)?;
+            self.at = blocks.end;
+        }
+        self.hide(end)
     }
 
     fn set(&mut self, start: u64, end: u64, state: BlockState) -> Result<(), StoreError> {
@@ -136,6 +155,16 @@ impl LayerCopy {
 
 pub(super) fn made(layer: LayerId) -> impl FnOnce(MapFileError) -> StoreError {
     move |why| StoreError::Map { layer, what: "made", why: why.to_string() }
+}
+
+/// So many bytes were written: makes those durable from time to time.
+fn sync_some(data: &File, unsynced: &mut u64, written: u64) -> io::Result<()> {
+    *unsynced += written;
+    if *unsynced < SYNC_STEP {
+        return Ok(());
+    }
+    *unsynced = 0;
+    sync_data(data)
 }
 
 /// What a file has lost at its end is no hole.

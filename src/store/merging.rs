@@ -14,9 +14,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::catalog::{
-    self, BaseId, Below, ChainNode, ImageId, ImageRow, LayerId, LayerRow, MergePair, StoreName,
+    self, BaseId, Below, ChainNode, ContentsRow, ImageId, ImageRow, LayerId, LayerRow, MergePair, StoreName,
 };
-use super::chain_reader::{BottomFile, ChainReader, SealedLayer};
+use super::chain_reader::{BottomFile, ChainReader, SealedContents, SealedLayer};
+use super::contents::ContentsReader;
 use super::copy::MAP_BLOCK;
 use super::error::StoreError;
 use super::layer_copy::{CopyProgress, LayerCopy, made};
@@ -110,7 +111,7 @@ impl OpenStore<MapFiles> {
     pub fn begin_merge(&self, pair: MergePair) -> Result<ChainCopy, StoreError> {
         let [upper, lower] = pair.rows(self.view()?)?;
         let layers = vec![self.sealed(upper, upper.size)?, self.sealed(lower, upper.below.bytes)?];
-        let from = ChainReader { above: None, layers, bottom: None };
+        let from = ChainReader { above: None, layers, contents: None, bottom: None };
         let below = if lower.below.node == ChainNode::Nothing { 0 } else { lower.below.bytes };
         let seen = from.seen(below);
         let own = from.layers[0].map.identity().base.as_deref().and_then(LayerPlace::decode);
@@ -146,7 +147,6 @@ impl OpenStore<MapFiles> {
         if catalog::is_flat(self.view()?, row) {
             return Ok(None);
         }
-        catalog::check_unpacked(self.view()?, name)?;
         let (image, was, size) = (row.id, row.below, row.size);
         let from = self.chain_below(row, row.head.filter(|_| !is_served), opened)?;
         let replaces = if let ChainNode::Layer(id) = was.node { vec![id] } else { Vec::new() };
@@ -173,8 +173,14 @@ impl OpenStore<MapFiles> {
         };
         let (rows, end) = view.chain(row.below);
         let (mut layers, mut visible) = (Vec::with_capacity(rows.len()), row.below.bytes.min(row.size));
+        let mut contents = None;
         for row in rows {
-            layers.push(self.sealed(row, visible)?);
+            match view.contents(row.id) {
+                // Nothing is read of layers below contents.
+                _ if contents.is_some() => {}
+                Some(found) => contents = Some(self.sealed_contents(found, visible)?),
+                None => layers.push(self.sealed(row, visible)?),
+            }
             visible = visible.min(row.below.bytes);
         }
         let bottom = match end {
@@ -191,7 +197,15 @@ impl OpenStore<MapFiles> {
             }
             ChainNode::Nothing | ChainNode::Layer(_) => None,
         };
-        Ok(ChainReader { above, layers, bottom })
+        Ok(ChainReader { above, layers, contents, bottom })
+    }
+
+    fn sealed_contents(&self, found: &ContentsRow, visible: u64) -> Result<SealedContents, StoreError> {
+        let place = self.pack_place()?;
+        // They may go from the catalogue before the copy is done.
+        let held = place.pins.hold_contents(&found.root);
+        let reader = ContentsReader::new(place.shelf(found.root.space), found.root);
+        Ok(SealedContents { id: found.layer, reader, visible, _held: held })
     }
 
     /// The chain is the shorter one from now on, durably. If it has changed so that the copy does not fit any

@@ -230,8 +230,11 @@ impl<M: LayerMaps> OpenStore<M> {
             return Ok(());
         }
         self.commit(&CatalogChange::reserve_pack())?;
-        let number = self.last_reserved();
         let place = &filling.place;
+        let number = match is_planted(CollectionBug::PackNumberUsedAgain) {
+            true => (1..).find(|number| !place.path_of(*number).exists()).expect("there are many"),
+            false => self.last_reserved(),
+        };
         let file = place.create(number)?;
         let identity = PackIdentity { store: self.header().store, number, space: filling.space };
         let writer = PackWriter::create(file, identity).map_err(pack_failure(place.path_of(number)))?;

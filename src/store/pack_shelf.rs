@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::collection_bug::{CollectionBug, is_planted};
 use super::contents_error::ContentsError;
 use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
 use super::manifest::{NamedChunk, translate_hints};
@@ -91,6 +92,11 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
     Some(value)
 }
 
+/// What a planted bug makes of a damaged chunk.
+fn zeroes_instead(found: &FoundChunk) -> Vec<u8> {
+    vec![0; found.pack.chunk(found.slot).map_or(0, |chunk| chunk.hashed_bytes as usize)]
+}
+
 impl PackShelf {
     pub(crate) fn new(opener: PackOpener, finder: ChunkFinder) -> Self {
         let (moved, open, foreign, chunks, failed, on_damage, damaged) = Default::default();
@@ -130,7 +136,7 @@ impl PackShelf {
             return Ok(found);
         }
         let error = match self.in_pack(hinted, hash) {
-            Err(error) if error.is_elsewhere() => error,
+            Err(error) if error.is_elsewhere() && !is_planted(CollectionBug::MovedChunksLost) => error,
             result => return result,
         };
         let Some(taker) = self.look_for(hash, Some(hinted)) else { return Err(error) };
@@ -203,6 +209,7 @@ impl PackShelf {
                 let second = second.and_then(|other| self.in_pack(other, &hash).ok());
                 match second.and_then(|other| other.pack.read(other.slot).ok()) {
                     Some(bytes) => bytes,
+                    None if is_planted(CollectionBug::DamageReadsAsZeroes) => zeroes_instead(found),
                     None => self.counted(Err(ContentsError::Pack { pack: found.number, source: error }))?,
                 }
             }

@@ -10,6 +10,7 @@ mod flattened;
 mod full;
 mod growing;
 mod killed;
+mod large;
 mod online;
 mod packs;
 mod rebuilt;

@@ -12,10 +12,9 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{has_room, image};
+use super::decide::has_room;
 use super::draft::Draft;
 use super::id::LayerId;
-use super::name::StoreName;
 use super::packed_rows::{ContentsRow, PackRow};
 use super::refusal::ImageRefusal;
 use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow};
@@ -102,17 +101,6 @@ impl CatalogView {
         let row = chain.layers.last().filter(|row| row.is_sealed)?;
         let older = chain.contents.map(|(_, contents)| contents.root);
         Some(IngestPlan { layer: row.id, size: row.size, below: row.below, older })
-    }
-}
-
-/// Whether an image has contents in packs below its layers.
-///
-/// # Errors
-/// It has: what is asked for is not possible.
-pub(in crate::store) fn check_unpacked(view: &CatalogView, name: &StoreName) -> Result<(), ImageRefusal> {
-    match view.read_chain(image(view, name)?.below).contents {
-        Some(_) => Err(ImageRefusal::InPacks(name.clone())),
-        None => Ok(()),
     }
 }
 

@@ -48,7 +48,7 @@ mod view;
 
 pub(in crate::store) use collecting::release_packs;
 pub use consistency::Inconsistency;
-pub(in crate::store) use contents::{IngestPlan, check_unpacked, finish_ingest};
+pub(in crate::store) use contents::{IngestPlan, finish_ingest};
 pub use database::{CatalogError, StoreCatalog};
 pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, expect_snapshots,
@@ -65,7 +65,7 @@ pub use merging::{
     MergePair, cheapest_merge, finish_flatten, finish_merge, idle_merge, is_flat, is_full, mergeable,
 };
 pub use name::{NameError, NodeName, StoreName};
-pub(in crate::store) use packed_rows::PackRow;
+pub(in crate::store) use packed_rows::{ContentsRow, PackRow};
 pub use rebasing::rebase;
 pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;

@@ -64,11 +64,6 @@ pub enum ImageRefusal {
     )]
     NotIngestible(LayerId),
     #[error(
-        "\"{0}\" has contents in packs, of which this cannot be made: export it (`ringnbd image export`), and import it under \
-         another name"
-    )]
-    InPacks(StoreName),
-    #[error(
         "a snapshot of \"{0}\" failed half-way, and its head is not durable: disconnect its clients, or restart its server"
     )]
     Unfinished(StoreName),

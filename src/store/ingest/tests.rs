@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::base::look_at_base;
 use crate::store::catalog::StoreName;
+use crate::store::collection_bug::plant;
 use crate::store::export::RawOutput;
 use crate::store::map_files::MapFiles;
 use crate::store::map_files::change_states;
@@ -182,6 +183,18 @@ fn data_that_was_left_behind_goes() {
 /// A4, L3: whichever byte of a pack is another, an image reads as it was or not at all.
 #[test]
 fn every_flipped_byte_of_a_pack_is_noticed() {
+    flip_every_byte();
+}
+
+#[test]
+fn damage_that_reads_as_zeroes_is_found() {
+    plant(Some(CollectionBug::DamageReadsAsZeroes));
+    let found = std::panic::catch_unwind(flip_every_byte);
+    plant(None);
+    assert!(found.is_err(), "DamageReadsAsZeroes is not found");
+}
+
+fn flip_every_byte() {
     let (_house, path, mut store) = store();
     store.create_empty(&name("vm"), 4 * CHUNK).unwrap();
     write(&mut store, &name("vm"), 0, &noise(4, MAP_BLOCK as usize));
@@ -214,6 +227,57 @@ fn every_flipped_byte_of_a_pack_is_noticed() {
     assert_eq!(read(&store, "other"), vec![0; 1 << 20]);
 }
 
+/// What an image had in packs and of its base is its own, and its origin, its base and their packs may go.
+#[test]
+fn an_image_is_flattened_that_has_contents_in_packs() {
+    let (house, _path, mut store) = store();
+    let base = house.path().join("base");
+    std::fs::write(&base, noise(1, 3 << 20)).unwrap();
+    store.create_on_base(&name("golden"), Some(8 << 20), look_at_base(&base).unwrap()).unwrap();
+    // A block that is zero within a chunk, and data behind the base.
+    write(&mut store, &name("golden"), 16, &noise(2, 9 * MAP_BLOCK as usize));
+    write(&mut store, &name("golden"), 27, &noise(3, 2 * MAP_BLOCK as usize));
+    write(&mut store, &name("golden"), 1200, &noise(4, 1 << 20));
+    store.checkpoint(&node("golden@1"), &mut |_| Ok(())).unwrap();
+    store.clone_images(node("golden@1"), &[name("vm")]).unwrap();
+    write(&mut store, &name("vm"), 20, &noise(5, MAP_BLOCK as usize));
+    let expected = read(&store, "vm");
+    assert!(store.flatten(&name("vm"), &mut |_| Ok(())).unwrap());
+    assert!(read(&store, "vm") == expected);
+    store.remove(&node("golden"), true).unwrap();
+    assert!(store.collect_packs(&mut |_| Ok(())).unwrap().packs_removed > 0);
+    std::fs::remove_file(&base).unwrap();
+    assert_eq!(packed(&store), 0);
+    assert!(read(&store, "vm") == expected && !store.flatten(&name("vm"), &mut |_| Ok(())).unwrap());
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    // It comes into packs again.
+    store.checkpoint(&node("vm@1"), &mut |_| Ok(())).unwrap();
+    assert!(read(&store, "vm@1") == expected);
+}
+
+/// A2: what an image that is being flattened still reads stays, though other contents have taken over.
+#[test]
+fn what_is_being_flattened_is_not_collected() {
+    let (_house, _path, mut store) = store();
+    let vm = name("vm");
+    store.create_empty(&vm, 2 << 20).unwrap();
+    write(&mut store, &vm, 0, &noise(1, 2 << 20));
+    store.checkpoint(&node("vm@1"), &mut |_| Ok(())).unwrap();
+    // A block of each chunk.
+    (0..32).for_each(|chunk| write(&mut store, &vm, chunk * 16 + 3, &noise(2, MAP_BLOCK as usize)));
+    store.snapshot(vec![node("vm@2")]).unwrap();
+    store.remove(&node("vm@1"), false).unwrap();
+    let expected = read(&store, "vm");
+    let mut copy = store.begin_flatten(&vm, false).unwrap().unwrap();
+    assert_eq!(ingest(&mut store, "vm@2"), 1);
+    assert_eq!(store.collect_packs(&mut |_| Ok(())).unwrap().packs_removed, 0);
+    while !copy.step().unwrap().is_done() {}
+    store.finish_copy(copy).unwrap();
+    assert!(read(&store, "vm") == expected && read(&store, "vm@2") == expected);
+    assert!(store.collect_packs(&mut |_| Ok(())).unwrap().packs_removed > 0, "nobody reads it any more");
+    assert!(read(&store, "vm") == expected && read(&store, "vm@2") == expected);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write { block: u64, blocks: u64, seed: u8 },
@@ -221,6 +285,7 @@ enum Step {
     Resize(u64),
     Checkpoint,
     Snapshot,
+    Flatten,
     Reopen,
 }
 
@@ -231,6 +296,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..960u64).prop_map(|sectors| Step::Resize(sectors * 512)),
         3 => Just(Step::Checkpoint),
         2 => Just(Step::Snapshot),
+        1 => Just(Step::Flatten),
         1 => Just(Step::Reopen),
     ]
 }
@@ -238,7 +304,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// An image on a base, whose snapshots are ingested or not: each reads as it was.
+    /// An image on a base, whose snapshots are ingested or not, and which is flattened: each reads as it was.
     #[test]
     fn images_on_a_base_read_as_they_were(
         base_bytes in 1..400_000usize,
@@ -281,6 +347,7 @@ proptest! {
                     }
                     points.push((point, disk.clone()));
                 }
+                Step::Flatten => drop(store.flatten(&vm, &mut |_| Ok(())).unwrap()),
                 Step::Reopen => {
                     drop(store);
                     store = OpenStore::open_to_change(&path, MapFiles).unwrap();

@@ -1,0 +1,220 @@
+//! Images of a store beside shuru-store 0.2, over the same client:
+//!
+//! * how long a checkpoint takes of a disk on which so much was written since the last one, with no FLUSH;
+//! * how long a FLUSH takes after one write of 4 KiB, and after 32, at random places;
+//! * how much memory a server takes for each chunk of a disk that is in chunks already.
+//!
+//! ```text
+//! cargo build --release
+//! cargo run --release -- [--binary PATH] [--directory PATH] [--dirty MIB] [--flushes N] [--chunks N]
+//! ```
+//!
+//! Both keep chunks of 64 KiB under BLAKE3, and a checkpoint of either is durable. What is written does not
+//! compress, and no chunk of it is there twice. The memory of a disk of `--chunks` chunks: private memory of
+//! the server after every 64th chunk was read, less that of a server of an empty disk that was read alike.
+
+mod client;
+mod servers;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use servers::{CHUNK, Ours, Server, Shuru, serve_shuru};
+use shuru_store::{ChunkIndex, ChunkStore, LocalChunkStore};
+
+const REQUEST: usize = 1 << 20;
+const BLOCK: usize = 4 << 10;
+/// A chunk of so many is read before memory is measured.
+const READ_ONE_OF: u64 = 64;
+
+struct Options {
+    binary: PathBuf,
+    directory: PathBuf,
+    dirty: u64,
+    flushes: usize,
+    chunks: u64,
+}
+
+fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
+    let mut options = Options {
+        binary: "../../target/release/ringnbd".into(),
+        directory: "../../target".into(),
+        dirty: 2048,
+        flushes: 200,
+        chunks: 1_000_000,
+    };
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("{flag} wants a value"))?;
+        match flag.as_str() {
+            "--binary" => options.binary = value.into(),
+            "--directory" => options.directory = value.into(),
+            "--dirty" => options.dirty = value.parse()?,
+            "--flushes" => options.flushes = value.parse()?,
+            "--chunks" => options.chunks = value.parse()?,
+            other => bail!("unknown flag {other}"),
+        }
+    }
+    Ok(options)
+}
+
+/// xorshift64*: nothing of it compresses, and nothing comes twice.
+struct Random(u64);
+
+impl Random {
+    fn number(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.chunks_mut(8).for_each(|word| word.copy_from_slice(&self.number().to_le_bytes()[..word.len()]));
+    }
+}
+
+struct Figures {
+    written: Duration,
+    checkpoint: Duration,
+    flush_1: Duration,
+    flush_32: Duration,
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Half of the FLUSHes that come after so many writes take no longer.
+fn flushes(server: &dyn Server, size: u64, writes: usize, rounds: usize) -> Result<Duration> {
+    let (mut client, mut random, mut block) = (server.connect()?, Random(7 + writes as u64), [0; BLOCK]);
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        for _ in 0..writes {
+            random.fill(&mut block);
+            client.write(random.number() % (size / BLOCK as u64) * BLOCK as u64, &block)?;
+        }
+        let begun = Instant::now();
+        client.flush()?;
+        times.push(begun.elapsed());
+    }
+    Ok(median(times))
+}
+
+fn measure(server: &mut dyn Server, options: &Options) -> Result<Figures> {
+    let size = options.dirty << 20;
+    let (mut client, mut random, mut bytes) = (server.connect()?, Random(1), vec![0; REQUEST]);
+    let begun = Instant::now();
+    for offset in (0..size).step_by(REQUEST) {
+        random.fill(&mut bytes);
+        client.write(offset, &bytes)?;
+    }
+    let written = begun.elapsed();
+    let begun = Instant::now();
+    server.checkpoint(1)?;
+    let checkpoint = begun.elapsed();
+    drop(client);
+    let flush_1 = flushes(server, size, 1, options.flushes)?;
+    let flush_32 = flushes(server, size, 32, options.flushes.div_ceil(4))?;
+    println!(
+        "{}: {} MiB written in {written:.1?}; checkpoint {checkpoint:.2?}; FLUSH after 1 write {flush_1:.2?}, after 32 \
+         {flush_32:.2?}",
+        server.name(),
+        options.dirty
+    );
+    Ok(Figures { written, checkpoint, flush_1, flush_32 })
+}
+
+/// Reads some of each part of a disk, and says how much memory the server has then.
+fn read_some(server: &dyn Server, size: u64) -> Result<u64> {
+    let (mut client, mut block) = (server.connect()?, [0; BLOCK]);
+    for chunk in (0..size / CHUNK).step_by(READ_ONE_OF as usize) {
+        client.read(chunk * CHUNK, &mut block)?;
+    }
+    server.resident()
+}
+
+fn made(parent: &Path, name: &str) -> Result<PathBuf> {
+    let path = parent.join(name);
+    std::fs::create_dir_all(&path)?;
+    Ok(path)
+}
+
+/// Chunks of a disk, each another one: a number, and zeroes.
+fn numbered(at: u64) -> Vec<u8> {
+    let mut chunk = vec![0; CHUNK as usize];
+    Random(at + 1).fill(&mut chunk[..64]);
+    chunk
+}
+
+fn memory_of_shuru(house: &Path, chunks: u64) -> Result<f64> {
+    let size = chunks * CHUNK;
+    let empty = read_some(&Shuru::start(&made(house, "shuru-empty")?, size, None)?, size)?;
+    let full = made(house, "shuru-full")?;
+    let store = LocalChunkStore::open(&full.to_string_lossy())?;
+    let mut index = ChunkIndex::new(size);
+    for at in 0..chunks {
+        // Those that are read have to be there.
+        let hash = match at % READ_ONE_OF {
+            0 => store.put(&numbered(at))?,
+            _ => format!("{at:064x}"),
+        };
+        index.set_hash(at as usize, hash);
+    }
+    let full = read_some(&Shuru::start(&full, size, Some(&index))?, size)?;
+    Ok(full.saturating_sub(empty) as f64 / chunks as f64)
+}
+
+fn memory_of_ours(binary: &Path, house: &Path, chunks: u64) -> Result<f64> {
+    let size = chunks * CHUNK;
+    let empty = read_some(&Ours::start(binary, &made(house, "ours-empty")?, size, None)?, size)?;
+    let directory = made(house, "ours-full")?;
+    let raw = directory.join("raw");
+    let file = File::create(&raw)?;
+    file.set_len(size)?;
+    for at in 0..chunks {
+        file.write_all_at(&numbered(at)[..BLOCK], at * CHUNK)?;
+    }
+    let server = Ours::start(binary, &directory, size, Some(&raw))?;
+    let full = read_some(&server, size)?;
+    Ok(full.saturating_sub(empty) as f64 / chunks as f64)
+}
+
+fn ratio(name: &str, theirs: Duration, ours: Duration) {
+    println!("{name}: {:.1} times faster", theirs.as_secs_f64() / ours.as_secs_f64());
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.peek().is_some_and(|first| first == "serve-shuru") {
+        let (Some(directory), Some(size)) = (arguments.nth(1), arguments.next()) else { bail!("two values") };
+        return serve_shuru(Path::new(&directory), size.parse()?);
+    }
+    let options = options(arguments)?;
+    let house = options.directory.join(format!("shuru-{}", std::process::id()));
+    let measured = compare(&options, &house);
+    let removed = std::fs::remove_dir_all(&house);
+    measured.and(removed.context("what was measured on is still there"))
+}
+
+fn compare(options: &Options, house: &Path) -> Result<()> {
+    if options.dirty > 0 {
+        let size = options.dirty << 20;
+        let shuru = measure(&mut Shuru::start(&made(house, "shuru")?, size, None)?, options)?;
+        let ours = measure(&mut Ours::start(&options.binary, &made(house, "ours")?, size, None)?, options)?;
+        ratio("writes", shuru.written, ours.written);
+        ratio("checkpoint", shuru.checkpoint, ours.checkpoint);
+        ratio("writes and checkpoint", shuru.written + shuru.checkpoint, ours.written + ours.checkpoint);
+        ratio("FLUSH after 1 write", shuru.flush_1, ours.flush_1);
+        ratio("FLUSH after 32 writes", shuru.flush_32, ours.flush_32);
+    }
+    if options.chunks > 0 {
+        let shuru = memory_of_shuru(house, options.chunks)?;
+        let ours = memory_of_ours(&options.binary, house, options.chunks)?;
+        println!("memory a chunk of {}: shuru-store {shuru:.1} bytes, ringnbd {ours:.1}", options.chunks);
+    }
+    Ok(())
+}
