@@ -69,9 +69,15 @@ impl Line {
 
     /// Starts one that takes over, and does not wait for it.
     pub(super) fn begin_takeover(&mut self) -> Started {
+        let (mut command, log) = self.takeover();
+        Started { child: command.spawn().unwrap(), log }
+    }
+
+    /// The command that takes over, and its log.
+    pub(super) fn takeover(&mut self) -> (Command, PathBuf) {
         let control = format!("unix:{}", self.path("control").display());
         self.processes += 1;
-        spawn(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
+        command(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
     }
 
     /// The next process takes over; gives the one before.
@@ -136,6 +142,17 @@ impl Drop for Line {
 }
 
 fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, more: &[&str]) -> Started {
+    let (mut command, log) = command(directory, arguments, number, more);
+    Started { child: command.spawn().unwrap(), log }
+}
+
+/// A process of a line, and its log.
+fn command(
+    directory: &tempfile::TempDir,
+    arguments: &[String],
+    number: usize,
+    more: &[&str],
+) -> (Command, PathBuf) {
     let path = |name: &str| directory.path().join(name).display().to_string();
     let log = directory.path().join(format!("log{number}"));
     let mut command = Command::new(crate::binary());
@@ -152,8 +169,8 @@ fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, mor
     ]);
     command.args(["--unix", &path("nbd.sock"), "--control", &format!("unix:{}", path("control"))]);
     command.args(arguments).args(more).stdin(Stdio::null()).stdout(Stdio::null());
-    let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    Started { child, log }
+    command.stderr(std::fs::File::create(&log).unwrap());
+    (command, log)
 }
 
 #[track_caller]
@@ -332,6 +349,12 @@ fn prepared() -> Vec<u8> {
     message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[0]].concat())
 }
 
+/// READY of a process that is not there any more when COMMIT comes.
+pub(super) fn ready_without_a_listener(stream: &mut UnixStream) {
+    stream.shutdown(std::net::Shutdown::Read).unwrap();
+    stream.write_all(&message(READY, &[])).unwrap();
+}
+
 pub(super) fn failed_handovers(line: &Line) -> usize {
     let log = line.log(0);
     log.matches("did not come about").count() + log.matches("the hand-over failed").count()
@@ -349,7 +372,7 @@ fn a_new_process_that_ends_early_changes_nothing() {
             .zip([0, 64 << 20])
             .map(|(client, start)| scope.spawn(move || verify(client, start, 32 << 20, is_over)))
             .collect();
-        for step in 0..6 {
+        for step in 0..7 {
             let mut stream = upgraded(&line);
             if step > 0 {
                 stream.write_all(&hello()).unwrap();
@@ -363,8 +386,11 @@ fn a_new_process_that_ends_early_changes_nothing() {
             if step > 3 {
                 read_up_to(&mut stream, ALL_SENT);
             }
-            if step > 4 {
+            if step == 5 {
                 stream.write_all(&message(READY, &[])[..3]).unwrap();
+            }
+            if step == 6 {
+                ready_without_a_listener(&mut stream);
             }
             drop(stream);
             failures += 1;

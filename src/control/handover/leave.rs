@@ -222,7 +222,7 @@ pub(super) async fn on_thread<T: Send + 'static>(
 /// From HELLO to what the new process wants.
 fn converse(socket: HandoverSocket, offers: Offers) -> Result<(HandoverSocket, u32, Wish), HandoverError> {
     let (process, version) = match socket.receive_plain(LONGEST)? {
-        HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => {
+        HandoverMessage::Hello { oldest, newest, process } if newest.min(NEWEST) >= oldest.max(OLDEST) => {
             (process, newest.min(NEWEST))
         }
         HandoverMessage::Hello { oldest, newest, .. } => {

@@ -13,6 +13,10 @@ pub(super) const OLDEST: u16 = 1;
 /// With 2 stores go along.
 pub(super) const NEWEST: u16 = 2;
 
+/// Kinds of messages that can be passed over by whoever does not know them begin here. So a later program can
+/// say more to an earlier one without another version.
+pub(super) const FIRST_EXTRA: u8 = 128;
+
 /// Bytes in front of each message.
 pub(super) const HEADER: usize = 6;
 /// The longest text, in bytes.
@@ -56,6 +60,8 @@ pub(super) enum HandoverMessage {
     Commit,
     /// The other side gives up, and why.
     GivenUp(String),
+    /// Of a later program, for those that know it: its kind is at least [`FIRST_EXTRA`].
+    Extra,
 }
 
 /// What is told of an export. Its number is its place among those that are offered.
@@ -170,6 +176,7 @@ impl HandoverMessage {
                 12
             }
             Self::Released => 13,
+            Self::Extra => FIRST_EXTRA,
         }
     }
 
@@ -225,6 +232,10 @@ impl HandoverMessage {
             11 => Self::Store { path: from.text()? },
             12 => Self::Claim { stores: from.numbers()?, with_tls: from.flag()? },
             13 => Self::Released,
+            FIRST_EXTRA.. => {
+                from.rest();
+                Self::Extra
+            }
             _ => return Err(BadMessage("of a kind that is not known")),
         };
         if from.0.is_empty() { Ok(message) } else { Err(BadMessage("it is longer than its fields")) }
@@ -247,6 +258,7 @@ impl HandoverMessage {
             Self::Ready => "READY",
             Self::Commit => "COMMIT",
             Self::GivenUp(_) => "GIVEN UP",
+            Self::Extra => "more",
         }
     }
 }
@@ -429,6 +441,25 @@ impl<'a> FieldReader<'a> {
             contexts.push(SelectedContext { id, context });
         }
         Ok(Session { reply_mode, transmission_flags, size, block_sizes, enforce_alignment, contexts })
+    }
+}
+
+/// Reads bytes as messages, one after the other.
+///
+/// # Panics
+/// A message means something else when it is written again.
+pub(super) fn read_arbitrary(mut bytes: &[u8]) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let Ok((length, files)) = HandoverMessage::announced(*header, rest.len()) else { return };
+        let (fields, rest) = rest.split_at(length);
+        match HandoverMessage::decode(*header, fields) {
+            Err(_) | Ok(HandoverMessage::Extra) => {}
+            Ok(message) => {
+                let again = message.encode(files.into());
+                assert!(again[..HEADER] == header[..] && again[HEADER..] == *fields, "{message:?}");
+            }
+        }
+        bytes = rest;
     }
 }
 

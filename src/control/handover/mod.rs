@@ -43,5 +43,13 @@ pub(super) use offer::{OfferedListener, PassedListeners};
 pub(super) use take::attach;
 pub use take::{Takeover, TakeoverError};
 
+/// Reads bytes as the messages of another process, for the fuzzer.
+///
+/// # Panics
+/// A message means something else when it is written again, or takes more memory than its bytes.
+pub fn read_arbitrary(bytes: &[u8]) {
+    message::read_arbitrary(bytes);
+}
+
 /// What the protocol is called where HTTP ends.
 pub(super) const PROTOCOL: &str = "ringnbd-handover";
