@@ -11,6 +11,8 @@ mod access;
 mod captive;
 #[path = "startup/failure.rs"]
 mod failure;
+#[path = "startup/fleet.rs"]
+mod fleet;
 #[path = "startup/handover.rs"]
 mod handover;
 #[path = "startup/handover_images.rs"]

@@ -20,6 +20,8 @@ pub(super) struct Line {
     pub(super) arguments: Vec<String>,
     pub(super) processes: usize,
     pub(super) child: Child,
+    /// Of the next process.
+    pub(super) shards: usize,
 }
 
 /// A process of a line that is not known to be up.
@@ -33,8 +35,9 @@ impl Line {
     pub(super) fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let Started { child, log } = spawn(&directory, &arguments, 0, &[]);
-        let mut line = Self { directory, arguments, processes: 1, child };
+        let (mut first, log) = command((&directory, 2), &arguments, 0, &[]);
+        let child = first.spawn().unwrap();
+        let mut line = Self { directory, arguments, processes: 1, child, shards: 2 };
         line.wait_for_pidfile(&log);
         line
     }
@@ -77,7 +80,12 @@ impl Line {
     pub(super) fn takeover(&mut self) -> (Command, PathBuf) {
         let control = format!("unix:{}", self.path("control").display());
         self.processes += 1;
-        command(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
+        command(
+            (&self.directory, self.shards),
+            &self.arguments,
+            self.processes - 1,
+            &["--takeover", &control],
+        )
     }
 
     /// The next process takes over; gives the one before.
@@ -141,14 +149,9 @@ impl Drop for Line {
     }
 }
 
-fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, more: &[&str]) -> Started {
-    let (mut command, log) = command(directory, arguments, number, more);
-    Started { child: command.spawn().unwrap(), log }
-}
-
 /// A process of a line, and its log.
 fn command(
-    directory: &tempfile::TempDir,
+    (directory, shards): (&tempfile::TempDir, usize),
     arguments: &[String],
     number: usize,
     more: &[&str],
@@ -161,9 +164,9 @@ fn command(
         "--log-format",
         "json",
         "--shards",
-        "2",
+        &shards.to_string(),
         "--memory",
-        "160M",
+        &format!("{}M", 80 * shards),
         "--pidfile",
         &path("pid"),
     ]);
@@ -444,6 +447,41 @@ fn what_cannot_move_stays_until_it_ends() {
     drop(stays);
     assert!(ended(&mut before).success());
     drop(moves);
+    line.stop();
+}
+
+/// An export that grows, or is described otherwise, is another one with the same bytes: the clients of both move.
+#[test]
+fn clients_of_an_export_that_has_changed_move() {
+    let (mut line, _images) = Line::with_image(1 << 20, &[]);
+    let control = format!("unix:{}", line.path("control").display());
+    let change = |arguments: &[&str]| {
+        let output = Command::new(crate::binary())
+            .args(["ctl", "--control", &control])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let mut clients = vec![line.over_unix("")];
+    change(&["resize", "", "2M"]);
+    clients.push(line.over_tcp(""));
+    // Nobody has this one, and it is forgotten.
+    change(&["export", "set", "", "--description", "other words"]);
+    change(&["resize", "", "3M"]);
+    clients.push(line.over_unix(""));
+    let sizes: Vec<_> = clients.iter().map(|client| client.export.size >> 20).collect();
+    assert_eq!(sizes, [1, 2, 3]);
+    clients[2].write(0, &[6; 4096]);
+    for _ in 0..2 {
+        let mut before = line.succeed();
+        assert!(ended(&mut before).success());
+    }
+    assert_eq!([moved_by(&line, 0), moved_by(&line, 1)], [3, 3]);
+    for client in &mut clients {
+        assert_eq!(client.read(0, 4096), [6; 4096]);
+    }
+    drop(clients);
     line.stop();
 }
 

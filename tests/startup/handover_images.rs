@@ -61,7 +61,7 @@ pub(super) fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
 }
 
 /// Verifiers end when this goes, also when a test fails.
-struct Ending<'a>(&'a AtomicBool);
+pub(super) struct Ending<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

@@ -8,7 +8,7 @@ use std::process::Command;
 use ringnbd::internal::random::Random;
 
 use super::handover::{Line, PREPARED, READY, ended, moved_by};
-use super::handover_images::{clients, house, line, lent, text, verified};
+use super::handover_images::{clients, house, lent, line, text, verified};
 use super::stepper::{Step, Stepper};
 use crate::support::wait_until;
 
@@ -57,7 +57,8 @@ fn names(line: &Line) -> BTreeSet<String> {
 fn are_locked(line: &Line, exports: [&str; 2]) {
     for export in exports {
         let other = line.path("other.sock").display().to_string();
-        let output = Command::new(crate::binary()).args(["serve", "--unix", &other, export]).output().unwrap();
+        let output =
+            Command::new(crate::binary()).args(["serve", "--unix", &other, export]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains("in use"), "{export}: {said}");
     }
@@ -71,7 +72,8 @@ fn the_old_one_goes_on_wherever_the_new_one_is_killed() {
     let mut line = line(&house);
     let mut clients = clients(&line);
     let (pid, before) = (line.child.id(), names(&line));
-    let (file, store) = (format!("file={}", text(&house, "file")), format!("store:{}", text(&house, "store")));
+    let (file, store) =
+        (format!("file={}", text(&house, "file")), format!("store:{}", text(&house, "store")));
     // A name of its own, which the old one does not have.
     let further = line.path("further.sock").display().to_string();
     line.arguments.extend(["--unix".to_owned(), further.clone()]);
@@ -100,7 +102,9 @@ fn the_old_one_goes_on_wherever_the_new_one_is_killed() {
             kill(End::Before(kind));
             kill(End::After(kind));
         }
-        for call in [libc::SYS_flock, libc::SYS_bind, libc::SYS_fdatasync, libc::SYS_seccomp, libc::SYS_recvmsg] {
+        for call in
+            [libc::SYS_flock, libc::SYS_bind, libc::SYS_fdatasync, libc::SYS_seccomp, libc::SYS_recvmsg]
+        {
             kill(End::Call(call));
         }
         let seed = std::env::var("RINGNBD_SEED").ok().and_then(|seed| seed.parse().ok());

@@ -49,7 +49,8 @@ fn asked(control: &UnixListener) -> UnixStream {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ringnbd-handover\r\n\r\n";
+    let answer =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: ringnbd-handover\r\n\r\n";
     stream.write_all(answer.as_bytes()).unwrap();
     stream
 }
@@ -59,7 +60,14 @@ fn program(directory: &std::path::Path) -> Command {
     let path = |name: &str| directory.join(name).display().to_string();
     let mut command = Command::new(crate::binary());
     command.args(["serve", "--takeover", &format!("unix:{}", path("old")), "--unix", &path("nbd.sock")]);
-    command.args(["--control", &format!("unix:{}", path("control")), "--pidfile", &path("pid"), "--shards", "1"]);
+    command.args([
+        "--control",
+        &format!("unix:{}", path("control")),
+        "--pidfile",
+        &path("pid"),
+        "--shards",
+        "1",
+    ]);
     command.args(["--memory", "80M", "nothing=null:1M"]).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(std::fs::File::create(directory.join("log")).unwrap());
     command
@@ -113,7 +121,11 @@ fn the_state_of_an_older_program_is_taken_over() {
         )
         .expect_alive();
         drop(clients);
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
         assert!(ended(&mut child).success(), "{name}: {}", log());
         assert!(!path("nbd.sock").exists() && !path("pid").exists(), "{name}");
     }
@@ -134,7 +146,10 @@ fn the_state_of_a_newer_program_is_refused_in_a_sentence() {
         assert_eq!(said.len(), 22, "{said:02x?}");
         assert_eq!(ended(&mut child).code(), Some(2));
         let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
-        assert!(log.contains(&format!("versions {version} to {version} of a hand-over, and this one 1 to 2")), "{log}");
+        assert!(
+            log.contains(&format!("versions {version} to {version} of a hand-over, and this one 1 to 2")),
+            "{log}"
+        );
         for left in ["nbd.sock", "control", "pid"] {
             assert!(!directory.path().join(left).exists(), "{left} is left");
         }
@@ -149,7 +164,9 @@ fn an_older_program_is_answered_in_its_version_and_an_unknown_one_is_refused() {
         let versions = [oldest.to_le_bytes(), newest.to_le_bytes()].concat();
         message(0, &[&b"ringnbdH"[..], &versions, &[0; 4]].concat())
     };
-    for (number, (oldest, newest, chosen)) in [(1, 1, 1_u16), (1, 2, 2), (1, 99, 2), (2, 3, 2)].into_iter().enumerate() {
+    for (number, (oldest, newest, chosen)) in
+        [(1, 1, 1_u16), (1, 2, 2), (1, 99, 2), (2, 3, 2)].into_iter().enumerate()
+    {
         let mut stream = upgraded(&line);
         stream.write_all(&hello(oldest, newest)).unwrap();
         let mut welcome = [0; 12];

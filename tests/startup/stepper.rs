@@ -102,7 +102,8 @@ impl Stepper {
     /// What kind of message of a hand-over a `struct msghdr` has, if it is one.
     fn kind(&self, header: u64) -> Option<u8> {
         let memory = std::fs::File::open(format!("/proc/{}/mem", self.process)).ok()?;
-        let read = |at: u64, bytes: &mut [u8]| std::os::unix::fs::FileExt::read_exact_at(&memory, bytes, at).ok();
+        let read =
+            |at: u64, bytes: &mut [u8]| std::os::unix::fs::FileExt::read_exact_at(&memory, bytes, at).ok();
         let number = |at: u64| {
             let mut bytes = [0; 8];
             read(at, &mut bytes).map(|()| u64::from_ne_bytes(bytes))
@@ -130,7 +131,12 @@ impl Stepper {
     fn go_on(&self, thread: pid_t, signal: c_int) {
         // SAFETY: this request has a number only.
         let result = unsafe {
-            libc::ptrace(libc::PTRACE_SYSCALL, thread, null_mut::<u8>(), std::ptr::without_provenance_mut::<u8>(signal as usize))
+            libc::ptrace(
+                libc::PTRACE_SYSCALL,
+                thread,
+                null_mut::<u8>(),
+                std::ptr::without_provenance_mut::<u8>(signal as usize),
+            )
         };
         let error = std::io::Error::last_os_error();
         // It may have been killed meanwhile.
