@@ -156,7 +156,7 @@ impl Fleet {
             "--tls-mode",
             "selective",
         ]);
-        let sizes = BTreeMap::from([("raw", 64 * MIB), ("vm1", 32 * MIB)]);
+        let sizes = BTreeMap::from([("raw", 64 * MIB), ("vm1", 32 * MIB), ("over", 32 * MIB)]);
         let (random, snapshots, marks) = (Random::new(seed), Vec::new(), BTreeMap::new());
         Self { line, house, earlier: Vec::new(), random, marks, sizes, snapshots, changes: 0 }
     }
@@ -240,17 +240,11 @@ impl Fleet {
     }
 
     fn resize(&mut self) {
-        let name = ["raw", "vm1"][self.random.below(2) as usize];
+        let name = ["raw", "vm1", "over"][self.random.below(3) as usize];
         let size = self.sizes.get_mut(name).expect("its size is known");
         *size += MIB;
         let size = *size;
-        if name == "vm1" {
-            // By its store: the server has another one.
-            let control = format!("unix:{}", self.line.path("control").display());
-            run(&["image", "resize", &self.node(name), &size.to_string(), "--control", &control]);
-        } else {
-            self.ctl(&["resize", name, &size.to_string()]);
-        }
+        self.ctl(&["resize", name, &size.to_string()]);
         assert_eq!(self.line.over_unix(name).export.size, size, "{name}");
     }
 

@@ -196,8 +196,9 @@ pub(super) fn negotiated(mut connection: Connection, export: &str) -> Connection
 
 /// Writes and reads its own part of the disk until it is told to end: how often.
 pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_over: &AtomicBool) -> u64 {
-    let mut rounds = 0;
+    let (mut rounds, mut longest_round) = (0, Duration::ZERO);
     while !is_over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
         rounds += 1;
         let length = longest - (rounds as usize * 4096) % (longest / 2);
         let data: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + rounds) as u8).collect();
@@ -206,7 +207,9 @@ pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_ove
         if rounds % 8 == 0 {
             client.flush();
         }
+        longest_round = longest_round.max(begun.elapsed());
     }
+    println!("{rounds} rounds of at most {longest} bytes each way, the slowest in {longest_round:?}");
     rounds
 }
 
@@ -233,9 +236,7 @@ fn clients_do_not_notice() {
             assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished));
         }
         is_over.store(true, Ordering::Relaxed);
-        for verifier in verifiers {
-            println!("{} rounds", verifier.join().unwrap());
-        }
+        verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
     });
     // A client that was too slow to fetch its reply stays where it is.
     let moved: usize = (0..wanted).map(|number| moved_by(&line, number)).sum();
@@ -291,6 +292,20 @@ pub(super) fn moved_by(line: &Line, process: usize) -> usize {
         moved.is_some()
     });
     moved.expect("it handed over") as usize
+}
+
+/// When a process of a line has logged this, in seconds of the minute.
+fn logged_s(line: &Line, process: usize, message: &str) -> f64 {
+    let mut found = None;
+    wait_until("a line of the log", || {
+        let log = line.log(process);
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        found = lines.find(|line| line["message"] == message);
+        found.is_some()
+    });
+    let found = found.expect("it was waited for");
+    let stamp = found["timestamp"].as_str().unwrap();
+    stamp.rsplit_once(':').unwrap().1.trim_end_matches('Z').parse().unwrap()
 }
 
 /// A connection to a control socket that has left HTTP, as a new process makes one.
@@ -499,6 +514,9 @@ fn a_thousand_connections_move_at_once() {
     let mut before = line.succeed();
     println!("{:?} with the start of the process", begin.elapsed());
     assert_eq!(moved_by(&line, 0), 1000);
+    // Between these two the connections wait.
+    let (from, to) = (logged_s(&line, 1, "sandbox"), logged_s(&line, 1, "took over"));
+    println!("{:.3} s from its readiness to the last connection", (to - from).rem_euclid(60.0));
     assert!(ended(&mut before).success());
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(halves(number).1);
