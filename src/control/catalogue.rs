@@ -119,6 +119,12 @@ impl Entry {
         std::iter::once(self.id).chain(in_use.map(|entry| entry.id)).collect()
     }
 
+    /// Connections of it and of those.
+    pub(super) fn clients_with_former(&self) -> usize {
+        let former = self.former.borrow();
+        self.clients() + former.iter().filter_map(Weak::upgrade).map(|entry| entry.clients()).sum::<usize>()
+    }
+
     /// Says what it was asked for as.
     pub(super) fn set_wanted(&self, wanted: &ExportConfig) {
         self.wanted.replace(Some(wanted.clone()));
@@ -346,6 +352,7 @@ mod tests {
         assert_eq!(second.with_former(), [second.id, first.id]);
         third.follow(&second);
         assert_eq!(third.with_former(), [third.id, first.id], "the second one has no clients");
+        assert_eq!((third.clients(), third.clients_with_former()), (0, 1));
         drop(client);
         assert_eq!(third.with_former(), [third.id]);
         drop((first, second));

@@ -158,7 +158,9 @@ fn command(
 ) -> (Command, PathBuf) {
     let path = |name: &str| directory.path().join(name).display().to_string();
     let log = directory.path().join(format!("log{number}"));
-    let mut command = Command::new(crate::binary());
+    // Every second one may be another version of the program.
+    let other = std::env::var("RINGNBD_OTHER_BINARY").ok().filter(|_| number % 2 == 1);
+    let mut command = Command::new(other.unwrap_or_else(crate::binary));
     command.args([
         "serve",
         "--log-format",
@@ -213,7 +215,7 @@ pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_ove
     rounds
 }
 
-/// `RINGNBD_HANDOVERS` makes it a campaign.
+/// `RINGNBD_HANDOVERS` makes it a campaign, `RINGNBD_OTHER_BINARY` one to and fro between two versions.
 #[test]
 fn clients_do_not_notice() {
     let wanted = std::env::var("RINGNBD_HANDOVERS").map_or(20, |number| number.parse().expect("a number"));
@@ -487,6 +489,9 @@ fn clients_of_an_export_that_has_changed_move() {
     clients.push(line.over_unix(""));
     let sizes: Vec<_> = clients.iter().map(|client| client.export.size >> 20).collect();
     assert_eq!(sizes, [1, 2, 3]);
+    let check =
+        Command::new(crate::binary()).args(["upgrade", "--check", "--control", &control]).output().unwrap();
+    assert_eq!(String::from_utf8(check.stdout).unwrap(), "All connections can move: 3.\n");
     clients[2].write(0, &[6; 4096]);
     for _ in 0..2 {
         let mut before = line.succeed();

@@ -27,6 +27,7 @@
 //! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
 
 mod departed;
+mod fields;
 mod leave;
 mod lend;
 mod message;
