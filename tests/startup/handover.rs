@@ -60,7 +60,8 @@ impl Line {
     #[track_caller]
     fn wait_for_pidfile(&mut self, log: &std::path::Path) {
         let pid = format!("{}\n", self.child.id());
-        let deadline = Instant::now() + PATIENCE;
+        // Campaigns may get little of the machine.
+        let deadline = Instant::now() + 4 * PATIENCE;
         while std::fs::read_to_string(self.path("pid")).ok().as_ref() != Some(&pid) {
             let ended = self.child.try_wait().unwrap();
             let log = || std::fs::read_to_string(log).unwrap();
