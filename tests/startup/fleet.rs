@@ -15,7 +15,7 @@ use ringnbd::internal::random::Random;
 use super::handover::{Line, ended, moved_by, negotiated};
 use super::handover_images::{Ending, run};
 use crate::support::raw::Connection;
-use crate::support::wait_until;
+use crate::support::{PATIENCE, wait_until};
 
 const MIB: u64 = 1 << 20;
 /// The part of a disk that one client writes.
@@ -75,7 +75,9 @@ struct Seen {
 
 impl Verifier {
     /// `fill`: what nobody has written yet.
-    fn new(client: Connection, (export, start, fill): (&'static str, u64, u8), seed: u64) -> Self {
+    fn new(mut client: Connection, (export, start, fill): (&'static str, u64, u8), seed: u64) -> Self {
+        // A campaign may get little of the machine.
+        client.patience(4 * PATIENCE);
         Self { client, export, start, picture: vec![fill; PART as usize], random: Random::new(seed) }
     }
 
