@@ -17,6 +17,9 @@ use super::secure_state::wipe;
 
 /// Descriptors that one message may bring.
 const MOST_FILES: usize = 8;
+/// A header, what follows it, and the descriptors.
+type RawMessage = ([u8; HEADER], Vec<u8>, Vec<OwnedFd>);
+
 /// Messages in a row that may be passed over.
 const MOST_EXTRAS: usize = 1000;
 /// Bytes that are received at once.
@@ -126,7 +129,7 @@ impl HandoverSocket {
         Err(BadMessage("too much that is not known").into())
     }
 
-    fn receive_any(&self, limit: usize) -> Result<([u8; HEADER], Vec<u8>, Vec<OwnedFd>), HandoverError> {
+    fn receive_any(&self, limit: usize) -> Result<RawMessage, HandoverError> {
         let (mut bytes, mut files) = (Vec::new(), Vec::new());
         self.fill(HEADER, &mut bytes, &mut files)?;
         let header: [u8; HEADER] = bytes[..].try_into().expect("it has this length");
