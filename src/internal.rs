@@ -82,7 +82,7 @@ pub mod control {
     pub use crate::control::{
         AddExport, Ending, FileToOpen, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles,
         OpenedFile, OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service,
-        StartError, Takeover, TakeoverError, check, inherited, run,
+        StartError, Takeover, TakeoverError, check, inherited, read_arbitrary, run,
     };
 
     pub mod machine {

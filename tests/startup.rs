@@ -11,10 +11,17 @@ mod access;
 mod captive;
 #[path = "startup/failure.rs"]
 mod failure;
+#[path = "startup/fleet.rs"]
+mod fleet;
 #[path = "startup/handover.rs"]
 mod handover;
 #[path = "startup/handover_images.rs"]
 mod handover_images;
+#[cfg(target_arch = "x86_64")]
+#[path = "startup/handover_killed.rs"]
+mod handover_killed;
+#[path = "startup/handover_versions.rs"]
+mod handover_versions;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]
@@ -31,6 +38,9 @@ mod rights;
 mod sandbox;
 #[path = "startup/stdio.rs"]
 mod stdio;
+#[cfg(target_arch = "x86_64")]
+#[path = "startup/stepper.rs"]
+mod stepper;
 #[cfg(target_arch = "x86_64")]
 #[path = "startup/tracer.rs"]
 mod tracer;

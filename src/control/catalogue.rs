@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -41,6 +41,8 @@ pub(super) struct Entry {
     wanted: RefCell<Option<ExportConfig>>,
     /// How often it was changed where it is.
     revision: Cell<u64>,
+    /// Exports of its bytes that had its name before, and whose clients go on.
+    former: RefCell<Vec<Weak<Entry>>>,
 }
 
 /// Counts a connection of an export until it is gone, on whatever thread.
@@ -100,6 +102,27 @@ impl Entry {
     pub(super) fn share_limits(&self, other: &Self) {
         self.limits.replace(other.limits());
         self.own_rates.replace(other.own_rates.borrow().clone());
+    }
+
+    /// It has the bytes of another one, which had its name, and whose clients go on.
+    pub(super) fn follow(&self, other: &Rc<Self>) {
+        let mut former = other.former.take();
+        former.retain(|entry| entry.strong_count() > 0);
+        former.push(Rc::downgrade(other));
+        self.former.replace(former);
+    }
+
+    /// It, and those that it [follows](Entry::follow) and that still have clients.
+    pub(super) fn with_former(&self) -> Vec<ExportId> {
+        let former = self.former.borrow();
+        let in_use = former.iter().filter_map(Weak::upgrade).filter(|entry| entry.clients() > 0);
+        std::iter::once(self.id).chain(in_use.map(|entry| entry.id)).collect()
+    }
+
+    /// Connections of it and of those.
+    pub(super) fn clients_with_former(&self) -> usize {
+        let former = self.former.borrow();
+        self.clients() + former.iter().filter_map(Weak::upgrade).map(|entry| entry.clients()).sum::<usize>()
     }
 
     /// Says what it was asked for as.
@@ -230,7 +253,7 @@ impl Catalogue {
         let (export, home, handshakes) = (OnceCell::new(), Cell::new(None), Cell::new(0));
         let (clients, rights) = (Arc::default(), RefCell::default());
         let (limits, own_rates, rates) = Default::default();
-        let (wanted, revision) = (RefCell::default(), Cell::new(0));
+        let (wanted, revision, former) = (RefCell::default(), Cell::new(0), RefCell::default());
         let entry = Rc::new(Entry {
             id,
             info,
@@ -245,6 +268,7 @@ impl Catalogue {
             rates,
             wanted,
             revision,
+            former,
         });
         slot.entry = Some(Rc::clone(&entry));
         Some(entry)
@@ -310,6 +334,30 @@ mod tests {
             require_block_size: false,
         };
         catalogue.add(info, export, "null:1M".to_owned()).map(|entry| entry.id)
+    }
+
+    #[test]
+    fn former_exports_are_known_while_they_have_clients() {
+        let mut catalogue = Catalogue::default();
+        let mut next = |name: &str| {
+            let id = add(&mut catalogue, name).unwrap();
+            let entry = Rc::clone(catalogue.find(name).unwrap());
+            assert_eq!(entry.id, id);
+            drop(catalogue.remove(name));
+            entry
+        };
+        let [first, second, third] = std::array::from_fn(|_| next("a"));
+        let client = first.count_client();
+        second.follow(&first);
+        assert_eq!(second.with_former(), [second.id, first.id]);
+        third.follow(&second);
+        assert_eq!(third.with_former(), [third.id, first.id], "the second one has no clients");
+        assert_eq!((third.clients(), third.clients_with_former()), (0, 1));
+        drop(client);
+        assert_eq!(third.with_former(), [third.id]);
+        drop((first, second));
+        next("a").follow(&third);
+        assert_eq!(third.with_former(), [third.id]);
     }
 
     #[test]

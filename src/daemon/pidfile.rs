@@ -58,7 +58,9 @@ impl Pidfile {
         // Absolute, because the removal must not depend on the working directory.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        let front = format!(".{name}.");
+        remove_leftovers(path.parent().unwrap_or(Path::new("/")), &front);
+        let temporary = path.with_file_name(format!("{front}{}", std::process::id()));
         let failed = |error| PidfileError::Write { path: path.clone(), error };
         let mut file = fs::File::create(&temporary).map_err(failed)?;
         let prepared = Prepared { path: path.clone(), temporary, file: file.try_clone().map_err(failed)? };
@@ -143,6 +145,18 @@ impl Drop for Pidfile {
     }
 }
 
+/// Removes prepared pidfiles of processes that were killed before they could give them a name.
+fn remove_leftovers(directory: &Path, front: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(front)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _gone_already = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn owner(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
@@ -170,6 +184,19 @@ mod tests {
             assert!(!path.exists());
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_a_killed_process_has_prepared_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let stale = directory.path().join(".pid.4294967295");
+        let others = [".pid.1", ".pid.x", ".other.4294967295", "pid.4294967295"];
+        others.iter().for_each(|name| fs::write(directory.path().join(name), "").unwrap());
+        fs::write(&stale, "4294967295\n").unwrap();
+        drop(Pidfile::prepare(&path, None).unwrap());
+        assert!(!stale.exists());
+        assert!(others.iter().all(|name| directory.path().join(name).exists()), "they are somebody else's");
     }
 
     #[test]

@@ -28,3 +28,8 @@ fn kept_sessions_are_answered() {
 fn kept_layers_are_read_without_a_panic() {
     assert!(replay("layer_map", ringnbd::internal::store::use_arbitrary) > 20);
 }
+
+#[test]
+fn kept_messages_of_hand_overs_are_read_without_a_panic() {
+    assert!(replay("handover", ringnbd::internal::control::read_arbitrary) > 10);
+}

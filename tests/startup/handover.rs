@@ -20,6 +20,8 @@ pub(super) struct Line {
     pub(super) arguments: Vec<String>,
     pub(super) processes: usize,
     pub(super) child: Child,
+    /// Of the next process.
+    pub(super) shards: usize,
 }
 
 /// A process of a line that is not known to be up.
@@ -33,8 +35,9 @@ impl Line {
     pub(super) fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let Started { child, log } = spawn(&directory, &arguments, 0, &[]);
-        let mut line = Self { directory, arguments, processes: 1, child };
+        let (mut first, log) = command((&directory, 2), &arguments, 0, &[]);
+        let child = first.spawn().unwrap();
+        let mut line = Self { directory, arguments, processes: 1, child, shards: 2 };
         line.wait_for_pidfile(&log);
         line
     }
@@ -57,7 +60,8 @@ impl Line {
     #[track_caller]
     fn wait_for_pidfile(&mut self, log: &std::path::Path) {
         let pid = format!("{}\n", self.child.id());
-        let deadline = Instant::now() + PATIENCE;
+        // Campaigns may get little of the machine.
+        let deadline = Instant::now() + 4 * PATIENCE;
         while std::fs::read_to_string(self.path("pid")).ok().as_ref() != Some(&pid) {
             let ended = self.child.try_wait().unwrap();
             let log = || std::fs::read_to_string(log).unwrap();
@@ -69,9 +73,20 @@ impl Line {
 
     /// Starts one that takes over, and does not wait for it.
     pub(super) fn begin_takeover(&mut self) -> Started {
+        let (mut command, log) = self.takeover();
+        Started { child: command.spawn().unwrap(), log }
+    }
+
+    /// The command that takes over, and its log.
+    pub(super) fn takeover(&mut self) -> (Command, PathBuf) {
         let control = format!("unix:{}", self.path("control").display());
         self.processes += 1;
-        spawn(&self.directory, &self.arguments, self.processes - 1, &["--takeover", &control])
+        command(
+            (&self.directory, self.shards),
+            &self.arguments,
+            self.processes - 1,
+            &["--takeover", &control],
+        )
     }
 
     /// The next process takes over; gives the one before.
@@ -135,25 +150,33 @@ impl Drop for Line {
     }
 }
 
-fn spawn(directory: &tempfile::TempDir, arguments: &[String], number: usize, more: &[&str]) -> Started {
+/// A process of a line, and its log.
+fn command(
+    (directory, shards): (&tempfile::TempDir, usize),
+    arguments: &[String],
+    number: usize,
+    more: &[&str],
+) -> (Command, PathBuf) {
     let path = |name: &str| directory.path().join(name).display().to_string();
     let log = directory.path().join(format!("log{number}"));
-    let mut command = Command::new(crate::binary());
+    // Every second one may be another version of the program.
+    let other = std::env::var("RINGNBD_OTHER_BINARY").ok().filter(|_| number % 2 == 1);
+    let mut command = Command::new(other.unwrap_or_else(crate::binary));
     command.args([
         "serve",
         "--log-format",
         "json",
         "--shards",
-        "2",
+        &shards.to_string(),
         "--memory",
-        "160M",
+        &format!("{}M", 80 * shards),
         "--pidfile",
         &path("pid"),
     ]);
     command.args(["--unix", &path("nbd.sock"), "--control", &format!("unix:{}", path("control"))]);
     command.args(arguments).args(more).stdin(Stdio::null()).stdout(Stdio::null());
-    let child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    Started { child, log }
+    command.stderr(std::fs::File::create(&log).unwrap());
+    (command, log)
 }
 
 #[track_caller]
@@ -176,8 +199,9 @@ pub(super) fn negotiated(mut connection: Connection, export: &str) -> Connection
 
 /// Writes and reads its own part of the disk until it is told to end: how often.
 pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_over: &AtomicBool) -> u64 {
-    let mut rounds = 0;
+    let (mut rounds, mut longest_round) = (0, Duration::ZERO);
     while !is_over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
         rounds += 1;
         let length = longest - (rounds as usize * 4096) % (longest / 2);
         let data: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + rounds) as u8).collect();
@@ -186,11 +210,13 @@ pub(super) fn verify(client: &mut Connection, start: u64, longest: usize, is_ove
         if rounds % 8 == 0 {
             client.flush();
         }
+        longest_round = longest_round.max(begun.elapsed());
     }
+    println!("{rounds} rounds of at most {longest} bytes each way, the slowest in {longest_round:?}");
     rounds
 }
 
-/// `RINGNBD_HANDOVERS` makes it a campaign.
+/// `RINGNBD_HANDOVERS` makes it a campaign, `RINGNBD_OTHER_BINARY` one to and fro between two versions.
 #[test]
 fn clients_do_not_notice() {
     let wanted = std::env::var("RINGNBD_HANDOVERS").map_or(20, |number| number.parse().expect("a number"));
@@ -213,9 +239,7 @@ fn clients_do_not_notice() {
             assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished));
         }
         is_over.store(true, Ordering::Relaxed);
-        for verifier in verifiers {
-            println!("{} rounds", verifier.join().unwrap());
-        }
+        verifiers.into_iter().for_each(|verifier| assert!(verifier.join().unwrap() > 0));
     });
     // A client that was too slow to fetch its reply stays where it is.
     let moved: usize = (0..wanted).map(|number| moved_by(&line, number)).sum();
@@ -271,6 +295,20 @@ pub(super) fn moved_by(line: &Line, process: usize) -> usize {
         moved.is_some()
     });
     moved.expect("it handed over") as usize
+}
+
+/// When a process of a line has logged this, in seconds of the minute.
+fn logged_s(line: &Line, process: usize, message: &str) -> f64 {
+    let mut found = None;
+    wait_until("a line of the log", || {
+        let log = line.log(process);
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        found = lines.find(|line| line["message"] == message);
+        found.is_some()
+    });
+    let found = found.expect("it was waited for");
+    let stamp = found["timestamp"].as_str().unwrap();
+    stamp.rsplit_once(':').unwrap().1.trim_end_matches('Z').parse().unwrap()
 }
 
 /// A connection to a control socket that has left HTTP, as a new process makes one.
@@ -332,6 +370,12 @@ fn prepared() -> Vec<u8> {
     message(PREPARED, &[&1_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &0_u32.to_le_bytes(), &[0]].concat())
 }
 
+/// READY of a process that is not there any more when COMMIT comes.
+pub(super) fn ready_without_a_listener(stream: &mut UnixStream) {
+    stream.shutdown(std::net::Shutdown::Read).unwrap();
+    stream.write_all(&message(READY, &[])).unwrap();
+}
+
 pub(super) fn failed_handovers(line: &Line) -> usize {
     let log = line.log(0);
     log.matches("did not come about").count() + log.matches("the hand-over failed").count()
@@ -349,7 +393,7 @@ fn a_new_process_that_ends_early_changes_nothing() {
             .zip([0, 64 << 20])
             .map(|(client, start)| scope.spawn(move || verify(client, start, 32 << 20, is_over)))
             .collect();
-        for step in 0..6 {
+        for step in 0..7 {
             let mut stream = upgraded(&line);
             if step > 0 {
                 stream.write_all(&hello()).unwrap();
@@ -363,8 +407,11 @@ fn a_new_process_that_ends_early_changes_nothing() {
             if step > 3 {
                 read_up_to(&mut stream, ALL_SENT);
             }
-            if step > 4 {
+            if step == 5 {
                 stream.write_all(&message(READY, &[])[..3]).unwrap();
+            }
+            if step == 6 {
+                ready_without_a_listener(&mut stream);
             }
             drop(stream);
             failures += 1;
@@ -421,6 +468,44 @@ fn what_cannot_move_stays_until_it_ends() {
     line.stop();
 }
 
+/// An export that grows, or is described otherwise, is another one with the same bytes: the clients of both move.
+#[test]
+fn clients_of_an_export_that_has_changed_move() {
+    let (mut line, _images) = Line::with_image(1 << 20, &[]);
+    let control = format!("unix:{}", line.path("control").display());
+    let change = |arguments: &[&str]| {
+        let output = Command::new(crate::binary())
+            .args(["ctl", "--control", &control])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let mut clients = vec![line.over_unix("")];
+    change(&["resize", "", "2M"]);
+    clients.push(line.over_tcp(""));
+    // Nobody has this one, and it is forgotten.
+    change(&["export", "set", "", "--description", "other words"]);
+    change(&["resize", "", "3M"]);
+    clients.push(line.over_unix(""));
+    let sizes: Vec<_> = clients.iter().map(|client| client.export.size >> 20).collect();
+    assert_eq!(sizes, [1, 2, 3]);
+    let check =
+        Command::new(crate::binary()).args(["upgrade", "--check", "--control", &control]).output().unwrap();
+    assert_eq!(String::from_utf8(check.stdout).unwrap(), "All connections can move: 3.\n");
+    clients[2].write(0, &[6; 4096]);
+    for _ in 0..2 {
+        let mut before = line.succeed();
+        assert!(ended(&mut before).success());
+    }
+    assert_eq!([moved_by(&line, 0), moved_by(&line, 1)], [3, 3]);
+    for client in &mut clients {
+        assert_eq!(client.read(0, 4096), [6; 4096]);
+    }
+    drop(clients);
+    line.stop();
+}
+
 /// One thousand connections, each with half a request.
 #[test]
 fn a_thousand_connections_move_at_once() {
@@ -435,6 +520,9 @@ fn a_thousand_connections_move_at_once() {
     let mut before = line.succeed();
     println!("{:?} with the start of the process", begin.elapsed());
     assert_eq!(moved_by(&line, 0), 1000);
+    // Between these two the connections wait.
+    let (from, to) = (logged_s(&line, 1, "sandbox"), logged_s(&line, 1, "took over"));
+    println!("{:.3} s from its readiness to the last connection", (to - from).rem_euclid(60.0));
     assert!(ended(&mut before).success());
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(halves(number).1);

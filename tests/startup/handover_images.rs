@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::handover::{
     ALL_SENT, Line, OFFERED, PREPARED, READY, Started, ended, failed_handovers, message, moved_by,
-    read_up_to, upgraded, verify,
+    read_up_to, ready_without_a_listener, upgraded, verify,
 };
 use crate::support::raw::Connection;
 use crate::support::wait_until;
@@ -19,14 +19,14 @@ const STORE: u8 = 11;
 const CLAIM: u8 = 12;
 const RELEASED: u8 = 13;
 
-fn run(arguments: &[&str]) -> Output {
+pub(super) fn run(arguments: &[&str]) -> Output {
     let output = Command::new(crate::binary()).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// A directory with a store that has the images vm1 and vm2, and a file to stand on.
-fn house() -> tempfile::TempDir {
+pub(super) fn house() -> tempfile::TempDir {
     let house = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = text(&house, "store");
     run(&["store", "init", &store]);
@@ -37,12 +37,12 @@ fn house() -> tempfile::TempDir {
     house
 }
 
-fn text(house: &tempfile::TempDir, name: &str) -> String {
+pub(super) fn text(house: &tempfile::TempDir, name: &str) -> String {
     house.path().join(name).display().to_string()
 }
 
 /// A server of the store, of an overlay on the file, and of a file.
-fn line(house: &tempfile::TempDir) -> Line {
+pub(super) fn line(house: &tempfile::TempDir) -> Line {
     let overlay = format!("over=overlay:{}?base={}", text(house, "over.d"), text(house, "base"));
     let file = format!("file={}", text(house, "file"));
     std::fs::File::create(house.path().join("file")).unwrap().set_len(64 << 20).unwrap();
@@ -50,10 +50,10 @@ fn line(house: &tempfile::TempDir) -> Line {
 }
 
 /// Clients of all kinds, each with the place that it writes to and its longest write.
-fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
+pub(super) fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
     vec![
         (line.over_unix("vm1"), 0, 16 << 10),
-        (line.over_tcp("vm1"), 16 << 20, 16 << 20),
+        (line.over_tcp("vm1"), 16 << 20, 256 << 10),
         (line.over_tcp("vm2"), 0, 64 << 10),
         (line.over_unix("over"), 4096, 64 << 10),
         (line.over_unix("file"), 0, 64 << 10),
@@ -61,7 +61,7 @@ fn clients(line: &Line) -> Vec<(Connection, u64, usize)> {
 }
 
 /// Verifiers end when this goes, also when a test fails.
-struct Ending<'a>(&'a AtomicBool);
+pub(super) struct Ending<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
@@ -70,7 +70,7 @@ impl Drop for Ending<'_> {
 }
 
 /// Runs `work` while all clients verify.
-fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn())) {
+pub(super) fn verified(clients: &mut [(Connection, u64, usize)], work: impl FnOnce(&dyn Fn())) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let is_over = &is_over;
@@ -95,6 +95,8 @@ fn clients_of_images_do_not_notice() {
     let house = house();
     let mut line = line(&house);
     let mut clients = clients(&line);
+    // One is in the middle of long writes.
+    clients[1].2 = 16 << 20;
     let control = format!("unix:{}", line.path("control").display());
     let store = text(&house, "store");
     let mut earlier = Vec::new();
@@ -143,7 +145,7 @@ fn numbers(of: &[u32]) -> Vec<u8> {
     count.into_iter().chain(of.iter().flat_map(|number| number.to_le_bytes())).collect()
 }
 
-fn lent(line: &Line) -> usize {
+pub(super) fn lent(line: &Line) -> usize {
     line.log(0).matches("stores were given to the new process").count()
 }
 
@@ -153,7 +155,7 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
     let mut line = line(&house);
     let mut clients = clients(&line);
     verified(&mut clients, |all_go_on| {
-        for step in 0..5 {
+        for step in 0..6 {
             let mut stream = upgraded(&line);
             stream.write_all(&hello()).unwrap();
             read_up_to(&mut stream, STORE);
@@ -171,8 +173,11 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
             if step > 2 {
                 read_up_to(&mut stream, ALL_SENT);
             }
-            if step > 3 {
+            if step == 4 {
                 stream.write_all(&message(READY, &[])[..3]).unwrap();
+            }
+            if step == 5 {
+                ready_without_a_listener(&mut stream);
             }
             drop(stream);
             wait_until("the server to notice", || failed_handovers(&line) > step);
@@ -180,7 +185,7 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
             all_go_on();
         }
     });
-    assert_eq!(lent(&line), 5);
+    assert_eq!(lent(&line), 6);
     let mut before = line.succeed();
     assert!(ended(&mut before).success());
     assert_eq!(moved_by(&line, 0), 5);

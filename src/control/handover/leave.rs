@@ -83,7 +83,7 @@ impl Drop for Busy {
 
 /// All that is offered.
 struct Offers {
-    exports: Vec<(ExportId, OfferedExport, Vec<OwnedFd>)>,
+    exports: Vec<(Vec<ExportId>, OfferedExport, Vec<OwnedFd>)>,
     listeners: Vec<(HandoverMessage, OwnedFd)>,
     stores: Vec<String>,
 }
@@ -92,8 +92,8 @@ struct Offers {
 pub(super) struct NewProcess {
     pub(super) socket: HandoverSocket,
     process: u32,
-    /// What the numbers of exports stand for.
-    ids: Vec<ExportId>,
+    /// What the numbers of exports stand for: each for an export, and for those that it follows.
+    ids: Vec<Vec<ExportId>>,
 }
 
 impl NewProcess {
@@ -149,7 +149,7 @@ impl Handovers {
         let stream = parts.io.into_inner().into_std().map_err(HandoverError::Io)?;
         let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
         let offers = self.offers().map_err(HandoverError::Io)?;
-        let ids: Vec<_> = offers.exports.iter().map(|(id, ..)| *id).collect();
+        let ids: Vec<_> = offers.exports.iter().map(|(ids, ..)| ids.clone()).collect();
         let (socket, process, wish) = on_thread(move || converse(socket, offers)).await??;
         let new = NewProcess { socket, process, ids };
         match wish {
@@ -179,7 +179,8 @@ impl Handovers {
         }
         let is_here = |number: &u32| (*number as usize) < ids.len();
         let here = exports.into_iter().filter(is_here);
-        let exports = here.map(|number| (ids[number as usize], number)).collect();
+        let of = |number: u32| ids[number as usize].iter().map(move |id| (*id, number));
+        let exports = here.flat_map(of).collect();
         let offered = self.listeners.borrow();
         let taken = listeners.iter().filter_map(|number| offered.get(*number as usize));
         let files = taken.filter_map(|listener| listener.file.clone()).collect();
@@ -196,7 +197,7 @@ impl Handovers {
             let (name, uri) = (entry.info.name.clone(), wanted.uri.to_string());
             let (read_only, size) = (wanted.read_only, entry.size());
             let offered = OfferedExport { name, uri, read_only, size, has_lost_writes, purposes };
-            exports.push((entry.id, offered, files));
+            exports.push((entry.with_former(), offered, files));
         }
         let listener = |listener: &OfferedListener| {
             let &OfferedListener { purpose, is_inherited, .. } = listener;
@@ -222,7 +223,7 @@ pub(super) async fn on_thread<T: Send + 'static>(
 /// From HELLO to what the new process wants.
 fn converse(socket: HandoverSocket, offers: Offers) -> Result<(HandoverSocket, u32, Wish), HandoverError> {
     let (process, version) = match socket.receive_plain(LONGEST)? {
-        HandoverMessage::Hello { oldest, newest, process } if oldest <= NEWEST && newest >= OLDEST => {
+        HandoverMessage::Hello { oldest, newest, process } if newest.min(NEWEST) >= oldest.max(OLDEST) => {
             (process, newest.min(NEWEST))
         }
         HandoverMessage::Hello { oldest, newest, .. } => {

@@ -1,29 +1,28 @@
 //! What both processes say, as bytes: a header with the length, the kind and the number of descriptors, then
 //! the fields.
 
-use std::sync::Arc;
-
+pub(in crate::control) use super::fields::BadMessage;
+use super::fields::{FieldReader, Fields};
 use super::secure_state::SecureState;
 use crate::backend::FilePurpose;
-use crate::nbd::meta_context::MetaContext;
-use crate::nbd::session::{ReplyMode, SelectedContext, Session};
+use crate::nbd::session::Session;
 
 /// The versions that this program speaks.
 pub(super) const OLDEST: u16 = 1;
 /// With 2 stores go along.
 pub(super) const NEWEST: u16 = 2;
 
+/// Kinds of messages that can be passed over by whoever does not know them begin here. So a later program can
+/// say more to an earlier one without another version.
+pub(super) const FIRST_EXTRA: u8 = 128;
+
 /// Bytes in front of each message.
 pub(super) const HEADER: usize = 6;
-/// The longest text, in bytes.
-const LONGEST_TEXT: usize = 64 << 10;
 /// Bytes of a connection beside its keys and its input, mostly.
 const BESIDE_INPUT: usize = 4 << 10;
 /// Bytes of the keys of a connection, with certificates; and of its records that are not opened.
 const LONGEST_KEYS: usize = 256 << 10;
 const LONGEST_UNOPENED: usize = 1 << 20;
-/// The longest list.
-const MOST_ITEMS: usize = 1 << 20;
 
 /// One message. Descriptors travel beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +55,8 @@ pub(super) enum HandoverMessage {
     Commit,
     /// The other side gives up, and why.
     GivenUp(String),
+    /// Of a later program, for those that know it: its kind is at least [`FIRST_EXTRA`].
+    Extra,
 }
 
 /// What is told of an export. Its number is its place among those that are offered.
@@ -78,11 +79,6 @@ pub(in crate::control) enum ListenerPurpose {
     Admin,
     Control,
 }
-
-/// The bytes are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a message that is not understood ({0})")]
-pub(in crate::control) struct BadMessage(pub(super) &'static str);
 
 impl HandoverMessage {
     /// Its bytes, with the header; so many descriptors go along.
@@ -170,6 +166,7 @@ impl HandoverMessage {
                 12
             }
             Self::Released => 13,
+            Self::Extra => FIRST_EXTRA,
         }
     }
 
@@ -225,6 +222,10 @@ impl HandoverMessage {
             11 => Self::Store { path: from.text()? },
             12 => Self::Claim { stores: from.numbers()?, with_tls: from.flag()? },
             13 => Self::Released,
+            FIRST_EXTRA.. => {
+                from.rest();
+                Self::Extra
+            }
             _ => return Err(BadMessage("of a kind that is not known")),
         };
         if from.0.is_empty() { Ok(message) } else { Err(BadMessage("it is longer than its fields")) }
@@ -247,6 +248,7 @@ impl HandoverMessage {
             Self::Ready => "READY",
             Self::Commit => "COMMIT",
             Self::GivenUp(_) => "GIVEN UP",
+            Self::Extra => "more",
         }
     }
 }
@@ -265,179 +267,35 @@ fn purpose_of(number: u8) -> Result<FilePurpose, BadMessage> {
     PURPOSES.get(usize::from(number)).copied().ok_or(BadMessage("a file for nothing"))
 }
 
-/// Fields as they are written: numbers with their lowest byte first.
-struct Fields(Vec<u8>);
-
-impl Fields {
-    fn short(&mut self, number: u16) -> &mut Self {
-        self.0.extend(number.to_le_bytes());
-        self
-    }
-
-    fn word(&mut self, number: u32) -> &mut Self {
-        self.0.extend(number.to_le_bytes());
-        self
-    }
-
-    fn long(&mut self, number: u64) -> &mut Self {
-        self.0.extend(number.to_le_bytes());
-        self
-    }
-
-    fn flag(&mut self, flag: bool) -> &mut Self {
-        self.0.push(flag.into());
-        self
-    }
-
-    /// A text, or the front of one that is too long.
-    fn text(&mut self, text: &str) -> &mut Self {
-        let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
-        self.word(text.len() as u32).0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.word(bytes.len() as u32).0.extend_from_slice(bytes);
-        self
-    }
-
-    fn numbers(&mut self, numbers: &[u32]) -> &mut Self {
-        self.word(numbers.len() as u32);
-        numbers.iter().for_each(|number| {
-            self.word(*number);
-        });
-        self
-    }
-
-    fn session(&mut self, session: &Session) -> &mut Self {
-        let Session { reply_mode, transmission_flags, size, block_sizes, enforce_alignment, contexts } =
-            session;
-        let mode = match reply_mode {
-            ReplyMode::Simple => 0,
-            ReplyMode::Structured => 1,
-            ReplyMode::Extended => 2,
-        };
-        self.0.push(mode);
-        self.short(*transmission_flags).long(*size);
-        self.word(block_sizes.minimum).word(block_sizes.preferred).word(block_sizes.maximum);
-        self.flag(*enforce_alignment).word(contexts.len() as u32);
-        for SelectedContext { id, context } in contexts {
-            self.word(*id);
-            match context {
-                MetaContext::BaseAllocation => self.0.push(0),
-                MetaContext::AllocationDepth => self.0.push(1),
-                MetaContext::DirtyBitmap(of) => {
-                    self.0.push(2);
-                    self.text(of);
-                }
+/// Reads bytes as messages, one after the other.
+///
+/// # Panics
+/// A message means something else when it is written again.
+pub(super) fn read_arbitrary(mut bytes: &[u8]) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let Ok((length, files)) = HandoverMessage::announced(*header, rest.len()) else { return };
+        let (fields, rest) = rest.split_at(length);
+        match HandoverMessage::decode(*header, fields) {
+            Err(_) | Ok(HandoverMessage::Extra) => {}
+            Ok(message) => {
+                let again = message.encode(files.into());
+                assert!(again[..HEADER] == header[..] && again[HEADER..] == *fields, "{message:?}");
             }
         }
-        self
-    }
-}
-
-/// Fields as they are read.
-struct FieldReader<'a>(&'a [u8]);
-
-impl<'a> FieldReader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], BadMessage> {
-        let (front, rest) = self.0.split_at_checked(length).ok_or(BadMessage("it is cut"))?;
-        self.0 = rest;
-        Ok(front)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadMessage> {
-        Ok(self.take(N)?.try_into().expect("it has this length"))
-    }
-
-    fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
-    }
-
-    fn byte(&mut self) -> Result<u8, BadMessage> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    fn short(&mut self) -> Result<u16, BadMessage> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    fn word(&mut self) -> Result<u32, BadMessage> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn long(&mut self) -> Result<u64, BadMessage> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn flag(&mut self) -> Result<bool, BadMessage> {
-        match self.byte()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(BadMessage("neither yes nor no")),
-        }
-    }
-
-    fn length(&mut self, most: usize) -> Result<usize, BadMessage> {
-        let length = self.word()? as usize;
-        if length > most { Err(BadMessage("a field is too long")) } else { Ok(length) }
-    }
-
-    fn text(&mut self) -> Result<String, BadMessage> {
-        let length = self.length(LONGEST_TEXT)?;
-        let text = std::str::from_utf8(self.take(length)?);
-        text.map(str::to_owned).map_err(|_| BadMessage("a text that is none"))
-    }
-
-    fn bytes(&mut self, most: usize) -> Result<Vec<u8>, BadMessage> {
-        let length = self.length(most)?;
-        self.take(length).map(<[u8]>::to_vec)
-    }
-
-    fn numbers(&mut self) -> Result<Vec<u32>, BadMessage> {
-        let count = self.length(MOST_ITEMS)?;
-        let bytes = self.take(4 * count)?;
-        Ok(bytes.chunks_exact(4).map(|four| u32::from_le_bytes(four.try_into().expect("four"))).collect())
-    }
-
-    fn session(&mut self) -> Result<Session, BadMessage> {
-        let reply_mode = match self.byte()? {
-            0 => ReplyMode::Simple,
-            1 => ReplyMode::Structured,
-            2 => ReplyMode::Extended,
-            _ => return Err(BadMessage("an unknown form of replies")),
-        };
-        let (transmission_flags, size) = (self.short()?, self.long()?);
-        let (minimum, preferred, maximum) = (self.word()?, self.word()?, self.word()?);
-        let block_sizes = crate::block::BlockSizes { minimum, preferred, maximum };
-        if !block_sizes.are_valid() || maximum > crate::block::BlockSizes::MAXIMUM_PAYLOAD {
-            return Err(BadMessage("block sizes that cannot be"));
-        }
-        let enforce_alignment = self.flag()?;
-        let mut contexts: Vec<SelectedContext> = Vec::new();
-        for _ in 0..self.length(MetaContext::MOST_SELECTED)? {
-            let id = self.word()?;
-            let context = match self.byte()? {
-                0 => MetaContext::BaseAllocation,
-                1 => MetaContext::AllocationDepth,
-                2 => MetaContext::DirtyBitmap(Arc::from(self.text()?)),
-                _ => return Err(BadMessage("an unknown meta context")),
-            };
-            if id == 0 || contexts.iter().any(|known| known.id == id) {
-                return Err(BadMessage("meta contexts that cannot be told apart"));
-            }
-            contexts.push(SelectedContext { id, context });
-        }
-        Ok(Session { reply_mode, transmission_flags, size, block_sizes, enforce_alignment, contexts })
+        bytes = rest;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::block::BlockSizes;
+    use crate::nbd::meta_context::MetaContext;
+    use crate::nbd::session::{ReplyMode, SelectedContext};
 
     fn sessions() -> impl Strategy<Value = Session> {
         let modes =
@@ -536,7 +394,9 @@ mod tests {
             bytes[4] = if bytes[4] == message.encode(0)[4] { kind } else { bytes[4] };
             let end = HEADER + cut.index(bytes.len() - HEADER + 1);
             let (header, fields) = split(&bytes[..end]);
-            if let Ok(heard) = HandoverMessage::decode(header, fields) {
+            if let Ok(heard) = HandoverMessage::decode(header, fields)
+                && heard != HandoverMessage::Extra
+            {
                 let again = heard.encode(0);
                 prop_assert_eq!(split(&again).1, fields);
             }

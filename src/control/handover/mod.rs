@@ -27,6 +27,7 @@
 //! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
 
 mod departed;
+mod fields;
 mod leave;
 mod lend;
 mod message;
@@ -42,6 +43,14 @@ pub(super) use message::ListenerPurpose;
 pub(super) use offer::{OfferedListener, PassedListeners};
 pub(super) use take::attach;
 pub use take::{Takeover, TakeoverError};
+
+/// Reads bytes as the messages of another process, for the fuzzer.
+///
+/// # Panics
+/// A message means something else when it is written again, or takes more memory than its bytes.
+pub fn read_arbitrary(bytes: &[u8]) {
+    message::read_arbitrary(bytes);
+}
 
 /// What the protocol is called where HTTP ends.
 pub(super) const PROTOCOL: &str = "ringnbd-handover";

@@ -21,7 +21,32 @@ fn means(hex: &str, message: M, files: usize) {
     assert_eq!(message.encode(files), sample, "it is said otherwise now");
     let header: [u8; HEADER] = sample[..HEADER].try_into().unwrap();
     assert_eq!(M::announced(header, 1 << 20), Ok((sample.len() - HEADER, files as u8)));
-    assert_eq!(M::decode(header, &sample[HEADER..]), Ok(message));
+    assert_eq!(M::decode(header, &sample[HEADER..]), Ok(message.clone()));
+    damaged(header, &sample[HEADER..], &message);
+}
+
+/// A message that was cut or changed is refused, or is another one; it is never more than its bytes.
+#[track_caller]
+fn damaged(header: [u8; HEADER], fields: &[u8], message: &M) {
+    for end in 0..fields.len() {
+        assert_ne!(M::decode(header, &fields[..end]).as_ref(), Ok(message), "cut at {end}");
+    }
+    for place in 0..=fields.len() {
+        for bit in 0..8 {
+            let (mut header, mut fields) = (header, fields.to_vec());
+            match place.checked_sub(1) {
+                None => header[4] ^= 1 << bit,
+                Some(place) => fields[place] ^= 1 << bit,
+            }
+            match M::decode(header, &fields) {
+                Err(_) | Ok(M::Extra) => {}
+                Ok(other) => {
+                    assert_ne!(&other, message, "bit {bit} of byte {place}");
+                    assert_eq!(other.encode(0)[HEADER..], fields[..], "bit {bit} of byte {place}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -17,6 +17,11 @@ use super::secure_state::wipe;
 
 /// Descriptors that one message may bring.
 const MOST_FILES: usize = 8;
+/// A header, what follows it, and the descriptors.
+type RawMessage = ([u8; HEADER], Vec<u8>, Vec<OwnedFd>);
+
+/// Messages in a row that may be passed over.
+const MOST_EXTRAS: usize = 1000;
 /// Bytes that are received at once.
 const STEP: usize = 256 << 10;
 
@@ -108,8 +113,23 @@ impl HandoverSocket {
         }
     }
 
-    /// The next message, of at most so many bytes, and its descriptors.
+    /// The next message that is understood, of at most so many bytes, and its descriptors. What a later
+    /// program says beside that is passed over.
     pub(super) fn receive(&self, limit: usize) -> Result<(HandoverMessage, Vec<OwnedFd>), HandoverError> {
+        for _ in 0..MOST_EXTRAS {
+            let (header, mut bytes, files) = self.receive_any(limit)?;
+            let decoded = HandoverMessage::decode(header, &bytes);
+            wipe(&mut bytes);
+            match decoded? {
+                HandoverMessage::Extra => {}
+                HandoverMessage::GivenUp(why) => return Err(HandoverError::GivenUp(why)),
+                message => return Ok((message, files)),
+            }
+        }
+        Err(BadMessage("too much that is not known").into())
+    }
+
+    fn receive_any(&self, limit: usize) -> Result<RawMessage, HandoverError> {
         let (mut bytes, mut files) = (Vec::new(), Vec::new());
         self.fill(HEADER, &mut bytes, &mut files)?;
         let header: [u8; HEADER] = bytes[..].try_into().expect("it has this length");
@@ -119,12 +139,7 @@ impl HandoverSocket {
         if files.len() != usize::from(announced) {
             return Err(BadMessage("its descriptors are missing, or are too many").into());
         }
-        let decoded = HandoverMessage::decode(header, &bytes);
-        wipe(&mut bytes);
-        match decoded? {
-            HandoverMessage::GivenUp(why) => Err(HandoverError::GivenUp(why)),
-            message => Ok((message, files)),
-        }
+        Ok((header, bytes, files))
     }
 
     /// The same when nothing comes along with it.
@@ -230,6 +245,23 @@ mod tests {
             assert!(
                 matches!(receiver.receive(1 << 20), Err(HandoverError::GivenUp(why)) if why.len() == 60_000)
             );
+        });
+    }
+
+    #[test]
+    fn what_a_later_program_says_more_is_passed_over_and_has_an_end() {
+        let (socket, mut other) = pair();
+        let extra = |kind: u8| [&[3, 0, 0, 0, kind, 0][..], &[9; 3]].concat();
+        other.write_all(&extra(128)).unwrap();
+        other.write_all(&extra(255)).unwrap();
+        other.write_all(&HandoverMessage::Ready.encode(0)).unwrap();
+        assert_eq!(socket.receive_plain(99).unwrap(), HandoverMessage::Ready);
+        other.write_all(&extra(127)).unwrap();
+        assert!(matches!(socket.receive(99), Err(HandoverError::Bad(_))), "it has to be understood");
+        let (socket, mut other) = pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || (0..MOST_EXTRAS).for_each(|_| other.write_all(&extra(200)).unwrap()));
+            assert!(matches!(socket.receive(99), Err(HandoverError::Bad(_))));
         });
     }
 

@@ -362,6 +362,9 @@ impl Live {
         let entry = entry.expect("nothing has the name any more");
         if let Some(before) = before {
             entry.share_limits(&before);
+            if how == Removal::WhenUnused {
+                entry.follow(&before);
+            }
         }
         self.set_rights(&entry, &wanted);
         self.set_rates(&entry, &wanted.rates);

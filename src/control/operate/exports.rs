@@ -11,7 +11,6 @@ use crate::control::events::EventKind;
 use crate::control::http::reply::{self, error};
 use crate::control::live::{Changed, Condition, LiveRefusal, ResizeWish};
 use crate::shard::Removal;
-use crate::store::catalog::StoreName;
 use crate::store::request::StoreRequest;
 
 impl Operator {
@@ -80,13 +79,14 @@ impl Operator {
                 }
             },
         };
-        if let Some(image) = self.image_named(name).await {
+        let image = self.stores.image_of(name).await;
+        if let Some((store, image)) = image.and_then(|(store, node)| Some((store, node.into_image().ok()?))) {
             let Some(size) = wish.size else {
                 let sentence = "an image has the size that it was given: say a size";
                 return error(StatusCode::UNPROCESSABLE_ENTITY, sentence);
             };
             let request = StoreRequest::Resize { image, size, shrink: wish.shrink };
-            return match self.stores.perform(None, request).await {
+            return match self.stores.perform(Some(store), request).await {
                 Ok(_) => {
                     let told = json!({ "export": name, "size_bytes": size });
                     self.plane.events.tell(EventKind::ExportResized, told.clone());
@@ -99,15 +99,6 @@ impl Operator {
             Ok(entry) => self.with_tag(StatusCode::OK, &entry),
             Err(refusal) => refuse(&refusal),
         }
-    }
-
-    /// The image of a store that is served by a name.
-    async fn image_named(&self, name: &str) -> Option<StoreName> {
-        let is_image = match self.plane.find(name) {
-            Some(entry) => entry.export().is_none_or(|export| export.is_image()),
-            None => self.stores.has_image(name).await,
-        };
-        name.parse().ok().filter(|_| is_image)
     }
 
     fn with_tag(&self, status: StatusCode, entry: &Entry) -> Response<String> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Operator, PROTOCOL};
 use crate::control::events::EventKind;
 use crate::control::http::reply::error;
+use crate::control::sessions::RunningSession;
 use crate::identity::PeerIdentity;
 
 /// What a hand-over would do.
@@ -37,9 +38,10 @@ impl Operator {
             let is_known = entry.wanted().is_some() || entry.export().is_some_and(|export| export.is_image());
             let unknown = (!is_known).then_some("it was added by the application");
             let reason = why.or(unknown);
-            let secure =
-                self.plane.sessions.count(|session| session.id == entry.id && session.proof.is_some());
-            let (export, connections) = (entry.info.name.clone(), entry.clients());
+            let ids = entry.with_former();
+            let secure = |session: &RunningSession| ids.contains(&session.id) && session.proof.is_some();
+            let secure = self.plane.sessions.count(secure);
+            let (export, connections) = (entry.info.name.clone(), entry.clients_with_former());
             ExportDepartureView { export, connections, secure, moves: reason.is_none(), reason }
         };
         DepartureView { exports: self.plane.catalogue().iter().map(view).collect() }

@@ -204,14 +204,33 @@ impl Stores {
 
     /// Whether a store has an image of a name that is an export without being asked for.
     pub(in crate::control) async fn has_image(&self, name: &str) -> bool {
-        let Ok(node) = name.parse::<NodeName>() else { return false };
+        self.offering(name).await.is_some()
+    }
+
+    async fn offering(&self, name: &str) -> Option<(&OneStore, NodeName)> {
+        let node: NodeName = name.parse().ok()?;
         for one in self.all.iter().filter(|one| one.of.all.is_some()) {
             // A store that has failed has none that a client could use.
             if one.facts(&node).await.is_ok_and(|found| found.is_some()) {
-                return true;
+                return Some((one, node));
             }
         }
-        false
+        None
+    }
+
+    /// The image that clients find under a name, and the directory of its store; none if there is no image.
+    pub(in crate::control) async fn image_of(&self, name: &str) -> Option<(PathBuf, NodeName)> {
+        let (one, node) = match self.plane.find(name) {
+            Some(entry) => match entry.export() {
+                Some(export) => {
+                    let (store, node) = export.stored()?;
+                    return Some((store.path().to_owned(), node.clone()));
+                }
+                None => self.find(name).map(|(one, node, _)| (one, node))?,
+            },
+            None => self.offering(name).await?,
+        };
+        Some((one.of.store.path().to_owned(), node))
     }
 
     /// The image that has its place among the exports under a name.
