@@ -144,7 +144,7 @@ pub mod stats {
 
 pub mod store {
     pub use crate::store::arriving_delta::{ArrivingDelta, DeltaClaim};
-    pub use crate::store::base::{FoundBase, base_differs, look_at_base};
+    pub use crate::store::base::{FoundBase, base_differs, look_at_base, sample_of};
     pub use crate::store::collect::PackCollection;
     pub use crate::store::collected::{CollectedLost, CollectedPacks, IngestState};
     pub use crate::store::copy::{
