@@ -98,7 +98,7 @@ pub enum OpenError {
     /// What another server said of its export.
     #[error("the remote export {0} {1}, which this server cannot pass on")]
     RemoteFacts(String, &'static str),
-    #[error("the base {0} in the catalogue of the store cannot be read: {1}")]
+    #[error("the base {0} cannot be asked for: {1}")]
     BaseUri(String, String),
     #[error(
         "{uri} is not the export that it was when the image began with it ({how} differs): serve what it was, or \

@@ -42,8 +42,6 @@ pub(super) enum RequestError {
     Ask { socket: PathBuf, error: AskError },
     #[error("the server's answer is not understood: {0}; use the ringnbd that the server was started with")]
     Answer(serde_json::Error),
-    #[error("the base {0}: {1}")]
-    RemoteBase(String, ClientError),
     #[error("with --control off there is no control socket to ask: write unix:PATH")]
     Off,
     #[error(

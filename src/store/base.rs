@@ -103,7 +103,10 @@ fn sample(file: &File, size: u64) -> io::Result<[u8; 32]> {
 ///
 /// # Errors
 /// Those of `read`.
-pub fn sample_of<E>(size: u64, mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>) -> Result<[u8; 32], E> {
+pub(crate) fn sample_of<E>(
+    size: u64,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+) -> Result<[u8; 32], E> {
     let mut hasher = blake3::Hasher::new();
     let mut block = [0; SAMPLE];
     let last = size.saturating_sub(SAMPLE as u64);
@@ -206,6 +209,23 @@ mod tests {
         assert!(
             look_at_base(&house.path().join("missing")).unwrap_err().to_string().contains("No such file")
         );
+    }
+
+    #[test]
+    fn another_export_in_its_place_is_noticed() {
+        let found = |size, name, byte| FoundBase::remote("nbd://h/x".into(), size, name, [byte; 32]);
+        let base = row(found(512, Some("x"), 1));
+        for (other, differs) in [
+            (found(512, Some("x"), 1), None),
+            (found(512, None, 1), None),
+            (found(1024, Some("y"), 2), Some("size, name, contents")),
+            (found(512, Some("x"), 2), Some("contents")),
+        ] {
+            assert_eq!(other.differs_from(&base).as_deref(), differs);
+        }
+        assert!(matches!(base_differs(&base), Err(StoreError::RemoteBase(_))));
+        let long = found(1, Some(&"ü".repeat(300)), 0).identity.wwid;
+        assert_eq!(long, "ü".repeat(100));
     }
 
     /// The least of files: samples overlap, and all of it is in them.

@@ -74,6 +74,7 @@ pub use home_task::HomeTask;
 pub use layer_files::NextHead;
 use layer_files::OpenBase;
 pub(super) use open::facts as image_facts;
+pub use open::look_at_remote_base;
 use plans::ChangePlans;
 pub use sealing::{SealFailure, SealMember, SealTask, sealing};
 pub(crate) use served_store::ServedStore;

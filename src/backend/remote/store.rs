@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(in crate::backend) struct RemoteStore {
     /// As it was written, for people.
     pub(super) text: String,
-    way: RemoteWay,
+    pub(super) way: RemoteWay,
     pub(super) facts: RemoteFacts,
     /// Transmission flags, as told at the start.
     pub(super) flags: u16,
@@ -53,17 +53,24 @@ pub(in crate::backend) struct RemoteStore {
     pub(super) connections: usize,
     /// The connection by which the remote was asked, for the first shard that needs one: a remote may end
     /// when its last client goes.
-    first: Mutex<Option<RemoteSocket>>,
+    pub(super) first: Mutex<Option<RemoteSocket>>,
     pub(super) counts: RemoteCounts,
 }
 
+/// How a simulated remote is reached.
+#[cfg(feature = "sim")]
+pub type SimulatedWay = fn() -> Option<OwnedFd>;
+
 /// How there comes to be a connection.
 #[derive(Debug)]
-enum RemoteWay {
+pub(super) enum RemoteWay {
     /// All addresses of a host. They were looked up at the start, since a confined server cannot do that.
     Places(Vec<NbdUri>),
     /// A command that is started, and which of its exports.
     Launch { launcher: Arc<dyn LaunchCommand>, name: String, export: String },
+    /// In a simulation: a socket to a server with which all is agreed on; none when it cannot be reached.
+    #[cfg(feature = "sim")]
+    Simulated(SimulatedWay),
 }
 
 /// What a user asks of an export of another server.
@@ -235,6 +242,11 @@ impl RemoteStore {
         let (socket, transmission) = match &self.way {
             RemoteWay::Places(places) => first_of(places, enter)?,
             RemoteWay::Launch { launcher, name, export } => enter_command(&**launcher, name, export)?,
+            #[cfg(feature = "sim")]
+            RemoteWay::Simulated(connect) => {
+                let socket = connect().ok_or(ConnectError::Client(ClientError::Closed))?;
+                return Ok(self.simulated_socket(socket));
+            }
         };
         RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
     }
