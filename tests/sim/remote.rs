@@ -29,7 +29,7 @@ const STEPS: usize = 6_000;
 /// Steps after which all requests must have ended when nothing goes wrong any more.
 const LAST_STEPS: usize = 400_000;
 /// How late a client may hear of something.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(10);
 
 /// A connection between the servers.
 struct Way {
@@ -39,6 +39,8 @@ struct Way {
     to_near: VecDeque<u8>,
     /// Nothing comes through any more; the far server has noticed.
     is_cut: bool,
+    /// The far machine has crashed.
+    is_orphan: bool,
     is_reset: bool,
 }
 
@@ -71,7 +73,15 @@ fn connect() -> Option<OwnedFd> {
         let (far, far_end) = network.world.socket(64 << 10, true);
         network.begun_again += u64::from(network.ways.iter().all(|way| way.is_reset));
         let (to_far, to_near) = Default::default();
-        network.ways.push(Way { near, far, to_far, to_near, is_cut: false, is_reset: false });
+        network.ways.push(Way {
+            near,
+            far,
+            to_far,
+            to_near,
+            is_cut: false,
+            is_orphan: false,
+            is_reset: false,
+        });
         network.fresh.push(far_end);
         Some(near_end)
     })
@@ -115,8 +125,11 @@ impl Network {
     /// The near server notices that a connection is cut, when the far one has ended all that came by it.
     fn notice(&mut self) {
         let (world, random) = (&self.world, &mut self.random);
-        let mut unnoticed =
-            self.ways.iter_mut().filter(|way| way.is_cut && !way.is_reset && world.is_released(way.far));
+        let mut unnoticed = self
+            .ways
+            .iter_mut()
+            .filter(|way| way.is_cut && !way.is_reset)
+            .filter(|way| way.is_orphan || world.is_released(way.far));
         if let Some(way) = unnoticed.next().filter(|_| random.chance(0.3)) {
             way.is_reset = true;
             world.client_reset(way.near);
@@ -144,6 +157,10 @@ struct RemoteWorld {
     came: u64,
     /// How long the device waits for a connection.
     delay: Duration,
+    /// How soon the far server comes back.
+    returns: f64,
+    /// When clients that have left were answered last.
+    succeeded_at: Duration,
     answered: u64,
     crashes: usize,
     _entered: Entered,
@@ -170,7 +187,11 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
 
 fn shard(index: usize) -> ShardConfig {
     let limits = Limits {
+        connections: 64,
+        requests_per_connection: 1024,
+        requests_per_shard: 1024,
         memory_per_shard: (42 << 20) + Limits::DEVICE_MEMORY,
+        longest_request: 32 << 20,
         receive_buffer: 65_536,
         pinned: Pinning::Off,
         ..Limits::DEFAULT
@@ -211,7 +232,8 @@ impl RemoteWorld {
     fn new(mut random: Random, world: World) -> Self {
         let entered = world.enter();
         let file = world.file(vec![0; SIZE as usize], None, 1).id;
-        let delay = random.pick(&[Duration::from_secs(1 << 30), Duration::from_secs(5)]);
+        let delay = random.pick(&[Duration::from_secs(1 << 30), Duration::from_secs(30)]);
+        let returns = random.pick(&[0.03, 0.003]);
         let connections = random.pick(&[1, 2, 3]);
         let near_export = Arc::new(Export::simulated_remote(connect, SIZE, delay, connections));
         let near = SteppedShard::start(shard(0), 0).expect("a shard starts");
@@ -229,6 +251,8 @@ impl RemoteWorld {
             clients,
             came,
             delay,
+            returns,
+            succeeded_at: Duration::ZERO,
             answered,
             crashes,
             _entered: entered,
@@ -250,9 +274,7 @@ impl RemoteWorld {
         let (socket, end) = self.world.socket(64 << 10, true);
         let new = negotiated(end, &setting(), &[Arc::clone(&self.near_export)]);
         assert!(self.near.connect(new).is_ok(), "the mailbox has room");
-        let mut client = RemoteClient::new(socket, self.came);
-        client.succeeded_at = self.world.now();
-        self.clients.push(client);
+        self.clients.push(RemoteClient::new(socket, self.came));
         self.came += 1;
     }
 
@@ -303,6 +325,7 @@ impl RemoteWorld {
             network.is_down = true;
             network.fresh.clear();
             (0..network.ways.len()).for_each(|at| network.cut(at));
+            network.ways.iter_mut().for_each(|way| way.is_orphan = true);
         });
         self.promises.check(&self.world, true)
     }
@@ -322,6 +345,7 @@ impl RemoteWorld {
         let client = self.clients.swap_remove(at);
         self.world.client_reset(client.socket);
         self.answered += client.answered;
+        self.succeeded_at = self.succeeded_at.max(client.succeeded_at);
         self.come();
     }
 
@@ -364,11 +388,12 @@ impl RemoteWorld {
         client.exchange(&self.world, &mut self.promises)?;
         let begun_again = with_network(|network| network.begun_again);
         // While nothing can be reached FLUSHes fail for that.
-        if client.failed_flushes > begun_again && self.delay > Duration::from_secs(9) {
+        if client.failed_flushes > begun_again && self.delay > Duration::from_secs(99) {
             return Err(format!("{} FLUSHes failed after {begun_again} connects", client.failed_flushes));
         }
         if let Some(failed) = client.failed_at.take() {
-            let last = self.clients.iter().map(|client| client.succeeded_at).max().unwrap_or_default();
+            let others = self.clients.iter().map(|client| client.succeeded_at);
+            let last = others.fold(self.succeeded_at, Duration::max);
             if failed.saturating_sub(last) + SLACK < self.delay {
                 return Err(format!("a request failed at {failed:?}, and one succeeded at {last:?}"));
             }
@@ -380,10 +405,11 @@ impl RemoteWorld {
     fn pass_time(&mut self) {
         let next = self.world.next_event();
         let is_near = next.is_some_and(|next| next < self.world.now() + Duration::from_millis(5));
-        if is_near || self.random.chance(0.1) {
+        let nobody_is_there = self.far.is_none() || with_network(|network| network.ways.is_empty());
+        if is_near || self.random.chance(if nobody_is_there { 0.2 } else { 0.002 }) {
             self.world.step();
         }
-        if self.far.is_none() && self.random.chance(0.03) {
+        if self.far.is_none() && self.random.chance(self.returns) {
             self.start_far();
         }
     }
