@@ -181,10 +181,8 @@ fn every_planted_bug_is_found() {
             | Canary::KeyUpdateForgotten
             | Canary::PartialRecordLost
             | Canary::FarewellForgotten => secure::worlds,
-            Canary::LossForgotten
-            | Canary::NewcomerBelieved
-            | Canary::ResendForgotten
-            | Canary::CookieReused => remote::worlds,
+            Canary::LossForgotten | Canary::ResendForgotten | Canary::CookieReused => remote::worlds,
+            Canary::NewcomerBelieved => remote::newcomers,
             Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,

@@ -25,7 +25,7 @@ const CLIENTS: usize = 2;
 /// Clients that come in all, each with blocks of its own.
 const ALL_CLIENTS: u64 = 8;
 const SIZE: u64 = ALL_CLIENTS * BLOCKS * BLOCK;
-const STEPS: usize = 6_000;
+const STEPS: usize = 12_000;
 /// Steps after which all requests must have ended when nothing goes wrong any more.
 const LAST_STEPS: usize = 400_000;
 /// How late a client may hear of something.
@@ -54,6 +54,8 @@ struct Network {
     fresh: Vec<OwnedFd>,
     /// How often a connection was made while none stood.
     begun_again: u64,
+    /// How soon the near server notices a cut.
+    notices: f64,
 }
 
 thread_local! {
@@ -130,7 +132,7 @@ impl Network {
             .iter_mut()
             .filter(|way| way.is_cut && !way.is_reset)
             .filter(|way| way.is_orphan || world.is_released(way.far));
-        if let Some(way) = unnoticed.next().filter(|_| random.chance(0.3)) {
+        if let Some(way) = unnoticed.next().filter(|_| random.chance(self.notices)) {
             way.is_reset = true;
             world.client_reset(way.near);
         }
@@ -159,6 +161,10 @@ struct RemoteWorld {
     delay: Duration,
     /// How soon the far server comes back.
     returns: f64,
+    /// How often the clock leaps while connections stand.
+    leaps: f64,
+    /// How often something is asked, in 2,000 steps.
+    asks: u64,
     /// When clients that have left were answered last.
     succeeded_at: Duration,
     answered: u64,
@@ -168,6 +174,15 @@ struct RemoteWorld {
 
 /// Runs a seed to its end.
 pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
+    run(seed, false)
+}
+
+/// The same, but the far server comes back before the near one has noticed that all connections are cut.
+pub(crate) fn newcomers(seed: u64) -> Result<Report, String> {
+    run(seed, true)
+}
+
+fn run(seed: u64, is_early: bool) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults { latency_ns: random.pick(&[100, 5_000, 50_000]), ..Faults::none() };
     let world = World::new(random.number(), faults);
@@ -178,9 +193,15 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
         ways: Vec::new(),
         fresh: Vec::new(),
         begun_again: 0,
+        notices: random.pick(&[0.3, 0.02]),
     };
     NETWORK.set(Some(network));
-    let result = RemoteWorld::new(random, world).run();
+    let mut new = RemoteWorld::new(random, world, is_early);
+    if is_early {
+        (new.returns, new.leaps, new.asks) = (0.5, 0.05, 40);
+        with_network(|network| network.notices = 0.02);
+    }
+    let result = new.run();
     NETWORK.set(None);
     result
 }
@@ -229,12 +250,13 @@ fn setting() -> Setting {
 }
 
 impl RemoteWorld {
-    fn new(mut random: Random, world: World) -> Self {
+    fn new(mut random: Random, world: World, is_early: bool) -> Self {
         let entered = world.enter();
         let file = world.file(vec![0; SIZE as usize], None, 1).id;
         let delay = random.pick(&[Duration::from_secs(1 << 30), Duration::from_secs(30)]);
-        let returns = random.pick(&[0.03, 0.003]);
-        let connections = random.pick(&[1, 2, 3]);
+        let returns = random.pick(&[0.5, 0.03, 0.003]);
+        let leaps = random.pick(&[0.002, 0.02]);
+        let connections = if is_early { 3 } else { random.pick(&[1, 2, 3]) };
         let near_export = Arc::new(Export::simulated_remote(connect, SIZE, delay, connections));
         let near = SteppedShard::start(shard(0), 0).expect("a shard starts");
         let promises = Promises::new(file, SIZE / BLOCK);
@@ -252,6 +274,8 @@ impl RemoteWorld {
             came,
             delay,
             returns,
+            leaps,
+            asks: 300,
             succeeded_at: Duration::ZERO,
             answered,
             crashes,
@@ -282,9 +306,9 @@ impl RemoteWorld {
         for _ in 0..STEPS {
             match self.random.below(2000) {
                 0 => self.crash()?,
-                1..=3 => self.cut(),
+                1..=2 => self.cut(),
                 4 if self.came < ALL_CLIENTS => self.leave(),
-                5..=300 => self.ask(),
+                dice if dice > 4 && dice <= self.asks => self.ask(),
                 _ => self.step()?,
             }
         }
@@ -406,7 +430,7 @@ impl RemoteWorld {
         let next = self.world.next_event();
         let is_near = next.is_some_and(|next| next < self.world.now() + Duration::from_millis(5));
         let nobody_is_there = self.far.is_none() || with_network(|network| network.ways.is_empty());
-        if is_near || self.random.chance(if nobody_is_there { 0.2 } else { 0.002 }) {
+        if is_near || self.random.chance(if nobody_is_there { 0.2 } else { self.leaps }) {
             self.world.step();
         }
         if self.far.is_none() && self.random.chance(self.returns) {
