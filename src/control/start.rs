@@ -59,8 +59,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     // What takes long is done before clients wait for it.
     let early = match &takeover {
         Some(takeover) if takeover.has_stores(config) => {
-            let files = files_at_most(config) + host.exports_later();
-            Some(start(host, (files, false))?)
+            Some(start(host, (files_at_most(config) + host.exports_later(), false))?)
         }
         _ => None,
     };
@@ -83,15 +82,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
             },
         }
     })?;
-    let connects = opened.connect();
-    let says_so = config.exports.iter().any(|export| export.uri.is_remote());
-    if connects && early.is_some() && !says_so {
-        // Its shards were confined before anybody had looked at the bases.
-        return Err(TakeoverError::Failed(
-            "a base of a store is an export of another server: restart the server instead".to_owned(),
-        )
-        .into());
-    }
+    let connects = connects_later(config, &opened, early.is_some())?;
     let files = catalogue.files() + host.exports_later() + opened.files();
     let directories = [opened.directories(), opened.log_directories()].concat();
     host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
@@ -142,6 +133,19 @@ pub fn check(
         None => Export::look_at(uri, *read_only),
     })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
+}
+
+/// Whether images of stores stand on exports of other servers.
+fn connects_later(config: &Config, opened: &OpenedStores, has_shards: bool) -> Result<bool, StartError> {
+    let says_so = config.exports.iter().any(|export| export.uri.is_remote());
+    match opened.connect() {
+        // The shards were confined before anybody had looked at the bases.
+        true if has_shards && !says_so => Err(TakeoverError::Failed(
+            "a base of a store is an export of another server: restart the server instead".to_owned(),
+        )
+        .into()),
+        connects => Ok(connects),
+    }
 }
 
 /// More places for files than the exports of a configuration need, as is known before they are opened.

@@ -295,14 +295,7 @@ impl<M: LayerMaps> OpenStore<M> {
                 return Ok(StoreAnswer::Rebased(RebasedImages { of, rebased }));
             }
             StoreRequest::Create { image, size, base, remote } => {
-                match (base, remote) {
-                    (_, Some(other)) if other.kind != BaseKind::Remote => {
-                        return Err(StoreError::NotABase(PathBuf::from(&other.path)));
-                    }
-                    (_, Some(remote)) => self.create_on_base(image, *size, (**remote).clone())?,
-                    (Some(base), None) => self.create_on_base(image, *size, look_at_base(base)?)?,
-                    (None, None) => self.create_empty(image, size.unwrap_or_default())?,
-                }
+                self.create_image(image, *size, base.as_deref(), remote.as_deref())?;
                 vec![node(image)]
             }
             StoreRequest::Snapshot { nodes } => {
@@ -339,6 +332,23 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         };
         self.describe_some(&nodes).map(StoreAnswer::Nodes)
+    }
+
+    fn create_image(
+        &mut self,
+        image: &StoreName,
+        size: Option<u64>,
+        base: Option<&Path>,
+        remote: Option<&FoundBase>,
+    ) -> Result<(), StoreError> {
+        match (base, remote) {
+            (_, Some(other)) if other.kind != BaseKind::Remote => {
+                Err(StoreError::NotABase(PathBuf::from(&other.path)))
+            }
+            (_, Some(remote)) => self.create_on_base(image, size, remote.clone()),
+            (Some(base), None) => self.create_on_base(image, size, look_at_base(base)?),
+            (None, None) => self.create_empty(image, size.unwrap_or_default()),
+        }
     }
 
     fn told_of_sealed(&self) -> Result<StoreAnswer, StoreError> {

@@ -1,6 +1,5 @@
 //! Opens the files of an image.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use super::layer_files::{BaseFile, LayerFiles, NextHead, OpenBase};
+use super::remote_base::{facts_above, open_remote_base};
 use super::served_store::ServedStore;
 use super::store::ImageStore;
 use crate::backend::file_store::{FileOptions, FileStore};
@@ -17,9 +17,7 @@ use crate::backend::open_error::OpenError;
 use crate::backend::remote::RemoteStore;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::config::{BasePlace, ImagePlace, ImageUri, Locking, RemoteUri};
-use crate::store::base::FoundBase;
 use crate::store::catalog::{BaseId, BaseKind, NodeName};
-use crate::store::error::StoreError;
 use crate::store::image_path::ImagePath;
 use crate::store::map::{Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront};
 use crate::store::map_files::MapFiles;
@@ -212,39 +210,6 @@ fn open_temporary(
     let block = base.as_ref().map_or(1, OpenBase::minimum_block);
     let facts = facts_above(block, facts(size, read_only, rotational))?;
     Ok((ImageStore::new(vec![head], base, None), facts))
-}
-
-/// Asks another server for an export that is to be a base: `nbd://` or `nbd+unix://`, with parameters as of an
-/// export. A socket is relative to the current directory.
-///
-/// # Errors
-/// It cannot be asked, or cannot be a base.
-pub fn look_at_remote_base(uri: &str) -> Result<FoundBase, StoreError> {
-    let open = || {
-        let wrong = |error: &dyn Display| OpenError::BaseUri(uri.to_owned(), error.to_string());
-        let mut remote = RemoteUri::parse(uri).map_err(|error| wrong(&error))?;
-        remote.make_relative_to(&std::env::current_dir().map_err(|error| wrong(&error))?);
-        let (base, found) = open_remote_base(&remote)?;
-        facts_above(base.minimum_block(), facts(found.identity.size, true, false)).map(|_| found)
-    };
-    open().map_err(|error| StoreError::NoRemoteBase(error.to_string()))
-}
-
-/// An export of another server that is to be a base, and what it is known by.
-pub(super) fn open_remote_base(remote: &RemoteUri) -> Result<(OpenBase, FoundBase), OpenError> {
-    let (store, facts, found) = RemoteStore::open_base(remote)?;
-    Ok((OpenBase::Remote(Arc::new(store), facts.size), found))
-}
-
-/// The facts of an image above a base that is read in blocks of so many bytes: parts of what clients read are
-/// read of it, so its unit is theirs.
-fn facts_above(block: u32, mut facts: DeviceFacts) -> Result<DeviceFacts, OpenError> {
-    let sizes = &mut facts.block_sizes;
-    sizes.minimum = sizes.minimum.max(block);
-    match sizes.minimum > sizes.preferred {
-        true => Err(OpenError::Image("is on another server's export whose blocks are larger than 4 KiB")),
-        false => Ok(facts),
-    }
 }
 
 pub(in crate::backend) fn facts(size: u64, read_only: bool, rotational: bool) -> DeviceFacts {

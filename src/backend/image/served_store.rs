@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::contents::ServedContents;
 use super::layer_files::OpenBase;
-use super::open::open_remote_base;
+use super::remote_base::open_remote_base;
 use crate::backend::open_error::OpenError;
 use crate::config::{BasePlace, ImageUri, VerifyChunks};
 use crate::exec::lock;
