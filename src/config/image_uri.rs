@@ -13,8 +13,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
 /// `overlay:temp?base=PATH`, where the base may also be an export of another server.
 ///
-/// * `base` (of an overlay): a file, a block device or an export of another server (`nbd:`, with `%26` for its
-///   `&`), which is read where nothing was written, and is never written itself
+/// * `base` (of an overlay): a file, a block device or an export of another server (`nbd:`, with `%26` for
+///   its `&`), which is read where nothing was written, and is never written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
 ///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for

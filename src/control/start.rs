@@ -63,9 +63,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
         }
         _ => None,
     };
-    let claimed =
-        takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()));
-    claimed?;
+    takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()))?;
     let (catalogue, opened) = open_exports(config, true, |wanted| {
         if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {
             return opened;

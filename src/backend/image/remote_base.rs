@@ -11,8 +11,8 @@ use crate::config::RemoteUri;
 use crate::store::base::FoundBase;
 use crate::store::error::StoreError;
 
-/// Asks another server for an export that is to be a base: `nbd://` or `nbd+unix://`, with parameters as of an
-/// export. A socket is relative to the current directory.
+/// Asks another server for an export that is to be a base: `nbd://` or `nbd+unix://`, with parameters as of
+/// an export. A socket is relative to the current directory.
 ///
 /// # Errors
 /// It cannot be asked, or cannot be a base.

@@ -28,8 +28,8 @@ pub(crate) struct CreateArgs {
     /// Copy a raw file or a block device into it
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub from: Option<PathBuf>,
-    /// Begin with a raw file or a block device, file:PATH, or with an export of another server, nbd://HOST/NAME.
-    /// It is not copied and must not change
+    /// Begin with a raw file or a block device, file:PATH, or an export of another server,
+    /// nbd://HOST/NAME. It is not copied and must not change
     #[arg(long, value_name = "BASE", value_parser = image_base)]
     pub base: Option<ImageBase>,
     /// Print JSON

@@ -25,8 +25,8 @@ impl World {
         self.state().process_death();
     }
 
-    /// The machine of one server fails: operations of its ring are gone, and these files hold what survived. Its
-    /// shard must be dropped afterwards. The other rings go on, which have nothing to do with those files.
+    /// The machine of one server fails: operations of its ring are gone, and these files hold what survived.
+    /// Its shard must be dropped afterwards. The other rings go on, which do nothing with those files.
     pub fn machine_fails(&self, ring: usize, files: &[FileId]) {
         let mut state = self.state();
         let state = &mut *state;
