@@ -136,6 +136,14 @@ mod switch {
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.
         SealedOneByOne,
+        /// A reconnect to a remote is never taken for a crash of it.
+        LossForgotten,
+        /// A connection to a remote is used as soon as it comes, though others stand.
+        NewcomerBelieved,
+        /// What was under way on a lost connection to a remote is not sent again.
+        ResendForgotten,
+        /// A cookie is given to a remote again while the request that had it is under way.
+        CookieReused,
         /// A next head takes over before the catalogue says that it may.
         HeadBeforeCatalog,
         /// FLUSH is answered before the catalogue has the head that was written to.

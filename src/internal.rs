@@ -10,7 +10,7 @@ pub mod backend {
         ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, seal_group, sealing,
     };
     #[cfg(feature = "sim")]
-    pub use crate::backend::{SimulatedBlock, SimulatedImage, SimulatedLayer};
+    pub use crate::backend::{SimulatedBlock, SimulatedImage, SimulatedLayer, SimulatedWay};
 }
 
 #[cfg(feature = "sim")]
@@ -143,6 +143,7 @@ pub mod stats {
 }
 
 pub mod store {
+    pub use crate::backend::look_at_remote_base;
     pub use crate::store::arriving_delta::{ArrivingDelta, DeltaClaim};
     pub use crate::store::base::{FoundBase, base_differs, look_at_base};
     pub use crate::store::collect::PackCollection;

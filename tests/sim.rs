@@ -20,6 +20,10 @@ mod oracle;
 mod pinned;
 #[path = "sim/plan.rs"]
 mod plan;
+#[path = "sim/remote.rs"]
+mod remote;
+#[path = "sim/remote_client.rs"]
+mod remote_client;
 #[path = "sim/request.rs"]
 mod request;
 #[path = "sim/run.rs"]
@@ -79,6 +83,12 @@ fn worlds_of_tls() {
     run_worlds(secure::worlds);
 }
 
+/// A device of one server is an export of another one, which crashes, behind a network that delays, reorders and cuts.
+#[test]
+fn worlds_of_remotes() {
+    run_worlds(remote::worlds);
+}
+
 fn run_worlds(run: fn(u64) -> Result<Report, String>) {
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
@@ -123,6 +133,8 @@ fn a_seed_always_gives_the_same_world() {
         assert_eq!(image(), image(), "SEED={seed} of images");
         let secure = || attempt_in(secure::worlds, seed);
         assert_eq!(secure(), secure(), "SEED={seed} of TLS");
+        let remote = || attempt_in(remote::worlds, seed);
+        assert_eq!(remote(), remote(), "SEED={seed} of remotes");
     }
 }
 
@@ -169,6 +181,8 @@ fn every_planted_bug_is_found() {
             | Canary::KeyUpdateForgotten
             | Canary::PartialRecordLost
             | Canary::FarewellForgotten => secure::worlds,
+            Canary::LossForgotten | Canary::ResendForgotten | Canary::CookieReused => remote::worlds,
+            Canary::NewcomerBelieved => remote::newcomers,
             Canary::CleanFlushSkipped => pinned::killed_servers,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,

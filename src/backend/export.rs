@@ -232,6 +232,18 @@ impl Export {
         Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() }
     }
 
+    /// An export of a simulated server, reached by `way`.
+    #[cfg(feature = "sim")]
+    pub fn simulated_remote(
+        way: super::remote::SimulatedWay,
+        size: u64,
+        reconnect: std::time::Duration,
+        connections: usize,
+    ) -> Self {
+        let (store, facts) = RemoteStore::simulated(way, size, reconnect, connections);
+        Self { facts, store: Store::Remote(store), faults: Vec::new() }
+    }
+
     /// Whether its reads can be answered from the page cache.
     #[cfg(test)]
     pub(crate) fn can_be_mapped(&self) -> bool {

@@ -32,6 +32,8 @@ mod prefetch;
 mod prepared;
 mod registered;
 mod remote;
+#[cfg(feature = "sim")]
+pub use remote::SimulatedWay;
 mod resizing;
 mod steps;
 #[cfg(test)]
@@ -55,7 +57,7 @@ pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use image::{GrowOutcome, GrowTask, ServedStore};
 pub use image::{
     HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, ShortenOutcome,
-    ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, seal_group, sealing,
+    ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, look_at_remote_base, seal_group, sealing,
 };
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};

@@ -98,6 +98,13 @@ pub enum OpenError {
     /// What another server said of its export.
     #[error("the remote export {0} {1}, which this server cannot pass on")]
     RemoteFacts(String, &'static str),
+    #[error("the base {0} cannot be asked for: {1}")]
+    BaseUri(String, String),
+    #[error(
+        "{uri} is not the export that it was when the image began with it ({how} differs): serve what it was, or \
+         name where that is now with base="
+    )]
+    RemoteBaseDiffers { uri: String, how: String },
     /// A command that nobody starts here.
     #[error("{0}: only `ringnbd serve` starts commands, when it starts itself; restart it to serve this one")]
     NoLauncher(String),

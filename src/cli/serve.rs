@@ -35,8 +35,8 @@ What to serve: [NAME=]URI, any number of times
   store:STORE/NAME     an image of a store (see `ringnbd image`), or NAME@SNAPSHOT, which is
                        read-only; direct=, mapped=, readonly=, description= as above; verify=first|always
   overlay:DIR?base=PATH  a disk that begins as a file or block device and never writes it;
-                       overlay:temp is thrown away at the end; size= for another size; overlay:temp may
-                       begin as nbd://HOST/NAME or nbd+unix://…, with %26 for its &
+                       overlay:temp is thrown away at the end; size= for another size; the base may
+                       be nbd://HOST/NAME or nbd+unix://…, with %26 for its &
   nbd://HOST/NAME      an export of another server; nbd+unix:///NAME?socket=PATH is one on this machine;
                        reconnect=30s, connections=4 and open-timeout=1m are its parameters
   exec:COMMAND[?k=v&...]  what a program serves on its standard input, as in 'exec:nbdkit -s memory 1G';

@@ -1,5 +1,7 @@
 //! A connection in the transmission phase, one request at a time.
 
+use std::os::fd::OwnedFd;
+
 use super::error::ClientError;
 use super::extents::MappedExtent;
 use super::socket::{Link, Timeouts};
@@ -51,10 +53,37 @@ impl Client {
         let HandshakeOutcome::Transmission(transmission) = outcome else {
             unreachable!("a handshake ends by its goal")
         };
+        Ok(Self::over(link, transmission))
+    }
+
+    fn over(link: Link, transmission: Transmission) -> Self {
         let ids = transmission.contexts.iter().map(|context| context.id).collect();
         let parser = ReplyParser::new(transmission.dialect.reply_mode, ids);
         let buffer = vec![0; RECEIVE];
-        Ok(Self { link, transmission, parser, cookie: 0, buffer, is_broken: false })
+        Self { link, transmission, parser, cookie: 0, buffer, is_broken: false }
+    }
+
+    /// A client of a connection that somebody else has, who does nothing with it until
+    /// [`Client::give_back`].
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn borrowing(
+        socket: &OwnedFd,
+        transmission: &Transmission,
+        timeouts: Timeouts,
+    ) -> Result<Self, ClientError> {
+        let link = Link::over(socket.try_clone()?, &transmission.export.name, timeouts);
+        Ok(Self::over(link, transmission.clone()))
+    }
+
+    /// Ends without a goodbye, so that the connection goes on.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub(crate) fn give_back(mut self) -> Result<(), ClientError> {
+        self.is_broken = true;
+        self.link.forget_timeouts()
     }
 
     /// What the handshake fixed.
@@ -85,6 +114,20 @@ impl Client {
                 }
             })?;
         }
+        Ok(())
+    }
+
+    /// The same for a range of any bytes, of which whole blocks are read.
+    ///
+    /// # Errors
+    /// As [`Client::read_at`].
+    pub(crate) fn read_any(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), ClientError> {
+        let minimum = u64::from(self.transmission.export.block_sizes.map_or(1, |sizes| sizes.minimum));
+        let skipped = offset % minimum;
+        let wide = (skipped + buffer.len() as u64).next_multiple_of(minimum);
+        let mut blocks = vec![0; wide as usize];
+        self.read_at(offset - skipped, &mut blocks)?;
+        buffer.copy_from_slice(&blocks[skipped as usize..][..buffer.len()]);
         Ok(())
     }
 

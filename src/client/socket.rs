@@ -162,10 +162,16 @@ impl Link {
         ClientError::Tls { address: self.address.clone(), source }
     }
 
-    /// Gives the socket away, without timeouts, and what is needed to go on with it.
-    pub(super) fn into_socket(self) -> Result<(OwnedFd, Option<Box<SecureStream>>), ClientError> {
+    /// Whoever has the socket besides waits on it as long as it likes.
+    pub(super) fn forget_timeouts(&self) -> Result<(), ClientError> {
         self.socket.set_read_timeout(None)?;
         self.socket.set_write_timeout(None)?;
+        Ok(())
+    }
+
+    /// Gives the socket away, without timeouts, and what is needed to go on with it.
+    pub(super) fn into_socket(self) -> Result<(OwnedFd, Option<Box<SecureStream>>), ClientError> {
+        self.forget_timeouts()?;
         Ok((self.socket.into(), self.secure))
     }
 

@@ -13,8 +13,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// An image: `store:STORE/NAME`, `store:STORE/NAME@SNAPSHOT`, `overlay:DIRECTORY?base=PATH` or
 /// `overlay:temp?base=PATH`, where the base may also be an export of another server.
 ///
-/// * `base` (of an overlay): a file or block device, which is read where nothing was written, and is never
-///   written itself; of `overlay:temp` also an export of another server (`nbd:`), with `%26` for its `&`
+/// * `base` (of an overlay): a file, a block device or an export of another server (`nbd:`, with `%26` for
+///   its `&`), which is read where nothing was written, and is never written itself
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
 ///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
@@ -109,10 +109,6 @@ impl ImageUri {
         // What only one image has is not worth being cut into chunks.
         if query.split('&').any(|pair| pair.starts_with("ingest")) {
             return Err(ExportUriError::UnknownImageParameter(query.to_owned()));
-        }
-        // A directory would have to remember it, and to notice that it became another one.
-        if overlay.is_on_remote() && overlay.place != ImagePlace::Temporary {
-            return Err(ExportUriError::RemoteBase);
         }
         match overlay.place == ImagePlace::Temporary && has_nothing {
             true => Err(ExportUriError::NothingBelow),
@@ -278,6 +274,7 @@ mod tests {
             "overlay:/var/vm%201.d?base=/a%26b&size=20G&direct=true&readonly=true&description=my%20disk",
             "overlay:temp?size=1M&mapped=false",
             "overlay:/var/vm1.d",
+            "overlay:/var/vm1.d?base=nbd://host/a",
             "overlay:/var/vm1.d?base=file:file:x",
             "overlay:temp?base=file:nbd://x",
             "overlay:temp?base=nbd://host/a%2520b%3Freconnect=5s%26connections=4&size=1G",
@@ -306,7 +303,6 @@ mod tests {
             "overlay:temp",
             "overlay:x?base=",
             "overlay:x?base=a&cow=yes",
-            "overlay:x?base=nbd://host/a",
             "overlay:temp?base=nbd://host/a%3Fconnections=0",
             "overlay:temp?size=0",
             "store:",

@@ -39,7 +39,7 @@ impl RemoteUri {
     pub(crate) const MOST_CONNECTIONS: usize = 16;
 
     /// All of the text.
-    pub(super) fn parse(text: &str) -> Result<Self, ExportUriError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ExportUriError> {
         let (place, query) = text.split_once('?').unwrap_or((text, ""));
         if !place.contains("://") {
             return Err(ExportUriError::NoServer(text.to_owned()));
@@ -81,7 +81,7 @@ impl RemoteUri {
     }
 
     /// Makes a socket with a relative path one in a directory.
-    pub(super) fn make_relative_to(&mut self, directory: &Path) {
+    pub(crate) fn make_relative_to(&mut self, directory: &Path) {
         let Some((place, query)) = self.address.split_once('?') else { return };
         let joined = |pair: &str| {
             let path = pair.strip_prefix("socket=").map(|path| percent_decode_str(path).collect::<Vec<u8>>());

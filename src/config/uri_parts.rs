@@ -44,11 +44,6 @@ pub enum ExportUriError {
     #[error("an overlay needs a directory for what is written, or temp: write overlay:DIRECTORY?base=PATH")]
     NoDirectory,
     #[error(
-        "a base on another server is for overlay:temp alone: an overlay in a directory needs a file or block device \
-         below it"
-    )]
-    RemoteBase,
-    #[error(
         "an overlay that is thrown away needs something below it, or a size: write overlay:temp?base=PATH"
     )]
     NothingBelow,

@@ -31,10 +31,15 @@ pub trait Host {
     }
 
     /// Runs `start`, which starts the shards, on any thread. The shards lack what that thread gave up.
+    /// `connects`: images of stores are on other servers, to which they connect.
     ///
     /// # Errors
     /// Ends the start.
-    fn around_shards<T: Send>(&mut self, start: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    fn around_shards<T: Send>(
+        &mut self,
+        _connects: bool,
+        start: impl FnOnce() -> T + Send,
+    ) -> Result<T, HostError> {
         Ok(start())
     }
 

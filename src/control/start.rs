@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::Encryption;
 use super::catalogue::Catalogue;
-use super::handover::Takeover;
+use super::handover::{Takeover, TakeoverError};
 use super::host::Host;
 use super::listen::listeners;
 use super::observers::wants_latencies;
@@ -53,17 +53,17 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let inherited = host.before_threads()?;
     let mut encryption = Encryption::load(config)?;
     let limits = Arc::new(config.limits.clone());
-    let mut start = |host: &mut _, files| start_data_plane(host, config, &mut encryption, (files, &limits));
+    let mut start = |host: &mut _, (files, connects)| {
+        start_data_plane(host, config, &mut encryption, (files, &limits, connects))
+    };
     // What takes long is done before clients wait for it.
     let early = match &takeover {
         Some(takeover) if takeover.has_stores(config) => {
-            Some(start(host, files_at_most(config) + host.exports_later())?)
+            Some(start(host, (files_at_most(config) + host.exports_later(), false))?)
         }
         _ => None,
     };
-    let claimed =
-        takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()));
-    claimed?;
+    takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()))?;
     let (catalogue, opened) = open_exports(config, true, |wanted| {
         if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {
             return opened;
@@ -80,10 +80,11 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
             },
         }
     })?;
+    let connects = connects_later(config, &opened, early.is_some())?;
     let files = catalogue.files() + host.exports_later() + opened.files();
     let directories = [opened.directories(), opened.log_directories()].concat();
     host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
-    let (shards, exits) = early.map_or_else(|| start(host, files), Ok)?;
+    let (shards, exits) = early.map_or_else(|| start(host, (files, connects)), Ok)?;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections, encryption));
     plane.tenants.set(&config.tenants);
@@ -132,6 +133,19 @@ pub fn check(
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
 }
 
+/// Whether images of stores stand on exports of other servers.
+fn connects_later(config: &Config, opened: &OpenedStores, has_shards: bool) -> Result<bool, StartError> {
+    let says_so = config.exports.iter().any(|export| export.uri.is_remote());
+    match opened.connect() {
+        // The shards were confined before anybody had looked at the bases.
+        true if has_shards && !says_so => Err(TakeoverError::Failed(
+            "a base of a store is an export of another server: restart the server instead".to_owned(),
+        )
+        .into()),
+        connects => Ok(connects),
+    }
+}
+
 /// More places for files than the exports of a configuration need, as is known before they are opened.
 fn files_at_most(config: &Config) -> usize {
     fn of(uri: &ExportUri) -> usize {
@@ -151,9 +165,9 @@ fn start_data_plane(
     host: &mut impl Host,
     config: &Config,
     encryption: &mut Option<Encryption>,
-    (files, limits): (usize, &Arc<Limits>),
+    (files, limits, connects): (usize, &Arc<Limits>, bool),
 ) -> Result<(Vec<ShardHandle>, Exits), StartError> {
-    host.around_shards(|| {
+    host.around_shards(connects, || {
         encryption.as_mut().map_or(Ok(()), Encryption::start).map_err(StartError::HandshakeThreads)?;
         start_shards(config, files, limits)
     })?

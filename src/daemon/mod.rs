@@ -227,8 +227,12 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
         Ok(self.sandbox().isolated(&names, start)?)
     }
 
-    fn around_shards<T: Send>(&mut self, start: impl FnOnce() -> T + Send) -> Result<T, HostError> {
-        let connects = self.config.exports.iter().any(|export| export.uri.is_remote());
+    fn around_shards<T: Send>(
+        &mut self,
+        connects: bool,
+        start: impl FnOnce() -> T + Send,
+    ) -> Result<T, HostError> {
+        let connects = connects || self.config.exports.iter().any(|export| export.uri.is_remote());
         let names = Names { connects, ..Names::default() };
         let started = self.sandbox().isolated(&names, || log::detach().map(|()| start()))?;
         started.map_err(|error| format!("cannot start a thread for the log: {error}").into())

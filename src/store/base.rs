@@ -27,6 +27,37 @@ pub struct FoundBase {
     pub identity: BaseIdentity,
 }
 
+impl FoundBase {
+    /// An export of another server: where it is, how many bytes it has, its own name, and what samples of it
+    /// are.
+    pub fn remote(uri: String, size: u64, name: Option<&str>, sample: [u8; 32]) -> Self {
+        let wwid = name.unwrap_or_default();
+        let mut end = wwid.len().min(LONGEST_WWID as usize);
+        while !wwid.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (inode, file_system, device, ctime_s, ctime_ns) = Default::default();
+        let wwid = wwid[..end].to_owned();
+        let identity = BaseIdentity { size, inode, file_system, device, ctime_s, ctime_ns, wwid, sample };
+        Self { kind: BaseKind::Remote, path: uri, identity }
+    }
+
+    /// What is different of an export of another server; none if it is what it was.
+    pub fn differs_from(&self, row: &BaseRow) -> Option<String> {
+        let (old, new) = (&row.identity, &self.identity);
+        // Not every server gives its exports a name.
+        let has_names = !old.wwid.is_empty() && !new.wwid.is_empty();
+        let all = [
+            ("size", old.size != new.size),
+            ("name", has_names && old.wwid != new.wwid),
+            ("contents", old.sample != new.sample),
+        ];
+        let differs: Vec<&str> =
+            all.into_iter().filter_map(|(what, is_other)| is_other.then_some(what)).collect();
+        (!differs.is_empty()).then(|| differs.join(", "))
+    }
+}
+
 /// Looks at a file or device that is to be a base. The user names it, so links are followed.
 ///
 /// # Errors
@@ -65,6 +96,17 @@ pub fn look_at_base(path: &Path) -> Result<FoundBase, StoreError> {
 
 /// BLAKE3 of some blocks, spread evenly from the first to the last.
 fn sample(file: &File, size: u64) -> io::Result<[u8; 32]> {
+    sample_of(size, |offset, block| file.read_exact_at(block, offset))
+}
+
+/// The same of whatever `read` reads, which is given offsets and memory to fill.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn sample_of<E>(
+    size: u64,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+) -> Result<[u8; 32], E> {
     let mut hasher = blake3::Hasher::new();
     let mut block = [0; SAMPLE];
     let last = size.saturating_sub(SAMPLE as u64);
@@ -72,7 +114,7 @@ fn sample(file: &File, size: u64) -> io::Result<[u8; 32]> {
         let offset = u64::try_from(u128::from(last) * u128::from(number) / u128::from(SAMPLES - 1))
             .expect("below the last one");
         let length = SAMPLE.min(usize::try_from(size - offset).unwrap_or(SAMPLE));
-        file.read_exact_at(&mut block[..length], offset)?;
+        read(offset, &mut block[..length])?;
         hasher.update(&block[..length]);
     }
     Ok(*hasher.finalize().as_bytes())
@@ -94,8 +136,11 @@ fn wwid(device: u64) -> String {
 /// What is different of a base; none if it is what it was.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read, or is on another server.
 pub fn base_differs(row: &BaseRow) -> Result<Option<String>, StoreError> {
+    if row.kind == BaseKind::Remote {
+        return Err(StoreError::RemoteBase(row.path.clone()));
+    }
     let found = look_at_base(&PathBuf::from(&row.path))?;
     let (old, new) = (&row.identity, &found.identity);
     let mut text = String::new();
@@ -110,7 +155,7 @@ pub fn base_differs(row: &BaseRow) -> Result<Option<String>, StoreError> {
         // A number of a device changes from one start of the machine to the next.
         BaseKind::File if old.file_system != 0 => differs("file system", old.file_system != new.file_system),
         BaseKind::File => differs("file system", old.device != new.device),
-        BaseKind::Device => differs("WWID", old.wwid != new.wwid),
+        BaseKind::Device | BaseKind::Remote => differs("WWID", old.wwid != new.wwid),
     }
     differs("inode", row.kind == BaseKind::File && old.inode != new.inode);
     differs("time of change", (old.ctime_s, old.ctime_ns) != (new.ctime_s, new.ctime_ns));
@@ -164,6 +209,23 @@ mod tests {
         assert!(
             look_at_base(&house.path().join("missing")).unwrap_err().to_string().contains("No such file")
         );
+    }
+
+    #[test]
+    fn another_export_in_its_place_is_noticed() {
+        let found = |size, name, byte| FoundBase::remote("nbd://h/x".into(), size, name, [byte; 32]);
+        let base = row(found(512, Some("x"), 1));
+        for (other, differs) in [
+            (found(512, Some("x"), 1), None),
+            (found(512, None, 1), None),
+            (found(1024, Some("y"), 2), Some("size, name, contents")),
+            (found(512, Some("x"), 2), Some("contents")),
+        ] {
+            assert_eq!(other.differs_from(&base).as_deref(), differs);
+        }
+        assert!(matches!(base_differs(&base), Err(StoreError::RemoteBase(_))));
+        let long = found(1, Some(&"ü".repeat(300)), 0).identity.wwid;
+        assert_eq!(long, "ü".repeat(100));
     }
 
     /// The least of files: samples overlap, and all of it is in them.

@@ -57,6 +57,13 @@ pub enum StoreError {
     NotABase(PathBuf),
     #[error("{} is empty: there is nothing to begin with", .0.display())]
     EmptyBase(PathBuf),
+    #[error(
+        "the base {0} is an export of another server, which no command reads: serve the image and copy what its clients see, as in ringnbd copy nbd://… FILE"
+    )]
+    RemoteBase(String),
+    /// Its sentence.
+    #[error("{0}")]
+    NoRemoteBase(String),
     #[error("{} has a path that is not UTF-8: rename it", .0.display())]
     Path(PathBuf),
     #[error("the layer {layer} is in the catalogue and not on the disk: restore {} from a backup", .path.display())]
@@ -180,7 +187,7 @@ impl StoreError {
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,
-            Self::NotPacked(_) => true,
+            Self::NotPacked(_) | Self::RemoteBase(_) | Self::NoRemoteBase(_) => true,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arriving_delta::DeltaClaim;
 use super::base::{FoundBase, look_at_base};
-use super::catalog::{self, CatalogExcerpt, NameError, NodeName, StoreName};
+use super::catalog::{self, BaseKind, CatalogExcerpt, NameError, NodeName, StoreName};
 use super::collected::{CollectedLost, IngestState};
 use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
@@ -34,6 +34,9 @@ pub enum StoreRequest {
         image: StoreName,
         size: Option<u64>,
         base: Option<PathBuf>,
+        /// A base on another server, as whoever asks has found it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remote: Option<Box<FoundBase>>,
     },
     /// Snapshots of several images at one point in time.
     Snapshot {
@@ -291,11 +294,8 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(image)])?;
                 return Ok(StoreAnswer::Rebased(RebasedImages { of, rebased }));
             }
-            StoreRequest::Create { image, size, base } => {
-                match base {
-                    Some(base) => self.create_on_base(image, *size, look_at_base(base)?)?,
-                    None => self.create_empty(image, size.unwrap_or_default())?,
-                }
+            StoreRequest::Create { image, size, base, remote } => {
+                self.create_image(image, *size, base.as_deref(), remote.as_deref())?;
                 vec![node(image)]
             }
             StoreRequest::Snapshot { nodes } => {
@@ -334,6 +334,23 @@ impl<M: LayerMaps> OpenStore<M> {
         self.describe_some(&nodes).map(StoreAnswer::Nodes)
     }
 
+    fn create_image(
+        &mut self,
+        image: &StoreName,
+        size: Option<u64>,
+        base: Option<&Path>,
+        remote: Option<&FoundBase>,
+    ) -> Result<(), StoreError> {
+        match (base, remote) {
+            (_, Some(other)) if other.kind != BaseKind::Remote => {
+                Err(StoreError::NotABase(PathBuf::from(&other.path)))
+            }
+            (_, Some(remote)) => self.create_on_base(image, size, remote.clone()),
+            (Some(base), None) => self.create_on_base(image, size, look_at_base(base)?),
+            (None, None) => self.create_empty(image, size.unwrap_or_default()),
+        }
+    }
+
     fn told_of_sealed(&self) -> Result<StoreAnswer, StoreError> {
         Ok(StoreAnswer::Layers(catalog::sealed_rows(self.view()?, self.header())))
     }
@@ -353,7 +370,12 @@ impl<M: LayerMaps> OpenStore<M> {
         {
             return Err(StoreError::NewTier(from.address.clone()));
         }
-        let StoreRequest::Create { image, size, base: Some(path) } = request else {
+        let named = match request {
+            StoreRequest::Create { remote: Some(remote), .. } => Some(PathBuf::from(&remote.path)),
+            StoreRequest::Create { base, .. } => base.clone(),
+            _ => None,
+        };
+        let (StoreRequest::Create { image, size, .. }, Some(path)) = (request, named) else {
             let answer = self.perform(request);
             if request.opens() == OpenFor::Removing {
                 self.keep_reserve();
@@ -361,7 +383,7 @@ impl<M: LayerMaps> OpenStore<M> {
             return answer;
         };
         let known = self.view()?.bases().find(|row| Path::new(&row.path) == path);
-        let row = known.ok_or_else(|| StoreError::UnknownBase(path.clone()))?;
+        let row = known.ok_or_else(|| StoreError::UnknownBase(path))?;
         let (kind, path, identity) = (row.kind, row.path.clone(), row.identity.clone());
         self.create_on_base(image, *size, FoundBase { kind, path, identity })?;
         self.describe_some(&[node(image)]).map(StoreAnswer::Nodes)
@@ -426,7 +448,12 @@ mod tests {
         for request in [
             StoreRequest::Images,
             StoreRequest::Image { node: node.clone() },
-            StoreRequest::Create { image: image.clone(), size: Some(512), base: Some("/a".into()) },
+            StoreRequest::Create {
+                image: image.clone(),
+                size: Some(512),
+                base: Some("/a".into()),
+                remote: None,
+            },
             StoreRequest::Snapshot { nodes: vec![node.clone()] },
             StoreRequest::Checkpoint { node: node.clone() },
             StoreRequest::Clone { from: node.clone(), to: vec![image.clone()] },

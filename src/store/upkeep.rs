@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::base::base_differs;
-use super::catalog::LayerId;
+use super::catalog::{BaseKind, LayerId};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage, now_s};
@@ -136,7 +136,8 @@ impl<M: LayerMaps> OpenStore<M> {
                 name.escape_default()
             ));
         }
-        for row in view.bases() {
+        // Whether an export of another server is what it was is looked at when it is opened.
+        for row in view.bases().filter(|row| row.kind != BaseKind::Remote) {
             match base_differs(row) {
                 Ok(None) => {}
                 Ok(Some(what)) => found.push(format!(

@@ -1,7 +1,7 @@
 //! Overlays whose base is an export of another server.
 
 use super::far::{Far, Kind};
-use super::{SIZE, client, ended, error_of};
+use super::{SIZE, client, error_of};
 use crate::http::Address;
 use crate::support::image::{Image, pattern};
 use crate::support::server::{Options, Server};
@@ -116,14 +116,4 @@ fn an_overlay_knows_the_holes_of_its_base() {
     let mut read = vec![1; 1 << 20];
     client.read_at(SIZE + (1 << 20), &mut read).unwrap();
     assert!(read.iter().all(|byte| *byte == 0), "behind the base");
-}
-
-#[test]
-fn a_directory_on_a_remote_base_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let uri = format!("overlay:{}?base=nbd://localhost/x", directory.path().join("d").display());
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringnbd"));
-    command.args(["serve", &uri, "--unix"]).arg(directory.path().join("s"));
-    let told = ended(crate::peers::run(&mut command), 2);
-    assert!(told.contains("overlay:temp alone"), "{told}");
 }

@@ -9,6 +9,7 @@ mod cut;
 mod far;
 mod hostile;
 mod proxy;
+mod stored_base;
 
 use std::time::{Duration, Instant};
 

@@ -24,7 +24,7 @@ pub(in crate::backend) struct LayerFiles {
 }
 
 /// What is read where no layer has a block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::backend) struct BaseFile {
     pub(in crate::backend) file: Arc<FileStore>,
     /// Bytes of it when it was opened; what lies beyond reads as zeroes.
@@ -32,7 +32,7 @@ pub(in crate::backend) struct BaseFile {
 }
 
 /// What is read where no layer has a block, wherever it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::backend) enum OpenBase {
     File(BaseFile),
     /// An export of another server, of so many bytes.
@@ -44,6 +44,22 @@ impl OpenBase {
         match self {
             Self::File(file) => file.size,
             Self::Remote(_, size) => *size,
+        }
+    }
+
+    /// Of which no more than so many bytes are seen.
+    pub(super) fn seen(self, visible: u64) -> Self {
+        match self {
+            Self::File(file) => Self::File(BaseFile { size: file.size.min(visible), ..file }),
+            Self::Remote(store, size) => Self::Remote(store, size.min(visible)),
+        }
+    }
+
+    /// What reads of it are multiples of.
+    pub(super) fn minimum_block(&self) -> u32 {
+        match self {
+            Self::File(_) => 1,
+            Self::Remote(store, _) => store.minimum_block(),
         }
     }
 

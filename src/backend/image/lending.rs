@@ -1,8 +1,5 @@
 //! An image is closed because its store goes to another process, and may come back.
 
-use std::sync::Arc;
-
-use super::layer_files::{BaseFile, OpenBase};
 use super::store::ImageStore;
 use crate::exec::lock;
 use crate::store::map_files::MapFiles;
@@ -51,11 +48,10 @@ impl ImageStore {
 
     /// Keeps its base open for the time after: whoever is confined cannot open it again.
     pub(in crate::backend) fn keep_base(&self, store: &OpenStore<MapFiles>) {
-        let (Some(OpenBase::File(base)), Some(served)) = (&self.base, self.served()) else { return };
+        let (Some(base), Some(served)) = (&self.base, self.served()) else { return };
         let of = store.shape(served.name()).ok().and_then(|shape| shape.base);
         if let Some(of) = of.filter(|of| served.store().base(of.id).is_none()) {
-            let file = BaseFile { file: Arc::clone(&base.file), size: base.size };
-            served.store().keep_base(of.id, file);
+            served.store().keep_base(of.id, base.clone());
         }
     }
 }

@@ -9,14 +9,15 @@ use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use super::layer_files::{BaseFile, LayerFiles, NextHead, OpenBase};
+use super::remote_base::{facts_above, open_remote_base};
 use super::served_store::ServedStore;
 use super::store::ImageStore;
 use crate::backend::file_store::{FileOptions, FileStore};
 use crate::backend::open_error::OpenError;
 use crate::backend::remote::RemoteStore;
 use crate::block::{BlockSizes, DeviceFacts};
-use crate::config::{BasePlace, ImagePlace, ImageUri, Locking};
-use crate::store::catalog::{BaseId, NodeName};
+use crate::config::{BasePlace, ImagePlace, ImageUri, Locking, RemoteUri};
+use crate::store::catalog::{BaseId, BaseKind, NodeName};
 use crate::store::image_path::ImagePath;
 use crate::store::map::{Geometry, LayerIdentity, LayerMap, LayerMapError, MapFront};
 use crate::store::map_files::MapFiles;
@@ -80,7 +81,8 @@ impl ImageStore {
         }
         let ImageFiles { size, layers, contents, base } = store.files(node).map_err(OpenError::Store)?;
         let contents = contents.map(|contents| served.contents(&contents, uri.verify));
-        let base = base.map(|base| open_chain_base(store, served, &base, (uri.mapped, locks))).transpose()?;
+        let base = base.map(|base| open_chain_base(store, served, &base, (uri, locks))).transpose()?;
+        let block = base.as_ref().map_or(1, OpenBase::minimum_block);
         let mut opened = Vec::with_capacity(layers.len());
         let mut is_rotational = false;
         for (index, layer) in layers.into_iter().enumerate() {
@@ -97,9 +99,9 @@ impl ImageStore {
             let file = store.unnamed_file().map_err(OpenError::Store)?;
             opened.push(unnamed_layer(file, size, uri)?.0);
         }
-        let image = Self::new(opened, base.map(OpenBase::File), Some((open, options(uri, read_only))));
+        let image = Self::new(opened, base, Some((open, options(uri, read_only))));
         let image = image.with_contents(contents, uri.verify);
-        Ok((image, facts(size, read_only, is_rotational)))
+        Ok((image, facts_above(block, facts(size, read_only, is_rotational))?))
     }
 }
 
@@ -109,13 +111,13 @@ impl ServedStore {
     ///
     /// # Errors
     /// The store cannot be looked at.
-    pub fn open_bases(self: &Arc<Self>, mapped: bool, locks: bool) -> Result<(), OpenError> {
-        let served = Arc::clone(self);
+    pub fn open_bases(self: &Arc<Self>, uri: &ImageUri, locks: bool) -> Result<(), OpenError> {
+        let (served, uri) = (Arc::clone(self), uri.clone());
         self.call(move |store| {
             let bases: Vec<BaseId> =
                 store.view().map_err(OpenError::Store)?.bases().map(|row| row.id).collect();
             for id in bases {
-                match open_stored_base(store, id, (mapped, locks)) {
+                match open_stored_base(store, id, (&uri, locks)) {
                     Ok(base) => served.keep_base(id, base),
                     Err(error) => tracing::warn!(%error, "images on this base cannot be served"),
                 }
@@ -129,23 +131,48 @@ fn open_chain_base(
     store: &OpenStore<MapFiles>,
     served: &ServedStore,
     base: &ChainBase,
-    how: (bool, bool),
-) -> Result<BaseFile, OpenError> {
-    let file = match served.base(base.id) {
-        Some(file) => file,
-        None => open_stored_base(store, base.id, how)?,
+    how: (&ImageUri, bool),
+) -> Result<OpenBase, OpenError> {
+    let open = match served.base(base.id) {
+        Some(open) => open,
+        None => {
+            let open = open_stored_base(store, base.id, how)?;
+            if matches!(open, OpenBase::Remote(..)) {
+                // Each image of it has connections of its own.
+                served.keep_base(base.id, open.clone());
+            }
+            open
+        }
     };
-    Ok(BaseFile { size: file.size.min(base.visible), ..file })
+    let block = u64::from(open.minimum_block());
+    if !base.visible.is_multiple_of(block) || !open.size().is_multiple_of(block) {
+        return Err(OpenError::Image("ends within a block of the other server's export that it stands on"));
+    }
+    Ok(open.seen(base.visible))
 }
 
 /// A base that is what it was when images began with it.
 fn open_stored_base(
     store: &OpenStore<MapFiles>,
     id: BaseId,
-    (mapped, locks): (bool, bool),
-) -> Result<BaseFile, OpenError> {
+    (uri, locks): (&ImageUri, bool),
+) -> Result<OpenBase, OpenError> {
+    let row = store.view().map_err(OpenError::Store)?.base(id).expect("a base that is named has a row");
+    if row.kind == BaseKind::Remote {
+        // Another place of the same export, if one is named.
+        let remote = match &uri.base {
+            Some(BasePlace::Remote(remote)) => (**remote).clone(),
+            _ => RemoteUri::parse(&row.path)
+                .map_err(|error| OpenError::BaseUri(row.path.clone(), error.to_string()))?,
+        };
+        let (open, found) = open_remote_base(&remote)?;
+        return match found.differs_from(row) {
+            Some(how) => Err(OpenError::RemoteBaseDiffers { uri: remote.address, how }),
+            None => Ok(open),
+        };
+    }
     let path = store.unchanged_base(id).map_err(OpenError::Store)?;
-    open_base(&path, mapped, locks)
+    Ok(OpenBase::File(open_base(&path, uri.mapped, locks)?))
 }
 
 impl ImageStore {
@@ -169,26 +196,19 @@ fn open_temporary(
     read_only: bool,
     locks: bool,
 ) -> Result<(ImageStore, DeviceFacts), OpenError> {
-    let mut block_sizes = BlockSizes::default();
     let base = match &uri.base {
         None => None,
         Some(BasePlace::File(path)) => Some(OpenBase::File(open_base(path, uri.mapped, locks)?)),
         Some(BasePlace::Remote(remote)) => {
             let (store, facts) = RemoteStore::open(remote, true)?;
-            // What is read of it are parts of what clients read, so its unit is theirs.
-            block_sizes.minimum = facts.block_sizes.minimum;
-            if block_sizes.minimum > block_sizes.preferred {
-                return Err(OpenError::Image(
-                    "is on another server's export whose blocks are larger than 4 KiB",
-                ));
-            }
             Some(OpenBase::Remote(Arc::new(store), facts.size))
         }
     };
     let size = uri.size.or(base.as_ref().map(OpenBase::size));
     let size = size.ok_or(OpenError::Image("has neither a size nor a base"))?;
     let (head, rotational) = temporary_layer(size, uri)?;
-    let facts = DeviceFacts { block_sizes, ..facts(size, read_only, rotational) };
+    let block = base.as_ref().map_or(1, OpenBase::minimum_block);
+    let facts = facts_above(block, facts(size, read_only, rotational))?;
     Ok((ImageStore::new(vec![head], base, None), facts))
 }
 

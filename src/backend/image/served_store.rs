@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::contents::ServedContents;
-use super::layer_files::BaseFile;
+use super::layer_files::OpenBase;
+use super::remote_base::open_remote_base;
 use crate::backend::open_error::OpenError;
 use crate::config::{BasePlace, ImageUri, VerifyChunks};
 use crate::exec::lock;
@@ -35,8 +36,8 @@ pub struct ServedStore {
     counter: Arc<AtomicU64>,
     /// Images and snapshots that are open.
     served: Mutex<BTreeSet<NodeName>>,
-    /// Files below images that were opened at the start, because later none can be.
-    bases: Mutex<BTreeMap<BaseId, BaseFile>>,
+    /// What is below images and was opened at the start, because later nothing can be.
+    bases: Mutex<BTreeMap<BaseId, OpenBase>>,
     /// Its packs, for all of its images.
     shelf: Mutex<Weak<PackShelf>>,
     /// Reads of packs that failed.
@@ -190,10 +191,13 @@ impl ServedStore {
     }
 
     /// A base that was opened at the start.
-    pub(super) fn base(&self, id: BaseId) -> Option<BaseFile> {
-        let bases = lock(&self.bases);
-        let base = bases.get(&id)?;
-        Some(BaseFile { file: Arc::clone(&base.file), size: base.size })
+    pub(super) fn base(&self, id: BaseId) -> Option<OpenBase> {
+        lock(&self.bases).get(&id).cloned()
+    }
+
+    /// Whether some base of it is an export of another server, to which its images connect.
+    pub fn has_remote_base(&self) -> bool {
+        lock(&self.bases).values().any(|base| matches!(base, OpenBase::Remote(..)))
     }
 
     /// Contents of an image, read by whoever may wait. Packs are opened by the thread of the store: nobody
@@ -252,18 +256,25 @@ impl ServedStore {
 
     /// The same, to be read by whoever can open no file.
     pub fn base_reader(&self, id: BaseId) -> Option<File> {
-        lock(&self.bases).get(&id)?.file.buffered.try_clone().ok()
+        match lock(&self.bases).get(&id)? {
+            OpenBase::File(base) => base.file.buffered.try_clone().ok(),
+            OpenBase::Remote(..) => None,
+        }
     }
 
     /// Keeps a base open, for images that are opened later.
-    pub(super) fn keep_base(&self, id: BaseId, base: BaseFile) {
+    pub(super) fn keep_base(&self, id: BaseId, base: OpenBase) {
         lock(&self.bases).insert(id, base);
     }
 
     /// Makes the one image of an overlay, unless it is there.
     pub(super) fn make_overlay(&self, node: &NodeName, uri: &ImageUri) -> Result<(), OpenError> {
         let (node, uri) = (node.clone(), uri.clone());
-        self.call(move |store| make_overlay(store, &node, &uri))?
+        let kept = self.call(move |store| make_overlay(store, &node, &uri))??;
+        if let Some((id, base)) = kept {
+            self.keep_base(id, base);
+        }
+        Ok(())
     }
 }
 
@@ -281,28 +292,38 @@ fn note_damage(store: &Weak<ServedStore>, at: ChunkHint, hash: ChunkHash) {
     }
 }
 
-fn make_overlay(store: &mut OpenStore<MapFiles>, node: &NodeName, uri: &ImageUri) -> Result<(), OpenError> {
+/// Gives the base on another server that it begins with, which is open already then.
+fn make_overlay(
+    store: &mut OpenStore<MapFiles>,
+    node: &NodeName,
+    uri: &ImageUri,
+) -> Result<Option<(BaseId, OpenBase)>, OpenError> {
     let known = store.view().map_err(OpenError::Store)?.image(&node.image);
     if let Some(row) = known {
         return match uri.size {
             Some(size) if size != row.size => {
                 Err(OpenError::Image("has another size already: leave size= away"))
             }
-            _ => Ok(()),
+            _ => Ok(None),
         };
     }
+    let mut opened = None;
     let made = match (&uri.base, uri.size) {
-        (Some(base), size) => {
-            let BasePlace::File(path) = base else {
-                return Err(OpenError::Image("cannot begin with an export of another server"));
-            };
+        (Some(BasePlace::Remote(remote)), size) => {
+            let (base, found) = open_remote_base(remote)?;
+            opened = Some(base);
+            store.create_on_base(&node.image, size, found)
+        }
+        (Some(BasePlace::File(path)), size) => {
             let base = look_at_base(path).map_err(OpenError::Store)?;
             store.create_on_base(&node.image, size, base)
         }
         (None, Some(size)) => store.create_empty(&node.image, size),
         (None, None) => return Err(OpenError::Image("is new: give it a base= or a size=")),
     };
-    made.map_err(OpenError::Store)
+    made.map_err(OpenError::Store)?;
+    let below = store.shape(node).map_err(OpenError::Store)?.base;
+    Ok(below.map(|base| base.id).zip(opened))
 }
 
 impl ServedImage {

@@ -14,6 +14,8 @@ mod on_shard;
 mod reconnect;
 mod refill;
 mod shared;
+#[cfg(feature = "sim")]
+mod simulated;
 mod state;
 mod store;
 mod supervisor;
@@ -26,3 +28,5 @@ mod worlds;
 pub(crate) use counts::RemoteStatus;
 pub(super) use on_shard::Remote;
 pub(super) use store::RemoteStore;
+#[cfg(feature = "sim")]
+pub use store::SimulatedWay;

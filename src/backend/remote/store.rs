@@ -13,13 +13,14 @@ use crate::backend::launch::LaunchCommand;
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::client::uri::{NbdUri, ServerAddress};
-use crate::client::{ClientError, Timeouts, enter_over, enter_with};
+use crate::client::{Client, ClientError, Timeouts, enter_over, enter_with};
 use crate::config::{CommandUri, RemoteUri};
 use crate::exec::lock;
 use crate::nbd::client::handshake::{ExportDetails, Transmission};
 use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
+use crate::store::base::{FoundBase, sample_of};
 
 const BASE_ALLOCATION: &str = "base:allocation";
 /// What clients are promised on the strength of the remote: it may not lose these.
@@ -42,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(in crate::backend) struct RemoteStore {
     /// As it was written, for people.
     pub(super) text: String,
-    way: RemoteWay,
+    pub(super) way: RemoteWay,
     pub(super) facts: RemoteFacts,
     /// Transmission flags, as told at the start.
     pub(super) flags: u16,
@@ -52,17 +53,24 @@ pub(in crate::backend) struct RemoteStore {
     pub(super) connections: usize,
     /// The connection by which the remote was asked, for the first shard that needs one: a remote may end
     /// when its last client goes.
-    first: Mutex<Option<RemoteSocket>>,
+    pub(super) first: Mutex<Option<RemoteSocket>>,
     pub(super) counts: RemoteCounts,
 }
 
+/// How a simulated remote is reached.
+#[cfg(feature = "sim")]
+pub type SimulatedWay = fn() -> Option<OwnedFd>;
+
 /// How there comes to be a connection.
 #[derive(Debug)]
-enum RemoteWay {
+pub(super) enum RemoteWay {
     /// All addresses of a host. They were looked up at the start, since a confined server cannot do that.
     Places(Vec<NbdUri>),
     /// A command that is started, and which of its exports.
     Launch { launcher: Arc<dyn LaunchCommand>, name: String, export: String },
+    /// In a simulation: a socket to a server with which all is agreed on; none when it cannot be reached.
+    #[cfg(feature = "sim")]
+    Simulated(SimulatedWay),
 }
 
 /// What a user asks of an export of another server.
@@ -91,6 +99,31 @@ impl RemoteStore {
         uri: &RemoteUri,
         read_only: bool,
     ) -> Result<(Self, DeviceFacts), OpenError> {
+        let (way, entered) = Self::ask(uri)?;
+        Self::of_asked(uri, way, entered, read_only)
+    }
+
+    /// The same of an export that is never written, and what it is known by.
+    ///
+    /// # Errors
+    /// As [`RemoteStore::open`]; it cannot be read.
+    pub(in crate::backend) fn open_base(
+        uri: &RemoteUri,
+    ) -> Result<(Self, DeviceFacts, FoundBase), OpenError> {
+        let (way, (socket, transmission)) = Self::ask(uri)?;
+        let failed = |error| OpenError::Remote(uri.address.clone(), error);
+        let export = &transmission.export;
+        // Over this connection, since a remote may allow no other one.
+        let mut client = Client::borrowing(&socket, &transmission, TIMEOUTS).map_err(failed)?;
+        let sample =
+            sample_of(export.size, |offset, block| client.read_any(offset, block)).map_err(failed)?;
+        client.give_back().map_err(failed)?;
+        let found = FoundBase::remote(uri.to_string(), export.size, Some(&export.name), sample);
+        let (store, facts) = Self::of_asked(uri, way, (socket, transmission), true)?;
+        Ok((store, facts, found))
+    }
+
+    fn ask(uri: &RemoteUri) -> Result<(RemoteWay, (OwnedFd, Transmission)), OpenError> {
         let text = uri.address.clone();
         let wrong = |error| OpenError::RemoteAddress(text.clone(), error);
         let address: NbdUri = uri.address.parse().map_err(wrong)?;
@@ -100,11 +133,19 @@ impl RemoteStore {
             let entered = first_of(&places, enter)?;
             Ok((RemoteWay::Places(places), entered))
         });
-        let (way, entered) = asked.map_err(|error| match error {
+        asked.map_err(|error| match error {
             ConnectError::Client(error) => OpenError::Remote(text.clone(), error),
             other => OpenError::Command(text.clone(), other.to_string()),
-        })?;
-        let read_only = read_only || uri.read_only;
+        })
+    }
+
+    fn of_asked(
+        uri: &RemoteUri,
+        way: RemoteWay,
+        entered: (OwnedFd, Transmission),
+        read_only: bool,
+    ) -> Result<(Self, DeviceFacts), OpenError> {
+        let (text, read_only) = (uri.address.clone(), read_only || uri.read_only);
         let wishes = RemoteWishes { reconnect: uri.reconnect, connections: uri.connections, read_only };
         Self::of(text, way, entered, &wishes)
     }
@@ -159,6 +200,11 @@ impl RemoteStore {
         self.counts.status()
     }
 
+    /// What its reads are multiples of.
+    pub(in crate::backend) fn minimum_block(&self) -> u32 {
+        self.facts.block_sizes.minimum
+    }
+
     /// As many devices of files as its connections take places among the ring's files.
     pub(in crate::backend) fn files(&self) -> usize {
         self.connections.div_ceil(FILES_PER_EXPORT)
@@ -196,6 +242,11 @@ impl RemoteStore {
         let (socket, transmission) = match &self.way {
             RemoteWay::Places(places) => first_of(places, enter)?,
             RemoteWay::Launch { launcher, name, export } => enter_command(&**launcher, name, export)?,
+            #[cfg(feature = "sim")]
+            RemoteWay::Simulated(connect) => {
+                let socket = connect().ok_or(ConnectError::Client(ClientError::Closed))?;
+                return Ok(self.simulated_socket(socket));
+            }
         };
         RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
     }

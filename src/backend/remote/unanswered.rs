@@ -88,7 +88,7 @@ impl Unanswered {
         let vacant = self.places.vacant_entry();
         let cookie = self.next << PLACE_BITS | vacant.key() as u64;
         vacant.insert(Place { cookie, request, sent_on: None, sent_at: 0, is_withdrawn: false });
-        self.next += 1;
+        self.next += u64::from(!canary!(CookieReused));
         self.unsent.push_back(cookie);
         Some(cookie)
     }
@@ -137,7 +137,7 @@ impl Unanswered {
     /// Nobody waits any more. What is under way keeps its place until the remote answers it, or is lost.
     pub(super) fn withdraw(&mut self, cookie: u64) {
         let Some(place) = self.find(cookie) else { return };
-        if place.sent_on.is_some() {
+        if place.sent_on.is_some() && !canary!(CookieReused) {
             place.is_withdrawn = true;
             return;
         }
@@ -156,7 +156,7 @@ impl Unanswered {
                 return true;
             }
             place.sent_on = None;
-            if !place.is_withdrawn {
+            if !place.is_withdrawn && !canary!(ResendForgotten) {
                 sent_again.push(place.cookie);
             }
             !place.is_withdrawn

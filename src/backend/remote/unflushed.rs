@@ -44,7 +44,7 @@ impl Unflushed {
 
     /// A connection stands again. Unless the remote proves to be the same process, it may have crashed.
     pub(super) fn reconnected(&mut self, is_same_instance: bool) {
-        if self.is_dirty() && !is_same_instance {
+        if self.is_dirty() && !is_same_instance && !canary!(LossForgotten) {
             self.losses += 1;
             self.durable = self.acknowledged;
         }

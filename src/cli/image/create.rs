@@ -10,11 +10,11 @@ use super::watched::Watched;
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::cli::text::human;
-use crate::config::ControlAddress;
 use crate::config::size::parse_size;
+use crate::config::{ControlAddress, ExportUri};
 use crate::store::catalog::{NodeName, SIZE_UNIT, StoreName};
 use crate::store::image_path::ImagePath;
-use crate::store::{StoreAnswer, StoreError, StoreRequest, look_at_base};
+use crate::store::{StoreAnswer, StoreError, StoreRequest, look_at_base, look_at_remote_base};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("beginning").args(["size", "from", "base"]).multiple(true).required(true))]
@@ -28,12 +28,29 @@ pub(crate) struct CreateArgs {
     /// Copy a raw file or a block device into it
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub from: Option<PathBuf>,
-    /// Begin with a raw file or a block device, file:PATH, which is not copied and must not change
-    #[arg(long, value_name = "BASE", value_parser = base_path)]
-    pub base: Option<PathBuf>,
+    /// Begin with a raw file or a block device, file:PATH, or an export of another server,
+    /// nbd://HOST/NAME. It is not copied and must not change
+    #[arg(long, value_name = "BASE", value_parser = image_base)]
+    pub base: Option<ImageBase>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What an image begins with.
+#[derive(Debug, Clone)]
+pub(crate) enum ImageBase {
+    File(PathBuf),
+    /// The URI of an export of another server.
+    Remote(String),
+}
+
+fn image_base(text: &str) -> Result<ImageBase, String> {
+    if ["nbd://", "nbd+unix://"].iter().any(|scheme| text.starts_with(scheme)) {
+        text.parse::<ExportUri>().map_err(|error| error.to_string())?;
+        return Ok(ImageBase::Remote(text.to_owned()));
+    }
+    base_path(text).map(ImageBase::File)
 }
 
 pub(super) fn base_path(text: &str) -> Result<PathBuf, String> {
@@ -49,8 +66,13 @@ pub(super) fn create(args: CreateArgs, control: Option<&ControlAddress>) -> Resu
     let answer = if let Some(from) = &args.from {
         copy(place, &image, from, args.size)?
     } else {
-        let (size, base) = (args.size, args.base);
-        owner::ask(place, &StoreRequest::Create { image: image.clone(), size, base }, |_, _| Ok(()))?
+        let (base, remote) = match args.base {
+            Some(ImageBase::File(path)) => (Some(path), None),
+            Some(ImageBase::Remote(uri)) => (None, Some(Box::new(look_at_remote_base(&uri)?))),
+            None => (None, None),
+        };
+        let (image, size) = (image.clone(), args.size);
+        owner::ask(place, &StoreRequest::Create { image, size, base, remote }, |_, _| Ok(()))?
     };
     Ok(made(&image, &answer, args.json))
 }
@@ -107,6 +129,8 @@ mod tests {
             &["s/a", "--from", "f"],
             &["s/a", "--base", "file:f"],
             &["s/a", "1T", "--base", "file:f", "--json"],
+            &["s/a", "--base", "nbd://host/golden?connections=4"],
+            &["s/a", "--base", "nbd+unix:///?socket=s"],
             &["s/a", "1T", "--from", "f"],
         ] {
             assert!(accepts(words), "{words:?}");
@@ -117,6 +141,7 @@ mod tests {
             &["s/a", "--from", "f", "--base", "file:f"],
             &["s/a", "--base", "f"],
             &["s/a", "--base", "file:"],
+            &["s/a", "--base", "nbd://host/x?connections=0"],
             &["s/", "1G"],
         ] {
             assert!(!accepts(words), "{words:?}");

@@ -50,7 +50,8 @@ pub(super) fn fill(
         return Err(StoreError::from(ImageRefusal::Exists(name.to_string())).into());
     }
     let unfinished = unfinished(name);
-    let request = StoreRequest::Create { image: unfinished.clone(), size: Some(size), base: None };
+    let request =
+        StoreRequest::Create { image: unfinished.clone(), size: Some(size), base: None, remote: None };
     owner::ask_server_of(place, &request)?;
     let uri = NbdUri { export: unfinished.to_string(), ..uri };
     let written = || -> Result<StoreAnswer, RequestError> {

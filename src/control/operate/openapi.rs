@@ -183,7 +183,13 @@ fn change_store(name: &str) -> VerbDescription {
         "gc" => of("Remove what was lost, and what nothing needs of packs", &[("grace!", bytes())]),
         "ingest" => of("Whether layers come into packs by themselves", &[("pause", or_null(&flag()))]),
         "create" => {
-            let keys = [("image!", text()), ("size", or_null(&bytes())), ("base", or_null(&text()))];
+            let remote = or_null(&json!({ "type": "object" }));
+            let keys = [
+                ("image!", text()),
+                ("size", or_null(&bytes())),
+                ("base", or_null(&text())),
+                ("remote", remote),
+            ];
             of("A new image", &keys)
         }
         "snapshot" => of("Snapshots at one point in time", &[("nodes!", list(&text()))]),

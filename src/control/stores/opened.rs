@@ -76,7 +76,7 @@ impl OpenedStores {
             return Err(StoresError::Named(path.display().to_string()));
         }
         let store = ServedStore::at(path)?;
-        store.open_bases(image.mapped, locks)?;
+        store.open_bases(image, locks)?;
         let read_only = image.read_only || wanted.read_only;
         let description = Some(wanted.description.clone()).filter(|text| !text.is_empty());
         let all = ImageUri { read_only, description, ..(**image).clone() };
@@ -134,6 +134,11 @@ impl OpenedStores {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Whether images of them stand on exports of other servers, to which shards connect.
+    pub(in crate::control) fn connect(&self) -> bool {
+        self.0.iter().any(|of| of.store.has_remote_base())
     }
 
     /// Files that a shard may have open of images that are opened later.

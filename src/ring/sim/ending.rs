@@ -25,6 +25,18 @@ impl World {
         self.state().process_death();
     }
 
+    /// The machine of one server fails: operations of its ring are gone, and these files hold what survived.
+    /// Its shard must be dropped afterwards. The other rings go on, which do nothing with those files.
+    pub fn machine_fails(&self, ring: usize, files: &[FileId]) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.forget_ring(ring);
+        for file in files {
+            state.locked.remove(&file.0);
+            state.files[file.0].power_cut(&mut state.random);
+        }
+    }
+
     /// Makes all of a file durable, at once: for a server that starts, and syncs what the one before it has
     /// left. It must not have [lost data](World::has_lost_data).
     pub fn sync(&self, file: FileId) {

@@ -14,9 +14,11 @@ use super::codec::RowError;
 use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
 use super::foreign_rows::ForeignRow;
-use super::header::{self, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, UNFINISHED};
+use super::header::{
+    self, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, REMOTE_BASES, UNFINISHED,
+};
 use super::packed_rows::{ContentsRow, PackRow};
-use super::rows::{BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
+use super::rows::{BaseKind, BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::redb_errors::{caught_in, from_redb};
 
@@ -187,6 +189,11 @@ impl StoreCatalog {
         let has_foreign = change.foreign.values().any(Option::is_some) || self.view.foreign.keys().any(stays);
         header.incompatible &= !FOREIGN;
         header.incompatible |= if has_foreign { FOREIGN } else { 0 };
+        let stays = |row: &&BaseRow| !change.bases.contains_key(&row.id);
+        let bases = self.view.bases().filter(stays).chain(change.bases.values().flatten());
+        let has_remote = bases.into_iter().any(|row| row.kind == BaseKind::Remote);
+        header.incompatible &= !REMOTE_BASES;
+        header.incompatible |= if has_remote { REMOTE_BASES } else { 0 };
         header
     }
 

@@ -240,6 +240,7 @@ impl StoredRow for BaseRow {
         to.u8(match self.kind {
             BaseKind::File => 0,
             BaseKind::Device => 1,
+            BaseKind::Remote => 2,
         });
         to.text(&self.path).u64(self.created_s);
         to.u64(*size).u64(*inode).u64(*file_system).u64(*device);
@@ -250,6 +251,7 @@ impl StoredRow for BaseRow {
         let kind = match from.u8()? {
             0 => BaseKind::File,
             1 => BaseKind::Device,
+            2 => BaseKind::Remote,
             _ => return Err(RowError::Value),
         };
         let (path, created_s) = (from.text(LONGEST_PATH)?.to_owned(), from.u64()?);

@@ -26,10 +26,12 @@ const ZSTD: u64 = 4;
 /// There are packs that other stores have written, of which parts may be elsewhere only: set while there are
 /// some.
 pub(super) const FOREIGN: u64 = 8;
+/// There are bases that are exports of other servers: set while there are some.
+pub(super) const REMOTE_BASES: u64 = 16;
 /// Of the compatible ones: what comes into packs is not compressed. Set when the store is made.
 const RAW: u64 = 1;
 /// Feature bits that this program knows.
-const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD | FOREIGN;
+const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD | FOREIGN | REMOTE_BASES;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.

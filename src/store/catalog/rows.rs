@@ -140,6 +140,8 @@ pub struct TentativeRow {
 pub enum BaseKind {
     File,
     Device,
+    /// An export of another server. Its path is a URI, and its WWID the name that it gave itself.
+    Remote,
 }
 
 /// By what a base is known again after a restart. Its keys stand in maps.
@@ -159,12 +161,12 @@ pub struct BaseIdentity {
     pub sample: [u8; 32],
 }
 
-/// A file or device outside of the store. It is never written.
+/// What images stand on outside of the store. It is never written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseRow {
     pub id: BaseId,
     pub kind: BaseKind,
-    /// Absolute.
+    /// Absolute, or a URI.
     pub path: String,
     pub identity: BaseIdentity,
     pub created_s: u64,
