@@ -132,6 +132,12 @@ mod switch {
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
         JournalBeforeData,
+        /// The record of a FUA has all that is pending, of which only its own blocks are durable.
+        FuaNeighbours,
+        /// An image becomes larger while changes of it are under way.
+        GrowthWithoutDrain,
+        /// An image that becomes larger shows more of its base.
+        BaseShownByGrowth,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.

@@ -91,7 +91,7 @@ impl ImageDevice {
             return GrowOutcome::Larger;
         }
         let closed = self.entrance.close();
-        if !is_in_time(closed.drained(), limit, context).await {
+        if !canary!(GrowthWithoutDrain) && !is_in_time(closed.drained(), limit, context).await {
             return GrowOutcome::Busy;
         }
         // No commit is under way: each is part of a change.
@@ -115,11 +115,17 @@ impl Chain {
     fn grown(&self, size: u64) -> Self {
         let head = ChainLink { visible: size, ..self.layers[0].clone() };
         let layers = std::iter::once(head).chain(self.layers[1..].iter().cloned());
+        let mut base = self.base.clone();
+        if let Some(base) = &mut base
+            && canary!(BaseShownByGrowth)
+        {
+            base.visible = size;
+        }
         Self {
             store: Arc::clone(&self.store),
             layers: layers.collect(),
             contents: self.contents.clone(),
-            base: self.base.clone(),
+            base,
         }
     }
 }
