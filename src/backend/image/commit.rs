@@ -131,7 +131,7 @@ impl Chain {
         head.commits.syncs.flush(commit).await
     }
 
-    /// Makes a larger size of the disk durable. No change is under way, and so no other commit.
+    /// Makes a larger size of the disk durable. No change is under way, and no other commit.
     pub(super) async fn commit_size(&self, size: u64, context: &ShardContext) -> Result<(), i32> {
         let head = self.head();
         let Some(map_file) = head.map_file else { return Err(libc::EROFS) };

@@ -94,8 +94,12 @@ impl ImageDevice {
         if !canary!(GrowthWithoutDrain) && !is_in_time(closed.drained(), limit, context).await {
             return GrowOutcome::Busy;
         }
-        // No commit is under way: each is part of a change.
-        if before.commit_size(size, context).await.is_err() {
+        // FLUSHes do not wait at the entrance. Those that share this commit are answered by its first part.
+        let commit = async || {
+            before.commit(context).await?;
+            before.commit_size(size, context).await
+        };
+        if before.head().commits.syncs.lead(commit).await.is_err() {
             return GrowOutcome::NotDurable;
         }
         self.store.grows(size);
