@@ -126,6 +126,8 @@ mod switch {
         TrustUnbounded,
         /// A write of a part of a block that an image does not have yet forgets what is below it.
         MergeSkipsBase,
+        /// Two writes of parts of one block merge it at the same time.
+        MergeLosesNeighbour,
         /// A block of an image has its state before its data is written.
         StateBeforeWrite,
         /// A TRIM of an image brings back what is below it.

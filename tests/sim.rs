@@ -157,6 +157,7 @@ fn every_planted_bug_is_found() {
             Canary::HalfCloseIsEnd => neighbours::patient_zeroing,
             Canary::LongestOvertaken => neighbours::long_request_beside_steady_ones,
             Canary::MergeSkipsBase
+            | Canary::MergeLosesNeighbour
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData

@@ -93,7 +93,8 @@ impl Chain {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let blocks = self.store.touched(range);
-        let _alone = self.store.locks.lock(self.store.bytes(blocks), RangeMode::Exclusive).await;
+        let mode = if canary!(MergeLosesNeighbour) { RangeMode::Shared } else { RangeMode::Exclusive };
+        let _alone = self.store.locks.lock(self.store.bytes(blocks), mode).await;
         let covered = self.store.covered(range);
         let (first, last) = (blocks.start, blocks.end() - 1);
         let inner = self.store.bytes(covered);
