@@ -288,6 +288,10 @@ fn a_base_is_known_again() {
     assert_eq!(store.json("store info STORE")["bases"], 1, "the same base is one row");
     store.run("store check STORE").ok();
     assert!(std::fs::read(&base).unwrap() == bytes);
+    for own in ["DIR/golden.raw", "STORE/catalog.redb", "STORE/new"] {
+        store.refused(&format!("image export --force STORE/vm2 {own}"), &["belongs to the store"]);
+    }
+    assert!(std::fs::read(&base).unwrap() == bytes, "nobody else's file took its place");
     store.refused("image create STORE/x --base file:DIR/none", &["No such file"]);
     store.refused("image create STORE/x --base file:DIR", &["neither a file nor a block device"]);
     std::fs::write(&base, b"another").unwrap();
