@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::{Write, stderr};
 use std::process::ExitCode;
 
-/// Tells the user a sentence on stderr, in one write. If nobody can be told, as when stderr is a file on a full
-/// disk, the exit code still says what happened.
+/// Tells the user a sentence on stderr, in one write. If nobody can be told, as when stderr is a file on a
+/// full disk, the exit code still says what happened.
 pub(crate) fn complain(program: &str, sentence: impl Display) {
     let line = format!("{program}: {sentence}\n");
     let _nobody_to_tell = stderr().write_all(line.as_bytes());
