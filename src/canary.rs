@@ -126,12 +126,20 @@ mod switch {
         TrustUnbounded,
         /// A write of a part of a block that an image does not have yet forgets what is below it.
         MergeSkipsBase,
+        /// Two writes of parts of one block merge it at the same time.
+        MergeLosesNeighbour,
         /// A block of an image has its state before its data is written.
         StateBeforeWrite,
         /// A TRIM of an image brings back what is below it.
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
         JournalBeforeData,
+        /// The record of a FUA has all that is pending, of which only its own blocks are durable.
+        FuaNeighbours,
+        /// An image becomes larger while changes of it are under way.
+        GrowthWithoutDrain,
+        /// An image that becomes larger shows more of its base.
+        BaseShownByGrowth,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.

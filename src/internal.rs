@@ -6,8 +6,9 @@ pub use ringnbd_proto::vocabulary as block;
 
 pub mod backend {
     pub use crate::backend::{
-        Export, ExportId, HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask,
-        ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, seal_group, sealing,
+        Export, ExportId, GrowOutcome, GrowTask, HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure,
+        SealMember, SealTask, ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord,
+        seal_group, sealing,
     };
     #[cfg(feature = "sim")]
     pub use crate::backend::{SimulatedBlock, SimulatedImage, SimulatedLayer, SimulatedWay};

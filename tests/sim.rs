@@ -97,7 +97,8 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
             first..first + number("SEEDS").unwrap_or(300)
         }
     };
-    let (mut answered, mut cuts, mut restarts, mut snapshots, mut failed) = (0, 0, 0, 0, Vec::new());
+    let (mut answered, mut cuts, mut restarts, mut failed) = (0, 0, 0, Vec::new());
+    let (mut snapshots, mut growths) = (0, 0);
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         match attempt_in(run, seed) {
@@ -106,6 +107,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
                 cuts += u64::from(report.power_cut);
                 restarts += report.restarts;
                 snapshots += report.snapshots;
+                growths += report.growths;
                 for (name, count) in report.outcomes {
                     *outcomes.entry(name).or_default() += count;
                 }
@@ -117,7 +119,8 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
         }
     }
     println!(
-        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts, {snapshots} snapshots; operations: {outcomes:?}",
+        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts, {snapshots} snapshots, {growths} growths; \
+         operations: {outcomes:?}",
         seeds.count()
     );
     assert!(failed.is_empty(), "run again with SEED=n for n in {failed:?}");
@@ -166,9 +169,12 @@ fn every_planted_bug_is_found() {
             Canary::HalfCloseIsEnd => neighbours::patient_zeroing,
             Canary::LongestOvertaken => neighbours::long_request_beside_steady_ones,
             Canary::MergeSkipsBase
+            | Canary::MergeLosesNeighbour
             | Canary::StateBeforeWrite
             | Canary::TrimRevealsBase
-            | Canary::JournalBeforeData => image::crowds,
+            | Canary::JournalBeforeData
+            | Canary::FuaNeighbours => image::crowds,
+            Canary::GrowthWithoutDrain | Canary::BaseShownByGrowth => image::growing,
             Canary::SealedOneByOne => image::groups,
             Canary::SealWithoutDrain | Canary::FlushBeforeCommit => image::snapshots,
             Canary::HeadBeforeCatalog | Canary::TentativeDropped => image::killed_snapshots,

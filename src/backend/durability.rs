@@ -77,18 +77,22 @@ impl Syncs {
         // One that runs already may have passed by what was written a moment ago.
         let wanted = lock(&self.state).started + 1;
         loop {
-            let mut leading = match self.changed.until(|| self.look(wanted)).await {
+            let leading = match self.changed.until(|| self.look(wanted)).await {
                 Found::Covered => return Ok(()),
                 Found::Failed => return Err(BlockError::Io),
                 Found::Lead(leading) => leading,
             };
-            let result = sync().await;
-            leading.outcome = SyncOutcome::of(result);
-            if let (SyncOutcome::Failed, Err(errno)) = (leading.outcome, result) {
-                let what = "a sync failed, writes may be lost: FLUSH fails until the server is started again";
-                tracing::error!(errno, "{what}");
-            }
-            result.map_err(BlockError::from_errno)?;
+            leading.end(sync().await)?;
+        }
+    }
+
+    /// Runs a sync that does more than others, so none of theirs takes its place. Those that wait share it.
+    pub(super) async fn lead(&self, sync: impl AsyncFnOnce() -> Result<(), i32>) -> Result<(), BlockError> {
+        const NO_OTHER: u64 = u64::MAX;
+        match self.changed.until(|| self.look(NO_OTHER)).await {
+            Found::Covered => unreachable!("there are not so many"),
+            Found::Failed => Err(BlockError::Io),
+            Found::Lead(leading) => leading.end(sync().await),
         }
     }
 
@@ -116,6 +120,18 @@ impl Syncs {
         state.running = true;
         state.started += 1;
         Some(Found::Lead(Leading { syncs: self, number: state.started, outcome: SyncOutcome::Failed }))
+    }
+}
+
+impl Leading<'_> {
+    /// The sync has ended so, which those are told that share it.
+    fn end(mut self, result: Result<(), i32>) -> Result<(), BlockError> {
+        self.outcome = SyncOutcome::of(result);
+        if let (SyncOutcome::Failed, Err(errno)) = (self.outcome, result) {
+            let what = "a sync failed, writes may be lost: FLUSH fails until the server is started again";
+            tracing::error!(errno, "{what}");
+        }
+        result.map_err(BlockError::from_errno)
     }
 }
 

@@ -54,10 +54,10 @@ pub(crate) use device::Device;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;
-pub(crate) use image::{GrowOutcome, GrowTask, ServedStore};
+pub(crate) use image::ServedStore;
 pub use image::{
-    HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask, ShortenOutcome,
-    ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, look_at_remote_base, seal_group, sealing,
+    GrowOutcome, GrowTask, HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask,
+    ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, look_at_remote_base, seal_group, sealing,
 };
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Outcome;
+use super::outcome::complain;
 use super::text::{exact_and_human, json, print};
 use crate::attach::{self, AttachError, AttachOptions, Attached, DetachTarget};
 use crate::client::uri::{NbdUri, ServerAddress};
@@ -133,7 +134,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     if args.foreground {
         daemon::tell_ready();
     } else if let Err(error) = leave_the_terminal() {
-        eprintln!("ringnbd: the supervisor keeps its terminal: {error}");
+        complain("ringnbd", format_args!("the supervisor keeps its terminal: {error}"));
     }
     let outcome = match attach::supervise(attached) {
         Ok(()) => Outcome::Done,

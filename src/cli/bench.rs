@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub(crate) use args::Args;
 
 use super::Outcome;
+use super::outcome::complain;
 use super::text::{json, print};
 use crate::client::load::{Load, LoadInterval, Observer, Results, Stop};
 use hlog::{HistogramLog, LogFile};
@@ -55,7 +56,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         Err(sentence) => return Outcome::refused(sentence),
     };
     for warning in &settings.warnings {
-        eprintln!("ringnbd: {warning}");
+        complain("ringnbd", warning);
     }
     match measure(&args, &settings) {
         Ok(outcome) => outcome,

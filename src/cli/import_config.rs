@@ -5,6 +5,7 @@ mod nbd_server;
 
 use std::path::{Path, PathBuf};
 
+use super::outcome::complain;
 use super::{Outcome, text};
 use crate::config::Settings;
 use keyfile::{KeyFile, Section};
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             args.file.display()
         ));
     }
-    left_out.iter().for_each(|note| eprintln!("ringnbd: {note}"));
+    left_out.iter().for_each(|note| complain("ringnbd", note));
     match text::print(&toml) {
         Outcome::Done if args.strict && !left_out.is_empty() => Outcome::Failed,
         outcome => outcome,

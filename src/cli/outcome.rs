@@ -1,7 +1,15 @@
 //! How a command ends.
 
 use std::fmt::Display;
+use std::io::{Write, stderr};
 use std::process::ExitCode;
+
+/// Tells the user a sentence on stderr, in one write. If nobody can be told, as when stderr is a file on a
+/// full disk, the exit code still says what happened.
+pub(crate) fn complain(program: &str, sentence: impl Display) {
+    let line = format!("{program}: {sentence}\n");
+    let _nobody_to_tell = stderr().write_all(line.as_bytes());
+}
 
 /// How a command ended; `main` maps it to the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +27,13 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// A failure while running, told to the user in one sentence on stderr.
     pub(crate) fn failed(sentence: impl Display) -> Self {
-        eprintln!("ringnbd: {sentence}");
+        complain("ringnbd", sentence);
         Self::Failed
     }
 
     /// A usage or start-up error, told to the user in one sentence (cause and remedy) on stderr.
     pub(crate) fn refused(sentence: impl Display) -> Self {
-        eprintln!("ringnbd: {sentence}");
+        complain("ringnbd", sentence);
         Self::Refused
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use clap::Parser;
 
+use super::outcome::complain;
 use super::{Cli, Outcome};
 use crate::daemon::within::{NotUp, PrivateDirectory, ServerWithin};
 use arguments::QemuNbdArgs;
@@ -31,7 +32,7 @@ pub(crate) fn run() -> Outcome {
         Ok(translated) => translated,
         Err(error) => return refused(error),
     };
-    notes.iter().for_each(|note| eprintln!("{NAME}: {note}"));
+    notes.iter().for_each(|note| complain(NAME, note));
     match calls {
         Calls::Run(words) => run_words(words),
         Calls::InBackground(words) => in_background(words, None),
@@ -41,7 +42,7 @@ pub(crate) fn run() -> Outcome {
 
 /// qemu-nbd's exit code for everything that goes wrong.
 fn refused(sentence: impl std::fmt::Display) -> Outcome {
-    eprintln!("{NAME}: {sentence}");
+    complain(NAME, sentence);
     Outcome::Failed
 }
 

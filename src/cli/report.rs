@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Outcome;
+use super::outcome::complain;
 use super::text::{json as as_json, print};
 use reading::{Moment, Reading, Text};
 use source::ReportSource;
@@ -116,7 +117,7 @@ fn report(args: &Args) -> Result<Outcome, Outcome> {
         source.label.clone_from(label);
     }
     for note in sources.iter().flat_map(|source| &source.notes) {
-        eprintln!("ringnbd: {note}");
+        complain("ringnbd", note);
     }
     if sources.iter().all(|source| source.rows.is_empty()) {
         let chosen = !args.export.is_empty() || args.from.or(args.to).is_some();

@@ -6,6 +6,7 @@ mod of_store;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Outcome;
+use super::outcome::complain;
 use super::owner::{self, RequestError};
 use super::text::{exact_and_human, json, print, table};
 use super::tiered;
@@ -300,7 +301,7 @@ pub(super) fn marked(figure: String, is_estimate: bool) -> String {
 /// Layers whose files are missing count as nothing, which somebody should know.
 pub(super) fn warn_of_missing(missing: &[String]) {
     if let Some(first) = missing.first() {
-        eprintln!("ringnbd: {first} (`ringnbd store check` lists all that is wrong)");
+        complain("ringnbd", format_args!("{first} (`ringnbd store check` lists all that is wrong)"));
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Outcome;
+use super::outcome::complain;
 use super::owner::{self, RequestError, StorePlace};
 use super::text::{exact_and_human, json, print};
 use super::watched::Watched;
@@ -243,7 +244,7 @@ pub(super) fn check(store: &Path, as_json: bool) -> Result<Outcome, RequestError
     if as_json {
         print(&json(&checked));
     } else {
-        checked.problems.iter().for_each(|problem| eprintln!("ringnbd: {problem}"));
+        checked.problems.iter().for_each(|problem| complain("ringnbd", problem));
         let CheckedTier { images, snapshots, packs, bytes, .. } = checked;
         print(&format!(
             "{images} images, {snapshots} snapshots, {packs} packs ({}).\n",

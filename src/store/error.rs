@@ -53,7 +53,7 @@ pub enum StoreError {
     Refused(#[from] ImageRefusal),
     #[error("{0}")]
     Name(#[from] NameError),
-    #[error("{} is neither a file nor a block device: a base is one of them", .0.display())]
+    #[error("{} is neither a file nor a block device: name one of these", .0.display())]
     NotABase(PathBuf),
     #[error("{} is empty: there is nothing to begin with", .0.display())]
     EmptyBase(PathBuf),
@@ -146,6 +146,8 @@ pub enum StoreError {
     NewTier(String),
     #[error("{} exists already: name another file, or write --force", .0.display())]
     FileExists(PathBuf),
+    #[error("{} belongs to the store, or images stand on it: name another file", .0.display())]
+    Needed(PathBuf),
 }
 
 impl StoreError {
@@ -183,7 +185,11 @@ impl StoreError {
             Self::InUse { .. } | Self::NoLocks { .. } | Self::Catalog { .. } | Self::Refused(_) => true,
             Self::Name(_) | Self::NotABase(_) | Self::EmptyBase(_) | Self::Path(_) => true,
             Self::ChangesUnknown(_) | Self::Unrelated(..) | Self::Delta(_) | Self::FileExists(_) => true,
-            Self::RebaseServed(_) | Self::NeedsServer | Self::Collecting | Self::Shuru(_) => true,
+            Self::Needed(_)
+            | Self::RebaseServed(_)
+            | Self::NeedsServer
+            | Self::Collecting
+            | Self::Shuru(_) => true,
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,

@@ -70,6 +70,22 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(self.point(node)?.size)
     }
 
+    /// Whether a path is one of the store's, or of a base that images stand on: nothing else may come there.
+    ///
+    /// # Errors
+    /// The catalogue cannot be read.
+    pub fn needs_path(&self, path: &Path) -> Result<bool, StoreError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (Ok(parent), Ok(own), Some(name)) =
+            (parent.canonicalize(), self.path().canonicalize(), path.file_name())
+        else {
+            // There is no such place: whoever writes there is told.
+            return Ok(false);
+        };
+        let path = parent.join(name);
+        Ok(path.starts_with(own) || self.view()?.bases().any(|base| Path::new(&base.path) == path))
+    }
+
     /// Tells where each part of an image or a snapshot is, in order.
     ///
     /// # Errors

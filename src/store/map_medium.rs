@@ -180,6 +180,19 @@ pub(crate) fn seal_head_map(files: &impl LayerMedium) -> Result<(), MapFileError
     OpenMap { map: open_head_map(files)?, files }.checkpoint()
 }
 
+/// Gives the disk of a head the larger size that the catalogue has, durably.
+#[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "the simulation opens maps by it"))]
+pub(crate) fn grow_head_map(
+    map: LayerMap,
+    files: &impl LayerMedium,
+    size: u64,
+) -> Result<LayerMap, MapFileError> {
+    let mut open = OpenMap { map, files };
+    open.resize(size)?;
+    open.checkpoint()?;
+    Ok(open.map)
+}
+
 /// Every node that is live comes into memory once, which verifies it; few of them stay there.
 pub(super) fn load_each_node(map: &mut LayerMap, files: &impl LayerMedium) -> Result<(), MapFileError> {
     let mut after = None;

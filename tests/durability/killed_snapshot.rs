@@ -1,6 +1,6 @@
 //! SIGKILL of a server around `image snapshot` of two images that are being written.
 //!
-//!     RINGNBD_SNAPSHOT_KILLS=1000 cargo test --test integration killed_around_a_snapshot -- --nocapture
+//!     RINGNBD_SNAPSHOT_KILLS=1000 cargo test --test integration d7_killed_around_a_snapshot -- --nocapture
 //!
 //! Writes come in chains: each is sent when the one before it was answered, to the two images in turn. So what a chain has left in both is
 //! one number, the last write that is there, and any other contents are wrong. A snapshot of both has one such number for each chain too.
@@ -368,7 +368,7 @@ fn within(from: [u32; CHAINS], it: [u32; CHAINS], to: [u32; CHAINS]) -> bool {
 
 /// C1, C2 and D7 with the real server: 20 kills, or `RINGNBD_SNAPSHOT_KILLS`.
 #[test]
-fn killed_around_a_snapshot() {
+fn d7_killed_around_a_snapshot() {
     let seed = content::seed();
     let mut dice = Dice::new(seed);
     let given = std::env::var("RINGNBD_SNAPSHOT_KILLS").ok();

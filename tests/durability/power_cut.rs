@@ -281,7 +281,7 @@ fn disks(golden: &[u8]) -> Disks {
 
 /// D1 and D7 on a real kernel, of a clone too.
 #[test]
-fn power_cuts_lose_nothing_that_is_durable() {
+fn d1_power_cuts_lose_nothing_that_is_durable() {
     if peers::debian_root().is_none() {
         return;
     }

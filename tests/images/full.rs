@@ -33,7 +33,7 @@ impl Drop for SmallDisk<'_> {
 
 /// D8, of the catalogue: a clean error when the disk is full, removing works, and then all goes on.
 #[test]
-fn what_makes_room_works_on_a_full_disk() {
+fn d8_what_makes_room_works_on_a_full_disk() {
     if !rustix::process::geteuid().is_root() {
         return peers::skip("small file system", "run as root");
     }

@@ -17,7 +17,7 @@ fn spawn(store: &Store, line: &str) -> Child {
 
 /// C2, of offline commands.
 #[test]
-fn a_command_happened_or_did_not() {
+fn c2_a_command_happened_or_did_not() {
     let seed = std::env::var("RINGNBD_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("RINGNBD_SEED={seed}");

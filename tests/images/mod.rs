@@ -12,6 +12,7 @@ mod growing;
 mod killed;
 mod large;
 mod online;
+mod overwritten;
 mod packs;
 mod rebuilt;
 mod remote;
@@ -143,6 +144,17 @@ fn a_store_is_made_once_and_described() {
     let finished = store.run("store info STORE");
     assert_eq!(finished.status.code(), Some(2), "{finished}");
     assert!(finished.stderr.contains("the catalogue"), "{finished}");
+}
+
+/// A script whose errors go to a full disk learns from the exit code what happened.
+#[test]
+fn a_sentence_that_nobody_can_read_changes_no_exit_code() {
+    let store = Store::init();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (line, code) in [("store info DIR", 2), ("image create STORE/x 1000", 2), ("store info STORE", 0)] {
+        let ended = store.command(line).stderr(full()).stdout(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{line}");
+    }
 }
 
 #[test]
@@ -277,6 +289,10 @@ fn a_base_is_known_again() {
     assert_eq!(store.json("store info STORE")["bases"], 1, "the same base is one row");
     store.run("store check STORE").ok();
     assert!(std::fs::read(&base).unwrap() == bytes);
+    for own in ["DIR/golden.raw", "STORE/catalog.redb", "STORE/new"] {
+        store.refused(&format!("image export --force STORE/vm2 {own}"), &["belongs to the store"]);
+    }
+    assert!(std::fs::read(&base).unwrap() == bytes, "nobody else's file took its place");
     store.refused("image create STORE/x --base file:DIR/none", &["No such file"]);
     store.refused("image create STORE/x --base file:DIR", &["neither a file nor a block device"]);
     std::fs::write(&base, b"another").unwrap();
@@ -289,7 +305,7 @@ fn a_base_is_known_again() {
 
 /// L2: a store that is open in one process refuses a second.
 #[test]
-fn a_store_that_is_open_is_refused() {
+fn l2_a_store_that_is_open_is_refused() {
     let store = Store::init();
     store.run("image create STORE/vm1 1G").ok();
     let lock = std::fs::OpenOptions::new().read(true).write(true).open(store.path().join("lock")).unwrap();

@@ -155,7 +155,7 @@ fn after(writes: u32, golden: &[u8]) -> [Vec<u8>; 2] {
 /// C1: snapshots of two images are one point in time: all that was answered before they were asked for is in
 /// them, nothing that was asked for after they were there, and in between a beginning of the writes.
 #[test]
-fn snapshots_of_images_in_use_are_one_point_in_time() {
+fn c1_snapshots_of_images_in_use_are_one_point_in_time() {
     let (store, golden) = golden();
     let online = online(&store);
     let Online { server, .. } = &online;

@@ -10,7 +10,7 @@ use crate::support::server::{Options, Server};
 const SIZE: usize = 8 << 20;
 
 /// Bytes of an export, by a client that is not ours.
-fn read(server: &Server, export: &str, scratch: &Path) -> Option<Vec<u8>> {
+pub(super) fn read(server: &Server, export: &str, scratch: &Path) -> Option<Vec<u8>> {
     let to = scratch.join("read.raw");
     let mut convert = peers::command("qemu-img")?;
     peers::run(convert.args(["convert", "-f", "raw", "-O", "raw"]).arg(server.uri(export)).arg(&to)).ok();
@@ -18,7 +18,7 @@ fn read(server: &Server, export: &str, scratch: &Path) -> Option<Vec<u8>> {
 }
 
 /// Commands of qemu-io, which all succeed.
-fn qemu_io(server: &Server, export: &str, commands: &[&str]) -> Option<()> {
+pub(super) fn qemu_io(server: &Server, export: &str, commands: &[&str]) -> Option<()> {
     let mut command = peers::command("qemu-io")?;
     command.args(["-f", "raw"]);
     commands.iter().for_each(|line| {
@@ -51,7 +51,7 @@ fn options(store: &Store, names: &[&str]) -> Options {
 
 /// C4, S4: each clone has its own contents, whatever is written to the others; and so it is after a kill.
 #[test]
-fn clones_are_disks_of_their_own_and_survive_a_kill() {
+fn c4_clones_are_disks_of_their_own_and_survive_a_kill() {
     let (store, golden) = store();
     let scratch = store.dir.path().to_owned();
     let (mut one, mut other) = (golden.clone(), golden.clone());

@@ -64,7 +64,7 @@ fn store() -> Option<(Store, Vec<u8>)> {
 
 /// B1: what was answered counts at once, and after a kill; a rollback changes what is counted.
 #[test]
-fn bitmaps_tell_what_has_changed() {
+fn b1_bitmaps_tell_what_has_changed() {
     let Some((store, _)) = store() else { return };
     let (since_a, since_b) = ("qemu:dirty-bitmap:a", "qemu:dirty-bitmap:b");
     let mut server = serve(&store, "vm");
@@ -139,7 +139,7 @@ fn a_copy_takes_over_what_has_changed() {
 
 /// S5: as in the same chain of qcow2 images.
 #[test]
-fn depths_are_those_of_qemu() {
+fn s5_depths_are_those_of_qemu() {
     let store = Store::init();
     let base = store.dir.path().join("base.raw");
     std::fs::write(&base, pattern(3, 0, SIZE)).unwrap();
@@ -252,7 +252,7 @@ fn a_script_backs_up_what_has_changed() {
 
 /// B2, by the commands: all of it, by a file and by a pipe.
 #[test]
-fn exports_and_deltas_restore_the_same_bytes() {
+fn b2_exports_and_deltas_restore_the_same_bytes() {
     let Some((store, expected)) = store() else { return };
     let other = Store::init();
     let copy = |from: &str, to: &str| {

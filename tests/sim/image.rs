@@ -14,6 +14,9 @@ use super::pinned::{crowd, small_memory};
 use super::plan::{Disk, Interruption, Plan, Restart};
 use super::run::{self, Report};
 
+/// Bytes by which a disk can grow.
+const MOST_GROWTH: u64 = 1 << 16;
+
 /// How an image lies in its world.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
@@ -35,7 +38,7 @@ impl Shape {
         let ring_bytes = u64::from(record_block_bytes) * random.pick(&[4, 7, 16, 64]);
         let (fan_out, inner_levels): (u32, u32) = random.pick(&[(4, 2), (8, 2), (16, 1)]);
         let below = u64::from(page_blocks) * u64::from(fan_out.pow(inner_levels)) * u64::from(block_bytes);
-        let roots = (size + (1 << 16)).div_ceil(below) as u32;
+        let roots = (size + MOST_GROWTH).div_ceil(below) as u32;
         let geometry = Geometry {
             block_bytes,
             page_blocks,
@@ -74,6 +77,8 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
     plan.restarts = (0..random.below(4)).map(|_| Restart::random(&mut random)).collect();
     plan.snapshots = random.pick(&[0.0, 0.001, 0.01, 0.05]);
     plan.unrecorded = random.pick(&[0.0, 0.0, 0.3]);
+    // A number of its own: worlds that found something before stay what they were.
+    plan.growths = Random::new(mixed(seed ^ 0x6707)).pick(&[0.0, 0.0, 0.001, 0.01]);
     Arc::make_mut(&mut plan.limits).seal_timeout = random_timeout(&mut random);
     avoid_gaps(&mut plan, &faults);
     run::run_plan(random, world, faults, plan)
@@ -97,6 +102,23 @@ pub(crate) fn snapshots(seed: u64) -> Result<Report, String> {
         make_image(disk, &mut random);
     }
     plan.restarts = (0..3).map(|_| cut(Interruption::PowerCut, &mut random)).collect();
+    run::run_plan(random, world, faults, plan)
+}
+
+/// An image whose last block is cut by the end of the disk. It grows all the time under clients that write,
+/// zero and trim, and servers end.
+pub(crate) fn growing(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(6, small_memory());
+    (plan.growths, plan.snapshots) = (0.01, random.pick(&[0.0, 0.005]));
+    plan.disks[0].size = (8 << 10) + plan.disks[0].grain * random.between(1, 7);
+    make_image(&mut plan.disks[0], &mut random);
+    let shape = plan.disks[0].image.as_mut().expect("it is an image");
+    (shape.base, shape.geometry.block_bytes) = (Some(32 << 10), 4096);
+    let kinds = [Interruption::ProcessDeath, Interruption::PowerCut];
+    plan.restarts = kinds.into_iter().map(|kind| cut(kind, &mut random)).collect();
     run::run_plan(random, world, faults, plan)
 }
 
@@ -178,21 +200,44 @@ fn cut(interruption: Interruption, random: &mut Random) -> Restart {
     Restart { after: random.below(most), interruption, is_read: random.chance(0.3), sessions: 6 }
 }
 
-#[test]
-fn what_an_image_has_answered_is_kept() {
-    for seed in 1..=40 {
-        let kinds = [
-            ("crowds", crowds as fn(u64) -> _),
-            ("killed_servers", killed_servers),
-            ("snapshots", snapshots),
-            ("killed_snapshots", killed_snapshots),
-            ("groups", groups),
-        ];
-        for (name, world) in kinds {
-            let result = world(seed);
-            assert!(result.is_ok(), "world {seed} of {name}: {}", result.unwrap_err());
-        }
+fn pass(world: fn(u64) -> Result<Report, String>, seeds: std::ops::RangeInclusive<u64>) {
+    for seed in seeds {
+        let result = world(seed);
+        assert!(result.is_ok(), "world {seed}: {}", result.unwrap_err());
     }
+}
+
+#[test]
+fn d1_what_was_flushed_survives_power_cuts_and_what_was_answered_kills() {
+    pass(killed_servers, 1..=40);
+}
+
+/// Many first writes of parts of few blocks over a base, cut off anywhere.
+#[test]
+fn d2_no_block_over_a_base_reads_as_zeroes_that_nobody_wrote() {
+    pass(crowds, 1..=40);
+}
+
+/// Clients that write a block with FUA beside others that write its neighbours without.
+#[test]
+fn d3_a_fua_publishes_no_neighbour() {
+    pass(crowds, 41..=80);
+}
+
+#[test]
+fn c1_snapshots_of_a_group_are_one_point_in_time() {
+    pass(groups, 1..=40);
+}
+
+#[test]
+fn c2_a_snapshot_is_there_as_a_whole_or_not() {
+    pass(snapshots, 1..=40);
+    pass(killed_snapshots, 1..=40);
+}
+
+#[test]
+fn an_image_grows_under_its_clients_and_keeps_what_they_wrote() {
+    pass(growing, 1..=40);
 }
 
 /// What the catalogue says of an image. It survives everything.
@@ -230,7 +275,9 @@ const MOST_LAYERS: usize = 5;
 /// An image in a world.
 pub(crate) struct Image {
     row: Rc<RefCell<Row>>,
-    size: u64,
+    /// The largest that its maps have room for.
+    most_bytes: u64,
+    grain: u64,
     alignment: Option<u32>,
     shape: Shape,
     random: Random,
@@ -323,12 +370,22 @@ impl Image {
         });
         let layers = layers.collect();
         let base = base.map(|bytes| {
-            let size = bytes.len() as u64;
-            (file(bytes, None, false), size)
+            // What an image does not have when it begins is not seen when it has grown.
+            let visible = disk.size.min(bytes.len() as u64);
+            (file(bytes, None, false), visible)
         });
-        let image = SimulatedImage { layers, base, read_only: disk.read_only };
+        let image = SimulatedImage { size: disk.size, layers, base, read_only: disk.read_only };
         let row = Rc::new(RefCell::new(Row { image, snapshots: Vec::new(), tentative: None }));
-        Self { row, size: disk.size, alignment: disk.alignment, shape, random, copies: 0, untouched }
+        Self {
+            row,
+            most_bytes: disk.size + MOST_GROWTH,
+            grain: disk.grain,
+            alignment: disk.alignment,
+            shape,
+            random,
+            copies: 0,
+            untouched,
+        }
     }
 }
 
@@ -359,9 +416,10 @@ impl Medium for Image {
         if image.read_only || image.layers.len() >= MOST_LAYERS || is_unfinished {
             return None;
         }
-        let length = self.size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)) as usize;
+        let size = image.size;
+        let length = size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)) as usize;
         let data = if self.shape.is_dirty { rubbish(length, &mut self.random) } else { vec![0; length] };
-        let map = SimulatedImage::map_file(self.size, self.shape.geometry, &[]);
+        let map = SimulatedImage::map_file(size, self.shape.geometry, &[]);
         let layer =
             SimulatedLayer { data: world.file(data, self.alignment, 1).id, map: world.file(map, None, 1).id };
         Some(NextLayer { layer, row: Rc::clone(&self.row) })
@@ -373,7 +431,24 @@ impl Medium for Image {
             return None;
         }
         self.copies += 1;
-        Some(ShorterChain::simulated(world, image, self.size, self.copies))
+        Some(ShorterChain::simulated(world, image, self.copies))
+    }
+
+    fn grow(&mut self, world: &World) -> Option<(SimulatedLayer, u64)> {
+        let mut row = self.row.borrow_mut();
+        let room = self.most_bytes.saturating_sub(row.image.size) / self.grain;
+        if row.image.read_only || row.tentative.is_some() || room == 0 {
+            return None;
+        }
+        let most = self.random.pick(&[2, 16, 200]).min(room);
+        let (head, size) = (row.image.layers[0], row.image.size + self.grain * self.random.between(1, most));
+        world.lengthen(head.data, size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)));
+        row.image.size = size;
+        Some((head, size))
+    }
+
+    fn size(&self) -> Option<u64> {
+        Some(self.row.borrow().image.size)
     }
 
     /// Whoever opens the store next finishes a snapshot that was being taken.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ringnbd::internal::backend::{Export, ShorterChain};
+use ringnbd::internal::backend::{Export, ShorterChain, SimulatedLayer};
 use ringnbd::internal::ring::sim::{FileId, Random, World};
 
 use super::application;
@@ -29,6 +29,16 @@ pub(crate) trait Medium {
 
     /// Other layers of the same contents, if it is an image that has some below its head.
     fn other_layers(&mut self, _world: &World) -> Option<ShorterChain> {
+        None
+    }
+
+    /// Makes it larger, if it is an image that can be: its data and the catalogue. Its head, and its size.
+    fn grow(&mut self, _world: &World) -> Option<(SimulatedLayer, u64)> {
+        None
+    }
+
+    /// Bytes that it has by the catalogue, if it is an image.
+    fn size(&self) -> Option<u64> {
         None
     }
 

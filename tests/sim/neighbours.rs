@@ -69,6 +69,7 @@ impl Scene {
             cuts: 0.0,
             snapshots: 0.0,
             unrecorded: 0.0,
+            growths: 0.0,
             encrypted: 0.0,
             shards: 1,
             disks: sizes.map(disk).into(),
@@ -191,6 +192,7 @@ impl Scene {
                 power_cut: false,
                 restarts: 0,
                 snapshots: 0,
+                growths: 0,
             }),
             sleeps => Err(format!("the shard slept in the kernel {sleeps} times")),
         }

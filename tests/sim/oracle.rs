@@ -110,6 +110,19 @@ impl Oracle {
         oracle
     }
 
+    /// The disk has become larger: what is new holds zeroes.
+    pub(crate) fn grow(&mut self, size: u64) {
+        let units = size as usize / self.grain;
+        if units <= self.units.len() {
+            return;
+        }
+        let write = self.writes.len() as u32;
+        let (value, replaces, durable) = (0, true, true);
+        self.writes.push(Write { value, sent: 0, ended: 0, replaces, durable, void: false });
+        let first = Touch { write, seen: NEVER };
+        self.units.resize(units, Unit { first, later: Vec::new() });
+    }
+
     /// A client begins to send a write. `value` is its own, or 0 for zeroes.
     pub(crate) fn begin(&mut self, now: u64, value: u64, offset: u64, length: u64) -> WriteId {
         let write = self.writes.len() as u32;

@@ -37,6 +37,7 @@ pub(crate) fn crowd(clients: usize, limits: Limits) -> Plan {
         cuts: 0.0,
         snapshots: 0.0,
         unrecorded: 0.0,
+        growths: 0.0,
         encrypted: 0.0,
         power_cut_at: None,
         shutdown_at: None,

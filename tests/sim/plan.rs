@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) cuts: f64,
     /// How often a snapshot of some images is begun, by step.
     pub(crate) snapshots: f64,
+    /// How often an image becomes larger, by step.
+    pub(crate) growths: f64,
     /// How often the catalogue does not say at once that it has it.
     pub(crate) unrecorded: f64,
     /// How many clients have TLS.
@@ -116,6 +118,7 @@ impl Plan {
             cuts: random.pick(&[0.0, 0.0, 0.001]),
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             snapshots: 0.0,
+            growths: 0.0,
             unrecorded: 0.0,
             encrypted: 0.0,
             power_cut_at,
@@ -274,7 +277,7 @@ pub(crate) fn negotiated(socket: OwnedFd, setting: &Setting, exports: &[Arc<Expo
     let session = Session {
         reply_mode,
         transmission_flags: info.transmission_flags(reply_mode),
-        size: info.facts.size,
+        size: setting.size,
         block_sizes: info.facts.block_sizes,
         enforce_alignment: setting.enforced.is_some(),
         contexts: contexts.into_iter().collect(),

@@ -23,6 +23,7 @@ impl Simulation {
         let rings = world.rings();
         let start = |index| SteppedShard::start(self.plan.shard(index), rings + index);
         self.shards = (0..self.plan.shards).map(start).collect::<Result<_, _>>().expect("shards start");
+        self.take_sizes();
         self.lives = self.plan.disks.iter().map(|_| Life::default()).collect();
         self.off_cpu = None;
     }
@@ -52,6 +53,7 @@ impl Simulation {
         }
         self.media.iter_mut().for_each(|medium| medium.interrupted(&self.world, interruption));
         self.end_snapshots();
+        self.end_growths();
         self.drop_server();
         for client in std::mem::take(&mut self.clients) {
             let (export, generation) = (client.setting.export, client.setting.generation);
@@ -137,6 +139,7 @@ impl Simulation {
         let faults = self.world.set_faults(calm);
         let mut setting = self.plan.setting(&mut self.random);
         (setting.export, setting.generation) = (export, self.lives[export].generation);
+        setting.size = self.plan.disks[export].size;
         self.go_home(&mut setting);
         let exports = Arc::clone(&self.exports);
         let content = self.read_calmly(setting, &exports);
@@ -153,7 +156,7 @@ impl Simulation {
         (setting.form, setting.context, setting.enforced) = (Form::Simple, None, None);
         let negotiated = negotiated(token, &setting, exports);
         assert!(self.shards[setting.shard].connect(negotiated).is_ok(), "the mailbox has room");
-        let size = exports[setting.export].facts().size;
+        let size = setting.size;
         let mut content = Vec::new();
         while (content.len() as u64) < size {
             let offset = content.len() as u64;

@@ -32,6 +32,8 @@ pub(crate) struct Report {
     pub(crate) restarts: usize,
     /// Snapshots of groups of images that were taken.
     pub(crate) snapshots: u64,
+    /// How often an image became larger under its clients.
+    pub(crate) growths: u64,
 }
 
 /// A connection whose client has left while the shard may still work for it.
@@ -66,6 +68,7 @@ struct Simulation {
     /// By export.
     lives: Vec<Life>,
     snapshots: snapshot::Snapshots,
+    growths: growing::Growths,
     _entered: Entered,
 }
 
@@ -103,6 +106,8 @@ macro_rules! context {
 }
 
 // It uses the macro.
+#[path = "growing.rs"]
+mod growing;
 #[path = "restart.rs"]
 mod restart;
 #[path = "snapshot.rs"]
@@ -143,6 +148,7 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
         power_cut,
         restarts: simulation.restarts,
         snapshots: simulation.snapshots.taken,
+        growths: simulation.growths.done,
     })
 }
 
@@ -177,6 +183,7 @@ impl Simulation {
             exports: Vec::new().into(),
             lives: Vec::new(),
             snapshots: snapshot::Snapshots::default(),
+            growths: growing::Growths::default(),
             _entered: entered,
         };
         simulation.start_server();
@@ -199,7 +206,9 @@ impl Simulation {
             self.remove();
             self.begin_snapshot();
             self.replace_layers();
+            self.begin_growth();
             self.go_on_with_snapshots()?;
+            self.go_on_with_growths()?;
             while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
                 if !self.connect() {
                     break;
@@ -301,7 +310,11 @@ impl Simulation {
                 self.note_released();
                 Ok(())
             }
-            (None, _) if self.step_devices() || self.go_on_with_snapshots()? => Ok(()),
+            (None, _)
+                if self.step_devices() || self.go_on_with_snapshots()? || self.go_on_with_growths()? =>
+            {
+                Ok(())
+            }
             (None, _) => Err("nothing will ever happen again".into()),
         }
     }
@@ -437,7 +450,10 @@ impl Simulation {
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_STEPS {
             // Devices of the application before the clock, which would run to the end of every patience.
-            let goes_on = self.takes_turn() || self.step_devices() || self.go_on_with_snapshots()?;
+            let goes_on = self.takes_turn()
+                || self.step_devices()
+                || self.go_on_with_snapshots()?
+                || self.go_on_with_growths()?;
             if !goes_on && !self.world.step() {
                 return Ok(());
             }
@@ -519,6 +535,7 @@ impl Simulation {
         self.world.power_cut();
         self.media.iter_mut().for_each(|medium| medium.interrupted(&self.world, Interruption::PowerCut));
         self.end_snapshots();
+        self.end_growths();
         if self.media.iter().any(|medium| medium.content(&self.world).is_none()) {
             self.drop_server();
         }

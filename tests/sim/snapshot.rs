@@ -155,6 +155,7 @@ impl Simulation {
         let is_free = |export: &usize| {
             let under_way = self.snapshots.under_way.iter();
             self.lives[*export].held_by.is_none()
+                && !self.is_growing(*export)
                 && !under_way.flat_map(|one| &one.exports).any(|at| at == export)
         };
         let free: Vec<usize> = (0..self.media.len()).filter(is_free).collect();
@@ -202,7 +203,7 @@ impl Simulation {
             return;
         }
         let export = self.random.below(self.media.len() as u64) as usize;
-        if self.lives[export].held_by.is_some() {
+        if self.lives[export].held_by.is_some() || self.is_growing(export) {
             return;
         }
         let Some(chain) = self.media[export].other_layers(&self.world) else { return };
@@ -244,9 +245,7 @@ impl Simulation {
     ) -> Result<(), String> {
         self.tick += 1;
         self.keep(taking);
-        let fails = self.faults.io_error + self.faults.lost_write_back + self.faults.canceled > 0.0
-            || self.faults.no_space > 0.0
-            || self.shutting_down;
+        let fails = self.may_fail();
         let is_right = match result {
             Ok(_) => true,
             Err(SnapshotError::Refused(_) | SnapshotError::Unknown(_)) => self.plan.unrecorded > 0.0,
@@ -266,6 +265,23 @@ impl Simulation {
             return Err("a snapshot is there in part".into());
         }
         if is_right { Ok(()) } else { Err(format!("a snapshot fails that nothing keeps: {result:?}")) }
+    }
+
+    /// Whether a commit of an image may fail.
+    pub(super) fn may_fail(&self) -> bool {
+        self.faults.io_error + self.faults.lost_write_back + self.faults.canceled > 0.0
+            || self.faults.no_space > 0.0
+            || self.shutting_down
+    }
+
+    /// Whether a snapshot of an image is being taken.
+    pub(super) fn is_being_taken(&self, export: usize) -> bool {
+        self.snapshots.under_way.iter().flat_map(|one| &one.exports).any(|at| *at == export)
+    }
+
+    /// Whether an image may have another head than the one that its row has.
+    pub(super) fn has_failed_to_snapshot(&self) -> bool {
+        self.snapshots.has_failed
     }
 
     /// From now on what the catalogue has of it must stay.
@@ -328,6 +344,7 @@ impl Simulation {
         let mut setting = self.plan.setting(&mut self.random);
         self.snapshots.read += 1;
         (setting.export, setting.generation) = (exports.len(), self.snapshots.read);
+        setting.size = kept.image.size;
         exports.push(Arc::new(Export::simulated_image(&self.world, &kept.image)));
         let shard = setting.shard;
         let id = ExportId { index: setting.export as u32, generation: setting.generation };

@@ -91,11 +91,15 @@ impl ImageDevice {
             return GrowOutcome::Larger;
         }
         let closed = self.entrance.close();
-        if !is_in_time(closed.drained(), limit, context).await {
+        if !canary!(GrowthWithoutDrain) && !is_in_time(closed.drained(), limit, context).await {
             return GrowOutcome::Busy;
         }
-        // No commit is under way: each is part of a change.
-        if before.commit_size(size, context).await.is_err() {
+        // FLUSHes do not wait at the entrance. Those that share this commit are answered by its first part.
+        let commit = async || {
+            before.commit(context).await?;
+            before.commit_size(size, context).await
+        };
+        if before.head().commits.syncs.lead(commit).await.is_err() {
             return GrowOutcome::NotDurable;
         }
         self.store.grows(size);
@@ -115,11 +119,17 @@ impl Chain {
     fn grown(&self, size: u64) -> Self {
         let head = ChainLink { visible: size, ..self.layers[0].clone() };
         let layers = std::iter::once(head).chain(self.layers[1..].iter().cloned());
+        let mut base = self.base.clone();
+        if let Some(base) = &mut base
+            && canary!(BaseShownByGrowth)
+        {
+            base.visible = size;
+        }
         Self {
             store: Arc::clone(&self.store),
             layers: layers.collect(),
             contents: self.contents.clone(),
-            base: self.base.clone(),
+            base,
         }
     }
 }

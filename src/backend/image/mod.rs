@@ -69,7 +69,7 @@ use chain::{BaseDevice, BaseLink, Chain, ChainLink, RegisteredLayer};
 use contents::ContentsLink;
 pub(crate) use counts::ImageStatus;
 use entrance::Entrance;
-pub(crate) use growing::{GrowOutcome, GrowTask};
+pub use growing::{GrowOutcome, GrowTask};
 pub use handle::ImageHandle;
 pub use home_task::HomeTask;
 pub use layer_files::NextHead;

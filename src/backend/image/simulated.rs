@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::growing::{GrowOutcome, GrowTask};
 use super::layer_files::{BaseFile, LayerFiles, NextHead, OpenBase};
 use super::open::facts;
 use super::shortening::ShorterChain;
@@ -19,7 +20,9 @@ use crate::store::map::{
     BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LogLayout,
     LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
-use crate::store::map_medium::{LayerMedium, MapFileError, open_head_map, open_map_of, seal_head_map};
+use crate::store::map_medium::{
+    LayerMedium, MapFileError, grow_head_map, open_head_map, open_map_of, seal_head_map,
+};
 use crate::store::pending::FoundLog;
 use crate::store::serving::{ChainBase, ChainShape};
 use crate::store::unfinished::may_have_answered;
@@ -27,9 +30,11 @@ use crate::store::unfinished::may_have_answered;
 /// The files of an image in a world.
 #[derive(Debug, Clone)]
 pub struct SimulatedImage {
+    /// Bytes of the disk, by the catalogue.
+    pub size: u64,
     /// The head first; at least one.
     pub layers: Vec<SimulatedLayer>,
-    /// What is below them, and its bytes.
+    /// What is below them, and the bytes of it that are seen.
     pub base: Option<(FileId, u64)>,
     /// Nobody may write.
     pub read_only: bool,
@@ -156,6 +161,10 @@ impl ImageStore {
             let (files, read_only) = (InWorld(world, *layer), image.read_only || index > 0);
             let mut map = if index == 0 { open_head_map(&files)? } else { open_map_of(&files)? };
             if !read_only {
+                // The catalogue decides it, and an interruption may have kept the map from following.
+                if map.size() < image.size {
+                    map = grow_head_map(map, &files, image.size)?;
+                }
                 files.note_changes(&mut map);
             }
             let visible = map.size();
@@ -168,7 +177,8 @@ impl ImageStore {
             ));
         }
         let base = image.base.map(|(file, size)| {
-            let (file, _) = FileStore::simulated(world.open(file), size, true, None);
+            let bytes = world.content(file).len() as u64;
+            let (file, _) = FileStore::simulated(world.open(file), bytes, true, None);
             OpenBase::File(BaseFile { file: Arc::new(file), size })
         });
         let size = layers[0].1.size();
@@ -194,6 +204,17 @@ impl NextHead {
     }
 }
 
+impl GrowTask {
+    /// Has an image of a world go on with a larger size, which the data of its head has.
+    pub fn simulated(
+        head: SimulatedLayer,
+        size: u64,
+        told: impl FnOnce(GrowOutcome) + Send + 'static,
+    ) -> Self {
+        Self::new(layer_id(head, 0), size, told)
+    }
+}
+
 /// A layer by the number of its copy.
 fn layer_id(layer: SimulatedLayer, copy: u64) -> LayerId {
     LayerId(Uuid::from_u64_pair(layer.data.number() as u64, copy))
@@ -212,7 +233,8 @@ impl ShorterChain {
     ///
     /// # Panics
     /// A map of them cannot be used.
-    pub fn simulated(world: &World, image: &SimulatedImage, size: u64, copy: u64) -> Self {
+    pub fn simulated(world: &World, image: &SimulatedImage, copy: u64) -> Self {
+        let size = image.size;
         let head = layer_id(image.layers[0], 0);
         let (mut layers, mut new) = (vec![(head, size)], Vec::new());
         for layer in &image.layers[1..] {

@@ -70,7 +70,8 @@ impl Chain {
             return Ok(Written::Not(lease));
         }
         // What is pending is not durable by the write alone.
-        let alone = fua && in_place && !head.map.borrow().has_pending_in(blocks.start, blocks.length);
+        let is_journaled = in_place && !head.map.borrow().has_pending_in(blocks.start, blocks.length);
+        let alone = fua && (is_journaled || canary!(FuaNeighbours));
         if canary!(StateBeforeWrite) {
             self.set(covered, BlockState::Data, context).await?;
         }
@@ -78,6 +79,9 @@ impl Chain {
         // A block of which only a part was written keeps its state: a TRIM that came meanwhile is the later
         // one.
         self.set(covered, BlockState::Data, context).await?;
+        if alone && canary!(FuaNeighbours) {
+            self.record_unsynced(context).await?;
+        }
         Ok(if alone { Written::Durable } else { Written::Buffered })
     }
 
@@ -89,7 +93,8 @@ impl Chain {
         context: &ShardContext,
     ) -> Result<(), BlockError> {
         let blocks = self.store.touched(range);
-        let _alone = self.store.locks.lock(self.store.bytes(blocks), RangeMode::Exclusive).await;
+        let mode = if canary!(MergeLosesNeighbour) { RangeMode::Shared } else { RangeMode::Exclusive };
+        let _alone = self.store.locks.lock(self.store.bytes(blocks), mode).await;
         let covered = self.store.covered(range);
         let (first, last) = (blocks.start, blocks.end() - 1);
         let inner = self.store.bytes(covered);

@@ -90,6 +90,9 @@ fn export_of(
         write_out(store, (from, node, size), args, (&args.out, RawOutput::Stream(out)), copying)?;
         return Ok(Outcome::Done);
     }
+    if store.needs_path(&args.out)? {
+        return Err(StoreError::Needed(args.out.clone()));
+    }
     let new = NewFile::make(&args.out, args.force)?;
     let output: RawOutput<'_, &File> = match args.delta {
         None => RawOutput::Sparse(&new.file),

@@ -51,6 +51,15 @@ impl World {
         state.files[file.0].write(order, offset as usize, bytes, false);
     }
 
+    /// Gives a file at least a size, durably: what is new is a hole.
+    pub fn lengthen(&self, file: FileId, size: u64) {
+        let mut state = self.state();
+        let order = state.next_order();
+        let file = &mut state.files[file.0];
+        file.grow(order, size as usize);
+        file.harden_size(|writer| writer == order);
+    }
+
     /// Whether data of a file was lost because it could not be written back, since the last power cut. A
     /// server that is started again is not told.
     pub fn has_lost_data(&self, file: FileId) -> bool {

@@ -94,7 +94,7 @@ fn expect_few_reads(blocks: u64) {
 
 /// L1: what is read to open a map does not grow with the disk.
 #[test]
-fn a_dense_map_opens_without_its_nodes() {
+fn l1_a_dense_map_opens_without_its_nodes() {
     expect_few_reads(1 << 22);
 }
 

@@ -152,7 +152,7 @@ fn what_is_no_catalogue_gives_a_sentence() {
 
 /// L3: opens with the right rows, or gives an error. Never a panic that leaves the call.
 #[test]
-fn flipped_bits_give_the_right_rows_or_an_error() {
+fn l3_flipped_bits_give_the_right_rows_or_an_error() {
     let disk = fresh();
     let mut views = Vec::new();
     story(&mut StoreCatalog::open(disk.clone()).unwrap(), &mut views).unwrap();

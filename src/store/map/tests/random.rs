@@ -330,7 +330,7 @@ fn number(name: &str) -> Option<u64> {
 /// D4, D6: what was being written at the cut, a record, a node or a superblock, is there or not; journals of
 /// a few records lap all the time.
 #[test]
-fn a_layer_survives_a_cut_after_every_step() {
+fn d4_a_layer_survives_a_cut_after_every_step() {
     let seeds = match number("RINGNBD_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("RINGNBD_SEEDS").unwrap_or(100),

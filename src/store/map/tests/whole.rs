@@ -203,7 +203,7 @@ fn a_node_that_was_written_anew_meanwhile_is_not_loaded_from_its_old_slot() {
 }
 
 #[test]
-fn the_journal_laps_and_its_space_is_given_up_by_checkpoints_only() {
+fn d6_the_journal_laps_and_its_space_is_given_up_by_checkpoints_only() {
     let mut file = create(400 * 512, TINY);
     let mut map = open(&file).unwrap();
     assert_eq!(fill(&mut map, &mut file), TINY.ring_blocks());
@@ -221,7 +221,7 @@ fn the_journal_laps_and_its_space_is_given_up_by_checkpoints_only() {
 }
 
 #[test]
-fn after_a_failure_nothing_is_journaled_any_more() {
+fn d5_after_a_failure_nothing_is_journaled_any_more() {
     let file = create(400 * 512, TINY);
     let mut map = open(&file).unwrap();
     map.change(0, 1, BlockState::Data);
