@@ -15,6 +15,7 @@ use super::owner::{self, RequestError, StorePlace};
 use super::text::{exact_and_human, json, print};
 use super::watched::Watched;
 use crate::config::ControlAddress;
+use crate::daemon::logging::show_warnings;
 use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::{
@@ -36,6 +37,7 @@ const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The tier of a store, which is there.
 fn tier(store: &Path) -> Result<Arc<dyn Objects>, RequestError> {
+    show_warnings();
     let address = tier_of(store)?.ok_or(TierError::NoTier)?;
     Ok(address.parse::<TierUri>()?.objects()?)
 }
@@ -67,6 +69,7 @@ pub(super) fn set(
     // Nothing else is given a tier.
     pusher(place)?;
     if let Some(uri) = address {
+        show_warnings();
         let objects = uri.objects()?;
         let space = OpenStore::<MapFiles>::chunk_space();
         let space = TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: space.0, domain: space.1 };

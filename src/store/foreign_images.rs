@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::catalog::{self, ForeignSnapshot, ImageId, LayerId, NewForeignImage, StoreName};
 use super::collection_pins::CollectionPins;
 use super::error::StoreError;
-use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, open_source};
+use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, is_of_network, open_source};
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
@@ -75,6 +75,15 @@ impl<M: LayerMaps> OpenStore<M> {
             self.set_range_source(Arc::new(TierSources::open(&known.tiers)), known.limits());
         }
         Ok(())
+    }
+
+    /// Whether bytes of its images come over the network.
+    ///
+    /// # Errors
+    /// It cannot be read what its tiers are.
+    pub(crate) fn fetches(&self) -> Result<bool, StoreError> {
+        let has_source = self.directory.foreign.has_source();
+        Ok(has_source && self.directory.tiers()?.tiers.values().any(|address| is_of_network(address)))
     }
 
     /// Whether a tier is one that the store has opened.

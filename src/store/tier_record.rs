@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::catalog::{ForeignPack, ForeignSnapshot, ImageRefusal, NodeName, PackOrigin, SnapshotId};
 use super::error::StoreError;
-use super::foreign::{RangeSource, SourceError, open_source};
+use super::foreign::{RangeSource, SourceError, is_of_network, open_source};
 use super::image_path::ImagePathError;
 use super::manifest::{ManifestEntry, ManifestRoot, NamedChunk};
 use super::open_store::now_s;
@@ -91,12 +91,17 @@ pub struct TierPath {
 impl FromStr for TierPath {
     type Err = ImagePathError;
 
+    /// What an address has behind a question mark stands behind the name.
     fn from_str(text: &str) -> Result<Self, ImagePathError> {
+        let (text, parameters) = match text.split_once('?').filter(|_| is_of_network(text)) {
+            Some((text, parameters)) => (text, format!("?{parameters}")),
+            None => (text, String::new()),
+        };
         let (address, name) = text.rsplit_once('/').ok_or(ImagePathError::NoName)?;
         if name.is_empty() || address.is_empty() || address.ends_with('/') {
             return Err(ImagePathError::NoName);
         }
-        Ok(Self { address: address.to_owned(), node: name.parse()? })
+        Ok(Self { address: format!("{address}{parameters}"), node: name.parse()? })
     }
 }
 
@@ -106,10 +111,16 @@ impl FromStr for TierPath {
 /// A sentence.
 pub fn look_up_snapshot(path: &TierPath, store: &str, images: &[String]) -> Result<TierSnapshot, StoreError> {
     let source = open_source(&path.address).map_err(StoreError::Tier)?;
-    let found = TierSnapshot::look_up(&*source, &path.address, &path.node)?;
+    let look_up = || TierSnapshot::look_up(&*source, &path.address, &path.node);
+    let found = look_up()?;
     let store = Uuid::try_parse(store).map_err(|error| StoreError::Tier(error.to_string()))?;
     images.iter().try_for_each(|image| found.hold(&*source, (store, image), now_s()))?;
-    Ok(found)
+    // If the snapshot is still there, no collection had begun to delete its packs before it could see the
+    // notes.
+    let again = look_up()?;
+    (again == found).then_some(found).ok_or_else(|| {
+        StoreError::Tier(format!("{} was pushed anew or removed meanwhile: try again", path.node))
+    })
 }
 
 #[derive(Deserialize)]

@@ -34,10 +34,13 @@
 pub mod begin;
 mod bug;
 mod change;
+mod client;
 pub mod collect;
 mod directory;
 mod error;
 pub mod keys;
+#[cfg(feature = "tier")]
+mod known_hosts;
 mod marks;
 mod names;
 mod objects;
@@ -55,6 +58,7 @@ pub mod uri;
 pub mod verify;
 mod waiting;
 
+pub use client::TierClient;
 pub use directory::DirectoryObjects;
 pub use error::TierError;
 pub use objects::{

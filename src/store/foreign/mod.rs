@@ -21,6 +21,7 @@
 //! Hints in nodes of such a pack are numbers of the store that wrote it. They become numbers of this store
 //! when a node is read. One of a pack that is not known here is none, and the chunk is looked for.
 
+mod bucket_source;
 mod directory_source;
 mod fetching;
 mod ledger;
@@ -38,4 +39,4 @@ pub(crate) use fetching::TierLimits;
 pub(crate) use placed::{PlacedFile, PlacedPack};
 pub(crate) use registry::{ForeignPacks, TierFigures};
 pub(crate) use source::{RangeSource, SourceError};
-pub(crate) use tier_sources::{TierSources, open_source};
+pub(crate) use tier_sources::{TierSources, is_of_network, open_source};
