@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod parts;
 mod show;
+mod tier;
 mod upload;
 mod watched;
 
@@ -127,6 +128,11 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Fetch all that an image or a snapshot has on a tier and that is not here yet, and verify it
+    Pull(One),
+    /// Tell the tier what was read here of a snapshot that came from it: clones that are made later fetch that
+    /// before it is asked for. What has been read is what is here of the snapshot's packs
+    Trace(One),
     /// Take a name in the tier: one store at a time can push snapshots of it
     Own {
         #[command(flatten)]
@@ -248,6 +254,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
         ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
         ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
+        ImageCommand::Pull(of) => tier::pull(&of.node, of.json, control.as_ref()),
+        ImageCommand::Trace(of) => tier::trace(&of.node, of.json, control.as_ref()),
         ImageCommand::Own { of, force } => tiered::take(&of.node, force, of.json, control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
@@ -283,6 +291,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
         | ImageCommand::Push { .. }
         | ImageCommand::Publish { .. }
         | ImageCommand::Own { .. }
+        | ImageCommand::Pull(_)
+        | ImageCommand::Trace(_)
         | ImageCommand::Flatten(_)
         | ImageCommand::Rebase(_)
         | ImageCommand::Diff { .. }
@@ -359,6 +369,8 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Rollback { of, .. }
         | ImageCommand::Map(of)
         | ImageCommand::Checkpoint(of)
+        | ImageCommand::Pull(of)
+        | ImageCommand::Trace(of)
         | ImageCommand::Flatten(of) => vec![&of.node],
         ImageCommand::Push { of, .. } | ImageCommand::Publish { of, .. } => vec![of],
         ImageCommand::Own { of, .. } => vec![&of.node],

@@ -19,8 +19,8 @@ use crate::daemon::logging::show_warnings;
 use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::{
-    MapFiles, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest, random_uuid, set_tier,
-    tier_of,
+    MapFiles, NeededBytes, NeededPack, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest,
+    random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
 use crate::tier::keys::PackKey;
@@ -85,11 +85,13 @@ pub(super) fn set(
 }
 
 /// Packs by their files.
-struct PackFiles(BTreeMap<u64, PathBuf>);
+struct PackFiles(BTreeMap<PackKey, PathBuf>);
 
 impl PackSource for PackFiles {
     fn open(&self, pack: &PackKey) -> io::Result<Option<Box<dyn PackBytes>>> {
-        let Some(path) = self.0.get(&pack.number) else { return Ok(None) };
+        // The same pack under a further name is the same file.
+        let first = PackKey { upload: 0, ..*pack };
+        let Some(path) = self.0.get(&first) else { return Ok(None) };
         Ok(Some(Box::new(PackUpload::new(File::open(path)?)?)))
     }
 }
@@ -130,16 +132,37 @@ struct PushJson<'a> {
     bytes_sent: u64,
 }
 
+/// What a pack is called on the tier.
+fn key(of: &PackedSnapshot, pack: &NeededPack) -> PackKey {
+    match pack.from {
+        NeededBytes::Here(_) => PackKey { store: of.store, number: pack.number, upload: 0 },
+        NeededBytes::Tier { store, number, upload, .. } => PackKey { store, number, upload },
+    }
+}
+
+/// The files of packs that this store has written.
+fn files(of: &PackedSnapshot) -> PackFiles {
+    let paths = of.packs.iter().filter_map(|pack| match &pack.from {
+        NeededBytes::Here(path) => Some((key(of, pack), path.clone())),
+        NeededBytes::Tier { .. } => None,
+    });
+    PackFiles(paths.collect())
+}
+
 fn plan(node: &NodeName, of: &PackedSnapshot) -> SnapshotPush {
-    let key = |number| PackKey { store: of.store, number, upload: 0 };
-    let root = match &of.root {
-        Some((hash, number, slot)) => {
-            RecordRoot::Node { hash: hash.clone(), pack: key(*number), slot: *slot }
-        }
-        None => RecordRoot::Zeroes,
+    let record = |pack: &NeededPack| RecordPack {
+        footer_offset: pack.footer_offset,
+        chunks: pack.chunks.into(),
+        local: matches!(pack.from, NeededBytes::Tier { .. }).then_some(pack.number),
+        ..RecordPack::new(key(of, pack), pack.bytes)
     };
+    let root = of.root.as_ref().and_then(|(hash, number, slot)| {
+        let pack = of.packs.iter().find(|pack| pack.number == *number)?;
+        Some(RecordRoot::Node { hash: hash.clone(), pack: key(of, pack), slot: *slot })
+    });
+    let root = root.unwrap_or(RecordRoot::Zeroes);
     let (chunk_bytes, domain) = (of.chunk_bytes, of.domain);
-    let packs = of.packs.iter().map(|pack| RecordPack { key: key(pack.number), bytes: pack.bytes });
+    let packs = of.packs.iter().map(record);
     SnapshotPush {
         image: node.image.to_string(),
         snapshot: node.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -163,7 +186,7 @@ pub(super) fn push(
     let (objects, who) = (tier(place.store)?, pusher(place)?);
     let packed = owner::look(place, (&path.node, None), |store| store.packed_snapshot(&path.node))?;
     let plan = plan(&path.node, &packed);
-    let packs = PackFiles(packed.packs.iter().map(|pack| (pack.number, pack.path.clone())).collect());
+    let packs = files(&packed);
     let total = plan.packs.iter().map(|pack| pack.bytes).sum();
     let line = Watched::begin("pushing", &path.store, Some(0))?;
     let (begun, sent, stopped) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));

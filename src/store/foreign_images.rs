@@ -104,8 +104,12 @@ impl<M: LayerMaps> OpenStore<M> {
         let snapshot = from.foreign()?;
         open_source(&from.address).map_err(StoreError::Tier)?;
         let mut known = self.directory.tiers()?;
-        if known.tiers.insert(from.tier, from.address.clone()).as_ref() != Some(&from.address) {
+        let has_trace = from.boot_trace.as_ref().is_some_and(|trace| known.note(trace));
+        let is_new = known.tiers.insert(from.tier, from.address.clone()).as_ref() != Some(&from.address);
+        if is_new || has_trace {
             self.directory.keep_tiers(&known)?;
+        }
+        if is_new {
             self.open_tiers()?;
         }
         names.iter().try_for_each(|name| self.clone_foreign(name, &snapshot))

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::boot_trace::BootTrace;
 use super::catalog::{ForeignPack, ForeignSnapshot, ImageRefusal, NodeName, PackOrigin, SnapshotId};
 use super::error::StoreError;
 use super::foreign::{RangeSource, SourceError, is_of_network, open_source};
@@ -78,6 +79,9 @@ pub struct TierSnapshot {
     /// Where the tier is.
     pub address: String,
     pub record: RecordedSnapshot,
+    /// What boots of it have read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_trace: Option<BootTrace>,
 }
 
 /// A snapshot of a tier, as a user names it.
@@ -118,9 +122,14 @@ pub fn look_up_snapshot(path: &TierPath, store: &str, images: &[String]) -> Resu
     // If the snapshot is still there, no collection had begun to delete its packs before it could see the
     // notes.
     let again = look_up()?;
-    (again == found).then_some(found).ok_or_else(|| {
-        StoreError::Tier(format!("{} was pushed anew or removed meanwhile: try again", path.node))
-    })
+    if again != found {
+        return Err(StoreError::Tier(format!(
+            "{} was pushed anew or removed meanwhile: try again",
+            path.node
+        )));
+    }
+    let boot_trace = BootTrace::look_up(&*source, found.record.uuid);
+    Ok(TierSnapshot { boot_trace, ..found })
 }
 
 #[derive(Deserialize)]
@@ -174,7 +183,7 @@ impl TierSnapshot {
         let record: RecordedSnapshot =
             read_json(source, &format!("images/{image}/records/{}.json", id.simple()))?;
         check_version(record.version)?;
-        Ok(Self { tier: tier.uuid, address: address.to_owned(), record })
+        Ok(Self { tier: tier.uuid, address: address.to_owned(), record, boot_trace: None })
     }
 
     /// Notes on the tier that an image of a store needs the packs: a collection there leaves them alone.

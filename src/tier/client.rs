@@ -58,7 +58,8 @@ impl TierClient {
         key: &str,
         ask: impl for<'a> FnOnce(&'a dyn Objects, &'a str) -> ObjectFuture<'a, T> + Send + 'static,
     ) -> Result<T, ObjectError> {
-        let ended = || ObjectError::Unreachable { key: key.to_owned(), why: "its thread has ended".to_owned() };
+        let ended =
+            || ObjectError::Unreachable { key: key.to_owned(), why: "its thread has ended".to_owned() };
         let (answer, answered) = sync_channel(1);
         let (objects, owned) = (Arc::clone(&self.objects), key.to_owned());
         let work = async move {

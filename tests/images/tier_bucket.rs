@@ -8,9 +8,8 @@ use serde_json::Value;
 
 use super::Store;
 use super::bucket::{Bucket, CREDENTIALS, FaultProxy, run};
-use super::online::{SIZE, client, golden, read};
+use super::online::{Online, SIZE, client, golden, online_in, read};
 use crate::support::image::pattern;
-use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 
 fn refused(store: &Store, line: &str, words: &str) {
@@ -57,10 +56,8 @@ fn pushed(bucket: &Bucket) -> (Store, Vec<u8>) {
 }
 
 /// A confined server of a store, whose tier may be in a bucket.
-fn serve(store: &Store) -> Server {
-    let options = Options::new().shards(2).memory("128M").args(["--sandbox", "on"]);
-    let options = options.export(format!("store:{}", store.path().display()));
-    CREDENTIALS.iter().fold(options, |options, (name, value)| options.env(name, value)).start()
+fn serve(store: &Store) -> Online {
+    online_in(store, "", &CREDENTIALS)
 }
 
 /// How long reads of a store wait for its tier.
@@ -80,17 +77,18 @@ fn another_host_starts_an_image_of_a_bucket() {
     let other = Store::init();
     let from = proxy.uri("/golden@v1");
     assert_eq!(run(&other, &format!("image clone {from} STORE/vm8 STORE/vm9")).ok(), "Made: vm8, vm9.\n");
-    let server = serve(&other);
+    let online = serve(&other);
+    let server = &online.server;
     assert_eq!(proxy.counts().pack_bytes.load(SeqCst), 0, "nothing is fetched before it is read");
     std::thread::scope(|scope| {
         for image in ["vm8", "vm9", "vm8@v1", "vm9"] {
-            scope.spawn(|| assert!(read(&server, image) == golden));
+            scope.spawn(|| assert!(read(server, image) == golden));
         }
     });
     let fetched = proxy.counts().pack_bytes.load(SeqCst);
     let packs = std::fs::metadata(one.path().join("packs/1.pack")).unwrap().len();
     assert!(fetched * 10 <= packs * 13, "{fetched} bytes of a pack of {packs} were fetched");
-    drop(server);
+    drop(online);
     // All of it is here now.
     drop((proxy, bucket));
     run(&other, "image export STORE/vm9 DIR/out.raw").ok();
@@ -116,8 +114,9 @@ fn faults_on_the_way_to_a_bucket_cost_no_byte() {
 
     let other = Store::init();
     run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
-    let server = serve(&other);
-    let mut reader = client(&server, "vm9");
+    let online = serve(&other);
+    let server = &online.server;
+    let mut reader = client(server, "vm9");
     // Many small requests, from the end to the beginning, so that nothing is fetched ahead.
     for at in (0..SIZE as u64).step_by(65_536).rev() {
         let mut found = vec![0; 65_536];
@@ -125,7 +124,7 @@ fn faults_on_the_way_to_a_bucket_cost_no_byte() {
         assert!(found == golden[at as usize..at as usize + 65_536], "at {at}");
     }
     proxy.all_happened();
-    drop((reader, server));
+    drop((reader, online));
     assert_eq!(run(&other, "store check STORE --deep").status.code(), Some(0));
 }
 
@@ -139,8 +138,9 @@ fn an_endpoint_that_is_gone_costs_reads_their_limit() {
     let other = Store::init();
     run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
     wait_s(&other, 1);
-    let server = serve(&other);
-    let mut reader = client(&server, "vm9");
+    let online = serve(&other);
+    let server = &online.server;
+    let mut reader = client(server, "vm9");
     let mut found = vec![0; 4096];
     reader.read_at(0, &mut found).unwrap();
     assert!(found == golden[..4096]);
@@ -156,12 +156,13 @@ fn an_endpoint_that_is_gone_costs_reads_their_limit() {
     let mut expected = golden.clone();
     expected[70_000..75_000].copy_from_slice(&pattern(9, 0, 5000));
     wait_until("the tier is back", || reader.read_at(far as u64, &mut vec![0; 4096]).is_ok());
-    assert!(read(&server, "vm9") == expected);
-    drop((reader, server));
+    assert!(read(server, "vm9") == expected);
+    drop((reader, online));
     // One that starts while nobody answers serves what is here.
     proxy.go_away();
-    let server = serve(&other);
-    assert!(read(&server, "vm9") == expected);
+    let online = serve(&other);
+    let server = &online.server;
+    assert!(read(server, "vm9") == expected);
     assert!(server.stderr().contains("cannot be read for now"), "{}", server.stderr());
 }
 
@@ -173,10 +174,11 @@ fn reads_wait_for_an_endpoint_that_comes_back() {
     let proxy = FaultProxy::start(&bucket, 4);
     let other = Store::init();
     run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
-    let server = serve(&other);
+    let online = serve(&other);
+    let server = &online.server;
     proxy.go_away();
     std::thread::scope(|scope| {
-        let reading = scope.spawn(|| read(&server, "vm9"));
+        let reading = scope.spawn(|| read(server, "vm9"));
         wait_until("a read has failed once", || server.stderr().contains("a tier does not give"));
         assert!(!reading.is_finished());
         proxy.come_back();
@@ -203,4 +205,119 @@ fn what_is_no_snapshot_of_a_bucket_is_refused() {
         refused(&other, &format!("image clone {from} STORE/vm9"), words);
     }
     assert_eq!(other.names(), Vec::<String>::new());
+}
+
+/// A host writes to a clone and pushes it: only what it wrote is sent, and a third host reads both.
+#[test]
+fn a_clone_is_pushed_by_the_host_that_wrote_to_it() {
+    let Some(bucket) = Bucket::start() else { return };
+    let (_one, golden) = pushed(&bucket);
+    let proxy = FaultProxy::start(&bucket, 6);
+    let (other, third) = (Store::init(), Store::init());
+    // Numbers of packs differ between the stores.
+    std::fs::write(other.directory().join("own.raw"), pattern(8, 0, 1 << 20)).unwrap();
+    other.run("image create STORE/own --from DIR/own.raw").ok();
+    other.run("image checkpoint STORE/own@a").ok();
+    run(&other, &format!("store tier STORE {}", proxy.uri(""))).ok();
+    run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    let online = serve(&other);
+    let server = &online.server;
+    let mut expected = golden.clone();
+    let new = pattern(9, 0, 300_000);
+    expected[1_000_000..1_300_000].copy_from_slice(&new);
+    client(server, "vm9").write_at(1_000_000, &new).unwrap();
+    drop(online);
+    run(&other, "image checkpoint STORE/vm9@mine").ok();
+    let sent: Value = serde_json::from_str(&run(&other, "image push STORE/vm9@mine --json").ok()).unwrap();
+    let (sent, all) = (sent["bytes_sent"].as_u64().unwrap(), sent["bytes"].as_u64().unwrap());
+    assert!(sent > 0 && sent + (2 << 20) < all, "{sent} of {all} bytes were sent");
+    run(&other, "store gc STORE --tier --grace 0s").ok();
+    run(&other, "store gc STORE --tier --grace 0s").ok();
+    run(&third, &format!("image clone {} STORE/vm10", proxy.uri("/vm9@mine"))).ok();
+    assert!(read(&serve(&third).server, "vm10") == expected);
+    let checked: Value = serde_json::from_str(&run(&other, "store check STORE --tier --json").ok()).unwrap();
+    assert_eq!((&checked["snapshots"], &checked["problems"]), (&2.into(), &serde_json::json!([])));
+}
+
+/// What a pull beside a server brings is there for the server, which has not been told.
+#[test]
+fn a_pulled_image_needs_its_bucket_no_more() {
+    let Some(bucket) = Bucket::start() else { return };
+    let (one, golden) = pushed(&bucket);
+    let proxy = FaultProxy::start(&bucket, 7);
+    let other = Store::init();
+    run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    wait_s(&other, 1);
+    let online = serve(&other);
+    let mut reader = client(&online.server, "vm9");
+    // The pack is open in the server from now on.
+    reader.read_at(0, &mut [0; 4096]).unwrap();
+    proxy.fail(10);
+    let pulled: Value = serde_json::from_str(&run(&other, "image pull STORE/vm9 --json").ok()).unwrap();
+    let (bytes, fetched) = (pulled["bytes"].as_u64().unwrap(), pulled["fetched_bytes"].as_u64().unwrap());
+    assert_eq!(bytes, SIZE as u64);
+    let packs = std::fs::metadata(one.path().join("packs/1.pack")).unwrap().len();
+    assert!(fetched > packs / 2 && fetched * 10 <= packs * 13, "{fetched} of {packs}");
+    proxy.go_away();
+    let mut found = vec![0; SIZE];
+    reader.read_at(0, &mut found).unwrap();
+    assert!(found == golden);
+    drop((reader, online));
+    let again: Value = serde_json::from_str(&run(&other, "image pull STORE/vm9@v1 --json").ok()).unwrap();
+    assert_eq!((&again["bytes"], &again["fetched_bytes"]), (&bytes.into(), &0.into()));
+    // What the caches may not take cannot all be here.
+    let file = other.path().join("tiers");
+    let mut tiers: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    tiers["cache_bytes"] = (1 << 20).into();
+    std::fs::write(&file, tiers.to_string()).unwrap();
+    proxy.come_back();
+    proxy.fail(0);
+    let finished = run(&other, "image pull STORE/vm9");
+    assert_eq!(finished.status.code(), Some(1), "{finished}");
+    assert!(finished.stderr.contains("raise cache_bytes"), "{finished}");
+}
+
+/// Bytes of the caches of packs in a store.
+fn cached(store: &Store) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(store.path().join("packs")).unwrap().map(|entry| entry.unwrap());
+    let caches = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".part"));
+    caches.map(|entry| entry.metadata().unwrap().blocks() * 512).sum()
+}
+
+/// What one host has read at its first boot is at the next one before anybody reads it.
+#[test]
+fn what_a_boot_has_read_is_fetched_before_the_next_one() {
+    let Some(bucket) = Bucket::start() else { return };
+    let (_one, golden) = pushed(&bucket);
+    let proxy = FaultProxy::start(&bucket, 8);
+    let (first, next) = (Store::init(), Store::init());
+    run(&first, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    let parts = [(65_536_usize, 200_000_usize), (3 << 20, 70_000)];
+    {
+        let online = serve(&first);
+        let mut reader = client(&online.server, "vm9");
+        for (at, length) in parts {
+            reader.read_at(at as u64, &mut vec![0; length]).unwrap();
+        }
+    }
+    refused(&first, "image trace STORE/vm9", "snapshot");
+    let traced: Value = serde_json::from_str(&run(&first, "image trace STORE/vm9@v1 --json").ok()).unwrap();
+    let ranges = traced["packs"][0]["ranges"].as_array().unwrap();
+    let bytes: u64 = ranges.iter().map(|range| range[1].as_u64().unwrap() - range[0].as_u64().unwrap()).sum();
+    assert!((270_000..2 << 20).contains(&bytes), "{bytes} bytes in {ranges:?}");
+
+    run(&next, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    wait_s(&next, 1);
+    assert_eq!(cached(&next), 0);
+    let online = serve(&next);
+    wait_until("the boot's parts are here", || cached(&next) >= bytes);
+    proxy.go_away();
+    let mut reader = client(&online.server, "vm9");
+    for (at, length) in parts {
+        let mut found = vec![0; length];
+        reader.read_at(at as u64, &mut found).unwrap();
+        assert!(found == golden[at..at + length]);
+    }
+    reader.read_at(2 << 20, &mut [0; 4096]).unwrap_err();
 }

@@ -112,6 +112,7 @@ impl ServedStore {
         let (foreign, fetches) = (store.foreign_packs(), store.fetches().map_err(OpenError::Store)?);
         // Before the process is confined.
         foreign.look();
+        store.fetch_traced();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases, shelf, failed_reads) = Default::default();
         let path = real();

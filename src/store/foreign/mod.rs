@@ -36,7 +36,9 @@ pub(in crate::store) mod tests;
 mod tier_sources;
 
 pub(crate) use fetching::TierLimits;
+pub(crate) use partial::PartialPack;
 pub(crate) use placed::{PlacedFile, PlacedPack};
+pub(in crate::store) use present::present_ranges;
 pub(crate) use registry::{ForeignPacks, TierFigures};
 pub(crate) use source::{RangeSource, SourceError};
 pub(crate) use tier_sources::{TierSources, is_of_network, open_source};
