@@ -58,6 +58,9 @@ all images on that base follow. With --unsafe only the size is compared: if the 
 the images read changes, and file systems in them may be damaged.
   ringnbd image diff /srv/store/vm1@monday /srv/store/vm1
   ringnbd image push /srv/store/vm1@monday             to the tier of the store (`ringnbd store tier`)
+  ringnbd image clone 's3://bucket/vms/vm1@monday?region=eu-central-1' /srv/store/vm9
+  ringnbd image pull /srv/store/vm9                    all of it is here then
+  ringnbd image trace /srv/store/vm9@monday            what was read of it: later clones have that fetched first
   ringnbd image export /srv/store/vm1@monday monday.raw
   ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
@@ -75,6 +78,8 @@ JSON keys:
   rollback                           store, nodes, layers, bytes
   checkpoint                         node, ingested, done, total
   push                               store, node, record, was_there, packs, bytes, bytes_sent
+  pull                               chunks, bytes, fetched_bytes
+  trace                              version, snapshot (its uuid), packs (store, number, ranges)
   own                                store, generation, host, since_s, snapshots (records by name)
   publish                            the record: id, image, snapshot, uuid, store, created_s, pushed_s, size,
                                      space, root, packs
@@ -143,7 +148,8 @@ pub(crate) enum ImageCommand {
     },
     /// Make images that begin as a snapshot is
     Clone {
-        /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as file:///srv/tier/NAME@SNAPSHOT
+        /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as s3://BUCKET/PREFIX/NAME@SNAPSHOT or
+        /// file:///srv/tier/NAME@SNAPSHOT
         #[arg(value_name = "STORE/NAME@SNAPSHOT")]
         from: CloneOrigin,
         /// The new images: STORE/NAME

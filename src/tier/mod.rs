@@ -8,6 +8,7 @@
 //! PREFIX/holds/<store>/<name>.json          packs that an image of a store reads, which was not pushed
 //! PREFIX/publish/<name>.json                a name for everybody, of one snapshot
 //! PREFIX/trash/<store>/<number>.json        how far a pack is on its way to deletion
+//! PREFIX/boot-traces/<snapshot>.json        what boots of a snapshot have read: a hint
 //! ```
 //!
 //! Objects are either never changed, or small and changed by conditional PUTs alone: [`Objects`] has no other
