@@ -66,14 +66,16 @@ the images read changes, and file systems in them may be damaged.
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take and what its disk has in packs; UNIQUE,
 what would come back if it were removed; SHARED, the part of USED that others have too; RATIO, USED for
-each byte of UNIQUE; DEPTH, its layers. A ? marks estimates: `ringnbd store gc` counts what is in packs.
+each byte of UNIQUE; DEPTH, its layers; TIER, if something was pushed: which snapshots are on the tier, and
+how much and for how long an image has changed since the latest of them. A ? marks estimates: `ringnbd store gc` counts what is in packs.
 
 JSON keys:
   ls, and what was made or changed   store, nodes
   each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, ratio
                                      (a number, or null), estimated, depth,
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
-                                     held, quota, pairs
+                                     held, quota, pairs; pushed (seconds since 1970) and lag (bytes,
+                                     seconds) if something was pushed
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
   checkpoint                         node, ingested, done, total

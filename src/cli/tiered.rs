@@ -20,7 +20,7 @@ use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::{
     MapFiles, NeededBytes, NeededPack, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest,
-    random_uuid, set_tier, tier_of,
+    note_push, random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
 use crate::tier::keys::PackKey;
@@ -199,6 +199,9 @@ pub(super) fn push(
         (Err(_), Ok(Some(stopped))) => return Err(stopped.into()),
         (Err(error), _) => return Err(error.into()),
     };
+    if let Err(error) = note_push(&path.store, plan.uuid, objects.now_s()) {
+        tracing::warn!(%error, "`image ls` does not show that it was pushed");
+    }
     let (node, bytes_sent) = (path.node.to_string(), shown.sent.into_inner());
     if as_json {
         let (store, record, packs) = (path.store.as_path(), record.to_string(), plan.packs.len());

@@ -68,6 +68,7 @@ mod packed_space;
 pub(crate) mod packs;
 pub(crate) mod pending;
 pub(crate) mod pulling;
+pub(crate) mod push_notes;
 pub(crate) mod pushing;
 mod ratio;
 pub(crate) mod rebasing;
