@@ -142,7 +142,7 @@ fn an_endpoint_that_is_gone_costs_reads_their_limit() {
     let proxy = FaultProxy::start(&bucket, 3);
     let other = Store::init();
     run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
-    wait_s(&other, 1);
+    wait_s(&other, 3);
     let online = serve(&other);
     let server = &online.server;
     let mut reader = client(server, "vm9");
@@ -258,7 +258,6 @@ fn a_pulled_image_needs_its_bucket_no_more() {
     let proxy = FaultProxy::start(&bucket, 7);
     let other = Store::init();
     run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
-    wait_s(&other, 1);
     let online = serve(&other);
     let mut reader = client(&online.server, "vm9");
     // The pack is open in the server from now on.
@@ -319,7 +318,7 @@ fn what_a_boot_has_read_is_fetched_before_the_next_one() {
     assert!((270_000..2 << 20).contains(&bytes), "{bytes} bytes in {ranges:?}");
 
     run(&next, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
-    wait_s(&next, 1);
+    wait_s(&next, 3);
     assert_eq!(cached(&next), 0);
     let online = serve(&next);
     wait_until("the boot's parts are here", || cached(&next) >= bytes);

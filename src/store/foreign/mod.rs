@@ -10,7 +10,7 @@
 //!   can contradict it. After a power cut a page may read as zeroes that was here: like any other wrong
 //!   bytes it does not verify.
 //! * *Nothing is believed.* A reader verifies each chunk, by checksums and its name. What does not fit is
-//!   fetched once more in place of what is here, and then it is an error.
+//!   fetched again, up to four times, in place of what is here, and then it is an error.
 //! * *One GET.* Who needs pages that are on their way waits for them ([`PartialPack`]).
 //! * *A limit.* Whoever needs bytes waits for them as long as the limit says, 30 s. When the tier has not
 //!   answered anybody for that long, each further read tries once and fails: what waits in line must not
