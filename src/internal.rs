@@ -151,7 +151,7 @@ pub mod store {
         BlockSpan, CopiedBlocks, MAP_BLOCK, copy_sparse, read_sparse, runs_of_data,
     };
     pub use crate::store::delta::DeltaError;
-    pub use crate::store::describe::{NodeDescription, NodeDescriptions, PushLag, StoreDescription};
+    pub use crate::store::describe::{NodeDescription, NodeDescriptions, StoreDescription};
     pub use crate::store::directory::StoreDirectory;
     pub use crate::store::error::StoreError;
     pub use crate::store::export::{NodePart, OnProgress, RawOutput};
@@ -170,7 +170,7 @@ pub mod store {
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::packs::RebuiltIndex;
     pub use crate::store::pulling::PulledNode;
-    pub use crate::store::push_notes::note_push;
+    pub use crate::store::push_notes::{PushLag, note_push};
     pub use crate::store::pushing::{NeededBytes, NeededPack, PackedSnapshot};
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};

@@ -137,8 +137,8 @@ pub(crate) enum ImageCommand {
     },
     /// Fetch all that an image or a snapshot has on a tier and that is not here yet, and verify it
     Pull(One),
-    /// Tell the tier what was read here of a snapshot that came from it: clones that are made later fetch that
-    /// before it is asked for. What has been read is what is here of the snapshot's packs
+    /// Tell the tier what was read here of a snapshot that came from it: clones that are made later fetch
+    /// that before it is asked for. What has been read is what is here of the snapshot's packs
     Trace(One),
     /// Take a name in the tier: one store at a time can push snapshots of it
     Own {

@@ -141,7 +141,8 @@ pub(super) fn look<T>(
     look_as_told(place, &request, &mut look)
 }
 
-/// The same, at a node that may be an image: if a server has the store, what is in no sealed layer is not seen.
+/// The same, at a node that may be an image: if a server has the store, what is in no sealed layer is not
+/// seen.
 pub(super) fn look_at_sealed<T>(
     place: StorePlace<'_>,
     mut look: impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,

@@ -1,8 +1,8 @@
 //! What was read of a snapshot on a tier, so that the next host has it fetched before anybody waits for it.
 //!
-//! Nothing is recorded while an image is served: what was read is what is here of the packs. The first boot of
-//! a snapshot fills the caches of a store, `ringnbd image trace` tells the tier what they have, and a clone
-//! elsewhere brings the list along.
+//! Nothing is recorded while an image is served: what was read is what is here of the packs. The first boot
+//! of a snapshot fills the caches of a store, `ringnbd image trace` tells the tier what they have, and a
+//! clone elsewhere brings the list along.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

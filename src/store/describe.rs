@@ -13,7 +13,7 @@ use super::catalog::{
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, StoreUsage, now_s};
-use super::push_notes::PushNotes;
+use super::push_notes::{PushLag, PushNotes};
 use super::ratio::SpaceRatio;
 
 /// Layers that are missing, of which so many are named.
@@ -59,15 +59,6 @@ pub struct NodeDescription {
     pub held: bool,
     pub quota: Option<u64>,
     pub pairs: BTreeMap<String, String>,
-}
-
-/// How far an image is ahead of its latest snapshot on the tier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushLag {
-    /// What its layers have taken since, and what is new in packs: an estimate.
-    pub bytes: u64,
-    /// Since the snapshot was taken; 0 if nothing has changed.
-    pub seconds: u64,
 }
 
 /// Several of them.

@@ -1,5 +1,5 @@
-//! Which snapshots are on the tier: noted after each push in the file `pushes`, as JSON. What counts is what the
-//! tier says.
+//! Which snapshots are on the tier: noted after each push in the file `pushes`, as JSON. What counts is what
+//! the tier says.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::catalog::{CatalogView, ChainNode, ImageRow, LayerRow};
-use super::describe::PushLag;
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
 
@@ -25,6 +24,15 @@ const MOST_NOTES: usize = 65_536;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct PushNotes {
     snapshots: BTreeMap<Uuid, u64>,
+}
+
+/// How far an image is ahead of its latest snapshot on the tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushLag {
+    /// What its layers have taken since, and what is new in packs: an estimate.
+    pub bytes: u64,
+    /// Since the snapshot was taken; 0 if nothing has changed.
+    pub seconds: u64,
 }
 
 fn read(file: File) -> PushNotes {

@@ -38,8 +38,8 @@ fn pause(attempt: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << attempt.min(10)).min(LONGEST_WAIT)
 }
 
-/// Says that the tier does not do what it is asked: at once, because it is asked again for a while, and seldom,
-/// because many ask.
+/// Says that the tier does not do what it is asked: at once, because it is asked again for a while, and
+/// seldom, because many ask.
 fn tell(now_s: u64, error: &ObjectError) {
     static TOLD_S: AtomicU64 = AtomicU64::new(0);
     let told_s = TOLD_S.load(Ordering::Relaxed);

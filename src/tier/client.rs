@@ -95,7 +95,8 @@ impl TierClient {
         })
     }
 
-    /// Writes a small object that only one store writes, whatever was there. It is tried as often as may help.
+    /// Writes a small object that only one store writes, whatever was there. It is tried as often as may
+    /// help.
     ///
     /// # Errors
     /// The object store's.

@@ -21,8 +21,8 @@ use super::uri::{S3Place, TierUriError};
 
 /// Bytes of a part of an upload. A larger object has several, and at most 10,000 of them are possible.
 const PART: u64 = 8 << 20;
-/// What the crate tries by itself, for requests that may be sent twice: after that time whoever asked is told,
-/// and asks again.
+/// What the crate tries by itself, for requests that may be sent twice: after that time whoever asked is
+/// told, and asks again.
 const TRIES: usize = 3;
 const TRIES_TIME: Duration = Duration::from_secs(5);
 /// After which a request counts as not answered: in all, and without any byte of the answer.
