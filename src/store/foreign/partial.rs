@@ -334,7 +334,8 @@ impl PartialPack {
             // One range that has them all.
             let start = state.wrong.iter().map(|wrong| wrong.start).fold(pages.start, u64::min);
             let end = state.wrong.iter().map(|wrong| wrong.end).fold(pages.end, u64::max);
-            state.wrong = vec![start..end];
+            state.wrong.clear();
+            state.wrong.push(start..end);
         }
     }
 }
