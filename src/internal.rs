@@ -83,7 +83,7 @@ pub mod control {
     pub use crate::control::{
         AddExport, Ending, FileToOpen, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles,
         OpenedFile, OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service,
-        StartError, Takeover, TakeoverError, check, inherited, read_arbitrary, run,
+        StartError, StoreRights, Takeover, TakeoverError, check, inherited, read_arbitrary, run,
     };
 
     pub mod machine {
@@ -160,6 +160,7 @@ pub mod store {
     pub mod image_path {
         pub use crate::store::image_path::{ImagePath, ImagePathError, one_store};
     }
+    pub use crate::store::boot_trace::BootTrace;
     pub use crate::store::ingest::LayerIngest;
     pub use crate::store::layer_copy::CopyProgress;
     pub use crate::store::layer_files::{LayerUsage, NewLayer};
@@ -170,7 +171,9 @@ pub mod store {
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
     pub use crate::store::packs::RebuiltIndex;
-    pub use crate::store::pushing::{NeededPack, PackedSnapshot};
+    pub use crate::store::pulling::PulledNode;
+    pub use crate::store::push_notes::{PushLag, note_push};
+    pub use crate::store::pushing::{NeededBytes, NeededPack, PackedSnapshot};
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};
     pub use crate::store::request::{

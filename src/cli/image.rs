@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod parts;
 mod show;
+mod tier;
 mod upload;
 mod watched;
 
@@ -57,23 +58,30 @@ all images on that base follow. With --unsafe only the size is compared: if the 
 the images read changes, and file systems in them may be damaged.
   ringnbd image diff /srv/store/vm1@monday /srv/store/vm1
   ringnbd image push /srv/store/vm1@monday             to the tier of the store (`ringnbd store tier`)
+  ringnbd image clone 's3://bucket/vms/vm1@monday?region=eu-central-1' /srv/store/vm9
+  ringnbd image pull /srv/store/vm9                    all of it is here then
+  ringnbd image trace /srv/store/vm9@monday            what was read of it: later clones have that fetched first
   ringnbd image export /srv/store/vm1@monday monday.raw
   ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take and what its disk has in packs; UNIQUE,
 what would come back if it were removed; SHARED, the part of USED that others have too; RATIO, USED for
-each byte of UNIQUE; DEPTH, its layers. A ? marks estimates: `ringnbd store gc` counts what is in packs.
+each byte of UNIQUE; DEPTH, its layers; TIER, if something was pushed: which snapshots are on the tier, and
+how much and for how long an image has changed since the latest of them. A ? marks estimates: `ringnbd store gc` counts what is in packs.
 
 JSON keys:
   ls, and what was made or changed   store, nodes
   each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, ratio
                                      (a number, or null), estimated, depth,
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
-                                     held, quota, pairs
+                                     held, quota, pairs; pushed (seconds since 1970) and lag (bytes,
+                                     seconds) if something was pushed
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
   checkpoint                         node, ingested, done, total
   push                               store, node, record, was_there, packs, bytes, bytes_sent
+  pull                               chunks, bytes, fetched_bytes
+  trace                              version, snapshot (its uuid), packs (store, number, ranges)
   own                                store, generation, host, since_s, snapshots (records by name)
   publish                            the record: id, image, snapshot, uuid, store, created_s, pushed_s, size,
                                      space, root, packs
@@ -127,6 +135,11 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Fetch all that an image or a snapshot has on a tier and that is not here yet, and verify it
+    Pull(One),
+    /// Tell the tier what was read here of a snapshot that came from it: clones that are made later fetch
+    /// that before it is asked for. What has been read is what is here of the snapshot's packs
+    Trace(One),
     /// Take a name in the tier: one store at a time can push snapshots of it
     Own {
         #[command(flatten)]
@@ -137,7 +150,8 @@ pub(crate) enum ImageCommand {
     },
     /// Make images that begin as a snapshot is
     Clone {
-        /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as file:///srv/tier/NAME@SNAPSHOT
+        /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as s3://BUCKET/PREFIX/NAME@SNAPSHOT or
+        /// file:///srv/tier/NAME@SNAPSHOT
         #[arg(value_name = "STORE/NAME@SNAPSHOT")]
         from: CloneOrigin,
         /// The new images: STORE/NAME
@@ -248,6 +262,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
         ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
         ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
+        ImageCommand::Pull(of) => tier::pull(&of.node, of.json, control.as_ref()),
+        ImageCommand::Trace(of) => tier::trace(&of.node, of.json, control.as_ref()),
         ImageCommand::Own { of, force } => tiered::take(&of.node, force, of.json, control.as_ref()),
         ImageCommand::Rebase(args) => chain::rebase(args, control.as_ref()),
         ImageCommand::Diff { from, to, json } => parts::diff(&from, &to, json, control.as_ref()),
@@ -283,6 +299,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
         | ImageCommand::Push { .. }
         | ImageCommand::Publish { .. }
         | ImageCommand::Own { .. }
+        | ImageCommand::Pull(_)
+        | ImageCommand::Trace(_)
         | ImageCommand::Flatten(_)
         | ImageCommand::Rebase(_)
         | ImageCommand::Diff { .. }
@@ -359,6 +377,8 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Rollback { of, .. }
         | ImageCommand::Map(of)
         | ImageCommand::Checkpoint(of)
+        | ImageCommand::Pull(of)
+        | ImageCommand::Trace(of)
         | ImageCommand::Flatten(of) => vec![&of.node],
         ImageCommand::Push { of, .. } | ImageCommand::Publish { of, .. } => vec![of],
         ImageCommand::Own { of, .. } => vec![&of.node],

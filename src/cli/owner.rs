@@ -138,8 +138,25 @@ pub(super) fn look<T>(
     mut look: impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,
 ) -> Result<T, RequestError> {
     let request = StoreRequest::Layers { node: node.clone(), other: other.cloned() };
+    look_as_told(place, &request, &mut look)
+}
+
+/// The same, at a node that may be an image: if a server has the store, what is in no sealed layer is not
+/// seen.
+pub(super) fn look_at_sealed<T>(
+    place: StorePlace<'_>,
+    mut look: impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,
+) -> Result<T, RequestError> {
+    look_as_told(place, &StoreRequest::Sealed, &mut look)
+}
+
+fn look_as_told<T>(
+    place: StorePlace<'_>,
+    request: &StoreRequest,
+    look: &mut impl FnMut(&OpenStore<MapFiles>) -> Result<T, StoreError>,
+) -> Result<T, RequestError> {
     for number in 1.. {
-        let Some(answer) = ask_owner(place, &request)? else {
+        let Some(answer) = ask_owner(place, request)? else {
             return Ok(look(&OpenStore::open_to_change(place.store, MapFiles)?)?);
         };
         let StoreAnswer::Layers(told) = answer else { unreachable!("it is the answer to another request") };

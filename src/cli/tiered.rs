@@ -16,11 +16,12 @@ use super::owner::{self, RequestError, StorePlace};
 use super::text::{exact_and_human, json, print};
 use super::watched::Watched;
 use crate::config::ControlAddress;
+use crate::daemon::logging::show_warnings;
 use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::{
-    MapFiles, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest, random_uuid, set_tier,
-    tier_of,
+    MapFiles, NeededBytes, NeededPack, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest,
+    note_push, random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
 use crate::tier::keys::PackKey;
@@ -37,6 +38,7 @@ const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The tier of a store, which is there.
 fn tier(store: &Path) -> Result<Arc<dyn Objects>, RequestError> {
+    show_warnings();
     let address = tier_of(store)?.ok_or(TierError::NoTier)?;
     Ok(address.parse::<TierUri>()?.objects()?)
 }
@@ -68,6 +70,7 @@ pub(super) fn set(
     // Nothing else is given a tier.
     pusher(place)?;
     if let Some(uri) = address {
+        show_warnings();
         let objects = uri.objects()?;
         let space = OpenStore::<MapFiles>::chunk_space();
         let space = TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: space.0, domain: space.1 };
@@ -83,11 +86,13 @@ pub(super) fn set(
 }
 
 /// Packs by their files.
-struct PackFiles(BTreeMap<u64, PathBuf>);
+struct PackFiles(BTreeMap<PackKey, PathBuf>);
 
 impl PackSource for PackFiles {
     fn open(&self, pack: &PackKey) -> io::Result<Option<Box<dyn PackBytes>>> {
-        let Some(path) = self.0.get(&pack.number) else { return Ok(None) };
+        // The same pack under a further name is the same file.
+        let first = PackKey { upload: 0, ..*pack };
+        let Some(path) = self.0.get(&first) else { return Ok(None) };
         Ok(Some(Box::new(PackUpload::new(File::open(path)?)?)))
     }
 }
@@ -128,16 +133,37 @@ struct PushJson<'a> {
     bytes_sent: u64,
 }
 
+/// What a pack is called on the tier.
+fn key(of: &PackedSnapshot, pack: &NeededPack) -> PackKey {
+    match pack.from {
+        NeededBytes::Here(_) => PackKey { store: of.store, number: pack.number, upload: 0 },
+        NeededBytes::Tier { store, number, upload, .. } => PackKey { store, number, upload },
+    }
+}
+
+/// The files of packs that this store has written.
+fn files(of: &PackedSnapshot) -> PackFiles {
+    let paths = of.packs.iter().filter_map(|pack| match &pack.from {
+        NeededBytes::Here(path) => Some((key(of, pack), path.clone())),
+        NeededBytes::Tier { .. } => None,
+    });
+    PackFiles(paths.collect())
+}
+
 fn plan(node: &NodeName, of: &PackedSnapshot) -> SnapshotPush {
-    let key = |number| PackKey { store: of.store, number, upload: 0 };
-    let root = match &of.root {
-        Some((hash, number, slot)) => {
-            RecordRoot::Node { hash: hash.clone(), pack: key(*number), slot: *slot }
-        }
-        None => RecordRoot::Zeroes,
+    let record = |pack: &NeededPack| RecordPack {
+        footer_offset: pack.footer_offset,
+        chunks: pack.chunks.into(),
+        local: matches!(pack.from, NeededBytes::Tier { .. }).then_some(pack.number),
+        ..RecordPack::new(key(of, pack), pack.bytes)
     };
+    let root = of.root.as_ref().and_then(|(hash, number, slot)| {
+        let pack = of.packs.iter().find(|pack| pack.number == *number)?;
+        Some(RecordRoot::Node { hash: hash.clone(), pack: key(of, pack), slot: *slot })
+    });
+    let root = root.unwrap_or(RecordRoot::Zeroes);
     let (chunk_bytes, domain) = (of.chunk_bytes, of.domain);
-    let packs = of.packs.iter().map(|pack| RecordPack { key: key(pack.number), bytes: pack.bytes });
+    let packs = of.packs.iter().map(record);
     SnapshotPush {
         image: node.image.to_string(),
         snapshot: node.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -161,7 +187,7 @@ pub(super) fn push(
     let (objects, who) = (tier(place.store)?, pusher(place)?);
     let packed = owner::look(place, (&path.node, None), |store| store.packed_snapshot(&path.node))?;
     let plan = plan(&path.node, &packed);
-    let packs = PackFiles(packed.packs.iter().map(|pack| (pack.number, pack.path.clone())).collect());
+    let packs = files(&packed);
     let total = plan.packs.iter().map(|pack| pack.bytes).sum();
     let line = Watched::begin("pushing", &path.store, Some(0))?;
     let (begun, sent, stopped) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));
@@ -174,6 +200,9 @@ pub(super) fn push(
         (Err(_), Ok(Some(stopped))) => return Err(stopped.into()),
         (Err(error), _) => return Err(error.into()),
     };
+    if let Err(error) = note_push(&path.store, plan.uuid, objects.now_s()) {
+        tracing::warn!(%error, "`image ls` does not show that it was pushed");
+    }
     let (node, bytes_sent) = (path.node.to_string(), shown.sent.into_inner());
     if as_json {
         let (store, record, packs) = (path.store.as_path(), record.to_string(), plan.packs.len());

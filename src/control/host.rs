@@ -15,6 +15,15 @@ use crate::shard::Removal;
 /// Why the process does not want the server to go on.
 pub type HostError = Box<dyn Error + Send + Sync>;
 
+/// What threads of stores need.
+#[derive(Debug)]
+pub struct StoreRights<'a> {
+    /// What is below these is theirs.
+    pub directories: &'a [PathBuf],
+    /// Threads that they have started already connect to tiers.
+    pub fetch: bool,
+}
+
 /// The process around a server: it is asked at each stage of the start, and says when to stop.
 ///
 /// `ringnbd serve` gives privileges up here, handles signals, and announces itself. A server that an
@@ -44,13 +53,13 @@ pub trait Host {
     }
 
     /// Runs `start`, which starts the threads of the stores, on any thread. They lack what that thread gave
-    /// up, which must not be these directories.
+    /// up, which must not be these rights.
     ///
     /// # Errors
     /// Ends the start.
     fn around_stores<T: Send>(
         &mut self,
-        _directories: &[PathBuf],
+        _wanted: &StoreRights<'_>,
         start: impl FnOnce() -> T + Send,
     ) -> Result<T, HostError> {
         Ok(start())

@@ -70,7 +70,7 @@ use no_encryption::{Encryption, SecureChannel, TlsProof};
 pub use crate::backend::LaunchCommand;
 pub use file_opener::{FileToOpen, OpenFiles, OpeningFile};
 pub use handover::{Takeover, TakeoverError, read_arbitrary};
-pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport};
+pub use host::{AddExport, ChangeError, Host, HostError, HostRequest, Ready, RemoveExport, StoreRights};
 pub use listen::listeners::{Listener, inherited};
 pub use reload::{OpenedFile, Reload, Reloaded, Reloading};
 pub use served::Served;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::Encryption;
 use super::catalogue::Catalogue;
 use super::handover::{Takeover, TakeoverError};
-use super::host::Host;
+use super::host::{Host, StoreRights};
 use super::listen::listeners;
 use super::observers::wants_latencies;
 use super::plane::Plane;
@@ -83,7 +83,8 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     let connects = connects_later(config, &opened, early.is_some())?;
     let files = catalogue.files() + host.exports_later() + opened.files();
     let directories = [opened.directories(), opened.log_directories()].concat();
-    host.around_stores(&directories, || opened.start_threads())?.map_err(OpenError::Store)?;
+    let wanted = StoreRights { directories: &directories, fetch: opened.fetch() };
+    host.around_stores(&wanted, || opened.start_threads())?.map_err(OpenError::Store)?;
     let (shards, exits) = early.map_or_else(|| start(host, (files, connects)), Ok)?;
     let connections = if client.is_some() { 1 } else { limits.connections };
     let plane = Rc::new(Plane::new(catalogue, limits, shards, connections, encryption));

@@ -26,6 +26,14 @@ pub(crate) fn default_format() -> LogFormat {
     if people_read { LogFormat::Human } else { LogFormat::Json }
 }
 
+/// Sends the warnings of a command to the standard error, for its user.
+pub(crate) fn show_warnings() {
+    let builder = tracing_subscriber::fmt().compact().without_time().with_target(false);
+    let builder = builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
+    // An error means that a subscriber is already there.
+    let _already_there = builder.with_max_level(Level::WARN).try_init();
+}
+
 /// Sends log lines, and panics, to the standard error from now on; nowhere when that is the client's socket.
 ///
 /// `RUST_LOG` chooses the levels, such as `ringnbd=debug`. Without it, it is `info`, or `debug` when

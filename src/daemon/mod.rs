@@ -30,12 +30,13 @@ pub(crate) mod surroundings;
 pub(crate) mod within;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{CommandUri, Config};
-use crate::control::{self, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles, Ready, Reload};
+use crate::control::{
+    self, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles, Ready, Reload, StoreRights,
+};
 use crate::sandbox::{Names, Sandbox, SandboxError};
 use attacher::Attacher;
 use broker::{Broker, BrokerCommands, Permissions};
@@ -217,13 +218,14 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
 
     fn around_stores<T: Send>(
         &mut self,
-        directories: &[PathBuf],
+        wanted: &StoreRights<'_>,
         start: impl FnOnce() -> T + Send,
     ) -> Result<T, HostError> {
-        if directories.is_empty() {
+        if wanted.directories.is_empty() {
             return Ok(start());
         }
-        let names = Names { stores: directories.to_vec(), ..Names::default() };
+        let names =
+            Names { stores: wanted.directories.to_vec(), others_connect: wanted.fetch, ..Names::default() };
         Ok(self.sandbox().isolated(&names, start)?)
     }
 

@@ -210,7 +210,8 @@ const OF_STORES: &[c_long] =
     &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_copy_file_range];
 
 /// What connecting to another server takes, beside what is allowed anyway.
-const OF_CONNECTING: &[c_long] = &[libc::SYS_socket, libc::SYS_connect];
+/// The last is how the C library asks for the addresses of a host.
+const OF_CONNECTING: &[c_long] = &[libc::SYS_socket, libc::SYS_connect, libc::SYS_sendmmsg];
 
 /// Programs in the order in which they are to be installed; a call must pass all. With stores, files may be
 /// made and opened to be written; where the server connects to others, sockets may be made.

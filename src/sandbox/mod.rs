@@ -47,6 +47,11 @@
 //! threads of its shards. Only then may shards connect, to whatever the network allows, and all threads make
 //! sockets.
 //!
+//! A store with images of a tier has threads that fetch from it. They start when the store is opened, before
+//! anything is given up: they keep the names of files that their user may use, as far as the filter of calls
+//! goes. If the tier is in a bucket, one of them connects, and all threads may make sockets. Names of hosts
+//! are looked up there: the first time before the filter, so that the C library has loaded what that takes.
+//!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
 //! exports at worst. It also starts the commands of exports, which are not confined either: they may do what
@@ -137,7 +142,7 @@ impl Sandbox {
         start: impl FnOnce() -> T + Send,
     ) -> Result<T, SandboxError> {
         self.has_stores.set(self.has_stores.get() || !names.stores.is_empty());
-        self.connects.set(self.connects.get() || names.connects);
+        self.connects.set(self.connects.get() || names.connects || names.others_connect);
         if self.mode == SandboxMode::Off {
             return Ok(start());
         }

@@ -23,6 +23,8 @@ pub(crate) struct Names {
     pub stores: Vec<PathBuf>,
     /// It connects to other servers.
     pub connects: bool,
+    /// Threads do that started earlier, and keep what they may do.
+    pub others_connect: bool,
 }
 
 /// The newest version that was looked at. An older kernel enforces its part of it.

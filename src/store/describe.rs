@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{
-    CatalogView, ChainNode, ChunkCompression, ImageRefusal, ListedNode, NodeName, SpaceFigures, listing,
+    CatalogView, ChainNode, ChunkCompression, ImageRefusal, LayerRow, ListedNode, NodeName, SpaceFigures,
+    listing,
 };
 use super::error::StoreError;
 use super::maps::LayerMaps;
-use super::open_store::{OpenStore, StoreUsage};
+use super::open_store::{OpenStore, StoreUsage, now_s};
+use super::push_notes::{PushLag, PushNotes};
 use super::ratio::SpaceRatio;
 
 /// Layers that are missing, of which so many are named.
@@ -37,6 +39,12 @@ pub struct NodeDescription {
     #[serde(default)]
     pub estimated: bool,
     pub depth: usize,
+    /// Of a snapshot: when it was pushed to the store's tier, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<u64>,
+    /// Of an image that has a snapshot on the tier: what the loss of the host would cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<PushLag>,
     /// Seconds since 1970.
     pub created: u64,
     /// The snapshot that an image was cloned from.
@@ -155,6 +163,8 @@ fn description(view: &CatalogView, line: &ListedNode<'_>, is_exact: bool) -> Nod
         ratio: SpaceRatio::of(space.used, space.unique).filter(|_| !space.is_unknown),
         estimated: space.is_unknown || space.is_packed && !is_exact,
         depth: space.depth,
+        pushed: None,
+        lag: None,
         created,
         origin: if own { view.origin_name(image.origin) } else { None },
         clones: clones.iter().map(|image| image.name.to_string()).collect(),
@@ -180,14 +190,34 @@ impl<M: LayerMaps> OpenStore<M> {
         listing(view, &SpaceFigures { layer: &|layer| usage.of(layer), contents: &contents })
     }
 
+    /// A line, with what is known of its tier.
+    fn described(
+        &self,
+        view: &CatalogView,
+        line: &ListedNode<'_>,
+        (usage, is_exact, notes): (&StoreUsage, bool, &PushNotes),
+    ) -> NodeDescription {
+        let mut found = description(view, line, is_exact);
+        let taken = |row: &LayerRow| {
+            let packed = view.contents(row.id).and_then(|_| self.packed_space(row.id));
+            usage.of(row.id).saturating_add(packed.map_or(0, |space| space.own_data))
+        };
+        match line.snapshot {
+            Some(row) => found.pushed = notes.pushed_s(row.id.0),
+            None => found.lag = notes.lag(view, line.image, taken, now_s()),
+        }
+        found
+    }
+
     /// All images and snapshots, as a tree.
     ///
     /// # Errors
     /// A change of the catalogue failed before.
     pub fn describe_all(&self) -> Result<NodeDescriptions, StoreError> {
         let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
+        let notes = self.directory.push_notes();
         let lines = self.lines(view, &usage);
-        let nodes = lines.iter().map(|line| description(view, line, is_exact)).collect();
+        let nodes = lines.iter().map(|line| self.described(view, line, (&usage, is_exact, &notes))).collect();
         Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: missing(usage) })
     }
 
@@ -197,10 +227,14 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A change of the catalogue failed before.
     pub(crate) fn describe_first(&self, most: usize) -> Result<FirstNodes, StoreError> {
         let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
+        let notes = self.directory.push_notes();
         let counts = view.counts();
         let lines = self.lines(view, &usage);
-        let nodes =
-            lines.iter().take(most).map(|line| BriefNode::of(description(view, line, is_exact))).collect();
+        let nodes = lines
+            .iter()
+            .take(most)
+            .map(|line| BriefNode::of(self.described(view, line, (&usage, is_exact, &notes))))
+            .collect();
         Ok(FirstNodes { nodes, images: counts.images, snapshots: counts.snapshots, missing: missing(usage) })
     }
 
@@ -210,11 +244,12 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A change of the catalogue failed before.
     pub fn describe_some(&self, nodes: &[NodeName]) -> Result<NodeDescriptions, StoreError> {
         let (view, usage, is_exact) = (self.view()?, self.usage()?, self.packed_store()?.is_exact);
+        let notes = self.directory.push_notes();
         let lines = self.lines(view, &usage);
         let by_name: BTreeMap<NodeName, &ListedNode<'_>> =
             lines.iter().map(|line| (name_of(line), line)).collect();
         let found = nodes.iter().filter_map(|node| by_name.get(node));
-        let nodes = found.map(|line| description(view, line, is_exact)).collect();
+        let nodes = found.map(|line| self.described(view, line, (&usage, is_exact, &notes))).collect();
         Ok(NodeDescriptions { store: self.path().to_owned(), nodes, missing: Vec::new() })
     }
 

@@ -144,6 +144,12 @@ pub enum StoreError {
          stopped"
     )]
     NewTier(String),
+    #[error("{0} is no snapshot that an image of a tier began as: name one, as `ringnbd image ls` shows it")]
+    NotOfTier(String),
+    #[error(
+        "{0} has more on tiers than the caches of the store may take: raise cache_bytes in its file `tiers`, and pull it again"
+    )]
+    CacheTooSmall(String),
     #[error("{} exists already: name another file, or write --force", .0.display())]
     FileExists(PathBuf),
     #[error("{} belongs to the store, or images stand on it: name another file", .0.display())]
@@ -177,7 +183,7 @@ impl StoreError {
         match self {
             Self::File { .. } | Self::Commit { .. } | Self::LayerMissing { .. } | Self::Map { .. } => false,
             Self::Interrupted | Self::RemovedPartly { .. } | Self::Failed(_) => false,
-            Self::NoNextHead(_) => false,
+            Self::NoNextHead(_) | Self::CacheTooSmall(_) => false,
             Self::Busy(_) | Self::UnknownBase(_) | Self::NotReadable(_) | Self::Live(_) => true,
             Self::ChangeRecord { .. } | Self::Unreadable { .. } => false,
             Self::Pack { .. } | Self::Contents { .. } | Self::Index(_) | Self::Reach(_) => false,
@@ -193,7 +199,7 @@ impl StoreError {
             Self::OtherSnapshot { .. } | Self::CatalogIsWhole(_) | Self::NoLayers(_) => true,
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,
-            Self::NotPacked(_) | Self::RemoteBase(_) | Self::NoRemoteBase(_) => true,
+            Self::NotPacked(_) | Self::RemoteBase(_) | Self::NoRemoteBase(_) | Self::NotOfTier(_) => true,
         }
     }
 }

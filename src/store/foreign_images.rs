@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::catalog::{self, ForeignSnapshot, ImageId, LayerId, NewForeignImage, StoreName};
 use super::collection_pins::CollectionPins;
 use super::error::StoreError;
-use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, open_source};
+use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, is_of_network, open_source};
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
@@ -77,6 +77,15 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(())
     }
 
+    /// Whether bytes of its images come over the network.
+    ///
+    /// # Errors
+    /// It cannot be read what its tiers are.
+    pub(crate) fn fetches(&self) -> Result<bool, StoreError> {
+        let has_source = self.directory.foreign.has_source();
+        Ok(has_source && self.directory.tiers()?.tiers.values().any(|address| is_of_network(address)))
+    }
+
     /// Whether a tier is one that the store has opened.
     pub(super) fn has_tier(&self, from: &TierSnapshot) -> Result<bool, StoreError> {
         let known = self.directory.tiers()?;
@@ -95,8 +104,12 @@ impl<M: LayerMaps> OpenStore<M> {
         let snapshot = from.foreign()?;
         open_source(&from.address).map_err(StoreError::Tier)?;
         let mut known = self.directory.tiers()?;
-        if known.tiers.insert(from.tier, from.address.clone()).as_ref() != Some(&from.address) {
+        let has_trace = from.boot_trace.as_ref().is_some_and(|trace| known.note(trace));
+        let is_new = known.tiers.insert(from.tier, from.address.clone()).as_ref() != Some(&from.address);
+        if is_new || has_trace {
             self.directory.keep_tiers(&known)?;
+        }
+        if is_new {
             self.open_tiers()?;
         }
         names.iter().try_for_each(|name| self.clone_foreign(name, &snapshot))

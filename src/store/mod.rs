@@ -6,6 +6,7 @@
 
 pub(crate) mod arriving_delta;
 pub(crate) mod base;
+pub(crate) mod boot_trace;
 pub(crate) mod catalog;
 mod chain_reader;
 mod change_walk;
@@ -66,6 +67,8 @@ pub(crate) mod packed_gauges;
 mod packed_space;
 pub(crate) mod packs;
 pub(crate) mod pending;
+pub(crate) mod pulling;
+pub(crate) mod push_notes;
 pub(crate) mod pushing;
 mod ratio;
 pub(crate) mod rebasing;

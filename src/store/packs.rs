@@ -15,7 +15,7 @@ use super::collection_pins::CollectionPins;
 use super::directory::{StoreDirectory, below, move_to_lost, names, unlink};
 use super::error::StoreError;
 use super::file_changes::{make_directory, rename, sync_directory};
-use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
+use super::foreign::{ForeignPacks, PartialPack, PlacedFile, PlacedPack, present_ranges};
 use super::index::{ChunkIndex, ChunkIndexError};
 use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
 use super::pack_shelf::PackShelf;
@@ -78,7 +78,7 @@ impl PackPlace {
     /// The same, of which nothing is read yet: that may take time.
     pub(super) fn placed(&self, number: u64, space: ChunkSpace) -> Result<PlacedPack, PackError> {
         if let Some(PackOrigin { store, number: origin }) = self.foreign.origin(number) {
-            let pack = self.foreign.open(number, &|number| self.cache_file(number))?;
+            let pack = self.partial(number)?;
             let identity = PackIdentity { store, number: origin, space };
             return Ok(PlacedPack { file: PlacedFile::Partial(pack), identity });
         }
@@ -93,6 +93,21 @@ impl PackPlace {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CREATE;
         let file = below(&*self.directory, cache_name(number), flags, Mode::RUSR | Mode::WUSR);
         Ok(File::from(file?))
+    }
+
+    /// What is here of a pack which another store wrote, and the rest of it when it is read.
+    pub(super) fn partial(&self, number: u64) -> std::io::Result<Arc<PartialPack>> {
+        self.foreign.open(number, &|number| self.cache_file(number))
+    }
+
+    /// What is here of a pack which another store wrote.
+    pub(super) fn cached_ranges(&self, number: u64) -> std::io::Result<Vec<(u64, u64)>> {
+        let file = match below(&*self.directory, cache_name(number), OFlags::RDONLY, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        present_ranges(&file)
     }
 
     /// Looks what the caches of packs take which are not open yet.

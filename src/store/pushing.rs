@@ -1,10 +1,11 @@
 //! What of a store a snapshot needs elsewhere: its root, and the packs that have its chunks.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::catalog::{NodeName, PackRow};
+use super::catalog::{ForeignRow, NodeName, PackOrigin, PackRow};
 use super::chunk_set::ChunkSet;
 use super::contents_error::ContentsError;
 use super::error::StoreError;
@@ -19,7 +20,19 @@ use super::packs::{PackPlace, pack_failure};
 pub struct NeededPack {
     pub number: u64,
     pub bytes: u64,
-    pub path: PathBuf,
+    pub chunks: u32,
+    /// Where its footer begins.
+    pub footer_offset: u64,
+    pub from: NeededBytes,
+}
+
+/// Where the bytes of a pack are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NeededBytes {
+    /// In a file of the store.
+    Here(PathBuf),
+    /// On a tier, where another store has put it. These are its names there.
+    Tier { tier: Uuid, store: Uuid, number: u64, upload: u32 },
 }
 
 /// A snapshot whose contents are all in packs.
@@ -41,8 +54,17 @@ pub struct PackedSnapshot {
 struct NeededWalk<'a> {
     node: &'a NodeName,
     place: &'a PackPlace,
+    /// Packs of other stores.
+    foreign: BTreeMap<u64, ForeignRow>,
     needed: ChunkSet,
     count: u64,
+}
+
+impl NeededBytes {
+    const fn of(row: &ForeignRow) -> Self {
+        let PackOrigin { store, number } = row.origin;
+        Self::Tier { tier: row.tier, store, number, upload: row.upload }
+    }
 }
 
 fn unreadable(node: &NodeName, why: impl std::fmt::Display) -> StoreError {
@@ -89,6 +111,7 @@ impl NeededWalk<'_> {
                 break;
             }
             let path = self.place.path_of(row.number);
+            let foreign = self.foreign.get(&row.number);
             let opened = self.place.open(row.number, row.space).map_err(pack_failure(path.clone()))?;
             let alive = opened.chunks().filter(|chunk| self.needed.remove(&chunk.hash)).count() as u64;
             if let ManifestEntry::Named(chunk) = top
@@ -99,7 +122,10 @@ impl NeededWalk<'_> {
             }
             self.count -= alive;
             if alive > 0 {
-                found.packs.push(NeededPack { number: row.number, bytes: row.bytes, path });
+                let from = foreign.map_or(NeededBytes::Here(path), NeededBytes::of);
+                let (footer_offset, chunks) = (opened.footer_offset(), opened.chunks().count() as u32);
+                let (number, bytes) = (row.number, row.bytes);
+                found.packs.push(NeededPack { number, bytes, chunks, footer_offset, from });
             }
         }
         if self.count == 0 {
@@ -156,7 +182,8 @@ impl<M: LayerMaps> OpenStore<M> {
             ManifestEntry::Named(_) => {}
         }
         let place = self.pack_place()?;
-        let mut walk = NeededWalk { node, place: &place, needed: ChunkSet::default(), count: 0 };
+        let foreign = self.view()?.foreign_packs().map(|row| (row.number, row.clone())).collect();
+        let mut walk = NeededWalk { node, place: &place, foreign, needed: ChunkSet::default(), count: 0 };
         walk.reach(&root)?;
         walk.packs(self.view()?.packs().cloned().collect(), &root.top, &mut found)?;
         Ok(found)

@@ -377,6 +377,9 @@ impl<M: LayerMaps> OpenStore<M> {
         };
         let (StoreRequest::Create { image, size, .. }, Some(path)) = (request, named) else {
             let answer = self.perform(request);
+            if let (StoreRequest::CloneFromTier { from, .. }, Ok(_)) = (request, &answer) {
+                from.boot_trace.iter().for_each(|trace| self.fetch_ahead_of(trace));
+            }
             if request.opens() == OpenFor::Removing {
                 self.keep_reserve();
             }

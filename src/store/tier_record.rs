@@ -6,9 +6,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::boot_trace::BootTrace;
 use super::catalog::{ForeignPack, ForeignSnapshot, ImageRefusal, NodeName, PackOrigin, SnapshotId};
 use super::error::StoreError;
-use super::foreign::{RangeSource, SourceError, open_source};
+use super::foreign::{RangeSource, SourceError, is_of_network, open_source};
 use super::image_path::ImagePathError;
 use super::manifest::{ManifestEntry, ManifestRoot, NamedChunk};
 use super::open_store::now_s;
@@ -78,6 +79,9 @@ pub struct TierSnapshot {
     /// Where the tier is.
     pub address: String,
     pub record: RecordedSnapshot,
+    /// What boots of it have read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_trace: Option<BootTrace>,
 }
 
 /// A snapshot of a tier, as a user names it.
@@ -91,12 +95,17 @@ pub struct TierPath {
 impl FromStr for TierPath {
     type Err = ImagePathError;
 
+    /// What an address has behind a question mark stands behind the name.
     fn from_str(text: &str) -> Result<Self, ImagePathError> {
+        let (text, parameters) = match text.split_once('?').filter(|_| is_of_network(text)) {
+            Some((text, parameters)) => (text, format!("?{parameters}")),
+            None => (text, String::new()),
+        };
         let (address, name) = text.rsplit_once('/').ok_or(ImagePathError::NoName)?;
         if name.is_empty() || address.is_empty() || address.ends_with('/') {
             return Err(ImagePathError::NoName);
         }
-        Ok(Self { address: address.to_owned(), node: name.parse()? })
+        Ok(Self { address: format!("{address}{parameters}"), node: name.parse()? })
     }
 }
 
@@ -106,10 +115,21 @@ impl FromStr for TierPath {
 /// A sentence.
 pub fn look_up_snapshot(path: &TierPath, store: &str, images: &[String]) -> Result<TierSnapshot, StoreError> {
     let source = open_source(&path.address).map_err(StoreError::Tier)?;
-    let found = TierSnapshot::look_up(&*source, &path.address, &path.node)?;
+    let look_up = || TierSnapshot::look_up(&*source, &path.address, &path.node);
+    let found = look_up()?;
     let store = Uuid::try_parse(store).map_err(|error| StoreError::Tier(error.to_string()))?;
     images.iter().try_for_each(|image| found.hold(&*source, (store, image), now_s()))?;
-    Ok(found)
+    // If the snapshot is still there, no collection had begun to delete its packs before it could see the
+    // notes.
+    let again = look_up()?;
+    if again != found {
+        return Err(StoreError::Tier(format!(
+            "{} was pushed anew or removed meanwhile: try again",
+            path.node
+        )));
+    }
+    let boot_trace = BootTrace::look_up(&*source, found.record.uuid);
+    Ok(TierSnapshot { boot_trace, ..found })
 }
 
 #[derive(Deserialize)]
@@ -163,7 +183,7 @@ impl TierSnapshot {
         let record: RecordedSnapshot =
             read_json(source, &format!("images/{image}/records/{}.json", id.simple()))?;
         check_version(record.version)?;
-        Ok(Self { tier: tier.uuid, address: address.to_owned(), record })
+        Ok(Self { tier: tier.uuid, address: address.to_owned(), record, boot_trace: None })
     }
 
     /// Notes on the tier that an image of a store needs the packs: a collection there leaves them alone.

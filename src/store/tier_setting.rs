@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::error::StoreError;
+use super::push_notes::forget_pushes;
 
 const NAME: &str = "tier";
 const NEW: &str = "tier.new";
@@ -29,6 +30,7 @@ pub fn tier_of(store: &Path) -> Result<Option<String>, StoreError> {
 pub fn set_tier(store: &Path, address: Option<&str>) -> Result<(), StoreError> {
     let path = store.join(NAME);
     let set = || {
+        forget_pushes(store)?;
         if let Some(address) = address {
             let new = store.join(NEW);
             let mut file = fs::File::create(&new)?;

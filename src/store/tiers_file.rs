@@ -10,13 +10,17 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::boot_trace::BootTrace;
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
 use super::foreign::TierLimits;
 
 const NAME: &str = "tiers";
 const NEW_NAME: &str = "tiers.new";
-const MOST_BYTES: u64 = 1 << 20;
+const MOST_BYTES: u64 = 4 << 20;
+/// What is noted of boots: snapshots, and ranges of their packs in all.
+const MOST_TRACES: usize = 16;
+const MOST_RANGES: usize = 1 << 15;
 /// A client has given up by then.
 const LONGEST_WAIT_S: u64 = 86_400;
 
@@ -29,16 +33,38 @@ pub(super) struct TiersFile {
     pub(super) cache_bytes: u64,
     /// How long a read waits.
     pub(super) wait_s: u64,
+    /// What boots have read of snapshots that images began as.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) boot_traces: Vec<BootTrace>,
 }
 
 impl Default for TiersFile {
     fn default() -> Self {
         let TierLimits { wait, cache_bytes } = TierLimits::default();
-        Self { tiers: BTreeMap::new(), cache_bytes, wait_s: wait.as_secs() }
+        Self { tiers: BTreeMap::new(), cache_bytes, wait_s: wait.as_secs(), boot_traces: Vec::new() }
     }
 }
 
 impl TiersFile {
+    /// Notes what boots have read of a snapshot; false if it is known. The oldest are forgotten.
+    pub(super) fn note(&mut self, trace: &BootTrace) -> bool {
+        if self.boot_traces.contains(trace) {
+            return false;
+        }
+        self.boot_traces.retain(|known| known.snapshot != trace.snapshot);
+        self.boot_traces.push(trace.clone());
+        while self.boot_traces.len() > MOST_TRACES || self.has_many_ranges() {
+            self.boot_traces.remove(0);
+        }
+        true
+    }
+
+    /// The file would be larger than one that is read.
+    fn has_many_ranges(&self) -> bool {
+        let packs = self.boot_traces.iter().flat_map(|trace| &trace.packs);
+        packs.map(|pack| 4 + pack.ranges.len()).sum::<usize>() > MOST_RANGES
+    }
+
     pub(super) fn limits(&self) -> TierLimits {
         TierLimits {
             wait: Duration::from_secs(self.wait_s.min(LONGEST_WAIT_S)),

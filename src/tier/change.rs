@@ -1,5 +1,6 @@
 //! Reads small objects, and changes them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::bug::{TierBug, is_planted};
@@ -13,6 +14,8 @@ const CHANGES: usize = 64;
 const TRIES: u32 = 8;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// Between two warnings.
+const TOLD_EVERY_S: u64 = 10;
 
 /// What is to be done about an object.
 pub(super) enum TierChange<R, T> {
@@ -35,6 +38,17 @@ fn pause(attempt: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << attempt.min(10)).min(LONGEST_WAIT)
 }
 
+/// Says that the tier does not do what it is asked: at once, because it is asked again for a while, and
+/// seldom, because many ask.
+fn tell(now_s: u64, error: &ObjectError) {
+    static TOLD_S: AtomicU64 = AtomicU64::new(0);
+    let told_s = TOLD_S.load(Ordering::Relaxed);
+    if now_s.abs_diff(told_s) >= TOLD_EVERY_S {
+        TOLD_S.store(now_s, Ordering::Relaxed);
+        tracing::warn!(%error, "the tier is asked again");
+    }
+}
+
 /// Asks again, later and later, as long as that may help.
 pub(super) async fn patiently<'a, T>(
     objects: &'a dyn Objects,
@@ -42,7 +56,10 @@ pub(super) async fn patiently<'a, T>(
 ) -> Result<T, ObjectError> {
     for attempt in 0.. {
         match ask().await {
-            Err(error) if error.is_passing() && attempt + 1 < TRIES => objects.wait(pause(attempt)).await?,
+            Err(error) if error.is_passing() && attempt + 1 < TRIES => {
+                tell(objects.now_s(), &error);
+                objects.wait(pause(attempt)).await?;
+            }
             done => return done,
         }
     }
@@ -104,6 +121,7 @@ pub(super) async fn change<R: TierRecord, T>(
             Err(ObjectError::Precondition(_)) => {}
             Err(error) if is_planted(TierBug::LostAnswerIsFailure) => return Err(error.into()),
             Err(error) if error.is_passing() && failures < TRIES => {
+                tell(objects.now_s(), &error);
                 objects.wait(pause(failures)).await?;
                 failures += 1;
             }

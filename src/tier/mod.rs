@@ -8,6 +8,7 @@
 //! PREFIX/holds/<store>/<name>.json          packs that an image of a store reads, which was not pushed
 //! PREFIX/publish/<name>.json                a name for everybody, of one snapshot
 //! PREFIX/trash/<store>/<number>.json        how far a pack is on its way to deletion
+//! PREFIX/boot-traces/<snapshot>.json        what boots of a snapshot have read: a hint
 //! ```
 //!
 //! Objects are either never changed, or small and changed by conditional PUTs alone: [`Objects`] has no other
@@ -34,10 +35,13 @@
 pub mod begin;
 mod bug;
 mod change;
+mod client;
 pub mod collect;
 mod directory;
 mod error;
 pub mod keys;
+#[cfg(feature = "tier")]
+mod known_hosts;
 mod marks;
 mod names;
 mod objects;
@@ -57,6 +61,7 @@ pub mod uri;
 pub mod verify;
 mod waiting;
 
+pub use client::TierClient;
 pub use directory::DirectoryObjects;
 pub use error::TierError;
 pub use objects::{

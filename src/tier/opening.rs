@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::client::TierClient;
 use super::directory::DirectoryObjects;
 use super::objects::Objects;
+#[cfg(feature = "tier")]
+use super::remote::{RemoteObjects, RemoteTries};
 use super::uri::{TierUri, TierUriError};
 
 impl TierUri {
@@ -15,9 +18,22 @@ impl TierUri {
         match self {
             Self::Directory(path) => Ok(Arc::new(DirectoryObjects::new(path)?)),
             #[cfg(feature = "tier")]
-            Self::S3(place) => Ok(Arc::new(super::remote::RemoteObjects::s3(place)?)),
+            Self::S3(place) => Ok(Arc::new(RemoteObjects::s3(place, RemoteTries::Few)?)),
             #[cfg(not(feature = "tier"))]
             Self::S3(_) => Err(TierUriError::NotBuilt),
         }
+    }
+
+    /// The same for threads that wait for its answers, and ask again themselves.
+    ///
+    /// # Errors
+    /// What was given does not fit; no thread.
+    pub fn client(&self) -> Result<TierClient, TierUriError> {
+        let objects: Arc<dyn Objects> = match self {
+            #[cfg(feature = "tier")]
+            Self::S3(place) => Arc::new(RemoteObjects::s3(place, RemoteTries::One)?),
+            other => other.objects()?,
+        };
+        TierClient::start(objects).map_err(|error| TierUriError::Setup(format!("no thread for it: {error}")))
     }
 }

@@ -122,7 +122,7 @@ impl PushTo<'_> {
 
     fn record(&self, of: &SnapshotPush, names: &BTreeMap<PackKey, PackKey>) -> PushRecord {
         let named = |key: &PackKey| names.get(key).copied().unwrap_or(*key);
-        let packs = of.packs.iter().map(|pack| RecordPack { key: named(&pack.key), bytes: pack.bytes });
+        let packs = of.packs.iter().map(|pack| RecordPack { key: named(&pack.key), ..pack.clone() });
         let root = match &of.root {
             RecordRoot::Node { hash, pack, slot } => {
                 RecordRoot::Node { hash: hash.clone(), pack: named(pack), slot: *slot }

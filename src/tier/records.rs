@@ -127,6 +127,27 @@ pub struct RecordPack {
     pub key: PackKey,
     /// Bytes of its file.
     pub bytes: u64,
+    /// Where its footer begins, and how many chunks it has; 0 if nobody has told.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub footer_offset: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub chunks: u64,
+    /// Its number in the store that the snapshot is from, if another one wrote it: nodes name it by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl RecordPack {
+    /// One of which nothing more is told.
+    #[must_use]
+    pub const fn new(key: PackKey, bytes: u64) -> Self {
+        Self { key, bytes, footer_offset: 0, chunks: 0, local: None }
+    }
 }
 
 /// `holds/<store>/<name>.json`: what an image reads that was cloned from the tier and not pushed yet. Without
@@ -192,7 +213,7 @@ mod tests {
             size: 1 << 30,
             space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
             root: RecordRoot::Node { hash: "ab".repeat(32), pack, slot: 9 },
-            packs: vec![RecordPack { key: pack, bytes: 7 }],
+            packs: vec![RecordPack { footer_offset: 4096, local: Some(3), ..RecordPack::new(pack, 7) }],
         }
     }
 

@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
+    BackoffConfig, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig, UpdateVersion,
 };
 
+use super::known_hosts::KnownHosts;
 use super::objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
@@ -19,12 +21,23 @@ use super::uri::{S3Place, TierUriError};
 
 /// Bytes of a part of an upload. A larger object has several, and at most 10,000 of them are possible.
 const PART: u64 = 8 << 20;
-/// What the crate tries by itself, for requests that may be sent twice.
+/// What the crate tries by itself, for requests that may be sent twice: after that time whoever asked is
+/// told, and asks again.
 const TRIES: usize = 3;
-const TRIES_TIME: Duration = Duration::from_secs(30);
-/// After which a request counts as not answered.
+const TRIES_TIME: Duration = Duration::from_secs(5);
+/// After which a request counts as not answered: in all, and without any byte of the answer.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(60);
+const SILENT_TIME: Duration = Duration::from_secs(10);
+
+/// How often a request is sent that may be sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RemoteTries {
+    /// As often as the crate does.
+    Few,
+    /// Once: whoever asks has a deadline, and asks again.
+    One,
+}
 
 /// An object store of the network, below a prefix.
 #[derive(Debug)]
@@ -39,11 +52,17 @@ impl RemoteObjects {
     ///
     /// # Errors
     /// What was given does not fit.
-    pub(super) fn s3(place: &S3Place) -> Result<Self, TierUriError> {
-        let options =
-            object_store::ClientOptions::new().with_connect_timeout(CONNECT_TIME).with_timeout(REQUEST_TIME);
-        let retry =
-            RetryConfig { backoff: BackoffConfig::default(), max_retries: TRIES, retry_timeout: TRIES_TIME };
+    pub(super) fn s3(place: &S3Place, tries: RemoteTries) -> Result<Self, TierUriError> {
+        let mut options = object_store::ClientOptions::new()
+            .with_connect_timeout(CONNECT_TIME)
+            .with_timeout(REQUEST_TIME)
+            .with_dns_resolver(Arc::new(KnownHosts::default()));
+        let mut max_retries = TRIES;
+        if tries == RemoteTries::One {
+            options = options.with_read_timeout(SILENT_TIME);
+            max_retries = 0;
+        }
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries, retry_timeout: TRIES_TIME };
         let mut builder = AmazonS3Builder::from_env()
             .with_client_options(options)
             .with_retry(retry)
@@ -80,8 +99,8 @@ impl RemoteObjects {
             return Err(ObjectError::Other { key: key.to_owned(), why });
         }
         let version = ObjectVersion { etag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-        let bytes = found.bytes().await.map_err(failure(key))?;
-        Ok(TierObject { bytes: bytes.into(), version })
+        let bytes = received(key, found, MOST_BYTES as u64).await?;
+        Ok(TierObject { bytes, version })
     }
 
     async fn put_now(&self, key: &str, bytes: Vec<u8>, when: PutIf) -> Result<(), ObjectError> {
@@ -146,6 +165,21 @@ fn endpoint_of_environment() -> Option<String> {
     names.iter().find_map(|name| std::env::var(name).ok()).filter(|value| !value.is_empty())
 }
 
+/// The bytes of an answer, which has no more than `most` of them, whatever it says.
+async fn received(key: &str, found: GetResult, most: u64) -> Result<Vec<u8>, ObjectError> {
+    let mut stream = found.into_stream();
+    let mut bytes = Vec::new();
+    while let Some(part) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
+        let part = part.map_err(failure(key))?;
+        if (bytes.len() + part.len()) as u64 > most {
+            let why = format!("more than {most} bytes came");
+            return Err(ObjectError::Unreachable { key: key.to_owned(), why });
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
 fn piece(key: &str, from: &dyn PackBytes, at: u64) -> Result<Vec<u8>, ObjectError> {
     let mut bytes = vec![0; PART.min(from.length() - at) as usize];
     let read = from.read(at, &mut bytes);
@@ -207,9 +241,11 @@ impl Objects for RemoteObjects {
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> ObjectFuture<'a, Vec<u8>> {
         Box::pin(async move {
             let (path, length) = (self.path(key), range.end - range.start);
-            let bytes = self.store.get_range(&path, range).await.map_err(failure(key))?;
+            let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+            let found = self.store.get_opts(&path, options).await.map_err(failure(key))?;
+            let bytes = received(key, found, length).await?;
             if bytes.len() as u64 == length {
-                return Ok(bytes.into());
+                return Ok(bytes);
             }
             let why = format!("{} bytes came, and {length} were asked for", bytes.len());
             Err(ObjectError::Unreachable { key: key.to_owned(), why })

@@ -159,7 +159,7 @@ impl MadeUp {
             return NameOwner { store, generation: 1, host, since_s: 1, snapshots, expired }.encode();
         }
         let (_, id) = keys::of_record(key).unwrap();
-        let packs = Self::packs(number).map(|key| RecordPack { key, bytes: 40 << 20 });
+        let packs = Self::packs(number).map(|key| RecordPack::new(key, 40 << 20));
         PushRecord {
             id,
             image,
@@ -257,7 +257,7 @@ impl PackSource for OneByte {
 const STORE: Uuid = Uuid::from_u128(1);
 
 fn snapshot(image: u64, packs: Range<u64>) -> SnapshotPush {
-    let pack = |number| RecordPack { key: PackKey { store: STORE, number, upload: 0 }, bytes: 1 };
+    let pack = |number| RecordPack::new(PackKey { store: STORE, number, upload: 0 }, 1);
     SnapshotPush {
         image: format!("vm{image}"),
         snapshot: format!("s{}", packs.end),

@@ -2,6 +2,7 @@
 //!
 //! Oracles: what the test itself did; the bytes and the blocks of files, read behind the program's back.
 
+mod bucket;
 mod chains;
 mod collected;
 mod deep;

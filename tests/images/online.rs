@@ -40,6 +40,11 @@ pub(super) fn online(store: &Store) -> Online {
 
 /// With parameters of the store.
 pub(super) fn online_with(store: &Store, parameters: &str) -> Online {
+    online_in(store, parameters, &[])
+}
+
+/// In an environment.
+pub(super) fn online_in(store: &Store, parameters: &str, environment: &[(&str, &str)]) -> Online {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control");
     let address = format!("unix:{}", socket.display());
@@ -47,6 +52,7 @@ pub(super) fn online_with(store: &Store, parameters: &str) -> Online {
         .shards(2)
         .memory("128M")
         .export(format!("store:{}{parameters}", store.path().display()));
+    let options = environment.iter().fold(options, |options, (name, value)| options.env(name, value));
     let server = options.args(["--control", &address, "--sandbox", "on"]).start();
     Online { server, socket, _directory: directory }
 }

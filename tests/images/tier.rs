@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Store;
-use super::online::golden;
+use super::online::{client, golden, online};
 
 /// The packs in a directory and below it, by their bytes.
 fn packs(directory: &Path) -> Vec<Vec<u8>> {
@@ -54,6 +54,42 @@ fn a_snapshot_is_pushed_once_and_its_packs_are_the_files_of_the_store() {
     assert!(checked.stderr.contains("it is missing") && checked.stderr.contains("golden@v1"), "{checked}");
     store.run("store tier STORE --off").ok();
     store.refused("image push STORE/golden@v1", &["there is no tier"]);
+}
+
+/// What was pushed is shown, and what the loss of the host would cost.
+#[test]
+fn a_list_tells_what_is_on_the_tier() {
+    let (store, _) = golden();
+    let tier = store.directory().join("tier");
+    let of = |name: &str| {
+        let list = store.json("image ls STORE");
+        let mut nodes = list["nodes"].as_array().unwrap().iter();
+        nodes.find(|node| node["name"] == name).unwrap().clone()
+    };
+    let titles = || store.run("image ls STORE").ok().lines().next().unwrap().to_owned();
+    tiered(&store, &tier);
+    store.run("image checkpoint STORE/golden@v1").ok();
+    assert!(!titles().contains("TIER") && of("golden").get("lag").is_none());
+    store.run("image push STORE/golden@v1").ok();
+    assert!(titles().ends_with("TIER"), "{}", titles());
+    assert!(of("golden@v1")["pushed"].as_u64().unwrap() >= of("golden@v1")["created"].as_u64().unwrap());
+    assert_eq!(of("golden")["lag"], serde_json::json!({"bytes": 0, "seconds": 0}));
+    assert!(of("vm1").get("lag").is_none(), "nothing of it was pushed");
+    {
+        let online = online(&store);
+        let mut writer = client(&online.server, "golden");
+        writer.write_at(1 << 20, &[5; 1 << 20]).unwrap();
+        writer.flush().unwrap();
+        let bytes = of("golden")["lag"]["bytes"].as_u64().unwrap();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}: a server tells it too");
+    }
+    store.run("image checkpoint STORE/golden@v2").ok();
+    let bytes = of("golden")["lag"]["bytes"].as_u64().unwrap();
+    assert!(bytes > 0, "in packs it is not on the tier yet");
+    store.run("image push STORE/golden@v2").ok();
+    assert_eq!(of("golden")["lag"]["bytes"], 0);
+    store.run("store tier STORE --off").ok();
+    assert!(of("golden@v1").get("pushed").is_none() && !titles().contains("TIER"));
 }
 
 /// A name belongs to one store; who takes it over is told to the other, which loses nothing.

@@ -115,7 +115,7 @@ fn what_is_no_snapshot_of_a_tier_is_refused() {
         (format!("{address}/golden@v2"), "no snapshot \"v2\""),
         (format!("{address}/none@v1"), "images/none/owner.json"),
         (format!("{address}x/golden@v1"), "tier.json"),
-        ("file://tier/golden@v1".to_owned(), "write its whole path"),
+        ("file://tier/golden@v1".to_owned(), "the whole path of a directory"),
         ("gopher://tier/golden@v1".to_owned(), "no address of a tier"),
     ] {
         other.refused(&format!("image clone {from} STORE/vm9"), &[words]);

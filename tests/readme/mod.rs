@@ -123,6 +123,8 @@ fn every_flag_exists() {
         "ctl events",
         "store tier",
         "image push",
+        "image pull",
+        "image trace",
         "image own",
         "top",
         "upgrade",

@@ -47,6 +47,8 @@ pub struct ServedStore {
     pins: Arc<CollectionPins>,
     /// Packs that other stores have written.
     foreign: Arc<ForeignPacks>,
+    /// Bytes of its images come over the network.
+    fetches: bool,
 }
 
 /// Who uses the store.
@@ -108,12 +110,26 @@ impl ServedStore {
         store.set_control(None).map_err(OpenError::Store)?;
         let (counter, pins, packed) =
             (store.change_counter(), store.collection_pins(), store.packed_gauges());
-        let foreign = store.foreign_packs();
+        let (foreign, fetches) = (store.foreign_packs(), store.fetches().map_err(OpenError::Store)?);
+        // Before the process is confined.
+        foreign.look();
+        store.fetch_traced();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
         let (served, bases, shelf, failed_reads) = Default::default();
         let path = real();
-        let store =
-            Arc::new(Self { path, seat, counter, served, bases, shelf, failed_reads, packed, pins, foreign });
+        let store = Arc::new(Self {
+            path,
+            seat,
+            counter,
+            served,
+            bases,
+            shelf,
+            failed_reads,
+            packed,
+            pins,
+            foreign,
+            fetches,
+        });
         known.push(Arc::downgrade(&store));
         Ok(store)
     }
@@ -121,6 +137,11 @@ impl ServedStore {
     /// Where it is, without links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether a thread that it has started connects to a tier.
+    pub(crate) const fn fetches(&self) -> bool {
+        self.fetches
     }
 
     /// Gives the store to a thread of its own, which has the rights of the calling one.

@@ -6,6 +6,7 @@ use super::{chain, show};
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::config::ControlAddress;
+use crate::daemon::logging::show_warnings;
 use crate::store::catalog::StoreName;
 use crate::store::image_path::{ImagePath, ImagePathError};
 use crate::store::{StoreAnswer, StoreError, StoreRequest, TierPath, look_up_snapshot, names_in_words};
@@ -40,6 +41,7 @@ pub(super) fn from_tier(
     let StoreAnswer::Store(of) = owner::ask(place(), &StoreRequest::Store, chain::make_room)? else {
         unreachable!("a store describes itself")
     };
+    show_warnings();
     let from = Box::new(look_up_snapshot(from, &of.uuid, &names)?);
     let answer = owner::ask(place(), &StoreRequest::CloneFromTier { from, to }, chain::make_room)?;
     Ok(show::answer(&answer, as_json, &format!("Made: {}.", names_in_words(&names))))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::cli::Outcome;
 use crate::cli::store::{marked, time, warn_of_missing};
 use crate::cli::text::{exact_and_human, human, json, print, table};
-use crate::store::{NodeDescription, StoreAnswer};
+use crate::store::{NodeDescription, PushLag, StoreAnswer};
 
 /// What came of a command: as JSON, as a table, or as a sentence.
 pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Outcome {
@@ -42,7 +42,10 @@ fn freed(layers: usize, bytes: u64) -> String {
 
 /// Under an image stand its snapshots, and under a snapshot what was cloned from it: that is their order.
 fn as_tree(nodes: &[NodeDescription]) -> String {
-    let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "RATIO", "DEPTH"];
+    let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "RATIO", "DEPTH", "TIER"];
+    // Most stores push nothing.
+    let has_tier = nodes.iter().any(|node| node.pushed.is_some());
+    let columns = titles.len() - usize::from(!has_tier);
     let mut rows = vec![titles.map(String::from).to_vec()];
     let mut levels: HashMap<&str, usize> = HashMap::new();
     for node in nodes {
@@ -60,9 +63,31 @@ fn as_tree(nodes: &[NodeDescription]) -> String {
             marked(human(node.shared), node.estimated),
             node.ratio.map_or_else(|| "-".to_owned(), |ratio| marked(ratio.to_string(), node.estimated)),
             node.depth.to_string(),
+            on_tier(node),
         ]);
     }
-    table(&rows, &[false, true, true, true, true, true, true])
+    rows.iter_mut().for_each(|row| row.truncate(columns));
+    table(&rows, &[false, true, true, true, true, true, true, true][..columns])
+}
+
+/// Whether a snapshot is on the tier, and how far an image is ahead of that.
+fn on_tier(node: &NodeDescription) -> String {
+    match (node.pushed, node.lag) {
+        (Some(_), _) => "pushed".to_owned(),
+        (None, Some(PushLag { bytes: 0, .. })) => "no lag".to_owned(),
+        (None, Some(PushLag { bytes, seconds })) => format!("{} {}", human(bytes), age(seconds)),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// As roughly as a column allows.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
 }
 
 fn as_table(shown: &NodeDescription) -> String {
@@ -72,6 +97,12 @@ fn as_table(shown: &NodeDescription) -> String {
     row("name", shown.name.clone());
     row("uuid", shown.uuid.clone());
     row("created", time(shown.created));
+    if let Some(pushed) = shown.pushed {
+        row("pushed", time(pushed));
+    }
+    if shown.lag.is_some() {
+        row("ahead of its tier", on_tier(shown));
+    }
     row("size", exact_and_human(shown.size));
     let space = |bytes| marked(exact_and_human(bytes), shown.estimated);
     row("used", space(shown.used));

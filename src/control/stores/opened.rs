@@ -128,6 +128,11 @@ impl OpenedStores {
         self.0.iter().map(|of| of.store.path().to_owned()).collect()
     }
 
+    /// Whether threads that they have started connect to tiers.
+    pub(in crate::control) fn fetch(&self) -> bool {
+        self.0.iter().any(|of| of.store.fetches())
+    }
+
     /// Where changes of images are noted that are opened later.
     pub(in crate::control) fn log_directories(&self) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = self.0.iter().flat_map(|of| prepare_logs(of.store.path())).collect();

@@ -21,6 +21,8 @@ const MOST_AHEAD: usize = 256;
 /// Between attempts: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two warnings.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What a store grants its tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub(super) struct TierFetching {
     pub(super) counts: TierCounts,
     /// Since when nothing has been answered, if the last attempt was not.
     out_since: Mutex<Option<Instant>>,
+    /// When a failure was told last.
+    told: Mutex<Option<Instant>>,
     threads: Mutex<Option<FetchThreads>>,
 }
 
@@ -90,8 +94,8 @@ impl std::fmt::Debug for TierFetching {
 
 impl TierFetching {
     pub(super) fn new() -> Self {
-        let (source, limits, counts, out_since, threads) = Default::default();
-        Self { source, limits, counts, out_since, threads }
+        let (source, limits, counts, out_since, told, threads) = Default::default();
+        Self { source, limits, counts, out_since, told, threads }
     }
 
     /// Bytes come from here. The calling thread's rights are those of the threads that fetch ahead.
@@ -110,6 +114,13 @@ impl TierFetching {
 
     pub(super) fn has_source(&self) -> bool {
         self.source().is_some()
+    }
+
+    /// See [`RangeSource::look`].
+    pub(super) fn look(&self) {
+        if let Some(Err(error)) = self.source().map(|source| source.look()) {
+            tracing::warn!(%error, "what is not here of images of a tier cannot be read for now");
+        }
     }
 
     fn source(&self) -> Option<Arc<dyn RangeSource>> {
@@ -163,6 +174,7 @@ impl TierFetching {
                 Err(error) => error,
             };
             TierCounts::add(&self.counts.failed, 1);
+            self.tell(&error);
             if matches!(error, SourceError::Missing(_)) {
                 self.set_out(false);
                 return Err(error);
@@ -202,6 +214,15 @@ impl TierFetching {
         };
         threads.waited_for.send_deadline(Box::new(job), deadline).map_err(|_| busy())?;
         answered.recv_deadline(deadline).map_err(|_| busy())?
+    }
+
+    /// The first failure is told at once, while it is asked again; later ones seldom.
+    fn tell(&self, error: &SourceError) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(%error, "a tier does not give what is read; it is asked again as long as reads may wait");
+        }
     }
 
     /// Notes whether the tier answers; since when it does not.

@@ -10,7 +10,7 @@
 //!   can contradict it. After a power cut a page may read as zeroes that was here: like any other wrong
 //!   bytes it does not verify.
 //! * *Nothing is believed.* A reader verifies each chunk, by checksums and its name. What does not fit is
-//!   fetched once more in place of what is here, and then it is an error.
+//!   fetched again, up to four times, in place of what is here, and then it is an error.
 //! * *One GET.* Who needs pages that are on their way waits for them ([`PartialPack`]).
 //! * *A limit.* Whoever needs bytes waits for them as long as the limit says, 30 s. When the tier has not
 //!   answered anybody for that long, each further read tries once and fails: what waits in line must not
@@ -21,6 +21,7 @@
 //! Hints in nodes of such a pack are numbers of the store that wrote it. They become numbers of this store
 //! when a node is read. One of a pack that is not known here is none, and the chunk is looked for.
 
+mod bucket_source;
 mod directory_source;
 mod fetching;
 mod ledger;
@@ -35,7 +36,9 @@ pub(in crate::store) mod tests;
 mod tier_sources;
 
 pub(crate) use fetching::TierLimits;
+pub(crate) use partial::PartialPack;
 pub(crate) use placed::{PlacedFile, PlacedPack};
+pub(in crate::store) use present::present_ranges;
 pub(crate) use registry::{ForeignPacks, TierFigures};
 pub(crate) use source::{RangeSource, SourceError};
-pub(crate) use tier_sources::{TierSources, open_source};
+pub(crate) use tier_sources::{TierSources, is_of_network, open_source};

@@ -18,6 +18,8 @@ use super::source::{SourceError, SourcePack};
 
 /// Bytes behind the chunks of a pack at most.
 const MOST_FOOTER: u64 = 8 << 20;
+/// Ranges of pages that do not count, and are remembered apart.
+const MOST_WRONG: usize = 64;
 /// Bytes of a request that is fetched ahead.
 const AHEAD_PIECE: u64 = 1 << 20;
 
@@ -43,6 +45,8 @@ struct PartialState {
     here: PresentPages,
     /// Pages on their way, apart from each other.
     coming: Vec<Range<u64>>,
+    /// Pages of the file that do not count, whatever it says.
+    wrong: Vec<Range<u64>>,
     run: RunAhead,
 }
 
@@ -104,7 +108,12 @@ impl PartialPack {
         }
         let here = PresentPages::of_file(&file, bytes)?;
         ledger.set(number, here.count() * PAGE);
-        let state = Mutex::new(PartialState { here, coming: Vec::new(), run: RunAhead::default() });
+        let state = Mutex::new(PartialState {
+            here,
+            coming: Vec::new(),
+            wrong: Vec::new(),
+            run: RunAhead::default(),
+        });
         let (fetching, ledger) = (Arc::clone(fetching), Arc::clone(ledger));
         let opened = Arc::new_cyclic(|myself: &Weak<Self>| Self {
             number,
@@ -128,7 +137,7 @@ impl PartialPack {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) const fn bytes(&self) -> u64 {
+    pub(in crate::store) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
@@ -198,18 +207,34 @@ impl PartialPack {
         }
     }
 
+    /// Whether another process has brought some pages, such as a pull beside a server.
+    fn was_brought(&self, pages: &Range<u64>) -> bool {
+        let is_wrong = |wrong: &Range<u64>| wrong.start < pages.end && pages.start < wrong.end;
+        let may_be = !self.state().wrong.iter().any(is_wrong);
+        may_be && PresentPages::are_in(&self.file, pages, self.bytes)
+    }
+
     fn fetch(&self, coming: &ComingPages<'_>, deadline: Option<Instant>) -> io::Result<()> {
+        if self.was_brought(&coming.pages) {
+            self.came(&coming.pages);
+            return Ok(());
+        }
         let range = self.range_of(&coming.pages);
         let bytes = self.fetching.get(&self.source, &range, deadline).map_err(failure)?;
         self.file.write_all_at(&bytes, range.start)?;
-        let mut state = self.state();
-        state.here.insert(coming.pages.clone());
-        self.ledger.set(self.number, state.here.count() * PAGE);
+        self.came(&coming.pages);
         Ok(())
     }
 
+    fn came(&self, pages: &Range<u64>) {
+        let mut state = self.state();
+        state.here.insert(pages.clone());
+        state.wrong.retain(|wrong| wrong.start < pages.start || wrong.end > pages.end);
+        self.ledger.set(self.number, state.here.count() * PAGE);
+    }
+
     /// Fetches what is missing of a range, unless that fails.
-    pub(super) fn fetch_ahead(&self, range: Range<u64>) {
+    pub(in crate::store) fn fetch_ahead(&self, range: Range<u64>) {
         let mut pages = pages_of(range.start..range.end.min(self.bytes));
         while let Some(missing) = { self.state().here.first_missing(pages.clone()) } {
             pages.start = missing.start;
@@ -301,7 +326,17 @@ impl PartialPack {
 
     /// What is here of a range does not count any more.
     pub(super) fn drop_range(&self, range: Range<u64>) {
-        self.state().here.remove(pages_of(range));
+        let (mut state, pages) = (self.state(), pages_of(range));
+        state.here.remove(pages.clone());
+        if state.wrong.len() < MOST_WRONG {
+            state.wrong.push(pages);
+        } else {
+            // One range that has them all.
+            let start = state.wrong.iter().map(|wrong| wrong.start).fold(pages.start, u64::min);
+            let end = state.wrong.iter().map(|wrong| wrong.end).fold(pages.end, u64::max);
+            state.wrong.clear();
+            state.wrong.push(start..end);
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use super::partial::PartialPack;
 use crate::store::pack::{PackError, PackFile, PackIdentity, PackReader};
 
+/// How often bytes are fetched again that do not verify: what spoils them on their way may do so twice.
+const FETCHED_AGAIN: usize = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum PlacedFile {
@@ -58,6 +61,13 @@ impl PackFile for PlacedFile {
         match self {
             Self::Whole(file) => file.read_again(bytes, offset),
             Self::Partial(pack) => pack.read_again(bytes, offset),
+        }
+    }
+
+    fn further_reads(&self) -> usize {
+        match self {
+            Self::Whole(file) => file.further_reads(),
+            Self::Partial(_) => FETCHED_AGAIN,
         }
     }
 
@@ -122,10 +132,14 @@ impl PlacedPack {
             }
             opened
         };
-        let read = match open() {
-            Err(error) if !matches!(error, PackError::Io(_)) => open()?,
-            opened => opened?,
-        };
+        let mut opened = open();
+        for _ in 0..FETCHED_AGAIN {
+            match &opened {
+                Err(error) if !matches!(error, PackError::Io(_)) => opened = open(),
+                _ => break,
+            }
+        }
+        let read = opened?;
         pack.learn_footer(read.footer_offset());
         Ok(read)
     }

@@ -21,6 +21,20 @@ pub(super) fn pages_of(bytes: Range<u64>) -> Range<u64> {
     bytes.start / PAGE..bytes.end.div_ceil(PAGE)
 }
 
+/// Ranges of bytes that are no holes of a file.
+pub(in crate::store) fn present_ranges(file: &File) -> std::io::Result<Vec<(u64, u64)>> {
+    let bytes = file.metadata()?.len();
+    let here = PresentPages::of_file(file, bytes)?;
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(start) = (at..pages_of(0..bytes).end).find(|page| here.has(*page)) {
+        let end =
+            here.first_missing(start..pages_of(0..bytes).end).map_or(pages_of(0..bytes).end, |run| run.start);
+        found.push((start * PAGE, (end * PAGE).min(bytes)));
+        at = end;
+    }
+    Ok(found)
+}
+
 impl PresentPages {
     pub(super) fn none(bytes: u64) -> Self {
         Self { bits: vec![0; bytes.div_ceil(PAGE).div_ceil(64) as usize], count: 0 }
@@ -41,6 +55,13 @@ impl PresentPages {
             at = end;
         }
         Ok(found)
+    }
+
+    /// Whether none of some pages is a hole of a file now: another process may have filled them.
+    pub(super) fn are_in(file: &File, pages: &Range<u64>, bytes: u64) -> bool {
+        let (start, end) = (pages.start * PAGE, (pages.end * PAGE).min(bytes));
+        let has_data = seek(file, SeekFrom::Data(start)).is_ok_and(|data| data == start);
+        has_data && seek(file, SeekFrom::Hole(start)).is_ok_and(|hole| hole >= end)
     }
 
     pub(super) const fn count(&self) -> u64 {

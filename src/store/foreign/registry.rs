@@ -65,6 +65,11 @@ impl ForeignPacks {
         self.fetching.has_source()
     }
 
+    /// Asks the tiers whether they are there, and makes ready what a confined process cannot.
+    pub(crate) fn look(&self) {
+        self.fetching.look();
+    }
+
     pub(crate) fn set_limits(&self, limits: TierLimits) {
         self.fetching.set_limits(limits);
         self.ledger.set_cap(limits.cache_bytes);

@@ -40,6 +40,11 @@ pub(crate) enum SourceError {
 
 /// Gives ranges of packs. A call may wait, within bounds of its own; many come at once.
 pub(crate) trait RangeSource: fmt::Debug + Send + Sync {
+    /// Asks once whether it is there, and makes ready what a confined process cannot.
+    fn look(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// A small object, by its key.
     fn read_object(&self, key: &str) -> Result<Vec<u8>, SourceError>;
 

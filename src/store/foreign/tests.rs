@@ -276,7 +276,7 @@ fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
     let (one, snapshot) = first(&tier);
     let mut other = TierHost::new(&tier, TierLimits::default());
     other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
-    for (what, times) in [(&tier.fails, 2), (&tier.cut, 1), (&tier.wrong, 1)] {
+    for (what, times) in [(&tier.fails, 2), (&tier.cut, 1), (&tier.wrong, 3)] {
         what.store(times, Ordering::SeqCst);
     }
     assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
@@ -285,7 +285,7 @@ fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
     assert!(figures.waits > 0);
 }
 
-/// Wrong bytes are fetched once more, and are an error then; never data.
+/// Wrong bytes are fetched again, and are an error then; never data.
 #[test]
 fn wrong_bytes_are_never_given_out() {
     let tier = Arc::new(FakeTier::default());

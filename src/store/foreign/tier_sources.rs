@@ -4,21 +4,51 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use uuid::Uuid;
 
+use super::bucket_source::BucketSource;
 use super::directory_source::DirectorySource;
 use super::source::{RangeSource, SourceError, SourcePack};
+use crate::tier::uri::TierUri;
 
-/// Opens the tier at an address, `file:///DIRECTORY`. Nothing is read yet.
+/// Sources of buckets that are open. A confined process cannot open one: a store that comes back to it goes
+/// on with those that it had.
+static BUCKETS: Mutex<BTreeMap<String, Weak<BucketSource>>> = Mutex::new(BTreeMap::new());
+
+/// Whether a tier is asked over the network.
+pub(crate) fn is_of_network(address: &str) -> bool {
+    address.starts_with("s3://")
+}
+
+fn bucket(uri: TierUri) -> Arc<BucketSource> {
+    let mut open = BUCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|_, source| source.strong_count() > 0);
+    let address = uri.to_string();
+    if let Some(source) = open.get(&address).and_then(Weak::upgrade) {
+        return source;
+    }
+    let source = Arc::new(BucketSource::new(uri));
+    open.insert(address, Arc::downgrade(&source));
+    source
+}
+
+/// Opens the tier at an address: `s3://BUCKET/PREFIX`, or `file:///DIRECTORY`. Nothing is read yet.
 ///
 /// # Errors
 /// A sentence.
 pub(crate) fn open_source(address: &str) -> Result<Arc<dyn RangeSource>, String> {
+    if is_of_network(address) {
+        let uri = address.parse::<TierUri>().map_err(|error| format!("{address}: {error}"))?;
+        return Ok(bucket(uri));
+    }
     match address.strip_prefix("file://").map(Path::new) {
         Some(directory) if directory.is_absolute() => Ok(Arc::new(DirectorySource::new(directory))),
-        _ => Err(format!("{address} is no address of a tier: write its whole path, as in file:///srv/tier")),
+        _ => Err(format!(
+            "{address} is no address of a tier: write s3://BUCKET/PREFIX, or the whole path of a directory, as in \
+             file:///srv/tier"
+        )),
     }
 }
 
@@ -51,6 +81,16 @@ impl TierSources {
 }
 
 impl RangeSource for TierSources {
+    /// One that does not answer is told of in the log.
+    fn look(&self) -> Result<(), SourceError> {
+        for (tier, source) in &self.by_tier {
+            if let Err(error) = source.look() {
+                tracing::warn!(%tier, %error, "what is not here of images of a tier cannot be read for now");
+            }
+        }
+        Ok(())
+    }
+
     fn read_object(&self, key: &str) -> Result<Vec<u8>, SourceError> {
         Err(SourceError::Missing(key.to_owned()))
     }

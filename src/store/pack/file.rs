@@ -23,6 +23,11 @@ pub(crate) trait PackFile {
         self.read(bytes, offset)
     }
 
+    /// How often it is read again when it does not fit; once at least.
+    fn further_reads(&self) -> usize {
+        1
+    }
+
     /// What was read first did not fit, and what was read again does.
     fn told_differs(&self, pack: u64, error: &PackError) {
         let what =

@@ -77,7 +77,7 @@ impl WorldWriter {
     fn plan(&self, image: &str, number: u64, foreign: &[RecordPack]) -> SnapshotPush {
         let chosen = (1..=PACKS).filter(|_| self.below(2) == 0);
         let own = chosen.map(|number| PackKey { store: self.who.store, number, upload: 0 });
-        let own = own.map(|key| RecordPack { key, bytes: pack_bytes(&key).len() as u64 });
+        let own = own.map(|key| RecordPack::new(key, pack_bytes(&key).len() as u64));
         SnapshotPush {
             image: image.to_owned(),
             snapshot: format!("s{}-{}-{number}", self.objects.host, self.life),

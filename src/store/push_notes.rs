@@ -1,0 +1,108 @@
+//! Which snapshots are on the tier: noted after each push in the file `pushes`, as JSON. What counts is what
+//! the tier says.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::catalog::{CatalogView, ChainNode, ImageRow, LayerRow};
+use super::directory::{StoreDirectory, below};
+use super::error::StoreError;
+
+const NAME: &str = "pushes";
+const NEW: &str = "pushes.new";
+const MOST_BYTES: u64 = 16 << 20;
+/// Snapshots that are remembered: of more, the oldest are forgotten.
+const MOST_NOTES: usize = 65_536;
+
+/// When snapshots were pushed, in seconds since 1970.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct PushNotes {
+    snapshots: BTreeMap<Uuid, u64>,
+}
+
+/// How far an image is ahead of its latest snapshot on the tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushLag {
+    /// What its layers have taken since, and what is new in packs: an estimate.
+    pub bytes: u64,
+    /// Since the snapshot was taken; 0 if nothing has changed.
+    pub seconds: u64,
+}
+
+fn read(file: File) -> PushNotes {
+    let mut bytes = Vec::new();
+    let read = file.take(MOST_BYTES).read_to_end(&mut bytes).map(|_| serde_json::from_slice(&bytes));
+    // It is a note: the next push writes it anew.
+    read.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+impl StoreDirectory {
+    /// What pushes have noted; nothing if that cannot be read.
+    pub(super) fn push_notes(&self) -> PushNotes {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        below(self.root(), NAME, flags, Mode::empty()).map(|file| read(File::from(file))).unwrap_or_default()
+    }
+}
+
+/// Notes that a snapshot is on the tier.
+///
+/// # Errors
+/// The file's.
+pub fn note_push(store: &Path, snapshot: Uuid, pushed_s: u64) -> Result<(), StoreError> {
+    let path = store.join(NAME);
+    let mut notes = File::open(&path).map(read).unwrap_or_default();
+    notes.snapshots.insert(snapshot, pushed_s);
+    while notes.snapshots.len() > MOST_NOTES
+        && let Some(oldest) = notes.snapshots.iter().min_by_key(|(_, pushed_s)| **pushed_s)
+    {
+        let oldest = *oldest.0;
+        notes.snapshots.remove(&oldest);
+    }
+    let new = store.join(NEW);
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&notes).unwrap_or_default())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    write().map_err(StoreError::at("write", &path))
+}
+
+/// The store has another tier, or none: nothing was pushed there.
+pub(super) fn forget_pushes(store: &Path) -> std::io::Result<()> {
+    match fs::remove_file(store.join(NAME)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl PushNotes {
+    pub(super) fn pushed_s(&self, snapshot: Uuid) -> Option<u64> {
+        self.snapshots.get(&snapshot).copied()
+    }
+
+    /// How far an image is ahead of its latest snapshot on the tier; none without such a snapshot. `taken` is
+    /// what a layer takes, with its contents in packs.
+    pub(super) fn lag(
+        &self,
+        view: &CatalogView,
+        image: &ImageRow,
+        taken: impl Fn(&LayerRow) -> u64,
+        now_s: u64,
+    ) -> Option<PushLag> {
+        let snapshots = view.snapshots_of(image.id);
+        let latest = snapshots.into_iter().rev().find(|row| self.pushed_s(row.id.0).is_some())?;
+        let (layers, _) = view.image_chain(image);
+        let newer = layers.into_iter().take_while(|row| latest.below.node != ChainNode::Layer(row.id));
+        let bytes = newer.map(taken).fold(0, u64::saturating_add);
+        // Without changes it is as new as the image.
+        let seconds = if bytes == 0 { 0 } else { now_s.saturating_sub(latest.created_s) };
+        Some(PushLag { bytes, seconds })
+    }
+}

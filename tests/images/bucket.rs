@@ -1,0 +1,303 @@
+//! A bucket in a server of S3 from Python's registry, and what fails on the way to it.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Store;
+use crate::peers::{self, Daemon, Finished};
+use crate::python;
+
+/// The server looks whether there is a signature, and not whether it is right.
+const HEADERS: &str = "Host: localhost\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: AWS4-HMAC-SHA256 \
+                       Credential=name/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n";
+pub(super) const CREDENTIALS: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", "name"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+pub(super) struct Bucket {
+    _server: Daemon,
+    port: u16,
+}
+
+impl Bucket {
+    /// An empty one. `None` after a skip.
+    pub(super) fn start() -> Option<Self> {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut command = python::module("moto.server")?;
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let server = Daemon::start(command, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let bucket = Self { _server: server, port };
+        assert!(bucket.ask("PUT", "").starts_with(b"HTTP/1.1 200"), "the bucket is made");
+        Some(bucket)
+    }
+
+    /// The whole answer to a request.
+    fn ask(&self, method: &str, key: &str) -> Vec<u8> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "{method} /bucket/{key} HTTP/1.1\r\n{HEADERS}\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    }
+
+    pub(super) fn object(&self, key: &str) -> Vec<u8> {
+        let answer = self.ask("GET", key);
+        let end = end_of_head(&answer).expect("a head");
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{key}: {}", String::from_utf8_lossy(&answer[..end]));
+        answer[end..].to_vec()
+    }
+
+    pub(super) fn uri(&self) -> String {
+        uri("127.0.0.1", self.port, "")
+    }
+}
+
+/// The address of the tier, or of something in it.
+fn uri(host: &str, port: u16, below: &str) -> String {
+    format!("s3://bucket/some/where{below}?endpoint=http://{host}:{port}&region=us-east-1")
+}
+
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Runs a command that has credentials.
+pub(super) fn run(store: &Store, line: &str) -> Finished {
+    peers::run(store.command(line).envs(CREDENTIALS))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProxyFault {
+    None,
+    Late,
+    /// 503, with and without the word that means less is to be asked for.
+    Unavailable,
+    SlowDown,
+    /// The connection ends in the middle of the answer.
+    Cut,
+    /// The answer is complete, and says that it has half of the bytes.
+    Short,
+    /// A byte of a pack is another one.
+    Wrong,
+    /// It took place, and nobody is told.
+    Unanswered,
+}
+
+const FAULTS: [ProxyFault; 7] = [
+    ProxyFault::Late,
+    ProxyFault::Unavailable,
+    ProxyFault::SlowDown,
+    ProxyFault::Cut,
+    ProxyFault::Short,
+    ProxyFault::Wrong,
+    ProxyFault::Unanswered,
+];
+
+/// What is counted of requests.
+#[derive(Debug, Default)]
+pub(super) struct ProxyCounts {
+    pub(super) requests: AtomicU64,
+    pub(super) pack_bytes: AtomicU64,
+    by_fault: Mutex<Vec<ProxyFault>>,
+}
+
+struct ProxyState {
+    to: u16,
+    /// Of 100 requests so many meet a fault.
+    rate: AtomicU64,
+    random: AtomicU64,
+    is_up: AtomicBool,
+    counts: ProxyCounts,
+}
+
+/// Stands before a bucket. Its address is a name, which clients have to look up.
+pub(super) struct FaultProxy {
+    port: u16,
+    state: Arc<ProxyState>,
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl FaultProxy {
+    pub(super) fn start(bucket: &Bucket, seed: u64) -> Self {
+        println!("seed {seed}");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (rate, counts) = Default::default();
+        let (random, is_up) = (AtomicU64::new(seed), AtomicBool::new(true));
+        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, counts });
+        let proxy = Self { port, state, listening: Mutex::default() };
+        proxy.listen(listener);
+        proxy
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        self.state.is_up.store(true, Ordering::SeqCst);
+        let state = Arc::clone(&self.state);
+        let accept = move || {
+            for stream in listener.incoming() {
+                if !state.is_up.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (stream, state) = (stream.unwrap(), Arc::clone(&state));
+                // A client that went away is its own affair.
+                std::thread::spawn(move || drop(state.pass(stream)));
+            }
+        };
+        *self.listening.lock().unwrap() = Some(std::thread::spawn(accept));
+    }
+
+    /// Nobody listens from now on.
+    pub(super) fn go_away(&self) {
+        self.state.is_up.store(false, Ordering::SeqCst);
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        self.listening.lock().unwrap().take().unwrap().join().unwrap();
+        assert!(TcpStream::connect(("127.0.0.1", self.port)).is_err(), "the connection is refused");
+    }
+
+    pub(super) fn come_back(&self) {
+        self.listen(TcpListener::bind(("127.0.0.1", self.port)).unwrap());
+    }
+
+    pub(super) fn fail(&self, percent: u64) {
+        self.state.rate.store(percent, Ordering::SeqCst);
+    }
+
+    /// The address of the tier, or of something in it.
+    pub(super) fn uri(&self, below: &str) -> String {
+        uri("localhost", self.port, below)
+    }
+
+    pub(super) fn counts(&self) -> &ProxyCounts {
+        &self.state.counts
+    }
+
+    /// Each kind of fault has happened.
+    pub(super) fn all_happened(&self) {
+        let seen = self.state.counts.by_fault.lock().unwrap();
+        for fault in FAULTS {
+            assert!(seen.contains(&fault), "{fault:?} did not happen among {} faults", seen.len());
+        }
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        if self.state.is_up.load(Ordering::SeqCst) {
+            self.state.is_up.store(false, Ordering::SeqCst);
+            drop(TcpStream::connect(("127.0.0.1", self.port)));
+        }
+    }
+}
+
+/// A request or an answer that says how long its body is.
+fn read_message(from: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 65_536];
+    let head = loop {
+        if let Some(end) = end_of_head(&bytes) {
+            break end;
+        }
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes.extend_from_slice(&piece[..count]);
+    };
+    let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
+    let length = value(&text, "content-length").map_or(0, |value| value.parse().unwrap());
+    let mut body = bytes.split_off(head);
+    // The answer to HEAD has no body; the other end closes instead.
+    while body.len() < length {
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            break;
+        }
+        body.extend_from_slice(&piece[..count]);
+    }
+    Ok((text, body))
+}
+
+fn value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+/// The head with other values of some headers.
+fn with(head: &str, name: &str, value: &str) -> String {
+    let others = head.lines().filter(|line| {
+        !line.is_empty() && !line.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
+    });
+    others.chain([format!("{name}: {value}").as_str()]).map(|line| format!("{line}\r\n")).collect::<String>()
+        + "\r\n"
+}
+
+impl ProxyState {
+    fn fault(&self) -> ProxyFault {
+        // Xorshift.
+        let next = |mut x: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^ (x << 17)
+        };
+        let random = self.random.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |x| Some(next(x))).unwrap();
+        if random % 100 >= self.rate.load(Ordering::SeqCst) {
+            return ProxyFault::None;
+        }
+        FAULTS[(random / 100 % FAULTS.len() as u64) as usize]
+    }
+
+    /// Passes one request on.
+    fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
+        let (head, body) = read_message(&mut client)?;
+        let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
+        self.counts.requests.fetch_add(1, Ordering::SeqCst);
+        let fault = match self.fault() {
+            // What is no pack has nothing that tells its bytes from others.
+            ProxyFault::Wrong | ProxyFault::Short if !is_get_of_pack => ProxyFault::None,
+            fault => fault,
+        };
+        self.counts.by_fault.lock().unwrap().push(fault);
+        let refuse = |client: &mut TcpStream, code: &str| {
+            let body = format!("<Error><Code>{code}</Code></Error>");
+            let length = body.len();
+            write!(
+                client,
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            )
+        };
+        match fault {
+            ProxyFault::Late => std::thread::sleep(Duration::from_millis(150)),
+            ProxyFault::Unavailable => return refuse(&mut client, "InternalError"),
+            ProxyFault::SlowDown => return refuse(&mut client, "SlowDown"),
+            _ => {}
+        }
+        let mut server = TcpStream::connect(("127.0.0.1", self.to))?;
+        server.write_all(with(&head, "Connection", "close").as_bytes())?;
+        server.write_all(&body)?;
+        let (head, mut body) = read_message(&mut server)?;
+        let mut head = with(&head, "Connection", "close");
+        if is_get_of_pack {
+            self.counts.pack_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
+        }
+        match fault {
+            ProxyFault::Unanswered => return Ok(()),
+            ProxyFault::Cut => body.truncate(body.len() / 2),
+            ProxyFault::Short => {
+                body.truncate(body.len() / 2);
+                head = with(&head, "Content-Length", &body.len().to_string());
+            }
+            ProxyFault::Wrong => {
+                let middle = body.len() / 2;
+                body.get_mut(middle).into_iter().for_each(|byte| *byte ^= 0x40);
+            }
+            _ => {}
+        }
+        client.write_all(head.as_bytes())?;
+        client.write_all(&body)
+    }
+}
