@@ -17,9 +17,9 @@ use crate::config::{
 use crate::control::{self, Ending, Ready, Served, Service, Takeover};
 use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
+use crate::daemon::logging::Detail;
 use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::surroundings::Surroundings;
-use crate::daemon::logging::Detail;
 use crate::daemon::{self, Daemon, logging, stdio};
 use crate::store::StoreDirectory;
 
