@@ -36,8 +36,8 @@ pub(crate) enum Detail {
 
 /// Sends log lines, and panics, to the standard error from now on; nowhere when that is the client's socket.
 ///
-/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `detail` does without it. A `RUST_LOG` that cannot be read
-/// is reported and ignored.
+/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `detail` does without it. A `RUST_LOG` that
+/// cannot be read is reported and ignored.
 pub(crate) fn start(format: LogFormat, detail: Detail, stdio: bool) {
     let default = match detail {
         Detail::Warnings => "warn",
