@@ -114,7 +114,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         return start_supervisor();
     }
     if args.foreground {
-        daemon::logging::start(daemon::logging::default_format(), false, false);
+        daemon::logging::start(daemon::logging::default_format(), daemon::logging::Detail::Usual, false);
     }
     let options = AttachOptions {
         uri,

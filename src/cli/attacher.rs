@@ -32,7 +32,7 @@ pub(super) fn run() -> Outcome {
     };
     ignore_signals();
     let _another_name = rustix::thread::set_name(c"ringnbd-attach");
-    logging::start(logging::default_format(), false, false);
+    logging::start(logging::default_format(), logging::Detail::Usual, false);
     let mut devices: Vec<Arc<OwnDevice>> = Vec::new();
     loop {
         match next_message(&socket) {

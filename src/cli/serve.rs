@@ -17,6 +17,7 @@ use crate::config::{
 use crate::control::{self, Ending, Ready, Served, Service, Takeover};
 use crate::daemon::configuration::ConfigurationSource;
 use crate::daemon::log::{LOG, OUTPUT};
+use crate::daemon::logging::Detail;
 use crate::daemon::reload::RunningConfiguration;
 use crate::daemon::surroundings::Surroundings;
 use crate::daemon::{self, Daemon, logging, stdio};
@@ -201,8 +202,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Log more; RUST_LOG=ringnbd::control=debug and the like choose exactly
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// Log warnings and errors only
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl Args {
+    fn detail(&self) -> Detail {
+        match (self.quiet, self.verbose) {
+            (true, _) => Detail::Warnings,
+            (false, true) => Detail::Debugging,
+            (false, false) => Detail::Usual,
+        }
+    }
 }
 
 /// Serves until told to stop.
@@ -213,7 +227,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 }
 
 fn serve(args: Args) -> Outcome {
-    let (on_stdin, verbose, explicit) = (args.stdio, args.verbose, args.log_format);
+    let (on_stdin, detail, explicit) = (args.stdio, args.detail(), args.log_format);
     let (check, until_last) = (args.check, args.exit_last);
     let old_server = args.takeover.clone();
     let surroundings =
@@ -221,13 +235,13 @@ fn serve(args: Args) -> Outcome {
     let ServeSettings { settings, notes: added, source } = match settings(args) {
         Ok(wanted) => wanted,
         Err(sentence) => {
-            logging::start(explicit.unwrap_or(LogFormat::Human), verbose, on_stdin);
+            logging::start(explicit.unwrap_or(LogFormat::Human), detail, on_stdin);
             return refuse(explicit, sentence);
         }
     };
     let explicit = settings.log_format;
     let format = explicit.unwrap_or_else(logging::default_format);
-    logging::start(format, verbose, on_stdin);
+    logging::start(format, detail, on_stdin);
     daemon::limits::raise_open_files();
     let (config, machine) = match control::machine::survey() {
         Err(error) => return refuse(explicit, format!("cannot see which CPUs are available: {error}")),

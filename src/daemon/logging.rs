@@ -34,12 +34,24 @@ pub(crate) fn show_warnings() {
     let _already_there = builder.with_max_level(Level::WARN).try_init();
 }
 
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    Warnings,
+    Usual,
+    Debugging,
+}
+
 /// Sends log lines, and panics, to the standard error from now on; nowhere when that is the client's socket.
 ///
-/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`. Without it, it is `info`, or `debug` when
-/// `verbose`. A `RUST_LOG` that cannot be read is reported and ignored.
-pub(crate) fn start(format: LogFormat, verbose: bool, stdio: bool) {
-    let default = if verbose { "ringnbd=debug,info" } else { "info" };
+/// `RUST_LOG` chooses the levels, such as `ringnbd=debug`; `detail` does without it. A `RUST_LOG` that
+/// cannot be read is reported and ignored.
+pub(crate) fn start(format: LogFormat, detail: Detail, stdio: bool) {
+    let default = match detail {
+        Detail::Warnings => "warn",
+        Detail::Usual => "info",
+        Detail::Debugging => "ringnbd=debug,info",
+    };
     let chosen = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|text| !text.is_empty());
     let filter = chosen.as_ref().map(|text| text.to_str().and_then(|text| EnvFilter::try_new(text).ok()));
     let is_wrong = matches!(filter, Some(None));

@@ -42,6 +42,15 @@ fn units_are_well_formed() {
 }
 
 #[test]
+fn the_server_s_unit_leaves_it_what_it_needs() {
+    let unit = std::fs::read_to_string(format!("{PACKAGES}/ringnbd.service")).unwrap();
+    // openat2 and block devices; a program that minimal systems do not have.
+    for lacking in ["\nRestrictSUIDSGID=yes", "\nPrivateDevices=yes", "\nProtectClock=yes", "=/bin/kill"] {
+        assert!(!unit.contains(lacking), "{lacking}");
+    }
+}
+
+#[test]
 fn users_and_directories_are_well_formed() {
     for (tool, file) in [("systemd-sysusers", "sysusers.conf"), ("systemd-tmpfiles", "tmpfiles.conf")] {
         if !has(tool) {

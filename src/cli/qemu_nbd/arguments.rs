@@ -35,7 +35,7 @@ pub(super) struct QemuNbdArgs {
     /// Seconds that a client may take to choose an export; 0: any time
     #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Connections")]
     pub handshake_limit: u32,
-    /// Log more
+    /// Taken; only warnings and errors are logged either way, and RUST_LOG=info shows more
     #[arg(short, long)]
     pub verbose: bool,
 

@@ -154,9 +154,8 @@ fn push_process(args: &QemuNbdArgs, serve: &mut Words) {
     if args.shared > 0 && args.connect.is_none() {
         serve.extend(["--max-connections".into(), args.shared.to_string().into()]);
     }
-    if args.verbose {
-        serve.push("--verbose".into());
-    }
+    // qemu-nbd says nothing on stderr unless something is wrong, with -v too; RUST_LOG shows more.
+    serve.push("--quiet".into());
     if args.read_only {
         serve.push("--read-only".into());
     }
@@ -311,13 +310,13 @@ mod tests {
         }
     }
 
-    const COMMON: &str = "serve --max-connections 1 --handshake-timeout 10s";
+    const COMMON: &str = "serve --max-connections 1 --quiet --handshake-timeout 10s";
 
     #[test]
     fn calls_that_serve() {
         assert_eq!(run("-f raw d.img"), format!("{COMMON} --tcp 0.0.0.0:10809 --exit-last file:d.img"));
         assert_eq!(run("-f raw -k /s -x a d.img"), format!("{COMMON} --unix /s --exit-last a=file:d.img"));
-        let many = "serve --verbose --read-only --handshake-timeout 3600s --tcp [::1]:7";
+        let many = "serve --quiet --read-only --handshake-timeout 3600s --tcp [::1]:7";
         assert_eq!(
             run("-f raw -t -e 0 -v -r -b ::1 -p 7 --handshake-limit 0 -n d%"),
             format!("{many} file:d%25?direct=true")
@@ -337,7 +336,7 @@ mod tests {
         assert_eq!(run("-L -b ::1 -p 7"), "list nbd://[::1]:7");
         assert_eq!(run("--list -k /s"), "list nbd+unix:///?socket=/s");
         assert_eq!(run("-d /dev/nbd0"), "detach /dev/nbd0");
-        let serve = "serve --handshake-timeout 10s --exit-last --leave-terminal --unix /run/lock/qemu-nbd-nbd0 file:d";
+        let serve = "serve --quiet --handshake-timeout 10s --exit-last --leave-terminal --unix /run/lock/qemu-nbd-nbd0 file:d";
         assert_eq!(run("-f raw -c /dev/nbd0 d"), format!("{serve} & attach --device /dev/nbd0"));
     }
 
