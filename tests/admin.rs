@@ -34,6 +34,8 @@ mod resized;
 mod rotation;
 #[path = "admin/slow.rs"]
 mod slow;
+#[path = "admin/top.rs"]
+mod top;
 
 use serde_json::Value;
 use support::server::{Options, Server};

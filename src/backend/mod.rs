@@ -57,7 +57,8 @@ pub(crate) use export_id::FILES_PER_EXPORT;
 pub(crate) use image::ServedStore;
 pub use image::{
     GrowOutcome, GrowTask, HomeTask, ImageHandle, NextHead, RecordOutcome, SealFailure, SealMember, SealTask,
-    ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, look_at_remote_base, seal_group, sealing,
+    ShortenOutcome, ShortenTask, ShorterChain, SnapshotError, SnapshotRecord, look_at_remote_base,
+    seal_group, sealing,
 };
 #[cfg(feature = "sim")]
 pub use image::{SimulatedBlock, SimulatedImage, SimulatedLayer};

@@ -336,6 +336,7 @@ impl RemoteWorld {
             power_cut: false,
             restarts: self.crashes,
             snapshots: 0,
+            growths: 0,
         })
     }
 

@@ -24,6 +24,7 @@ pub(super) struct Stepper {
 impl Stepper {
     /// Starts a program, which stands still at its first instruction. It is the leader of a group of processes, so that its
     /// threads can be waited for without those of other tests.
+    #[expect(clippy::zombie_processes, reason = "it is waited for with its threads")]
     pub(super) fn start(mut command: Command) -> Self {
         let be_traced = || {
             // SAFETY: this request reads none of its other arguments.

@@ -1,6 +1,6 @@
 //! The terminal: keys in, cells out. A thread asks the server meanwhile, so keys never wait for it.
 
-use std::io;
+use std::io::{self, IsTerminal, Stdin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{Event, KeyEventKind, poll, read};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::draw::{Look, draw};
 use super::figures::{Camera, Shot};
@@ -46,6 +47,18 @@ fn shots(mut camera: Camera, interval: Duration) -> io::Result<Receiver<Result<S
     Ok(shots)
 }
 
+/// Waits for a key, or that the terminal is gone: reading from it would never wait again.
+fn is_gone(stdin: &Stdin) -> io::Result<bool> {
+    let mut ready = [PollFd::new(stdin, PollFlags::IN)];
+    let patience = Timespec::try_from(PATIENCE).unwrap_or_default();
+    match rustix::event::poll(&mut ready, Some(&patience)) {
+        Ok(_) => Ok(ready[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
+        // Such as that the window has another size.
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn run(
     terminal: &mut DefaultTerminal,
     model: &mut TopModel,
@@ -53,6 +66,9 @@ fn run(
     look: Look,
     is_over: &AtomicBool,
 ) -> io::Result<()> {
+    // Without it as a terminal, keys come from another file.
+    let stdin = Some(io::stdin()).filter(IsTerminal::is_terminal);
+    let patience = if stdin.is_some() { Duration::ZERO } else { PATIENCE };
     let mut is_new = true;
     while !is_over.load(Ordering::Relaxed) {
         if is_new {
@@ -61,7 +77,12 @@ fn run(
             model.room = room;
             is_new = false;
         }
-        if poll(PATIENCE)? {
+        if let Some(stdin) = &stdin
+            && is_gone(stdin)?
+        {
+            return Ok(());
+        }
+        if poll(patience)? {
             match read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => {
                     if model.key(key) == TopAction::Quit {

@@ -249,7 +249,7 @@ fn numbered(kind: u8, data: &[u8]) {
 }
 
 /// Feeds it to the server.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else { return };
     match kind & 0x80 {
         0 => numbered(kind & 0x7f, data),
