@@ -404,8 +404,8 @@ impl<'a> Server<'a> {
         Ending::CutOff
     }
 
-    /// Waits until every shard has finished, and everyone in a handshake or behind the events has heard of it,
-    /// each within its time.
+    /// Waits until every shard has finished, and whoever is in a handshake or follows the events has heard of
+    /// it, each within its time.
     async fn drain(&mut self) -> Ending {
         let shards = self.config.shards.len();
         let plane = Rc::clone(&self.plane);

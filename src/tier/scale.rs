@@ -346,7 +346,7 @@ fn a_collection_reads_each_record_once_and_asks_for_packs_only_that_nothing_need
     );
 }
 
-/// `RINGNBD_TIER_IMAGES=1000000 cargo test --release --lib tier::scale -- --nocapture` for the page of the guide.
+/// With `RINGNBD_TIER_IMAGES=20000` it prints what the page of the guide says.
 #[test]
 fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
     let images = std::env::var("RINGNBD_TIER_IMAGES").map_or(200, |images| images.parse().unwrap());

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
-/// Requests that are under way at once: of those that may move much, and of those that ask for a small object.
+/// Requests that are under way at once: of those that may move much, and of those for small objects.
 const WIDTH: usize = 8;
 const SMALL_WIDTH: usize = 64;
 

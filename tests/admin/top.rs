@@ -19,6 +19,10 @@ fn terminal() -> (File, OwnedFd) {
         libc::openpty(&raw mut shown, &raw mut used, null::<i8>().cast_mut(), null(), &raw const size)
     };
     assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    // The program must not have the end that shows it.
+    // SAFETY: it is a descriptor's flag.
+    let closed = unsafe { libc::fcntl(shown, libc::F_SETFD, libc::FD_CLOEXEC) };
+    assert_eq!(closed, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: both are new and nobody else's.
     unsafe { (File::from_raw_fd(shown), OwnedFd::from_raw_fd(used)) }
 }
