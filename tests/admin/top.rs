@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr::null;
 
@@ -27,7 +28,7 @@ fn terminal() -> (File, OwnedFd) {
     unsafe { (File::from_raw_fd(shown), OwnedFd::from_raw_fd(used)) }
 }
 
-/// It is not this test's own terminal, so no signal says that it is gone.
+/// The program leads the session of the terminal, as a login's shell does: reading from what is hung up returns at once, for ever.
 #[test]
 fn it_ends_with_its_terminal() {
     let subject = Subject::serve(&["mem:1M"]);
@@ -36,6 +37,13 @@ fn it_ends_with_its_terminal() {
     let used = || Stdio::from(used.try_clone().unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringnbd"));
     command.args(["top", "--admin", &format!("http://{address}")]);
+    let lead = || {
+        // SAFETY: both are system calls with plain arguments, and standard input is the terminal.
+        let is_leader = unsafe { libc::setsid() != -1 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
+        if is_leader { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(lead) };
     let mut top = command.stdin(used()).stdout(used()).stderr(Stdio::null()).spawn().unwrap();
     drop(command);
     let (mut text, mut piece) = (Vec::new(), [0; 4096]);
