@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Store;
 use super::online::{Online, client, golden, online, read};
+use crate::http::Address;
 
 const CHUNK: u64 = 64 << 10;
 /// Where the first payload of a pack begins, and with it the first chunk of the disk.
@@ -69,7 +70,7 @@ fn damage_in_packs_is_told_and_repaired() {
 
 /// A4, under the sandbox: EIO for what is damaged and nothing else, until it is repaired beside the server.
 #[test]
-fn a_server_gives_eio_for_what_is_damaged_until_it_is_repaired() {
+fn t37_a_server_gives_eio_for_what_is_damaged_until_it_is_repaired() {
     let (store, golden) = golden();
     store.run("image checkpoint STORE/golden@v1").ok();
     flip(&store.path().join("packs/1.pack"), FIRST + 5000);
@@ -100,6 +101,9 @@ fn a_server_gives_eio_for_what_is_damaged_until_it_is_repaired() {
     let complaints = server.complaints();
     assert!(complaints.iter().all(|line| line.contains("cannot be read from its packs")), "{complaints:?}");
     assert!(!complaints.is_empty());
+    let metrics = Address::Unix(served.admin.clone()).get("/metrics").body;
+    let failed = metrics.lines().find(|line| line.starts_with("ringnbd_store_failed_reads_total{"));
+    assert!(failed.is_some_and(|line| !line.ends_with(" 0")), "{failed:?}");
     drop(vm);
     drop(served);
     assert!(store.run("store check STORE --deep").ok().ends_with("Nothing is wrong.\n"));

@@ -22,6 +22,8 @@ pub(super) struct Online {
     pub(super) server: Server,
     pub(super) socket: PathBuf,
     _directory: tempfile::TempDir,
+    /// Where the metrics are.
+    pub(super) admin: PathBuf,
 }
 
 pub(super) fn golden() -> (Store, Vec<u8>) {
@@ -53,8 +55,10 @@ pub(super) fn online_in(store: &Store, parameters: &str, environment: &[(&str, &
         .memory("128M")
         .export(format!("store:{}{parameters}", store.path().display()));
     let options = environment.iter().fold(options, |options, (name, value)| options.env(name, value));
-    let server = options.args(["--control", &address, "--sandbox", "on"]).start();
-    Online { server, socket, _directory: directory }
+    let admin = directory.path().join("admin");
+    let pages = format!("unix:{}", admin.display());
+    let server = options.args(["--control", &address, "--admin", &pages, "--sandbox", "on"]).start();
+    Online { server, socket, admin, _directory: directory }
 }
 
 pub(super) fn client(server: &Server, export: &str) -> Client {

@@ -7,6 +7,7 @@ mod records;
 mod relay;
 mod renewal;
 mod rights;
+mod statements;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -232,7 +233,7 @@ fn a_wrong_key_is_refused() {
 
 /// H26, H27: what clients without TLS find.
 #[test]
-fn who_does_not_encrypt_finds_what_is_open_to_all() {
+fn h27_who_does_not_encrypt_finds_what_is_open_to_all() {
     let hidden = "[[export]]\nname = \"secret\"\nuri = \"mem:1M\"\ntls = \"required\"\n";
     let served = Served::with("mode = \"selective\"", hidden);
     let mut plain = Connection::attach(&served.server, "", Mode::Structured);

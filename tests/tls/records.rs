@@ -21,7 +21,7 @@ pub(super) struct Client {
     tls: ClientConnection,
 }
 
-fn connect(served: &Served) -> UnixStream {
+pub(super) fn connect(served: &Served) -> UnixStream {
     let mut socket = UnixStream::connect(served.server.socket()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -151,9 +151,9 @@ fn wrong_records_end_their_connection_with_an_alert() {
     }
 }
 
-/// H25: what is sent behind STARTTLS in plain text is neither an option nor TLS.
+/// What is sent behind STARTTLS in plain text is neither an option nor TLS.
 #[test]
-fn plain_text_behind_starttls_is_not_looked_at() {
+fn h25_plain_text_behind_starttls_is_not_looked_at() {
     let served = Served::start();
     for injected in [option(NBD_OPT_EXPORT_NAME, b""), vec![22, 3, 1, 0, 5], vec![0]] {
         let mut socket = connect(&served);
@@ -168,9 +168,9 @@ fn plain_text_behind_starttls_is_not_looked_at() {
     Client::open(&served).expect_alive();
 }
 
-/// T7: the payload of a refused WRITE passes by, through records, and the session goes on.
+/// The payload of a refused WRITE passes by, through records, and the session goes on.
 #[test]
-fn a_refused_write_is_skipped() {
+fn t07_a_refused_write_is_skipped() {
     let served = Served::start();
     let mut client = Client::open(&served);
     for length in [1, 4096, 100_000] {
@@ -180,9 +180,9 @@ fn a_refused_write_is_skipped() {
     }
 }
 
-/// T33: what has begun is answered, then the client is told that no more comes.
+/// What has begun is answered, then the client is told that no more comes.
 #[test]
-fn an_end_is_told() {
+fn t33_an_end_is_told() {
     let served = Served::start();
     let mut client = Client::open(&served);
     let data = pattern(7, 0, 1 << 20);
