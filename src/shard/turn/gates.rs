@@ -106,7 +106,8 @@ impl Throttle {
 
     /// Has all gates take over the rates that are in force, if those have changed.
     pub(crate) fn renew(&mut self, now: u64) -> bool {
-        if !self.changed.swap(false, Ordering::AcqRel) {
+        // An exchange costs more than a look, each turn.
+        if !self.changed.load(Ordering::Relaxed) || !self.changed.swap(false, Ordering::AcqRel) {
             return false;
         }
         let numbers: Vec<_> = self.gates.iter().map(|(number, _)| number).collect();
