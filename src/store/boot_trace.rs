@@ -109,7 +109,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let not_of_tier = || StoreError::NotOfTier(node.to_string());
         let contents = self.shape(node)?.contents.ok_or_else(not_of_tier)?;
         let view = self.view()?;
-        let ManifestEntry::Named(top) = contents.root.top else { return Err(not_of_tier()) };
+        let ManifestEntry::Named(top) = contents.root.top else {
+            return Err(StoreError::AllZeroes(node.to_string()));
+        };
         let hinted = top.hint.ok_or_else(not_of_tier)?.pack;
         let tier = view.foreign_packs().find(|pack| pack.number == hinted).ok_or_else(not_of_tier)?.tier;
         let address = self.directory.tiers()?.tiers.remove(&tier).ok_or_else(not_of_tier)?;

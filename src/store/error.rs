@@ -146,6 +146,8 @@ pub enum StoreError {
     NewTier(String),
     #[error("{0} is no snapshot that an image of a tier began as: name one, as `ringnbd image ls` shows it")]
     NotOfTier(String),
+    #[error("{0} is all zeroes: a boot of it reads nothing from a tier")]
+    AllZeroes(String),
     #[error(
         "{0} has more on tiers than the caches of the store may take: raise cache_bytes in its file `tiers`, and pull it again"
     )]
@@ -200,6 +202,7 @@ impl StoreError {
             Self::TooSmall { .. } | Self::OtherImage { .. } | Self::BaseDiffers { .. } => true,
             Self::OtherBase { .. } | Self::NotArriving(_) | Self::Tier(_) | Self::NewTier(_) => true,
             Self::NotPacked(_) | Self::RemoteBase(_) | Self::NoRemoteBase(_) | Self::NotOfTier(_) => true,
+            Self::AllZeroes(_) => true,
         }
     }
 }

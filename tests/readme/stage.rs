@@ -1,5 +1,6 @@
 //! What the command lines of the README find when they are run: images, ports, and programs of other projects.
 
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,7 +41,10 @@ impl Stage {
         }
         for image in IMAGES {
             let path = stage.images.path().join(image);
-            std::fs::File::create(&path).and_then(|file| file.set_len(IMAGE_BYTES)).expect("make an image");
+            let file = std::fs::File::create(&path).expect("make an image");
+            file.set_len(IMAGE_BYTES)
+                .and_then(|()| file.write_all_at(image.as_bytes(), 1 << 20))
+                .expect("fill it");
             std::os::unix::fs::symlink(path, stage.path(image)).expect("name an image");
         }
         let link = |target: &str, name: &str| {

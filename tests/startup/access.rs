@@ -209,7 +209,8 @@ fn only_root_and_who_started_a_server_may_operate_it() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("only root may operate this server"), "{told}");
-    assert!(house.log().contains("refused at the control socket"), "{}", house.log());
+    // The answer does not wait for the log.
+    wait_until("it is logged", || house.log().contains("refused at the control socket"));
     server.stop();
     assert!(!house.path().join("control").exists());
 }
