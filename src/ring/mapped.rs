@@ -82,18 +82,19 @@ impl SharedMapping {
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 
-    /// Addresses that stand for a simulated file: nothing is behind them.
+    /// Addresses that stand for a simulated file: nothing is behind them. `file` is told where they begin and
+    /// how many they are.
     #[cfg(feature = "sim")]
     pub(super) fn simulated(
         length: u64,
-        file: impl FnOnce(usize) -> Box<dyn SimulatedFile>,
+        file: impl FnOnce(usize, usize) -> Box<dyn SimulatedFile>,
     ) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         let whole = whole(length).ok_or(io::ErrorKind::OutOfMemory)?;
         let (protection, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let address = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, protection, flags)? };
-        let file = MappedSource::Simulated(file(address.addr()));
+        let file = MappedSource::Simulated(file(address.addr(), whole));
         Ok(Self { whole: Arc::new(Whole { address: address.expose_provenance(), length: whole, file }) })
     }
 

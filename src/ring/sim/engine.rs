@@ -250,8 +250,9 @@ impl SimEngine {
     pub(in crate::ring) fn map_file(&self, file: BorrowedFd<'_>, length: u64) -> io::Result<SharedMapping> {
         let object = self.world.state().tokens.get(&file.as_raw_fd()).copied();
         let Some(Object::File { file, .. }) = object else { panic!("only a file is mapped") };
-        let mapped = |address| -> Box<dyn SimulatedFile> {
-            Box::new(MappedFile::new(&self.world, file, address, length as usize))
+        // A file that grows is there up to the end of the mapping.
+        let mapped = |address, whole| -> Box<dyn SimulatedFile> {
+            Box::new(MappedFile::new(&self.world, file, address, whole))
         };
         SharedMapping::simulated(length, mapped)
     }
