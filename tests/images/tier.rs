@@ -113,3 +113,16 @@ fn a_name_has_one_writer() {
     assert_eq!(one.json("store check STORE --tier")["snapshots"], 2);
     assert_eq!(one.run("store check STORE").ok(), "Nothing is wrong.\n");
 }
+
+/// Its name is right, so that is not what is told.
+#[test]
+fn a_boot_of_zeroes_has_nothing_to_trace() {
+    let tier = tempfile::tempdir().unwrap();
+    let (one, other) = (Store::init(), Store::init());
+    tiered(&one, tier.path());
+    one.run("image create STORE/blank 1M").ok();
+    one.run("image checkpoint STORE/blank@v1").ok();
+    one.run("image push STORE/blank@v1").ok();
+    other.run(&format!("image clone file://{}/blank@v1 STORE/vm", tier.path().display())).ok();
+    other.refused("image trace STORE/vm@v1", &["all zeroes"]);
+}
