@@ -100,7 +100,7 @@ impl<F: PackFile> PackReader<F> {
         Some(self.by_hash[found])
     }
 
-    /// The contents of a chunk, verified. What does not fit is read once more from the medium.
+    /// The contents of a chunk, verified. What does not fit is read again.
     pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
         let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
         let contents = self.checked(entry.offset, entry.payload_bytes as usize, |payload| {
@@ -141,17 +141,19 @@ impl<F: PackFile> PackReader<F> {
         let mut bytes = vec![0; length];
         let first = self.file.read(&mut bytes, offset).map_err(PackError::from).and_then(|()| check(bytes));
         let Err(error) = first else { return first };
-        let mut last = Ok(Vec::new());
+        let mut last = None;
         for _ in 0..self.file.further_reads() {
             let mut bytes = vec![0; length];
             self.file.read_again(&mut bytes, offset)?;
-            last = check(bytes);
-            if last.is_ok() {
-                self.file.told_differs(self.identity.number, &error);
-                break;
+            match check(bytes) {
+                Ok(good) => {
+                    self.file.told_differs(self.identity.number, &error);
+                    return Ok(good);
+                }
+                Err(other) => last = Some(other),
             }
         }
-        last
+        Err(last.unwrap_or(error))
     }
 }
 
