@@ -51,7 +51,7 @@ pub mod config {
     pub use crate::config::{
         AdminAddress, AttachConfig, CommandUri, Config, ControlAddress, ExportConfig, ExportUri, Limits,
         ListenAddress, LogFormat, Machine, Pinning, RateLimits, RunAs, SandboxMode, Settings, Shutdown,
-        TlsPolicy, TlsSettings,
+        TlsPolicy, TlsSettings, Weight,
     };
 
     pub mod difference {

@@ -36,6 +36,8 @@ mod rotation;
 mod slow;
 #[path = "admin/top.rs"]
 mod top;
+#[path = "admin/weights.rs"]
+mod weights;
 
 use serde_json::Value;
 use support::server::{Options, Server};

@@ -32,6 +32,8 @@ mod run;
 mod secure;
 #[path = "sim/throttled.rs"]
 mod throttled;
+#[path = "sim/weighed.rs"]
+mod weighed;
 #[path = "sim/wire.rs"]
 mod wire;
 

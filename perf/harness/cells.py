@@ -126,6 +126,7 @@ class Variant:
     admin: bool = False
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
+    weight: int = 0  # of the export; 0: none is said
     disk: str = ""  # what lies over the cell's file; see disks.py
     snapshots: str = ""  # of the image, one after the other: snapshot, or checkpoint, and then the packs are collected
     plain: bool = False  # without the TLS of its cell
@@ -138,6 +139,7 @@ VARIANTS = {
     "ringnbd-spin": Variant(flags=("--busy-poll", "100us")),
     "ringnbd-4x32": Variant(load=(4, 32)),
     "ringnbd-idle": Variant(idle=10_000),
+    "ringnbd-weighed": Variant(weight=1),
     "ringnbd-off": Variant(flags=("--no-histograms",)),
     "ringnbd-admin": Variant(admin=True),
     "ringnbd-scraped": Variant(admin=True, scrapes=10),
@@ -222,6 +224,15 @@ CELLS = {
         "histograms on against off, read-warm", "randread", "4K", 4, 32, servers=_HISTOGRAMS, bars=_HISTOGRAM_BARS),
     "histograms-null": Cell(
         "histograms on against off, null-read: the hardest case", "randread", "4K", 4, 32, "null", _HISTOGRAMS),
+    "weights": Cell(
+        "one export with a weight against one without, read-warm", "randread", "4K", 4, 32,
+        servers=("ringnbd", "ringnbd-weighed"),
+        bars=(most("cpu_us_per_request", 1.03, "ringnbd", "ringnbd-weighed"), least("iops", 0.97, "ringnbd", "ringnbd-weighed"))),
+    "weights-direct": Cell(
+        "the same with O_DIRECT: the device's depth is bounded", "randread", "4K", 4, 32, "direct",
+        ("ringnbd", "ringnbd-weighed"), (least("iops", 0.97, "ringnbd", "ringnbd-weighed"),)),
+    "weights-null": Cell(
+        "the same with null-read: the hardest case", "randread", "4K", 4, 32, "null", ("ringnbd", "ringnbd-weighed")),
     "scraped": Cell(
         "/metrics read 10 times a second against never", "randread", "4K", 4, 32,
         servers=("ringnbd-admin", "ringnbd-scraped"), bars=(most("p99_us", 1.05, "ringnbd-admin", "ringnbd-scraped"),)),

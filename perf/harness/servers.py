@@ -163,8 +163,16 @@ class Server:
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
         control = ["--control", f"unix:{self.control}"] if self.variant.snapshots else []
         shards = self.variant.shards
+        if self.variant.weight:
+            export = f"--config={self._configuration(export)}"
         return [self.binary, "serve", export, *neighbour, *listen, "--shards",
                 str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *control, *self.variant.flags]
+
+    def _configuration(self, export):
+        """A file with the export, since a weight is said nowhere else."""
+        path = Path(self.directory) / "ringnbd.toml"
+        path.write_text(f"[[export]]\nuri = '{export}'\nweight = {self.variant.weight}\n", encoding="utf-8")
+        return path
 
     @property
     def binary(self):

@@ -37,6 +37,17 @@ pub(super) enum Store {
     Remote(Arc<RemoteStore>),
 }
 
+/// What exports may have in common, so that requests of one delay those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Backing {
+    /// A disk, by its number.
+    Disk(u64),
+    /// No device but the shard itself.
+    Shard,
+    /// Nothing: what is behind it is not known here.
+    Alone,
+}
+
 impl Export {
     /// Opens what a URI names. `read_only` refuses writes whatever the URI says. A file that others write, or
     /// that others read and this one would write, is waited for some seconds.
@@ -190,6 +201,17 @@ impl Export {
             Store::Application(device) => device.is_on_one_shard(),
             Store::Image(_) | Store::Remote(_) => true,
             Store::File(_) | Store::Memory(_) | Store::Null => false,
+        }
+    }
+
+    /// What it may have in common with other exports. A fault that delays it counts as a device of its own.
+    pub(crate) fn backing(&self) -> Backing {
+        match &self.store {
+            _ if !self.faults.is_empty() => Backing::Alone,
+            Store::File(file) => Backing::Disk(file.disk),
+            Store::Image(image) => Backing::Disk(image.disk()),
+            Store::Memory(_) | Store::Null => Backing::Shard,
+            Store::Application(_) | Store::Remote(_) => Backing::Alone,
         }
     }
 

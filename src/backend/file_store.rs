@@ -28,6 +28,8 @@ pub(super) struct FileStore {
     /// With O_DIRECT.
     pub(super) direct: Option<DirectFile>,
     pub(super) is_block_device: bool,
+    /// The number of the block device, or of the one that its file system is on.
+    pub(super) disk: u64,
     /// Bytes that `fallocate` wants its ranges aligned to; 1 for files.
     pub(super) allocation_unit: u32,
     /// What its mapping holds is what a read brings.
@@ -150,6 +152,7 @@ impl FileStore {
             durable: (!read_only).then_some(tokens.durable),
             direct,
             is_block_device: sector.is_some(),
+            disk: 0,
             allocation_unit: sector.unwrap_or(1),
             can_be_mapped: true,
             always_blocks: false,
@@ -272,6 +275,7 @@ fn open_file(
         durable,
         direct,
         is_block_device,
+        disk: if is_block_device { metadata.rdev() } else { metadata.dev() },
         allocation_unit: sector,
         can_be_mapped,
         always_blocks,

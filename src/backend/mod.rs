@@ -51,6 +51,7 @@ pub use application::{
 pub(crate) use at_once::{AtOnce, Glance};
 pub(crate) use context::ShardContext;
 pub(crate) use device::Device;
+pub(crate) use export::Backing;
 pub use export::Export;
 pub use export_id::ExportId;
 pub(crate) use export_id::FILES_PER_EXPORT;

@@ -96,6 +96,7 @@ impl FileStore {
             inode: Arc::clone(&self.inode),
             mapping: OnceLock::new(),
             is_block_device: self.is_block_device,
+            disk: self.disk,
             allocation_unit: self.allocation_unit,
             can_be_mapped: self.can_be_mapped,
             always_blocks: self.always_blocks,

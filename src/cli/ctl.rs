@@ -63,7 +63,7 @@ pub(crate) enum CtlCommand {
     /// List and cut off connections
     #[command(subcommand)]
     Connection(ConnectionCommand),
-    /// Show or change how many requests and bytes a second an export or a tenant may have
+    /// Show or change how many requests and bytes a second an export or a tenant may have, and its weight
     Limit(LimitCommand),
     /// Give an export another size, or have the server look at its file or device again; clients see it when
     /// they connect again

@@ -67,7 +67,7 @@ pub(super) fn rates_that_differ(old: &Settings, new: &Settings) -> (NewRates, Ve
     let (of_old, of_new) = (by_name(old, &example), by_name(new, &example));
     let shared = |settings: &Settings, rates: &ExportRates| {
         let name = rates.tenant.as_deref()?;
-        settings.tenants.iter().find(|tenant| tenant.name == name).map(|tenant| tenant.limit)
+        settings.tenants.iter().find(|tenant| tenant.name == name).map(|tenant| (tenant.limit, tenant.weight))
     };
     let is_other = |(name, export): &(&Cow<'_, str>, &&ExportConfig)| {
         let had = of_old.get(*name).map(|of| &of.rates);

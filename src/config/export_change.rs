@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use super::export::{ExportConfig, ExportError};
 use super::export_uri::ExportUri;
-use super::rate::RateError;
+use super::rate::{RateError, RateLimits};
+use super::weight::{Weight, WeightError};
 use crate::rights::{Listing, Rule, RuleError, RuleList};
 
 /// Why it is no export; a sentence.
@@ -27,11 +28,15 @@ pub(crate) enum ExportChangeError {
     Export(#[from] ExportError),
     #[error("limit: {0}")]
     Rate(#[from] RateError),
+    #[error(transparent)]
+    Weight(#[from] WeightError),
     #[error("{0}: {1}")]
     Rule(&'static str, RuleError),
 }
 
-const KEYS: &str = "uri, description, read_only, allow, write, listed, tls, limit, tenant";
+const KEYS: &str = "uri, description, read_only, allow, write, listed, tls, limit, tenant, weight";
+/// Those that hold requests back and nothing else.
+const RATE_KEYS: [&str; 3] = ["limit", "tenant", "weight"];
 /// Rules of a list.
 const RULES: usize = 4096;
 
@@ -54,7 +59,7 @@ impl ExportChange {
 
     /// Whether it is about nothing but rates.
     pub(crate) fn is_about_rates(&self) -> bool {
-        !self.0.is_empty() && self.0.keys().all(|key| key == "limit" || key == "tenant")
+        !self.0.is_empty() && self.0.keys().all(|key| RATE_KEYS.contains(&&**key))
     }
 
     /// The export that comes of it: another one than `known`, or a new one.
@@ -84,6 +89,21 @@ impl ExportChange {
         }
         Ok(export)
     }
+}
+
+/// What a tenant's rates and weight become by a body, which has the rates as `limit` of an export has them,
+/// and `weight` among them. Null takes the rates away.
+///
+/// # Errors
+/// [`ExportChangeError`].
+pub(crate) fn changed_tenant(
+    (limits, weight): (RateLimits, Option<Weight>),
+    body: &[u8],
+) -> Result<(RateLimits, Option<Weight>), ExportChangeError> {
+    let mut body: Value = serde_json::from_slice(body).map_err(|_| RateError::Kind)?;
+    let said = body.as_object_mut().and_then(|all| all.remove("weight"));
+    let weight = said.map_or(Ok(weight), |said| Weight::patched(&said))?;
+    Ok((limits.patched(&body)?, weight))
 }
 
 fn set(export: &mut ExportConfig, key: &str, value: &Value) -> Result<(), ExportChangeError> {
@@ -116,6 +136,7 @@ fn set(export: &mut ExportConfig, key: &str, value: &Value) -> Result<(), Export
         ("tenant", Value::Null) => export.rates.tenant = None,
         ("tenant", Value::String(name)) => export.rates.tenant = Some(name.clone()),
         ("tenant", _) => return Err(ExportChangeError::Kind("tenant", "the name of a tenant")),
+        ("weight", value) => export.rates.weight = Weight::patched(value)?,
         (key, _) => return Err(ExportChangeError::Key(shortened(key))),
     }
     Ok(())
@@ -191,6 +212,8 @@ mod tests {
             (r#"{"uri": "mem:1M", "limit": {"iops": 0}}"#, "limit: iops cannot be 0"),
             (r#"{"uri": "mem:1M", "limit": [1]}"#, "limit is an object"),
             (r#"{"uri": "mem:1M", "tenant": 1}"#, "name of a tenant"),
+            (r#"{"uri": "mem:1M", "weight": 0}"#, "from 1 to 1000"),
+            (r#"{"uri": "mem:1M", "weight": "3"}"#, "from 1 to 1000"),
             (&long, "no key of an export"),
             (&"[".repeat(60_000), "no JSON object"),
         ] {

@@ -81,6 +81,9 @@ pub struct Limits {
     pub pinned: Pinning,
     /// Devices that a shard has open at the same time; idle ones are closed for new ones.
     pub open_devices: usize,
+    /// Requests that one device is given at the same time by a shard, once there are weights; a long one
+    /// counts as several.
+    pub device_depth: usize,
     /// Worker threads of a shard's ring that one export may keep busy with what blocks. One more may write to
     /// its page cache, and one allocate or punch; see [`Limits::workers`].
     pub workers_per_export: usize,
@@ -101,6 +104,17 @@ impl Limits {
     pub const PARTIAL_RECORDS_PART: usize = 32;
     /// Bytes of a shard's memory that devices need for themselves.
     pub const DEVICE_MEMORY: usize = 512 << 10;
+
+    /// What all shards together give one device, once there are weights.
+    const DEVICE_DEPTH: usize = 64;
+    /// What each of them gives at least: less would leave disks idle that one shard alone serves.
+    const LEAST_DEVICE_DEPTH: usize = 16;
+
+    /// What each of so many shards gives one device.
+    pub const fn device_depth(shards: usize) -> usize {
+        let even = Self::DEVICE_DEPTH / if shards == 0 { 1 } else { shards };
+        if even < Self::LEAST_DEVICE_DEPTH { Self::LEAST_DEVICE_DEPTH } else { even }
+    }
 
     /// The defaults.
     pub const DEFAULT: Self = Self {
@@ -128,6 +142,7 @@ impl Limits {
         extents_per_reply: 4096,
         pinned: Pinning::Auto,
         open_devices: 16_384,
+        device_depth: Self::DEVICE_DEPTH,
         workers_per_export: 32,
         helper_threads_per_export: 2,
         helper_threads: 16,

@@ -28,6 +28,7 @@ pub(crate) mod size;
 pub(crate) mod tls;
 mod toml_words;
 pub(crate) mod uri_parts;
+pub(crate) mod weight;
 
 pub use attach::AttachConfig;
 pub use command_uri::CommandUri;
@@ -49,3 +50,4 @@ pub use settings::{LogFormat, Settings};
 #[cfg(feature = "tls")]
 pub(crate) use tls::{TlsConfig, TlsFile};
 pub use tls::{TlsPolicy, TlsSettings};
+pub use weight::Weight;

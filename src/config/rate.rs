@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::size::parse_size;
+use super::weight::Weight;
 
 /// How much, and how much at once after a rest. In requests or in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +54,13 @@ pub struct RateLimits([Option<Rate>; RATE_KINDS.len()]);
 pub struct ExportRates {
     /// Its own.
     pub limits: RateLimits,
-    /// It shares the rates of this tenant.
+    /// It shares the rates of this tenant, and its part of each device.
     pub tenant: Option<String>,
+    /// What it gets of a device beside others.
+    pub weight: Option<Weight>,
 }
 
-/// `[[tenant]]`: exports that share rates.
+/// `[[tenant]]`: exports that share rates, and one part of each device.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TenantConfig {
@@ -65,6 +68,7 @@ pub struct TenantConfig {
     pub name: String,
     #[serde(default)]
     pub limit: RateLimits,
+    pub weight: Option<Weight>,
 }
 
 /// Why it is none; a sentence.
@@ -151,14 +155,6 @@ impl RateLimits {
             Value::Object(all) => self.changed(all.iter().map(|(key, value)| (&**key, value))),
             _ => Err(RateError::Kind),
         }
-    }
-
-    /// The same of the body of a request.
-    ///
-    /// # Errors
-    /// [`RateError`].
-    pub(crate) fn changed_by(self, body: &[u8]) -> Result<Self, RateError> {
-        self.patched(&serde_json::from_slice(body).map_err(|_| RateError::Kind)?)
     }
 
     /// As JSON has it: only what there is.

@@ -110,7 +110,7 @@ impl Config {
         exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
-        let mut limits = Limits::default();
+        let mut limits = Limits { device_depth: Limits::device_depth(shards.len()), ..Limits::default() };
         memory::divide(settings.memory, shards.len(), &mut limits)?;
         if tls.is_some() {
             limits.partial_records = limits.memory_per_shard / Limits::PARTIAL_RECORDS_PART;

@@ -18,6 +18,7 @@ use super::sandbox::{RunAs, SandboxMode};
 use super::size::{parse_duration, parse_size};
 use super::tls::{ExportTls, TlsSettings};
 use super::toml_words::explain;
+use super::weight::Weight;
 use crate::rights::{Listing, Rights};
 
 /// The form of log lines.
@@ -289,13 +290,14 @@ struct ExportTable {
     #[serde(default)]
     limit: RateLimits,
     tenant: Option<String>,
+    weight: Option<Weight>,
 }
 
 impl ExportTable {
     fn checked(self) -> Result<ExportConfig, super::export::ExportError> {
         let requires_tls = self.tls == Some(ExportTls::Required);
         let export = ExportConfig::new(&self.name, self.uri.0, self.description.as_deref(), self.read_only)?;
-        let rates = ExportRates { limits: self.limit, tenant: self.tenant };
+        let rates = ExportRates { limits: self.limit, tenant: self.tenant, weight: self.weight };
         Ok(ExportConfig { requires_tls, rates, ..export })
     }
 }

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::tenants::Tenants;
+use super::tenants::{Tenant, Tenants};
 use crate::backend::{Export, ExportId};
 use crate::config::{ExportConfig, ExportRates};
 use crate::nbd::session::ExportInfo;
@@ -86,14 +86,15 @@ impl Entry {
         self.rates.borrow().clone()
     }
 
-    /// Puts rates into force, with those of its tenant. Shards have to be told.
+    /// Puts rates and weights into force, with those of its tenant. Shards have to be told.
     pub(super) fn set_rates(&self, rates: &ExportRates, tenants: &Tenants) {
         self.rates.replace(rates.clone());
         let own = self.own_rates.borrow().changed(&rates.limits);
         let limits = self.limits();
         tenants.with(rates.tenant.as_deref(), |tenant| {
-            let groups: Vec<_> = std::iter::once(&own).chain(tenant).collect();
+            let groups: Vec<_> = std::iter::once(&own).chain(tenant.map(Tenant::group)).collect();
             limits.set(&groups);
+            limits.weigh(rates.weight, tenant.map(Tenant::share));
         });
         self.own_rates.replace(own);
     }

@@ -54,7 +54,7 @@ pub struct TableRounds {
 impl TableRounds {
     /// So many requests are in the table all the time.
     pub fn new(in_flight: usize) -> Self {
-        let (mut table, ledger) = (RequestTable::new(), Ledger::new(&Rc::default()));
+        let (mut table, ledger) = (RequestTable::new(), Ledger::new(&Rc::default(), Rc::default()));
         let in_flight = (0..in_flight).map(|_| begin(&mut table, &ledger, 1)).collect();
         Self { table, ledger, in_flight }
     }

@@ -30,6 +30,7 @@ mod simulated;
 mod tests;
 mod turn;
 
+pub(crate) use admission::fair::FlowId;
 pub use admission::gate::ExportLimits;
 pub(crate) use admission::gate::RateGroup;
 pub(crate) use frontend::nbd::LeavingSecure;

@@ -25,6 +25,8 @@ pub(crate) struct ExportFacts {
     pub read_only: bool,
     /// Bytes of address space in which its file is mapped.
     pub mapped_bytes: u64,
+    /// What it gets of a device beside others.
+    pub weight: u16,
     /// Of an image only.
     pub image: Option<ImageFacts>,
     /// Of an export that stands on another server only.
@@ -149,6 +151,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     for export in exports {
         page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
     }
+    weights(&mut page, exports);
     images(&mut page, exports);
     let of_remotes = exports.iter().filter_map(|export| Some((export.label.as_str(), export.remote?)));
     remotes(&mut page, &of_remotes.collect::<Vec<_>>());
@@ -200,6 +203,14 @@ fn tls(page: &mut Page, clients: &TlsClients, totals: &Totals) {
     let help = "Connections that ended because of wrong records.";
     page.family("ringnbd_tls_record_errors_total", "counter", help);
     page.sample("ringnbd_tls_record_errors_total", &[], totals.tls.record_errors);
+}
+
+fn weights(page: &mut Page, exports: &[ExportFacts]) {
+    let help = "Its own part of a device, beside the weights of others; 1 where nothing is said.";
+    page.family("ringnbd_export_weight", "gauge", help);
+    for export in exports {
+        page.sample("ringnbd_export_weight", &[("export", &export.label)], export.weight);
+    }
 }
 
 fn images(page: &mut Page, exports: &[ExportFacts]) {
@@ -321,7 +332,7 @@ fn commands(page: &mut Page, exports: &[ExportFacts], totals: &Totals) {
         let labels = [("export", export), ("command", command)];
         page.histogram("ringnbd_request_duration_seconds", &labels, &of.phases[Phase::Total as usize]);
     }
-    let help = "Time of a request by phase: throttled (held back by a rate), queue (arrived to submitted), backend (to completed), send (to sent).";
+    let help = "Time of a request by phase: throttled (held back by a rate or a weight), queue (arrived to submitted), backend (to completed), send (to sent).";
     page.family("ringnbd_request_phase_seconds", "histogram", help);
     for (export, command, of) in each_command(exports, totals) {
         for (phase, histogram) in Phase::PARTS.iter().zip(&of.phases) {
@@ -435,6 +446,7 @@ mod tests {
             size: 1 << 30,
             read_only: true,
             mapped_bytes: 0,
+            weight: 3,
             image: Some(IMAGE),
             remote: with_store.then_some(REMOTE),
         }];

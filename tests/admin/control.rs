@@ -70,7 +70,7 @@ fn exports_are_listed() {
     let expected = json!({
         "export": "c", "id": "1.0", "etag": "1.0.1", "description": "", "source": "null:1G", "size_bytes": 1u64 << 30, "read_only": false,
         "flags_value": export(&first, "c")["flags_value"], "connections": 0, "state": "serving",
-        "limit": {}, "tenant": null,
+        "limit": {}, "tenant": null, "weight": null,
     });
     assert_eq!(export(&first, "c"), expected);
     let _client = Connection::attach(&subject.server, "", Mode::Simple);

@@ -85,6 +85,10 @@ fn value(schema: &Value, random: &mut Random) -> Value {
             Some(examples) if !random.once_in(4) => random.pick(examples),
             _ => random.pick(&TEXTS).into(),
         },
+        Some("integer") if schema["maximum"].is_u64() && !random.once_in(4) => {
+            let bound = |name: &str| schema[name].as_u64().unwrap_or(0);
+            random.pick(&[bound("minimum"), bound("maximum"), bound("maximum") / 2 + 1]).into()
+        }
         Some("integer") => {
             random.pick(&[0, 1, 512, 4096, 1 << 20, 8 << 20, i64::MAX as u64, u64::MAX]).into()
         }

@@ -21,6 +21,9 @@ const LATENCY: Duration = Duration::from_micros(50);
 const LARGE: u64 = 4 << 20;
 const SMALL: u64 = 64 << 10;
 
+/// What the shard gives a device where requests go by weight: less than what the sockets of a world bring.
+pub(crate) const DEVICE_DEPTH: usize = 8;
+
 /// One shard with two exports in the page cache.
 pub(crate) struct Scene {
     pub(crate) world: World,
@@ -41,6 +44,11 @@ impl Scene {
     }
 
     pub(crate) fn with_sizes(seed: u64, faults: Faults, sizes: [u64; 2]) -> Self {
+        Self::of_disks(seed, faults, sizes, None)
+    }
+
+    /// With an `alignment` its files are read past the page cache.
+    pub(crate) fn of_disks(seed: u64, faults: Faults, sizes: [u64; 2], alignment: Option<u32>) -> Self {
         let mut random = Random::new(seed);
         let faults = Faults { latency_ns: LATENCY.as_nanos() as u64, slow: 0.0, ..faults };
         let world = World::new(random.number(), faults);
@@ -48,7 +56,7 @@ impl Scene {
         let disk = |size| Disk {
             size,
             grain: 512,
-            alignment: None,
+            alignment,
             sector: None,
             read_only: false,
             application: None,
@@ -60,6 +68,7 @@ impl Scene {
             memory_per_shard: (37 << 20) + Limits::DEVICE_MEMORY,
             longest_request: 32 << 20,
             workers_per_export: 2,
+            device_depth: DEVICE_DEPTH,
             pinned: Pinning::Off,
             ..Limits::DEFAULT
         };
@@ -86,7 +95,7 @@ impl Scene {
         };
         let mut files = Vec::new();
         let export = |disk: &Disk| {
-            let tokens = world.file(vec![7; disk.size as usize], None, 1);
+            let tokens = world.file(vec![7; disk.size as usize], disk.alignment, 1);
             files.push(tokens.id);
             Arc::new(Export::simulated(tokens, disk.size, false, None))
         };

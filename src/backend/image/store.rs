@@ -107,6 +107,11 @@ impl ImageStore {
         self.verify
     }
 
+    /// The disk that its head is on.
+    pub(in crate::backend) fn disk(&self) -> u64 {
+        lock(&self.links).layers[0].data.disk
+    }
+
     /// The layers that it has now.
     pub(super) fn layers(&self) -> Vec<Arc<LayerFiles>> {
         lock(&self.links).layers.clone()

@@ -9,6 +9,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::Admin;
 use super::figures::figures;
 use super::views::{connections, image_facts, remote_facts};
+use crate::config::Weight;
 use crate::control::catalogue::Entry;
 use crate::control::http::answer::{self, HttpBody};
 use crate::control::http::reply::{HTML, TEXT, json, number, reply, text};
@@ -102,6 +103,7 @@ impl Admin {
             size: entry.size(),
             read_only: entry.info.facts.read_only,
             mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
+            weight: entry.rates().weight.unwrap_or(Weight::LEAST).get(),
             image: image_facts(entry),
             remote: remote_facts(entry),
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::block::{BlockError, CommandKind};
-use crate::config::ExportRates;
+use crate::config::{ExportRates, Weight};
 use crate::control::catalogue::{Catalogue, Entry};
 use crate::control::observe::collector::CollectorState;
 use crate::stats::RemoteExportFacts;
@@ -70,6 +70,8 @@ struct ExportView {
     /// Rates: what is not there is not limited.
     limit: serde_json::Value,
     tenant: Option<String>,
+    /// What it gets of a device beside others; null is 1.
+    weight: Option<Weight>,
     /// Null for what is none.
     image: Option<ImageFacts>,
     /// Null for what does not stand on another server.
@@ -330,7 +332,7 @@ impl Admin {
             let view =
                 |of: &crate::stats::CommandTotals| CommandView { requests: of.requests, bytes: of.bytes };
             let (facts, sizes) = (&info.facts, &info.facts.block_sizes);
-            let ExportRates { limits, tenant } = entry.rates();
+            let ExportRates { limits, tenant, weight } = entry.rates();
             ExportView {
                 export: info.name.clone(),
                 description: info.description.clone(),
@@ -352,6 +354,7 @@ impl Admin {
                 mapped_bytes: entry.export().map_or(0, |export| export.mapped_bytes()),
                 limit: limits.to_json(),
                 tenant,
+                weight,
                 image: image_facts(entry),
                 remote: remote_facts(entry),
             }

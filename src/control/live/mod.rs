@@ -32,9 +32,10 @@ use super::retire::retire;
 use super::served::{added_view, info_of};
 use super::stores::Stores;
 use crate::backend::Export;
-use crate::config::export_change::{ExportChange, ExportChangeError};
+use crate::config::export_change::{ExportChange, changed_tenant};
 use crate::config::reload_plan::{ReloadPlan, is_from_the_start};
-use crate::config::{ExportConfig, ExportDefaults, ExportRates, RateLimits};
+use crate::config::{ExportConfig, ExportDefaults, ExportRates, Weight};
+use crate::control::tenants::TenantRates;
 use crate::rights::Rights;
 use crate::shard::Removal;
 pub(super) use condition::Condition;
@@ -171,19 +172,20 @@ impl Live {
         Ok((entry, Changed::InPlace))
     }
 
-    /// Other rates of a tenant; what they are then.
+    /// Other rates of a tenant, or another weight; what they are then.
     ///
     /// # Errors
     /// [`LiveRefusal`].
-    pub(super) fn change_tenant(&self, name: &str, body: &[u8]) -> Result<RateLimits, LiveRefusal> {
+    pub(super) fn change_tenant(&self, name: &str, body: &[u8]) -> Result<TenantRates, LiveRefusal> {
         let plane = self.plane();
-        let known = plane.tenants.limits(name).ok_or_else(|| LiveRefusal::NoTenant(name.to_owned()))?;
-        let limits = known.changed_by(body).map_err(ExportChangeError::Rate)?;
-        plane.tenants.change(name, limits);
+        let known = plane.tenants.rates(name).ok_or_else(|| LiveRefusal::NoTenant(name.to_owned()))?;
+        let (limits, weight) = changed_tenant((known.limits, known.weight), body)?;
+        plane.tenants.change(name, TenantRates { limits, weight });
         self.apply_tenants(|tenant| tenant == name);
         plane.events.tell(EventKind::TenantChanged, json!({ "tenant": name }));
-        tracing::info!(tenant = name, limits = %limits.to_json(), "the rates of a tenant were changed");
-        Ok(limits)
+        let weight_now = weight.unwrap_or(Weight::LEAST);
+        tracing::info!(tenant = name, limits = %limits.to_json(), weight = %weight_now, "the rates of a tenant were changed");
+        Ok(TenantRates { limits, weight })
     }
 
     /// Exports of tenants get the rates that those have now.

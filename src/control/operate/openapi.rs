@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Map, Value, json};
 
 use super::routes::{ROUTES, Verb};
-use crate::config::RATE_NAMES;
+use crate::config::{RATE_NAMES, Weight};
 use crate::control::events::EventKind;
 use crate::control::http::body::BODY_BYTES;
 
@@ -77,13 +77,28 @@ fn object(keys: &[(&str, Value)]) -> Value {
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
+fn weight() -> Value {
+    or_null(&json!({ "type": "integer", "minimum": Weight::LEAST, "maximum": Weight::MOST }))
+}
+
+/// What a tenant's exports share.
+fn tenant() -> Value {
+    let mut rates = rates();
+    rates["properties"]["weight"] = weight();
+    or_null(&rates)
+}
+
 fn limit() -> Value {
+    or_null(&rates())
+}
+
+fn rates() -> Value {
     let rate = json!({ "anyOf": [
         { "type": "integer", "minimum": 1 }, { "type": "string", "examples": ["100M"] }, { "type": "null" },
     ] });
     let keys = RATE_NAMES.into_iter().flat_map(|name| [name.to_owned(), format!("{name}_burst")]);
     let keys: Map<_, _> = keys.map(|key| (key, rate.clone())).collect();
-    or_null(&json!({ "type": "object", "properties": keys, "additionalProperties": false }))
+    json!({ "type": "object", "properties": keys, "additionalProperties": false })
 }
 
 fn export(is_new: bool) -> Value {
@@ -100,6 +115,7 @@ fn export(is_new: bool) -> Value {
         ("tls", or_null(&one_of(&["required"]))),
         ("limit", limit()),
         ("tenant", or_null(&text())),
+        ("weight", weight()),
     ])
 }
 
@@ -132,7 +148,7 @@ fn describe(verb: Verb) -> VerbDescription {
         }
         Verb::ListTenants => new("The tenants", &[]),
         Verb::ShowTenant => new("A tenant", &[404]),
-        Verb::PatchTenant => new("Change rates of a tenant", &[404, 422]).body(limit()),
+        Verb::PatchTenant => new("Change rates or the weight of a tenant", &[404, 422]).body(tenant()),
         Verb::ListConnections => new("The connections", &[]),
         Verb::ShowConnection => new("A connection", &[404]),
         Verb::EndConnection => new("Cut a connection off", &[404, 503]),

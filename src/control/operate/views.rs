@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Operator;
-use crate::config::ExportRates;
+use crate::config::{ExportRates, Weight};
 use crate::control::catalogue::Entry;
 use crate::nbd::session::ReplyMode;
 
@@ -33,6 +33,8 @@ pub(super) struct ExportListEntry {
     /// Rates: what is not there is not limited.
     limit: Value,
     tenant: Option<String>,
+    /// What it gets of a device beside others; null is 1.
+    weight: Option<Weight>,
     state: &'static str,
 }
 
@@ -71,7 +73,7 @@ impl Operator {
     }
 
     pub(super) fn export(&self, entry: &Entry) -> ExportListEntry {
-        let ExportRates { limits, tenant } = entry.rates();
+        let ExportRates { limits, tenant, weight } = entry.rates();
         ExportListEntry {
             export: entry.info.name.clone(),
             id: format!("{}.{}", entry.id.index, entry.id.generation),
@@ -84,6 +86,7 @@ impl Operator {
             connections: self.collector.state().totals.export_gauges(entry.index()).connections,
             limit: limits.to_json(),
             tenant,
+            weight,
             state: if self.plane.is_stopping() { "stopping" } else { "serving" },
         }
     }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! RateGroup      buckets of one export or one tenant; all shards share them
-//! ExportLimits   the groups that are in force for an export; the control plane puts others there
-//! Gate           of an export on a shard: two lanes, of what reads and of what writes
+//! ExportLimits   the groups that are in force for an export, and its share of its device; the control plane
+//!                puts others there
+//! Gate           of an export on a shard: two lanes, of what reads and of what writes, and behind them the
+//!                queue of its device, where weights decide
 //! Lane           its accounts, and the connections that wait, in order
 //! ```
 //!
@@ -15,24 +17,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{Rate, RateLimits, RateScope, RateUnit};
+use crate::config::{Rate, RateLimits, RateScope, RateUnit, Weight};
+use crate::shard::admission::cost::RequestCost;
+use crate::shard::admission::fair::FlowId;
 use crate::shard::admission::rate::{RateAccount, RateBucket};
-
-/// What a request costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestCost {
-    pub(crate) reads: bool,
-    pub(crate) bytes: u64,
-}
-
-impl RequestCost {
-    fn of(self, unit: RateUnit) -> u64 {
-        match unit {
-            RateUnit::Requests => 1,
-            RateUnit::Bytes => self.bytes,
-        }
-    }
-}
+use crate::shard::admission::share::{DeviceLine, Share, SharePlace};
 
 /// The buckets of an export, or of a tenant.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +47,21 @@ impl RateGroup {
 type SharedRate = (RateUnit, Arc<RateBucket>);
 
 /// What holds an export's requests back, on all shards.
-#[derive(Debug, Default)]
-pub struct ExportLimits(Mutex<Arc<[Vec<SharedRate>; 2]>>);
+#[derive(Debug)]
+pub struct ExportLimits(Mutex<InForce>);
+
+/// What is in force for an export.
+#[derive(Debug, Clone)]
+struct InForce {
+    lanes: Arc<[Vec<SharedRate>; 2]>,
+    share: Share,
+}
+
+impl Default for ExportLimits {
+    fn default() -> Self {
+        Self(Mutex::new(InForce { lanes: Arc::default(), share: Share::alone() }))
+    }
+}
 
 impl ExportLimits {
     /// Puts the rates of these groups into force. Shards look when they are
@@ -71,7 +73,20 @@ impl ExportLimits {
             wanted.map(|(unit, _, bucket)| (*unit, Arc::clone(bucket))).collect()
         };
         let lanes = Arc::new([of(RateScope::Read), of(RateScope::Write)]);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lanes = lanes;
+    }
+
+    /// Puts weights into force: the export's own, and that of the tenant whose it is. Shards look when they
+    /// are told.
+    pub(crate) fn weigh(&self, own: Option<Weight>, tenant: Option<(FlowId, Option<Weight>)>) {
+        let mut in_force = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        in_force.share = in_force.share.weighed(own, tenant);
+    }
+
+    /// Puts the weight of an export without a tenant into force.
+    #[cfg(any(feature = "sim", test))]
+    pub fn weigh_alone(&self, weight: Option<Weight>) {
+        self.weigh(weight, None);
     }
 
     /// Puts an export's own rates into force, which begin anew.
@@ -80,8 +95,8 @@ impl ExportLimits {
         self.set(&[&RateGroup::default().changed(limits)]);
     }
 
-    fn in_force(&self) -> Arc<[Vec<SharedRate>; 2]> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn in_force(&self) -> InForce {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -107,11 +122,16 @@ pub(crate) struct Gate {
     limits: Arc<ExportLimits>,
     /// Of what reads, and of what writes.
     lanes: [Lane; 2],
+    share: Share,
+    /// Of its device.
+    queue: Rc<RefCell<DeviceLine>>,
 }
 
 impl Gate {
-    pub(crate) fn new(limits: Arc<ExportLimits>) -> Self {
-        let mut gate = Self { limits, lanes: Default::default() };
+    pub(crate) fn new(limits: Arc<ExportLimits>, queue: Rc<RefCell<DeviceLine>>) -> Self {
+        let share = limits.in_force().share;
+        queue.borrow_mut().join(&share);
+        let mut gate = Self { limits, lanes: Default::default(), share, queue };
         gate.renew();
         gate
     }
@@ -121,17 +141,41 @@ impl Gate {
         Arc::ptr_eq(&self.limits, limits)
     }
 
-    /// Takes over the rates that are in force now. Those who wait keep their places.
+    /// Takes over the rates and weights that are in force now. Those who wait keep their places.
     pub(crate) fn renew(&mut self) {
-        let in_force = self.limits.in_force();
-        for (lane, shared) in self.lanes.iter_mut().zip(in_force.iter()) {
+        let InForce { lanes, share } = self.limits.in_force();
+        for (lane, shared) in self.lanes.iter_mut().zip(lanes.iter()) {
             lane.renew(shared);
+        }
+        if share != self.share {
+            let mut queue = self.queue.borrow_mut();
+            // In this order a tenant that stays is never forgotten.
+            queue.join(&share);
+            queue.part(&self.share);
+            self.share = share;
         }
     }
 
-    /// Whether there is any rate.
+    /// Whether there is any rate, or requests go by weight.
     pub(crate) fn is_limited(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.accounts.is_empty())
+        self.lanes.iter().any(|lane| !lane.accounts.is_empty()) || self.is_weighed()
+    }
+
+    /// Whether requests go by weight.
+    pub(crate) fn is_weighed(&self) -> bool {
+        self.queue.borrow().is_in_force()
+    }
+
+    /// Lets a request that no rate holds back begin, or has it wait until it is its export's turn at the
+    /// device. `now` is the moment of the turn.
+    pub(crate) fn line_up(&mut self, key: u32, cost: RequestCost, now: u64) -> Option<SharePlace> {
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_in_force() { queue.enter(&self.share, key, cost, now) } else { None }
+    }
+
+    /// A connection waits for its turn no more.
+    pub(crate) fn leave_line(&mut self, place: SharePlace) {
+        self.queue.borrow_mut().leave(place);
     }
 
     /// Lets a connection's request begin, or has it wait.
@@ -153,6 +197,12 @@ impl Gate {
     /// When that will be; none if nobody waits.
     pub(crate) fn due(&mut self, now: u64) -> Option<u64> {
         self.lanes.iter_mut().filter_map(|lane| lane.due(now)).min()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.queue.borrow_mut().part(&self.share);
     }
 }
 
@@ -234,7 +284,8 @@ mod tests {
     fn gate(groups: &[&RateGroup]) -> (Arc<ExportLimits>, Gate) {
         let limits = Arc::new(ExportLimits::default());
         limits.set(groups);
-        (Arc::clone(&limits), Gate::new(limits))
+        let queue = Rc::new(RefCell::new(DeviceLine::new(&Rc::default(), 0, 64)));
+        (Arc::clone(&limits), Gate::new(limits, queue))
     }
 
     #[test]

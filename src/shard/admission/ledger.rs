@@ -23,6 +23,8 @@ pub(crate) struct Ledger {
     in_flight: Cell<usize>,
     held: Cell<usize>,
     working: Cell<usize>,
+    /// What its device works on, where requests go by weight.
+    load: Rc<Cell<usize>>,
     /// Its place among those that wait for memory that others hold.
     ticket: Cell<Option<LineTicket>>,
 }
@@ -33,6 +35,8 @@ pub(crate) struct Grant {
     ledger: Rc<Ledger>,
     held: u32,
     works: bool,
+    /// What it counts at its device.
+    load: u16,
 }
 
 #[inline]
@@ -54,9 +58,9 @@ impl Usage {
 
 impl Ledger {
     /// A ledger of nothing.
-    pub(crate) fn new(usage: &Rc<Usage>) -> Rc<Self> {
+    pub(crate) fn new(usage: &Rc<Usage>, load: Rc<Cell<usize>>) -> Rc<Self> {
         let (in_flight, held, working, ticket) = Default::default();
-        Rc::new(Self { usage: Rc::clone(usage), in_flight, held, working, ticket })
+        Rc::new(Self { usage: Rc::clone(usage), in_flight, held, working, load, ticket })
     }
 
     /// Requests that are not answered, or whose reply is not out.
@@ -89,7 +93,7 @@ impl Ledger {
     pub(crate) fn grant(self: &Rc<Self>, held: usize) -> Grant {
         add(&self.in_flight, 1);
         add(&self.held, held);
-        Grant { ledger: Rc::clone(self), held: held as u32, works: false }
+        Grant { ledger: Rc::clone(self), held: held as u32, works: false, load: 0 }
     }
 }
 
@@ -120,13 +124,29 @@ impl Grant {
         add(&self.ledger.usage.working, 1);
     }
 
+    /// The device that works on the request has so much to do with it.
+    pub(crate) fn weigh_on_device(&mut self, load: u16) {
+        if self.works && self.load == 0 {
+            self.load = load;
+            add(&self.ledger.load, load.into());
+        }
+    }
+
     /// The device is done.
     #[inline]
     pub(crate) fn end_work(&mut self) {
         if std::mem::take(&mut self.works) {
             subtract(&self.ledger.working, 1);
             subtract(&self.ledger.usage.working, 1);
+            if self.load > 0 {
+                self.relieve_device();
+            }
         }
+    }
+
+    #[cold]
+    fn relieve_device(&mut self) {
+        subtract(&self.ledger.load, std::mem::take(&mut self.load).into());
     }
 }
 
@@ -148,10 +168,10 @@ mod tests {
         /// Oracle: the counts are summed up over the grants that are there.
         #[test]
         fn counts_are_those_of_the_grants_that_are_held(
-            steps in prop::collection::vec((0..3_usize, 0..6_u8, 1..100_000_usize, any::<prop::sample::Index>()), 1..200)
+            steps in prop::collection::vec((0..3_usize, 0..7_u8, 1..100_000_usize, any::<prop::sample::Index>()), 1..200)
         ) {
-            let usage = Rc::new(Usage::default());
-            let ledgers: Vec<_> = (0..3).map(|_| Ledger::new(&usage)).collect();
+            let (usage, load) = (Rc::new(Usage::default()), Rc::new(Cell::new(0)));
+            let ledgers: Vec<_> = (0..3).map(|_| Ledger::new(&usage, Rc::clone(&load))).collect();
             let mut grants: Vec<(usize, Grant)> = Vec::new();
             for (of, step, bytes, index) in steps {
                 let count = grants.len();
@@ -161,6 +181,7 @@ mod tests {
                     2 => drop(grants.swap_remove(index.index(count))),
                     3 => grants[index.index(count)].1.hold(bytes),
                     4 => grants[index.index(count)].1.release_memory(),
+                    5 => grants[index.index(count)].1.weigh_on_device(bytes as u16),
                     _ => {
                         let grant = &mut grants[index.index(count)].1;
                         if grant.works { grant.end_work() } else { grant.begin_work() }
@@ -173,9 +194,10 @@ mod tests {
                     prop_assert_eq!(ledger.working(), own().filter(|grant| grant.works).count());
                 }
                 prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.works).count());
+                prop_assert_eq!(load.get(), grants.iter().map(|(_, grant)| usize::from(grant.load)).sum::<usize>());
             }
             drop(grants);
-            prop_assert_eq!(usage.working(), 0);
+            prop_assert_eq!((usage.working(), load.get()), (0, 0));
         }
     }
 }

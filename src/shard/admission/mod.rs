@@ -10,17 +10,24 @@
 //! stall       which clients move too little while others wait
 //! gate        which requests wait for a rate of their export or its tenant
 //! rate        such a rate, which all shards keep together
+//! share       which requests wait for their turn at a device, by weight
+//! fair        whose turn it is
+//! cost        what a request costs them
 //! ```
 
 mod budget;
+pub(crate) mod cost;
+pub(crate) mod fair;
 pub(crate) mod gate;
 pub(crate) mod ledger;
 mod memory;
 pub(crate) mod queue;
 mod rate;
 mod seniority;
+pub(crate) mod share;
 pub(crate) mod stall;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::config::Limits;
@@ -69,9 +76,9 @@ impl Admission {
         }
     }
 
-    /// A ledger for one more connection.
-    pub(crate) fn open_ledger(&self) -> Rc<Ledger> {
-        Ledger::new(&self.usage)
+    /// A ledger for one more connection; `load`: what its device works on.
+    pub(crate) fn open_ledger(&self, load: Rc<Cell<usize>>) -> Rc<Ledger> {
+        Ledger::new(&self.usage, load)
     }
 
     /// A connection is gone: it waits for nothing any more.

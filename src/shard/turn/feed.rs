@@ -15,6 +15,7 @@ use crate::shard::turn::shard::Shard;
 impl Shard {
     /// Received bytes become requests: first of connections that had to wait, then of the others.
     pub(crate) fn feed(&mut self) {
+        self.look_at_weights();
         self.release_throttled();
         self.retry();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
@@ -22,6 +23,8 @@ impl Shard {
             self.connections[key as usize].listed = Listed::No;
             self.feed_one(key);
         }
+        // Behind the others, so that what has just come takes part.
+        self.deal();
         if self.partial_records.get() > self.limits.partial_records {
             self.drop_partial_records();
         }
@@ -104,7 +107,9 @@ impl Shard {
             }
             Fed::Throttled => {
                 let (gate, now) = (connection.gate_number, self.recorder.now());
-                self.throttle.note(gate, now);
+                if connection.waits_for_rate() {
+                    self.throttle.note(gate, now);
+                }
                 self.watch();
                 return true;
             }

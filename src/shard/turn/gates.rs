@@ -1,6 +1,6 @@
-//! The gates of the exports of a shard, and when to look at which.
+//! The gates of the exports of a shard, and when to look at which; the queues of their devices.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::backend::ExportId;
+use crate::backend::{Backing, ExportId};
 use crate::ring::{OpKey, Operation, Owner, Ring};
 use crate::shard::admission::gate::{ExportLimits, Gate, NumberedGate, SharedGate};
+use crate::shard::admission::share::{DeviceLine, Weighing};
 
 /// No timer is longer, so that none is left over for long.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -20,6 +21,11 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Throttle {
     gates: Slab<NotedGate>,
     of_exports: HashMap<ExportId, usize>,
+    weighing: Rc<Weighing>,
+    queues: Slab<NotedLine>,
+    of_devices: HashMap<DeviceKey, usize>,
+    /// How much a device is given.
+    depth: usize,
     /// Gates before which connections wait, by the moment at which the first may go on.
     due: BTreeSet<(u64, usize)>,
     /// The timer in flight that ends first, and when.
@@ -32,29 +38,110 @@ struct NotedGate {
     gate: SharedGate,
     export: ExportId,
     connections: usize,
+    /// The number of its device's queue.
+    queue: usize,
     /// Where it stands in `due`.
     due: Option<u64>,
 }
 
+/// The queue of a device.
+pub(crate) type SharedLine = Rc<RefCell<DeviceLine>>;
+
+struct NotedLine {
+    queue: SharedLine,
+    device: DeviceKey,
+    gates: usize,
+}
+
+/// What tells devices apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum DeviceKey {
+    Shared(Backing),
+    Of(ExportId),
+}
+
 impl Throttle {
-    pub(crate) fn new(changed: Arc<AtomicBool>) -> Self {
-        let (gates, of_exports) = (Slab::new(), HashMap::new());
-        Self { gates, of_exports, due: BTreeSet::new(), timer: None, changed }
+    pub(crate) fn new(changed: Arc<AtomicBool>, depth: usize) -> Self {
+        Self {
+            gates: Slab::new(),
+            of_exports: HashMap::new(),
+            weighing: Rc::default(),
+            queues: Slab::new(),
+            of_devices: HashMap::new(),
+            depth,
+            due: BTreeSet::new(),
+            timer: None,
+            changed,
+        }
     }
 
-    /// The gate for one more connection of an export, and its number.
-    pub(crate) fn enter(&mut self, export: ExportId, limits: &Arc<ExportLimits>) -> NumberedGate {
+    /// The gate for one more connection of an export, and its number; what the device works on.
+    pub(crate) fn enter(
+        &mut self,
+        export: ExportId,
+        backing: Backing,
+        limits: &Arc<ExportLimits>,
+    ) -> (NumberedGate, Rc<Cell<usize>>) {
         let known = self.of_exports.get(&export).copied();
         let number =
             known.filter(|number| self.gates[*number].gate.borrow().is_of(limits)).unwrap_or_else(|| {
-                let gate = Rc::new(RefCell::new(Gate::new(Arc::clone(limits))));
-                let number = self.gates.insert(NotedGate { gate, export, connections: 0, due: None });
+                let queue = self.enter_queue(export, backing);
+                let shared = Rc::clone(&self.queues[queue].queue);
+                let gate = Rc::new(RefCell::new(Gate::new(Arc::clone(limits), shared)));
+                let number = self.gates.insert(NotedGate { gate, export, connections: 0, queue, due: None });
                 self.of_exports.insert(export, number);
                 number
             });
         let noted = &mut self.gates[number];
         noted.connections += 1;
-        NumberedGate { gate: Rc::clone(&noted.gate), number }
+        let load = self.queues[noted.queue].queue.borrow().load();
+        (NumberedGate { gate: Rc::clone(&noted.gate), number }, load)
+    }
+
+    /// The number of the queue of a device, for one more export.
+    fn enter_queue(&mut self, export: ExportId, backing: Backing) -> usize {
+        let device =
+            if backing == Backing::Alone { DeviceKey::Of(export) } else { DeviceKey::Shared(backing) };
+        let number = *self.of_devices.entry(device).or_insert_with(|| {
+            let entry = self.queues.vacant_entry();
+            let number = entry.key();
+            let queue = Rc::new(RefCell::new(DeviceLine::new(&self.weighing, number, self.depth)));
+            entry.insert(NotedLine { queue, device, gates: 0 });
+            number
+        });
+        self.queues[number].gates += 1;
+        number
+    }
+
+    fn leave_queue(&mut self, number: usize) {
+        let noted = &mut self.queues[number];
+        noted.gates -= 1;
+        if noted.gates == 0 {
+            let NotedLine { device, .. } = self.queues.remove(number);
+            self.of_devices.remove(&device);
+            self.weighing.waiting().borrow_mut().retain(|waiting| *waiting != number);
+        }
+    }
+
+    /// Whether requests go by weight from now on, or no longer.
+    pub(crate) fn has_turned(&self) -> bool {
+        self.weighing.has_turned()
+    }
+
+    /// Queues in which something waits.
+    pub(crate) fn waiting_queues(&self) -> usize {
+        self.weighing.waiting().borrow().len()
+    }
+
+    /// The next of them, which is on the list no more.
+    pub(crate) fn next_queue(&mut self) -> Option<SharedLine> {
+        let number = self.weighing.waiting().borrow_mut().pop_front()?;
+        Some(Rc::clone(&self.queues[number].queue))
+    }
+
+    /// Whether something that waits for its turn may begin in the next turn of the shard.
+    pub(crate) fn may_deal(&self) -> bool {
+        self.weighing.waiting().borrow().iter().any(|number| self.queues[*number].queue.borrow().may_go_on())
     }
 
     /// A connection is gone.
@@ -64,7 +151,8 @@ impl Throttle {
         if noted.connections > 0 {
             return self.note(number, now);
         }
-        let NotedGate { export, due, .. } = self.gates.remove(number);
+        let NotedGate { export, due, queue, .. } = self.gates.remove(number);
+        self.leave_queue(queue);
         if let Some(due) = due {
             self.due.remove(&(due, number));
         }
@@ -104,7 +192,7 @@ impl Throttle {
         }
     }
 
-    /// Has all gates take over the rates that are in force, if those have changed.
+    /// Has all gates take over the rates and weights that are in force, if those have changed.
     pub(crate) fn renew(&mut self, now: u64) -> bool {
         // An exchange costs more than a look, each turn.
         if !self.changed.load(Ordering::Relaxed) || !self.changed.swap(false, Ordering::AcqRel) {

@@ -144,6 +144,7 @@ impl Shard {
             socket,
             over_tcp,
             id,
+            export,
             limits,
             session,
             leftover,
@@ -163,10 +164,10 @@ impl Shard {
         };
         let client = self.connections.vacant_key() as u32;
         device.greet(client);
-        let (export, abandon) = (id.index as usize, Default::default());
-        let shared = Rc::new(Peer { device, id, export, client, abandon });
-        let ledger = self.admission.open_ledger();
-        let gate = self.throttle.enter(id, &limits);
+        let (index, abandon) = (id.index as usize, Default::default());
+        let shared = Rc::new(Peer { device, id, export: index, client, abandon });
+        let (gate, load) = self.throttle.enter(id, export.backing(), &limits);
+        let ledger = self.admission.open_ledger(load);
         let mut connection = Connection::new(socket, (ledger, gate), shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
@@ -174,7 +175,7 @@ impl Shard {
         connection.hold.kept = kept;
         connection.secure(secure, &self.partial_records);
         let key = self.connections.insert(connection) as u32;
-        self.recorder.connected(export);
+        self.recorder.connected(index);
         self.admission.share_among(self.connections.len());
         self.list(key);
     }

@@ -41,6 +41,7 @@ impl Shard {
             || !self.jobs.is_empty()
             || self.doorbell_rang
             || (self.shutdown.is_some() && !self.has_clients())
+            || self.throttle.may_deal()
             || self.may_retry();
         if busy { Wait::No } else { Wait::Forever }
     }

@@ -52,6 +52,8 @@ use crate::sys::Doorbell;
 ///   `listed` says on which;
 /// * a connection that a rate holds back stands before its gate, and there is a turn when it may go on: see
 ///   [`gates`](crate::shard::turn::gates);
+/// * a connection that waits for its turn by weight stands in the line of its device, and there is a turn
+///   while that has room: see [`share`](crate::shard::admission::share);
 /// * every connection that waits has been retried since its need could last be met, or is marked for retry:
 ///   see [`queue`](crate::shard::admission::queue);
 /// * a connection is freed only when nothing of it is in flight, so keys are never mistaken.
@@ -156,7 +158,7 @@ impl Shard {
         };
         let ((answered, opened, visited), pieces) = (Default::default(), limits.pieces_per_send);
         let shared = TaskContext { context, answered, opened, visited };
-        let admission = Admission::new(&limits, pool);
+        let (admission, depth) = (Admission::new(&limits, pool), limits.device_depth);
         Ok(Self {
             limits,
             is_pinned,
@@ -171,7 +173,7 @@ impl Shard {
             to_feed: VecDeque::new(),
             partial_records: Rc::default(),
             admission,
-            throttle: Throttle::new(rates_changed),
+            throttle: Throttle::new(rates_changed, depth),
             to_receive: Vec::new(),
             to_flush: Vec::new(),
             jobs: Vec::new(),

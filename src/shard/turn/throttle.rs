@@ -1,29 +1,64 @@
-//! Connections whose requests a rate holds back.
+//! Connections whose requests a rate or a weight holds back.
 
+use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::turn::shard::Shard;
 
 impl Shard {
-    /// Takes over the rates that are in force, if they have changed.
+    /// Takes over the rates and weights that are in force, if they have changed.
     pub(crate) fn look_at_rates(&mut self) {
         if self.throttle.renew(self.recorder.now()) {
-            for (_, connection) in &mut self.connections {
-                connection.is_limited = connection.gate.borrow().is_limited();
-            }
+            self.note_limits();
         }
     }
 
-    /// Connections go on whose moment has come.
+    /// A first export with a weight may have come, or the last one gone.
+    pub(crate) fn look_at_weights(&mut self) {
+        if self.throttle.has_turned() {
+            self.note_limits();
+        }
+    }
+
+    fn note_limits(&mut self) {
+        for (_, connection) in &mut self.connections {
+            connection.is_limited = connection.gate.borrow().is_limited();
+        }
+    }
+
+    /// Connections go on whose moment has come, or line up at their device.
     pub(crate) fn release_throttled(&mut self) {
         let now = self.recorder.now();
         while let Some(due) = self.throttle.first_due(now) {
             loop {
                 let next = due.gate.borrow_mut().next(now);
                 let Some(key) = next else { break };
-                self.connections[key as usize].let_through(now);
-                self.list(key);
+                if self.connections[key as usize].has_passed_rate(key, now) {
+                    self.list(key);
+                }
             }
             self.throttle.note(due.number, now);
+        }
+    }
+
+    /// Requests begin whose turn it is at their device. Those that may not in this turn of the shard are the
+    /// first of the next one.
+    pub(crate) fn deal(&mut self) {
+        let now = self.recorder.now();
+        let mut left = self.limits.connections_per_turn;
+        for _ in 0..self.throttle.waiting_queues() {
+            let Some(queue) = self.throttle.next_queue() else { return };
+            while left > 0 {
+                let next = queue.borrow_mut().next(now);
+                let Some(key) = next else { break };
+                left -= 1;
+                let connection = &mut self.connections[key as usize];
+                connection.let_through(now);
+                match connection.listed {
+                    Listed::No => drop(self.feed_one(key)),
+                    Listed::ToFeed | Listed::Waiting { .. } => self.list(key),
+                }
+            }
+            queue.borrow_mut().list_again();
         }
     }
 

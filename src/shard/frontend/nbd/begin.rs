@@ -97,7 +97,11 @@ impl Connection {
             return;
         }
         let Receiving { id, request, lease, .. } = self.receiving.take().expect("it is complete");
+        let before = feeding.started.len();
         self.admit(id, &request, lease, feeding.now, feeding);
+        if self.is_limited {
+            self.weigh_on_device(before, feeding);
+        }
     }
 
     /// Hands a request over to be carried out, unless its payload turns out to be wrong.

@@ -45,7 +45,7 @@ pub(crate) enum Fed {
     WaitsForReplies,
     /// The shard's table or memory is used up: others let it go on.
     WaitsForShard(Need),
-    /// A rate of its export lets it go on later.
+    /// A rate of its export, or a weight, lets it go on later.
     Throttled,
     /// No more requests will come.
     Ended,
@@ -100,7 +100,7 @@ pub(crate) struct Connection {
     pub(crate) throttled: Option<Throttled>,
     /// How long the request that begins next was held back, in microseconds.
     pub(crate) throttled_us: u32,
-    /// Its export has rates.
+    /// Its export has rates, or requests go by weight.
     pub(crate) is_limited: bool,
     pub(crate) gate: SharedGate,
     /// The gate's number.
@@ -283,7 +283,7 @@ impl Connection {
             return stopped;
         }
         if let Some((request, since)) = self.waiting.take()
-            && let Some(stopped) = self.begin(request, since, feeding)
+            && let Some(stopped) = self.begin_late(request, since, feeding)
         {
             return stopped;
         }

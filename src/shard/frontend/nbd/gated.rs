@@ -1,4 +1,4 @@
-//! How a request waits for a rate of its export, between parse and begin.
+//! How a request waits for a rate of its export, or for its turn at the device, between parse and begin.
 //!
 //! It holds no lease, no slot and no receive buffer, and nothing behind it is parsed. So the socket is the
 //! backpressure, as for one that waits for memory. It is neither starving nor stalled: eviction does not know
@@ -8,21 +8,73 @@ use crate::block::BlockError;
 use crate::nbd::server::request::{Command, Refusal, Request};
 use crate::shard::frontend::nbd::begin::operation;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
-use crate::shard::frontend::nbd::throttled::{Throttled, cost};
+use crate::shard::frontend::nbd::throttled::{HeldAt, Throttled, cost, load};
+use crate::shard::request::table::Record;
+use crate::stats::Timing;
 
 impl Connection {
     /// Begins a request, or has it wait.
     #[cold]
     pub(crate) fn pass_gate(&mut self, request: Request, feeding: &mut Feeding<'_>) -> Option<Fed> {
         let cost = cost(&request, feeding.limits.longest_request);
-        match self.gate.borrow_mut().enter(feeding.key, cost, feeding.now) {
-            None => {}
-            Some(place) => {
-                self.throttled = Some(Throttled { request, since: feeding.now, place });
-                return Some(Fed::Throttled);
+        let (key, now) = (feeding.key, feeding.now);
+        let place = {
+            let mut gate = self.gate.borrow_mut();
+            match gate.enter(key, cost, now) {
+                Some(place) => Some(HeldAt::Rate(place)),
+                None => gate.line_up(key, cost, now).map(HeldAt::Device),
             }
+        };
+        if let Some(place) = place {
+            self.throttled = Some(Throttled { request, since: now, cost, place });
+            return Some(Fed::Throttled);
         }
-        self.begin(request, feeding.now, feeding)
+        self.begin_late(request, now, feeding)
+    }
+
+    /// Begins a request that has waited, or could have.
+    #[cold]
+    pub(crate) fn begin_late(
+        &mut self,
+        request: Request,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) -> Option<Fed> {
+        let before = feeding.started.len();
+        let stopped = self.begin(request, arrived, feeding);
+        self.weigh_on_device(before, feeding);
+        stopped
+    }
+
+    /// What has begun counts at its device, where requests go by weight. Only then: a client that keeps the
+    /// payload of a write to itself must keep nobody else from the device.
+    #[cold]
+    pub(crate) fn weigh_on_device(&mut self, before: usize, feeding: &mut Feeding<'_>) {
+        if feeding.started.len() == before || !self.gate.borrow().is_weighed() {
+            return;
+        }
+        for id in &feeding.started[before..] {
+            let Record { timing, grant, .. } = feeding.requests.record(*id);
+            let Some(Timing { operation, length, .. }) = timing else { continue };
+            grant.weigh_on_device(load(*operation, *length, feeding.limits.longest_request));
+        }
+    }
+
+    /// A rate holds its request back no more. Whether it may begin with the next feeding; otherwise it waits
+    /// for its turn at the device.
+    pub(crate) fn has_passed_rate(&mut self, key: u32, now: u64) -> bool {
+        let throttled = self.throttled.as_mut().expect("it waited");
+        let place = self.gate.borrow_mut().line_up(key, throttled.cost, now);
+        match place {
+            Some(place) => throttled.place = HeldAt::Device(place),
+            None => self.let_through(now),
+        }
+        place.is_none()
+    }
+
+    /// Whether a rate holds a request of it back.
+    pub(crate) fn waits_for_rate(&self) -> bool {
+        self.throttled.as_ref().is_some_and(|throttled| matches!(throttled.place, HeldAt::Rate(_)))
     }
 
     /// The request may begin with the next feeding.
@@ -35,7 +87,7 @@ impl Connection {
     /// A request that waited will not begin.
     pub(crate) fn leave_gate(&mut self) {
         if let Some(throttled) = self.throttled.take() {
-            self.gate.borrow_mut().leave(throttled.place);
+            throttled.place.leave(&mut self.gate.borrow_mut());
         }
     }
 
@@ -50,7 +102,7 @@ impl Connection {
             return Some(stopped);
         }
         let Throttled { request, place, .. } = self.throttled.take().expect("the caller has looked");
-        self.gate.borrow_mut().leave(place);
+        place.leave(&mut self.gate.borrow_mut());
         let refusal = Refusal {
             cookie: request.cookie,
             offset: request.offset,
@@ -65,16 +117,18 @@ impl Connection {
     }
 
     /// A connection that waits keeps no receive buffer when they are scarce, and one that is held back by a
-    /// rate keeps none at all.
+    /// rate keeps none at all. Its turn at a device comes soon.
     pub(crate) fn give_up_buffer(&mut self, feeding: &Feeding<'_>) {
         let Some(unparsed) = &mut self.unparsed else { return };
         let is_throttled = self.throttled.is_some();
-        if !(feeding.scarce_buffers || is_throttled) || !unparsed.keeps_buffer() {
+        let waits_long =
+            self.throttled.as_ref().is_some_and(|throttled| matches!(throttled.place, HeldAt::Rate(_)));
+        if !(feeding.scarce_buffers || waits_long) || !unparsed.keeps_buffer() {
             return;
         }
         match feeding.admission.lend_stash(unparsed.left()) {
             Some(lease) => unparsed.stash(lease),
-            // It may wait for as long as its rate says, and nobody is evicted for that.
+            // It may wait for as long as its rate or weight says, and nobody is evicted for that.
             None if is_throttled => unparsed.copy_out(),
             None => {}
         }
