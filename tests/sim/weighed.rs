@@ -120,12 +120,12 @@ fn one_that_is_alone_gets_all() {
 #[test]
 fn the_least_beside_the_most_gets_its_part() {
     let mut scene = scene([1000, 1], false);
-    let mut loads = [0, 1].map(|export| Load::begin(&mut scene, export, 2, 128));
+    let mut loads = [(0, 32), (1, 2)].map(|(export, clients)| Load::begin(&mut scene, export, clients, 16));
     answered_in(&mut scene, &mut loads, 2 * MS);
     let answered = answered_in(&mut scene, &mut loads, 100 * MS);
-    // Its requests come one by one, so one of them more or less is a part.
+    // It comes to some requests at once.
     let wanted = answered[0] / 1000;
-    assert!(wanted >= 10 && answered[1].abs_diff(wanted) <= 8, "{answered:?}");
+    assert!(wanted >= 10 && answered[1] > 0 && answered[1].abs_diff(wanted) <= 8, "{answered:?}");
 }
 
 #[test]
@@ -150,14 +150,14 @@ fn a_change_is_in_force_within_ten_milliseconds() {
     assert!(free > 2 * before.iter().sum::<u64>() / 3, "{free} {before:?}");
 }
 
-/// Of a flood of 1,024, how much is answered at the most while one request waits of this export, the flood's
+/// Of a flood of more than 1,000, how much is answered at the most while one request waits of this export, the flood's
 /// being 0.
 fn overtaken(weights: [u64; 2], export: usize) -> u64 {
     let mut scene = scene(weights, false);
-    let mut flood = Load::begin(&mut scene, 0, 32, 32);
+    let mut flood = Load::begin(&mut scene, 0, 60, 17);
     let victim = scene.connect(export);
     let mut most = 0;
-    for _ in 0..50 {
+    for _ in 0..20 {
         answered_in(&mut scene, std::slice::from_mut(&mut flood), MS / 5);
         let before = flood.answered;
         scene.send(victim, READ, 0, BLOCK);
@@ -169,19 +169,20 @@ fn overtaken(weights: [u64; 2], export: usize) -> u64 {
         }
         most = most.max(flood.answered - before);
     }
+    println!("{weights:?}, export {export}: {most} of the flood");
     most
 }
 
 #[test]
 fn one_request_waits_for_no_flood() {
-    // For a place at the device, and then as long as it works on what it was given before. The rest is the way
-    // there and back, on which the flood goes on.
+    // For its part, for a place at the device, and then as long as it works on what it was given before. The rest is the way there and back, on which the flood goes on.
     for weights in [[1, 1], [1000, 1], [1, 1000]] {
         let overtaken = overtaken(weights, 1);
-        assert!(overtaken <= 8 * DEPTH, "{weights:?}: {overtaken} of a flood were answered first");
+        let part = weights[0] / weights[1];
+        assert!(overtaken <= part + 6 * DEPTH, "{weights:?}: {overtaken} of a flood were answered first");
     }
     let behind = overtaken([1, 1], 0);
-    assert!(behind > 16 * DEPTH, "one of the same export waits for its other connections: {behind}");
+    assert!(behind > 8 * DEPTH, "one of the same export waits for its other connections: {behind}");
 }
 
 #[test]

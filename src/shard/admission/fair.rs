@@ -6,8 +6,8 @@
 //! wanted nothing for a while goes on from the moment that the others have reached: nothing is saved up.
 //!
 //! This is start-time fair queueing. A deficit round robin gives the same parts, but in rounds of as many
-//! requests as the greatest weight says: beside a flow of weight 1000 one with a single request would wait for
-//! a round, and here it waits for a request.
+//! requests as the greatest weight says. Beside a flow of weight 1000 one with a single request would wait
+//! for a round, and here it waits for a request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

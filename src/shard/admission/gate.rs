@@ -5,7 +5,7 @@
 //! ExportLimits   the groups that are in force for an export, and its share of its device; the control plane
 //!                puts others there
 //! Gate           of an export on a shard: two lanes, of what reads and of what writes, and behind them the
-//!                queue of its device, where weights decide
+//!                line before its device, where weights decide
 //! Lane           its accounts, and the connections that wait, in order
 //! ```
 //!

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Share         whose an export is, and the weights; the control plane says so
-//! DeviceLine   of a device on a shard: what waits for it, and how much it has been given
-//! Weighing      what all queues of a shard have in common
+//! DeviceLine    of a device on a shard: what waits for it, and how much it has been given
+//! Weighing      what all lines of a shard have in common
 //! ```
 //!
 //! Tenants share a device, and the exports of a tenant share what it gets; an export without a tenant is one
@@ -59,15 +59,17 @@ impl Share {
     }
 }
 
-/// What all queues of a shard have in common.
+/// What all lines of a shard have in common.
 #[derive(Debug, Default)]
 pub(crate) struct Weighing {
     /// Exports with connections here that say a weight.
     said: Cell<usize>,
     /// That has become none, or is no longer.
-    turned: Cell<bool>,
-    /// The numbers of queues in which something waits, each once.
-    waiting: RefCell<VecDeque<usize>>,
+    has_turned: Cell<bool>,
+    /// The numbers of lines in which something waits, each once.
+    listed: RefCell<VecDeque<usize>>,
+    /// There may be something to do: a shard looks at this each turn, and at the rest if so.
+    is_due: Cell<bool>,
 }
 
 impl Weighing {
@@ -76,20 +78,49 @@ impl Weighing {
         self.said.get() > 0
     }
 
-    /// Whether that has changed since this was last asked.
-    pub(crate) fn has_turned(&self) -> bool {
-        self.turned.take()
+    /// Whether there may be something to do.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due.get()
     }
 
-    pub(crate) fn waiting(&self) -> &RefCell<VecDeque<usize>> {
-        &self.waiting
+    /// Whether [`Weighing::is_in_force`] has changed since this was last asked.
+    pub(crate) fn take_turned(&self) -> bool {
+        self.is_due.set(!self.listed.borrow().is_empty());
+        self.has_turned.take()
+    }
+
+    /// Lines in which something waits.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.borrow().len()
+    }
+
+    /// The number of the next of them, which is on the list no more.
+    pub(crate) fn next_listed(&self) -> Option<usize> {
+        self.listed.borrow_mut().pop_front()
+    }
+
+    /// Whether this is so of one of them.
+    pub(crate) fn is_any(&self, is_it: impl Fn(usize) -> bool) -> bool {
+        self.listed.borrow().iter().any(|number| is_it(*number))
+    }
+
+    /// A line is gone.
+    pub(crate) fn forget(&self, number: usize) {
+        self.listed.borrow_mut().retain(|listed| *listed != number);
+    }
+
+    fn list(&self, number: usize) {
+        self.listed.borrow_mut().push_back(number);
+        self.is_due.set(true);
     }
 
     fn says(&self, more: usize, less: usize) {
         let (before, after) = (self.said.get(), self.said.get() + more - less);
         self.said.set(after);
         if (before == 0) != (after == 0) {
-            self.turned.set(true);
+            self.has_turned.set(true);
+            self.is_due.set(true);
         }
     }
 }
@@ -116,7 +147,7 @@ pub(crate) struct DeviceLine {
     load: Rc<Cell<usize>>,
     tenants: Flows<Flows<Waiting>>,
     waiting: usize,
-    /// Its number is among those of the queues in which something waits.
+    /// Its number is among those of the lines in which something waits.
     is_listed: bool,
     /// Numbers that were given out.
     given: u64,
@@ -227,7 +258,7 @@ impl DeviceLine {
         Some(key)
     }
 
-    /// It was taken off the list of the queues in which something waits, and goes to its end if that is still
+    /// It was taken off the list of the lines in which something waits, and goes to its end if that is still
     /// so.
     pub(crate) fn list_again(&mut self) {
         self.is_listed = false;
@@ -238,7 +269,7 @@ impl DeviceLine {
 
     fn list(&mut self) {
         if !std::mem::replace(&mut self.is_listed, true) {
-            self.weighing.waiting.borrow_mut().push_back(self.number);
+            self.weighing.list(self.number);
         }
     }
 
@@ -333,7 +364,7 @@ mod tests {
         queue.load.set(0);
         assert!(queue.may_go_on());
         assert_eq!(dealt(&mut queue, &shares, 800), [100, 300, 200, 200]);
-        assert_eq!(*weighing.waiting().borrow(), [7], "once");
+        assert_eq!((weighing.next_listed(), weighing.next_listed()), (Some(7), None), "once");
     }
 
     #[test]
@@ -383,15 +414,17 @@ mod tests {
         let (weighing, mut queue) = queue(64);
         let (silent, said) = (Share::alone(), Share::alone().weighed(weight(1), None));
         queue.join(&silent);
-        assert!(!weighing.is_in_force() && !weighing.has_turned());
+        assert!(!weighing.is_in_force() && !weighing.is_due());
         queue.join(&said);
-        assert!(weighing.is_in_force() && weighing.has_turned() && !weighing.has_turned());
+        assert!(weighing.is_in_force() && weighing.is_due() && weighing.take_turned());
+        assert!(!weighing.is_due() && !weighing.take_turned());
         queue.load.set(64);
         let place = queue.enter(&said, 0, READ, 1).unwrap();
         queue.part(&said);
-        assert!(!weighing.is_in_force() && weighing.has_turned());
+        assert!(!weighing.is_in_force() && weighing.take_turned() && weighing.is_due(), "something waits");
+        assert_eq!(weighing.next_listed(), Some(7));
         queue.leave(place);
         queue.list_again();
-        assert!(weighing.waiting().borrow().len() <= 1 && !queue.may_go_on());
+        assert!(!weighing.take_turned() && !weighing.is_due() && !queue.may_go_on());
     }
 }

@@ -15,7 +15,6 @@ use crate::shard::turn::shard::Shard;
 impl Shard {
     /// Received bytes become requests: first of connections that had to wait, then of the others.
     pub(crate) fn feed(&mut self) {
-        self.look_at_weights();
         self.release_throttled();
         self.retry();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
@@ -24,7 +23,9 @@ impl Shard {
             self.feed_one(key);
         }
         // Behind the others, so that what has just come takes part.
-        self.deal();
+        if self.throttle.weighing().is_due() {
+            self.deal();
+        }
         if self.partial_records.get() > self.limits.partial_records {
             self.drop_partial_records();
         }

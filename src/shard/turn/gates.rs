@@ -1,4 +1,4 @@
-//! The gates of the exports of a shard, and when to look at which; the queues of their devices.
+//! The gates of the exports of a shard, and when to look at which; the lines before their devices.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -22,7 +22,7 @@ pub(crate) struct Throttle {
     gates: Slab<NotedGate>,
     of_exports: HashMap<ExportId, usize>,
     weighing: Rc<Weighing>,
-    queues: Slab<NotedLine>,
+    lines: Slab<NotedLine>,
     of_devices: HashMap<DeviceKey, usize>,
     /// How much a device is given.
     depth: usize,
@@ -38,13 +38,13 @@ struct NotedGate {
     gate: SharedGate,
     export: ExportId,
     connections: usize,
-    /// The number of its device's queue.
+    /// The number of its device's line.
     queue: usize,
     /// Where it stands in `due`.
     due: Option<u64>,
 }
 
-/// The queue of a device.
+/// The line before a device.
 pub(crate) type SharedLine = Rc<RefCell<DeviceLine>>;
 
 struct NotedLine {
@@ -66,7 +66,7 @@ impl Throttle {
             gates: Slab::new(),
             of_exports: HashMap::new(),
             weighing: Rc::default(),
-            queues: Slab::new(),
+            lines: Slab::new(),
             of_devices: HashMap::new(),
             depth,
             due: BTreeSet::new(),
@@ -85,8 +85,8 @@ impl Throttle {
         let known = self.of_exports.get(&export).copied();
         let number =
             known.filter(|number| self.gates[*number].gate.borrow().is_of(limits)).unwrap_or_else(|| {
-                let queue = self.enter_queue(export, backing);
-                let shared = Rc::clone(&self.queues[queue].queue);
+                let queue = self.enter_line(export, backing);
+                let shared = Rc::clone(&self.lines[queue].queue);
                 let gate = Rc::new(RefCell::new(Gate::new(Arc::clone(limits), shared)));
                 let number = self.gates.insert(NotedGate { gate, export, connections: 0, queue, due: None });
                 self.of_exports.insert(export, number);
@@ -94,54 +94,49 @@ impl Throttle {
             });
         let noted = &mut self.gates[number];
         noted.connections += 1;
-        let load = self.queues[noted.queue].queue.borrow().load();
+        let load = self.lines[noted.queue].queue.borrow().load();
         (NumberedGate { gate: Rc::clone(&noted.gate), number }, load)
     }
 
-    /// The number of the queue of a device, for one more export.
-    fn enter_queue(&mut self, export: ExportId, backing: Backing) -> usize {
+    /// The number of the line before a device, for one more export.
+    fn enter_line(&mut self, export: ExportId, backing: Backing) -> usize {
         let device =
             if backing == Backing::Alone { DeviceKey::Of(export) } else { DeviceKey::Shared(backing) };
         let number = *self.of_devices.entry(device).or_insert_with(|| {
-            let entry = self.queues.vacant_entry();
+            let entry = self.lines.vacant_entry();
             let number = entry.key();
             let queue = Rc::new(RefCell::new(DeviceLine::new(&self.weighing, number, self.depth)));
             entry.insert(NotedLine { queue, device, gates: 0 });
             number
         });
-        self.queues[number].gates += 1;
+        self.lines[number].gates += 1;
         number
     }
 
-    fn leave_queue(&mut self, number: usize) {
-        let noted = &mut self.queues[number];
+    fn leave_line(&mut self, number: usize) {
+        let noted = &mut self.lines[number];
         noted.gates -= 1;
         if noted.gates == 0 {
-            let NotedLine { device, .. } = self.queues.remove(number);
+            let NotedLine { device, .. } = self.lines.remove(number);
             self.of_devices.remove(&device);
-            self.weighing.waiting().borrow_mut().retain(|waiting| *waiting != number);
+            self.weighing.forget(number);
         }
     }
 
-    /// Whether requests go by weight from now on, or no longer.
-    pub(crate) fn has_turned(&self) -> bool {
-        self.weighing.has_turned()
+    /// What all lines of devices have in common.
+    pub(crate) fn weighing(&self) -> &Weighing {
+        &self.weighing
     }
 
-    /// Queues in which something waits.
-    pub(crate) fn waiting_queues(&self) -> usize {
-        self.weighing.waiting().borrow().len()
-    }
-
-    /// The next of them, which is on the list no more.
-    pub(crate) fn next_queue(&mut self) -> Option<SharedLine> {
-        let number = self.weighing.waiting().borrow_mut().pop_front()?;
-        Some(Rc::clone(&self.queues[number].queue))
+    /// The next line in which something waits, which is on the list no more.
+    pub(crate) fn next_line(&self) -> Option<SharedLine> {
+        self.weighing.next_listed().map(|number| Rc::clone(&self.lines[number].queue))
     }
 
     /// Whether something that waits for its turn may begin in the next turn of the shard.
+    #[inline]
     pub(crate) fn may_deal(&self) -> bool {
-        self.weighing.waiting().borrow().iter().any(|number| self.queues[*number].queue.borrow().may_go_on())
+        self.weighing.is_due() && self.weighing.is_any(|number| self.lines[number].queue.borrow().may_go_on())
     }
 
     /// A connection is gone.
@@ -152,7 +147,7 @@ impl Throttle {
             return self.note(number, now);
         }
         let NotedGate { export, due, queue, .. } = self.gates.remove(number);
-        self.leave_queue(queue);
+        self.leave_line(queue);
         if let Some(due) = due {
             self.due.remove(&(due, number));
         }

@@ -12,13 +12,6 @@ impl Shard {
         }
     }
 
-    /// A first export with a weight may have come, or the last one gone.
-    pub(crate) fn look_at_weights(&mut self) {
-        if self.throttle.has_turned() {
-            self.note_limits();
-        }
-    }
-
     fn note_limits(&mut self) {
         for (_, connection) in &mut self.connections {
             connection.is_limited = connection.gate.borrow().is_limited();
@@ -42,13 +35,18 @@ impl Shard {
 
     /// Requests begin whose turn it is at their device. Those that may not in this turn of the shard are the
     /// first of the next one.
+    #[cold]
     pub(crate) fn deal(&mut self) {
+        // A first export with a weight has come, or the last one gone.
+        if self.throttle.weighing().take_turned() {
+            self.note_limits();
+        }
         let now = self.recorder.now();
         let mut left = self.limits.connections_per_turn;
-        for _ in 0..self.throttle.waiting_queues() {
-            let Some(queue) = self.throttle.next_queue() else { return };
+        for _ in 0..self.throttle.weighing().listed() {
+            let Some(line) = self.throttle.next_line() else { return };
             while left > 0 {
-                let next = queue.borrow_mut().next(now);
+                let next = line.borrow_mut().next(now);
                 let Some(key) = next else { break };
                 left -= 1;
                 let connection = &mut self.connections[key as usize];
@@ -58,7 +56,7 @@ impl Shard {
                     Listed::ToFeed | Listed::Waiting { .. } => self.list(key),
                 }
             }
-            queue.borrow_mut().list_again();
+            line.borrow_mut().list_again();
         }
     }
 
