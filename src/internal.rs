@@ -81,9 +81,10 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        AddExport, Ending, FileToOpen, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles,
-        OpenedFile, OpeningFile, Ready, Reload, Reloaded, Reloading, RemoveExport, Served, Service,
-        StartError, StoreRights, Takeover, TakeoverError, check, inherited, read_arbitrary, run,
+        AddExport, Ending, FileToOpen, Host, HostError, HostRequest, InheritedDescriptors, KeepDescriptors,
+        LaunchCommand, Listener, OpenFiles, OpenedFile, OpeningFile, Ready, Reload, Reloaded, Reloading,
+        RemoveExport, Served, Service, StartError, StoreRights, Takeover, TakeoverError, check, inherited,
+        read_arbitrary, run,
     };
 
     pub mod machine {

@@ -23,6 +23,7 @@ pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unl
 pub(crate) use credentials::{UnixCredentials, peer_credentials};
 pub(crate) use image_lock::{Access, ImageLock, LockError, PATIENCE};
 pub use netlink::join_netlink_group;
+pub(crate) use process::take_passed_descriptor;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;

@@ -11,6 +11,8 @@ mod access;
 mod captive;
 #[path = "startup/failure.rs"]
 mod failure;
+#[path = "startup/fd_store.rs"]
+mod fd_store;
 #[path = "startup/fleet.rs"]
 mod fleet;
 #[path = "startup/handover.rs"]

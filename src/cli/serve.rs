@@ -65,7 +65,8 @@ Examples:
 
 Signals: SIGTERM, SIGINT, SIGHUP and SIGQUIT finish what has begun and exit; a second one exits at once.
 With --config, SIGHUP has it read again, as `ringnbd ctl reload` does.
-Sockets of systemd (ListenStream=) are used when they are there.";
+Sockets of systemd (ListenStream=) are used when they are there, and with its store of descriptors
+(FileDescriptorStoreMax=, $FDSTORE) SIGTERM leaves connections to the next process.";
 
 /// Options of `ringnbd serve`.
 #[derive(Debug, clap::Args)]
@@ -271,7 +272,7 @@ fn serve(args: Args) -> Outcome {
         Ok(takeover) => takeover,
         Err(error) => return refuse(explicit, error),
     };
-    let predecessor = takeover.as_ref().map(Takeover::process);
+    let predecessor = takeover.as_ref().and_then(Takeover::process);
     let service = match on_stdin.then(stdio::client).transpose() {
         Ok(Some(client)) => Service::Client(client),
         Ok(None) => match takeover {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::file_opener::OpenFiles;
-use super::listen::listeners::{Listener, SocketFile};
+use super::keeper::KeepDescriptors;
+use super::listen::listeners::{InheritedDescriptors, SocketFile};
 use super::reload::Reload;
 use super::served::Served;
 use crate::backend::{ApplicationDevice, Export, LaunchCommand};
@@ -30,13 +31,19 @@ pub struct StoreRights<'a> {
 /// application embeds changes nothing in the process: the stages do nothing then.
 #[allow(async_fn_in_trait)]
 pub trait Host {
-    /// Called before exports are opened, and before there is any other thread. Gives the sockets that the
-    /// process was started with.
+    /// Called before exports are opened, and before there is any other thread. Gives what the process was
+    /// started with.
     ///
     /// # Errors
     /// Ends the start.
-    fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
-        Ok(Vec::new())
+    fn before_threads(&mut self) -> Result<InheritedDescriptors, HostError> {
+        Ok(InheritedDescriptors::default())
+    }
+
+    /// What keeps connections from the end of this process to the start of the next one. Asked once, after
+    /// [`Host::before_threads`].
+    fn keeper(&mut self) -> Option<Arc<dyn KeepDescriptors>> {
+        None
     }
 
     /// Runs `start`, which starts the shards, on any thread. The shards lack what that thread gave up.

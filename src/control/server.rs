@@ -4,19 +4,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use super::catalogue::Entry;
 use super::changes;
 use super::enforce::end_old_sessions;
 use super::file_opener::OpenFiles;
 use super::handover::{Handovers, Leaver, ListenerPurpose, PassedListeners, Takeover};
-use super::host::{ChangeError, Host, HostRequest, Ready};
+use super::host::{Host, HostRequest, Ready};
+use super::keeper::KeepDescriptors;
 use super::listen::accept::{Accepting, Acceptor, accept};
 use super::listen::endpoint::Endpoint;
 use super::listen::listeners::{self, ListenError, Listener};
@@ -35,18 +35,6 @@ use crate::shard::ShardError;
 use crate::stats::Interval;
 use crate::sys::confine;
 
-/// Handshakes that go on when the server stops may hear of it for so long.
-const HANDSHAKE_GRACE: Duration = Duration::from_secs(2);
-/// Shards cut off what is unfinished after [`crate::config::Limits::shutdown_timeout`]. A shard that takes so
-/// much longer is stuck.
-const SHARD_GRACE: Duration = Duration::from_secs(2);
-
-/// Those who follow the events may take the last one for so long.
-const LAST_EVENT_GRACE: Duration = Duration::from_secs(1);
-
-/// What a finished shutdown still takes.
-const LAST_LINES: Duration = Duration::from_millis(100);
-
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -60,20 +48,6 @@ pub enum Ending {
 
 /// Shards that ended: which, and what they recorded last.
 pub(super) type Exits = UnboundedReceiver<(usize, Result<Box<Interval>, ShardError>)>;
-
-/// Waits until the host wants the server to stop at once; what else it wants comes too late.
-async fn next_stop(host: &mut impl Host) -> &'static str {
-    loop {
-        match host.next().await {
-            HostRequest::Stop(signal) => return signal,
-            HostRequest::Add(add) => (add.answer)(Err(ChangeError::Stopping)),
-            HostRequest::Remove(remove) => (remove.answer)(Err(ChangeError::Stopping)),
-            HostRequest::Reload => {
-                tracing::info!("the configuration is not read again: the server is stopping")
-            }
-        }
-    }
-}
 
 /// Whom a server serves.
 pub(super) struct Clients {
@@ -109,11 +83,20 @@ pub(super) struct Server<'a> {
     pub(super) live: Option<Rc<Live>>,
     /// Files of sockets that another process has.
     pub(super) given: Vec<PathBuf>,
+    /// What keeps connections until the next process starts.
+    pub(super) keeper: Option<Arc<dyn KeepDescriptors>>,
+    /// The service manager has asked for the end.
+    pub(super) may_part: bool,
 }
 
 impl<'a> Server<'a> {
     /// One with shards that run, and nowhere to listen yet.
-    pub(super) fn new(config: &'a Config, stores: Rc<Stores>, exits: Exits, starter: u32) -> Self {
+    pub(super) fn new(
+        config: &'a Config,
+        stores: Rc<Stores>,
+        (exits, starter): (Exits, u32),
+        keeper: Option<Arc<dyn KeepDescriptors>>,
+    ) -> Self {
         let plane = Rc::clone(&stores.plane);
         let (endpoints, observers, reloads) = (Vec::new(), Observers::default(), Rc::default());
         let drain = Rc::default();
@@ -137,6 +120,8 @@ impl<'a> Server<'a> {
             control: None,
             live: None,
             given: Vec::new(),
+            keeper,
+            may_part: false,
         }
     }
 
@@ -162,6 +147,7 @@ impl<'a> Server<'a> {
         self.endpoints = bound.iter().map(|listener| listener.endpoint.clone()).collect();
         let exports = self.served();
         let mut control = self.listen_for_operators(passed)?;
+        passed.close();
         self.offer_listeners(&bound, control.as_ref()).map_err(StartError::Runtime)?;
         let acceptors: io::Result<Vec<_>> = bound.into_iter().map(Acceptor::new).collect();
         let acceptors = acceptors.map_err(StartError::Runtime)?;
@@ -195,6 +181,7 @@ impl<'a> Server<'a> {
         self.control = control.map(|listener| self.operate(listener, live)).transpose()?;
         let tasks = self.accept(acceptors);
         let asked = self.until_the_end(client, until_last, host).await;
+        let parting = self.part(host).await;
         host.release().await;
         let all_files = files.iter().chain(&self.observers.files).chain(&control_file);
         all_files.filter(|file| self.has_given(file)).for_each(|file| file.is_ours(false));
@@ -202,11 +189,7 @@ impl<'a> Server<'a> {
         host.stopping();
         tasks.iter().for_each(JoinHandle::abort);
         drop(files);
-        self.plane.stop();
-        let drained = self.drain_or_cut_off(host).await;
-        self.stores.settle().await;
-        self.observers.finish();
-        self.control.iter().for_each(JoinHandle::abort);
+        let drained = self.end(parting, host).await;
         drop(control_file);
         self.stores.tell_control(None);
         Ok(if asked == Ending::Failed { asked } else { drained })
@@ -310,6 +293,7 @@ impl<'a> Server<'a> {
                 request = host.next() => match request {
                     HostRequest::Stop(signal) => {
                         tracing::info!(signal, "stopping");
+                        self.may_part = signal == "SIGTERM";
                         return Ending::Stopped;
                     }
                     HostRequest::Add(add) => {
@@ -380,56 +364,5 @@ impl<'a> Server<'a> {
             }
             ending = self.until_asked(host) => ending,
         }
-    }
-
-    /// Drains until the host asks again. A drain that is all but complete then still counts as one.
-    async fn drain_or_cut_off(&mut self, host: &mut impl Host) -> Ending {
-        let plane = Rc::clone(&self.plane);
-        let drain = self.drain();
-        tokio::pin!(drain);
-        let signal = tokio::select! {
-            ending = &mut drain => return ending,
-            signal = next_stop(host) => signal,
-        };
-        // The signal may have come when everything but the last lines of code was done: timeout(1) signals
-        // the process and then its group. Nothing was lost then.
-        if let Ok(ending) = timeout(LAST_LINES, &mut drain).await {
-            return ending;
-        }
-        tracing::warn!(signal, "stopping at once: what is in flight is lost");
-        if host.goes_on() {
-            plane.cut_off();
-            drain.await;
-        }
-        Ending::CutOff
-    }
-
-    /// Waits until every shard has finished, and whoever is in a handshake or follows the events has heard of
-    /// it, each within its time.
-    async fn drain(&mut self) -> Ending {
-        let shards = self.config.shards.len();
-        let plane = Rc::clone(&self.plane);
-        let patience = plane.limits.shutdown_timeout + SHARD_GRACE;
-        let finish = async {
-            while self.ended_shards < shards {
-                match self.exits.recv().await {
-                    Some((shard, Ok(last))) => self.observers.take_last(shard, last),
-                    Some((shard, failed)) => {
-                        self.shard_failed(shard, failed);
-                        continue;
-                    }
-                    None => break,
-                }
-                self.ended_shards += 1;
-            }
-            if self.plane.failures() > 0 { Ending::Failed } else { Ending::Stopped }
-        };
-        let handshakes = timeout(HANDSHAKE_GRACE, plane.no_handshakes());
-        let followers = timeout(LAST_EVENT_GRACE, plane.events.deserted());
-        let (ending, ..) = tokio::join!(timeout(patience, finish), handshakes, followers);
-        ending.unwrap_or_else(|_elapsed| {
-            tracing::error!("a shard did not stop in time: what it had in flight is lost");
-            Ending::Stopped
-        })
     }
 }

@@ -10,7 +10,7 @@ use super::Encryption;
 use super::catalogue::Catalogue;
 use super::handover::{Takeover, TakeoverError};
 use super::host::{Host, StoreRights};
-use super::listen::listeners;
+use super::listen::listeners::{self, InheritedDescriptors};
 use super::observers::wants_latencies;
 use super::plane::Plane;
 use super::served::{Served, info_of, served};
@@ -50,8 +50,14 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     };
     takeover.as_ref().map_or(Ok(()), |_| Takeover::check(config))?;
     let starter = rustix::process::getuid().as_raw();
-    let inherited = host.before_threads()?;
+    let InheritedDescriptors { listeners: inherited, kept } = host.before_threads()?;
     let mut encryption = Encryption::load(config)?;
+    let keeper = host.keeper();
+    if let (Some(keeper), false) = (&keeper, kept.is_empty()) {
+        let is_wanted = client.is_none() && takeover.is_none();
+        let taken = Takeover::of_kept(kept, Arc::clone(keeper), config).filter(|_| is_wanted);
+        takeover = taken.map(Box::new).or(takeover);
+    }
     let limits = Arc::new(config.limits.clone());
     let mut start = |host: &mut _, (files, connects)| {
         start_data_plane(host, config, &mut encryption, (files, &limits, connects))
@@ -65,20 +71,8 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     };
     takeover.as_mut().map_or(Ok(()), |takeover| takeover.claim_stores(config, config.tls.is_some()))?;
     let (catalogue, opened) = open_exports(config, true, |wanted| {
-        if let Some(opened) = takeover.as_mut().and_then(|takeover| takeover.open(wanted)) {
-            return opened;
-        }
-        let ExportConfig { uri, read_only, .. } = wanted;
-        match uri {
-            ExportUri::Application { number } => match host.device(*number) {
-                Some(device) => Export::of_device(&device, *read_only),
-                None => Export::open(uri, *read_only),
-            },
-            uri => match uri.command().and_then(|command| host.launcher(command)) {
-                Some(launcher) => Export::of_command(uri, *read_only, launcher),
-                None => Export::open(uri, *read_only),
-            },
-        }
+        let passed = takeover.as_mut().and_then(|takeover| takeover.open(wanted));
+        passed.unwrap_or_else(|| open_export(wanted, host))
     })?;
     let connects = connects_later(config, &opened, early.is_some())?;
     let files = catalogue.files() + host.exports_later() + opened.files();
@@ -100,7 +94,7 @@ pub fn run(config: &Config, service: Service, host: &mut impl Host) -> Result<En
     }
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(StartError::of_runtime)?;
     let stores = Stores::new(Rc::clone(&plane), opened);
-    let server = Server::new(config, stores, exits, starter);
+    let server = Server::new(config, stores, (exits, starter), keeper);
     let clients = Clients { client, until_last, takeover };
     let ending = runtime.block_on(server.serve(clients, inherited, host));
     match ending {
@@ -132,6 +126,21 @@ pub fn check(
         None => Export::look_at(uri, *read_only),
     })?;
     Ok(catalogue.iter().map(|entry| served(entry, &[], false)).collect())
+}
+
+/// Opens an export that no other process has.
+fn open_export(wanted: &ExportConfig, host: &mut impl Host) -> Result<Export, OpenError> {
+    let ExportConfig { uri, read_only, .. } = wanted;
+    match uri {
+        ExportUri::Application { number } => match host.device(*number) {
+            Some(device) => Export::of_device(&device, *read_only),
+            None => Export::open(uri, *read_only),
+        },
+        uri => match uri.command().and_then(|command| host.launcher(command)) {
+            Some(launcher) => Export::of_command(uri, *read_only, launcher),
+            None => Export::open(uri, *read_only),
+        },
+    }
 }
 
 /// Whether images of stores stand on exports of other servers.

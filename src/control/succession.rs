@@ -19,13 +19,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOKS_UNTIL_TOLD: u32 = 3;
 
 impl Server<'_> {
-    /// Keeps the listeners for another process, if one can ask for them.
+    /// Keeps the listeners for another process, if one can ask for them or they can be kept for it.
     pub(super) fn offer_listeners(
         &mut self,
         bound: &[Listener],
         control: Option<&Listener>,
     ) -> io::Result<()> {
-        if control.is_none() {
+        if control.is_none() && self.keeper.is_none() {
             return Ok(());
         }
         let mut listeners = OfferedListener::all(bound, &[], control)?;
@@ -42,14 +42,23 @@ impl Server<'_> {
         host: &mut impl Host,
     ) -> Result<(), StartError> {
         let _images = takeover.open_images(&self.stores).await;
-        let arrived = takeover.receive_connections(&self.plane)?;
+        let mut arrived = takeover.receive_connections(&self.plane)?;
+        match takeover.finish() {
+            Err(reason) if takeover.process().is_none() => {
+                tracing::error!(%reason, "connections that were kept are closed");
+                arrived.clear();
+            }
+            finished => finished?,
+        }
         let connections = arrived.len();
-        takeover.finish()?;
         // From here on nothing may fail: nobody else has the clients.
         ready.sockets.iter().for_each(|file| file.is_ours(true));
         handover::attach(&self.plane, arrived).await;
         host.taken_over(ready);
-        tracing::info!(process = takeover.process(), connections, "took over");
+        match takeover.process() {
+            Some(process) => tracing::info!(process, connections, "took over"),
+            None => tracing::info!(connections, "went on with connections that were kept"),
+        }
         Ok(())
     }
 

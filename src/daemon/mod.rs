@@ -18,6 +18,7 @@ pub(crate) mod broker;
 pub(crate) mod configuration;
 mod confine;
 mod files;
+mod keeper;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod logging;
@@ -35,13 +36,15 @@ use std::sync::Arc;
 
 use crate::config::{CommandUri, Config};
 use crate::control::{
-    self, Host, HostError, HostRequest, LaunchCommand, Listener, OpenFiles, Ready, Reload, StoreRights,
+    self, Host, HostError, HostRequest, InheritedDescriptors, KeepDescriptors, LaunchCommand, OpenFiles,
+    Ready, Reload, StoreRights,
 };
 use crate::sandbox::{Names, Sandbox, SandboxError};
 use attacher::Attacher;
 use broker::{Broker, BrokerCommands, Permissions};
 use confine::Announcement;
 use files::FilesOfBroker;
+use keeper::ManagerStore;
 use notify::Notifier;
 use pidfile::Pidfile;
 use reload::{Reloader, RunningConfiguration};
@@ -74,6 +77,8 @@ pub(crate) struct Daemon<'a, R> {
     parent: Option<Parent>,
     watched_parent: Option<WatchedParent>,
     nowhere: Option<Nowhere>,
+    /// Where connections are kept until the next process starts.
+    store: Option<ManagerStore>,
     /// Removed at the end.
     pidfile: Option<Pidfile>,
     /// The process that is taken over.
@@ -107,6 +112,7 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             parent: None,
             watched_parent: None,
             nowhere: None,
+            store: None,
             pidfile: None,
             predecessor: None,
             announcement: None,
@@ -194,7 +200,7 @@ pub(crate) fn check(config: &Config) -> Result<(), SandboxError> {
 }
 
 impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
-    fn before_threads(&mut self) -> Result<Vec<Listener>, HostError> {
+    fn before_threads(&mut self) -> Result<InheritedDescriptors, HostError> {
         let predecessor = self.predecessor;
         self.config.pidfile.as_deref().map_or(Ok(()), |path| Pidfile::check(path, predecessor))?;
         if self.surroundings.ends_with_parent {
@@ -211,9 +217,17 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
                 |error| format!("cannot start the process that attaches exports: {error}; mount /proc");
             self.attacher = Some(attacher.map_err(cannot)?);
         }
-        let inherited = if self.takes_sockets { control::inherited()? } else { Vec::new() };
+        let inherited =
+            if self.takes_sockets { control::inherited()? } else { InheritedDescriptors::default() };
+        // Devices of this machine cannot wait for a process that may never come.
+        let may_keep = self.takes_sockets && self.config.attach.is_empty();
+        self.store = ManagerStore::from_environment(may_keep, inherited.has_kept());
         self.sandbox = Some(Sandbox::prepare(self.config.sandbox, self.config.user.as_ref())?);
         Ok(inherited)
+    }
+
+    fn keeper(&mut self) -> Option<Arc<dyn KeepDescriptors>> {
+        Some(Arc::new(self.store.take()?))
     }
 
     fn around_stores<T: Send>(

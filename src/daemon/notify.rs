@@ -51,7 +51,8 @@ impl Notifier {
     }
 }
 
-fn connected_to_manager() -> Option<UnixDatagram> {
+/// A socket to tell the service manager something; none if there is none.
+pub(super) fn connected_to_manager() -> Option<UnixDatagram> {
     let target = std::env::var_os("NOTIFY_SOCKET")?;
     let connected = || -> io::Result<UnixDatagram> {
         let address = match target.as_bytes().strip_prefix(b"@") {

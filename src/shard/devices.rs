@@ -166,6 +166,11 @@ impl Devices {
         open.removed
     }
 
+    /// Whether visitors wait for the device of an export.
+    pub(crate) fn is_opening(&self, id: ExportId) -> bool {
+        matches!(self.states.get(&id), Some(DeviceState::Opening { .. }))
+    }
+
     /// Whether a visitor waits for its device.
     pub(crate) fn are_opening(&self) -> bool {
         self.opening > 0

@@ -176,16 +176,16 @@ impl ShardHandle {
     }
 
     /// Has the connections of some exports ready for another process, with or without those with TLS. Those
-    /// that are ready within `patience` are given to `answer` on the shard's thread, which must not wait;
-    /// they are held until [`ShardHandle::settle`]. False when the shard is gone or has no room for the
-    /// message.
+    /// that are ready within `patience`, and within `client_patience` where only the client can end what is
+    /// under way, are given to `answer` on the shard's thread, which must not wait; they are held until
+    /// [`ShardHandle::settle`]. False when the shard is gone or has no room for the message.
     pub(crate) fn depart(
         &self,
         (exports, with_tls): (Vec<ExportId>, bool),
-        patience: Duration,
+        [patience, client_patience]: [Duration; 2],
         answer: impl FnOnce(Vec<LeavingConnection>) + Send + 'static,
     ) -> bool {
-        let order = Departing { exports, with_tls, patience, answer: Box::new(answer) };
+        let order = Departing { exports, with_tls, patience, client_patience, answer: Box::new(answer) };
         let sent = self.mailbox.try_send(Message::Depart(order)).is_ok();
         self.doorbell.ring();
         sent

@@ -91,6 +91,8 @@ pub(super) struct Departing {
     pub(super) with_tls: bool,
     /// What is under way has so long to end. A connection that is not ready then goes on here.
     pub(super) patience: Duration,
+    /// So long may a client take to fetch its replies, while all others wait.
+    pub(super) client_patience: Duration,
     /// Takes those that are ready, on the shard's thread: it must not wait.
     pub(super) answer: Box<dyn FnOnce(Vec<LeavingConnection>) + Send>,
 }

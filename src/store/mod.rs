@@ -26,7 +26,7 @@ pub(crate) mod contents;
 pub(crate) mod contents_error;
 pub(crate) mod copy;
 mod counters;
-mod crc;
+pub(crate) mod crc;
 mod damage_notes;
 pub(crate) mod delta;
 mod delta_layer;

@@ -33,9 +33,16 @@ pub(super) struct Started {
 impl Line {
     #[track_caller]
     pub(super) fn start(arguments: &[&str]) -> Self {
+        Self::start_by(arguments, |_| {})
+    }
+
+    /// The same by a command that is changed before.
+    #[track_caller]
+    pub(super) fn start_by(arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
         let arguments: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let (mut first, log) = command((&directory, 2), &arguments, 0, &[]);
+        prepare(&mut first);
         let child = first.spawn().unwrap();
         let mut line = Self { directory, arguments, processes: 1, child, shards: 2 };
         line.wait_for_pidfile(&log);
@@ -58,7 +65,7 @@ impl Line {
     }
 
     #[track_caller]
-    fn wait_for_pidfile(&mut self, log: &std::path::Path) {
+    pub(super) fn wait_for_pidfile(&mut self, log: &std::path::Path) {
         let pid = format!("{}\n", self.child.id());
         // Campaigns may get little of the machine.
         let deadline = Instant::now() + 4 * PATIENCE;
@@ -75,6 +82,12 @@ impl Line {
     pub(super) fn begin_takeover(&mut self) -> Started {
         let (mut command, log) = self.takeover();
         Started { child: command.spawn().unwrap(), log }
+    }
+
+    /// The command of the next process, which takes nothing over, and its log.
+    pub(super) fn next(&mut self) -> (Command, PathBuf) {
+        self.processes += 1;
+        command((&self.directory, self.shards), &self.arguments, self.processes - 1, &[])
     }
 
     /// The command that takes over, and its log.
@@ -125,8 +138,13 @@ impl Line {
 
     /// Ends the last one, and looks at what is left.
     #[track_caller]
-    pub(super) fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    pub(super) fn stop(self) {
+        self.stop_by(Signal::TERM);
+    }
+
+    #[track_caller]
+    pub(super) fn stop_by(mut self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
         let status = ended(&mut self.child);
         let last = self.log(self.processes - 1);
         assert!(status.success(), "{status}: {last}");
@@ -285,16 +303,21 @@ fn clients_with_tls_do_not_notice() {
 
 /// How many connections a process of a line has handed over.
 pub(super) fn moved_by(line: &Line, process: usize) -> usize {
-    let mut moved = None;
-    // It writes it after the other one has said that it serves.
-    wait_until("it handed over", || {
+    connections_of(line, process, "handed over")
+}
+
+/// The number of connections in a line of the log of a process.
+pub(super) fn connections_of(line: &Line, process: usize, message: &str) -> usize {
+    let mut connections = None;
+    // It may be written after the other one has said that it serves.
+    wait_until(message, || {
         let log = line.log(process);
         let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let mut handed_over = lines.filter(|line| line["message"] == "handed over");
-        moved = handed_over.next().and_then(|line| line["connections"].as_u64());
-        moved.is_some()
+        let mut found = lines.filter(|line| line["message"] == message);
+        connections = found.next().and_then(|line| line["connections"].as_u64());
+        connections.is_some()
     });
-    moved.expect("it handed over") as usize
+    connections.expect("it was waited for") as usize
 }
 
 /// When a process of a line has logged this, in seconds of the minute.

@@ -43,10 +43,16 @@ pub(super) fn text(house: &tempfile::TempDir, name: &str) -> String {
 
 /// A server of the store, of an overlay on the file, and of a file.
 pub(super) fn line(house: &tempfile::TempDir) -> Line {
+    line_by(house, |_| {})
+}
+
+/// The same by a command that is changed before.
+pub(super) fn line_by(house: &tempfile::TempDir, prepare: impl FnOnce(&mut Command)) -> Line {
     let overlay = format!("over=overlay:{}?base={}", text(house, "over.d"), text(house, "base"));
     let file = format!("file={}", text(house, "file"));
     std::fs::File::create(house.path().join("file")).unwrap().set_len(64 << 20).unwrap();
-    Line::start(&[&format!("store:{}", text(house, "store")), &overlay, &file, "--tcp", "127.0.0.1:0"])
+    let store = format!("store:{}", text(house, "store"));
+    Line::start_by(&[&store, &overlay, &file, "--tcp", "127.0.0.1:0"], prepare)
 }
 
 /// Clients of all kinds, each with the place that it writes to and its longest write.
@@ -189,6 +195,31 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
     let mut before = line.succeed();
     assert!(ended(&mut before).success());
     assert_eq!(moved_by(&line, 0), 5);
+    clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
+    drop(clients);
+    line.stop();
+}
+
+/// It says a byte now and then, so that it is never silent for long.
+#[test]
+fn a_new_process_that_is_slow_to_start_does_not_keep_the_clients_of_stores_waiting() {
+    let house = house();
+    let line = line(&house);
+    let mut clients = clients(&line);
+    let mut stream = upgraded(&line);
+    stream.write_all(&hello()).unwrap();
+    read_up_to(&mut stream, OFFERED);
+    stream.write_all(&message(CLAIM, &[numbers(&[0, 1]), vec![0]].concat())).unwrap();
+    read_up_to(&mut stream, RELEASED);
+    stream.write_all(&message(PREPARED, &[0; 1000])[..6]).unwrap();
+    // The pace of the new process, and not the time that this takes: it says less than all of it in minutes.
+    let said = (0..90).take_while(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        stream.write_all(&[0]).is_ok()
+    });
+    assert!(said.count() < 90, "the server waits for it");
+    wait_until("the server to notice", || failed_handovers(&line) == 1);
+    assert!(line.log(0).contains("whose clients wait"), "{}", line.log(0));
     clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
     drop(clients);
     line.stop();

@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use super::arrived::{Arrived, resumed};
 use super::message::HandoverMessage;
 use super::socket::HandoverError;
-use super::take::{Arrived, resumed};
 use crate::control::catalogue::Entry;
 use crate::control::plane::Plane;
 

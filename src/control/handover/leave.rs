@@ -32,6 +32,11 @@ use crate::shard::{LeavingConnection, Settlement};
 const START_TIME: Duration = Duration::from_secs(120);
 /// What is under way on a connection has so long to end. One that is not ready then stays here.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// A client has so long to fetch its replies. All others wait meanwhile, and it is served by this process if
+/// it does not.
+const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
+/// The times of a hand-over.
+pub(super) const PATIENCES: [Duration; 2] = [PATIENCE, CLIENT_PATIENCE];
 /// From the first connection that is held to COMMIT: beyond it all go on here.
 pub(super) const MOVE_TIME: Duration = Duration::from_secs(8);
 /// From this version on stores are offered.
@@ -135,6 +140,11 @@ impl Handovers {
             }
         });
         true
+    }
+
+    /// No hand-over begins from now on. True if one goes on.
+    pub(super) fn be_busy(&self) -> bool {
+        self.is_busy.replace(true)
     }
 
     /// Tells a new process what there is, and waits until it has started.
@@ -289,7 +299,7 @@ pub(super) async fn settle(plane: &Plane, settlement: Settlement) {
 /// Up to COMMIT, which is said when there is nothing left to wait for.
 async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
     let Leaver { socket, exports, with_tls, departed, _busy, .. } = leaver;
-    let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls).await?;
+    let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls, PATIENCES).await?;
     let count = leaving.len() + departed.len();
     // It ends the conversation when this is given up early.
     let _ended = EndOnDrop(socket.twin().map_err(HandoverError::Io)?);
@@ -303,13 +313,14 @@ pub(super) async fn quiesce(
     plane: &Plane,
     exports: Vec<ExportId>,
     with_tls: bool,
+    patiences: [Duration; 2],
 ) -> Result<Vec<LeavingConnection>, HandoverError> {
     let mut answers = Vec::new();
     for shard in (0..plane.shard_count()).filter(|shard| !plane.has_failed(*shard)) {
         let (answer, answered) = oneshot::channel();
         // Nobody hears it when this was given up.
         let tell = move |leaving| drop(answer.send(leaving));
-        if !plane.shards()[shard].depart((exports.clone(), with_tls), PATIENCE, tell) {
+        if !plane.shards()[shard].depart((exports.clone(), with_tls), patiences, tell) {
             return Err(HandoverError::Shard);
         }
         answers.push(answered);

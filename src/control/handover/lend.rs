@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::arrived::attach;
 use super::departed::DepartedConnection;
 use super::leave::{
-    EndOnDrop, Handovers, MOVE_TIME, NewProcess, PATIENCE, Wish, next_wish, of_leaving, on_thread, quiesce,
-    settle,
+    EndOnDrop, Handovers, MOVE_TIME, NewProcess, PATIENCE, PATIENCES, Wish, next_wish, of_leaving, on_thread,
+    quiesce, settle,
 };
 use super::message::{HandoverMessage, OfferedExport};
 use super::socket::{HandoverError, HandoverSocket};
-use super::take::attach;
 use crate::control::catalogue::Entry;
 use crate::control::listen::accept::Accepting;
 use crate::control::plane::Plane;
@@ -25,8 +25,9 @@ use crate::control::stores::Lending;
 use crate::shard::Settlement;
 
 /// Handshakes that have begun have so long to choose an export.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(1);
-/// A new process that has the stores has so long to start, while their clients wait.
+pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(1);
+/// A new process that has the stores has so long to start, while their clients wait: it, and not each word of
+/// it.
 const START_TIME: Duration = Duration::from_secs(20);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -107,6 +108,7 @@ impl Handovers {
         });
         let started = tokio::select! {
             started = waiting => started??,
+            () = sleep(START_TIME) => return Err(HandoverError::Slow(START_TIME.as_secs())),
             () = is_stopping(&self.plane) => return Err(HandoverError::Other("this server stops".to_owned())),
         };
         let (new, wanted) = started;
@@ -153,13 +155,17 @@ async fn is_stopping(plane: &Plane) {
     }
 }
 
+/// Where an image is, in words that no other one has.
+pub(super) fn uri_of(entry: &Entry) -> String {
+    entry.wanted().map_or_else(|| entry.source.clone(), |wanted| wanted.uri.to_string())
+}
+
 /// What is told of an image: its number is its place among all exports.
-fn offered(entry: &Rc<Entry>) -> OfferedExport {
+pub(super) fn offered(entry: &Rc<Entry>) -> OfferedExport {
     let wanted = entry.wanted();
-    let uri = wanted.as_ref().map_or_else(|| entry.source.clone(), |wanted| wanted.uri.to_string());
     OfferedExport {
         name: entry.info.name.clone(),
-        uri,
+        uri: uri_of(entry),
         read_only: wanted.is_some_and(|wanted| wanted.read_only),
         size: entry.size(),
         has_lost_writes: false,
@@ -174,7 +180,7 @@ async fn depart(
     (first, with_tls): (usize, bool),
 ) -> Result<Vec<DepartedConnection>, String> {
     let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
-    let leaving = quiesce(plane, ids.clone(), with_tls).await;
+    let leaving = quiesce(plane, ids.clone(), with_tls, PATIENCES).await;
     let leaving = match leaving {
         Ok(leaving) => leaving,
         Err(error) => {

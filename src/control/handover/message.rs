@@ -5,6 +5,7 @@ pub(in crate::control) use super::fields::BadMessage;
 use super::fields::{FieldReader, Fields};
 use super::secure_state::SecureState;
 use crate::backend::FilePurpose;
+use crate::config::ExportConfig;
 use crate::nbd::session::Session;
 
 /// The versions that this program speaks.
@@ -70,6 +71,13 @@ pub(super) struct OfferedExport {
     pub(super) has_lost_writes: bool,
     /// What its files are for, in their order.
     pub(super) purposes: Vec<FilePurpose>,
+}
+
+impl OfferedExport {
+    /// Whether this is what a configuration wants.
+    pub(super) fn is_same(&self, wanted: &ExportConfig) -> bool {
+        self.name == wanted.name && self.uri == wanted.uri.to_string() && self.read_only == wanted.read_only
+    }
 }
 
 /// Whose clients a listener is for.

@@ -24,10 +24,18 @@
 //! ready in time stays with the old one, which serves it to its end; so do those of exports that the new one
 //! does not take.
 //!
+//! Where nobody hands over, but somebody keeps descriptors between the end of the old one and the start of
+//! the new one, the same messages are written to memory (`kept_state`): `keep` is the old one's side,
+//! `take_kept` the new one's.
+//!
 //! What comes is hostile on both sides: `message` bounds it all, and `socket` the time.
 
+mod arrived;
 mod departed;
 mod fields;
+mod keep;
+mod kept_connections;
+mod kept_state;
 mod leave;
 mod lend;
 mod message;
@@ -37,11 +45,13 @@ mod samples;
 mod secure_state;
 mod socket;
 mod take;
+mod take_kept;
 
+pub(super) use arrived::attach;
+pub(super) use keep::Parting;
 pub(super) use leave::{Handovers, Leaver, carry_out};
 pub(super) use message::ListenerPurpose;
 pub(super) use offer::{OfferedListener, PassedListeners};
-pub(super) use take::attach;
 pub use take::{Takeover, TakeoverError};
 
 /// Reads bytes as the messages of another process, for the fuzzer.

@@ -50,9 +50,35 @@ pub(in crate::control) struct PassedListeners {
     pub(super) waiting: Vec<(u32, ListenerPurpose, Listener)>,
     /// The numbers of those that were taken.
     pub(super) taken: Vec<u32>,
+    /// No other process has them.
+    are_kept: bool,
 }
 
 impl PassedListeners {
+    /// None as yet, of those that no other process has.
+    pub(super) fn kept() -> Self {
+        Self { are_kept: true, ..Self::default() }
+    }
+
+    /// One more, if it listens where clients find it: the manager may have removed the directory of a unix
+    /// socket (`RuntimeDirectory=`) while no process ran.
+    pub(super) fn add(&mut self, purpose: ListenerPurpose, listener: Option<Listener>) {
+        let is_found = |listener: &Listener| match listener.endpoint {
+            Endpoint::Unix(_) => listener.file.is_some(),
+            Endpoint::Tcp(_) | Endpoint::Abstract(_) => true,
+        };
+        let listener = listener.filter(is_found);
+        let number = self.waiting.len() as u32;
+        self.waiting.extend(listener.map(|listener| (number, purpose, listener)));
+    }
+
+    /// Nobody takes more of them. The files of those that no process has are removed.
+    pub(in crate::control) fn close(&mut self) {
+        for (_, _, listener) in self.waiting.drain(..) {
+            listener.file.iter().for_each(|file| file.is_ours(self.are_kept));
+        }
+    }
+
     /// Takes those that listen where an address says, for the same clients; none when there are none.
     pub(in crate::control) fn take(
         &mut self,

@@ -32,6 +32,8 @@ pub(in crate::control) enum HandoverError {
     Gone,
     #[error("the other process says nothing for too long")]
     Late,
+    #[error("the other process has not started {0} seconds after it got the stores, whose clients wait")]
+    Slow(u64),
     #[error("the connection to the other process failed: {0}")]
     Io(io::Error),
     #[error("the other process sent {0}")]

@@ -5,28 +5,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SocketType, sockopt};
-
 use super::PROTOCOL;
+use super::arrived::{Arrived, BESIDE_INPUT, check, resumed, room_for_input};
+use super::kept_connections::KeptConnections;
+use super::lend::uri_of;
 use super::message::{BadMessage, HandoverMessage, NEWEST, OLDEST, OfferedExport};
 use super::offer::PassedListeners;
-use super::secure_state::SecureState;
 use super::socket::{HandoverError, HandoverSocket};
 use crate::backend::{Export, OpenError, PreparedFile};
-use crate::config::{Config, ExportConfig, ExportUri, ImagePlace, Limits};
-use crate::control::TlsProof;
+use crate::config::{Config, ExportConfig, ExportUri, ImagePlace};
 use crate::control::catalogue::Entry;
 use crate::control::listen::listeners;
-use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
-use crate::control::sessions::RunningSession;
 use crate::control::stores::{Chosen, Stores};
-use crate::identity::{PeerIdentity, TlsIdentity};
-use crate::nbd::session::Session;
-use crate::shard::{NewConnection, Secured};
 use crate::store::image_path::ImagePath;
 use crate::sys::peer_credentials;
 
@@ -36,10 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RELEASE_TIME: Duration = Duration::from_secs(120);
 /// The longest answer of HTTP.
 const ANSWER_BYTES: usize = 16 << 10;
-/// Bytes of a message beside the input of a connection.
-const BESIDE_INPUT: usize = 1 << 20;
-/// Between two offers of a connection to shards that are all full.
-const PLACEMENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a server cannot take over; a sentence with cause and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -73,26 +62,24 @@ impl From<HandoverError> for TakeoverError {
 /// What the old process has offered, and the way to it.
 #[derive(Debug)]
 pub struct Takeover {
-    socket: HandoverSocket,
-    process: u32,
-    exports: Vec<(OfferedExport, Vec<OwnedFd>)>,
+    pub(super) source: TakeoverSource,
+    pub(super) exports: Vec<(OfferedExport, Vec<OwnedFd>)>,
     /// Directories of stores that can be had.
-    stores: Vec<PathBuf>,
+    pub(super) stores: Vec<PathBuf>,
     /// Exports from this number on are images whose store is this process's now.
-    first_image: usize,
+    pub(super) first_image: usize,
     /// The numbers of exports that were opened with what came.
-    opened: Vec<u32>,
+    pub(super) opened: Vec<u32>,
     pub(in crate::control) listeners: PassedListeners,
 }
 
-/// A connection that has come.
-pub(in crate::control) struct Arrived {
-    pub(super) entry: Rc<Entry>,
-    pub(super) socket: OwnedFd,
-    pub(super) session: Session,
-    /// With TLS.
-    pub(super) secure: Option<ResumedSecure>,
-    pub(super) input: Vec<u8>,
+/// Whom it comes from.
+#[derive(Debug)]
+pub(super) enum TakeoverSource {
+    /// A process that runs.
+    Process { socket: HandoverSocket, process: u32 },
+    /// One that has ended.
+    Kept(KeptConnections),
 }
 
 impl Takeover {
@@ -127,8 +114,7 @@ impl Takeover {
             other => return Err(HandoverError::OutOfOrder(other.kind())),
         };
         let mut takeover = Self {
-            socket,
-            process,
+            source: TakeoverSource::Process { socket, process },
             exports: Vec::new(),
             stores: Vec::new(),
             first_image: usize::MAX,
@@ -136,7 +122,7 @@ impl Takeover {
             listeners: PassedListeners::default(),
         };
         loop {
-            match takeover.socket.receive(BESIDE_INPUT)? {
+            match takeover.socket().receive(BESIDE_INPUT)? {
                 (HandoverMessage::Export(offered), files) if offered.purposes.len() == files.len() => {
                     takeover.exports.push((offered, files));
                 }
@@ -184,11 +170,11 @@ impl Takeover {
         if stores.is_empty() {
             return Ok(());
         }
-        self.socket.set_patience(RELEASE_TIME).map_err(HandoverError::Io)?;
-        self.socket.send(&HandoverMessage::Claim { stores, with_tls }, &[])?;
+        self.socket().set_patience(RELEASE_TIME).map_err(HandoverError::Io)?;
+        self.socket().send(&HandoverMessage::Claim { stores, with_tls }, &[])?;
         self.first_image = self.exports.len();
         loop {
-            match self.socket.receive_plain(BESIDE_INPUT)? {
+            match self.socket().receive_plain(BESIDE_INPUT)? {
                 HandoverMessage::Export(offered) if offered.purposes.is_empty() => {
                     self.exports.push((offered, Vec::new()));
                 }
@@ -196,7 +182,7 @@ impl Takeover {
                 other => return Err(HandoverError::OutOfOrder(other.kind()).into()),
             }
         }
-        self.socket.set_patience(PATIENCE).map_err(HandoverError::Io)?;
+        self.socket().set_patience(PATIENCE).map_err(HandoverError::Io)?;
         Ok(())
     }
 
@@ -208,7 +194,9 @@ impl Takeover {
             if self.opened.contains(&(number as u32)) {
                 continue;
             }
-            if let Some(chosen) = stores.place_of(&self.exports[number].0.name).await {
+            let offered = &self.exports[number].0;
+            let is_it = |chosen: &Chosen| self.process().is_some() || uri_of(chosen) == offered.uri;
+            if let Some(chosen) = stores.place_of(&offered.name).await.filter(is_it) {
                 self.opened.push(number as u32);
                 images.push(chosen);
             }
@@ -216,24 +204,40 @@ impl Takeover {
         images
     }
 
-    /// The old process.
-    pub fn process(&self) -> u32 {
-        self.process
+    /// The way to the old process, if it runs.
+    fn socket(&self) -> &HandoverSocket {
+        match &self.source {
+            TakeoverSource::Process { socket, .. } => socket,
+            TakeoverSource::Kept(_) => unreachable!("nobody is asked when all is here"),
+        }
+    }
+
+    /// The old process, if it runs.
+    pub fn process(&self) -> Option<u32> {
+        match &self.source {
+            TakeoverSource::Process { process, .. } => Some(*process),
+            TakeoverSource::Kept(_) => None,
+        }
     }
 
     /// Opens an export with the files of the same one of the old process; none if there is none.
     pub(in crate::control) fn open(&mut self, wanted: &ExportConfig) -> Option<Result<Export, OpenError>> {
-        let uri = wanted.uri.to_string();
-        let is_it = |offered: &OfferedExport| {
-            offered.name == wanted.name && offered.uri == uri && offered.read_only == wanted.read_only
+        let is_it = |(offered, files): &(OfferedExport, Vec<OwnedFd>)| {
+            offered.is_same(wanted) && offered.purposes.len() == files.len()
         };
-        let number = self.exports.iter().position(|(offered, _)| is_it(offered))?;
+        let files = &self.exports[..self.first_image.min(self.exports.len())];
+        let number = files.iter().position(is_it)?;
         let (offered, files) = &mut self.exports[number];
         let mut prepared = PreparedFile::default();
         for (purpose, file) in offered.purposes.iter().zip(files.drain(..)) {
             prepared.add(*purpose, file.into());
         }
         let opened = Export::of_prepared(&wanted.uri, wanted.read_only, prepared);
+        if let (TakeoverSource::Kept(kept), Err(error)) = (&self.source, &opened) {
+            tracing::warn!(export = wanted.name, reason = %error, "its files were kept, and are opened anew");
+            kept.release_files(number);
+            return None;
+        }
         if let Ok(export) = &opened {
             if offered.has_lost_writes {
                 export.note_lost_writes();
@@ -245,19 +249,22 @@ impl Takeover {
 
     /// Says that this process has started, and takes what is sent then. It blocks: there are no clients yet.
     pub(in crate::control) fn receive_connections(
-        &self,
+        &mut self,
         plane: &Plane,
     ) -> Result<Vec<Arrived>, TakeoverError> {
         let entries: Vec<_> = self.opened.iter().filter_map(|number| self.entry(plane, *number)).collect();
+        if let TakeoverSource::Kept(kept) = &mut self.source {
+            return Ok(kept.arrive(plane, &entries));
+        }
         let exports = entries.iter().map(|(number, _)| *number).collect();
         let listeners = self.listeners.taken.clone();
         let with_tls = plane.encryption.is_some();
-        self.socket.send(&HandoverMessage::Prepared { exports, listeners, with_tls }, &[])?;
+        self.socket().send(&HandoverMessage::Prepared { exports, listeners, with_tls }, &[])?;
         let mut arrived: Vec<Arrived> = Vec::new();
         let mut room = room_for_input(&plane.limits, plane.shard_count());
         loop {
             let limit = BESIDE_INPUT + room.min(plane.limits.longest_request as usize + BESIDE_INPUT);
-            match self.socket.receive(limit)? {
+            match self.socket().receive(limit)? {
                 (HandoverMessage::Connection { export, session, secure, input }, files) => {
                     let [socket] = <[OwnedFd; 1]>::try_from(files)
                         .map_err(|_| HandoverError::OutOfOrder("a connection without a socket"))?;
@@ -294,32 +301,21 @@ impl Takeover {
 
     fn give_up(&self, why: String) -> TakeoverError {
         // It hears so by the end of the connection otherwise.
-        let _told = self.socket.send(&HandoverMessage::GivenUp(why.clone()), &[]);
+        let _told = self.socket().send(&HandoverMessage::GivenUp(why.clone()), &[]);
         TakeoverError::Failed(why)
     }
 
     /// Says that nothing is missing. From COMMIT on all of it is this process's.
     pub(in crate::control) fn finish(&self) -> Result<(), TakeoverError> {
-        self.socket.send(&HandoverMessage::Ready, &[])?;
-        match self.socket.receive_plain(BESIDE_INPUT)? {
+        if let TakeoverSource::Kept(kept) = &self.source {
+            return Ok(kept.finish()?);
+        }
+        self.socket().send(&HandoverMessage::Ready, &[])?;
+        match self.socket().receive_plain(BESIDE_INPUT)? {
             HandoverMessage::Commit => Ok(()),
             other => Err(HandoverError::OutOfOrder(other.kind()).into()),
         }
     }
-}
-
-/// Bytes of input of all connections: what the old process had in memory of the same size.
-fn room_for_input(limits: &Limits, shards: usize) -> usize {
-    limits.memory_per_shard * shards + limits.connections * limits.receive_buffer
-}
-
-/// A connection with TLS that goes on here: its keys, who its client is, and what it was believed for.
-pub(super) type ResumedSecure = (Box<Secured>, TlsIdentity, TlsProof);
-
-pub(super) fn resumed(plane: &Plane, secure: &SecureState) -> Result<ResumedSecure, HandoverError> {
-    let SecureState { keys, received } = secure;
-    let resumed = plane.encryption.as_ref().and_then(|encryption| encryption.resume(keys, received));
-    resumed.ok_or(HandoverError::OutOfOrder("keys that are none"))
 }
 
 /// Where the store of an export may be, without links; none for what is in no store.
@@ -339,18 +335,6 @@ fn directories_of(uri: &ExportUri) -> Vec<PathBuf> {
         }
         _ => Vec::new(),
     }
-}
-
-/// Whether a connection can go on with an export.
-fn check(entry: &Entry, session: &Session, socket: &OwnedFd) -> Result<(), HandoverError> {
-    if sockopt::socket_type(socket) != Ok(SocketType::STREAM) {
-        return Err(BadMessage("a connection that is no stream").into());
-    }
-    let facts = entry.export().expect("it was opened").facts();
-    if session.size > entry.size() || (facts.read_only && !session.is_read_only()) {
-        return Err(HandoverError::OutOfOrder("a session that does not fit its export"));
-    }
-    Ok(())
 }
 
 /// Leaves HTTP; a sentence when the server refuses.
@@ -385,59 +369,4 @@ fn content_length(head: &[u8]) -> usize {
     let fields = head.lines().filter_map(|line| line.split_once(':'));
     let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     lengths.next().and_then(|(_, length)| length.trim().parse().ok()).unwrap_or(0)
-}
-
-/// The connections are served from now on.
-pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>) {
-    for Arrived { entry, socket, session, secure, input } in arrived {
-        let mut peer = PeerIdentity::of(&socket);
-        let (secure, proof) = match secure {
-            None => (None, None),
-            Some((secured, identity, proof)) => {
-                peer.tls = Some(Arc::new(identity));
-                (Some(secured), Some(proof))
-            }
-        };
-        let longest = proof.as_ref().and_then(|_| plane.longest_session());
-        // Counted as those are that came by a handshake, so that its number in the log is its own.
-        let counted = plane.begin_handshake();
-        let number = plane.counts().handshakes;
-        let permit = plane.permit().await;
-        let mark = plane.sessions.mark();
-        let may_write = !session.is_read_only();
-        let running = |shard| RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof };
-        let mut new = Box::new(NewConnection {
-            number,
-            over_tcp: is_tcp(&socket),
-            socket,
-            id: entry.id,
-            export: Arc::clone(entry.export().expect("it was opened")),
-            limits: entry.limits(),
-            session,
-            leftover: input,
-            secure,
-            peer: peer.clone(),
-            permit: Box::new((permit.connection, (entry.count_client(), mark.clone()))),
-            socket_permit: Box::new(permit.handshake),
-        });
-        let shard = loop {
-            match plane.place(new) {
-                Ok(shard) => break Some(shard),
-                Err(back) => new = back,
-            }
-            if plane.failures() == plane.shard_count() || plane.is_stopping() {
-                break None;
-            }
-            tokio::time::sleep(PLACEMENT_PAUSE).await;
-        };
-        drop(counted);
-        let export = entry.info.name.as_str();
-        match shard {
-            None => tracing::error!(connection = number, %peer, export, "no shard is left for a connection"),
-            Some(shard) => {
-                tracing::info!(connection = number, %peer, export, shard, "taken over");
-                plane.sessions.add(number, &mark, running(shard), longest);
-            }
-        }
-    }
 }

@@ -15,7 +15,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::endpoint::Endpoint;
 use crate::config::ListenAddress;
 use crate::config::listen::{TcpAddress, UnixAccess, UnixAddress};
+use crate::control::keeper::is_kept;
 use crate::control::ownership;
+use crate::sys::take_passed_descriptor;
 
 /// A socket that listens, not blocking.
 #[derive(Debug)]
@@ -123,15 +125,41 @@ pub(in crate::control) fn listen(
     Ok(())
 }
 
-/// The sockets of systemd's activation (`LISTEN_FDS`). Their variables leave the environment, which is safe
-/// only before there are other threads.
+/// What a process was started with.
+#[derive(Debug, Default)]
+pub struct InheritedDescriptors {
+    /// The sockets of systemd's activation.
+    pub(in crate::control) listeners: Vec<Listener>,
+    /// What the server before this one had kept, by names.
+    pub(in crate::control) kept: Vec<(String, OwnedFd)>,
+}
+
+impl InheritedDescriptors {
+    /// Whether there is something that was kept.
+    pub fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+}
+
+/// The sockets of systemd's activation, and the descriptors of its store (`LISTEN_FDS`). Their variables
+/// leave the environment, which is safe only before there are other threads.
 ///
 /// # Errors
-/// A descriptor that is no listening socket.
-pub fn inherited() -> Result<Vec<Listener>, ListenError> {
+/// A descriptor that is no listening socket, and was not kept.
+pub fn inherited() -> Result<InheritedDescriptors, ListenError> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
     let mut handed_over = listenfd::ListenFd::from_env();
-    let mut listeners = Vec::new();
+    let (mut listeners, mut kept) = (Vec::new(), Vec::new());
     for index in 0..handed_over.len() {
+        let name = names.next().unwrap_or_default();
+        if is_kept(name) {
+            let number = handed_over.take_raw_fd(index).ok().flatten();
+            // One that is not there is missed later.
+            let taken = number.and_then(|number| take_passed_descriptor(number).ok());
+            kept.extend(taken.map(|descriptor| (name.to_owned(), descriptor)));
+            continue;
+        }
         let tcp = handed_over.take_tcp_listener(index).ok().flatten().map(Socket::from);
         let unix = || handed_over.take_unix_listener(index).ok().flatten().map(Socket::from);
         let socket = tcp.or_else(unix).ok_or(ListenError::Inherited(index))?;
@@ -142,7 +170,7 @@ pub fn inherited() -> Result<Vec<Listener>, ListenError> {
         // The file of a unix socket is systemd's: it listens there when we are gone.
         listeners.push(Listener { socket, endpoint, file: None, is_inherited: true });
     }
-    Ok(listeners)
+    Ok(InheritedDescriptors { listeners, kept })
 }
 
 /// A listener that another process has made; none if it does not listen. Its file stays until it is

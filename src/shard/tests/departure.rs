@@ -30,7 +30,8 @@ fn another(export: &Arc<Export>) -> Running {
 
 fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
     let (told, heard) = mpsc::channel();
-    assert!(shard.depart((vec![ID], true), patience, move |leaving| told.send(leaving).unwrap()));
+    let times = [patience, patience.min(Duration::from_millis(500))];
+    assert!(shard.depart((vec![ID], true), times, move |leaving| told.send(leaving).unwrap()));
     heard.recv_timeout(PATIENCE).unwrap()
 }
 

@@ -1,7 +1,6 @@
 //! Connections are made ready for another process, and then go or stay.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use crate::ring::{Operation, Owner};
 use crate::shard::departure::Departure;
@@ -10,10 +9,6 @@ use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::mailbox::{Departing, LeavingConnection, Settlement};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
-
-/// A client has so long to fetch its replies. All others wait meanwhile, and it is served by this process
-/// if it does not.
-const CLIENT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Whether a socket keeps its descriptor, to be given to another process. Before Linux 6.8 there is no
@@ -32,8 +27,8 @@ impl Shard {
         if self.shutdown.is_some() {
             return;
         }
-        let Departing { exports, with_tls, patience, answer } = order;
-        let of_clients = patience.min(CLIENT_PATIENCE);
+        let Departing { exports, with_tls, patience, client_patience, answer } = order;
+        let of_clients = patience.min(client_patience);
         let [deadline, client_deadline] = [patience, of_clients].map(|patience| {
             // It brings about the turn in which the deadline has passed.
             self.ring.push(Operation::sleep(patience), Owner::Shard);
@@ -51,7 +46,8 @@ impl Shard {
         }
         let now = self.ring.now();
         let waits_for_clients = now < departure.client_deadline;
-        let mut all_are_ready = true;
+        // Connections that wait for their device are none yet.
+        let mut all_are_ready = !departure.exports.iter().any(|id| self.devices.is_opening(*id));
         let is_one = |connection: &Connection| departure.exports.contains(&connection.peer.id);
         for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| is_one(connection)) {
             if connection.may_be_held(departure.with_tls) {
