@@ -103,6 +103,8 @@ const FAULTS: [ProxyFault; 7] = [
 pub(super) struct ProxyCounts {
     pub(super) requests: AtomicU64,
     pub(super) pack_bytes: AtomicU64,
+    /// Paths of packs that were uploaded, each time.
+    pub(super) uploads: Mutex<Vec<String>>,
     by_fault: Mutex<Vec<ProxyFault>>,
 }
 
@@ -117,6 +119,7 @@ struct ProxyState {
 
 /// Stands before a bucket. Its address is a name, which clients have to look up.
 pub(super) struct FaultProxy {
+    host: &'static str,
     port: u16,
     state: Arc<ProxyState>,
     listening: Mutex<Option<JoinHandle<()>>>,
@@ -124,13 +127,19 @@ pub(super) struct FaultProxy {
 
 impl FaultProxy {
     pub(super) fn start(bucket: &Bucket, seed: u64) -> Self {
+        Self::start_at(bucket, seed, "localhost")
+    }
+
+    /// Clients know it by the name of this host.
+    pub(super) fn start_at(bucket: &Bucket, seed: u64, host: &'static str) -> Self {
         println!("seed {seed}");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener =
+            TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (rate, counts) = Default::default();
         let (random, is_up) = (AtomicU64::new(seed), AtomicBool::new(true));
         let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, counts });
-        let proxy = Self { port, state, listening: Mutex::default() };
+        let proxy = Self { host, port, state, listening: Mutex::default() };
         proxy.listen(listener);
         proxy
     }
@@ -169,7 +178,7 @@ impl FaultProxy {
 
     /// The address of the tier, or of something in it.
     pub(super) fn uri(&self, below: &str) -> String {
-        uri("localhost", self.port, below)
+        uri(self.host, self.port, below)
     }
 
     pub(super) fn counts(&self) -> &ProxyCounts {
@@ -255,6 +264,8 @@ impl ProxyState {
     fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
         let (head, body) = read_message(&mut client)?;
         let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
+        let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
+        let path_of_upload = path_of_upload.filter(|path| path.ends_with(".pack")).map(str::to_owned);
         self.counts.requests.fetch_add(1, Ordering::SeqCst);
         let fault = match self.fault() {
             // What is no pack has nothing that tells its bytes from others.
@@ -283,6 +294,9 @@ impl ProxyState {
         let mut head = with(&head, "Connection", "close");
         if is_get_of_pack {
             self.counts.pack_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
+        }
+        if let Some(path) = path_of_upload {
+            self.counts.uploads.lock().unwrap().push(path);
         }
         match fault {
             ProxyFault::Unanswered => return Ok(()),
