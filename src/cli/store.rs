@@ -72,7 +72,7 @@ JSON keys:
   push        store, after_seconds (null: off), paused, rate (bytes a second), queue (snapshots), pushing
               (null: nothing), snapshots, packs, bytes, bytes_sent, failures, error (null: none), lost (images
               that another store has taken over), last_success (seconds since 1970), lag_bytes, lag_seconds
-  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted
+  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted, traces_deleted
   check --tier  images, snapshots, packs, bytes, problems
   gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
               bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is

@@ -46,6 +46,8 @@ pub(crate) enum PushError {
     Address(#[from] TierUriError),
     #[error("the push was stopped")]
     Stopped,
+    #[error("the snapshot was removed meanwhile, or its layers became others")]
+    Gone,
     #[error("the thread that pushes has ended: restart the server")]
     Ended,
 }
@@ -61,12 +63,16 @@ pub(crate) enum PushRemedy {
     LeaveSnapshot,
     /// Nothing comes for now: all waits.
     BackOff,
+    /// Others may not come either, or only this one: all waits, and this snapshot for longer.
+    LeaveAndBackOff,
 }
 
 impl PushError {
     pub(crate) const fn remedy(&self) -> PushRemedy {
         match self {
-            Self::Stopped => PushRemedy::GoOn,
+            Self::Stopped | Self::Gone => PushRemedy::GoOn,
+            // That may be its own file.
+            Self::Tier(TierError::Objects(ObjectError::Other { .. })) => PushRemedy::LeaveAndBackOff,
             Self::Tier(TierError::NotOwner { .. }) => PushRemedy::LeaveImage,
             Self::Tier(TierError::Objects(_) | TierError::NoTier | TierError::OtherSpace { .. })
             | Self::Address(_)
@@ -288,10 +294,10 @@ impl PushThread {
         // To go through the contents may take long, so that comes after what refuses it.
         let is_there = find_pushed(&*tier, &who, asked).await?.is_some();
         if !is_there {
-            let packed = {
-                let store = OpenStore::open_to_read(&self.store, MapFiles, &contents.rows)?;
-                store.packed_snapshot(&due.node)?
-            };
+            let opened = OpenStore::open_to_read(&self.store, MapFiles, &contents.rows);
+            let packed = opened.and_then(|store| store.packed_snapshot(&due.node));
+            let packed =
+                packed.map_err(|error| if error.is_gone() { PushError::Gone } else { error.into() })?;
             let (plan, packs) = (push_plan(&due.node, &packed), pack_files(&packed));
             let (objects, sent) = (&*tier, &*self.control);
             let to = PushTo { objects, who: &who, packs: &packs, sent, new_id: &random_uuid };

@@ -114,6 +114,8 @@ struct ProxyState {
     rate: AtomicU64,
     random: AtomicU64,
     is_up: AtomicBool,
+    /// Requests come, and wait.
+    is_silent: AtomicBool,
     counts: ProxyCounts,
 }
 
@@ -137,8 +139,9 @@ impl FaultProxy {
             TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (rate, counts) = Default::default();
-        let (random, is_up) = (AtomicU64::new(seed), AtomicBool::new(true));
-        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, counts });
+        let (random, is_up, is_silent) =
+            (AtomicU64::new(seed), AtomicBool::new(true), AtomicBool::new(false));
+        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, is_silent, counts });
         let proxy = Self { host, port, state, listening: Mutex::default() };
         proxy.listen(listener);
         proxy
@@ -170,6 +173,11 @@ impl FaultProxy {
 
     pub(super) fn come_back(&self) {
         self.listen(TcpListener::bind(("127.0.0.1", self.port)).unwrap());
+    }
+
+    /// Requests have no answer for as long as this is so.
+    pub(super) fn be_silent(&self, is_so: bool) {
+        self.state.is_silent.store(is_so, Ordering::SeqCst);
     }
 
     pub(super) fn fail(&self, percent: u64) {
@@ -263,6 +271,9 @@ impl ProxyState {
     /// Passes one request on.
     fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
         let (head, body) = read_message(&mut client)?;
+        while self.is_silent.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
         let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
         let path_of_upload = path_of_upload.filter(|path| path.ends_with(".pack")).map(str::to_owned);

@@ -137,6 +137,8 @@ struct Writer<'a> {
     bytes: Vec<u8>,
     known: Known,
     snapshots: u64,
+    /// Kills before all was pushed.
+    cut: u64,
 }
 
 impl Writer<'_> {
@@ -160,6 +162,9 @@ impl Writer<'_> {
         let all = |store: &Store| store.json("store push STORE")["queue"] == 0;
         wait_until("it pushes", || requests() >= begun + steps || all(&self.store));
         server.crash();
+        let there = acknowledged(&self.store).len();
+        println!("killed with {there} of {} snapshots on the tier", self.snapshots);
+        self.cut += u64::from(there < self.known.len());
     }
 }
 
@@ -193,8 +198,14 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
     let Some(bucket) = Bucket::start() else { return };
     let proxy = FaultProxy::start_at(&bucket, seed | 1, BUCKET);
     let (a, b, third) = (Network::host(1), Network::host(2), Network::host(3));
-    let mut one =
-        Writer { network: &a, store: Store::init(), bytes: vec![0; SIZE], known: Known::new(), snapshots: 0 };
+    let mut one = Writer {
+        network: &a,
+        store: Store::init(),
+        bytes: vec![0; SIZE],
+        known: Known::new(),
+        snapshots: 0,
+        cut: 0,
+    };
     let (other, mut of_clones) = (Store::init(), Known::new());
     for (network, store) in [(&a, &one.store), (&b, &other)] {
         network.run(store, &format!("store tier STORE {}", proxy.uri(""))).ok();
@@ -211,6 +222,7 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
             of_clones.insert(format!("{name}@mine"), bytes);
         }
     }
+    assert!(one.cut > 0, "some kill was in the middle of a push");
     // A comes back, and brings what is left.
     let server = a.serve(&one.store, "?push=0s");
     wait_until("all of it is pushed", || acknowledged(&one.store).len() == one.known.len());

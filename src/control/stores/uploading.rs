@@ -116,7 +116,9 @@ impl Stores {
     /// Pushes a snapshot, until it is there or is to stop.
     async fn push_one(&self, one: &OneStore, pusher: &StorePusher, due: &DuePush) -> Result<bool, PushError> {
         let node = due.node.clone();
-        let contents = one.ask(move |store| store.contents_to_push(&node)).await??;
+        let contents = one.ask(move |store| store.contents_to_push(&node)).await?;
+        let contents =
+            contents.map_err(|error| if error.is_refusal() { PushError::Gone } else { error.into() })?;
         one.uploads.pushing.replace(Some(due.node.clone()));
         let (told, mut ended) = oneshot::channel();
         // Nobody waits for it when the server ends.
@@ -180,7 +182,7 @@ impl OneStore {
         };
         let remedy = error.remedy();
         match remedy {
-            PushRemedy::GoOn => return Some(Duration::ZERO),
+            PushRemedy::GoOn => return Some(PERIOD),
             PushRemedy::LeaveImage => {
                 work.refused.set(work.refused.get() + 1);
                 if work.left.lose(&node.image, until) {
@@ -192,13 +194,17 @@ impl OneStore {
                 work.left.leave(due.uuid, until);
                 tracing::warn!(%node, %error, "a snapshot does not come to the tier; it is tried again later");
             }
-            PushRemedy::BackOff => {
+            PushRemedy::BackOff | PushRemedy::LeaveAndBackOff => {
                 work.failed.set(work.failed.get() + 1);
                 work.failures.set(work.failures.get().saturating_add(1));
+                if remedy == PushRemedy::LeaveAndBackOff {
+                    work.left.leave(due.uuid, until);
+                }
             }
         }
         let sentence = error.to_string();
-        let wait = (remedy == PushRemedy::BackOff).then(|| spread(wait_after(work.failures.get())));
+        let all_wait = matches!(remedy, PushRemedy::BackOff | PushRemedy::LeaveAndBackOff);
+        let wait = all_wait.then(|| spread(wait_after(work.failures.get())));
         if let Some(wait) = wait {
             let seconds = wait.as_secs();
             tracing::warn!(%node, error = sentence, seconds, "nothing comes to the tier; it is tried again");
