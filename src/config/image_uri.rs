@@ -18,8 +18,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
 ///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
-/// * `push`, `push-rate` (of a store as a whole): snapshots that are in packs come to the store's tier when they
-///   are that old, so many bytes a second. Without `push` or with `push=off` only when that is asked for
+/// * `push`, `push-rate` (of a store as a whole): snapshots that are in packs come to the store's tier when
+///   they are that old, so many bytes a second. Without `push` or with `push=off` only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
 /// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
 ///   `always` verifies all of it whenever it comes into memory

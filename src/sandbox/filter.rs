@@ -205,8 +205,8 @@ const HOSTILE: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// What the thread of a store makes, looks at and copies below its directory, where Landlock leaves it to. The
-/// last is the lock of a tier that is a directory.
+/// What the thread of a store makes, looks at and copies below its directory, where Landlock leaves it to.
+/// The last is the lock of a tier that is a directory.
 const OF_STORES: &[c_long] =
     &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_copy_file_range, libc::SYS_flock];
 

@@ -10,11 +10,10 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::due_pushes::{DuePush, PushedContents};
 use super::error::StoreError;
@@ -28,12 +27,10 @@ use crate::tier::own::Pusher;
 use crate::tier::push::{PushTo, find_pushed};
 pub(crate) use crate::tier::spread;
 use crate::tier::uri::{TierUri, TierUriError};
-use crate::tier::{CountedObjects, ObjectCounts, ObjectError, Objects, Sent, TierError};
+use crate::tier::{CountedObjects, ObjectCounts, ObjectError, Objects, Sent, TierError, TierWaiting};
 
 /// How long a start waits for the first answer of a tier.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// Threads that look up names of hosts.
-const LOOK_UPS: usize = 4;
 
 /// Why a snapshot did not come to the tier.
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +141,7 @@ struct PushJob {
 /// See the module. The thread ends when this is dropped.
 pub(crate) struct StorePusher {
     /// There is one at a time.
-    jobs: UnboundedSender<PushJob>,
+    jobs: SyncSender<PushJob>,
     control: Arc<PushControl>,
     counts: Arc<ObjectCounts>,
 }
@@ -172,7 +169,7 @@ impl StorePusher {
     }
 
     fn started(store: &Path, rate: u64) -> io::Result<Self> {
-        let (jobs, queue) = unbounded_channel();
+        let (jobs, queue) = sync_channel(1);
         let control = PushControl {
             rate: AtomicU64::new(rate),
             next: Mutex::new(Instant::now()),
@@ -181,8 +178,7 @@ impl StorePusher {
             waker: Mutex::new(None),
         };
         let (control, counts) = (Arc::new(control), Arc::new(ObjectCounts::default()));
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_io().enable_time().max_blocking_threads(LOOK_UPS).build()?;
+        let waiting = TierWaiting::new()?;
         let thread = PushThread {
             store: store.to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -190,9 +186,9 @@ impl StorePusher {
             counts: Arc::clone(&counts),
             tier: None,
         };
-        let (ready, first) = std::sync::mpsc::sync_channel(1);
+        let (ready, first) = sync_channel(1);
         let named = std::thread::Builder::new().name("ringnbd-push".to_owned());
-        named.spawn(move || runtime.block_on(thread.work(queue, ready)))?;
+        named.spawn(move || thread.work(&waiting, &queue, &ready))?;
         let _late_or_not = first.recv_timeout(FIRST_ANSWER);
         Ok(Self { jobs, control, counts })
     }
@@ -210,8 +206,9 @@ impl StorePusher {
         ended: impl FnOnce(Result<bool, PushError>) + Send + 'static,
     ) {
         self.control.is_stopped.store(false, Ordering::SeqCst);
-        if let Err(refused) = self.jobs.send(PushJob { due, contents, ended: Box::new(ended) }) {
-            (refused.0.ended)(Err(PushError::Ended));
+        let job = PushJob { due, contents, ended: Box::new(ended) };
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.jobs.try_send(job) {
+            (job.ended)(Err(PushError::Ended));
         }
     }
 
@@ -251,8 +248,8 @@ struct PushThread {
 }
 
 impl PushThread {
-    async fn work(mut self, mut queue: UnboundedReceiver<PushJob>, ready: std::sync::mpsc::SyncSender<()>) {
-        match self.look().await {
+    fn work(mut self, waiting: &TierWaiting, queue: &Receiver<PushJob>, ready: &SyncSender<()>) {
+        match waiting.wait(self.look()) {
             // Whoever has the store gives it a tier later.
             Ok(()) | Err(PushError::Tier(TierError::NoTier)) => {}
             Err(error) => {
@@ -261,9 +258,9 @@ impl PushThread {
             }
         }
         let _nobody_waits_any_more = ready.try_send(());
-        while let Some(PushJob { due, contents, ended }) = queue.recv().await {
+        while let Ok(PushJob { due, contents, ended }) = queue.recv() {
             let control = Arc::clone(&self.control);
-            ended(control.until_stopped(self.push(&due, contents)).await);
+            ended(waiting.wait(control.until_stopped(self.push(&due, contents))));
         }
     }
 

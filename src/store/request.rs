@@ -113,8 +113,7 @@ pub enum StoreRequest {
         #[serde(default)]
         pause: Option<bool>,
     },
-    /// What comes to the tier without being asked for: how it stands, whether it pauses from now on, and bytes
-    /// a second from now on. What failed is tried again at once if `pause` is false.
+    /// What comes to the tier without being asked for: the same, and bytes a second from now on.
     Push {
         #[serde(default)]
         pause: Option<bool>,
@@ -299,9 +298,8 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(&to.image)])?;
                 return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
             }
-            StoreRequest::Flatten { .. } | StoreRequest::Ingest { .. } | StoreRequest::Push { .. } => {
-                return Err(StoreError::NeedsServer);
-            }
+            StoreRequest::Flatten { .. } => return Err(StoreError::NeedsServer),
+            StoreRequest::Ingest { .. } | StoreRequest::Push { .. } => return Err(StoreError::NeedsServer),
             StoreRequest::Rebase { image, base, is_unsafe } => {
                 let rebased = self.rebase(image, base.clone(), *is_unsafe)?;
                 let of = self.describe_some(&[node(image)])?;

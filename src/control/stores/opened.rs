@@ -63,8 +63,8 @@ pub(super) struct OpenedStore {
 pub(in crate::control) struct OpenedStores(pub(super) Vec<OpenedStore>);
 
 impl OpenedStores {
-    /// Opens what is a store as a whole; false for any other export. `locks`: it is to be served, and others are
-    /// kept from writing to bases.
+    /// Opens what is a store as a whole; false for any other export. `locks`: it is to be served, and others
+    /// are kept from writing to bases.
     pub(in crate::control) fn take(
         &mut self,
         wanted: &ExportConfig,

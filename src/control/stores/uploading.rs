@@ -1,8 +1,8 @@
 //! Snapshots come to the tier of their store without being asked for: those that are old enough and in packs.
 //!
-//! It is one after the other, by a thread of its own ([`StorePusher`]), which no client and no FLUSH waits for.
-//! A tier that does not answer is asked again later and later. An image whose name another store has taken
-//! over stays as it is here, and comes to the tier again when this store has the name back.
+//! It is one after the other, by a thread of its own ([`StorePusher`]), which no client and no FLUSH waits
+//! for. A tier that does not answer is asked again later and later. An image whose name another store has
+//! taken over stays as it is here, and comes to the tier again when this store has the name back.
 
 use std::num::NonZeroU64;
 use std::rc::Rc;

@@ -85,8 +85,8 @@ impl TierSources {
 }
 
 impl RangeSource for TierSources {
-    /// One that does not answer is told of in the log. All are asked beside each other, and not waited for longer
-    /// than a moment: an answer that comes later makes no difference, and a start waits for this.
+    /// One that does not answer is told of in the log. All are asked beside each other, and not waited for
+    /// longer than a moment: an answer that comes later makes no difference, and a start waits for this.
     fn look(&self) -> Result<(), SourceError> {
         let (told, ends) = std::sync::mpsc::channel();
         for (tier, source) in &self.by_tier {
