@@ -107,10 +107,15 @@ impl PushControl {
         let mut work = std::pin::pin!(work);
         poll_fn(|context| {
             *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
-            if self.is_stopped.load(Ordering::SeqCst) {
+            let is_stopped = || self.is_stopped.load(Ordering::SeqCst);
+            if is_stopped() {
                 return Poll::Ready(Err(PushError::Stopped));
             }
-            work.as_mut().poll(context)
+            match work.as_mut().poll(context) {
+                // An upload that was told to end says so in words of its own.
+                Poll::Ready(Err(_)) if is_stopped() => Poll::Ready(Err(PushError::Stopped)),
+                polled => polled,
+            }
         })
         .await
     }

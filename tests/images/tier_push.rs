@@ -210,6 +210,24 @@ fn a_rate_is_changed_while_an_upload_waits() {
     wait_until("all is there", || is_pushed(&store, "golden@v3"));
 }
 
+/// An upload into a directory that is paused in its middle is no failure, and goes on.
+#[test]
+fn a_pause_ends_an_upload_that_is_under_way() {
+    let (store, golden) = golden();
+    let tier = store.directory().join("tier");
+    tiered(&store, &tier);
+    let online = online_in(&store, "?ingest=0s&push=0s&push-rate=1K", &[]);
+    wait_until("it is on its way", || state(&store)["bytes_sent"].as_u64() > Some(0));
+    store.run("store push STORE --pause").ok();
+    wait_until("it has ended", || state(&store)["pushing"].is_null());
+    let told = state(&store);
+    assert_eq!((&told["failures"], &told["error"]), (&0.into(), &Value::Null), "{told}");
+    store.run("store push STORE --resume --rate 1G").ok();
+    wait_until("it is pushed", || is_pushed(&store, "golden@v1"));
+    assert!(read_elsewhere(&format!("file://{}/golden@v1", tier.display())) == golden);
+    assert_eq!(online.server.complaints(), [""; 0]);
+}
+
 /// While nobody answers, it is asked again and again, and nobody else waits.
 #[test]
 fn an_endpoint_that_was_away_gets_what_it_missed() {
